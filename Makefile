@@ -1,0 +1,89 @@
+# `make demo` and `make test` do everything; `make` lists the rest.
+# An environment of another Python: make PYTHON=python3.12 demo
+
+PYTHON ?= python3
+PIP_TOOLS = pip-tools==7.6.2
+BIN = .venv/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Both locks carry the hash of every file of a release, so one lock serves CPython 3.11 to 3.13 on any machine.
+# Wheels only: building an sdist would fetch its build tools without a hash.
+INSTALL_LOCK = $(PIP_INSTALL) --require-hashes --only-binary :all: --requirement
+# The editable install comes from this directory alone: no dependency and no build tool outside the lock.
+INSTALL_SELF = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+
+# SKIPS=forbid: a skipped or xfailed test is a failure (tests/conftest.py).
+export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
+
+.PHONY: help demo test unit live lint types fmt lock bench fuzz clean build-deps test-deps
+.NOTPARALLEL:  # Two tests at once would share ports.
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build-deps .venv/run.stamp  ## Install, then serve the demo catalog on [::1]:1053
+	$(BIN)/internal-dns dev
+
+test: test-deps lint types  ## Everything: lint, types, unit, scenarios, live (SKIPS=forbid: no test may skip)
+	$(BIN)/python -m pytest -q
+
+unit: .venv/dev.stamp  ## The tests that need no tool, root or real socket
+	$(BIN)/python -m pytest -q -m 'not live'
+
+live: test-deps .venv/dev.stamp  ## The tests with real sockets, tools and namespaces
+	$(BIN)/python -m pytest -q -m live
+
+lint: .venv/dev.stamp  ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/dev.stamp  ## mypy --strict
+	$(BIN)/mypy
+
+fmt: .venv/dev.stamp  ## Format, and fix what ruff can fix
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: .venv/dev.stamp  ## Measure (bench/)
+	$(BIN)/python -m bench
+
+fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz)
+	$(BIN)/python -m tests.fuzz
+
+lock: build/lock/bin/pip-compile  ## Pin the newest releases: requirements.lock, requirements-dev.lock
+	$(PIP_COMPILE) --output-file requirements.lock pyproject.toml
+	$(PIP_COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+
+clean:  ## Remove .venv, caches and build results
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+build-deps:
+	@tools/check-build-deps $(PYTHON)
+
+test-deps:
+	@tools/test-deps
+
+# Resolve with the oldest Python we support; `--all-build-deps` is what pins setuptools.
+PIP_COMPILE = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --upgrade --generate-hashes \
+	--strip-extras --allow-unsafe --all-build-deps \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+build/lock/bin/pip-compile: Makefile
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '$(PIP_TOOLS)'
+
+# pip is the last file `venv` writes: without it, start over.
+.venv/bin/pip: | $(if $(wildcard .venv/bin/pip),,build-deps)
+	$(PYTHON) -m venv --clear .venv
+
+# Stamps: a second run installs nothing. A development install includes the plain one.
+.venv/run.stamp: .venv/bin/pip pyproject.toml requirements.lock
+	$(INSTALL_LOCK) requirements.lock
+	$(INSTALL_SELF)
+	@touch $@
+
+.venv/dev.stamp: .venv/bin/pip pyproject.toml requirements-dev.lock
+	$(INSTALL_LOCK) requirements-dev.lock
+	$(INSTALL_SELF)
+	@touch $@ .venv/run.stamp
