@@ -1,0 +1,1 @@
+"""The catalog file: reading it, noticing commits, making new ones."""

@@ -1,0 +1,104 @@
+-- The catalog: everything the server answers from, one SQLite file per host.
+--
+-- Other programs write this file too (a gossiping SQLite such as Corrosion, a shell), so tables and
+-- columns are a contract and stay inside the profile such engines accept: only CREATE TABLE and
+-- CREATE INDEX; a primary key of NOT NULL columns; a DEFAULT on every NOT NULL column; no UNIQUE
+-- index, FOREIGN KEY, CHECK, generated column, view or trigger. Changes only add.
+--
+-- Flags are 0 or 1, times are Unix seconds, addresses are RFC 5952 text. An address is laid out as
+--   prefix (16 bits, fdaa) . network (32) . host (32) . machine (32) . free (16)
+
+CREATE TABLE organizations (
+    slug TEXT NOT NULL DEFAULT '' PRIMARY KEY,
+    name TEXT NOT NULL DEFAULT ''
+);
+
+-- id: the 32 network bits as an integer; 0 is refused.
+CREATE TABLE networks (
+    id           INTEGER NOT NULL DEFAULT 0 PRIMARY KEY,
+    name         TEXT NOT NULL DEFAULT '',
+    organization TEXT NOT NULL DEFAULT ''
+);
+
+-- An app exists when it has a row here or any machine; names are unique within a network only.
+CREATE TABLE apps (
+    network_id INTEGER NOT NULL DEFAULT 0,
+    name       TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (network_id, name)
+);
+
+-- Answered while state = 'started' and skip_registration = 0.
+CREATE TABLE machines (
+    id                TEXT NOT NULL DEFAULT '' PRIMARY KEY,
+    network_id        INTEGER NOT NULL DEFAULT 0,
+    app               TEXT NOT NULL DEFAULT '',
+    address           TEXT NOT NULL DEFAULT '',
+    region            TEXT NOT NULL DEFAULT '',
+    process_group     TEXT NOT NULL DEFAULT 'app',
+    state             TEXT NOT NULL DEFAULT 'created',
+    skip_registration INTEGER NOT NULL DEFAULT 0,
+    updated_at        INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX machines_by_app ON machines (network_id, app);
+
+CREATE TABLE machine_metadata (
+    machine_id TEXT NOT NULL DEFAULT '',
+    key        TEXT NOT NULL DEFAULT '',
+    value      TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (machine_id, key)
+);
+
+-- protocol: 'tcp' or 'udp'. Answered as SRV at _<name>._<protocol>.<app>.internal.
+CREATE TABLE machine_services (
+    machine_id TEXT NOT NULL DEFAULT '',
+    name       TEXT NOT NULL DEFAULT '',
+    protocol   TEXT NOT NULL DEFAULT 'tcp',
+    port       INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (machine_id, name, protocol)
+);
+
+-- WireGuard peers; each owns the /120 of its address. region '' means: that of its host.
+CREATE TABLE peers (
+    network_id INTEGER NOT NULL DEFAULT 0,
+    name       TEXT NOT NULL DEFAULT '',
+    address    TEXT NOT NULL DEFAULT '',
+    region     TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (network_id, name)
+);
+
+-- network_id: the network the address answers on, wherever the app itself lives.
+CREATE TABLE flycasts (
+    network_id INTEGER NOT NULL DEFAULT 0,
+    app        TEXT NOT NULL DEFAULT '',
+    address    TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (network_id, app, address)
+);
+
+-- latitude and longitude in degrees, NULL when unknown; gateway: WireGuard peers may end there.
+CREATE TABLE regions (
+    code      TEXT NOT NULL DEFAULT '' PRIMARY KEY,
+    name      TEXT NOT NULL DEFAULT '',
+    latitude  REAL,
+    longitude REAL,
+    gateway   INTEGER NOT NULL DEFAULT 0
+);
+
+-- Measured round trips; they win over the great-circle estimate.
+CREATE TABLE region_latency (
+    from_region  TEXT NOT NULL DEFAULT '',
+    to_region    TEXT NOT NULL DEFAULT '',
+    milliseconds REAL NOT NULL DEFAULT 0,
+    PRIMARY KEY (from_region, to_region)
+);
+
+-- id: the 32 host bits as an integer.
+CREATE TABLE hosts (
+    id     INTEGER NOT NULL DEFAULT 0 PRIMARY KEY,
+    name   TEXT NOT NULL DEFAULT '',
+    region TEXT NOT NULL DEFAULT ''
+);
+
+CREATE TABLE meta (
+    key   TEXT NOT NULL DEFAULT '' PRIMARY KEY,
+    value TEXT NOT NULL DEFAULT ''
+);
