@@ -1,0 +1,1 @@
+"""The pure middle: octets in, octets out. No socket, SQL, clock, randomness or logging; start at `journey`."""

@@ -1,0 +1,254 @@
+"""The catalog as the server knows it: frozen values, and the indexes that answer a question.
+
+A Catalog is never changed; a commit makes a new one that shares every App and Network it did not touch. Indexes are
+built when first asked for. Names are lower-cased octets, as on the wire; addresses are 16 octets.
+
+    Catalog ── networks ─► Network ── apps ─► App ── machines ─► Machine
+       │ regions, latency, hosts  └─ peers, flycasts
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import asin, cos, radians, sin, sqrt
+from typing import Final, NamedTuple, NewType, TypeVar
+from zlib import crc32
+
+NetworkId = NewType("NetworkId", int)
+K = TypeVar("K")
+
+STARTED: Final = b"started"
+DESTROYED: Final = b"destroyed"
+_EARTH_KM: Final = 6371.0
+
+
+class Service(NamedTuple):
+    """A port that a machine publishes; `protocol` is b"tcp" or b"udp"."""
+
+    name: bytes
+    protocol: bytes
+    port: int
+
+
+class Machine(NamedTuple):
+    """One machine. A tuple, not a dataclass: there may be a million, and a tuple is made four times as fast."""
+
+    id: bytes
+    app: bytes
+    address: bytes
+    region: bytes
+    group: bytes
+    state: bytes
+    skip_registration: bool
+    metadata: tuple[tuple[bytes, bytes], ...] = ()
+    services: tuple[Service, ...] = ()
+
+    @property
+    def visible(self) -> bool:
+        return self.state == STARTED and not self.skip_registration
+
+    @property
+    def listed(self) -> bool:
+        """Whether the `all.` lists show it."""
+        return self.state != DESTROYED and not self.skip_registration
+
+
+class Peer(NamedTuple):
+    """A WireGuard peer; `region` is empty when it is that of its host."""
+
+    name: bytes
+    address: bytes
+    region: bytes
+    visible: bool
+
+
+@dataclass(frozen=True)
+class App:
+    """An app of one network with its machines in order of id; each index is built on first use."""
+
+    name: bytes
+    machines: tuple[Machine, ...] = ()
+
+    @cached_property
+    def visible(self) -> tuple[Machine, ...]:
+        """The visible machines, shuffled the same way every time, so that rotation spreads a truncated reply."""
+        return tuple(sorted((m for m in self.machines if m.visible), key=lambda m: (crc32(m.address), m.address)))
+
+    @cached_property
+    def by_id(self) -> Mapping[bytes, Machine]:
+        return {machine.id: machine for machine in self.machines}
+
+    @cached_property
+    def regions(self) -> frozenset[bytes]:
+        """Regions of all machines, whatever their state."""
+        return frozenset(machine.region for machine in self.machines)
+
+    @cached_property
+    def groups(self) -> frozenset[bytes]:
+        """Process groups of all machines, whatever their state."""
+        return frozenset(machine.group for machine in self.machines)
+
+    @cached_property
+    def services(self) -> frozenset[tuple[bytes, bytes]]:
+        """(name, protocol) of every service that any machine publishes, whatever its state."""
+        return frozenset((s.name, s.protocol) for machine in self.machines for s in machine.services)
+
+    @cached_property
+    def by_region(self) -> Mapping[bytes, tuple[Machine, ...]]:
+        return group_by(self.visible, lambda machine: machine.region)
+
+    @cached_property
+    def by_group(self) -> Mapping[bytes, tuple[Machine, ...]]:
+        return group_by(self.visible, lambda machine: machine.group)
+
+    @cached_property
+    def by_key(self) -> Mapping[bytes, tuple[Machine, ...]]:
+        """Visible machines by metadata key, lower-cased."""
+        return _gather((key.lower(), m) for m in self.visible for key, _ in m.metadata)
+
+    @cached_property
+    def by_key_value(self) -> Mapping[tuple[bytes, bytes], tuple[Machine, ...]]:
+        """Visible machines by metadata key and value, both lower-cased."""
+        return _gather(((key.lower(), value.lower()), m) for m in self.visible for key, value in m.metadata)
+
+
+def group_by(machines: Iterable[Machine], key: Callable[[Machine], K]) -> dict[K, tuple[Machine, ...]]:
+    """Split *machines* by *key*, order kept."""
+    return _gather((key(machine), machine) for machine in machines)
+
+
+def _gather(pairs: Iterable[tuple[K, Machine]]) -> dict[K, tuple[Machine, ...]]:
+    found: dict[K, dict[Machine, None]] = {}
+    for key, machine in pairs:
+        found.setdefault(key, {})[machine] = None
+    return {key: tuple(machines) for key, machines in found.items()}
+
+
+@dataclass(frozen=True)
+class Network:
+    """One tenant's network. `revision` is that of the catalog when anything in it last changed."""
+
+    id: NetworkId
+    prefix: bytes  # the first six octets of its addresses
+    name: bytes = b""
+    apps: Mapping[bytes, App] = field(default_factory=dict)
+    peers: Mapping[bytes, Peer] = field(default_factory=dict)
+    flycasts: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
+    revision: int = 0
+    known: bool = True  # False: a source claims it, the catalog does not have it
+
+    @property
+    def server_address(self) -> bytes:
+        """`<network>::3`."""
+        return self.prefix + bytes(9) + b"\x03"
+
+    @property
+    def label(self) -> bytes:
+        """What to call it: its name, else its id in decimal."""
+        return self.name or (b"%d" % self.id if self.known else b"")
+
+    @cached_property
+    def peer_by_120(self) -> Mapping[bytes, Peer]:
+        """Peers, hidden ones too, by the first 15 octets of their address."""
+        return {peer.address[:15]: peer for _, peer in sorted(self.peers.items(), reverse=True)}
+
+    @cached_property
+    def machine_by_112(self) -> Mapping[bytes, Machine]:
+        """Machines, stopped ones too, by the first 14 octets; of several a started one, then the lowest id."""
+        found: dict[bytes, Machine] = {}
+        for app in self.apps.values():
+            for machine in app.machines:
+                other = found.setdefault(machine.address[:14], machine)
+                if other is not machine and _rank(machine) < _rank(other):
+                    found[machine.address[:14]] = machine
+        return found
+
+    @cached_property
+    def owners(self) -> Mapping[bytes, tuple[tuple[bytes, ...], ...]]:
+        """Reverse mapping: each answerable address to the names (as labels) that own it, sorted as text."""
+        names: dict[bytes, set[tuple[bytes, ...]]] = {self.server_address: {(b"_api", b"internal")}}
+        for app in self.apps.values():
+            for m in app.visible:
+                names.setdefault(m.address, set()).add((m.id, b"vm", app.name, b"internal"))
+        for peer in self.peers.values():
+            if peer.visible:
+                names.setdefault(peer.address, set()).add((peer.name, b"_peer", b"internal"))
+        for label, addresses in self.flycasts.items():
+            for address in addresses:
+                names.setdefault(address, set()).add((label, b"flycast"))
+        return {address: tuple(sorted(owners, key=b".".join)) for address, owners in names.items()}
+
+    @cached_property
+    def _sorted_owners(self) -> list[bytes]:
+        return sorted(self.owners)
+
+    def owns_between(self, low: bytes, high: bytes) -> bool:
+        """Whether an answerable address lies in low..high."""
+        at = bisect_left(self._sorted_owners, low)
+        return at < len(self._sorted_owners) and self._sorted_owners[at] <= high
+
+
+def _rank(machine: Machine) -> tuple[bool, bytes]:
+    return machine.state != STARTED, machine.id
+
+
+class Region(NamedTuple):
+    """Coordinates in degrees, None when unknown."""
+
+    latitude: float | None
+    longitude: float | None
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Everything the server answers from, as of one commit."""
+
+    networks: Mapping[NetworkId, Network] = field(default_factory=dict)
+    regions: Mapping[bytes, Region] = field(default_factory=dict)
+    latency: Mapping[tuple[bytes, bytes], float] = field(default_factory=dict)
+    hosts: Mapping[int, bytes] = field(default_factory=dict)
+    revision: int = 0
+
+    def cost(self, here: bytes | None, there: bytes) -> float | None:
+        """How far region *there* is from *here*, in ms: measured, else great-circle km / 100, None if unknown."""
+        if here is None:
+            return None
+        measured = self.latency.get((here, there), self.latency.get((there, here)))
+        if measured is not None:
+            return measured
+        if here == there:
+            return 0.0
+        kilometres = _great_circle(self.regions.get(here), self.regions.get(there))
+        return None if kilometres is None else kilometres / 100
+
+
+def _great_circle(a: Region | None, b: Region | None) -> float | None:
+    """The haversine distance in km, None unless both ends have coordinates."""
+    if a is None or b is None or None in a or None in b:
+        return None
+    assert a.latitude is not None and a.longitude is not None  # noqa: PT018 - for the type checker
+    assert b.latitude is not None and b.longitude is not None  # noqa: PT018
+    north = sin(radians(b.latitude - a.latitude) / 2) ** 2
+    east = sin(radians(b.longitude - a.longitude) / 2) ** 2
+    h = north + cos(radians(a.latitude)) * cos(radians(b.latitude)) * east
+    return 2 * _EARTH_KM * asin(min(1.0, sqrt(h)))
+
+
+def changed(old: Catalog, new: Catalog) -> Iterator[tuple[NetworkId, frozenset[bytes] | None]]:
+    """Yield each network that differs, with the app and flycast labels that do; None: all of them.
+
+    Equal parts of two catalogs are the same objects (store/sqlite.py), so this compares identities. A change of
+    places (regions, latency, hosts) may concern every name of every network.
+    """
+    places = (old.regions, old.latency, old.hosts) != (new.regions, new.latency, new.hosts)
+    for number in old.networks.keys() | new.networks.keys():
+        before, after = old.networks.get(number), new.networks.get(number)
+        if places or before is None or after is None:
+            yield number, None
+        elif before is not after:
+            apps = {a for a in before.apps.keys() | after.apps.keys() if before.apps.get(a) is not after.apps.get(a)}
+            flycasts = {a for a, _ in before.flycasts.items() ^ after.flycasts.items()}
+            yield number, frozenset(apps | flycasts)

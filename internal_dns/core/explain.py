@@ -1,0 +1,153 @@
+"""The same journey, told in words: who asked, by which rule, what the name means, each machine and why it is in or out.
+
+The reply comes from `respond` itself; the words around it come from the same functions on the same arguments, so what
+is told is what is done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from internal_dns.core import names
+from internal_dns.core.ask_as import Unclear
+from internal_dns.core.catalog import App, Catalog, Machine
+from internal_dns.core.journey import Drop, Forward, Reply, Rules, asked_in, asker, our_zone, respond
+from internal_dns.core.lookup import mismatch
+from internal_dns.core.names import Asked
+from internal_dns.core.nearest import rank
+from internal_dns.core.records import address_text
+from internal_dns.core.requester import Outsider, Place, Requester, place
+from internal_dns.core.wire import Query, Silent, read_query
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One machine in the eyes of the question; `why` is empty when it is in the answer's set."""
+
+    machine: Machine
+    why: str
+    distance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A journey: its steps as (title, sentence), the machines considered, and the outcome."""
+
+    outcome: Reply | Forward | Drop
+    steps: tuple[tuple[str, str], ...]
+    machines: tuple[Verdict, ...] = ()
+
+    @property
+    def octets(self) -> bytes:
+        return self.outcome.octets if isinstance(self.outcome, Reply) else b""
+
+
+def explain(
+    octets: bytes, source: bytes, destination: bytes, catalog: Catalog | None, rules: Rules,
+    *, turn: int = 0, stream: bool = False, now: int = 0,
+) -> Explanation:  # fmt: skip
+    """Return what `respond` returns for the same arguments, and why."""
+    outcome = respond(octets, source, destination, catalog, rules, turn=turn, stream=stream, now=now)
+    query = read_query(octets)
+    if not isinstance(query, Query):
+        reason = query.reason
+        what = "no reply" if isinstance(query, Silent) else "malformed"
+        return Explanation(outcome, (("message", f"{what}: {reason}"),))
+    who = asker(query, source, destination, catalog or Catalog(), rules)
+    steps = [("asks", _who(who, source))]
+    zone = our_zone(query.labels, rules.prefix)
+    machines: tuple[Verdict, ...] = ()
+    if isinstance(who, Requester) and zone is not None and catalog is not None:
+        here = place(who, catalog, rules.region)
+        asked = asked_in(zone, query.labels, rules.prefix)
+        steps.append(("place", _place(who, here, catalog, rules)))
+        steps.append(("name", told(asked)))
+        app = who.network.apps.get(getattr(_base(asked), "app", None) or b"")
+        if app is not None:
+            machines = _verdicts(asked, app, here, catalog)
+    steps.append(("outcome", _outcome(outcome, query, stream)))
+    if isinstance(who, Requester) and who.network.known:
+        steps.append(("revision", f"{who.network.revision} of this network"))
+    return Explanation(outcome, tuple(steps), machines)
+
+
+def _who(who: Requester | Outsider | Unclear, source: bytes) -> str:
+    text = address_text(source).decode()
+    if isinstance(who, Requester):
+        known = who.network.label.decode() if who.network.known else "not in the catalog"
+        return f"{text} is in network {known}, by {who.rule}"
+    return f"{text} is refused: {who.reason or 'the dev-mode option is malformed'}"
+
+
+def _place(who: Requester, here: Place, catalog: Catalog, rules: Rules) -> str:
+    region = f"region {here.region.decode()}" if here.region else "region unknown: all machines are equally near"
+    if here.peer:
+        return f"{region}, as peer {here.peer.name.decode()} owns this /120"
+    if here.machine:
+        return f"{region}, as machine {here.machine.id.decode()} ({here.machine.state.decode()}) owns this /112"
+    if here.host:
+        return f"{region}, by the host bits of the address"
+    if who.region:
+        return f"{region}, as asked"
+    return f"{region}, that of this server" if here.region and rules.region else region
+
+
+def _base(asked: Asked) -> Asked:
+    """What a page or an empty non-terminal belongs to."""
+    return _base(asked.of) if isinstance(asked, names.Page | names.EmptyNonTerminal) else asked
+
+
+def told(asked: Asked) -> str:
+    """Say which row of the grammar a name is, with what was filled in."""
+    if isinstance(asked, names.Unheard):
+        return f"nothing: {asked.reason}"
+    if isinstance(asked, names.EmptyNonTerminal):
+        return f"an empty non-terminal, above or below: {told(asked.of)}"
+    if isinstance(asked, names.Page):
+        return f"page {asked.number} of: {told(asked.of)}"
+    words = (type(asked).__doc__ or "").split(";")[0].split(".")[0]
+    filled = []
+    for slot in fields(asked):
+        value = getattr(asked, slot.name)
+        if value is not None and value is not False:
+            filled.append(
+                f"{slot.name} {value.decode('utf-8', 'backslashreplace') if isinstance(value, bytes) else value}"
+            )
+    return f"{words[:1].lower()}{words[1:]}" + (f" ({', '.join(filled)})" if filled else "")
+
+
+def _verdicts(asked: Asked, app: App, here: Place, catalog: Catalog) -> tuple[Verdict, ...]:
+    """Judge each machine of the app; for `nearest`, nearest first and with the distance."""
+    base = _base(asked)
+    every = getattr(base, "every", False)
+    found = []
+    for machine in app.machines:
+        shown = machine.listed if every else machine.visible
+        why = mismatch(machine, asked) or ("" if shown else _hidden(machine))
+        distance = _distance(machine, here, catalog) if isinstance(base, names.Nearest) else ""
+        found.append(Verdict(machine, why, distance))
+    if isinstance(base, names.Nearest):
+        found.sort(key=lambda v: (bool(v.why), rank(v.machine, here, catalog), v.machine.address))
+    return tuple(found)
+
+
+def _hidden(machine: Machine) -> str:
+    return "skip_registration is set" if machine.skip_registration else machine.state.decode("utf-8", "replace")
+
+
+def _distance(machine: Machine, here: Place, catalog: Catalog) -> str:
+    other, off_host, elsewhere, _ = rank(machine, here, catalog)
+    cost = catalog.cost(here.region, machine.region)
+    near = "self" if not other else "same host" if not off_host else "same region" if not elsewhere else ""
+    return ", ".join(filter(None, (near, "distance unknown" if cost is None else f"{cost:.1f} ms")))
+
+
+def _outcome(outcome: Reply | Forward | Drop, query: Query, stream: bool) -> str:
+    match outcome:
+        case Drop(reason):
+            return f"no reply: {reason}"
+        case Forward():
+            return "not a name of ours: asked of an upstream"
+        case Reply(octets, rcode, kind):
+            by = "TCP" if stream else "UDP"
+            return f"{rcode.name}, {len(octets)} octets by {by}, kind {kind}"

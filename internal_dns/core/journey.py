@@ -1,0 +1,269 @@
+"""The journey of a message: octets in, and out comes a reply, a question to forward, or a drop. Start reading here.
+
+    octets ─► wire.read_query ─► requester ─► names ─► lookup ─► message ─► Reply
+                   │                 │           └── not ours ────────────► Forward
+                   └─ Silent ────────┴── outsider: REFUSED                  Drop
+
+`respond` is pure: it reads no clock and draws no number (it takes `now` and `turn`), so `explain` cannot lie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from internal_dns.core import names
+from internal_dns.core.ask_as import Unclear, ask_as
+from internal_dns.core.catalog import Catalog, Network, NetworkId
+from internal_dns.core.cookies import full_cookie
+from internal_dns.core.local import LOCALHOST, is_bare, local_zone
+from internal_dns.core.lookup import Found, NoSuchName, View, find
+from internal_dns.core.message import PLAIN_UDP_SIZE, Body, Manner, body_of, message, option
+from internal_dns.core.names import Asked, Labels
+from internal_dns.core.records import SOA, SOA_TTL, RRset, compressed, rr
+from internal_dns.core.requester import (
+    LOOPBACK,
+    NOWHERE,
+    V4_MAPPED,
+    Outsider,
+    Place,
+    Requester,
+    SourceMap,
+    place,
+    requester,
+)  # fmt: skip
+from internal_dns.core.wire import (
+    COOKIE,
+    IN,
+    KEEPALIVE,
+    MAX_MESSAGE,
+    NSID,
+    Ede,
+    Malformed,
+    Query,
+    Rcode,
+    Silent,
+    Type,
+    read_query,
+)  # fmt: skip
+
+IDLE_TIMEOUT: Final = 10  # seconds a TCP connection may be idle; told to clients that ask (RFC 7828)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an operator decides that changes answers."""
+
+    prefix: bytes = b"\xfd\xaa"  # the first two octets of every 6PN address
+    region: bytes | None = None  # where the server is
+    maps: tuple[SourceMap, ...] = ()
+    forwarding: bool = True
+    udp_limit: int = 8_192  # HAProxy's postgres recipe asks 8192 by UDP only, and fails with less
+    dev: bool = False  # loopback may say whom to answer as
+    nsid: bytes = b""
+    secret: bytes = bytes(16)  # of the server cookies
+    forwarded: tuple[Labels, ...] = ()  # suffixes with an upstream of their own; they win over local zones
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """A reply that may be repeated: under which key, and what it was computed from."""
+
+    network: Network
+    qtype: int
+    name: bytes  # wire form, lower-cased
+    place: Place | None  # None: the same from every place
+    body: Body
+    label: bytes | None  # of the app or flycast it depends on; None: on the whole network
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Octets to send. `kind` is the metric's label: internal, flycast, reverse, forward or refused."""
+
+    octets: bytes
+    rcode: Rcode
+    kind: str
+    remember: Remember | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A question that is not ours; its reply is to be relayed in this manner."""
+
+    query: Query
+    manner: Manner
+    network: NetworkId
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Silence. `reason` is the metric's label."""
+
+    reason: str
+
+
+NO_CATALOG: Final = Catalog()
+
+
+def respond(
+    octets: bytes, source: bytes, destination: bytes, catalog: Catalog | None, rules: Rules,
+    *, turn: int = 0, stream: bool = False, now: int = 0,
+) -> Reply | Forward | Drop:  # fmt: skip
+    """Decide what becomes of *octets* that *source* sent to *destination* (16 octets each, IPv4 as ::ffff:a.b.c.d).
+
+    *catalog* is None until the first one is loaded. *turn* is the edge's random number, *stream* says TCP, *now* is in
+    Unix seconds and goes into cookies only. Never raises.
+    """
+    query = read_query(octets)
+    if isinstance(query, Silent):
+        return Drop(query.reason)
+    who = asker(query, source, destination, catalog or NO_CATALOG, rules)
+    if isinstance(who, Outsider):
+        return _turn_away(query, octets, rules)
+    manner = _manner(query, source, rules, turn, stream, now)
+    if query.opcode:
+        return _refuse(query, manner, Rcode.NOTIMP)
+    if isinstance(query, Malformed):
+        return _refuse(query, manner, Rcode.FORMERR)
+    if isinstance(who, Unclear):
+        return _refuse(query, manner, who.rcode, (Ede.PROHIBITED, who.reason) if who.reason else None)
+    if query.edns and query.edns.version:
+        return _refuse(query, manner, Rcode.BADVERS)
+    if not query.question:  # a client that only wants a cookie, RFC 7873 section 5.4
+        return _refuse(query, manner, Rcode.NOERROR)
+    if query.qclass != IN or query.qtype in (Type.AXFR, Type.IXFR):
+        return _refuse(query, manner, Rcode.REFUSED)
+    if (zone := our_zone(query.labels, rules.prefix)) is not None:
+        return _ours(query, who, zone, catalog, rules, manner)
+    if (body := _local(query, rules)) is not None:
+        return Reply(message(body, query, manner), body.rcode, "internal")
+    if not query.rd:  # no looking into what others asked for
+        return _refuse(query, manner, Rcode.REFUSED, (Ede.NOT_AUTHORITATIVE, "recursion was not desired"))
+    if not rules.forwarding:
+        return _refuse(query, manner, Rcode.REFUSED, (Ede.NOT_AUTHORITATIVE, "forwarding is off"))
+    return Forward(query, manner, who.network.id)
+
+
+def asker(
+    query: Query | Malformed, source: bytes, destination: bytes, catalog: Catalog, rules: Rules
+) -> Requester | Outsider | Unclear:
+    """Return who asks: by address, or in dev mode and from loopback by what the query says."""
+    said = query.edns.ask_as if rules.dev and query.edns else None
+    if said is not None and source.startswith(LOOPBACK):
+        return ask_as(said, source, destination, catalog, rules.prefix)
+    return requester(source, destination, catalog, rules.prefix, rules.maps)
+
+
+def _manner(query: Query | Malformed, source: bytes, rules: Rules, turn: int, stream: bool, now: int) -> Manner:
+    """Return how to send the reply: the limit of its transport, and the EDNS options the query asks for."""
+    edns = query.edns
+    if edns is None:
+        return Manner(MAX_MESSAGE if stream else PLAIN_UDP_SIZE, rules.forwarding, turn, b"", stream)
+    options = b""
+    if edns.client_cookie is not None and len(edns.client_cookie) >= 8:
+        address = source[12:] if source.startswith(V4_MAPPED) else source
+        options += option(COOKIE, full_cookie(edns.client_cookie, address, rules.secret, now))
+    if edns.nsid and rules.nsid:
+        options += option(NSID, rules.nsid)
+    if edns.keepalive and stream:
+        options += option(KEEPALIVE, (IDLE_TIMEOUT * 10).to_bytes(2, "big"))
+    limit = MAX_MESSAGE if stream else max(PLAIN_UDP_SIZE, min(edns.size, rules.udp_limit))
+    return Manner(limit, rules.forwarding, turn, options, stream)
+
+
+def _turn_away(query: Query | Malformed, octets: bytes, rules: Rules) -> Reply:
+    """Refuse an outsider with no more octets than it sent: the address may be forged, its owner the victim."""
+    manner = Manner(len(octets), rules.forwarding)
+    ede = (Ede.PROHIBITED, "")
+    return Reply(message(Body(Rcode.REFUSED, aa=False, ede=ede), query, manner), Rcode.REFUSED, "refused")
+
+
+def _refuse(query: Query | Malformed, manner: Manner, rcode: Rcode, ede: tuple[Ede, str] | None = None) -> Reply:
+    """Reply without records: to what is no query for us, or one we do not serve."""
+    return Reply(message(Body(rcode, aa=False, ede=ede), query, manner), rcode, "refused")
+
+
+# ── our names ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def our_zone(labels: Labels, prefix: bytes) -> Labels | None:
+    """Return the apex of our zone that *labels* are in, or None."""
+    match labels:
+        case (*_, b"internal"):
+            return names.INTERNAL
+        case (*_, b"flycast"):
+            return names.FLYCAST
+        case (*_, b"ip6", b"arpa"):
+            zone = names.reverse_zone(prefix)
+            return zone if labels[-len(zone) :] == zone else None
+    return None
+
+
+def asked_in(zone: Labels, labels: Labels, prefix: bytes) -> Asked:
+    """Return what *labels* in *zone* ask for."""
+    rest = labels[: -len(zone)]
+    if zone == names.INTERNAL:
+        return names.internal(rest)
+    return names.flycast(rest) if zone == names.FLYCAST else names.reverse(rest, prefix)
+
+
+def _ours(query: Query, who: Requester, zone: Labels, catalog: Catalog | None, rules: Rules, manner: Manner) -> Reply:
+    """Answer for one of our zones, from the catalog alone."""
+    kind = "internal" if zone == names.INTERNAL else "flycast" if zone == names.FLYCAST else "reverse"
+    if catalog is None:
+        body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.NOT_READY, "the catalog is not loaded yet"))
+        return Reply(message(body, query, manner), body.rcode, kind)
+    asked = asked_in(zone, query.labels, rules.prefix)
+    here = place(who, catalog, rules.region) if isinstance(asked, names.Nearest | names.WhoAmI) else None
+    view = View(who, catalog, here or NOWHERE, rules.region, manner.turn)
+    body, stored = conclude(find(asked, view), query, zone)
+    remember = _remember(query, who, asked, here, body) if stored and who.network.known else None
+    return Reply(message(body, query, manner), body.rcode, kind, remember)
+
+
+def conclude(found: Found, query: Query, zone: Labels) -> tuple[Body, bool]:
+    """Return the reply to *query* given what is at its name, and whether that may be stored."""
+    if isinstance(found, NoSuchName):
+        return negative(Rcode.NXDOMAIN, found.reason, query, zone), True
+    answer = found.of_type(query.qtype)
+    if answer is None:
+        return negative(Rcode.NOERROR, found.lack, query, zone), True
+    return body_of(answer, query.labels), answer.stored
+
+
+def negative(rcode: Rcode, reason: str, query: Query, zone: Labels) -> Body:
+    """Return NXDOMAIN or NODATA: the zone's SOA in the authority section (RFC 2308), the reason as an EDE."""
+    soa = rr(compressed(zone, query.labels), Type.SOA, SOA, SOA_TTL)
+    return Body(rcode, authority=soa, ede=(Ede.OTHER, reason))
+
+
+def _remember(query: Query, who: Requester, asked: Asked, here: Place | None, body: Body) -> Remember:
+    """Say under which key the reply may be repeated and what it depends on (names.md, "The answer table")."""
+    return Remember(who.network, query.qtype, query.name, here, body, depends_on(asked))
+
+
+def depends_on(asked: Asked) -> bytes | None:
+    """Return the app (or flycast) label that alone decides the answer, or None: it depends on the whole network."""
+    if isinstance(asked, names.Page | names.EmptyNonTerminal):
+        return depends_on(asked.of)
+    label: bytes | None = getattr(asked, "app", None)
+    return label
+
+
+# ── names that never leave, whoever they belong to ────────────────────────────────────────────────────────────
+
+
+def _local(query: Query, rules: Rules) -> Body | None:
+    """Answer localhost, zones that are local by definition, and bare host names; None: it may be forwarded."""
+    labels = query.labels
+    if labels[-1:] == (b"localhost",):
+        address = LOCALHOST.get(Type.AAAA if query.qtype == Type.ANY else query.qtype)
+        if address is None:
+            return negative(Rcode.NOERROR, "localhost has A and AAAA records only", query, (b"localhost",))
+        return body_of(RRset(address.type, ((address.rdata,),)), labels)
+    if any(labels[-len(suffix) :] == suffix for suffix in rules.forwarded):
+        return None
+    if (zone := local_zone(labels)) is not None:
+        return negative(Rcode.NXDOMAIN, "this zone is local and empty", query, zone)
+    return Body(aa=False) if is_bare(labels, query.qtype) else None

@@ -1,0 +1,331 @@
+"""The grammar of our names: labels → what is asked for. The contract is docs/names.md.
+
+Read right to left: the zone, the app, then reserved labels before data. `a.b` stands for any label, [x] for optional.
+
+    internal
+      _apps                                     Apps
+      [all.]_instances                          Instances
+      _peer                                     Peers                 <peer>._peer            PeerAddress
+      _api · _dns · _whoami                     ApiAddress · ServerAddress · WhoAmI
+      [global. | <region>.]<app>                Addresses             <id>.vm.<app>           MachineAddress
+      [global. | <region>.]<group>.process.<app>
+      top<N>.nearest.of.[<group>.process.]<app> Nearest
+      [all.]regions.[<group>.process.]<app>     Regions
+      [all.]vms.[<group>.process.]<app>         Machines
+      [all.]_instances.<app>                    Instances
+      [<value>.]<key>.kv._metadata.<app>        Metadata
+      _<service>._tcp|_udp.<app>                Services
+    flycast
+      [<any>.]<app>                             Flycast
+    <prefix>.ip6.arpa
+      <nibbles>                                 Reverse
+    <k>._page.<most of the above>               Page
+
+A name between two of these is an EmptyNonTerminal (RFC 9499); everything else is Unheard.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+Labels = tuple[bytes, ...]  # leftmost first, lower-cased, without the root
+
+INTERNAL: Final = (b"internal",)
+FLYCAST: Final = (b"flycast",)
+# Never read as a region: these stand before data.
+RESERVED: Final = frozenset(
+    b"vm vms all regions global process of nearest kv _metadata _instances _page _tcp _udp".split()
+)
+APEX_WORDS: Final = frozenset(b"_apps _instances _peer _api _dns _whoami all".split())
+_TOP: Final = re.compile(rb"top([1-9][0-9]{0,4})\Z")
+_PAGE: Final = re.compile(rb"[1-9][0-9]*\Z")
+_NIBBLES: Final = frozenset(b"0123456789abcdef"[i : i + 1] for i in range(16))
+
+
+@dataclass(frozen=True, slots=True)
+class Apex:
+    """A zone's apex."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """Every app of the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """Machines with address and region, of one app or all; `every` lists stopped ones too."""
+
+    app: bytes | None
+    every: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The visible peers' names."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    """One peer's address."""
+
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """`fdaa::3`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiAddress:
+    """`<network>::3` of the asker."""
+
+
+@dataclass(frozen=True, slots=True)
+class WhoAmI:
+    """What the server takes the asker for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """An app's visible machines, narrowed by region, by group, or both."""
+
+    app: bytes
+    region: bytes | None = None
+    group: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """At most `count` visible machines, nearest first."""
+
+    app: bytes
+    count: int
+    group: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MachineAddress:
+    """One machine by its id."""
+
+    app: bytes
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Visible machines that have the key, with this value if one is named. None as key: matches nothing."""
+
+    app: bytes
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Where an app (or group) runs."""
+
+    app: bytes
+    group: bytes | None
+    every: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """Ids and regions of an app's (or group's) machines."""
+
+    app: bytes
+    group: bytes | None
+    every: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Where a service of an app is published."""
+
+    app: bytes
+    service: bytes
+    protocol: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Flycast:
+    """The flycast addresses of an app name on the asker's network."""
+
+    app: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reverse:
+    """An address (32 nibbles, most significant first) or an ancestor of one."""
+
+    nibbles: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a list or set; `number` counts from 1."""
+
+    of: Asked
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyNonTerminal:
+    """A name that exists because something below it may; it exists as long as `of` does."""
+
+    of: Asked
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """A name no row of the grammar has. `reason` may be told to the asker: it never quotes the name."""
+
+    reason: str
+
+
+Pageable = Apps | Instances | Peers | Addresses | Metadata | Regions | Machines | Flycast
+Asked = (
+    Pageable | Apex | PeerAddress | ServerAddress | ApiAddress | WhoAmI | Nearest | MachineAddress | Services
+    | Reverse | Page | EmptyNonTerminal | Unheard
+)  # fmt: skip
+
+_BELOW: Final = Unheard("nothing is below this name")
+_FORM: Final = Unheard("no name has this form")
+
+
+def internal(rest: Labels) -> Asked:
+    """Return what the labels left of `internal` ask for."""
+    match rest:
+        case ():
+            return Apex()
+        case (*more, b"_apps"):
+            return _paged(Apps(), more)
+        case (*more, b"all", b"_instances"):
+            return _paged(Instances(None, every=True), more)
+        case (*more, b"_instances"):
+            return _paged(Instances(None), more)
+        case (b"_peer",) | (b"_page", b"_peer") | (_, b"_page", b"_peer"):
+            return _paged(Peers(), rest[:-1])
+        case (peer, b"_peer"):
+            return PeerAddress(peer)
+        case (b"_api",):
+            return ApiAddress()
+        case (b"_dns",):
+            return ServerAddress()
+        case (b"_whoami",):
+            return WhoAmI()
+        case (*_, last) if last in APEX_WORDS:
+            return _BELOW if last != b"all" else _FORM
+        case (*more, app):
+            return _of_app(app, tuple(more))
+    raise AssertionError("unreachable")
+
+
+def _of_app(app: bytes, rest: Labels) -> Asked:
+    """Return what the labels left of `<app>.internal` ask for."""
+    match rest:
+        case () | (*_, b"_page"):
+            return _paged(Addresses(app), rest)
+        case (b"vm",) | (b"process",) | (b"_tcp",) | (b"_udp",) | (b"_metadata",) | (b"kv", b"_metadata"):
+            return EmptyNonTerminal(Addresses(app))
+        case (machine, b"vm"):
+            return MachineAddress(app, machine)
+        case (*more, group, b"process"):
+            return _selected(app, group, tuple(more))
+        case (*more, key, b"kv", b"_metadata"):
+            return _metadata(app, key, tuple(more))
+        case (service, b"_tcp" | b"_udp" as protocol) if service[:1] == b"_":
+            return Services(app, service[1:], protocol[1:])
+        case (*more, b"all", b"_instances"):
+            return _paged(Instances(app, every=True), more)
+        case (*more, b"_instances"):
+            return _paged(Instances(app), more)
+        case _:
+            return _selected(app, None, rest)
+
+
+def _selected(app: bytes, group: bytes | None, rest: Labels) -> Asked:
+    """Return what the labels left of `<app>` or `<group>.process.<app>` ask for: the forms both have."""
+    match rest:
+        case () | (*_, b"_page"):
+            return _paged(Addresses(app, group=group), rest)
+        case (*more, b"global"):
+            return _paged(Addresses(app, group=group), more)
+        case (b"of",) | (b"nearest", b"of"):
+            return EmptyNonTerminal(Addresses(app, group=group))
+        case (top, b"nearest", b"of"):
+            found = _TOP.match(top)
+            return Nearest(app, int(found[1]), group) if found else _FORM
+        case (*more, b"all", b"regions"):
+            return _paged(Regions(app, group, every=True), more)
+        case (*more, b"regions"):
+            return _paged(Regions(app, group, every=False), more)
+        case (*more, b"all", b"vms"):
+            return _paged(Machines(app, group, every=True), more)
+        case (*more, b"vms"):
+            return _paged(Machines(app, group, every=False), more)
+        case (*more, region) if region not in RESERVED:
+            return _paged(Addresses(app, region, group), more)
+        case _:
+            return _FORM
+
+
+def _metadata(app: bytes, key: bytes, rest: Labels) -> Asked:
+    """Return what `<rest>.<key>.kv._metadata.<app>` asks for; values may have dots, so several labels."""
+    value, page = _split_page(rest)
+    whole = key if not any(b"." in label for label in (key, *value)) else None
+    return _paged(Metadata(app, whole, b".".join(value) if value else None), page)
+
+
+def flycast(rest: Labels) -> Asked:
+    """Return what the labels left of `flycast` ask for."""
+    if not rest:
+        return Apex()
+    _, page = _split_page(rest[:-1])
+    return _paged(Flycast(rest[-1]), page)
+
+
+def _split_page(rest: Labels) -> tuple[Labels, Labels]:
+    """Split at the rightmost `_page`: the labels right of it, and those up to and with it."""
+    for at in range(len(rest), 0, -1):
+        if rest[at - 1] == b"_page":
+            return rest[at:], rest[:at]
+    return rest, ()
+
+
+def _paged(of: Pageable, rest: Labels | list[bytes]) -> Asked:
+    """Return *of* itself, a page of it, or the empty non-terminal between, by the labels left of it."""
+    match tuple(rest):
+        case ():
+            return of
+        case (b"_page",):
+            return EmptyNonTerminal(of)
+        case (number, b"_page") if _PAGE.match(number):
+            return Page(of, int(number))
+        case (_, b"_page"):
+            return Unheard("pages count from 1, without leading zeros")
+        case _:
+            return _BELOW
+
+
+def reverse(rest: Labels, prefix: bytes) -> Asked:
+    """Return what the labels left of the prefix's reverse zone ask for."""
+    if not rest:
+        return Apex()
+    if len(rest) > 32 - 2 * len(prefix) or not _NIBBLES.issuperset(rest):
+        return Unheard("not the reverse name of an address")
+    return Reverse(prefix.hex().encode() + b"".join(reversed(rest)))
+
+
+def reverse_zone(prefix: bytes) -> Labels:
+    """The apex of the reverse zone of *prefix*: (b"a", b"a", b"d", b"f", b"ip6", b"arpa") for fdaa::/16."""
+    return (*(digit.encode() for digit in reversed(prefix.hex())), b"ip6", b"arpa")
+
+
+def wire(labels: Labels) -> bytes:
+    """The uncompressed wire form of a name."""
+    return b"".join(bytes((len(label),)) + label for label in labels) + b"\0"

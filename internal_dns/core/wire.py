@@ -1,0 +1,463 @@
+"""Read octets from outside: clients' queries whole, upstreams' replies as far as they must be trusted.
+
+                  1  1  1  1  1  1
+    0  1  2  3  4  5  6  7  8  9  0  1  2  3  4  5
+  |                      ID                       |   RFC 1035 section 4.1.1
+  |QR|  OPCODE   |AA|TC|RD|RA| Z|AD|CD|   RCODE   |   RFC 4035 for AD and CD
+  |  QDCOUNT  |  ANCOUNT  |  NSCOUNT  |  ARCOUNT  |   16 bits each
+  QNAME · QTYPE · QCLASS, then for EDNS one OPT RR   RFC 6891
+
+No library parser sees a client's octets: one crafted message costs a general parser hundreds of milliseconds.
+Here every loop is bounded by the message's 4,096 octets and by MAX_ADDITIONAL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+from typing import Final
+
+
+class Type(IntEnum):
+    """RR types this server knows by name; any other number is carried as it is (RFC 3597)."""
+
+    A = 1
+    NS = 2
+    CNAME = 5
+    SOA = 6
+    PTR = 12
+    MX = 15
+    TXT = 16
+    AAAA = 28
+    SRV = 33
+    DNAME = 39
+    OPT = 41
+    SVCB = 64
+    HTTPS = 65
+    IXFR = 251
+    AXFR = 252
+    ANY = 255
+
+
+class Rcode(IntEnum):
+    """RCODEs this server sends, RFC 6895 section 2.3."""
+
+    NOERROR = 0
+    FORMERR = 1
+    SERVFAIL = 2
+    NXDOMAIN = 3
+    NOTIMP = 4
+    REFUSED = 5
+    BADVERS = 16
+
+
+class Ede(IntEnum):
+    """Extended DNS error codes this server sends, RFC 8914 section 4."""
+
+    OTHER = 0
+    STALE = 3
+    NOT_READY = 14
+    BLOCKED = 15
+    PROHIBITED = 18
+    NOT_AUTHORITATIVE = 20
+    NO_REACHABLE_AUTHORITY = 22
+    NETWORK_ERROR = 23
+
+
+# Header bits, as in the 16-bit word of octets 2 and 3.
+QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
+
+IN: Final = 1
+HEADER: Final = 12
+MAX_MESSAGE: Final = 65_535
+# A query is a header, a name and a few options; what is longer than this only costs time.
+MAX_QUERY: Final = 4_096
+# TSIG and SIG(0) ride beside OPT; nothing legal needs more.
+MAX_ADDITIONAL: Final = 32
+# Ports whose servers answer anything (echo, daytime, quote, chargen, time): a reply could start a loop.
+SILENT_PORTS: Final = frozenset({0, 7, 13, 19, 37})
+
+# EDNS option codes.
+NSID: Final = 3  # RFC 5001
+COOKIE: Final = 10  # RFC 7873
+KEEPALIVE: Final = 11  # RFC 7828
+EXTENDED_ERROR: Final = 15  # RFC 8914
+ASK_AS: Final = 65_001  # ours, local use (RFC 6891 section 9): in dev mode, whom to answer as
+MAX_ASK_AS: Final = 127
+
+_SIX = Struct("!6H")
+_RR = Struct("!HHIH")
+_TWO = Struct("!HH")
+
+
+@dataclass(frozen=True, slots=True)
+class Edns:
+    """What the OPT RR of a query says. `client_cookie` is 8 octets; `size` is as sent."""
+
+    size: int
+    version: int
+    dnssec_ok: bool
+    client_cookie: bytes | None = None
+    nsid: bool = False
+    keepalive: bool = False
+    ask_as: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query that parsed whole. `question` is as sent; `name` (wire) and `labels` are lower-cased."""
+
+    id: bytes
+    flags: int
+    question: bytes
+    name: bytes
+    labels: tuple[bytes, ...]
+    qtype: int
+    qclass: int
+    edns: Edns | None
+
+    @property
+    def opcode(self) -> int:
+        return self.flags >> 11 & 15
+
+    @property
+    def rd(self) -> bool:
+        return bool(self.flags & RD)
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A message that is no query of ours; `question` and `edns` are what had parsed before the fault."""
+
+    id: bytes
+    flags: int
+    reason: str
+    question: bytes = b""
+    edns: Edns | None = None
+
+    @property
+    def opcode(self) -> int:
+        return self.flags >> 11 & 15
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A message that must not be answered, RFC 5625 section 6.2 and RFC 1035 section 7.3."""
+
+    reason: str
+
+
+class _Fault(Exception):
+    """The message breaks a rule; the text says which."""
+
+
+def read_query(octets: bytes) -> Query | Malformed | Silent:
+    """Read one query; never raises, whatever the octets are."""
+    if len(octets) < HEADER:
+        return Silent("runt")
+    _, flags, questions, answers, authorities, additionals = _SIX.unpack_from(octets)
+    id_octets = octets[:2]
+    if flags & QR:
+        return Silent("qr")
+    question, edns = b"", None
+    try:
+        if len(octets) > MAX_QUERY:
+            raise _Fault("longer than 4096 octets")
+        if questions > 1:
+            raise _Fault("more than one question")  # RFC 9619
+        at, name, qtype, qclass = HEADER, b"", 0, 0
+        labels: tuple[bytes, ...] = ()
+        if questions:
+            at, name, labels, qtype, qclass = _question(octets)
+            question = octets[HEADER:at]
+        if answers:
+            raise _Fault("a query carries no answer")
+        if authorities:
+            at = _ixfr_serial(octets, at, qtype, authorities, flags)
+        if additionals:
+            at, edns = _additional(octets, at, additionals)
+        if at != len(octets):
+            raise _Fault("octets after the last record")
+        _check_options(edns)
+        if not questions and (edns is None or edns.client_cookie is None) and not flags >> 11 & 15:
+            raise _Fault("no question")  # RFC 7873 section 5.4 allows it with a cookie only
+    except _Fault as fault:
+        return Malformed(id_octets, flags, str(fault), question, edns)
+    return Query(id_octets, flags, question, name, labels, qtype, qclass, edns)
+
+
+def _question(octets: bytes) -> tuple[int, bytes, tuple[bytes, ...], int, int]:
+    """Read the question behind the header: where it ends, QNAME (wire, lower-cased), labels, QTYPE, QCLASS."""
+    at, size = HEADER, len(octets)
+    labels: list[bytes] = []
+    while True:
+        if at >= size:
+            raise _Fault("the question is cut off")
+        length = octets[at]
+        at += 1
+        if not length:
+            break
+        if length > 63:
+            raise _Fault("a compressed or unknown label in QNAME")
+        labels.append(octets[at : at + length].lower())
+        at += length
+        if at - HEADER > 254:
+            raise _Fault("QNAME is longer than 255 octets")
+    if at + 4 > size:
+        raise _Fault("the question is cut off")
+    qtype, qclass = _TWO.unpack_from(octets, at)
+    # Length octets are at most 63, below 'A', so lower-casing the wire form touches letters only.
+    return at + 4, octets[HEADER:at].lower(), tuple(labels), qtype, qclass
+
+
+def _ixfr_serial(octets: bytes, at: int, qtype: int, authorities: int, flags: int) -> int:
+    """Step over the SOA that an IXFR query carries (RFC 1995 section 3); UPDATE and NOTIFY have records here."""
+    if not flags >> 11 & 15 and (qtype != Type.IXFR or authorities > 1):
+        raise _Fault("a query carries no authority records")
+    if authorities > MAX_ADDITIONAL:
+        raise _Fault("too many records")
+    for _ in range(authorities):
+        at, rtype, _, _, length = _record(octets, at)
+        if qtype == Type.IXFR and rtype != Type.SOA:
+            raise _Fault("the authority record of IXFR is an SOA")
+        at += length
+    return at
+
+
+def _record(octets: bytes, at: int) -> tuple[int, int, int, int, int]:
+    """Read an RR's head at *at*: where its rdata starts, type, class, TTL, rdata length (inside the message)."""
+    size = len(octets)
+    while True:
+        if at >= size:
+            raise _Fault("a record is cut off")
+        length = octets[at]
+        if length >= 0xC0:
+            at += 2
+            break
+        if length > 63:
+            raise _Fault("an unknown label type")
+        at += 1 + length
+        if not length:
+            break
+    if at + 10 > size:
+        raise _Fault("a record is cut off")
+    rtype, rclass, ttl, rdlength = _RR.unpack_from(octets, at)
+    if at + 10 + rdlength > size:
+        raise _Fault("rdata past the end")
+    return at + 10, rtype, rclass, ttl, rdlength
+
+
+def _additional(octets: bytes, at: int, count: int) -> tuple[int, Edns | None]:
+    """Read the additional section for its one OPT; other records (TSIG, SIG(0)) are stepped over."""
+    if count > MAX_ADDITIONAL:
+        raise _Fault("too many additional records")
+    edns = None
+    for _ in range(count):
+        owner = at
+        at, rtype, rclass, ttl, length = _record(octets, at)
+        if rtype == Type.OPT:
+            if edns is not None:
+                raise _Fault("more than one OPT")  # RFC 6891 section 6.1.1
+            if octets[owner]:
+                raise _Fault("OPT is owned by the root")
+            edns = _edns(octets[at : at + length], rclass, ttl)
+        at += length
+    return at, edns
+
+
+def _edns(options: bytes, size: int, ttl: int) -> Edns:
+    """Read an OPT RR: class is the UDP size, TTL is extended RCODE, version and flags."""
+    version, dnssec_ok = ttl >> 16 & 255, bool(ttl & 0x8000)
+    if version:  # what a later version's options look like is not ours to judge: BADVERS
+        return Edns(size, version, dnssec_ok)
+    cookie = ask_as = None
+    nsid = keepalive = False
+    at, end = 0, len(options)
+    while at < end:
+        if at + 4 > end:
+            raise _Fault("an EDNS option is cut off")
+        code, length = _TWO.unpack_from(options, at)
+        value = options[at + 4 : at + 4 + length]
+        at += 4 + length
+        if at > end:
+            raise _Fault("an EDNS option runs past its end")
+        if code == COOKIE and cookie is None:
+            cookie = value
+        elif code == NSID:
+            nsid = True
+        elif code == KEEPALIVE:
+            keepalive = True
+        elif code == ASK_AS:
+            ask_as = value
+    return Edns(size, version, dnssec_ok, cookie, nsid, keepalive, ask_as)
+
+
+def _check_options(edns: Edns | None) -> None:
+    """A cookie is 8 octets from a client that has no server cookie yet, else 16 to 40 (RFC 7873 section 5.2.2)."""
+    cookie = edns.client_cookie if edns else None
+    if cookie is not None and len(cookie) != 8 and not 16 <= len(cookie) <= 40:
+        raise _Fault("a malformed cookie")
+
+
+# ── upstreams' replies ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class BadReply(Exception):
+    """An upstream's message that cannot be relayed; `injected` when it spoke for names or addresses of ours."""
+
+    def __init__(self, reason: str, *, injected: bool = False) -> None:
+        super().__init__(reason)
+        self.injected = injected
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A reply that may be relayed: header word, the three counts and records, all without its OPT."""
+
+    flags: int
+    counts: tuple[int, int, int]
+    records: bytes
+    extended: int = 0  # the upper eight bits of the RCODE, from the OPT
+
+    @property
+    def rcode(self) -> int:
+        return self.extended << 4 | self.flags & 15
+
+
+# Where in the rdata of these types the one domain name starts that a client would follow; it ends the rdata.
+_TARGET_AT: Final = {
+    Type.NS: 0, Type.CNAME: 0, Type.PTR: 0, Type.DNAME: 0, Type.MX: 2, Type.SRV: 6,
+    18: 2, 21: 2, 36: 2,  # AFSDB, RT, KX
+    Type.SVCB: 2, Type.HTTPS: 2,  # here parameters follow
+}  # fmt: skip
+_IPV6HINT: Final = 6  # RFC 9460 section 7.3
+_ADDRESS_SIZE: Final = {Type.A: 4, Type.AAAA: 16}
+
+
+def check_reply(octets: bytes, ident: bytes, question: bytes, zones: frozenset[bytes], prefix: bytes) -> Checked:
+    """Check that *octets* answer *question* under *ident* and say nothing about what is ours.
+
+    *question* is as we sent it, letter case included. *zones* are our apexes in lower-cased wire form, *prefix* is the
+    first octets of our addresses. Raises BadReply, nothing else; the cost is linear in the octets.
+    """
+    size = HEADER + len(question)
+    if len(octets) < size or octets[:2] != ident or octets[HEADER:size] != question:
+        raise BadReply("not the reply to this query")
+    _, flags, questions, answers, authorities, additionals = _SIX.unpack_from(octets)
+    if not flags & QR or flags >> 11 & 15 or questions != 1:
+        raise BadReply("not a reply to a query")
+    names = _Names(octets, zones)
+    try:
+        at, end, seen = _check_records(octets, size, answers + authorities, names, prefix)
+        if seen < answers + authorities:
+            raise _Fault("OPT outside the additional section")
+        # What little may follow OPT (a TSIG that is not for the client) is left out with it.
+        after, end, kept = _check_records(octets, at, additionals, names, prefix)
+    except _Fault as fault:
+        raise BadReply(str(fault)) from None
+    extended = octets[end + 5] if kept < additionals else 0
+    if kept == additionals and after != len(octets):
+        raise BadReply("octets after the last record")
+    return Checked(flags, (answers, authorities, kept), octets[size:end], extended)
+
+
+# Hot path: one call for all records of a section; a call for each doubles the time that a 64 KB reply takes.
+def _check_records(octets: bytes, at: int, count: int, names: _Names, prefix: bytes) -> tuple[int, int, int]:
+    """Check *count* RRs, or those before an OPT: where the next would start, where the last ends, how many."""
+    size, known, unpack = len(octets), names.known, _RR.unpack_from
+    for number in range(count):
+        start = at
+        if at + 12 <= size and octets[at] >= 0xC0 and (found := known.get((octets[at] & 0x3F) << 8 | octets[at + 1])):
+            at, ours = at + 2, found[1]
+        else:
+            at, ours = names.read(at)
+        if at + 10 > size:
+            raise _Fault("a record is cut off")
+        rtype, _, _, length = unpack(octets, at)
+        rdata = at + 10
+        at = rdata + length
+        if at > size:
+            raise _Fault("rdata past the end")
+        if rtype in _ADDRESS_SIZE:
+            if length != _ADDRESS_SIZE[rtype]:
+                raise _Fault("an address of the wrong length")
+            if rtype == Type.AAAA and octets.startswith(prefix, rdata):
+                raise BadReply("an address of ours", injected=True)
+        elif rtype in _TARGET_AT:
+            ours = _check_target(octets, rtype, rdata, at, names, prefix) or ours
+        elif rtype == Type.OPT:
+            return at, start, number
+        if ours:
+            raise BadReply("a record for a name of ours", injected=True)
+    return at, at, count
+
+
+def _check_target(octets: bytes, rtype: int, rdata: int, end: int, names: _Names, prefix: bytes) -> bool:
+    """Check rdata that leads to another name: whether that is ours."""
+    if rdata + _TARGET_AT[rtype] >= end:
+        raise _Fault("rdata without its name")
+    at, ours = names.read(rdata + _TARGET_AT[rtype])
+    if at > end or (at < end and rtype not in (Type.SVCB, Type.HTTPS)):
+        raise _Fault("a name that does not end with its rdata")
+    while at < end:  # service parameters, RFC 9460 section 2.2
+        if at + 4 > end:
+            raise _Fault("a parameter is cut off")
+        key, length = _TWO.unpack_from(octets, at)
+        at += 4
+        if at + length > end:
+            raise _Fault("a parameter runs past its rdata")
+        if key == _IPV6HINT and any(octets.startswith(prefix, hint) for hint in range(at, at + length, 16)):
+            raise BadReply("an address of ours", injected=True)
+        at += length
+    return ours
+
+
+class _Names:
+    """The names of one message, each label start read once: that is what makes a nest of pointers linear."""
+
+    def __init__(self, octets: bytes, zones: frozenset[bytes]) -> None:
+        self.octets, self.zones = octets, zones
+        self.known: dict[int, tuple[bytes, bool]] = {}  # by offset: lower-cased wire form, whether in a zone of ours
+
+    def read(self, at: int) -> tuple[int, bool]:
+        """Read the name at *at*, compressed or not: where it ends, and whether it is ours."""
+        octets, known, starts, start, end, lowest = self.octets, self.known, [], at, 0, at
+        name, ours = b"\0", False
+        while True:
+            if at in known:
+                name, ours = known[at]
+                end = end or self._end(at)
+                break
+            if at + 1 >= len(octets) and (at >= len(octets) or octets[at]):
+                raise _Fault("a name is cut off")
+            length = octets[at]
+            if length >= 0xC0:
+                end = end or at + 2
+                at = (length & 0x3F) << 8 | octets[at + 1]
+                if at >= lowest or at < HEADER:  # only backwards, so it must end
+                    raise _Fault("a compression loop")
+                lowest = at
+            elif length > 63:
+                raise _Fault("an unknown label type")
+            elif length:
+                starts.append(at)
+                at += 1 + length
+            else:
+                end = end or at + 1
+                break
+        for label in reversed(starts):
+            name = octets[label : label + 1 + octets[label]].lower() + name
+            if len(name) > 255:
+                raise _Fault("a name is longer than 255 octets")
+            ours = ours or name in self.zones
+            known[label] = name, ours
+        known.setdefault(start, (name, ours))
+        return end, ours
+
+    def _end(self, at: int) -> int:
+        """Where the name at *at* ends, which was read before."""
+        octets = self.octets
+        while 0 < octets[at] < 64:
+            at += 1 + octets[at]
+        return at + 1 + (octets[at] >= 0xC0)
