@@ -1,0 +1,126 @@
+"""Lint a catalog: what was left out and why, what can never be asked for, what does not fit into an answer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from internal_dns.core.catalog import App, Catalog, Machine, Network
+from internal_dns.core.names import APEX_WORDS, RESERVED
+from internal_dns.core.records import address_text
+from internal_dns.store.sqlite import Loaded
+
+MAX_AAAA: Final = 2_339  # of 28 octets each, in 65,535 with header, question and OPT
+MAX_INSTANCES: Final = 65_000  # octets of text in one TXT RR that still fits a message
+MAX_NAME: Final = 253  # characters of a name as text
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to put right. `level` is error (not served as written) or warning."""
+
+    level: str
+    where: str
+    what: str
+    do: str
+
+
+def findings(loaded: Loaded) -> list[Finding]:
+    """Return all findings: rows that were left out first, then network by network."""
+    found = [
+        Finding("error", f"{fault.table} {fault.row}", f"not loaded: {fault.reason}", "Correct or delete the row")
+        for fault in loaded.faults
+    ]
+    if loaded.fault_count > len(loaded.faults):
+        more = loaded.fault_count - len(loaded.faults)
+        found.append(Finding("error", "catalog", f"{more:,} more rows were not loaded", "Correct those above first"))
+    for _, network in sorted(loaded.catalog.networks.items()):
+        found += _network(network, loaded.catalog)
+    return found
+
+
+def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
+    where = f"network {network.label.decode()}"
+    yield from _shared_addresses(network, where)
+    total = 0
+    for name, app in sorted(network.apps.items()):
+        yield from _app(app, f"{where} app {name.decode()}", catalog)
+        total += sum(
+            len(b"instance=,app=,ip=,region=;") + len(m.id) + len(m.app) + 30 + len(m.region) for m in app.visible
+        )
+    if total > MAX_INSTANCES:
+        yield Finding(
+            "warning", where, f"_instances.internal has about {total:,} octets, more than any message",
+            "Ask for 1._page._instances.internal and so on, or _instances.<app>.internal",
+        )  # fmt: skip
+    for name, peer in network.peers.items():
+        if name == b"_page":
+            yield Finding("warning", f"{where} peer {name.decode()}", "the grammar reads _page as a page", "Rename it")
+        if peer.region and peer.region not in catalog.regions:
+            yield _unknown_region(f"{where} peer {name.decode()}", peer.region)
+
+
+def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:
+    owners: dict[bytes, list[str]] = defaultdict(list)
+    for app in network.apps.values():
+        for machine in app.visible:
+            owners[machine.address].append(f"machine {machine.id.decode()}")
+    for peer in network.peers.values():
+        owners[peer.address].append(f"peer {peer.name.decode()}")
+    owners[network.server_address].insert(0, "the server itself")
+    for address, names in sorted(owners.items()):
+        if len(names) > 1:
+            text = address_text(address).decode()
+            yield Finding("error", where, f"{text} belongs to {' and '.join(names)}", "Give each an address of its own")
+
+
+def _app(app: App, where: str, catalog: Catalog) -> Iterator[Finding]:
+    if app.name in APEX_WORDS:
+        yield Finding(
+            "warning", where, f"{app.name.decode()}.internal is a name of the grammar, not the app",
+            "Rename the app; its machines stay reachable by <id>.vm and in lists",
+        )  # fmt: skip
+    if len(app.visible) > MAX_AAAA:
+        yield Finding(
+            "warning", where, f"{len(app.visible):,} addresses are more than any message holds ({MAX_AAAA:,})",
+            "Ask for pages, 1._page.<app>.internal and so on",
+        )  # fmt: skip
+    for region in sorted(app.regions):
+        if region in RESERVED:
+            yield Finding("warning", where, f"region {region.decode()} is a reserved word", "Rename the region")
+        if region not in catalog.regions:
+            yield _unknown_region(where, region)
+    for machine in app.machines:
+        yield from _metadata(machine, f"{where} machine {machine.id.decode()}")
+
+
+def _unknown_region(where: str, region: bytes) -> Finding:
+    return Finding(
+        "warning", where, f"region {region.decode()} is not in table regions, so it is far from everywhere",
+        "Add it with its coordinates",
+    )  # fmt: skip
+
+
+def _metadata(machine: Machine, where: str) -> Iterator[Finding]:
+    for key, value in machine.metadata:
+        shown = key.decode("utf-8", "backslashreplace")
+        if not 0 < len(key) <= 63 or b"." in key:
+            yield Finding(
+                "warning", where, f"metadata key {shown!r} cannot be asked for: it is no single label",
+                "Use 1 to 63 octets without a dot",
+            )  # fmt: skip
+            continue
+        parts = value.split(b".")
+        name = len(value) + len(key) + len(machine.app) + len("...kv._metadata..internal")
+        if not value or not all(0 < len(part) <= 63 for part in parts):
+            yield Finding(
+                "warning", where, f"the value of metadata {shown!r} cannot be asked for, only the key",
+                "Use parts of 1 to 63 octets between dots",
+            )  # fmt: skip
+        elif name > MAX_NAME:
+            yield Finding(
+                "warning", where, f"the name for metadata {shown!r} would have {name} octets, more than {MAX_NAME}",
+                "Use a shorter value",
+            )  # fmt: skip
