@@ -1,0 +1,41 @@
+"""The command line. Each file holds a group of commands; this one gathers them.
+
+Exit status: 0 ok, 1 a finding or a negative answer, 2 usage, 3 unreachable, 78 configuration.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from internal_dns.cli.ask import dig, explain
+from internal_dns.cli.files import check, init
+from internal_dns.cli.host import doctor, health, version
+from internal_dns.cli.run import dev, serve
+from internal_dns.cli.words import Told
+
+
+class _Ordered(click.Group):
+    """Commands in the order they were added, not the alphabet's: what runs comes first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def cli() -> None:
+    """The name server of a private IPv6 network: .internal names from a SQLite catalog."""
+
+
+for command in (serve, dev, dig, explain, init, check, doctor, health, version):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; errors say what, why, and what to do."""
+    try:
+        cli(standalone_mode=True)
+    except Told as told:
+        click.echo(told.text(), err=True)
+        sys.exit(told.code)

@@ -1,0 +1,227 @@
+"""dig and explain: ask over the wire, or in process with every reason."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from internal_dns.cli.words import (
+    CONFIGURATION,
+    FINDING,
+    UNREACHABLE,
+    Told,
+    catalog_option,
+    json_option,
+    paint,
+    print_json,
+)  # fmt: skip
+from internal_dns.core import names
+from internal_dns.core.journey import asked_in, our_zone
+from internal_dns.core.wire import ASK_AS, MAX_ASK_AS
+
+if TYPE_CHECKING:
+    import dns.message
+
+    from internal_dns.core.explain import Explanation
+
+_PREFIX: Final = b"\xfd\xaa"
+_ADVERTISED: Final = 1_232
+
+
+def usual_type(name: str) -> str:
+    """The type one asks a name for: TXT for the lists, SRV for services, PTR for reverse names, else AAAA."""
+    labels = tuple(label.lower().encode() for label in name.rstrip(".").split(".") if label)
+    zone = our_zone(labels, _PREFIX)
+    match asked_in(zone, labels, _PREFIX) if zone else None:
+        case names.Apps() | names.Instances() | names.Peers() | names.Regions() | names.Machines() | names.WhoAmI():
+            return "TXT"
+        case names.Page(names.Apps() | names.Instances() | names.Peers() | names.Regions() | names.Machines()):
+            return "TXT"
+        case names.Services():
+            return "SRV"
+        case names.Reverse():
+            return "PTR"
+        case names.Apex():
+            return "SOA"
+    return "AAAA"
+
+
+def _query(name: str, qtype: str | None, who: str | None) -> dns.message.QueryMessage:
+    import dns.edns
+    import dns.exception
+    import dns.message
+    import dns.rdatatype
+    import dns.reversename
+
+    if who is not None and (not who.isascii() or not 0 < len(who) <= MAX_ASK_AS):
+        raise Told(f"--as {who!r}", f"it is not 1 to {MAX_ASK_AS} ASCII characters", "Write NETWORK, NETWORK/REGION or "
+                   "an address", 2)  # fmt: skip
+    options: list[dns.edns.Option] = []
+    if who:
+        options.append(dns.edns.GenericOption(dns.edns.OptionType.make(ASK_AS), who.encode()))
+    try:
+        if qtype is None and ":" in name:
+            name, qtype = dns.reversename.from_address(name).to_text(), "PTR"
+        return dns.message.make_query(
+            name, dns.rdatatype.from_text(qtype or usual_type(name)), use_edns=0, payload=_ADVERTISED, options=options
+        )
+    except (dns.exception.DNSException, ValueError) as error:
+        raise Told(f"cannot ask for {name} {qtype or ''}".rstrip(), str(error), "Check the spelling of name and type",
+                   2) from error  # fmt: skip
+
+
+@click.command()
+@click.option(
+    "--as", "who", metavar="NETWORK[/REGION]|ADDRESS", help="Whom to ask as; the server must run in dev mode."
+)
+@click.option("--server", default="[::1]:1053", show_default=True, metavar="ADDR:PORT", help="The server to ask.")
+@click.option("--tcp", is_flag=True, help="Ask by TCP.")
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait.")
+@json_option
+@click.argument("name")
+@click.argument("qtype", required=False, metavar="[TYPE]")
+def dig(who: str | None, server: str, tcp: bool, timeout: float, as_json: bool, name: str, qtype: str | None) -> None:
+    """Ask a server for NAME (an address asks its reverse name). TYPE: what that name usually has."""
+    import dns.exception
+    import dns.message
+    import dns.query
+
+    from internal_dns.transport.sockets import Endpoint
+
+    query = _query(name, qtype, who)
+    try:
+        endpoint = Endpoint.parse(server, 53)
+    except ValueError as error:
+        raise Told(f"--server {server}", str(error), "Write [::1]:1053 or 127.0.0.1:1053", 2) from error
+    start, host = time.perf_counter(), str(endpoint.host)
+    try:
+        if tcp:
+            reply, by_tcp = dns.query.tcp(query, host, timeout, endpoint.port), True
+        else:
+            reply, by_tcp = dns.query.udp_with_fallback(query, host, timeout, endpoint.port)
+    except (OSError, dns.exception.DNSException) as error:
+        why = str(error) or type(error).__name__
+        raise Told(f"no reply from {endpoint}", why, "Start it with `internal-dns dev`, or name another with --server",
+                   UNREACHABLE) from error  # fmt: skip
+    milliseconds = (time.perf_counter() - start) * 1000
+    if as_json:
+        print_json(
+            reply_value(reply) | {"milliseconds": round(milliseconds, 2), "transport": "tcp" if by_tcp else "udp"}
+        )
+    else:
+        for line in reply_lines(reply):
+            click.echo(line)
+        size = len(reply.to_wire())
+        click.echo(
+            paint(f"; {endpoint} · {'tcp' if by_tcp else 'udp'} · {milliseconds:.1f} ms · {size} octets", "cyan")
+        )
+    raise SystemExit(0 if reply.rcode() == 0 else FINDING)
+
+
+def reply_value(reply: dns.message.Message) -> dict[str, Any]:
+    """A reply as JSON has it."""
+    import dns.flags
+    import dns.rcode
+
+    sections = {"answer": reply.answer, "authority": reply.authority, "additional": reply.additional}
+    return {
+        "rcode": dns.rcode.to_text(reply.rcode()),
+        "flags": dns.flags.to_text(reply.flags).lower().split(),
+        **{
+            name: [line for rrset in rrsets for line in rrset.to_text().splitlines()]
+            for name, rrsets in sections.items()
+        },
+        "reasons": [str(option) for option in reply.options if option.otype == 15],
+    }
+
+
+def reply_lines(reply: dns.message.Message) -> list[str]:
+    """A reply as people read it: RCODE and flags, the reason if there is one, records."""
+    value = reply_value(reply)
+    colour = "green" if value["rcode"] == "NOERROR" else "yellow"
+    lines = [paint(f"; {value['rcode']} {' '.join(value['flags'])}", colour)]
+    lines += [paint(f"; {reason}", "yellow") for reason in value["reasons"]]
+    for section in ("answer", "authority", "additional"):
+        lines += [*([f"; {section}"] if value[section] and section != "answer" else []), *value[section]]
+    return lines
+
+
+@click.command()
+@click.option("--as", "who", metavar="NETWORK[/REGION]|ADDRESS", help="Whom to answer as. [default: the first network]")
+@click.option("--region", metavar="CODE", help="The region of the server.")
+@click.option("--tcp", is_flag=True, help="As by TCP.")
+@click.option("--quiet", is_flag=True, help="The records only.")
+@catalog_option
+@json_option
+@click.argument("name")
+@click.argument("qtype", required=False, metavar="[TYPE]")
+def explain(
+    who: str | None,
+    region: str | None,
+    tcp: bool,
+    quiet: bool,
+    catalog: str,
+    as_json: bool,
+    name: str,
+    qtype: str | None,
+) -> None:
+    """Tell why NAME is answered as it is: the server's own decision, from the catalog file, step by step."""
+    import dns.message
+
+    from internal_dns.core.explain import explain as explained
+    from internal_dns.core.journey import Rules
+    from internal_dns.store.sqlite import UnusableCatalog, load
+
+    try:
+        loaded = load(catalog)
+    except (FileNotFoundError, UnusableCatalog) as error:
+        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise Told(f"catalog {catalog}", why, "Name it with --catalog, or make one: internal-dns init FILE --demo",
+                   CONFIGURATION) from error  # fmt: skip
+    first = min(loaded.catalog.networks.values(), key=lambda network: network.id, default=None)
+    query = _query(name, qtype, who or (first.label.decode() if first and first.name else None))
+    rules = Rules(region=region.lower().encode() if region else None, dev=True)
+    loopback = bytes(15) + b"\1"
+    story = explained(query.to_wire(), loopback, loopback, loaded.catalog, rules, stream=tcp)
+    reply = dns.message.from_wire(story.octets) if story.octets else None
+    if as_json:
+        print_json(_story_value(story) | {"reply": reply_value(reply) if reply else None})
+    else:
+        for line in [] if quiet else _story_lines(story):
+            click.echo(line)
+        for line in reply_lines(reply)[quiet:] if reply else []:
+            click.echo(line)
+
+
+def _story_value(story: Explanation) -> dict[str, Any]:
+    from internal_dns.core.records import address_text
+
+    return {
+        "steps": [{"step": title, "says": says} for title, says in story.steps],
+        "machines": [
+            {
+                "id": v.machine.id.decode(),
+                "address": address_text(v.machine.address).decode(),
+                "region": v.machine.region.decode(),
+                "group": v.machine.group.decode(),
+                "state": v.machine.state.decode("utf-8", "replace"),
+                "included": not v.why,
+                "why_not": v.why or None,
+                "distance": v.distance or None,
+            }
+            for v in story.machines
+        ],
+    }
+
+
+def _story_lines(story: Explanation) -> list[str]:
+    value = _story_value(story)
+    lines = [f"{title:9}{says}" for title, says in story.steps]
+    for machine in value["machines"]:
+        mark = paint("+", "green") if machine["included"] else paint("-", "red")
+        reason = machine["why_not"] or machine["distance"] or ""
+        what = f"{machine['id']:16} {machine['region']:5} {machine['group']:8} {machine['address']:38} {reason}"
+        lines.append(f"  {mark} {what}".rstrip())
+    return lines

@@ -1,0 +1,73 @@
+"""init and check: make a catalog file, and find what is wrong with one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from internal_dns.cli.words import CONFIGURATION, FINDING, Told, catalog_option, json_option, paint, print_json
+
+
+@click.command()
+@click.argument("file", default="catalog.db", type=click.Path(path_type=Path))
+@click.option("--demo", is_flag=True, help="Fill it with the demo catalog.")
+@click.option("--machines", metavar="N", type=click.IntRange(1, 10_000_000), help="Fill it with N made-up machines.")
+@click.option("--seed", default=1, show_default=True, help="Of the made-up machines.")
+@json_option
+def init(file: Path, demo: bool, machines: int | None, seed: int, as_json: bool) -> None:
+    """Make a catalog FILE: empty, the demo, or N machines for a bench."""
+    from internal_dns.store.generate import create_catalog, demo_rows, sized_rows
+
+    if demo and machines:
+        raise click.UsageError("--demo and --machines exclude each other")
+    rows = demo_rows() if demo else sized_rows(machines, seed) if machines else {}
+
+    def progress(table: str, count: int) -> None:
+        if machines and machines > 10_000 and sys.stderr.isatty():
+            click.echo(f"\r{table:20} {count:>10,}", nl=False, err=True)
+
+    try:
+        written = create_catalog(file, rows, progress)
+    except FileExistsError as error:
+        raise Told(f"{file} is there already", "a catalog is never overwritten", "Remove it, or name another file",
+                   CONFIGURATION) from error  # fmt: skip
+    except OSError as error:
+        raise Told(f"cannot write {file}", error.strerror or str(error), "Name a file in a writable directory",
+                   CONFIGURATION) from error  # fmt: skip
+    if machines and machines > 10_000 and sys.stderr.isatty():
+        click.echo(err=True)
+    if as_json:
+        print_json({"file": str(file), "rows": written})
+    else:
+        parts = ", ".join(f"{count:,} {table}" for table, count in written.items() if count)
+        click.echo(f"made  {file}: {parts or 'no rows yet'}")
+        click.echo(f"try   internal-dns dev --catalog {file}")
+
+
+@click.command()
+@catalog_option
+@json_option
+def check(catalog: str, as_json: bool) -> None:
+    """Find rows that cannot be served, names that cannot be asked, answers that do not fit. Exit 1 if any."""
+    from internal_dns.store.check import findings
+    from internal_dns.store.sqlite import UnusableCatalog, load
+
+    try:
+        loaded = load(catalog)
+    except (FileNotFoundError, UnusableCatalog) as error:
+        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise Told(f"catalog {catalog}", why, "Name the file with --catalog", CONFIGURATION) from error
+    found = findings(loaded)
+    if as_json:
+        print_json([{"level": f.level, "where": f.where, "what": f.what, "do": f.do} for f in found])
+    else:
+        for f in found:
+            click.echo(f"{paint(f.level, 'red' if f.level == 'error' else 'yellow'):8} {f.where}: {f.what}")
+            click.echo(f"         {f.do}")
+        errors = sum(f.level == "error" for f in found)
+        click.echo(
+            f"{catalog}: {errors} errors, {len(found) - errors} warnings" if found else f"{catalog}: no findings"
+        )
+    raise SystemExit(FINDING if found else 0)

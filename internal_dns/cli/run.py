@@ -1,0 +1,159 @@
+"""serve and dev: run the server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from internal_dns.cli.words import CONFIGURATION, Told
+from internal_dns.config import ConfigurationError, Settings, load_settings, table
+from internal_dns.core.catalog import Catalog
+from internal_dns.server import CannotStart, Server, run
+
+DEV_PORT: Final = 1053  # 5353 is multicast DNS
+DEV_CATALOG: Final = Path("demo/catalog.db")
+
+
+def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add one option for each row of the table of settings."""
+    for row in reversed(table()):
+        if row.name == "forward":
+            continue
+        default = row.metadata["default"]
+        shown = ", ".join(default) if isinstance(default, tuple) else default
+        words = row.metadata["words"] + (f"  [default: {shown}]" if shown else "")
+        command = click.option(
+            f"--{row.name.replace('_', '-')}", row.name, metavar=row.metadata["metavar"],
+            multiple=row.metadata["many"], help=words,
+        )(command)  # fmt: skip
+    return click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="A TOML file of settings.")(
+        command
+    )
+
+
+@click.command()
+@setting_options
+def serve(config: Path | None, **flags: Any) -> None:
+    """Serve the catalog on the addresses of --listen until SIGTERM."""
+    _serve(_settings(flags, config), dev=False, ready=_one_line)
+
+
+@click.command()
+@click.option("--netns", is_flag=True, help="Serve fdaa::3 in a network namespace of its own (root).")
+@setting_options
+def dev(netns: bool, config: Path | None, **flags: Any) -> None:
+    """Try it without root: the demo catalog on [::1]:1053, where `dig --as NETWORK/REGION` asks as anyone."""
+    if netns:
+        from internal_dns.cli.netns import serve_in_namespace
+
+        serve_in_namespace(flags)
+        return
+    if not flags["catalog"] and not os.environ.get("INTERNAL_DNS_CATALOG"):
+        flags["catalog"] = str(demo_catalog())
+    flags["listen"] = flags["listen"] or loopback_listeners()
+    settings = _settings(flags, config)
+    network = _lowest_network(settings)
+    if network and not settings.map_source:
+        loopbacks = (("::1/128", network), ("127.0.0.0/8", network))
+        settings = replace(settings, map_source=loopbacks)
+    _serve(settings, dev=True, ready=lambda server: _dev_lines(server, network))
+
+
+def _settings(flags: dict[str, Any], config: Path | None) -> Settings:
+    try:
+        return load_settings(flags, file=config)
+    except ConfigurationError as error:
+        raise Told("the configuration cannot be used", "\n       ".join(error.faults), "Correct it; `internal-dns "
+                   "serve --help` lists every setting", CONFIGURATION) from error  # fmt: skip
+
+
+def _serve(settings: Settings, *, dev: bool, ready: Callable[[Server], None]) -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    try:
+        run(settings, ready, dev=dev)
+    except CannotStart as error:
+        raise Told(error.what, error.why, error.do, CONFIGURATION) from error
+
+
+def _one_line(server: Server) -> None:
+    words = server.summary()
+    click.echo(
+        f"ready  {words['listen']} · {words['catalog']} · upstreams {words['upstreams']} · {words['limits']} · "
+        f"admin {words['admin']}"
+    )
+    sys.stdout.flush()
+
+
+def _dev_lines(server: Server, network: str) -> None:
+    words = server.summary()
+    number = IPv6Address(network.partition("/")[0]).packed[2:6] if network else b""
+    name = ""
+    if server.exchange.catalog and number:
+        found = {n.prefix[2:]: n.label.decode() for n in server.exchange.catalog.networks.values()}
+        name = found.get(number, "")
+    port = server.udp[0].sock.getsockname()[1]
+    program = sys.argv[0] if "/" in sys.argv[0] else "internal-dns"
+    if program.startswith(os.getcwd() + "/"):
+        program = program[len(os.getcwd()) + 1 :]
+    click.echo(f"catalog  {words['catalog']}")
+    click.echo(f"listen   {words['listen']} · upstreams {words['upstreams']}")
+    click.echo(f"limits   {words['limits']} · admin {words['admin']}")
+    if name:
+        click.echo(f"dev      loopback asks as network {name} ({network})")
+        elsewhere = "" if port == DEV_PORT else f"--server [::1]:{port} "
+        click.echo(f"try      {program} dig {elsewhere}--as {name}/iad web.internal")
+        click.echo(f"         dig -p {port} @{server.settings.listen[0].host} aaaa web.internal")
+    sys.stdout.flush()
+
+
+def demo_catalog() -> Path:
+    """The demo catalog, made when it is not there yet."""
+    if not DEV_CATALOG.exists():
+        from internal_dns.store.generate import create_catalog, demo_rows
+
+        try:
+            DEV_CATALOG.parent.mkdir(exist_ok=True)
+            create_catalog(DEV_CATALOG, demo_rows())
+        except OSError as error:
+            raise Told(f"cannot write {DEV_CATALOG}", str(error), "Change to a writable directory, or name a file with "
+                       "--catalog", CONFIGURATION) from error  # fmt: skip
+    return DEV_CATALOG
+
+
+def loopback_listeners() -> tuple[str, ...]:
+    """[::1] and 127.0.0.1, whichever exist."""
+    import socket
+
+    found = []
+    for family, address in ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.bind((address, 0))
+        except OSError:
+            continue
+        found.append(f"[{address}]:{DEV_PORT}" if ":" in address else f"{address}:{DEV_PORT}")
+    return tuple(found)
+
+
+def _lowest_network(settings: Settings) -> str:
+    """The /48 of the network with the lowest id, which loopback asks as; empty without one."""
+    from internal_dns.store.sqlite import UnusableCatalog, load
+
+    try:
+        catalog: Catalog = load(settings.catalog, prefix=settings.prefix).catalog
+    except FileNotFoundError:
+        return ""
+    except UnusableCatalog as error:
+        raise Told(f"catalog {settings.catalog}", str(error), "Name a usable file with --catalog, or make one: "
+                   "internal-dns init FILE --demo", CONFIGURATION) from error  # fmt: skip
+    lowest = min(catalog.networks.values(), key=lambda n: n.id, default=None)
+    return f"{IPv6Address(lowest.prefix + bytes(10))}/48" if lowest else ""

@@ -1,0 +1,55 @@
+"""What commands share: errors with an addressee, and printing for people or programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+FINDING: Final = 1
+UNREACHABLE: Final = 3
+CONFIGURATION: Final = 78  # EX_CONFIG of sysexits.h
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Told(Exception):
+    """An error for the operator: what went wrong, why, and what to do."""
+
+    def __init__(self, what: str, why: str, do: str, code: int) -> None:
+        super().__init__(what)
+        self.what, self.why, self.do, self.code = what, why, do, code
+
+    def text(self) -> str:
+        lines = [f"{paint('error', 'red', err=True)}  {self.what}"]
+        if self.why:
+            lines += [f"  why  {self.why}"]
+        if self.do:
+            lines += [f"  do   {self.do}"]
+        return "\n".join(lines)
+
+
+def paint(text: str, colour: str, *, err: bool = False) -> str:
+    """Colour *text* for a terminal; NO_COLOR (no-color.org) and pipes get it plain."""
+    stream = sys.stderr if err else sys.stdout
+    return click.style(text, fg=colour) if stream.isatty() and not os.environ.get("NO_COLOR") else text
+
+
+def print_json(value: Any) -> None:
+    """Print *value* as indented JSON."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def catalog_option(command: F) -> F:
+    return click.option(
+        "--catalog", metavar="FILE", envvar="INTERNAL_DNS_CATALOG", default="demo/catalog.db", show_default=True,
+        help="The catalog file.",
+    )(command)  # fmt: skip

@@ -1,0 +1,248 @@
+"""The settings: one table, from which flags, environment, file, documentation and tests derive.
+
+Flags win over INTERNAL_DNS_*, those over the TOML file, that over the default. All faults are told at once, each with
+where it stands and what to write instead; an unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from difflib import get_close_matches
+from ipaddress import IPv6Network, ip_network
+from pathlib import Path
+from typing import Any, Final
+
+from internal_dns.core.catalog import NetworkId
+from internal_dns.core.names import Labels
+from internal_dns.core.requester import SourceMap
+from internal_dns.forward.upstreams import Upstream
+from internal_dns.transport.sockets import Endpoint
+
+DEFAULT_FILE: Final = Path("/etc/internal-dns/config.toml")
+ENVIRONMENT: Final = "INTERNAL_DNS_"
+
+
+class ConfigurationError(Exception):
+    """Settings that cannot be used; `faults` has one line each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def _region(text: str) -> bytes:
+    if not text.replace("-", "").replace("_", "").isalnum() or not text.isascii() or len(text) > 63:
+        raise ValueError(f"{text!r} is no region code: up to 63 letters, digits, - and _")
+    return text.lower().encode()
+
+
+def _prefix(text: str) -> bytes:
+    network = ip_network(text)
+    if not isinstance(network, IPv6Network) or network.prefixlen != 16 or network.network_address.packed[0] != 0xFD:
+        raise ValueError(f"{text!r} is no ULA /16, such as fdaa::/16")
+    return network.network_address.packed[:2]
+
+
+def _source_map(text: str) -> tuple[str, str]:
+    source, equals, network = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is no map: write PREFIX=NETWORK, such as ::1/128=fdaa:0:18::/48")
+    ip_network(source)
+    if not isinstance(target := ip_network(network), IPv6Network) or target.prefixlen != 48:
+        raise ValueError(f"{network!r} is no network: write its /48, such as fdaa:0:18::/48")
+    return source, network
+
+
+def _network(text: str) -> NetworkId:
+    """The network id of a /48 in text."""
+    return NetworkId(int.from_bytes(ip_network(text).network_address.packed[2:6], "big"))
+
+
+def _admin(text: str) -> Endpoint | None:
+    return None if text == "none" else Endpoint.parse(text)
+
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise ValueError(f"{text!r} is no number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _secret(text: str) -> bytes:
+    secret = bytes.fromhex(text)
+    if len(secret) != 16:
+        raise ValueError("a cookie secret is 32 hexadecimal digits")
+    return secret
+
+
+def _nsid(text: str) -> bytes:
+    if len(text.encode()) > 64:
+        raise ValueError("an NSID is at most 64 octets")
+    return text.encode()
+
+
+def setting(default: Any, words: str, parse: Callable[[str], Any], metavar: str, *, many: bool = False) -> Any:
+    """One row of the table. *default* is as an operator would write it; *many* settings may be given repeatedly."""
+    return field(metadata={"default": default, "words": words, "parse": parse, "metavar": metavar, "many": many})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings, parsed. The metadata of each field is its row in the table."""
+
+    catalog: Path = setting("/var/lib/internal-dns/catalog.db", "The catalog file (SQLite).", Path, "FILE")
+    listen: tuple[Endpoint, ...] = setting(
+        ("[fdaa::3]:53",), "Where to serve UDP and TCP; [::]:PORT serves every local address.",
+        Endpoint.parse, "ADDR:PORT", many=True,
+    )  # fmt: skip
+    upstream: tuple[Upstream | None, ...] = setting(
+        (), "Where to forward other names: udp:// or tcp://, or none. Default: the host's resolv.conf.",
+        lambda text: None if text == "none" else Upstream.parse(text), "URL", many=True,
+    )  # fmt: skip
+    region: bytes | None = setting(None, "The region this server is in.", _region, "CODE")
+    map_source: tuple[tuple[str, str], ...] = setting(
+        (),
+        "Sources outside the prefix that ask as a network: PREFIX=NETWORK.",
+        _source_map,
+        "PREFIX=NETWORK",
+        many=True,
+    )
+    admin: Endpoint | None = setting(
+        "127.0.0.1:9153", "Where to serve /metrics, /healthz, /readyz; none.", _admin, "ADDR:PORT"
+    )
+    prefix: bytes = setting("fdaa::/16", "The ULA /16 of all 6PN addresses.", _prefix, "PREFIX")
+    udp_limit: int = setting(
+        "8192", "Octets of the largest UDP reply, if the client takes it.", _number(512, 65_507), "N"
+    )
+    hidden_peers: tuple[str, ...] = setting(
+        ("interactive-",), "Peers whose names start so are not shown.", str, "START", many=True
+    )
+    nsid: bytes = setting("", "What to say when asked for the server's identifier (RFC 5001).", _nsid, "TEXT")
+    cookie_secret: bytes | None = setting(
+        None, "Secret of the DNS cookies, the same on all servers (RFC 9018). Default: a new one each start.",
+        _secret, "HEX",
+    )  # fmt: skip
+    forward: Mapping[Labels, tuple[Upstream, ...]] = setting(
+        {},
+        "Upstreams of their own for suffixes; in the file only: a table of suffix = [URL, …].",
+        Upstream.parse,
+        "TABLE",
+    )
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def maps(self) -> tuple[SourceMap, ...]:
+        """`map_source` as the core wants it."""
+        return tuple(SourceMap.of(ip_network(source), _network(network)) for source, network in self.map_source)
+
+
+def table() -> tuple[Field[Any], ...]:
+    """The rows of the table of settings."""
+    return tuple(f for f in fields(Settings) if f.name != "origin")
+
+
+def load_settings(
+    flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None
+) -> Settings:
+    """Return the effective settings. *flags* holds text, or tuples of text, by name; None and () are not given.
+
+    Raises ConfigurationError with every fault.
+    """
+    faults: list[str] = []
+    from_file = _read_file(file, faults)
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for row in table():
+        variable = ENVIRONMENT + row.name.upper()
+        if flags.get(row.name) not in (None, ()):
+            raw, where = flags[row.name], f"--{row.name.replace('_', '-')}"
+        elif environment.get(variable):
+            raw, where = environment[variable], variable
+            raw = tuple(raw.replace(",", " ").split()) if row.metadata["many"] else raw
+        elif row.name in from_file:
+            raw, where = from_file[row.name], f"{file or DEFAULT_FILE}, {row.name}"
+        else:
+            raw, where = row.metadata["default"], "default"
+        origin[row.name] = where
+        values[row.name] = _parse(row, raw, where, faults)
+    if not faults:
+        made = Settings(**values, origin=origin)
+        faults = _contradictions(made)
+        if not faults:
+            return made
+    raise ConfigurationError(faults)
+
+
+def _parse(row: Field[Any], raw: Any, where: str, faults: list[str]) -> Any:
+    if row.name == "forward":
+        return _forward(raw, where, faults)
+    parse, many = row.metadata["parse"], row.metadata["many"]
+    found = []
+    for text in raw if isinstance(raw, tuple | list) else (raw,):
+        try:
+            found.append(None if text is None else parse(str(text)))
+        except ValueError as error:
+            faults.append(f"{where}: {error}")
+    if not many and isinstance(raw, tuple | list):
+        faults.append(f"{where}: takes one value")
+    return tuple(found) if many else (found or [None])[0]
+
+
+def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, tuple[Upstream, ...]]:
+    if not isinstance(raw, Mapping):
+        faults.append(f'{where}: is a table, such as [forward] "corp.example" = ["udp://192.0.2.1"]')
+        return {}
+    found = {}
+    for suffix, urls in raw.items():
+        labels = tuple(suffix.lower().strip(".").encode().split(b"."))
+        try:
+            found[labels] = tuple(map(Upstream.parse, [urls] if isinstance(urls, str) else urls))
+        except (ValueError, TypeError) as error:
+            faults.append(f"{where}.{suffix}: {error}")
+    return found
+
+
+def _read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
+    if file is None and not DEFAULT_FILE.exists():
+        return {}
+    path = file or DEFAULT_FILE
+    try:
+        found = tomllib.loads(path.read_text())
+    except OSError as error:
+        faults.append(f"{path}: {error.strerror or error}. Name a file that can be read with --config")
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        faults.append(f"{path}: is not TOML: {error}")
+        return {}
+    known = [row.name for row in table()]
+    for key in found.keys() - set(known):
+        near = get_close_matches(key, known, 1, 0.5)
+        faults.append(f"{path}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    return found
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """Say which settings cannot stand together."""
+    faults = []
+    if None in settings.upstream and len(settings.upstream) > 1:
+        faults.append(f"{settings.origin['upstream']}: none excludes any other upstream")
+    listening = {endpoint.host for endpoint in settings.listen}
+    for upstream in settings.upstream:
+        if upstream and upstream.endpoint.host in listening and upstream.endpoint in settings.listen:
+            faults.append(f"{settings.origin['upstream']}: {upstream} is this server itself; name another")
+    for source, network in settings.map_source:
+        if ip_network(source).version == 6 and ip_network(source).network_address.packed.startswith(settings.prefix):
+            faults.append(
+                f"{settings.origin['map_source']}: {source} is inside the prefix; such sources are never mapped"
+            )
+        if not ip_network(network).network_address.packed.startswith(settings.prefix):
+            faults.append(f"{settings.origin['map_source']}: {network} is not a /48 of the prefix")
+        elif not _network(network):
+            faults.append(f"{settings.origin['map_source']}: {network} is network 0, which is nobody's")
+    return faults

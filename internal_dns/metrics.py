@@ -1,0 +1,78 @@
+"""Every counter in one place. The hot path adds to plain integers; prometheus-client only sees them when asked.
+
+No network, app or query name is ever a label: `/metrics` may be read by people who must not know who the tenants are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+
+from internal_dns.core.wire import Rcode, Type
+
+Cell = list[int]
+
+_NAMED_TYPES: Final = frozenset(int(t) for t in Type)
+_NAMED_RCODES: Final = frozenset(int(r) for r in Rcode)
+
+
+@dataclass(slots=True, eq=False)
+class Metrics:
+    """The counts of one server, and the callables that read what others hold."""
+
+    requests: dict[tuple[str, str], Cell] = field(default_factory=lambda: defaultdict(lambda: [0]))  # proto, family
+    responses: dict[tuple[str, int, int], Cell] = field(default_factory=lambda: defaultdict(lambda: [0]))
+    drops: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    forwards: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by outcome
+    leaks: int = 0
+    errors: int = 0
+    gauges: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
+    counters: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
+    info: dict[str, str] = field(default_factory=dict)
+
+    def response(self, kind: str, rcode: int, qtype: int) -> Cell:
+        """Return the cell that counts such replies."""
+        return self.responses[kind, rcode, qtype if qtype in _NAMED_TYPES else 0]
+
+    def drop(self, reason: str) -> None:
+        self.drops[reason] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all families; the prometheus-client collector interface."""
+        received = CounterMetricFamily(
+            "internal_dns_requests", "Messages received, whatever became of them", labels=["proto", "family"]
+        )
+        for (proto, family), cell in self.requests.items():
+            received.add_metric([proto, family], cell[0])
+        yield received
+        by_type: dict[str, int] = defaultdict(int)
+        by_rcode: dict[tuple[str, str], int] = defaultdict(int)
+        for (kind, rcode, qtype), cell in self.responses.items():
+            by_type[Type(qtype).name if qtype else "other"] += cell[0]
+            by_rcode[Rcode(rcode).name if rcode in _NAMED_RCODES else str(rcode), kind] += cell[0]
+        yield _family("internal_dns_questions", "Questions answered, by QTYPE", ["type"], by_type)
+        yield _family("internal_dns_responses", "Responses sent", ["rcode", "kind"], by_rcode)
+        yield _family("internal_dns_drops", "Messages left without a reply", ["reason"], self.drops)
+        yield _family("internal_dns_forward", "Forwarded questions, by outcome", ["outcome"], self.forwards)
+        held_back = "Replies held back by the last check of isolation"
+        yield CounterMetricFamily("internal_dns_isolation_failures", held_back, value=self.leaks)
+        yield CounterMetricFamily("internal_dns_errors", "Unexpected exceptions while answering", value=self.errors)
+        for name, words, read in self.counters:
+            yield CounterMetricFamily(name, words, value=read())
+        for name, words, read in self.gauges:
+            yield GaugeMetricFamily(name, words, value=read())
+        for key, value in self.info.items():
+            yield InfoMetricFamily(f"internal_dns_{key}", f"Which {key.replace('_', ' ')} is in use", {"path": value})
+
+
+def _family(
+    name: str, words: str, labels: list[str], counts: dict[str, int] | dict[tuple[str, str], int]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, words, labels=labels)
+    for values, count in sorted(counts.items()):
+        family.add_metric([values] if isinstance(values, str) else list(values), count)
+    return family

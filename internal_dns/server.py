@@ -1,0 +1,261 @@
+"""Put the parts together: bind, load, watch, serve, drain. No decision about any answer is made here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import secrets
+import signal
+import socket
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from internal_dns.admin.http import AdminPort
+from internal_dns.config import Settings
+from internal_dns.core.journey import Rules
+from internal_dns.forward.upstreams import Forwarder, Upstream, from_resolv_conf
+from internal_dns.metrics import Metrics
+from internal_dns.store.sqlite import Loaded, UnusableCatalog
+from internal_dns.store.watch import Watcher
+from internal_dns.transport.exchange import Exchange
+from internal_dns.transport.sockets import Endpoint, bind
+from internal_dns.transport.tcp import Connections
+from internal_dns.transport.udp import UdpListener
+
+DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
+UDP_PATH: Final = "python"
+
+_log = logging.getLogger("internal_dns")
+
+
+class CannotStart(Exception):
+    """The server cannot run as configured: what, why, and what to do about it."""
+
+    def __init__(self, what: str, why: str, do: str) -> None:
+        super().__init__(f"{what}: {why}. {do}")
+        self.what, self.why, self.do = what, why, do
+
+
+class Server:
+    """One running server."""
+
+    def __init__(self, settings: Settings, *, dev: bool = False) -> None:
+        self.settings = settings
+        self.metrics = Metrics(info={"udp_path": UDP_PATH})
+        self.upstreams = _upstreams(settings)
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.forward_limit = max(16, descriptors // 4)
+        forwarder = Forwarder(
+            self.upstreams, self.metrics, settings.prefix, rules=settings.forward, limit=self.forward_limit
+        )  # fmt: skip
+        self.exchange = Exchange(_rules(settings, dev, bool(self.upstreams)), self.metrics, forwarder)
+        self.connections = Connections(self.exchange, self.metrics)
+        self.watcher = Watcher(settings.catalog, self._apply, prefix=settings.prefix, hidden=settings.hidden_peers)
+        self.udp: list[UdpListener] = []
+        self.servers: list[asyncio.Server] = []
+        self.sockets: list[socket.socket] = []
+        self.loaded = asyncio.Event()
+        _register(self)
+
+    async def run(self, ready: Callable[[Server], None]) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. *ready* is called once, when the first catalog answers."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            await self._listen()
+            watching = loop.create_task(self.watcher.run())
+            stopping = loop.create_task(stop.wait())
+            loading = loop.create_task(self._loaded_or_missing())
+            await asyncio.wait({watching, stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done() and not watching.done():
+                ready(self)
+                await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            loading.cancel()
+            if watching.done():
+                self._raise(watching)
+            watching.cancel()
+            await self._drain()
+        finally:
+            self._close()
+
+    async def _loaded_or_missing(self) -> None:
+        """Wait for the first catalog, or until it is clear that there is no file yet."""
+        while not self.loaded.is_set() and not self.watcher.problem:
+            await asyncio.sleep(0.01)
+
+    def _raise(self, watching: asyncio.Task[None]) -> None:
+        try:
+            watching.result()
+        except UnusableCatalog as error:
+            raise CannotStart(
+                f"catalog {self.settings.catalog}", str(error), "Name a usable file with --catalog, or make one: "
+                "internal-dns init FILE --demo",
+            ) from error  # fmt: skip
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for endpoint in self.settings.listen:
+            try:
+                udp = bind(endpoint, socket.SOCK_DGRAM)
+                self.sockets.append(udp)
+                # Port 0 lets the system choose; TCP then takes the port that UDP got.
+                tcp = bind(Endpoint(endpoint.host, udp.getsockname()[1]), socket.SOCK_STREAM)
+                self.sockets.append(tcp)
+            except OSError as error:
+                raise cannot_listen(endpoint, error) from error
+            self.udp.append(UdpListener(udp, self.exchange, self.metrics))
+            self.servers.append(await loop.create_server(self.connections.protocol, sock=tcp, backlog=1_024))
+        if self.settings.admin:
+            admin = self.settings.admin
+            try:
+                self.servers.append(await AdminPort(self.metrics, self.ready).start(str(admin.host), admin.port))
+            except OSError as error:
+                raise CannotStart(
+                    f"admin port {admin}", error.strerror or str(error), "Choose another with --admin, or none"
+                ) from error
+
+    def _apply(self, loaded: Loaded) -> None:
+        """Answer from what was loaded; say what changed."""
+        first = not self.loaded.is_set()
+        if first or loaded.catalog is not self.exchange.catalog:
+            self.exchange.use(loaded.catalog)
+            if not first:
+                _log.info("catalog revision %d, %.0f ms", loaded.catalog.revision, self.watcher.load_seconds * 1000)
+        if loaded.fault_count and first:
+            _log.warning("%d rows were left out; `internal-dns check` lists them", loaded.fault_count)
+        self.loaded.set()
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether our names are answered, and what is wrong if anything is."""
+        if not self.loaded.is_set():
+            return False, f"not ready: {self.watcher.problem or 'the catalog is being loaded'}"
+        if self.watcher.problem:
+            return True, f"ready, degraded: the last good catalog answers, {self.watcher.problem}"
+        return True, "ready"
+
+    async def _drain(self) -> None:
+        """Take nothing new, finish what is in flight, at most DRAIN_TIMEOUT."""
+        for listener in self.udp:
+            listener.stop_reading()
+        for server in self.servers:
+            server.close()
+        for connection in tuple(self.connections.open):
+            connection.finish()
+        deadline = time.monotonic() + DRAIN_TIMEOUT
+        while time.monotonic() < deadline and (self.connections.open or any(u.pending for u in self.udp)):
+            await asyncio.sleep(0.02)
+
+    def _close(self) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in self.udp:
+            listener.stop_reading()
+        for sock in self.sockets:
+            sock.close()
+
+    def summary(self) -> dict[str, str]:
+        """What a start line says."""
+        loaded, settings = self.watcher.loaded, self.settings
+        where = f"{settings.catalog}: {counted(loaded)}" if loaded else f"{settings.catalog}: {self.watcher.problem}"
+        ports = [Endpoint(e.host, u.sock.getsockname()[1]) for e, u in zip(settings.listen, self.udp, strict=True)]
+        return {
+            "catalog": f"{where} · sqlite {sqlite3.sqlite_version}",
+            "listen": f"udp+tcp {', '.join(map(str, ports))} · udp path {UDP_PATH} · {loop_name()}",
+            "upstreams": ", ".join(map(str, self.upstreams)) or "none",
+            "limits": f"{self.connections.limit} tcp connections, {self.forward_limit} forwarded at a time",
+            "admin": f"http://{settings.admin}" if settings.admin else "none",
+        }
+
+
+def counted(loaded: Loaded) -> str:
+    """The size of a catalog in words."""
+    return (
+        f"{len(loaded.catalog.networks)} networks, {loaded.apps} apps, {loaded.machines} machines "
+        f"({loaded.started} started), {loaded.peers} peers"
+    )
+
+
+def loop_name() -> str:
+    return "uvloop" if "uvloop" in type(asyncio.get_running_loop()).__module__ else "asyncio (uvloop is missing)"
+
+
+def cannot_listen(endpoint: Endpoint, error: OSError) -> CannotStart:
+    """Say why an address cannot be listened on, and what helps."""
+    port = endpoint.port
+    do = {
+        "EADDRINUSE": f"Something else serves there: `ss -lunp 'sport = :{port}'` shows it; stop it or choose --listen",
+        "EACCES": f"It needs root, CAP_NET_BIND_SERVICE, or sysctl net.ipv4.ip_unprivileged_port_start={port}",
+        "EPERM": "Run with CAP_NET_BIND_SERVICE and CAP_NET_RAW, or listen on a local address",
+        "EADDRNOTAVAIL": "The host has no IPv6, or the address is not valid here; choose another with --listen",
+        "EAFNOSUPPORT": "The host has no IPv6; enable it, or choose an IPv4 address with --listen",
+    }
+    import errno
+
+    name = errno.errorcode.get(error.errno or 0, "")
+    return CannotStart(f"cannot listen on {endpoint}", error.strerror or str(error), do.get(name, "Choose --listen"))
+
+
+def _rules(settings: Settings, dev: bool, forwarding: bool) -> Rules:
+    return Rules(
+        prefix=settings.prefix,
+        region=settings.region,
+        maps=settings.maps,
+        forwarding=forwarding,
+        udp_limit=settings.udp_limit,
+        dev=dev,
+        nsid=settings.nsid,
+        secret=settings.cookie_secret or secrets.token_bytes(16),
+        forwarded=tuple(settings.forward),
+    )
+
+
+def _upstreams(settings: Settings) -> tuple[Upstream, ...]:
+    if settings.upstream:
+        return tuple(upstream for upstream in settings.upstream if upstream)
+    own = {endpoint.host for endpoint in settings.listen if endpoint.port == 53}
+    return from_resolv_conf(frozenset(own))
+
+
+def _register(server: Server) -> None:
+    """Let the metrics read what the parts hold."""
+    answers, watcher = server.exchange.answers, server.watcher
+    server.metrics.gauges += [
+        ("internal_dns_catalog_revision", "Commits loaded since the start", lambda: _revision(server)),
+        ("internal_dns_catalog_age_seconds", "Since the catalog last loaded", watcher.age),
+        ("internal_dns_catalog_readable", "1 while the catalog file can be read", lambda: float(not watcher.problem)),
+        ("internal_dns_catalog_faults", "Rows that were left out", watcher.faults),
+        ("internal_dns_answer_table_entries", "Replies kept for repeating", lambda: answers.entries),
+        ("internal_dns_answer_table_octets", "Memory the answer table takes, about", lambda: answers.octets),
+        ("internal_dns_tcp_connections", "Open TCP connections", lambda: len(server.connections.open)),
+    ]  # fmt: skip
+    server.metrics.counters += [
+        ("internal_dns_answer_table_hits", "Replies repeated", lambda: answers.hits),
+        ("internal_dns_answer_table_misses", "Plain questions that were not in the table", lambda: answers.misses),
+        ("internal_dns_answer_table_evictions", "Replies dropped for room", lambda: answers.evictions),
+    ]  # fmt: skip
+
+
+def _revision(server: Server) -> int:
+    return server.exchange.catalog.revision if server.exchange.catalog else 0
+
+
+def run(settings: Settings, ready: Callable[[Server], None], *, dev: bool = False) -> None:
+    """Serve until told to stop. Raises CannotStart."""
+    factory: Any = None
+    try:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    except ImportError:
+        _log.warning("uvloop is missing: serving on asyncio's own loop, at about half the speed")
+
+    async def serve() -> None:
+        await Server(settings, dev=dev).run(ready)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serve())

@@ -1,0 +1,1 @@
+"""Sockets towards clients, and the table of answers that are repeated."""

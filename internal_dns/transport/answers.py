@@ -1,0 +1,259 @@
+"""The answer table: replies that may be repeated, and the repeating.
+
+Python decides once (core/journey.py), afterwards the same question gets the same octets with its own id, RD, CD,
+letter case, OPT and rotation. Anything unusual in a query is a miss, and the journey decides again.
+
+    network ─► lower-cased QNAME + QTYPE + QCLASS ─► Entry            (nearest: ─► place of the asker ─► Entry)
+
+An entry goes when what it was computed from goes: one app, or for lists, reverse names and peers the whole network.
+The table is bounded in octets and entries; a network that asks for many names pushes out its own entries first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from struct import pack
+from typing import Final
+
+from internal_dns.core.catalog import Catalog, NetworkId, changed
+from internal_dns.core.journey import Remember, Reply, Rules
+from internal_dns.core.message import OUR_UDP_SIZE, PLAIN_UDP_SIZE, ede_option
+from internal_dns.core.requester import Outsider, place, requester
+from internal_dns.core.wire import AA, CD, HEADER, QR, RA, RD, Type
+
+Cell = list[int]  # a counter of one element, shared by the entries that count into it
+PlaceKey = tuple[bytes | None, bytes | None, bytes | None]
+Key = tuple[bytes, PlaceKey | None]  # QNAME with QTYPE and QCLASS; the place for `nearest`
+
+_ONE_QUESTION: Final = pack("!4H", 1, 0, 0, 0)
+_AND_ADDITIONAL: Final = pack("!4H", 1, 0, 0, 1)
+_OPT_HEAD: Final = b"\0" + pack("!H", Type.OPT)
+_OPT_SIZE: Final = 11  # an OPT without options: root, type, size, extended RCODE, version, flags, length
+_OVERHEAD: Final = 600  # octets an entry takes beside its records, measured with tracemalloc
+MAX_ENTRIES: Final = 262_144
+MAX_OCTETS: Final = 128 << 20
+_KNOWN_SOURCES: Final = 4_096
+
+
+@dataclass(slots=True)
+class Entry:
+    """One reply, cut into what is sent as it is and what depends on the query."""
+
+    heads: tuple[bytes, ...]  # flags and counts, by RD + 2 CD + 4 OPT
+    ring: bytes  # the answer section twice, so that every rotation is one slice
+    unit: int  # octets of one RR
+    count: int  # RRs that take turns in being first
+    rings: tuple[tuple[bytes, int], ...]  # `nearest` only: ring and count of each tie group
+    shown: int  # octets of the answer section
+    tail: bytes  # authority and additional
+    opts: tuple[bytes, bytes, bytes, bytes]  # by DO + 2 without EDE
+    counter: Cell
+    label: bytes | None
+    size: int
+    hits: int = 0
+
+    def by_groups(self, turn: int) -> bytes:
+        """The answer section when there are several tie groups, each rotated by itself."""
+        parts = (ring[(at := turn % count * self.unit) : at + count * self.unit] for ring, count in self.rings)
+        return b"".join(parts)[: self.shown]
+
+
+class AnswerTable:
+    """All entries of all networks; see the module's docstring."""
+
+    def __init__(
+        self, rules: Rules, count_into: Callable[[Reply, int], Cell] | None = None,
+        *, max_octets: int = MAX_OCTETS, max_entries: int = MAX_ENTRIES,
+    ) -> None:  # fmt: skip
+        self.rules, self.prefix = rules, rules.prefix
+        self.catalog: Catalog | None = None
+        self.max_octets, self.max_entries = max_octets, max_entries
+        self.octets = self.entries = self.hits = self.misses = self.evictions = 0
+        self._count_into = count_into or (lambda reply, qtype: [0])
+        self._tables: dict[bytes, OrderedDict[bytes, Entry | dict[PlaceKey | None, Entry]]] = {}
+        self._by_label: dict[tuple[bytes, bytes | None], set[Key]] = {}
+        self._sizes: dict[bytes, int] = {}
+        self._sources: dict[bytes, bytes | None] = {}
+
+    # Hot path: every octet string here is built by slices of the query and of the entry, nothing is parsed.
+    def repeat(self, octets: bytes, source: bytes, destination: bytes, turn: int, limit: int = 0) -> bytes | None:
+        """Return the reply to *octets* when it is known, else None. *limit* 0 is UDP's, by the query's OPT."""
+        counts, flags = octets[4:12], octets[2:3]
+        if flags != b"\1" and flags != b"\0":  # noqa: PLR1714 - twice as fast as `in`
+            return None
+        if counts == _ONE_QUESTION:
+            end, edns = len(octets), 0
+            limit = limit or PLAIN_UDP_SIZE
+        elif counts == _AND_ADDITIONAL:
+            end, edns = len(octets) - _OPT_SIZE, 4
+            opt = octets[end:]
+            if opt[:3] != _OPT_HEAD or opt[6:7] != b"\0" or opt[9:] != b"\0\0":  # version 0, no options
+                return None
+            limit = limit or min(max(opt[3] << 8 | opt[4], PLAIN_UDP_SIZE), self.rules.udp_limit)
+        else:
+            return None
+        network = source[2:6] if source[:2] == self.prefix else self._mapped(source)
+        table = self._tables.get(network)  # type: ignore[arg-type]  # None is nobody's key
+        if table is None or (destination[:2] == self.prefix and destination[2:6] not in (b"\0\0\0\0", network)):
+            return None
+        # QTYPE must not be lower-cased: its octets may look like letters.
+        entry = table.get(octets[HEADER : end - 4].lower() + octets[end - 4 : end])
+        if entry.__class__ is dict:
+            entry = entry.get(self._place(source, destination))
+        if entry is None:
+            self.misses += 1
+            return None
+        assert isinstance(entry, Entry)
+        at = turn % entry.count * entry.unit if entry.count > 1 else 0
+        reply = b"".join((
+            octets[:2],
+            entry.heads[octets[2] & 1 | octets[3] >> 3 & 2 | edns],
+            octets[HEADER:end],
+            entry.ring[at : at + entry.shown] if not entry.rings else entry.by_groups(turn),
+            entry.tail,
+            entry.opts[opt[7] >> 7] if edns else b"",
+        ))  # fmt: skip
+        if len(reply) > limit:
+            if not edns:
+                return None
+            reply = reply[: len(reply) - len(entry.opts[0])] + entry.opts[2 + (opt[7] >> 7)]
+            if len(reply) > limit:
+                return None
+        entry.hits += 1
+        entry.counter[0] += 1
+        self.hits += 1
+        return reply
+
+    def _mapped(self, source: bytes) -> bytes | None:
+        """Return the network octets of a source outside the prefix by the configured maps, or None."""
+        if source not in self._sources:
+            if len(self._sources) >= _KNOWN_SOURCES:
+                self._sources.clear()
+            who = requester(source, bytes(16), self.catalog or Catalog(), self.prefix, self.rules.maps)
+            self._sources[source] = None if isinstance(who, Outsider) else who.network.prefix[2:]
+        return self._sources[source]
+
+    def _place(self, source: bytes, destination: bytes) -> PlaceKey | None:
+        """Return the place of the asker, for names that depend on it."""
+        if self.catalog is None:
+            return None
+        who = requester(source, destination, self.catalog, self.prefix, self.rules.maps)
+        return None if isinstance(who, Outsider) else place(who, self.catalog, self.rules.region).key
+
+    # ── filling and emptying ────────────────────────────────────────────────────────────────────────────────
+
+    def remember(self, reply: Reply) -> None:
+        """Keep *reply* when it may be repeated, its sets fit the scheme, and what it was computed from is current."""
+        said = reply.remember
+        if said is None or self.catalog is None or self.catalog.networks.get(said.network.id) is not said.network:
+            return
+        entry = _entry(said, self.rules, self._count_into(reply, said.qtype))
+        if entry is None:
+            return
+        network = said.network.prefix[2:]
+        key, where = said.name + pack("!2H", said.qtype, 1), said.place.key if said.place else None
+        self._drop(network, (key, where))
+        table = self._tables.setdefault(network, OrderedDict())
+        if said.place:
+            places = table.setdefault(key, {})
+            assert isinstance(places, dict)
+            places[where] = entry
+        else:
+            table[key] = entry
+        self._by_label.setdefault((network, said.label), set()).add((key, where))
+        self._account(network, entry.size, 1)
+        while self.octets > self.max_octets or self.entries > self.max_entries:
+            self._evict(network)
+
+    def change(self, catalog: Catalog) -> None:
+        """Answer from *catalog* from now on; forget exactly what it changes."""
+        for number, labels in changed(self.catalog or Catalog(), catalog):
+            self.forget(number, labels)
+        self.catalog = catalog
+
+    def forget(self, number: NetworkId, labels: frozenset[bytes] | None) -> None:
+        """Drop what depends on these app labels of network *number* and on the whole network; None: all it has."""
+        network = number.to_bytes(4, "big")
+        known = [label for owner, label in self._by_label if owner == network] if labels is None else [*labels, None]
+        for label in known:
+            for key in tuple(self._by_label.get((network, label), ())):
+                self._drop(network, key)
+
+    def _drop(self, network: bytes, key: Key) -> None:
+        table = self._tables.get(network)
+        entry = table.get(key[0]) if table else None
+        if table is None or entry is None:
+            return
+        if isinstance(entry, dict):
+            places, entry = entry, entry.pop(key[1], None)
+            if not places:
+                del table[key[0]]
+            if entry is None:
+                return
+        else:
+            del table[key[0]]
+        keys = self._by_label[network, entry.label]
+        keys.discard(key)
+        if not keys:
+            del self._by_label[network, entry.label]
+        self._account(network, -entry.size, -1)
+        if not table:
+            del self._tables[network], self._sizes[network]
+
+    def _account(self, network: bytes, octets: int, entries: int) -> None:
+        self.octets += octets
+        self.entries += entries
+        self._sizes[network] = self._sizes.get(network, 0) + octets
+
+    def _evict(self, network: bytes) -> None:
+        """Drop an oldest entry: the inserting network's if it has more than its share, else the largest's."""
+        if self._sizes.get(network, 0) * len(self._sizes) <= self.octets:
+            network = max(self._sizes, key=self._sizes.__getitem__)
+        key, entry = next(iter(self._tables[network].items()))
+        self._drop(network, (key, next(iter(entry)) if isinstance(entry, dict) else None))
+        self.evictions += 1
+
+
+def _entry(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
+    """Cut a reply into an Entry; None when it does not fit the scheme (RRs of several lengths that rotate)."""
+    body = said.body
+    groups = [tied for tied in body.answer if tied]
+    records = [record for tied in groups for record in tied]
+    if body.whole and not records:
+        return None  # a list too large for any message
+    rr_count = min(body.at_most or len(records), len(records))
+    units = {len(record) for record in records}
+    if len(units) > 1:
+        if max(map(len, groups)) > 1 or rr_count < len(records):
+            return None
+        groups = [(b"".join(records),)]  # several owners of an address: nothing takes turns
+        units = {len(groups[0][0])}
+    unit = max(units, default=0)
+    rings = tuple((b"".join(tied) * (1 + (len(tied) > 1)), len(tied)) for tied in groups)
+    several = len(groups) > 1 or bool(body.at_most)
+    counts = (1, rr_count, bool(body.authority))
+    base = QR | body.aa * AA | rules.forwarding * RA | body.rcode
+    heads = tuple(
+        pack("!5H", base | rd * RD | cd * CD, *counts, len(body.additional) + opt)
+        for opt in (0, 1) for cd in (0, 1) for rd in (0, 1)
+    )  # fmt: skip
+    plain, told = (
+        tuple(_OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, dnssec_ok << 15, len(options)) + options for dnssec_ok in (0, 1))
+        for options in (b"", ede_option(body.ede))
+    )
+    tail = body.authority + b"".join(body.additional)
+    return Entry(
+        heads=heads,
+        ring=rings[0][0] if rings else b"",
+        unit=unit,
+        count=rings[0][1] if rings else 0,
+        rings=rings if several else (),
+        shown=sum(map(len, records[:rr_count])),
+        tail=tail,
+        opts=(*told, *plain),  # type: ignore[arg-type]  # two and two
+        counter=counter,
+        label=said.label,
+        size=_OVERHEAD + sum(len(ring) for ring, _ in rings) + len(tail) + len(said.name),
+    )

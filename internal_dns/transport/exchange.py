@@ -1,0 +1,113 @@
+"""One message in, at most one out: the place where transports meet the core.
+
+Knows the current catalog, asks the answer table first, then the journey, and hands questions that are not ours to the
+forwarder. The server's one broad `except` is here: a fault of ours costs one SERVFAIL and a log line, not the server.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Coroutine
+from random import getrandbits
+from typing import Any, Final, Protocol
+
+from internal_dns.core.catalog import Catalog, Network
+from internal_dns.core.journey import Drop, Forward, Rules, respond
+from internal_dns.core.message import Body, Manner, message
+from internal_dns.core.wire import HEADER, MAX_MESSAGE, SILENT_PORTS, Malformed, Rcode, Type
+from internal_dns.metrics import Metrics
+from internal_dns.transport.answers import AnswerTable
+
+Outcome = bytes | None | Coroutine[Any, Any, bytes | None]
+
+_AAAA: Final = int(Type.AAAA).to_bytes(2, "big")
+_log = logging.getLogger("internal_dns")
+
+
+class Forwarder(Protocol):
+    """What is asked for names that are not ours."""
+
+    async def ask(self, forward: Forward) -> bytes:
+        """Return the reply's octets; never raises."""
+
+
+class Exchange:
+    """Answers messages from the catalog that is current."""
+
+    def __init__(self, rules: Rules, metrics: Metrics, forwarder: Forwarder | None = None) -> None:
+        self.rules, self.metrics, self.forwarder = rules, metrics, forwarder
+        self.catalog: Catalog | None = None
+        self.answers = AnswerTable(rules, lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype))
+        self._silent_until = 0.0
+
+    def use(self, catalog: Catalog) -> None:
+        """Answer from *catalog* from now on."""
+        self.catalog = catalog
+        self.answers.change(catalog)
+
+    def handle(self, octets: bytes, source: bytes, destination: bytes, port: int, *, stream: bool = False) -> Outcome:
+        """Return the reply, None for silence, or a coroutine that returns either when an upstream must be asked."""
+        if port in SILENT_PORTS:
+            self.metrics.drop("port")
+            return None
+        try:
+            turn = getrandbits(32)
+            known = self.answers.repeat(octets, source, destination, turn, MAX_MESSAGE if stream else 0)
+            return known or self._decide(octets, source, destination, turn, stream)
+        except Exception:
+            return self._failed(octets)
+
+    def _decide(self, octets: bytes, source: bytes, destination: bytes, turn: int, stream: bool) -> Outcome:
+        """Go the whole way, for a message that is not simply repeated."""
+        said = respond(
+            octets, source, destination, self.catalog, self.rules, turn=turn, stream=stream, now=int(time.time())
+        )  # fmt: skip
+        match said:
+            case Drop(reason):
+                self.metrics.drop(reason)
+                return None
+            case Forward():
+                return self._forward(said)
+        if said.remember is not None:
+            if leaks(said.remember.body, said.remember.network):
+                self.metrics.leaks += 1
+                return self._failed(octets, "a reply held addresses of another network")
+            self.answers.remember(said)
+        self.metrics.response(said.kind, said.rcode, _qtype(octets))[0] += 1
+        return said.octets
+
+    async def _forward(self, forward: Forward) -> bytes:
+        assert self.forwarder is not None  # rules.forwarding is off without one
+        reply = await self.forwarder.ask(forward)
+        self.metrics.response("forward", reply[3] & 15, forward.query.qtype)[0] += 1
+        return reply
+
+    def _failed(self, octets: bytes, reason: str = "") -> bytes:
+        """Our trouble: SERVFAIL, a counter, and at most one log line a second."""
+        self.metrics.errors += 1
+        if (now := time.monotonic()) >= self._silent_until:
+            self._silent_until = now + 1
+            _log.error("failed on a message: %s", reason or octets[:HEADER].hex(), exc_info=not reason)
+        asked = Malformed(octets[:2], int.from_bytes(octets[2:4], "big"), reason)
+        self.metrics.response("internal", Rcode.SERVFAIL, 0)[0] += 1
+        return message(Body(Rcode.SERVFAIL, aa=False), asked, Manner(ra=self.rules.forwarding))
+
+
+def leaks(body: Body, network: Network) -> bool:
+    """Whether *body* holds an address of our prefix that is neither the asker's network's nor everyone's."""
+    prefix, own = network.prefix[:2], network.prefix[2:]
+    return any(
+        record[-16:-14] == prefix and record[-14:-10] not in (own, b"\0\0\0\0")
+        for records in (*body.answer, body.additional)
+        for record in records
+        if record[-26:-24] == _AAAA and len(record) > 26
+    )
+
+
+def _qtype(octets: bytes) -> int:
+    """The QTYPE of a message that was answered, for the counters; 0 when it has no whole question."""
+    at = HEADER
+    while at < len(octets) and 0 < octets[at] < 64:
+        at += 1 + octets[at]
+    return int.from_bytes(octets[at + 1 : at + 3], "big") if at + 4 < len(octets) else 0

@@ -1,0 +1,94 @@
+"""Make listening sockets. An address that is not on the host yet may be listened on (FREEBIND)."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+# linux/in6.h and linux/in.h; the socket module has no names for them.
+IPV6_FREEBIND: Final = 78
+IP_FREEBIND: Final = 15
+# Small datagrams cost 832 octets of buffer each: the default 212,992 hold 256 queries.
+RECEIVE_BUFFER: Final = 4 << 20
+BACKLOG: Final = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address and port to listen on; `[::]` is the IPv6 wildcard."""
+
+    host: IPv4Address | IPv6Address
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, port: int | None = None) -> Endpoint:
+        """Read `ADDR:PORT`, with brackets round IPv6. Raises ValueError in words for the operator."""
+        host, colon, number = text.rpartition(":")
+        if text.count(":") > 1 and (not text.startswith("[") or not host.endswith("]")):
+            if port is None or not (text.startswith("[") and text.endswith("]")):
+                raise ValueError(f"{text!r} is no address and port: write IPv6 as [ADDR]:PORT")
+            host, colon = text, ""
+        if not colon:
+            host, number = text, str(port or "")
+        if not number.isascii() or not number.isdigit() or not int(number) < 65_536:
+            raise ValueError(f"{text!r} has no port from 0 to 65535")
+        try:
+            address = ip_address(host.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            raise ValueError(f"{host!r} is not an IP address") from None
+        if address == IPv4Address(0):
+            raise ValueError("0.0.0.0 would not know which address was asked: name the IPv4 addresses")
+        return cls(address, int(number))
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if self.host.version == 6 else socket.AF_INET
+
+    @property
+    def wildcard(self) -> bool:
+        return self.host == IPv6Address(0)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"
+
+
+def bind(endpoint: Endpoint, kind: socket.SocketKind) -> socket.socket:
+    """Return a bound, non-blocking socket (TCP: listening). Raises OSError."""
+    made = socket.socket(endpoint.family, kind)
+    try:
+        if kind == socket.SOCK_STREAM:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            _widen(made)
+        if endpoint.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)  # also lets replies leave from <network>::3
+            if endpoint.wildcard:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            made.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+        made.bind((str(endpoint.host), endpoint.port))
+        if kind == socket.SOCK_STREAM:
+            made.listen(BACKLOG)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _widen(made: socket.socket) -> None:
+    """Ask for a large receive buffer; with CAP_NET_ADMIN past the system's limit."""
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    with suppress(OSError):
+        made.setsockopt(socket.SOL_SOCKET, 33, RECEIVE_BUFFER)  # SO_RCVBUFFORCE
+
+
+def packed(host: str) -> bytes:
+    """The 16 octets of a socket's textual address; IPv4 as ::ffff:a.b.c.d, a scope (`%eth0`) left out."""
+    if ":" in host:
+        return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    return bytes(10) + b"\xff\xff" + socket.inet_pton(socket.AF_INET, host)
