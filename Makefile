@@ -15,7 +15,7 @@ INSTALL_SELF = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 # SKIPS=forbid: a skipped or xfailed test is a failure (tests/conftest.py).
 export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
 
-.PHONY: help demo test unit live lint types fmt lock bench fuzz clean build-deps test-deps
+.PHONY: help demo test unit live lint types fmt docs lock bench fuzz clean build-deps test-deps
 .NOTPARALLEL:  # Two tests at once would share ports.
 
 help:  ## This list
@@ -49,6 +49,9 @@ bench: .venv/dev.stamp  ## Measure (bench/)
 
 fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz)
 	$(BIN)/python -m tests.fuzz
+
+docs: .venv/dev.stamp  ## Write docs/settings.md from the table of settings
+	$(BIN)/python tools/settings-doc > docs/settings.md
 
 lock: build/lock/bin/pip-compile  ## Pin the newest releases: requirements.lock, requirements-dev.lock
 	$(PIP_COMPILE) --output-file requirements.lock pyproject.toml

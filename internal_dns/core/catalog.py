@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import asin, cos, radians, sin, sqrt
 from typing import Final, NamedTuple, NewType, TypeVar
-from zlib import crc32
 
 NetworkId = NewType("NetworkId", int)
 K = TypeVar("K")
@@ -65,6 +64,11 @@ class Peer(NamedTuple):
     visible: bool
 
 
+def _scattered(address: bytes) -> int:
+    """A sort key under which neighbours are far apart: Fibonacci hashing, the golden ratio as 128 bits."""
+    return int.from_bytes(address, "big") * 0x9E3779B97F4A7C15F39CC0605CEDC835 & (1 << 128) - 1
+
+
 @dataclass(frozen=True)
 class App:
     """An app of one network with its machines in order of id; each index is built on first use."""
@@ -75,7 +79,7 @@ class App:
     @cached_property
     def visible(self) -> tuple[Machine, ...]:
         """The visible machines, shuffled the same way every time, so that rotation spreads a truncated reply."""
-        return tuple(sorted((m for m in self.machines if m.visible), key=lambda m: (crc32(m.address), m.address)))
+        return tuple(sorted((m for m in self.machines if m.visible), key=lambda m: (_scattered(m.address), m.id)))
 
     @cached_property
     def by_id(self) -> Mapping[bytes, Machine]:

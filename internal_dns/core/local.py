@@ -27,13 +27,12 @@ home.arpa test invalid onion
 2.0.192.in-addr.arpa 100.51.198.in-addr.arpa 113.0.203.in-addr.arpa 255.255.255.255.in-addr.arpa
 d.f.ip6.arpa 8.e.f.ip6.arpa 9.e.f.ip6.arpa a.e.f.ip6.arpa b.e.f.ip6.arpa 8.b.d.0.1.0.0.2.ip6.arpa
 """
-# RFC 8375, RFC 6761, RFC 7686; RFC 6303 section 4; RFC 7793 for 100.64/10.
+# RFC 8375, RFC 6761, RFC 7686; RFC 6303 section 4.
 LOCAL_ZONES: Final[frozenset[Labels]] = frozenset(
     tuple(name.encode().split(b"."))
     for name in (
         *_ZONES.split(),
         *(f"{octet}.172.in-addr.arpa" for octet in range(16, 32)),
-        *(f"{octet}.100.in-addr.arpa" for octet in range(64, 128)),
         "0." * 32 + "ip6.arpa",  # ::
         "1." + "0." * 31 + "ip6.arpa",  # ::1
     )

@@ -29,7 +29,7 @@ class Node:
     """An existing name with what it holds; `reason` says why a set is not there."""
 
     sets: tuple[RRset | TextList, ...]
-    reason: str = "nothing is at this name itself, only below it"
+    reason: str = ""
 
     def of_type(self, qtype: int) -> RRset | TextList | None:
         """The set that answers *qtype*, or None for NODATA. ANY: the first there is (RFC 8482)."""
@@ -42,7 +42,8 @@ class Node:
     def lack(self) -> str:
         """Why a type is not there."""
         types = " and ".join(found.type.name for found in self.sets)
-        return f"this name has {types} records only" if types else self.reason
+        only = f"this name has {types} records only" if types else "nothing is at this name itself, only below it"
+        return self.reason or only
 
 
 Found = Node | NoSuchName

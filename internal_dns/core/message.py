@@ -140,18 +140,18 @@ def _what_fits(
     if not manner.stream:
         # Part of a TXT RR would be a shorter list that looks complete; some addresses are still of use.
         return ([] if isinstance(whole, TextList) else _first(records, room)), None
-    room -= (6 + MAX_EDE_TEXT) * has_opt
+    total = len(whole.items) if isinstance(whole, TextList) else len(records)
+    pages = f"; pages 1._page to {-(-total // PAGE)}._page" if whole and whole.pageable else ""
+    shown = total
+    for _ in range(2):  # the EDE takes room by the digits of a number that depends on the room
+        left = room - (6 + len(f"{shown} of {total}{pages}")) * has_opt
+        if isinstance(whole, TextList):
+            shown = items_that_fit(whole.items, whole.separator, left - _RR_HEAD)
+        else:
+            shown = len(_first(records, left))
     if isinstance(whole, TextList):
-        shown, total = items_that_fit(whole.items, whole.separator, room - _RR_HEAD), len(whole.items)
         records = [rr(_QNAME, Type.TXT, text(whole.items[:shown], whole.separator))]
-    else:
-        total = len(records)
-        records = _first(records, room)
-        shown = len(records)
-    words = f"{shown} of {total}"
-    if whole is not None and whole.pageable:
-        words += f"; pages 1._page to {-(-total // PAGE)}._page"
-    return records, (Ede.OTHER, words)
+    return records[:shown], (Ede.OTHER, f"{shown} of {total}{pages}")
 
 
 def _first(records: list[bytes], room: int) -> list[bytes]:

@@ -37,9 +37,10 @@ def tie_groups(
             costs[key] = rank(machine, place, catalog)
         ranked.setdefault(costs[key], []).append(machine)
     groups: list[tuple[Machine, ...]] = []
+    found: set[bytes] = set()
     for place_rank in sorted(ranked):
-        if count <= 0:
+        if len(found) >= count:
             break
         groups.append(tuple(sorted(ranked[place_rank], key=lambda m: (m.address, m.id))))
-        count -= len({m.address for m in groups[-1]})
+        found.update(m.address for m in groups[-1])
     return tuple(groups)

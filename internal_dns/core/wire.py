@@ -331,6 +331,9 @@ _TARGET_AT: Final = {
     18: 2, 21: 2, 36: 2,  # AFSDB, RT, KX
     Type.SVCB: 2, Type.HTTPS: 2,  # here parameters follow
 }  # fmt: skip
+# What one reply's names may take: an honest 64 KB reply has a third of this, a crafted one costs milliseconds.
+MAX_LABELS: Final = 8_192
+MAX_HOPS: Final = 16
 _IPV6HINT: Final = 6  # RFC 9460 section 7.3
 _ADDRESS_SIZE: Final = {Type.A: 4, Type.AAAA: 16}
 
@@ -387,6 +390,8 @@ def _check_records(octets: bytes, at: int, count: int, names: _Names, prefix: by
         elif rtype in _TARGET_AT:
             ours = _check_target(octets, rtype, rdata, at, names, prefix) or ours
         elif rtype == Type.OPT:
+            if octets[start]:
+                raise _Fault("OPT is owned by the root")
             return at, start, number
         if ours:
             raise BadReply("a record for a name of ours", injected=True)
@@ -414,45 +419,48 @@ def _check_target(octets: bytes, rtype: int, rdata: int, end: int, names: _Names
 
 
 class _Names:
-    """The names of one message, each label start read once: that is what makes a nest of pointers linear."""
+    """The names of one message, each label and pointer read once: that is what makes a nest of pointers linear."""
 
     def __init__(self, octets: bytes, zones: frozenset[bytes]) -> None:
-        self.octets, self.zones = octets, zones
+        self.octets, self.zones, self.left = octets, zones, MAX_LABELS
         self.known: dict[int, tuple[bytes, bool]] = {}  # by offset: lower-cased wire form, whether in a zone of ours
 
     def read(self, at: int) -> tuple[int, bool]:
         """Read the name at *at*, compressed or not: where it ends, and whether it is ours."""
-        octets, known, starts, start, end, lowest = self.octets, self.known, [], at, 0, at
-        name, ours = b"\0", False
-        while True:
-            if at in known:
-                name, ours = known[at]
-                end = end or self._end(at)
-                break
-            if at + 1 >= len(octets) and (at >= len(octets) or octets[at]):
+        octets, known, size = self.octets, self.known, len(self.octets)
+        passed: list[int] = []  # offsets of the labels and pointers on the way to the root
+        name, ours, end, hops = b"\0", False, 0, 0
+        while at not in known:
+            # What a pointer leads to lies wholly before it (RFC 1035 section 4.1.4), so `size` falls and it must end.
+            if at >= size or (octets[at] >= 0xC0 and at + 2 > size):
                 raise _Fault("a name is cut off")
             length = octets[at]
+            passed.append(at)
             if length >= 0xC0:
-                end = end or at + 2
+                end, hops, size = end or at + 2, hops + 1, at
                 at = (length & 0x3F) << 8 | octets[at + 1]
-                if at >= lowest or at < HEADER:  # only backwards, so it must end
+                if at >= size or at < HEADER or hops > MAX_HOPS:
                     raise _Fault("a compression loop")
-                lowest = at
             elif length > 63:
                 raise _Fault("an unknown label type")
             elif length:
-                starts.append(at)
                 at += 1 + length
             else:
                 end = end or at + 1
                 break
-        for label in reversed(starts):
-            name = octets[label : label + 1 + octets[label]].lower() + name
-            if len(name) > 255:
-                raise _Fault("a name is longer than 255 octets")
-            ours = ours or name in self.zones
-            known[label] = name, ours
-        known.setdefault(start, (name, ours))
+        else:
+            name, ours = known[at]
+            end = end or self._end(at)
+        self.left -= len(passed)
+        if self.left < 0:
+            raise _Fault("too many labels")
+        for start in reversed(passed):
+            if 0 < octets[start] < 64:
+                name = octets[start : start + 1 + octets[start]].lower() + name
+                if len(name) > 255:
+                    raise _Fault("a name is longer than 255 octets")
+                ours = ours or name in self.zones
+            known[start] = name, ours
         return end, ours
 
     def _end(self, at: int) -> int:
