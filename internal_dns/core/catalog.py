@@ -17,6 +17,7 @@ from math import asin, cos, radians, sin, sqrt
 from typing import Final, NamedTuple, NewType, TypeVar
 
 NetworkId = NewType("NetworkId", int)
+Labels = tuple[bytes, ...]
 K = TypeVar("K")
 
 STARTED: Final = b"started"
@@ -171,19 +172,28 @@ class Network:
         return found
 
     @cached_property
-    def owners(self) -> Mapping[bytes, tuple[tuple[bytes, ...], ...]]:
-        """Reverse mapping: each answerable address to the names (as labels) that own it, sorted as text."""
-        names: dict[bytes, set[tuple[bytes, ...]]] = {self.server_address: {(b"_api", b"internal")}}
-        for app in self.apps.values():
+    def owners(self) -> Mapping[bytes, tuple[Labels, ...]]:
+        """Reverse mapping: each answerable address to the names that own it, sorted as text."""
+        names: dict[bytes, list[Labels]] = {}
+        for address, owner in self._owning(self.apps.values(), self.peers.values(), self.flycasts):
+            names.setdefault(address, []).append(owner)
+        names.setdefault(self.server_address, []).append((b"_api", b"internal"))
+        return {address: _sorted_names(owners) for address, owners in names.items()}
+
+    @staticmethod
+    def _owning(
+        apps: Iterable[App], peers: Iterable[Peer], flycasts: Mapping[bytes, tuple[bytes, ...]]
+    ) -> Iterator[tuple[bytes, Labels]]:
+        """Yield the addresses that these parts answer for, with the name that owns each."""
+        for app in apps:
             for m in app.visible:
-                names.setdefault(m.address, set()).add((m.id, b"vm", app.name, b"internal"))
-        for peer in self.peers.values():
+                yield m.address, (m.id, b"vm", app.name, b"internal")
+        for peer in peers:
             if peer.visible:
-                names.setdefault(peer.address, set()).add((peer.name, b"_peer", b"internal"))
-        for label, addresses in self.flycasts.items():
+                yield peer.address, (peer.name, b"_peer", b"internal")
+        for label, addresses in flycasts.items():
             for address in addresses:
-                names.setdefault(address, set()).add((label, b"flycast"))
-        return {address: tuple(sorted(owners, key=b".".join)) for address, owners in names.items()}
+                yield address, (label, b"flycast")
 
     @cached_property
     def _sorted_owners(self) -> list[bytes]:
@@ -193,6 +203,67 @@ class Network:
         """Whether an answerable address lies in low..high."""
         at = bisect_left(self._sorted_owners, low)
         return at < len(self._sorted_owners) and self._sorted_owners[at] <= high
+
+
+def _sorted_names(owners: Iterable[Labels]) -> tuple[Labels, ...]:
+    return tuple(sorted(set(owners), key=b".".join))
+
+
+def amended(
+    old: Network,
+    name: bytes,
+    apps: Mapping[bytes, App | None],
+    peers: Mapping[bytes, Peer] | None,
+    flycasts: Mapping[bytes, tuple[bytes, ...]],
+    revision: int,
+) -> Network:
+    """Return *old* with some parts replaced: None or an empty tuple is gone, None for all peers is as they were.
+
+    Indexes that *old* has built are carried over and amended: a change costs what changed, not what is there.
+    """
+    kept_apps = {label: app for label, app in {**old.apps, **apps}.items() if app is not None}
+    kept_flycasts = {label: found for label, found in {**old.flycasts, **flycasts}.items() if found}
+    made = Network(
+        old.id, old.prefix, name, kept_apps, old.peers if peers is None else peers, kept_flycasts, revision
+    )  # fmt: skip
+    gone = [old.apps[label] for label in apps if label in old.apps]
+    come = [app for app in apps.values() if app is not None]
+    if "machine_by_112" in old.__dict__:
+        _carry_machines(old, made, gone, come)
+    if "owners" in old.__dict__:
+        lost = Network._owning(gone, () if peers is None else old.peers.values(),
+                               {label: old.flycasts.get(label, ()) for label in flycasts})  # fmt: skip
+        won = Network._owning(come, () if peers is None else peers.values(), flycasts)
+        _carry_owners(old, made, lost, won)
+    return made
+
+
+def _carry_machines(old: Network, made: Network, gone: list[App], come: list[App]) -> None:
+    """Amend the index by /112, unless machines share one: then who is behind whom is worked out anew."""
+    index = dict(old.machine_by_112)
+    if len(index) < sum(len(app.machines) for app in old.apps.values()):
+        return
+    for app in gone:
+        for machine in app.machines:
+            del index[machine.address[:14]]
+    for app in come:
+        for machine in app.machines:
+            if index.setdefault(machine.address[:14], machine) is not machine:
+                return
+    made.__dict__["machine_by_112"] = index
+
+
+def _carry_owners(
+    old: Network, made: Network, lost: Iterable[tuple[bytes, Labels]], won: Iterable[tuple[bytes, Labels]]
+) -> None:
+    """Amend the reverse index."""
+    index = dict(old.owners)
+    for address, owner in lost:
+        left = tuple(name for name in index.get(address, ()) if name != owner)
+        index[address] = left
+    for address, owner in won:
+        index[address] = _sorted_names((*index.get(address, ()), owner))
+    made.__dict__["owners"] = {address: owners for address, owners in index.items() if owners}
 
 
 def _rank(machine: Machine) -> tuple[bool, bytes]:

@@ -82,7 +82,10 @@ def _write(path: Path, rows: Mapping[str, Iterable[Row]], progress: Progress | N
         schema = resources.files("internal_dns").joinpath("schema.sql").read_text("utf-8")
         connection.executescript(f"BEGIN; {schema}")
         counts = {table: _insert(connection, table, of_table, progress) for table, of_table in rows.items()}
+        # After the rows: what is there from the start is no change. The first revision is 1.
+        journal = resources.files("internal_dns.store").joinpath("journal.sql").read_text("utf-8")
         connection.execute("COMMIT")
+        connection.executescript(f"BEGIN; {journal}; INSERT INTO journal (kind) VALUES ('places'); COMMIT;")
         connection.execute("PRAGMA journal_mode = WAL")  # stays in the file's header
     finally:
         connection.close()

@@ -1,23 +1,33 @@
 """Read a catalog file into frozen values. All reading SQL is here.
 
 The file is opened read-only and never mapped into memory (a truncated mapping is a SIGBUS), and never as
-`immutable`, which serves stale pages silently. Text is read as octets: a row with broken UTF-8 must not stop the load.
-A row that breaks a rule of docs/names.md is left out and becomes a Fault; the rest of the catalog is loaded.
+`immutable`, which serves stale pages silently. A row that breaks a rule of docs/names.md is left out and becomes a
+Fault (rows.py); the rest of the catalog is loaded.
 """
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from socket import AF_INET6, inet_pton
 from typing import Any, Final
 from urllib.parse import quote
 
-from internal_dns.core.catalog import STARTED, App, Catalog, Machine, Network, NetworkId, Peer, Region, Service
+from internal_dns.core.catalog import (
+    STARTED,
+    App,
+    Catalog,
+    Machine,
+    Network,
+    NetworkId,
+    Peer,
+    Region,
+    Service,
+    amended,
+)  # fmt: skip
+from internal_dns.store.rows import Fault, Row, Values, app_scope
 
 Progress = Callable[[str, int], None]  # (what is being read, rows so far)
 
@@ -39,31 +49,25 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "meta": ("key", "value"),
 }  # fmt: skip
 HIDDEN_PEERS: Final = ("interactive-",)
-# Faults are counted in full; this many are kept in words.
-KEPT_FAULTS: Final = 1_000
-_NAME: Final = re.compile(rb"[A-Za-z0-9_-]{1,63}\Z")
 _PROGRESS_ROWS: Final = 50_000
+# Past this many changed parts reading the whole file is quicker than part by part.
+MANY_CHANGES: Final = 20_000
 
 
 class UnusableCatalog(Exception):
-    """The file is there and cannot be served from; the text says what is wrong with it, and what to do."""
+    """The file is there and cannot be served from; the text says what is wrong with it, and what to do.
+
+    `passing` means that waiting may help: another program holds the file.
+    """
+
+    def __init__(self, words: str, *, passing: bool = False) -> None:
+        super().__init__(words)
+        self.passing = passing
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """A row that was not loaded."""
-
-    table: str
-    row: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.table} {self.row}: {self.reason}"
-
-
-@dataclass(slots=True)
 class Loaded:
-    """A catalog as read, and what was left out."""
+    """A catalog as read, how much of it there is, and what was left out."""
 
     catalog: Catalog = field(default_factory=Catalog)
     faults: list[Fault] = field(default_factory=list)
@@ -71,6 +75,8 @@ class Loaded:
     machines: int = 0
     started: int = 0
     peers: int = 0
+    owned: bool = False  # the file has our journal
+    parts: int = 0  # how many parts were read again; 0: the whole file
 
     @property
     def apps(self) -> int:
@@ -91,8 +97,12 @@ def connect(path: str | Path) -> sqlite3.Connection:
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
-        raise UnusableCatalog(explained(path, error)) from error
+        raise UnusableCatalog(explained(path, error), passing=_passing(error)) from error
     return connection
+
+
+def _passing(error: sqlite3.Error) -> bool:
+    return "locked" in str(error) or "busy" in str(error)
 
 
 def explained(path: Path, error: sqlite3.Error) -> str:
@@ -108,36 +118,17 @@ def explained(path: Path, error: sqlite3.Error) -> str:
     return f"{path}: {words}"
 
 
-def read(
-    connection: sqlite3.Connection,
-    *,
-    prefix: bytes = b"\xfd\xaa",
-    hidden: tuple[str, ...] = HIDDEN_PEERS,
-    previous: Catalog | None = None,
-    progress: Progress | None = None,
-) -> Loaded:
-    """Read the whole catalog as of one commit.
-
-    Values that equal those of *previous* are the same objects, so that their indexes and what was remembered of them
-    stay. Raises UnusableCatalog when a table or column is missing, sqlite3.Error when the file cannot be read.
-    """
-    connection.execute("BEGIN")
-    try:
-        check_schema(connection)
-        return _Reader(connection, prefix, hidden, progress).read(previous or Catalog())
-    finally:
-        connection.execute("ROLLBACK")
-
-
 def load(path: str | Path, **options: Any) -> Loaded:
-    """Open, read and close *path*."""
-    connection = connect(path)
-    try:
-        return read(connection, **options)
-    except sqlite3.Error as error:
-        raise UnusableCatalog(explained(Path(path), error)) from error
-    finally:
-        connection.close()
+    """Open, read and close *path*. Raises UnusableCatalog, or FileNotFoundError when there is no file."""
+    with Reader(path, **options) as reader:
+        return reader.read()
+
+
+def read(connection: sqlite3.Connection, *, previous: Catalog | None = None, **options: Any) -> Loaded:
+    """Read the whole catalog over an open connection; see Reader.read."""
+    reader = Reader("", **options)
+    reader.connection = connection
+    return reader.read(previous)
 
 
 def check_schema(connection: sqlite3.Connection) -> None:
@@ -151,262 +142,313 @@ def check_schema(connection: sqlite3.Connection) -> None:
             raise UnusableCatalog(f"table {table} lacks column {missing[0]}: add it as schema.sql declares it")
 
 
-Row = tuple[Any, ...]
+class Reader:
+    """Reads one catalog file: whole, and then what each commit changed.
 
-
-class _Reader:
-    """One pass over the tables; collects faults beside values."""
+    An owned file has a journal that names the changed parts (journal.sql). Any other file is read whole again. Either
+    way values that equal those before are the same objects, so that their indexes and what was remembered stay.
+    """
 
     def __init__(
-        self, connection: sqlite3.Connection, prefix: bytes, hidden: tuple[str, ...], progress: Progress | None
-    ) -> None:
-        self.connection, self.prefix, self.progress = connection, prefix, progress
-        self.hidden = tuple(start.lower().encode() for start in hidden)
-        self.loaded = Loaded()
-        self.shared: dict[bytes, bytes] = {}  # valid names by how they are written: one object for each
-        self.states: dict[bytes, bytes] = {}
-
-    def read(self, previous: Catalog) -> Loaded:
-        networks = self.networks()
-        metadata, services = self.metadata(), self.services()
-        machines = self.machines(metadata, services)
-        apps: dict[NetworkId, dict[bytes, list[Machine]]] = defaultdict(dict)
-        for number, name in self.apps():
-            apps[number][name] = []
-        for number, machine in machines:
-            apps[number].setdefault(machine.app, []).append(machine)
-        peers, flycasts = self.peers(), self.flycasts()
-        found = {
-            number: self.network(previous, number, networks.get(number, b""), apps, peers, flycasts)
-            for number in sorted({*networks, *apps, *peers, *flycasts})
-        }
-        catalog = Catalog(found, self.regions(), self.latency(), self.hosts(), previous.revision + 1)
-        if catalog == replace(previous, revision=catalog.revision):
-            catalog = previous
-        self.loaded.catalog = catalog
-        return self.loaded
-
-    def network(
         self,
-        previous: Catalog,
-        number: NetworkId,
-        name: bytes,
-        apps: Mapping[NetworkId, Mapping[bytes, list[Machine]]],
-        peers: Mapping[NetworkId, Mapping[bytes, Peer]],
-        flycasts: Mapping[NetworkId, Mapping[bytes, tuple[bytes, ...]]],
-    ) -> Network:
-        """Return the network's value, made of the previous one's parts where they are equal."""
-        old = previous.networks.get(number)
-        values: dict[bytes, App] = {}
-        for app_name, machines in apps.get(number, {}).items():
-            app = App(app_name, self.distinct(machines))
-            before = old.apps.get(app_name) if old else None
-            values[app_name] = before if before == app and before is not None else app
-        prefix = self.prefix + number.to_bytes(4, "big")
-        made = Network(number, prefix, name, values, peers.get(number, {}), flycasts.get(number, {}))
-        if old is not None and made == replace(old, revision=0):
-            return old
-        return replace(made, revision=previous.revision + 1)
+        path: str | Path,
+        *,
+        prefix: bytes = b"\xfd\xaa",
+        hidden: tuple[str, ...] = HIDDEN_PEERS,
+        progress: Progress | None = None,
+    ) -> None:
+        self.path, self.prefix, self.hidden, self.progress = Path(path), prefix, hidden, progress
+        self.connection: sqlite3.Connection | None = None
+        self.values = Values(prefix, hidden)
+        self.named: dict[NetworkId, bytes] = {}  # networks that have a row of their own
+        self.spellings: dict[tuple[int, bytes], set[bytes]] = defaultdict(set)  # app names written with capitals
+        self.seen = 0  # revision of the journal
 
-    def distinct(self, machines: list[Machine]) -> tuple[Machine, ...]:
-        """Return an app's machines by id; of ids that differ in letter case only the first is kept."""
-        machines.sort(key=lambda m: m.id)  # stable: rows come in order of the id as written
-        kept: list[Machine] = []
-        for machine in machines:
-            if kept and kept[-1].id == machine.id:
-                self.fault("machines", machine.id, "another machine of the app has this id but for letter case")
-                continue
-            kept.append(machine)
-            self.loaded.machines += 1
-            self.loaded.started += machine.state == STARTED
-        return tuple(kept)
+    def __enter__(self) -> Reader:
+        return self
 
-    # ── tables ──────────────────────────────────────────────────────────────────────────────────────────────
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def rows(self, table: str, columns: tuple[str, ...] = (), order: str = "") -> Iterator[Row]:
-        names = ", ".join(columns or TABLES[table])
-        for count, row in enumerate(self.connection.execute(f"SELECT {names} FROM {table} {order}"), 1):
-            if self.progress and not count % _PROGRESS_ROWS:
-                self.progress(table, count)
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    def read(self, previous: Catalog | None = None) -> Loaded:
+        """Read everything, as of one commit. Raises UnusableCatalog, or FileNotFoundError."""
+        return self._in_transaction(lambda: self._read_all(previous or Catalog()))
+
+    def update(self, before: Loaded) -> Loaded:
+        """Read what changed since *before*, as of one commit; the same value when nothing did. Raises as `read`."""
+        return self._in_transaction(lambda: self._read_changes(before))
+
+    def _in_transaction(self, work: Callable[[], Loaded]) -> Loaded:
+        if self.connection is None:
+            self.connection = connect(self.path)
+        try:
+            self.connection.execute("BEGIN")
+            return work()
+        except sqlite3.Error as error:
+            raise UnusableCatalog(explained(self.path, error), passing=_passing(error)) from error
+        finally:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+
+    def _select(self, table: str, columns: tuple[str, ...] = (), rest: str = "", bound: Row = ()) -> Iterator[Row]:
+        """Yield rows of *table*; tells the progress when it is read whole."""
+        assert self.connection is not None
+        cursor = self.connection.execute(f"SELECT {', '.join(columns or TABLES[table])} FROM {table} {rest}", bound)
+        if self.progress is None or bound:
+            return iter(cursor)
+        return self._told(table, cursor, self.progress)
+
+    @staticmethod
+    def _told(table: str, rows: Iterable[Row], progress: Progress) -> Iterator[Row]:
+        for count, row in enumerate(rows, 1):
+            if not count % _PROGRESS_ROWS:
+                progress(table, count)
             yield row
 
-    def fault(self, table: str, row: object, reason: str) -> None:
-        self.loaded.fault_count += 1
-        if len(self.loaded.faults) < KEPT_FAULTS:
-            self.loaded.faults.append(Fault(table, shown(row), reason))
+    # ── the whole file ──────────────────────────────────────────────────────────────────────────────────────
 
-    def networks(self) -> dict[NetworkId, bytes]:
+    def _read_all(self, previous: Catalog) -> Loaded:
+        assert self.connection is not None
+        check_schema(self.connection)
+        owned = self._owned()
+        self.values = Values(self.prefix, self.hidden)
+        self.spellings.clear()
+        self.seen = self._journal_revision() if owned else 0
+        revision = self.seen if owned else previous.revision + 1
+        self.named = self._networks()
+        machines = self._machines()
+        for number, raw in self._select("apps"):
+            if (name := self._app_name(number, raw)) is not None:
+                machines.setdefault(number, {}).setdefault(name, [])
+        peers, flycasts = self._peers(), self._flycasts()
+        networks: dict[NetworkId, Network] = {}
+        started = 0
+        for number in sorted({*self.named, *machines, *peers, *flycasts}):
+            old = previous.networks.get(number)
+            apps: dict[bytes, App] = {}
+            for name, members in machines.pop(number, {}).items():
+                made = App(name, self.values.distinct(members, ("app", number, name)))
+                before = old.apps.get(name) if old else None
+                apps[name] = before if before is not None and before == made else made
+                started += sum(m[5] == STARTED for m in made.machines)
+            networks[number] = self._network(
+                old, number, apps, peers.get(number, {}), flycasts.get(number, {}), revision
+            )
+        catalog = Catalog(networks, *self._places(), revision)
+        if catalog == replace(previous, revision=revision):
+            catalog = previous
+        return self._loaded(catalog, started, owned)
+
+    def _loaded(self, catalog: Catalog, started: int, owned: bool) -> Loaded:
+        networks = catalog.networks.values()
+        return Loaded(
+            catalog=catalog,
+            faults=self.values.faults.all(),
+            fault_count=self.values.faults.total,
+            machines=sum(len(app.machines) for network in networks for app in network.apps.values()),
+            started=started,
+            peers=sum(len(network.peers) for network in networks),
+            owned=owned,
+        )
+
+    def _network(
+        self, old: Network | None, number: NetworkId, apps: Mapping[bytes, App], peers: Mapping[bytes, Peer],
+        flycasts: Mapping[bytes, tuple[bytes, ...]], revision: int,
+    ) -> Network:  # fmt: skip
+        """Return the network's value: the old one when nothing differs."""
+        start = self.prefix + number.to_bytes(4, "big")
+        made = Network(number, start, self.named.get(number, b""), apps, peers, flycasts)
+        if old is not None and made == replace(old, revision=0):
+            return old
+        return replace(made, revision=revision)
+
+    def _networks(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, bytes]:
         found = {}
-        for number, name, _ in self.rows("networks"):
-            if not self.is_network(number):
-                self.fault("networks", number, "the id must be 1 to 4294967295")
+        for number, raw, _ in self._select("networks", (), rest, bound):
+            if self.values.network(number) is None:
+                self.values.faults.add(("network", number), "networks", number, "the id must be 1 to 4294967295")
                 continue
-            found[NetworkId(number)] = self.name(name) or b""
-            if not found[number]:
-                self.fault("networks", number, "loaded, but without its name: letters, digits, - and _ only")
+            name = self.values.name(raw)
+            if name is None:
+                why = "loaded, but without its name: letters, digits, - and _ only"
+                self.values.faults.add(("network", number), "networks", number, why)
+            found[NetworkId(number)] = name or b""
         return found
 
-    def apps(self) -> Iterator[tuple[NetworkId, bytes]]:
-        for number, raw in self.rows("apps"):
-            name = self.name(raw)
-            if name is None or not self.is_network(number):
-                self.fault("apps", raw, "no valid name" if name is None else "no valid network_id")
-                continue
-            yield NetworkId(number), name
+    def _app_name(self, number: object, raw: object) -> bytes | None:
+        """Return the label of a row of `apps`, or None and a fault."""
+        name = self.values.name(raw)
+        if name is None or self.values.network(number) is None:
+            why = "no valid name" if name is None else "no valid network_id"
+            self.values.faults.add(app_scope(number, raw), "apps", raw, why)
+            return None
+        self._spelled(number, name, raw)
+        return name
 
-    def metadata(self) -> dict[bytes, list[tuple[bytes, bytes]]]:
-        found: dict[bytes, list[tuple[bytes, bytes]]] = defaultdict(list)
-        for machine, key, value in self.rows("machine_metadata", order="ORDER BY machine_id, key"):
-            if isinstance(machine, bytes) and isinstance(key, bytes):
-                found[machine].append((key, octets(value)))
+    def _spelled(self, number: object, name: bytes, raw: object) -> None:
+        if raw != name and isinstance(number, int) and isinstance(raw, bytes):
+            self.spellings[number, name].add(raw)
+
+    def _machines(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, list[Machine]]]:
+        """Read machines with what belongs to them, by network and app. *rest* narrows to some of them."""
+        values = self.values
+        inner = f"WHERE machine_id IN (SELECT id FROM machines {rest})" if rest else ""
+        metadata: dict[object, list[tuple[bytes, bytes]]] = defaultdict(list)
+        for row in self._select("machine_metadata", (), inner, bound):
+            if (pair := values.pair(row)) is not None:
+                metadata[row[0]].append(pair)
+        for pairs in metadata.values():
+            pairs.sort()
+        services: dict[object, list[Service]] = defaultdict(list)
+        for row in self._select("machine_services", (), inner, bound):
+            if (service := values.service(row, ("services",))) is not None:
+                services[row[0]].append(service)
+        for published in services.values():
+            published.sort()
+        found: dict[NetworkId, dict[bytes, list[Machine]]] = {}
+        make = values.machine
+        for row in self._select("machines", TABLES["machines"][:8], rest, bound):
+            machine = make(row, metadata, services)
+            if machine is not None:
+                number, name = row[1], machine[1]
+                if row[2] is not name and row[2] != name:
+                    self._spelled(number, name, row[2])
+                apps = found.get(number)
+                if apps is None:
+                    apps = found[number] = {}
+                members = apps.get(name)
+                if members is None:
+                    apps[name] = [machine]
+                else:
+                    members.append(machine)
         return found
 
-    def services(self) -> dict[bytes, list[Service]]:
-        found: dict[bytes, list[Service]] = defaultdict(list)
-        for row in self.rows("machine_services", order="ORDER BY machine_id, name, protocol"):
-            machine, raw, protocol, port = row
-            name = self.name(raw)
-            if name is None or len(name) > 62:
-                self.fault("machine_services", raw, "no valid name: 1 to 62 of letters, digits, - and _")
-            elif protocol not in (b"tcp", b"udp"):
-                self.fault("machine_services", raw, "the protocol is tcp or udp")
-            elif not isinstance(port, int) or not 0 < port < 65_536:
-                self.fault("machine_services", raw, "the port is 1 to 65535")
-            else:
-                found[machine].append(Service(name, protocol, port))
+    def _peers(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, Peer]]:
+        found: dict[NetworkId, dict[bytes, Peer]] = {}
+        for row in self._select("peers", (), f"{rest} ORDER BY network_id, name", bound):
+            of_network = found.get(row[0], {})
+            if (peer := self.values.peer(row, of_network)) is not None:
+                found.setdefault(row[0], of_network)[peer.name] = peer
         return found
 
-    def machines(
-        self, metadata: Mapping[bytes, list[tuple[bytes, bytes]]], services: Mapping[bytes, list[Service]]
-    ) -> Iterator[tuple[NetworkId, Machine]]:
-        columns = TABLES["machines"][:8]
-        for row in self.rows("machines", columns, "ORDER BY id"):
-            raw, number, raw_app, text, raw_region, raw_group, state, skip = row
-            ident, app = self.name(raw), self.name(raw_app)
-            region, group = self.name(raw_region), self.name(raw_group)
-            address = self.address(text, number)
-            reason = (
-                "no valid id" if ident is None
-                else "no valid app" if app is None
-                else "no valid region" if region is None
-                else "no valid process_group" if group is None
-                else "" if address is not None
-                else self.why_not(text, number)
-            )  # fmt: skip
-            if reason or ident is None or app is None or region is None or group is None or address is None:
-                self.fault("machines", raw, reason)
-                continue
-            state = self.states.setdefault(state, state) if isinstance(state, bytes) else b""
-            machine = Machine(
-                ident, app, address, region, group, state, bool(skip),
-                tuple(metadata.get(raw, ())), tuple(services.get(raw, ())),
-            )  # fmt: skip
-            yield NetworkId(number), machine
-
-    def peers(self) -> dict[NetworkId, dict[bytes, Peer]]:
-        found: dict[NetworkId, dict[bytes, Peer]] = defaultdict(dict)
-        for number, raw, text, raw_region in self.rows("peers", order="ORDER BY network_id, name"):
-            name, address = self.name(raw), self.address(text, number)
-            region = b"" if raw_region == b"" else self.name(raw_region)
-            if name is None or region is None:
-                self.fault("peers", raw, "no valid name" if name is None else "no valid region")
-            elif address is None:
-                self.fault("peers", raw, self.why_not(text, number))
-            elif name in found[NetworkId(number)]:
-                self.fault("peers", raw, "another peer of the network has this name but for letter case")
-            else:
-                visible = not name.startswith(self.hidden)
-                found[NetworkId(number)][name] = Peer(name, address, region, visible)
-                self.loaded.peers += 1
-        return dict(found)
-
-    def flycasts(self) -> dict[NetworkId, dict[bytes, tuple[bytes, ...]]]:
-        found: dict[NetworkId, dict[bytes, set[bytes]]] = defaultdict(lambda: defaultdict(set))
-        for number, raw, text in self.rows("flycasts"):
-            name, address = self.name(raw), self.address(text, number)
-            if name is None or address is None:
-                self.fault("flycasts", raw, "no valid app" if name is None else self.why_not(text, number))
-            else:
-                found[NetworkId(number)][name].add(address)
+    def _flycasts(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, tuple[bytes, ...]]]:
+        found: dict[NetworkId, dict[bytes, set[bytes]]] = {}
+        for row in self._select("flycasts", (), rest, bound):
+            if (made := self.values.flycast(row)) is not None:
+                found.setdefault(row[0], {}).setdefault(made[0], set()).add(made[1])
         return {number: {app: tuple(sorted(a)) for app, a in apps.items()} for number, apps in found.items()}
 
-    def regions(self) -> dict[bytes, Region]:
-        found = {}
-        for raw, _, latitude, longitude, _ in self.rows("regions"):
-            code = self.name(raw)
-            if code is None:
-                self.fault("regions", raw, "no valid code")
-                continue
-            placed = degrees(latitude, 90) and degrees(longitude, 180)
-            if not placed and (latitude, longitude) != (None, None):
-                self.fault("regions", raw, "loaded, but without coordinates: degrees, or both NULL")
-            found[code] = Region(float(latitude), float(longitude)) if placed else Region(None, None)
-        return found
+    def _places(self) -> tuple[dict[bytes, Region], dict[tuple[bytes, bytes], float], dict[int, bytes]]:
+        """Read regions, latency and hosts."""
+        values = self.values
+        return (
+            dict(filter(None, map(values.region, self._select("regions")))),
+            dict(filter(None, map(values.latency, self._select("region_latency")))),
+            dict(filter(None, map(values.host, self._select("hosts")))),
+        )
 
-    def latency(self) -> dict[tuple[bytes, bytes], float]:
-        found = {}
-        for raw_from, raw_to, milliseconds in self.rows("region_latency"):
-            here, there = self.name(raw_from), self.name(raw_to)
-            if here is None or there is None:
-                self.fault("region_latency", raw_from, "no valid region")
-            elif not isinstance(milliseconds, int | float) or not 0 <= milliseconds < 1e9:
-                self.fault("region_latency", raw_from, "milliseconds must be 0 or more")
+    # ── what a commit changed ───────────────────────────────────────────────────────────────────────────────
+
+    def _owned(self) -> bool:
+        assert self.connection is not None
+        found = self.connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'journal'")
+        return found.fetchone() is not None
+
+    def _journal_revision(self) -> int:
+        """Return the revision of the last change the journal has seen; trimming keeps it."""
+        assert self.connection is not None
+        row = self.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'journal'").fetchone()
+        return int(row[0]) if row else 0
+
+    def _read_changes(self, before: Loaded) -> Loaded:
+        assert self.connection is not None
+        if not before.owned or not self._owned():
+            return self._read_all(before.catalog)
+        revision, since = self._journal_revision(), self.seen
+        if revision == since:
+            return before
+        execute = self.connection.execute
+        (oldest,) = execute("SELECT min(revision) FROM journal").fetchone()
+        changes = execute(
+            "SELECT DISTINCT kind, network_id, label FROM journal WHERE revision > ? LIMIT ?", (since, MANY_CHANGES + 1)
+        ).fetchall()
+        if oldest is None or oldest > since + 1 or revision < since or len(changes) > MANY_CHANGES:
+            return self._read_all(before.catalog)
+        self.seen = revision
+        return self._apply(before, changes, revision)
+
+    def _apply(self, before: Loaded, changes: list[Row], revision: int) -> Loaded:
+        """Return *before* with the parts that *changes* (kind, network, label) name read again."""
+        networks = dict(before.catalog.networks)
+        parts: dict[NetworkId, dict[bytes, set[bytes | None]]] = defaultdict(lambda: defaultdict(set))
+        for kind, number, raw in changes:
+            if kind != b"places" and self.values.network(number) is not None:
+                label = self.values.name(raw)
+                if label is not None and kind == b"app":
+                    self._spelled(number, label, raw)
+                if label is not None or raw is None:
+                    parts[number][kind].add(label)
+        machines, started, peers = before.machines, before.started, before.peers
+        for number, kinds in parts.items():
+            old = networks.get(number)
+            apps = {name: self._app(number, name, old) for name in kinds.get(b"app", ()) if name is not None}
+            for name, app in apps.items():
+                was = old.apps.get(name) if old else None
+                machines += len(app.machines if app else ()) - len(was.machines if was else ())
+                started += sum(m.state == STARTED for m in (app.machines if app else ()))
+                started -= sum(m.state == STARTED for m in (was.machines if was else ()))
+            own_peers = self._own_peers(number) if b"peers" in kinds else None
+            if own_peers is not None:
+                peers += len(own_peers) - len(old.peers if old else ())
+            flycasts = {a: self._own_flycasts(number, a) for a in kinds.get(b"flycast", ()) if a is not None}
+            if b"network" in kinds:
+                self.values.faults.forget(("network", number))
+                self.named.pop(number, None)
+                self.named.update(self._networks("WHERE id = ?", (number,)))
+            empty = Network(number, self.prefix + number.to_bytes(4, "big"))
+            made = amended(old or empty, self.named.get(number, b""), apps, own_peers, flycasts, revision)
+            if number in self.named or made.apps or made.peers or made.flycasts:
+                networks[number] = made
             else:
-                found[here, there] = float(milliseconds)
-        return found
+                networks.pop(number, None)
+        catalog = before.catalog
+        places = (catalog.regions, catalog.latency, catalog.hosts)
+        if any(kind == b"places" for kind, _, _ in changes):
+            self.values.faults.forget(("places",))
+            places = self._places()
+        return Loaded(
+            catalog=Catalog(networks, *places, revision),
+            faults=self.values.faults.all(),
+            fault_count=self.values.faults.total,
+            machines=machines, started=started, peers=peers, owned=True, parts=len(changes),
+        )  # fmt: skip
 
-    def hosts(self) -> dict[int, bytes]:
-        found = {}
-        for number, _, raw in self.rows("hosts"):
-            region = self.name(raw)
-            if region is None or not isinstance(number, int) or not 0 <= number < 1 << 32:
-                self.fault("hosts", number, "no valid region" if region is None else "the id must fit 32 bits")
-                continue
-            found[number] = region
-        return found
-
-    # ── values ──────────────────────────────────────────────────────────────────────────────────────────────
-
-    def name(self, raw: object) -> bytes | None:
-        """Return *raw* as a lower-cased label, the same object each time, or None."""
-        if not isinstance(raw, bytes):
+    def _app(self, number: NetworkId, name: bytes, old: Network | None) -> App | None:
+        """Read one app again: None when it is gone, the old value when it is equal."""
+        self.values.faults.forget(("app", number, name))
+        self.values.capitals.clear()
+        written = [spelling.decode() for spelling in {name, *self.spellings.get((number, name), ())}]
+        places = ", ".join("?" * len(written))
+        bound = (number, *written)
+        found = self._machines(f"WHERE network_id = ? AND app IN ({places})", bound)
+        members = found.get(number, {}).get(name, [])
+        if not members and not any(self._select("apps", (), f"WHERE network_id = ? AND name IN ({places})", bound)):
             return None
-        known = self.shared.get(raw)
-        if known is None and _NAME.match(raw):
-            lower = raw.lower()
-            known = self.shared[raw] = self.shared.setdefault(lower, lower)
-        return known
+        made = App(name, self.values.distinct(members, ("app", number, name)))
+        before = old.apps.get(name) if old else None
+        return before if before is not None and before == made else made
 
-    def is_network(self, number: object) -> bool:
-        return isinstance(number, int) and 0 < number < 1 << 32
+    def _own_peers(self, number: NetworkId) -> dict[bytes, Peer]:
+        self.values.faults.forget(("peers", number))
+        return self._peers("WHERE network_id = ?", (number,)).get(number, {})
 
-    def address(self, text: object, number: object) -> bytes | None:
-        """Return the 16 octets of *text* when they are an address of network *number*."""
-        if not isinstance(text, bytes) or not isinstance(number, int) or not 0 < number < 1 << 32:
-            return None
-        try:
-            packed = inet_pton(AF_INET6, text.decode("ascii"))
-        except (OSError, ValueError):
-            return None
-        return packed if packed.startswith(self.prefix + number.to_bytes(4, "big")) else None
-
-    def why_not(self, text: object, number: object) -> str:
-        if not self.is_network(number):
-            return "network_id must be 1 to 4294967295"
-        network = f"{self.prefix.hex()}:{int(str(number)) >> 16:x}:{int(str(number)) & 0xFFFF:x}::/48"
-        return f"the address {shown(text)} is not one of {network}"
-
-
-def degrees(value: object, limit: int) -> bool:
-    return isinstance(value, int | float) and -limit <= value <= limit
-
-
-def octets(value: object) -> bytes:
-    """Return a cell as octets; numbers and NULL as SQLite would write them."""
-    return value if isinstance(value, bytes) else b"" if value is None else str(value).encode()
-
-
-def shown(value: object) -> str:
-    """Return a cell for an operator's eyes: at most 80 printable characters."""
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:80]) or "''"
+    def _own_flycasts(self, number: NetworkId, app: bytes) -> tuple[bytes, ...]:
+        self.values.faults.forget(("flycast", number, app))
+        # lower() cannot use the primary key, but a network has few flycasts.
+        rest = "WHERE network_id = ? AND lower(app) = ?"
+        return self._flycasts(rest, (number, app.decode())).get(number, {}).get(app, ())

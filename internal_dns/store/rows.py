@@ -1,0 +1,262 @@
+"""Turn rows into values: names, addresses, machines; what breaks a rule of docs/names.md becomes a Fault.
+
+Text comes as octets: a row with broken UTF-8 must not stop a load.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from socket import AF_INET6, inet_pton
+from typing import Any, Final
+
+from internal_dns.core.catalog import Machine, Peer, Region, Service
+
+# Faults are counted in full; this many are kept in words.
+KEPT_FAULTS: Final = 1_000
+_NAME: Final = re.compile(rb"[A-Za-z0-9_-]{1,63}\Z")
+_PLAIN: Final = re.compile(rb"[a-z0-9_-]{1,63}\Z")
+
+Row = tuple[Any, ...]
+Scope = tuple[Any, ...]  # the part of the catalog a fault belongs to: ("app", 24, b"web"), ("peers", 24), ("places",)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that was not loaded."""
+
+    table: str
+    row: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.table} {self.row}: {self.reason}"
+
+
+class Faults:
+    """Rows that were left out, by the part of the catalog they belong to."""
+
+    def __init__(self) -> None:
+        self.worded: dict[Scope, list[Fault]] = {}
+        self.counts: dict[Scope, int] = {}
+        self.total = 0
+
+    def add(self, scope: Scope, table: str, row: object, reason: str) -> None:
+        self.counts[scope] = self.counts.get(scope, 0) + 1
+        self.total += 1
+        if self.total <= KEPT_FAULTS:
+            self.worded.setdefault(scope, []).append(Fault(table, shown(row), reason))
+
+    def forget(self, scope: Scope) -> None:
+        """The part is about to be read again."""
+        self.total -= self.counts.pop(scope, 0)
+        self.worded.pop(scope, None)
+
+    def all(self) -> list[Fault]:
+        return [fault for faults in self.worded.values() for fault in faults]
+
+
+class Values:
+    """Makes values of rows, one object for each name, state and metadata pair however often it occurs."""
+
+    def __init__(self, prefix: bytes, hidden: tuple[str, ...]) -> None:
+        self.prefix = prefix
+        self.hidden = tuple(start.lower().encode() for start in hidden)
+        self.faults = Faults()
+        self.names: dict[object, bytes] = {}  # valid names by how they are written
+        self.states: dict[object, bytes] = {}
+        self.pairs: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
+        self.prefixes: dict[object, bytes] = {}  # the first six octets of a network's addresses
+        self.capitals: dict[int, bytes] = {}  # by id() of a machine: its id as written, when that has capitals
+
+    def name(self, raw: object) -> bytes | None:
+        """Return *raw* as a lower-cased label, the same object each time, or None."""
+        known = self.names.get(raw)
+        if known is None and isinstance(raw, bytes) and _NAME.match(raw):
+            lower = raw.lower()
+            known = self.names[raw] = self.names.setdefault(lower, lower)
+        return known
+
+    def network(self, number: object) -> bytes | None:
+        """Return the first six octets of the addresses of network *number*, or None."""
+        known = self.prefixes.get(number)
+        if known is None and isinstance(number, int) and 0 < number < 1 << 32:
+            known = self.prefixes[number] = self.prefix + number.to_bytes(4, "big")
+        return known
+
+    def address(self, text: object, number: object) -> bytes | None:
+        """Return the 16 octets of *text* when they are an address of network *number*."""
+        start = self.network(number)
+        if start is None or not isinstance(text, bytes):
+            return None
+        try:
+            packed = inet_pton(AF_INET6, text.decode("ascii"))
+        except (OSError, ValueError):
+            return None
+        return packed if packed.startswith(start) else None
+
+    # Hot path: a million of these make the start of a large server; every name is looked up, few are checked.
+    def machine(
+        self, row: Row, metadata: Mapping[object, list[tuple[bytes, bytes]]], services: Mapping[object, list[Service]]
+    ) -> Machine | None:
+        """Return the machine of a row of TABLES["machines"], or None and a fault."""
+        raw, number, raw_app, text, raw_region, raw_group, state, skip = row
+        names = self.names
+        app = names.get(raw_app) or self.name(raw_app)
+        region = names.get(raw_region) or self.name(raw_region)
+        group = names.get(raw_group) or self.name(raw_group)
+        plain = isinstance(raw, bytes) and _PLAIN.match(raw)
+        ident = raw if plain else raw.lower() if isinstance(raw, bytes) and _NAME.match(raw) else None
+        address = self.address(text, number)
+        if ident is None or app is None or region is None or group is None or address is None:
+            why = (
+                "no valid id" if ident is None
+                else "no valid app" if app is None
+                else "no valid region" if region is None
+                else "no valid process_group" if group is None
+                else self.why_not(text, number)
+            )  # fmt: skip
+            self.faults.add(app_scope(number, raw_app), "machines", raw, why)
+            return None
+        made = Machine(
+            ident, app, address, region, group, self.states.get(state) or self._state(state), bool(skip),
+            tuple(metadata[raw]) if raw in metadata else (), tuple(services[raw]) if raw in services else (),
+        )  # fmt: skip
+        if not plain:
+            self.capitals[id(made)] = raw
+        return made
+
+    def _state(self, state: object) -> bytes:
+        return self.states.setdefault(state, state if isinstance(state, bytes) else b"")
+
+    def distinct(self, machines: list[Machine], scope: Scope) -> tuple[Machine, ...]:
+        """Return an app's machines by id; of ids that differ in letter case only, the first by octets as written."""
+        capitals = self.capitals
+        if len(machines) > 1:
+            machines.sort(key=lambda m: (m[0], capitals.get(id(m), m[0])) if capitals else m[0])
+            if len({m[0] for m in machines}) < len(machines):
+                kept: list[Machine] = []
+                for machine in machines:
+                    if kept and kept[-1].id == machine.id:
+                        why = "another machine of the app has this id but for letter case"
+                        self.faults.add(scope, "machines", capitals.get(id(machine), machine.id), why)
+                    else:
+                        kept.append(machine)
+                return tuple(kept)
+        return tuple(machines)
+
+    def pair(self, row: Row) -> tuple[bytes, bytes] | None:
+        """Return key and value of a row (machine_id, key, value)."""
+        _, key, value = row
+        if not isinstance(key, bytes):
+            return None
+        made = (key, octets(value))
+        return self.pairs.setdefault(made, made)
+
+    def service(self, row: Row, scope: Scope) -> Service | None:
+        """Return the service of a row (machine_id, name, protocol, port), or None and a fault."""
+        _, raw, protocol, port = row
+        name = self.name(raw)
+        if name is None or len(name) > 62:
+            why = "no valid name: 1 to 62 of letters, digits, - and _"
+        elif protocol not in (b"tcp", b"udp"):
+            why = "the protocol is tcp or udp"
+        elif not isinstance(port, int) or not 0 < port < 65_536:
+            why = "the port is 1 to 65535"
+        else:
+            return Service(name, protocol, port)
+        self.faults.add(scope, "machine_services", raw, why)
+        return None
+
+    def peer(self, row: Row, taken: Mapping[bytes, Peer]) -> Peer | None:
+        """Return the peer of a row (network_id, name, address, region), or None and a fault."""
+        number, raw, text, raw_region = row
+        name, address = self.name(raw), self.address(text, number)
+        region = b"" if raw_region == b"" else self.name(raw_region)
+        if name is None or region is None:
+            why = "no valid name" if name is None else "no valid region"
+        elif address is None:
+            why = self.why_not(text, number)
+        elif name in taken:
+            why = "another peer of the network has this name but for letter case"
+        else:
+            return Peer(name, address, region, not name.startswith(self.hidden))
+        self.faults.add(("peers", number), "peers", raw, why)
+        return None
+
+    def flycast(self, row: Row) -> tuple[bytes, bytes] | None:
+        """Return app and address of a row (network_id, app, address), or None and a fault."""
+        number, raw, text = row
+        name, address = self.name(raw), self.address(text, number)
+        if name is not None and address is not None:
+            return name, address
+        why = "no valid app" if name is None else self.why_not(text, number)
+        self.faults.add(flycast_scope(number, raw), "flycasts", raw, why)
+        return None
+
+    def region(self, row: Row) -> tuple[bytes, Region] | None:
+        """Return code and place of a row (code, name, latitude, longitude, gateway), or None and a fault."""
+        raw, _, latitude, longitude, _ = row
+        code = self.name(raw)
+        if code is None:
+            self.faults.add(("places",), "regions", raw, "no valid code")
+            return None
+        placed = degrees(latitude, 90) and degrees(longitude, 180)
+        if not placed and (latitude, longitude) != (None, None):
+            why = "loaded, but without coordinates: degrees, or both NULL"
+            self.faults.add(("places",), "regions", raw, why)
+        return code, Region(float(latitude), float(longitude)) if placed else Region(None, None)
+
+    def latency(self, row: Row) -> tuple[tuple[bytes, bytes], float] | None:
+        """Return the regions and ms of a row (from_region, to_region, milliseconds), or None and a fault."""
+        raw_from, raw_to, milliseconds = row
+        here, there = self.name(raw_from), self.name(raw_to)
+        if here is None or there is None:
+            why = "no valid region"
+        elif not isinstance(milliseconds, int | float) or not 0 <= milliseconds < 1e9:
+            why = "milliseconds must be 0 or more"
+        else:
+            return (here, there), float(milliseconds)
+        self.faults.add(("places",), "region_latency", raw_from, why)
+        return None
+
+    def host(self, row: Row) -> tuple[int, bytes] | None:
+        """Return id and region of a row (id, name, region), or None and a fault."""
+        number, _, raw = row
+        region = self.name(raw)
+        if region is not None and isinstance(number, int) and 0 <= number < 1 << 32:
+            return number, region
+        why = "no valid region" if region is None else "the id must fit 32 bits"
+        self.faults.add(("places",), "hosts", number, why)
+        return None
+
+    def why_not(self, text: object, number: object) -> str:
+        """Say what is wrong with an address that is not one of network *number*."""
+        if self.network(number) is None or not isinstance(number, int):
+            return "network_id must be 1 to 4294967295"
+        network = f"{self.prefix.hex()}:{number >> 16:x}:{number & 0xFFFF:x}::/48"
+        return f"the address {shown(text)} is not one of {network}"
+
+
+def app_scope(number: object, raw: object) -> Scope:
+    return "app", number, raw.lower() if isinstance(raw, bytes) else raw
+
+
+def flycast_scope(number: object, raw: object) -> Scope:
+    return "flycast", number, raw.lower() if isinstance(raw, bytes) else raw
+
+
+def degrees(value: object, limit: int) -> bool:
+    return isinstance(value, int | float) and -limit <= value <= limit
+
+
+def octets(value: object) -> bytes:
+    """Return a cell as octets; numbers and NULL as SQLite would write them."""
+    return value if isinstance(value, bytes) else b"" if value is None else str(value).encode()
+
+
+def shown(value: object) -> str:
+    """Return a cell for an operator's eyes: at most 80 printable characters."""
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:80]) or "''"
