@@ -259,10 +259,10 @@ def _additional(octets: bytes, at: int, count: int, opts: list[Edns]) -> int:
         if rtype == Type.OPT:
             if opts:
                 raise _Fault("more than one OPT")  # RFC 6891 section 6.1.1
-            if octets[owner]:
-                raise _Fault("OPT is owned by the root")
             # RFC 6891 section 7: FORMERR for what is wrong in it has an OPT.
             opts.append(Edns(rclass, ttl >> 16 & 255, bool(ttl & 0x8000)))
+            if octets[owner]:
+                raise _Fault("OPT is owned by the root")
             opts[0] = _edns(octets[at : at + length], rclass, ttl)
         at += length
     return at
