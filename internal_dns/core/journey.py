@@ -44,6 +44,7 @@ from internal_dns.core.wire import (
     Rcode,
     Silent,
     Type,
+    is_cookie,
     read_query,
 )  # fmt: skip
 
@@ -161,7 +162,7 @@ def _manner(query: Query | Malformed, source: bytes, rules: Rules, turn: int, st
     if edns is None:
         return Manner(MAX_MESSAGE if stream else PLAIN_UDP_SIZE, rules.forwarding, turn, b"", stream)
     options = b""
-    if edns.client_cookie is not None and len(edns.client_cookie) >= 8:
+    if edns.client_cookie is not None and is_cookie(edns.client_cookie):
         address = source[12:] if source.startswith(V4_MAPPED) else source
         options += option(COOKIE, full_cookie(edns.client_cookie, address, rules.secret, now))
     if edns.nsid and rules.nsid:
@@ -260,7 +261,7 @@ def _local(query: Query, rules: Rules) -> Body | None:
     if labels[-1:] == (b"localhost",):
         address = LOCALHOST.get(Type.AAAA if query.qtype == Type.ANY else query.qtype)
         if address is None:
-            return negative(Rcode.NOERROR, "localhost has A and AAAA records only", query, (b"localhost",))
+            return negative(Rcode.NOERROR, "this name has A and AAAA records only", query, (b"localhost",))
         return body_of(RRset(address.type, ((address.rdata,),)), labels)
     if any(labels[-len(suffix) :] == suffix for suffix in rules.forwarded):
         return None

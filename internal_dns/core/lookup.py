@@ -206,16 +206,16 @@ def _none_started(asked: names.Asked, app: App) -> str:
 
 
 def _nearest(asked: names.Nearest, app: App, view: View) -> Node:
-    """Return `top<N>`: the addresses, and as TXT what each costs."""
+    """Return `top<N>`: the addresses, and of the whole app as TXT what each costs."""
     members = app.visible if asked.group is None else app.by_group.get(asked.group, ())
     groups = tie_groups(members, asked.count, view.here, view.catalog)
-    if not groups:
-        return Node((TextList((), stored=False),), _none_started(asked, app))
     priced = tuple(_priced(machine, view) for tied in groups for machine in rotated(tied, view.turn))
-    return Node((
-        RRset(Type.AAAA, _distinct(groups), asked.count),
-        TextList(priced[: asked.count], stored=False),
-    ))  # fmt: skip
+    sets: list[RRset | TextList] = []
+    if groups:
+        sets.append(RRset(Type.AAAA, _distinct(groups), asked.count))
+    if asked.group is None:
+        sets.append(TextList(priced[: asked.count], stored=False))
+    return Node(tuple(sets), "" if groups else _none_started(asked, app))
 
 
 def _distinct(groups: tuple[tuple[Machine, ...], ...]) -> tuple[tuple[bytes, ...], ...]:

@@ -160,7 +160,7 @@ def read_query(octets: bytes) -> Query | Malformed | Silent:
     id_octets = octets[:2]
     if flags & QR:
         return Silent("qr")
-    question, edns = b"", None
+    question, edns, opts = b"", None, list[Edns]()
     try:
         if len(octets) > MAX_QUERY:
             raise _Fault("longer than 4096 octets")
@@ -176,14 +176,15 @@ def read_query(octets: bytes) -> Query | Malformed | Silent:
         if authorities:
             at = _ixfr_serial(octets, at, qtype, authorities, flags)
         if additionals:
-            at, edns = _additional(octets, at, additionals)
+            at = _additional(octets, at, additionals, opts)
+            edns = opts[0] if opts else None
         if at != len(octets):
             raise _Fault("octets after the last record")
         _check_options(edns)
         if not questions and (edns is None or edns.client_cookie is None) and not flags >> 11 & 15:
             raise _Fault("no question")  # RFC 7873 section 5.4 allows it with a cookie only
     except _Fault as fault:
-        return Malformed(id_octets, flags, str(fault), question, edns)
+        return Malformed(id_octets, flags, str(fault), question, opts[0] if opts else None)
     return Query(id_octets, flags, question, name, labels, qtype, qclass, edns)
 
 
@@ -248,22 +249,23 @@ def _record(octets: bytes, at: int) -> tuple[int, int, int, int, int]:
     return at + 10, rtype, rclass, ttl, rdlength
 
 
-def _additional(octets: bytes, at: int, count: int) -> tuple[int, Edns | None]:
-    """Read the additional section for its one OPT; other records (TSIG, SIG(0)) are stepped over."""
+def _additional(octets: bytes, at: int, count: int, opts: list[Edns]) -> int:
+    """Step over the additional section and put its one OPT into *opts*, even when a fault comes after its head."""
     if count > MAX_ADDITIONAL:
         raise _Fault("too many additional records")
-    edns = None
     for _ in range(count):
         owner = at
         at, rtype, rclass, ttl, length = _record(octets, at)
         if rtype == Type.OPT:
-            if edns is not None:
+            if opts:
                 raise _Fault("more than one OPT")  # RFC 6891 section 6.1.1
+            # RFC 6891 section 7: FORMERR for what is wrong in it has an OPT.
+            opts.append(Edns(rclass, ttl >> 16 & 255, bool(ttl & 0x8000)))
             if octets[owner]:
                 raise _Fault("OPT is owned by the root")
-            edns = _edns(octets[at : at + length], rclass, ttl)
+            opts[0] = _edns(octets[at : at + length], rclass, ttl)
         at += length
-    return at, edns
+    return at
 
 
 def _edns(options: bytes, size: int, ttl: int) -> Edns:
@@ -294,10 +296,13 @@ def _edns(options: bytes, size: int, ttl: int) -> Edns:
 
 
 def _check_options(edns: Edns | None) -> None:
-    """A cookie is 8 octets from a client that has no server cookie yet, else 16 to 40 (RFC 7873 section 5.2.2)."""
-    cookie = edns.client_cookie if edns else None
-    if cookie is not None and len(cookie) != 8 and not 16 <= len(cookie) <= 40:
+    if edns and edns.client_cookie is not None and not is_cookie(edns.client_cookie):
         raise _Fault("a malformed cookie")
+
+
+def is_cookie(value: bytes) -> bool:
+    """A cookie is 8 octets from a client that has no server cookie yet, else 16 to 40 (RFC 7873 section 5.2.2)."""
+    return len(value) == 8 or 16 <= len(value) <= 40
 
 
 # ── upstreams' replies ────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -28,9 +28,11 @@ from internal_dns.metrics import Metrics
 from internal_dns.transport.sockets import Endpoint
 
 TRY_TIMEOUT: Final = 1.2  # seconds
+HEDGE: Final = 0.4  # seconds after which the next upstream is asked too
 # glibc gives up, or asks again, after 5 s: an answer must be there before.
 TOTAL_TIMEOUT: Final = 4.4
-TRIES: Final = 3  # with one retry by TCP that makes at most four packets a question
+TRIES: Final = 3
+PACKETS: Final = 4  # UDP messages and TCP connections a question may cost: the tries and one retry by TCP
 PER_NETWORK: Final = 1_000
 # DNS flag day 2020: what passes every path unfragmented.
 OUR_SIZE: Final = 1_232
@@ -131,37 +133,54 @@ class Forwarder:
         return self.upstreams
 
     async def _ask_in_turn(self, forward: Forward, upstreams: tuple[Upstream, ...]) -> bytes:
-        """Ask one upstream after another, starting with the one that last answered."""
+        """Ask the upstream that last answered, the next when it fails or after HEDGE seconds; the first good one wins."""
         reached, start = False, self.best.get(upstreams, 0)
-        for number in range(TRIES):
-            at = (start + number) % len(upstreams)
-            try:
-                checked = await self._ask_one(forward.query, upstreams[at])
-            except BadReply as bad:
-                reached = True
-                if bad.injected:
-                    return self._fail(forward, "injected", (Ede.BLOCKED, "the upstream spoke for internal names"))
-                continue
-            except (OSError, TimeoutError, asyncio.IncompleteReadError):
-                continue
-            reached = True
-            if checked.rcode in _TRY_ANOTHER:
-                continue
-            self.best[upstreams] = at
-            self.metrics.forwards["answered"] += 1
-            return relay(checked, forward.query, forward.manner)
+        order = [(start + number) % len(upstreams) for number in range(TRIES)]
+        running: dict[asyncio.Task[Checked], int] = {}
+        packets = iter(range(PACKETS))
+        try:
+            while order or running:
+                if order:
+                    at = order.pop(0)
+                    running[asyncio.create_task(self._ask_one(forward.query, upstreams[at], packets))] = at
+                done, _ = await asyncio.wait(
+                    running, timeout=HEDGE if order else None, return_when=asyncio.FIRST_COMPLETED
+                )  # fmt: skip
+                for task in done:
+                    at = running.pop(task)
+                    try:
+                        checked = task.result()
+                    except BadReply as bad:
+                        reached = True
+                        if bad.injected:
+                            why = "the upstream spoke for internal names"
+                            return self._fail(forward, "injected", (Ede.BLOCKED, why))
+                    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                        pass
+                    else:
+                        reached = True
+                        if checked.rcode < 16 and checked.rcode not in _TRY_ANOTHER:
+                            self.best[upstreams] = at
+                            self.metrics.forwards["answered"] += 1
+                            return relay(checked, forward.query, forward.manner)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
         if reached:
             return self._fail(forward, "failing", (Ede.NETWORK_ERROR, "every upstream that answered failed"))
         return self._fail(forward, "unreachable", (Ede.NO_REACHABLE_AUTHORITY, "no upstream could be reached"))
 
-    async def _ask_one(self, query: Query, upstream: Upstream) -> Checked:
-        """Ask one upstream once. Raises BadReply, OSError, TimeoutError, IncompleteReadError."""
+    async def _ask_one(self, query: Query, upstream: Upstream, packets: Iterator[int]) -> Checked:
+        """Ask one upstream once, by TCP if need be. Raises BadReply, OSError, TimeoutError, IncompleteReadError."""
         async with asyncio.timeout(TRY_TIMEOUT):
-            if not upstream.stream:
-                checked = await self._by_udp(query, upstream)
+            for by in (self._by_tcp,) if upstream.stream else (self._by_udp, self._by_tcp):
+                if next(packets, None) is None:
+                    break
+                checked = await by(query, upstream)
                 if not checked.flags & TC:
                     return checked
-            return await self._by_tcp(query, upstream)
+        raise ConnectionError("no whole reply in as many packets as one question may take")
 
     async def _by_udp(self, query: Query, upstream: Upstream) -> Checked:
         ident = secrets.token_bytes(2)

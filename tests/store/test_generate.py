@@ -40,9 +40,7 @@ def bits(address: str, start: int, length: int) -> int:
 
 
 def test_the_demo_has_three_networks_each_with_an_organization(demo: sqlite3.Connection) -> None:
-    networks = demo.execute(
-        "SELECT id, networks.name FROM networks JOIN organizations ON slug = organization"
-    )
+    networks = demo.execute("SELECT id, networks.name FROM networks JOIN organizations ON slug = organization")
     assert sorted(networks) == [(ACME, "acme"), (GLOBEX, "globex"), (INITECH, "initech")]
 
 
@@ -119,9 +117,7 @@ def test_the_demo_has_process_groups(demo: sqlite3.Connection) -> None:
 
 def test_the_demo_has_metadata_with_dots_and_capitals(demo: sqlite3.Connection) -> None:
     metadata = Counter(
-        demo.execute(
-            "SELECT key, value FROM machine_metadata JOIN machines ON id = machine_id WHERE state = 'started'"
-        )
+        demo.execute("SELECT key, value FROM machine_metadata JOIN machines ON id = machine_id WHERE state = 'started'")
     )
     assert metadata["role", "Leader"] == 1
     assert metadata["version", "1.2.3"] == 3
@@ -129,9 +125,7 @@ def test_the_demo_has_metadata_with_dots_and_capitals(demo: sqlite3.Connection) 
 
 def test_the_demo_has_services_over_tcp_and_udp(demo: sqlite3.Connection) -> None:
     services = set(
-        demo.execute(
-            "SELECT app, name, protocol, port FROM machine_services JOIN machines ON id = machine_id"
-        )
+        demo.execute("SELECT app, name, protocol, port FROM machine_services JOIN machines ON id = machine_id")
     )
     assert services >= {("web", "http", "tcp", 8080), ("resolver", "dns", "udp", 53)}
 
@@ -383,9 +377,7 @@ def test_an_exception_in_the_middle_leaves_the_file_that_was_to_be_replaced(tmp_
         ({"apps": [(1, "web"), (1, "web")]}, sqlite3.IntegrityError),
     ],
 )
-def test_rows_that_the_schema_does_not_take_leave_nothing(
-    tmp_path: Path, rows: Rows, error: type[Exception]
-) -> None:
+def test_rows_that_the_schema_does_not_take_leave_nothing(tmp_path: Path, rows: Rows, error: type[Exception]) -> None:
     with pytest.raises(error):
         create_catalog(tmp_path / "catalog.db", rows)
     assert names_in(tmp_path) == []

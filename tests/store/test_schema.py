@@ -212,7 +212,5 @@ def test_a_machine_that_only_has_an_id_takes_the_defaults(connection: sqlite3.Co
 
 
 def test_machines_of_one_app_are_found_by_an_index(connection: sqlite3.Connection) -> None:
-    plan = connection.execute(
-        "EXPLAIN QUERY PLAN SELECT * FROM machines WHERE network_id = 24 AND app = 'web'"
-    )
+    plan = connection.execute("EXPLAIN QUERY PLAN SELECT * FROM machines WHERE network_id = 24 AND app = 'web'")
     assert "USING INDEX machines_by_app" in plan.fetchone()[3]
