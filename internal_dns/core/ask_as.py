@@ -39,7 +39,7 @@ def ask_as(
             return Unclear(Rcode.FORMERR)
     wanted = name.lower().encode()
     for _, network in sorted(catalog.networks.items()):
-        if network.name == wanted:
+        if network.name.lower() == wanted:
             place = region.lower().encode() or None
             return Requester(network, source, mapped=True, region=place, rule=f"dev mode: asked as {words}")
     return Unclear(Rcode.REFUSED, "no network of this name")

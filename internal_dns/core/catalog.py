@@ -16,8 +16,10 @@ from functools import cached_property
 from math import asin, cos, radians, sin, sqrt
 from typing import Final, NamedTuple, NewType, TypeVar
 
+from internal_dns.core.names import Labels, wire
+
 NetworkId = NewType("NetworkId", int)
-Labels = tuple[bytes, ...]
+
 K = TypeVar("K")
 
 STARTED: Final = b"started"
@@ -173,7 +175,7 @@ class Network:
 
     @cached_property
     def owners(self) -> Mapping[bytes, tuple[Labels, ...]]:
-        """Reverse mapping: each answerable address to the names that own it, sorted as text."""
+        """Reverse mapping: each answerable address to the names that own it, in canonical order."""
         names: dict[bytes, list[Labels]] = {}
         for address, owner in self._owning(self.apps.values(), self.peers.values(), self.flycasts):
             names.setdefault(address, []).append(owner)
@@ -206,7 +208,7 @@ class Network:
 
 
 def _sorted_names(owners: Iterable[Labels]) -> tuple[Labels, ...]:
-    return tuple(sorted(set(owners), key=b".".join))
+    return tuple(sorted(set(owners), key=wire))  # canonical order, RFC 4034 section 6.3
 
 
 def amended(

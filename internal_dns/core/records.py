@@ -116,6 +116,6 @@ def compressed(owner: Labels, qname: Labels) -> bytes:
 
 
 def address_text(address: bytes) -> bytes:
-    """An address as RFC 5952 writes it; an IPv4-mapped one in dotted decimal."""
+    """An address as RFC 5952 writes it; one that maps an IPv4 address in mixed notation (its section 5)."""
     found = IPv6Address(address)
-    return str(found.ipv4_mapped or found).encode()
+    return (f"::ffff:{found.ipv4_mapped}" if found.ipv4_mapped else str(found)).encode()

@@ -133,7 +133,7 @@ class Forwarder:
         return self.upstreams
 
     async def _ask_in_turn(self, forward: Forward, upstreams: tuple[Upstream, ...]) -> bytes:
-        """Ask the upstream that last answered, the next when it fails or after HEDGE seconds; the first good one wins."""
+        """Ask the upstream that last answered; when it fails, or after HEDGE seconds, the next. A good reply wins."""
         reached, start = False, self.best.get(upstreams, 0)
         order = [(start + number) % len(upstreams) for number in range(TRIES)]
         running: dict[asyncio.Task[Checked], int] = {}

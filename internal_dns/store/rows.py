@@ -146,10 +146,11 @@ class Values:
                 return tuple(kept)
         return tuple(machines)
 
-    def pair(self, row: Row) -> tuple[bytes, bytes] | None:
-        """Return key and value of a row (machine_id, key, value)."""
-        _, key, value = row
-        if not isinstance(key, bytes):
+    def pair(self, row: Row, scope: Scope) -> tuple[bytes, bytes] | None:
+        """Return key and value of a row (machine_id, key, value), or None and a fault."""
+        machine, key, value = row
+        if not isinstance(machine, bytes) or not isinstance(key, bytes):
+            self.faults.add(scope, "machine_metadata", machine, "machine_id and key must be text")
             return None
         made = (key, octets(value))
         return self.pairs.setdefault(made, made)

@@ -27,7 +27,7 @@ from internal_dns.core.catalog import (
     Service,
     amended,
 )  # fmt: skip
-from internal_dns.store.rows import Fault, Row, Values, app_scope
+from internal_dns.store.rows import Fault, Row, Scope, Values, app_scope
 
 Progress = Callable[[str, int], None]  # (what is being read, rows so far)
 
@@ -96,9 +96,18 @@ def connect(path: str | Path) -> sqlite3.Connection:
         for pragma in ("query_only = 1", "mmap_size = 0", "trusted_schema = 0"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        _refuse_truncated(connection, path)
     except sqlite3.Error as error:
         raise UnusableCatalog(explained(path, error), passing=_passing(error)) from error
     return connection
+
+
+def _refuse_truncated(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that ends early: what is missing may be what no query happens to read."""
+    (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    wal = path.with_name(path.name + "-wal")
+    if path.stat().st_size < pages * size and not (wal.exists() and wal.stat().st_size):
+        raise sqlite3.DatabaseError("database disk image is malformed: the file ends early")
 
 
 def _passing(error: sqlite3.Error) -> bool:
@@ -118,10 +127,10 @@ def explained(path: Path, error: sqlite3.Error) -> str:
     return f"{path}: {words}"
 
 
-def load(path: str | Path, **options: Any) -> Loaded:
+def load(path: str | Path, *, previous: Catalog | None = None, **options: Any) -> Loaded:
     """Open, read and close *path*. Raises UnusableCatalog, or FileNotFoundError when there is no file."""
     with Reader(path, **options) as reader:
-        return reader.read()
+        return reader.read(previous)
 
 
 def read(connection: sqlite3.Connection, *, previous: Catalog | None = None, **options: Any) -> Loaded:
@@ -273,11 +282,11 @@ class Reader:
             if self.values.network(number) is None:
                 self.values.faults.add(("network", number), "networks", number, "the id must be 1 to 4294967295")
                 continue
-            name = self.values.name(raw)
-            if name is None:
+            if self.values.name(raw) is None:
                 why = "loaded, but without its name: letters, digits, - and _ only"
                 self.values.faults.add(("network", number), "networks", number, why)
-            found[NetworkId(number)] = name or b""
+                raw = b""  # noqa: PLW2901
+            found[NetworkId(number)] = raw  # shown as written, compared in lower case
         return found
 
     def _app_name(self, number: object, raw: object) -> bytes | None:
@@ -294,19 +303,21 @@ class Reader:
         if raw != name and isinstance(number, int) and isinstance(raw, bytes):
             self.spellings[number, name].add(raw)
 
-    def _machines(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, list[Machine]]]:
-        """Read machines with what belongs to them, by network and app. *rest* narrows to some of them."""
+    def _machines(
+        self, rest: str = "", bound: Row = (), scope: Scope = ("machines",)
+    ) -> dict[NetworkId, dict[bytes, list[Machine]]]:
+        """Read machines with what belongs to them, by network and app. *rest* narrows to those of *scope*."""
         values = self.values
         inner = f"WHERE machine_id IN (SELECT id FROM machines {rest})" if rest else ""
         metadata: dict[object, list[tuple[bytes, bytes]]] = defaultdict(list)
         for row in self._select("machine_metadata", (), inner, bound):
-            if (pair := values.pair(row)) is not None:
+            if (pair := values.pair(row, scope)) is not None:
                 metadata[row[0]].append(pair)
         for pairs in metadata.values():
             pairs.sort()
         services: dict[object, list[Service]] = defaultdict(list)
         for row in self._select("machine_services", (), inner, bound):
-            if (service := values.service(row, ("services",))) is not None:
+            if (service := values.service(row, scope)) is not None:
                 services[row[0]].append(service)
         for published in services.values():
             published.sort()
@@ -393,6 +404,10 @@ class Reader:
                     self._spelled(number, label, raw)
                 if label is not None or raw is None:
                     parts[number][kind].add(label)
+                elif kind == b"app":  # no app can have this name: only its faults are read again
+                    self.values.faults.forget(app_scope(number, raw))
+                    bound = (number, raw.decode("utf-8", "replace"))
+                    self._machines("WHERE network_id = ? AND app = ?", bound, app_scope(number, raw))
         machines, started, peers = before.machines, before.started, before.peers
         for number, kinds in parts.items():
             old = networks.get(number)
@@ -435,7 +450,7 @@ class Reader:
         written = [spelling.decode() for spelling in {name, *self.spellings.get((number, name), ())}]
         places = ", ".join("?" * len(written))
         bound = (number, *written)
-        found = self._machines(f"WHERE network_id = ? AND app IN ({places})", bound)
+        found = self._machines(f"WHERE network_id = ? AND app IN ({places})", bound, ("app", number, name))
         members = found.get(number, {}).get(name, [])
         if not members and not any(self._select("apps", (), f"WHERE network_id = ? AND name IN ({places})", bound)):
             return None

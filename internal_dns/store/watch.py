@@ -1,8 +1,8 @@
 """Notice commits: read what changed, and keep the last good catalog when the file cannot be read.
 
-A commit by anyone (our writer, a shell, another engine) changes SQLite's `data_version`; a file renamed over ours changes
-device or inode, which an open connection never sees. Both are looked at every few milliseconds, which costs some five
-microseconds. Reading happens in a thread of its own, so that answers go on meanwhile.
+A commit by anyone (our writer, a shell, another engine) changes SQLite's `data_version`; a file renamed over ours
+changes device or inode, which an open connection never sees. Both are looked at every few milliseconds, which costs
+some five microseconds. Reading happens in a thread of its own, so that answers go on meanwhile.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ class Watcher:
             while True:
                 try:
                     await self._follow(thread)
+                    continue
                 except FileNotFoundError:
                     self._trouble("the file is not there")
                 except UnusableCatalog as error:
-                    if self.loaded is None and not error.passing:
+                    # At the start it is the operator's mistake; later a file that is being made, or was damaged.
+                    if not (self.loaded or self.problem or error.passing):
                         raise
                     self._trouble(str(error))
                 except (sqlite3.Error, OSError) as error:

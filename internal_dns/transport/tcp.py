@@ -136,12 +136,12 @@ class Connection(asyncio.Protocol):
 
     def _read(self) -> None:
         """Answer the whole messages that have come, as many as may be in flight; replies leave together."""
-        received, at, replies, held = self.received, 0, bytearray(), 0
+        received, at, replies, held, wrong = self.received, 0, bytearray(), 0, ""
         while len(received) - at >= 2 and self.in_flight < MAX_IN_FLIGHT and not self.blocked and held < HIGH_WATER:
             length = received[at] << 8 | received[at + 1]
             if length < HEADER:
-                self.end("frame")
-                return
+                wrong = "frame"
+                break
             if len(received) - at < 2 + length:
                 break
             message = bytes(received[at + 2 : at + 2 + length])
@@ -150,8 +150,8 @@ class Connection(asyncio.Protocol):
             reply = self.exchange.handle(message, self.source, self.destination, self.port, stream=True)
             if reply is None:
                 if message[2] << 8 & QR:
-                    self.end("qr")
-                    return
+                    wrong = "qr"
+                    break
             elif isinstance(reply, bytes):
                 replies += len(reply).to_bytes(2, "big") + reply
                 held = len(replies)
@@ -162,7 +162,10 @@ class Connection(asyncio.Protocol):
             self.since = self.loop.time()
         if replies:
             self.transport.write(bytes(replies))
-        self._pace()
+        if wrong:
+            self.end(wrong)  # what was asked before is answered
+        else:
+            self._pace()
 
     def _pace(self) -> None:
         """Read on only while another message may be answered, and come back for those already here."""

@@ -1,0 +1,287 @@
+"""Read what another system knows of machines and peers, and write it as a declarative catalog document.
+
+    text or JSON ─► wireguard · csv · docker · consul · fly ─► Draft ─► Imported(document, notes)
+
+Each reader is pure: `read(source, options)` touches no file and no network. The document has the structure that
+`internal-dns apply` takes (docs/import.md). What a reader leaves out, changes or guesses stands in the notes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from socket import AF_INET6, inet_pton
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from internal_dns.core.records import address_text
+from internal_dns.store.rows import shown
+
+T = TypeVar("T")
+Services = Iterable[tuple[str, str, int]]  # (name, protocol, port)
+
+NAMED_IN_A_NOTE: Final = 10  # then "and N more"
+UNKNOWN_REGION: Final = "local"  # A machine without a region is not served at all.
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
+_SERVER: Final = bytes(9) + b"\x03"  # the free bits of <network>::3
+
+
+class SourceError(Exception):
+    """The input is not what it claims to be: what is wrong, why, and what to do. Never quotes a line: it may hold keys."""
+
+    def __init__(self, what: str, why: str, do: str) -> None:
+        super().__init__(f"{what}: {why}. {do}")
+        self.what, self.why, self.do = what, why, do
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A declarative document, and what was left out, changed or guessed on the way to it, with the reason."""
+
+    document: dict[str, Any]
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator knows and the source does not. `app` and `region` stand in where the source names none."""
+
+    networks: Mapping[int, str] = field(default_factory=dict)  # names; the others are called net-<hex>
+    app: str = ""
+    region: str = ""
+    prefix: bytes = b"\xfd\xaa"
+
+    def __post_init__(self) -> None:
+        """Raise SourceError for names that cannot stand in a document."""
+        names = {f"net-{number:x}": number for number in self.networks}
+        for number, name in self.networks.items():
+            if not 0 < number < 1 << 32:
+                raise SourceError(f"network {number}", "a network id is 1 to 4294967295", "Correct --network")
+            if names.get(name.lower(), number) != number:
+                raise SourceError(f"network {number:#x}", f"another is called {shown(name)}", "Correct --network")
+            names[name.lower()] = number
+        for name in (*self.networks.values(), *filter(None, (self.app, self.region))):
+            if not _NAME.match(name):
+                why = "a name has 1 to 63 letters, digits, - and _"
+                raise SourceError(f"the name {shown(name)}", why, "Correct --network, --app or --region")
+
+
+class Draft:
+    """A document in the making: names made valid, addresses checked, doubles refused, and everything noted."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.names = {number: name.lower() for number, name in options.networks.items()}
+        self.machines: dict[str, dict[str, Any]] = {}  # by id: unique in the whole catalog
+        self.homes: dict[str, tuple[int, str]] = {}  # id: network and app
+        self.peers: dict[tuple[int, str], dict[str, Any]] = {}
+        self.owners: dict[bytes, str] = {}  # machines' addresses and peers' /120s
+        self.noted: dict[str, list[str]] = {}
+
+    def note(self, reason: str, *who: str) -> None:
+        self.noted.setdefault(reason, []).extend(who)
+
+    # ── values ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def name(self, raw: str, kind: str, who: str) -> str:
+        """Return *raw* as a lower-cased name, empty when it has no letter or digit; changes are noted."""
+        made = re.sub(r"[^A-Za-z0-9_-]", "-", raw[:63]).lower()
+        if not re.search(r"[a-z0-9]", made):
+            return ""
+        if made != raw.lower():
+            self.note(f"{kind} changed to 1 to 63 letters, digits, - and _", f"{who} ({shown(raw)} is now {made})")
+        return made
+
+    def place(self, text: str, who: str) -> tuple[int, bytes] | None:
+        """Return network and 16 octets of the address *text*, or None and a note."""
+        prefix, whose = self.options.prefix, f"{who} ({shown(text)})"
+        address = octets(text)
+        if address is None:
+            self.note("left out, no IPv6 address", whose)
+        elif not address.startswith(prefix):
+            self.note(f"left out, the address is not in {prefix.hex()}::/16", whose)
+        elif not any(address[2:6]):
+            self.note("left out, no network has the id 0", whose)
+        elif address[6:16] == _SERVER:
+            self.note("left out, <network>::3 is the server's own address", whose)
+        else:
+            return int.from_bytes(address[2:6], "big"), address
+        return None
+
+    def network_name(self, number: int) -> str:
+        return self.names.get(number, f"net-{number:x}")
+
+    def call_network(self, number: int, raw: str, who: str) -> None:
+        """The source calls a network *raw*; the operator's word and the first come first."""
+        name = self.name(raw, "network name", who)
+        owner = next((n for n in {*self.names} if self.names[n] == name), number)
+        if not name or owner != number or (name.startswith("net-") and name != f"net-{number:x}"):
+            self.note("network names not used: empty, or another network's", f"{who} ({shown(raw)})")
+        elif self.names.setdefault(number, name) != name:
+            self.note(f"{self.network_name(number)} has other names too, not used", f"{who} ({shown(raw)})")
+
+    # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def machine(
+        self, raw_id: str, app: str, address: str, *, state: str, region: str = "", group: str = "",
+        skip_registration: bool = False, metadata: Mapping[str, str] | None = None, services: Services = (),
+    ) -> None:  # fmt: skip
+        """Add a machine, or note why not."""
+        who = shown(raw_id)
+        placed = self.place(address, who)
+        if placed is None:
+            return
+        number, packed = placed
+        ident = self.name(raw_id, "id", who)
+        app = self.name(app or self.options.app, "app", who)
+        if not ident or not app:
+            self.note(f"left out, no {'app' if ident else 'id'}", f"{who} ({shown(address)})")
+        elif ident in self.machines:
+            self.note("left out, a machine before it has this id", f"{who} ({shown(address)})")
+        else:
+            other = self.owners.setdefault(packed, ident)
+            if other != ident:
+                self.note("share an address, which `check` reports", f"{other} and {ident}")
+            self.homes[ident] = number, app
+            made = {"id": ident, "address": address_text(packed).decode(), "region": self._region(region, who),
+                    "group": self.name(group, "group", who) or "app",
+                    "state": self.name(state, "state", who) or "created"}  # fmt: skip
+            more = {"skip_registration": skip_registration, "metadata": self._metadata(metadata or {}, who),
+                    "services": self._services(services, who)}  # fmt: skip
+            self.machines[ident] = made | {key: value for key, value in more.items() if value}
+
+    def peer(self, raw: str, address: str, *, region: str = "", rename: bool = False) -> None:
+        """Add a WireGuard peer, or note why not; with *rename* a name that is taken gets a number behind it."""
+        who = shown(raw)
+        placed = self.place(address, who)
+        if placed is None:
+            return
+        number, packed = placed
+        name = self.name(raw, "peer name", who)
+        if not name:
+            self.note("left out, no name", f"{who} ({shown(address)})")
+            return
+        if (number, name) in self.peers:
+            if not rename:
+                self.note("left out, a peer before it has this name", f"{who} ({shown(address)})")
+                return
+            name = self._free(number, name)
+            self.note("named with a number, because the name was taken", f"{name} ({shown(address)})")
+        other = self.owners.setdefault(packed[:15], name)
+        if other != name:
+            self.note("lie in one /120, so the server takes one for the other", f"{other} and {name}")
+        made = {"address": address_text(packed).decode()}
+        if region := self.name(region or self.options.region, "region", who):
+            made["region"] = region
+        self.peers[number, name] = made
+
+    def _free(self, number: int, name: str) -> str:
+        count = 2
+        while (number, f"{name[: 62 - len(str(count))]}-{count}") in self.peers:
+            count += 1
+        return f"{name[: 62 - len(str(count))]}-{count}"
+
+    def _region(self, raw: str, who: str) -> str:
+        region = self.name(raw or self.options.region, "region", who)
+        if not region:
+            self.note(f"region {UNKNOWN_REGION} guessed, because none is named", who)
+        return region or UNKNOWN_REGION
+
+    def _metadata(self, pairs: Mapping[str, str], who: str) -> dict[str, str]:
+        kept = {key: value for key, value in sorted(pairs.items()) if key and storable(key) and storable(value)}
+        for key in sorted(pairs.keys() - kept.keys()):
+            self.note("metadata left out: no key, NUL, or not Unicode", f"{who} ({shown(key)})")
+        return kept
+
+    def _services(self, services: Services, who: str) -> list[dict[str, Any]]:
+        kept = {}
+        for raw, protocol, port in services:
+            name = self.name(raw, "service", who)[:62]  # One octet of the label is for the _ before it.
+            if name and protocol in ("tcp", "udp") and 0 < port < 65_536:
+                kept[name, protocol] = {"name": name, "protocol": protocol, "port": port}
+            else:
+                self.note("services left out: tcp or udp, and port 1 to 65535", f"{who} ({shown(raw)})")
+        return [kept[key] for key in sorted(kept)]
+
+    # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def done(self) -> Imported:
+        """Return the document, in an order of its own so that two imports can be compared, and the notes."""
+        numbers = sorted({number for number, _ in (*self.homes.values(), *self.peers)})
+        networks = {self.network_name(number): self._network(number) for number in numbers}
+        if networks:
+            told = "`apply` makes these networks exactly as written: add first what this source does not tell"
+            self.note(told, *networks)
+        else:
+            self.note("nothing found to import")
+        notes = [reason if not who else f"{reason}: {_listed(who)}" for reason, who in self.noted.items()]
+        return Imported({"networks": networks}, notes)
+
+    def _network(self, number: int) -> dict[str, Any]:
+        apps: dict[str, Any] = {}
+        for ident, (home, app) in sorted(self.homes.items(), key=lambda item: (item[1], item[0])):
+            if home == number:
+                apps.setdefault(app, {"machines": []})["machines"].append(self.machines[ident])
+        peers = {name: peer for (home, name), peer in sorted(self.peers.items()) if home == number}
+        parts = {"apps": apps, "peers": peers}
+        return {"id": f"{self._address(number)}/48"} | {key: part for key, part in parts.items() if part}
+
+    def _address(self, number: int) -> str:
+        return address_text(self.options.prefix + number.to_bytes(4, "big") + bytes(10)).decode()
+
+
+def _listed(who: list[str]) -> str:
+    who = list(dict.fromkeys(who))
+    more = len(who) - NAMED_IN_A_NOTE
+    return ", ".join(who[:NAMED_IN_A_NOTE]) + (f" and {more:,} more" if more > 0 else "")
+
+
+# ── input ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def octets(address: str) -> bytes | None:
+    """Return the 16 octets of an IPv6 address in text, or None."""
+    try:
+        return inet_pton(AF_INET6, address)
+    except (OSError, ValueError):
+        return None
+
+
+def storable(text: str) -> bool:
+    """Whether *text* can stand in a catalog: no NUL, no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def text_of(source: str | bytes, what: str) -> str:
+    """Return the text of *source* without a byte order mark. Raises SourceError for what is no UTF-8 text."""
+    try:
+        text = source.decode() if isinstance(source, bytes) else source
+    except UnicodeDecodeError as error:
+        why = f"octet {error.start + 1} is not UTF-8"
+        raise SourceError(f"no {what}", why, "Save it as UTF-8 (PowerShell's > writes UTF-16)") from error
+    text = text.removeprefix("\ufeff")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise SourceError(f"no {what}", f"line {line} has a NUL", "Give the text itself, saved as UTF-8")
+    return text
+
+
+def json_of(source: object, what: str) -> object:
+    """Return *source* parsed, if it is text. Raises SourceError for what is no JSON."""
+    if not isinstance(source, str | bytes):
+        return source
+    try:
+        return msgspec.json.decode(text_of(source, what))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not JSON: {error}"
+        raise SourceError(f"no {what}", why, "Give the whole output, as it was printed") from error
+
+
+def shaped(value: object, shape: type[T], what: str, do: str) -> T:
+    """Return parsed JSON as *shape*. Raises SourceError naming the place that does not fit."""
+    try:
+        return msgspec.convert(value, shape)
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
+        raise SourceError(f"no {what}", shown(error) if str(error) else "its shape is another", do) from error
