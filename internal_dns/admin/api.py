@@ -1,0 +1,150 @@
+"""The UNIX socket that the command line speaks to: one JSON object a line, request and reply. Mode 0600.
+
+    {"op": "write", "puts": [["machines", {"id": "…", "state": "stopped"}]], "wait": true}
+    {"revision": 17, "rows": 1}
+
+An error is {"error": what, "faults": [...]}. `watch` goes on: a line for each change of the answer, until either ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from internal_dns.admin.operations import BadRequest, perform
+from internal_dns.store.declare import Faulty
+from internal_dns.store.writer import NotOurs, Refused, Writer
+from internal_dns.transport.exchange import Exchange
+
+MAX_REQUEST: Final = 64 << 20  # a declarative document of a large platform
+WAIT: Final = 10  # seconds until a change must be visible
+
+Perform = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Api:
+    """Serves the socket of one server. The writer is opened with the first request, and kept."""
+
+    def __init__(self, catalog: Path, exchange: Exchange, prefix: bytes, hidden: tuple[str, ...]) -> None:
+        self.catalog, self.exchange, self.prefix, self.hidden = catalog, exchange, prefix, hidden
+        self.thread = ThreadPoolExecutor(1, "writer")
+        self.writer: Writer | None = None
+        self.changed = asyncio.Condition()
+        self.server: asyncio.Server | None = None
+        self.path = socket_path(catalog)
+
+    async def start(self) -> None:
+        """Listen. A socket that a killed server left behind is replaced; one that answers is not."""
+        with contextlib.suppress(FileNotFoundError):
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(str(self.path))
+                except ConnectionRefusedError:
+                    self.path.unlink()
+                else:
+                    raise OSError(f"another server has {self.path}")
+        mask = os.umask(0o177)
+        try:
+            self.server = await asyncio.start_unix_server(self._serve, str(self.path), limit=MAX_REQUEST)
+        finally:
+            os.umask(mask)
+
+    async def close(self) -> None:
+        if self.server is not None:
+            self.server.close()
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        await asyncio.get_running_loop().run_in_executor(self.thread, self._close_writer)
+        self.thread.shutdown()
+
+    def _close_writer(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    async def notify(self) -> None:
+        """Another catalog answers now."""
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                await self._reply(line, reader, writer)
+        except (OSError, ValueError):  # gone, or a line past the limit
+            pass
+        finally:
+            writer.close()
+
+    async def _reply(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = msgspec.json.decode(line, type=dict[str, Any])
+            if request.get("op") == "watch":
+                await self._watch(request, reader, writer)
+                return
+            reply = await asyncio.get_running_loop().run_in_executor(self.thread, self._perform, request)
+            if request.get("wait") and "revision" in reply:
+                reply["visible"] = await self._visible(reply["revision"])
+        except (Refused, Faulty) as error:
+            reply = {"error": "refused", "faults": [str(fault) for fault in error.faults]}
+        except NotOurs as error:
+            reply = {"error": "not ours", "faults": [str(error)]}
+        except (BadRequest, msgspec.DecodeError, TypeError, ValueError) as error:
+            reply = {"error": "bad request", "faults": [str(error)]}
+        except (sqlite3.Error, OSError) as error:
+            reply = {"error": "failed", "faults": [str(error)]}
+        await _send(writer, reply)
+
+    def _perform(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self.writer is None:
+            self.writer = Writer(self.catalog, self.prefix, self.hidden)
+        return perform(request, self.writer)
+
+    async def _visible(self, revision: int) -> bool:
+        """Wait until the server answers from *revision* or later."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT), self.changed:
+                await self.changed.wait_for(lambda: self._revision() >= revision)
+        return self._revision() >= revision
+
+    def _revision(self) -> int:
+        return self.exchange.catalog.revision if self.exchange.catalog else 0
+
+    async def _watch(
+        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Send the answer to `query` (hexadecimal) from `source`, now and whenever it differs."""
+        query, source = bytes.fromhex(str(request["query"])), bytes.fromhex(str(request["source"]))
+        gone = asyncio.ensure_future(reader.read(1))
+        last = b""
+        try:
+            while not gone.done():
+                octets = self.exchange.answer_for_watch(query, source)
+                if octets != last:
+                    await _send(writer, {"reply": octets.hex(), "revision": self._revision()})
+                    last = octets
+                async with self.changed:
+                    waiting = asyncio.ensure_future(self.changed.wait())
+                    await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+                    waiting.cancel()
+                    await asyncio.gather(waiting, return_exceptions=True)
+        finally:
+            gone.cancel()
+
+
+def socket_path(catalog: Path) -> Path:
+    """Where the server of *catalog* listens for the command line."""
+    return catalog.with_name(catalog.name + ".sock")
+
+
+async def _send(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
+    writer.write(msgspec.json.encode(value) + b"\n")
+    await writer.drain()

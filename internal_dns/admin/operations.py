@@ -1,0 +1,99 @@
+"""What the command line asks of a catalog that can be written: one function for each operation, JSON in and out.
+
+The running server performs them for whoever may open its socket (api.py); `--offline` performs the same without one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from internal_dns.admin.preview import answers_that_change
+from internal_dns.store import declare
+from internal_dns.store.sqlite import TABLES
+from internal_dns.store.writer import KEYS, Refused, Writer
+
+Request = Mapping[str, Any]
+Reply = dict[str, Any]
+
+
+class BadRequest(Exception):
+    """The request has not the form of an operation."""
+
+
+def perform(request: Request, writer: Writer) -> Reply:
+    """Perform *request* and return the reply. Raises BadRequest, Refused, sqlite3.Error."""
+    operation = OPERATIONS.get(str(request.get("op")))
+    if operation is None:
+        raise BadRequest(f"there is no operation {request.get('op')!r}")
+    return operation(request, writer)
+
+
+def rows(request: Request, writer: Writer) -> Reply:
+    """Return rows of `table` whose columns have the values of `where`, by key."""
+    return {"rows": read_rows(writer.connection, _table(request), request.get("where") or {})}
+
+
+def read_rows(connection: sqlite3.Connection, table: str, where: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return rows as dictionaries, text as str."""
+    columns = TABLES[table]
+    if unknown := [column for column in where if column not in columns]:
+        raise BadRequest(f"{table} has no column {unknown[0]!r}")
+    condition = " AND ".join(f"{column} = ?" for column in where) or "1"
+    order = ", ".join(KEYS[table])
+    found = connection.execute(
+        f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {order}", tuple(where.values())
+    )
+    return [
+        {c: v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v for c, v in zip(columns, row, strict=True)}
+        for row in found
+    ]
+
+
+def write(request: Request, writer: Writer) -> Reply:
+    """Put and delete rows in one transaction. `new`: the rows must not be there yet; `old`: they must."""
+    puts = [(str(table), dict(row)) for table, row in request.get("puts", ())]
+    deletes = [(str(table), dict(key)) for table, key in request.get("deletes", ())]
+    for table, row in [*puts, *deletes]:
+        if table not in TABLES or not row:
+            raise BadRequest(f"{table!r} is no table, or no row is given")
+    for wanted, word in (("new", "is there already"), ("old", "is not there")):
+        for table, key in request.get(wanted, ()):
+            if bool(read_rows(writer.connection, str(table), key)) == (wanted == "new"):
+                raise Refused([f"{' '.join(map(str, key.values()))} {word} (table {table})"])
+    written = writer.write(puts, deletes)
+    return {"revision": written.revision, "rows": written.rows}
+
+
+def apply(request: Request, writer: Writer) -> Reply:
+    """Make the catalog what a declarative document says. `dry_run` tells what would change, answers included."""
+    document = declare.parse(
+        str(request.get("text", "")), name=str(request.get("name", "document")), kind=request.get("kind"),
+        prefix=writer.prefix,
+    )  # fmt: skip
+    plan = declare.plan(writer.connection, document, prune=bool(request.get("prune")))
+    reply: Reply = {"summary": plan.summary(), "lines": plan.lines, "warnings": [str(w) for w in document.warnings]}
+    if request.get("dry_run"):
+        return {**reply, "answers": answers_that_change(writer, plan.puts, plan.deletes)}
+    written = writer.write(plan.puts, plan.deletes)
+    return {**reply, "revision": written.revision, "rows": written.rows}
+
+
+def export(request: Request, writer: Writer) -> Reply:
+    """Return the catalog, or some networks of it, as a declarative document."""
+    networks = request.get("networks")
+    value, notes = declare.export(writer.connection, networks)
+    return {"document": value, "notes": notes}
+
+
+def _table(request: Request) -> str:
+    table = str(request.get("table"))
+    if table not in TABLES:
+        raise BadRequest(f"there is no table {table!r}")
+    return table
+
+
+OPERATIONS: Final[Mapping[str, Callable[[Request, Writer], Reply]]] = {
+    "rows": rows, "write": write, "apply": apply, "export": export,
+}  # fmt: skip
