@@ -136,6 +136,16 @@ class Settings:
     )
     origin: Mapping[str, str] = field(default_factory=dict)
 
+    def is_own(self, endpoint: Endpoint) -> bool:
+        """Whether this server itself listens there. A wildcard takes loopback, and every address of the prefix."""
+        host = endpoint.host
+        local = host.is_loopback or host.is_unspecified or host.packed.startswith(self.prefix)
+        return any(
+            own.port == endpoint.port
+            and (own.host == host or host.is_unspecified or (own.wildcard and host.version == 6 and local))
+            for own in self.listen
+        )
+
     @property
     def maps(self) -> tuple[SourceMap, ...]:
         """`map_source` as the core wants it."""
@@ -183,10 +193,15 @@ def _parse(row: Field[Any], raw: Any, where: str, faults: list[str]) -> Any:
     if row.name == "forward":
         return _forward(raw, where, faults)
     parse, many = row.metadata["parse"], row.metadata["many"]
+    numeric = isinstance(row.metadata["default"], str) and row.metadata["default"].isdigit()
     found = []
-    for text in raw if isinstance(raw, tuple | list) else (raw,):
+    for value in raw if isinstance(raw, tuple | list) else (raw,):
         try:
-            found.append(None if text is None else parse(str(text)))
+            if isinstance(value, int) and not isinstance(value, bool) and numeric:
+                value = str(value)  # noqa: PLW2901
+            if value is not None and not isinstance(value, str | Path):
+                raise ValueError(f"{value!r} is no text: write it in quotes")
+            found.append(None if value is None else parse(str(value)))
         except ValueError as error:
             faults.append(f"{where}: {error}")
     if not many and isinstance(raw, tuple | list):
@@ -199,12 +214,19 @@ def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, tuple[Upst
         faults.append(f'{where}: is a table, such as [forward] "corp.example" = ["udp://192.0.2.1"]')
         return {}
     found = {}
-    for suffix, urls in raw.items():
-        labels = tuple(suffix.lower().strip(".").encode().split(b"."))
+    for suffix, value in raw.items():
+        labels = tuple(suffix.lower().removesuffix(".").encode().split(b"."))
+        urls = [value] if isinstance(value, str) else value
         try:
-            found[labels] = tuple(map(Upstream.parse, [urls] if isinstance(urls, str) else urls))
-        except (ValueError, TypeError) as error:
-            faults.append(f"{where}.{suffix}: {error}")
+            if not all(0 < len(label) < 64 for label in labels):
+                raise ValueError("is no domain name")
+            if labels[-1] in (b"internal", b"flycast"):
+                raise ValueError("is answered here and never forwarded")
+            if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
+                raise ValueError('needs upstreams, such as ["udp://192.0.2.1"]')
+            found[labels] = tuple(map(Upstream.parse, urls))
+        except ValueError as error:
+            faults.append(f"{where}.{suffix or '(empty)'}: {error}")
     return found
 
 
@@ -232,10 +254,14 @@ def _contradictions(settings: Settings) -> list[str]:
     faults = []
     if None in settings.upstream and len(settings.upstream) > 1:
         faults.append(f"{settings.origin['upstream']}: none excludes any other upstream")
-    listening = {endpoint.host for endpoint in settings.listen}
-    for upstream in settings.upstream:
-        if upstream and upstream.endpoint.host in listening and upstream.endpoint in settings.listen:
-            faults.append(f"{settings.origin['upstream']}: {upstream} is this server itself; name another")
+    if not settings.listen:
+        faults.append(f"{settings.origin['listen']}: name at least one address to listen on")
+    if None in settings.upstream and settings.forward:
+        faults.append(f"{settings.origin['forward']}: has no effect while upstream is none; leave out one of them")
+    for key, upstreams in (("upstream", settings.upstream), *(("forward", to) for to in settings.forward.values())):
+        for upstream in upstreams:
+            if upstream and settings.is_own(upstream.endpoint):
+                faults.append(f"{settings.origin[key]}: {upstream} is this server itself; name another")
     for source, network in settings.map_source:
         if ip_network(source).version == 6 and ip_network(source).network_address.packed.startswith(settings.prefix):
             faults.append(

@@ -149,6 +149,13 @@ class Server:
         deadline = time.monotonic() + DRAIN_TIMEOUT
         while time.monotonic() < deadline and (self.connections.open or any(u.pending for u in self.udp)):
             await asyncio.sleep(0.02)
+        # Who has not taken its answers by now never will.
+        for connection in tuple(self.connections.open):
+            connection.transport.abort()
+        for listener in self.udp:
+            for task in listener.pending:
+                task.cancel()
+        await asyncio.sleep(0)
 
     def _close(self) -> None:
         for server in self.servers:
@@ -217,8 +224,7 @@ def _rules(settings: Settings, dev: bool, forwarding: bool) -> Rules:
 def _upstreams(settings: Settings) -> tuple[Upstream, ...]:
     if settings.upstream:
         return tuple(upstream for upstream in settings.upstream if upstream)
-    own = {endpoint.host for endpoint in settings.listen if endpoint.port == 53}
-    return from_resolv_conf(frozenset(own))
+    return from_resolv_conf(settings.is_own)
 
 
 def _register(server: Server) -> None:

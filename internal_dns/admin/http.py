@@ -31,7 +31,7 @@ class AdminPort:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with self.slots, asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(TIMEOUT), self.slots:
                 head = await reader.readuntil(b"\r\n\r\n")
                 status, kind, body = self._answer(head)
                 writer.write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -113,7 +114,7 @@ def dig(who: str | None, server: str, tcp: bool, timeout: float, as_json: bool, 
     else:
         for line in reply_lines(reply):
             click.echo(line)
-        size = len(reply.to_wire())
+        size = len(reply.wire or b"")
         click.echo(
             paint(f"; {endpoint} · {'tcp' if by_tcp else 'udp'} · {milliseconds:.1f} ms · {size} octets", "cyan")
         )
@@ -181,7 +182,7 @@ def explain(
         raise Told(f"catalog {catalog}", why, "Name it with --catalog, or make one: internal-dns init FILE --demo",
                    CONFIGURATION) from error  # fmt: skip
     first = min(loaded.catalog.networks.values(), key=lambda network: network.id, default=None)
-    query = _query(name, qtype, who or (first.label.decode() if first and first.name else None))
+    query = _query(name, qtype, who or (str(IPv6Address(first.prefix + bytes(10))) if first else None))
     rules = Rules(region=region.lower().encode() if region else None, dev=True)
     loopback = bytes(15) + b"\1"
     story = explained(query.to_wire(), loopback, loopback, loaded.catalog, rules, stream=tcp)
@@ -193,6 +194,7 @@ def explain(
             click.echo(line)
         for line in reply_lines(reply)[quiet:] if reply else []:
             click.echo(line)
+    raise SystemExit(FINDING if reply is None or reply.rcode() else 0)
 
 
 def _story_value(story: Explanation) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -33,8 +34,9 @@ def init(file: Path, demo: bool, machines: int | None, seed: int, as_json: bool)
     except FileExistsError as error:
         raise Told(f"{file} is there already", "a catalog is never overwritten", "Remove it, or name another file",
                    CONFIGURATION) from error  # fmt: skip
-    except OSError as error:
-        raise Told(f"cannot write {file}", error.strerror or str(error), "Name a file in a writable directory",
+    except (OSError, sqlite3.Error) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise Told(f"cannot write {file}", why, "Name a file in a writable directory",
                    CONFIGURATION) from error  # fmt: skip
     if machines and machines > 10_000 and sys.stderr.isatty():
         click.echo(err=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import platform
 import socket
 import sqlite3
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
@@ -122,9 +121,8 @@ def _ports(listen: tuple[Any, ...]) -> Iterator[Symptom]:
 def _resolv_conf(settings: Any) -> Iterator[Symptom]:
     from internal_dns.forward.upstreams import RESOLV_CONF, from_resolv_conf
 
-    own = {endpoint.host for endpoint in settings.listen if endpoint.port == 53}
-    with_us = from_resolv_conf(frozenset())
-    without = from_resolv_conf(frozenset(own))
+    with_us = from_resolv_conf(lambda endpoint: False)
+    without = from_resolv_conf(settings.is_own)
     if settings.upstream:
         yield Symptom("ok", "upstreams", ", ".join(str(u) if u else "none" for u in settings.upstream))
     elif with_us != without:
@@ -183,13 +181,17 @@ def _cross_check(server: str) -> Iterator[Symptom]:
 @json_option
 def health(admin: str, as_json: bool) -> None:
     """Exit 0 when the server is ready, 1 when it is not, 3 when it cannot be reached. For a container's healthcheck."""
+    host, _, port = admin.rpartition(":")
     try:
-        with urllib.request.urlopen(f"http://{admin}/readyz", timeout=3) as answer:
-            ready, words = True, answer.read(4096).decode().strip()
-    except urllib.error.HTTPError as error:
-        ready, words = False, error.read(4096).decode().strip()
-    except (OSError, ValueError) as error:
-        raise Told(f"cannot reach http://{admin}/readyz", str(error), "Is it running, and with this --admin?",
+        # Not urllib: it would ask a proxy of the environment for our own loopback address.
+        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=3)
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        ready, words = answer.status == 200, answer.read(4096).decode("utf-8", "replace").strip()
+        connection.close()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        why = str(error) or type(error).__name__
+        raise Told(f"cannot ask http://{admin}/readyz", why, "Is it running, and with this --admin?",
                    UNREACHABLE) from error  # fmt: skip
     if as_json:
         print_json({"ready": ready, "says": words})

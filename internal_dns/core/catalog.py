@@ -268,8 +268,8 @@ def _carry_owners(
     made.__dict__["owners"] = {address: owners for address, owners in index.items() if owners}
 
 
-def _rank(machine: Machine) -> tuple[bool, bytes]:
-    return machine.state != STARTED, machine.id
+def _rank(machine: Machine) -> tuple[bool, bytes, bytes]:
+    return machine.state != STARTED, machine.id, machine.app
 
 
 class Region(NamedTuple):

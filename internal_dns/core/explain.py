@@ -12,12 +12,12 @@ from internal_dns.core import names
 from internal_dns.core.ask_as import Unclear
 from internal_dns.core.catalog import App, Catalog, Machine
 from internal_dns.core.journey import Drop, Forward, Reply, Rules, asked_in, asker, our_zone, respond
-from internal_dns.core.lookup import mismatch
+from internal_dns.core.lookup import NoSuchName, OfApp, View, find, mismatch
 from internal_dns.core.names import Asked
 from internal_dns.core.nearest import rank
-from internal_dns.core.records import address_text
+from internal_dns.core.records import TTL, RRset, address_text, rotated
 from internal_dns.core.requester import Outsider, Place, Requester, place
-from internal_dns.core.wire import Query, Silent, read_query
+from internal_dns.core.wire import Query, Silent, Type, read_query
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,10 @@ def explain(
         asked = asked_in(zone, query.labels, rules.prefix)
         steps.append(("place", _place(who, here, catalog, rules)))
         steps.append(("name", told(asked)))
-        app = who.network.apps.get(getattr(_base(asked), "app", None) or b"")
+        base = asked.of if isinstance(asked, names.Page) else asked
+        app = who.network.apps.get(getattr(base, "app", None) or b"") if isinstance(base, OfApp) else None
         if app is not None:
-            machines = _verdicts(asked, app, here, catalog)
+            machines = _verdicts(base, app, View(who, catalog, here, rules.region, turn))
     steps.append(("outcome", _outcome(outcome, query, stream)))
     if isinstance(who, Requester) and who.network.known:
         steps.append(("revision", f"{who.network.revision} of this network"))
@@ -84,7 +85,7 @@ def _place(who: Requester, here: Place, catalog: Catalog, rules: Rules) -> str:
     if here.peer:
         return f"{region}, as peer {here.peer.name.decode()} owns this /120"
     if here.machine:
-        return f"{region}, as machine {here.machine.id.decode()} ({here.machine.state.decode()}) owns this /112"
+        return f"{region}, as machine {here.machine.id.decode()} ({_words(here.machine.state)}) owns this /112"
     if here.host:
         return f"{region}, by the host bits of the address"
     if who.region:
@@ -92,17 +93,12 @@ def _place(who: Requester, here: Place, catalog: Catalog, rules: Rules) -> str:
     return f"{region}, that of this server" if here.region and rules.region else region
 
 
-def _base(asked: Asked) -> Asked:
-    """What a page or an empty non-terminal belongs to."""
-    return _base(asked.of) if isinstance(asked, names.Page | names.EmptyNonTerminal) else asked
-
-
 def told(asked: Asked) -> str:
     """Say which row of the grammar a name is, with what was filled in."""
     if isinstance(asked, names.Unheard):
         return f"nothing: {asked.reason}"
     if isinstance(asked, names.EmptyNonTerminal):
-        return f"an empty non-terminal, above or below: {told(asked.of)}"
+        return f"nothing itself, a name on the way to others of: {told(asked.of)}"
     if isinstance(asked, names.Page):
         return f"page {asked.number} of: {told(asked.of)}"
     words = (type(asked).__doc__ or "").split(";")[0].split(".")[0]
@@ -116,23 +112,39 @@ def told(asked: Asked) -> str:
     return f"{words[:1].lower()}{words[1:]}" + (f" ({', '.join(filled)})" if filled else "")
 
 
-def _verdicts(asked: Asked, app: App, here: Place, catalog: Catalog) -> tuple[Verdict, ...]:
-    """Judge each machine of the app; for `nearest`, nearest first and with the distance."""
-    base = _base(asked)
-    every = getattr(base, "every", False)
+def _verdicts(asked: Asked, app: App, view: View) -> tuple[Verdict, ...]:
+    """Judge each machine of the app; for `nearest`, nearest first, with the distance and who is past the count."""
+    every = getattr(asked, "every", False)
+    nearest = _nearest(asked, view) if isinstance(asked, names.Nearest) else None
     found = []
     for machine in app.machines:
-        shown = machine.listed if every else machine.visible
-        why = mismatch(machine, asked) or ("" if shown else _hidden(machine))
-        distance = _distance(machine, here, catalog) if isinstance(base, names.Nearest) else ""
-        found.append(Verdict(machine, why, distance))
-    if isinstance(base, names.Nearest):
-        found.sort(key=lambda v: (bool(v.why), rank(v.machine, here, catalog), v.machine.address))
+        why = mismatch(machine, asked) or ("" if (machine.listed if every else machine.visible) else _hidden(machine))
+        if nearest is not None and not why and machine.address not in nearest:
+            why = f"not among the {len(nearest)} nearest"
+        found.append(Verdict(machine, why, _distance(machine, view.here, view.catalog) if nearest is not None else ""))
+    if nearest is not None:
+        found.sort(
+            key=lambda v: (nearest.get(v.machine.address, len(nearest)), rank(v.machine, view.here, view.catalog))
+        )
     return tuple(found)
 
 
+def _nearest(asked: names.Nearest, view: View) -> dict[bytes, int]:
+    """Return the addresses of the answer with their position in it."""
+    node = find(asked, view)
+    found = None if isinstance(node, NoSuchName) else node.of_type(Type.AAAA)
+    if not isinstance(found, RRset):
+        return {}
+    order = [address for tied in found.groups for address in rotated(tied, view.turn)]
+    return {address: position for position, address in enumerate(order[: asked.count])}
+
+
+def _words(state: bytes) -> str:
+    return state.decode("utf-8", "replace")
+
+
 def _hidden(machine: Machine) -> str:
-    return "skip_registration is set" if machine.skip_registration else machine.state.decode("utf-8", "replace")
+    return "skip_registration is set" if machine.skip_registration else _words(machine.state)
 
 
 def _distance(machine: Machine, here: Place, catalog: Catalog) -> str:
@@ -150,4 +162,5 @@ def _outcome(outcome: Reply | Forward | Drop, query: Query, stream: bool) -> str
             return "not a name of ours: asked of an upstream"
         case Reply(octets, rcode, kind):
             by = "TCP" if stream else "UDP"
-            return f"{rcode.name}, {len(octets)} octets by {by}, kind {kind}"
+            ttl = f", TTL {TTL}" if octets[6:8] != b"\0\0" and kind != "refused" else ""
+            return f"{rcode.name}, {len(octets)} octets by {by}{ttl}, kind {kind}"

@@ -12,7 +12,6 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from struct import pack
 from typing import Final
@@ -23,7 +22,7 @@ from internal_dns.core.catalog import NetworkId
 from internal_dns.core.journey import Forward
 from internal_dns.core.message import Body, message, relay
 from internal_dns.core.names import Labels
-from internal_dns.core.wire import CD, HEADER, RD, TC, BadReply, Checked, Ede, Query, Rcode, Type, check_reply
+from internal_dns.core.wire import AD, CD, HEADER, RD, TC, BadReply, Checked, Ede, Query, Rcode, Type, check_reply
 from internal_dns.metrics import Metrics
 from internal_dns.transport.sockets import Endpoint
 
@@ -57,9 +56,13 @@ class Upstream:
         parts = urlsplit(url if "//" in url else f"udp://{_bracketed(url)}")
         if parts.scheme in ("tls", "https"):
             raise ValueError(f"{url!r}: encrypted upstreams are not built yet; udp:// and tcp:// are")
-        if parts.scheme not in ("udp", "tcp") or parts.path.strip("/") or parts.query or parts.username:
+        extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        if parts.scheme not in ("udp", "tcp") or extra:
             raise ValueError(f"{url!r} is no upstream: write udp://ADDR:PORT or tcp://ADDR:PORT")
-        return cls(Endpoint.parse(parts.netloc, 53), parts.scheme == "tcp")
+        endpoint = Endpoint.parse(parts.netloc, 53)
+        if not endpoint.port:
+            raise ValueError(f"{url!r}: nothing can be asked at port 0")
+        return cls(endpoint, parts.scheme == "tcp")
 
     def __str__(self) -> str:
         return f"{'tcp' if self.stream else 'udp'}://{self.endpoint}"
@@ -69,8 +72,8 @@ def _bracketed(text: str) -> str:
     return f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text
 
 
-def from_resolv_conf(own: frozenset[IPv4Address | IPv6Address], path: Path = RESOLV_CONF) -> tuple[Upstream, ...]:
-    """Return the host's own upstreams without *own* addresses, else public ones."""
+def from_resolv_conf(is_own: Callable[[Endpoint], bool], path: Path = RESOLV_CONF) -> tuple[Upstream, ...]:
+    """Return the host's own upstreams without this server's addresses, else public ones."""
     found = []
     try:
         lines = path.read_text(errors="replace").splitlines()
@@ -79,10 +82,10 @@ def from_resolv_conf(own: frozenset[IPv4Address | IPv6Address], path: Path = RES
     for words in (line.split() for line in lines):
         if len(words) > 1 and words[0] == "nameserver":
             try:
-                upstream = Upstream.parse(words[1].partition("%")[0])
+                upstream = Upstream.parse(words[1])
             except ValueError:
                 continue
-            if upstream.endpoint.host not in own:
+            if not is_own(upstream.endpoint):
                 found.append(upstream)
     return tuple(found) or tuple(map(Upstream.parse, PUBLIC))
 
@@ -236,8 +239,8 @@ class _Waiting(asyncio.DatagramProtocol):
 
 
 def question(query: Query, ident: bytes) -> bytes:
-    """Return the query to an upstream: the client's question, CD and DO, and none of its options (no ECS)."""
-    flags = RD | query.flags & CD
+    """Return the query to an upstream: the client's question, CD, AD and DO, and none of its options (no ECS)."""
+    flags = RD | query.flags & (CD | AD)
     dnssec_ok = bool(query.edns and query.edns.dnssec_ok)
     head = ident + pack("!5H", flags, 1, 0, 0, 1)
     assert len(head) == HEADER

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Machine, Network
+from internal_dns.core.lookup import Found, NoSuchName, View, find
 from internal_dns.core.names import APEX_WORDS, RESERVED
-from internal_dns.core.records import address_text
+from internal_dns.core.records import TextList, address_text, items_that_fit
+from internal_dns.core.requester import Requester
 from internal_dns.store.sqlite import Loaded
 
 MAX_AAAA: Final = 2_339  # of 28 octets each, in 65,535 with header, question and OPT
-MAX_INSTANCES: Final = 65_000  # octets of text in one TXT RR that still fits a message
+MAX_TEXT: Final = 65_400  # octets of rdata that fit a message beside header, question and OPT
 MAX_NAME: Final = 253  # characters of a name as text
 
 
@@ -30,7 +33,9 @@ class Finding:
 def findings(loaded: Loaded) -> list[Finding]:
     """Return all findings: rows that were left out first, then network by network."""
     found = [
-        Finding("error", f"{fault.table} {fault.row}", f"not loaded: {fault.reason}", "Correct or delete the row")
+        Finding("warning", f"{fault.table} {fault.row}", fault.reason, "Correct the row")
+        if fault.reason.startswith("loaded, but")
+        else Finding("error", f"{fault.table} {fault.row}", f"not loaded: {fault.reason}", "Correct or delete the row")
         for fault in loaded.faults
     ]
     if loaded.fault_count > len(loaded.faults):
@@ -44,22 +49,36 @@ def findings(loaded: Loaded) -> list[Finding]:
 def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
     where = f"network {network.label.decode()}"
     yield from _shared_addresses(network, where)
-    total = 0
     for name, app in sorted(network.apps.items()):
         yield from _app(app, f"{where} app {name.decode()}", catalog)
-        total += sum(
-            len(b"instance=,app=,ip=,region=;") + len(m.id) + len(m.app) + 30 + len(m.region) for m in app.visible
-        )
-    if total > MAX_INSTANCES:
-        yield Finding(
-            "warning", where, f"_instances.internal has about {total:,} octets, more than any message",
-            "Ask for 1._page._instances.internal and so on, or _instances.<app>.internal",
-        )  # fmt: skip
+    who = Requester(network, bytes(16), mapped=True)
+    lists: list[tuple[str, names.Asked]] = [
+        ("_apps.internal", names.Apps()),
+        ("_peer.internal", names.Peers()),
+        ("_instances.internal", names.Instances(None)),
+        *((f"vms.{app.decode()}.internal", names.Machines(app, None, every=False)) for app in network.apps),
+        *((f"_instances.{app.decode()}.internal", names.Instances(app)) for app in network.apps),
+    ]  # fmt: skip
+    for title, asked in lists:
+        yield from _list(title, find(asked, View(who, catalog)), where)
     for name, peer in network.peers.items():
         if name == b"_page":
             yield Finding("warning", f"{where} peer {name.decode()}", "the grammar reads _page as a page", "Rename it")
         if peer.region and peer.region not in catalog.regions:
             yield _unknown_region(f"{where} peer {name.decode()}", peer.region)
+
+
+def _list(name: str, found: Found, where: str) -> Iterator[Finding]:
+    """Look whether a list fits into a message by TCP."""
+    if isinstance(found, NoSuchName) or not found.sets or not isinstance(found.sets[0], TextList):
+        return
+    items = found.sets[0].items
+    fits = items_that_fit(items, found.sets[0].separator, MAX_TEXT)
+    if fits < len(items):
+        yield Finding(
+            "warning", where, f"{name} lists {len(items):,}, and a message holds {fits:,} of them",
+            f"Ask for 1._page.{name} and so on",
+        )  # fmt: skip
 
 
 def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:
@@ -70,10 +89,10 @@ def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:
     for peer in network.peers.values():
         owners[peer.address].append(f"peer {peer.name.decode()}")
     owners[network.server_address].insert(0, "the server itself")
-    for address, names in sorted(owners.items()):
-        if len(names) > 1:
+    for address, who in sorted(owners.items()):
+        if len(who) > 1:
             text = address_text(address).decode()
-            yield Finding("error", where, f"{text} belongs to {' and '.join(names)}", "Give each an address of its own")
+            yield Finding("error", where, f"{text} belongs to {' and '.join(who)}", "Give each an address of its own")
 
 
 def _app(app: App, where: str, catalog: Catalog) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ Text comes as octets: a row with broken UTF-8 must not stop a load.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from socket import AF_INET6, inet_pton
 from typing import Any, Final
@@ -155,7 +155,7 @@ class Values:
         made = (key, octets(value))
         return self.pairs.setdefault(made, made)
 
-    def service(self, row: Row, scope: Scope) -> Service | None:
+    def service(self, row: Row, scope: Scope, taken: Iterable[Service]) -> Service | None:
         """Return the service of a row (machine_id, name, protocol, port), or None and a fault."""
         _, raw, protocol, port = row
         name = self.name(raw)
@@ -165,6 +165,8 @@ class Values:
             why = "the protocol is tcp or udp"
         elif not isinstance(port, int) or not 0 < port < 65_536:
             why = "the port is 1 to 65535"
+        elif any((name, protocol) == (other.name, other.protocol) for other in taken):
+            why = "the machine has a service of this name but for letter case"
         else:
             return Service(name, protocol, port)
         self.faults.add(scope, "machine_services", raw, why)

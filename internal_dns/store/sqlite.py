@@ -316,8 +316,8 @@ class Reader:
         for pairs in metadata.values():
             pairs.sort()
         services: dict[object, list[Service]] = defaultdict(list)
-        for row in self._select("machine_services", (), inner, bound):
-            if (service := values.service(row, scope)) is not None:
+        for row in self._select("machine_services", (), f"{inner} ORDER BY machine_id, name, protocol", bound):
+            if (service := values.service(row, scope, services[row[0]])) is not None:
                 services[row[0]].append(service)
         for published in services.values():
             published.sort()

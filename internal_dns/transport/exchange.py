@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from internal_dns.core.catalog import Catalog, Network
 from internal_dns.core.journey import Drop, Forward, Rules, respond
 from internal_dns.core.message import Body, Manner, message
-from internal_dns.core.wire import HEADER, MAX_MESSAGE, SILENT_PORTS, Malformed, Rcode, Type
+from internal_dns.core.wire import HEADER, MAX_MESSAGE, SILENT_PORTS, Ede, Rcode, Silent, Type, read_query
 from internal_dns.metrics import Metrics
 from internal_dns.transport.answers import AnswerTable
 
@@ -83,15 +83,18 @@ class Exchange:
         self.metrics.response("forward", reply[3] & 15, forward.query.qtype)[0] += 1
         return reply
 
-    def _failed(self, octets: bytes, reason: str = "") -> bytes:
-        """Our trouble: SERVFAIL, a counter, and at most one log line a second."""
+    def _failed(self, octets: bytes, reason: str = "") -> bytes | None:
+        """Our trouble: SERVFAIL that names the question, a counter, and at most one log line a second."""
         self.metrics.errors += 1
         if (now := time.monotonic()) >= self._silent_until:
             self._silent_until = now + 1
             _log.error("failed on a message: %s", reason or octets[:HEADER].hex(), exc_info=not reason)
-        asked = Malformed(octets[:2], int.from_bytes(octets[2:4], "big"), reason)
-        self.metrics.response("internal", Rcode.SERVFAIL, 0)[0] += 1
-        return message(Body(Rcode.SERVFAIL, aa=False), asked, Manner(ra=self.rules.forwarding))
+        query = read_query(octets)
+        if isinstance(query, Silent):
+            return None
+        self.metrics.response("internal", Rcode.SERVFAIL, _qtype(octets))[0] += 1
+        body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the server failed on this question"))
+        return message(body, query, Manner(ra=self.rules.forwarding))
 
 
 def leaks(body: Body, network: Network) -> bool:
@@ -108,6 +111,8 @@ def leaks(body: Body, network: Network) -> bool:
 def _qtype(octets: bytes) -> int:
     """The QTYPE of a message that was answered, for the counters; 0 when it has no whole question."""
     at = HEADER
+    if octets[4:6] == b"\0\0":
+        return 0
     while at < len(octets) and 0 < octets[at] < 64:
         at += 1 + octets[at]
     return int.from_bytes(octets[at + 1 : at + 3], "big") if at + 4 < len(octets) else 0

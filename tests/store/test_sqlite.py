@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from internal_dns.core.catalog import Catalog
-from internal_dns.store import rows, sqlite
+from internal_dns.store import sqlite
+from internal_dns.store.rows import KEPT_FAULTS
 from internal_dns.store.sqlite import TABLES, Loaded, UnusableCatalog, load, read
 from tests.core.messages import ACME, MANY, ROWS, SCHEMA, insert, loaded, machine
 
@@ -302,7 +303,7 @@ def test_a_network_without_a_valid_name_is_loaded_all_the_same() -> None:
 
 def test_faults_beyond_a_thousand_are_counted_but_not_kept() -> None:
     found = loaded(rows={"apps": [(ACME, f"{i}.") for i in range(1_500)]})
-    assert (found.fault_count, len(found.faults)) == (1_500, rows.KEPT_FAULTS)
+    assert (found.fault_count, len(found.faults)) == (1_500, KEPT_FAULTS)
 
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,262 @@
+"""Random small catalogs with nasty names, and random questions to them.
+
+Names are drawn from few words, most of which mean something in the grammar, so that they meet and shadow each other.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address
+from random import Random
+from typing import Any
+
+from tests.core.messages import AAAA, ANY, AXFR, MX, NS, PTR, SOA, SRV, TXT, A, ip, labels
+
+Rows = dict[str, list[tuple[Any, ...]]]
+
+NETWORKS = (0x18, 0x19, 0x1A, 0xFFFF_FFFF)
+HOSTS = (0x0A7B_007D, 0x0A7B_0091, 1)
+APPS = "web web web db WEB a-b vms vm _apps _page _instances _peer global all internal kv of 7 top1 ams _api".split()
+REGIONS = "ams ams iad iad nrt AMS global vms _page kv lax".split()
+GROUPS = "app app worker Worker vm process _page all ams web".split()
+IDS = [*(f"m{i}" for i in range(8)), "M1", "m1x", "vm", "all", "_page", "3d8d9", "AB", "Ab", "aB", "ab", "1"]
+STATES = "started started started started started stopped created destroyed Started".split()
+KEYS = ["role", "Role", "a.b", "", "_page", "kv", "1", "k é"]
+VALUES = ["leader", "LEADER", "iad.leader", "", "_page", "1._page", "x..y", "é", "leader.role", "a" * 70, "7"]
+SERVICES = ["http", "http", "http", "HTTP", "_http", "", "x" * 62, "x" * 63, "a b", "_tcp"]
+PEERS = "laptop Laptop _apps _page interactive-1 Interactive-2 web _peer all 1 internal".split()
+BAD_NAMES = ["", "a b", "a.b", "x" * 64, "é", "x\0", "*", "web.", None]
+BAD_ADDRESSES = ["", "fdaa::1", "fdaa:0:77::1", "::1", "192.0.2.1", "fdaa:0:18::1%eth0", "web", "fdaa:0:18:1:1:1:1:1 "]
+# Words of the grammar, and others that stand for data.
+WORDS = (
+    "vm vms all regions global process of nearest kv _metadata _instances _page _tcp _udp _apps _peer _api _dns "
+    "_whoami top1 top2 top3 top99999 top100000 top0 top01 topx 1 2 0 01 9 nosuch"
+).split()
+
+
+def named(rng: Random, pool: list[str]) -> Any:
+    return rng.choice(BAD_NAMES if rng.random() < 0.02 else pool)
+
+
+def address(rng: Random, network: int) -> str:
+    """An address in *network*, often one that another row has."""
+    if rng.random() < 0.02:
+        return rng.choice(BAD_ADDRESSES)
+    host, number, free = rng.choice(HOSTS), rng.randint(1, 3), rng.choice((2, 2, 2, 3, 0x102, 0x103, 0x202))
+    if rng.random() < 0.02:
+        host, number, free = 0, 0, 3  # the network's server address
+    text = IPv6Address(0xFDAA << 112 | (network & 0xFFFF_FFFF) << 80 | host << 48 | number << 16 | free)
+    return str(text) if rng.random() < 0.8 else text.exploded.upper()
+
+
+def random_rows(rng: Random) -> Rows:
+    """A catalog, by table."""
+    networks = [*NETWORKS[: rng.randint(1, 4)]]
+    anywhere = [*networks, *networks, *networks, *networks, 0, -1, 1 << 32, None]
+
+    def in_network() -> Any:
+        return rng.choice(networks if rng.random() < 0.95 else anywhere)
+
+    rows: Rows = {
+        "networks": [
+            (n, rng.choice(["acme", "Acme", "", "a b", "acme.x"]), "") for n in networks if rng.random() < 0.7
+        ],
+        "apps": [(in_network(), named(rng, APPS)) for _ in range(rng.randint(0, 4))],
+        "machines": [],
+    }
+    ids = rng.sample(IDS, rng.randint(0, len(IDS)))
+    for ident in ids:
+        network = in_network()
+        rows["machines"].append((
+            named(rng, [ident]), network, named(rng, APPS[: rng.choice((3, 6, 20))]), address(rng, network or 0x18),
+            named(rng, REGIONS), named(rng, GROUPS), rng.choice(STATES), int(rng.random() < 0.1), 0,
+        ))  # fmt: skip
+    rows["machine_metadata"] = [
+        (rng.choice(ids), rng.choice(KEYS), rng.choice(VALUES)) for _ in range(rng.randint(0, 10)) if ids
+    ]
+    rows["machine_services"] = [
+        (
+            rng.choice(ids),
+            named(rng, SERVICES),
+            rng.choice(("tcp", "tcp", "udp", "sctp", "TCP")),
+            rng.choice((80, 80, 81, 0, 65_536, 65_535)),
+        )
+        for _ in range(rng.randint(0, 12))
+        if ids
+    ]
+    rows["peers"] = []
+    for _ in range(rng.randint(0, 4)):
+        network = in_network()
+        region = rng.choice(["", "", "iad", "AMS", "a b"])
+        rows["peers"].append((network, named(rng, PEERS), address(rng, network or 0x18), region))
+    rows["flycasts"] = []
+    for _ in range(rng.randint(0, 4)):
+        network = in_network()
+        rows["flycasts"].append((network, named(rng, APPS), address(rng, network or 0x18)))
+    rows["regions"] = [
+        (code, "", *place, 1)
+        for code, place in (
+            ("ams", (52.3, 4.9)), ("iad", (39.0, -77.5)), ("nrt", (35.7, 140.0)), ("Lax", (None, None)),
+            ("global", (1, 1)),
+        )
+        if rng.random() < 0.5
+    ]  # fmt: skip
+    rows["region_latency"] = [
+        (rng.choice(REGIONS), rng.choice(REGIONS), rng.choice((0, 1, 1.5, 2.5, 80.4))) for _ in range(rng.randint(0, 4))
+    ]
+    rows["hosts"] = [(host, "", named(rng, REGIONS)) for host in HOSTS if rng.random() < 0.4]
+    return deduplicated(rows)
+
+
+PRIMARY_KEYS = {"networks": 1, "apps": 2, "machines": 1, "machine_metadata": 2, "machine_services": 3, "peers": 2,
+                "flycasts": 3, "regions": 1, "region_latency": 2, "hosts": 1}  # fmt: skip
+NOT_NULL = {"networks", "apps", "machines", "peers", "flycasts", "machine_metadata", "machine_services", "hosts"}
+
+
+def deduplicated(rows: Rows) -> Rows:
+    """The rows that SQLite takes: the first of each primary key, NULL only where it may be."""
+    taken: Rows = {}
+    for table, of_table in rows.items():
+        kept: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        for row in of_table:
+            if table not in NOT_NULL or None not in row:
+                kept.setdefault(row[: PRIMARY_KEYS[table]], row)
+        taken[table] = [*kept.values()]
+    return taken
+
+
+def random_source(rng: Random, rows: Rows) -> bytes:
+    """The address of somebody: a machine, a peer, a stranger."""
+    drawn = rng.random()
+    owners = [row[3] for row in rows["machines"]] + [row[2] for row in rows["peers"]] * 2
+    if drawn < 0.6 and owners:
+        try:
+            found = bytearray(ip(rng.choice(owners)))
+        except ValueError:
+            return ip("fdaa:0:18::1")
+        if rng.random() < 0.3:
+            found[15] ^= rng.choice((1, 4))
+        return bytes(found)
+    if drawn < 0.9:
+        network, host = rng.choice((*NETWORKS, 0x18, 0x77)), rng.choice((*HOSTS, 5))
+        return IPv6Address(0xFDAA << 112 | network << 80 | host << 48 | rng.randint(1, 4) << 16 | 2).packed
+    return ip(rng.choice(["::1", "127.0.0.1", "2001:db8::1", "fdaa::3", "fdaa::1", "fdab:0:18::1", "10.0.0.1"]))
+
+
+def random_name(rng: Random, rows: Rows, source: bytes = b"") -> tuple[bytes, ...]:
+    """A name built from the grammar, sometimes bent; more often than not of something in the network of *source*."""
+    drawn = rng.random()
+    if drawn < 0.08:
+        name = reverse_name(rng, rows)
+    elif drawn < 0.11:
+        name = labels(rng.choice(ELSEWHERE))
+    else:
+        name = tuple(part.encode() for part in our_name(rng, rows, int.from_bytes(source[2:6], "big")))
+    if rng.random() < 0.15:
+        name = bent(rng, name)
+    while sum(len(label) + 1 for label in name) > 254:
+        name = name[1:]
+    return name
+
+
+ELSEWHERE = """. example.com www.example.com localhost a.localhost test x.test home.arpa invalid onion fly-local-6pn com
+1.0.0.10.in-addr.arpa 10.in-addr.arpa 32.172.in-addr.arpa 16.172.in-addr.arpa x.31.172.in-addr.arpa d.f.ip6.arpa
+b.a.d.f.ip6.arpa f.ip6.arpa ip6.arpa arpa internal.example xinternal local internal.com 1.127.in-addr.arpa
+8.e.f.ip6.arpa 8.b.d.0.1.0.0.2.ip6.arpa 254.169.in-addr.arpa 255.255.255.255.in-addr.arpa""".split()
+
+
+def reverse_name(rng: Random, rows: Rows) -> tuple[bytes, ...]:
+    known = [row[3] for row in rows["machines"]] + [row[2] for row in (*rows["peers"], *rows["flycasts"])]
+    known += ["fdaa::3", "fdaa:0:18::3", "fdaa:0:19::3", "fdaa:0:77::3", "fdaa:0:18::9", "fdaa::"]
+    try:
+        nibbles = [*ip(rng.choice(known)).hex()][::-1]
+    except ValueError:
+        nibbles = [*bytes(16).hex()]
+    cut = rng.choice((0, 0, 0, 1, rng.randint(0, 28), rng.randint(0, 32)))
+    return (*(nibble.encode() for nibble in nibbles[cut:]), b"ip6", b"arpa")
+
+
+def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
+    """The labels of a name of ours."""
+    near = [row for row in rows["machines"] if row[1] == network] or rows["machines"]
+    whole = rng.choice(near) if near and rng.random() < 0.8 else None
+    published = [(m, row) for row in rows["machine_services"] for m in near if m[0] == row[0]]
+    if published and rng.random() < 0.05:
+        m, row = rng.choice(published)
+        return [f"_{row[1]}"[:63], f"_{row[2]}", str(m[2])[:63] or "x", "internal"]
+
+    def of(at: int, others: list[str]) -> str:
+        return str(whole[at]) if whole and rng.random() < 0.9 else rng.choice(others)
+
+    def beside(table: str, at: int, others: list[str]) -> str:
+        """A cell of a row that belongs to the machine, or of any."""
+        near = [row for row in rows[table] if whole and row[0] == whole[0]] or rows[table]
+        return str(rng.choice(near)[at]) if near and rng.random() < 0.8 else rng.choice(others)
+
+    app, group, region, ident = of(2, APPS), of(5, GROUPS), of(4, REGIONS), of(0, IDS)
+    top = f"top{rng.choice((1, 2, 3, 5, 99_999))}.nearest.of"
+    key, value = beside("machine_metadata", 1, KEYS), beside("machine_metadata", 2, VALUES)
+    service = f"_{beside('machine_services', 1, SERVICES)}.{rng.choice(('_tcp', '_tcp', '_udp'))}"
+    every, page = rng.choice(("", "all.")), f"{rng.choice(('1', '1', '2', '0', '01', 'x'))}._page."
+    paging = rng.choice(("", "", "", page, "_page."))
+    form = rng.choice((
+        f"{app}", f"{app}", f"global.{app}", f"{region}.{app}", f"{region}.{app}", f"{top}.{app}", f"{top}.{app}",
+        f"{ident}.vm.{app}", f"{group}.process.{app}", f"{value}.{key}.kv._metadata.{app}",
+        f"{value}.{key}.kv._metadata.{app}", f"{key}.kv._metadata.{app}", f"{every}regions.{app}", f"{every}vms.{app}",
+        f"{every}_instances.{app}", f"{service}.{app}", f"{service}.{app}", f"{region}.{group}.process.{app}",
+        f"{top}.{group}.process.{app}",
+        f"global.{group}.process.{app}", f"{every}regions.{group}.process.{app}", f"{every}vms.{group}.process.{app}",
+        "_apps", f"{every}_instances", "_peer", f"{beside('peers', 1, PEERS)}._peer", "_api", "_dns",
+        "_whoami", "all", "",
+        f"{rng.choice(('vm', 'process', 'of', 'nearest.of', 'kv._metadata', '_metadata', '_tcp', '_udp'))}.{app}",
+        f"{rng.choice(('of', 'nearest.of'))}.{group}.process.{app}",
+        ".".join(rng.choice(WORDS) for _ in range(rng.randint(1, 4))) + f".{app}",
+        ".".join(rng.choice(WORDS) for _ in range(rng.randint(1, 4))),
+    ))  # fmt: skip
+    zone = "internal"
+    if rng.random() < 0.1:
+        zone, form = "flycast", rng.choice(("", "a.", "a.b.", "_page.x.")) + beside("flycasts", 1, APPS)
+    return [part[:63] for part in f"{paging}{form}.{zone}".split(".") if part]
+
+
+def bent(rng: Random, name: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """*name* with a label more, less, moved, glued, in capitals or with odd octets."""
+    bent = [*name]
+    at = rng.randrange(len(bent) + 1)
+    match rng.randrange(8):
+        case 0:
+            bent.insert(at, rng.choice(WORDS).encode())
+        case 1 if len(bent) > 1:
+            del bent[at % len(bent)]
+        case 2:
+            bent = [label.upper() for label in bent]
+        case 3 if len(bent) > 2:
+            rng.shuffle(bent)
+        case 4 if len(bent) > 1:
+            at %= len(bent) - 1
+            bent[at : at + 2] = [(bent[at] + b"." + bent[at + 1])[:63]]
+        case 5:
+            bent.insert(at, rng.choice((b"\0", b"\xff", b"\xc3\xa9", b"a.b", b'"', b" ", b"\xc3\x89")))
+        case 6 if bent:
+            at %= len(bent)
+            bent[at] = (bent[at] + rng.choice((b"\0", b".", b"x", b"\n")))[:63]
+        case 7:
+            bent.insert(0, rng.choice((b"x", b"1", b"global", b"_page")))
+    return tuple(bent)
+
+
+def random_type(rng: Random) -> int:
+    return rng.choice((AAAA, AAAA, AAAA, AAAA, TXT, TXT, TXT, SRV, PTR, ANY, A, SOA, NS, MX, 0, 65_535, 65, AXFR))
+
+
+def natural_type(name: tuple[bytes, ...], rng: Random) -> int:
+    """A type that is likely to be there."""
+    if rng.random() < 0.3:
+        return random_type(rng)
+    lowered = [label.lower() for label in name]
+    if lowered[-1:] == [b"arpa"]:
+        return PTR
+    if b"_tcp" in lowered or b"_udp" in lowered:
+        return SRV
+    texts = {b"regions", b"vms", b"_instances", b"_apps", b"_whoami"}
+    is_text = bool(texts.intersection(lowered)) or lowered[-2:] == [b"_peer", b"internal"]
+    return TXT if is_text or (b"nearest" in lowered and rng.random() < 0.5) else AAAA
