@@ -5,12 +5,19 @@ No network, app or query name is ever a label: `/metrics` may be read by people 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 
 from internal_dns.core.wire import Rcode, Type
 
@@ -18,6 +25,26 @@ Cell = list[int]
 
 _NAMED_TYPES: Final = frozenset(int(t) for t in Type)
 _NAMED_RCODES: Final = frozenset(int(r) for r in Rcode)
+
+
+class Histogram:
+    """Counts of seconds in buckets."""
+
+    BOUNDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(self.BOUNDS) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one; a clock that was set back counts as nothing, not as less."""
+        self.counts[bisect_left(self.BOUNDS, seconds)] += 1
+        self.total += max(0.0, seconds)
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Upper bound and count of all up to it, as Prometheus wants them."""
+        bounds = (*map(str, self.BOUNDS), "+Inf")
+        return [(bound, float(sum(self.counts[: at + 1]))) for at, bound in enumerate(bounds)]
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +55,7 @@ class Metrics:
     responses: dict[tuple[str, int, int], Cell] = field(default_factory=lambda: defaultdict(lambda: [0]))
     drops: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     forwards: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by outcome
+    propagation: Histogram = field(default_factory=Histogram)
     leaks: int = 0
     errors: int = 0
     gauges: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
@@ -65,6 +93,10 @@ class Metrics:
             yield CounterMetricFamily(name, words, value=read())
         for name, words, read in self.gauges:
             yield GaugeMetricFamily(name, words, value=read())
+        words = "From a change in an owned catalog to its first answer"
+        yield HistogramMetricFamily(
+            "internal_dns_propagation_seconds", words, self.propagation.buckets(), self.propagation.total
+        )  # fmt: skip
         for key, value in self.info.items():
             yield InfoMetricFamily(f"internal_dns_{key}", f"Which {key.replace('_', ' ')} is in use", {"path": value})
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from internal_dns.admin.api import Api
 from internal_dns.admin.http import AdminPort
 from internal_dns.config import Settings
 from internal_dns.core.journey import Rules
@@ -54,6 +55,7 @@ class Server:
         self.exchange = Exchange(_rules(settings, dev, bool(self.upstreams)), self.metrics, forwarder)
         self.connections = Connections(self.exchange, self.metrics)
         self.watcher = Watcher(settings.catalog, self._apply, prefix=settings.prefix, hidden=settings.hidden_peers)
+        self.api = Api(settings.catalog, self.exchange, settings.prefix, settings.hidden_peers)
         self.udp: list[UdpListener] = []
         self.servers: list[asyncio.Server] = []
         self.sockets: list[socket.socket] = []
@@ -82,6 +84,7 @@ class Server:
             await self._drain()
         finally:
             self._close()
+            await self.api.close()
 
     async def _loaded_or_missing(self) -> None:
         """Wait for the first catalog, or until it is clear that there is no file yet."""
@@ -118,12 +121,20 @@ class Server:
                 raise CannotStart(
                     f"admin port {admin}", error.strerror or str(error), "Choose another with --admin, or none"
                 ) from error
+        try:
+            await self.api.start()
+        except OSError as error:
+            # Answers do not need it: a read-only directory is a fine place for a catalog that another engine writes.
+            _log.warning("no socket for write commands at %s: %s", self.api.path, error.strerror or error)
 
     def _apply(self, loaded: Loaded) -> None:
         """Answer from what was loaded; say what changed."""
         first = not self.loaded.is_set()
         if first or loaded.catalog is not self.exchange.catalog:
             self.exchange.use(loaded.catalog)
+            if loaded.written_at is not None and not first:
+                self.metrics.propagation.observe(time.time() - loaded.written_at)
+            self.notifying = asyncio.get_running_loop().create_task(self.api.notify())
             if not first:
                 _log.info("catalog revision %d, %.0f ms", loaded.catalog.revision, self.watcher.load_seconds * 1000)
         if loaded.fault_count and first:

@@ -44,14 +44,13 @@ class Api:
 
     async def start(self) -> None:
         """Listen. A socket that a killed server left behind is replaced; one that answers is not."""
-        with contextlib.suppress(FileNotFoundError):
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(str(self.path))
-                except ConnectionRefusedError:
-                    self.path.unlink()
-                else:
-                    raise OSError(f"another server has {self.path}")
+        with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.path))
+            except ConnectionRefusedError:
+                self.path.unlink()
+            else:
+                raise OSError(f"another server has {self.path}")
         mask = os.umask(0o177)
         try:
             self.server = await asyncio.start_unix_server(self._serve, str(self.path), limit=MAX_REQUEST)
@@ -118,9 +117,7 @@ class Api:
     def _revision(self) -> int:
         return self.exchange.catalog.revision if self.exchange.catalog else 0
 
-    async def _watch(
-        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _watch(self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Send the answer to `query` (hexadecimal) from `source`, now and whenever it differs."""
         query, source = bytes.fromhex(str(request["query"])), bytes.fromhex(str(request["source"]))
         gone = asyncio.ensure_future(reader.read(1))

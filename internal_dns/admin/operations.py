@@ -46,7 +46,10 @@ def read_rows(connection: sqlite3.Connection, table: str, where: Mapping[str, An
         f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {order}", tuple(where.values())
     )
     return [
-        {c: v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v for c, v in zip(columns, row, strict=True)}
+        {
+            c: v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v
+            for c, v in zip(columns, row, strict=True)
+        }
         for row in found
     ]
 

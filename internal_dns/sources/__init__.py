@@ -25,11 +25,15 @@ Services = Iterable[tuple[str, str, int]]  # (name, protocol, port)
 NAMED_IN_A_NOTE: Final = 10  # then "and N more"
 UNKNOWN_REGION: Final = "local"  # A machine without a region is not served at all.
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
+_DEFAULT: Final = re.compile(r"net-[0-9a-f]{1,8}\Z")
 _SERVER: Final = bytes(9) + b"\x03"  # the free bits of <network>::3
 
 
 class SourceError(Exception):
-    """The input is not what it claims to be: what is wrong, why, and what to do. Never quotes a line: it may hold keys."""
+    """The input is not what it claims to be: what is wrong, why, and what to do.
+
+    Never quotes a line: it may hold keys.
+    """
 
     def __init__(self, what: str, why: str, do: str) -> None:
         super().__init__(f"{what}: {why}. {do}")
@@ -55,17 +59,26 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise SourceError for names that cannot stand in a document."""
-        names = {f"net-{number:x}": number for number in self.networks}
+        named: dict[str, int] = {}
         for number, name in self.networks.items():
             if not 0 < number < 1 << 32:
                 raise SourceError(f"network {number}", "a network id is 1 to 4294967295", "Correct --network")
-            if names.get(name.lower(), number) != number:
-                raise SourceError(f"network {number:#x}", f"another is called {shown(name)}", "Correct --network")
-            names[name.lower()] = number
+            if named.setdefault(name.lower(), number) != number or not may_be_called(number, name.lower()):
+                why = f"another network is called {shown(name)}"
+                raise SourceError(f"network {number} ({number:x} in addresses)", why, "Correct --network")
         for name in (*self.networks.values(), *filter(None, (self.app, self.region))):
             if not _NAME.match(name):
                 why = "a name has 1 to 63 letters, digits, - and _"
                 raise SourceError(f"the name {shown(name)}", why, "Correct --network, --app or --region")
+
+
+def may_be_called(number: int, name: str) -> bool:
+    """Whether *name* is not what another network is called by default."""
+    return not _DEFAULT.match(name) or name == default_name(number)
+
+
+def default_name(number: int) -> str:
+    return f"net-{number:x}"
 
 
 class Draft:
@@ -74,6 +87,7 @@ class Draft:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.names = {number: name.lower() for number, name in options.networks.items()}
+        self.numbers = {name: number for number, name in self.names.items()}
         self.machines: dict[str, dict[str, Any]] = {}  # by id: unique in the whole catalog
         self.homes: dict[str, tuple[int, str]] = {}  # id: network and app
         self.peers: dict[tuple[int, str], dict[str, Any]] = {}
@@ -85,13 +99,16 @@ class Draft:
 
     # ── values ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def name(self, raw: str, kind: str, who: str) -> str:
+    def name(self, raw: str, kind: str, who: str, longest: int = 63) -> str:
         """Return *raw* as a lower-cased name, empty when it has no letter or digit; changes are noted."""
-        made = re.sub(r"[^A-Za-z0-9_-]", "-", raw[:63]).lower()
+        made = re.sub(r"[^A-Za-z0-9_-]", "-", raw[:longest]).lower()
         if not re.search(r"[a-z0-9]", made):
+            if raw:
+                self.note(f"{kind} not used, no letter or digit in it", f"{who} ({shown(raw)})")
             return ""
         if made != raw.lower():
-            self.note(f"{kind} changed to 1 to 63 letters, digits, - and _", f"{who} ({shown(raw)} is now {made})")
+            why = f"{kind} changed, it may have {longest} letters, digits, - and _"
+            self.note(why, f"{who} ({shown(raw)} is now {made})")
         return made
 
     def place(self, text: str, who: str) -> tuple[int, bytes] | None:
@@ -111,16 +128,17 @@ class Draft:
         return None
 
     def network_name(self, number: int) -> str:
-        return self.names.get(number, f"net-{number:x}")
+        return self.names.get(number) or default_name(number)
 
     def call_network(self, number: int, raw: str, who: str) -> None:
         """The source calls a network *raw*; the operator's word and the first come first."""
         name = self.name(raw, "network name", who)
-        owner = next((n for n in {*self.names} if self.names[n] == name), number)
-        if not name or owner != number or (name.startswith("net-") and name != f"net-{number:x}"):
-            self.note("network names not used: empty, or another network's", f"{who} ({shown(raw)})")
-        elif self.names.setdefault(number, name) != name:
-            self.note(f"{self.network_name(number)} has other names too, not used", f"{who} ({shown(raw)})")
+        if name and (self.numbers.get(name, number) != number or not may_be_called(number, name)):
+            self.note("network name not used, it is another network's", f"{who} ({shown(raw)})")
+        elif name and self.names.setdefault(number, name) != name:
+            self.note(f"network name not used, it is called {self.names[number]} already", f"{who} ({shown(raw)})")
+        elif name:
+            self.numbers[name] = number
 
     # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -143,7 +161,7 @@ class Draft:
         else:
             other = self.owners.setdefault(packed, ident)
             if other != ident:
-                self.note("share an address, which `check` reports", f"{other} and {ident}")
+                self.note("share an address, which `apply` refuses while both are started", f"{other} and {ident}")
             self.homes[ident] = number, app
             made = {"id": ident, "address": address_text(packed).decode(), "region": self._region(region, who),
                     "group": self.name(group, "group", who) or "app",
@@ -198,7 +216,7 @@ class Draft:
     def _services(self, services: Services, who: str) -> list[dict[str, Any]]:
         kept = {}
         for raw, protocol, port in services:
-            name = self.name(raw, "service", who)[:62]  # One octet of the label is for the _ before it.
+            name = self.name(raw, "service", who, 62)  # One octet of the label is for the _ before it.
             if name and protocol in ("tcp", "udp") and 0 < port < 65_536:
                 kept[name, protocol] = {"name": name, "protocol": protocol, "port": port}
             else:
@@ -209,27 +227,23 @@ class Draft:
 
     def done(self) -> Imported:
         """Return the document, in an order of its own so that two imports can be compared, and the notes."""
-        numbers = sorted({number for number, _ in (*self.homes.values(), *self.peers)})
-        networks = {self.network_name(number): self._network(number) for number in numbers}
+        found: dict[int, dict[str, Any]] = {}
+        for number in sorted({number for number, _ in (*self.homes.values(), *self.peers)}):
+            address = address_text(self.options.prefix + number.to_bytes(4, "big") + bytes(10)).decode()
+            found[number] = {"id": f"{address}/48"}
+        for ident, (number, app) in sorted(self.homes.items(), key=lambda item: (item[1], item[0])):
+            apps = found[number].setdefault("apps", {})
+            apps.setdefault(app, {"machines": []})["machines"].append(self.machines[ident])
+        for (number, name), peer in sorted(self.peers.items()):
+            found[number].setdefault("peers", {})[name] = peer
+        networks = {self.network_name(number): network for number, network in found.items()}
         if networks:
-            told = "`apply` makes these networks exactly as written: add first what this source does not tell"
+            told = "`apply` makes a network exactly as written, so add first what this source does not tell of"
             self.note(told, *networks)
         else:
             self.note("nothing found to import")
         notes = [reason if not who else f"{reason}: {_listed(who)}" for reason, who in self.noted.items()]
         return Imported({"networks": networks}, notes)
-
-    def _network(self, number: int) -> dict[str, Any]:
-        apps: dict[str, Any] = {}
-        for ident, (home, app) in sorted(self.homes.items(), key=lambda item: (item[1], item[0])):
-            if home == number:
-                apps.setdefault(app, {"machines": []})["machines"].append(self.machines[ident])
-        peers = {name: peer for (home, name), peer in sorted(self.peers.items()) if home == number}
-        parts = {"apps": apps, "peers": peers}
-        return {"id": f"{self._address(number)}/48"} | {key: part for key, part in parts.items() if part}
-
-    def _address(self, number: int) -> str:
-        return address_text(self.options.prefix + number.to_bytes(4, "big") + bytes(10)).decode()
 
 
 def _listed(who: list[str]) -> str:
@@ -284,4 +298,5 @@ def shaped(value: object, shape: type[T], what: str, do: str) -> T:
     try:
         return msgspec.convert(value, shape)
     except (msgspec.ValidationError, ValueError, RecursionError) as error:
-        raise SourceError(f"no {what}", shown(error) if str(error) else "its shape is another", do) from error
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise SourceError(f"no {what}", why, do) from error

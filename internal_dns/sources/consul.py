@@ -19,7 +19,8 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, json_of, octets, shaped, shown
+from internal_dns.sources import Draft, Imported, Options, SourceError, json_of, octets, shaped
+from internal_dns.store.rows import shown
 
 WHAT: Final = "list of service instances as Consul's API gives it"
 DO: Final = "Give the reply of /v1/health/service/NAME or /v1/catalog/service/NAME"
@@ -93,7 +94,10 @@ class _Instance:
 
 
 def read(source: object, options: Options | None = None) -> Imported:
-    """Return a machine for each instance with an address in the prefix. *source*: text or parsed. Raises SourceError."""
+    """Return a machine for each instance with an address in the prefix.
+
+    *source* is text or parsed already. Raises SourceError.
+    """
     value = json_of(source, WHAT)
     if not isinstance(value, list):
         raise SourceError(f"no {WHAT}", "it is not a list", DO)

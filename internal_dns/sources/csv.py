@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from io import StringIO
 from ipaddress import IPv6Network
 from typing import Final, Literal
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, shown, text_of
+from internal_dns.sources import Draft, Imported, Options, SourceError, text_of
+from internal_dns.store.rows import shown
 
 WHAT: Final = "CSV of machines or peers"
 NEEDED: Final = {"machines": ("id", "app", "address"), "peers": ("name", "address")}
@@ -37,13 +39,13 @@ def read(
         if not _network_fits(draft, record.get("network", ""), address, who):
             continue
         if kind == "peers":
-            draft.peer(record["name"] or who, address, region=record.get("region", ""))
+            draft.peer(record["name"], address, region=record.get("region", ""))
             continue
         state = record.get("state", "")
         if not state:
             draft.note("state started guessed, because none is given", shown(record["id"]) or who)
         draft.machine(
-            record["id"] or "", record.get("app", ""), address, region=record.get("region", ""),
+            record["id"], record.get("app", ""), address, region=record.get("region", ""),
             group=record.get("group", ""), state=state or "started",
             metadata={c.removeprefix(METADATA): v for c, v in record.items() if c.startswith(METADATA) and v},
         )  # fmt: skip
@@ -53,7 +55,7 @@ def read(
 def _records(draft: Draft, text: str, kind: str) -> Iterator[tuple[int, Record]]:
     """Yield line number and cells by column."""
     first = text.partition("\n")[0]
-    rows = csv.reader(text.splitlines(keepends=True), delimiter=";" if ";" in first and "," not in first else ",",
+    rows = csv.reader(StringIO(text, newline=""), delimiter=";" if ";" in first and "," not in first else ",",
                       strict=True)  # fmt: skip
     try:
         columns = [_column(cell) for cell in next(rows, [])]
@@ -97,14 +99,13 @@ def _check_columns(draft: Draft, columns: list[str], kind: str) -> None:
 
 def _network_fits(draft: Draft, written: str, address: str, who: str) -> bool:
     """Whether *written* may be the network of *address*; a name is what it will be called."""
-    number = _number(written)
+    number = _number(written, draft.options.prefix)
     if not written:
         return True
     placed = draft.place(address, who)
     if placed is None:
         return False
-    named = {name: known for known, name in draft.names.items()}
-    if number is None and (number := named.get(written.lower())) is None:
+    if number is None and (number := draft.numbers.get(written.lower())) is None:
         draft.call_network(placed[0], written, who)
     elif number != placed[0]:
         draft.note("left out, the address is of another network", f"{who} ({shown(address)}, not {shown(written)})")
@@ -112,12 +113,15 @@ def _network_fits(draft: Draft, written: str, address: str, who: str) -> bool:
     return True
 
 
-def _number(written: str) -> int | None:
-    """Return the id that *written* is: decimal, or a /48."""
+def _number(written: str, prefix: bytes) -> int | None:
+    """Return the id that *written* is, decimal or a /48: 0, which no network has, for one of another prefix."""
     if written.isascii() and written.isdecimal():
         return int(written[:20])
     try:
         network = IPv6Network(written)
     except ValueError:
         return None
-    return int.from_bytes(network.network_address.packed[2:6], "big") if network.prefixlen == 48 else None
+    if network.prefixlen != 48:
+        return None
+    octets = network.network_address.packed
+    return int.from_bytes(octets[2:6], "big") if octets.startswith(prefix) else 0

@@ -18,7 +18,8 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, json_of, octets, shaped, shown
+from internal_dns.sources import Draft, Imported, Options, SourceError, json_of, octets, shaped
+from internal_dns.store.rows import shown
 
 WHAT: Final = "list of containers as `docker inspect` prints it"
 DO: Final = "Give the output of `docker inspect` for containers, not for images or networks"
@@ -62,7 +63,10 @@ class _Container(Struct):
 
 
 def read(source: object, options: Options | None = None) -> Imported:
-    """Return a machine for each container with an address in the prefix. *source*: text or parsed. Raises SourceError."""
+    """Return a machine for each container with an address in the prefix.
+
+    *source* is text or parsed already. Raises SourceError.
+    """
     value = json_of(source, WHAT)
     if not isinstance(value, list):
         raise SourceError(f"no {WHAT}", "it is not a list", DO)

@@ -6,7 +6,7 @@ app                  not in the list: `{"app": NAME, "machines": […]}` around 
                      else --app, else metadata fly_app_name or app
 group                metadata fly_process_group
 skip_registration    config.dns.skip_registration
-service              tcp-8080 for internal_port 8080; the ports outside are those of the Fly proxy, not of the machine
+service              tcp-8080 for internal_port 8080; `ports` are those of the Fly proxy, not of the machine
 metadata             config.metadata, all of it: what could be asked for there can be asked for here
 """
 
@@ -17,7 +17,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, json_of, shaped, shown
+from internal_dns.sources import Draft, Imported, Options, SourceError, json_of, shaped
+from internal_dns.store.rows import shown
 
 WHAT: Final = "list of machines as the Machines API gives it"
 DO: Final = "Give the reply of /v1/apps/APP/machines, or the output of `fly machine list --json`"
@@ -52,7 +53,10 @@ class _App(Struct):
 
 
 def read(source: object, options: Options | None = None) -> Imported:
-    """Return the machines with an address in the prefix. *source*: text or parsed. Raises SourceError, without an app too."""
+    """Return the machines with an address in the prefix.
+
+    *source* is text or parsed already. Raises SourceError, also when an app has no name.
+    """
     value = json_of(source, WHAT)
     draft = Draft(options or Options())
     for app, machine in _machines(value):
@@ -88,5 +92,5 @@ def _add(draft: Draft, around: str, machine: _Machine) -> None:
         group=metadata.get("fly_process_group", ""), metadata=metadata,
         skip_registration=config.dns is not None and config.dns.skip_registration is True,
         services=[(f"{one.protocol}-{one.internal_port}", one.protocol, one.internal_port)
-                  for one in config.services or [] if one.internal_port],
+                  for one in config.services or []],
     )  # fmt: skip

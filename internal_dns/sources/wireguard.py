@@ -19,19 +19,21 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Interface, ip_interface
 from typing import Final
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, shown, text_of
+from internal_dns.core.records import address_text
+from internal_dns.sources import Draft, Imported, Options, SourceError, text_of
+from internal_dns.store.rows import shown
 
 WHAT: Final = "WireGuard configuration"
 WHOLE: Final = "Give the whole output of `wg show all dump`, or a whole .conf file"
 PEER_SECTION: Final = "peer"
 # Where in a masked /120 the peer itself is, is not told; 2 is what Fly.io's gateways hand out.
 GUESSED_HOST: Final = 2
-_KEY: Final = re.compile(r"[A-Za-z0-9+/]{43}=\Z")
+_KEY: Final = re.compile(r"[A-Za-z0-9+/]{43}=")
 _SECTION: Final = re.compile(r"\[([A-Za-z]+)\]\Z")
 _NAMED: Final = re.compile(r"(?:friendly_)?name\s*[=:]\s*(.+)\Z", re.IGNORECASE)
-_SETTING: Final = re.compile(r"[A-Za-z]\w*\s*=")  # `# Endpoint = …` is a setting switched off, and may be a secret.
+# `# Endpoint = …` is a setting switched off; it, or a key alone, may be a secret.
+_NO_NAME: Final = re.compile(r"[A-Za-z]\w*\s*=|end\s+\S|.*[A-Za-z0-9+/]{43}=", re.IGNORECASE)
 _MARK: Final = re.compile(r"(begin|client:?)\s+(?=\S)", re.IGNORECASE)  # of set-up scripts: `### begin alice ###`
-_END: Final = re.compile(r"end\s+\S", re.IGNORECASE)
 
 
 @dataclass
@@ -48,7 +50,7 @@ def read(source: str | bytes, options: Options | None = None) -> Imported:
     """Return a peer for each allowed IP in the prefix that is one (/120 or /128). Raises SourceError."""
     text = text_of(source, WHAT)
     draft = Draft(options or Options())
-    lines = text.splitlines()
+    lines = [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
     conf = any(_SECTION.match(line.partition("#")[0].strip()) for line in lines)
     for peer in _of_conf(lines) if conf else _of_dump(lines):
         _add(draft, peer)
@@ -56,7 +58,10 @@ def read(source: str | bytes, options: Options | None = None) -> Imported:
 
 
 def _add(draft: Draft, peer: _Peer) -> None:
-    name = _name(peer.comments) or "peer-" + re.sub(r"[^A-Za-z0-9]", "", peer.key)[:16].lower()
+    name = _name(peer.comments)
+    if not name:
+        name = "peer-" + re.sub(r"[^A-Za-z0-9]", "", peer.key)[:16].lower()
+        draft.note("named after the public key, no comment names it", name)
     who = shown(name)
     exact: list[bytes] = []
     masked: list[bytes] = []
@@ -77,7 +82,7 @@ def _add(draft: Draft, peer: _Peer) -> None:
             exact.append(start[:15] + bytes([GUESSED_HOST]))
             draft.note(f"address guessed: the {GUESSED_HOST} in a /120 that does not tell the peer's own", who)
     for address in dict.fromkeys(exact):
-        draft.peer(name, str(IPv6Interface(address).ip), rename=True)
+        draft.peer(name, address_text(address).decode(), rename=True)
 
 
 def _interface(text: str) -> IPv6Interface | None:
@@ -94,13 +99,13 @@ def _name(comments: list[str]) -> str:
     for word in words:
         if match := _NAMED.match(word):
             return match[1].strip()
-    plain = (_MARK.sub("", word) for word in words if not _SETTING.match(word) and not _END.match(word))
+    plain = (_MARK.sub("", word) for word in words if not _NO_NAME.match(word))
     return next(filter(None, plain), "")
 
 
 def _of_dump(lines: list[str]) -> Iterator[_Peer]:
     """Yield the peers of a dump. Raises SourceError for a line with another number of fields."""
-    fields = lines[0].split("\t") if lines else []
+    fields = lines[0].split("\t")
     width = len(fields)
     if width not in (4, 5):
         why = "it has no [Peer], and its first line is not an interface of 4 or 5 fields with tabs between"
@@ -119,7 +124,8 @@ def _of_dump(lines: list[str]) -> Iterator[_Peer]:
 def _of_conf(lines: list[str]) -> Iterator[_Peer]:
     """Yield the peers of a .conf file. Raises SourceError for what is no section, setting or comment."""
     peers: list[_Peer] = []
-    section, above = "", list[str]()  # comments that the next [Peer] may claim
+    section, above = "", list[str]()  # `above`: comments that the next [Peer] may claim
+    attached = blank = True  # `attached`: the comments follow a line of the section at once, so they may be its own
     for number, line in enumerate(lines, 1):
         body, _, comment = (part.strip() for part in line.partition("#"))
         if header := _SECTION.match(body):
@@ -130,25 +136,25 @@ def _of_conf(lines: list[str]) -> Iterator[_Peer]:
                 raise SourceError(f"no {WHAT}", f"line {number} is neither [Interface] nor [Peer]", WHOLE)
             above = []
         elif not body and comment:
+            attached = attached if above else not blank
             above.append(comment)
         else:
-            if section == PEER_SECTION:
-                peers[-1].comments += above
-                _setting(peers[-1], body, number)
-            elif body and "=" not in body:
+            if body and "=" not in body:
                 raise SourceError(f"no {WHAT}", f"line {number} is no setting", WHOLE)
+            if section == PEER_SECTION:
+                peers[-1].comments += above if body or attached else []
+                _setting(peers[-1], body)
             above = []
-    if section == PEER_SECTION:
+        blank = not (body or comment)
+    if section == PEER_SECTION and attached:
         peers[-1].comments += above
     for peer in peers:
         _check_key(peer.key, peer.line)
     yield from peers
 
 
-def _setting(peer: _Peer, body: str, number: int) -> None:
-    setting, equals, value = (part.strip() for part in body.partition("="))
-    if body and not equals:
-        raise SourceError(f"no {WHAT}", f"line {number} is no setting", WHOLE)
+def _setting(peer: _Peer, body: str) -> None:
+    setting, _, value = (part.strip() for part in body.partition("="))
     if setting.lower() == "publickey":
         peer.key = value
     elif setting.lower() == "allowedips":
@@ -156,5 +162,5 @@ def _setting(peer: _Peer, body: str, number: int) -> None:
 
 
 def _check_key(key: str, line: int) -> None:
-    if not _KEY.match(key):
+    if not _KEY.fullmatch(key):
         raise SourceError(f"no {WHAT}", f"the peer of line {line} has no public key of 44 characters", WHOLE)

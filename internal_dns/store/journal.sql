@@ -14,7 +14,8 @@ CREATE TABLE journal (
     revision   INTEGER PRIMARY KEY AUTOINCREMENT,
     kind       TEXT NOT NULL,
     network_id INTEGER,
-    label      TEXT
+    label      TEXT,
+    written_at REAL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)  -- Unix seconds; tells how old an answer is
 );
 
 CREATE TRIGGER networks_inserted AFTER INSERT ON networks BEGIN

@@ -77,6 +77,7 @@ class Loaded:
     peers: int = 0
     owned: bool = False  # the file has our journal
     parts: int = 0  # how many parts were read again; 0: the whole file
+    written_at: float | None = None  # Unix seconds of the oldest change in it, as the journal tells
 
     @property
     def apps(self) -> int:
@@ -187,6 +188,10 @@ class Reader:
     def read(self, previous: Catalog | None = None) -> Loaded:
         """Read everything, as of one commit. Raises UnusableCatalog, or FileNotFoundError."""
         return self._in_transaction(lambda: self._read_all(previous or Catalog()))
+
+    def read_inside(self, previous: Catalog) -> Loaded:
+        """Read everything inside a transaction that the connection is in: what it has changed is seen."""
+        return self._read_all(previous)
 
     def update(self, before: Loaded) -> Loaded:
         """Read what changed since *before*, as of one commit; the same value when nothing did. Raises as `read`."""
@@ -357,9 +362,10 @@ class Reader:
     def _places(self) -> tuple[dict[bytes, Region], dict[tuple[bytes, bytes], float], dict[int, bytes]]:
         """Read regions, latency and hosts."""
         values = self.values
+        # In reverse, so that of codes that differ in letter case only the first by octets stays.
         return (
-            dict(filter(None, map(values.region, self._select("regions")))),
-            dict(filter(None, map(values.latency, self._select("region_latency")))),
+            dict(filter(None, map(values.region, self._select("regions", (), "ORDER BY code DESC")))),
+            dict(filter(None, map(values.latency, self._select("region_latency", (), "ORDER BY 1 DESC, 2 DESC")))),
             dict(filter(None, map(values.host, self._select("hosts")))),
         )
 
@@ -384,14 +390,16 @@ class Reader:
         if revision == since:
             return before
         execute = self.connection.execute
-        (oldest,) = execute("SELECT min(revision) FROM journal").fetchone()
+        oldest, written_at = execute(
+            "SELECT min(revision), min(CASE WHEN revision > ? THEN written_at END) FROM journal", (since,)
+        ).fetchone()
         changes = execute(
             "SELECT DISTINCT kind, network_id, label FROM journal WHERE revision > ? LIMIT ?", (since, MANY_CHANGES + 1)
         ).fetchall()
         if oldest is None or oldest > since + 1 or revision < since or len(changes) > MANY_CHANGES:
             return self._read_all(before.catalog)
         self.seen = revision
-        return self._apply(before, changes, revision)
+        return replace(self._apply(before, changes, revision), written_at=written_at)
 
     def _apply(self, before: Loaded, changes: list[Row], revision: int) -> Loaded:
         """Return *before* with the parts that *changes* (kind, network, label) name read again."""

@@ -205,7 +205,7 @@ class Writer:
             case "flycasts":
                 values.flycast(stored)
             case "machine_services":
-                values.service(stored, scope)
+                values.service(stored, scope, ())
             case "machine_metadata":
                 values.pair(stored, scope)
             case "regions":

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from random import getrandbits
 from typing import Any, Final, Protocol
 
 from internal_dns.core.catalog import Catalog, Network
-from internal_dns.core.journey import Drop, Forward, Rules, respond
+from internal_dns.core.journey import Drop, Forward, Reply, Rules, respond
 from internal_dns.core.message import Body, Manner, message
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, SILENT_PORTS, Ede, Rcode, Silent, Type, read_query
 from internal_dns.metrics import Metrics
@@ -76,6 +77,11 @@ class Exchange:
             self.answers.remember(said)
         self.metrics.response(said.kind, said.rcode, _qtype(octets))[0] += 1
         return said.octets
+
+    def answer_for_watch(self, octets: bytes, source: bytes) -> bytes:
+        """Return the reply to one query as it would be by TCP now, without counting it; empty when there is none."""
+        said = respond(octets, source, bytes(16), self.catalog, replace(self.rules, dev=True), stream=True)
+        return said.octets if isinstance(said, Reply) else b""
 
     async def _forward(self, forward: Forward) -> bytes:
         assert self.forwarder is not None  # rules.forwarding is off without one

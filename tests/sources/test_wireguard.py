@@ -1,0 +1,122 @@
+"""Peers of WireGuard: a dump and a .conf file become the same kind of document, and no key leaks."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from internal_dns.sources import Options, SourceError
+from internal_dns.sources.wireguard import read
+
+FIXTURES = Path(__file__).parent / "fixtures"
+ACME = Options(networks={0x18: "acme"})
+KEY = "YSBwdWJsaWMga2V5LCBmb3IgdGhpcyB0ZXN0IG9ubHk="
+SECRET = "dGVzdC1vbmx5LCBubyBwcml2YXRlIGtleS4uLi4uLi4="
+
+
+def names(conf: str) -> list[str]:
+    return [name for network in read(conf).document["networks"].values() for name in network["peers"]]
+
+
+def peer(above: str = "", inside: str = "", address: str = "fdaa:0:18:1:1:0:1:2/128") -> str:
+    return f"{above}[Peer]\n{inside}PublicKey = {KEY}\nAllowedIPs = {address}\n"
+
+
+@pytest.mark.parametrize("file", ["wireguard.dump", "wireguard.conf"])
+def test_the_document_is_the_golden_one(file: str) -> None:
+    golden = tomllib.loads((FIXTURES / f"{file}.toml").read_text())
+    assert read((FIXTURES / file).read_bytes(), ACME).document == golden
+
+
+def test_what_a_conf_file_does_not_give_is_noted() -> None:
+    assert read((FIXTURES / "wireguard.conf").read_bytes(), ACME).notes == [
+        "peer name changed, it may have 63 letters, digits, - and _: Bob's phone (Bob's phone is now bob-s-phone)",
+        "allowed IPs left out, not in fdaa::/16: carol (10.9.0.4/32)",
+        "named after the public key, no comment names it: peer-zxjpbidzihb1ymxp, peer-c2l0zsdzihb1ymxp",
+        "address guessed: the 2 in a /120 that does not tell the peer's own: peer-zxjpbidzihb1ymxp",
+        "allowed IPs left out: a route, not one peer's /120 or /128: peer-c2l0zsdzihb1ymxp (fdaa:0:18::/48)",
+        "left out, <network>::3 is the server's own address: peer-c2l0zsdzihb1ymxp (fdaa:0:18::3)",
+        "`apply` makes a network exactly as written, so add first what this source does not tell of: acme, net-19",
+    ]
+
+
+def test_a_dump_of_one_interface_lacks_the_first_field_only() -> None:
+    whole = (FIXTURES / "wireguard.dump").read_text()
+    one = "".join(line.partition("\t")[2] + "\n" for line in whole.splitlines() if line.startswith("wg0"))
+    assert read(one, ACME).document["networks"]["acme"] == read(whole, ACME).document["networks"]["acme"]
+
+
+@pytest.mark.parametrize(
+    ("conf", "name"),
+    [
+        (peer("# alice\n"), "alice"),
+        (peer("# kept by hand\n# alice\n"), "alice"),
+        (peer("# alice\n", "# bob\n"), "alice"),
+        (peer("# alice\n", "# Name = bob\n"), "bob"),
+        (peer("# friendly_name=alice\n"), "alice"),
+        (peer("### Client alice ###\n"), "alice"),
+        (peer("### begin alice ###\n"), "alice"),
+        (peer("", "#alice\n"), "alice"),
+        (peer("# alice\r\n").replace("]\n", "]\r\n"), "alice"),
+        (peer("# alice\n\n"), "peer-ysbwdwjsawmga2v5"),
+        (peer("", "# Endpoint = 192.0.2.1:51820\n"), "peer-ysbwdwjsawmga2v5"),
+        (peer("", f"# {SECRET}\n"), "peer-ysbwdwjsawmga2v5"),
+        (peer("# ###\n"), "peer-ysbwdwjsawmga2v5"),
+    ],
+)
+def test_a_comment_at_the_peer_names_it(conf: str, name: str) -> None:
+    assert names(conf) == [name]
+
+
+def test_a_comment_between_two_peers_names_the_one_it_stands_above() -> None:
+    other = peer("# bob\n", address="fdaa:0:18:1:1:0:2:2/128")
+    assert names(peer() + other) == ["bob", "peer-ysbwdwjsawmga2v5"]
+    assert names(f"{peer()}\n{other}") == ["bob", "peer-ysbwdwjsawmga2v5"]
+
+
+def test_peers_of_one_name_are_numbered() -> None:
+    conf = "".join(peer("# phone\n", address=f"fdaa:0:18:1:1:0:{n}:2/128") for n in (1, 2, 3))
+    assert names(conf) == ["phone", "phone-2", "phone-3"]
+    assert "named with a number" in read(conf).notes[0]
+
+
+def test_the_region_given_is_that_of_every_peer() -> None:
+    assert read(peer("# alice\n"), Options(region="ams")).document["networks"]["net-18"]["peers"] == {
+        "alice": {"address": "fdaa:0:18:1:1:0:1:2", "region": "ams"}
+    }
+
+
+@pytest.mark.parametrize("file", ["wireguard.dump", "wireguard.conf"])
+def test_no_key_is_kept_or_told(file: str) -> None:
+    text = (FIXTURES / file).read_text()
+    assert SECRET in text
+    assert SECRET not in repr(read(text))
+    for end in range(0, len(text), 7):
+        try:
+            told = repr(read(text[:end]))
+        except SourceError as error:
+            told = str(error)
+        assert SECRET[:20] not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "its first line is not an interface"),
+        ("[]", "its first line is not an interface"),
+        ('[{"id": 1}]', "its first line is not an interface"),
+        ("interface: wg0\n  public key: …\n", "its first line is not an interface"),
+        (f"wg0\t{SECRET}\t{KEY}\t51820\toff\nwg0\t{KEY}\t(none)\t(no", "line 2 has 4 fields, not 5 or 9"),
+        (f"wg0\t{SECRET}\t{KEY}\t51820\toff\nwg0\tshort" + "\t0" * 7, "the peer of line 2 has no public key"),
+        ("[Peer]\nAllowedIPs = ::/0\n", "the peer of line 1 has no public key"),
+        (f"[Peer]\nPublicKey = {KEY[:20]}", "the peer of line 1 has no public key"),
+        (f"[Peer]\nPublicKey = {KEY}\nAllowedI", "line 3 is no setting"),
+        ("[Unit]\nDescription = x\n[Peer]\n", "line 1 is neither [Interface] nor [Peer]"),
+        ("[Peer]\n\0", "line 2 has a NUL"),
+    ],
+)
+def test_what_is_no_wireguard_configuration_is_refused(text: str, why: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        read(text)
+    assert why in caught.value.why
+    assert caught.value.do
