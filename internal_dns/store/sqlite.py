@@ -357,9 +357,10 @@ class Reader:
     def _places(self) -> tuple[dict[bytes, Region], dict[tuple[bytes, bytes], float], dict[int, bytes]]:
         """Read regions, latency and hosts."""
         values = self.values
+        # In reverse, so that of codes that differ in letter case only the first by octets stays.
         return (
-            dict(filter(None, map(values.region, self._select("regions")))),
-            dict(filter(None, map(values.latency, self._select("region_latency")))),
+            dict(filter(None, map(values.region, self._select("regions", (), "ORDER BY code DESC")))),
+            dict(filter(None, map(values.latency, self._select("region_latency", (), "ORDER BY 1 DESC, 2 DESC")))),
             dict(filter(None, map(values.host, self._select("hosts")))),
         )
 
