@@ -1,0 +1,90 @@
+"""`python -m bench`: measure, print one table, write JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from bench import cold, load, machine, peers, tcp, udp
+from bench.results import DISTURBED, Case, table
+from bench.tools import Missing, Skipped, say, versions
+
+PARTS: Final = ("cold", "udp", "tcp", "load", "peers")
+RESULTS: Final = Path(__file__).with_name("results")
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    words = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    words.add_argument("--short", action="store_true", help="less than three minutes, rougher")
+    words.add_argument("--only", metavar="PART,…", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    words.add_argument("--json", metavar="FILE", type=Path, help="where the results go [default: bench/results/…]")
+    given = words.parse_args()
+    chosen = given.only.split(",")
+    if unknown := set(chosen) - set(PARTS):
+        words.error(f"no part is called {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+
+    facts, started = machine.facts(), time.monotonic()
+    cases: list[Case] = []
+    skipped = Skipped()
+    with tempfile.TemporaryDirectory(prefix="internal-dns-bench-") as directory:
+        for part in (part for part in PARTS if part in chosen):
+            say(f"{part}:")
+            try:
+                cases += _measure(part, Path(directory), given.short, skipped)
+            except Missing as reason:
+                skipped.add(part, reason)
+    facts["tools"] = versions()
+    facts["seconds"] = round(time.monotonic() - started)
+    _report(facts, cases, skipped)
+    now = datetime.now(UTC)
+    path = given.json or RESULTS / f"{now:%Y-%m-%d-%H%M%S}-{facts['commit']}{'-dirty' if facts['dirty'] else ''}.json"
+    results = {
+        "machine": facts,
+        "short": given.short,
+        "skipped": skipped,
+        "results": [case.as_json() for case in cases],
+    }
+    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    say(f"written: {path}")
+
+
+def _measure(part: str, directory: Path, short: bool, skipped: Skipped) -> list[Case]:
+    """Measure one part: short runs are shorter, not fewer."""
+    seconds, repetitions = (1.0, 3) if short else (5.0, 3)
+    match part:
+        case "cold":
+            return cold.run(directory, questions=1_000 if short else 10_000)
+        case "udp":
+            return udp.run(directory, seconds=seconds, repetitions=repetitions, skipped=skipped)
+        case "tcp":
+            return tcp.run(directory, seconds=seconds, repetitions=repetitions)
+        case "load":
+            return load.run(directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped)
+        case _:
+            return peers.run(directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped)
+
+
+def _report(facts: dict[str, Any], cases: list[Case], skipped: Skipped) -> None:
+    say("")
+    say(table(cases))
+    say("")
+    say(
+        f"{facts['cpu']}, {facts['cores']} cores{' (virtual)' if facts['virtual'] else ''} · {facts['system']}, "
+        f"Linux {facts['kernel']} · Python {facts['python']}, uvloop {facts['uvloop']} · commit {facts['commit']}"
+        f"{' with changes' if facts['dirty'] else ''} · load before {facts['load average before'][0]:.2f} · "
+        f"{facts['seconds']} s"
+    )
+    if any(r.get("others", 0) > DISTURBED for case in cases for r in case.repetitions):
+        say("Others used these cores meanwhile: latencies and queries a second are worse than they would be alone.")
+    for skip in skipped:
+        say(f"NOT MEASURED: {skip['what']}: {skip['reason']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""How long a catalog takes to load and how much memory it holds; and what its size costs a query.
+
+`python -m bench.load FILE` is the fresh process of each load: it loads once and prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from bench import servers, zones
+from bench.loads import Loads
+from bench.machine import ROOT, SERVER_CORE
+from bench.results import Case
+from bench.tools import Missing, Skipped, say
+from bench.udp import alternate
+
+SIZES = (10_000, 100_000, 1_000_000)
+
+
+def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped) -> list[Case]:
+    """Measure loading (*short*: the largest once), then the same questions against a small and the largest catalog."""
+    cases, files = [], {}
+    for machines in SIZES:
+        files[machines] = directory / f"machines-{machines}.db"
+        say(f"  load: making a catalog of {machines:,} machines")
+        zones.make_catalog(files[machines], machines)
+        case = Case("load", f"{machines:,} machines")
+        cases.append(case)
+        for _ in range(1 if short and machines == max(SIZES) else repetitions):
+            case.repetitions.append(_in_a_process(files[machines]))
+            said = case.repetitions[-1]
+            say(f"  load {machines:,}: {said['wall_s']:.2f} s, {said['rss_mib']:.0f} MiB")
+    try:
+        cases += _served(files[max(SIZES)], directory, seconds, repetitions)
+    except Missing as reason:
+        skipped.add("queries against large catalogs", reason)
+    return cases
+
+
+def _served(largest: Path, directory: Path, seconds: float, repetitions: int) -> list[Case]:
+    apps = zones.apps(zones.first_zone())
+    loads = Loads(directory, seconds)
+    small = directory / "small.db"
+    zones.make_catalog(small, zones.APPS * zones.MACHINES_PER_APP)
+    with ExitStack() as stack:
+        subjects = [
+            stack.enter_context(servers.ours(path, directory, name=f"internal-dns with {machines:,} machines"))
+            for path, machines in ((small, zones.APPS * zones.MACHINES_PER_APP), (largest, max(SIZES)))
+        ]
+        for server in subjects:
+            loads.warm_up(apps, server)
+        return alternate("load", subjects, [("saturated by dnsperf", loads.dnsperf(apps), apps, 0)], repetitions)
+
+
+def _in_a_process(catalog: Path) -> dict[str, Any]:
+    words = ["taskset", "--cpu-list", str(SERVER_CORE), sys.executable, "-m", "bench.load", str(catalog)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def _load_once(catalog: Path) -> dict[str, Any]:
+    from internal_dns.store.sqlite import load
+
+    before, wall, cpu = _status_mib("VmRSS"), time.perf_counter(), time.process_time()
+    loaded = load(catalog)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {
+        "machines": loaded.machines,
+        "faults": loaded.fault_count,
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "rss_before_mib": before,
+        "rss_mib": _status_mib("VmRSS"),
+        "peak_mib": _status_mib("VmHWM"),  # getrusage would tell the parent's if that was larger
+        "void": f"{loaded.fault_count} rows were left out" if loaded.fault_count else "",
+    }
+
+
+def _status_mib(field: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024  # in kB
+
+
+if __name__ == "__main__":
+    print(json.dumps(_load_once(Path(sys.argv[1]))))

@@ -1,0 +1,186 @@
+"""Put a load on a server from another core, and tell what it cost the server. Two generators:
+
+dnsperf, which everybody knows: an upper bound of itself above about 120,000 queries a second, and on one core unable to
+keep a rate (its sender and receiver wait for each other); so it saturates only.
+sendmmsg.c: keeps a rate to the microsecond, tells latency, and reaches what the kernel gives.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from bench.machine import CORES, LOAD_CORE
+from bench.servers import TICK, Server
+from bench.tools import Missing, Skipped, program
+from bench.zones import Questions
+
+# Outstanding at saturation: always work waiting, and less than the kernel's default receive buffer of 212,992 octets
+# holds (832 each), with which Knot, gdnsd and PowerDNS serve: more would measure how each loses.
+WINDOW: Final = 240
+MAX_LOSS: Final = 0.5  # percent, at a fixed rate
+BUSY: Final = 0.95  # of a core: saturated
+_PINNED: Final = ("taskset", "--cpu-list", str(LOAD_CORE))
+RCODES: Final = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED")
+
+Load = Callable[[Server], dict[str, Any]]
+"""Puts one load on a server; returns seconds, sent, answered, lost, rcodes, and what else the generator tells."""
+
+
+class Loads:
+    """The generators, and where they keep their files. Each method raises Missing without its program."""
+
+    def __init__(self, directory: Path, seconds: float) -> None:
+        self.directory, self.seconds = directory, seconds
+
+    def dnsperf(self, questions: Questions, *, tcp: bool = False, connections: int = 4, window: int = WINDOW) -> Load:
+        """Saturate with dnsperf."""
+        words = [
+            program("dnsperf", "dnsperf"), "-s", "::1", "-d", str(questions.as_text(self.directory)),
+            "-m", "tcp" if tcp else "udp", "-T", "1", "-c", str(connections), "-q", str(window), "-t", "1",
+            "-l", f"{self.seconds:.0f}",
+        ]  # fmt: skip
+        return lambda server: _dnsperf(words, server, self.seconds)
+
+    def warm_up(self, questions: Questions, server: Server, *, tcp: bool = False) -> None:
+        """Ask everything once, so that the answer tables know it."""
+        words = [
+            program("dnsperf", "dnsperf"), "-s", "::1", "-d", str(questions.as_text(self.directory)),
+            "-m", "tcp" if tcp else "udp", "-T", "1", "-c", "4", "-q", "200", "-t", "1", "-n", "1",
+        ]  # fmt: skip
+        _dnsperf(words, server, 60)
+
+    def sendmmsg(self, questions: Questions, rate: int = 0) -> Load:
+        """Keep *rate*, or saturate."""
+        words = [self._built(), "::1", "PORT", str(questions.as_octets(self.directory)), str(self.seconds), str(rate)]
+        return lambda server: _sendmmsg([*words, str(WINDOW)], server, self.seconds)
+
+    def _built(self) -> str:
+        path = self.directory / "sendmmsg"
+        if not path.exists():
+            compiler, source = program("gcc", "gcc", "libc6-dev"), Path(__file__).with_name("sendmmsg.c")
+            subprocess.run([compiler, "-O2", "-o", str(path), str(source)], check=True, timeout=60)
+        return str(path)
+
+
+Step = tuple[str, Load, Questions, int]  # what it is called, the load, what it asks, and at which rate if fixed
+
+
+def plan(wanted: Iterable[tuple[str, Callable[[], Load], Questions, int]], skipped: Skipped) -> list[Step]:
+    """Make the loads whose generators are here; name the others."""
+    steps = []
+    for words, make, questions, rate in wanted:
+        try:
+            steps.append((words, make(), questions, rate))
+        except Missing as reason:
+            skipped.add(words, reason)
+    return steps
+
+
+def _dnsperf(words: list[str], server: Server, seconds: float) -> dict[str, Any]:
+    said = _run([*words, "-p", str(server.port)], seconds)
+    return {
+        "generator": "dnsperf",
+        "seconds": float(_find(r"Run time \(s\): +([\d.]+)", said)),
+        "sent": int(_find(r"Queries sent: +(\d+)", said)),
+        "answered": int(_find(r"Queries completed: +(\d+)", said)),
+        "lost": int(_find(r"Queries lost: +(\d+)", said)),
+        "rcodes": {name: int(count) for name, count in re.findall(r"([A-Z]+) (\d+) \([\d.]+%\)", said)},
+    }
+
+
+def _sendmmsg(words: list[str], server: Server, seconds: float) -> dict[str, Any]:
+    words[words.index("PORT")] = str(server.port)
+    told: dict[str, Any] = json.loads(_run(words, seconds))
+    counts = {RCODES[i] if i < len(RCODES) else str(i): n for i, n in enumerate(told["rcodes"]) if n}
+    return {"generator": "sendmmsg", **told, "rcodes": counts}
+
+
+def _run(words: list[str], seconds: float) -> str:
+    done = subprocess.run([*_PINNED, *words], capture_output=True, text=True, check=False, timeout=seconds + 30)
+    if done.returncode:
+        raise RuntimeError(f"{words[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def _find(pattern: str, said: str) -> str:
+    found = re.search(pattern, said)
+    if not found:
+        raise RuntimeError(f"dnsperf did not say {pattern!r}: {said}")
+    return found[1]
+
+
+def measure(server: Server, load: Load, questions: Questions, rate: int = 0) -> dict[str, Any]:
+    """Run *load* once; return what it told, what it cost, and whether it counts."""
+    server_before, load_before, cores_before = server.cpu_seconds(), _children_cpu(), _cores()
+    started = time.monotonic()
+    told = load(server)
+    wall = time.monotonic() - started  # longer than the run's seconds: the generator starts, and waits for the last
+    server_cpu, load_cpu = server.cpu_seconds() - server_before, _children_cpu() - load_before
+    cores = {kind: after - cores_before[kind] for kind, after in _cores().items()}
+    seconds, answered = told["seconds"], told["answered"]
+    result = {
+        **told,
+        "rate": rate,
+        "qps": answered / seconds,
+        "cpu_us": server_cpu / answered * 1e6 if answered else None,
+        # At saturation latency is the window divided by the rate, and says nothing more.
+        **({f"{quantile}_us": told[quantile] for quantile in ("p50", "p99")} if rate else {}),
+        "loss": 100 * told["lost"] / max(told["sent"], 1),
+        "server_busy": server_cpu / seconds,
+        "load_busy": load_cpu / wall,
+        "others": max(0.0, cores["busy"] - server_cpu - load_cpu) / wall,
+        "softirq": cores["softirq"] / wall,
+        "steal": cores["steal"] / wall,
+    }
+    result["void"] = _void(result, questions, rate)
+    result["saturated"] = "" if rate else _saturated(result)
+    return result
+
+
+def _void(result: Mapping[str, Any], questions: Questions, rate: int) -> str:
+    """Why this run does not count, empty if it does."""
+    answered, rcodes = result["answered"], result["rcodes"]
+    if not answered:
+        return "nothing was answered"
+    wrong = answered - rcodes.get("NOERROR", 0) - rcodes.get("NXDOMAIN", 0) + result.get("empty", 0)
+    if wrong / answered > 0.001:
+        return f"{wrong} wrong replies: {rcodes}, {result.get('empty', 0)} empty"
+    if abs(rcodes.get("NXDOMAIN", 0) / answered - questions.nxdomain) > 0.01:
+        return f"{rcodes.get('NXDOMAIN', 0) / answered:.1%} NXDOMAIN instead of {questions.nxdomain:.1%}"
+    if rate and result["sent"] < 0.98 * rate * result["seconds"]:
+        return f"the generator sent {result['sent'] / result['seconds']:,.0f} a second only"
+    if rate and result["loss"] > MAX_LOSS:
+        return f"{result['loss']:.1f} % lost"
+    return ""
+
+
+def _saturated(result: Mapping[str, Any]) -> str:
+    """Which side had no more to give. sendmmsg is always awake, so it looks busy whenever it runs."""
+    if result["server_busy"] >= BUSY:
+        return "server"
+    return "generator" if result["load_busy"] >= BUSY and result["generator"] == "dnsperf" else "nobody"
+
+
+def _children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of those that have ended: generators, never servers
+    return used.ru_utime + used.ru_stime
+
+
+def _cores() -> dict[str, float]:
+    """Seconds that our cores spent so far on processes, on soft interrupts, and on other guests of the host."""
+    found = {"busy": 0.0, "softirq": 0.0, "steal": 0.0}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name in {f"cpu{core}" for core in (CORES[0], CORES[-1])}:
+            user, nice, system, _, _, _, softirq, steal, *_ = map(int, ticks)
+            found["busy"] += (user + nice + system) / TICK
+            found["softirq"] += softirq / TICK
+            found["steal"] += steal / TICK
+    return found

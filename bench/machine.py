@@ -1,0 +1,69 @@
+"""Facts of the machine and of the programs, without which a figure means nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[1]
+CORES: Final = sorted(os.sched_getaffinity(0))
+# One core each; on a machine of one core they share it, and the figures say so.
+SERVER_CORE: Final = CORES[0]
+LOAD_CORE: Final = CORES[-1]
+
+
+def facts() -> dict[str, Any]:
+    """What a reader of the results must know, JSON-ready."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "dirty": bool(_said("git", "status", "--porcelain")),
+        "cpu": _field(Path("/proc/cpuinfo"), "model name"),
+        "cores": len(CORES),
+        "server core": SERVER_CORE,
+        "load core": LOAD_CORE,
+        "virtual": "hypervisor" in _field(Path("/proc/cpuinfo"), "flags").split(),
+        "memory": _field(Path("/proc/meminfo"), "MemTotal"),
+        "kernel": platform.release(),
+        "system": _field(Path("/etc/os-release"), "PRETTY_NAME", "=").strip('"'),
+        "rmem_max": Path("/proc/sys/net/core/rmem_max").read_text().strip(),
+        "load average before": os.getloadavg(),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "uvloop": _package("uvloop"),
+        "cc": (_said("cc", "--version").splitlines() or [""])[0],
+    }
+
+
+def commit() -> str:
+    """The commit's short name."""
+    return _said("git", "rev-parse", "--short", "HEAD") or "no-git"
+
+
+def _said(*words: str) -> str:
+    if not shutil.which(words[0]):
+        return ""
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=20)
+    return done.stdout.strip()
+
+
+def _package(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _field(path: Path, name: str, separator: str = ":") -> str:
+    for line in path.read_text().splitlines() if path.exists() else ():
+        key, _, value = line.partition(separator)
+        if key.strip() == name:
+            return value.strip()
+    return ""

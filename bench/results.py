@@ -1,0 +1,99 @@
+"""What was measured: every repetition, and median, min and max of those that count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Final
+
+# How a figure is called in the table, in which unit, and with how many decimals.
+FIGURES: Final = {
+    "cpu_us": ("CPU a query", "µs", 2),
+    "qps": ("queries a second", "", 0),
+    "p50_us": ("latency, median", "µs", 0),
+    "p99_us": ("latency, p99", "µs", 0),
+    "loss": ("lost", "%", 2),
+    "wall_s": ("time", "s", 2),
+    "cpu_s": ("CPU", "s", 2),
+    "rss_mib": ("RSS after", "MiB", 0),
+    "peak_mib": ("RSS at most", "MiB", 0),
+}
+
+DISTURBED: Final = 0.05  # of a core, used by others
+
+
+@dataclass(slots=True)
+class Case:
+    """One thing measured several times. A repetition with words under `void` is kept and does not count."""
+
+    part: str
+    name: str
+    repetitions: list[dict[str, Any]] = field(default_factory=list)
+
+    def spread(self, figure: str) -> tuple[float, float, float] | None:
+        """Median, min and max of *figure*, None if no repetition that counts has it."""
+        values = [r[figure] for r in self.repetitions if not r.get("void") and r.get(figure) is not None]
+        return (median(values), min(values), max(values)) if values else None
+
+    @property
+    def remark(self) -> str:
+        """What a reader must not overlook."""
+        void = [r["void"] for r in self.repetitions if r.get("void")]
+        words = [f"{len(void)} of {len(self.repetitions)} void: {void[0]}"] if void else []
+        counted = [r for r in self.repetitions if not r.get("void")] or self.repetitions
+        words += _saturated([r for r in counted if r.get("saturated")])
+        others = max((r.get("others", 0.0) for r in counted), default=0.0)
+        if others > DISTURBED:
+            words.append(f"others took up to {others:.0%} of a core")
+        return "; ".join(words)
+
+    def as_json(self) -> dict[str, Any]:
+        spreads = {figure: self.spread(figure) for figure in FIGURES}
+        return {
+            "part": self.part,
+            "case": self.name,
+            **{
+                name: {figure: s[i] for figure, s in spreads.items() if s}
+                for i, name in enumerate(("median", "min", "max"))
+            },
+            "remark": self.remark,
+            "repetitions": self.repetitions,
+        }
+
+
+def _saturated(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Which side had no more to give, and if it was not always the server, how busy both were."""
+    sides = {r["saturated"] for r in runs}
+    if not runs or sides == {"server"}:
+        return ["server saturated"] if runs else []
+    busy = (
+        f"{side} {min(values):.0%} to {max(values):.0%} of a core"
+        for side in ("server", "load")
+        if (values := [r[f"{side}_busy"] for r in runs])
+    )
+    return [f"saturated: {' or '.join(sorted(sides))} ({', '.join(busy)})"]
+
+
+def table(cases: Sequence[Case]) -> str:
+    """All cases, a line for each figure."""
+    rows: list[tuple[str, ...]] = [("part", "case", "figure", "median", "min", "max", "", "remark")]
+    for case in cases:
+        heads = [(case.part, case.name, case.remark)]
+        found = [(figure, spread) for figure in FIGURES if (spread := case.spread(figure))]
+        for figure, spread in found:
+            part, name, remark = heads.pop() if heads else ("", "", "")
+            words, unit, decimals = FIGURES[figure]
+            rows.append((part, name, words, *(f"{value:,.{decimals}f}" for value in spread), unit, remark))
+        if not found:
+            rows.append((case.part, case.name, "nothing that counts", "", "", "", "", case.remark))
+    widths = [max(len(row[i]) for row in rows) for i in range(7)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if 3 <= i <= 5 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        lines.append("  ".join((*cells, row[7])).rstrip())
+    lines.insert(1, "─" * min(150, max(map(len, lines))))
+    return "\n".join(lines)

@@ -1,0 +1,204 @@
+/* A load generator: one thread, batches of sendmmsg and recvmmsg, awake all the time. bench/loads.py builds and runs it.
+
+       sendmmsg ADDRESS PORT FILE SECONDS RATE WINDOW
+
+   FILE holds ready-made queries, each after its length in two octets; the id is written in here. They are sent in
+   order, again and again. RATE 0: as fast as replies come back, WINDOW outstanding. RATE n: n a second, whatever comes
+   back; the latency of a query then counts from the moment it was due, so that a stall shows in every query it delayed.
+   Prints one JSON object. A query without a reply half a second after the end is lost. */
+
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    SOCKETS = 4,      /* source ports; each has 65536 ids */
+    IDS = 65536,
+    BATCH = 32,
+    REPLY = 4096,     /* octets kept of a reply: only its header is read */
+    TICK = 1000,      /* ns, resolution of the histogram */
+    TICKS = 1000000,  /* the last bin is "a second or more" */
+    STALL = 100000000 /* ns without any reply after which a full window counts as lost */
+};
+
+static uint64_t due_at[SOCKETS][IDS]; /* 0: nothing outstanding under this id */
+static uint16_t next_id[SOCKETS];
+static uint32_t histogram[TICKS];
+static uint64_t sent, answered, lost, outstanding, rcodes[16], truncated, empty, stray;
+static int sockets[SOCKETS];
+static uint8_t *queries;
+static size_t *offsets, query_count;
+
+static uint64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void die(const char *what)
+{
+    fprintf(stderr, "sendmmsg: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static void read_queries(const char *path)
+{
+    FILE *file = fopen(path, "rb");
+    if (!file || fseek(file, 0, SEEK_END))
+        die(path);
+    size_t size = (size_t)ftell(file);
+    rewind(file);
+    queries = malloc(size + 1);
+    offsets = malloc((size / 14 + 2) * sizeof *offsets); /* two octets of length, 12 of header */
+    if (!queries || !offsets || fread(queries, 1, size, file) != size)
+        die(path);
+    fclose(file);
+    for (size_t at = 0; at + 14 <= size; at += 2 + (size_t)(queries[at] << 8 | queries[at + 1]))
+        offsets[query_count++] = at;
+    if (!query_count)
+        die("no queries");
+}
+
+static void connect_to(const char *address, int port)
+{
+    struct sockaddr_in6 to = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
+    if (inet_pton(AF_INET6, address, &to.sin6_addr) != 1)
+        die(address);
+    for (int s = 0; s < SOCKETS; s++) {
+        int buffer = 4 << 20;
+        sockets[s] = socket(AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+        if (sockets[s] < 0 || connect(sockets[s], (struct sockaddr *)&to, sizeof to))
+            die("connect");
+        setsockopt(sockets[s], SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
+    }
+}
+
+/* Send up to `wanted` (at most BATCH) queries on socket s; the k-th is due at first + k * interval. */
+static void send_some(int s, int wanted, uint64_t first, double interval)
+{
+    static uint8_t buffers[BATCH][512];
+    struct iovec parts[BATCH];
+    struct mmsghdr messages[BATCH];
+    memset(messages, 0, sizeof messages);
+    for (int k = 0; k < wanted; k++) {
+        uint8_t *from = queries + offsets[(sent + (uint64_t)k) % query_count];
+        size_t length = (size_t)(from[0] << 8 | from[1]);
+        uint16_t id = (uint16_t)(next_id[s] + k);
+        if (length > sizeof buffers[k])
+            die("a query of more than 512 octets");
+        memcpy(buffers[k], from + 2, length);
+        buffers[k][0] = (uint8_t)(id >> 8);
+        buffers[k][1] = (uint8_t)id;
+        parts[k] = (struct iovec){buffers[k], length};
+        messages[k].msg_hdr.msg_iov = &parts[k];
+        messages[k].msg_hdr.msg_iovlen = 1;
+    }
+    int done = sendmmsg(sockets[s], messages, (unsigned)wanted, 0);
+    for (int k = 0; k < done; k++) {
+        uint64_t *slot = &due_at[s][next_id[s]++];
+        if (*slot)
+            lost++, outstanding--;
+        *slot = first + (uint64_t)(k * interval);
+        outstanding++;
+    }
+    sent += done > 0 ? (uint64_t)done : 0;
+}
+
+static uint64_t last_reply;
+
+static void receive_some(int s)
+{
+    static uint8_t buffers[BATCH][REPLY];
+    struct iovec parts[BATCH];
+    struct mmsghdr messages[BATCH];
+    memset(messages, 0, sizeof messages);
+    for (int k = 0; k < BATCH; k++) {
+        parts[k] = (struct iovec){buffers[k], REPLY};
+        messages[k].msg_hdr.msg_iov = &parts[k];
+        messages[k].msg_hdr.msg_iovlen = 1;
+    }
+    int count = recvmmsg(sockets[s], messages, BATCH, MSG_DONTWAIT, NULL);
+    if (count <= 0)
+        return;
+    uint64_t at = last_reply = now();
+    for (int k = 0; k < count; k++) {
+        uint8_t *m = buffers[k];
+        uint64_t *slot = &due_at[s][m[0] << 8 | m[1]];
+        if (messages[k].msg_len < 12 || !(m[2] & 0x80) || !*slot) {
+            stray++;
+            continue;
+        }
+        uint64_t bin = at > *slot ? (at - *slot) / TICK : 0;
+        histogram[bin < TICKS ? bin : TICKS - 1]++;
+        *slot = 0;
+        outstanding--;
+        answered++;
+        rcodes[m[3] & 15]++;
+        truncated += (m[2] & 2) != 0;
+        empty += !(m[3] & 15) && !(m[6] | m[7]);
+    }
+}
+
+/* The latency that `share` of the answered queries do not exceed, in µs. */
+static double quantile(double share)
+{
+    uint64_t below = 0;
+    for (int bin = 0; bin < TICKS; bin++)
+        if ((below += histogram[bin]) >= share * (double)answered && below)
+            return (bin + 1) * TICK / 1000.0;
+    return 0;
+}
+
+int main(int count, char **words)
+{
+    if (count != 7)
+        return fprintf(stderr, "usage: sendmmsg ADDRESS PORT FILE SECONDS RATE WINDOW\n"), 2;
+    double rate = atof(words[5]), interval = rate > 0 ? 1e9 / rate : 0;
+    uint64_t window = strtoull(words[6], NULL, 10);
+    connect_to(words[1], atoi(words[2]));
+    read_queries(words[3]);
+    uint64_t start = now(), end = start + (uint64_t)(atof(words[4]) * 1e9), t;
+    last_reply = start;
+    for (int s = 0; (t = now()) < end; s = (s + 1) % SOCKETS) {
+        uint64_t wanted, first = t;
+        if (rate > 0) {
+            uint64_t due = (uint64_t)((double)(t - start) / interval) + 1;
+            wanted = due > sent ? due - sent : 0;
+            first = start + (uint64_t)((double)sent * interval);
+        } else {
+            wanted = window > outstanding ? window - outstanding : 0;
+            if (!wanted && t - last_reply > STALL) {
+                lost += outstanding;
+                outstanding = 0;
+                memset(due_at, 0, sizeof due_at);
+                last_reply = t;
+            }
+        }
+        if (wanted)
+            send_some(s, wanted < BATCH ? (int)wanted : BATCH, first, interval);
+        for (int r = 0; r < SOCKETS; r++)
+            receive_some(r);
+    }
+    double seconds = (double)(now() - start) / 1e9;
+    for (t = now() + 500000000; now() < t && outstanding; usleep(200))
+        for (int r = 0; r < SOCKETS; r++)
+            receive_some(r);
+    lost += outstanding;
+    printf("{\"seconds\": %.6f, \"sent\": %llu, \"answered\": %llu, \"lost\": %llu, \"stray\": %llu, \"truncated\": %llu, "
+           "\"empty\": %llu, \"p50\": %.1f, \"p99\": %.1f, \"p999\": %.1f, \"rcodes\": [",
+           seconds, (unsigned long long)sent, (unsigned long long)answered, (unsigned long long)lost,
+           (unsigned long long)stray, (unsigned long long)truncated, (unsigned long long)empty, quantile(.5),
+           quantile(.99), quantile(.999));
+    for (int r = 0; r < 16; r++)
+        printf("%s%llu", r ? ", " : "", (unsigned long long)rcodes[r]);
+    puts("]}");
+    return 0;
+}

@@ -1,0 +1,95 @@
+"""Programs the bench needs from Debian: find them, install them as root and say so, or say what is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+LIST: Final = Path(__file__).with_name("debian-packages.txt")
+# Debian starts a daemon as soon as it is installed, unless this file says no. We never write it ourselves.
+_NO_DAEMONS: Final = Path("/usr/sbin/policy-rc.d")
+_DAEMONS: Final = frozenset({"nsd", "knot", "gdnsd", "pdns-server"})
+
+
+class Missing(Exception):
+    """Something cannot be measured here; the text says why."""
+
+
+class Skipped(list[dict[str, str]]):
+    """What was not measured, and why: nothing is left out silently."""
+
+    def add(self, what: str, reason: Missing) -> None:
+        say(f"  NOT MEASURED: {what}: {reason}")
+        self.append({"what": what, "reason": str(reason)})
+
+
+def say(line: str) -> None:
+    """Print progress."""
+    print(line, flush=True)
+
+
+def program(name: str, *packages: str) -> str:
+    """Return the path of program *name*, after installing *packages* if need be: its own, then what it needs.
+
+    Raises Missing.
+    """
+    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    found = shutil.which(name, path=search)
+    if not found or any(not _installed(package) for package in packages[1:]):
+        lacking = _install(packages)
+        found = shutil.which(name, path=search) if not lacking else found
+        if lacking or not found:
+            raise Missing(f"{name} is not here: {lacking or 'its package does not hold it'}")
+    return found
+
+
+def packages() -> list[str]:
+    """The packages of debian-packages.txt."""
+    lines = (line.partition("#")[0].strip() for line in LIST.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def versions() -> dict[str, str]:
+    """The Debian versions of those packages, as far as they are installed."""
+    words = ["dpkg-query", "--show", "--showformat=${Package} ${Version}\\n", *packages()]
+    if not shutil.which(words[0]):
+        return {}
+    said = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    return dict(line.split(" ") for line in said.splitlines() if not line.endswith(" "))
+
+
+@cache
+def _installed(package: str) -> bool:
+    if not shutil.which("dpkg-query"):
+        return True  # not Debian: what is on PATH counts
+    words = ["dpkg-query", "--show", "--showformat=${Status}", package]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.endswith(" installed")
+
+
+@cache
+def _install(wanted: tuple[str, ...]) -> str:
+    """Install the packages; return why not, or nothing."""
+    unknown = set(wanted) - set(packages())
+    assert not unknown, f"{LIST.name} lacks {unknown}"
+    words = " ".join(wanted)
+    if not shutil.which("apt-get"):
+        return f"there is no apt-get to install {words}"
+    if os.geteuid() != 0:
+        return f"apt-get install -y {words} (needs root)"
+    if _DAEMONS.intersection(wanted) and not _NO_DAEMONS.exists():
+        return f"installing {words} would start a daemon here ({_NO_DAEMONS} is not there to forbid it); do it yourself"
+    say(f"Installing from Debian: {words}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (("update",), ("install", "-y", "--no-install-recommends", *wanted)):
+        done = subprocess.run(
+            ["apt-get", "-qq", *command], env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            return f"apt-get {command[0]} failed: {reason}"
+    _installed.cache_clear()
+    return ""

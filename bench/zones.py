@@ -1,0 +1,113 @@
+"""What is served and asked: one catalog for ours, the same records as a zone for others, and seeded questions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from struct import pack
+from typing import Final
+
+from internal_dns.store.generate import create_catalog, sized_rows
+
+APPS: Final = 10_000
+MACHINES_PER_APP: Final = 3
+NETWORK: Final = "fdaa:0:18::/48"  # of all apps, as long as there are at most APPS
+QUESTIONS: Final = 100_000
+SEED: Final = 1
+# Octets of the wire: nothing here is shared with the server that is measured.
+TYPES: Final = {"A": 1, "PTR": 12, "TXT": 16, "AAAA": 28, "SRV": 33}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A started machine, as far as its names go."""
+
+    id: str
+    address: str
+    region: str
+
+
+Zone = dict[str, list[Machine]]  # by app
+
+
+def make_catalog(path: Path, machines: int) -> None:
+    """Write a catalog of *machines* started machines, 3 an app, APPS apps a network."""
+    create_catalog(path, sized_rows(machines, SEED, APPS, machines_per_app=MACHINES_PER_APP, started=1), replace=True)
+
+
+def first_zone() -> Zone:
+    """What the first network of such a catalog holds."""
+    zone: Zone = defaultdict(list)
+    rows = sized_rows(APPS * MACHINES_PER_APP, SEED, APPS, machines_per_app=MACHINES_PER_APP, started=1)
+    for identifier, _, app, address, region, *_ in rows["machines"]:
+        zone[str(app)].append(Machine(str(identifier), str(address), str(region)))
+    return zone
+
+
+def records(zone: Zone) -> Iterator[tuple[str, str, str]]:
+    """Each record as (owner below internal, type, rdata in text): what the questions of this file ask for."""
+    for app, machines in zone.items():
+        for machine in machines:
+            yield app, "AAAA", machine.address
+            yield f"{machine.region}.{app}", "AAAA", machine.address
+        yield f"regions.{app}", "TXT", f'"{",".join(sorted({m.region for m in machines}))}"'
+        listed = sorted(machines, key=lambda m: m.id)
+        yield f"vms.{app}", "TXT", f'"{",".join(f"{m.id} {m.region}" for m in listed)}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Questions in order, and what share of them must be answered NXDOMAIN."""
+
+    name: str
+    asked: tuple[tuple[str, str], ...]
+    nxdomain: float = 0.0
+
+    def as_text(self, directory: Path) -> Path:
+        """Write the file that dnsperf reads."""
+        path = directory / f"{self.name}.txt"
+        if not path.exists():
+            path.write_text("".join(f"{name} {qtype}\n" for name, qtype in self.asked))
+        return path
+
+    def as_octets(self, directory: Path) -> Path:
+        """Write the file that sendmmsg.c reads."""
+        path = directory / f"{self.name}.octets"
+        if not path.exists():
+            queries = (query(name, qtype) for name, qtype in self.asked)
+            path.write_bytes(b"".join(pack("!H", len(octets)) + octets for octets in queries))
+        return path
+
+
+def apps(zone: Zone) -> Questions:
+    """Random apps that exist."""
+    random, names = Random(SEED), list(zone)
+    return Questions("apps", tuple((f"{random.choice(names)}.internal", "AAAA") for _ in range(QUESTIONS)))
+
+
+def mixed(zone: Zone) -> Questions:
+    """70 % app, 15 % region of an app, 10 % NXDOMAIN, 5 % TXT."""
+    random, names = Random(SEED), list(zone)
+    asked, missing = [], 0
+    for _ in range(QUESTIONS):
+        app, draw = random.choice(names), random.random()
+        if draw < 0.70:
+            asked.append((f"{app}.internal", "AAAA"))
+        elif draw < 0.85:
+            asked.append((f"{random.choice(zone[app]).region}.{app}.internal", "AAAA"))
+        elif draw < 0.95:
+            asked.append((f"no-{random.randrange(APPS)}.internal", "AAAA"))
+            missing += 1
+        else:
+            asked.append((f"{random.choice(('regions', 'vms'))}.{app}.internal", "TXT"))
+    return Questions("mixed", tuple(asked), missing / len(asked))
+
+
+def query(name: str, qtype: str, identifier: int = 0) -> bytes:
+    """A plain query: RD, one question, no EDNS."""
+    labels = (label.encode() for label in name.rstrip(".").split("."))
+    qname = b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
+    return pack("!6H", identifier, 0x0100, 1, 0, 0, 0) + qname + pack("!2H", TYPES[qtype], 1)

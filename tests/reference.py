@@ -1,0 +1,200 @@
+# fmt: off
+# ruff: noqa: E701 -- One thought, one line: short enough to be read in one sitting.
+"""Say what the server must answer: names.md read once more, naively, as the oracle of the property tests.
+
+The names a network can ask for are written down as in a zone file: `iad.web.internal` to its *node*, RRsets
+by type ({}: empty non-terminal). An RRset is a tuple where its order is prescribed, else a frozenset;
+empty, it is NODATA. Names are lower-case text; a network is the first six octets of its addresses.
+"""
+import re
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
+from itertools import groupby
+from math import asin, cos, inf, radians, sin, sqrt
+from socket import AF_INET6, inet_ntop, inet_pton
+from typing import Any
+
+A, NS, SOA, PTR, TXT, AAAA, SRV, ANY, TRANSFERS = 1, 2, 6, 12, 16, 28, 33, 255, (251, 252)
+NAME = re.compile("[A-Za-z0-9_-]{1,63}")
+HIDDEN, APEX_FORMS = "interactive-", {"_apps", "_instances", "_peer", "_api", "_dns", "_whoami", "all"}
+RESERVED = set("vm vms all regions global process of nearest kv _metadata _instances _page _tcp _udp".split())
+PRIVATE_V4 = "0 10 127 254.169 168.192 2.0.192 100.51.198 113.0.203 255.255.255.255".split()  # RFC 6303
+PRIVATE_V6 = ["d.f", "8.e.f", "9.e.f", "a.e.f", "b.e.f", "8.b.d.0.1.0.0.2", "0" + ".0" * 31, "1" + ".0" * 31]
+EMPTY_ZONES = ["home.arpa", "test", "invalid", "onion", *(f"{zone}.ip6.arpa" for zone in PRIVATE_V6)]
+EMPTY_ZONES += [f"{zone}.in-addr.arpa" for zone in PRIVATE_V4 + [f"{n}.172" for n in range(16, 32)]]
+Labels = tuple[bytes, ...]
+Node = dict[int, tuple[Any, ...] | frozenset[Any]]
+Map = tuple[IPv6Network, int, str | None]  # Sources, id of the network they ask as, their region if given.
+Machine = namedtuple("Machine", "app id address region group state skip written_id")
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    rcode: str
+    type: int | None = None
+    rdata: tuple[Any, ...] = ()
+    ordered: bool = False
+    soa: Labels | None = None
+
+class Catalog:
+    def __init__(self, rows: dict[str, list[tuple[Any, ...]]], prefix: int = 0xFDAA) -> None:
+        self.rows, self.prefix, self.zones = rows, prefix.to_bytes(2), dict[bytes, Zone]()
+
+def resolve(catalog: Catalog, source: bytes, labels: Labels, qtype: int, *, region: str | None = None,
+            turn: int = 0, revision: int = 0, prefix: int = 0xFDAA, maps: tuple[Map, ...] = ()) -> Expected:
+    if prefix.to_bytes(2) != catalog.prefix: catalog = Catalog(catalog.rows, prefix)
+    network, server, elsewhere = source[:6], region or "", region or ""
+    if source[:2] != catalog.prefix and (fitting := [m for m in maps if IPv6Address(source) in m[0]]):
+        _, number, its_region = max(fitting, key=lambda m: m[0].prefixlen)
+        network, elsewhere = catalog.prefix + number.to_bytes(4), its_region or server
+    if network[:2] != catalog.prefix or not any(network[2:]) or qtype in TRANSFERS: return Expected("REFUSED")
+    # A dot within a label becomes a character that no octet decodes to.
+    name = ".".join(label.lower().decode("latin-1").replace(".", "\u2022") for label in labels)
+    apexes = ("internal", "flycast", reverse(catalog.prefix), "localhost", *EMPTY_ZONES)
+    apex = next((apex for apex in apexes if f".{name}".endswith(f".{apex}")), None)
+    if apex is None: return Expected("NOERROR" if len(labels) == 1 and qtype in (A, AAAA) else "FORWARD")
+    zone = catalog.zones.get(network) or catalog.zones.setdefault(network, Zone(catalog.rows, network))
+    own, host, here = zone.place(source, elsewhere)
+    node = zone.find(apex if apex == "localhost" else name, turn, own, host, here)
+    if name == "_whoami.internal":
+        who = f"network={zone.title},region={here},address={inet_ntop(AF_INET6, source)},server={server}"
+        node = rrset([f"{who},revision={revision if zone.title else 0}"], ",")
+    for kind in (AAAA, TXT, SRV, PTR, SOA) if qtype == ANY else (qtype,):
+        if rdata := (node or {}).get(kind):
+            ordered = isinstance(rdata, tuple)
+            return Expected("NOERROR", kind, tuple(rdata if ordered else sorted(rdata)), ordered)
+    return Expected("NXDOMAIN" if node is None else "NOERROR", soa=labels_of(apex))
+
+class Zone:
+    """All that one network can ask for; no row of another network gets in here."""
+    def __init__(self, rows: dict[str, list[tuple[Any, ...]]], network: bytes) -> None:
+        def load(table: str, make: Callable[..., Any]) -> Iterator[Any]:
+            for row in sorted(rows.get(table, ()), key=repr, reverse=True):  # A dict keeps "A", not "a".
+                try: yield make(*row)
+                except (ValueError, OSError, TypeError, AttributeError, OverflowError): continue
+        def here(id: int, value: Any) -> Any: return must(id.to_bytes(4) == network[2:], value)
+        def own(id: int, text: str) -> Any:
+            return here(id, must(inet_pton(AF_INET6, text)[:6] == network, inet_pton(AF_INET6, text)))
+        machines = load("machines", lambda id, of, app, at, region, group, state, skip, _: Machine(
+            valid(app), valid(id), own(of, at), valid(region), valid(group), state, skip, id))
+        self.machines: list[Machine] = sorted({m[:2]: m for m in machines}.values())
+        peers = load("peers", lambda of, id, at, region: (valid(id), own(of, at), region and valid(region)))
+        self.peers = sorted({peer[0]: peer for peer in peers}.values())
+        flycasts = [*load("flycasts", lambda of, app, at: (own(of, at), f"{valid(app)}.flycast"))]
+        apps = {m.app for m in self.machines} | {*load("apps", lambda of, app: here(of, valid(app)))}
+        titles = [*load("networks", lambda id, text, _: here(id, text if NAME.fullmatch(text) else str(id)))]
+        titles += [str(int.from_bytes(network[2:]))] if apps or self.peers or flycasts else []
+        self.network, self.title = network, next(iter(titles), "")  # "": not in the catalog.
+        self.metadata = [*load("machine_metadata", lambda id, key, value: (id, folded(key), folded(value)))]
+        self.services = dict(load("machine_services", lambda id, name, by, port: must(
+            name and by in ("tcp", "udp") and 0 < port < 65536, ((id, f"{valid('_' + name)}._{by}"), port))))
+        self.regions = dict(load("regions", lambda code, _, *at: (valid(code), at[:2])))
+        self.latency = dict(load("region_latency", lambda a, b, ms: ((valid(a), valid(b)), float(ms))))
+        self.hosts = dict(load("hosts", lambda id, _, region: (id.to_bytes(4), valid(region))))
+        self.sets: dict[str, tuple[list[Any], str]] = {}  # Pageable: items, and a separator if they are text.
+        self.scopes: dict[str, list[Machine]] = {}  # The visible machines of an app or of a process group.
+        self.nodes = dict[str, Node](localhost={A: frozenset([b"\x7f\0\0\1"]), **rrset([bytes(15) + b"\1"])})
+        for apex in ("internal", "flycast", reverse(network[:2])):
+            self.nodes[apex] = {SOA: frozenset([b"SOA"]), NS: frozenset([b"NS"])}
+        owners = [(three(network[:2]), "_dns.internal"), (three(network), "_api.internal")]
+        owners += [(at, f"{peer}._peer.internal") for peer, at, _ in self.peers if peer[:12] != HIDDEN]
+        self.nodes |= {name: rrset([at]) for at, name in owners}
+        if not self.title: return
+        self.add("_peer.internal", sorted(name.split(".")[0] for _, name in owners[2:]), ",")
+        self.add("_apps.internal", sorted(apps), ",")
+        self.add_list("_instances.internal", self.machines, instance, ";")
+        for app in apps - APEX_FORMS: self.add_app(app, f"{app}.internal")
+        for _, name in flycasts: self.add(name, sorted({at for at, owner in flycasts if owner == name}))
+        owners += flycasts + [(m.address, f"{m.id}.vm.{m.app}.internal") for m in self.machines if visible(m)]
+        for address, _ in owners:
+            targets = {labels_of(name) for at, name in owners if at == address}
+            self.nodes |= {reverse(address, nibbles): {} for nibbles in range(5, 32)}
+            self.nodes[reverse(address)] = {PTR: tuple(sorted(targets, key=wire))}
+    def add_app(self, label: str, app: str) -> None:
+        machines = [m for m in self.machines if m.app == label]
+        self.nodes |= {f"{form}.{app}": {} for form in "vm process _metadata kv._metadata _tcp _udp".split()}
+        self.nodes |= {f"{m.id}.vm.{app}": rrset(addresses([m])) for m in machines}
+        for name in {name for id, name in self.services if id in [m.written_id for m in machines]}:
+            ports = [(self.services.get((m.written_id, name)), m.id) for m in machines if visible(m)]
+            rdata = ((port, labels_of(f"{id}.vm.{app}")) for port, id in ports if port)
+            self.nodes[f"{name}.{app}"] = {SRV: frozenset(rdata)}
+        self.add_list(f"_instances.{app}", machines, instance, ";")
+        groups = {f"{group}.process.{app}": group for group in {m.group for m in machines}}
+        for scope in (app, *groups):
+            members = [m for m in machines if scope == app or m.group == groups[scope]]
+            self.scopes[scope] = [m for m in members if visible(m)]
+            self.nodes |= {f"of.{scope}": {}, f"nearest.of.{scope}": {}}
+            for first in ("", "global."): self.add(first + scope, addresses(members))
+            for code in {*self.regions, *(m.region for m in machines)} - RESERVED:
+                self.add(f"{code}.{scope}", addresses(m for m in members if m.region == code))
+            self.add_list(f"vms.{scope}", members, lambda m: f"{m.id} {m.region}")
+            self.add_list(f"regions.{scope}", sorted(members, key=lambda m: m.region), lambda m: m.region)
+    def add_list(self, name: str, ms: list[Machine], item: Callable[[Machine], str], end: str = ",") -> None:
+        for form, shown in (name, visible), (f"all.{name}", lambda m: m.state != "destroyed" and not m.skip):
+            self.add(form, [*dict.fromkeys(item(m) for m in ms if shown(m))], end)
+    def add(self, name: str, items: list[Any], separator: str = "") -> None:
+        self.sets[name], self.nodes[name] = (items, separator), rrset(items, separator)
+        self.nodes[f"_page.{name}"] = {}
+    def find(self, name: str, turn: int, own: bytes, host: bytes, here: str) -> Node | None:
+        if name in self.nodes: return self.nodes[name]
+        form = re.fullmatch(r"top([1-9][0-9]{0,4})\.nearest\.of\.(.+)", name)
+        if form and form[2] in self.scopes: return self.nearest(form[2], int(form[1]), turn, own, host, here)
+        for pattern in r"(?s)([^.]+\._page\.)(.+)", r"(?s)(.+\.)([^.]+\.flycast)":
+            form = re.fullmatch(pattern, name)
+            if form and form[2] in self.sets: return page(form[1], *self.sets[form[2]])
+        form = re.fullmatch(r"(?s)(|.+\.)([^.]+)\.kv\._metadata\.([^.]+\.internal)", name)
+        if form is None or form[3] not in self.scopes: return None
+        value = f".{form[1]}".rpartition("._page.")[2].strip(".")
+        having = [id for id, key, text in self.metadata if key == form[2] and value in ("", text)]
+        return page(form[1], addresses(m for m in self.scopes[form[3]] if m.written_id in having))
+    def nearest(self, scope: str, limit: int, turn: int, own: bytes, host: bytes, here: str) -> Node:
+        key = {m: (m.address != own, m.address[6:10] != host, m.region != here, self.cost(here, m.region))
+                for m in self.scopes[scope]}
+        best, at = list[Machine](), list[bytes]()
+        for _, group in groupby(sorted(key, key=lambda m: (key[m], m.address, m.id)), key.__getitem__):
+            tied = list(group)
+            best += tied[turn % len(tied):] + tied[:turn % len(tied)]
+            fresh = list(dict.fromkeys(m.address for m in tied if m.address not in at)) or [b""]
+            at += fresh[turn % len(fresh):] + fresh[:turn % len(fresh)]
+        why = [f"{m.id} {m.region} {'-' if key[m][3] == inf else int(key[m][3] + 0.5)}" for m in best[:limit]]
+        node: Node = {AAAA: tuple([address for address in at if address][:limit])}
+        return node | rrset(why, ",") if scope.count(".") == 1 else node
+    def cost(self, a: str, b: str) -> float:  # Milliseconds, infinite when unknown.
+        for pair in ((a, b), (b, a)):
+            if pair in self.latency: return float(self.latency[pair])
+        ends = [*self.regions.get(a, [None]), *self.regions.get(b, [None])]
+        if a == b or None in ends: return 0.0 if a == b else inf
+        lat1, lon1, lat2, lon2 = map(radians, ends)
+        h = sin((lat2 - lat1) / 2) ** 2 + cos(lat1) * cos(lat2) * sin((lon2 - lon1) / 2) ** 2
+        return 2 * 6371.0 * asin(sqrt(min(1.0, h))) / 100
+    def place(self, source: bytes, elsewhere: str) -> tuple[bytes, bytes, str]:
+        if source[:6] != self.network: return b"", b"", elsewhere  # It came by a map.
+        host, of_host = source[6:10], self.hosts.get(source[6:10], "")
+        for _, at, region in self.peers:
+            if at[:15] == source[:15]: return b"", b"", region or of_host or elsewhere
+        for m in sorted(self.machines, key=lambda m: (m.state != "started", m.id)):
+            if m.address[:14] == source[:14]: return m.address, host, m.region
+        return b"", host if of_host else b"", of_host or elsewhere
+
+def page(prefix: str, items: list[Any], separator: str = "") -> Node | None:
+    """Return what *prefix* asks of a set: all of it, or, left of the rightmost `_page`, a page."""
+    left, marker, _ = f".{prefix}".rpartition("._page.")
+    if not (marker and left): return {} if marker else rrset(items, separator)
+    k = re.fullmatch(r"\.([1-9][0-9]*)", left)
+    return rrset(items[250 * (int(k[1]) - 1):][:250], separator) if k else None
+def rrset(items: list[Any], separator: str = "") -> Node:
+    return {TXT: (separator.join(items).encode(),)} if separator else {AAAA: frozenset(items)}
+def instance(m: Machine) -> str:
+    return f"instance={m.id},app={m.app},ip={inet_ntop(AF_INET6, m.address)},region={m.region}"
+def visible(m: Machine) -> bool: return m.state == "started" and not m.skip
+def addresses(some: Iterable[Machine]) -> list[bytes]: return sorted({m.address for m in some if visible(m)})
+def three(network: bytes) -> bytes: return network.ljust(15, b"\0") + b"\3"
+def reverse(octets: bytes, depth: int = 32) -> str: return ".".join(octets.hex()[:depth][::-1]) + ".ip6.arpa"
+def labels_of(name: str) -> Labels: return tuple(name.encode().split(b"."))
+def wire(name: Labels) -> bytes: return b"".join(bytes([len(label)]) + label for label in name)
+def folded(text: str) -> str: return text.encode("utf-8", "surrogateescape").lower().decode("latin-1")
+def valid(text: str) -> str: return str(must(NAME.fullmatch(text), text)).lower()
+def must(holds: object, value: Any) -> Any:
+    if not holds: raise ValueError(value)
+    return value
