@@ -136,7 +136,10 @@ class Server:
                 self.metrics.propagation.observe(time.time() - loaded.written_at)
             self.notifying = asyncio.get_running_loop().create_task(self.api.notify())
             if not first:
-                _log.info("catalog revision %d, %.0f ms", loaded.catalog.revision, self.watcher.load_seconds * 1000)
+                # There may be a hundred small commits a second; a file read whole is worth a line.
+                level = logging.DEBUG if loaded.parts else logging.INFO
+                took = self.watcher.load_seconds * 1000
+                _log.log(level, "catalog revision %d, %d parts, %.0f ms", loaded.catalog.revision, loaded.parts, took)
         if loaded.fault_count and first:
             _log.warning("%d rows were left out; `internal-dns check` lists them", loaded.fault_count)
         self.loaded.set()

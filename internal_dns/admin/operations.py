@@ -1,4 +1,4 @@
-"""What the command line asks of a catalog that can be written: one function for each operation, JSON in and out.
+"""What the command line asks of a catalog: one function for each operation, JSON in and out.
 
 The running server performs them for whoever may open its socket (api.py); `--offline` performs the same without one.
 """
@@ -6,7 +6,7 @@ The running server performs them for whoever may open its socket (api.py); `--of
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from internal_dns.admin.preview import answers_that_change
@@ -30,11 +30,6 @@ def perform(request: Request, writer: Writer) -> Reply:
     return operation(request, writer)
 
 
-def rows(request: Request, writer: Writer) -> Reply:
-    """Return rows of `table` whose columns have the values of `where`, by key."""
-    return {"rows": read_rows(writer.connection, _table(request), request.get("where") or {})}
-
-
 def read_rows(connection: sqlite3.Connection, table: str, where: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return rows as dictionaries, text as str."""
     columns = TABLES[table]
@@ -45,6 +40,12 @@ def read_rows(connection: sqlite3.Connection, table: str, where: Mapping[str, An
     found = connection.execute(
         f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {order}", tuple(where.values())
     )
+    return told(table, found)
+
+
+def told(table: str, found: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return rows of *table* as JSON has them."""
+    columns = TABLES[table]
     return [
         {
             c: v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v
@@ -76,27 +77,14 @@ def apply(request: Request, writer: Writer) -> Reply:
         prefix=writer.prefix,
     )  # fmt: skip
     plan = declare.plan(writer.connection, document, prune=bool(request.get("prune")))
-    reply: Reply = {"summary": plan.summary(), "lines": plan.lines, "warnings": [str(w) for w in document.warnings]}
+    reply: Reply = {"summary": plan.summary(), "lines": plan.lines, "warnings": [*plan.warnings, *plan.notes]}
     if request.get("dry_run"):
         return {**reply, "answers": answers_that_change(writer, plan.puts, plan.deletes)}
     written = writer.write(plan.puts, plan.deletes)
     return {**reply, "revision": written.revision, "rows": written.rows}
 
 
-def export(request: Request, writer: Writer) -> Reply:
-    """Return the catalog, or some networks of it, as a declarative document."""
-    networks = request.get("networks")
-    value, notes = declare.export(writer.connection, networks)
-    return {"document": value, "notes": notes}
-
-
-def _table(request: Request) -> str:
-    table = str(request.get("table"))
-    if table not in TABLES:
-        raise BadRequest(f"there is no table {table!r}")
-    return table
-
-
 OPERATIONS: Final[Mapping[str, Callable[[Request, Writer], Reply]]] = {
-    "rows": rows, "write": write, "apply": apply, "export": export,
+    "write": write,
+    "apply": apply,
 }  # fmt: skip

@@ -10,9 +10,12 @@ import sys
 import click
 
 from internal_dns.cli.ask import dig, explain
+from internal_dns.cli.document import apply, diff, export, import_
 from internal_dns.cli.files import check, init
 from internal_dns.cli.host import doctor, health, version
+from internal_dns.cli.objects import GROUPS
 from internal_dns.cli.run import dev, serve
+from internal_dns.cli.watch import watch
 from internal_dns.cli.words import Told
 
 
@@ -28,7 +31,10 @@ def cli() -> None:
     """The name server of a private IPv6 network: .internal names from a SQLite catalog."""
 
 
-for command in (serve, dev, dig, explain, init, check, doctor, health, version):
+COMMANDS = (
+    serve, dev, dig, explain, watch, *GROUPS, apply, diff, export, import_, init, check, doctor, health, version,
+)  # fmt: skip
+for command in COMMANDS:
     cli.add_command(command)
 
 

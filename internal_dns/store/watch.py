@@ -8,7 +8,6 @@ some five microseconds. Reading happens in a thread of its own, so that answers 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import sqlite3
@@ -92,7 +91,7 @@ class Watcher:
     async def _load(self, thread: ThreadPoolExecutor, reader: Reader, *, first: bool) -> None:
         self.noticed = time.monotonic()
         before = self.loaded
-        work = _whole if first or before is None else Reader.update
+        work = Reader.read_after if first or before is None else Reader.update
         loaded = await asyncio.get_running_loop().run_in_executor(thread, work, reader, before or Loaded())
         self.load_seconds = time.monotonic() - self.noticed
         if self.problem:
@@ -115,16 +114,6 @@ class Watcher:
                 "the last good catalog answers" if self.loaded else "our names get SERVFAIL until it can be read",
             )  # fmt: skip
         self.problem = problem
-
-
-def _whole(reader: Reader, before: Loaded) -> Loaded:
-    """Read everything without the cycle collector: it would walk a million values that hold no cycles."""
-    gc.disable()
-    try:
-        return reader.read(before.catalog)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _data_version(connection: sqlite3.Connection, seen: int) -> int:

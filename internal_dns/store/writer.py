@@ -118,12 +118,8 @@ class Writer:
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         try:
-            before = self.connection.total_changes
-            for table, key in deletes:
-                self._delete(table, key)
-            for table, row in puts:
-                self._put(table, row)
-            changed = self.connection.total_changes - before
+            changed = sum(self._delete(table, key) for table, key in deletes)
+            changed += sum(self._put(table, row) for table, row in puts)
             if faults := self.faults(puts):
                 raise Refused(faults)
             revision = self.revision()
@@ -140,26 +136,29 @@ class Writer:
         row = self.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'journal'").fetchone()
         return int(row[0]) if row else 0
 
-    def _put(self, table: str, row: Row) -> None:
-        """Insert *row*, or change the columns it names of the row with its key."""
-        if table == "machines":
-            row = {**row, "updated_at": int(time.time())}
+    def _put(self, table: str, row: Row) -> int:
+        """Insert *row*, or change the columns it names of the row with its key; return how many rows that changed."""
         columns, keys = _columns(table, row), KEYS[table]
         if missing := [key for key in keys if key not in row]:
             raise Refused([f"{table}: {missing[0]} is missing"])
-        rest = [column for column in columns if column not in keys and column != "updated_at"]
-        differs = " OR ".join(f"{table}.{column} IS NOT excluded.{column}" for column in rest)
-        sets = ", ".join(f"{column} = excluded.{column}" for column in columns if column not in keys)
-        # A row that is as it was is left alone: no change, no entry in the journal, no new updated_at.
-        conflict = f"DO UPDATE SET {sets} WHERE {differs}" if rest else "DO NOTHING"
-        self.connection.execute(
-            f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
-            f"ON CONFLICT ({', '.join(keys)}) {conflict}",
-            tuple(row[column] for column in columns),
-        )
+        where, key = " AND ".join(f"{column} = ?" for column in keys), tuple(row[column] for column in keys)
+        execute, rest = self.connection.execute, [column for column in columns if column not in keys]
+        now = {"updated_at": int(time.time())} if table == "machines" else {}
+        if not execute(f"SELECT 1 FROM {table} WHERE {where}", key).fetchone():
+            made = {**row, **now}
+            places = ", ".join("?" * len(made))
+            return execute(f"INSERT INTO {table} ({', '.join(made)}) VALUES ({places})", tuple(made.values())).rowcount
+        if not rest:
+            return 0
+        # A row that is as it was is left alone: no entry in the journal, no new updated_at.
+        values = tuple(row[column] for column in rest)
+        differs = " OR ".join(f"{column} IS NOT ?" for column in rest)
+        sets = ", ".join(f"{column} = ?" for column in [*rest, *now])
+        bound = (*values, *now.values(), *key, *values)
+        return execute(f"UPDATE {table} SET {sets} WHERE {where} AND ({differs})", bound).rowcount
 
-    def _delete(self, table: str, key: Row) -> None:
-        """Delete the rows with these columns; a machine takes what belongs to it along."""
+    def _delete(self, table: str, key: Row) -> int:
+        """Delete the rows with these columns, a machine with what belongs to it; return how many that were."""
         columns = _columns(table, key)
         if not columns:
             raise Refused([f"{table}: which row to delete is not said"])
@@ -169,7 +168,7 @@ class Writer:
                 self.connection.execute(
                     f"DELETE FROM {belonging} WHERE machine_id IN (SELECT id FROM machines WHERE {where})", values
                 )
-        self.connection.execute(f"DELETE FROM {table} WHERE {where}", values)
+        return self.connection.execute(f"DELETE FROM {table} WHERE {where}", values).rowcount
 
     # ── validation ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,128 @@
+"""How the command line reaches a catalog: through the server that has it, or with --offline by itself.
+
+Reads open the file read-only, so they work beside any server and on files that another engine maintains.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, Told
+
+F = TypeVar("F", bound=Callable[..., Any])
+USAGE = 2
+
+
+def write_options(command: F) -> F:
+    """The options of every command that writes."""
+    command = click.option("--wait", is_flag=True, help="Return when the server answers from the change.")(command)
+    return click.option("--offline", is_flag=True, help="Write the file without a server, under its lock.")(command)
+
+
+def perform(catalog: str, request: dict[str, Any], *, offline: bool, wait: bool = False) -> dict[str, Any]:
+    """Have an operation performed and return its reply. Raises Told."""
+    return _by_itself(Path(catalog), request) if offline else _by_server(Path(catalog), request | {"wait": wait})
+
+
+def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
+    from internal_dns.admin.operations import BadRequest
+    from internal_dns.admin.operations import perform as performed
+    from internal_dns.store.declare import Faulty
+    from internal_dns.store.sqlite import UnusableCatalog
+    from internal_dns.store.writer import NotOurs, Refused, Writer
+
+    try:
+        with Writer(catalog) as writer:
+            return performed(request, writer)
+    except FileNotFoundError as error:
+        raise _missing(catalog) from error
+    except NotOurs as error:
+        raise Told(f"cannot write {catalog}", str(error), _NOT_OURS, USAGE) from error
+    except (Refused, Faulty) as error:
+        raise _refused([str(fault) for fault in error.faults]) from error
+    except (BadRequest, UnusableCatalog, sqlite3.Error, OSError) as error:
+        raise Told(f"cannot write {catalog}", str(error), "Nothing was changed", CONFIGURATION) from error
+
+
+_NOT_OURS = "Stop that process, leave out --offline to go through it, or write with the engine that maintains the file"
+
+
+def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
+    with connected(catalog) as server:
+        server.sendall(json.dumps(request).encode() + b"\n")
+        line = server.makefile("rb").readline()
+    if not line:
+        why = "it closed the connection"
+        raise Told("the server did not answer", why, "See its log; the change may have been made", UNREACHABLE)
+    reply: dict[str, Any] = json.loads(line)
+    faults = reply.get("faults", [])
+    match reply.get("error"):
+        case None:
+            return reply
+        case "refused":
+            raise _refused(faults)
+        case "not ours":
+            raise Told(f"cannot write {catalog}", ", ".join(faults), _NOT_OURS, USAGE)
+        case error:
+            raise Told(f"cannot write {catalog}", f"{error}: {', '.join(faults)}", "Nothing was changed", CONFIGURATION)
+
+
+@contextmanager
+def connected(catalog: Path) -> Iterator[socket.socket]:
+    """A connection to the server that has *catalog*. Raises Told."""
+    from internal_dns.admin.api import socket_path
+
+    path = socket_path(catalog)
+    with socket.socket(socket.AF_UNIX) as server:
+        try:
+            server.connect(str(path))
+        except OSError as error:
+            do = f"Start one: internal-dns serve --catalog {catalog}; or write the file by yourself with --offline"
+            raise Told(f"no server at {path}", error.strerror or str(error), do, UNREACHABLE) from error
+        yield server
+
+
+def read_rows(catalog: str, table: str, where: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return rows of the file. Raises Told."""
+    from internal_dns.admin.operations import read_rows as rows
+
+    with opened(catalog) as connection:
+        return rows(connection, table, where or {})
+
+
+@contextmanager
+def opened(catalog: str) -> Iterator[sqlite3.Connection]:
+    """The file, read-only. Raises Told."""
+    from internal_dns.store.sqlite import UnusableCatalog, check_schema, connect
+
+    try:
+        connection = connect(catalog)
+    except FileNotFoundError as error:
+        raise _missing(Path(catalog)) from error
+    except UnusableCatalog as error:
+        raise Told(f"catalog {catalog}", str(error), "Name a usable file with --catalog", CONFIGURATION) from error
+    try:
+        check_schema(connection)
+        yield connection
+    except (UnusableCatalog, sqlite3.Error) as error:
+        raise Told(f"catalog {catalog}", str(error), "Name a usable file with --catalog", CONFIGURATION) from error
+    finally:
+        connection.close()
+
+
+def _missing(catalog: Path) -> Told:
+    do = f"Name the file with --catalog, or make one: internal-dns init {catalog}"
+    return Told(f"catalog {catalog}", "there is no such file", do, CONFIGURATION)
+
+
+def _refused(faults: list[str]) -> Told:
+    why = "\n       ".join(faults)
+    return Told("the change was refused; nothing was written", why, "Correct it and try again", FINDING)

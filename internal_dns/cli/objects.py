@@ -1,0 +1,552 @@
+"""network, app, machine, peer, region, flycast: look at them and change them, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import AddressValueError, IPv6Network
+from typing import Any
+
+import click
+
+from internal_dns.cli.backend import perform, read_rows, write_options
+from internal_dns.cli.words import FINDING, Told, catalog_option, json_option, print_json
+
+Rows = list[dict[str, Any]]
+
+
+def command(group: click.Group, name: str, *, writes: bool = False) -> Callable[[Callable[..., Any]], click.Command]:
+    """Add a command with the options all of its kind have."""
+
+    def add(function: Callable[..., Any]) -> click.Command:
+        made = write_options(function) if writes else function
+        return group.command(name)(catalog_option(json_option(made)))
+
+    return add
+
+
+def show_table(rows: Rows, columns: Sequence[str], as_json: bool) -> None:
+    """Print rows as JSON or as a table."""
+    if as_json:
+        print_json(rows)
+        return
+    cells = [[str("" if row.get(column) is None else row[column]) for column in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for line in (list(columns), *cells):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def show_one(value: dict[str, Any], as_json: bool) -> None:
+    """Print one object."""
+    if as_json:
+        print_json(value)
+        return
+    for key, said in value.items():
+        if isinstance(said, list):
+            for item in said:
+                click.echo(f"{key:18} {item if not isinstance(item, dict) else ' '.join(map(str, item.values()))}")
+        else:
+            click.echo(f"{key:18} {'' if said is None else said}")
+
+
+def change(
+    catalog: str, puts: Iterable[Any], deletes: Iterable[Any] = (), *, offline: bool, wait: bool, as_json: bool,
+    new: Iterable[Any] = (), old: Iterable[Any] = (),
+) -> None:  # fmt: skip
+    """Make a change and say what became of it."""
+    request = {"op": "write", "puts": [*puts], "deletes": [*deletes], "new": [*new], "old": [*old]}
+    reply = perform(catalog, request, offline=offline, wait=wait)
+    if as_json:
+        print_json(reply)
+        return
+    rows = reply["rows"]
+    seen = "" if "visible" not in reply else ", visible" if reply["visible"] else ", but not visible yet"
+    click.echo(f"{rows} row{'s' * (rows != 1)} changed, revision {reply['revision']}{seen}" if rows else "as it was")
+
+
+def network_of(catalog: str, text: str) -> dict[str, Any]:
+    """Return the network that *text* names: a name, an id, or a /48. Raises Told."""
+    number = network_number(text)
+    rows = read_rows(catalog, "networks")
+    found = [row for row in rows if row["id"] == number or (number is None and row["name"].lower() == text.lower())]
+    if not found:
+        known = ", ".join(row["name"] or str(row["id"]) for row in rows[:10]) or "none yet"
+        raise Told(f"there is no network {text}", f"known are: {known}", "Add it: internal-dns network add", FINDING)
+    return found[0]
+
+
+def network_number(text: str) -> int | None:
+    """Return the id that *text* writes, as a number or a /48; None when it is a name."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        network = IPv6Network(text if "/" in text else f"{text}/48")
+    except (AddressValueError, ValueError):
+        return None
+    return int.from_bytes(network.network_address.packed[2:6], "big")
+
+
+def slash_48(number: int) -> str:
+    return str(IPv6Network((bytes.fromhex("fdaa") + number.to_bytes(4, "big") + bytes(10), 48)))
+
+
+def split(text: str, what: str) -> tuple[str, str]:
+    """Split NETWORK/NAME. Raises a usage error."""
+    network, slash, name = text.partition("/")
+    if not slash or not network or not name:
+        raise click.UsageError(f"{text!r} does not say of which network: write NETWORK/{what}")
+    return network, name
+
+
+def known(catalog: str, table: str, key: dict[str, Any], what: str) -> dict[str, Any]:
+    """Return the one row with *key*. Raises Told."""
+    rows = read_rows(catalog, table, key)
+    if not rows:
+        raise Told(f"there is no {what}", "", f"See `internal-dns {what.split(maxsplit=1)[0]} list`", FINDING)
+    return rows[0]
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+# ── network ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+network = click.Group("network", help="The tenants' networks.")
+
+
+@command(network, "list")
+@click.option("--routes", is_flag=True, help="Print the routes that make <network>::3 local to this host.")
+def network_list(catalog: str, as_json: bool, routes: bool) -> None:
+    """List all networks."""
+    rows = [row | {"prefix": slash_48(row["id"])} for row in read_rows(catalog, "networks")]
+    if routes:
+        for row in rows:
+            click.echo(f"ip -6 route add local {row['prefix'].removesuffix('::/48')}::3/128 dev lo")
+    else:
+        show_table(rows, ("name", "prefix", "id", "organization"), as_json)
+
+
+@command(network, "show")
+@click.argument("name")
+def network_show(catalog: str, as_json: bool, name: str) -> None:
+    """Show a network with its apps and peers."""
+    row = network_of(catalog, name)
+    own = {"network_id": row["id"]}
+    apps = {r["name"] for r in read_rows(catalog, "apps", own)} | {
+        r["app"] for r in read_rows(catalog, "machines", own)
+    }
+    peers = [r["name"] for r in read_rows(catalog, "peers", own)]
+    show_one(row | {"prefix": slash_48(row["id"]), "apps": sorted(apps), "peers": peers}, as_json)
+
+
+@command(network, "add", writes=True)
+@click.argument("name")
+@click.option("--id", "number", required=True, help="Its id, or its /48 such as fdaa:0:18::/48.")
+@click.option("--organization", default="", help="Slug of the organization that owns it.")
+def network_add(name: str, number: str, organization: str, **to: Any) -> None:
+    """Add a network."""
+    found = network_number(number)
+    if found is None:
+        raise click.UsageError(f"--id {number!r} is neither a number nor a /48")
+    row = {"id": found, "name": name, "organization": organization}
+    change(to.pop("catalog"), [("networks", row)], new=[("networks", {"id": found})], **to)
+
+
+@command(network, "set", writes=True)
+@click.argument("name")
+@click.option("--name", "new_name", help="Another name.")
+@click.option("--organization", help="Another organization.")
+def network_set(name: str, new_name: str | None, organization: str | None, catalog: str, **to: Any) -> None:
+    """Change a network."""
+    row = {"id": network_of(catalog, name)["id"]} | given(name=new_name, organization=organization)
+    change(catalog, [("networks", row)], **to)
+
+
+@command(network, "rm", writes=True)
+@click.argument("name")
+@click.option("--cascade", is_flag=True, help="With its apps, machines, peers and flycast addresses.")
+def network_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
+    """Remove a network."""
+    number = network_of(catalog, name)["id"]
+    tables = ("machines", "apps", "peers", "flycasts")
+    inside = sum(len(read_rows(catalog, table, {"network_id": number})) for table in tables)
+    if inside and not cascade:
+        raise Told(f"network {name} is not empty", f"{inside} rows belong to it", "Remove them too: --cascade", FINDING)
+    deletes = [*((table, {"network_id": number}) for table in tables), ("networks", {"id": number})]
+    change(catalog, [], deletes, **to)
+
+
+# ── app ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+app = click.Group("app", help="Apps; named NETWORK/APP.")
+
+
+@command(app, "list")
+@click.option("--network", "network_name", help="Of one network.")
+def app_list(catalog: str, as_json: bool, network_name: str | None) -> None:
+    """List apps with how many machines they have."""
+    own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
+    names = {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
+    counts: dict[tuple[int, str], list[int]] = {}
+    for row in read_rows(catalog, "apps", own):
+        counts.setdefault((row["network_id"], row["name"].lower()), [0, 0])
+    for row in read_rows(catalog, "machines", own):
+        count = counts.setdefault((row["network_id"], row["app"].lower()), [0, 0])
+        count[0] += 1
+        count[1] += row["state"] == "started"
+    rows = [
+        {"network": names.get(number, str(number)), "app": name, "machines": machines, "started": started}
+        for (number, name), (machines, started) in sorted(counts.items())
+    ]
+    show_table(rows, ("network", "app", "machines", "started"), as_json)
+
+
+@command(app, "show")
+@click.argument("name", metavar="NETWORK/APP")
+def app_show(catalog: str, as_json: bool, name: str) -> None:
+    """Show an app with its machines."""
+    network_name, label = split(name, "APP")
+    number = network_of(catalog, network_name)["id"]
+    rows = [
+        row for row in read_rows(catalog, "machines", {"network_id": number}) if row["app"].lower() == label.lower()
+    ]
+    if not rows:
+        known(catalog, "apps", {"network_id": number, "name": label}, f"app {name}")
+    machines = [f"{m['id']} {m['region']} {m['process_group']} {m['state']} {m['address']}" for m in rows]
+    show_one({"network": network_name, "app": label, "machines": machines}, as_json)
+
+
+@command(app, "add", writes=True)
+@click.argument("name", metavar="NETWORK/APP")
+def app_add(name: str, catalog: str, **to: Any) -> None:
+    """Add an app; machines bring theirs along by themselves."""
+    network_name, label = split(name, "APP")
+    row = {"network_id": network_of(catalog, network_name)["id"], "name": label}
+    change(catalog, [("apps", row)], new=[("apps", row)], **to)
+
+
+@command(app, "rm", writes=True)
+@click.argument("name", metavar="NETWORK/APP")
+@click.option("--cascade", is_flag=True, help="With its machines.")
+def app_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
+    """Remove an app."""
+    network_name, label = split(name, "APP")
+    number = network_of(catalog, network_name)["id"]
+    machines = read_rows(catalog, "machines", {"network_id": number, "app": label})
+    if machines and not cascade:
+        raise Told(f"app {name} has {len(machines)} machines", "", "Remove them too: --cascade", FINDING)
+    if not machines:
+        known(catalog, "apps", {"network_id": number, "name": label}, f"app {name}")
+    deletes = [("machines", {"network_id": number, "app": label}), ("apps", {"network_id": number, "name": label})]
+    change(catalog, [], deletes, **to)
+
+
+# ── machine ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+machine = click.Group("machine", help="Machines; named by their id.")
+_MACHINE = ("id", "network", "app", "region", "process_group", "state", "address")
+
+
+@command(machine, "list")
+@click.option("--network", "network_name", help="Of one network.")
+@click.option("--app", "label", help="Of one app.")
+@click.option("--state", help="In this state.")
+@click.option("--region", help="In this region.")
+def machine_list(
+    catalog: str, as_json: bool, network_name: str | None, label: str | None, state: str | None, region: str | None
+) -> None:
+    """List machines."""
+    own = given(app=label, state=state, region=region)
+    if network_name:
+        own["network_id"] = network_of(catalog, network_name)["id"]
+    names = {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
+    rows = read_rows(catalog, "machines", own)
+    show_table([r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in rows], _MACHINE, as_json)
+
+
+@command(machine, "show")
+@click.argument("ident", metavar="ID")
+def machine_show(catalog: str, as_json: bool, ident: str) -> None:
+    """Show a machine with its metadata and services."""
+    row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
+    own = {"machine_id": ident}
+    metadata = {r["key"]: r["value"] for r in read_rows(catalog, "machine_metadata", own)}
+    services = [f"{r['name']}/{r['protocol']}:{r['port']}" for r in read_rows(catalog, "machine_services", own)]
+    shown = metadata if as_json else [f"{key}={value}" for key, value in metadata.items()]
+    show_one(row | {"metadata": shown, "services": services}, as_json)
+
+
+def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--service", "services", multiple=True, metavar="NAME/PROTOCOL:PORT", help="A port it publishes."),
+        click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="An entry of its metadata."),
+        click.option("--skip-registration/--register", default=None, help="Leave it out of every name and list."),
+        click.option("--state", help="started, stopped, …"),
+        click.option("--group", help="Its process group."),
+    ):
+        function = option(function)
+    return function
+
+
+def _belonging(ident: str, metadata: Iterable[str], services: Iterable[str]) -> list[Any]:
+    """Return the rows that belong to a machine. Raises a usage error."""
+    puts: list[Any] = []
+    for text in metadata:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"--metadata {text!r} is not KEY=VALUE")
+        puts.append(("machine_metadata", {"machine_id": ident, "key": key, "value": value}))
+    for text in services:
+        name, _, rest = text.partition("/")
+        protocol, _, port = rest.partition(":")
+        if not name or not protocol or not port.isascii() or not port.isdigit():
+            raise click.UsageError(f"--service {text!r} is not NAME/PROTOCOL:PORT, such as http/tcp:8080")
+        row = {"machine_id": ident, "name": name, "protocol": protocol, "port": int(port)}
+        puts.append(("machine_services", row))
+    return puts
+
+
+@command(machine, "add", writes=True)
+@click.argument("ident", metavar="ID")
+@click.option("--network", "network_name", required=True, help="The network it is on.")
+@click.option("--app", "label", required=True, help="Its app.")
+@click.option("--address", required=True, help="Its 6PN address.")
+@click.option("--region", required=True, help="Where it runs.")
+@machine_options
+def machine_add(
+    ident: str, network_name: str, label: str, address: str, region: str, group: str | None, state: str | None,
+    skip_registration: bool | None, metadata: tuple[str, ...], services: tuple[str, ...], catalog: str, **to: Any,
+) -> None:  # fmt: skip
+    """Add a machine; its state is `created` unless --state says otherwise."""
+    number = network_of(catalog, network_name)["id"]
+    row = {"id": ident, "network_id": number, "app": label, "address": address, "region": region}
+    row |= given(process_group=group, state=state, skip_registration=_flag(skip_registration))
+    change(
+        catalog, [("machines", row), *_belonging(ident, metadata, services)], new=[("machines", {"id": ident})], **to
+    )  # fmt: skip
+
+
+@command(machine, "set", writes=True)
+@click.argument("ident", metavar="ID")
+@click.option("--app", "label", help="Another app.")
+@click.option("--address", help="Another address.")
+@click.option("--region", help="Another region.")
+@machine_options
+def machine_set(
+    ident: str, label: str | None, address: str | None, region: str | None, group: str | None, state: str | None,
+    skip_registration: bool | None, metadata: tuple[str, ...], services: tuple[str, ...], catalog: str, **to: Any,
+) -> None:  # fmt: skip
+    """Change a machine; what is not named stays. `--metadata KEY=` empties a value."""
+    row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
+    changes = given(
+        app=label, address=address, region=region, process_group=group, state=state,
+        skip_registration=_flag(skip_registration),
+    )  # fmt: skip
+    puts = [("machines", {c: v for c, v in (row | changes).items() if c != "updated_at"})] if changes else []
+    change(catalog, [*puts, *_belonging(ident, metadata, services)], old=[("machines", {"id": ident})], **to)
+
+
+def _flag(value: bool | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _set_state(state: str, idents: tuple[str, ...], catalog: str, **to: Any) -> None:
+    rows = [known(catalog, "machines", {"id": ident}, f"machine {ident}") for ident in idents]
+    puts = [("machines", {c: v for c, v in row.items() if c != "updated_at"} | {"state": state}) for row in rows]
+    change(catalog, puts, old=[("machines", {"id": ident}) for ident in idents], **to)
+
+
+@command(machine, "start", writes=True)
+@click.argument("idents", metavar="ID...", nargs=-1, required=True)
+def machine_start(idents: tuple[str, ...], **to: Any) -> None:
+    """Set machines started: they are answered."""
+    _set_state("started", idents, **to)
+
+
+@command(machine, "stop", writes=True)
+@click.argument("idents", metavar="ID...", nargs=-1, required=True)
+def machine_stop(idents: tuple[str, ...], **to: Any) -> None:
+    """Set machines stopped: they leave the answers."""
+    _set_state("stopped", idents, **to)
+
+
+@command(machine, "rm", writes=True)
+@click.argument("idents", metavar="ID...", nargs=-1, required=True)
+def machine_rm(idents: tuple[str, ...], catalog: str, **to: Any) -> None:
+    """Remove machines with their metadata and services."""
+    for ident in idents:
+        known(catalog, "machines", {"id": ident}, f"machine {ident}")
+    change(catalog, [], [("machines", {"id": ident}) for ident in idents], **to)
+
+
+# ── peer ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+peer = click.Group("peer", help="WireGuard peers; named NETWORK/PEER.")
+
+
+@command(peer, "list")
+@click.option("--network", "network_name", help="Of one network.")
+def peer_list(catalog: str, as_json: bool, network_name: str | None) -> None:
+    """List peers, hidden ones too."""
+    own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
+    names = {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
+    rows = [r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in read_rows(catalog, "peers", own)]
+    show_table(rows, ("network", "name", "address", "region"), as_json)
+
+
+@command(peer, "show")
+@click.argument("name", metavar="NETWORK/PEER")
+@click.option("--wireguard", is_flag=True, help="Print the Address and DNS lines of its WireGuard configuration.")
+def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
+    """Show a peer."""
+    network_name, label = split(name, "PEER")
+    number = network_of(catalog, network_name)["id"]
+    row = known(catalog, "peers", {"network_id": number, "name": label}, f"peer {name}")
+    if wireguard:
+        click.echo(f"Address = {row['address']}/120")
+        click.echo(f"DNS = {slash_48(number).removesuffix('::/48')}::3, internal")
+    else:
+        show_one(row, as_json)
+
+
+@command(peer, "add", writes=True)
+@click.argument("name", metavar="NETWORK/PEER")
+@click.option("--address", required=True, help="Its address; it owns the /120.")
+@click.option("--region", default="", help="Its region; default: that of its host.")
+def peer_add(name: str, address: str, region: str, catalog: str, **to: Any) -> None:
+    """Add a peer."""
+    network_name, label = split(name, "PEER")
+    key = {"network_id": network_of(catalog, network_name)["id"], "name": label}
+    change(catalog, [("peers", key | {"address": address, "region": region})], new=[("peers", key)], **to)
+
+
+@command(peer, "set", writes=True)
+@click.argument("name", metavar="NETWORK/PEER")
+@click.option("--address", help="Another address.")
+@click.option("--region", help="Another region.")
+def peer_set(name: str, address: str | None, region: str | None, catalog: str, **to: Any) -> None:
+    """Change a peer."""
+    network_name, label = split(name, "PEER")
+    key = {"network_id": network_of(catalog, network_name)["id"], "name": label}
+    row = known(catalog, "peers", key, f"peer {name}") | given(address=address, region=region)
+    change(catalog, [("peers", row)], **to)
+
+
+@command(peer, "rm", writes=True)
+@click.argument("name", metavar="NETWORK/PEER")
+def peer_rm(name: str, catalog: str, **to: Any) -> None:
+    """Remove a peer."""
+    network_name, label = split(name, "PEER")
+    key = {"network_id": network_of(catalog, network_name)["id"], "name": label}
+    known(catalog, "peers", key, f"peer {name}")
+    change(catalog, [], [("peers", key)], **to)
+
+
+# ── region ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+region = click.Group("region", help="Regions and where they are.")
+
+
+@command(region, "list")
+def region_list(catalog: str, as_json: bool) -> None:
+    """List all regions."""
+    show_table(read_rows(catalog, "regions"), ("code", "name", "latitude", "longitude", "gateway"), as_json)
+
+
+@command(region, "show")
+@click.argument("code")
+def region_show(catalog: str, as_json: bool, code: str) -> None:
+    """Show a region."""
+    show_one(known(catalog, "regions", {"code": code}, f"region {code}"), as_json)
+
+
+def region_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--gateway/--no-gateway", default=None, help="Whether WireGuard peers may end there."),
+        click.option("--longitude", type=float, help="In degrees."),
+        click.option("--latitude", type=float, help="In degrees."),
+        click.option("--name", help="What people call it."),
+    ):
+        function = option(function)
+    return function
+
+
+@command(region, "add", writes=True)
+@click.argument("code")
+@region_options
+def region_add(code: str, catalog: str, name: str | None, latitude: float | None, longitude: float | None,
+               gateway: bool | None, **to: Any) -> None:  # fmt: skip
+    """Add a region."""
+    row = {"code": code} | given(name=name, latitude=latitude, longitude=longitude, gateway=_flag(gateway))
+    change(catalog, [("regions", row)], new=[("regions", {"code": code})], **to)
+
+
+@command(region, "set", writes=True)
+@click.argument("code")
+@region_options
+def region_set(code: str, catalog: str, name: str | None, latitude: float | None, longitude: float | None,
+               gateway: bool | None, **to: Any) -> None:  # fmt: skip
+    """Change a region."""
+    row = known(catalog, "regions", {"code": code}, f"region {code}")
+    row |= given(name=name, latitude=latitude, longitude=longitude, gateway=_flag(gateway))
+    change(catalog, [("regions", row)], **to)
+
+
+@command(region, "rm", writes=True)
+@click.argument("code")
+def region_rm(code: str, catalog: str, **to: Any) -> None:
+    """Remove a region; machines in it stay, far from everywhere."""
+    known(catalog, "regions", {"code": code}, f"region {code}")
+    change(catalog, [], [("regions", {"code": code})], **to)
+
+
+# ── flycast ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+flycast = click.Group("flycast", help="Flycast addresses: of an app name, on the network where it answers.")
+
+
+@command(flycast, "list")
+@click.option("--network", "network_name", help="Answering on one network.")
+def flycast_list(catalog: str, as_json: bool, network_name: str | None) -> None:
+    """List flycast addresses."""
+    own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
+    names = {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
+    rows = read_rows(catalog, "flycasts", own)
+    rows = [r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in rows]
+    show_table(rows, ("network", "app", "address"), as_json)
+
+
+@command(flycast, "show")
+@click.argument("name", metavar="NETWORK/APP")
+def flycast_show(catalog: str, as_json: bool, name: str) -> None:
+    """Show the addresses of an app on a network."""
+    network_name, label = split(name, "APP")
+    own = {"network_id": network_of(catalog, network_name)["id"], "app": label}
+    known(catalog, "flycasts", own, f"flycast {name}")
+    found = [row["address"] for row in read_rows(catalog, "flycasts", own)]
+    show_one({"network": network_name, "app": label, "addresses": found}, as_json)
+
+
+@command(flycast, "add", writes=True)
+@click.argument("name", metavar="NETWORK/APP")
+@click.argument("address")
+def flycast_add(name: str, address: str, catalog: str, **to: Any) -> None:
+    """Allocate ADDRESS on the network to the app name."""
+    network_name, label = split(name, "APP")
+    row = {"network_id": network_of(catalog, network_name)["id"], "app": label, "address": address}
+    change(catalog, [("flycasts", row)], new=[("flycasts", row)], **to)
+
+
+@command(flycast, "rm", writes=True)
+@click.argument("name", metavar="NETWORK/APP")
+@click.argument("address", required=False)
+def flycast_rm(name: str, address: str | None, catalog: str, **to: Any) -> None:
+    """Give ADDRESS back, or all of the app's on that network."""
+    network_name, label = split(name, "APP")
+    key = {"network_id": network_of(catalog, network_name)["id"], "app": label} | given(address=address)
+    known(catalog, "flycasts", key, f"flycast {name}")
+    change(catalog, [], [("flycasts", key)], **to)
+
+
+GROUPS = (network, app, machine, peer, region, flycast)
