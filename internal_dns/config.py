@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from internal_dns.core.catalog import NetworkId
+from internal_dns.core.journey import our_zone
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
 from internal_dns.forward.upstreams import Upstream
@@ -220,8 +221,6 @@ def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, tuple[Upst
         try:
             if not all(0 < len(label) < 64 for label in labels):
                 raise ValueError("is no domain name")
-            if labels[-1] in (b"internal", b"flycast"):
-                raise ValueError("is answered here and never forwarded")
             if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
                 raise ValueError('needs upstreams, such as ["udp://192.0.2.1"]')
             found[labels] = tuple(map(Upstream.parse, urls))
@@ -256,6 +255,10 @@ def _contradictions(settings: Settings) -> list[str]:
         faults.append(f"{settings.origin['upstream']}: none excludes any other upstream")
     if not settings.listen:
         faults.append(f"{settings.origin['listen']}: name at least one address to listen on")
+    for suffix in settings.forward:
+        if our_zone(suffix, settings.prefix):
+            name = b".".join(suffix).decode("utf-8", "replace")
+            faults.append(f"{settings.origin['forward']}.{name}: is answered here and never forwarded")
     if None in settings.upstream and settings.forward:
         faults.append(f"{settings.origin['forward']}: has no effect while upstream is none; leave out one of them")
     for key, upstreams in (("upstream", settings.upstream), *(("forward", to) for to in settings.forward.values())):

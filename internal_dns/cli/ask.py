@@ -182,7 +182,9 @@ def explain(
         raise Told(f"catalog {catalog}", why, "Name it with --catalog, or make one: internal-dns init FILE --demo",
                    CONFIGURATION) from error  # fmt: skip
     first = min(loaded.catalog.networks.values(), key=lambda network: network.id, default=None)
-    query = _query(name, qtype, who or (str(IPv6Address(first.prefix + bytes(10))) if first else None))
+    query = _query(
+        name, qtype, who if who is not None else str(IPv6Address(first.prefix + bytes(10))) if first else None
+    )
     rules = Rules(region=region.lower().encode() if region else None, dev=True)
     loopback = bytes(15) + b"\1"
     story = explained(query.to_wire(), loopback, loopback, loaded.catalog, rules, stream=tcp)
@@ -198,6 +200,7 @@ def explain(
 
 
 def _story_value(story: Explanation) -> dict[str, Any]:
+    from internal_dns.core.names import printable
     from internal_dns.core.records import address_text
 
     return {
@@ -208,7 +211,7 @@ def _story_value(story: Explanation) -> dict[str, Any]:
                 "address": address_text(v.machine.address).decode(),
                 "region": v.machine.region.decode(),
                 "group": v.machine.group.decode(),
-                "state": v.machine.state.decode("utf-8", "replace"),
+                "state": printable(v.machine.state),
                 "included": not v.why,
                 "why_not": v.why or None,
                 "distance": v.distance or None,

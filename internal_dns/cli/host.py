@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
@@ -159,13 +160,17 @@ def _cross_check(server: str) -> Iterator[Symptom]:
 
     from internal_dns.transport.sockets import Endpoint
 
-    endpoint = Endpoint.parse(server, 53)
+    try:
+        endpoint = Endpoint.parse(server, 53)
+    except ValueError as error:
+        yield Symptom("fail", f"server {server}", str(error), "Write [::1]:1053 or 127.0.0.1:1053")
+        return
     for name, qtype in (("internal.", "SOA"), ("_dns.internal.", "AAAA"), ("_apps.internal.", "TXT")):
         query = dns.message.make_query(name, qtype)
         try:
             reply = dns.query.udp(query, str(endpoint.host), 2, endpoint.port)
-            second = dnslib.DNSRecord.parse(reply.to_wire())
-        except (OSError, dns.exception.DNSException, dnslib.DNSError) as error:
+            second = dnslib.DNSRecord.parse(reply.wire)
+        except Exception as error:  # dnslib lets whatever its parser meets escape
             why = str(error) or type(error).__name__
             yield Symptom("fail", f"answer {name}", why, f"Is the server running at {endpoint}?")
             return
@@ -184,11 +189,10 @@ def health(admin: str, as_json: bool) -> None:
     host, _, port = admin.rpartition(":")
     try:
         # Not urllib: it would ask a proxy of the environment for our own loopback address.
-        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=3)
-        connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        ready, words = answer.status == 200, answer.read(4096).decode("utf-8", "replace").strip()
-        connection.close()
+        with closing(http.client.HTTPConnection(host.strip("[]"), int(port), timeout=3)) as connection:
+            connection.request("GET", "/readyz")
+            with connection.getresponse() as answer:
+                ready, words = answer.status == 200, answer.read(4096).decode("utf-8", "replace").strip()
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = str(error) or type(error).__name__
         raise Told(f"cannot ask http://{admin}/readyz", why, "Is it running, and with this --admin?",

@@ -223,6 +223,14 @@ def amended(
 
     Indexes that *old* has built are carried over and amended: a change costs what changed, not what is there.
     """
+    same = (
+        name == old.name
+        and all(old.apps.get(label) is app for label, app in apps.items())
+        and peers in (None, old.peers)
+        and all(old.flycasts.get(label, ()) == found for label, found in flycasts.items())
+    )
+    if same and old.known:
+        return old
     kept_apps = {label: app for label, app in {**old.apps, **apps}.items() if app is not None}
     kept_flycasts = {label: found for label, found in {**old.flycasts, **flycasts}.items() if found}
     made = Network(

@@ -85,7 +85,7 @@ def _place(who: Requester, here: Place, catalog: Catalog, rules: Rules) -> str:
     if here.peer:
         return f"{region}, as peer {here.peer.name.decode()} owns this /120"
     if here.machine:
-        return f"{region}, as machine {here.machine.id.decode()} ({_words(here.machine.state)}) owns this /112"
+        return f"{region}, as machine {here.machine.id.decode()} ({names.printable(here.machine.state)}) owns this /112"
     if here.host:
         return f"{region}, by the host bits of the address"
     if who.region:
@@ -106,9 +106,7 @@ def told(asked: Asked) -> str:
     for slot in fields(asked):
         value = getattr(asked, slot.name)
         if value is not None and value is not False:
-            filled.append(
-                f"{slot.name} {value.decode('utf-8', 'backslashreplace') if isinstance(value, bytes) else value}"
-            )
+            filled.append(f"{slot.name} {names.printable(value) if isinstance(value, bytes) else value}")
     return f"{words[:1].lower()}{words[1:]}" + (f" ({', '.join(filled)})" if filled else "")
 
 
@@ -139,12 +137,8 @@ def _nearest(asked: names.Nearest, view: View) -> dict[bytes, int]:
     return {address: position for position, address in enumerate(order[: asked.count])}
 
 
-def _words(state: bytes) -> str:
-    return state.decode("utf-8", "replace")
-
-
 def _hidden(machine: Machine) -> str:
-    return "skip_registration is set" if machine.skip_registration else _words(machine.state)
+    return "skip_registration is set" if machine.skip_registration else names.printable(machine.state)
 
 
 def _distance(machine: Machine, here: Place, catalog: Catalog) -> str:

@@ -326,6 +326,12 @@ def reverse_zone(prefix: bytes) -> Labels:
     return (*(digit.encode() for digit in reversed(prefix.hex())), b"ip6", b"arpa")
 
 
+def printable(octets: bytes) -> str:
+    """Octets for a person's eyes: what is no printable character, a terminal's escape above all, as \\xNN."""
+    text = octets.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def wire(labels: Labels) -> bytes:
     """The uncompressed wire form of a name."""
     return b"".join(bytes((len(label),)) + label for label in labels) + b"\0"

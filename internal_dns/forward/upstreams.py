@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,6 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
 _TRY_ANOTHER: Final = frozenset({Rcode.FORMERR, Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED})
 _log = logging.getLogger("internal_dns")
-Checker = Callable[[bytes], Checked]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +186,33 @@ class Forwarder:
         raise ConnectionError("no whole reply in as many packets as one question may take")
 
     async def _by_udp(self, query: Query, upstream: Upstream) -> Checked:
+        # A socket of our own, not an asyncio endpoint: one whose making is cancelled half-way would never be closed.
         ident = secrets.token_bytes(2)
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[Checked] = loop.create_future()
-        waiting = _Waiting(arrived, lambda octets: self._check(octets, ident, query))
-        address = (str(upstream.endpoint.host), upstream.endpoint.port)
-        transport, _ = await loop.create_datagram_endpoint(lambda: waiting, remote_addr=address)
+        with socket.socket(upstream.endpoint.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+            sock.connect(upstream.endpoint.sockaddr)
+            sock.send(question(query, ident))
+            loop.add_reader(sock, self._readable, sock, arrived, ident, query)
+            try:
+                return await arrived
+            finally:
+                loop.remove_reader(sock)
+
+    def _readable(self, sock: socket.socket, arrived: asyncio.Future[Checked], ident: bytes, query: Query) -> None:
+        """Take what has come: the reply ends the wait, anything else does not."""
+        if arrived.done():
+            return
         try:
-            transport.sendto(question(query, ident))
-            return await arrived
-        finally:
-            transport.close()
+            arrived.set_result(self._check(sock.recv(65_535), ident, query))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            arrived.set_exception(error)
+        except BadReply as bad:
+            # A forged packet must not end the wait for the true one; an injecting upstream must.
+            if bad.injected:
+                arrived.set_exception(bad)
 
     async def _by_tcp(self, query: Query, upstream: Upstream) -> Checked:
         ident = secrets.token_bytes(2)
@@ -215,27 +231,6 @@ class Forwarder:
     def _fail(self, forward: Forward, outcome: str, ede: tuple[Ede, str] | None) -> bytes:
         self.metrics.forwards[outcome] += 1
         return message(Body(Rcode.SERVFAIL, aa=False, ede=ede), forward.query, forward.manner)
-
-
-class _Waiting(asyncio.DatagramProtocol):
-    """Waits on a connected socket for the one datagram that is the reply."""
-
-    def __init__(self, arrived: asyncio.Future[Checked], check: Checker) -> None:
-        self.arrived, self.check = arrived, check
-
-    def datagram_received(self, data: bytes, addr: object) -> None:
-        if self.arrived.done():
-            return
-        try:
-            self.arrived.set_result(self.check(data))
-        except BadReply as bad:
-            # A forged packet must not end the wait for the true one; an injecting upstream must.
-            if bad.injected:
-                self.arrived.set_exception(bad)
-
-    def error_received(self, exc: Exception) -> None:
-        if not self.arrived.done():
-            self.arrived.set_exception(exc)
 
 
 def question(query: Query, ident: bytes) -> bytes:

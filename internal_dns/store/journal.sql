@@ -40,10 +40,14 @@ CREATE TRIGGER apps_deleted AFTER DELETE ON apps BEGIN
     INSERT INTO journal (kind, network_id, label) VALUES ('app', OLD.network_id, OLD.name);
 END;
 
--- REPLACE deletes the row it collides with without any DELETE trigger: its app is noted before.
+-- REPLACE deletes the row it collides with, without any DELETE trigger: its app is noted before.
 CREATE TRIGGER machines_replaced BEFORE INSERT ON machines BEGIN
     INSERT INTO journal (kind, network_id, label)
     SELECT 'app', network_id, app FROM machines WHERE id = NEW.id;
+END;
+CREATE TRIGGER machines_overwritten BEFORE UPDATE OF id ON machines BEGIN
+    INSERT INTO journal (kind, network_id, label)
+    SELECT 'app', network_id, app FROM machines WHERE id = NEW.id AND NEW.id IS NOT OLD.id;
 END;
 CREATE TRIGGER machines_inserted AFTER INSERT ON machines BEGIN
     INSERT INTO journal (kind, network_id, label) VALUES ('app', NEW.network_id, NEW.app);

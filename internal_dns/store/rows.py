@@ -12,6 +12,7 @@ from socket import AF_INET6, inet_pton
 from typing import Any, Final
 
 from internal_dns.core.catalog import Machine, Peer, Region, Service
+from internal_dns.core.names import printable
 
 # Faults are counted in full; this many are kept in words.
 KEPT_FAULTS: Final = 1_000
@@ -261,5 +262,4 @@ def octets(value: object) -> bytes:
 
 def shown(value: object) -> str:
     """Return a cell for an operator's eyes: at most 80 printable characters."""
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:80]) or "''"
+    return printable(value if isinstance(value, bytes) else str(value).encode())[:80] or "''"

@@ -28,7 +28,7 @@ from internal_dns.core.catalog import (
     Service,
     amended,
 )  # fmt: skip
-from internal_dns.store.rows import Fault, Row, Scope, Values, app_scope
+from internal_dns.store.rows import Fault, Row, Scope, Values, app_scope, flycast_scope
 
 Progress = Callable[[str, int], None]  # (what is being read, rows so far)
 
@@ -419,16 +419,15 @@ class Reader:
         networks = dict(before.catalog.networks)
         parts: dict[NetworkId, dict[bytes, set[bytes | None]]] = defaultdict(lambda: defaultdict(set))
         for kind, number, raw in changes:
-            if kind != b"places" and self.values.network(number) is not None:
-                label = self.values.name(raw)
-                if label is not None and kind == b"app":
-                    self._spelled(number, label, raw)
-                if label is not None or raw is None:
-                    parts[number][kind].add(label)
-                elif kind == b"app":  # no app can have this name: only its faults are read again
-                    self.values.faults.forget(app_scope(number, raw))
-                    bound = (number, raw.decode("utf-8", "replace"))
-                    self._machines("WHERE network_id = ? AND app = ?", bound, app_scope(number, raw))
+            label = self.values.name(raw)
+            if kind == b"places":
+                continue
+            if self.values.network(number) is None or (label is None and raw is not None):
+                self._read_faults(kind, number, raw)
+                continue
+            if label is not None and kind == b"app":
+                self._spelled(number, label, raw)
+            parts[number][kind].add(label)
         machines, started, peers = before.machines, before.started, before.peers
         for number, kinds in parts.items():
             old = networks.get(number)
@@ -446,7 +445,7 @@ class Reader:
                 self.values.faults.forget(("network", number))
                 self.named.pop(number, None)
                 self.named.update(self._networks("WHERE id = ?", (number,)))
-            empty = Network(number, self.prefix + number.to_bytes(4, "big"))
+            empty = Network(number, self.prefix + number.to_bytes(4, "big"), known=False)
             made = amended(old or empty, self.named.get(number, b""), apps, own_peers, flycasts, revision)
             if number in self.named or made.apps or made.peers or made.flycasts:
                 networks[number] = made
@@ -463,6 +462,26 @@ class Reader:
             fault_count=self.values.faults.total,
             machines=machines, started=started, peers=peers, owned=True, parts=len(changes),
         )  # fmt: skip
+
+    def _read_faults(self, kind: bytes, number: object, raw: object) -> None:
+        """Read rows that cannot be served, as network or name are not valid, for their faults alone."""
+        written = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+        faults, bound, named = self.values.faults, (number, written), "WHERE network_id IS ? AND {} IS ?"
+        match kind:
+            case b"app":
+                faults.forget(app_scope(number, raw))
+                self._machines(named.format("app"), bound, app_scope(number, raw))
+                for row in self._select("apps", (), named.format("name"), bound):
+                    self._app_name(*row)
+            case b"flycast":
+                faults.forget(flycast_scope(number, raw))
+                self._flycasts(named.format("app"), bound)
+            case b"peers":
+                faults.forget(("peers", number))
+                self._peers("WHERE network_id IS ?", (number,))
+            case b"network":
+                faults.forget(("network", number))
+                self._networks("WHERE id IS ?", (number,))
 
     def _app(self, number: NetworkId, name: bytes, old: Network | None) -> App | None:
         """Read one app again: None when it is gone, the old value when it is equal."""

@@ -14,11 +14,11 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from internal_dns.store.sqlite import Loaded, Reader, UnusableCatalog, connect
+from internal_dns.store.sqlite import Loaded, Reader, UnusableCatalog, check_schema, connect
 
 INTERVAL: Final = 0.005  # seconds between looks
 RETRY: Final = 0.25  # while the file cannot be read; repair must show within a second
@@ -71,13 +71,18 @@ class Watcher:
         connection.execute("PRAGMA busy_timeout = 0")  # a look must not wait
         reader = Reader(self.path, **self.options)
         try:
-            seen = -1
+            seen, schema, looked = -1, -1, self._looks()
             while identity == self._identity():
                 # Read before loading: a commit in between is then seen as a change, never missed.
-                version = _data_version(connection, seen)
+                version = _pragma(connection, "data_version", seen)
                 if version != seen:
-                    await self._load(thread, reader, first=seen == -1)
-                    seen = version
+                    shape = _pragma(connection, "schema_version", schema)
+                    await self._load(thread, reader, whole=seen == -1 or shape != schema)
+                    seen, schema = version, shape
+                elif looked != (looks := self._looks()):
+                    # Written, but not by a commit we were told of: a checkpoint, or something that is not SQLite.
+                    await asyncio.get_running_loop().run_in_executor(thread, _try, self.path)
+                    looked = looks
                 await asyncio.sleep(INTERVAL)
         finally:
             connection.close()
@@ -88,10 +93,14 @@ class Watcher:
         found = os.stat(self.path)
         return found.st_dev, found.st_ino
 
-    async def _load(self, thread: ThreadPoolExecutor, reader: Reader, *, first: bool) -> None:
+    def _looks(self) -> tuple[int, int]:
+        found = os.stat(self.path)
+        return found.st_mtime_ns, found.st_size
+
+    async def _load(self, thread: ThreadPoolExecutor, reader: Reader, *, whole: bool) -> None:
         self.noticed = time.monotonic()
         before = self.loaded
-        work = Reader.read_after if first or before is None else Reader.update
+        work = Reader.read_after if whole or before is None else Reader.update
         loaded = await asyncio.get_running_loop().run_in_executor(thread, work, reader, before or Loaded())
         self.load_seconds = time.monotonic() - self.noticed
         if self.problem:
@@ -107,8 +116,9 @@ class Watcher:
             await asyncio.sleep(self.load_seconds)
 
     def _trouble(self, problem: str) -> None:
-        """Go on with the last good catalog; one log line for each new problem."""
-        if problem != self.problem:
+        """Go on with the last good catalog; one log line for the trouble, however its words change."""
+        problem = problem.removeprefix(f"{self.path}: ")
+        if not self.problem:
             _log.warning(
                 "catalog %s: %s; %s", self.path, problem,
                 "the last good catalog answers" if self.loaded else "our names get SERVFAIL until it can be read",
@@ -116,8 +126,17 @@ class Watcher:
         self.problem = problem
 
 
-def _data_version(connection: sqlite3.Connection, seen: int) -> int:
-    """Return a number that changes with every commit; *seen* while a writer holds the file."""
+def _pragma(connection: sqlite3.Connection, name: str, seen: int) -> int:
+    """Return data_version (changes with every commit) or schema_version; *seen* while a writer holds the file."""
     with suppress(sqlite3.OperationalError):
-        return int(connection.execute("PRAGMA data_version").fetchone()[0])
+        return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
     return seen
+
+
+def _try(path: Path) -> None:
+    """Open the file anew and look whether it is a catalog. Raises UnusableCatalog."""
+    with closing(connect(path)) as connection:
+        try:
+            check_schema(connection)
+        except sqlite3.Error as error:
+            raise UnusableCatalog(str(error)) from error

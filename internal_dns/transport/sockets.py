@@ -48,6 +48,14 @@ class Endpoint:
         return socket.AF_INET6 if self.host.version == 6 else socket.AF_INET
 
     @property
+    def sockaddr(self) -> tuple[str, int] | tuple[str, int, int, int]:
+        """The address as sockets take it, with the scope of a link-local one."""
+        if isinstance(self.host, IPv4Address):
+            return str(self.host), self.port
+        scope = socket.if_nametoindex(self.host.scope_id) if self.host.scope_id else 0
+        return str(self.host).partition("%")[0], self.port, 0, scope
+
+    @property
     def wildcard(self) -> bool:
         return self.host == IPv6Address(0)
 
