@@ -79,6 +79,10 @@ class Values:
             known = self.names[raw] = self.names.setdefault(lower, lower)
         return known
 
+    def scope(self, kind: str, number: object, raw: object) -> Scope:
+        """Return the scope of a row's faults: all spellings of a valid name are one, any other stands for itself."""
+        return kind, number, self.name(raw) or raw
+
     def network(self, number: object) -> bytes | None:
         """Return the first six octets of the addresses of network *number*, or None."""
         known = self.prefixes.get(number)
@@ -118,7 +122,7 @@ class Values:
                 else "no valid process_group" if group is None
                 else self.why_not(text, number)
             )  # fmt: skip
-            self.faults.add(app_scope(number, raw_app), "machines", raw, why)
+            self.faults.add(self.scope("app", number, raw_app), "machines", raw, why)
             return None
         made = Machine(
             ident, app, address, region, group, self.states.get(state) or self._state(state), bool(skip),
@@ -147,31 +151,29 @@ class Values:
                 return tuple(kept)
         return tuple(machines)
 
-    def pair(self, row: Row, scope: Scope) -> tuple[bytes, bytes] | None:
-        """Return key and value of a row (machine_id, key, value), or None and a fault."""
+    def pair(self, row: Row) -> tuple[bytes, bytes] | str:
+        """Return key and value of a row (machine_id, key, value), or what is wrong with it."""
         machine, key, value = row
         if not isinstance(machine, bytes) or not isinstance(key, bytes):
-            self.faults.add(scope, "machine_metadata", machine, "machine_id and key must be text")
-            return None
+            return "machine_id and key must be text"
         made = (key, octets(value))
         return self.pairs.setdefault(made, made)
 
-    def service(self, row: Row, scope: Scope, taken: Iterable[Service]) -> Service | None:
-        """Return the service of a row (machine_id, name, protocol, port), or None and a fault."""
-        _, raw, protocol, port = row
+    def service(self, row: Row, taken: Iterable[Service]) -> Service | str:
+        """Return the service of a row (machine_id, name, protocol, port), or what is wrong with it."""
+        machine, raw, protocol, port = row
         name = self.name(raw)
+        if not isinstance(machine, bytes):
+            return "machine_id must be text"
         if name is None or len(name) > 62:
-            why = "no valid name: 1 to 62 of letters, digits, - and _"
-        elif protocol not in (b"tcp", b"udp"):
-            why = "the protocol is tcp or udp"
-        elif not isinstance(port, int) or not 0 < port < 65_536:
-            why = "the port is 1 to 65535"
-        elif any((name, protocol) == (other.name, other.protocol) for other in taken):
-            why = "the machine has a service of this name but for letter case"
-        else:
-            return Service(name, protocol, port)
-        self.faults.add(scope, "machine_services", raw, why)
-        return None
+            return "no valid name: 1 to 62 of letters, digits, - and _"
+        if protocol not in (b"tcp", b"udp"):
+            return "the protocol is tcp or udp"
+        if not isinstance(port, int) or not 0 < port < 65_536:
+            return "the port is 1 to 65535"
+        if any((name, protocol) == (other.name, other.protocol) for other in taken):
+            return "the machine has a service of this name but for letter case"
+        return Service(name, protocol, port)
 
     def peer(self, row: Row, taken: Mapping[bytes, Peer]) -> Peer | None:
         """Return the peer of a row (network_id, name, address, region), or None and a fault."""
@@ -196,7 +198,7 @@ class Values:
         if name is not None and address is not None:
             return name, address
         why = "no valid app" if name is None else self.why_not(text, number)
-        self.faults.add(flycast_scope(number, raw), "flycasts", raw, why)
+        self.faults.add(self.scope("flycast", number, raw), "flycasts", raw, why)
         return None
 
     def region(self, row: Row) -> tuple[bytes, Region] | None:
@@ -241,14 +243,6 @@ class Values:
             return "network_id must be 1 to 4294967295"
         network = f"{self.prefix.hex()}:{number >> 16:x}:{number & 0xFFFF:x}::/48"
         return f"the address {shown(text)} is not one of {network}"
-
-
-def app_scope(number: object, raw: object) -> Scope:
-    return "app", number, raw.lower() if isinstance(raw, bytes) else raw
-
-
-def flycast_scope(number: object, raw: object) -> Scope:
-    return "flycast", number, raw.lower() if isinstance(raw, bytes) else raw
 
 
 def degrees(value: object, limit: int) -> bool:

@@ -28,7 +28,7 @@ from internal_dns.core.catalog import (
     Service,
     amended,
 )  # fmt: skip
-from internal_dns.store.rows import Fault, Row, Scope, Values, app_scope, flycast_scope
+from internal_dns.store.rows import Fault, Row, Values
 
 Progress = Callable[[str, int], None]  # (what is being read, rows so far)
 
@@ -173,7 +173,8 @@ class Reader:
         self.values = Values(prefix, hidden)
         self.named: dict[NetworkId, bytes] = {}  # networks that have a row of their own
         self.spellings: dict[tuple[int, bytes], set[bytes]] = defaultdict(set)  # app names written with capitals
-        self.seen = 0  # revision of the journal
+        self.seen = 0  # revision of the journal, and when its last change was made: a restored file has another
+        self.mark: object = None
 
     def __enter__(self) -> Reader:
         return self
@@ -246,6 +247,7 @@ class Reader:
         self.values = Values(self.prefix, self.hidden)
         self.spellings.clear()
         self.seen = self._journal_revision() if owned else 0
+        self.mark = self._mark() if owned else None
         revision = self.seen if owned else previous.revision + 1
         self.named = self._networks()
         machines = self._machines()
@@ -268,7 +270,7 @@ class Reader:
             )
         catalog = Catalog(networks, *self._places(), revision)
         if catalog == replace(previous, revision=revision):
-            catalog = previous
+            catalog = replace(previous, revision=revision) if owned else previous
         return self._loaded(catalog, started, owned)
 
     def _loaded(self, catalog: Catalog, started: int, owned: bool) -> Loaded:
@@ -312,7 +314,7 @@ class Reader:
         name = self.values.name(raw)
         if name is None or self.values.network(number) is None:
             why = "no valid name" if name is None else "no valid network_id"
-            self.values.faults.add(app_scope(number, raw), "apps", raw, why)
+            self.values.faults.add(self.values.scope("app", number, raw), "apps", raw, why)
             return None
         self._spelled(number, name, raw)
         return name
@@ -321,21 +323,24 @@ class Reader:
         if raw != name and isinstance(number, int) and isinstance(raw, bytes):
             self.spellings[number, name].add(raw)
 
-    def _machines(
-        self, rest: str = "", bound: Row = (), scope: Scope = ("machines",)
-    ) -> dict[NetworkId, dict[bytes, list[Machine]]]:
-        """Read machines with what belongs to them, by network and app. *rest* narrows to those of *scope*."""
+    def _machines(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, list[Machine]]]:
+        """Read machines with what belongs to them, by network and app. *rest* narrows to some."""
         values = self.values
         inner = f"WHERE machine_id IN (SELECT id FROM machines {rest})" if rest else ""
+        wrong: dict[object, list[tuple[str, object, str]]] = defaultdict(list)  # by machine: faults of what is its
         metadata: dict[object, list[tuple[bytes, bytes]]] = defaultdict(list)
         for row in self._select("machine_metadata", (), inner, bound):
-            if (pair := values.pair(row, scope)) is not None:
+            if isinstance(pair := values.pair(row), str):
+                wrong[row[0]].append(("machine_metadata", row[0], pair))
+            else:
                 metadata[row[0]].append(pair)
         for pairs in metadata.values():
             pairs.sort()
         services: dict[object, list[Service]] = defaultdict(list)
         for row in self._select("machine_services", (), f"{inner} ORDER BY machine_id, name, protocol", bound):
-            if (service := values.service(row, scope, services[row[0]])) is not None:
+            if isinstance(service := values.service(row, services[row[0]]), str):
+                wrong[row[0]].append(("machine_services", row[1], service))
+            else:
                 services[row[0]].append(service)
         for published in services.values():
             published.sort()
@@ -343,18 +348,27 @@ class Reader:
         make = values.machine
         for row in self._select("machines", TABLES["machines"][:8], rest, bound):
             machine = make(row, metadata, services)
-            if machine is not None:
-                number, name = row[1], machine[1]
-                if row[2] is not name and row[2] != name:
-                    self._spelled(number, name, row[2])
-                apps = found.get(number)
-                if apps is None:
-                    apps = found[number] = {}
-                members = apps.get(name)
-                if members is None:
-                    apps[name] = [machine]
-                else:
-                    members.append(machine)
+            if wrong and row[0] in wrong:
+                for fault in wrong.pop(row[0]):
+                    values.faults.add(values.scope("app", row[1], row[2]), *fault)
+            if machine is None:
+                if (label := values.name(row[2])) is not None:
+                    self._spelled(row[1], label, row[2])
+                continue
+            number, name = row[1], machine[1]
+            if row[2] is not name and row[2] != name:
+                self._spelled(number, name, row[2])
+            apps = found.get(number)
+            if apps is None:
+                apps = found[number] = {}
+            members = apps.get(name)
+            if members is None:
+                apps[name] = [machine]
+            else:
+                members.append(machine)
+        if not rest:  # NULLs, which belong to no machine
+            for fault in wrong.pop(None, ()):
+                values.faults.add(("machines",), *fault)
         return found
 
     def _peers(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, Peer]]:
@@ -395,11 +409,19 @@ class Reader:
         row = self.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'journal'").fetchone()
         return int(row[0]) if row else 0
 
+    def _mark(self) -> object:
+        """Return when the last change we know was made, as the journal has it now."""
+        assert self.connection is not None
+        row = self.connection.execute("SELECT written_at FROM journal WHERE revision = ?", (self.seen,)).fetchone()
+        return row and row[0]
+
     def _read_changes(self, before: Loaded) -> Loaded:
         assert self.connection is not None
         if not before.owned or not self._owned():
             return self._read_all(before.catalog)
         revision, since = self._journal_revision(), self.seen
+        if self._mark() != self.mark:
+            return self._read_all(before.catalog)
         if revision == since:
             return before
         execute = self.connection.execute
@@ -412,6 +434,7 @@ class Reader:
         if oldest is None or oldest > since + 1 or revision < since or len(changes) > MANY_CHANGES:
             return self._read_all(before.catalog)
         self.seen = revision
+        self.mark = self._mark()
         return replace(self._apply(before, changes, revision), written_at=written_at)
 
     def _apply(self, before: Loaded, changes: list[Row], revision: int) -> Loaded:
@@ -465,16 +488,16 @@ class Reader:
 
     def _read_faults(self, kind: bytes, number: object, raw: object) -> None:
         """Read rows that cannot be served, as network or name are not valid, for their faults alone."""
-        written = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
-        faults, bound, named = self.values.faults, (number, written), "WHERE network_id IS ? AND {} IS ?"
+        faults, bound = self.values.faults, (number, raw, raw)
+        named = "WHERE network_id IS ? AND ({0} IS ? OR {0} IS CAST(? AS TEXT))"  # octets, that are text or a blob
         match kind:
             case b"app":
-                faults.forget(app_scope(number, raw))
-                self._machines(named.format("app"), bound, app_scope(number, raw))
+                faults.forget(self.values.scope("app", number, raw))
+                self._machines(named.format("app"), bound)
                 for row in self._select("apps", (), named.format("name"), bound):
                     self._app_name(*row)
             case b"flycast":
-                faults.forget(flycast_scope(number, raw))
+                faults.forget(self.values.scope("flycast", number, raw))
                 self._flycasts(named.format("app"), bound)
             case b"peers":
                 faults.forget(("peers", number))
@@ -490,7 +513,7 @@ class Reader:
         written = [spelling.decode() for spelling in {name, *self.spellings.get((number, name), ())}]
         places = ", ".join("?" * len(written))
         bound = (number, *written)
-        found = self._machines(f"WHERE network_id = ? AND app IN ({places})", bound, ("app", number, name))
+        found = self._machines(f"WHERE network_id = ? AND app IN ({places})", bound)
         members = found.get(number, {}).get(name, [])
         if not members and not any(self._select("apps", (), f"WHERE network_id = ? AND name IN ({places})", bound)):
             return None

@@ -186,7 +186,6 @@ class Writer:
         stored = self.connection.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", key).fetchone()
         if stored is None:
             return []
-        scope = (table,)
         match table:
             case "machines":
                 machine = values.machine(stored, {}, {})
@@ -204,9 +203,11 @@ class Writer:
             case "flycasts":
                 values.flycast(stored)
             case "machine_services":
-                values.service(stored, scope, ())
+                wrong = values.service(stored, ())
+                return [f"{table} {shown(stored[1])}: {wrong}"] if isinstance(wrong, str) else []
             case "machine_metadata":
-                values.pair(stored, scope)
+                pair = values.pair(stored)
+                return [f"{table} {shown(stored[0])}: {pair}"] if isinstance(pair, str) else []
             case "regions":
                 values.region(stored)
             case "region_latency":

@@ -48,7 +48,7 @@ class Entry:
     rings: tuple[tuple[bytes, int], ...]  # `nearest` only: ring and count of each tie group
     shown: int  # octets of the answer section
     tail: bytes  # authority and additional
-    opts: tuple[bytes, bytes, bytes, bytes]  # by DO + 2 without EDE
+    opts: tuple[bytes, ...]  # by DO
     counter: Cell
     label: bytes | None
     size: int
@@ -73,7 +73,7 @@ class AnswerTable:
         self.octets = self.entries = self.hits = self.misses = self.evictions = 0
         self._count_into = count_into or (lambda reply, qtype: [0])
         self._tables: dict[bytes, OrderedDict[bytes, Entry | dict[PlaceKey | None, Entry]]] = {}
-        self._by_label: dict[tuple[bytes, bytes | None], set[Key]] = {}
+        self._by_label: dict[bytes, dict[bytes | None, set[Key]]] = {}
         self._sizes: dict[bytes, int] = {}
         self._sources: dict[bytes, bytes | None] = {}
 
@@ -115,12 +115,8 @@ class AnswerTable:
             entry.tail,
             entry.opts[opt[7] >> 7] if edns else b"",
         ))  # fmt: skip
-        if len(reply) > limit:
-            if not edns:
-                return None
-            reply = reply[: len(reply) - len(entry.opts[0])] + entry.opts[2 + (opt[7] >> 7)]
-            if len(reply) > limit:
-                return None
+        if len(reply) > limit:  # what is left out then, and that TC is set, is for the journey to decide
+            return None
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
@@ -162,7 +158,7 @@ class AnswerTable:
             places[where] = entry
         else:
             table[key] = entry
-        self._by_label.setdefault((network, said.label), set()).add((key, where))
+        self._by_label.setdefault(network, {}).setdefault(said.label, set()).add((key, where))
         self._account(network, entry.size, 1)
         while self.octets > self.max_octets or self.entries > self.max_entries:
             self._evict(network)
@@ -176,9 +172,9 @@ class AnswerTable:
     def forget(self, number: NetworkId, labels: frozenset[bytes] | None) -> None:
         """Drop what depends on these app labels of network *number* and on the whole network; None: all it has."""
         network = number.to_bytes(4, "big")
-        known = [label for owner, label in self._by_label if owner == network] if labels is None else [*labels, None]
-        for label in known:
-            for key in tuple(self._by_label.get((network, label), ())):
+        known = self._by_label.get(network, {})
+        for label in tuple(known) if labels is None else (*labels, None):
+            for key in tuple(known.get(label, ())):
                 self._drop(network, key)
 
     def _drop(self, network: bytes, key: Key) -> None:
@@ -194,13 +190,13 @@ class AnswerTable:
                 return
         else:
             del table[key[0]]
-        keys = self._by_label[network, entry.label]
-        keys.discard(key)
-        if not keys:
-            del self._by_label[network, entry.label]
+        labels = self._by_label[network]
+        labels[entry.label].discard(key)
+        if not labels[entry.label]:
+            del labels[entry.label]
         self._account(network, -entry.size, -1)
         if not table:
-            del self._tables[network], self._sizes[network]
+            del self._tables[network], self._sizes[network], self._by_label[network]
 
     def _account(self, network: bytes, octets: int, entries: int) -> None:
         self.octets += octets
@@ -239,9 +235,9 @@ def _entry(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
         pack("!5H", base | rd * RD | cd * CD, *counts, len(body.additional) + opt)
         for opt in (0, 1) for cd in (0, 1) for rd in (0, 1)
     )  # fmt: skip
-    plain, told = (
-        tuple(_OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, dnssec_ok << 15, len(options)) + options for dnssec_ok in (0, 1))
-        for options in (b"", ede_option(body.ede))
+    options = ede_option(body.ede)
+    opts = tuple(
+        _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, dnssec_ok << 15, len(options)) + options for dnssec_ok in (0, 1)
     )
     tail = body.authority + b"".join(body.additional)
     return Entry(
@@ -252,7 +248,7 @@ def _entry(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
         rings=rings if several else (),
         shown=sum(map(len, records[:rr_count])),
         tail=tail,
-        opts=(*told, *plain),  # type: ignore[arg-type]  # two and two
+        opts=opts,
         counter=counter,
         label=said.label,
         size=_OVERHEAD + sum(len(ring) for ring, _ in rings) + len(tail) + len(said.name),
