@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import islice
+from itertools import count, islice
 from math import isfinite
 from operator import itemgetter
 from socket import AF_INET6, inet_ntop, inet_pton
@@ -491,7 +491,7 @@ class _Reading:
         row = self.row("machines", found, network_id=number, app=app)
         ident, address, state = found.get("id"), found.get("address"), found.get("state")
         if self.once((*path, "id"), "machine", (ident,), "this machine id"):
-            what = "this machine id, but for letter case, in the same app"
+            what = "this machine id, but for letter case, of the same app"
             self.once((*path, "id"), "machine of", (number, app.lower(), ident and ident.lower()), what)
         self.inside(address, number, (*path, "address"))
         if state == "started" and not row.get("skip_registration"):
@@ -507,8 +507,9 @@ class _Reading:
         for service, at in self.listed(found, path, "services"):
             of_service = self.fields(at, service, _SERVICE)
             self.row("machine_services", of_service, machine_id=ident)
-            named = (of_service.get("name"), of_service.get("protocol"))
-            self.once(at, "service", (path if all(named) else None, *named), "this service of the machine")
+            name, protocol = of_service.get("name"), of_service.get("protocol")
+            named = (path, name and name.lower(), protocol)
+            self.once(at, "service", named, "this service of the machine, whatever its letter case,")
 
     def peer(self, number: int | None, network: str, name: str, item: Any, path: Path) -> None:
         row = self.row("peers", self.fields(path, item, _PEER), network_id=number, name=name)
@@ -730,8 +731,9 @@ class _Walk:
                     self.places[*path, position] = self.at
                     self.item((*path, position))
             case "{":
+                start = self.at
                 for _ in self.members("}"):
-                    self.pair(path)
+                    self.pair(path, start)
             case _:
                 self.take(self.token)
 
@@ -743,7 +745,8 @@ class _Walk:
             self.at += self.peek() == ","
         self.at += 1
 
-    def pair(self, path: Path) -> None:
+    def pair(self, path: Path, table: int) -> None:
+        """Walk a key and its value in the table that begins at *table*."""
         raise NotImplementedError
 
 
@@ -753,13 +756,15 @@ class _JsonWalk(_Walk):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
+        self.seen: dict[tuple[int, str], int] = {}
         self.item(())
 
-    def pair(self, path: Path) -> None:
+    def pair(self, path: Path, table: int) -> None:
         start = self.at
-        path = (*path, msgspec.json.decode(self.take(self.token)))
-        if path in self.places:
-            self.twice.append((path, f"the key stands twice, first in line {self.line(self.places[path])}"))
+        key = msgspec.json.decode(self.take(self.token))
+        path = (*path, key)
+        if (first := self.seen.setdefault((table, key), start)) != start:
+            self.twice.append((path, f"the key stands twice, first in line {self.line(first)}"))
         self.places[path] = start
         self.peek()
         self.at += 1
@@ -782,7 +787,7 @@ class _TomlWalk(_Walk):
             if character == "[":
                 table = self.header()
             else:
-                self.pair(table)
+                self.pair(table, 0)
 
     def header(self) -> Path:
         """Walk [a.b] or [[a.b]]; return the path it opens: every array on the way means its last member."""
@@ -811,7 +816,7 @@ class _TomlWalk(_Walk):
             found.append(next(iter(tomllib.loads(f"{raw} = 0"))) if raw[0] in "\"'" else raw)
         return found
 
-    def pair(self, path: Path) -> None:
+    def pair(self, path: Path, _: int) -> None:
         start = self.at
         for key in self.keys():
             path = (*path, key)
@@ -956,7 +961,7 @@ class _Export:
             name = named.get(number)
             if not name or name in used:
                 why = "has no row in networks" if name is None else "has the name of another" if name else "has no name"
-                name = next(n for n in (f"{number}", f"network-{number}", *_numbered(number)) if n not in taken)
+                name = next(n for n in _stand_ins(number) if n not in taken)
                 self.notes.append(f"networks {number}: {why}, so it goes by {name}")
                 taken.add(name)
             used.add(name)
@@ -1052,11 +1057,11 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def _numbered(number: int) -> Iterator[str]:
-    count = 2
-    while True:
-        yield f"network-{number}-{count}"
-        count += 1
+def _stand_ins(number: int) -> Iterator[str]:
+    """Names for a network that has none: 24, network-24, network-24-2, ..."""
+    yield f"{number}"
+    yield f"network-{number}"
+    yield from (f"network-{number}-{n}" for n in count(2))
 
 
 def _host_text(number: int) -> str:
@@ -1171,8 +1176,8 @@ class Plan:
         for kind, (one, many) in _KINDS.items():
             noun = True
             for sign, verb in ("+", "added"), ("~", "changed"), ("-", "removed"):
-                if count := counts[kind, sign]:
-                    said.append(f"{count:,} {(one if count == 1 else many) + ' ' if noun else ''}{verb}")
+                if found := counts[kind, sign]:
+                    said.append(f"{found:,} {(one if found == 1 else many) + ' ' if noun else ''}{verb}")
                     noun = False
         return ", ".join(said) or "nothing to change"
 
