@@ -488,8 +488,12 @@ class Reader:
 
     def _read_faults(self, kind: bytes, number: object, raw: object) -> None:
         """Read rows that cannot be served, as network or name are not valid, for their faults alone."""
-        faults, bound = self.values.faults, (number, raw, raw)
-        named = "WHERE network_id IS ? AND ({0} IS ? OR {0} IS CAST(? AS TEXT))"  # octets, that are text or a blob
+        faults, label = self.values.faults, self.values.name(raw)
+        # All spellings of a valid name share a scope. Octets may stand in the file as text or as a blob.
+        bound = (number, raw, raw) if label is None else (number, label, label)
+        named = "WHERE network_id IS ? AND ({0} IS ? OR {0} IS CAST(? AS TEXT))"
+        if label is not None:
+            named = "WHERE network_id IS ? AND (lower({0}) IS ? OR lower({0}) IS CAST(? AS TEXT))"
         match kind:
             case b"app":
                 faults.forget(self.values.scope("app", number, raw))
