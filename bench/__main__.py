@@ -10,18 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from bench import cold, load, machine, peers, tcp, udp
+from bench import cold, living, load, machine, peers, tcp, udp
 from bench.results import DISTURBED, Case, table
 from bench.tools import Missing, Skipped, say, versions
 
-PARTS: Final = ("cold", "udp", "tcp", "load", "peers")
+PARTS: Final = ("cold", "udp", "tcp", "load", "living", "peers")
 RESULTS: Final = Path(__file__).with_name("results")
 
 
 def main() -> None:
     """Read the command line and measure."""
     words = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    words.add_argument("--short", action="store_true", help="less than three minutes, rougher")
+    words.add_argument("--short", action="store_true", help="less than four minutes, rougher")
     words.add_argument("--only", metavar="PART,…", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     words.add_argument("--json", metavar="FILE", type=Path, help="where the results go [default: bench/results/…]")
     given = words.parse_args()
@@ -66,6 +66,8 @@ def _measure(part: str, directory: Path, short: bool, skipped: Skipped) -> list[
             return tcp.run(directory, seconds=seconds, repetitions=repetitions)
         case "load":
             return load.run(directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped)
+        case "living":
+            return living.run(directory, seconds=seconds, repetitions=repetitions, short=short)
         case _:
             return peers.run(directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped)
 

@@ -118,12 +118,12 @@ def _find(pattern: str, said: str) -> str:
 
 def measure(server: Server, load: Load, questions: Questions, rate: int = 0) -> dict[str, Any]:
     """Run *load* once; return what it told, what it cost, and whether it counts."""
-    server_before, load_before, cores_before = server.cpu_seconds(), _children_cpu(), _cores()
+    server_before, load_before, cores_before = server.cpu_seconds(), children_cpu(), busy_cores()
     started = time.monotonic()
     told = load(server)
     wall = time.monotonic() - started  # longer than the run's seconds: the generator starts, and waits for the last
-    server_cpu, load_cpu = server.cpu_seconds() - server_before, _children_cpu() - load_before
-    cores = {kind: after - cores_before[kind] for kind, after in _cores().items()}
+    server_cpu, load_cpu = server.cpu_seconds() - server_before, children_cpu() - load_before
+    cores = {kind: after - cores_before[kind] for kind, after in busy_cores().items()}
     seconds, answered = told["seconds"], told["answered"]
     result = {
         **told,
@@ -168,12 +168,13 @@ def _saturated(result: Mapping[str, Any]) -> str:
     return "generator" if result["load_busy"] >= BUSY and result["generator"] == "dnsperf" else "nobody"
 
 
-def _children_cpu() -> float:
+def children_cpu() -> float:
+    """Seconds of CPU that ended children used."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of those that have ended: generators, never servers
     return used.ru_utime + used.ru_stime
 
 
-def _cores() -> dict[str, float]:
+def busy_cores() -> dict[str, float]:
     """Seconds that our cores spent so far on processes, on soft interrupts, and on other guests of the host."""
     found = {"busy": 0.0, "softirq": 0.0, "steal": 0.0}
     for line in Path("/proc/stat").read_text().splitlines():

@@ -91,6 +91,11 @@ class Server:
             grown = bool(more)
         return sum(stats[pid][1] for pid in family if pid in stats) / TICK
 
+    def status_mib(self, field: str) -> float:
+        """A size of the process from /proc/PID/status, such as VmRSS."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024  # in kB
+
     def stop(self) -> None:
         """End it: SIGTERM, and after 10 s SIGKILL."""
         if self.process.poll() is None:
@@ -116,8 +121,20 @@ def _all_stats() -> dict[int, tuple[int, int]]:
     return found
 
 
-def ours(catalog: Path, directory: Path, *, wildcard: bool = False, name: str = "") -> Server:
-    """Start internal-dns on a port of the system's choice; loopback asks as the first network."""
+def ours(
+    catalog: Path,
+    directory: Path,
+    *,
+    wildcard: bool = False,
+    name: str = "",
+    port: int = 0,
+    wait: bool = True,
+    answering: bool = True,
+) -> Server:
+    """Start internal-dns on *port*, or one of the system's choice; loopback asks as the first network.
+
+    It is waited for (*wait*) until it is ready, and until it answers, unless its catalog has nothing (*answering*).
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("INTERNAL_DNS_")}
     environment["PYTHONPATH"] = str(ROOT)
     nothing = directory / "nothing.toml"  # or else a file in /etc would count
@@ -125,11 +142,13 @@ def ours(catalog: Path, directory: Path, *, wildcard: bool = False, name: str = 
     host = "[::]" if wildcard else "[::1]"
     words = (
         sys.executable, "-m", "internal_dns", "serve", "--config", str(nothing), "--catalog", str(catalog),
-        "--listen", f"{host}:0", "--upstream", "none", "--admin", "none", "--map-source", f"::1/128={NETWORK}",
+        "--listen", f"{host}:{port}", "--upstream", "none", "--admin", "none", "--map-source", f"::1/128={NETWORK}",
     )  # fmt: skip
-    server = Server(name or f"internal-dns {host}", words, directory, environment=environment)
-    server.port = int(server.wait_for_line(rf"(?m)^ready .*?{re.escape(host)}:(\d+)")[1])
-    server.wait_for_answer("app-1.internal", 3)
+    server = Server(name or f"internal-dns {host}", words, directory, port=port, environment=environment)
+    if wait:
+        server.port = int(server.wait_for_line(rf"(?m)^ready .*?{re.escape(host)}:(\d+)")[1])
+        if answering:
+            server.wait_for_answer("app-1.internal", 3)
     return server
 
 

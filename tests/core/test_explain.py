@@ -151,7 +151,7 @@ def test_a_state_of_broken_utf_8_is_explained() -> None:
     catalog = read(connection).catalog
     connection.close()
     story = both(query("web.internal"), MACHINE, catalog)
-    assert [v.why for v in story.machines if v.machine.id == b"3d8d9930b03989"] == ["\ufffd"]
+    assert [v.why for v in story.machines if v.machine.id == b"3d8d9930b03989"] == ["\\xff"]
 
 
 # ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────────

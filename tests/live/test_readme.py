@@ -1,0 +1,120 @@
+"""README.md tells the truth: its transcripts are typed in, and what comes back is what it shows.
+
+In a block fenced as `console`, a line that begins with `$ ` is a command, and what follows is its output: `…` (or
+`...`) stands for anything within a line, and alone on a line for any number of lines. `make` commands are not run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.hosts import REPOSITORY, Host, Served
+from tests.tools import requires_root, requires_tool
+
+pytestmark = [pytest.mark.live, requires_root(), requires_tool("ip", "dig")]
+
+README = REPOSITORY / "README.md"
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def fenced(kind: str) -> list[str]:
+    """The blocks of README.md that are fenced as *kind*."""
+    return [text for word, text in FENCED.findall(README.read_text("utf-8")) if word == kind]
+
+
+def transcript(block: str) -> Iterator[tuple[str, str]]:
+    """The commands of a block, each with the output shown below it."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        typed, output = "", part
+        while True:  # a backslash at its end continues a command
+            line, _, output = output.partition("\n")
+            typed += line
+            if not line.endswith("\\"):
+                break
+            typed += "\n"
+        yield typed, output
+
+
+def pattern(shown: str) -> re.Pattern[str]:
+    """What output may be that is shown as *shown*; blanks count as one."""
+    made = ""
+    for line in shown.splitlines():
+        if line.strip() in ("…", "..."):
+            made += r"(?:.*\n)*?"
+            continue
+        words = [re.escape(word) for word in re.split(r"…|\.\.\.", re.sub(r"\s+", " ", line.rstrip()))]
+        made += ".*?".join(words) + r"\n"
+    return re.compile(made + r"\Z")
+
+
+def plain(output: str) -> str:
+    """Output as patterns expect it."""
+    return "".join(re.sub(r"\s+", " ", line.rstrip()) + "\n" for line in output.splitlines())
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Path, Served]]:
+    """A directory like the repository after `make demo`, and the demo, in a namespace where its ports are free."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / ".venv").symlink_to(REPOSITORY / ".venv")
+    host = Host("readme")
+    try:
+        served = Served(
+            "--upstream", "udp://192.0.2.53", host=host, verb="dev", folder=folder, program=(".venv/bin/internal-dns",)
+        )
+        yield host, folder, served
+        served.stop()
+    finally:
+        host.close()
+
+
+def test_make_demo_prints_what_is_shown(terminal: tuple[Host, Path, Served]) -> None:
+    _, _, served = terminal
+    said = plain(served.ready).splitlines()
+    shown = [block for block in fenced("text") if block.startswith("catalog ")]
+    assert shown, "README.md does not show what `make demo` prints"
+    for line in plain(shown[0]).splitlines():
+        # Versions and limits are the machine's own.
+        found = re.sub(r"sqlite\\ [\d\\.]+|\d+(?=\\ tcp|\\ forwarded)", lambda m: r"[\w .]+", re.escape(line))
+        assert any(re.fullmatch(found, other) for other in said), f"{line}\nis not in\n{served.ready}"
+
+
+def test_transcripts_are_what_happens(terminal: tuple[Host, Path, Served]) -> None:
+    host, folder, _ = terminal
+    run, wrong = 0, []
+    environment = {**os.environ, "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}"}
+    for block in fenced("console"):
+        for typed, shown in transcript(block):
+            if typed.startswith("make"):
+                continue
+            done = subprocess.run(
+                host.within("bash", "-c", typed), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True, timeout=30, check=False, env=environment,
+            )  # fmt: skip
+            run += 1
+            if not pattern(shown).match(plain(done.stdout)):
+                wrong.append(f"$ {typed}\nshown:\n{shown}\ngot:\n{done.stdout}")
+    assert run, "README.md has no transcript"
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("shown", "output", "matches"),
+    [
+        ("a 1 b\n", "a 1\tb\n", True),
+        ("a … b\n", "a 1 2 b\n", True),
+        ("a … b\n", "a 1\nb\n", False),
+        ("a\n…\nb\n", "a\nx\ny\nb\n", True),
+        ("a\n", "a\nb\n", False),
+        ("", "", True),
+        ("", "error\n", False),
+    ],
+)
+def test_wildcards(shown: str, output: str, matches: bool) -> None:
+    assert bool(pattern(shown).match(plain(output))) == matches

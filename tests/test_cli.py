@@ -1,0 +1,808 @@
+"""The command line: what each command prints, how it fails (what, why, what to do) and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from internal_dns import config
+from internal_dns.cli import cli
+from internal_dns.cli.words import Told
+from internal_dns.core.catalog import Catalog
+from internal_dns.core.journey import Reply, Rules, respond
+from internal_dns.store.generate import create_catalog, demo_rows
+from internal_dns.store.sqlite import load
+from tests.core.messages import ip, loaded
+
+COMMANDS = ("serve", "dev", "dig", "explain", "init", "check", "doctor", "health", "version")
+ESCAPE = "\x1b"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit status."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture(autouse=True)
+def _a_host_without_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.startswith("INTERNAL_DNS_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "absent.toml")
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*words: str | Path) -> Said:
+    """Run a command in this process, as `main` would."""
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    if isinstance(result.exception, Told):
+        return Said(result.exception.code, result.stdout, result.stderr + result.exception.text())
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Said(result.exit_code, result.stdout, result.stderr)
+
+
+def spawn(*words: str | Path, **environment: str) -> Said:
+    """Run a command for real, in a pipe."""
+    made = subprocess.run(
+        [sys.executable, "-m", "internal_dns", *map(str, words)],
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    return Said(made.returncode, made.stdout, made.stderr)
+
+
+def told(said: Said) -> dict[str, str]:
+    """The lines of an error: what, why and what to do, each present."""
+    found = {}
+    for line in said.err.splitlines():
+        if match := re.match(r"(error| +why| +do) +(\S.*)", line):
+            found[match[1].strip()] = match[2]
+    assert found.keys() == {"error", "why", "do"}, said.err
+    assert "Traceback" not in said.err
+    return found
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "demo.db"
+    create_catalog(path, demo_rows())
+    return path
+
+
+@cache
+def demo_catalog() -> Catalog:
+    return loaded(rows=demo_rows()).catalog
+
+
+# ── help, version ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_help_lists_every_command_what_runs_comes_first() -> None:
+    said = run("--help")
+    assert said.code == 0
+    listed = re.findall(r"^  ([a-z]+)  +\S", said.out.partition("Commands:")[2], re.MULTILINE)
+    assert listed[: len(COMMANDS[:4])] == [*COMMANDS[:4]]
+    assert set(listed) >= set(COMMANDS)
+    assert run("-h").out == said.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    said = run(command, "--help")
+    assert said.code == 0
+    assert f"Usage: cli {command}" in said.out
+    lines = [line for line in said.out.splitlines() if line.strip()]
+    assert len(lines[1].strip()) > 20  # a sentence
+    assert all(len(line) <= 100 for line in lines)
+    for option in re.findall(r"^  (--[a-z-]+)(?: [A-Z:\[\]|/=]+)?$", said.out, re.MULTILINE):
+        following = said.out.partition(f"  {option}")[2].splitlines()[1]
+        assert following.startswith("      "), f"{option} has no words"
+
+
+def test_every_setting_is_a_flag_of_serve_and_dev() -> None:
+    for command in ("serve", "dev"):
+        text = run(command, "--help").out
+        for row in config.table():
+            assert (f"--{row.name.replace('_', '-')} " in text) == (row.name != "forward")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["dig", "--help"], ["serve", "--help"], ["health", "--help"]])
+def test_help_does_not_load_what_only_other_commands_need(words: list[str]) -> None:
+    program = (
+        "import sys\n"
+        f"sys.argv = ['internal-dns', *{words!r}]\n"
+        "from internal_dns.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'uvloop', 'dns', 'dnslib', 'starlette', 'nats'}\n"
+        "print('loaded:', *sorted(heavy & sys.modules.keys()))\n"
+    )
+    made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=20)
+    assert made.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_version_tells_what_it_runs_on() -> None:
+    said = run("version", "--json")
+    assert said.code == 0
+    assert said.json["sqlite"] == sqlite3.sqlite_version
+    assert said.json["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert said.json["udp path"] in ("python", "native")
+    plain = run("version").out
+    assert all(value in plain for value in said.json.values())
+
+
+@pytest.mark.parametrize("words", [["nosuch"], ["dig"], ["dig", "--nosuch", "x"], ["init", "--machines", "x"], []])
+def test_wrong_usage_exits_2(words: list[str]) -> None:
+    said = spawn(*words)
+    assert said.code == 2
+    assert "Usage:" in said.err
+    assert "Traceback" not in said.err
+
+
+# ── init ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_init_makes_an_empty_catalog(tmp_path: Path) -> None:
+    said = run("init", tmp_path / "c.db")
+    assert said.code == 0
+    assert "no rows yet" in said.out
+    assert load(tmp_path / "c.db").machines == 0
+    assert run("check", "--catalog", tmp_path / "c.db").code == 0
+
+
+def test_init_makes_the_demo_catalog_and_says_how_to_go_on(tmp_path: Path) -> None:
+    said = run("init", "--demo", tmp_path / "c.db")
+    assert said.code == 0
+    assert "80 machines" in said.out
+    assert f"internal-dns dev --catalog {tmp_path / 'c.db'}" in said.out
+    assert load(tmp_path / "c.db").machines == 80
+
+
+def test_init_makes_as_many_machines_as_asked_for(tmp_path: Path) -> None:
+    said = run("init", "--machines", "123", "--seed", "7", "--json", tmp_path / "c.db")
+    assert said.code == 0
+    assert said.json["rows"]["machines"] == 123
+    assert said.json["file"] == str(tmp_path / "c.db")
+    assert load(tmp_path / "c.db").machines == 123
+    run("init", "--machines", "123", "--seed", "7", tmp_path / "again.db")
+    assert load(tmp_path / "again.db").catalog == load(tmp_path / "c.db").catalog
+    run("init", "--machines", "123", "--seed", "8", tmp_path / "other.db")
+    assert load(tmp_path / "other.db").catalog != load(tmp_path / "c.db").catalog
+
+
+@pytest.mark.parametrize("words", [["--demo"], ["--machines", "1"], []])
+def test_init_never_overwrites(words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    path.write_text("precious")
+    said = run("init", *words, path)
+    assert said.code == 78
+    assert "there already" in told(said)["error"]
+    assert path.read_text() == "precious"
+    assert [file.name for file in tmp_path.iterdir()] == ["c.db"]
+
+
+@pytest.mark.parametrize("where", ["/proc/c.db", "/nosuch/c.db", "/dev/null/c.db"])
+def test_init_says_where_it_cannot_write(where: str) -> None:
+    said = run("init", where)
+    assert said.code == 78
+    found = told(said)
+    assert where in found["error"]
+    assert "writable" in found["do"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--demo", "--machines", "3"], ["--machines", "0"], ["--machines", "-1"], ["--machines", "99999999"]]
+)
+def test_init_refuses_what_makes_no_sense(words: list[str], tmp_path: Path) -> None:
+    assert run("init", *words, tmp_path / "c.db").code == 2
+    assert not (tmp_path / "c.db").exists()
+
+
+# ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def machine(ident: str, number: int, app: str = "web", region: str = "ams", *, address: str = "") -> tuple[Any, ...]:
+    return (ident, 24, app, address or f"fdaa:0:18:1:1:1:{number:x}:2", region, "app", "started", 0, 0)
+
+
+BAD: dict[str, list[tuple[Any, ...]]] = {
+    "networks": [(24, "acme", ""), (25, "no name", ""), (0, "zero", "")],
+    "apps": [(24, "x y"), (0, "web"), *((24, f"bad app {number}") for number in range(1_000))],
+    "machines": [
+        machine("m1", 1),
+        machine("m2", 1),  # shares m1's address
+        machine("m3", 3, address="fdaa:0:99::1"),  # not of its network
+        machine("m4", 4, address="nonsense"),
+        machine("m 5", 5),
+        machine("MD", 6),
+        machine("md", 13),  # MD but for letter case
+        machine("m7", 7, "_apps"),
+        machine("m8", 8, "all"),
+        machine("m9", 9, region="vms"),
+        machine("ma", 10, region="lax"),
+        machine("mb", 11, region=""),
+        machine("mc", 12, "x" * 63),
+        *(machine(f"b{number}", 0x1000 + number, "big") for number in range(2_340)),
+        *(machine(f"{number:04}" + "i" * 58, 0x8000 + number, "long") for number in range(1_100)),
+    ],
+    "machine_metadata": [
+        ("m1", "a.b", "x"),
+        ("m1", "", "x"),
+        ("m1", "empty", ""),
+        ("m1", "part", "y" * 64),
+        ("m1", "dots", "a..b"),
+        ("mc", "k" * 63, ".".join(["v" * 40] * 3)),
+    ],
+    "machine_services": [("m1", "http", "sctp", 80), ("m1", "web", "tcp", 0), ("m1", "x y", "tcp", 1)],
+    "peers": [
+        (24, "_page", "fdaa:0:18:1:1:2:1:102", ""),
+        (24, "far", "fdaa:0:18:1:1:2:2:102", "nowhere"),
+        (24, "p" * 64, "fdaa:0:18:1:1:2:3:102", ""),
+        (24, "outside", "fdaa:0:19:1:1:2:3:102", ""),
+        (24, "twin", "fdaa:0:18::3", ""),  # the server's own address
+    ],
+    "flycasts": [(24, "web", "fdaa:0:19::5"), (24, "a b", "fdaa:0:18::5")],
+    "regions": [
+        ("ams", "", 52.3, 4.9, 1),
+        ("vms", "", 1.0, 1.0, 0),
+        ("bad", "", 500.0, 4.9, 1),
+        ("a b", "", None, None, 0),
+    ],
+    "region_latency": [("ams", "iad", -1.0), ("a b", "iad", 1.0)],
+    "hosts": [(1, "", "a b"), (1 << 33, "", "ams")],
+}
+# level, part of where, part of what
+FINDINGS = [
+    ("error", "machines m3", "not one of fdaa:0:18::/48"),
+    ("error", "machines m4", "not one of fdaa:0:18::/48"),
+    ("error", "machines m 5", "no valid id"),
+    ("error", "machines md", "but for letter case"),
+    ("error", "machines mb", "no valid region"),
+    ("error", "apps x y", "no valid name"),
+    ("error", "apps web", "network_id"),
+    ("error", "networks 0", "1 to 4294967295"),
+    ("warning", "networks 25", "without its name"),
+    ("error", "machine_services http", "tcp or udp"),
+    ("error", "machine_services web", "1 to 65535"),
+    ("error", "machine_services x y", "no valid name"),
+    ("error", "peers " + "p" * 64, "no valid name"),
+    ("error", "peers outside", "not one of"),
+    ("error", "flycasts web", "not one of"),
+    ("error", "flycasts a b", "no valid app"),
+    ("warning", "regions bad", "without coordinates"),
+    ("error", "regions a b", "no valid code"),
+    ("error", "region_latency ams", "0 or more"),
+    ("error", "region_latency a b", "no valid region"),
+    ("error", "hosts 1", "no valid region"),
+    ("error", "hosts 8589934592", "32 bits"),
+    ("error", "network acme", "belongs to machine m1 and machine m2"),
+    ("error", "network acme", "belongs to the server itself and peer twin"),
+    ("warning", "app _apps", "a name of the grammar"),
+    ("warning", "app all", "a name of the grammar"),
+    ("warning", "app web", "vms is a reserved word"),
+    ("warning", "app web", "lax is not in table regions"),
+    ("warning", "app big", "2,340 addresses"),
+    ("warning", "network acme", "_instances.internal lists"),
+    ("warning", "network acme", "vms.long.internal lists"),
+    ("warning", "network acme", "_instances.long.internal lists"),
+    ("warning", "network acme", "_instances.big.internal lists"),
+    ("warning", "machine m1", "metadata key 'a.b'"),
+    ("warning", "machine m1", "metadata key ''"),
+    ("warning", "machine m1", "the value of metadata 'empty'"),
+    ("warning", "machine m1", "the value of metadata 'part'"),
+    ("warning", "machine m1", "the value of metadata 'dots'"),
+    ("warning", "machine mc", "more than 253"),
+    ("warning", "peer _page", "as a page"),
+    ("warning", "peer far", "nowhere is not in table regions"),
+]
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bad") / "bad.db"
+    create_catalog(path, BAD)
+    return path
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bad catalog with fewer faults than are kept in words."""
+    path = tmp_path_factory.mktemp("few") / "few.db"
+    create_catalog(path, {**BAD, "apps": BAD["apps"][:2]})
+    return path
+
+
+@pytest.fixture(scope="module")
+def checked(few: Path) -> Said:
+    return run("check", "--json", "--catalog", few)
+
+
+@pytest.mark.parametrize(("level", "where", "what"), FINDINGS)
+def test_check_finds(level: str, where: str, what: str, checked: Said) -> None:
+    assert checked.code == 1
+    found = [f for f in checked.json if f["where"].endswith(where) and what in f["what"]]
+    assert [f["level"] for f in found] == [level]
+    assert found[0]["do"]
+
+
+def test_check_finds_nothing_that_is_not_expected_here(checked: Said) -> None:
+    for finding in checked.json:
+        assert finding.keys() == {"level", "where", "what", "do"}
+        assert any(finding["where"].endswith(where) and what in finding["what"] for _, where, what in FINDINGS), finding
+
+
+def test_check_tells_people_what_it_tells_programs(few: Path, checked: Said) -> None:
+    said = run("check", "--catalog", few)
+    assert said.code == 1
+    assert all(f"{f['where']}: {f['what']}" in said.out and f["do"] in said.out for f in checked.json)
+    errors = sum(f["level"] == "error" for f in checked.json)
+    assert said.out.splitlines()[-1] == f"{few}: {errors} errors, {len(checked.json) - errors} warnings"
+
+
+def test_check_counts_the_faults_it_does_not_list(bad: Path) -> None:
+    said = run("check", "--json", "--catalog", bad)
+    assert said.code == 1
+    (more,) = [f for f in said.json if "more rows were not loaded" in f["what"]]
+    assert more["level"] == "error"
+
+
+def test_check_is_content_with_the_demo(demo: Path) -> None:
+    said = run("check", "--catalog", demo)
+    assert (said.code, said.out) == (0, f"{demo}: no findings\n")
+    assert run("check", "--json", "--catalog", demo).json == []
+
+
+def test_check_reads_the_catalog_of_the_environment(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERNAL_DNS_CATALOG", str(demo))
+    assert run("check").out == f"{demo}: no findings\n"
+
+
+@pytest.mark.parametrize("command", [["check"], ["explain", "web.internal"]])
+@pytest.mark.parametrize("kind", ["missing", "garbage", "empty", "directory", "schema"])
+def test_a_catalog_that_cannot_be_used_is_a_configuration_error(command: list[str], kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    if kind == "garbage":
+        path.write_bytes(b"garbage\n" * 1_000)
+    elif kind == "empty":
+        path.touch()
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "schema":
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE machines (id TEXT)")
+        connection.close()
+    said = run(*command, "--catalog", path)
+    assert said.code == 78
+    found = told(said)
+    assert str(path) in found["error"]
+    assert "--catalog" in found["do"]
+    if kind == "missing":
+        assert "no such file" in found["why"]
+
+
+# ── explain ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_explain_tells_programs_every_machine_and_why(demo: Path) -> None:
+    said = run("explain", "--json", "--as", "acme", "--catalog", demo, "iad.web.internal")
+    assert said.code == 0
+    assert [step["step"] for step in said.json["steps"]][:3] == ["asks", "place", "name"]
+    machines = {m["id"]: m for m in said.json["machines"]}
+    assert len(machines) == 10
+    assert machines["3d8d9930b03989"]["included"] is True
+    assert machines["3d8d9930b03989"]["why_not"] is None
+    assert machines["7811e63fd4de08"]["why_not"] == "region is ams"
+    assert len(said.json["reply"]["answer"]) == sum(m["included"] for m in machines.values())
+
+
+def test_explain_answers_as_the_first_network_unless_told(demo: Path) -> None:
+    assert "network acme" in run("explain", "--catalog", demo, "web.internal").out
+
+
+def test_explain_answers_as_the_first_network_even_if_it_has_no_name(tmp_path: Path) -> None:
+    create_catalog(tmp_path / "c.db", {"apps": [(24, "web")]})
+    said = run("explain", "--catalog", tmp_path / "c.db", "_apps.internal")
+    assert said.code == 0
+    assert '"web"' in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["web.internal"], 0),
+        (["nosuch.internal"], 1),
+        (["web.internal", "--as", "nosuch"], 1),
+        (["web.internal", "MX"], 0),
+        (["fdaa:0:18:a7b:7d:f066:b83b:2"], 0),
+        (["fdaa:0:18:a7b:7d:f066:b83b:7"], 1),
+        (["_apps.internal", "--tcp"], 0),
+        (["web.internal", "NOSUCHTYPE"], 2),
+        (["a..b"], 2),
+        (["x" * 64 + ".internal"], 2),
+        (["web.internal", "--as", ""], 2),
+        (["web.internal", "--as", "x" * 128], 2),
+        (["web.internal", "--as", "é"], 2),
+    ],
+)
+def test_explain_exits_by_the_answer(words: list[str], code: int, demo: Path) -> None:
+    said = run("explain", "--catalog", demo, *words)
+    assert said.code == code
+    if code == 2:
+        told(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "qtype"),
+    [
+        ("web.internal", "AAAA"),
+        ("_apps.internal", "TXT"),
+        ("vms.web.internal", "TXT"),
+        ("1._page._apps.internal", "TXT"),
+        ("_whoami.internal", "TXT"),
+        ("_http._tcp.web.internal", "SRV"),
+        ("internal", "SOA"),
+        ("fdaa::3", "PTR"),
+        ("web.flycast", "AAAA"),
+    ],
+)
+def test_a_name_is_asked_for_what_it_usually_has(name: str, qtype: str, demo: Path) -> None:
+    said = run("explain", "--json", "--catalog", demo, name)
+    assert f" IN {qtype} " in said.json["reply"]["answer"][0]
+
+
+# ── dig ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def answering() -> Iterator[str]:
+    """A server of the demo catalog on a UDP port of loopback, in dev mode."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(10)
+
+        def serve() -> None:
+            while octets := sock.recvfrom(4_096):
+                if octets[0] == b"stop":
+                    return
+                said = respond(octets[0], ip("127.0.0.1"), ip("127.0.0.1"), demo_catalog(), Rules(dev=True))
+                assert isinstance(said, Reply)
+                sock.sendto(said.octets, octets[1])
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            sock.sendto(b"stop", sock.getsockname())
+            thread.join()
+
+
+def test_dig_asks_as_anyone_in_dev_mode() -> None:
+    with answering() as server:
+        said = run("dig", "--server", server, "--as", "acme/iad", "iad.web.internal")
+        assert said.code == 0
+        lines = said.out.splitlines()
+        assert lines[0] == "; NOERROR qr aa rd ra"
+        assert "iad.web.internal. 5 IN AAAA fdaa:0:18:a7b:7d:f066:b83b:2" in lines
+        assert re.fullmatch(rf"; {server} · udp · \d+\.\d ms · 129 octets", lines[-1])
+        assert "globex" in run("dig", "--server", server, "--as", "globex", "_whoami.internal").out
+        as_address = run("dig", "--server", server, "--as", "fdaa:0:18:a7b:91:2:3:2", "_whoami.internal")
+        assert "region=ams" in as_address.out
+
+
+def test_dig_exits_1_for_a_negative_answer_and_tells_the_reason() -> None:
+    with answering() as server:
+        said = run("dig", "--server", server, "--as", "acme", "nosuch.internal")
+        assert said.code == 1
+        assert "; NXDOMAIN qr aa rd ra" in said.out
+        assert "no such app in this network" in said.out
+        assert "internal. 1 IN SOA" in said.out
+        assert run("dig", "--server", server, "--as", "nosuch", "web.internal").code == 1
+        assert run("dig", "--server", server, "--as", "acme", "web.internal", "MX").code == 0
+
+
+def test_dig_tells_programs_the_whole_reply() -> None:
+    with answering() as server:
+        said = run("dig", "--json", "--server", server, "--as", "acme", "batch.internal")
+    assert said.code == 0
+    value = said.json
+    assert value.pop("milliseconds") >= 0
+    assert value == {
+        "rcode": "NOERROR",
+        "flags": ["qr", "aa", "rd", "ra"],
+        "answer": [],
+        "authority": ["internal. 1 IN SOA _dns.internal. hostmaster.internal. 1 5 5 5 1"],
+        "additional": [],
+        "reasons": ["EDE 0 (Other): 2 machines, none started"],
+        "transport": "udp",
+    }
+
+
+@contextmanager
+def closed_port() -> Iterator[str]:
+    """A port on which nobody answers: bound, and never read."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{sock.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("words", [[], ["--tcp"]])
+def test_dig_says_what_to_do_when_nobody_answers(words: list[str]) -> None:
+    with closed_port() as server:
+        said = spawn("dig", *words, "--timeout", "0.2", "--server", server, "web.internal")
+    assert said.code == 3
+    found = told(said)
+    assert server in found["error"]
+    assert "internal-dns dev" in found["do"]
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("who", ["x" * 128, "", "acmé"])
+def test_dig_refuses_an_asker_that_does_not_fit_the_option(who: str) -> None:
+    said = run("dig", "--as", who, "web.internal")
+    assert said.code == 2
+    assert "127" in told(said)["why"]
+
+
+@pytest.mark.parametrize("server", ["localhost", "::1:53", "127.0.0.1:x"])
+def test_dig_refuses_a_server_that_is_no_address(server: str) -> None:
+    said = run("dig", "--server", server, "web.internal")
+    assert said.code == 2
+    assert server in told(said)["error"]
+
+
+# ── health ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def admin_port(status: int, words: str, path: str = "/readyz") -> Iterator[str]:
+    """A port that answers GET *path* so, and 404 otherwise."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == path else 404)
+            self.end_headers()
+            self.wfile.write(words.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "code"),
+    [
+        (200, "ready", 0),
+        (200, "ready, degraded: the last good catalog answers, file is not a database", 0),
+        (503, "not ready: the catalog is being loaded", 1),
+        (500, "", 1),
+    ],
+)
+def test_health_exits_by_readiness(status: int, words: str, code: int) -> None:
+    with admin_port(status, words + "\n") as admin:
+        said = run("health", "--admin", admin)
+        assert (said.code, said.out) == (code, words + "\n")
+        said = run("health", "--json", "--admin", admin)
+        assert (said.code, said.json) == (code, {"ready": code == 0, "says": words})
+
+
+def test_health_of_another_program_is_not_ready() -> None:
+    with admin_port(200, "hello", path="/") as admin:
+        assert run("health", "--admin", admin).code == 1
+
+
+def test_health_does_not_ask_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(variable, "http://192.0.2.1:9")
+    with admin_port(200, "ready\n") as admin:
+        assert run("health", "--admin", admin).code == 0
+
+
+@pytest.mark.parametrize("admin", ["127.0.0.1:1", "localhost:abc", "nonsense", "", "127.0.0.1:99999", "[::1"])
+def test_health_exits_3_when_it_cannot_be_reached(admin: str) -> None:
+    said = run("health", "--admin", admin)
+    assert said.code == 3
+    told(said)
+
+
+def test_health_exits_3_when_the_port_speaks_something_else() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def talk() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1_000)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        said = run("health", "--admin", f"127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert said.code == 3
+    told(said)
+
+
+# ── doctor ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def symptoms(*words: str | Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    said = run("doctor", "--json", *words)
+    for symptom in said.json:
+        assert symptom.keys() == {"level", "what", "says", "do"}
+        assert symptom["level"] in ("ok", "warn", "fail")
+        assert symptom["says"]
+        assert symptom["level"] == "ok" or symptom["do"]
+    assert said.code == any(symptom["level"] == "fail" for symptom in said.json)
+    return said.code, {symptom["what"]: symptom for symptom in said.json}
+
+
+def test_doctor_looks_at_everything_the_server_needs(demo: Path) -> None:
+    code, found = symptoms("--listen", "127.0.0.1:0", "--catalog", demo)
+    assert code == (found["ipv6"]["level"] == "fail")
+    assert found.keys() >= {
+        "python",
+        "sqlite",
+        "event loop",
+        "udp path",
+        "ipv6",
+        "listen 127.0.0.1:0",
+        "upstreams",
+        "catalog",
+    }
+    assert "80 machines" in found["catalog"]["says"]
+    assert found["sqlite"]["level"] == ("ok" if sqlite3.sqlite_version_info >= (3, 51, 3) else "warn")
+
+
+def test_doctor_finds_a_port_clash_and_says_how_to_see_who_it_is(demo: Path) -> None:
+    with closed_port() as taken:
+        code, found = symptoms("--listen", taken, "--catalog", demo)
+    assert code == 1
+    assert found[f"listen {taken}"]["level"] == "fail"
+    assert "ss -lunp" in found[f"listen {taken}"]["do"]
+
+
+def test_doctor_finds_a_missing_a_broken_and_a_faulty_catalog(tmp_path: Path, bad: Path) -> None:
+    code, found = symptoms("--listen", "127.0.0.1:0", "--catalog", tmp_path / "nosuch.db")
+    assert (code, found["catalog"]["level"]) == (1, "fail")
+    assert "internal-dns init" in found["catalog"]["do"]
+    (tmp_path / "c.db").write_bytes(b"garbage\n" * 1_000)
+    code, found = symptoms("--listen", "127.0.0.1:0", "--catalog", tmp_path / "c.db")
+    assert (code, found["catalog"]["level"]) == (1, "fail")
+    code, found = symptoms("--listen", "127.0.0.1:0", "--catalog", bad)
+    assert found["catalog rows"]["level"] == "warn"
+    assert "internal-dns check" in found["catalog rows"]["do"]
+
+
+def test_doctor_tells_every_fault_of_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('regoin = "x"\nudp_limit = 1\n')
+    said = run("doctor", "--json", "--config", file, "--listen", "nowhere")
+    assert said.code == 1
+    assert sum(symptom["what"] == "settings" for symptom in said.json) == 3
+
+
+def test_doctor_lets_two_libraries_read_a_running_servers_answers(demo: Path) -> None:
+    # Who asks without `--as` is an outsider here: REFUSED, which both libraries must read alike.
+    with answering() as server:
+        _, found = symptoms("--listen", "127.0.0.1:0", "--catalog", demo, "--server", server)
+    for name in ("internal.", "_dns.internal.", "_apps.internal."):
+        assert found[f"answer {name}"]["level"] == "ok"
+        assert "agree" in found[f"answer {name}"]["says"]
+
+
+@pytest.mark.parametrize("server", ["nowhere", "::1"])
+def test_doctor_bears_a_server_that_is_no_address(server: str, demo: Path) -> None:
+    said = run("doctor", "--listen", "127.0.0.1:0", "--catalog", demo, "--server", server)
+    assert said.code in (1, 2)
+    assert server in said.out + said.err
+
+
+def test_doctor_tells_people_what_it_tells_programs(demo: Path) -> None:
+    words = ("--listen", "127.0.0.1:0", "--catalog", demo)
+    plain = run("doctor", *words).out
+    for symptom in run("doctor", "--json", *words).json:
+        assert f"{symptom['what']}: {symptom['says']}" in plain
+
+
+# ── serve: the operator's mistakes ────────────────────────────────────────────────────────────────────────────
+
+
+def test_serve_tells_every_fault_of_the_settings_at_once() -> None:
+    said = spawn("serve", "--listen", "nowhere", "--udp-limit", "1", INTERNAL_DNS_REGION="a b")
+    assert said.code == 78
+    told(said)
+    for part in ("--listen: 'nowhere", "--udp-limit: '1'", "INTERNAL_DNS_REGION: 'a b'"):
+        assert part in said.err
+
+
+@pytest.mark.parametrize("command", ["serve", "dev"])
+def test_a_server_with_an_unusable_catalog_does_not_start(command: str, tmp_path: Path) -> None:
+    (tmp_path / "c.db").write_bytes(b"garbage\n" * 1_000)
+    said = spawn(
+        command, "--catalog", tmp_path / "c.db", "--listen", "127.0.0.1:0", "--admin", "none", "--upstream", "none"
+    )
+    assert said.code == 78
+    assert "init" in told(said)["do"]
+
+
+def test_a_server_whose_port_is_taken_does_not_start(demo: Path) -> None:
+    with closed_port() as taken:
+        said = spawn("serve", "--catalog", demo, "--listen", taken, "--admin", "none", "--upstream", "none")
+    assert said.code == 78
+    found = told(said)
+    assert taken in found["error"]
+    assert "ss -lunp" in found["do"]
+
+
+# ── colours ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def on_a_terminal(*words: str | Path, **environment: str) -> str:
+    """What a command prints to a terminal, error output included."""
+    primary, secondary = pty.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "internal_dns", *map(str, words)],
+            env={**os.environ, "TERM": "xterm", **environment},
+            stdin=secondary, stdout=secondary, stderr=secondary, timeout=20, check=False,
+        )  # fmt: skip
+        os.close(secondary)
+        secondary = -1
+        found = b""
+        try:
+            while part := os.read(primary, 65_536):
+                found += part
+        except OSError:  # the other end is closed: EIO
+            pass
+        return found.decode()
+    finally:
+        os.close(primary)
+        if secondary >= 0:
+            os.close(secondary)
+
+
+def test_a_terminal_gets_colours_and_no_color_and_pipes_get_plain_text(demo: Path) -> None:
+    words = ("explain", "--catalog", demo, "iad.web.internal")
+    assert ESCAPE in on_a_terminal(*words)
+    plain = on_a_terminal(*words, NO_COLOR="1")
+    assert ESCAPE not in plain
+    assert plain.replace("\r\n", "\n") == spawn(*words).out
+
+
+def test_errors_are_coloured_on_a_terminal_only() -> None:
+    words = ("check", "--catalog", "/nosuch.db")
+    assert ESCAPE in on_a_terminal(*words)
+    assert ESCAPE not in on_a_terminal(*words, NO_COLOR="1")
+    assert ESCAPE not in spawn(*words).err
