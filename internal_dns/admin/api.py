@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from internal_dns.admin.operations import BadRequest, perform
+from internal_dns.core.wire import Query, read_query
 from internal_dns.store.declare import Faulty
 from internal_dns.store.writer import NotOurs, Refused, Writer
 from internal_dns.transport.exchange import Exchange
@@ -96,10 +96,12 @@ class Api:
             reply = {"error": "refused", "faults": [str(fault) for fault in error.faults]}
         except NotOurs as error:
             reply = {"error": "not ours", "faults": [str(error)]}
-        except (BadRequest, msgspec.DecodeError, TypeError, ValueError) as error:
-            reply = {"error": "bad request", "faults": [str(error)]}
-        except (sqlite3.Error, OSError) as error:
+        except (BadRequest, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+            reply = {"error": "bad request", "faults": [str(error) or type(error).__name__]}
+        except OSError as error:
             reply = {"error": "failed", "faults": [str(error)]}
+        except Exception as error:  # whatever a request brings about, the next one is answered
+            reply = {"error": "failed", "faults": [f"{type(error).__name__}: {error}"]}
         await _send(writer, reply)
 
     def _perform(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +122,10 @@ class Api:
     async def _watch(self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Send the answer to `query` (hexadecimal) from `source`, now and whenever it differs."""
         query, source = bytes.fromhex(str(request["query"])), bytes.fromhex(str(request["source"]))
+        if not isinstance(read_query(query), Query):
+            raise BadRequest("`query` is no DNS query")
+        if not self.exchange.answer_for_watch(query, source):
+            raise BadRequest("only names of ours can be watched: this one is asked of an upstream, or dropped")
         gone = asyncio.ensure_future(reader.read(1))
         last = b""
         try:

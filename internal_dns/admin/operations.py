@@ -72,8 +72,11 @@ def write(request: Request, writer: Writer) -> Reply:
 
 def apply(request: Request, writer: Writer) -> Reply:
     """Make the catalog what a declarative document says. `dry_run` tells what would change, answers included."""
+    text = request.get("text")
+    if not isinstance(text, str) or request.get("kind") not in (None, "toml", "json"):
+        raise BadRequest("`text` must hold the document, `kind` may say toml or json")
     document = declare.parse(
-        str(request.get("text", "")), name=str(request.get("name", "document")), kind=request.get("kind"),
+        text, name=str(request.get("name", "document")), kind=request.get("kind"),
         prefix=writer.prefix,
     )  # fmt: skip
     plan = declare.plan(writer.connection, document, prune=bool(request.get("prune")))

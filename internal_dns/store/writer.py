@@ -13,11 +13,12 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from internal_dns.core.catalog import NetworkId
+from internal_dns.core.catalog import Machine, Peer, Service
 from internal_dns.store.rows import Values, shown
 from internal_dns.store.sqlite import HIDDEN_PEERS, TABLES, check_schema
 
@@ -84,6 +85,7 @@ class Writer:
             raise
 
     def _connect(self) -> sqlite3.Connection:
+        self.opened = self._identity()
         connection = sqlite3.connect(
             f"file:{quote(str(self.path.absolute()))}?mode=rw", uri=True, isolation_level=None,
             timeout=BUSY_TIMEOUT, check_same_thread=False,
@@ -115,6 +117,7 @@ class Writer:
 
         Deletes come first. Raises Refused with every fault, sqlite3.Error.
         """
+        self._follow()
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         try:
@@ -130,6 +133,16 @@ class Writer:
         finally:
             if self.connection.in_transaction:
                 execute("ROLLBACK")
+
+    def _follow(self) -> None:
+        """Open the file anew when another has taken its place: what is written must be what is served."""
+        if self._identity() != self.opened:
+            self.connection.close()
+            self.connection = self._connect()
+
+    def _identity(self) -> tuple[int, int]:
+        found = os.stat(self.path)
+        return found.st_dev, found.st_ino
 
     def revision(self) -> int:
         """The journal's revision now."""
@@ -173,14 +186,15 @@ class Writer:
     # ── validation ──────────────────────────────────────────────────────────────────────────────────────────
 
     def faults(self, puts: Iterable[Put]) -> list[str]:
-        """Say what of the rows just put could not be served: the rules of reading, and addresses that collide."""
+        """Say what of the rows just put could not be served: the rules of reading, and what collides."""
         values, found = Values(self.prefix, self.hidden), list[str]()
+        neighbours: dict[int, _Neighbours] = {}
         for table, row in puts:
-            found += self._row_faults(values, table, row)
+            found += self._row_faults(values, table, row, neighbours)
         found += [str(fault) for fault in values.faults.all()]
         return list(dict.fromkeys(found))
 
-    def _row_faults(self, values: Values, table: str, row: Row) -> list[str]:
+    def _row_faults(self, values: Values, table: str, row: Row, neighbours: dict[int, _Neighbours]) -> list[str]:
         where, key = " AND ".join(f"{c} = ?" for c in KEYS[table]), tuple(row[c] for c in KEYS[table])
         columns = TABLES[table][:8] if table == "machines" else TABLES[table]
         stored = self.connection.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", key).fetchone()
@@ -189,10 +203,10 @@ class Writer:
         match table:
             case "machines":
                 machine = values.machine(stored, {}, {})
-                return self._collisions(stored[1], stored[3], f"machine {shown(stored[0])}") if machine else []
+                return self._near(values, stored[1], neighbours).faults(machine, stored[0]) if machine else []
             case "peers":
                 peer = values.peer(stored, {})
-                return self._collisions(stored[0], stored[2], f"peer {shown(stored[1])}") if peer else []
+                return self._near(values, stored[0], neighbours).faults(peer, stored[1]) if peer else []
             case "networks":
                 if values.network(stored[0]) is None:
                     return [f"networks {stored[0]}: the id must be 1 to 4294967295"]
@@ -200,14 +214,10 @@ class Writer:
             case "apps":
                 if values.name(stored[1]) is None or values.network(stored[0]) is None:
                     return [f"apps {shown(stored[1])}: no valid name or network_id"]
+            case "machine_services" | "machine_metadata":
+                return self._belonging_faults(values, table, stored)
             case "flycasts":
                 values.flycast(stored)
-            case "machine_services":
-                wrong = values.service(stored, ())
-                return [f"{table} {shown(stored[1])}: {wrong}"] if isinstance(wrong, str) else []
-            case "machine_metadata":
-                pair = values.pair(stored)
-                return [f"{table} {shown(stored[0])}: {pair}"] if isinstance(pair, str) else []
             case "regions":
                 values.region(stored)
             case "region_latency":
@@ -216,30 +226,109 @@ class Writer:
                 values.host(stored)
         return []
 
-    def _collisions(self, number: int, text: bytes, name: str) -> list[str]:
-        """Say which other live machine or peer of the network has the address, however it is written."""
-        address = text.decode().lower()
-        execute, found = self.connection.execute, []
-        machines = execute(
-            "SELECT id FROM machines WHERE network_id = ? AND lower(address) = ? AND state = 'started'",
-            (number, address),
-        )
-        peers = execute("SELECT name FROM peers WHERE network_id = ? AND lower(address) = ?", (number, address))
-        others = [f"machine {shown(ident)}" for (ident,) in machines] + [f"peer {shown(peer)}" for (peer,) in peers]
-        if name in others and len(others) > 1:
-            found.append(f"{name}: {' and '.join(o for o in others if o != name)} has address {address} already")
-        return found
+    def _belonging_faults(self, values: Values, table: str, stored: tuple[Any, ...]) -> list[str]:
+        """Say what is wrong with a row that belongs to a machine."""
+        execute, machine = self.connection.execute, stored[0]
+        ident = machine.decode("utf-8", "replace") if isinstance(machine, bytes) else machine
+        if not execute("SELECT 1 FROM machines WHERE id = ?", (ident,)).fetchone():
+            return [f"{table} {shown(stored[1])}: there is no machine {shown(machine)}"]
+        if table == "machine_metadata":
+            wrong: object = values.pair(stored)
+        else:
+            others = execute(
+                f"SELECT {', '.join(TABLES[table])} FROM {table} WHERE machine_id = ?", (ident,)
+            ).fetchall()
+            taken = (values.service(other, ()) for other in others if other[:3] != stored[:3])
+            wrong = values.service(stored, [service for service in taken if isinstance(service, Service)])
+        return [f"{table} {shown(stored[1])}: {wrong}"] if isinstance(wrong, str) else []
+
+    def _near(self, values: Values, number: int, neighbours: dict[int, _Neighbours]) -> _Neighbours:
+        """Return who is on network *number*; read once a change, however many rows of it are put."""
+        if number not in neighbours:
+            own = Values(self.prefix, self.hidden)  # what is wrong with others is not this change's fault
+            execute = self.connection.execute
+            machines = f"SELECT {', '.join(TABLES['machines'][:8])} FROM machines WHERE network_id = ?"
+            peers = f"SELECT {', '.join(TABLES['peers'])} FROM peers WHERE network_id = ?"
+            near = neighbours[number] = _Neighbours()
+            for row in execute(machines, (number,)):
+                near.add(own.machine(row, {}, {}), row[0])
+            for row in execute(peers, (number,)):
+                near.add(own.peer(row, {}), row[1])
+        return neighbours[number]
+
+
+class _Neighbours:
+    """Who is on a network: by address whoever is visible there, and by name however it is written."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[bytes, list[str]] = {}
+        self.spellings: dict[tuple[bytes, ...], list[object]] = {}
+
+    def add(self, found: Machine | Peer | None, written: object) -> None:
+        if found is None:
+            return
+        self.spellings.setdefault(_identity(found), []).append(written)
+        if found.visible:
+            self.addresses.setdefault(found.address, []).append(_called(found))
+
+    def faults(self, found: Machine | Peer, written: object) -> list[str]:
+        """Say whom *found* collides with."""
+        faults, name = [], _called(found)
+        others = [other for other in self.spellings[_identity(found)] if other != written]
+        if others:
+            faults.append(f"{name}: {shown(others[0])} differs from it in letter case only")
+        living = [other for other in self.addresses.get(found.address, ()) if other != name]
+        if found.visible and living:
+            at = str(IPv6Address(found.address))
+            faults.append(f"{name}: {' and '.join(living)} has address {at} already")
+        return faults
+
+
+def _identity(found: Machine | Peer) -> tuple[bytes, ...]:
+    return (found.app, found.id) if isinstance(found, Machine) else (found.name,)
+
+
+def _called(found: Machine | Peer) -> str:
+    return f"machine {found.id.decode()}" if isinstance(found, Machine) else f"peer {found.name.decode()}"
 
 
 def _columns(table: str, row: Row) -> list[str]:
-    """Return the columns of *row*, none of them made up."""
+    """Return the columns of *row*, none of them made up, each with a value of its type."""
     if table not in KEYS:
         raise Refused([f"{table!r} is no table of a catalog"])
     if unknown := [column for column in row if column not in TABLES[table]]:
-        raise Refused([f"{table}: {unknown[0]!r} is no column"])
+        raise Refused([f"{table}: '{shown(unknown[0])}' is no column"])
+    if faults := [
+        f"{table}.{c}: {shown(v)} is no {_wanted(table, c)}" for c, v in row.items() if not _fits(table, c, v)
+    ]:
+        raise Refused(faults)
     return list(row)
 
 
-def network_text(number: NetworkId | int, prefix: bytes = b"\xfd\xaa") -> str:
-    """A network's /48 as text."""
-    return f"{prefix.hex()}:{number >> 16:x}:{number & 0xFFFF:x}::/48"
+_WHOLE: Final = frozenset({"network_id", "skip_registration", "port", "gateway", "updated_at"})
+_REAL: Final = frozenset({"latitude", "longitude", "milliseconds"})
+
+
+def _wanted(table: str, column: str) -> str:
+    if column in _WHOLE or (column == "id" and table in ("networks", "hosts")):
+        return "whole number"
+    return "number" if column in _REAL else "text"
+
+
+def _fits(table: str, column: str, value: object) -> bool:
+    """Whether *value* has the type schema.sql gives *column*: SQLite itself would make text of a number."""
+    match _wanted(table, column):
+        case "whole number":
+            return isinstance(value, int) and -(1 << 63) <= value < 1 << 63
+        case "number":
+            return value is None or (isinstance(value, int | float) and abs(value) < 1e300)
+        case _:
+            return isinstance(value, str) and _encodes(value)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
