@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,6 +49,8 @@ class Api:
             try:
                 probe.connect(str(self.path))
             except ConnectionRefusedError:
+                if not stat.S_ISSOCK(self.path.stat().st_mode):
+                    raise OSError(f"{self.path} is there, and is no socket") from None
                 self.path.unlink()
             else:
                 raise OSError(f"another server has {self.path}")
