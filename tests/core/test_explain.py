@@ -102,7 +102,8 @@ def test_what_is_explained_is_what_is_answered(name: str) -> None:
     for source, qtype, stream in product(SOURCES, (AAAA, TXT, SRV, PTR, SOA, ANY, A), (False, True)):
         both(query(name, qtype), source, demo(), turn=qtype * 7, stream=stream)
         both(query(name.upper(), qtype, opt(option(10, bytes(8)), size=600)), source, demo(), stream=stream)
-        both(query(name, qtype, flags=0), source, demo(), rules=Rules(forwarding=False), stream=stream)
+        if qtype == AAAA:
+            both(query(name, qtype, flags=0), source, demo(), rules=Rules(forwarding=False), stream=stream)
     both(query(name), MACHINE, None)
 
 

@@ -378,7 +378,7 @@ def test_the_last_good_catalog_stays_while_the_file_is_harmed_and_repair_is_noti
             with caplog.at_level(logging.INFO, "internal_dns"):
                 harm(path)
                 await found.until(lambda: found.watcher.problem, 1)
-                await asyncio.sleep(0.15)  # several attempts
+                await asyncio.sleep(0.1)  # several attempts
             assert found.catalog is before
             assert len(found.applied) == 1
             assert [record.levelname for record in caplog.records] == ["WARNING"]
