@@ -95,8 +95,11 @@ class AnswerTable:
         else:
             return None
         network = source[2:6] if source[:2] == self.prefix else self._mapped(source)
+        if destination[:2] == self.prefix and destination[2:6] not in (b"\0\0\0\0", network):
+            return None
         table = self._tables.get(network)  # type: ignore[arg-type]  # None is nobody's key
-        if table is None or (destination[:2] == self.prefix and destination[2:6] not in (b"\0\0\0\0", network)):
+        if table is None:
+            self.misses += 1
             return None
         # QTYPE must not be lower-cased: its octets may look like letters.
         entry = table.get(octets[HEADER : end - 4].lower() + octets[end - 4 : end])
