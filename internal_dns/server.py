@@ -134,7 +134,7 @@ class Server:
             self.exchange.use(loaded.catalog)
             if loaded.written_at is not None and not first:
                 self.metrics.propagation.observe(time.time() - loaded.written_at)
-            self.notifying = asyncio.get_running_loop().create_task(self.api.notify())
+            self.api.notify()
             if not first:
                 # There may be a hundred small commits a second; a file read whole is worth a line.
                 level = logging.DEBUG if loaded.parts else logging.INFO

@@ -39,7 +39,7 @@ class Api:
         self.catalog, self.exchange, self.prefix, self.hidden = catalog, exchange, prefix, hidden
         self.thread = ThreadPoolExecutor(1, "writer")
         self.writer: Writer | None = None
-        self.changed = asyncio.Condition()
+        self.changed = asyncio.Event()  # of the catalog that answers now: set when another does, then replaced
         self.server: asyncio.Server | None = None
         self.path = socket_path(catalog)
 
@@ -72,10 +72,10 @@ class Api:
         if self.writer is not None:
             self.writer.close()
 
-    async def notify(self) -> None:
+    def notify(self) -> None:
         """Another catalog answers now."""
-        async with self.changed:
-            self.changed.notify_all()
+        passed, self.changed = self.changed, asyncio.Event()
+        passed.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -115,8 +115,9 @@ class Api:
     async def _visible(self, revision: int) -> bool:
         """Wait until the server answers from *revision* or later."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(WAIT), self.changed:
-                await self.changed.wait_for(lambda: self._revision() >= revision)
+            async with asyncio.timeout(WAIT):
+                while self._revision() < revision:
+                    await self.changed.wait()
         return self._revision() >= revision
 
     def _revision(self) -> int:
@@ -133,15 +134,16 @@ class Api:
         last = b""
         try:
             while not gone.done():
+                changed = self.changed  # before the answer: a change while it is sent is not missed
                 octets = self.exchange.answer_for_watch(query, source)
                 if octets != last:
                     await _send(writer, {"reply": octets.hex(), "revision": self._revision()})
                     last = octets
-                async with self.changed:
-                    waiting = asyncio.ensure_future(self.changed.wait())
+                waiting = asyncio.ensure_future(changed.wait())
+                try:
                     await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
                     waiting.cancel()
-                    await asyncio.gather(waiting, return_exceptions=True)
         finally:
             gone.cancel()
 
