@@ -42,6 +42,7 @@ class Api:
         self.changed = asyncio.Event()  # of the catalog that answers now: set when another does, then replaced
         self.server: asyncio.Server | None = None
         self.path = socket_path(catalog)
+        self.clients: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     async def start(self) -> None:
         """Listen. A socket that a killed server left behind is replaced; one that answers is not."""
@@ -65,6 +66,10 @@ class Api:
             self.server.close()
             with contextlib.suppress(OSError):
                 self.path.unlink()
+        for writer in self.clients.values():
+            writer.close()  # watchers see the end and leave
+        if self.clients:
+            await asyncio.wait(self.clients, timeout=1)
         await asyncio.get_running_loop().run_in_executor(self.thread, self._close_writer)
         self.thread.shutdown()
 
@@ -78,12 +83,16 @@ class Api:
         passed.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.clients[task] = writer
         try:
             while line := await reader.readline():
                 await self._reply(line, reader, writer)
         except (OSError, ValueError):  # gone, or a line past the limit
             pass
         finally:
+            del self.clients[task]
             writer.close()
 
     async def _reply(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -77,7 +77,7 @@ def apply(request: Request, writer: Writer) -> Reply:
         raise BadRequest("`text` must hold the document, `kind` may say toml or json")
     document = declare.parse(
         text, name=str(request.get("name", "document")), kind=request.get("kind"),
-        prefix=writer.prefix,
+        prefix=writer.prefix, hidden=writer.hidden,
     )  # fmt: skip
     plan = declare.plan(writer.connection, document, prune=bool(request.get("prune")))
     reply: Reply = {"summary": plan.summary(), "lines": plan.lines, "warnings": [*plan.warnings, *plan.notes]}

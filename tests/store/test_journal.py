@@ -363,9 +363,9 @@ def test_a_row_that_another_renamed_row_replaces_leaves_its_app(path: Path) -> N
 
 FAULTY = {
     "a service": ("INSERT INTO machine_services VALUES ('3d8d9930b03989', 'x', 'tcp', 0)",
-                  "UPDATE machine_services SET port = 80 WHERE port = 0"),
-    "a service of nobody": ("INSERT INTO machine_services VALUES ('nobody', 'x', 'tcp', 0)",
-                            "DELETE FROM machine_services WHERE machine_id = 'nobody'"),
+                  "DELETE FROM machine_services WHERE port = 0"),
+    "another port": ("UPDATE machine_services SET port = 0 WHERE machine_id = '3d8d9930b03989'",
+                     "UPDATE machine_services SET port = 80 WHERE port = 0"),
     "a machine's app": ("UPDATE machines SET app = 'bad name' WHERE id = '3d8d9930b03989'",
                         "UPDATE machines SET app = 'web' WHERE id = '3d8d9930b03989'"),
     "a machine's address": ("UPDATE machines SET address = 'x' WHERE id = '3d8d9930b03989'",
@@ -414,6 +414,16 @@ def test_faults_come_and_go_with_the_row_that_has_them(path: Path, what: str) ->
         loaded = reader.read()
         run(path, right)
         same(reader.update(loaded), load(path))
+
+
+def test_what_belongs_to_no_machine_is_no_fault(path: Path) -> None:
+    """It is left out of every answer whatever it is, and the journal has no app to name for it."""
+    with Reader(path) as reader:
+        loaded = reader.read()
+        run(path, "INSERT INTO machine_services VALUES ('nobody', 'x', 'tcp', 0)")
+        for found in (reader.update(loaded), load(path)):
+            assert found.fault_count == 0
+            same(found, load(path))
 
 
 # ── what stays ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -494,7 +504,10 @@ def test_a_trimmed_journal_is_no_loss(path: Path) -> None:
 def test_a_journal_trimmed_to_what_was_read_is_no_reason_to_read_everything(path: Path) -> None:
     with Reader(path) as reader:
         loaded = reader.read()
-        run(path, "DELETE FROM journal", "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'")
+        run(path, "UPDATE machines SET state = 'x' WHERE id = '148e306c77e789'")
+        loaded = reader.update(loaded)
+        trim = "DELETE FROM journal WHERE revision < (SELECT max(revision) FROM journal)"
+        run(path, trim, "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'")
         after = reader.update(loaded)
         assert after.parts == 1
         same(after, load(path))

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -249,7 +249,8 @@ def test_a_table_or_column_that_is_made_up_is_refused(writer: Writer) -> None:
 
 def test_no_table_is_hurt_by_names_that_look_like_sql(writer: Writer) -> None:
     for table, keys in writing.KEYS.items():
-        writer.write([], [(table, dict.fromkeys(keys, "' OR 1=1; DROP TABLE machines; --"))])
+        with suppress(Refused):  # where numbers belong
+            assert writer.write([], [(table, dict.fromkeys(keys, "' OR 1=1; DROP TABLE machines; --"))]).rows == 0
     writer.write(
         [("machine_metadata", {"machine_id": "3d8d9930b03989", "key": "'", "value": "'); DELETE FROM apps;--"})]
     )
@@ -314,8 +315,13 @@ def test_a_name_that_differs_from_another_in_letter_case_only_is_refused(writer:
     assert "letter case" in refused(writer, put)[0]
 
 
-@pytest.mark.parametrize(("table", "row"), [("machine_metadata", {"key": "k", "value": "v"}),
-                                            ("machine_services", {"name": "x", "protocol": "tcp", "port": 1})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("machine_metadata", {"key": "k", "value": "v"}),
+        ("machine_services", {"name": "x", "protocol": "tcp", "port": 1}),
+    ],
+)
 def test_what_belongs_to_a_machine_that_is_not_there_is_refused(
     writer: Writer, table: str, row: dict[str, Any]
 ) -> None:
