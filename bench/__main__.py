@@ -21,7 +21,7 @@ RESULTS: Final = Path(__file__).with_name("results")
 def main() -> None:
     """Read the command line and measure."""
     words = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    words.add_argument("--short", action="store_true", help="less than four minutes, rougher")
+    words.add_argument("--short", action="store_true", help="less than five minutes, rougher")
     words.add_argument("--only", metavar="PART,…", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     words.add_argument("--json", metavar="FILE", type=Path, help="where the results go [default: bench/results/…]")
     given = words.parse_args()

@@ -29,7 +29,7 @@ class Answer(NamedTuple):
     """What matters of a reply."""
 
     rcode: int
-    count: int
+    records: int
     ede: tuple[int, ...]
 
 
@@ -72,11 +72,11 @@ class Asker:
         return None
 
     def until(self, octets: bytes, count: int, limit: float) -> float | None:
-        """Ask until the answer has *count* records; return when, of time.perf_counter, or None after *limit* seconds."""
+        """Ask until the answer has *count* records; return when (time.perf_counter), or None after *limit* seconds."""
         deadline = time.perf_counter() + limit
         while (now := time.perf_counter()) < deadline:
             answer = self.ask(octets)
-            if answer is not None and answer.rcode in (NOERROR, NXDOMAIN) and answer.count == count:
+            if answer is not None and answer.rcode in (NOERROR, NXDOMAIN) and answer.records == count:
                 return time.perf_counter()
             time.sleep(max(0.0, now + PAUSE - time.perf_counter()))
         return None
@@ -84,8 +84,7 @@ class Asker:
     def at_rate(self, questions: Sequence[bytes], rate: int, seconds: float) -> dict[str, Any]:
         """Ask *rate* a second, whatever comes back. Latency counts from the moment a question was due."""
         self._socket.setblocking(False)
-        ready, due, latencies, rcodes = select.poll(), {}, list[float](), dict[int, int]()
-        ready.register(self._socket, select.POLLIN)
+        due, latencies, rcodes = dict[bytes, float](), list[float](), dict[int, int]()
         start, sent, total = time.perf_counter(), 0, int(rate * seconds)
         while (sent < total or due) and (now := time.perf_counter()) < start + seconds + PATIENCE:
             while sent < total and start + sent / rate <= now:
@@ -93,11 +92,8 @@ class Asker:
                 due[identifier] = start + sent / rate
                 self._socket.send(identifier + questions[sent % len(questions)][2:])
                 sent += 1
-            left = start + sent / rate - now if sent < total else PATIENCE
-            # poll() takes milliseconds: sleep the rest of less than one here, and read right after.
-            if left < 0.001:
-                time.sleep(max(0.0, left) / 4)
-            ready.poll(max(0, int(left * 1000)))
+            left = start + sent / rate - time.perf_counter() if sent < total else PATIENCE
+            select.select([self._socket], [], [], max(0.0, left))
             with suppress(BlockingIOError):
                 while True:
                     reply = self._socket.recv(4096)

@@ -26,7 +26,7 @@ AT_MOST: Final = 120  # seconds, should nobody end it
 
 @contextmanager
 def churn(catalog: Path, commits: int, rows: int) -> Iterator[dict[str, Any]]:
-    """Have another process write meanwhile. What it says is in the dictionary afterwards, `late` when it was too slow."""
+    """Have another process write meanwhile. The dictionary holds what it says afterwards; `late` if it was too slow."""
     told: dict[str, Any] = {}
     if not commits:
         yield told

@@ -1,4 +1,4 @@
-"""A catalog that changes while it is served: from a commit to the answer, seen from outside, and what it costs others."""
+"""A catalog that changes while it is served: how soon an answer tells, seen from outside, and what it costs others."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def _until_ready(server: Server, began: float) -> dict[str, Any]:
                 continue
             first_reply = first_reply or time.perf_counter() - began
             slowest = max(slowest, time.perf_counter() - asked)
-            if answer is not None and answer.rcode == NOERROR and answer.count:
+            if answer is not None and answer.rcode == NOERROR and answer.records:
                 break
             if answer is not None and answer.rcode == SERVFAIL and NOT_READY in answer.ede:
                 not_ready += 1

@@ -425,9 +425,9 @@ class Reader:
         if revision == since:
             return before
         execute = self.connection.execute
-        oldest, written_at = execute(
-            "SELECT min(revision), min(CASE WHEN revision > ? THEN written_at END) FROM journal", (since,)
-        ).fetchone()
+        # Two questions, as SQLite answers each from one end of the index; in one it would walk the whole journal.
+        (oldest,) = execute("SELECT min(revision) FROM journal").fetchone()
+        (written_at,) = execute("SELECT min(written_at) FROM journal WHERE revision > ?", (since,)).fetchone()
         changes = execute(
             "SELECT DISTINCT kind, network_id, label FROM journal WHERE revision > ? LIMIT ?", (since, MANY_CHANGES + 1)
         ).fetchall()
