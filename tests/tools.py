@@ -9,9 +9,7 @@ import pytest
 def requires_tool(*names: str) -> pytest.MarkDecorator:
     """Skip unless every one of the commands *names* is on PATH."""
     missing = [name for name in names if shutil.which(name) is None]
-    return pytest.mark.skipif(
-        bool(missing), reason=f"{', '.join(missing)} not installed (tests/debian-packages.txt)"
-    )
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed (tests/debian-packages.txt)")
 
 
 def requires_root() -> pytest.MarkDecorator:

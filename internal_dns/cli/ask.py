@@ -17,6 +17,7 @@ from internal_dns.cli.words import (
     json_option,
     paint,
     print_json,
+    settings,
 )  # fmt: skip
 from internal_dns.core import names
 from internal_dns.core.journey import asked_in, our_zone
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
 
     from internal_dns.core.explain import Explanation
 
-_PREFIX: Final = b"\xfd\xaa"
+_PREFIX: Final = b"\xfd\xaa"  # of a server whose settings are not ours to know
 _ADVERTISED: Final = 1_232
 
 
-def usual_type(name: str) -> str:
+def usual_type(name: str, prefix: bytes = _PREFIX) -> str:
     """The type one asks a name for: TXT for the lists, SRV for services, PTR for reverse names, else AAAA."""
     labels = tuple(label.lower().encode() for label in name.rstrip(".").split(".") if label)
-    zone = our_zone(labels, _PREFIX)
-    match asked_in(zone, labels, _PREFIX) if zone else None:
+    zone = our_zone(labels, prefix)
+    match asked_in(zone, labels, prefix) if zone else None:
         case names.Apps() | names.Instances() | names.Peers() | names.Regions() | names.Machines() | names.WhoAmI():
             return "TXT"
         case names.Page(names.Apps() | names.Instances() | names.Peers() | names.Regions() | names.Machines()):
@@ -49,7 +50,7 @@ def usual_type(name: str) -> str:
     return "AAAA"
 
 
-def _query(name: str, qtype: str | None, who: str | None) -> dns.message.QueryMessage:
+def query_for(name: str, qtype: str | None, who: str | None, prefix: bytes = _PREFIX) -> dns.message.QueryMessage:
     import dns.edns
     import dns.exception
     import dns.message
@@ -65,9 +66,8 @@ def _query(name: str, qtype: str | None, who: str | None) -> dns.message.QueryMe
     try:
         if qtype is None and ":" in name:
             name, qtype = dns.reversename.from_address(name).to_text(), "PTR"
-        return dns.message.make_query(
-            name, dns.rdatatype.from_text(qtype or usual_type(name)), use_edns=0, payload=_ADVERTISED, options=options
-        )
+        rdtype = dns.rdatatype.from_text(qtype or usual_type(name, prefix))
+        return dns.message.make_query(name, rdtype, use_edns=0, payload=_ADVERTISED, options=options)
     except (dns.exception.DNSException, ValueError) as error:
         raise Told(f"cannot ask for {name} {qtype or ''}".rstrip(), str(error), "Check the spelling of name and type",
                    2) from error  # fmt: skip
@@ -91,7 +91,7 @@ def dig(who: str | None, server: str, tcp: bool, timeout: float, as_json: bool, 
 
     from internal_dns.transport.sockets import Endpoint
 
-    query = _query(name, qtype, who)
+    query = query_for(name, qtype, who)
     try:
         endpoint = Endpoint.parse(server, 53)
     except ValueError as error:
@@ -175,17 +175,18 @@ def explain(
     from internal_dns.core.journey import Rules
     from internal_dns.store.sqlite import UnusableCatalog, load
 
+    as_served = settings()
     try:
-        loaded = load(catalog)
+        loaded = load(catalog, prefix=as_served.prefix, hidden=as_served.hidden_peers)
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise Told(f"catalog {catalog}", why, "Name it with --catalog, or make one: internal-dns init FILE --demo",
                    CONFIGURATION) from error  # fmt: skip
     first = min(loaded.catalog.networks.values(), key=lambda network: network.id, default=None)
-    query = _query(
-        name, qtype, who if who is not None else str(IPv6Address(first.prefix + bytes(10))) if first else None
-    )
-    rules = Rules(region=region.lower().encode() if region else None, dev=True)
+    if who is None and first:
+        who = str(IPv6Address(first.prefix + bytes(10)))
+    query = query_for(name, qtype, who, as_served.prefix)
+    rules = Rules(prefix=as_served.prefix, region=region.lower().encode() if region else None, dev=True)
     loopback = bytes(15) + b"\1"
     story = explained(query.to_wire(), loopback, loopback, loaded.catalog, rules, stream=tcp)
     reply = dns.message.from_wire(story.octets) if story.octets else None

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
-from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, Told
+from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, Told, settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 USAGE = 2
@@ -39,8 +39,9 @@ def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
     from internal_dns.store.sqlite import UnusableCatalog
     from internal_dns.store.writer import NotOurs, Refused, Writer
 
+    as_served = settings()
     try:
-        with Writer(catalog) as writer:
+        with Writer(catalog, as_served.prefix, as_served.hidden_peers) as writer:
             return performed(request, writer)
     except FileNotFoundError as error:
         raise _missing(catalog) from error

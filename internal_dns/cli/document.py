@@ -9,8 +9,17 @@ from typing import Any
 import click
 
 from internal_dns.cli.backend import USAGE, opened, perform, read_rows, write_options
-from internal_dns.cli.objects import network_number, network_of
-from internal_dns.cli.words import CONFIGURATION, FINDING, Told, catalog_option, json_option, paint, print_json
+from internal_dns.cli.objects import network_number, network_of, slash_48
+from internal_dns.cli.words import (
+    CONFIGURATION,
+    FINDING,
+    Told,
+    catalog_option,
+    json_option,
+    paint,
+    print_json,
+    settings,
+)
 
 
 def _text(file: str) -> str:
@@ -63,8 +72,9 @@ def diff(file: str, prune: bool, catalog: str, as_json: bool) -> None:
     """Tell how the catalog differs from FILE. Exit 1 when it does."""
     from internal_dns.store import declare
 
+    as_served = settings()
     try:
-        document = declare.parse(_text(file), name=file)
+        document = declare.parse(_text(file), name=file, prefix=as_served.prefix, hidden=as_served.hidden_peers)
     except declare.Faulty as error:
         why = "\n       ".join(map(str, error.faults))
         raise Told(f"{file} is not a catalog", why, "Correct it", FINDING) from error
@@ -89,7 +99,7 @@ def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) ->
 
     numbers = [network_of(catalog, name)["id"] for name in networks] or None
     with opened(catalog) as connection:
-        document, notes = declare.export(connection, numbers)
+        document, notes = declare.export(connection, numbers, prefix=settings().prefix)
     click.echo(declare.to_json(document) if as_json or kind == "json" else declare.to_toml(document), nl=False)
     for note in notes:
         click.echo(f"{paint('note', 'yellow', err=True)}  {note}", err=True)
@@ -115,18 +125,18 @@ def import_(
     from internal_dns import sources
     from internal_dns.store import declare
 
-    names = {}
+    prefix, names = settings().prefix, {}
     if Path(catalog).exists():
         names = {row["id"]: row["name"] for row in read_rows(catalog, "networks") if row["name"]}
     for text in networks:
         number, equals, name = text.partition("=")
-        found = network_number(number)
+        found = network_number(number, prefix)
         if not equals or found is None:
-            raise click.UsageError(f"--network {text!r} is not ID=NAME, such as fdaa:0:18::/48=acme")
+            raise click.UsageError(f"--network {text!r} is not ID=NAME, such as {slash_48(24, prefix)}=acme")
         names[found] = name
     more = {"kind": "peers"} if source == "csv" and peers else {}
     try:
-        options = sources.Options(networks=names, app=label, region=region)
+        options = sources.Options(networks=names, app=label, region=region, prefix=prefix)
         imported = import_module(f"internal_dns.sources.{source}").read(_text(file), options, **more)
     except sources.SourceError as error:
         raise Told(error.what, error.why, error.do, FINDING) from error

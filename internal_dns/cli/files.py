@@ -8,7 +8,16 @@ from pathlib import Path
 
 import click
 
-from internal_dns.cli.words import CONFIGURATION, FINDING, Told, catalog_option, json_option, paint, print_json
+from internal_dns.cli.words import (
+    CONFIGURATION,
+    FINDING,
+    Told,
+    catalog_option,
+    json_option,
+    paint,
+    print_json,
+    settings,
+)
 
 
 @click.command()
@@ -56,8 +65,9 @@ def check(catalog: str, as_json: bool) -> None:
     from internal_dns.store.check import findings
     from internal_dns.store.sqlite import UnusableCatalog, load
 
+    as_served = settings()
     try:
-        loaded = load(catalog)
+        loaded = load(catalog, prefix=as_served.prefix, hidden=as_served.hidden_peers)
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise Told(f"catalog {catalog}", why, "Name the file with --catalog", CONFIGURATION) from error

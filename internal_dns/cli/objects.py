@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from internal_dns.cli.backend import perform, read_rows, write_options
-from internal_dns.cli.words import FINDING, Told, catalog_option, json_option, print_json
+from internal_dns.cli.words import FINDING, Told, catalog_option, json_option, print_json, settings
 
 Rows = list[dict[str, Any]]
 
@@ -65,7 +65,7 @@ def change(
 
 def network_of(catalog: str, text: str) -> dict[str, Any]:
     """Return the network that *text* names: a name, an id, or a /48. Raises Told."""
-    number = network_number(text)
+    number = network_number(text, settings().prefix)
     rows = read_rows(catalog, "networks")
     found = [row for row in rows if row["id"] == number or (number is None and row["name"].lower() == text.lower())]
     if not found:
@@ -74,19 +74,20 @@ def network_of(catalog: str, text: str) -> dict[str, Any]:
     return found[0]
 
 
-def network_number(text: str) -> int | None:
-    """Return the id that *text* writes, as a number or a /48; None when it is a name."""
+def network_number(text: str, prefix: bytes) -> int | None:
+    """Return the id that *text* writes, as a number or a /48 of *prefix*; None when it is a name, or another's /48."""
     if text.isascii() and text.isdigit():
         return int(text)
     try:
         network = IPv6Network(text if "/" in text else f"{text}/48")
     except (AddressValueError, ValueError):
         return None
-    return int.from_bytes(network.network_address.packed[2:6], "big")
+    packed = network.network_address.packed
+    return int.from_bytes(packed[2:6], "big") if packed.startswith(prefix) and network.prefixlen == 48 else None
 
 
-def slash_48(number: int) -> str:
-    return str(IPv6Network((bytes.fromhex("fdaa") + number.to_bytes(4, "big") + bytes(10), 48)))
+def slash_48(number: int, prefix: bytes) -> str:
+    return str(IPv6Network((prefix + number.to_bytes(4, "big") + bytes(10), 48)))
 
 
 def split(text: str, what: str) -> tuple[str, str]:
@@ -119,7 +120,8 @@ network = click.Group("network", help="The tenants' networks.")
 @click.option("--routes", is_flag=True, help="Print the routes that make <network>::3 local to this host.")
 def network_list(catalog: str, as_json: bool, routes: bool) -> None:
     """List all networks."""
-    rows = [row | {"prefix": slash_48(row["id"])} for row in read_rows(catalog, "networks")]
+    ours = settings().prefix
+    rows = [row | {"prefix": slash_48(row["id"], ours)} for row in read_rows(catalog, "networks")]
     if routes:
         for row in rows:
             click.echo(f"ip -6 route add local {row['prefix'].removesuffix('::/48')}::3/128 dev lo")
@@ -137,7 +139,8 @@ def network_show(catalog: str, as_json: bool, name: str) -> None:
         r["app"] for r in read_rows(catalog, "machines", own)
     }
     peers = [r["name"] for r in read_rows(catalog, "peers", own)]
-    show_one(row | {"prefix": slash_48(row["id"]), "apps": sorted(apps), "peers": peers}, as_json)
+    prefix = slash_48(row["id"], settings().prefix)
+    show_one(row | {"prefix": prefix, "apps": sorted(apps), "peers": peers}, as_json)
 
 
 @command(network, "add", writes=True)
@@ -146,9 +149,10 @@ def network_show(catalog: str, as_json: bool, name: str) -> None:
 @click.option("--organization", default="", help="Slug of the organization that owns it.")
 def network_add(name: str, number: str, organization: str, **to: Any) -> None:
     """Add a network."""
-    found = network_number(number)
+    prefix = settings().prefix
+    found = network_number(number, prefix)
     if found is None:
-        raise click.UsageError(f"--id {number!r} is neither a number nor a /48")
+        raise click.UsageError(f"--id {number!r} is neither a number nor a /48 of {prefix.hex()}::/16")
     row = {"id": found, "name": name, "organization": organization}
     change(to.pop("catalog"), [("networks", row)], new=[("networks", {"id": found})], **to)
 
@@ -405,7 +409,7 @@ def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
     row = known(catalog, "peers", {"network_id": number, "name": label}, f"peer {name}")
     if wireguard:
         click.echo(f"Address = {row['address']}/120")
-        click.echo(f"DNS = {slash_48(number).removesuffix('::/48')}::3, internal")
+        click.echo(f"DNS = {slash_48(number, settings().prefix).removesuffix('::/48')}::3, internal")
     else:
         show_one(row, as_json)
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 import click
 
 from internal_dns.cli.words import CONFIGURATION, Told
-from internal_dns.config import ConfigurationError, Settings, load_settings, table
+from internal_dns.cli.words import settings as effective
+from internal_dns.config import Settings, table
 from internal_dns.core.catalog import Catalog
 from internal_dns.server import CannotStart, Server, run
 
@@ -43,7 +44,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @setting_options
 def serve(config: Path | None, **flags: Any) -> None:
     """Serve the catalog on the addresses of --listen until SIGTERM."""
-    _serve(_settings(flags, config), dev=False, ready=_one_line)
+    _serve(effective(flags, config), dev=False, ready=_one_line)
 
 
 @click.command()
@@ -54,25 +55,17 @@ def dev(netns: bool, config: Path | None, **flags: Any) -> None:
     if netns:
         from internal_dns.cli.netns import serve_in_namespace
 
-        serve_in_namespace(flags)
+        serve_in_namespace(flags, config)
         return
     if not flags["catalog"] and not os.environ.get("INTERNAL_DNS_CATALOG"):
         flags["catalog"] = str(demo_catalog())
     flags["listen"] = flags["listen"] or loopback_listeners()
-    settings = _settings(flags, config)
+    settings = effective(flags, config)
     network = _lowest_network(settings)
     if network and not settings.map_source:
         loopbacks = (("::1/128", network), ("127.0.0.0/8", network))
         settings = replace(settings, map_source=loopbacks)
     _serve(settings, dev=True, ready=lambda server: _dev_lines(server, network))
-
-
-def _settings(flags: dict[str, Any], config: Path | None) -> Settings:
-    try:
-        return load_settings(flags, file=config)
-    except ConfigurationError as error:
-        raise Told("the configuration cannot be used", "\n       ".join(error.faults), "Correct it; `internal-dns "
-                   "serve --help` lists every setting", CONFIGURATION) from error  # fmt: skip
 
 
 def _serve(settings: Settings, *, dev: bool, ready: Callable[[Server], None]) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from internal_dns.cli.ask import _query, reply_lines, reply_value
+from internal_dns.cli.ask import query_for, reply_lines, reply_value
 from internal_dns.cli.backend import connected, read_rows
-from internal_dns.cli.words import UNREACHABLE, Told, catalog_option, json_option, paint
+from internal_dns.cli.words import UNREACHABLE, Told, catalog_option, json_option, paint, settings
 
 
 @click.command()
@@ -25,10 +25,11 @@ def watch(who: str | None, changes: int | None, catalog: str, as_json: bool, nam
     """Print the answer to NAME, and again whenever it becomes another. Ctrl-C ends."""
     import dns.message
 
+    prefix = settings().prefix
     if who is None and (networks := read_rows(catalog, "networks")):
         lowest = min(row["id"] for row in networks)
-        who = str(IPv6Address(bytes.fromhex("fdaa") + lowest.to_bytes(4, "big") + bytes(10)))
-    query = _query(name, qtype, who).to_wire()
+        who = str(IPv6Address(prefix + lowest.to_bytes(4, "big") + bytes(10)))
+    query = query_for(name, qtype, who, prefix).to_wire()
     request = {"op": "watch", "query": query.hex(), "source": (bytes(15) + b"\1").hex()}
     with connected(Path(catalog)) as server:
         server.sendall(json.dumps(request).encode() + b"\n")

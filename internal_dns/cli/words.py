@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
+
+if TYPE_CHECKING:
+    from internal_dns.config import Settings
 
 FINDING: Final = 1
 UNREACHABLE: Final = 3
@@ -42,6 +46,17 @@ def paint(text: str, colour: str, *, err: bool = False) -> str:
 def print_json(value: Any) -> None:
     """Print *value* as indented JSON."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def settings(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:
+    """The settings of `serve`: a catalog means the same, prefix and hidden peers, to all who read it. Raises Told."""
+    from internal_dns.config import ConfigurationError, load_settings
+
+    try:
+        return load_settings(flags or {}, file=file)
+    except ConfigurationError as error:
+        raise Told("the configuration cannot be used", "\n       ".join(error.faults), "Correct it; `internal-dns "
+                   "serve --help` lists every setting", CONFIGURATION) from error  # fmt: skip
 
 
 def json_option(command: F) -> F:

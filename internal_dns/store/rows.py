@@ -256,4 +256,4 @@ def octets(value: object) -> bytes:
 
 def shown(value: object) -> str:
     """Return a cell for an operator's eyes: at most 80 printable characters."""
-    return printable(value if isinstance(value, bytes) else str(value).encode())[:80] or "''"
+    return printable(value if isinstance(value, bytes) else str(value).encode("utf-8", "backslashreplace"))[:80] or "''"

@@ -15,12 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internal_dns.store.declare import (
-    KEYS,
     Document,
     DocumentFault,
     Faulty,
     Plan,
-    _Lines,
     export,
     json_schema,
     parse,
@@ -28,6 +26,8 @@ from internal_dns.store.declare import (
     to_json,
     to_toml,
 )
+from internal_dns.store.declare.file import KEYS
+from internal_dns.store.declare.lines import Lines
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import read
 from internal_dns.store.writer import Writer
@@ -506,7 +506,7 @@ def test_whatever_is_written_as_json_is_read_back(value: dict[str, Any]) -> None
 @given(value=tables)
 def test_the_line_of_a_path_has_its_last_key(kind: str, value: dict[str, Any]) -> None:
     text = WRITERS[kind](value)
-    lines, told = _Lines(text, kind), text.split("\n")
+    lines, told = Lines(text, kind), text.split("\n")
     for path in paths(value):
         if isinstance(path[-1], str):
             key = (

@@ -1,0 +1,224 @@
+"""The difference between the rows a document means and those of a file, as rows and in words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from socket import AF_INET6, inet_ntop
+from typing import Any, Literal
+
+from internal_dns.store.declare.file import (
+    FLAG_COLUMNS,
+    KEYS,
+    OF_MACHINE,
+    OF_NETWORK,
+    ORDER,
+    Row,
+    bindable,
+    cell_text,
+    host_text,
+    key_text,
+)
+from internal_dns.store.declare.values import octets
+
+Sign = Literal["+", "~", "-"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that is added, changed or removed, in words."""
+
+    sign: Sign
+    kind: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.sign} {self.kind} {self.words}"
+
+
+class Difference:
+    """Compares wanted with present rows, table by table."""
+
+    def __init__(self, wanted: Mapping[str, list[Row]], present: Mapping[str, list[Row]], *, prune: bool) -> None:
+        self.prune, self.present = prune, present
+        self.puts: list[tuple[str, Row]] = []
+        self.deletes: list[tuple[str, Row]] = []
+        self.notes: list[str] = []
+        self.wanted = {table: {_key(table, row): row for row in rows} for table, rows in wanted.items()}
+        self.before: dict[str, dict[tuple[Any, ...], Row]] = {}  # present rows by key, those in doubt left out
+        self.named = {row["id"] for row in wanted["networks"]}
+        self.old_apps = {(row["network_id"], row["app"]) for row in present["machines"]}
+        self.new_apps = {(row["network_id"], row["app"]) for row in wanted["machines"]}
+
+    def work_out(self) -> None:
+        for table in KEYS:
+            # Of addresses that are written two ways the one as we write it is kept.
+            rows = sorted(self.present[table], key=lambda row: row.get("address") != _canonical(row.get("address")))
+            before = self.before[table] = {}
+            for row in rows:
+                if not all(bindable(row[column]) for column in KEYS[table]):
+                    self.notes.append(f"{table} {key_text(table, row)}: left as it is: no statement finds its key")
+                elif (key := _key(table, row)) in before:
+                    self.delete(table, row)
+                else:
+                    before[key] = row
+                    if key not in self.wanted[table] and self.is_ours(table, row):
+                        self.delete(table, row)
+            for key, row in self.wanted[table].items():
+                old = before.get(key)
+                if old is None and table == "apps" and key in self.old_apps & self.new_apps:
+                    continue
+                if old is None or _compared(old) != _compared(row):
+                    self.puts.append((table, row))
+        self.deletes.sort(key=lambda found: (ORDER.index(found[0]), _in_order(found[1].values())))
+
+    def delete(self, table: str, row: Row) -> None:
+        self.deletes.append((table, {column: row[column] for column in KEYS[table]}))
+
+    def is_ours(self, table: str, row: Row) -> bool:
+        """Say whether a row that is not wanted is to go."""
+        if self.prune or table in OF_MACHINE:  # only those of machines that we look at were read
+            return True
+        return table in OF_NETWORK and row["network_id"] in self.named
+
+    # In words.
+
+    def changes(self) -> list[Change]:
+        found = [
+            *self.told("networks", "network", lambda row: self.network(row["id"])),
+            *self.apps(),
+            *self.machines(),
+            *self.told("peers", "peer", lambda row: f"{self.network(row['network_id'])}/{cell_text(row['name'])}"),
+            *self.told("flycasts", "flycast", lambda row: f"{self.of_app(row)} {cell_text(row['address'])}"),
+            *self.told("organizations", "organization", lambda row: cell_text(row["slug"])),
+            *self.told("regions", "region", lambda row: cell_text(row["code"])),
+            *self.told("region_latency", "latency", _pair),
+            *self.told("hosts", "host", lambda row: host_text(row["id"])),
+        ]
+        strays = [(table, key) for table, key in self.deletes if table in OF_MACHINE and not self.is_known(key)]
+        for table, key in strays:
+            kind, name = ("metadata", "key") if table == "machine_metadata" else ("service", "name")
+            words = f"{cell_text(key[name])} of machine {cell_text(key['machine_id'])}, which is not there"
+            found.append(Change("-", kind, words))
+        return found
+
+    def is_known(self, key: Row) -> bool:
+        return any((key["machine_id"],) in machines for machines in (self.before["machines"], self.wanted["machines"]))
+
+    def told(self, table: str, kind: str, name: Callable[[Row], str]) -> Iterator[Change]:
+        for _, row in sorted(self.of(table, self.deletes), key=lambda found: _in_order(found[0])):
+            yield Change("-", kind, name(row))
+        for key, row in sorted(self.of(table, self.puts), key=lambda found: _in_order(found[0])):
+            old = self.before[table].get(key)
+            if old is None:
+                yield Change("+", kind, name(row))
+            else:
+                yield Change("~", kind, f"{name(row)}: {', '.join(_fields_changed(old, row))}")
+
+    @staticmethod
+    def of(table: str, found: list[tuple[str, Row]]) -> Iterator[tuple[tuple[Any, ...], Row]]:
+        return ((_key(table, row), row) for of_table, row in found if of_table == table)
+
+    def apps(self) -> Iterator[Change]:
+        """An app is there by its row or by its machines."""
+        old = {key for key in {*self.before["apps"], *self.old_apps} if self.prune or key[0] in self.named}
+        new = {*self.wanted["apps"], *self.new_apps}
+        for sign, found in ("-", old - new), ("+", new - old):
+            for number, app in sorted(found, key=_in_order):
+                yield Change(sign, "app", f"{self.network(number)}/{cell_text(app)}")  # type: ignore[arg-type]
+
+    def machines(self) -> Iterator[Change]:
+        """Metadata and services are told with their machine."""
+        parts: dict[object, list[str]] = defaultdict(list)
+        for table, kind in ("machine_metadata", "metadata"), ("machine_services", "service"):
+            for _, row in self.of(table, self.deletes):
+                parts[row["machine_id"]].append(f"{kind} {_part(row)} removed")
+            for key, row in self.of(table, self.puts):
+                old, value = self.before[table].get(key), "value" if kind == "metadata" else "port"
+                how = f"{cell_text(old[value])} -> {cell_text(row[value])}" if old else "added"
+                parts[row["machine_id"]].append(f"{kind} {_part(row)} {how}")
+        old_rows, new_rows = self.before["machines"], self.wanted["machines"]
+        for key, row in sorted(self.of("machines", self.deletes), key=lambda found: _in_order(found[0])):
+            yield Change("-", "machine", f"{cell_text(row['id'])} of {self.of_app(old_rows[key])}")
+        for key, row in new_rows.items():
+            words = f"{cell_text(row['id'])} of {self.of_app(row)}"
+            if (was := old_rows.get(key)) is None:
+                yield Change("+", "machine", words)
+                continue
+            moved = [f"network {self.network(was['network_id'])} -> {self.network(row['network_id'])}"]
+            changed = moved if was["network_id"] != row["network_id"] else []
+            changed = changed + _fields_changed(was, row) + parts.get(row["id"], [])
+            if changed:
+                yield Change("~", "machine", f"{words}: {', '.join(changed)}")
+
+    def of_app(self, row: Row) -> str:
+        return f"{self.network(row['network_id'])}/{cell_text(row['app'])}"
+
+    def network(self, number: object) -> str:
+        """Name a network as the document does, else as the file does, else by its number."""
+        row = self.wanted["networks"].get((number,)) or self.before["networks"].get((number,)) or {}
+        return cell_text(row.get("name") or number)
+
+    def warnings(self) -> list[str]:
+        found = []
+        kept = [] if self.prune else [row for row in self.present["networks"] if row["id"] not in self.named]
+        names = {str(row["name"]).lower(): row for row in self.wanted["networks"].values()}
+        for row in kept:
+            if (new := names.get(str(row["name"]).lower())) is not None:
+                found.append(
+                    f"network {row['id']} of the catalog is called {cell_text(new['name'])} too, like {new['id']}"
+                )
+        for key, new in self.wanted["machines"].items():
+            old = self.before["machines"].get(key)
+            if old is not None and old["network_id"] not in self.named:
+                whence = f"network {self.network(old['network_id'])}, which the document does not name"
+                found.append(f"machine {cell_text(new['id'])} moves away from {whence}")
+        return found
+
+
+def _key(table: str, row: Row) -> tuple[Any, ...]:
+    return tuple(_canonical(row[c]) if c == "address" else row[c] for c in KEYS[table])
+
+
+def _canonical(address: Any) -> Any:
+    packed = octets(address)
+    return address if packed is None else inet_ntop(AF_INET6, packed)
+
+
+def _compared(row: Row) -> Row:
+    """Return a row's cells as the reader takes them."""
+    return {column: _meant(column, value) for column, value in row.items()}
+
+
+def _meant(column: str, value: Any) -> Any:
+    if column in FLAG_COLUMNS:
+        return bool(value)
+    return _canonical(value) if column == "address" else value
+
+
+def _fields_changed(old: Row, new: Row) -> list[str]:
+    return [
+        f"{column.removeprefix('process_')} {_meaning(column, old[column])} -> {_meaning(column, value)}"
+        for column, value in new.items()
+        if column != "network_id" and _meant(column, old[column]) != _meant(column, value)
+    ]
+
+
+def _meaning(column: str, value: Any) -> str:
+    if column in FLAG_COLUMNS:
+        return str(bool(value)).lower()
+    return "unknown" if value is None else cell_text(value)
+
+
+def _part(row: Row) -> str:
+    return cell_text(row["key"]) if "key" in row else f"{cell_text(row['name'])}/{cell_text(row['protocol'])}"
+
+
+def _pair(row: Row) -> str:
+    return f"{cell_text(row['from_region'])} to {cell_text(row['to_region'])}"
+
+
+def _in_order(cells: Iterable[Any]) -> list[tuple[str, Any]]:
+    """A key to sort by, whatever types a laxer writer mixed."""
+    return [(type(cell).__name__, cell) for cell in cells]

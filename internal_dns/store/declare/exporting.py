@@ -1,0 +1,189 @@
+"""Export: from the rows of a file to a document's plain value."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from math import isfinite
+from typing import Any, Final, NamedTuple
+
+from internal_dns.store.declare import form
+from internal_dns.store.declare.file import (
+    COLUMNS,
+    FLAG_COLUMNS,
+    KEYS,
+    OF_NETWORK,
+    Row,
+    host_text,
+    is_unicode,
+    key_text,
+    of_networks,
+    select,
+    snapshot,
+)
+from internal_dns.store.declare.values import FLAG, slash_48
+from internal_dns.store.rows import shown
+
+
+class Exported(NamedTuple):
+    """A document's plain value, and what of the file it cannot say."""
+
+    document: dict[str, Any]
+    notes: list[str]
+
+
+def export(
+    connection: sqlite3.Connection, networks: Iterable[int] | None = None, *, prefix: bytes = form.PREFIX
+) -> Exported:
+    """Return the file as a document: all of it, or only some *networks* with their organizations.
+
+    Rows are told as they are, also those that `parse` refuses; flags as the reader takes them (anything but 0 is true).
+    What no document can hold is left out and noted: octets that are not UTF-8, blobs, infinities, what belongs to a
+    machine that does not exist. A network without a name, or with one that is taken, goes by its number, with a note.
+    Raises sqlite3.Error.
+    """
+    only = None if networks is None else sorted(set(networks))
+    with snapshot(connection):
+        if only is None:
+            rows = {table: select(connection, table) for table in KEYS}
+        else:
+            rows = of_networks(connection, only)
+    return _Export(rows, only, prefix).exported()
+
+
+class _Export:
+    def __init__(self, rows: Mapping[str, list[Row]], only: Sequence[int] | None, prefix: bytes) -> None:
+        self.notes: list[str] = []
+        self.only, self.prefix = only, prefix
+        self.rows = {table: self.sayable(table, rows[table]) for table in KEYS}
+
+    def sayable(self, table: str, rows: list[Row]) -> list[Row]:
+        """Return the rows of *table* that a document can hold, sorted."""
+        found = []
+        for row in rows:
+            why = next((f"{c} {why}" for c in COLUMNS[table] if (why := _unsayable(table, c, row[c]))), None)
+            if why is None:
+                found.append(row)
+            else:
+                self.notes.append(f"{table} {key_text(table, row)}: left out: {why}")
+        return sorted(found, key=lambda row: [(isinstance(row[c], str), row[c]) for c in KEYS[table]])
+
+    def exported(self) -> Exported:
+        names = self.network_names()
+        self.notes += [f"networks {number}: nothing is there" for number in self.only or () if number not in names]
+        document = {
+            "networks": {names[number]: value for number, value in self.networks(names).items()},
+            "organizations": {row["slug"]: _said(row, form.ORGANIZATION) for row in self.rows["organizations"]},
+            "regions": {row["code"]: _said(row, form.REGION) for row in self.rows["regions"]},
+            "latency": [_said(row, form.LATENCY) for row in self.rows["region_latency"]],
+            "hosts": {host_text(row["id"]): _said(row, form.HOST) for row in self.rows["hosts"]},
+        }
+        return Exported({key: value for key, value in document.items() if value}, self.notes)
+
+    def network_names(self) -> dict[int, str]:
+        """Return a name for every network that any row is of."""
+        named = {row["id"]: row["name"] for row in self.rows["networks"]}
+        numbers = {row["network_id"] for table in OF_NETWORK for row in self.rows[table]}
+        names: dict[int, str] = {}
+        taken = set(named.values())
+        used: set[str] = set()
+        for number in sorted({*named, *numbers}):
+            name = named.get(number)
+            if not name or name in used:
+                why = "has no row in networks" if name is None else "has the name of another" if name else "has no name"
+                name = next(n for n in _stand_ins(number) if n not in taken)
+                self.notes.append(f"networks {number}: {why}, so it goes by {name}")
+                taken.add(name)
+            used.add(name)
+            names[number] = name
+        return names
+
+    def networks(self, names: Mapping[int, str]) -> dict[int, dict[str, Any]]:
+        found: dict[int, dict[str, Any]] = {number: {"id": self.network_id(number)} for number in names}
+        for row in self.rows["networks"]:
+            found[row["id"]] |= {"organization": row["organization"]} if row["organization"] else {}
+        machines = self.machines()
+        apps = {(row["network_id"], row["name"]) for row in self.rows["apps"]} | machines.keys()
+        for number, app in sorted(apps):
+            of_app = {"machines": machines[number, app]} if (number, app) in machines else {}
+            found[number].setdefault("apps", {})[app] = of_app
+        for row in self.rows["peers"]:
+            found[row["network_id"]].setdefault("peers", {})[row["name"]] = _said(row, form.PEER)
+        for row in self.rows["flycasts"]:
+            flycasts = found[row["network_id"]].setdefault("flycasts", {})
+            flycasts.setdefault(row["app"], []).append(row["address"])
+        return found
+
+    def network_id(self, number: int) -> int | str:
+        return slash_48(number, self.prefix) if 0 < number < 1 << 32 else number
+
+    def machines(self) -> dict[tuple[int, str], list[dict[str, Any]]]:
+        """Return machines by network and app, with what belongs to them."""
+        metadata: dict[str, dict[str, str]] = defaultdict(dict)
+        for row in self.rows["machine_metadata"]:
+            metadata[row["machine_id"]][row["key"]] = row["value"]
+        services: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in self.rows["machine_services"]:
+            services[row["machine_id"]].append(_said(row, form.SERVICE))
+        found: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+        for row in self.rows["machines"]:
+            of_machine = {"metadata": metadata.pop(row["id"], {}), "services": services.pop(row["id"], [])}
+            found[row["network_id"], row["app"]].append(_said({**row, **of_machine}, form.MACHINE))
+        if self.only is None:
+            for machine in sorted({*metadata, *services}):
+                what = f"metadata and services of machine {shown(machine)}"
+                self.notes.append(f"{what}: left out: the document has no such machine")
+        return found
+
+
+def _said(row: Row, known: Mapping[str, form.Field]) -> dict[str, Any]:
+    """Return a row as a table of the document: what equals its default is left out."""
+    found = {}
+    for key, known_field in known.items():
+        value = row[known_field.column]
+        if known_field.kind is FLAG:
+            value = bool(value)
+        if known_field.default is form.REQUIRED or value != known_field.default:
+            found[key] = value
+    return found
+
+
+def _unsayable(table: str, column: str, value: object) -> str | None:
+    """Say why no document can hold this cell, or None."""
+    match value:
+        case str() if not is_unicode(value):
+            return "is not UTF-8"
+        case str() | float() if column == "network_id" or (column == "id" and table != "machines"):
+            return "is no integer"
+        case int() | float() if column in _KEY_TEXTS.get(table, ()):
+            return "is no text"
+        case float() if not isfinite(value):
+            return "is infinite"
+        case bytes():
+            return "is a blob"
+        case None if column not in ("latitude", "longitude", *FLAG_COLUMNS):
+            return "is NULL"
+    return None
+
+
+# Columns that become keys of the document, or their whole value: nothing but text will do.
+_KEY_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "organizations": ("slug",),
+    "regions": ("code",),
+    "networks": ("name",),
+    "apps": ("name",),
+    "machines": ("id", "app"),
+    "machine_metadata": ("machine_id", "key"),
+    "machine_services": ("machine_id", "name", "protocol"),
+    "peers": ("name",),
+    "flycasts": ("app", "address"),
+}
+
+
+def _stand_ins(number: int) -> Iterator[str]:
+    """Names for a network that has none: 24, network-24, network-24-2, ..."""
+    yield f"{number}"
+    yield f"network-{number}"
+    yield from (f"network-{number}-{n}" for n in count(2))

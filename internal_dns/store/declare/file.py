@@ -1,0 +1,92 @@
+"""The rows of a catalog file that a document speaks of. Unlike store/sqlite.py this keeps texts and blobs apart."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Final
+
+from internal_dns.store import writer
+from internal_dns.store.rows import shown
+from internal_dns.store.sqlite import TABLES
+
+# Parents first: the order of puts. Deletes take it backwards. `meta` is no part of a document.
+ORDER: Final = (
+    "organizations regions region_latency hosts networks apps machines machine_metadata machine_services peers flycasts"
+).split()
+KEYS: Final = {table: writer.KEYS[table] for table in ORDER}
+# When a machine's row changed is for the writer to say.
+COLUMNS: Final = {table: tuple(c for c in TABLES[table] if c != "updated_at") for table in KEYS}
+FLAG_COLUMNS: Final = ("skip_registration", "gateway")
+OF_NETWORK: Final = ("apps", "machines", "peers", "flycasts")
+OF_MACHINE: Final = ("machine_metadata", "machine_services")
+
+Row = dict[str, Any]
+
+
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Read as of one commit; text that is not UTF-8 comes with surrogates, blobs as octets."""
+    before = connection.text_factory, connection.row_factory, connection.in_transaction
+    connection.text_factory = lambda octets: octets.decode("utf-8", "surrogateescape")
+    connection.row_factory = None
+    try:
+        if not before[2]:
+            connection.execute("BEGIN")
+        yield
+    finally:
+        connection.text_factory, connection.row_factory = before[:2]
+        if not before[2] and connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def select(connection: sqlite3.Connection, table: str, rest: str = "", bound: Sequence[Any] = ()) -> list[Row]:
+    columns = COLUMNS[table]
+    cursor = connection.execute(f"SELECT {', '.join(columns)} FROM {table} {rest}", tuple(bound))
+    return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+
+
+def select_in(connection: sqlite3.Connection, table: str, column: str, values: Iterable[Any]) -> list[Row]:
+    """Return the rows whose *column* is one of *values*."""
+    remaining, found = iter(values), []
+    while some := tuple(islice(remaining, 500)):  # SQLite before 3.32 binds 999 at most
+        found += select(connection, table, f"WHERE {column} IN ({', '.join('?' * len(some))})", some)
+    return found
+
+
+def of_networks(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[str, list[Row]]:
+    """Return what belongs to some networks, and their organizations; no places."""
+    rows = {table: select_in(connection, table, "network_id", numbers) for table in OF_NETWORK}
+    rows["networks"] = select_in(connection, "networks", "id", numbers)
+    machines = [row["id"] for row in rows["machines"] if bindable(row["id"])]
+    for table in OF_MACHINE:
+        rows[table] = select_in(connection, table, "machine_id", machines)
+    slugs = {row["organization"] for row in rows["networks"] if bindable(row["organization"])}
+    rows["organizations"] = select_in(connection, "organizations", "slug", sorted(slugs, key=str))
+    return {table: rows.get(table, []) for table in KEYS}
+
+
+def bindable(value: object) -> bool:
+    """Say whether `= ?` finds the cell again."""
+    return value is not None and not (isinstance(value, str) and not is_unicode(value))
+
+
+def is_unicode(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def host_text(number: int) -> str:
+    return f"{number >> 16:x}:{number & 0xFFFF:x}" if 0 <= number < 1 << 32 else str(number)
+
+
+def key_text(table: str, row: Row) -> str:
+    return " ".join(cell_text(row[column]) for column in KEYS[table])
+
+
+def cell_text(value: object) -> str:
+    """Write a cell for an operator's eyes."""
+    if isinstance(value, str) and not is_unicode(value):
+        value = value.encode("utf-8", "surrogateescape")
+    return "NULL" if value is None else shown(value)

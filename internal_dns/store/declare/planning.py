@@ -1,0 +1,98 @@
+"""Plan: what to write so that a file is as a document wants it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from internal_dns.store.declare.difference import Change, Difference
+from internal_dns.store.declare.document import Document
+from internal_dns.store.declare.file import KEYS, OF_MACHINE, Row, of_networks, select, select_in, snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to write so that the file is as the document wants it.
+
+    A row is never both put and deleted, so either may come first; parents come first in `puts`, last in `deletes`. A
+    put is a whole row without `updated_at`, to be inserted or to replace the row with its key. `warnings` are those of
+    the document that the file does not settle, and what else deserves a look; `notes` say what cannot be written.
+    """
+
+    puts: list[tuple[str, Row]]
+    deletes: list[tuple[str, Row]]
+    changes: list[Change]
+    warnings: list[str]
+    notes: list[str]
+
+    @property
+    def empty(self) -> bool:
+        return not self.puts and not self.deletes
+
+    @property
+    def lines(self) -> list[str]:
+        return list(map(str, self.changes))
+
+    def summary(self) -> str:
+        """Say how much changes: 2 machines added, 1 changed, 1 app removed."""
+        counts = Counter((change.kind, str(change.sign)) for change in self.changes)
+        said = []
+        for kind, (one, many) in _KINDS.items():
+            noun = True
+            for sign, verb in ("+", "added"), ("~", "changed"), ("-", "removed"):
+                if found := counts[kind, sign]:
+                    said.append(f"{found:,} {(one if found == 1 else many) + ' ' if noun else ''}{verb}")
+                    noun = False
+        return ", ".join(said) or "nothing to change"
+
+
+_KINDS: Final = {
+    "network": ("network", "networks"),
+    "app": ("app", "apps"),
+    "machine": ("machine", "machines"),
+    "peer": ("peer", "peers"),
+    "flycast": ("flycast address", "flycast addresses"),
+    "organization": ("organization", "organizations"),
+    "region": ("region", "regions"),
+    "latency": ("latency pair", "latency pairs"),
+    "host": ("host", "hosts"),
+    "metadata": ("stray metadata row", "stray metadata rows"),
+    "service": ("stray service row", "stray service rows"),
+}
+
+
+def plan(connection: sqlite3.Connection, document: Document, *, prune: bool = False) -> Plan:
+    """Return the difference between the file and what *document* wants of it. Raises sqlite3.Error.
+
+    *prune*: what the document does not name goes too, `meta` excepted. Addresses are compared by value and flags by
+    truth; an app that both sides have by its machines needs no row of its own. Idempotent: once applied, the next plan
+    is empty.
+    """
+    wanted = document.rows()
+    with snapshot(connection):
+        present = {table: select(connection, table) for table in KEYS} if prune else _touched(connection, wanted)
+    difference = Difference(wanted, present, prune=prune)
+    difference.work_out()
+    known = set() if prune else {str(row["code"]).lower() for row in present["regions"]}
+    settled = [warning for region, warning in document.unknown_regions.items() if region in known]
+    warnings = [str(warning) for warning in document.warnings if warning not in settled]
+    return Plan(
+        difference.puts, difference.deletes[::-1], difference.changes(), warnings + difference.warnings(),
+        difference.notes,
+    )  # fmt: skip
+
+
+def _touched(connection: sqlite3.Connection, wanted: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
+    """Return the rows a document can change when nothing is pruned; of networks and places all."""
+    rows = of_networks(connection, [row["id"] for row in wanted["networks"]])
+    for table in "networks", "organizations", "regions", "region_latency", "hosts":
+        rows[table] = select(connection, table)
+    here = {row["id"] for row in rows["machines"]}
+    elsewhere = [row["id"] for row in wanted["machines"] if row["id"] not in here]
+    rows["machines"] += select_in(connection, "machines", "id", elsewhere)
+    for table in OF_MACHINE:
+        rows[table] += select_in(connection, table, "machine_id", elsewhere)
+    return rows

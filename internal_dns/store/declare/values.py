@@ -1,0 +1,189 @@
+"""What a value of a document may be: one Kind for each, which reads it, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from socket import AF_INET6, inet_ntop, inet_pton
+from typing import Any, Final
+
+from internal_dns.store.rows import shown
+
+
+class Wrong(Exception):
+    """A value that cannot be used: what is wrong with it, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Reads a value of a document into one for a row, or raises Wrong; and what JSON Schema calls it."""
+
+    read: Callable[[Any], Any]
+    schema: Mapping[str, Any]
+
+
+def _typed(value: object) -> str:
+    """Name the type of *value* as both TOML and JSON would."""
+    names = {dict: "table", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
+    name = names.get(type(value), "date or time")
+    return "null" if value is None else f"{'an' if name[0] in 'ai' else 'a'} {name}"
+
+
+def quoted(text: str) -> str:
+    return f"'{shown(text)}'" + (f" … ({len(text)} characters)" if len(text) > 80 else "")
+
+
+def _misplaced(value: object, wanted: str, do: str) -> Wrong:
+    return Wrong(f"{_typed(value)} stands where {wanted} belongs", do)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _misplaced(value, "a string", "Write it in quotes")
+    return value
+
+
+def _some_text(value: Any) -> str:
+    if not _text(value):
+        raise Wrong("the name is empty", "Give it one")
+    return _text(value)
+
+
+def _named(longest: int) -> Kind:
+    pattern = re.compile(f"[A-Za-z0-9_-]{{1,{longest}}}")
+
+    def read(value: Any) -> str:
+        if not pattern.fullmatch(_text(value)):
+            what = f"{quoted(value)} is no name" if value else "the name is empty"
+            raise Wrong(what, f"Use 1 to {longest} of letters, digits, - and _")
+        return _text(value)
+
+    return Kind(read, {"type": "string", "pattern": f"^{pattern.pattern}$"})
+
+
+def _region_or_none(value: Any) -> str:
+    return _text(value) and str(NAME.read(value))
+
+
+def _flag(value: Any) -> int:
+    if not isinstance(value, bool):
+        raise _misplaced(value, "a boolean", "Write true or false")
+    return int(value)
+
+
+def ranged(wanted: str, low: float, high: float) -> Kind:
+    """A number of that range, as a float."""
+
+    def read(value: Any) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise _misplaced(value, "a number", f"Write {wanted}, {low:,} to {high:,}")
+        if not low <= value <= high:
+            raise Wrong(f"{shown(value)} is out of range", f"Write {wanted}, {low:,} to {high:,}")
+        return float(value)
+
+    return Kind(read, {"type": "number", "minimum": low, "maximum": high})
+
+
+def _port(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _misplaced(value, "an integer", "Write a port, 1 to 65535, without quotes")
+    if not 0 < value < 65_536:
+        raise Wrong(f"{shown(value)} is no port", "Write one from 1 to 65535")
+    return value
+
+
+def _protocol(value: Any) -> str:
+    if _text(value) not in ("tcp", "udp"):
+        raise Wrong(f"{quoted(value)} is no protocol", "Write tcp or udp")
+    return _text(value)
+
+
+def octets(text: object) -> bytes | None:
+    """The 16 octets of an address, or None."""
+    try:
+        return inet_pton(AF_INET6, text) if isinstance(text, str) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _address(value: Any) -> str:
+    packed = octets(_text(value))
+    if packed is None:
+        raise Wrong(f"{quoted(value)} is no IPv6 address", "Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2")
+    return inet_ntop(AF_INET6, packed)
+
+
+def _network_id(value: Any) -> int | bytes:
+    """Return the integer, or the first six octets of the /48."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 < value < 1 << 32:
+            raise Wrong(f"{shown(value)} is no network id", "Use 1 to 4294967295: the 32 bits after the prefix")
+        return value
+    if not isinstance(value, str):
+        raise _misplaced(value, "a network id", "Write its /48 in quotes, or the integer")
+    start, _, length = value.partition("/")
+    packed = octets(start)
+    if packed is None or length != "48" or any(packed[6:]):
+        raise Wrong(f"{quoted(value)} is no network", "Write its /48, such as fdaa:0:18::/48, or the integer")
+    if not any(packed[2:6]):
+        raise Wrong(f"{quoted(value)} is network 0, which is refused", "Use another")
+    return packed[:6]
+
+
+_HOST_BITS: Final = re.compile(r"([0-9A-Fa-f]{1,4}):([0-9A-Fa-f]{1,4})|([0-9]{1,10})")
+
+
+def host_id(value: Any) -> int:
+    if (found := _HOST_BITS.fullmatch(_text(value))) is not None:
+        high, low, decimal = found.groups()
+        number = int(decimal) if decimal else int(high, 16) << 16 | int(low, 16)
+        if number < 1 << 32:
+            return number
+    raise Wrong(f"{quoted(value)} is no host", "Write its 32 bits as in an address, such as a7b:7d, or the integer")
+
+
+def read_table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _misplaced(value, "a table", "Write it as docs/declarative.md says")
+    return value
+
+
+def _array(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise _misplaced(value, "an array", "Put it in [ ]")
+    return value
+
+
+TEXT: Final = Kind(_text, {"type": "string"})
+SOME_TEXT: Final = Kind(_some_text, {"type": "string", "minLength": 1})
+NAME: Final = _named(63)
+SERVICE_NAME: Final = _named(62)  # a `_` is put before it
+PEER_REGION: Final = Kind(_region_or_none, {"type": "string", "pattern": "^[A-Za-z0-9_-]{0,63}$"})
+FLAG: Final = Kind(_flag, {"type": "boolean"})
+PORT: Final = Kind(_port, {"type": "integer", "minimum": 1, "maximum": 65_535})
+PROTOCOL: Final = Kind(_protocol, {"enum": ["tcp", "udp"]})
+ADDRESS: Final = Kind(_address, {"type": "string", "format": "ipv6"})
+MILLISECONDS: Final = ranged("milliseconds", 0, 999_999_999)
+NETWORK_ID: Final = Kind(
+    _network_id,
+    {"anyOf": [
+        {"type": "string", "pattern": "^[0-9A-Fa-f:]+/48$"},
+        {"type": "integer", "minimum": 1, "maximum": 4_294_967_295},
+    ]},
+)  # fmt: skip
+HOST_ID: Final = Kind(host_id, {"pattern": f"^({_HOST_BITS.pattern})$"})
+
+
+def table_of(items: Mapping[str, Any], names: Kind) -> Kind:
+    return Kind(
+        read_table, {"type": "object", "propertyNames": dict(names.schema), "additionalProperties": dict(items)}
+    )
+
+
+def array_of(items: Mapping[str, Any]) -> Kind:
+    return Kind(_array, {"type": "array", "items": dict(items)})
+
+
+def slash_48(number: int, prefix: bytes) -> str:
+    return inet_ntop(AF_INET6, prefix + number.to_bytes(4, "big") + bytes(10)) + "/48"
