@@ -21,7 +21,8 @@ export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: build-deps .venv/run.stamp  ## Install, then serve the demo catalog on [::1]:1053
+demo: build-deps  ## Install, then serve the demo catalog on [::1]:1053
+	@flock .install.lock $(MAKE) --no-print-directory .venv/run.stamp
 	$(BIN)/internal-dns dev
 
 test: test-deps lint types  ## Everything: lint, types, unit, scenarios, live (SKIPS=forbid: no test may skip)

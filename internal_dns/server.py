@@ -125,7 +125,8 @@ class Server:
             await self.api.start()
         except OSError as error:
             # Answers do not need it: a read-only directory is a fine place for a catalog that another engine writes.
-            _log.warning("no socket for write commands at %s: %s", self.api.path, error.strerror or error)
+            why = error.strerror or error
+            _log.warning("no socket for write commands at %s: %s; changes by others are seen", self.api.path, why)
 
     def _apply(self, loaded: Loaded) -> None:
         """Answer from what was loaded; say what changed."""
@@ -182,7 +183,8 @@ class Server:
     def summary(self) -> dict[str, str]:
         """What a start line says."""
         loaded, settings = self.watcher.loaded, self.settings
-        where = f"{settings.catalog}: {counted(loaded)}" if loaded else f"{settings.catalog}: {self.watcher.problem}"
+        missing = f"{settings.catalog}: {self.watcher.problem}; our names get SERVFAIL"
+        where = f"{settings.catalog}: {counted(loaded)}" if loaded else missing
         ports = [Endpoint(e.host, u.sock.getsockname()[1]) for e, u in zip(settings.listen, self.udp, strict=True)]
         return {
             "catalog": f"{where} · sqlite {sqlite3.sqlite_version}",

@@ -79,6 +79,8 @@ def apply(request: Request, writer: Writer) -> Reply:
         text, name=str(request.get("name", "document")), kind=request.get("kind"),
         prefix=writer.prefix, hidden=writer.hidden,
     )  # fmt: skip
+    if request.get("prune") and not document.rows()["networks"]:
+        raise Refused(["the document names no network: with prune, every network would be deleted"])
     plan = declare.plan(writer.connection, document, prune=bool(request.get("prune")))
     reply: Reply = {"summary": plan.summary(), "lines": plan.lines, "warnings": [*plan.warnings, *plan.notes]}
     if request.get("dry_run"):

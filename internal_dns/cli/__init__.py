@@ -27,6 +27,7 @@ class _Ordered(click.Group):
 
 
 @click.group(cls=_Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="internal-dns", message="%(version)s")
 def cli() -> None:
     """The name server of a private IPv6 network: .internal names from a SQLite catalog."""
 

@@ -77,8 +77,8 @@ def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def connected(catalog: Path) -> Iterator[socket.socket]:
-    """A connection to the server that has *catalog*. Raises Told."""
+def connected(catalog: Path, *, offline: bool = True) -> Iterator[socket.socket]:
+    """A connection to the server that has *catalog*. *offline*: the command could do without one. Raises Told."""
     from internal_dns.admin.api import socket_path
 
     path = socket_path(catalog)
@@ -86,7 +86,8 @@ def connected(catalog: Path) -> Iterator[socket.socket]:
         try:
             server.connect(str(path))
         except OSError as error:
-            do = f"Start one: internal-dns serve --catalog {catalog}; or write the file by yourself with --offline"
+            do = f"Start one: internal-dns serve --catalog {catalog}"
+            do += "; or write the file by yourself with --offline" * offline
             raise Told(f"no server at {path}", error.strerror or str(error), do, UNREACHABLE) from error
         yield server
 
@@ -113,6 +114,8 @@ def opened(catalog: str) -> Iterator[sqlite3.Connection]:
     try:
         check_schema(connection)
         yield connection
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise click.UsageError(f"an argument is no text or number that a catalog can hold: {error}") from error
     except (UnusableCatalog, sqlite3.Error) as error:
         raise Told(f"catalog {catalog}", str(error), "Name a usable file with --catalog", CONFIGURATION) from error
     finally:

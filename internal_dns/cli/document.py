@@ -28,7 +28,9 @@ def _text(file: str) -> str:
         return sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise Told(f"cannot read {file}", why, "Name a TOML or JSON file, or - for standard input", USAGE) from error
+        raise Told(
+            f"cannot read {file}", why, "Name a file that can be read, or - for standard input", USAGE
+        ) from error
 
 
 def _say(reply: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import AddressValueError, IPv6Network
 from typing import Any
@@ -53,7 +54,11 @@ def change(
     new: Iterable[Any] = (), old: Iterable[Any] = (),
 ) -> None:  # fmt: skip
     """Make a change and say what became of it."""
-    request = {"op": "write", "puts": [*puts], "deletes": [*deletes], "new": [*new], "old": [*old]}
+    request: dict[str, Any] = {"op": "write", "puts": [*puts], "deletes": [*deletes], "new": [*new], "old": [*old]}
+    try:
+        json.dumps(request, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise click.UsageError(f"an argument is not UTF-8: {error.object[error.start - 20 : error.end]!r}") from error
     reply = perform(catalog, request, offline=offline, wait=wait)
     if as_json:
         print_json(reply)
@@ -71,6 +76,9 @@ def network_of(catalog: str, text: str) -> dict[str, Any]:
     if not found:
         known = ", ".join(row["name"] or str(row["id"]) for row in rows[:10]) or "none yet"
         raise Told(f"there is no network {text}", f"known are: {known}", "Add it: internal-dns network add", FINDING)
+    if len(found) > 1:
+        ids = " and ".join(str(row["id"]) for row in found)
+        raise Told(f"more than one network is called {text}", f"their ids are {ids}", "Name it by its id", FINDING)
     return found[0]
 
 
@@ -102,7 +110,12 @@ def known(catalog: str, table: str, key: dict[str, Any], what: str) -> dict[str,
     """Return the one row with *key*. Raises Told."""
     rows = read_rows(catalog, table, key)
     if not rows:
-        raise Told(f"there is no {what}", "", f"See `internal-dns {what.split(maxsplit=1)[0]} list`", FINDING)
+        raise Told(
+            f"there is no {what}",
+            f"{catalog} has none",
+            f"See `internal-dns {what.split(maxsplit=1)[0]} list`",
+            FINDING,
+        )
     return rows[0]
 
 
@@ -123,8 +136,8 @@ def network_list(catalog: str, as_json: bool, routes: bool) -> None:
     ours = settings().prefix
     rows = [row | {"prefix": slash_48(row["id"], ours)} for row in read_rows(catalog, "networks")]
     if routes:
-        for row in rows:
-            click.echo(f"ip -6 route add local {row['prefix'].removesuffix('::/48')}::3/128 dev lo")
+        lines = [f"ip -6 route add local {row['prefix'].removesuffix('::/48')}::3/128 dev lo" for row in rows]
+        print_json(lines) if as_json else click.echo("\n".join(lines))
     else:
         show_table(rows, ("name", "prefix", "id", "organization"), as_json)
 
@@ -151,8 +164,8 @@ def network_add(name: str, number: str, organization: str, **to: Any) -> None:
     """Add a network."""
     prefix = settings().prefix
     found = network_number(number, prefix)
-    if found is None:
-        raise click.UsageError(f"--id {number!r} is neither a number nor a /48 of {prefix.hex()}::/16")
+    if found is None or not 0 < found < 1 << 32:
+        raise click.UsageError(f"--id {number!r} is neither 1 to 4294967295 nor a /48 of {prefix.hex()}::/16")
     row = {"id": found, "name": name, "organization": organization}
     change(to.pop("catalog"), [("networks", row)], new=[("networks", {"id": found})], **to)
 
@@ -239,7 +252,8 @@ def app_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     number = network_of(catalog, network_name)["id"]
     machines = read_rows(catalog, "machines", {"network_id": number, "app": label})
     if machines and not cascade:
-        raise Told(f"app {name} has {len(machines)} machines", "", "Remove them too: --cascade", FINDING)
+        why = f"it has {len(machines)} machines"
+        raise Told(f"app {name} is not empty", why, "Remove them too: --cascade", FINDING)
     if not machines:
         known(catalog, "apps", {"network_id": number, "name": label}, f"app {name}")
     deletes = [("machines", {"network_id": number, "app": label}), ("apps", {"network_id": number, "name": label})]
@@ -407,9 +421,12 @@ def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
     network_name, label = split(name, "PEER")
     number = network_of(catalog, network_name)["id"]
     row = known(catalog, "peers", {"network_id": number, "name": label}, f"peer {name}")
-    if wireguard:
+    server = f"{slash_48(number, settings().prefix).removesuffix('::/48')}::3"
+    if wireguard and as_json:
+        print_json({"Address": f"{row['address']}/120", "DNS": [server, "internal"]})
+    elif wireguard:
         click.echo(f"Address = {row['address']}/120")
-        click.echo(f"DNS = {slash_48(number, settings().prefix).removesuffix('::/48')}::3, internal")
+        click.echo(f"DNS = {server}, internal")
     else:
         show_one(row, as_json)
 

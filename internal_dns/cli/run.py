@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -23,13 +23,14 @@ DEV_PORT: Final = 1053  # 5353 is multicast DNS
 DEV_CATALOG: Final = Path("demo/catalog.db")
 
 
-def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add one option for each row of the table of settings."""
+def setting_options(command: Callable[..., Any], defaults: Mapping[str, str] = {}) -> Callable[..., Any]:
+    """Add one option for each row of the table of settings; *defaults* are told instead of the table's."""
     for row in reversed(table()):
         if row.name == "forward":
             continue
         default = row.metadata["default"]
         shown = ", ".join(default) if isinstance(default, tuple) else default
+        shown = defaults.get(row.name, shown)
         words = row.metadata["words"] + (f"  [default: {shown}]" if shown else "")
         command = click.option(
             f"--{row.name.replace('_', '-')}", row.name, metavar=row.metadata["metavar"],
@@ -38,6 +39,13 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="A TOML file of settings.")(
         command
     )
+
+
+def dev_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `dev`, whose defaults need no root."""
+    loopback = f"[::1]:{DEV_PORT}, 127.0.0.1:{DEV_PORT}"
+    maps = "::1/128 and 127.0.0.0/8 as the network of lowest id"
+    return setting_options(command, {"catalog": str(DEV_CATALOG), "listen": loopback, "map_source": maps})
 
 
 @click.command()
@@ -49,7 +57,7 @@ def serve(config: Path | None, **flags: Any) -> None:
 
 @click.command()
 @click.option("--netns", is_flag=True, help="Serve fdaa::3 in a network namespace of its own (root).")
-@setting_options
+@dev_options
 def dev(netns: bool, config: Path | None, **flags: Any) -> None:
     """Try it without root: the demo catalog on [::1]:1053, where `dig --as NETWORK/REGION` asks as anyone."""
     if netns:

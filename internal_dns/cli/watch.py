@@ -31,7 +31,7 @@ def watch(who: str | None, changes: int | None, catalog: str, as_json: bool, nam
         who = str(IPv6Address(prefix + lowest.to_bytes(4, "big") + bytes(10)))
     query = query_for(name, qtype, who, prefix).to_wire()
     request = {"op": "watch", "query": query.hex(), "source": (bytes(15) + b"\1").hex()}
-    with connected(Path(catalog)) as server:
+    with connected(Path(catalog), offline=False) as server:
         server.sendall(json.dumps(request).encode() + b"\n")
         seen = 0
         try:
@@ -51,4 +51,4 @@ def watch(who: str | None, changes: int | None, catalog: str, as_json: bool, nam
                     return
         except KeyboardInterrupt:
             return
-    raise Told("the server has ended", "", "Start it again and watch again", UNREACHABLE)
+    raise Told("the server has ended", "it closed the connection", "Start it again and watch again", UNREACHABLE)

@@ -63,8 +63,14 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
+def default_catalog() -> str:
+    """The demo's catalog where there is one, else that of `serve`."""
+    demo = Path("demo/catalog.db")
+    return str(demo if demo.exists() else settings({}).catalog)
+
+
 def catalog_option(command: F) -> F:
     return click.option(
-        "--catalog", metavar="FILE", envvar="INTERNAL_DNS_CATALOG", default="demo/catalog.db", show_default=True,
-        help="The catalog file.",
+        "--catalog", metavar="FILE", envvar="INTERNAL_DNS_CATALOG", default=default_catalog,
+        help="The catalog file.  [default: demo/catalog.db where it exists, else that of serve]",
     )(command)  # fmt: skip

@@ -10,11 +10,13 @@ from typing import Final
 from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Machine, Network
 from internal_dns.core.lookup import Found, NoSuchName, View, find
-from internal_dns.core.names import APEX_WORDS, RESERVED
+from internal_dns.core.names import APEX_WORDS, RESERVED, printable
 from internal_dns.core.records import TextList, address_text, items_that_fit
 from internal_dns.core.requester import Requester
+from internal_dns.store.declare import form
 from internal_dns.store.sqlite import Loaded
 
+STATES: Final = frozenset(state.encode() for state in form.STATES)
 MAX_AAAA: Final = 2_339  # of 28 octets each, in 65,535 with header, question and OPT
 MAX_TEXT: Final = 65_400  # octets of rdata that fit a message beside header, question and OPT
 MAX_NAME: Final = 253  # characters of a name as text
@@ -111,6 +113,11 @@ def _app(app: App, where: str, catalog: Catalog) -> Iterator[Finding]:
             yield Finding("warning", where, f"region {region.decode()} is a reserved word", "Rename the region")
         if region not in catalog.regions:
             yield _unknown_region(where, region)
+    for state in sorted({machine.state for machine in app.machines} - STATES):
+        yield Finding(
+            "warning", where, f"state {printable(state)} is none of the original's; only started machines are answered",
+            "A slip of the pen? Correct the machines' state",
+        )  # fmt: skip
     for machine in app.machines:
         yield from _metadata(machine, f"{where} machine {machine.id.decode()}")
 

@@ -210,7 +210,14 @@ class Writer:
             case "networks":
                 if values.network(stored[0]) is None:
                     return [f"networks {stored[0]}: the id must be 1 to 4294967295"]
-                return [] if values.name(stored[1]) else [f"networks {stored[0]}: no valid name"]
+                if not values.name(stored[1]):
+                    return [f"networks {stored[0]}: no valid name"]
+                same = "SELECT id FROM networks WHERE lower(name) = ? AND id != ?"
+                name = stored[1].decode()
+                return [
+                    f"networks {stored[0]}: network {other} is called {name} already"
+                    for (other,) in self.connection.execute(same, (name.lower(), stored[0]))
+                ]
             case "apps":
                 if values.name(stored[1]) is None or values.network(stored[0]) is None:
                     return [f"apps {shown(stored[1])}: no valid name or network_id"]
