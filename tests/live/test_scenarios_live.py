@@ -92,7 +92,8 @@ class Sockets(Runner):
         if said.forward:
             config = self.folder / f"config-{len(self.servers)}.toml"
             # What is answered here in any case, the configuration refuses to forward.
-            suffixes = [suffix for suffix in said.forward if suffix.split(".")[-1] not in ("internal", "flycast")]
+            ours = ("internal", "flycast", "a.a.d.f.ip6.arpa")
+            suffixes = [suffix for suffix in said.forward if not f".{suffix}".endswith(tuple(f".{o}" for o in ours))]
             rules = (f'"{suffix}" = ["{self.upstream.url}"]\n' for suffix in suffixes)
             config.write_text("[forward]\n" + "".join(rules))
             yield from ("--config", str(config))
