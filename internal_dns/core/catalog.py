@@ -146,6 +146,9 @@ class Network:
     flycasts: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     revision: int = 0
     known: bool = True  # False: a source claims it, the catalog does not have it
+    # What `amended` knows of the value before: its revision, and the apps and flycasts that are others now.
+    since: int = field(default=-1, compare=False)
+    touched: frozenset[bytes] = field(default=frozenset(), compare=False)
 
     @property
     def server_address(self) -> bytes:
@@ -239,7 +242,8 @@ def amended(
             kept_apps[label] = app
     kept_flycasts = {label: found for label, found in {**old.flycasts, **flycasts}.items() if found}
     made = Network(
-        old.id, old.prefix, name, kept_apps, old.peers if peers is None else peers, kept_flycasts, revision
+        old.id, old.prefix, name, kept_apps, old.peers if peers is None else peers, kept_flycasts, revision,
+        since=old.revision if old.known else -1, touched=frozenset(apps) | frozenset(flycasts),
     )  # fmt: skip
     gone = [old.apps[label] for label in apps if label in old.apps]
     come = [app for app in apps.values() if app is not None]
@@ -338,6 +342,8 @@ def changed(old: Catalog, new: Catalog) -> Iterator[tuple[NetworkId, frozenset[b
         before, after = old.networks.get(number), new.networks.get(number)
         if places or before is None or after is None:
             yield number, None
+        elif before is not after and after.since == before.revision:
+            yield number, after.touched  # found without a walk over ten thousand apps that are the same
         elif before is not after:
             apps = {a for a in before.apps.keys() | after.apps.keys() if before.apps.get(a) is not after.apps.get(a)}
             flycasts = {a for a, _ in before.flycasts.items() ^ after.flycasts.items()}
