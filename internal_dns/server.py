@@ -28,6 +28,7 @@ from internal_dns.transport.udp import UdpListener
 
 DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
 UDP_PATH: Final = "python"
+PROGRESS_ROWS: Final = 250_000
 
 _log = logging.getLogger("internal_dns")
 
@@ -54,7 +55,9 @@ class Server:
         )  # fmt: skip
         self.exchange = Exchange(_rules(settings, dev, bool(self.upstreams)), self.metrics, forwarder)
         self.connections = Connections(self.exchange, self.metrics)
-        self.watcher = Watcher(settings.catalog, self._apply, prefix=settings.prefix, hidden=settings.hidden_peers)
+        self.watcher = Watcher(
+            settings.catalog, self._apply, prefix=settings.prefix, hidden=settings.hidden_peers, progress=_progress
+        )  # fmt: skip
         self.api = Api(settings.catalog, self.exchange, settings.prefix, settings.hidden_peers)
         self.udp: list[UdpListener] = []
         self.servers: list[asyncio.Server] = []
@@ -193,6 +196,12 @@ class Server:
             "limits": f"{self.connections.limit} tcp connections, {self.forward_limit} forwarded at a time",
             "admin": f"http://{settings.admin}" if settings.admin else "none",
         }
+
+
+def _progress(table: str, rows: int) -> None:
+    """Tell how far a big file is read: a line a second or so, none for files that take less."""
+    if not rows % PROGRESS_ROWS:
+        _log.info("catalog: %s, %s rows read", table, f"{rows:,}")
 
 
 def counted(loaded: Loaded) -> str:
