@@ -43,7 +43,7 @@ def doctor(
     listen: tuple[str, ...], catalog: str | None, config: Path | None, server: str | None, as_json: bool
 ) -> None:
     """Look at this host: what would keep the server from running well, and what to do about it."""
-    found = list(_symptoms({"listen": listen, "catalog": catalog}, config, server))
+    found = list(_symptoms({"listen": listen, "catalog": catalog or _demo()}, config, server))
     if as_json:
         print_json([{"level": s.level, "what": s.what, "says": s.says, "do": s.do or None} for s in found])
     else:
@@ -52,6 +52,11 @@ def doctor(
             if s.do:
                 click.echo(f"      {s.do}")
     raise SystemExit(FINDING if any(s.level == "fail" for s in found) else 0)
+
+
+def _demo() -> str | None:
+    """The demo's catalog where there is one, as for the other commands; None: what the settings say."""
+    return "demo/catalog.db" if Path("demo/catalog.db").exists() else None
 
 
 def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) -> Iterator[Symptom]:
