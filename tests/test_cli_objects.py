@@ -33,6 +33,9 @@ from tests.live.hosts import MAP_LOOPBACK, Served, addresses, ask, serving
 
 FIXTURES = Path(__file__).parent / "sources" / "fixtures"
 OK, FINDING, USAGE, UNREACHABLE, CONFIGURATION = 0, 1, 2, 3, 78
+# Real files, processes and a real server: with the live tests, so that `make unit` stays below a minute.
+pytestmark = pytest.mark.live
+
 _numbers = count(0x100)
 
 
@@ -128,7 +131,7 @@ def _a_host_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable)
 
 
-@pytest.fixture(scope="module", params=["offline", pytest.param("server", marks=pytest.mark.live)])
+@pytest.fixture(scope="module", params=["offline", "server"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
     path = tmp_path_factory.mktemp(request.param) / "catalog.db"
     create_catalog(path, demo_rows())
@@ -762,7 +765,6 @@ def test_an_import_calls_networks_as_the_catalog_does(demo: Path) -> None:
 # ── with a server ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.live
 def test_a_change_that_was_waited_for_is_answered(demo: Path) -> None:
     with serving(demo) as server:
         count_before = len(addresses(ask(server, "web.internal")))
@@ -773,7 +775,6 @@ def test_a_change_that_was_waited_for_is_answered(demo: Path) -> None:
             assert len(addresses(ask(server, "web.internal"))) == count_before - (number % 2 == 0)
 
 
-@pytest.mark.live
 def test_a_server_that_has_written_keeps_others_from_writing(demo: Path) -> None:
     with serving(demo):
         assert run("app", "add", "acme/x", "--catalog", demo).code == OK
@@ -787,7 +788,6 @@ def test_a_server_that_has_written_keeps_others_from_writing(demo: Path) -> None
     assert run("app", "add", "acme/z", "--catalog", demo, "--offline").code == OK
 
 
-@pytest.mark.live
 def test_the_server_of_a_foreign_file_answers_and_writes_nothing(foreign: Path) -> None:
     with serving(foreign) as server:
         assert addresses(ask(server, "web.internal"))
@@ -802,7 +802,6 @@ def test_the_server_of_a_foreign_file_answers_and_writes_nothing(foreign: Path) 
             assert time.monotonic() < end
 
 
-@pytest.mark.live
 def test_watch_shows_each_change_and_ends_with_the_server(demo: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "internal_dns", "watch", "web.internal", "--json"]
     with (
@@ -830,7 +829,6 @@ def test_watch_shows_each_change_and_ends_with_the_server(demo: Path) -> None:
     assert told(said, UNREACHABLE)
 
 
-@pytest.mark.live
 def test_watch_ends_after_so_many_answers(demo: Path) -> None:
     with serving(demo):
         said = run("watch", "web.internal", "--changes", "1", "--as", "globex", "--catalog", demo)
@@ -839,7 +837,6 @@ def test_watch_ends_after_so_many_answers(demo: Path) -> None:
         assert "fdaa:0:18:" not in said.out
 
 
-@pytest.mark.live
 def test_a_client_that_is_killed_during_an_apply_leaves_all_of_it_or_nothing(demo: Path, tmp_path: Path) -> None:
     (file := tmp_path / "large.json").write_text(large(4_000))
     command = [sys.executable, "-m", "internal_dns", "apply", str(file), "--catalog", str(demo)]
