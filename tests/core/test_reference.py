@@ -6,7 +6,7 @@ from collections import Counter
 
 from tests.core.reference_run import disagreements
 
-TRIPLES = 60_000
+TRIPLES = 40_000
 
 
 def test_the_server_agrees_with_an_independent_reading_of_the_contract() -> None:
