@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
@@ -13,39 +12,23 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from internal_dns import config
-from internal_dns.cli import cli
-from internal_dns.cli.words import Told
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import load
+from tests.commands import Said, run
 from tests.core.messages import ip, loaded
 
 COMMANDS = ("serve", "dev", "dig", "explain", "init", "check", "doctor", "health", "version")
 ESCAPE = "\x1b"
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command printed, and its exit status."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @pytest.fixture(autouse=True)
@@ -55,16 +38,6 @@ def _a_host_without_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "absent.toml")
     monkeypatch.chdir(tmp_path)
-
-
-def run(*words: str | Path) -> Said:
-    """Run a command in this process, as `main` would."""
-    result = CliRunner().invoke(cli, [str(word) for word in words])
-    if isinstance(result.exception, Told):
-        return Said(result.exception.code, result.stdout, result.stderr + result.exception.text())
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Said(result.exit_code, result.stdout, result.stderr)
 
 
 def spawn(*words: str | Path, **environment: str) -> Said:

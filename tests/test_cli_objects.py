@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from internal_dns.cli import cli
-from internal_dns.cli.words import Told
 from internal_dns.store import writer as writing
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import load
 from internal_dns.store.writer import Writer
+from tests.commands import Said, run
 from tests.live.hosts import MAP_LOOPBACK, Served, addresses, ask, serving
 
 FIXTURES = Path(__file__).parent / "sources" / "fixtures"
@@ -37,29 +35,6 @@ OK, FINDING, USAGE, UNREACHABLE, CONFIGURATION = 0, 1, 2, 3, 78
 pytestmark = pytest.mark.live
 
 _numbers = count(0x100)
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command printed, and its exit status."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def run(*words: object, stdin: str | None = None) -> Said:
-    """Run a command in this process, as `main` would."""
-    result = CliRunner().invoke(cli, [str(word) for word in words], input=stdin)
-    if isinstance(result.exception, Told):
-        return Said(result.exception.code, result.stdout, result.stderr + result.exception.text())
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Said(result.exit_code, result.stdout, result.stderr)
 
 
 def told(said: Said, code: int) -> dict[str, str]:

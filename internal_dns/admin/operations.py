@@ -27,6 +27,7 @@ def perform(request: Request, writer: Writer) -> Reply:
     operation = OPERATIONS.get(str(request.get("op")))
     if operation is None:
         raise BadRequest(f"there is no operation {request.get('op')!r}")
+    writer.follow()  # before anything is planned by what the file holds
     return operation(request, writer)
 
 

@@ -13,25 +13,15 @@ from internal_dns.core.requester import Requester, network_of
 from internal_dns.store.sqlite import Reader
 from internal_dns.store.writer import Delete, Put, Writer
 
-MOST = 200  # names told; a change of everything is told by its number
-
 
 def answers_that_change(writer: Writer, puts: Sequence[Put], deletes: Sequence[Delete]) -> list[dict[str, Any]]:
     """Return name, network, answer before and after, for each common name whose answer the change would alter.
 
     The change is made, read, and taken back, inside one transaction. Raises Refused as making it would.
     """
-    connection = writer.connection
     before = _read(writer, Catalog())
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for table, key in deletes:
-            writer._delete(table, key)
-        for table, row in puts:
-            writer._put(table, row)
+    with writer.trying(puts, deletes):
         after = _read(writer, before)
-    finally:
-        connection.execute("ROLLBACK")
     found = []
     for number, labels in sorted(changed(before, after), key=lambda change: change[0]):
         for asked, name in _names(number, labels, before, after):

@@ -92,6 +92,11 @@ def connected(catalog: Path, *, offline: bool = True) -> Iterator[socket.socket]
         yield server
 
 
+def visibility(reply: dict[str, Any]) -> str:
+    """Say whether the server answers from a change, when that was waited for."""
+    return "" if "visible" not in reply else ", visible" if reply["visible"] else ", but not visible yet"
+
+
 def read_rows(catalog: str, table: str, where: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """Return rows of the file. Raises Told."""
     from internal_dns.admin.operations import read_rows as rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from internal_dns.cli.backend import USAGE, opened, perform, read_rows, write_options
+from internal_dns.cli.backend import USAGE, opened, perform, read_rows, visibility, write_options
 from internal_dns.cli.objects import network_number, network_of, slash_48
 from internal_dns.cli.words import (
     CONFIGURATION,
@@ -61,8 +61,7 @@ def apply(file: str, dry_run: bool, prune: bool, offline: bool, wait: bool, cata
         click.echo(paint(f"  - {answer['before']}", "red"))
         click.echo(paint(f"  + {answer['after']}", "green"))
     if not dry_run:
-        seen = "" if "visible" not in reply else ", visible" if reply["visible"] else ", but not visible yet"
-        click.echo(f"revision {reply['revision']}{seen}")
+        click.echo(f"revision {reply['revision']}{visibility(reply)}")
 
 
 @click.command()

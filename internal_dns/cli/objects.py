@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from internal_dns.cli.backend import perform, read_rows, write_options
+from internal_dns.cli.backend import perform, read_rows, visibility, write_options
 from internal_dns.cli.words import FINDING, Told, catalog_option, json_option, print_json, settings
 
 Rows = list[dict[str, Any]]
@@ -64,8 +64,13 @@ def change(
         print_json(reply)
         return
     rows = reply["rows"]
-    seen = "" if "visible" not in reply else ", visible" if reply["visible"] else ", but not visible yet"
-    click.echo(f"{rows} row{'s' * (rows != 1)} changed, revision {reply['revision']}{seen}" if rows else "as it was")
+    told = f"{rows} row{'s' * (rows != 1)} changed, revision {reply['revision']}{visibility(reply)}"
+    click.echo(told if rows else "as it was")
+
+
+def network_names(catalog: str) -> dict[int, str]:
+    """What each network is called: its name, else its id."""
+    return {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
 
 
 def network_of(catalog: str, text: str) -> dict[str, Any]:
@@ -204,7 +209,7 @@ app = click.Group("app", help="Apps; named NETWORK/APP.")
 def app_list(catalog: str, as_json: bool, network_name: str | None) -> None:
     """List apps with how many machines they have."""
     own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
-    names = {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
+    names = network_names(catalog)
     counts: dict[tuple[int, str], list[int]] = {}
     for row in read_rows(catalog, "apps", own):
         counts.setdefault((row["network_id"], row["name"].lower()), [0, 0])
@@ -278,7 +283,7 @@ def machine_list(
     own = given(app=label, state=state, region=region)
     if network_name:
         own["network_id"] = network_of(catalog, network_name)["id"]
-    names = {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
+    names = network_names(catalog)
     rows = read_rows(catalog, "machines", own)
     show_table([r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in rows], _MACHINE, as_json)
 
@@ -408,7 +413,7 @@ peer = click.Group("peer", help="WireGuard peers; named NETWORK/PEER.")
 def peer_list(catalog: str, as_json: bool, network_name: str | None) -> None:
     """List peers, hidden ones too."""
     own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
-    names = {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
+    names = network_names(catalog)
     rows = [r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in read_rows(catalog, "peers", own)]
     show_table(rows, ("network", "name", "address", "region"), as_json)
 
@@ -532,7 +537,7 @@ flycast = click.Group("flycast", help="Flycast addresses: of an app name, on the
 def flycast_list(catalog: str, as_json: bool, network_name: str | None) -> None:
     """List flycast addresses."""
     own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
-    names = {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
+    names = network_names(catalog)
     rows = read_rows(catalog, "flycasts", own)
     rows = [r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in rows]
     show_table(rows, ("network", "app", "address"), as_json)

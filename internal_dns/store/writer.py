@@ -11,7 +11,8 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -117,7 +118,17 @@ class Writer:
 
         Deletes come first. Raises Refused with every fault, sqlite3.Error.
         """
-        self._follow()
+        self.follow()
+        with self.trying(puts, deletes) as written:
+            if keep:
+                execute = self.connection.execute
+                execute("DELETE FROM journal WHERE revision <= ?", (written.revision - KEPT_CHANGES,))
+                execute("COMMIT")
+        return written
+
+    @contextmanager
+    def trying(self, puts: Sequence[Put], deletes: Sequence[Delete] = ()) -> Iterator[Written]:
+        """Have a change made and checked inside the `with`; it is taken back at its end, unless committed there."""
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         try:
@@ -125,16 +136,12 @@ class Writer:
             changed += sum(self._put(table, row) for table, row in puts)
             if faults := self.faults(puts):
                 raise Refused(faults)
-            revision = self.revision()
-            execute("DELETE FROM journal WHERE revision <= ?", (revision - KEPT_CHANGES,))
-            if keep:
-                execute("COMMIT")
-            return Written(revision, changed)
+            yield Written(self.revision(), changed)
         finally:
             if self.connection.in_transaction:
                 execute("ROLLBACK")
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Open the file anew when another has taken its place: what is written must be what is served."""
         if self._identity() != self.opened:
             self.connection.close()
