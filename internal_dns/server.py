@@ -22,7 +22,7 @@ from internal_dns.metrics import Metrics
 from internal_dns.store.sqlite import Loaded, UnusableCatalog
 from internal_dns.store.watch import Watcher
 from internal_dns.transport.exchange import Exchange
-from internal_dns.transport.sockets import Endpoint, bind
+from internal_dns.transport.sockets import Endpoint, bind_pair
 from internal_dns.transport.tcp import Connections
 from internal_dns.transport.udp import UdpListener
 
@@ -107,13 +107,10 @@ class Server:
         loop = asyncio.get_running_loop()
         for endpoint in self.settings.listen:
             try:
-                udp = bind(endpoint, socket.SOCK_DGRAM)
-                self.sockets.append(udp)
-                # Port 0 lets the system choose; TCP then takes the port that UDP got.
-                tcp = bind(Endpoint(endpoint.host, udp.getsockname()[1]), socket.SOCK_STREAM)
-                self.sockets.append(tcp)
+                udp, tcp = bind_pair(endpoint)
             except OSError as error:
                 raise cannot_listen(endpoint, error) from error
+            self.sockets += (udp, tcp)
             self.udp.append(UdpListener(udp, self.exchange, self.metrics))
             self.servers.append(await loop.create_server(self.connections.protocol, sock=tcp, backlog=1_024))
         if self.settings.admin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ IP_FREEBIND: Final = 15
 # Small datagrams cost 832 octets of buffer each: the default 212,992 hold 256 queries.
 RECEIVE_BUFFER: Final = 4 << 20
 BACKLOG: Final = 1_024
+PORT_TRIES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,20 @@ def bind(endpoint: Endpoint, kind: socket.SocketKind) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def bind_pair(endpoint: Endpoint) -> tuple[socket.socket, socket.socket]:
+    """Return the UDP and the TCP socket of *endpoint*. Port 0: a port that is free for both. Raises OSError."""
+    for left in reversed(range(PORT_TRIES)):
+        udp = bind(endpoint, socket.SOCK_DGRAM)
+        try:
+            return udp, bind(Endpoint(endpoint.host, udp.getsockname()[1]), socket.SOCK_STREAM)
+        except OSError as error:
+            udp.close()
+            # The system chose a port for UDP that something has for TCP: let it choose again.
+            if endpoint.port or error.errno != errno.EADDRINUSE or not left:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _widen(made: socket.socket) -> None:
