@@ -54,9 +54,11 @@ fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz)
 docs: .venv/dev.stamp  ## Write docs/settings.md from the table of settings
 	$(BIN)/python tools/settings-doc > docs/settings.md
 
-lock: build/lock/bin/pip-compile  ## Pin the newest releases: requirements.lock, requirements-dev.lock
+lock: build/lock/bin/pip-compile  ## Pin the newest releases: requirements.lock, -extras.lock, -dev.lock
 	$(PIP_COMPILE) --output-file requirements.lock pyproject.toml
-	$(PIP_COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(PIP_COMPILE) $(EXTRAS) --constraint requirements.lock --output-file requirements-extras.lock pyproject.toml
+	$(PIP_COMPILE) $(EXTRAS) --extra dev --constraint requirements-extras.lock --output-file requirements-dev.lock \
+		pyproject.toml
 
 clean:  ## Remove .venv, caches and build results
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -67,6 +69,8 @@ build-deps:
 
 test-deps:
 	@tools/test-deps
+
+EXTRAS = --extra console --extra doh --extra nats
 
 # Resolve with the oldest Python we support; `--all-build-deps` is what pins setuptools.
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --upgrade --generate-hashes \
