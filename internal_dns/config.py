@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from ipaddress import IPv6Network, ip_network
@@ -19,7 +19,7 @@ from internal_dns.core.catalog import NetworkId
 from internal_dns.core.journey import our_zone
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
-from internal_dns.forward.upstreams import Upstream
+from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.transport.sockets import Endpoint
 
 DEFAULT_FILE: Final = Path("/etc/internal-dns/config.toml")
@@ -103,8 +103,12 @@ class Settings:
         Endpoint.parse, "ADDR:PORT", many=True,
     )  # fmt: skip
     upstream: tuple[Upstream | None, ...] = setting(
-        (), "Where to forward other names: udp:// or tcp://, or none. Default: the host's resolv.conf.",
+        (), "Where to forward other names: udp://, tcp://, tls:// or https://ADDR, or none. Default: resolv.conf's.",
         lambda text: None if text == "none" else Upstream.parse(text), "URL", many=True,
+    )  # fmt: skip
+    upstream_ca: Path | None = setting(
+        None, "Authorities (PEM) that verify the certificates of encrypted upstreams. Default: the system's.",
+        Path, "FILE",
     )  # fmt: skip
     region: bytes | None = setting(None, "The region this server is in.", _region, "CODE")
     map_source: tuple[tuple[str, str], ...] = setting(
@@ -129,9 +133,10 @@ class Settings:
         None, "Secret of the DNS cookies, the same on all servers (RFC 9018). Default: a new one each start.",
         _secret, "HEX",
     )  # fmt: skip
-    forward: Mapping[Labels, tuple[Upstream, ...]] = setting(
+    forward: Mapping[Labels, Rule] = setting(
         {},
-        "Upstreams of their own for suffixes; in the file only: a table of suffix = [URL, …].",
+        "Upstreams of their own for suffixes; in the file only: a table of suffix = [URL, …], or "
+        "{ upstreams = [URL, …], allow_prefix = true } where they may tell addresses of the prefix.",
         Upstream.parse,
         "TABLE",
     )
@@ -210,23 +215,31 @@ def _parse(row: Field[Any], raw: Any, where: str, faults: list[str]) -> Any:
     return tuple(found) if many else (found or [None])[0]
 
 
-def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, tuple[Upstream, ...]]:
+def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, Rule]:
     if not isinstance(raw, Mapping):
         faults.append(f'{where}: is a table, such as [forward] "corp.example" = ["udp://192.0.2.1"]')
         return {}
     found = {}
     for suffix, value in raw.items():
         labels = tuple(suffix.lower().removesuffix(".").encode().split(b"."))
-        urls = [value] if isinstance(value, str) else value
+        written = value if isinstance(value, Mapping) else {"upstreams": value}
+        urls, allow = written.get("upstreams"), written.get("allow_prefix", False)
+        urls = [urls] if isinstance(urls, str) else urls
         try:
             if not all(0 < len(label) < 64 for label in labels):
                 raise ValueError("is no domain name")
             if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
                 raise ValueError('needs upstreams, such as ["udp://192.0.2.1"]')
-            found[labels] = tuple(map(Upstream.parse, urls))
+            if (strange := written.keys() - {"upstreams", "allow_prefix"}) or not isinstance(allow, bool):
+                raise ValueError(f"has upstreams and allow_prefix (true or false) only{_named(strange)}")
+            found[labels] = Rule(tuple(map(Upstream.parse, urls)), allow)
         except ValueError as error:
             faults.append(f"{where}.{suffix or '(empty)'}: {error}")
     return found
+
+
+def _named(keys: Set[str]) -> str:
+    return f", not {', '.join(map(repr, sorted(keys)))}" if keys else ""
 
 
 def _read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
@@ -261,7 +274,9 @@ def _contradictions(settings: Settings) -> list[str]:
             faults.append(f"{settings.origin['forward']}.{name}: is answered here and never forwarded")
     if None in settings.upstream and settings.forward:
         faults.append(f"{settings.origin['forward']}: has no effect while upstream is none; leave out one of them")
-    for key, upstreams in (("upstream", settings.upstream), *(("forward", to) for to in settings.forward.values())):
+    for key, upstreams in (
+        ("upstream", settings.upstream), *(("forward", rule.upstreams) for rule in settings.forward.values())
+    ):  # fmt: skip
         for upstream in upstreams:
             if upstream and settings.is_own(upstream.endpoint):
                 faults.append(f"{settings.origin[key]}: {upstream} is this server itself; name another")

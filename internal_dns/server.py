@@ -17,7 +17,8 @@ from internal_dns.admin.api import Api
 from internal_dns.admin.http import AdminPort
 from internal_dns.config import Settings
 from internal_dns.core.journey import Rules
-from internal_dns.forward.upstreams import Forwarder, Upstream, from_resolv_conf
+from internal_dns.forward.forwarder import Forwarder
+from internal_dns.forward.upstreams import Upstream, from_resolv_conf
 from internal_dns.metrics import Metrics
 from internal_dns.store.sqlite import Loaded, UnusableCatalog
 from internal_dns.store.watch import Watcher
@@ -50,10 +51,8 @@ class Server:
         self.upstreams = _upstreams(settings)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.forward_limit = max(16, descriptors // 4)
-        forwarder = Forwarder(
-            self.upstreams, self.metrics, settings.prefix, rules=settings.forward, limit=self.forward_limit
-        )  # fmt: skip
-        self.exchange = Exchange(_rules(settings, dev, bool(self.upstreams)), self.metrics, forwarder)
+        self.forwarder = _forwarder(settings, self.upstreams, self.metrics, self.forward_limit)
+        self.exchange = Exchange(_rules(settings, dev, bool(self.upstreams)), self.metrics, self.forwarder)
         self.connections = Connections(self.exchange, self.metrics)
         self.watcher = Watcher(
             settings.catalog, self._apply, prefix=settings.prefix, hidden=settings.hidden_peers, progress=_progress
@@ -88,6 +87,7 @@ class Server:
         finally:
             self._close()
             await self.api.close()
+            await self.forwarder.close()
 
     async def _loaded_or_missing(self) -> None:
         """Wait for the first catalog, or until it is clear that there is no file yet."""
@@ -227,6 +227,25 @@ def cannot_listen(endpoint: Endpoint, error: OSError) -> CannotStart:
 
     name = errno.errorcode.get(error.errno or 0, "")
     return CannotStart(f"cannot listen on {endpoint}", error.strerror or str(error), do.get(name, "Choose --listen"))
+
+
+def _forwarder(settings: Settings, upstreams: tuple[Upstream, ...], metrics: Metrics, limit: int) -> Forwarder:
+    """Make the forwarder. Raises CannotStart."""
+    try:
+        return Forwarder(
+            upstreams, metrics, settings.prefix, rules=settings.forward, limit=limit, ca=settings.upstream_ca
+        )  # fmt: skip
+    except ImportError as error:
+        raise CannotStart(
+            "an https:// upstream", f"DNS over HTTPS needs {error.name}, which is not installed",
+            "pip install 'internal-dns[doh]', or use a tls:// upstream",
+        ) from error  # fmt: skip
+    except OSError as error:  # ssl.SSLError too
+        raise CannotStart(
+            f"upstream_ca {settings.upstream_ca}",
+            str(error.strerror or error),
+            "Name a file of certificates (PEM)",
+        ) from error
 
 
 def _rules(settings: Settings, dev: bool, forwarding: bool) -> Rules:

@@ -12,7 +12,7 @@ import pytest
 from internal_dns import config
 from internal_dns.config import ConfigurationError, Settings, load_settings, table
 from internal_dns.core.requester import SourceMap
-from internal_dns.forward.upstreams import Upstream
+from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.transport.sockets import Endpoint
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -62,6 +62,7 @@ def test_without_anything_the_defaults_hold() -> None:
 
 EXAMPLES: dict[str, tuple[str, str, str, str]] = {  # by flag, environment, file, default
     "catalog": ("/1", "/2", "/3", "/var/lib/internal-dns/catalog.db"),
+    "upstream_ca": ("/1.pem", "/2.pem", "/3.pem", ""),
     "region": ("iad", "ams", "nrt", ""),
     "udp_limit": ("1000", "2000", "3000", "8192"),
     "nsid": ("one", "two", "three", ""),
@@ -154,14 +155,14 @@ def test_a_number_may_be_written_as_one_in_the_file(tmp_path: Path) -> None:
         ("admin", "127.0.0.1:99999", "no port"),
         ("upstream", "1.2.3.4:x", ""),
         ("upstream", "example.com", "not an IP address"),
-        ("upstream", "http://1.1.1.1", "udp://ADDR:PORT"),
-        ("upstream", "https://1.1.1.1/dns-query", "not built yet"),
-        ("upstream", "tls://1.1.1.1", "not built yet"),
+        ("upstream", "http://1.1.1.1", "https://ADDR:PORT"),
+        ("upstream", "https://dns.example/dns-query", "https://ADDR#NAME"),
+        ("upstream", "tls://dns.example", "tls://ADDR#NAME"),
         ("upstream", "udp://", ""),
         ("upstream", "udp://1.1.1.1/path", "udp://ADDR:PORT"),
-        ("upstream", "udp://1.1.1.1?x", "udp://ADDR:PORT"),
+        ("upstream", "udp://1.1.1.1?x", "https://ADDR:PORT"),
         ("upstream", "udp://1.1.1.1#x", "udp://ADDR:PORT"),
-        ("upstream", "udp://me@1.1.1.1", "udp://ADDR:PORT"),
+        ("upstream", "udp://me@1.1.1.1", "https://ADDR:PORT"),
         ("upstream", "udp://[::1", ""),
         ("upstream", "udp://1.1.1.1:0", "port 0"),
         ("upstream", "udp://0.0.0.0", ""),
@@ -218,7 +219,7 @@ def test_a_value_that_makes_no_sense_is_refused(name: str, text: str, says: str)
         ("admin", "[::1]:9153", Endpoint(ip_address("::1"), 9_153)),
         ("upstream", "1.1.1.1", (Upstream(Endpoint(ip_address("1.1.1.1"), 53)),)),
         ("upstream", "2606:4700::1111", (Upstream(Endpoint(ip_address("2606:4700::1111"), 53)),)),
-        ("upstream", "tcp://[::1]:5353", (Upstream(Endpoint(ip_address("::1"), 5_353), stream=True),)),
+        ("upstream", "tcp://[::1]:5353", (Upstream(Endpoint(ip_address("::1"), 5_353), "tcp"),)),
         ("upstream", "none", (None,)),
         ("region", "IAD", b"iad"),
         ("region", "us-east_1", b"us-east_1"),
@@ -397,10 +398,15 @@ def test_forward_rules_have_suffixes_and_upstreams(tmp_path: Path) -> None:
     )
     found = settings(file=file)
     assert found.forward == {
-        (b"corp", b"example"): (Upstream.parse("udp://192.0.2.1"), Upstream.parse("tcp://192.0.2.2:54")),
-        (b"lan",): (Upstream.parse("udp://192.0.2.3"),),
+        (b"corp", b"example"): Rule((Upstream.parse("udp://192.0.2.1"), Upstream.parse("tcp://192.0.2.2:54"))),
+        (b"lan",): Rule((Upstream.parse("udp://192.0.2.3"),)),
     }
     assert found.origin["forward"] == f"{file}, forward"
+
+
+def test_a_forward_rule_may_allow_addresses_of_the_prefix(tmp_path: Path) -> None:
+    file = written(tmp_path, '[forward.lan]\nupstreams = ["192.0.2.1"]\nallow_prefix = true\n')
+    assert settings(file=file).forward == {(b"lan",): Rule((Upstream.parse("192.0.2.1"),), allow_prefix=True)}
 
 
 @pytest.mark.parametrize(
@@ -412,6 +418,9 @@ def test_forward_rules_have_suffixes_and_upstreams(tmp_path: Path) -> None:
         '"a..b" = "192.0.2.1"',
         '".a" = "192.0.2.1"',
         f'"{"x" * 64}" = "192.0.2.1"',
+        'lan = { upstreams = ["192.0.2.1"], allow = true }',
+        'lan = { upstreams = ["192.0.2.1"], allow_prefix = "yes" }',
+        "lan = { allow_prefix = true }",
         '"internal" = "192.0.2.1"',
         '"corp.internal" = "192.0.2.1"',
         '"x.flycast" = "192.0.2.1"',

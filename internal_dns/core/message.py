@@ -15,7 +15,6 @@ from typing import Final
 from internal_dns.core.records import PAGE, RRset, TextList, compressed, items_that_fit, rotated, rr, text
 from internal_dns.core.wire import (
     AA,
-    AD,
     CD,
     EXTENDED_ERROR,
     HEADER,
@@ -24,7 +23,6 @@ from internal_dns.core.wire import (
     RA,
     RD,
     TC,
-    Checked,
     Ede,
     Malformed,
     Query,
@@ -163,23 +161,3 @@ def _first(records: list[bytes], room: int) -> list[bytes]:
             break
         kept.append(record)
     return kept
-
-
-def relay(checked: Checked, query: Query, manner: Manner) -> bytes:
-    """Return an upstream's reply as ours: its records, AD and RCODE, under the client's id, question and OPT.
-
-    The records' compression pointers stay right: header and question have the length they had. What is too large for
-    the client leaves as an empty reply with TC; it will ask by TCP.
-    """
-    rcode = checked.rcode
-    records, counts, flags = checked.records, checked.counts, checked.flags & AD
-    opt_record = opt(query, rcode, manner.options)
-    if HEADER + len(query.question) + len(records) + len(opt_record) > manner.limit:
-        records, counts, flags = b"", (0, 0, 0), TC
-    return b"".join((
-        header(query, rcode, aa=False, ra=True, flags=flags),
-        pack("!4H", 1, counts[0], counts[1], counts[2] + bool(opt_record)),
-        query.question,
-        records,
-        opt_record,
-    ))  # fmt: skip

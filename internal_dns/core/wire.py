@@ -13,7 +13,8 @@ Here every loop is bounded by the message's 4,096 octets and by MAX_ADDITIONAL.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from struct import Struct
 from typing import Final
@@ -31,8 +32,12 @@ class Type(IntEnum):
     TXT = 16
     AAAA = 28
     SRV = 33
+    NAPTR = 35
     DNAME = 39
     OPT = 41
+    RRSIG = 46
+    NSEC = 47
+    NSEC3 = 50
     SVCB = 64
     HTTPS = 65
     IXFR = 251
@@ -60,6 +65,7 @@ class Ede(IntEnum):
     NOT_READY = 14
     BLOCKED = 15
     PROHIBITED = 18
+    STALE_NXDOMAIN = 19
     NOT_AUTHORITATIVE = 20
     NO_REACHABLE_AUTHORITY = 22
     NETWORK_ERROR = 23
@@ -309,32 +315,44 @@ def is_cookie(value: bytes) -> bool:
 
 
 class BadReply(Exception):
-    """An upstream's message that cannot be relayed; `injected` when it spoke for names or addresses of ours."""
+    """An upstream's message that cannot be relayed.
 
-    def __init__(self, reason: str, *, injected: bool = False) -> None:
+    `injected`: it spoke for names or addresses of ours. `final`: it is well-formed, and no use.
+    """
+
+    def __init__(self, reason: str, *, injected: bool = False, final: bool = False) -> None:
         super().__init__(reason)
-        self.injected = injected
+        self.injected, self.final = injected, final
+
+
+# Owner (wire form, lower-cased), type, and where the RR starts, its rdata starts, and it ends in the message.
+Span = tuple[bytes, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A reply that may be relayed: header word, the three counts and records, all without its OPT."""
+    """A reply that holds nothing of ours: header word, the three counts and records, all without its OPT."""
 
     flags: int
     counts: tuple[int, int, int]
     records: bytes
     extended: int = 0  # the upper eight bits of the RCODE, from the OPT
+    octets: bytes = field(default=b"", compare=False)  # the whole message, which spans and names refer to
+    spans: Sequence[Span] = ()  # the RRs of answer and authority
+    names: Mapping[int, tuple[bytes, bool]] = field(default_factory=dict, compare=False)  # by offset: lower-cased, ours
 
     @property
     def rcode(self) -> int:
         return self.extended << 4 | self.flags & 15
 
 
-# Where in the rdata of these types the one domain name starts that a client would follow; it ends the rdata.
-_TARGET_AT: Final = {
-    Type.NS: 0, Type.CNAME: 0, Type.PTR: 0, Type.DNAME: 0, Type.MX: 2, Type.SRV: 6,
-    18: 2, 21: 2, 36: 2,  # AFSDB, RT, KX
-    Type.SVCB: 2, Type.HTTPS: 2,  # here parameters follow
+# Where names stand in the rdata of a type: octets before the first, how many, octets after the last (-1: parameters).
+# The types of RFC 1035 and those that RFC 3597 section 4 lists: their names may be compressed, and lead somewhere.
+NAMES_IN: Final = {
+    Type.NS: (0, 1, 0), 3: (0, 1, 0), 4: (0, 1, 0), Type.CNAME: (0, 1, 0), Type.SOA: (0, 2, 20),
+    7: (0, 1, 0), 8: (0, 1, 0), 9: (0, 1, 0), Type.PTR: (0, 1, 0), 14: (0, 2, 0), Type.MX: (2, 1, 0),
+    17: (0, 2, 0), 18: (2, 1, 0), 21: (2, 1, 0), 26: (2, 2, 0), Type.SRV: (6, 1, 0), Type.NAPTR: (4, 1, 0),
+    36: (2, 1, 0), Type.DNAME: (0, 1, 0), 58: (0, 2, 0), Type.SVCB: (2, 1, -1), Type.HTTPS: (2, 1, -1),
 }  # fmt: skip
 # What one reply's names may take: an honest 64 KB reply has a third of this, a crafted one costs milliseconds.
 MAX_LABELS: Final = 8_192
@@ -343,43 +361,63 @@ _IPV6HINT: Final = 6  # RFC 9460 section 7.3
 _ADDRESS_SIZE: Final = {Type.A: 4, Type.AAAA: 16}
 
 
-def check_reply(octets: bytes, ident: bytes, question: bytes, zones: frozenset[bytes], prefix: bytes) -> Checked:
+def is_reply_to(octets: bytes, ident: bytes, question: bytes) -> bool:
+    """Whether *octets* are a reply under *ident* to *question*, which is as we sent it, letter case included."""
+    size = HEADER + len(question)
+    return (
+        len(octets) >= size
+        and octets[:2] == ident
+        and octets[2] & 0xF8 == QR >> 8  # QR, and OPCODE is QUERY
+        and octets[4:6] == b"\0\1"
+        and octets[HEADER:size] == question
+    )
+
+
+def check_reply(octets: bytes, ident: bytes, question: bytes, zones: frozenset[bytes], prefix: bytes | None) -> Checked:
     """Check that *octets* answer *question* under *ident* and say nothing about what is ours.
 
     *question* is as we sent it, letter case included. *zones* are our apexes in lower-cased wire form, *prefix* is the
-    first octets of our addresses. Raises BadReply, nothing else; the cost is linear in the octets.
+    first octets of our addresses, None where they may be told. Raises BadReply, nothing else; the cost is linear in
+    the octets.
     """
-    size = HEADER + len(question)
-    if len(octets) < size or octets[:2] != ident or octets[HEADER:size] != question:
+    if not is_reply_to(octets, ident, question):
         raise BadReply("not the reply to this query")
-    _, flags, questions, answers, authorities, additionals = _SIX.unpack_from(octets)
-    if not flags & QR or flags >> 11 & 15 or questions != 1:
-        raise BadReply("not a reply to a query")
+    size = HEADER + len(question)
+    _, flags, _, answers, authorities, additionals = _SIX.unpack_from(octets)
     names = _Names(octets, zones)
+    spans: list[Span] = []
     try:
-        at, end, seen = _check_records(octets, size, answers + authorities, names, prefix)
+        at, end, seen = _check_records(octets, size, answers + authorities, names, prefix, spans)
         if seen < answers + authorities:
             raise _Fault("OPT outside the additional section")
         # What little may follow OPT (a TSIG that is not for the client) is left out with it.
-        after, end, kept = _check_records(octets, at, additionals, names, prefix)
+        after, end, kept = _check_records(octets, at, additionals, names, prefix, None)
     except _Fault as fault:
         raise BadReply(str(fault)) from None
     extended = octets[end + 5] if kept < additionals else 0
     if kept == additionals and after != len(octets):
         raise BadReply("octets after the last record")
-    return Checked(flags, (answers, authorities, kept), octets[size:end], extended)
+    counts = (answers, authorities, kept)
+    return Checked(flags, counts, octets[size:end], extended, octets, spans, names.known)
 
 
 # Hot path: one call for all records of a section; a call for each doubles the time that a 64 KB reply takes.
-def _check_records(octets: bytes, at: int, count: int, names: _Names, prefix: bytes) -> tuple[int, int, int]:
-    """Check *count* RRs, or those before an OPT: where the next would start, where the last ends, how many."""
+def _check_records(
+    octets: bytes, at: int, count: int, names: _Names, prefix: bytes | None, spans: list[Span] | None
+) -> tuple[int, int, int]:
+    """Check *count* RRs, or those before an OPT: where the next would start, where the last ends, how many.
+
+    What they are is added to *spans*.
+    """
     size, known, unpack = len(octets), names.known, _RR.unpack_from
     for number in range(count):
         start = at
         if at + 12 <= size and octets[at] >= 0xC0 and (found := known.get((octets[at] & 0x3F) << 8 | octets[at + 1])):
-            at, ours = at + 2, found[1]
+            at += 2
+            owner, ours = found
         else:
             at, ours = names.read(at)
+            owner = known[start][0]
         if at + 10 > size:
             raise _Fault("a record is cut off")
         rtype, _, _, length = unpack(octets, at)
@@ -390,26 +428,37 @@ def _check_records(octets: bytes, at: int, count: int, names: _Names, prefix: by
         if rtype in _ADDRESS_SIZE:
             if length != _ADDRESS_SIZE[rtype]:
                 raise _Fault("an address of the wrong length")
-            if rtype == Type.AAAA and octets.startswith(prefix, rdata):
+            if rtype == Type.AAAA and prefix is not None and octets.startswith(prefix, rdata):
                 raise BadReply("an address of ours", injected=True)
-        elif rtype in _TARGET_AT:
-            ours = _check_target(octets, rtype, rdata, at, names, prefix) or ours
+        elif rtype in NAMES_IN:
+            ours = _check_targets(octets, rtype, rdata, at, names, prefix) or ours
         elif rtype == Type.OPT:
             if octets[start]:
                 raise _Fault("OPT is owned by the root")
             return at, start, number
         if ours:
             raise BadReply("a record for a name of ours", injected=True)
+        if spans is not None:
+            spans.append((owner, rtype, start, rdata, at))
     return at, at, count
 
 
-def _check_target(octets: bytes, rtype: int, rdata: int, end: int, names: _Names, prefix: bytes) -> bool:
-    """Check rdata that leads to another name: whether that is ours."""
-    if rdata + _TARGET_AT[rtype] >= end:
-        raise _Fault("rdata without its name")
-    at, ours = names.read(rdata + _TARGET_AT[rtype])
-    if at > end or (at < end and rtype not in (Type.SVCB, Type.HTTPS)):
-        raise _Fault("a name that does not end with its rdata")
+def _check_targets(octets: bytes, rtype: int, rdata: int, end: int, names: _Names, prefix: bytes | None) -> bool:
+    """Check rdata that leads to other names: whether one of them is ours."""
+    skip, count, tail = NAMES_IN[rtype]
+    at, ours = rdata + skip, False
+    if rtype == Type.NAPTR:  # flags, services and a regular expression come before, RFC 3403 section 4.1
+        for _ in range(3):
+            at += 1 + octets[at] if at < end else 1
+    for _ in range(count):
+        if at >= end:
+            raise _Fault("rdata without its name")
+        at, one = names.read(at)
+        ours = ours or one
+    if at > end or (tail >= 0 and at + tail != end):
+        raise _Fault("names that do not fit their rdata")
+    if tail >= 0:
+        return ours
     while at < end:  # service parameters, RFC 9460 section 2.2
         if at + 4 > end:
             raise _Fault("a parameter is cut off")
@@ -417,7 +466,11 @@ def _check_target(octets: bytes, rtype: int, rdata: int, end: int, names: _Names
         at += 4
         if at + length > end:
             raise _Fault("a parameter runs past its rdata")
-        if key == _IPV6HINT and any(octets.startswith(prefix, hint) for hint in range(at, at + length, 16)):
+        if (
+            key == _IPV6HINT
+            and prefix is not None
+            and any(octets.startswith(prefix, hint) for hint in range(at, at + length, 16))
+        ):
             raise BadReply("an address of ours", injected=True)
         at += length
     return ours

@@ -4,6 +4,7 @@ Python decides once (core/journey.py), afterwards the same question gets the sam
 letter case, OPT and rotation. Anything unusual in a query is a miss, and the journey decides again.
 
     network ─► lower-cased QNAME + QTYPE + QCLASS ─► Entry            (nearest: ─► place of the asker ─► Entry)
+    everyone ─► the same + DO, CD ─► RelayedEntry                     (what upstreams said: its TTLs fall, it runs out)
 
 An entry goes when what it was computed from goes: one app, or for lists, reverse names and peers the whole network.
 The table is bounded in octets and entries; a network that asks for many names pushes out its own entries first.
@@ -11,17 +12,19 @@ The table is bounded in octets and entries; a network that asks for many names p
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from struct import pack
-from typing import Final
+from typing import Any, Final
 
 from internal_dns.core.catalog import Catalog, NetworkId, changed
 from internal_dns.core.journey import Remember, Reply, Rules
 from internal_dns.core.message import OUR_UDP_SIZE, PLAIN_UDP_SIZE, ede_option
+from internal_dns.core.relayed import Relayed
 from internal_dns.core.requester import Outsider, place, requester
-from internal_dns.core.wire import AA, CD, HEADER, QR, RA, RD, Type
+from internal_dns.core.wire import AA, AD, CD, HEADER, QR, RA, RD, Type
 
 Cell = list[int]  # a counter of one element, shared by the entries that count into it
 PlaceKey = tuple[bytes | None, bytes | None, bytes | None]
@@ -35,6 +38,10 @@ _OVERHEAD: Final = 600  # octets an entry takes beside its records, measured wit
 MAX_ENTRIES: Final = 262_144
 MAX_OCTETS: Final = 128 << 20
 _KNOWN_SOURCES: Final = 4_096
+# What upstreams said is the same for all networks; network 0 is nobody's.
+EVERYONE: Final = b"\0\0\0\0"
+_VARIANTS: Final = (b"\0", b"\1", b"\2", b"\3")
+_NONE: Final[OrderedDict[bytes, Any]] = OrderedDict()
 
 
 @dataclass(slots=True)
@@ -60,19 +67,40 @@ class Entry:
         return b"".join(parts)[: self.shown]
 
 
+@dataclass(slots=True)
+class RelayedEntry:
+    """What an upstream said, and how old the copy is whose TTLs are right now."""
+
+    reply: Relayed
+    heads: tuple[bytes, ...]  # flags and counts, by whether AD may be told + 2 OPT
+    opt: bytes
+    since: float
+    refresh_at: float
+    until: float
+    counter: Cell
+    size: int
+    records: bytes
+    age: int = 0
+    label: None = None
+    hits: int = 0
+
+
 class AnswerTable:
     """All entries of all networks; see the module's docstring."""
 
     def __init__(
         self, rules: Rules, count_into: Callable[[Reply, int], Cell] | None = None,
-        *, max_octets: int = MAX_OCTETS, max_entries: int = MAX_ENTRIES,
+        *, count_relayed: Callable[[int, int], Cell] | None = None, max_octets: int = MAX_OCTETS,
+        max_entries: int = MAX_ENTRIES, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.rules, self.prefix = rules, rules.prefix
         self.catalog: Catalog | None = None
         self.max_octets, self.max_entries = max_octets, max_entries
         self.octets = self.entries = self.hits = self.misses = self.evictions = 0
+        self.clock = clock
         self._count_into = count_into or (lambda reply, qtype: [0])
-        self._tables: dict[bytes, OrderedDict[bytes, Entry | dict[PlaceKey | None, Entry]]] = {}
+        self._count_relayed = count_relayed or (lambda rcode, qtype: [0])
+        self._tables: dict[bytes, OrderedDict[bytes, Entry | RelayedEntry | dict[PlaceKey | None, Entry]]] = {}
         self._by_label: dict[bytes, dict[bytes | None, set[Key]]] = {}
         self._sizes: dict[bytes, int] = {}
         self._sources: dict[bytes, bytes | None] = {}
@@ -98,14 +126,14 @@ class AnswerTable:
         if destination[:2] == self.prefix and destination[2:6] not in (b"\0\0\0\0", network):
             return None
         table = self._tables.get(network)  # type: ignore[arg-type]  # None is nobody's key
-        if table is None:
-            self.misses += 1
-            return None
         # QTYPE must not be lower-cased: its octets may look like letters.
-        entry = table.get(octets[HEADER : end - 4].lower() + octets[end - 4 : end])
+        key = octets[HEADER : end - 4].lower() + octets[end - 4 : end]
+        entry = table.get(key) if table is not None else None
         if entry.__class__ is dict:
             entry = entry.get(self._place(source, destination))
         if entry is None:
+            if octets[2] & 1 and network is not None and network != EVERYONE:
+                return self._repeat_relayed(octets, key, end, limit)
             self.misses += 1
             return None
         assert isinstance(entry, Entry)
@@ -124,6 +152,30 @@ class AnswerTable:
         entry.counter[0] += 1
         self.hits += 1
         return reply
+
+    def _repeat_relayed(self, octets: bytes, key: bytes, end: int, limit: int) -> bytes | None:
+        """Return what an upstream said before, its TTLs less the seconds since."""
+        dnssec_ok = octets[end + 7] >> 7 if end < len(octets) else 0
+        entry = self._tables.get(EVERYONE, _NONE).get(key + _VARIANTS[dnssec_ok | octets[3] >> 3 & 2])
+        if entry is None:
+            self.misses += 1
+            return None
+        assert isinstance(entry, RelayedEntry)
+        now = self.clock()
+        if now >= entry.refresh_at:
+            # One question goes the whole way, where the reply is asked for again; the others do until it has run out.
+            entry.refresh_at = entry.until
+            self.misses += 1
+            return None
+        if (age := int(now - entry.since)) != entry.age:
+            entry.age, entry.records = age, entry.reply.aged(age)
+        head = entry.heads[(dnssec_ok or octets[3] >> 5 & 1) | (end < len(octets)) << 1]
+        if len(octets) + len(entry.records) > limit:
+            return None
+        entry.hits += 1
+        entry.counter[0] += 1
+        self.hits += 1
+        return b"".join((octets[:2], head, octets[HEADER:end], entry.records, entry.opt if end < len(octets) else b""))
 
     def _mapped(self, source: bytes) -> bytes | None:
         """Return the network octets of a source outside the prefix by the configured maps, or None."""
@@ -165,6 +217,24 @@ class AnswerTable:
         self._account(network, entry.size, 1)
         while self.octets > self.max_octets or self.entries > self.max_entries:
             self._evict(network)
+
+    def remember_relayed(
+        self, name: bytes, qtype: int, variant: int, reply: Relayed, since: float, refresh_at: float, until: float
+    ) -> None:
+        """Keep what an upstream said, for all networks. *variant* is DO + 2 CD; times are those of `clock`."""
+        key = name + pack("!2HB", qtype, 1, variant)
+        self._drop(EVERYONE, (key, None))
+        counter = self._count_relayed(reply.rcode, qtype)
+        entry = _relayed_entry(reply, variant, since, refresh_at, until, counter, _OVERHEAD + 2 * len(reply.records))
+        self._tables.setdefault(EVERYONE, OrderedDict())[key] = entry
+        self._by_label.setdefault(EVERYONE, {}).setdefault(None, set()).add((key, None))
+        self._account(EVERYONE, entry.size, 1)
+        while self.octets > self.max_octets or self.entries > self.max_entries:
+            self._evict(EVERYONE)
+
+    def forget_relayed(self) -> None:
+        """Drop all that upstreams said."""
+        self.forget(NetworkId(0), None)
 
     def change(self, catalog: Catalog) -> None:
         """Answer from *catalog* from now on; forget exactly what it changes."""
@@ -213,6 +283,19 @@ class AnswerTable:
         key, entry = next(iter(self._tables[network].items()))
         self._drop(network, (key, next(iter(entry)) if isinstance(entry, dict) else None))
         self.evictions += 1
+
+
+def _relayed_entry(
+    reply: Relayed, variant: int, since: float, refresh_at: float, until: float, counter: Cell, size: int
+) -> RelayedEntry:
+    dnssec_ok, checking_disabled = variant & 1, variant >> 1
+    base = QR | RD | RA | checking_disabled * CD | reply.rcode & 15
+    heads = tuple(
+        pack("!5H", base | ad * reply.ad * AD, 1, *reply.counts, has_opt) for has_opt in (0, 1) for ad in (0, 1)
+    )
+    ttl = reply.rcode >> 4 << 24 | dnssec_ok << 15
+    opt = _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, ttl, 0)
+    return RelayedEntry(reply, heads, opt, since, refresh_at, until, counter, size, reply.records)
 
 
 def _entry(said: Remember, rules: Rules, counter: Cell) -> Entry | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from random import getrandbits
 from typing import Any, Final, Protocol
@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from internal_dns.core.catalog import Catalog, Network
 from internal_dns.core.journey import Drop, Forward, Reply, Rules, respond
 from internal_dns.core.message import Body, Manner, message
+from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, SILENT_PORTS, Ede, Rcode, Silent, Type, read_query
 from internal_dns.metrics import Metrics
 from internal_dns.transport.answers import AnswerTable
@@ -26,11 +27,17 @@ _AAAA: Final = int(Type.AAAA).to_bytes(2, "big")
 _log = logging.getLogger("internal_dns")
 
 
+Keep = Callable[[bytes, int, int, Relayed, float, float, float], None]  # AnswerTable.remember_relayed
+
+
 class Forwarder(Protocol):
     """What is asked for names that are not ours."""
 
-    async def ask(self, forward: Forward) -> bytes:
-        """Return the reply's octets; never raises."""
+    keep: Keep  # called with what is known and asked for again
+    forget: Callable[[], None]  # called when what was kept holds no more
+
+    def answer(self, forward: Forward, source: bytes) -> bytes | Coroutine[Any, Any, bytes]:
+        """Return the reply's octets, or what will return them; never raises."""
 
 
 class Exchange:
@@ -39,8 +46,14 @@ class Exchange:
     def __init__(self, rules: Rules, metrics: Metrics, forwarder: Forwarder | None = None) -> None:
         self.rules, self.metrics, self.forwarder = rules, metrics, forwarder
         self.catalog: Catalog | None = None
-        self.answers = AnswerTable(rules, lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype))
+        self.answers = AnswerTable(
+            rules,
+            lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype),
+            count_relayed=lambda rcode, qtype: metrics.response("forward", rcode & 15, qtype),
+        )
         self._silent_until = 0.0
+        if forwarder is not None:
+            forwarder.keep, forwarder.forget = self.answers.remember_relayed, self.answers.forget_relayed
 
     def use(self, catalog: Catalog) -> None:
         """Answer from *catalog* from now on."""
@@ -69,7 +82,7 @@ class Exchange:
                 self.metrics.drop(reason)
                 return None
             case Forward():
-                return self._forward(said)
+                return self._forward(said, source)
         if said.remember is not None:
             if leaks(said.remember.body, said.remember.network):
                 self.metrics.leaks += 1
@@ -83,9 +96,16 @@ class Exchange:
         said = respond(octets, source, bytes(16), self.catalog, replace(self.rules, dev=True), stream=True)
         return said.octets if isinstance(said, Reply) else b""
 
-    async def _forward(self, forward: Forward) -> bytes:
+    def _forward(self, forward: Forward, source: bytes) -> Outcome:
         assert self.forwarder is not None  # rules.forwarding is off without one
-        reply = await self.forwarder.ask(forward)
+        reply = self.forwarder.answer(forward, source)
+        if isinstance(reply, bytes):
+            self.metrics.response("forward", reply[3] & 15, forward.query.qtype)[0] += 1
+            return reply
+        return self._forwarded(forward, reply)
+
+    async def _forwarded(self, forward: Forward, asked: Coroutine[Any, Any, bytes]) -> bytes:
+        reply = await asked
         self.metrics.response("forward", reply[3] & 15, forward.query.qtype)[0] += 1
         return reply
 

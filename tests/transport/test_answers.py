@@ -163,6 +163,7 @@ def held(table: AnswerTable) -> dict[tuple[bytes, bytes, Any], Entry]:
         for network, entries in table._tables.items()
         for key, found in entries.items()
         for where, entry in (found.items() if isinstance(found, dict) else [(None, found)])
+        if isinstance(entry, Entry)
     }
 
 

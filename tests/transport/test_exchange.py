@@ -56,7 +56,10 @@ class Upstreams:
     said: bytes = header(QR | 3)
     asked: list[Forward] = field(default_factory=list)
 
-    async def ask(self, forward: Forward) -> bytes:
+    keep: Any = None
+    forget: Any = None
+
+    def answer(self, forward: Forward, source: bytes) -> bytes:
         self.asked.append(forward)
         return forward.query.id + self.said[2:]
 

@@ -1,0 +1,220 @@
+"""What of an upstream's reply is relayed, and how it ages."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from struct import pack
+
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rrset
+import pytest
+
+from internal_dns.core.message import Manner
+from internal_dns.core.relayed import MAX_LIFETIME, MAX_NEGATIVE, Relayed, relay, scrub
+from internal_dns.core.wire import BadReply, Query, check_reply, read_query
+from tests.core.messages import AAAA, ANY, DNAME, RD, A, opt, query
+
+ZONES: frozenset[bytes] = frozenset((b"\x08internal\0",))
+GOOD = "192.0.2.80"
+
+
+def reply(qtype: int, *answer: str, authority: tuple[str, ...] = (), additional: tuple[str, ...] = (), rcode: int = 0,
+          do: bool = False) -> tuple[Query, Relayed]:  # fmt: skip
+    """What is relayed of a reply to www.example with these records."""
+    asked = read_query(query("www.example", qtype, opt(do=do)))
+    assert isinstance(asked, Query)
+    message = dns.message.make_response(dns.message.from_wire(query("www.example", qtype)), recursion_available=True)
+    message.set_rcode(dns.rcode.Rcode(rcode))
+    sections = (message.answer, answer), (message.authority, authority), (message.additional, additional)
+    for section, texts in sections:
+        for text in texts:
+            owner, ttl, rdtype, rdata = text.split(None, 3)
+            section.append(dns.rrset.from_text(owner.rstrip(".") + ".", int(ttl), "IN", rdtype, rdata))
+    octets = message.to_wire()
+    checked = check_reply(octets, octets[:2], asked.question, ZONES, b"\xfd\xaa")
+    return asked, scrub(checked, asked.name, qtype, dnssec_ok=do)
+
+
+def shown(asked: Query, relayed: Relayed, records: bytes | None = None) -> list[str]:
+    octets = relay(relayed, asked, Manner(limit=65_535), relayed.records if records is None else records)
+    message = dns.message.from_wire(octets, one_rr_per_rrset=True)
+    assert not message.additional
+    return [rrset.to_text() for rrset in (*message.answer, *message.authority)]
+
+
+SOA = "example 600 SOA ns.example. root.example. 1 2 3 4 60"
+CHAIN = ("www.example 60 CNAME a.example.", "a.example 50 CNAME b.other.", f"b.other 40 A {GOOD}")
+SIG = "8 2 300 20300101000000 20200101000000 1 example. AAAA"
+
+
+@pytest.mark.parametrize(
+    ("answer", "authority", "kept"),
+    [
+        ((f"www.example 60 A {GOOD}",), (), 1),
+        (CHAIN, (), 3),
+        (CHAIN[::-1], (), 3),
+        ((CHAIN[1], CHAIN[0], CHAIN[2]), (), 3),
+        ((f"other.example 60 A {GOOD}", *CHAIN), (), 3),
+        ((*CHAIN, "b.other 60 TXT x", f"c.other 60 A {GOOD}"), (), 3),
+        (CHAIN, ("other 60 NS ns.other.",), 3),
+        ((), (SOA,), 1),
+        ((), ("example 60 NS ns.example.", SOA), 1),
+        (CHAIN[:2], ("other 600 SOA ns.other. root.other. 1 2 3 4 60",), 3),
+    ],
+    ids="plain chain reversed shuffled stray-before strays-after ns-after nodata ns-before-soa aliased-nodata".split(),
+)
+def test_the_chain_from_qname_in_order_and_the_soa_of_a_negative_reply_are_kept(
+    answer: tuple[str, ...], authority: tuple[str, ...], kept: int
+) -> None:
+    asked, relayed = reply(A, *answer, authority=authority, additional=(f"ns.example 60 A {GOOD}",))
+    found = shown(asked, relayed)
+    assert len(found) == kept
+    if answer:
+        owners = [dns.name.from_text(line.split()[0]).to_text() for line in found]
+        assert owners[: len(CHAIN)][:2] == ["www.example.", "a.example."][: len(owners)]
+    assert sum(relayed.counts) == kept == len(relayed.ttls)
+
+
+def test_only_the_soa_of_a_zone_the_name_is_in_is_kept() -> None:
+    asked, relayed = reply(A, authority=("other 600 SOA ns.other. root.other. 1 2 3 4 60", SOA))
+    assert [line.split()[0] for line in shown(asked, relayed)] == ["example."]
+    asked, relayed = reply(A, authority=("xample 600 SOA ns.other. root.other. 1 2 3 4 60",))
+    assert shown(asked, relayed) == []
+
+
+def test_any_takes_all_of_the_name_and_nothing_else() -> None:
+    asked, relayed = reply(ANY, f"www.example 60 A {GOOD}", "www.example 60 TXT x", f"b.example 60 A {GOOD}")
+    assert len(shown(asked, relayed)) == 2
+
+
+def test_a_dname_and_what_it_makes_are_kept() -> None:
+    dname = "example 60 DNAME other."
+    asked, relayed = reply(A, dname, "www.example 60 CNAME www.other.", f"www.other 60 A {GOOD}")
+    assert [line.split()[3] for line in shown(asked, relayed)] == ["DNAME", "CNAME", "A"]
+    asked, relayed = reply(A, "ample 60 DNAME other.", f"www.example 60 A {GOOD}")
+    assert [line.split()[3] for line in shown(asked, relayed)] == ["A"]
+    asked, relayed = reply(DNAME, "www.example 60 DNAME other.")
+    assert len(shown(asked, relayed)) == 1
+
+
+def test_proofs_are_kept_for_who_asks_with_do() -> None:
+    records = (f"www.example 60 A {GOOD}", f"www.example 60 RRSIG A {SIG}", f"www.example 60 RRSIG TXT {SIG}")
+    authority = (
+        SOA, f"example 60 RRSIG SOA {SIG}", "example 60 NSEC x.example. A", "example 60 NS ns.example.",
+        f"example 60 RRSIG NS {SIG}",
+    )  # fmt: skip
+    asked, relayed = reply(A, *records, do=True)
+    assert relayed.counts == (3, 0)
+    asked, relayed = reply(A, *records)
+    assert relayed.counts == (1, 0)
+    asked, relayed = reply(A, authority=authority, do=True)
+    assert [line.split()[3] for line in shown(asked, relayed)] == ["SOA", "RRSIG", "NSEC"]
+
+
+def aliases(count: int) -> list[str]:
+    names = ["www.example", *(f"n{number}.example" for number in range(count))]
+    return [f"{one} 60 CNAME {other}." for one, other in pairwise(names)]
+
+
+def test_sixteen_aliases_and_no_more() -> None:
+    asked, relayed = reply(A, *aliases(16), f"n15.example 60 A {GOOD}")
+    assert len(shown(asked, relayed)) == 17
+    with pytest.raises(BadReply, match="more than 16"):
+        reply(A, *aliases(17), f"n16.example 60 A {GOOD}")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ["www.example 60 CNAME www.example."],
+        ["www.example 60 CNAME a.example.", "a.example 60 CNAME www.example."],
+        ["www.example 60 CNAME a.example.", "a.example 60 CNAME b.example.", "b.example 60 CNAME a.example."],
+    ],
+)
+def test_a_loop_is_no_answer(answer: list[str]) -> None:
+    with pytest.raises(BadReply, match="loops"):
+        reply(A, *answer)
+
+
+def test_a_referral_is_no_answer() -> None:
+    with pytest.raises(BadReply, match="lame"):
+        reply(A, authority=("example 60 NS ns.example.",))
+    assert reply(A, authority=("example 60 NS ns.example.",), rcode=3)[1].rcode == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "authority", "rcode", "lifetime"),
+    [
+        ((f"www.example 60 A {GOOD}",), (), 0, 60),
+        (CHAIN, (), 0, 40),
+        ((f"www.example 86400 A {GOOD}",), (), 0, MAX_LIFETIME),
+        ((f"www.example 0 A {GOOD}",), (), 0, 0),
+        ((), (SOA,), 0, 60),
+        ((), (SOA,), 3, 60),
+        ((), ("example 30 SOA ns.example. root.example. 1 2 3 4 60",), 3, 30),
+        ((), ("example 86400 SOA ns.example. root.example. 1 2 3 4 86400",), 3, MAX_NEGATIVE),
+        ((), (), 3, 5),
+        ((), (), 0, 5),
+        (CHAIN[:1], (), 3, 5),
+        (CHAIN[:1], (), 0, 0),  # a CNAME is never kept without its target
+        (("www.example 3 CNAME a.example.",), (SOA,), 0, 3),
+        ((), (), 9, 0),
+    ],
+)
+def test_how_long_a_reply_may_be_kept(
+    answer: tuple[str, ...], authority: tuple[str, ...], rcode: int, lifetime: int
+) -> None:
+    assert reply(A, *answer, authority=authority, rcode=rcode)[1].lifetime == lifetime
+
+
+def test_a_ttl_with_its_highest_bit_is_zero() -> None:
+    asked = read_query(query("www.example", A))
+    assert isinstance(asked, Query)
+    for before in (b"", b"\1x\xc0\x0c" + pack("!HHIH", A, 1, 9, 4) + bytes(4)):  # kept as it came, and rebuilt
+        record = b"\xc0\x0c" + pack("!HHIH", A, 1, 1 << 31, 4) + bytes(4)
+        counts = pack("!5H", 0x8180, 1, 1 + bool(before), 0, 0)
+        checked = check_reply(b"\0\0" + counts + asked.question + before + record, b"\0\0", asked.question, ZONES, None)
+        relayed = scrub(checked, asked.name, A, dnssec_ok=False)
+        assert relayed.lifetime == 0
+        assert [line.split()[1] for line in shown(asked, relayed)] == ["0"]
+
+
+def test_ttls_fall_by_the_second_and_never_below_zero() -> None:
+    asked, relayed = reply(A, *CHAIN)
+    ttls = [[line.split()[1] for line in shown(asked, relayed, relayed.aged(age))] for age in (0, 1, 39, 45, 100)]
+    assert ttls == [["60", "50", "40"], ["59", "49", "39"], ["21", "11", "1"], ["15", "5", "0"], ["0", "0", "0"]]
+    assert [line.split()[1] for line in shown(asked, relayed, relayed.stale())] == ["30", "30", "30"]
+
+
+def test_records_of_another_class_are_not_kept() -> None:
+    asked = read_query(query("www.example", A))
+    assert isinstance(asked, Query)
+    record = b"\xc0\x0c" + pack("!HHIH", A, 3, 60, 4) + bytes(4)
+    octets = b"\0\0" + pack("!5H", 0x8180, 1, 1, 0, 0) + asked.question + record
+    checked = check_reply(octets, b"\0\0", asked.question, ZONES, None)
+    assert scrub(checked, asked.name, A, dnssec_ok=False).counts == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rebuilt_records_say_what_the_upstream_said(seed: int) -> None:
+    """Shuffled and mixed with strays, every record of the chain comes out with its own rdata and TTL."""
+    rng = random.Random(seed)
+    types = ("MX 10 mail.example.", "MX 20 b.mail.example.", "MX 5 www.example.")
+    wanted = [*aliases(3), *(f"n2.example {60 + n} {text}" for n, text in enumerate(types))]
+    strays = [f"s{n}.example 60 MX 1 n{n}.example." for n in range(5)]
+    mixed = wanted + strays
+    rng.shuffle(mixed)
+    asked, relayed = reply(15, *mixed)
+    expected = {" ".join((line.split()[0] + ".", line.split()[1], "IN", *line.split()[2:])) for line in wanted}
+    assert set(shown(asked, relayed)) == expected
+
+
+def test_what_is_too_large_for_the_client_is_truncated() -> None:
+    asked, relayed = reply(AAAA, *(f"www.example 60 AAAA 2001:db8::{n:x}" for n in range(1, 60)))
+    message = dns.message.from_wire(relay(relayed, asked, Manner(limit=512), relayed.records))
+    assert message.flags & dns.flags.TC
+    assert not message.answer
+    assert asked.flags & RD

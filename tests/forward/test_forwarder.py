@@ -1,0 +1,768 @@
+"""Forwarding over real sockets: what counts as a reply, what is kept, and how little an upstream can spoil."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+
+import internal_dns.forward.forwarder as forwarder_module
+from internal_dns.core.catalog import Catalog
+from internal_dns.core.journey import Forward, Rules, respond
+from internal_dns.forward import asking, policy
+from internal_dns.forward.asking import Question
+from internal_dns.forward.forwarder import Forwarder
+from internal_dns.forward.upstreams import Rule, Upstream
+from internal_dns.metrics import Metrics
+from tests.core.messages import AAAA, AD, CD, COOKIE, EDE, NSID, RD, TXT, A, ip, opt, option, options, query, records
+from tests.forward.scripted import Script, good, reply, scripted
+
+PREFIX = b"\xfd\xaa"
+ECS = 8
+
+
+def asked(
+    name: str = "www.example.com", qtype: int = A, *additional: bytes, flags: int = RD, network: int = 0x18,
+    stream: bool = False,
+) -> Forward:  # fmt: skip
+    """What the journey hands over for a query; EDNS with 1232 octets unless told."""
+    octets = query(name, qtype, *(additional or (opt(),)), flags=flags)
+    source = b"\xfd\xaa" + network.to_bytes(4, "big") + bytes(9) + b"\2"
+    found = respond(octets, source, ip("fdaa::3"), Catalog(), Rules(forwarded=((b"lan",),)), stream=stream)
+    assert isinstance(found, Forward)
+    return found
+
+
+_made: list[Forwarder] = []
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    async def whole() -> None:
+        try:
+            await story
+        finally:
+            for each in _made:
+                await each.close()
+            _made.clear()
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    asyncio.run(whole())
+
+
+WHERE = {"HEDGE": (policy, asking), "TRY_TIMEOUT": (policy,), "PATIENCE": (forwarder_module,)}
+
+
+def set_times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
+    for name, value in seconds.items():
+        for module in WHERE[name]:
+            monkeypatch.setattr(module, name, value)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_tenth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_times(monkeypatch, HEDGE=0.04, TRY_TIMEOUT=0.12, PATIENCE=0.44)
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times so long that what happens within half a second was not waited for, even on a busy machine."""
+    set_times(monkeypatch, HEDGE=1.0, TRY_TIMEOUT=2.0, PATIENCE=4.0)
+
+
+async def octets_of(forwarder: Forwarder, forward: Forward) -> bytes:
+    found = forwarder.answer(forward, bytes(16))
+    return found if isinstance(found, bytes) else await found
+
+
+async def ask(forwarder: Forwarder, forward: Forward | None = None) -> dns.message.Message:
+    forward = forward or asked()
+    octets = await octets_of(forwarder, forward)
+    assert octets[:2] == forward.query.id
+    assert not forwarder.waiting
+    assert not forwarder.asking
+    assert not forwarder.of_network
+    assert forwarder.sockets == len(forwarder._probes)
+    return dns.message.from_wire(octets)
+
+
+def made(*upstreams: Upstream, metrics: Metrics | None = None, **how: Any) -> Forwarder:
+    """A forwarder that `run` closes."""
+    found = Forwarder(upstreams, metrics or Metrics(), PREFIX, **how)
+    _made.append(found)
+    return found
+
+
+def ede(message: dns.message.Message) -> int:
+    return int.from_bytes(options(message)[EDE][:2], "big")
+
+
+def test_a_reply_is_relayed_under_the_clients_id_and_question() -> None:
+    async def story() -> None:
+        async with scripted(good(flags=int(dns.flags.AD))) as (upstream,):
+            metrics = Metrics()
+            message = await ask(made(upstream.udp, metrics=metrics), asked("wWw.Example.com", A, opt(do=True)))
+            assert (message.id, message.rcode()) == (0x1234, 0)
+            assert records(message, A) == ["192.0.2.80"]
+            assert message.question[0].to_text() == "wWw.Example.com. IN A"
+            assert dns.flags.to_text(message.flags) == "QR RD RA AD"
+            assert message.ednsflags & dns.flags.DO
+            assert metrics.forwards == {"answered": 1}
+            assert [stream for _, stream in upstream.asked] == [False]
+
+    run(story())
+
+
+def test_each_question_has_an_id_and_a_port_of_its_own() -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            forwarder = made(upstream.udp)
+            for number in range(100):
+                await ask(forwarder, asked(f"{number}.example"))
+            assert len({octets[:2] for octets, _ in upstream.asked}) > 90
+            assert len(upstream.ports) > 80
+
+    run(story())
+
+
+def wrong_id(octets: bytes) -> bytes:
+    return bytes((octets[0] ^ 1,)) + reply(octets, "192.0.2.66")[1:]
+
+
+def wrong_name(octets: bytes) -> bytes:
+    return reply(octets[:13] + b"x" + octets[14:], "192.0.2.66")
+
+
+def wrong_case(octets: bytes) -> bytes:
+    return reply(octets[:13] + bytes((octets[13] ^ 0x20,)) + octets[14:], "192.0.2.66")
+
+
+def wrong_type(octets: bytes) -> bytes:
+    return reply(octets.replace(b"\0\1\0\1\0\0\x29", b"\0\x1c\0\1\0\0\x29"), "2001:db8::66")
+
+
+def not_a_reply(octets: bytes) -> bytes:
+    return octets
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        wrong_id,
+        wrong_name,
+        wrong_case,
+        wrong_type,
+        not_a_reply,
+        lambda octets: b"",
+        lambda octets: octets[:11],
+        lambda octets: b"\xff" * 600,
+        lambda octets: reply(octets)[:-3],
+        lambda octets: reply(octets) + b"\0",
+    ],
+    ids="id name case type query empty short noise cut trailing".split(),
+)
+def test_a_forged_or_broken_packet_does_not_end_the_wait_for_the_true_one(bad: Callable[[bytes], bytes]) -> None:
+    async def story() -> None:
+        async with scripted(lambda octets, _: [bad(octets), bad(octets), reply(octets)]) as (upstream,):
+            message = await ask(made(upstream.udp))
+            assert message.rcode() == 0
+            assert records(message, A) == ["192.0.2.80"]
+
+    run(story())
+
+
+def test_a_truncated_reply_is_asked_again_by_tcp() -> None:
+    def script(octets: bytes, stream: bool) -> list[bytes]:
+        return [reply(octets)] if stream else [reply(octets, "", flags=int(dns.flags.TC))]
+
+    async def story() -> None:
+        async with scripted(script) as (upstream,):
+            message = await ask(made(upstream.udp))
+            assert records(message, A) == ["192.0.2.80"]
+            assert not message.flags & dns.flags.TC
+            assert [stream for _, stream in upstream.asked] == [False, True]
+            assert upstream.asked[0][0][2:].lower() == upstream.asked[1][0][2:]
+
+    run(story())
+
+
+def test_a_tcp_upstream_is_asked_by_tcp_only() -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            assert records(await ask(made(upstream.tcp)), A) == ["192.0.2.80"]
+            assert [stream for _, stream in upstream.asked] == [True]
+
+    run(story())
+
+
+def test_a_reply_too_large_for_the_client_leaves_truncated() -> None:
+    def script(octets: bytes, _: bool) -> list[bytes]:
+        made = dns.message.make_response(dns.message.from_wire(octets))
+        name = str(made.question[0].name)
+        made.answer.append(dns.rrset.from_text_list(name, 60, "IN", "A", [f"192.0.2.{n}" for n in range(60)]))
+        return [made.to_wire()]
+
+    async def story() -> None:
+        async with scripted(script) as (upstream,):
+            forwarder = made(upstream.udp)
+            message = await ask(forwarder, asked("www.example.com", A, opt(size=512)))
+            assert message.flags & dns.flags.TC
+            assert not message.answer
+            whole = await ask(forwarder, asked("www.example.com", A, opt(size=512), stream=True))
+            assert len(records(whole, A)) == 60
+
+    run(story())
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("rcode", [1, 2, 4, 5])
+def test_a_failing_upstream_is_passed_over_at_once(rcode: int) -> None:
+    async def story() -> None:
+        async with scripted(good("", rcode=rcode), good()) as (failing, other):
+            loop, metrics = asyncio.get_running_loop(), Metrics()
+            start = loop.time()
+            message = await ask(made(failing.udp, other.udp, metrics=metrics))
+            assert loop.time() - start < policy.HEDGE / 2
+            assert records(message, A) == ["192.0.2.80"]
+            assert (len(failing.asked), len(other.asked)) == (1, 1)
+            assert metrics.forwards == {"answered": 1}
+
+    run(story())
+
+
+@pytest.mark.parametrize("rcode", [0, 3, 6, 9])
+def test_an_answer_that_is_no_failure_is_relayed_as_it_is(rcode: int) -> None:
+    async def story() -> None:
+        async with scripted(good("", rcode=rcode), good()) as (first, other):
+            message = await ask(made(first.udp, other.udp))
+            assert message.rcode() == rcode
+            assert not other.asked
+
+    run(story())
+
+
+def test_when_every_upstream_fails_the_reply_says_so() -> None:
+    async def story() -> None:
+        async with scripted(good("", rcode=2), good("", rcode=5)) as found:
+            metrics = Metrics()
+            message = await ask(made(*[upstream.udp for upstream in found], metrics=metrics))
+            assert message.rcode() == dns.rcode.SERVFAIL
+            assert ede(message) == 23
+            assert metrics.forwards == {"failing": 1}
+            assert sum(len(upstream.asked) for upstream in found) <= 4
+
+    run(story())
+
+
+def closed_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+def test_a_port_that_refuses_costs_no_time(scheme: str) -> None:
+    refusing = Upstream.parse(f"{scheme}://127.0.0.1:{closed_port()}")
+
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            loop = asyncio.get_running_loop()
+            start = loop.time()
+            message = await ask(made(refusing, upstream.udp))
+            assert loop.time() - start < policy.HEDGE / 2
+            assert records(message, A) == ["192.0.2.80"]
+
+    run(story())
+
+
+def test_when_no_upstream_can_be_reached_the_reply_says_so() -> None:
+    async def story() -> None:
+        metrics = Metrics()
+        refusing = [Upstream.parse(f"127.0.0.1:{closed_port()}") for _ in range(2)]
+        message = await ask(made(*refusing, metrics=metrics))
+        assert message.rcode() == dns.rcode.SERVFAIL
+        assert ede(message) == 22
+        assert metrics.forwards == {"unreachable": 1}
+
+    run(story())
+
+
+def test_a_silent_upstream_delays_the_answer_until_the_next_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_times(monkeypatch, TRY_TIMEOUT=2.0, PATIENCE=4.0)
+
+    async def story() -> None:
+        async with scripted(lambda *_: [], good()) as (silent, other):
+            loop = asyncio.get_running_loop()
+            forwarder = made(silent.udp, other.udp)
+            start = loop.time()
+            assert records(await ask(forwarder), A) == ["192.0.2.80"]
+            assert policy.HEDGE * 0.9 < loop.time() - start < policy.TRY_TIMEOUT / 2
+            silent.asked.clear()
+            set_times(monkeypatch, HEDGE=1.0)
+            assert records(await ask(forwarder, asked("other.example")), A) == ["192.0.2.80"]
+            assert not silent.asked  # the one that answered is asked first now
+
+    run(story())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_silence_of_all_ends_in_time_with_few_packets(count: int) -> None:
+    async def story() -> None:
+        async with scripted(*[lambda *_: []] * count) as found:
+            loop, metrics = asyncio.get_running_loop(), Metrics()
+            start = loop.time()
+            message = await ask(made(*[upstream.udp for upstream in found], metrics=metrics))
+            assert loop.time() - start < 0.45 + 0.1  # of 4.5 s
+            assert message.rcode() == dns.rcode.SERVFAIL
+            assert ede(message) == 22
+            assert sum(len(upstream.asked) for upstream in found) <= 4
+            assert sum(metrics.forwards.values()) == 1
+
+    run(story())
+
+
+def test_a_question_never_costs_more_than_four_packets() -> None:
+    async def story() -> None:
+        truncated = good("", flags=int(dns.flags.TC))
+        async with scripted(truncated, truncated, truncated) as found:
+            message = await ask(made(*[upstream.udp for upstream in found], metrics=Metrics()))
+            assert message.rcode() == dns.rcode.SERVFAIL
+            assert sum(len(upstream.asked) for upstream in found) <= 4
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        good("fdaa:0:18::1"),
+        good("192.0.2.66", owner="web.internal."),
+        good("192.0.2.66", owner="x.flycast."),
+    ],
+    ids=["address", "internal", "flycast"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_upstream_that_speaks_for_us_is_not_believed_nor_is_another_asked(script: Script, stream: bool) -> None:
+    async def story() -> None:
+        async with scripted(script, good("2001:db8::80")) as (injecting, other):
+            metrics = Metrics()
+            first = injecting.tcp if stream else injecting.udp
+            message = await ask(made(first, other.udp, metrics=metrics), asked("www.example.com", AAAA))
+            assert message.rcode() == dns.rcode.SERVFAIL
+            assert ede(message) == 15
+            assert not message.answer
+            assert metrics.forwards == {"injected": 1}
+            assert not other.asked
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"\0", b"\xff" * 40, query("other.example")],
+)
+def test_garbage_by_tcp_ends_that_try_only(answer: bytes) -> None:
+    async def story() -> None:
+        async with scripted(lambda *_: [answer], good()) as (broken, other):
+            message = await ask(made(broken.tcp, other.udp))
+            assert records(message, A) == ["192.0.2.80"]
+
+    run(story())
+
+
+def test_a_suffix_with_a_rule_asks_its_own_upstream_only() -> None:
+    async def story() -> None:
+        async with scripted(good("192.0.2.1"), good("192.0.2.2")) as (default, own):
+            forwarder = made(default.udp, rules={(b"lan",): Rule((own.udp,))})
+            assert records(await ask(forwarder, asked("printer.lan")), A) == ["192.0.2.2"]
+            assert not default.asked
+            assert records(await ask(forwarder, asked("printer.lan.example")), A) == ["192.0.2.1"]
+            assert len(own.asked) == 1
+
+    run(story())
+
+
+def test_the_longest_suffix_with_a_rule_decides() -> None:
+    default, corp, deep, top = (Upstream.parse(f"192.0.2.{n}") for n in range(4))
+    rules = {
+        (b"corp", b"example"): Rule((corp,)),
+        (b"deep", b"corp", b"example"): Rule((deep,)),
+        (b"lan",): Rule((top,)),
+    }
+    forwarder = Forwarder([default], Metrics(), PREFIX, rules=rules)
+    for name, expected in {
+        "corp.example": corp,
+        "a.b.corp.example": corp,
+        "deep.corp.example": deep,
+        "x.deep.corp.example": deep,
+        "xcorp.example": default,
+        "example": default,
+        "corp.example.com": default,
+        "lan": top,
+        "a.lan": top,
+        "": default,
+    }.items():
+        labels = tuple(part.encode() for part in name.split(".") if part)
+        assert forwarder.rule_for(labels)[1].upstreams == (expected,), name
+
+
+# ── how much at a time ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def waiting(forwarder: Forwarder, *names: str, network: int = 0x18) -> list[asyncio.Task[bytes]]:
+    return [asyncio.create_task(octets_of(forwarder, asked(name, network=network))) for name in names]
+
+
+def test_a_network_may_have_so_many_clients_waiting_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarder_module, "PER_NETWORK", 20)
+
+    async def story() -> None:
+        async with scripted(lambda *_: []) as (silent,):
+            metrics = Metrics()
+            forwarder = made(silent.udp, metrics=metrics)
+            tasks = waiting(forwarder, *(f"x{n}.example" for n in range(20)))
+            await asyncio.sleep(0.01)
+            refused = dns.message.from_wire(await octets_of(forwarder, asked("one.more.example")))
+            assert (refused.rcode(), ede(refused)) == (dns.rcode.SERVFAIL, 0)
+            assert metrics.forwards == {"busy": 1}
+            tasks += waiting(forwarder, "of.another.example", network=0x19)
+            await asyncio.gather(*tasks)
+            assert metrics.forwards == {"busy": 1, "timeout": 21}
+            assert not forwarder.waiting
+
+    run(story())
+
+
+def test_when_sockets_run_out_the_network_that_has_most_makes_room() -> None:
+    async def story() -> None:
+        async with scripted(lambda *_: []) as (silent,):
+            metrics = Metrics()
+            forwarder = made(silent.udp, metrics=metrics, limit=10)
+            flood = waiting(forwarder, *(f"x{n}.example" for n in range(20)))
+            await asyncio.sleep(0.01)
+            assert (forwarder.sockets, metrics.forwards["busy"]) == (10, 10)
+            others = waiting(forwarder, *(f"y{n}.example" for n in range(5)), network=0x19)
+            await asyncio.sleep(0.01)
+            assert metrics.forwards["busy"] == 15
+            assert {n: len(of) for n, of in forwarder.of_network.items()} == {0x18: 5, 0x19: 5}
+            assert forwarder.sockets == 10
+            refused = waiting(forwarder, "z.example", network=0x19)  # both have as much: nobody has to make room
+            await asyncio.sleep(0.01)
+            assert metrics.forwards["busy"] == 16
+            await asyncio.gather(*flood, *others, *refused)
+            assert forwarder.sockets == len(forwarder._probes)
+
+    run(story())
+
+
+def test_a_bug_while_forwarding_is_one_servfail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planted(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            metrics = Metrics()
+            forwarder = made(upstream.udp, metrics=metrics)
+            with monkeypatch.context() as patch:
+                patch.setattr(Question, "query", planted)
+                assert (await ask(forwarder)).rcode() == dns.rcode.SERVFAIL
+            assert (metrics.errors, dict(metrics.forwards)) == (1, {"error": 1})
+            assert (await ask(forwarder)).rcode() == 0
+
+    run(story())
+
+
+def test_a_client_that_goes_away_leaves_the_question_to_those_who_wait() -> None:
+    async def story() -> None:
+        async with scripted(lambda *_: []) as (silent,):
+            forwarder = made(silent.udp)
+            gone, stays = waiting(forwarder, "www.example", "www.example")
+            await asyncio.sleep(0.01)
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            assert forwarder.waiting.total() == 1
+            assert dns.message.from_wire(await stays).rcode() == dns.rcode.SERVFAIL
+            assert not forwarder.waiting
+            assert len(asyncio.all_tasks()) == 1
+
+    run(story())
+
+
+# ── one question for all who ask it, and what is kept ─────────────────────────────────────────────────────────
+
+
+def test_a_thousand_who_ask_the_same_cost_one_packet() -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            metrics = Metrics()
+            forwarder = made(upstream.udp, metrics=metrics)
+            tasks = waiting(forwarder, *["wWw.example", "www.Example"] * 500)
+            for task in tasks:
+                assert dns.message.from_wire(await task).answer
+            assert len(upstream.asked) == 1
+            assert metrics.forwards == {"answered": 1_000}
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        asked("www.example", AAAA),
+        asked("www.example", A, opt(do=True)),
+        asked("www.example", A, flags=RD | CD),
+        asked("www2.example"),
+    ],
+    ids="qtype do cd name".split(),
+)
+def test_what_changes_the_reply_is_a_question_of_its_own(other: Forward) -> None:
+    async def story() -> None:
+        async with scripted(lambda octets, _: [reply(octets, "")]) as (upstream,):
+            forwarder = made(upstream.udp)
+            await ask(forwarder, asked("www.example"))
+            await ask(forwarder, other)
+            assert len(upstream.asked) == 2
+            await ask(forwarder, asked("www.example", flags=RD | AD))
+            await ask(forwarder, other)
+            assert len(upstream.asked) == 2
+
+    run(story())
+
+
+def test_who_set_neither_ad_nor_do_is_not_told_ad() -> None:
+    async def story() -> None:
+        async with scripted(good(flags=int(dns.flags.AD))) as (upstream,):
+            forwarder = made(upstream.udp)
+            for _ in range(2):  # asked, then from the cache
+                assert not (await ask(forwarder, asked())).flags & dns.flags.AD
+                assert (await ask(forwarder, asked(flags=RD | AD))).flags & dns.flags.AD
+            assert upstream.asked[0][0][3] & AD
+
+    run(story())
+
+
+def test_letter_case_is_random_by_udp_and_the_clients_own_in_the_reply() -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            forwarder = made(upstream.udp)
+            for number in range(30):
+                message = await ask(forwarder, asked(f"a-name-to-be-mixed-{number:02}.ExAmple"))
+                assert message.question[0].name.to_text() == f"a-name-to-be-mixed-{number:02}.ExAmple."
+                assert message.answer[0].name.to_text() == f"a-name-to-be-mixed-{number:02}.ExAmple."
+            spelled = {octets[13:32] for octets, _ in upstream.asked}
+            assert len(spelled) == 30
+            assert len({bytes(o & 0xDF for o in spelling[:17]) for spelling in spelled}) == 1
+
+    run(story())
+
+
+def test_after_something_forged_the_question_goes_on_by_tcp() -> None:
+    def script(octets: bytes, stream: bool) -> list[bytes]:
+        return [reply(octets)] if stream else [wrong_id(octets)] * 3
+
+    async def story() -> None:
+        async with scripted(script) as (upstream,):
+            message = await ask(made(upstream.udp))
+            assert records(message, A) == ["192.0.2.80"]
+            assert [stream for _, stream in upstream.asked] == [False, True]
+
+    run(story())
+
+
+def test_a_kept_connection_serves_many_questions() -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            forwarder = made(upstream.tcp)
+            await asyncio.gather(*waiting(forwarder, *(f"{n}.example" for n in range(50))))
+            assert (upstream.connections, len(upstream.asked)) == (1, 50)
+
+    run(story())
+
+
+def test_a_connection_that_was_closed_while_idle_costs_a_new_one_not_the_question() -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            upstream.close_after_each = True
+            forwarder = made(upstream.tcp)
+            for number in range(5):
+                assert (await ask(forwarder, asked(f"{number}.example"))).rcode() == 0
+                await asyncio.sleep(0.005)
+            assert upstream.connections == 5
+
+    run(story())
+
+
+def test_a_loop_back_to_this_server_is_seen_at_once() -> None:
+    async def story() -> None:
+        metrics = Metrics()
+
+        async def back(octets: bytes) -> bytes:
+            found = respond(octets, ip("fdaa:0:18::2"), ip("fdaa::3"), Catalog(), Rules())
+            assert isinstance(found, Forward)
+            answer = forwarder.answer(found, ip("127.0.0.1"))
+            return answer if isinstance(answer, bytes) else await answer
+
+        class Back(asyncio.DatagramProtocol):
+            def connection_made(self, transport: Any) -> None:
+                self.transport = transport
+
+            def datagram_received(self, data: bytes, addr: Any) -> None:
+                task = asyncio.ensure_future(back(data))
+                task.add_done_callback(lambda done: self.transport.sendto(done.result(), addr))
+
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Back, local_addr=("127.0.0.1", 0))
+        port = transport.get_extra_info("sockname")[1]
+        forwarder = made(Upstream.parse(f"127.0.0.1:{port}"), metrics=metrics)
+        message = dns.message.from_wire(await octets_of(forwarder, asked()))
+        transport.close()
+        assert message.rcode() == dns.rcode.SERVFAIL
+        assert metrics.forwards == {"loop": 2, "failing": 1}
+
+    run(story())
+
+
+def test_an_upstream_that_is_silent_for_many_names_is_probed_and_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarder_module, "PROBE_TIMEOUT", 0.05)
+    monkeypatch.setattr(policy, "PROBE_AGAIN", (0.01,))
+    monkeypatch.setattr(policy, "AVOID", 0.0)
+    alive = False
+
+    async def story() -> None:
+        nonlocal alive
+        async with scripted(lambda octets, _: [reply(octets)] if alive else [], good()) as (first, other):
+            forwarder = made(first.udp, other.udp)
+            health = forwarder.states[first.udp].health
+            for number in range(policy.SUSPECT):
+                assert not health.probing
+                assert (await ask(forwarder, asked(f"{number}.example"))).rcode() == 0
+            async with asyncio.timeout(5):
+                while forwarder.states[first.udp].health.up:
+                    await asyncio.sleep(0.01)
+            assert any(octets[12:15] == b"\0\0\2" for octets, _ in first.asked)  # . NS
+            before = len([octets for octets, _ in first.asked if octets[12]])
+            set_times(monkeypatch, HEDGE=5.0)
+            assert (await ask(forwarder, asked("later.example"))).rcode() == 0
+            assert len([octets for octets, _ in first.asked if octets[12]]) == before
+            alive = True
+            async with asyncio.timeout(5):
+                while not forwarder.states[first.udp].health.up:
+                    await asyncio.sleep(0.01)
+            assert (await ask(forwarder, asked("again.example"))).rcode() == 0
+            assert len([octets for octets, _ in first.asked if octets[12]]) == before + 1
+
+    run(story())
+
+
+def test_one_dead_name_says_nothing_about_its_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("internal_dns.forward.cache.FAILED", 0)
+
+    async def story() -> None:
+        async with scripted(lambda octets, _: [] if b"dead" in octets.lower() else [reply(octets)]) as (upstream,):
+            forwarder = made(upstream.udp)
+            for _ in range(policy.SUSPECT + 1):
+                assert (await ask(forwarder, asked("dead.example"))).rcode() == dns.rcode.SERVFAIL
+            assert not forwarder.states[upstream.udp].health.probing
+
+    run(story())
+
+
+def test_a_failure_is_remembered_for_a_moment() -> None:
+    async def story() -> None:
+        async with scripted(good("", rcode=2)) as (upstream,):
+            forwarder = made(upstream.udp)
+            for _ in range(5):
+                assert ede(await ask(forwarder)) == 23
+            assert len(upstream.asked) == 1
+
+    run(story())
+
+
+def test_what_has_run_out_stands_in_while_nothing_better_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarder_module, "CLIENT_PATIENCE", 0.05)
+    alive = True
+
+    async def story() -> None:
+        nonlocal alive
+        async with scripted(lambda octets, _: [reply(octets)] if alive else []) as (upstream,):
+            metrics = Metrics()
+            forwarder = made(upstream.udp, metrics=metrics)
+            await ask(forwarder)
+            kept = forwarder.cache.peek(asked_question().key)
+            assert kept is not None
+            kept.since -= 60
+            alive = False
+            stale = dns.message.from_wire(await octets_of(forwarder, asked()))
+            assert (stale.rcode(), ede(stale), stale.answer[0].ttl) == (0, 3, 30)
+            assert forwarder.asking  # and the question goes on
+            while forwarder.asking:
+                await asyncio.sleep(0.01)
+            before = len(upstream.asked)
+            assert ede(await ask(forwarder)) == 3  # at once: it failed a moment ago
+            assert len(upstream.asked) == before
+            assert metrics.forwards == {"answered": 1, "stale": 2}
+
+    run(story())
+
+
+def asked_question() -> Question:
+    return forwarder_module.question_of(asked().query)
+
+
+def test_a_reply_near_its_end_is_asked_for_again_by_the_first_who_wants_it() -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            told: list[tuple[Any, ...]] = []
+            forwarder = made(upstream.udp)
+            forwarder.keep = lambda *kept: told.append(kept)
+            await ask(forwarder)
+            kept = forwarder.cache.peek(asked_question().key)
+            assert kept is not None
+            kept.since -= 55
+            answer = forwarder.answer(asked(), bytes(16))
+            assert isinstance(answer, bytes)
+            assert dns.message.from_wire(answer).answer[0].ttl in (4, 5)
+            assert told[-1][5:] == (kept.until, kept.until)
+            while forwarder.asking:
+                await asyncio.sleep(0.01)
+            assert len(upstream.asked) == 2
+            assert (await ask(forwarder)).answer[0].ttl in (59, 60)
+
+    run(story())
+
+
+# ── what is sent ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("do", [False, True])
+@pytest.mark.parametrize("cd", [False, True])
+def test_an_upstream_gets_do_and_cd_and_no_option_of_the_client(do: bool, cd: bool) -> None:
+    loud = opt(
+        option(COOKIE, bytes(8)), option(ECS, b"\0\1\x18\0\xc0\0\2"), option(NSID), option(65_001, b"acme"), do=do,
+        size=4_096,
+    )  # fmt: skip
+    question = forwarder_module.question_of(asked("wWw.eXample.com", TXT, loud, flags=RD | CD * cd).query)
+    octets = question.query(question.section(mixed=False))
+    message = dns.message.from_wire(b"\0\0" + octets)
+    assert message.question[0].to_text() == "www.example.com. IN TXT"
+    assert message.flags == RD | AD | CD * cd
+    assert (message.edns, message.options, message.payload) == (0, (), 1_232)
+    assert bool(message.ednsflags & dns.flags.DO) == do
+    assert not message.answer
+    assert not message.authority
+    assert b"acme" not in octets
+
+
+@pytest.mark.parametrize("labels", range(0, 120, 7))
+def test_an_encrypted_query_is_padded_to_a_multiple_of_128_octets(labels: int) -> None:
+    question = Question(b"\1a" * labels + b"\0", A, False, False)
+    octets = b"\0\0" + question.query(question.section(mixed=False), padded=True)
+    assert len(octets) % 128 == 0
+    assert dns.message.from_wire(octets).options[0].otype == 12

@@ -1,0 +1,123 @@
+"""What upstreams said, repeated by the answer table: for all networks, with TTLs that fall, until it runs out."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from internal_dns.core.catalog import Catalog
+from internal_dns.core.journey import Forward, Rules, respond
+from internal_dns.core.relayed import Relayed, relay
+from internal_dns.core.wire import HEADER
+from internal_dns.transport.answers import EVERYONE, AnswerTable
+from tests.core.messages import AAAA, AD, CD, NSID, RD, A, ip, opt, option, query, rr, wire
+
+SERVER, SOURCE = ip("fdaa::3"), ip("fdaa:0:18:a7b::2")
+NAME = wire("www.example")
+RECORD = rr(b"\xc0\x0c", A, b"\xc0\0\2\x50", ttl=60)
+REPLY = Relayed(0, True, (2, 0), RECORD * 2, (6, 6 + len(RECORD)), 60)
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def filled(reply: Relayed = REPLY, variants: tuple[int, ...] = (0, 1, 2, 3)) -> tuple[AnswerTable, Clock]:
+    clock = Clock()
+    table = AnswerTable(Rules(), clock=clock)
+    for variant in variants:
+        table.remember_relayed(NAME, A, variant, reply, 1_000, 1_054, 1_060)
+    return table, clock
+
+
+ADDITIONAL = {"no edns": (), "edns": (opt(),), "do": (opt(do=True),), "small": (opt(size=512),)}
+
+
+@pytest.mark.parametrize(("additional", "flags"), [*product(ADDITIONAL.values(), (RD, RD | CD, RD | AD, RD | AD | CD))])
+@pytest.mark.parametrize("stream", [False, True])
+def test_it_repeats_what_would_be_relayed(additional: tuple[bytes, ...], flags: int, stream: bool) -> None:
+    table, clock = filled()
+    octets = query("wWw.eXample", A, *additional, flags=flags)
+    said = respond(octets, SOURCE, SERVER, Catalog(), Rules(), stream=stream)
+    assert isinstance(said, Forward)
+    for age in (0, 0.9, 1, 53.9):
+        clock.now = 1_000 + age
+        expected = relay(REPLY, said.query, said.manner, REPLY.aged(int(age)))
+        assert table.repeat(octets, SOURCE, SERVER, 0, 65_535 if stream else 0) == expected
+    assert (table.hits, table.misses) == (4, 0)
+
+
+def test_near_its_end_one_question_goes_the_whole_way_and_at_its_end_all_do() -> None:
+    table, clock = filled()
+    octets = query("www.example", A)
+    clock.now = 1_054
+    assert [bool(table.repeat(octets, SOURCE, SERVER, 0)) for _ in range(4)] == [False, True, True, True]
+    clock.now = 1_060
+    assert not any(table.repeat(octets, SOURCE, SERVER, 0) for _ in range(4))
+    table.remember_relayed(NAME, A, 0, REPLY, 1_060, 1_114, 1_120)
+    found = table.repeat(octets, SOURCE, SERVER, 0)
+    assert found is not None
+    assert found.endswith(RECORD)
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        query("www.example", A, flags=0),  # RD = 0: no looking into what others asked
+        query("www.example", AAAA),
+        query("ww.example", A),
+        query("www.example", A, opt(option(NSID))),
+        query("www.example", A)[:-1] + b"\3",
+    ],
+    ids="rd qtype name option class".split(),
+)
+def test_what_differs_goes_the_whole_way(octets: bytes) -> None:
+    table, _ = filled()
+    assert table.repeat(octets, SOURCE, SERVER, 0) is None
+
+
+@pytest.mark.parametrize("source", ["2001:db8::1", "fdaa::1", "::1", "::ffff:192.0.2.1"])
+def test_outsiders_are_told_nothing(source: str) -> None:
+    table, _ = filled()
+    assert table.repeat(query("www.example", A), ip(source), SERVER, 0) is None
+
+
+def test_do_and_cd_have_replies_of_their_own() -> None:
+    table, _ = filled(variants=(1,))
+    assert table.repeat(query("www.example", A), SOURCE, SERVER, 0) is None
+    assert table.repeat(query("www.example", A, opt(do=True), flags=RD | CD), SOURCE, SERVER, 0) is None
+    assert table.repeat(query("www.example", A, opt(do=True)), SOURCE, SERVER, 0) is not None
+
+
+def test_what_is_too_large_goes_the_whole_way() -> None:
+    big = Relayed(0, False, (40, 0), RECORD * 40, tuple(6 + n * len(RECORD) for n in range(40)), 60)
+    table, _ = filled(big)
+    assert HEADER + len(big.records) > 512
+    assert table.repeat(query("www.example", A), SOURCE, SERVER, 0) is None
+    assert table.repeat(query("www.example", A, opt(size=1_232)), SOURCE, SERVER, 0) is not None
+
+
+def test_its_room_is_shared_and_the_greedy_lose_first() -> None:
+    clock = Clock()
+    table = AnswerTable(Rules(), max_entries=100, clock=clock)
+    for number in range(1_000):
+        table.remember_relayed(wire(f"n{number}.example"), A, 0, REPLY, 1_000, 1_054, 1_060)
+    assert (table.entries, table.evictions) == (100, 900)
+    assert table.repeat(query("n999.example", A), SOURCE, SERVER, 0) is not None
+    assert table.repeat(query("n1.example", A), SOURCE, SERVER, 0) is None
+    table.forget_relayed()
+    assert (table.entries, table.octets, table._tables.get(EVERYONE)) == (0, 0, None)
+
+
+def test_replies_are_counted_by_rcode_and_type() -> None:
+    cell = [0]
+    table = AnswerTable(Rules(), count_relayed=lambda rcode, qtype: cell if (rcode, qtype) == (0, A) else [0])
+    table.clock = Clock()
+    table.remember_relayed(NAME, A, 0, REPLY, 1_000, 1_054, 1_060)
+    for _ in range(3):
+        table.repeat(query("www.example", A), SOURCE, SERVER, 0)
+    assert cell == [3]
