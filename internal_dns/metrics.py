@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +25,12 @@ Cell = list[int]
 
 _NAMED_TYPES: Final = frozenset(int(t) for t in Type)
 _NAMED_RCODES: Final = frozenset(int(r) for r in Rcode)
+MOST_UPSTREAMS: Final = 8
+
+
+def rcode_name(rcode: int) -> str:
+    """The name of an RCODE, as a label."""
+    return Rcode(rcode).name if rcode in _NAMED_RCODES else str(rcode)
 
 
 class Histogram:
@@ -55,6 +61,9 @@ class Metrics:
     responses: dict[tuple[str, int, int], Cell] = field(default_factory=lambda: defaultdict(lambda: [0]))
     drops: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     forwards: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by outcome
+    forward_seconds: Histogram = field(default_factory=Histogram)
+    upstreams: Callable[[], Sequence[UpstreamFigures]] | None = None
+    cache_hits: Callable[[], dict[str, int]] = dict
     propagation: Histogram = field(default_factory=Histogram)
     leaks: int = 0
     errors: int = 0
@@ -81,11 +90,17 @@ class Metrics:
         by_rcode: dict[tuple[str, str], int] = defaultdict(int)
         for (kind, rcode, qtype), cell in self.responses.items():
             by_type[Type(qtype).name if qtype else "other"] += cell[0]
-            by_rcode[Rcode(rcode).name if rcode in _NAMED_RCODES else str(rcode), kind] += cell[0]
+            by_rcode[rcode_name(rcode), kind] += cell[0]
         yield _family("internal_dns_questions", "Questions answered, by QTYPE", ["type"], by_type)
         yield _family("internal_dns_responses", "Responses sent", ["rcode", "kind"], by_rcode)
         yield _family("internal_dns_drops", "Messages left without a reply", ["reason"], self.drops)
-        yield _family("internal_dns_forward", "Forwarded questions, by outcome", ["outcome"], self.forwards)
+        yield _family("internal_dns_forward_outcomes", "Forwarded questions, by outcome", ["outcome"], self.forwards)
+        if self.upstreams is not None:
+            yield from _upstream_families(self.upstreams())
+        seconds = self.forward_seconds
+        words = "From the first message to an upstream to its outcome, of each question that was not in the cache"
+        yield HistogramMetricFamily("internal_dns_forward_duration_seconds", words, seconds.buckets(), seconds.total)
+        yield _family("internal_dns_cache_hits", "Replies of the forwarder's cache, by age", ["age"], self.cache_hits())
         held_back = "Replies held back by the last check of isolation"
         yield CounterMetricFamily("internal_dns_isolation_failures", held_back, value=self.leaks)
         yield CounterMetricFamily("internal_dns_errors", "Unexpected exceptions while answering", value=self.errors)
@@ -99,6 +114,40 @@ class Metrics:
         )  # fmt: skip
         for key, value in self.info.items():
             yield InfoMetricFamily(f"internal_dns_{key}", f"Which {key.replace('_', ' ')} is in use", {"path": value})
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFigures:
+    """One upstream as `/metrics`, the API and the console tell it. `to` is its URL."""
+
+    to: str
+    up: bool
+    success_ratio: float  # of the latest 64 names
+    latency_seconds: float  # smoothed; 0 before the first reply
+    outstanding: int
+    queries: dict[str, int]  # by protocol
+    replies: dict[str, int]  # by RCODE
+    failures: dict[str, int]  # by reason
+
+
+def _upstream_families(found: Sequence[UpstreamFigures]) -> Iterator[Metric]:
+    """Yield the families that have a `to`: of the first eight upstreams, so that the series stay few."""
+    queries, replies, failures = (defaultdict[tuple[str, str], int](int) for _ in range(3))
+    up = GaugeMetricFamily("internal_dns_forward_healthy", "1 while an upstream answers", labels=["to"])
+    latency = GaugeMetricFamily(
+        "internal_dns_forward_latency_seconds", "From a message to its reply, smoothed", labels=["to"]
+    )
+    for figures in found[:MOST_UPSTREAMS]:
+        up.add_metric([figures.to], float(figures.up))
+        latency.add_metric([figures.to], figures.latency_seconds)
+        for counts, into in ((figures.queries, queries), (figures.replies, replies), (figures.failures, failures)):
+            for label, count in counts.items():
+                into[figures.to, label] += count
+    yield _family("internal_dns_forward_queries", "Messages sent to upstreams", ["to", "proto"], queries)
+    yield _family("internal_dns_forward_replies", "Replies of upstreams that matched", ["to", "rcode"], replies)
+    yield _family("internal_dns_forward_failures", "Tries without a usable reply", ["to", "reason"], failures)
+    yield up
+    yield latency
 
 
 def _family(

@@ -280,6 +280,20 @@ def _register(server: Server) -> None:
         ("internal_dns_answer_table_octets", "Memory the answer table takes, about", lambda: answers.octets),
         ("internal_dns_tcp_connections", "Open TCP connections", lambda: len(server.connections.open)),
     ]  # fmt: skip
+    forwarder = server.forwarder
+    cache = forwarder.cache
+    server.metrics.upstreams = forwarder.status
+    server.metrics.cache_hits = lambda: {age.name.lower(): count for age, count in cache.hits.items()}
+    server.metrics.gauges += [
+        ("internal_dns_forward_outstanding", "Questions that upstreams have been asked", lambda: len(forwarder.asking)),
+        ("internal_dns_forward_sockets", "Sockets to upstreams, kept connections apart", lambda: forwarder.sockets),
+        ("internal_dns_cache_entries", "Replies of upstreams that are kept", lambda: len(cache)),
+        ("internal_dns_cache_octets", "Memory they take, about", lambda: cache.octets),
+    ]
+    server.metrics.counters += [
+        ("internal_dns_cache_misses", "Forwarded questions whose reply was not kept", lambda: cache.misses),
+        ("internal_dns_cache_evictions", "Replies of upstreams dropped for room", lambda: cache.evictions),
+    ]
     server.metrics.counters += [
         ("internal_dns_answer_table_hits", "Replies repeated", lambda: answers.hits),
         ("internal_dns_answer_table_misses", "Plain questions that were not in the table", lambda: answers.misses),

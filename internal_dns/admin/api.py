@@ -2,6 +2,8 @@
 
     {"op": "write", "puts": [["machines", {"id": "…", "state": "stopped"}]], "wait": true}
     {"revision": 17, "rows": 1}
+    {"op": "forward", "query": "…"}          what the forwarder knows of a question that is not ours
+    {"steps": [["rule", "…"], ["cache", "…"], …]}
 
 An error is {"error": what, "faults": [...]}. `watch` goes on: a line for each change of the answer, until either ends.
 """
@@ -101,6 +103,9 @@ class Api:
             if request.get("op") == "watch":
                 await self._watch(request, reader, writer)
                 return
+            if request.get("op") == "forward":
+                await _send(writer, self._told_forward(request))
+                return
             reply = await asyncio.get_running_loop().run_in_executor(self.thread, self._perform, request)
             if request.get("wait") and "revision" in reply:
                 reply["visible"] = await self._visible(reply["revision"])
@@ -128,6 +133,13 @@ class Api:
                 while self._revision() < revision:
                     await self.changed.wait()
         return self._revision() >= revision
+
+    def _told_forward(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Say what would become of `query` (hexadecimal), a question that is not ours."""
+        query = read_query(bytes.fromhex(str(request["query"])))
+        if not isinstance(query, Query) or not query.labels or self.exchange.forwarder is None:
+            raise BadRequest("`query` is no DNS query that could be forwarded")
+        return {"steps": self.exchange.forwarder.told(query)}
 
     def _revision(self) -> int:
         return self.exchange.catalog.revision if self.exchange.catalog else 0

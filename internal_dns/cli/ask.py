@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
 from ipaddress import IPv6Address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -172,7 +175,7 @@ def explain(
     import dns.message
 
     from internal_dns.core.explain import explain as explained
-    from internal_dns.core.journey import Rules
+    from internal_dns.core.journey import Forward, Rules
     from internal_dns.store.sqlite import UnusableCatalog, load
 
     as_served = settings()
@@ -189,6 +192,8 @@ def explain(
     rules = Rules(prefix=as_served.prefix, region=region.lower().encode() if region else None, dev=True)
     loopback = bytes(15) + b"\1"
     story = explained(query.to_wire(), loopback, loopback, loaded.catalog, rules, stream=tcp)
+    if isinstance(story.outcome, Forward):
+        story = replace(story, steps=(*story.steps, *_forwarded(catalog, query.to_wire())))
     reply = dns.message.from_wire(story.octets) if story.octets else None
     if as_json:
         print_json(_story_value(story) | {"reply": reply_value(reply) if reply else None})
@@ -198,6 +203,19 @@ def explain(
         for line in reply_lines(reply)[quiet:] if reply else []:
             click.echo(line)
     raise SystemExit(FINDING if reply is None or reply.rcode() else 0)
+
+
+def _forwarded(catalog: str, octets: bytes) -> tuple[tuple[str, str], ...]:
+    """What the server of *catalog* knows of a question that is not ours; without one, that it is not known."""
+    from internal_dns.cli.backend import connected
+
+    try:
+        with connected(Path(catalog), offline=False) as server:
+            server.sendall(json.dumps({"op": "forward", "query": octets.hex()}).encode() + b"\n")
+            said = json.loads(server.makefile("rb").readline())
+    except (Told, OSError, ValueError):
+        return (("cache", "not known: no server of this catalog runs here, and only it knows what it asked before"),)
+    return tuple((title, says) for title, says in said.get("steps", ()))
 
 
 def _story_value(story: Explanation) -> dict[str, Any]:

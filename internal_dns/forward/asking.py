@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -161,7 +162,7 @@ class Asking:
         self.network, self.probe = network, probe
         self.loop = asyncio.get_running_loop()
         self.waiters: dict[asyncio.Future[Outcome], NetworkId] = {}
-        self.started_at = self.loop.time()
+        self.started_at = time.monotonic()  # the loop's own clock may count in milliseconds
         self.looping = False  # an upstream has asked us this meanwhile
         self.outcome: Outcome | None = None  # when it has ended
         self._tries: list[Try] = []
@@ -213,8 +214,7 @@ class Asking:
         self.outcome = outcome
         if self._timer is not None:
             self._timer.cancel()
-        now = self.loop.time()
-        self._count_silence(now)
+        self._count_silence(time.monotonic())
         for each in tuple(self._tries):
             self._close(each)
         for task in self._streams:
@@ -238,7 +238,7 @@ class Asking:
         waited = {each.at: each.sent_at for each in reversed(self._tries)}
         waited |= {at: since for at, since in self._streams.values()}
         for at, since in waited.items():
-            if now - since >= HEDGE and at not in self._answered:
+            if now - since >= HEDGE / 2 and at not in self._answered:
                 self.guard.unheard(self.states[at], self.question.name)
 
     # ── by UDP ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -264,7 +264,7 @@ class Asking:
         state.queries["udp"] += 1
         state.outstanding += 1
         self.guard.sockets += 1
-        made = Try(at, sock, ident, section, self.loop.time())
+        made = Try(at, sock, ident, section, time.monotonic())
         self._tries.append(made)
         self.loop.add_reader(sock, self._readable, made)
 
@@ -308,11 +308,11 @@ class Asking:
     def _by_stream(self, at: int, *, must: bool) -> None:
         """Ask over the kept connection. Unless it *must* answer, a reply by UDP is still awaited beside it."""
         task = self.loop.create_task(self._ask_stream(at, must))
-        self._streams[task] = at, self.loop.time()
+        self._streams[task] = at, time.monotonic()
         task.add_done_callback(lambda done: self._streams.pop(done, None))
 
     async def _ask_stream(self, at: int, must: bool) -> None:
-        state, sent_at = self.states[at], self.loop.time()
+        state, sent_at = self.states[at], time.monotonic()
         section = self.question.section(mixed=False)
         state.queries["tcp" if state.upstream.scheme == "udp" else state.upstream.scheme] += 1
         state.outstanding += 1
@@ -359,7 +359,7 @@ class Asking:
             relayed = None
         if relayed is not None:
             self._answered.add(at)
-            state.health.answered(self.question.name, self.loop.time() - sent_at)
+            state.health.answered(self.question.name, time.monotonic() - sent_at)
             self.end(relayed, state)
             return
         self._answered.add(at)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -24,11 +25,11 @@ from internal_dns.core.names import Labels
 from internal_dns.core.relayed import Relayed, relay
 from internal_dns.core.wire import CD, Ede, Query, Rcode
 from internal_dns.forward.asking import BUSY, FAULT, LOOP, PROBE, Asking, Failure, Outcome, Question, State
-from internal_dns.forward.cache import Age, Cache, Kept
+from internal_dns.forward.cache import FAILED, Age, Cache, Kept
 from internal_dns.forward.policy import PATIENCE, PROBE_TIMEOUT, Plan, preferred
 from internal_dns.forward.streams import channel
 from internal_dns.forward.upstreams import Rule, Upstream
-from internal_dns.metrics import Histogram, Metrics
+from internal_dns.metrics import Metrics, UpstreamFigures, rcode_name
 from internal_dns.transport.sockets import packed
 
 PER_NETWORK: Final = 1_000  # clients waiting
@@ -55,7 +56,6 @@ class Forwarder:
         self.waiting: Counter[NetworkId] = Counter()
         self.asking: dict[bytes, Asking] = {}
         self.of_network: dict[NetworkId, dict[bytes, Asking]] = {}
-        self.durations = Histogram()
         self.states: dict[Upstream, State] = {}
         # The answer table's, so that what is asked for again is repeated without us.
         self.keep: Callable[[bytes, int, int, Relayed, float, float, float], None] = lambda *kept: None
@@ -179,7 +179,7 @@ class Forwarder:
             del of_network[key]
             if not of_network:
                 del self.of_network[asking.network]
-        self.durations.observe(now - asking.started_at)
+        self.metrics.forward_seconds.observe(time.monotonic() - asking.started_at)
         if isinstance(outcome, Relayed):
             self.cache.keep(key, outcome, now, str(state.upstream) if state else "")
         elif outcome not in (BUSY, FAULT):
@@ -204,6 +204,55 @@ class Forwarder:
             if found := self.rules.get(labels[at:]):
                 return labels[at:], found
         return (), self.default
+
+    def told(self, query: Query) -> list[tuple[str, str]]:
+        """Return what would become of *query* now, in steps of (title, sentence), without asking or counting it."""
+        now, question = asyncio.get_running_loop().time(), question_of(query)
+        key = question.key
+        steps = [("rule", self._rule_in_words(query.labels)), ("cache", self._cache_in_words(key, now))]
+        if (asking := self.asking.get(key)) is not None:
+            steps.append(
+                ("asked", f"{time.monotonic() - asking.started_at:.1f} s ago; {len(asking.waiters)} wait for the reply")
+            )
+        states = [self.states[upstream] for upstream in self.rule_for(query.labels)[1].upstreams]
+        order = preferred([state.health for state in states], now)
+        steps += [("upstream", f"{number}. {_in_words(states[at])}") for number, at in enumerate(order, 1)]
+        return steps
+
+    def _rule_in_words(self, labels: Labels) -> str:
+        suffix, rule = self.rule_for(labels)
+        allowed = ", which may tell addresses of the prefix" * rule.allow_prefix
+        if not suffix:
+            return "no suffix has a rule for it: the default upstreams"
+        return f"suffix {names.printable(b'.'.join(suffix))} has upstreams of its own{allowed}"
+
+    def _cache_in_words(self, key: bytes, now: float) -> str:
+        if (why := self.cache.failure(key, now)) is not None:
+            return f"failed a moment ago, not asked again for {FAILED} s: {why[1]}"
+        if (kept := self.cache.peek(key)) is None:
+            return "nothing: an upstream would be asked"
+        what = (
+            f"{rcode_name(kept.reply.rcode)}, {sum(kept.reply.counts)} RRs from {kept.to} {now - kept.since:.0f} s ago"
+        )
+        if now < kept.until:
+            return f"{what}, good for {kept.until - now:.0f} s more: repeated without asking"
+        return f"{what}, past its time: sent only if no upstream answers within {CLIENT_PATIENCE} s"
+
+    def status(self) -> list[UpstreamFigures]:
+        """Return how each upstream is doing, the default ones first."""
+        return [
+            UpstreamFigures(
+                to=str(state.upstream),
+                up=state.health.up,
+                success_ratio=state.health.success_ratio,
+                latency_seconds=state.health.latency,
+                outstanding=state.outstanding,
+                queries=dict(state.queries),
+                replies={rcode_name(rcode): count for rcode, count in state.replies.items()},
+                failures=dict(state.failures),
+            )
+            for state in self.states.values()
+        ]
 
     # ── upstreams ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -253,6 +302,15 @@ class Forwarder:
             _log.warning("an upstream asks us what we ask it: a loop? Nothing it asks can be answered by asking it")
 
     _loop_told_until = 0.0
+
+
+def _in_words(state: State) -> str:
+    health = state.health
+    if not state.queries:
+        return f"{state.upstream}, not asked so far"
+    latency = f", {health.latency * 1000:.1f} ms" if health.latency else ""
+    ratio = f", {health.success_ratio:.0%} of the latest names answered" if health.success_ratio < 1 else ""
+    return f"{state.upstream} {'answers' if health.up else 'does not answer'}{latency}{ratio}"
 
 
 def question_of(query: Query) -> Question:

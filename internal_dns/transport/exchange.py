@@ -17,7 +17,7 @@ from internal_dns.core.catalog import Catalog, Network
 from internal_dns.core.journey import Drop, Forward, Reply, Rules, respond
 from internal_dns.core.message import Body, Manner, message
 from internal_dns.core.relayed import Relayed
-from internal_dns.core.wire import HEADER, MAX_MESSAGE, SILENT_PORTS, Ede, Rcode, Silent, Type, read_query
+from internal_dns.core.wire import HEADER, MAX_MESSAGE, SILENT_PORTS, Ede, Query, Rcode, Silent, Type, read_query
 from internal_dns.metrics import Metrics
 from internal_dns.transport.answers import AnswerTable
 
@@ -38,6 +38,9 @@ class Forwarder(Protocol):
 
     def answer(self, forward: Forward, source: bytes) -> bytes | Coroutine[Any, Any, bytes]:
         """Return the reply's octets, or what will return them; never raises."""
+
+    def told(self, query: Query) -> list[tuple[str, str]]:
+        """Return what would become of *query* now, in words."""
 
 
 class Exchange:

@@ -330,6 +330,7 @@ def test_metrics_name_no_network_no_app_and_nothing_that_was_asked(server: Serve
             if label != "le"
         }
         known = {"internal", "flycast", "reverse", "forward", "refused", "other", "udp", "tcp", "4", "6"}
+        known |= {"fresh", "due", "stale", "udp://192.0.2.1:53"}  # the cache's ages, and the upstream of this server
         known |= {t.name for t in Type} | {r.name for r in Rcode} | {"python", "native", "runt", "qr", "port"}
         assert values <= known
 
@@ -405,8 +406,8 @@ def test_no_metric_is_documented_that_does_not_exist(server: Server) -> None:
 
 
 def test_the_outcomes_of_forwarding_are_documented() -> None:
-    (line,) = [line for line in DOCS.read_text().splitlines() if "`internal_dns_forward_total`" in line]
-    code = (Path(http.__file__).parents[1] / "forward" / "upstreams.py").read_text()
-    outcomes = set(re.findall(r'_fail\(forward, "(\w+)"', code)) | set(re.findall(r'forwards\["(\w+)"\]', code))
+    (line,) = [line for line in DOCS.read_text().splitlines() if "`internal_dns_forward_outcomes_total`" in line]
+    code = "".join(path.read_text() for path in (Path(http.__file__).parents[1] / "forward").glob("*.py"))
+    outcomes = set(re.findall(r'Failure\("([\w ]+)"', code)) | set(re.findall(r'forwards\["(\w+)"\]', code))
     assert len(outcomes) > 5
     assert all(outcome in line for outcome in outcomes)

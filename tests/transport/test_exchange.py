@@ -16,6 +16,7 @@ import pytest
 
 from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Service
 from internal_dns.core.journey import Forward, Rules
+from internal_dns.core.wire import Query
 from internal_dns.metrics import Metrics
 from internal_dns.store.generate import demo_rows
 from internal_dns.transport import exchange
@@ -58,6 +59,9 @@ class Upstreams:
 
     keep: Any = None
     forget: Any = None
+
+    def told(self, query: Query) -> list[tuple[str, str]]:
+        return []
 
     def answer(self, forward: Forward, source: bytes) -> bytes:
         self.asked.append(forward)
