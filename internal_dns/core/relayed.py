@@ -9,9 +9,9 @@ A TTL only falls: it is what the upstream said, less the seconds it has been her
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from struct import pack, unpack_from
+from struct import pack
 from typing import Final
 
 from internal_dns.core.message import Manner, ede_option, header, opt
@@ -35,6 +35,7 @@ MAX_LIFETIME: Final = 3_600  # seconds
 MAX_NEGATIVE: Final = 900  # RFC 2308 section 5 allows three hours; a name that was just made should not wait for them
 WITHOUT_SOA: Final = 5  # a negative reply that does not say how long it holds
 STALE_TTL: Final = 30  # RFC 8767 section 4
+_HIGHEST_BIT: Final = b"\x80\0\0\0"  # a TTL that has it counts as 0, RFC 2181 section 8
 MAX_RECORDS: Final = 65_000  # octets; what is left for header, question and OPT of the largest message
 
 _IN: Final = IN.to_bytes(2, "big")
@@ -99,15 +100,15 @@ def _chain(
     for span in answers:
         if octets[span[3] - 8 : span[3] - 6] == _IN:
             by_owner.setdefault(span[0], []).append(span)
-    dnames = [span for span in answers if span[1] == Type.DNAME] if qtype != Type.DNAME else []
+    dnames = {span[0] for span in answers if span[1] == Type.DNAME} if qtype != Type.DNAME else set()
     kept: list[Span] = []
     for _ in range(MAX_HOPS + 1):
         if dnames:
             kept += [
                 span
-                for dname in dnames
-                if dname[0] != name and _within(name, dname[0])
-                for span in by_owner.pop(dname[0], ())
+                for owner in _above(name)
+                if owner in dnames
+                for span in by_owner.pop(owner, ())
                 if span[1] == Type.DNAME or (dnssec_ok and span[1] == Type.RRSIG)
             ]
         found, target = False, None
@@ -146,18 +147,19 @@ def _lifetime(checked: Checked, kept: Sequence[Span], soa: Span | None, *, found
     """Return the seconds a reply may be kept (RFC 2308 section 5 for negative ones)."""
     if checked.rcode not in (Rcode.NOERROR, Rcode.NXDOMAIN):
         return 0
-    ttls = [ttl if (ttl := _ttl(checked, span)) < 1 << 31 else 0 for span in kept]  # RFC 2181 section 8
+    octets = checked.octets
+    # Hot path: octets compare like the numbers they are.
+    ttls = [octets[span[3] - 6 : span[3] - 2] for span in kept]
+    if ttls and max(ttls) >= _HIGHEST_BIT:
+        return 0
+    shortest = int.from_bytes(min(ttls), "big") if ttls else MAX_LIFETIME
     if found:
-        return min(MAX_LIFETIME, *ttls)
+        return min(MAX_LIFETIME, shortest)
     if soa is not None:
-        return min(MAX_NEGATIVE, int.from_bytes(checked.octets[soa[4] - 4 : soa[4]], "big"), *ttls)
+        return min(MAX_NEGATIVE, int.from_bytes(octets[soa[4] - 4 : soa[4]], "big"), shortest)
     if aliased and checked.rcode == Rcode.NOERROR:
         return 0  # a CNAME is never kept without its target
-    return min((WITHOUT_SOA, *ttls))
-
-
-def _ttl(checked: Checked, span: Span) -> int:
-    return int(unpack_from("!I", checked.octets, span[3] - 6)[0])
+    return min(WITHOUT_SOA, shortest)
 
 
 def _cut(checked: Checked, kept: Sequence[Span], name: bytes) -> tuple[bytes, tuple[int, ...]]:
@@ -169,17 +171,18 @@ def _cut(checked: Checked, kept: Sequence[Span], name: bytes) -> tuple[bytes, tu
         records = octets[start : kept[-1][4]] if kept else b""
         ttls = tuple(span[3] - 6 - start for span in kept)
     else:
-        parts, places, at = [], [], 0
+        parts: list[bytes] = []
+        places, at = [], 0
         for span in kept:
             owner = b"\xc0\x0c" if span[0] == name else span[0]
-            rdata = _rdata(checked, span)
-            parts.append(owner + octets[span[3] - 10 : span[3] - 2] + pack("!H", len(rdata)) + rdata)
+            rest = _written_out(checked, span) if span[1] in NAMES_IN else octets[span[3] - 10 : span[4]]
+            parts += (owner, rest)
             places.append(at + len(owner) + 4)
-            at += len(parts[-1])
+            at += len(owner) + len(rest)
         if at > MAX_RECORDS:
             raise BadReply("too large", final=True)
         records, ttls = b"".join(parts), tuple(places)
-    if any(records[at] & 0x80 for at in ttls):
+    if ttls and max(records[at] for at in ttls) & 0x80:
         changed = bytearray(records)
         for at in ttls:
             if changed[at] & 0x80:
@@ -188,13 +191,13 @@ def _cut(checked: Checked, kept: Sequence[Span], name: bytes) -> tuple[bytes, tu
     return records, ttls
 
 
-def _rdata(checked: Checked, span: Span) -> bytes:
-    """Return the rdata of an RR with its names written out."""
-    octets, (_, rtype, _, at, end) = checked.octets, span
-    first, count, _ = NAMES_IN.get(rtype, (0, 0, 0))
+def _written_out(checked: Checked, span: Span) -> bytes:
+    """Return an RR without its owner, the names in its rdata written out."""
+    octets, (_, rtype, _, start, end) = checked.octets, span
     if rtype == Type.NAPTR:
-        return octets[at:end]  # never compressed, RFC 3403 section 4.1
-    parts, at = [octets[at : at + first]], at + first
+        return octets[start - 10 : end]  # never compressed, RFC 3403 section 4.1
+    first, count, _ = NAMES_IN[rtype]
+    parts, at = [octets[start : start + first]], start + first
     for _ in range(count):
         if at not in checked.names:
             raise BadReply("compressed names in rdata that was not read", final=True)
@@ -202,7 +205,15 @@ def _rdata(checked: Checked, span: Span) -> bytes:
         while 0 < octets[at] < 64:
             at += 1 + octets[at]
         at += 1 + (octets[at] >= 0xC0)
-    return b"".join((*parts, octets[at:end]))
+    rdata = b"".join((*parts, octets[at:end]))
+    return octets[start - 10 : start - 2] + pack("!H", len(rdata)) + rdata
+
+
+def _above(name: bytes) -> Iterator[bytes]:
+    """Yield the names that *name* is below, in wire form, the root last."""
+    while name[0]:
+        name = name[1 + name[0] :]
+        yield name
 
 
 def _within(name: bytes, zone: bytes) -> bool:

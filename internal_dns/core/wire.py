@@ -446,14 +446,19 @@ def _check_records(
 def _check_targets(octets: bytes, rtype: int, rdata: int, end: int, names: _Names, prefix: bytes | None) -> bool:
     """Check rdata that leads to other names: whether one of them is ours."""
     skip, count, tail = NAMES_IN[rtype]
-    at, ours = rdata + skip, False
+    at, ours, known = rdata + skip, False, names.known
     if rtype == Type.NAPTR:  # flags, services and a regular expression come before, RFC 3403 section 4.1
         for _ in range(3):
             at += 1 + octets[at] if at < end else 1
     for _ in range(count):
         if at >= end:
             raise _Fault("rdata without its name")
-        at, one = names.read(at)
+        # Hot path: a pointer to a name that was read, as most targets are, without a call.
+        if octets[at] >= 0xC0 and at + 1 < end and (found := known.get((octets[at] & 0x3F) << 8 | octets[at + 1])):
+            known[at] = found
+            at, one = at + 2, found[1]
+        else:
+            at, one = names.read(at)
         ours = ours or one
     if at > end or (tail >= 0 and at + tail != end):
         raise _Fault("names that do not fit their rdata")
