@@ -41,5 +41,5 @@ def ask_as(
     for _, network in sorted(catalog.networks.items()):
         if network.name.lower() == wanted:
             place = region.lower().encode() or None
-            return Requester(network, source, mapped=True, region=place, rule=f"dev mode: asked as {words}")
+            return Requester(network, source, mapped=True, region=place, by=f"dev mode: asked as {words}")
     return Unclear(Rcode.REFUSED, "no network of this name")

@@ -61,7 +61,7 @@ class Relayed:
 
     def stale(self) -> bytes:
         """Return the records with the TTL of what has run out."""
-        return self._with_ttls(min(STALE_TTL, ttl) for ttl in self._ttls())
+        return self._with_ttls(STALE_TTL for _ in self.ttls)
 
     def _ttls(self) -> Iterable[int]:
         return (int.from_bytes(self.records[at : at + 4], "big") for at in self.ttls)

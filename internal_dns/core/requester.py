@@ -46,7 +46,18 @@ class Requester:
     source: bytes
     mapped: bool = False
     region: bytes | None = None
-    rule: str = ""
+    by: SourceMap | str = ""  # the map that led to the network, or words; empty: the address itself
+
+    @property
+    def rule(self) -> str:
+        """By which rule this network, in words."""
+        match self.by:
+            case SourceMap(source):
+                return f"the configured map {source}={hex48(self.network.prefix)}"
+            case "":
+                return f"the /48 of its address, {hex48(self.source)}"
+            case words:
+                return words
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +94,13 @@ def requester(
         number = NetworkId(int.from_bytes(source[2:6], "big"))
         if not number:
             return Outsider("the source has network 0, which is nobody's")
-        who = Requester(network_of(catalog, number, prefix), source, rule=f"the /48 of its address, {hex48(source)}")
+        who = Requester(network_of(catalog, number, prefix), source)
     else:
         best = max((m for m in maps if m.covers(source)), key=lambda m: m.source.prefixlen, default=None)
         if best is None:
             return Outsider("no rule maps this source to a network")
         network = network_of(catalog, best.network, prefix)
-        who = Requester(network, source, mapped=True, rule=f"the configured map {best.source}={hex48(network.prefix)}")
+        who = Requester(network, source, mapped=True, by=best)
     return who if may_ask_at(destination, who.network, prefix) else Outsider("it asked at another network's address")
 
 

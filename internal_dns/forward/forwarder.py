@@ -114,23 +114,33 @@ class Forwarder:
                 return self._fail(forward, LOOP)
         return self._ask(forward, question, None)
 
-    async def _ask(self, forward: Forward, question: Question, stale: Kept | None) -> bytes:
+    def _ask(self, forward: Forward, question: Question, stale: Kept | None) -> bytes | Coroutine[Any, Any, bytes]:
+        """Join those who ask this, or ask it."""
+        number, asking = forward.network, None
+        if self.waiting[number] < PER_NETWORK:
+            # At once: were it done by the coroutine, a reply could come before that runs, and be asked for again.
+            asking = self._start(question, forward.query.labels, number)
+        if asking is None:
+            return self._concluded(forward, BUSY, stale)
+        return self._wait(forward, asking, stale)
+
+    async def _wait(self, forward: Forward, asking: Asking, stale: Kept | None) -> bytes:
         """Wait with all who ask this; never raises."""
         number = forward.network
-        if self.waiting[number] >= PER_NETWORK:
-            return self._fail(forward, BUSY)
         outcome: Outcome = BUSY
-        self.waiting[number] += 1
-        try:
-            asking = self.asking.get(question.key) or self._start(question, forward.query.labels, number)
-            if asking is not None:
+        if self.waiting[number] < PER_NETWORK:
+            self.waiting[number] += 1
+            try:
                 outcome = await asking.wait(number, CLIENT_PATIENCE if stale else None)
-        except TimeoutError:
-            pass  # the question goes on; this client has waited long enough
-        finally:
-            self.waiting[number] -= 1
-            if not self.waiting[number]:
-                del self.waiting[number]
+            except TimeoutError:
+                pass  # the question goes on; this client has waited long enough
+            finally:
+                self.waiting[number] -= 1
+                if not self.waiting[number]:
+                    del self.waiting[number]
+        return self._concluded(forward, outcome, stale)
+
+    def _concluded(self, forward: Forward, outcome: Outcome, stale: Kept | None) -> bytes:
         if isinstance(outcome, Relayed):
             self.metrics.forwards["answered"] += 1
             return relay(outcome, forward.query, forward.manner, outcome.records)

@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import pack
 from typing import Any, Final
 
@@ -285,6 +286,23 @@ class AnswerTable:
         self.evictions += 1
 
 
+@lru_cache(4_096)
+def _heads(base: int, questions: int, answers: int, authorities: int, additionals: int) -> tuple[bytes, ...]:
+    """Return flags and counts by RD + 2 CD + 4 OPT; most replies have the same."""
+    return tuple(
+        pack("!5H", base | rd * RD | cd * CD, questions, answers, authorities, additionals + opt)
+        for opt in (0, 1) for cd in (0, 1) for rd in (0, 1)
+    )  # fmt: skip
+
+
+@lru_cache(4_096)
+def _opts(options: bytes) -> tuple[bytes, ...]:
+    """Return our OPT RR by DO."""
+    return tuple(
+        _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, dnssec_ok << 15, len(options)) + options for dnssec_ok in (0, 1)
+    )
+
+
 def _relayed_entry(
     reply: Relayed, variant: int, since: float, refresh_at: float, until: float, counter: Cell, size: int
 ) -> RelayedEntry:
@@ -317,14 +335,7 @@ def _entry(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
     several = len(groups) > 1 or bool(body.at_most)
     counts = (1, rr_count, bool(body.authority))
     base = QR | body.aa * AA | rules.forwarding * RA | body.rcode
-    heads = tuple(
-        pack("!5H", base | rd * RD | cd * CD, *counts, len(body.additional) + opt)
-        for opt in (0, 1) for cd in (0, 1) for rd in (0, 1)
-    )  # fmt: skip
-    options = ede_option(body.ede)
-    opts = tuple(
-        _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, dnssec_ok << 15, len(options)) + options for dnssec_ok in (0, 1)
-    )
+    heads, opts = _heads(base, *counts, len(body.additional)), _opts(ede_option(body.ede))
     tail = body.authority + b"".join(body.additional)
     return Entry(
         heads=heads,
