@@ -22,7 +22,7 @@ help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build-deps  ## Install, then serve the demo catalog on [::1]:1053
-	@flock .install.lock $(MAKE) --no-print-directory .venv/run.stamp
+	@flock .install.lock $(MAKE) --no-print-directory --silent .venv/run.stamp
 	$(BIN)/internal-dns dev
 
 test: test-deps lint types  ## Everything: lint, types, unit, scenarios, live (SKIPS=forbid: no test may skip)
