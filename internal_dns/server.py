@@ -23,7 +23,7 @@ from internal_dns.metrics import Metrics
 from internal_dns.store.sqlite import Loaded, UnusableCatalog
 from internal_dns.store.watch import Watcher
 from internal_dns.transport.exchange import Exchange
-from internal_dns.transport.sockets import Endpoint, bind_pair
+from internal_dns.transport.sockets import Endpoint, bind_pair, kernel_drops
 from internal_dns.transport.tcp import Connections
 from internal_dns.transport.udp import UdpListener
 
@@ -298,6 +298,10 @@ def _register(server: Server) -> None:
         ("internal_dns_answer_table_hits", "Replies repeated", lambda: answers.hits),
         ("internal_dns_answer_table_misses", "Plain questions that were not in the table", lambda: answers.misses),
         ("internal_dns_answer_table_evictions", "Replies dropped for room", lambda: answers.evictions),
+        (
+            "internal_dns_receive_buffer_drops", "Datagrams dropped by the kernel, the receive buffer being full",
+            lambda: sum(kernel_drops(listener.sock) for listener in server.udp),
+        ),
     ]  # fmt: skip
 
 

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from internal_dns.metrics import Metrics
+from internal_dns.metrics import Metrics, registry
 
 MAX_HEAD: Final = 8_192  # octets of request line and headers
 TIMEOUT: Final = 5  # seconds for the whole exchange
@@ -21,8 +21,7 @@ class AdminPort:
     """Serves one listening address. *ready* returns whether the server is, and in what words."""
 
     def __init__(self, metrics: Metrics, ready: Callable[[], tuple[bool, str]]) -> None:
-        self.registry = CollectorRegistry()
-        self.registry.register(metrics)
+        self.registry = registry(metrics)
         self.ready = ready
         self.slots = asyncio.Semaphore(MAX_CONNECTIONS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -12,6 +13,7 @@ from typing import Final
 # linux/in6.h and linux/in.h; the socket module has no names for them.
 IPV6_FREEBIND: Final = 78
 IP_FREEBIND: Final = 15
+SO_MEMINFO: Final = 55
 # Small datagrams cost 832 octets of buffer each: the default 212,992 hold 256 queries.
 RECEIVE_BUFFER: Final = 4 << 20
 BACKLOG: Final = 1_024
@@ -109,6 +111,14 @@ def _widen(made: socket.socket) -> None:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     with suppress(OSError):
         made.setsockopt(socket.SOL_SOCKET, 33, RECEIVE_BUFFER)  # SO_RCVBUFFORCE
+
+
+def kernel_drops(sock: socket.socket) -> int:
+    """How many datagrams the kernel dropped because *sock*'s receive buffer was full; 0 once it is closed."""
+    if sock.fileno() < 0:
+        return 0
+    # SO_MEMINFO, linux/sock_diag.h: nine 32-bit numbers, the last is SK_MEMINFO_DROPS.
+    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)[32:36], sys.byteorder)
 
 
 def packed(host: str) -> bytes:

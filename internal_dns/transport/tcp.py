@@ -10,6 +10,7 @@ import asyncio
 import resource
 from collections import Counter
 from collections.abc import Coroutine
+from time import perf_counter
 from typing import Any, Final, cast
 
 from internal_dns.core.journey import IDLE_TIMEOUT
@@ -136,7 +137,7 @@ class Connection(asyncio.Protocol):
 
     def _read(self) -> None:
         """Answer the whole messages that have come, as many as may be in flight; replies leave together."""
-        received, at, replies, held, wrong = self.received, 0, bytearray(), 0, ""
+        received, at, replies, held, wrong, begin = self.received, 0, bytearray(), 0, "", perf_counter()
         while len(received) - at >= 2 and self.in_flight < MAX_IN_FLIGHT and not self.blocked and held < HIGH_WATER:
             length = received[at] << 8 | received[at + 1]
             if length < HEADER:
@@ -162,6 +163,7 @@ class Connection(asyncio.Protocol):
             self.since = self.loop.time()
         if replies:
             self.transport.write(bytes(replies))
+        self.exchange.end_batch(begin)
         if wrong:
             self.end(wrong)  # what was asked before is answered
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from time import perf_counter
 from typing import Any, Final
 
 from internal_dns.core.wire import MAX_QUERY
@@ -43,11 +44,12 @@ class UdpListener:
             self.destination,
         )
         assert destination is not None
+        begin = perf_counter()
         for _ in range(BATCH):
             try:
                 octets, address = receive(MAX_QUERY + 1)
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError:  # an ICMP error of an earlier reply
                 continue
             self.received[0] += 1
@@ -59,14 +61,16 @@ class UdpListener:
                     self.metrics.drop("send")
             elif reply is not None:
                 self._later(reply, address, [])
+        self.exchange.end_batch(begin)
 
     def _readable_wildcard(self) -> None:
         receive, send, handle = self.sock.recvmsg, self.sock.sendmsg, self.exchange.handle
+        begin = perf_counter()
         for _ in range(BATCH):
             try:
                 octets, ancillary, _, address = receive(MAX_QUERY + 1, _ANCILLARY)
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError:
                 continue
             self.received[0] += 1
@@ -82,6 +86,7 @@ class UdpListener:
                     self.metrics.drop("send")
             elif reply is not None:
                 self._later(reply, address, ancillary)
+        self.exchange.end_batch(begin)
 
     def _later(self, reply: Any, address: Any, ancillary: list[Any]) -> None:
         """Send what a coroutine returns, when it does."""
