@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -532,6 +533,47 @@ def test_dig_says_what_to_do_when_nobody_answers(words: list[str]) -> None:
     assert server in found["error"]
     assert "internal-dns dev" in found["do"]
     assert said.out == ""
+
+
+@pytest.mark.parametrize("words", [[], ["--tcp"]])
+def test_dig_says_at_once_that_nothing_listens(words: list[str]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        server = f"127.0.0.1:{sock.getsockname()[1]}"
+    said = run("dig", *words, "--timeout", "3600", "--server", server, "web.internal")
+    assert said.code == 3
+    assert "nothing listens" in told(said)["why"]
+
+
+# ── errors for programs ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["check", "--json", "--catalog", "/nosuch.db"], 78),
+        (["explain", "--json", "--catalog", "/nosuch.db", "web.internal"], 78),
+        (["dig", "--json", "--server", "nowhere", "web.internal"], 2),
+        (["health", "--json", "--admin", "127.0.0.1:1"], 3),
+        (["machine", "list", "--json", "--catalog", "/nosuch.db"], 78),
+        (["app", "add", "acme/x", "--json", "--catalog", "/nosuch.db"], 78),
+        (["watch", "web.internal", "--json", "--catalog", "/nosuch.db"], 78),
+        (["init", "--json", "--machines", "x"], 2),
+        (["machine", "list", "--json", "--nosuch"], 2),
+        (["nosuch", "--json"], 2),
+    ],
+)
+def test_with_json_an_error_is_json_too(words: list[str], code: int) -> None:
+    said = run(*words)
+    assert (said.code, said.out) == (code, "")
+    error = json.loads(said.err)["error"]
+    assert error.keys() == {"what", "why", "do"}
+    assert all(error.values())
+
+
+def test_without_json_or_where_it_is_a_name_an_error_is_for_people() -> None:
+    assert "Usage:" in spawn("init", "--machines", "x").err
+    told(run("dig", "--server", "nowhere", "--", "--json"))
 
 
 @pytest.mark.parametrize("who", ["x" * 128, "", "acmé"])

@@ -6,6 +6,7 @@
     {"steps": [["rule", "…"], ["cache", "…"], …]}
 
 An error is {"error": what, "faults": [...]}. `watch` goes on: a line for each change of the answer, until either ends.
+So does `queries`: a line for each question sampled. `busiest` tells what the answer table counts, for `top`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from typing import Any, Final
 
 import msgspec
 
+from internal_dns.admin.live import MAX_NAMES, busiest, described, positive
 from internal_dns.admin.operations import BadRequest, perform
 from internal_dns.core.wire import Query, read_query
 from internal_dns.store.declare import Faulty
 from internal_dns.store.writer import NotOurs, Refused, Writer
 from internal_dns.transport.exchange import Exchange
+from internal_dns.transport.sampling import Tap
 
 MAX_REQUEST: Final = 64 << 20  # a declarative document of a large platform
 WAIT: Final = 10  # seconds until a change must be visible
@@ -100,13 +103,15 @@ class Api:
     async def _reply(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             request = msgspec.json.decode(line, type=dict[str, Any])
-            if request.get("op") == "watch":
-                await self._watch(request, reader, writer)
+            if going_on := {"watch": self._watch, "queries": self._queries}.get(str(request.get("op"))):
+                await going_on(request, reader, writer)
                 return
             if request.get("op") == "forward":
-                await _send(writer, self._told_forward(request))
-                return
-            reply = await asyncio.get_running_loop().run_in_executor(self.thread, self._perform, request)
+                reply = self._told_forward(request)
+            elif request.get("op") == "busiest":
+                reply = await busiest(self.exchange, positive(request, "names", 1_000, MAX_NAMES))
+            else:
+                reply = await asyncio.get_running_loop().run_in_executor(self.thread, self._perform, request)
             if request.get("wait") and "revision" in reply:
                 reply["visible"] = await self._visible(reply["revision"])
         except (Refused, Faulty) as error:
@@ -168,6 +173,27 @@ class Api:
         finally:
             gone.cancel()
 
+    async def _queries(
+        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Send one in `sample` questions as they are answered; `skipped` counts those that came too fast to send."""
+        tap = Tap(positive(request, "sample", 1, 1_000_000_000))
+        self.exchange.tap(tap)
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            while not gone.done():
+                coming = asyncio.ensure_future(tap.queue.get())
+                try:
+                    await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
+                    if coming.done():
+                        told = described(coming.result(), self.exchange.catalog, self.exchange.rules)
+                        await _send(writer, {**told, "skipped": tap.skipped})
+                finally:
+                    coming.cancel()
+        finally:
+            gone.cancel()
+            self.exchange.untap(tap)
+
 
 def socket_path(catalog: Path) -> Path:
     """Where the server of *catalog* listens for the command line."""
@@ -175,5 +201,8 @@ def socket_path(catalog: Path) -> Path:
 
 
 async def _send(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
+    """Write one line. Raises ConnectionError when nobody is there any more."""
+    if writer.is_closing():  # uvloop would raise RuntimeError
+        raise ConnectionResetError("the client is gone")
     writer.write(msgspec.json.encode(value) + b"\n")
     await writer.drain()

@@ -6,6 +6,7 @@ Exit status: 0 ok, 1 a finding or a negative answer, 2 usage, 3 unreachable, 78 
 from __future__ import annotations
 
 import sys
+from typing import Any, Final
 
 import click
 
@@ -15,25 +16,47 @@ from internal_dns.cli.files import check, init
 from internal_dns.cli.host import doctor, health, version
 from internal_dns.cli.objects import GROUPS
 from internal_dns.cli.run import dev, serve
+from internal_dns.cli.top import top
 from internal_dns.cli.watch import watch
-from internal_dns.cli.words import Told
+from internal_dns.cli.words import USAGE, Told
+
+_JSON: Final = "internal_dns.json"
 
 
-class _Ordered(click.Group):
-    """Commands in the order they were added, not the alphabet's: what runs comes first."""
+class _Commands(click.Group):
+    """Commands in the order they were added, what runs first; with --json, errors are JSON too."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_JSON] = "--json" in args[: args.index("--") if "--" in args else len(args)]
+        return super().parse_args(ctx, args)
 
-@click.group(cls=_Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (Told, click.UsageError) as error:
+            if not ctx.meta[_JSON]:
+                raise
+            told = error if isinstance(error, Told) else _misused(error)
+            told.as_json = True
+            raise told from None
+
+
+def _misused(error: click.UsageError) -> Told:
+    path = error.ctx.command_path if error.ctx else "internal-dns"
+    return Told(f"{path}: wrong usage", error.format_message(), f"{path} --help lists what it takes", USAGE)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="internal-dns", message="%(version)s")
 def cli() -> None:
     """The name server of a private IPv6 network: .internal names from a SQLite catalog."""
 
 
 COMMANDS = (
-    serve, dev, dig, explain, watch, *GROUPS, apply, diff, export, import_, init, check, doctor, health, version,
+    serve, dev, dig, explain, watch, top, *GROUPS, apply, diff, export, import_, init, check, doctor, health, version,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from dataclasses import replace
 from ipaddress import IPv6Address
@@ -104,9 +105,14 @@ def dig(who: str | None, server: str, tcp: bool, timeout: float, as_json: bool, 
         if tcp:
             reply, by_tcp = dns.query.tcp(query, host, timeout, endpoint.port), True
         else:
-            reply, by_tcp = dns.query.udp_with_fallback(query, host, timeout, endpoint.port)
+            # Connected, so that "nothing listens there" (ICMP) ends the wait at once.
+            with socket.socket(endpoint.family, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
+                sock.connect(endpoint.sockaddr)
+                reply, by_tcp = dns.query.udp_with_fallback(query, host, timeout, endpoint.port, udp_sock=sock)
     except (OSError, dns.exception.DNSException) as error:
-        why = str(error) or type(error).__name__
+        dead = isinstance(error, ConnectionRefusedError)
+        why = f"nothing listens on that {'TCP' if tcp else 'UDP'} port" if dead else str(error) or type(error).__name__
         raise Told(f"no reply from {endpoint}", why, "Start it with `internal-dns dev`, or name another with --server",
                    UNREACHABLE) from error  # fmt: skip
     milliseconds = (time.perf_counter() - start) * 1000

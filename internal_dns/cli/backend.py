@@ -15,10 +15,9 @@ from typing import Any, TypeVar
 
 import click
 
-from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, Told, settings
+from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, USAGE, Told, settings
 
 F = TypeVar("F", bound=Callable[..., Any])
-USAGE = 2
 
 
 def write_options(command: F) -> F:

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from internal_dns.cli.backend import USAGE, opened, perform, read_rows, visibility, write_options
+from internal_dns.cli.backend import opened, perform, read_rows, visibility, write_options
 from internal_dns.cli.objects import network_number, network_of, slash_48
 from internal_dns.cli.words import (
     CONFIGURATION,
     FINDING,
+    USAGE,
     Told,
     catalog_option,
     json_option,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from internal_dns.config import Settings
 
 FINDING: Final = 1
+USAGE: Final = 2
 UNREACHABLE: Final = 3
 CONFIGURATION: Final = 78  # EX_CONFIG of sysexits.h
 
@@ -28,7 +29,12 @@ class Told(Exception):
         super().__init__(what)
         self.what, self.why, self.do, self.code = what, why, do, code
 
+    as_json = False  # set when the command was told --json
+
     def text(self) -> str:
+        """For people in three lines, for programs as JSON: {"error": {"what": …, "why": …, "do": …}}."""
+        if self.as_json:
+            return msgspec.json.encode({"error": {"what": self.what, "why": self.why, "do": self.do}}).decode()
         lines = [f"{paint('error', 'red', err=True)}  {self.what}"]
         if self.why:
             lines += [f"  why  {self.why}"]

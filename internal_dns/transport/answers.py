@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from heapq import nlargest
+from itertools import chain
+from operator import attrgetter
 from struct import pack
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from internal_dns.core.catalog import Catalog, NetworkId, changed
 from internal_dns.core.journey import Remember, Reply, Rules
@@ -43,6 +46,7 @@ _KNOWN_SOURCES: Final = 4_096
 EVERYONE: Final = b"\0\0\0\0"
 _VARIANTS: Final = (b"\0", b"\1", b"\2", b"\3")
 _NONE: Final[OrderedDict[bytes, Any]] = OrderedDict()
+_PART: Final = 1_024  # entries looked at in one go, about a millisecond
 
 
 @dataclass(slots=True)
@@ -86,6 +90,18 @@ class RelayedEntry:
     hits: int = 0
 
 
+class Busy(NamedTuple):
+    """How often one name was repeated to one network since its answer was decided; network 0: an upstream's answer."""
+
+    network: NetworkId
+    name: bytes  # wire form, lower-cased
+    qtype: int
+    hits: int
+
+
+hits_of: Final = attrgetter("hits")
+
+
 class AnswerTable:
     """All entries of all networks; see the module's docstring."""
 
@@ -105,6 +121,7 @@ class AnswerTable:
         self._by_label: dict[bytes, dict[bytes | None, set[Key]]] = {}
         self._sizes: dict[bytes, int] = {}
         self._sources: dict[bytes, bytes | None] = {}
+        self.forgotten_hits: dict[NetworkId, int] = {}  # of entries that are gone, so that a network's sum never falls
 
     # Hot path: every octet string here is built by slices of the query and of the entry, nothing is parsed.
     def repeat(self, octets: bytes, source: bytes, destination: bytes, turn: int, limit: int = 0) -> bytes | None:
@@ -241,6 +258,8 @@ class AnswerTable:
         """Answer from *catalog* from now on; forget exactly what it changes."""
         for number, labels in changed(self.catalog or Catalog(), catalog):
             self.forget(number, labels)
+            if number not in catalog.networks:
+                self.forgotten_hits.pop(number, None)
         self.catalog = catalog
 
     def forget(self, number: NetworkId, labels: frozenset[bytes] | None) -> None:
@@ -269,8 +288,33 @@ class AnswerTable:
         if not labels[entry.label]:
             del labels[entry.label]
         self._account(network, -entry.size, -1)
+        if entry.hits:
+            number = NetworkId(int.from_bytes(network, "big"))
+            self.forgotten_hits[number] = self.forgotten_hits.get(number, 0) + entry.hits
         if not table:
             del self._tables[network], self._sizes[network], self._by_label[network]
+
+    # ── who is busy ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def busiest(self, count: int) -> list[Busy]:
+        """Return the *count* names repeated most since each was decided, busiest first."""
+        return nlargest(count, chain.from_iterable(self.parts()), key=hits_of)
+
+    def parts(self) -> Iterator[list[Busy]]:
+        """Yield all that is kept, a bounded part at a time: the table may change in between."""
+        for network in tuple(self._tables):
+            number, table = NetworkId(int.from_bytes(network, "big")), self._tables.get(network, OrderedDict())
+            # References only, and not in order, which dict copies ten times as fast as OrderedDict.
+            keys = tuple(dict.keys(table))
+            for at in range(0, len(keys), _PART):
+                part = []
+                for key in keys[at : at + _PART]:
+                    entry = table.get(key)
+                    if entry is not None:
+                        hits = sum(map(hits_of, entry.values())) if isinstance(entry, dict) else entry.hits
+                        end = len(key) - (5 if network == EVERYONE else 4)  # QTYPE, QCLASS, the variant
+                        part.append(Busy(number, key[:end], int.from_bytes(key[end : end + 2], "big"), hits))
+                yield part
 
     def _account(self, network: bytes, octets: int, entries: int) -> None:
         self.octets += octets

@@ -21,6 +21,7 @@ from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, SILENT_PORTS, Ede, Query, Rcode, Silent, Type, read_query
 from internal_dns.metrics import Metrics
 from internal_dns.transport.answers import AnswerTable
+from internal_dns.transport.sampling import Sample, Tap, show, tapped
 
 Outcome = bytes | None | Coroutine[Any, Any, bytes | None]
 
@@ -55,6 +56,7 @@ class Exchange:
             lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype),
             count_relayed=lambda rcode, qtype: metrics.response("forward", rcode & 15, qtype),
         )
+        self.taps: list[Tap] = []
         self._silent_until = 0.0
         if forwarder is not None:
             forwarder.keep, forwarder.forget = self.answers.remember_relayed, self.answers.forget_relayed
@@ -116,6 +118,34 @@ class Exchange:
             self._timed_hits = hits
             self._repeats.observe((perf_counter() - begin - self._deciding) / repeated, repeated)
         self._deciding = 0.0
+
+    def tap(self, tap: Tap) -> None:
+        """Show messages to *tap* until `untap`. While there is none, this costs nothing: `handle` is what it was."""
+        self.taps.append(tap)
+        vars(self)["handle"] = self._handle_tapped
+
+    def untap(self, tap: Tap) -> None:
+        self.taps.remove(tap)
+        if not self.taps:
+            del vars(self)["handle"]
+
+    def _handle_tapped(
+        self, octets: bytes, source: bytes, destination: bytes, port: int, *, stream: bool = False
+    ) -> Outcome:
+        before = self.answers.hits
+        outcome = Exchange.handle(self, octets, source, destination, port, stream=stream)
+        taps = [tap for tap in self.taps if tap.wants()]
+        if not taps:
+            return outcome
+
+        def sample(reply: bytes | None, how: str) -> Sample:
+            return Sample(0.0, octets, source, destination, stream, how, reply)
+
+        if outcome is None or isinstance(outcome, bytes):
+            how = "dropped" if outcome is None else "repeated" if self.answers.hits > before else "decided"
+            show(taps, sample(outcome, how))
+            return outcome
+        return tapped(outcome, taps, sample)
 
     def answer_for_watch(self, octets: bytes, source: bytes) -> bytes:
         """Return the reply to one query as it would be by TCP now, without counting it; empty when there is none."""

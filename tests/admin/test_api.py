@@ -28,6 +28,7 @@ from internal_dns.store.sqlite import HIDDEN_PEERS, Loaded, load
 from internal_dns.store.watch import Watcher
 from internal_dns.store.writer import Writer
 from internal_dns.transport.exchange import Exchange
+from internal_dns.transport.sampling import Tap
 from tests.core.messages import AAAA, A, ip, query
 
 STOP = {"op": "write", "puts": [["machines", {"id": "3d8d9930b03989", "state": "stopped"}]]}
@@ -218,6 +219,8 @@ NONSENSE: list[Any] = [
     {"op": "watch", "query": "zz", "source": "00"}, {"op": "watch", "query": 7, "source": None},
     {"op": "watch", "query": "", "source": "00" * 16},
     {"op": "watch", "query": "ff" * 40, "source": "00" * 16},
+    {"op": "queries", "sample": 0}, {"op": "queries", "sample": "1"}, {"op": "queries", "sample": True},
+    {"op": "busiest", "names": 0}, {"op": "busiest", "names": 10_001}, {"op": "busiest", "names": None},
 ]  # fmt: skip
 
 
@@ -638,3 +641,63 @@ def test_what_cannot_be_watched_is_said(path: Path) -> None:
             await client.close()
 
     run(story())
+
+
+# ── who is busy, and with what ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_hits_are_counted_by_name_and_by_network_and_a_networks_never_fall(path: Path) -> None:
+    async def story() -> None:
+        async with running(path) as server:
+            for name, times in (("web.internal", 5), ("db.internal", 3)):
+                for _ in range(times + 1):
+                    server.exchange.handle(query(name), ASKER, ip("fdaa::3"), 4_000)
+            told = await server.ask({"op": "busiest", "names": 1})
+            assert told["names"] == [{"network": "acme", "name": "web.internal", "type": "AAAA", "hits": 5}]
+            assert told["networks"] == [{"network": "acme", "hits": 8}]
+            assert told["repeated"] == 8
+            await server.ask({**STOP, "wait": True})
+            told = await server.ask({"op": "busiest"})
+            assert [(n["name"], n["hits"]) for n in told["names"]] == [("db.internal", 3)]
+            assert told["networks"] == [{"network": "acme", "hits": 8}]
+
+    run(story())
+
+
+def test_questions_are_shown_while_somebody_looks_and_cost_nothing_after(path: Path) -> None:
+    async def story() -> None:
+        async with running(path) as server:
+            client = await server.connect()
+            await client.send({"op": "queries"})
+            await server.until(lambda: bool(server.exchange.taps))
+            server.exchange.handle(query("web.internal"), ASKER, ip("fdaa::3"), 4_000)
+            line = await client.line()
+            assert (line["network"], line["name"], line["how"], line["skipped"]) == (
+                "acme",
+                "web.internal",
+                "decided",
+                0,
+            )
+            await client.close()
+            await server.until(lambda: not server.exchange.taps)
+            assert "handle" not in vars(server.exchange)
+
+    run(story())
+
+
+def test_a_reader_that_is_too_slow_is_told_how_much_it_missed() -> None:
+    async def story() -> None:
+        exchange, tap = Exchange(Rules(), Metrics()), Tap(size=2)
+        exchange.tap(tap)
+        for _ in range(7):
+            exchange.handle(query("web.internal"), ASKER, ip("fdaa::3"), 4_000)
+        assert (tap.queue.qsize(), tap.skipped) == (2, 5)
+        exchange.untap(tap)
+
+    run(story())
+
+
+def test_one_in_so_many_is_by_chance() -> None:
+    draws = iter([0.0, 0.24, 0.25, 0.26, 0.99])
+    tap = Tap(4, draw=lambda: next(draws))
+    assert [tap.wants() for _ in range(5)] == [True, True, False, False, False]

@@ -1,0 +1,123 @@
+"""What `top` and `watch --queries` see of a running server: JSON objects for the UNIX socket. Nothing is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from heapq import nlargest
+from ipaddress import IPv6Address
+from typing import Any, Final
+
+from internal_dns.core.catalog import Catalog, NetworkId
+from internal_dns.core.journey import NO_CATALOG, Rules, asker
+from internal_dns.core.names import printable
+from internal_dns.core.requester import Requester
+from internal_dns.core.wire import Query, Rcode, Silent, Type, read_query
+from internal_dns.transport.answers import Busy, hits_of
+from internal_dns.transport.exchange import Exchange
+from internal_dns.transport.sampling import Sample
+
+MAX_NAMES: Final = 10_000
+FORWARDED: Final = "(forwarded)"  # what upstreams said is kept once for all networks
+
+
+async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
+    """Return the counts of the answer table: all, those of each network, and the *count* names repeated most.
+
+    Numbers grow from the start of the server, those of a name from when its answer was last decided. Between the
+    parts of a large table, queries are answered.
+    """
+    answers, catalog = exchange.answers, exchange.catalog or NO_CATALOG
+    names: list[Busy] = []
+    networks: Counter[NetworkId] = Counter(answers.forgotten_hits)
+    for part in answers.parts():
+        names = nlargest(count, [*names, *part], key=hits_of)
+        for busy in part:
+            networks[busy.network] += busy.hits
+        await asyncio.sleep(0)
+    # What upstreams say is kept by DO and CD too.
+    told: Counter[tuple[str, str, str]] = Counter()
+    for b in names:
+        told[network_name(b.network, catalog), name_text(b.name), type_text(b.qtype)] += b.hits
+    return {
+        "at": time.monotonic(),
+        "requests": sum(cell[0] for cell in exchange.metrics.requests.values()),
+        "repeated": answers.hits,
+        "entries": answers.entries,
+        "networks": [
+            {"network": network_name(number, catalog), "hits": hits} for number, hits in networks.most_common() if hits
+        ],
+        "names": [
+            {"network": network, "name": name, "type": qtype, "hits": hits}
+            for (network, name, qtype), hits in told.most_common() if hits
+        ],
+    }  # fmt: skip
+
+
+def described(sample: Sample, catalog: Catalog | None, rules: Rules) -> dict[str, Any]:
+    """Return a sampled question for a person: when, who, what, and what it got."""
+    query, known = read_query(sample.octets), catalog or NO_CATALOG
+    found: dict[str, Any] = {
+        "time": sample.time, "proto": "tcp" if sample.stream else "udp", "source": address_text(sample.source),
+        "network": None, "name": None, "type": None, "how": sample.how,
+        "rcode": rcode_text(sample.reply), "answers": int.from_bytes(sample.reply[6:8], "big") if sample.reply else 0,
+    }  # fmt: skip
+    if isinstance(query, Silent):
+        return found
+    who = asker(query, sample.source, sample.destination, known, rules)
+    if isinstance(who, Requester):
+        found["network"] = network_name(who.network.id, known)
+    if isinstance(query, Query) and query.question:
+        found |= {"name": name_text(query.name), "type": type_text(query.qtype)}
+    return found
+
+
+def network_name(number: NetworkId, catalog: Catalog) -> str:
+    """What a network is called; of one that is not in the catalog its number."""
+    if not number:
+        return FORWARDED
+    network = catalog.networks.get(number)
+    return printable(network.label) if network else str(number)
+
+
+def name_text(wire: bytes) -> str:
+    """The text of an uncompressed name, for a terminal: what is not printable, and a dot within a label, as \\xNN."""
+    labels, at = [], 0
+    while wire[at]:
+        labels.append(printable(wire[at + 1 : at + 1 + wire[at]]).replace(".", "\\x2e"))
+        at += 1 + wire[at]
+    return ".".join(labels) or "."
+
+
+def type_text(qtype: int) -> str:
+    return Type(qtype).name if qtype in _NAMED else f"TYPE{qtype}"
+
+
+def rcode_text(reply: bytes | None) -> str | None:
+    if reply is None:
+        return None
+    rcode = reply[3] & 15
+    return Rcode(rcode).name if rcode in _RCODES else str(rcode)
+
+
+def address_text(address: bytes) -> str:
+    found = IPv6Address(address)
+    return str(found.ipv4_mapped or found)
+
+
+def positive(request: Mapping[str, Any], key: str, default: int, most: int) -> int:
+    """Return a whole number of a request. Raises ValueError."""
+    value = request.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ValueError(f"`{key}` must be a whole number from 1 to {most:,}")
+    return value
+
+
+def _codes(names: Iterable[int]) -> frozenset[int]:
+    return frozenset(int(name) for name in names)
+
+
+_NAMED: Final = _codes(Type)
+_RCODES: Final = _codes(Rcode)

@@ -1,0 +1,56 @@
+"""Watch questions as they are answered, on request only: nothing is kept while nobody looks, or ever written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from random import random
+from typing import Any, NamedTuple
+
+QUEUE = 1_000  # samples that wait for a slow reader; what comes then is counted, not kept
+
+
+class Sample(NamedTuple):
+    """One message and what became of it."""
+
+    time: float  # Unix seconds at which the reply was there
+    octets: bytes
+    source: bytes
+    destination: bytes
+    stream: bool
+    how: str  # repeated, decided, forwarded or dropped
+    reply: bytes | None
+
+
+class Tap:
+    """Takes one in *every* messages, by chance, into `queue`."""
+
+    def __init__(self, every: int = 1, *, size: int = QUEUE, draw: Callable[[], float] = random) -> None:
+        self.every, self.draw = every, draw
+        self.queue: asyncio.Queue[Sample] = asyncio.Queue(size)
+        self.skipped = 0
+
+    def wants(self) -> bool:
+        """Whether the present message is one of those to show."""
+        return self.every == 1 or self.draw() * self.every < 1
+
+    def put(self, sample: Sample) -> None:
+        try:
+            self.queue.put_nowait(sample)
+        except asyncio.QueueFull:
+            self.skipped += 1
+
+
+async def tapped(
+    reply: Coroutine[Any, Any, bytes | None], taps: list[Tap], make: Callable[[bytes | None, str], Sample]
+) -> bytes | None:
+    """Return what *reply* returns, and show it."""
+    octets = await reply
+    show(taps, make(octets, "forwarded"))
+    return octets
+
+
+def show(taps: list[Tap], sample: Sample) -> None:
+    for tap in taps:
+        tap.put(sample._replace(time=time.time()))

@@ -1,0 +1,238 @@
+"""top, and watch --queries: what a running server says about itself, for people and programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internal_dns.cli.top import LOOKED_AT, rates, table
+from internal_dns.cli.watch import question_line
+from internal_dns.store.generate import create_catalog, demo_rows
+from tests.commands import run
+from tests.live.hosts import Served, ask, client_socket, query, serving
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def look(at: float, names: dict[tuple[str, str], int], networks: dict[str, int], **counts: int) -> dict[str, Any]:
+    """What a server tells `top`."""
+    return {
+        "at": at, "requests": counts.get("requests", 0), "repeated": counts.get("repeated", 0),
+        "entries": counts.get("entries", len(names)),
+        "networks": [{"network": n, "hits": h} for n, h in sorted(networks.items(), key=lambda item: -item[1])],
+        "names": [
+            {"network": network, "name": name, "type": "AAAA", "hits": hits}
+            for (network, name), hits in sorted(names.items(), key=lambda item: -item[1])
+        ],
+    }  # fmt: skip
+
+
+BEFORE = look(
+    100.0,
+    {("acme", "web.internal"): 90_000, ("acme", "db.internal"): 500, ("globex", "web.internal"): 9_000},
+    {"acme": 91_000, "globex": 9_000},
+    requests=102_000, repeated=100_000,
+)  # fmt: skip
+NOW = look(
+    102.0,
+    {
+        ("acme", "web.internal"): 90_400, ("globex", "web.internal"): 11_468, ("acme", "db.internal"): 20,
+        ("acme", "new.internal"): 50, ("initech", "a-name-that-is-long." * 5 + "internal"): 1,
+    },
+    {"acme": 91_470, "globex": 11_468, "initech": 1},
+    requests=105_000, repeated=102_939, entries=1_234,
+)  # fmt: skip
+
+
+# ── rates and tables ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rates_are_what_happened_between_two_looks_busiest_first() -> None:
+    shown = rates(BEFORE, NOW)
+    assert (shown["seconds"], shown["requests"], shown["repeated"]) == (2.0, 1_500.0, 1_469.5)
+    assert [(n["network"], n["rate"]) for n in shown["networks"]] == [
+        ("globex", 1_234),
+        ("acme", 235),
+        ("initech", 0.5),
+    ]
+    assert [(n["network"], n["name"][:3], n["rate"]) for n in shown["names"]] == [
+        ("globex", "web", 1_234), ("acme", "web", 200), ("acme", "new", 25), ("acme", "db.", 10),
+        ("initech", "a-n", 0.5),
+    ]  # fmt: skip
+
+
+def test_a_name_that_was_not_among_those_looked_at_before_counts_from_the_least_of_them() -> None:
+    crowd = {("acme", f"x{number}.internal"): 1_000 + number for number in range(LOOKED_AT)}
+    shown = rates(look(0, crowd, {}), look(1, {**crowd, ("acme", "late.internal"): 1_500}, {}))
+    assert shown["names"][0]["rate"] == 500
+    assert [n["rate"] for n in shown["names"][1:3]] == [0, 0]
+
+
+def test_two_looks_at_the_same_time_divide_by_no_zero() -> None:
+    assert rates(NOW, NOW)["repeated"] == 0
+
+
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_top_reads_well_at_any_width(width: int) -> None:
+    lines = table(rates(BEFORE, NOW), width, 4)
+    assert all(len(line) <= width for line in lines)
+    if width == 100:
+        assert "\n".join(line.rstrip() for line in lines) + "\n" == (GOLDEN / "top.txt").read_text()
+
+
+def test_top_of_a_server_that_nobody_asks_says_so() -> None:
+    text = "\n".join(table(rates(look(0, {}, {}), look(1, {}, {})), 80, 20))
+    assert "nothing asked" in text
+    assert "nothing was asked twice yet" in text
+
+
+# ── live ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    create_catalog(tmp_path / "demo.db", demo_rows())
+    return tmp_path / "demo.db"
+
+
+class Asking:
+    """Asks a server web.internal again and again."""
+
+    def __init__(self, server: Served) -> None:
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._run, args=(server,))
+
+    def _run(self, server: Served) -> None:
+        while not self.ended.wait(0.01):
+            ask(server, "web.internal")
+
+    def __enter__(self) -> Asking:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+
+@pytest.mark.live
+def test_top_shows_who_is_busy_with_what(demo: Path) -> None:
+    with serving(demo) as server, Asking(server):
+        said = run("top", "--json", "--interval", "0.3", "--catalog", demo)
+        assert said.code == 0
+        assert said.json["networks"][0]["network"] == "acme"
+        busiest = said.json["names"][0]
+        assert (busiest["network"], busiest["name"], busiest["type"]) == ("acme", "web.internal", "AAAA")
+        assert busiest["rate"] > 0
+        plain = run("top", "--once", "--interval", "0.2", "--catalog", demo)
+        assert plain.code == 0
+        assert "web.internal" in plain.out
+        assert "questions/s" in plain.out.splitlines()[0]
+    said = run("top", "--json", "--catalog", demo)
+    assert said.code == 3
+    assert json.loads(said.err)["error"]["what"].startswith("no server at")
+
+
+@pytest.mark.live
+def test_top_on_a_terminal_ends_with_q_and_leaves_the_terminal_as_it_was(demo: Path) -> None:
+    command = [sys.executable, "-m", "internal_dns", "top", "--interval", "0.1", "--catalog", str(demo)]
+    primary, secondary = pty.openpty()
+    import termios
+
+    before = termios.tcgetattr(secondary)
+    try:
+        with (
+            serving(demo) as server, Asking(server),
+            subprocess.Popen(command, stdin=secondary, stdout=secondary, stderr=secondary) as shown,
+        ):  # fmt: skip
+            seen = b""
+            while seen.count(b"\x1b[H") < 3 or b"web.internal" not in seen:
+                assert select.select([primary], [], [], 10)[0], seen
+                seen += os.read(primary, 65_536)
+            os.write(primary, b"q")
+            assert shown.wait(10) == 0
+        assert termios.tcgetattr(secondary) == before
+    finally:
+        os.close(primary)
+        os.close(secondary)
+
+
+def lines_of(*words: str) -> Iterator[str]:
+    """The lines of a command that goes on; it is ended with the loop over them."""
+    command = [sys.executable, "-W", "error", "-m", "internal_dns", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        timer = threading.Timer(20, process.kill)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            yield from process.stdout
+        finally:
+            timer.cancel()
+            process.kill()
+
+
+@pytest.mark.live
+def test_questions_are_shown_as_they_come_with_who_asked_and_what_they_got(demo: Path) -> None:
+    with serving(demo, "--upstream", "udp://127.0.0.1:9", upstream="") as server, Asking(server):
+        seen: dict[tuple[str, str], dict[str, Any]] = {}
+        lines = lines_of("watch", "--queries", "--json", "--catalog", str(demo))
+        asked = False
+        for line in lines:
+            said = json.loads(line)
+            seen[said["name"], said["how"]] = said
+            if not asked:
+                ask(server, "nosuch.internal")
+                ask(server, query("_apps.internal", "TXT"))
+                ask(server, query("example.com", "A"), timeout=10)
+                with client_socket(2) as sock:  # type: ignore[arg-type]
+                    sock.sendto(b"x", ("::1", server.port))
+                asked = True
+            if {"nosuch.internal", "_apps.internal", "example.com", None} <= {name for name, _ in seen}:
+                break
+        lines.close()  # type: ignore[attr-defined]
+        repeated = seen["web.internal", "repeated"]
+        assert (repeated["network"], repeated["source"], repeated["proto"]) == ("acme", "::1", "udp")
+        assert (repeated["rcode"], repeated["type"], repeated["answers"] > 1) == ("NOERROR", "AAAA", True)
+        assert seen["nosuch.internal", "decided"]["rcode"] == "NXDOMAIN"
+        assert seen["_apps.internal", "decided"]["type"] == "TXT"
+        assert seen["example.com", "forwarded"]["rcode"] == "SERVFAIL"
+        assert seen[None, "dropped"]["rcode"] is None  # type: ignore[index]
+        # Nobody looks any more: the server still answers, and its log holds nothing of it.
+        assert run("watch", "--queries", "--sample", "3", "--changes", "2", "--catalog", demo).code == 0
+        ask(server, "web.internal")
+        assert "web" not in server.stderr()
+
+
+@pytest.mark.parametrize("words", [[], ["web.internal", "--queries"], ["web.internal", "--sample", "3"]])
+def test_watch_wants_a_name_or_the_questions(words: list[str]) -> None:
+    assert run("watch", *words).code == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "end"),
+    [
+        ({}, "web.internal AAAA                             NOERROR 3  repeated"),
+        ({"rcode": "NXDOMAIN", "answers": 0, "how": "decided"}, "NXDOMAIN  decided"),
+        ({"name": None, "type": None, "rcode": None, "answers": 0, "how": "dropped"}, "no reply  dropped"),
+        ({"skipped": 1_234}, "repeated  (1,234 not shown)"),
+        ({"network": None, "rcode": "REFUSED", "answers": 0}, "REFUSED  repeated"),
+    ],
+)
+def test_a_question_is_one_line(change: dict[str, Any], end: str) -> None:
+    said = {
+        "time": 0.0, "proto": "udp", "network": "acme", "source": "fdaa:0:18:a7b:7d:f066:b83b:2",
+        "name": "web.internal", "type": "AAAA", "rcode": "NOERROR", "answers": 3, "how": "repeated", "skipped": 0,
+    }  # fmt: skip
+    line = question_line({**said, **change})
+    assert line.endswith(end)
+    assert "\n" not in line
