@@ -51,8 +51,9 @@ bench: .venv/dev.stamp  ## Measure (bench/)
 fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz)
 	$(BIN)/python -m tests.fuzz
 
-docs: .venv/dev.stamp  ## Write docs/settings.md from the table of settings
+docs: .venv/dev.stamp  ## Write docs/settings.md and the man page from the code
 	$(BIN)/python tools/settings-doc > docs/settings.md
+	$(BIN)/python tools/man-page > docs/internal-dns.1
 
 lock: build/lock/bin/pip-compile  ## Pin the newest releases: requirements.lock, -extras.lock, -dev.lock
 	$(PIP_COMPILE) --output-file requirements.lock pyproject.toml

@@ -11,9 +11,11 @@ from typing import Any, Final
 import click
 
 from internal_dns.cli.ask import dig, explain
+from internal_dns.cli.completion import completion
+from internal_dns.cli.doctor import doctor
 from internal_dns.cli.document import apply, diff, export, import_
 from internal_dns.cli.files import check, init
-from internal_dns.cli.host import doctor, health, version
+from internal_dns.cli.host import health, version
 from internal_dns.cli.objects import GROUPS
 from internal_dns.cli.run import dev, serve
 from internal_dns.cli.top import top
@@ -56,7 +58,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    serve, dev, dig, explain, watch, top, *GROUPS, apply, diff, export, import_, init, check, doctor, health, version,
+    serve, dev, dig, explain, watch, top, *GROUPS, apply, diff, export, import_, init, check, doctor, health,
+    completion, version,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

@@ -77,6 +77,6 @@ def default_catalog() -> str:
 
 def catalog_option(command: F) -> F:
     return click.option(
-        "--catalog", metavar="FILE", envvar="INTERNAL_DNS_CATALOG", default=default_catalog,
+        "--catalog", metavar="FILE", type=click.Path(), envvar="INTERNAL_DNS_CATALOG", default=default_catalog,
         help="The catalog file.  [default: demo/catalog.db where it exists, else that of serve]",
     )(command)  # fmt: skip

@@ -1,0 +1,360 @@
+"""doctor: look at this host for what would keep the server from running well, and say what, why and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import socket
+import sqlite3
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from internal_dns.cli.words import FINDING, json_option, paint, print_json
+
+if TYPE_CHECKING:
+    from internal_dns.config import Settings
+    from internal_dns.core.catalog import Catalog
+    from internal_dns.forward.upstreams import Upstream
+    from internal_dns.transport.sockets import Endpoint
+
+WAL_RESET_FIXED: Final = (3, 51, 3)
+ROUTES: Final = Path("/proc/net/ipv6_route")
+RTF_LOCAL: Final = 0x8000_0000  # linux/ipv6_route.h
+_COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
+_SHOWN: Final = 3  # of many addresses, as examples
+
+
+@dataclass(frozen=True, slots=True)
+class Symptom:
+    """One thing that was looked at. `level` is ok, warn or fail; the latter two say why it matters and what to do."""
+
+    level: str
+    what: str
+    says: str
+    why: str = ""
+    do: str = ""
+
+
+@click.command()
+@click.option("--listen", multiple=True, metavar="ADDR:PORT", help="As `serve` would.")
+@click.option("--upstream", multiple=True, metavar="URL", help="As `serve` would.")
+@click.option("--catalog", metavar="FILE", help="As `serve` would.")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="As `serve` would.")
+@click.option("--server", metavar="ADDR:PORT", help="A running server whose answers two libraries should agree on.")
+@json_option
+def doctor(
+    listen: tuple[str, ...], upstream: tuple[str, ...], catalog: str | None, config: Path | None,
+    server: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Look at this host: what would keep the server from running well, and what to do about it.
+
+    It asks each upstream once, and nothing else of the network.
+    """
+    found = list(_symptoms({"listen": listen, "upstream": upstream, "catalog": catalog or _demo()}, config, server))
+    if as_json:
+        print_json([{key: value or None for key, value in asdict(s).items()} for s in found])
+    else:
+        click.echo("\n".join(report(found)))
+    raise SystemExit(FINDING if any(s.level == "fail" for s in found) else 0)
+
+
+def report(found: Sequence[Symptom]) -> list[str]:
+    """Return the lines for a person, a count of what is wrong last."""
+    width = max(len(s.what) for s in found)
+    lines = []
+    for s in found:
+        lines.append(f"{paint(f'{s.level:4}', _COLOURS[s.level])}  {s.what:{width}}  {s.says}")
+        lines += [
+            f"{'':6}{paint(word, 'cyan')}{'':{5 - len(word)}}{text}"
+            for word, text in (("why", s.why), ("do", s.do))
+            if text
+        ]
+    counts = [sum(s.level == level for s in found) for level in _COLOURS]
+    words = [f"{n} {word}{'s' * (n != 1)}" for n, word in ((counts[2], "problem"), (counts[1], "warning")) if n]
+    return [
+        *lines,
+        "",
+        f"{' and '.join(words)}, {counts[0]} checks are fine" if words else f"all {counts[0]} checks are fine",
+    ]
+
+
+def _demo() -> str | None:
+    """The demo's catalog where there is one, as for the other commands; None: what the settings say."""
+    return "demo/catalog.db" if Path("demo/catalog.db").exists() else None
+
+
+def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) -> Iterator[Symptom]:
+    from internal_dns.config import ConfigurationError, load_settings
+
+    yield from _programs()
+    yield _ipv6()
+    try:
+        settings = load_settings(flags, file=config)
+    except ConfigurationError as error:
+        for fault in error.faults:
+            yield Symptom(
+                "fail", "settings", fault, "`serve` exits 78 with it", "Correct it; docs/settings.md lists all"
+            )
+        return
+    running = is_running(settings.catalog)
+    yield from _ports(settings.listen, running)
+    yield from _upstreams(settings)
+    catalog = yield from _catalog(settings)
+    if catalog is not None:
+        yield from routes(settings.listen, catalog, settings.prefix, ROUTES)
+    if server is None and running:
+        server = str(reachable(settings.listen[0]))
+    if server:
+        yield from _cross_check(server)
+
+
+# ── programs ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _programs() -> Iterator[Symptom]:
+    from internal_dns.server import UDP_PATH
+
+    yield Symptom("ok", "python", platform.python_version())
+    if sqlite3.sqlite_version_info >= WAL_RESET_FIXED:
+        yield Symptom("ok", "sqlite", sqlite3.sqlite_version)
+    else:
+        yield Symptom(
+            "warn", "sqlite", sqlite3.sqlite_version,
+            "before 3.51.3, two connections that write or checkpoint at once can corrupt a WAL file",
+            "Let one program write the catalog (the server's commands do), or use a later SQLite",
+        )  # fmt: skip
+    try:
+        yield Symptom("ok", "event loop", f"uvloop {version_of('uvloop')}")
+    except PackageNotFoundError:
+        yield Symptom("warn", "event loop", "asyncio's own", "it takes twice the time of uvloop", "pip install uvloop")
+    yield Symptom("ok", "udp path", UDP_PATH)
+
+
+# ── addresses ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _ipv6() -> Symptom:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        why = "every address of a 6PN network is IPv6"
+        return Symptom("fail", "ipv6", error.strerror or str(error), why, "sysctl -w net.ipv6.conf.all.disable_ipv6=0")
+    return Symptom("ok", "ipv6", "available")
+
+
+def is_running(catalog: Path) -> bool:
+    """Whether a server of *catalog* listens at its UNIX socket."""
+    from internal_dns.admin.api import socket_path
+
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(socket_path(catalog)))
+        except OSError:
+            return False
+    return True
+
+
+def _ports(listen: Iterable[Endpoint], running: bool) -> Iterator[Symptom]:
+    import errno
+
+    from internal_dns.server import cannot_listen
+    from internal_dns.transport.sockets import bind
+
+    for endpoint in listen:
+        try:
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                bind(endpoint, kind).close()
+        except OSError as error:
+            if running and error.errno == errno.EADDRINUSE:
+                yield Symptom("ok", f"listen {endpoint}", "taken, and a server of this catalog is running")
+                continue
+            reason = cannot_listen(endpoint, error)
+            yield Symptom("fail", f"listen {endpoint}", reason.why, "`serve` could not listen there", reason.do)
+        else:
+            yield Symptom("ok", f"listen {endpoint}", "free")
+
+
+def reachable(endpoint: Endpoint) -> Endpoint:
+    """Where to ask a server that listens on *endpoint*."""
+    from internal_dns.transport.sockets import Endpoint as Made
+
+    return Made(IPv6Address("::1"), endpoint.port) if endpoint.wildcard else endpoint
+
+
+def routes(listen: Sequence[Endpoint], catalog: Catalog, prefix: bytes, table: Path) -> Iterator[Symptom]:
+    """Find addresses that machines ask the server at, and that are not local to this host."""
+    inside = [e for e in listen if e.host.packed.startswith(prefix)]
+    wanted = {e.host.packed: str(e.host) for e in inside}
+    if any(e.wildcard for e in listen):
+        everyone = prefix + bytes(13) + b"\3"
+        wanted |= {everyone: str(IPv6Address(everyone))}
+        wanted |= {n.server_address: str(IPv6Address(n.server_address)) for n in catalog.networks.values()}
+    if not wanted:
+        return
+    try:
+        local = local_routes(table.read_text())
+    except OSError as error:
+        why = "so it is not known whether the server's addresses are local"
+        yield Symptom(
+            "warn", "routes", f"{table}: {error.strerror or error}", why, "Look yourself: ip -6 route show table local"
+        )
+        return
+    missing = [text for address, text in sorted(wanted.items()) if not any(_covers(route, address) for route in local)]
+    if not missing:
+        yield Symptom("ok", "routes", f"{len(wanted):,} addresses of the server are local")
+        return
+    more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
+    yield Symptom(
+        "warn", "routes", f"not local to this host: {', '.join(missing[:_SHOWN])}{more}",
+        "questions sent there never reach the server",
+        f"ip -6 route add local {missing[0]}/128 dev lo"
+        + ("; all of them: internal-dns network list --routes" if len(missing) > 1 else ""),
+    )  # fmt: skip
+
+
+def local_routes(table: str) -> list[tuple[int, int]]:
+    """Read /proc/net/ipv6_route: (network, prefix length) of what is delivered to this host itself."""
+    found = []
+    for words in map(str.split, table.splitlines()):
+        if len(words) == 10 and int(words[8], 16) & RTF_LOCAL:
+            found.append((int(words[0], 16), int(words[1], 16)))
+    return found
+
+
+def _covers(route: tuple[int, int], address: bytes) -> bool:
+    network, length = route
+    return not (network ^ int.from_bytes(address, "big")) >> (128 - length)
+
+
+# ── upstreams ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _upstreams(settings: Settings) -> Iterator[Symptom]:
+    from internal_dns.forward.upstreams import PUBLIC, RESOLV_CONF, from_resolv_conf
+
+    if settings.upstream:
+        used = tuple(upstream for upstream in settings.upstream if upstream)
+        yield Symptom("ok", "upstreams", ", ".join(map(str, used)) or "none: external names are refused")
+    else:
+        used, everything = from_resolv_conf(settings.is_own), from_resolv_conf(lambda endpoint: False)
+        names, public = ", ".join(map(str, used)), tuple(f"{url}:53" for url in PUBLIC)
+        if tuple(map(str, everything)) == public:
+            yield Symptom("ok", "upstreams", f"{names}: {RESOLV_CONF} names no other")
+        elif used == everything:
+            yield Symptom("ok", "upstreams", f"{names}, of {RESOLV_CONF}")
+        elif tuple(map(str, used)) == public:
+            yield Symptom(
+                "warn", "upstreams", f"{RESOLV_CONF} names this server alone",
+                f"a question must not go round in a circle, so public resolvers are asked: {names}",
+                "Name the upstreams you want with --upstream",
+            )  # fmt: skip
+        else:
+            yield Symptom("ok", "upstreams", f"{names}; {RESOLV_CONF} names this server too, which is left out")
+    yield from asyncio.run(_probe_all({*used, *(u for to in settings.forward.values() for u in to)}, settings.prefix))
+
+
+async def _probe_all(upstreams: set[Upstream], prefix: bytes) -> list[Symptom]:
+    return await asyncio.gather(*(_probe(upstream, prefix) for upstream in sorted(upstreams, key=str)))
+
+
+async def _probe(upstream: Upstream, prefix: bytes) -> Symptom:
+    """Ask an upstream for the name servers of the root, by the server's own forwarder."""
+    import dns.message
+    import dns.rcode
+
+    from internal_dns.core.catalog import NetworkId
+    from internal_dns.core.journey import Forward
+    from internal_dns.core.message import Manner
+    from internal_dns.core.wire import Query, read_query
+    from internal_dns.forward.upstreams import Forwarder
+    from internal_dns.metrics import Metrics
+
+    query = read_query(dns.message.make_query(".", "NS", use_edns=0).to_wire())
+    assert isinstance(query, Query)
+    start = asyncio.get_running_loop().time()
+    octets = await Forwarder((upstream,), Metrics(), prefix).ask(Forward(query, Manner(4_096, True), NetworkId(0)))
+    took = (asyncio.get_running_loop().time() - start) * 1000
+    reply = dns.message.from_wire(octets)
+    if reply.rcode() == dns.rcode.NOERROR:
+        return Symptom("ok", f"upstream {upstream}", f"answers in {took:.0f} ms")
+    reasons = [str(option) for option in reply.options if option.otype == 15]
+    says = ", ".join([dns.rcode.to_text(reply.rcode()), *reasons])
+    return Symptom(
+        "fail", f"upstream {upstream}", says, "external names sent there get SERVFAIL, or wait for the next upstream",
+        "Is it up, and do the routes and the firewall let port 53 pass, UDP and TCP? Else name another with --upstream",
+    )  # fmt: skip
+
+
+# ── the catalog, and what a server makes of it ────────────────────────────────────────────────────────────────
+
+
+def _catalog(settings: Settings) -> Generator[Symptom, None, Catalog | None]:
+    """Yield what is to say; return the catalog, or None when there is none."""
+    from internal_dns.server import counted
+    from internal_dns.store.sqlite import UnusableCatalog, load
+
+    try:
+        loaded = load(settings.catalog, prefix=settings.prefix, hidden=settings.hidden_peers)
+    except FileNotFoundError:
+        why = "our names get SERVFAIL until it is there"
+        yield Symptom(
+            "fail", "catalog", f"{settings.catalog} is not there", why, "Make one: internal-dns init FILE --demo"
+        )
+    except UnusableCatalog as error:
+        yield Symptom(
+            "fail", "catalog", str(error), "`serve` exits 78 with it", "Restore it, or: internal-dns init FILE"
+        )
+    else:
+        yield Symptom("ok", "catalog", counted(loaded))
+        if loaded.fault_count:
+            do = f"internal-dns check --catalog {settings.catalog} lists each"
+            yield Symptom("warn", "catalog rows", f"{loaded.fault_count:,} are left out", "they cannot be served", do)
+        return loaded.catalog
+    return None
+
+
+def _cross_check(server: str) -> Iterator[Symptom]:
+    """Let dnspython and dnslib, which share no code with us or each other, read the same replies."""
+    import dns.exception
+    import dns.message
+    import dns.query
+    import dns.rcode
+    import dnslib
+
+    from internal_dns.transport.sockets import Endpoint
+
+    try:
+        endpoint = Endpoint.parse(server, 53)
+    except ValueError as error:
+        yield Symptom("fail", f"server {server}", str(error), "it is no address", "Write [::1]:1053 or 127.0.0.1:1053")
+        return
+    for name, qtype in (("internal.", "SOA"), ("_dns.internal.", "AAAA"), ("_apps.internal.", "TXT")):
+        query = dns.message.make_query(name, qtype)
+        try:
+            with socket.socket(endpoint.family, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
+                sock.connect(endpoint.sockaddr)
+                reply = dns.query.udp(query, str(endpoint.host), 2, endpoint.port, sock=sock)
+            second = dnslib.DNSRecord.parse(reply.wire)
+        except Exception as error:  # dnslib lets whatever its parser meets escape
+            says = "nothing listens there" if isinstance(error, ConnectionRefusedError) else str(error)
+            why = f"{endpoint} was asked for it by UDP"
+            yield Symptom("fail", f"answer {name}", says or type(error).__name__, why, "Is the server running there?")
+            return
+        agree = second.header.rcode == reply.rcode() and len(second.rr) == sum(len(rrset) for rrset in reply.answer)
+        says = f"{dns.rcode.to_text(reply.rcode())}, {len(second.rr)} records"
+        if agree:
+            yield Symptom("ok", f"answer {name}", f"{says}; dnspython and dnslib agree")
+        else:
+            why = f"dnslib reads rcode {second.header.rcode} and {len(second.rr)} records where dnspython differs"
+            yield Symptom(
+                "fail", f"answer {name}", says, why, f"Please report it with the reply: {(reply.wire or b'').hex()}"
+            )

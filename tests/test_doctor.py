@@ -1,0 +1,223 @@
+"""doctor: each trouble of a host, from files and sockets made for it, and the report a person reads."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internal_dns import config
+from internal_dns.cli.doctor import Symptom, local_routes, report, routes
+from internal_dns.core.catalog import Catalog
+from internal_dns.forward import upstreams
+from internal_dns.store.generate import create_catalog, demo_rows
+from internal_dns.transport.sockets import Endpoint
+from tests.commands import run
+from tests.core.messages import loaded
+from tests.live.hosts import Host, serving
+from tests.tools import requires_root, requires_tool
+
+GOLDEN = Path(__file__).parent / "golden"
+WILDCARD = (Endpoint.parse("[::]:53"),)
+LOOPBACK = (Endpoint.parse("[::1]:53"), Endpoint.parse("127.0.0.1:53"))
+PREFIX = b"\xfd\xaa"
+
+
+@pytest.fixture(autouse=True)
+def _a_host_without_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.startswith("INTERNAL_DNS_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "absent.toml")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "demo.db"
+    create_catalog(path, demo_rows())
+    return path
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return loaded(rows=demo_rows()).catalog
+
+
+def found(*words: str | Path) -> dict[str, dict[str, Any]]:
+    return {symptom["what"]: symptom for symptom in run("doctor", "--json", *words).json}
+
+
+# ── the report ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_report_is_one_that_a_person_reads_with_pleasure() -> None:
+    said = [
+        Symptom("ok", "python", "3.11.7"),
+        Symptom("warn", "routes", "not local to this host: fdaa:0:18::3", "questions sent there never reach the server",
+                "ip -6 route add local fdaa:0:18::3/128 dev lo"),
+        Symptom("fail", "listen [fdaa::3]:53", "Address already in use", "`serve` could not listen there",
+                "Something else serves there: `ss -lunp 'sport = :53'` shows it; stop it or choose --listen"),
+        Symptom("ok", "catalog", "3 networks, 7 apps, 80 machines (73 started), 5 peers"),
+    ]  # fmt: skip
+    assert "\n".join(report(said)) + "\n" == (GOLDEN / "doctor.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("levels", "last"),
+    [
+        ("ok", "all 1 checks are fine"),
+        ("ok fail", "1 problem, 1 checks are fine"),
+        ("ok ok warn warn", "2 warnings, 2 checks are fine"),
+        ("fail fail warn", "2 problems and 1 warning, 0 checks are fine"),
+    ],
+)
+def test_the_last_line_counts(levels: str, last: str) -> None:
+    assert report([Symptom(level, "x", "y", "z", "w") for level in levels.split()])[-1] == last
+
+
+# ── routes ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def route(text: str, flags: int = 0x8020_0001) -> str:
+    """A line of /proc/net/ipv6_route."""
+    address, _, length = text.partition("/")
+    network = socket.inet_pton(socket.AF_INET6, address).hex()
+    return f"{network} {int(length):02x} {'0' * 32} 00 {'0' * 32} 00000000 00000001 00000000 {flags:08x}       lo\n"
+
+
+ALL_LOCAL = ["fdaa::3/128", "fdaa:0:18::3/128", "fdaa:0:19::3/128", "fdaa:0:1a::3/128"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "level", "says"),
+    [
+        ([*map(route, ALL_LOCAL)], "ok", "4 addresses of the server are local"),
+        ([route("fdaa::/16")], "ok", "4 addresses of the server are local"),
+        ([route("::/0", 0x0045_0003)], "warn", "fdaa::3, fdaa:0:18::3, fdaa:0:19::3 and 1 more"),
+        ([*map(route, ALL_LOCAL[:3])], "warn", "not local to this host: fdaa:0:1a::3"),
+        ([*map(route, ALL_LOCAL[1:]), route("fdaa::3/128", 1)], "warn", "not local to this host: fdaa::3"),
+        (["garbage\n", "\n"], "warn", "and 1 more"),
+    ],
+)
+def test_missing_local_routes_are_found(
+    lines: list[str], level: str, says: str, catalog: Catalog, tmp_path: Path
+) -> None:
+    (tmp_path / "routes").write_text("".join(lines))
+    (symptom,) = routes(WILDCARD, catalog, PREFIX, tmp_path / "routes")
+    assert symptom.level == level
+    assert symptom.says.endswith(says)
+    if level == "warn":
+        assert symptom.do.startswith("ip -6 route add local fdaa:")
+
+
+def test_who_listens_on_loopback_needs_no_route(catalog: Catalog, tmp_path: Path) -> None:
+    assert not list(routes(LOOPBACK, catalog, PREFIX, tmp_path / "nosuch"))
+
+
+def test_an_unreadable_table_is_said(catalog: Catalog, tmp_path: Path) -> None:
+    (symptom,) = routes(WILDCARD, catalog, PREFIX, tmp_path / "nosuch")
+    assert symptom.level == "warn"
+    assert "No such file" in symptom.says
+
+
+@pytest.mark.live
+@requires_root()
+@requires_tool("ip")
+def test_the_kernel_tells_local_routes_as_we_read_them() -> None:
+    host = Host("routes")
+    try:
+        for line in ("-6 route add local fdaa:0:18::3/128 dev lo", "-6 route add local fdab::/16 dev lo"):
+            host.ip(line)
+        table = local_routes(host.run("cat", "/proc/net/ipv6_route"))
+        for text, length in (("fdaa:0:18::3", 128), ("fdab::", 16), ("::1", 128)):
+            assert (int.from_bytes(socket.inet_pton(socket.AF_INET6, text), "big"), length) in table
+    finally:
+        host.close()
+
+
+# ── upstreams ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def upstream(rcode: int) -> Iterator[str]:
+    """An upstream that answers everything so, without records."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            while (said := sock.recvfrom(4_096))[0] != b"stop":
+                octets = said[0]
+                sock.sendto(octets[:2] + bytes((0x81, 0x80 | rcode)) + octets[4:6] + bytes(6) + octets[12:17], said[1])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"udp://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            sock.sendto(b"stop", sock.getsockname())
+            thread.join()
+
+
+def test_each_upstream_is_asked(demo: Path) -> None:
+    with upstream(0) as good, upstream(5) as refusing:
+        dead = "udp://127.0.0.1:9"
+        words = [word for url in (good, refusing, dead) for word in ("--upstream", url)]
+        said = found("--listen", "127.0.0.1:0", "--catalog", demo, *words)
+    assert said[f"upstream {good}"]["level"] == "ok"
+    assert "answers in" in said[f"upstream {good}"]["says"]
+    for bad, code in ((refusing, "EDE 23"), (dead, "EDE 22")):
+        assert said[f"upstream {bad}"]["level"] == "fail"
+        assert code in said[f"upstream {bad}"]["says"]
+        assert "firewall" in said[f"upstream {bad}"]["do"]
+
+
+@pytest.mark.parametrize(
+    ("text", "listen", "level", "says"),
+    [
+        ("nameserver 192.0.2.53\n", "127.0.0.1:1053", "ok", "udp://192.0.2.53:53, of /etc/resolv.conf"),
+        ("nameserver 127.0.0.1\nnameserver 192.0.2.53\n", "127.0.0.1:53", "ok", "which is left out"),
+        ("nameserver 127.0.0.1\n", "127.0.0.1:53", "warn", "names this server alone"),
+        ("", "127.0.0.1:53", "ok", "udp://9.9.9.9:53: /etc/resolv.conf names no other"),
+    ],
+)
+def test_a_circle_through_resolv_conf_is_seen(
+    text: str, listen: str, level: str, says: str, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def not_asked(*_: object) -> list[Symptom]:
+        return []
+
+    (tmp_path / "resolv.conf").write_text(text)
+    read = upstreams.from_resolv_conf
+    monkeypatch.setattr(upstreams, "from_resolv_conf", lambda own: read(own, tmp_path / "resolv.conf"))
+    monkeypatch.setattr(sys.modules["internal_dns.cli.doctor"], "_probe_all", not_asked)
+    said = found("--listen", listen, "--catalog", demo)["upstreams"]
+    assert (said["level"], says in said["says"]) == (level, True), said
+    if level == "warn":
+        assert "circle" in said["why"]
+
+
+# ── a running server ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.live
+def test_a_running_server_is_no_port_clash_and_its_answers_are_read_twice(demo: Path) -> None:
+    with serving(demo) as server:
+        said = found("--listen", f"[::1]:{server.port}", "--upstream", "none", "--catalog", demo)
+    assert said[f"listen [::1]:{server.port}"]["level"] == "ok"
+    assert "running" in said[f"listen [::1]:{server.port}"]["says"]
+    assert said["answer _apps.internal."]["says"] == "NOERROR, 1 records; dnspython and dnslib agree"
+
+
+def test_a_server_that_is_not_there_is_said_at_once(demo: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        server = f"127.0.0.1:{sock.getsockname()[1]}"
+    words = ("--listen", "127.0.0.1:0", "--upstream", "none", "--catalog", demo, "--server", server)
+    assert found(*words)["answer internal."]["says"] == "nothing listens there"
