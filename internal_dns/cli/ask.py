@@ -77,6 +77,14 @@ def query_for(name: str, qtype: str | None, who: str | None, prefix: bytes = _PR
                    2) from error  # fmt: skip
 
 
+def as_address(who: str | None) -> bytes | None:
+    """The address that --as names; None when it is a network."""
+    try:
+        return IPv6Address(who or "").packed
+    except ValueError:
+        return None
+
+
 @click.command()
 @click.option(
     "--as", "who", metavar="NETWORK[/REGION]|ADDRESS", help="Whom to ask as; the server must run in dev mode."
@@ -194,10 +202,11 @@ def explain(
     first = min(loaded.catalog.networks.values(), key=lambda network: network.id, default=None)
     if who is None and first:
         who = str(IPv6Address(first.prefix + bytes(10)))
-    query = query_for(name, qtype, who, as_served.prefix)
+    address = as_address(who)
+    query = query_for(name, qtype, None if address else who, as_served.prefix)
     rules = Rules(prefix=as_served.prefix, region=region.lower().encode() if region else None, dev=True)
     loopback = bytes(15) + b"\1"
-    story = explained(query.to_wire(), loopback, loopback, loaded.catalog, rules, stream=tcp)
+    story = explained(query.to_wire(), address or loopback, loopback, loaded.catalog, rules, stream=tcp)
     if isinstance(story.outcome, Forward):
         story = replace(story, steps=(*story.steps, *_forwarded(catalog, query.to_wire())))
     reply = dns.message.from_wire(story.octets) if story.octets else None
@@ -249,9 +258,10 @@ def _story_value(story: Explanation) -> dict[str, Any]:
 def _story_lines(story: Explanation) -> list[str]:
     value = _story_value(story)
     lines = [f"{title:9}{says}" for title, says in story.steps]
+    columns = ("id", "region", "group", "address")
+    widths = [max((len(machine[column]) for machine in value["machines"]), default=0) for column in columns]
     for machine in value["machines"]:
         mark = paint("+", "green") if machine["included"] else paint("-", "red")
-        reason = machine["why_not"] or machine["distance"] or ""
-        what = f"{machine['id']:16} {machine['region']:5} {machine['group']:8} {machine['address']:38} {reason}"
-        lines.append(f"  {mark} {what}".rstrip())
+        cells = (f"{machine[column]:{width}}" for column, width in zip(columns, widths, strict=True))
+        lines.append(f"  {mark} {'  '.join(cells)}  {machine['why_not'] or machine['distance'] or ''}".rstrip())
     return lines
