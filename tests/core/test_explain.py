@@ -315,30 +315,30 @@ place    region iad, as asked
 name     an app's visible machines, narrowed by region, by group, or both (app web, region iad)
 outcome  NOERROR, 129 octets by UDP, TTL 5, kind internal
 revision 1 of this network
-  - 1857705c2ee4e8   iad   web      fdaa:0:18:a7b:7e:1:9:2                 destroyed
-  - 287444ec026748   syd   worker   fdaa:0:18:a7b:b1:1:6:2                 region is syd
-  + 3d8d9930b03989   iad   web      fdaa:0:18:a7b:7d:f066:b83b:2
-  + 4d89696a2e7508   iad   worker   fdaa:0:18:a7b:7d:1:5:2
-  + 5683d474b40d8e   iad   web      fdaa:0:18:a7b:7e:1:2:2
-  - 683d920b195638   ams   worker   fdaa:0:18:a7b:91:1:7:2                 region is ams
-  - 6e82dd75b4e987   iad   release  fdaa:0:18:a7b:7e:1:a:2                 skip_registration is set
-  - 7811e63fd4de08   ams   web      fdaa:0:18:a7b:91:1:3:2                 region is ams
-  - 9080524f610e87   ord   web      fdaa:0:18:a7b:81:1:8:2                 region is ord
-  - e2865013bd7d86   nrt   web      fdaa:0:18:a7b:a1:1:4:2                 region is nrt
+  - 1857705c2ee4e8  iad  web      fdaa:0:18:a7b:7e:1:9:2        destroyed
+  - 287444ec026748  syd  worker   fdaa:0:18:a7b:b1:1:6:2        region is syd
+  + 3d8d9930b03989  iad  web      fdaa:0:18:a7b:7d:f066:b83b:2
+  + 4d89696a2e7508  iad  worker   fdaa:0:18:a7b:7d:1:5:2
+  + 5683d474b40d8e  iad  web      fdaa:0:18:a7b:7e:1:2:2
+  - 683d920b195638  ams  worker   fdaa:0:18:a7b:91:1:7:2        region is ams
+  - 6e82dd75b4e987  iad  release  fdaa:0:18:a7b:7e:1:a:2        skip_registration is set
+  - 7811e63fd4de08  ams  web      fdaa:0:18:a7b:91:1:3:2        region is ams
+  - 9080524f610e87  ord  web      fdaa:0:18:a7b:81:1:8:2        region is ord
+  - e2865013bd7d86  nrt  web      fdaa:0:18:a7b:a1:1:4:2        region is nrt
 ; NOERROR qr aa rd ra
 iad.web.internal. 5 IN AAAA fdaa:0:18:a7b:7d:1:5:2
 iad.web.internal. 5 IN AAAA fdaa:0:18:a7b:7d:f066:b83b:2
 iad.web.internal. 5 IN AAAA fdaa:0:18:a7b:7e:1:2:2
 """,
     "top2.nearest.of.db.internal --as fdaa:0:18:a7b:91:2:3:2": """\
-asks     ::1 is in network acme, by the /48 of its address, fdaa:0:18::/48
+asks     fdaa:0:18:a7b:91:2:3:2 is in network acme, by the /48 of its address, fdaa:0:18::/48
 place    region ams, as machine d891256b604e78 (started) owns this /112
 name     at most `count` visible machines, nearest first (app db, count 2)
 outcome  NOERROR, 112 octets by UDP, TTL 5, kind internal
 revision 1 of this network
-  + d891256b604e78   ams   app      fdaa:0:18:a7b:91:2:3:2                 self, 0.0 ms
-  + 32874445f04218   ord   app      fdaa:0:18:a7b:81:2:2:2                 66.1 ms
-  - 148e306c77e789   iad   app      fdaa:0:18:a7b:7d:2:1:2                 not among the 2 nearest
+  + d891256b604e78  ams  app  fdaa:0:18:a7b:91:2:3:2  self, 0.0 ms
+  + 32874445f04218  ord  app  fdaa:0:18:a7b:81:2:2:2  66.1 ms
+  - 148e306c77e789  iad  app  fdaa:0:18:a7b:7d:2:1:2  not among the 2 nearest
 ; NOERROR qr aa rd ra
 top2.nearest.of.db.internal. 5 IN AAAA fdaa:0:18:a7b:91:2:3:2
 top2.nearest.of.db.internal. 5 IN AAAA fdaa:0:18:a7b:81:2:2:2
