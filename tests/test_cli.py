@@ -28,7 +28,9 @@ from internal_dns.store.sqlite import load
 from tests.commands import Said, run
 from tests.core.messages import ip, loaded
 
-COMMANDS = ("serve", "dev", "dig", "explain", "init", "check", "doctor", "health", "version")
+COMMANDS = (
+    "serve", "dev", "dig", "explain", "watch", "top", "init", "check", "doctor", "health", "completion", "version",
+)  # fmt: skip
 ESCAPE = "\x1b"
 
 

@@ -1,4 +1,4 @@
-"""What explain prints, to the letter, beyond the examples of tests/core/test_explain.py: tests/golden has what a person reads.
+"""What explain prints, to the letter: tests/golden has what a person reads (more examples: tests/core/test_explain.py).
 
 `python -m tests.test_cli_golden` writes the files anew; read the difference before you commit it.
 """

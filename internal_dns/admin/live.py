@@ -69,6 +69,8 @@ def described(sample: Sample, catalog: Catalog | None, rules: Rules) -> dict[str
     who = asker(query, sample.source, sample.destination, known, rules)
     if isinstance(who, Requester):
         found["network"] = network_name(who.network.id, known)
+    if found["rcode"] == "NOERROR" and query.edns and query.edns.version:
+        found["rcode"] = Rcode.BADVERS.name  # its upper bits are in the reply's OPT
     if isinstance(query, Query) and query.question:
         found |= {"name": name_text(query.name), "type": type_text(query.qtype)}
     return found

@@ -139,7 +139,8 @@ class Exchange:
             return outcome
 
         def sample(reply: bytes | None, how: str) -> Sample:
-            return Sample(0.0, octets, source, destination, stream, how, reply)
+            # The header says enough; a thousand whole replies waiting to be shown could be 64 MiB.
+            return Sample(0.0, octets, source, destination, stream, how, reply and reply[:HEADER])
 
         if outcome is None or isinstance(outcome, bytes):
             how = "dropped" if outcome is None else "repeated" if self.answers.hits > before else "decided"

@@ -20,7 +20,7 @@ class Sample(NamedTuple):
     destination: bytes
     stream: bool
     how: str  # repeated, decided, forwarded or dropped
-    reply: bytes | None
+    reply: bytes | None  # its header
 
 
 class Tap:

@@ -20,6 +20,7 @@ import pytest
 
 from internal_dns.admin import api as api_module
 from internal_dns.admin.api import Api, socket_path
+from internal_dns.admin.live import described
 from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
 from internal_dns.store import writer as writing
@@ -29,7 +30,7 @@ from internal_dns.store.watch import Watcher
 from internal_dns.store.writer import Writer
 from internal_dns.transport.exchange import Exchange
 from internal_dns.transport.sampling import Tap
-from tests.core.messages import AAAA, A, ip, query
+from tests.core.messages import AAAA, A, ip, loaded, opt, query
 
 STOP = {"op": "write", "puts": [["machines", {"id": "3d8d9930b03989", "state": "stopped"}]]}
 START = {"op": "write", "puts": [["machines", {"id": "3d8d9930b03989", "state": "started"}]]}
@@ -681,6 +682,35 @@ def test_questions_are_shown_while_somebody_looks_and_cost_nothing_after(path: P
             await client.close()
             await server.until(lambda: not server.exchange.taps)
             assert "handle" not in vars(server.exchange)
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("octets", "source", "expected"),
+    [
+        (query("web.internal"), ASKER, ("acme", "web.internal", "AAAA", "NOERROR")),
+        (query("nosuch.internal", 65_280), ASKER, ("acme", "nosuch.internal", "TYPE65280", "NXDOMAIN")),
+        (query("web.internal", AAAA, opt(version=1)), ASKER, ("acme", "web.internal", "AAAA", "BADVERS")),
+        (query("web.internal")[:-1], ASKER, ("acme", None, None, "FORMERR")),
+        (query("web.internal"), ip("2001:db8::1"), (None, "web.internal", "AAAA", "REFUSED")),
+        (query("web.internal"), ip("fdaa:0:77::2"), ("119", "web.internal", "AAAA", "NXDOMAIN")),
+        (query((b"a.b\x1b", b"internal")), ASKER, ("acme", "a\\x2eb\\x1b.internal", "AAAA", "NXDOMAIN")),
+        (b"x", ASKER, (None, None, None, None)),
+    ],
+)
+def test_a_shown_question_says_who_asked_what_and_got_what(
+    octets: bytes, source: bytes, expected: tuple[str | None, ...]
+) -> None:
+    async def story() -> None:
+        exchange, tap = Exchange(Rules(), Metrics()), Tap()
+        exchange.use(loaded(rows=demo_rows()).catalog)
+        exchange.tap(tap)
+        exchange.handle(octets, source, ip("fdaa::3"), 4_000)
+        sample = tap.queue.get_nowait()
+        assert sample.reply is None or len(sample.reply) == 12
+        said = described(sample, exchange.catalog, exchange.rules)
+        assert (said["network"], said["name"], said["type"], said["rcode"]) == expected
 
     run(story())
 

@@ -63,7 +63,8 @@ def test_ten_thousand_networks_asking_for_everything_make_no_more_than_200_serie
     for n in range(1, NETWORKS + 1):
         source = b"\xfd\xaa" + n.to_bytes(4, "big") + ip("::1:1:1:1:2")[6:]
         name, qtype = names[n % len(names)].format(app=f"secret{n % 7}", n=n), types[n // 3 % len(types)]
-        for octets in (query(name, qtype), query(name, qtype, opt()), query(name, qtype, flags=0), query(name, AAAA)):
+        manner = (query(name, qtype), query(name, qtype, opt()), query(name, qtype, flags=0), query(name, AAAA))[n % 4]
+        for octets in (manner, query("web.internal", AAAA))[: 1 + (n % 10 == 0)]:
             outcome = server.exchange.handle(octets, source, SERVER, 4_000)
             if asyncio.iscoroutine(outcome):
                 outcome.close()
@@ -81,7 +82,7 @@ def test_ten_thousand_networks_asking_for_everything_make_no_more_than_200_serie
     server.metrics.durations["forward"].observe(0.01)
     found = series(server.metrics)
     assert len(found) <= 200, len(found)
-    assert sum(value for key, value in found.items() if key[0] == "internal_dns_questions_total") > 3 * NETWORKS
+    assert sum(value for key, value in found.items() if key[0] == "internal_dns_questions_total") >= NETWORKS
     kinds = {key[1] for key in found if key[0] == "internal_dns_request_duration_seconds_count"}
     assert kinds == {"internal", "flycast", "reverse", "forward", "refused", "repeat"}
     words = " ".join(value for key in found for value in key)
