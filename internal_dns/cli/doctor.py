@@ -6,7 +6,7 @@ import asyncio
 import platform
 import socket
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
@@ -258,14 +258,15 @@ def _upstreams(settings: Settings) -> Iterator[Symptom]:
             )  # fmt: skip
         else:
             yield Symptom("ok", "upstreams", f"{names}; {RESOLV_CONF} names this server too, which is left out")
-    yield from asyncio.run(_probe_all({*used, *(u for to in settings.forward.values() for u in to)}, settings.prefix))
+    every = {*used, *(upstream for rule in settings.forward.values() for upstream in rule.upstreams)}
+    yield from asyncio.run(_probe_all(every, settings))
 
 
-async def _probe_all(upstreams: set[Upstream], prefix: bytes) -> list[Symptom]:
-    return await asyncio.gather(*(_probe(upstream, prefix) for upstream in sorted(upstreams, key=str)))
+async def _probe_all(upstreams: set[Upstream], settings: Settings) -> list[Symptom]:
+    return await asyncio.gather(*(_probe(upstream, settings) for upstream in sorted(upstreams, key=str)))
 
 
-async def _probe(upstream: Upstream, prefix: bytes) -> Symptom:
+async def _probe(upstream: Upstream, settings: Settings) -> Symptom:
     """Ask an upstream for the name servers of the root, by the server's own forwarder."""
     import dns.message
     import dns.rcode
@@ -274,13 +275,23 @@ async def _probe(upstream: Upstream, prefix: bytes) -> Symptom:
     from internal_dns.core.journey import Forward
     from internal_dns.core.message import Manner
     from internal_dns.core.wire import Query, read_query
-    from internal_dns.forward.upstreams import Forwarder
+    from internal_dns.forward.forwarder import Forwarder
     from internal_dns.metrics import Metrics
 
     query = read_query(dns.message.make_query(".", "NS", use_edns=0).to_wire())
     assert isinstance(query, Query)
     start = asyncio.get_running_loop().time()
-    octets = await Forwarder((upstream,), Metrics(), prefix).ask(Forward(query, Manner(4_096, True), NetworkId(0)))
+    try:
+        forwarder = Forwarder((upstream,), Metrics(), settings.prefix, ca=settings.upstream_ca)
+    except (ImportError, OSError) as error:
+        why = "`serve` exits 78 with it"
+        return Symptom(
+            "fail", f"upstream {upstream}", str(error), why, "pip install 'internal-dns[doh]', or upstream_ca"
+        )
+    try:
+        octets = await _all_of(forwarder.answer(Forward(query, Manner(4_096, True), NetworkId(0)), bytes(16)))
+    finally:
+        await forwarder.close()
     took = (asyncio.get_running_loop().time() - start) * 1000
     reply = dns.message.from_wire(octets)
     if reply.rcode() == dns.rcode.NOERROR:
@@ -289,8 +300,12 @@ async def _probe(upstream: Upstream, prefix: bytes) -> Symptom:
     says = ", ".join([dns.rcode.to_text(reply.rcode()), *reasons])
     return Symptom(
         "fail", f"upstream {upstream}", says, "external names sent there get SERVFAIL, or wait for the next upstream",
-        "Is it up, and do the routes and the firewall let port 53 pass, UDP and TCP? Else name another with --upstream",
+        "Is it up, and do routes and firewall let its port pass, UDP and TCP? Else name another with --upstream",
     )  # fmt: skip
+
+
+async def _all_of(reply: bytes | Awaitable[bytes]) -> bytes:
+    return reply if isinstance(reply, bytes) else await reply
 
 
 # ── the catalog, and what a server makes of it ────────────────────────────────────────────────────────────────

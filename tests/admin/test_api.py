@@ -20,8 +20,9 @@ import pytest
 
 from internal_dns.admin import api as api_module
 from internal_dns.admin.api import Api, socket_path
-from internal_dns.admin.live import described
+from internal_dns.admin.live import busiest, described
 from internal_dns.core.journey import Rules
+from internal_dns.core.relayed import Relayed
 from internal_dns.metrics import Metrics
 from internal_dns.store import writer as writing
 from internal_dns.store.generate import create_catalog, demo_rows
@@ -731,3 +732,19 @@ def test_one_in_so_many_is_by_chance() -> None:
     draws = iter([0.0, 0.24, 0.25, 0.26, 0.99])
     tap = Tap(4, draw=lambda: next(draws))
     assert [tap.wants() for _ in range(5)] == [True, True, False, False, False]
+
+
+def test_what_upstreams_said_is_one_name_for_all_networks(path: Path) -> None:
+    async def story() -> None:
+        exchange = Exchange(Rules(), Metrics())
+        exchange.use(loaded(rows=demo_rows()).catalog)
+        reply = Relayed(0, False, (0, 0), b"", (), 60)
+        for variant in (0, 1):
+            exchange.answers.remember_relayed(b"\7example\0", A, variant, reply, 0, 1e12, 1e12)
+        for octets in (query("example", A), query("example", A), query("example", A, opt(do=True))):
+            exchange.handle(octets, ASKER, ip("fdaa::3"), 4_000)
+        told = await busiest(exchange, 10)
+        assert told["names"] == [{"network": "(forwarded)", "name": "example", "type": "A", "hits": 3}]
+        assert told["networks"] == [{"network": "(forwarded)", "hits": 3}]
+
+    run(story())

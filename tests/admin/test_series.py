@@ -6,7 +6,9 @@ import asyncio
 import random
 import socket
 import subprocess
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
@@ -16,7 +18,7 @@ from internal_dns.core.journey import Forward, Rules
 from internal_dns.core.wire import Type
 from internal_dns.metrics import Histogram, Metrics, registry
 from internal_dns.server import Server
-from internal_dns.transport.exchange import Exchange
+from internal_dns.transport.exchange import Exchange, Keep
 from internal_dns.transport.sockets import Endpoint, bind, kernel_drops
 from tests.core.messages import AAAA, IN_WEB, OUTSIDER, ROWS, SERVER, TXT, ip, loaded, opt, query
 from tests.tools import requires_tool
@@ -119,8 +121,15 @@ class Clock:
 
 
 class LateForwarder:
-    async def ask(self, forward: Forward) -> bytes:
-        return b"\0\0\x81\x80" + bytes(8)
+    def __init__(self) -> None:
+        self.keep: Keep = lambda *kept: None
+        self.forget: Callable[[], None] = lambda: None
+
+    def answer(self, forward: Forward, source: bytes) -> Coroutine[Any, Any, bytes]:
+        async def late() -> bytes:
+            return b"\0\0\x81\x80" + bytes(8)
+
+        return late()
 
 
 def exchange_at(monkeypatch: pytest.MonkeyPatch, *times: float) -> Exchange:

@@ -6,11 +6,11 @@ from itertools import product
 
 import pytest
 
-from internal_dns.core.catalog import Catalog
+from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.journey import Forward, Rules, respond
 from internal_dns.core.relayed import Relayed, relay
 from internal_dns.core.wire import HEADER
-from internal_dns.transport.answers import EVERYONE, AnswerTable
+from internal_dns.transport.answers import EVERYONE, AnswerTable, Busy
 from tests.core.messages import AAAA, AD, CD, NSID, RD, A, ip, opt, option, query, rr, wire
 
 SERVER, SOURCE = ip("fdaa::3"), ip("fdaa:0:18:a7b::2")
@@ -121,3 +121,13 @@ def test_replies_are_counted_by_rcode_and_type() -> None:
     for _ in range(3):
         table.repeat(query("www.example", A), SOURCE, SERVER, 0)
     assert cell == [3]
+
+
+def test_who_is_busy_counts_what_upstreams_said_under_network_0() -> None:
+    table, _ = filled(variants=(0, 1))
+    for octets in (query("www.example", A), query("WWW.example", A), query("www.example", A, opt(do=True))):
+        assert table.repeat(octets, SOURCE, SERVER, 0)
+    assert table.busiest(5) == [Busy(NetworkId(0), NAME, A, 2), Busy(NetworkId(0), NAME, A, 1)]
+    table.forget_relayed()
+    assert table.busiest(5) == []
+    assert table.forgotten_hits == {0: 3}
