@@ -15,7 +15,7 @@ from prometheus_client import generate_latest
 
 from internal_dns.config import load_settings
 from internal_dns.core.journey import Forward, Rules
-from internal_dns.core.wire import Type
+from internal_dns.core.wire import Query, Type
 from internal_dns.metrics import Histogram, Metrics, registry
 from internal_dns.server import Server
 from internal_dns.transport.exchange import Exchange, Keep
@@ -130,6 +130,9 @@ class LateForwarder:
             return b"\0\0\x81\x80" + bytes(8)
 
         return late()
+
+    def told(self, query: Query) -> list[tuple[str, str]]:
+        return []
 
 
 def exchange_at(monkeypatch: pytest.MonkeyPatch, *times: float) -> Exchange:

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 import pytest
 
-from internal_dns.metrics import Metrics, registry
 from internal_dns.store.generate import create_catalog, demo_rows
 from tests.live.hosts import REPOSITORY, ask, query, serving, until
 from tests.tools import requires_tool
@@ -24,21 +23,6 @@ DASHBOARD = REPOSITORY / "deploy" / "grafana-dashboard.json"
 RUNBOOK = REPOSITORY / "docs" / "runbook.md"
 METRICS = REPOSITORY / "docs" / "metrics.md"
 
-# The forwarder's own, under way: the last test here fails when one exists, so that its line goes.
-COMING = {
-    "internal_dns_forward_queries_total": "to proto",
-    "internal_dns_forward_replies_total": "to rcode",
-    "internal_dns_forward_failures_total": "to reason",
-    "internal_dns_forward_duration_seconds": "to",
-    "internal_dns_forward_healthy": "to",
-    "internal_dns_forward_outcomes_total": "outcome",
-    "internal_dns_forward_outstanding": "",
-    "internal_dns_cache_entries": "",
-    "internal_dns_cache_octets": "",
-    "internal_dns_cache_hits_total": "kind",
-    "internal_dns_cache_misses_total": "",
-    "internal_dns_cache_evictions_total": "",
-}
 SCRAPED = {"job", "instance"}  # labels that Prometheus adds
 # All that PromQL has and we use; what is left in an expression must be a metric.
 WORDS = {
@@ -91,7 +75,6 @@ def exposed() -> dict[str, set[str]]:
     rows = re.findall(
         r"^\| `((?:internal_dns|process)_[a-z_]+)` \| (\w+) \| ([^|]*)\|", METRICS.read_text(), re.MULTILINE
     )
-    rows += [(name, "histogram" if "duration" in name else "", f"`{labels}`") for name, labels in COMING.items()]
     found = {}
     for name, kind, labels in rows:
         known = {label for quoted in re.findall(r"`([a-z ]+)`", labels) for label in quoted.split()}
@@ -122,11 +105,6 @@ def test_metrics_are_found_in_expressions(expr: str, found: dict[str, set[str]])
     assert metrics_of(expr) == found
 
 
-def test_what_is_coming_has_not_come() -> None:
-    here = {family.name for family in registry(Metrics()).collect()}
-    assert not {name for name in COMING if name.removesuffix("_total") in here}
-
-
 # ── the dashboard ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -153,8 +131,7 @@ def test_panels_have_numbers_of_their_own_and_take_the_chosen_source_and_servers
 def test_every_metric_of_ours_is_on_the_dashboard() -> None:
     shown = {re.sub("_(bucket|sum|count)$", "", name) for expr in queries() for name in metrics_of(expr)}
     all_of_them = {re.sub("_(bucket|sum|count)$", "", name) for name in exposed() if name.startswith("internal_dns")}
-    # The old name of the forwarder's outcomes goes with COMING.
-    assert all_of_them - shown <= {"internal_dns_forward_total"}
+    assert all_of_them == {name for name in shown if name.startswith("internal_dns")}
 
 
 # ── the alerts ────────────────────────────────────────────────────────────────────────────────────────────────
