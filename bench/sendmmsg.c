@@ -1,25 +1,35 @@
-/* A load generator: one thread, batches of sendmmsg and recvmmsg, awake all the time. bench/loads.py builds and runs it.
+/* A load generator: one thread, batches of sendmmsg and recvmmsg. bench/loads.py builds and runs it.
 
-       sendmmsg ADDRESS PORT FILE SECONDS RATE WINDOW
+       sendmmsg [-n] [-s] [-u] [-f SOURCE,…] ADDRESS PORT FILE SECONDS RATE WINDOW
 
    FILE holds ready-made queries, each after its length in two octets; the id is written in here. They are sent in
    order, again and again. RATE 0: as fast as replies come back, WINDOW outstanding. RATE n: n a second, whatever comes
    back; the latency of a query then counts from the moment it was due, so that a stall shows in every query it delayed.
-   Prints one JSON object. A query without a reply half a second after the end is lost. */
+   Prints one JSON object. A query without a reply half a second after the end is lost.
+
+   -f  send from these addresses in turn
+   -n  read no reply: flood, and count what was sent only
+   -s  sleep until a query is due or a reply has come, instead of being awake all the time: for low rates
+   -u  write ten hexadecimal digits into the front of the first label, never the same: no name is asked twice,
+       in this run or (by the clock) any other */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
     SOCKETS = 4,      /* source ports; each has 65536 ids */
+    MOST = 64,        /* of them, when there are many sources */
+    DIGITS = 10,      /* of a name that is never asked twice */
     IDS = 65536,
     BATCH = 32,
     REPLY = 4096,     /* octets kept of a reply: only its header is read */
@@ -28,11 +38,12 @@ enum {
     STALL = 100000000 /* ns without any reply after which a full window counts as lost */
 };
 
-static uint64_t due_at[SOCKETS][IDS]; /* 0: nothing outstanding under this id */
-static uint16_t next_id[SOCKETS];
+static uint64_t due_at[MOST][IDS]; /* 0: nothing outstanding under this id */
+static uint16_t next_id[MOST];
 static uint32_t histogram[TICKS];
 static uint64_t sent, answered, lost, outstanding, rcodes[16], truncated, empty, stray;
-static int sockets[SOCKETS];
+static int sockets[MOST], socket_count = SOCKETS, deaf, asleep, unique;
+static uint64_t serial, most;
 static uint8_t *queries;
 static size_t *offsets, query_count;
 
@@ -67,18 +78,42 @@ static void read_queries(const char *path)
         die("no queries");
 }
 
-static void connect_to(const char *address, int port)
+/* Bind each socket to the next of `sources`, if there are any, and connect it. */
+static void connect_to(const char *address, int port, char *sources)
 {
+    struct sockaddr_in6 from[MOST] = {{0}};
+    int given = 0;
+    for (char *word = sources ? strtok(sources, ",") : NULL; word && given < MOST; word = strtok(NULL, ",")) {
+        from[given].sin6_family = AF_INET6;
+        if (inet_pton(AF_INET6, word, &from[given++].sin6_addr) != 1)
+            die(word);
+    }
+    socket_count = given > SOCKETS ? given : SOCKETS;
     struct sockaddr_in6 to = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
     if (inet_pton(AF_INET6, address, &to.sin6_addr) != 1)
         die(address);
-    for (int s = 0; s < SOCKETS; s++) {
+    for (int s = 0; s < socket_count; s++) {
         int buffer = 4 << 20;
         sockets[s] = socket(AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK, 0);
-        if (sockets[s] < 0 || connect(sockets[s], (struct sockaddr *)&to, sizeof to))
+        if (sockets[s] < 0)
+            die("socket");
+        if (given && bind(sockets[s], (struct sockaddr *)&from[s % given], sizeof *from))
+            die("bind");
+        if (connect(sockets[s], (struct sockaddr *)&to, sizeof to))
             die("connect");
         setsockopt(sockets[s], SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
     }
+}
+
+/* Write the digits of `number`, mixed so that names which follow each other have nothing in common (an odd factor loses
+   nothing modulo a power of two). */
+static void write_digits(uint8_t *label, size_t length, uint64_t number)
+{
+    if (length < 12 + 1 + DIGITS || label[-1] < DIGITS)
+        die("the first label is shorter than its number");
+    number *= 0x9e3779b97f4a7c15u;
+    for (int d = 0; d < DIGITS; d++, number >>= 4)
+        label[d] = (uint8_t)"0123456789abcdef"[number & 15];
 }
 
 /* Send up to `wanted` (at most BATCH) queries on socket s; the k-th is due at first + k * interval. */
@@ -97,19 +132,26 @@ static void send_some(int s, int wanted, uint64_t first, double interval)
         memcpy(buffers[k], from + 2, length);
         buffers[k][0] = (uint8_t)(id >> 8);
         buffers[k][1] = (uint8_t)id;
+        if (unique)
+            write_digits(buffers[k] + 13, length, serial + (uint64_t)k);
         parts[k] = (struct iovec){buffers[k], length};
         messages[k].msg_hdr.msg_iov = &parts[k];
         messages[k].msg_hdr.msg_iovlen = 1;
     }
     int done = sendmmsg(sockets[s], messages, (unsigned)wanted, 0);
-    for (int k = 0; k < done; k++) {
+    for (int k = 0; k < done && !deaf; k++) {
         uint64_t *slot = &due_at[s][next_id[s]++];
         if (*slot)
             lost++, outstanding--;
         *slot = first + (uint64_t)(k * interval);
         outstanding++;
     }
-    sent += done > 0 ? (uint64_t)done : 0;
+    if (done > 0)
+        sent += (uint64_t)done, serial += (uint64_t)done;
+    if (deaf)
+        next_id[s] += (uint16_t)wanted;
+    if (outstanding > most)
+        most = outstanding;
 }
 
 static uint64_t last_reply;
@@ -157,17 +199,44 @@ static double quantile(double share)
     return 0;
 }
 
-int main(int count, char **words)
+/* Sleep until a reply has come, or `due` (0: there is nothing to send before a reply). */
+static void sleep_until(uint64_t due, uint64_t end)
 {
-    if (count != 7)
-        return fprintf(stderr, "usage: sendmmsg ADDRESS PORT FILE SECONDS RATE WINDOW\n"), 2;
+    static struct pollfd ready[MOST];
+    uint64_t t = now(), until = due && due < end ? due : end, left = until > t ? until - t : 0;
+    if (left > STALL)
+        left = STALL; /* to see that one */
+    struct timespec wait = {.tv_sec = (time_t)(left / 1000000000u), .tv_nsec = (long)(left % 1000000000u)};
+    for (int s = 0; s < socket_count; s++)
+        ready[s] = (struct pollfd){.fd = sockets[s], .events = POLLIN};
+    ppoll(ready, (nfds_t)socket_count, &wait, NULL);
+}
+
+int main(int all, char **given)
+{
+    char *sources = NULL;
+    for (int option; (option = getopt(all, given, "f:nsu")) != -1;)
+        switch (option) {
+        case 'f': sources = optarg; break;
+        case 'n': deaf = 1; break;
+        case 's': asleep = 1; break;
+        case 'u': unique = 1; break;
+        default: return 2;
+        }
+    if (all - optind != 6)
+        return fprintf(stderr, "usage: sendmmsg [-n] [-s] [-u] [-f SOURCE,…] ADDRESS PORT FILE SECONDS RATE WINDOW\n"), 2;
+    char **words = given + optind - 1;
+    struct timespec clock;
+    clock_gettime(CLOCK_REALTIME, &clock);
+    serial = (uint64_t)clock.tv_sec * 1000000u + (uint64_t)clock.tv_nsec / 1000u; /* nobody sends a million a second */
+    prctl(PR_SET_TIMERSLACK, 1000UL);
     double rate = atof(words[5]), interval = rate > 0 ? 1e9 / rate : 0;
     uint64_t window = strtoull(words[6], NULL, 10);
-    connect_to(words[1], atoi(words[2]));
+    connect_to(words[1], atoi(words[2]), sources);
     read_queries(words[3]);
     uint64_t start = now(), end = start + (uint64_t)(atof(words[4]) * 1e9), t;
     last_reply = start;
-    for (int s = 0; (t = now()) < end; s = (s + 1) % SOCKETS) {
+    for (int s = 0; (t = now()) < end; s = (s + 1) % socket_count) {
         uint64_t wanted, first = t;
         if (rate > 0) {
             uint64_t due = (uint64_t)((double)(t - start) / interval) + 1;
@@ -184,19 +253,21 @@ int main(int count, char **words)
         }
         if (wanted)
             send_some(s, wanted < BATCH ? (int)wanted : BATCH, first, interval);
-        for (int r = 0; r < SOCKETS; r++)
+        for (int r = 0; r < socket_count && !deaf; r++)
             receive_some(r);
+        if (asleep)
+            sleep_until(rate > 0 ? start + (uint64_t)((double)sent * interval) : window > outstanding ? t : 0, end);
     }
     double seconds = (double)(now() - start) / 1e9;
     for (t = now() + 500000000; now() < t && outstanding; usleep(200))
-        for (int r = 0; r < SOCKETS; r++)
+        for (int r = 0; r < socket_count; r++)
             receive_some(r);
     lost += outstanding;
     printf("{\"seconds\": %.6f, \"sent\": %llu, \"answered\": %llu, \"lost\": %llu, \"stray\": %llu, \"truncated\": %llu, "
-           "\"empty\": %llu, \"p50\": %.1f, \"p99\": %.1f, \"p999\": %.1f, \"rcodes\": [",
+           "\"empty\": %llu, \"most\": %llu, \"p50\": %.1f, \"p99\": %.1f, \"p999\": %.1f, \"rcodes\": [",
            seconds, (unsigned long long)sent, (unsigned long long)answered, (unsigned long long)lost,
-           (unsigned long long)stray, (unsigned long long)truncated, (unsigned long long)empty, quantile(.5),
-           quantile(.99), quantile(.999));
+           (unsigned long long)stray, (unsigned long long)truncated, (unsigned long long)empty, (unsigned long long)most,
+           quantile(.5), quantile(.99), quantile(.999));
     for (int r = 0; r < 16; r++)
         printf("%s%llu", r ? ", " : "", (unsigned long long)rcodes[r]);
     puts("]}");
