@@ -12,12 +12,13 @@ import re
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bench.machine import CORES, LOAD_CORE
-from bench.servers import TICK, Server
+from bench.programs import built
+from bench.servers import TICK, Server, in_front
 from bench.tools import Missing, Skipped, program
 from bench.zones import Questions
 
@@ -56,17 +57,29 @@ class Loads:
         ]  # fmt: skip
         _dnsperf(words, server, 60)
 
-    def sendmmsg(self, questions: Questions, rate: int = 0) -> Load:
-        """Keep *rate*, or saturate."""
-        words = [self._built(), "::1", "PORT", str(questions.as_octets(self.directory)), str(self.seconds), str(rate)]
-        return lambda server: _sendmmsg([*words, str(WINDOW)], server, self.seconds)
+    def sendmmsg(
+        self,
+        questions: Questions,
+        rate: int = 0,
+        *,
+        window: int = WINDOW,
+        sources: Sequence[str] = (),
+        asleep: bool = False,
+        unique: bool = False,
+    ) -> Load:
+        """Keep *rate*, or saturate with *window* outstanding; see the generator for the rest."""
+        words = [
+            *(in_front(2) if asleep else ()), *self.generator(asleep=asleep, unique=unique, sources=sources),
+            "HOST", "PORT", str(questions.as_octets(self.directory)), str(self.seconds), str(rate), str(window),
+        ]  # fmt: skip
+        return lambda server: _sendmmsg(words, server, self.seconds)
 
-    def _built(self) -> str:
-        path = self.directory / "sendmmsg"
-        if not path.exists():
-            compiler, source = program("gcc", "gcc", "libc6-dev"), Path(__file__).with_name("sendmmsg.c")
-            subprocess.run([compiler, "-O2", "-o", str(path), str(source)], check=True, timeout=60)
-        return str(path)
+    def generator(
+        self, *, asleep: bool = False, deaf: bool = False, unique: bool = False, sources: Sequence[str] = ()
+    ) -> list[str]:
+        """The command of the generator, up to its address."""
+        flags = [flag for flag, given in (("-s", asleep), ("-n", deaf), ("-u", unique)) if given]
+        return [built("sendmmsg", self.directory), *flags, *(("-f", ",".join(sources)) if sources else ())]
 
 
 Step = tuple[str, Load, Questions, int]  # what it is called, the load, what it asks, and at which rate if fixed
@@ -96,8 +109,8 @@ def _dnsperf(words: list[str], server: Server, seconds: float) -> dict[str, Any]
 
 
 def _sendmmsg(words: list[str], server: Server, seconds: float) -> dict[str, Any]:
-    words[words.index("PORT")] = str(server.port)
-    told: dict[str, Any] = json.loads(_run(words, seconds))
+    places = {"HOST": server.host, "PORT": str(server.port)}
+    told: dict[str, Any] = json.loads(_run([places.get(word, word) for word in words], seconds))
     counts = {RCODES[i] if i < len(RCODES) else str(i): n for i, n in enumerate(told["rcodes"]) if n}
     return {"generator": "sendmmsg", **told, "rcodes": counts}
 
@@ -116,7 +129,9 @@ def _find(pattern: str, said: str) -> str:
     return found[1]
 
 
-def measure(server: Server, load: Load, questions: Questions, rate: int = 0) -> dict[str, Any]:
+def measure(
+    server: Server, load: Load, questions: Questions, rate: int = 0, max_loss: float = MAX_LOSS
+) -> dict[str, Any]:
     """Run *load* once; return what it told, what it cost, and whether it counts."""
     server_before, load_before, cores_before = server.cpu_seconds(), children_cpu(), busy_cores()
     started = time.monotonic()
@@ -129,6 +144,7 @@ def measure(server: Server, load: Load, questions: Questions, rate: int = 0) -> 
         **told,
         "rate": rate,
         "qps": answered / seconds,
+        "wrong": _wrong(told),
         "cpu_us": server_cpu / answered * 1e6 if answered else None,
         # At saturation latency is the window divided by the rate, and says nothing more.
         **({f"{quantile}_us": told[quantile] for quantile in ("p50", "p99")} if rate else {}),
@@ -139,24 +155,30 @@ def measure(server: Server, load: Load, questions: Questions, rate: int = 0) -> 
         "softirq": cores["softirq"] / wall,
         "steal": cores["steal"] / wall,
     }
-    result["void"] = _void(result, questions, rate)
+    result["void"] = _void(result, 0.0 if server.fixed else questions.nxdomain, rate, max_loss)
     result["saturated"] = "" if rate else _saturated(result)
     return result
 
 
-def _void(result: Mapping[str, Any], questions: Questions, rate: int) -> str:
+def _wrong(told: Mapping[str, Any]) -> int:
+    """Replies of another RCODE than the two that questions of the bench may have, and NOERROR without a record."""
+    right = told["rcodes"].get("NOERROR", 0) + told["rcodes"].get("NXDOMAIN", 0)
+    return int(told["answered"] - right + told.get("empty", 0))
+
+
+def _void(result: Mapping[str, Any], nxdomain: float, rate: int, max_loss: float) -> str:
     """Why this run does not count, empty if it does."""
     answered, rcodes = result["answered"], result["rcodes"]
     if not answered:
         return "nothing was answered"
-    wrong = answered - rcodes.get("NOERROR", 0) - rcodes.get("NXDOMAIN", 0) + result.get("empty", 0)
+    wrong = result["wrong"]
     if wrong / answered > 0.001:
         return f"{wrong} wrong replies: {rcodes}, {result.get('empty', 0)} empty"
-    if abs(rcodes.get("NXDOMAIN", 0) / answered - questions.nxdomain) > 0.01:
-        return f"{rcodes.get('NXDOMAIN', 0) / answered:.1%} NXDOMAIN instead of {questions.nxdomain:.1%}"
+    if abs(rcodes.get("NXDOMAIN", 0) / answered - nxdomain) > 0.01:
+        return f"{rcodes.get('NXDOMAIN', 0) / answered:.1%} NXDOMAIN instead of {nxdomain:.1%}"
     if rate and result["sent"] < 0.98 * rate * result["seconds"]:
         return f"the generator sent {result['sent'] / result['seconds']:,.0f} a second only"
-    if rate and result["loss"] > MAX_LOSS:
+    if rate and result["loss"] > max_loss:
         return f"{result['loss']:.1f} % lost"
     return ""
 

@@ -1,110 +1,150 @@
-"""Ours beside NSD, Knot, gdnsd and PowerDNS: equal records, the same core and questions, in turn in one run.
+"""The servers that ours stands beside: equal records, the same core and questions, in turn in one run.
 
-Their configurations are bench/peers/*.conf, templates for $port, $directory and $zone. A peer that cannot be had or
-does not start is named with its reason; the others are measured.
+Their configurations are bench/peers/*.conf, templates for $port, $directory, $zone and what a peer adds. A peer that
+cannot be had or does not start is named with its reason; the others are measured.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Final
 
 from bench import servers, zones
-from bench.loads import Loads, plan
-from bench.results import Case
 from bench.servers import Server
 from bench.tools import Missing, Skipped, program
-from bench.udp import alternate
 from bench.zones import Zone
 
 CONFIGURATIONS: Final = Path(__file__).with_name("peers")
 PDNS_SCHEMA: Final = Path("/usr/share/pdns-backend-sqlite3/schema/schema.sqlite3.sql")
 SOA: Final = "_dns.internal. hostmaster.internal. 1 5 5 5 1"
 TTL: Final = 5
+LONG_TTL: Final = 3_600  # of the zone behind a cache that is measured, not what is behind it
+
+Prepare = Callable[[Path, Zone, int], Path]
+"""Puts the records in place with a TTL; returns what $zone stands for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another server: where it comes from, how it is started, and how its zone gets in place."""
+    """Another server: where it comes from, how it is started, and how its records get in place."""
 
     name: str
     program: str
     packages: tuple[str, ...]
     configuration: str  # the file of that name is read from bench/peers and written into the peer's directory
     words: tuple[str, ...]
-    prepare: Callable[[Path, Zone], Path]  # returns what $zone stands for
+    prepare: Prepare
+    values: Mapping[str, str] = field(default_factory=dict)
+    behind: str = ""  # the peer that $backend is a port of
+    short: bool = False  # measured in a short run too
 
 
-def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped) -> list[Case]:
-    """Measure ours and the peers that are here; *short* leaves out two loads. Raises Missing without dnsperf."""
-    zone = zones.first_zone()
-    apps, mixed = zones.apps(zone), zones.mixed(zone)
-    loads = Loads(directory, seconds)
-    longer = (
-        ("saturated by dnsperf", lambda: loads.dnsperf(apps), apps, 0),
-        ("20,000 a second", lambda: loads.sendmmsg(apps, 20_000), apps, 20_000),
-    )
-    steps = plan(
-        (
-            ("saturated by sendmmsg", lambda: loads.sendmmsg(apps), apps, 0),
-            ("60,000 a second", lambda: loads.sendmmsg(apps, 60_000), apps, 60_000),
-            ("mixed, saturated by sendmmsg", lambda: loads.sendmmsg(mixed), mixed, 0),
-            *(() if short else longer),
-        ),
-        skipped,
-    )
-    catalog = directory / "peers.db"
-    zones.make_catalog(catalog, zones.APPS * zones.MACHINES_PER_APP)
-    with ExitStack() as stack:
-        subjects = [stack.enter_context(servers.ours(catalog, directory))]
-        for peer in PEERS:
-            try:
-                subjects.append(stack.enter_context(_started(peer, directory, zone)))
-            except Missing as reason:
-                skipped.add(f"peer {peer.name}", reason)
-        for server in subjects:
-            loads.warm_up(apps, server)
-            loads.warm_up(mixed, server)
-        return alternate("peers", subjects, steps, repetitions)
+def authoritative(directory: Path, zone: Zone, stack: ExitStack, skipped: Skipped, *, short: bool) -> list[Server]:
+    """Start the peers that are here; name the others."""
+    wanted = [peer for peer in PEERS if peer.short or not short]
+    return _all_started(wanted, directory, zone, {}, stack, skipped)
 
 
-def _started(peer: Peer, parent: Path, zone: Zone) -> Server:
-    """Start *peer* on a high port of ::1 and wait until it answers."""
+def forwarders(directory: Path, upstream: int, stack: ExitStack, skipped: Skipped) -> list[Server]:
+    """Start the forwarders that are here, to the upstream on port *upstream*; name the others."""
+    return _all_started(FORWARDERS, directory, {}, {"upstream": str(upstream)}, stack, skipped)
+
+
+def named(name: str, directory: Path, zone: Zone, stack: ExitStack, skipped: Skipped) -> list[Server]:
+    """Start one peer, if it is here."""
+    return _all_started([peer for peer in PEERS if peer.name == name], directory, zone, {}, stack, skipped)
+
+
+def _all_started(
+    wanted: Iterable[Peer], directory: Path, zone: Zone, values: Mapping[str, str], stack: ExitStack, skipped: Skipped
+) -> list[Server]:
+    found = []
+    for peer in wanted:
+        try:
+            found.append(stack.enter_context(_started(peer, directory, zone, values, stack)))
+        except Missing as reason:
+            skipped.add(f"peer {peer.name}", reason)
+    return found
+
+
+def _started(
+    peer: Peer, parent: Path, zone: Zone, values: Mapping[str, str], stack: ExitStack, ttl: int = TTL
+) -> Server:
+    """Start *peer* on a high port of ::1 and wait until it answers. Raises Missing."""
     path = program(peer.program, *peer.packages)
-    directory = parent / peer.program
+    directory = parent / re.sub(r"[^a-z0-9]+", "-", f"{peer.name} {ttl}".lower())
     directory.mkdir()
-    port, zone_file = servers.free_port(), peer.prepare(directory, zone)
-    values = {"port": str(port), "directory": str(directory), "zone": str(zone_file)}
+    values = dict(values)
+    if peer.behind:
+        backend = next(other for other in PEERS if other.name == peer.behind)
+        server = stack.enter_context(_started(backend, directory, zone, {}, stack, LONG_TTL))
+        values["backend"] = str(server.port)
+    port = servers.free_port()
+    place = {"port": str(port), "directory": str(directory), "zone": str(peer.prepare(directory, zone, ttl))}
+    values |= place | peer.values
     template = Template((CONFIGURATIONS / peer.configuration).read_text())
-    written = directory / ("config" if peer.program == "gdnsd" else peer.configuration)
+    written = directory / _configuration_name(peer)
     written.write_text(template.substitute(values))
     words = (path, *(Template(word).substitute(values) for word in peer.words))
     server = Server(peer.name, words, directory, port=port)
-    server.wait_for_answer("app-1.internal", zones.MACHINES_PER_APP)
+    name, count = ("app-1.internal", zones.MACHINES_PER_APP) if zone else ("name.example", 1)
+    server.wait_for_answer(name, count)
     return server
 
 
-def _zone_file(directory: Path, zone: Zone, name: str = "internal.zone") -> Path:
+def _configuration_name(peer: Peer) -> str:
+    """Two programs name their file themselves."""
+    return {"gdnsd": "config", "pdns_server": "pdns.conf"}.get(peer.program, peer.configuration)
+
+
+def _nothing(directory: Path, zone: Zone, ttl: int) -> Path:
+    return directory
+
+
+def _zone_file(directory: Path, zone: Zone, ttl: int, name: str = "internal.zone") -> Path:
     """Write the records as a master file (RFC 1035)."""
     path = directory / name
     with path.open("w") as file:
-        file.write(f"$TTL {TTL}\n$ORIGIN internal.\n@ SOA {SOA}\n@ NS _dns.internal.\n_dns AAAA fdaa::3\n")
-        file.writelines(f"{owner} {qtype} {rdata}\n" for owner, qtype, rdata in sorted(set(zones.records(zone))))
+        file.write(f"$TTL {ttl}\n$ORIGIN internal.\n@ SOA {SOA}\n@ NS _dns.internal.\n_dns AAAA fdaa::3\n")
+        file.writelines(f"{owner} {qtype} {rdata}\n" for owner, qtype, rdata in _records(zone))
     return path
 
 
-def _gdnsd_zones(directory: Path, zone: Zone) -> Path:
+def _gdnsd_zones(directory: Path, zone: Zone, ttl: int) -> Path:
     for name in ("zones", "run", "state"):
         (directory / name).mkdir()
-    return _zone_file(directory / "zones", zone, "internal")
+    return _zone_file(directory / "zones", zone, ttl, "internal")
 
 
-def _pdns_database(directory: Path, zone: Zone) -> Path:
+def _local_data(directory: Path, zone: Zone, ttl: int) -> Path:
+    """Write the records as Unbound's local data."""
+    path = directory / "local-data"
+    with path.open("w") as file:
+        file.write(f"local-data: 'internal. {ttl} SOA {SOA}'\n")
+        file.writelines(f"local-data: '{owner}.internal. {ttl} {t} {rdata}'\n" for owner, t, rdata in _records(zone))
+    return path
+
+
+def _hosts(directory: Path, zone: Zone, ttl: int) -> Path:
+    """Write the addresses as a hosts file, and return the texts as dnsmasq's settings."""
+    path, texts = directory / "texts", []
+    with (directory / "hosts").open("w") as file:
+        for owner, qtype, rdata in _records(zone):
+            if qtype == "AAAA":
+                file.write(f"{rdata} {owner}.internal\n")
+            else:
+                texts.append(f"txt-record={owner}.internal,{rdata}\n")
+    path.write_text("".join(texts))
+    return path
+
+
+def _pdns_database(directory: Path, zone: Zone, ttl: int) -> Path:
     """Fill PowerDNS's own schema with the records."""
     if not PDNS_SCHEMA.exists():
         raise Missing(f"{PDNS_SCHEMA} is not there")
@@ -114,8 +154,8 @@ def _pdns_database(directory: Path, zone: Zone) -> Path:
         connection.executescript(PDNS_SCHEMA.read_text())
         connection.execute("INSERT INTO domains (id, name, type) VALUES (1, 'internal', 'NATIVE')")
         apex = [("internal", "SOA", SOA.replace(". ", " ")), ("internal", "NS", "_dns.internal")]
-        below = ((f"{owner}.internal", qtype, rdata) for owner, qtype, rdata in sorted(set(zones.records(zone))))
-        insert = f"INSERT INTO records (domain_id, name, type, content, ttl, auth) VALUES (1, ?, ?, ?, {TTL}, 1)"
+        below = ((f"{owner}.internal", qtype, rdata) for owner, qtype, rdata in _records(zone))
+        insert = f"INSERT INTO records (domain_id, name, type, content, ttl, auth) VALUES (1, ?, ?, ?, {ttl}, 1)"
         connection.executemany(insert, (*apex, ("_dns.internal", "AAAA", "fdaa::3"), *below))
         connection.commit()
     finally:
@@ -123,12 +163,46 @@ def _pdns_database(directory: Path, zone: Zone) -> Path:
     return path
 
 
+def _records(zone: Zone) -> list[tuple[str, str, str]]:
+    return sorted(set(zones.records(zone)))
+
+
+_PDNS: Final = ("pdns-server", "pdns-backend-sqlite3")
+_NO_CACHES: Final = "cache-ttl=0\nquery-cache-ttl=0\nnegquery-cache-ttl=0\nzone-cache-refresh-interval=0"
 PEERS: Final = (
-    Peer("NSD", "nsd", ("nsd",), "nsd.conf", ("-d", "-c", "$directory/nsd.conf"), _zone_file),
-    Peer("Knot", "knotd", ("knot",), "knot.conf", ("-c", "$directory/knot.conf"), _zone_file),
-    Peer("gdnsd", "gdnsd", ("gdnsd",), "gdnsd.conf", ("-c", "$directory", "start"), _gdnsd_zones),
+    Peer("NSD", "nsd", ("nsd",), "nsd.conf", ("-d", "-c", "$directory/nsd.conf"), _zone_file, short=True),
+    Peer("Knot", "knotd", ("knot",), "knot.conf", ("-c", "$directory/knot.conf"), _zone_file, short=True),
+    Peer("gdnsd", "gdnsd", ("gdnsd",), "gdnsd.conf", ("-c", "$directory", "start"), _gdnsd_zones, short=True),
     Peer(
-        "PowerDNS", "pdns_server", ("pdns-server", "pdns-backend-sqlite3"), "pdns.conf",
-        ("--config-dir=$directory",), _pdns_database,
+        "PowerDNS", "pdns_server", _PDNS, "pdns.conf", ("--config-dir=$directory",), _pdns_database,
+        {"caches": ""}, short=True,
+    ),
+    Peer(
+        "PowerDNS, all caches off", "pdns_server", _PDNS, "pdns.conf", ("--config-dir=$directory",), _pdns_database,
+        {"caches": _NO_CACHES},
+    ),
+    Peer("Unbound", "unbound", ("unbound",), "unbound.conf", ("-d", "-c", "$directory/unbound.conf"), _local_data),
+    Peer("BIND", "named", ("bind9",), "named.conf", ("-g", "-n", "1", "-c", "$directory/named.conf"), _zone_file),
+    Peer(
+        "dnsmasq", "dnsmasq", ("dnsmasq-base",), "dnsmasq.conf",
+        ("--keep-in-foreground", "--conf-file=$directory/dnsmasq.conf"), _hosts,
+    ),
+    Peer(
+        "dnsdist, packet cache", "dnsdist", ("dnsdist",), "dnsdist.conf",
+        ("--supervised", "--disable-syslog", "--config", "$directory/dnsdist.conf"), _zone_file, behind="NSD",
+    ),
+)  # fmt: skip
+FORWARDERS: Final = (
+    Peer(
+        "Unbound", "unbound", ("unbound",), "forward-unbound.conf",
+        ("-d", "-c", "$directory/forward-unbound.conf"), _nothing,
+    ),
+    Peer(
+        "dnsmasq", "dnsmasq", ("dnsmasq-base",), "forward-dnsmasq.conf",
+        ("--keep-in-foreground", "--conf-file=$directory/forward-dnsmasq.conf"), _nothing,
+    ),
+    Peer(
+        "dnsdist", "dnsdist", ("dnsdist",), "forward-dnsdist.conf",
+        ("--supervised", "--disable-syslog", "--config", "$directory/forward-dnsdist.conf"), _nothing,
     ),
 )  # fmt: skip

@@ -23,6 +23,13 @@ FIGURES: Final = {
     "not_ready": ("SERVFAIL, EDE 14 until then", "", 0),
     "slowest_ms": ("slowest reply meanwhile", "ms", 1),
     "loss": ("lost", "%", 2),
+    "flood_qps": ("sent by the flood a second", "", 0),
+    "flood_times": ("the flood over what the server answers", "×", 1),
+    "added_ms": ("added to the upstream's delay, median", "ms", 2),
+    "added_p99_ms": ("added to the upstream's delay, p99", "ms", 2),
+    "pending": ("external questions outstanding", "", 0),
+    "kernel_share": ("CPU in the kernel", "%", 1),
+    "user_us": ("CPU in user space a query", "µs", 2),
     "wall_s": ("time", "s", 2),
     "cpu_s": ("CPU", "s", 2),
     "rss_mib": ("RSS after", "MiB", 0),
@@ -39,6 +46,8 @@ class Case:
     part: str
     name: str
     repetitions: list[dict[str, Any]] = field(default_factory=list)
+    subject: str = ""  # who was measured, and under which load, where others were measured alike
+    load: str = ""
 
     def spread(self, figure: str) -> tuple[float, float, float] | None:
         """Median, min and max of *figure*, None if no repetition that counts has it."""
@@ -52,6 +61,7 @@ class Case:
         words = [f"{len(void)} of {len(self.repetitions)} void: {void[0]}"] if void else []
         counted = [r for r in self.repetitions if not r.get("void")] or self.repetitions
         words += _saturated([r for r in counted if r.get("saturated")])
+        words += sorted({r["note"] for r in counted if r.get("note")})
         others = max((r.get("others", 0.0) for r in counted), default=0.0)
         if others > DISTURBED:
             words.append(f"others took up to {others:.0%} of a core")
@@ -62,6 +72,8 @@ class Case:
         return {
             "part": self.part,
             "case": self.name,
+            "subject": self.subject,
+            "load": self.load,
             **{
                 name: {figure: s[i] for figure, s in spreads.items() if s}
                 for i, name in enumerate(("median", "min", "max"))

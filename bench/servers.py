@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from bench.machine import ROOT, SERVER_CORE
+from bench.machine import CORES, ROOT, SERVER_CORE
+from bench.programs import built
 from bench.tools import Missing
 from bench.zones import NETWORK, query
 
@@ -22,7 +26,7 @@ TICK: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Server:
-    """One running server process with all its children, pinned to SERVER_CORE."""
+    """One running server process with all its children, pinned to one core."""
 
     def __init__(
         self,
@@ -32,12 +36,16 @@ class Server:
         *,
         port: int = 0,
         environment: Mapping[str, str] | None = None,
+        core: int = SERVER_CORE,
+        fixed: bool = False,
+        host: str = "::1",
     ) -> None:
-        self.name, self.port = name, port
+        self.name, self.port, self.host = name, port, host
+        self.fixed = fixed  # one reply to everything: its RCODEs mean nothing
         self.log = directory / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                ["taskset", "--cpu-list", str(SERVER_CORE), *words],
+                ["taskset", "--cpu-list", str(core), *words],
                 cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -58,12 +66,14 @@ class Server:
             time.sleep(0.02)
         raise self._did_not_start()
 
-    def wait_for_answer(self, name: str, count: int) -> None:
+    def wait_for_answer(self, name: str, count: int, source: str = "") -> None:
         """Wait until AAAA of *name* has *count* records, so that nobody measures a server that answers nothing."""
         deadline = time.monotonic() + START_TIMEOUT
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
             sock.settimeout(0.2)
-            sock.connect(("::1", self.port))
+            if source:
+                sock.bind((source, 0))
+            sock.connect((self.host, self.port))
             while time.monotonic() < deadline and self.process.poll() is None:
                 try:
                     sock.send(query(name, "AAAA", 0x1D05))
@@ -80,6 +90,11 @@ class Server:
         self.stop()
         lines = self.log.read_text(errors="replace").strip().splitlines() or ["no output"]
         return Missing(f"{self.name} did not start to answer: {' / '.join(lines[-3:])}")
+
+    def pin(self, cores: Sequence[int]) -> None:
+        """Let it, and what it starts, use these cores: for servers of several workers."""
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), set(cores))
 
     def cpu_seconds(self) -> float:
         """User and system time of all threads of the process and its children so far."""
@@ -121,35 +136,112 @@ def _all_stats() -> dict[int, tuple[int, int]]:
     return found
 
 
+PATHS: Final = ("native", "python")
+
+
+@cache
+def option(words: str) -> bool:
+    """Whether `serve` has the option *words* (--udp-path, --workers)."""
+    said = subprocess.run(
+        [sys.executable, "-m", "internal_dns", "serve", "--help"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    return words in said.stdout
+
+
+def best_path() -> str:
+    """The UDP path to measure where one is enough: the native one if it is built and starts."""
+    return "native" if _has_native() else "python"
+
+
+@cache
+def _has_native() -> bool:
+    return option("--udp-path") and importlib.util.find_spec("internal_dns.transport.fast") is not None
+
+
+def path_words(path: str) -> tuple[str, ...]:
+    """The option that asks for a UDP path. Raises Missing when it is not built."""
+    if path == "native" and not _has_native():
+        raise Missing("not built: internal_dns.transport.fast is not there")
+    return ("--udp-path", path) if option("--udp-path") else ()
+
+
 def ours(
     catalog: Path,
     directory: Path,
     *,
     wildcard: bool = False,
+    host: str = "::1",
     name: str = "",
     port: int = 0,
     wait: bool = True,
     answering: bool = True,
+    source: str = "",
+    path: str = "",
+    workers: int = 0,
+    upstreams: Sequence[str] = ("none",),
 ) -> Server:
     """Start internal-dns on *port*, or one of the system's choice; loopback asks as the first network.
 
-    It is waited for (*wait*) until it is ready, and until it answers, unless its catalog has nothing (*answering*).
+    It is waited for (*wait*) until it is ready, and until it answers *source*, unless its catalog has nothing
+    (*answering*). *path* "": the best that is built. Raises Missing.
     """
+    path = path or best_path()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("INTERNAL_DNS_")}
     environment["PYTHONPATH"] = str(ROOT)
     nothing = directory / "nothing.toml"  # or else a file in /etc would count
     nothing.write_text("")
-    host = "[::]" if wildcard else "[::1]"
+    listen = "[::]" if wildcard else f"[{host}]"
     words = (
         sys.executable, "-m", "internal_dns", "serve", "--config", str(nothing), "--catalog", str(catalog),
-        "--listen", f"{host}:{port}", "--upstream", "none", "--admin", "none", "--map-source", f"::1/128={NETWORK}",
+        "--listen", f"{listen}:{port}", "--admin", "none", "--map-source", f"::1/128={NETWORK}",
+        *(word for upstream in upstreams for word in ("--upstream", upstream)),
+        *path_words(path), *(("--workers", str(workers)) if workers else ()),
     )  # fmt: skip
-    server = Server(name or f"internal-dns {host}", words, directory, port=port, environment=environment)
+    name = name or f"internal-dns, {path} path, {listen}"
+    server = Server(name, words, directory, port=port, environment=environment, host=host)
     if wait:
-        server.port = int(server.wait_for_line(rf"(?m)^ready .*?{re.escape(host)}:(\d+)")[1])
+        server.port = int(server.wait_for_line(rf"(?m)^ready .*?{re.escape(listen)}:(\d+)")[1])
         if answering:
-            server.wait_for_answer("app-1.internal", 3)
+            server.wait_for_answer("app-1.internal", 3, source)
     return server
+
+
+def upstream(directory: Path, delay_ms: int) -> Server:
+    """Start upstream.c on a core that no server has; `asked` of what it returns counts. Raises Missing."""
+    port, count = free_port(), directory / f"upstream-{delay_ms}.count"
+    words = [built("upstream", directory), str(port), str(delay_ms), str(count)]
+    # A reply that is due must not wait for a generator, where they share a core.
+    words = [*in_front(1), *words]
+    server = Server(f"upstream of {delay_ms} ms", words, directory, port=port, core=CORES[1 % len(CORES)])
+    server.wait_for_answer("upstream.test", 1)
+    return server
+
+
+def asked(directory: Path, delay_ms: int) -> int:
+    """How many queries that upstream has had so far."""
+    return int.from_bytes((directory / f"upstream-{delay_ms}.count").read_bytes(), "little")
+
+
+def floor(directory: Path, *, pktinfo: bool) -> Server:
+    """Start floor.c. Raises Missing without a compiler."""
+    port = free_port()
+    words = [built("floor", directory), str(port), *(["pktinfo"] if pktinfo else [])]
+    server = Server("floor, packet info" if pktinfo else "floor", words, directory, port=port, fixed=True)
+    server.wait_for_answer("app-1.internal", 3)
+    return server
+
+
+def in_front(priority: int) -> list[str]:
+    """Words before a command that, as root, let it go before everything else on its core."""
+    return ["chrt", "--fifo", str(priority)] if os.geteuid() == 0 else []
+
+
+def more_descriptors(wanted: int = 65_536) -> None:
+    """Give our children as many descriptors as internal-dns's systemd unit does, or as many as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    infinite = hard == resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted if infinite else min(wanted, hard)), hard))
 
 
 def free_port() -> int:

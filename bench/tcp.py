@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
-from bench import servers, zones
+from bench import peers, servers, zones
 from bench.loads import Loads
 from bench.results import Case
+from bench.tools import Skipped
 from bench.udp import alternate
 
+PEERS: Final = ("Knot", "NSD", "gdnsd")
 
-def run(directory: Path, *, seconds: float, repetitions: int) -> list[Case]:
-    """Measure ours. Raises Missing without dnsperf."""
-    apps = zones.apps(zones.first_zone())
+
+def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped) -> list[Case]:
+    """Measure ours and, unless *short*, the peers. Raises Missing without dnsperf."""
+    zone = zones.first_zone()
+    apps = zones.apps(zone)
     loads = Loads(directory, seconds)
     # dnsperf counts what is outstanding over all connections together.
     one = loads.dnsperf(apps, tcp=True, connections=100, window=100)
@@ -23,6 +29,10 @@ def run(directory: Path, *, seconds: float, repetitions: int) -> list[Case]:
     ]
     catalog = directory / "tcp.db"
     zones.make_catalog(catalog, zones.APPS * zones.MACHINES_PER_APP)
-    with servers.ours(catalog, directory) as server:
-        loads.warm_up(apps, server, tcp=True)
-        return alternate("tcp", [server], steps, repetitions)
+    with ExitStack() as stack:
+        subjects = [stack.enter_context(servers.ours(catalog, directory, name="internal-dns"))]
+        for name in () if short else PEERS:
+            subjects += peers.named(name, directory, zone, stack, skipped)
+        for server in subjects:
+            loads.warm_up(apps, server, tcp=True)
+        return alternate("tcp", subjects, steps, repetitions)

@@ -1,4 +1,4 @@
-"""UDP on one core: saturated, at fixed rates, and with mixed questions; a listener of one address and the wildcard."""
+"""UDP on one core: ours on both its paths, the floor and the peers, in turn in one run."""
 
 from __future__ import annotations
 
@@ -8,52 +8,96 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import servers, zones
+from bench import peers, servers, zones
 from bench.loads import Loads, Step, measure, plan
+from bench.machine import CORES
 from bench.results import Case
 from bench.servers import Server
-from bench.tools import Skipped, say
+from bench.tools import Missing, Skipped, say
 
 RATES = (20_000, 60_000)
 
 
-def run(directory: Path, *, seconds: float, repetitions: int, skipped: Skipped) -> list[Case]:
-    """Measure ours. Raises Missing without dnsperf."""
+def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped) -> list[Case]:
+    """Measure them all; *short* leaves out peers and loads. Raises Missing when there is no generator at all."""
     zone = zones.first_zone()
     apps, mixed = zones.apps(zone), zones.mixed(zone)
     loads = Loads(directory, seconds)
+    longer = (
+        ("saturated by dnsperf", lambda: loads.dnsperf(apps), apps, 0),
+        ("mixed, saturated by sendmmsg", lambda: loads.sendmmsg(mixed), mixed, 0),
+        *((f"mixed, {rate:,} a second", partial(loads.sendmmsg, mixed, rate), mixed, rate) for rate in RATES),
+    )
     steps = plan(
         (
-            ("saturated by dnsperf", lambda: loads.dnsperf(apps), apps, 0),
             ("saturated by sendmmsg", lambda: loads.sendmmsg(apps), apps, 0),
             *((f"{rate:,} a second", partial(loads.sendmmsg, apps, rate), apps, rate) for rate in RATES),
-            ("mixed, saturated by sendmmsg", lambda: loads.sendmmsg(mixed), mixed, 0),
-            ("mixed, 60,000 a second", lambda: loads.sendmmsg(mixed, RATES[-1]), mixed, RATES[-1]),
+            *(() if short else longer),
         ),
         skipped,
     )
     catalog = directory / "apps.db"
     zones.make_catalog(catalog, zones.APPS * zones.MACHINES_PER_APP)
     with ExitStack() as stack:
-        subjects = [stack.enter_context(servers.ours(catalog, directory, wildcard=w)) for w in (False, True)]
+        subjects = _ours(catalog, directory, stack, skipped)
+        subjects += [stack.enter_context(servers.floor(directory, pktinfo=pktinfo)) for pktinfo in (False, True)]
+        subjects += peers.authoritative(directory, zone, stack, skipped, short=short)
         for server in subjects:
             loads.warm_up(apps, server)
-            loads.warm_up(mixed, server)
+            if not short:
+                loads.warm_up(mixed, server)
         return alternate("udp", subjects, steps, repetitions)
+
+
+def _ours(catalog: Path, directory: Path, stack: ExitStack, skipped: Skipped) -> list[Server]:
+    """Both paths, each on one address and on the wildcard, where packet info tells the destination."""
+    found = []
+    for path in servers.PATHS:
+        for wildcard in (False, True):
+            try:
+                made = servers.ours(catalog, directory, wildcard=wildcard, path=path)
+            except Missing as reason:
+                skipped.add(f"internal-dns, {path} path, {'[::]' if wildcard else '[::1]'}", reason)
+                continue
+            found.append(stack.enter_context(made))
+    return found
+
+
+def workers(directory: Path, *, seconds: float, repetitions: int, skipped: Skipped) -> list[Case]:
+    """One worker and two, where a third core is left for the generator."""
+    if not servers.option("--workers"):
+        raise Missing("not built: serve has no --workers")
+    if len(CORES) < 3:
+        raise Missing(f"not measurable here: {len(CORES)} cores, and two workers and the generator need three")
+    apps = zones.apps(zones.first_zone())
+    loads = Loads(directory, seconds)
+    steps = plan((("saturated by sendmmsg", lambda: loads.sendmmsg(apps), apps, 0),), skipped)
+    catalog = directory / "workers.db"
+    zones.make_catalog(catalog, zones.APPS * zones.MACHINES_PER_APP)
+    with ExitStack() as stack:
+        subjects = []
+        for count in (1, 2):
+            name = f"internal-dns, {count} worker{'s' if count > 1 else ''}"
+            server = stack.enter_context(servers.ours(catalog, directory, name=name, workers=count))
+            server.pin(CORES[:count])
+            loads.warm_up(apps, server)
+            subjects.append(server)
+        return alternate("workers", subjects, steps, repetitions)
 
 
 def alternate(part: str, subjects: Sequence[Server], steps: Sequence[Step], repetitions: int) -> list[Case]:
     """Run every load on every subject in turn, and all that again: A B A B, so that a slow minute hits all alike."""
-    cases = {(s.name, words): Case(part, f"{s.name} · {words}") for s in subjects for words, *_ in steps}
+    cases = {(s.name, words): Case(part, f"{s.name} · {words}", [], s.name, words) for s in subjects for words, *_ in steps}
     for repetition in range(1, repetitions + 1):
         for words, load, questions, rate in steps:
             for server in subjects:
                 result = measure(server, load, questions, rate)
                 cases[server.name, words].repetitions.append(result)
-                say(f"  {part} {repetition}/{repetitions} {server.name} · {words}: {_told(result)}")
+                say(f"  {part} {repetition}/{repetitions} {server.name} · {words}: {told(result)}")
     return list(cases.values())
 
 
-def _told(result: dict[str, Any]) -> str:
+def told(result: dict[str, Any]) -> str:
+    """A repetition in a line."""
     cpu = f"{result['cpu_us']:.1f} µs, " if result["cpu_us"] else ""
     return f"{cpu}{result['qps']:,.0f} qps" + (f" VOID: {result['void']}" if result["void"] else "")

@@ -1,0 +1,17 @@
+"""Our own programs in C: build each once a run."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from bench.tools import program
+
+
+def built(name: str, directory: Path) -> str:
+    """Return the path of the program from bench/*name*.c, built in *directory*. Raises Missing without a compiler."""
+    path = directory / name
+    if not path.exists():
+        compiler, source = program("gcc", "gcc", "libc6-dev"), Path(__file__).with_name(f"{name}.c")
+        subprocess.run([compiler, "-O2", "-o", str(path), str(source)], check=True, timeout=60)
+    return str(path)
