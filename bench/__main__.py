@@ -1,31 +1,38 @@
-"""`python -m bench`: measure, print one table, write JSON."""
+"""`python -m bench`: measure, print one table, write JSON. `python -m bench table FILE`: that JSON in Markdown."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from bench import cold, living, load, machine, peers, tcp, udp
+from bench import cold, flood, forward, living, load, machine, markdown, profile, tcp, udp
 from bench.results import DISTURBED, Case, table
 from bench.tools import Missing, Skipped, say, versions
 
-PARTS: Final = ("cold", "udp", "tcp", "load", "living", "peers")
+PARTS: Final = ("cold", "udp", "workers", "tcp", "load", "forward", "flood", "living", "profile")
+SHORT: Final = ("cold", "udp", "forward")
 RESULTS: Final = Path(__file__).with_name("results")
 
 
 def main() -> None:
-    """Read the command line and measure."""
+    """Read the command line and measure, or print the tables of an earlier run."""
+    if sys.argv[1:2] == ["table"]:
+        if len(sys.argv) != 3:
+            sys.exit("usage: python -m bench table FILE")
+        print(markdown.tables(json.loads(Path(sys.argv[2]).read_text())))
+        return
     words = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    words.add_argument("--short", action="store_true", help="less than five minutes, rougher")
-    words.add_argument("--only", metavar="PART,…", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    words.add_argument("--short", action="store_true", help=f"{', '.join(SHORT)} in less than three minutes, rougher")
+    words.add_argument("--only", metavar="PART,…", help=f"of {', '.join(PARTS)}")
     words.add_argument("--json", metavar="FILE", type=Path, help="where the results go [default: bench/results/…]")
     given = words.parse_args()
-    chosen = given.only.split(",")
+    chosen = given.only.split(",") if given.only else SHORT if given.short else PARTS
     if unknown := set(chosen) - set(PARTS):
         words.error(f"no part is called {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
 
@@ -61,15 +68,23 @@ def _measure(part: str, directory: Path, short: bool, skipped: Skipped) -> list[
         case "cold":
             return cold.run(directory, questions=1_000 if short else 10_000)
         case "udp":
-            return udp.run(directory, seconds=seconds, repetitions=repetitions, skipped=skipped)
+            return udp.run(
+                directory, seconds=1.0 if short else 3.0, repetitions=repetitions, short=short, skipped=skipped
+            )
+        case "workers":
+            return udp.workers(directory, seconds=seconds, repetitions=repetitions, skipped=skipped)
         case "tcp":
-            return tcp.run(directory, seconds=seconds, repetitions=repetitions)
+            return tcp.run(directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped)
         case "load":
             return load.run(directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped)
+        case "forward":
+            return forward.run(directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped)
+        case "flood":
+            return flood.run(directory, seconds=seconds, repetitions=repetitions, skipped=skipped)
         case "living":
             return living.run(directory, seconds=seconds, repetitions=repetitions, short=short)
         case _:
-            return peers.run(directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped)
+            return profile.run(directory, seconds=seconds, skipped=skipped)
 
 
 def _report(facts: dict[str, Any], cases: list[Case], skipped: Skipped) -> None:

@@ -10,17 +10,20 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench import servers, zones
-from bench.loads import Loads
+from bench.loads import Loads, Step, Wanted, plan
 from bench.machine import ROOT, SERVER_CORE
 from bench.results import Case
 from bench.tools import Missing, Skipped, say
 from bench.udp import alternate
+from bench.zones import Questions
 
 SIZES = (10_000, 100_000, 1_000_000)
+NETWORKS = (3_334, 333_334)  # apps of the networks that are asked: 10,000 machines, and a million
 
 
 def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped) -> list[Case]:
@@ -37,25 +40,43 @@ def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipp
             said = case.repetitions[-1]
             say(f"  load {machines:,}: {said['wall_s']:.2f} s, {said['rss_mib']:.0f} MiB")
     try:
-        cases += _served(files[max(SIZES)], directory, seconds, repetitions)
+        cases += _served(directory, seconds, repetitions, skipped)
     except Missing as reason:
         skipped.add("queries against large catalogs", reason)
     return cases
 
 
-def _served(largest: Path, directory: Path, seconds: float, repetitions: int) -> list[Case]:
-    apps = zones.apps(zones.first_zone())
+def _served(directory: Path, seconds: float, repetitions: int, skipped: Skipped) -> list[Case]:
+    """Ask a small and a large network, both alone in their catalogs: the same names, and random ones of all."""
     loads = Loads(directory, seconds)
-    small = directory / "small.db"
-    zones.make_catalog(small, zones.APPS * zones.MACHINES_PER_APP)
+    few, many = (zones.first_zone(apps) for apps in NETWORKS)
+    same, every = zones.apps(few), replace(zones.apps(many), name="of-many")
+    cases = []
     with ExitStack() as stack:
-        subjects = [
-            stack.enter_context(servers.ours(path, directory, name=f"internal-dns with {machines:,} machines"))
-            for path, machines in ((small, zones.APPS * zones.MACHINES_PER_APP), (largest, max(SIZES)))
-        ]
+        subjects = []
+        for apps in NETWORKS:
+            catalog, machines = directory / f"served-{apps}.db", apps * zones.MACHINES_PER_APP
+            zones.make_catalog(catalog, machines, apps)
+            name = f"internal-dns with {machines:,} machines"
+            subjects.append(stack.enter_context(servers.ours(catalog, directory, name=name)))
         for server in subjects:
-            loads.warm_up(apps, server)
-        return alternate("load", subjects, [("saturated by dnsperf", loads.dnsperf(apps), apps, 0)], repetitions)
+            loads.warm_up(same, server)
+        cases += alternate("load", subjects, _steps(loads, same, "the same names", skipped), repetitions)
+        loads.warm_up(every, subjects[-1])
+        cases += alternate("load", subjects[-1:], _steps(loads, every, "names of all", skipped), repetitions)
+        for server in subjects:
+            case = Case("load", f"{server.name} · serving", [], server.name, "serving")
+            case.repetitions.append({"rss_mib": server.status_mib("VmRSS"), "void": ""})
+            cases.append(case)
+    return cases
+
+
+def _steps(loads: Loads, questions: Questions, words: str, skipped: Skipped) -> list[Step]:
+    wanted: tuple[Wanted, ...] = (
+        (f"{words}, saturated by sendmmsg", lambda: loads.sendmmsg(questions), questions, 0),
+        (f"{words}, 20,000 a second", lambda: loads.sendmmsg(questions, 20_000), questions, 20_000),
+    )
+    return plan(wanted, skipped)
 
 
 def _in_a_process(catalog: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import re
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,11 +82,37 @@ class Loads:
         flags = [flag for flag, given in (("-s", asleep), ("-n", deaf), ("-u", unique)) if given]
         return [built("sendmmsg", self.directory), *flags, *(("-f", ",".join(sources)) if sources else ())]
 
+    @contextmanager
+    def beside(
+        self, words: Sequence[str], questions: Questions, server: Server, rate: int, seconds: float
+    ) -> Iterator[dict[str, Any]]:
+        """Run a second generator meanwhile, on a core of its own if there is one; afterwards the dictionary holds what
+        it tells."""
+        core, told = str(CORES[1 % len(CORES)]), dict[str, Any]()
+        queries = str(questions.as_octets(self.directory))
+        command = [
+            "taskset", "--cpu-list", core, *words,
+            server.host, str(server.port), queries, str(seconds), str(rate), str(1 << 20),
+        ]  # fmt: skip
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                yield told
+                out, errors = process.communicate(timeout=seconds + 30)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+        if process.returncode:
+            raise RuntimeError(f"{words[0]} failed: {errors.strip()}")
+        told.update(json.loads(out))
+
 
 Step = tuple[str, Load, Questions, int]  # what it is called, the load, what it asks, and at which rate if fixed
 
 
-def plan(wanted: Iterable[tuple[str, Callable[[], Load], Questions, int]], skipped: Skipped) -> list[Step]:
+Wanted = tuple[str, Callable[[], Load], Questions, int]  # the same, before the generator is known to be here
+
+
+def plan(wanted: Iterable[Wanted], skipped: Skipped) -> list[Step]:
     """Make the loads whose generators are here; name the others."""
     steps = []
     for words, make, questions, rate in wanted:

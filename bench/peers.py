@@ -6,8 +6,8 @@ cannot be had or does not start is named with its reason; the others are measure
 
 from __future__ import annotations
 
-import re
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -78,20 +78,21 @@ def _started(
 ) -> Server:
     """Start *peer* on a high port of ::1 and wait until it answers. Raises Missing."""
     path = program(peer.program, *peer.packages)
-    directory = parent / re.sub(r"[^a-z0-9]+", "-", f"{peer.name} {ttl}".lower())
-    directory.mkdir()
-    values = dict(values)
+    parent.mkdir(exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix=f"{peer.program}-", dir=parent))
+    directory.chmod(0o755)  # some drop root
+    filled = dict(values)
     if peer.behind:
         backend = next(other for other in PEERS if other.name == peer.behind)
         server = stack.enter_context(_started(backend, directory, zone, {}, stack, LONG_TTL))
-        values["backend"] = str(server.port)
+        filled["backend"] = str(server.port)
     port = servers.free_port()
     place = {"port": str(port), "directory": str(directory), "zone": str(peer.prepare(directory, zone, ttl))}
-    values |= place | peer.values
+    filled |= place | dict(peer.values)
     template = Template((CONFIGURATIONS / peer.configuration).read_text())
     written = directory / _configuration_name(peer)
-    written.write_text(template.substitute(values))
-    words = (path, *(Template(word).substitute(values) for word in peer.words))
+    written.write_text(template.substitute(filled))
+    words = (path, *(Template(word).substitute(filled) for word in peer.words))
     server = Server(peer.name, words, directory, port=port)
     name, count = ("app-1.internal", zones.MACHINES_PER_APP) if zone else ("name.example", 1)
     server.wait_for_answer(name, count)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import peers, servers, zones
-from bench.loads import Loads, Step, measure, plan
+from bench.loads import Loads, Step, Wanted, measure, plan
 from bench.machine import CORES
 from bench.results import Case
 from bench.servers import Server
@@ -23,7 +23,7 @@ def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipp
     zone = zones.first_zone()
     apps, mixed = zones.apps(zone), zones.mixed(zone)
     loads = Loads(directory, seconds)
-    longer = (
+    longer: tuple[Wanted, ...] = (
         ("saturated by dnsperf", lambda: loads.dnsperf(apps), apps, 0),
         ("mixed, saturated by sendmmsg", lambda: loads.sendmmsg(mixed), mixed, 0),
         *((f"mixed, {rate:,} a second", partial(loads.sendmmsg, mixed, rate), mixed, rate) for rate in RATES),
@@ -87,17 +87,29 @@ def workers(directory: Path, *, seconds: float, repetitions: int, skipped: Skipp
 
 def alternate(part: str, subjects: Sequence[Server], steps: Sequence[Step], repetitions: int) -> list[Case]:
     """Run every load on every subject in turn, and all that again: A B A B, so that a slow minute hits all alike."""
-    cases = {(s.name, words): Case(part, f"{s.name} · {words}", [], s.name, words) for s in subjects for words, *_ in steps}
+    cases = {
+        (s.name, words): Case(part, f"{s.name} · {words}", [], s.name, words) for s in subjects for words, *_ in steps
+    }
+    limits: dict[tuple[str, str], float] = {}  # what a saturated server could answer of which questions
     for repetition in range(1, repetitions + 1):
         for words, load, questions, rate in steps:
             for server in subjects:
-                result = measure(server, load, questions, rate)
+                limit = limits.get((server.name, questions.name), rate)
+                result = measure(server, load, questions, rate) if limit >= rate else _beyond(limit, rate)
+                if result["saturated"] == "server":
+                    limits[server.name, questions.name] = result["qps"]
                 cases[server.name, words].repetitions.append(result)
                 say(f"  {part} {repetition}/{repetitions} {server.name} · {words}: {told(result)}")
     return list(cases.values())
 
 
+def _beyond(limit: float, rate: int) -> dict[str, Any]:
+    """A rate that a server cannot keep is not tried: it would measure queues, and some would end themselves."""
+    void = f"saturated, it answered {limit:,.0f} a second"
+    return {"rate": rate, "cpu_us": None, "qps": 0.0, "saturated": "", "void": void}
+
+
 def told(result: dict[str, Any]) -> str:
     """A repetition in a line."""
     cpu = f"{result['cpu_us']:.1f} µs, " if result["cpu_us"] else ""
-    return f"{cpu}{result['qps']:,.0f} qps" + (f" VOID: {result['void']}" if result["void"] else "")
+    return f"{cpu}{result['qps']:,.0f} a second" + (f" VOID: {result['void']}" if result["void"] else "")

@@ -33,15 +33,15 @@ class Machine:
 Zone = dict[str, list[Machine]]  # by app
 
 
-def make_catalog(path: Path, machines: int) -> None:
-    """Write a catalog of *machines* started machines, 3 an app, APPS apps a network."""
-    create_catalog(path, sized_rows(machines, SEED, APPS, machines_per_app=MACHINES_PER_APP, started=1), replace=True)
+def make_catalog(path: Path, machines: int, apps: int = APPS) -> None:
+    """Write a catalog of *machines* started machines, 3 an app, *apps* apps a network."""
+    create_catalog(path, sized_rows(machines, SEED, apps, machines_per_app=MACHINES_PER_APP, started=1), replace=True)
 
 
-def first_zone() -> Zone:
+def first_zone(apps: int = APPS) -> Zone:
     """What the first network of such a catalog holds."""
     zone: Zone = defaultdict(list)
-    rows = sized_rows(APPS * MACHINES_PER_APP, SEED, APPS, machines_per_app=MACHINES_PER_APP, started=1)
+    rows = sized_rows(apps * MACHINES_PER_APP, SEED, apps, machines_per_app=MACHINES_PER_APP, started=1)
     for identifier, _, app, address, region, *_ in rows["machines"]:
         zone[str(app)].append(Machine(str(identifier), str(address), str(region)))
     return zone
@@ -104,6 +104,21 @@ def mixed(zone: Zone) -> Questions:
         else:
             asked.append((f"{random.choice(('regions', 'vms'))}.{app}.internal", "TXT"))
     return Questions("mixed", tuple(asked), missing / len(asked))
+
+
+def external(count: int) -> Questions:
+    """*count* names that are not ours, in turn."""
+    return Questions(f"external-{count}", tuple((f"name-{n}.example.com", "AAAA") for n in range(count)))
+
+
+def external_new() -> Questions:
+    """One name that is not ours; the generator writes its first ten letters, so that it is never the same."""
+    return Questions("external-new", (("0123456789.example.com", "AAAA"),))
+
+
+def internal_new() -> Questions:
+    """One name of ours that no network has, written anew as above."""
+    return Questions("internal-new", (("0123456789.internal", "AAAA"),), 1.0)
 
 
 def query(name: str, qtype: str, identifier: int = 0) -> bytes:

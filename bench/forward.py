@@ -1,0 +1,193 @@
+"""What is not ours: the cost of a forwarded answer beside other forwarders, and what dead upstreams and floods do.
+
+One upstream of our own on loopback (upstream.c) answers at once or after 20 ms. It shares the generator's core where
+there are only two, and goes first there.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from bench import peers, servers, zones
+from bench.loads import Load, Loads, measure
+from bench.network import SERVER, own_network, source
+from bench.results import FIGURES, Case
+from bench.servers import Server
+from bench.tools import Missing, Skipped, say
+from bench.udp import told
+from bench.zones import Questions
+
+CACHED: Final = 2_000  # names; the smallest of the caches takes 10,000
+DELAY: Final = 20  # ms
+WINDOW: Final = 900  # outstanding at saturation with DELAY; a network of ours may have 1,000
+RATE: Final = 500  # questions a second where latency is measured
+NETWORKS: Final = [0x18 + n for n in range(8)]  # the last one asks, the others disturb it
+WAITING: Final = 250  # a second of each of six networks: 4.4 s later they have 1,000 outstanding each
+DEAD_SECONDS: Final = 6  # until that is so
+FLOOD: Final = 20_000  # random external names a second of one network
+
+
+def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped) -> list[Case]:
+    """Measure all of it, or (*short*) cached answers. Raises Missing without a compiler."""
+    servers.more_descriptors()
+    catalog = directory / "forward.db"
+    zones.make_catalog(catalog, 9_000, 1_000 // 3)
+    loads = Loads(directory, seconds)
+    with servers.upstream(directory, 0) as near:
+        cases = _beside_others(near, catalog, directory, loads, repetitions, short, skipped)
+    if short:
+        return cases
+    with servers.upstream(directory, DELAY) as far:
+        cases += _far(far, catalog, directory, loads, repetitions, skipped)
+    for measured in (_dead, _flooded):
+        try:
+            with own_network(NETWORKS):
+                cases += measured(catalog, directory, Loads(directory, max(seconds, 2.0)), repetitions)
+        except Missing as reason:
+            skipped.add(f"forward, {measured.__name__.strip('_')}", reason)
+    return cases
+
+
+# ── cached and uncached, beside other forwarders ────────────────────────────────────────────────────────────────────
+
+
+Stepped = tuple[str, Load, Questions, int]
+
+
+def _beside_others(
+    upstream: Server, catalog: Path, directory: Path, loads: Loads, repetitions: int, short: bool, skipped: Skipped
+) -> list[Case]:
+    known, new = zones.external(CACHED), zones.external_new()
+    steps: list[Stepped] = [
+        ("cached, saturated by sendmmsg", loads.sendmmsg(known), known, 0),
+        ("cached, 20,000 a second", loads.sendmmsg(known, 20_000), known, 20_000),
+        ("uncached, saturated by sendmmsg", loads.sendmmsg(new, unique=True), new, 0),
+        ("uncached, 2,000 a second", loads.sendmmsg(new, 2_000, unique=True), new, 2_000),
+    ]
+    with ExitStack() as stack:
+        subjects = [stack.enter_context(_ours(catalog, directory, [upstream.port]))]
+        subjects += peers.forwarders(directory, upstream.port, stack, skipped)
+        for server in subjects:
+            loads.warm_up(known, server)
+        return _alternate(directory, 0, subjects, steps[:2] if short else steps, repetitions)
+
+
+def _alternate(
+    directory: Path, delay: int, subjects: Sequence[Server], steps: Sequence[Stepped], repetitions: int
+) -> list[Case]:
+    """As udp.alternate, and tell how often the upstream was asked."""
+    cases = {(s.name, w): Case("forward", f"{s.name} · {w}", [], s.name, w) for s in subjects for w, *_ in steps}
+    for repetition in range(1, repetitions + 1):
+        for words, load, questions, rate in steps:
+            for server in subjects:
+                before = servers.asked(directory, delay)
+                result = measure(server, load, questions, rate)
+                asked = servers.asked(directory, delay) - before
+                result["upstream_queries"] = asked
+                cached = words.startswith("cached")
+                if cached and asked > 0.01 * result["answered"]:
+                    result["note"] = "NOT FROM A CACHE: the upstream was asked"
+                cases[server.name, words].repetitions.append(result)
+                say(f"  forward {repetition}/{repetitions} {server.name} · {words}: {told(result)}, {asked:,} upstream")
+    return list(cases.values())
+
+
+def _far(
+    upstream: Server, catalog: Path, directory: Path, loads: Loads, repetitions: int, skipped: Skipped
+) -> list[Case]:
+    """An upstream 20 ms away: what a forwarder adds to that, and how many questions a core carries."""
+    new = zones.external_new()
+    slow: list[Stepped] = [
+        (f"uncached, {DELAY} ms, {RATE} a second", loads.sendmmsg(new, RATE, asleep=True, unique=True), new, RATE)
+    ]
+    steps = [*slow, (f"uncached, {DELAY} ms, saturated", loads.sendmmsg(new, window=WINDOW, unique=True), new, 0)]
+    with ExitStack() as stack:
+        subjects = [upstream, stack.enter_context(_ours(catalog, directory, [upstream.port]))]
+        subjects += peers.forwarders(directory / "far", upstream.port, stack, skipped)
+        direct, *forwarded = _alternate(directory, DELAY, subjects[:1], slow, repetitions)
+        forwarded += _alternate(directory, DELAY, subjects[1:], steps, repetitions)
+    for case in forwarded:
+        for of_direct, of_case in zip(direct.repetitions, case.repetitions, strict=True):
+            if of_case["rate"]:
+                of_case["added_ms"] = (of_case["p50_us"] - of_direct["p50_us"]) / 1e3
+                of_case["added_p99_ms"] = (of_case["p99_us"] - of_direct["p99_us"]) / 1e3
+                of_case["void"] = of_case["void"] or of_direct["void"]
+    return [direct, *forwarded]
+
+
+def _ours(catalog: Path, directory: Path, ports: Sequence[int], host: str = "::1") -> Server:
+    urls = [f"udp://[::1]:{port}" for port in ports]
+    asker = source(NETWORKS[-1]) if host != "::1" else ""
+    return servers.ours(catalog, directory, name="internal-dns", upstreams=urls, host=host, source=asker)
+
+
+# ── what one disturbs another with ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _dead(catalog: Path, directory: Path, loads: Loads, repetitions: int) -> list[Case]:
+    """Internal names while every upstream is silent and six networks have as many questions waiting as they may."""
+    known, new = zones.apps(zones.first_zone(300)), zones.external_new()
+    ask = loads.sendmmsg(known, 1_000, asleep=True, sources=[source(NETWORKS[-1])])
+    others = [source(network) for network in NETWORKS[:6]]
+    with _silent() as first, _silent() as second, _ours(catalog, directory, [first, second], SERVER) as server:
+        measure(server, ask, known, 1_000)  # fills the answer table
+
+        def pending() -> dict[str, Any]:
+            seconds = DEAD_SECONDS + loads.seconds + 1
+            words = loads.generator(asleep=True, unique=True, sources=others)
+            with loads.beside(words, new, server, WAITING * len(others), seconds) as said:
+                time.sleep(DEAD_SECONDS)
+                result = measure(server, ask, known, 1_000)
+            return result | {"cpu_us": None, "pending": said["most"]}
+
+        return _ratio(
+            "internal names, every upstream dead", lambda: measure(server, ask, known, 1_000), pending, repetitions
+        )
+
+
+def _flooded(catalog: Path, directory: Path, loads: Loads, repetitions: int) -> list[Case]:
+    """External names of one network while another floods with random ones; the upstream is 20 ms away."""
+    new = zones.external_new()
+    ask = loads.sendmmsg(new, RATE, asleep=True, unique=True, sources=[source(NETWORKS[-1])])
+    with servers.upstream(directory, DELAY) as upstream, _ours(catalog, directory, [upstream.port], SERVER) as server:
+        measure(server, ask, new, RATE)
+
+        def flooded() -> dict[str, Any]:
+            words = loads.generator(asleep=True, unique=True, deaf=True, sources=[source(NETWORKS[0])])
+            with loads.beside(words, new, server, FLOOD, loads.seconds + 2) as said:
+                time.sleep(1)
+                result = measure(server, ask, new, RATE, max_loss=100)
+            return result | {"cpu_us": None, "flood_qps": said["sent"] / said["seconds"]}
+
+        return _ratio(
+            "external names, another network floods", lambda: measure(server, ask, new, RATE), flooded, repetitions
+        )
+
+
+def _ratio(
+    words: str, idle: Callable[[], dict[str, Any]], busy: Callable[[], dict[str, Any]], repetitions: int
+) -> list[Case]:
+    """Measure both in turn, and divide neighbours."""
+    cases = [Case("forward", f"{words} · {state}", [], words, state) for state in ("idle", "busy", "busy over idle")]
+    for _ in range(repetitions):
+        before, during = idle(), busy()
+        void = before["void"] or during["void"]
+        ratios = {} if void else {f"{q}_ratio": during[f"{q}_us"] / before[f"{q}_us"] for q in ("p50", "p99")}
+        for case, result in zip(cases, (before, during, {**ratios, "void": void}), strict=True):
+            case.repetitions.append(result)
+            figures = (f"{FIGURES[f][0]} {result[f]:,.2f}" for f in FIGURES if result.get(f) is not None)
+            say(f"  {case.name}: {', '.join(figures)}" + (f" VOID: {result['void']}" if result["void"] else ""))
+    return cases
+
+
+@contextmanager
+def _silent() -> Iterator[int]:
+    """A socket that nobody reads: an upstream that is dead without saying so."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("::1", 0))
+        yield sock.getsockname()[1]
