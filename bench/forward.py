@@ -10,25 +10,27 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from bench import peers, servers, zones
-from bench.loads import Load, Loads, measure
+from bench.loads import Loads, Step, measure
 from bench.network import SERVER, own_network, source
 from bench.results import FIGURES, Case
 from bench.servers import Server
 from bench.tools import Missing, Skipped, say
-from bench.udp import told
-from bench.zones import Questions
+from bench.udp import alternate
 
 CACHED: Final = 2_000  # names; the smallest of the caches takes 10,000
 DELAY: Final = 20  # ms
 WINDOW: Final = 900  # outstanding at saturation with DELAY; a network of ours may have 1,000
 RATE: Final = 500  # questions a second where latency is measured
 NETWORKS: Final = [0x18 + n for n in range(8)]  # the last one asks, the others disturb it
-WAITING: Final = 250  # a second of each of six networks: 4.4 s later they have 1,000 outstanding each
+WAITING: Final = 200  # a second of each of six networks: 4.4 s later some 5,200 are outstanding
 DEAD_SECONDS: Final = 6  # until that is so
+SETTLED: Final = 0.1  # seconds without a question upstream
+SETTLED_WITHIN: Final = 10
 FLOOD: Final = 20_000  # random external names a second of one network
 
 
@@ -56,14 +58,11 @@ def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipp
 # ── cached and uncached, beside other forwarders ────────────────────────────────────────────────────────────────────
 
 
-Stepped = tuple[str, Load, Questions, int]
-
-
 def _beside_others(
     upstream: Server, catalog: Path, directory: Path, loads: Loads, repetitions: int, short: bool, skipped: Skipped
 ) -> list[Case]:
     known, new = zones.external(CACHED), zones.external_new()
-    steps: list[Stepped] = [
+    steps: list[Step] = [
         ("cached, saturated by sendmmsg", loads.sendmmsg(known), known, 0),
         ("cached, 20,000 a second", loads.sendmmsg(known, 20_000), known, 20_000),
         ("uncached, saturated by sendmmsg", loads.sendmmsg(new, unique=True), new, 0),
@@ -74,43 +73,52 @@ def _beside_others(
         subjects += peers.forwarders(directory, upstream.port, stack, skipped)
         for server in subjects:
             loads.warm_up(known, server)
-        return _alternate(directory, 0, subjects, steps[:2] if short else steps, repetitions)
+        cases = alternate(
+            "forward", subjects, steps[:2] if short else steps, repetitions, partial(_counted, directory, 0)
+        )
+    _mark_misses(cases)
+    return cases
 
 
-def _alternate(
-    directory: Path, delay: int, subjects: Sequence[Server], steps: Sequence[Stepped], repetitions: int
-) -> list[Case]:
-    """As udp.alternate, and tell how often the upstream was asked."""
-    cases = {(s.name, w): Case("forward", f"{s.name} · {w}", [], s.name, w) for s in subjects for w, *_ in steps}
-    for repetition in range(1, repetitions + 1):
-        for words, load, questions, rate in steps:
-            for server in subjects:
-                before = servers.asked(directory, delay)
-                result = measure(server, load, questions, rate)
-                asked = servers.asked(directory, delay) - before
-                result["upstream_queries"] = asked
-                cached = words.startswith("cached")
-                if cached and asked > 0.01 * result["answered"]:
-                    result["note"] = "NOT FROM A CACHE: the upstream was asked"
-                cases[server.name, words].repetitions.append(result)
-                say(f"  forward {repetition}/{repetitions} {server.name} · {words}: {told(result)}, {asked:,} upstream")
-    return list(cases.values())
+@contextmanager
+def _counted(directory: Path, delay: int) -> Iterator[dict[str, Any]]:
+    """Tell afterwards how often the upstream was asked; begin when it has been left alone for a while.
+
+    A forwarder that had more to do than it could goes on asking after its load has ended.
+    """
+    told: dict[str, Any] = {}
+    before, deadline = -1, time.monotonic() + SETTLED_WITHIN
+    while before != (before := servers.asked(directory, delay)) and time.monotonic() < deadline:
+        time.sleep(SETTLED)
+    yield told
+    told["upstream_queries"] = servers.asked(directory, delay) - before
+
+
+def _mark_misses(cases: Sequence[Case]) -> None:
+    """Say so where an answer that should have come from a cache did not."""
+    for case in cases:
+        for said in case.repetitions:
+            asked = said.get("upstream_queries", 0)
+            if case.load.startswith("cached") and not said["void"] and asked > 0.01 * said["answered"]:
+                said["note"] = (
+                    f"NOT FROM A CACHE: the upstream was asked {asked / said['answered']:.1f} times an answer"
+                )
 
 
 def _far(
     upstream: Server, catalog: Path, directory: Path, loads: Loads, repetitions: int, skipped: Skipped
 ) -> list[Case]:
     """An upstream 20 ms away: what a forwarder adds to that, and how many questions a core carries."""
-    new = zones.external_new()
-    slow: list[Stepped] = [
+    new, counted = zones.external_new(), partial(_counted, directory, DELAY)
+    slow: list[Step] = [
         (f"uncached, {DELAY} ms, {RATE} a second", loads.sendmmsg(new, RATE, asleep=True, unique=True), new, RATE)
     ]
     steps = [*slow, (f"uncached, {DELAY} ms, saturated", loads.sendmmsg(new, window=WINDOW, unique=True), new, 0)]
     with ExitStack() as stack:
         subjects = [upstream, stack.enter_context(_ours(catalog, directory, [upstream.port]))]
         subjects += peers.forwarders(directory / "far", upstream.port, stack, skipped)
-        direct, *forwarded = _alternate(directory, DELAY, subjects[:1], slow, repetitions)
-        forwarded += _alternate(directory, DELAY, subjects[1:], steps, repetitions)
+        direct, *forwarded = alternate("forward", subjects[:1], slow, repetitions, counted)
+        forwarded += alternate("forward", subjects[1:], steps, repetitions, counted)
     for case in forwarded:
         for of_direct, of_case in zip(direct.repetitions, case.repetitions, strict=True):
             if of_case["rate"]:

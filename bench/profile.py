@@ -71,5 +71,5 @@ def _profile(perf: str, server: Server, loads: Loads, apps: zones.Questions, dir
 
 def read_report(report: str) -> list[tuple[float, str, str, str]]:
     """Read `perf report --sort dso,symbol`: share in percent, object, function, `k` for the kernel's or `.`."""
-    lines = re.findall(r"(?m)^\s+([\d.]+)%\s+(\S+)\s+\[(.)\]\s+(.*?)\s*$", report)
+    lines = re.findall(r"(?m)^\s+([\d.]+)%\s+(\S+)\s+\[(.)\]\s+(.*?)(?:\s+-\s+-)?\s*$", report)
     return [(float(share), dso, name, where) for share, dso, where, name in lines]

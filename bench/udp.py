@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,17 @@ def workers(directory: Path, *, seconds: float, repetitions: int, skipped: Skipp
         return alternate("workers", subjects, steps, repetitions)
 
 
-def alternate(part: str, subjects: Sequence[Server], steps: Sequence[Step], repetitions: int) -> list[Case]:
-    """Run every load on every subject in turn, and all that again: A B A B, so that a slow minute hits all alike."""
+def alternate(
+    part: str,
+    subjects: Sequence[Server],
+    steps: Sequence[Step],
+    repetitions: int,
+    around: Callable[[], AbstractContextManager[dict[str, Any]]] = lambda: nullcontext({}),
+) -> list[Case]:
+    """Run every load on every subject in turn, and all that again: A B A B, so that a slow minute hits all alike.
+
+    What *around* tells of a run is added to it.
+    """
     cases = {
         (s.name, words): Case(part, f"{s.name} · {words}", [], s.name, words) for s in subjects for words, *_ in steps
     }
@@ -95,9 +104,11 @@ def alternate(part: str, subjects: Sequence[Server], steps: Sequence[Step], repe
         for words, load, questions, rate in steps:
             for server in subjects:
                 limit = limits.get((server.name, questions.name), rate)
-                result = measure(server, load, questions, rate) if limit >= rate else _beyond(limit, rate)
-                if result["saturated"] == "server":
-                    limits[server.name, questions.name] = result["qps"]
+                with around() as more:
+                    result = measure(server, load, questions, rate) if limit >= rate else _beyond(limit, rate)
+                result |= more
+                if not rate and result["cpu_us"]:
+                    limits[server.name, questions.name] = max(result["qps"], 1e6 / result["cpu_us"])
                 cases[server.name, words].repetitions.append(result)
                 say(f"  {part} {repetition}/{repetitions} {server.name} · {words}: {told(result)}")
     return list(cases.values())
@@ -105,7 +116,7 @@ def alternate(part: str, subjects: Sequence[Server], steps: Sequence[Step], repe
 
 def _beyond(limit: float, rate: int) -> dict[str, Any]:
     """A rate that a server cannot keep is not tried: it would measure queues, and some would end themselves."""
-    void = f"saturated, it answered {limit:,.0f} a second"
+    void = f"not tried: this core would answer {limit:,.0f} a second"
     return {"rate": rate, "cpu_us": None, "qps": 0.0, "saturated": "", "void": void}
 
 
