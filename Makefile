@@ -45,8 +45,8 @@ fmt: .venv/dev.stamp  ## Format, and fix what ruff can fix
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: .venv/dev.stamp  ## Measure (bench/)
-	$(BIN)/python -m bench
+bench: .venv/dev.stamp  ## Measure, beside other servers, in one run (BENCH=--short: three minutes)
+	$(BIN)/python -m bench $(BENCH)
 
 fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz)
 	$(BIN)/python -m tests.fuzz
