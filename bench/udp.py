@@ -39,7 +39,7 @@ def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipp
     catalog = directory / "apps.db"
     zones.make_catalog(catalog, zones.APPS * zones.MACHINES_PER_APP)
     with ExitStack() as stack:
-        subjects = _ours(catalog, directory, stack, skipped)
+        subjects = _ours(catalog, directory, stack, skipped, short=short)
         subjects += [stack.enter_context(servers.floor(directory, pktinfo=pktinfo)) for pktinfo in (False, True)]
         subjects += peers.authoritative(directory, zone, stack, skipped, short=short)
         for server in subjects:
@@ -49,11 +49,11 @@ def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipp
         return alternate("udp", subjects, steps, repetitions)
 
 
-def _ours(catalog: Path, directory: Path, stack: ExitStack, skipped: Skipped) -> list[Server]:
-    """Both paths, each on one address and on the wildcard, where packet info tells the destination."""
+def _ours(catalog: Path, directory: Path, stack: ExitStack, skipped: Skipped, *, short: bool) -> list[Server]:
+    """Both paths, each on one address (not pure Python if *short*) and on the wildcard: packet info tells which."""
     found = []
     for path in servers.PATHS:
-        for wildcard in (False, True):
+        for wildcard in (True,) if short and path == "python" else (False, True):
             try:
                 made = servers.ours(catalog, directory, wildcard=wildcard, path=path)
             except Missing as reason:
