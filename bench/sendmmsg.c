@@ -35,7 +35,7 @@ enum {
     REPLY = 4096,     /* octets kept of a reply: only its header is read */
     TICK = 1000,      /* ns, resolution of the histogram */
     TICKS = 1000000,  /* the last bin is "a second or more" */
-    STALL = 100000000 /* ns without any reply after which a full window counts as lost */
+    STALL = 100000000 /* ns without any reply after which a full window is opened again */
 };
 
 static uint64_t due_at[MOST][IDS]; /* 0: nothing outstanding under this id */
@@ -141,8 +141,8 @@ static void send_some(int s, int wanted, uint64_t first, double interval)
     int done = sendmmsg(sockets[s], messages, (unsigned)wanted, 0);
     for (int k = 0; k < done && !deaf; k++) {
         uint64_t *slot = &due_at[s][next_id[s]++];
-        if (*slot)
-            lost++, outstanding--;
+        if (*slot && outstanding)
+            outstanding--; /* the id comes round again: that one is lost */
         *slot = first + (uint64_t)(k * interval);
         outstanding++;
     }
@@ -181,7 +181,7 @@ static void receive_some(int s)
         uint64_t bin = at > *slot ? (at - *slot) / TICK : 0;
         histogram[bin < TICKS ? bin : TICKS - 1]++;
         *slot = 0;
-        outstanding--;
+        outstanding -= outstanding > 0;
         answered++;
         rcodes[m[3] & 15]++;
         truncated += (m[2] & 2) != 0;
@@ -245,9 +245,7 @@ int main(int all, char **given)
         } else {
             wanted = window > outstanding ? window - outstanding : 0;
             if (!wanted && t - last_reply > STALL) {
-                lost += outstanding;
-                outstanding = 0;
-                memset(due_at, 0, sizeof due_at);
+                outstanding = 0; /* what comes later still is counted as answered */
                 last_reply = t;
             }
         }
@@ -259,10 +257,10 @@ int main(int all, char **given)
             sleep_until(rate > 0 ? start + (uint64_t)((double)sent * interval) : window > outstanding ? t : 0, end);
     }
     double seconds = (double)(now() - start) / 1e9;
-    for (t = now() + 500000000; now() < t && outstanding; usleep(200))
+    for (t = now() + 500000000; now() < t && answered < sent && !deaf; usleep(200))
         for (int r = 0; r < socket_count; r++)
             receive_some(r);
-    lost += outstanding;
+    lost = deaf ? 0 : sent - answered;
     printf("{\"seconds\": %.6f, \"sent\": %llu, \"answered\": %llu, \"lost\": %llu, \"stray\": %llu, \"truncated\": %llu, "
            "\"empty\": %llu, \"most\": %llu, \"p50\": %.1f, \"p99\": %.1f, \"p999\": %.1f, \"rcodes\": [",
            seconds, (unsigned long long)sent, (unsigned long long)answered, (unsigned long long)lost,
