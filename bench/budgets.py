@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bench.results import DISTURBED
+
 OURS: Final = "internal-dns, native path, [::1]"
 OURS_INFO: Final = "internal-dns, native path, [::]"
 PURE_INFO: Final = "internal-dns, python path, [::]"
@@ -22,7 +24,7 @@ class Run:
     """A stored run, asked by part, subject and load."""
 
     def __init__(self, stored: Mapping[str, Any]) -> None:
-        self.stored = stored
+        self.disturbed = False  # whether others used these cores in what was asked for since this was last cleared
         self.cases = {(c["part"], c.get("subject") or "", c.get("load") or c["case"]): c for c in stored["results"]}
 
     def median(self, part: str, subject: str, load: str, figure: str) -> float:
@@ -30,6 +32,8 @@ class Run:
         case = self.cases.get((part, subject, load))
         if case is None or figure not in case["median"]:
             raise NotMeasured(f"{subject or part}: {load}")
+        counted = [r for r in case["repetitions"] if not r.get("void")]
+        self.disturbed |= any(r.get("others", 0) > DISTURBED for r in counted)
         return float(case["median"][figure])
 
     def worst(self, part: str, subject: str, load: str, figure: str) -> float:
@@ -87,12 +91,14 @@ class Budget:
 def judged(run: Run) -> Iterable[tuple[str, str, str, str]]:
     """Each budget: what, bar, what was measured, verdict."""
     for budget in BUDGETS:
+        run.disturbed = False
         try:
             value = budget.figure(run)
         except NotMeasured as missing:
             yield budget.what, budget.bar, "–", f"not measured ({missing})"
             continue
-        yield budget.what, budget.bar, f"{value:,.{budget.decimals}f} {budget.unit}".strip(), budget.verdict(value)
+        verdict = budget.verdict(value) + (", disturbed" if run.disturbed else "")
+        yield budget.what, budget.bar, f"{value:,.{budget.decimals}f} {budget.unit}".strip(), verdict
 
 
 def _over_best(load: str) -> Callable[[Run], float]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bench import zones
-from bench.budgets import BUDGETS, FLOOR_INFO, OURS, OURS_INFO, Budget, Run, judged
+from bench.budgets import BUDGETS, FLOOR_INFO, OURS, OURS_INFO, PURE_INFO, Budget, Run, judged
 from bench.loads import MAX_LOSS, _void
 from bench.markdown import markdown_table, tables
 from bench.profile import read_report
@@ -120,6 +120,14 @@ def test_bars_are_ratios_of_medians_to_the_best_peer_and_to_the_floor() -> None:
     assert found["native path with packet info, CPU a query saturated ÷ the floor's"] == ("1.50 ×", "**missed**")
     assert found["native path, queries a second ÷ NSD's"] == ("2.00 ×", "met")
     assert found["native path, queries a second ÷ gdnsd's"] == ("0.80 ×", "**missed**")
+
+
+def test_a_bar_of_a_disturbed_repetition_says_so() -> None:
+    name = "pure-Python path with packet info, queries a second"
+    quiet, disturbed = ({"qps": 40_000.0, "others": others} for others in (0.01, 1.5))
+    for said, verdict in ((quiet, "**missed**"), (disturbed, "**missed**, disturbed")):
+        run = Run(stored(case(PURE_INFO, "saturated by sendmmsg", said)))
+        assert (name, "≥ 50,000", "40,000", verdict) in list(judged(run))
 
 
 def test_a_bar_without_figures_says_what_is_missing() -> None:
