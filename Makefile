@@ -15,7 +15,8 @@ INSTALL_SELF = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 # SKIPS=forbid: a skipped or xfailed test is a failure (tests/conftest.py).
 export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
 
-.PHONY: help demo test unit live lint types fmt docs lock bench fuzz clean build-deps test-deps
+.PHONY: help demo test unit live container lint types fmt docs lock bench fuzz dist sbom wheelhouse image clean \
+	build-deps test-deps
 .NOTPARALLEL:  # Two tests at once would share ports.
 
 help:  ## This list
@@ -33,6 +34,11 @@ unit: .venv/dev.stamp  ## The tests that need no tool, root or real socket
 
 live: test-deps .venv/dev.stamp  ## The tests with real sockets, tools and namespaces
 	$(BIN)/python -m pytest -q -m live
+
+container: .venv/dev.stamp  ## Build the image and run it: the tests of tests/container (root, Debian's podman)
+	@tools/test-deps tests/container/debian-packages.txt
+	@$(MAKE) --no-print-directory build/container/build-base.tar
+	$(BIN)/python -m pytest -q -m container tests/container
 
 lint: .venv/dev.stamp  ## ruff: rules and format
 	$(BIN)/ruff check
@@ -61,6 +67,26 @@ lock: build/lock/bin/pip-compile  ## Pin the newest releases: requirements.lock,
 	$(PIP_COMPILE) $(EXTRAS) --extra dev --constraint requirements-extras.lock --output-file requirements-dev.lock \
 		pyproject.toml
 
+dist: .venv/dev.stamp  ## dist/: the sdist and the pure wheel; the same commit gives the same octets
+	$(BIN)/python tools/dist
+
+sbom: .venv/dev.stamp  ## dist/: what the image installs, as CycloneDX JSON
+	$(BIN)/python tools/sbom
+
+wheelhouse: build/wheelhouse.stamp .venv/dev.stamp
+	@rm -rf build/dist build/wheelhouse/internal_dns-*
+	$(BIN)/python tools/dist build/dist
+	@cp build/dist/internal_dns-*.tar.gz build/wheelhouse/
+
+ENGINE ?= docker
+# podman keeps a HEALTHCHECK in Docker's format only.
+IMAGE_FORMAT = $(if $(findstring podman,$(ENGINE)),--format docker)
+
+image: wheelhouse  ## The container image `internal-dns` (ENGINE=podman: with podman; IMAGE_FLAGS: more flags of `build`)
+	$(ENGINE) build $(IMAGE_FORMAT) --file Containerfile --tag internal-dns $(IMAGE_FLAGS) \
+		--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		--build-arg REVISION=$$(git rev-parse HEAD) .
+
 clean:  ## Remove .venv, caches and build results
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -77,6 +103,16 @@ EXTRAS = --extra console --extra doh --extra nats
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --upgrade --generate-hashes \
 	--strip-extras --allow-unsafe --all-build-deps \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+# For the Python of the image's base, whatever the one here is.
+build/wheelhouse.stamp: requirements-extras.lock .venv/bin/pip
+	rm -rf build/wheelhouse
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --require-hashes --only-binary :all: --no-deps \
+		--python-version 3.11 --dest build/wheelhouse --requirement requirements-extras.lock
+	@touch $@
+
+build/container/build-base.tar: tools/debian-bases
+	@tools/debian-bases build/container
 
 build/lock/bin/pip-compile: Makefile
 	$(PYTHON) -m venv --clear build/lock

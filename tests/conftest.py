@@ -1,4 +1,7 @@
-"""Where INTERNAL_DNS_FORBID_SKIPS=1 (`make test SKIPS=forbid`), a test that skips or xfails fails the run."""
+"""Tests of the container run by `make container` alone.
+
+Where INTERNAL_DNS_FORBID_SKIPS=1 (`make test SKIPS=forbid`), a test that skips or xfails fails the run.
+"""
 
 import os
 from collections.abc import Generator
@@ -7,6 +10,16 @@ from typing import TypeVar
 import pytest
 
 FORBID_SKIPS = os.environ.get("INTERNAL_DNS_FORBID_SKIPS") == "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of the container unless `-m` names them: they need `make container`'s preparations."""
+    if "container" in config.getoption("markexpr"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("container")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
