@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.container.compose import address, compose, flags
-from tests.container.podman import IMAGE, Podman
+from tests.container.podman import IMAGE, Podman, new_store, remove_left_over
 from tests.live import hosts
 from tests.live.hosts import Host, join, until
 from tests.live.upstream import Upstream, answering
@@ -26,7 +24,8 @@ EXTERNAL = "2001:db8::80"
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Remove the namespaces of this run, and of earlier ones that were killed, whatever happens."""
+    """Remove the namespaces of this run, whatever happens, and all that earlier ones left that were killed."""
+    remove_left_over()
     hosts.remove_left_over()
     yield
     left = [host.name for host in hosts.made_hosts]
@@ -43,8 +42,7 @@ class Built:
 
 @pytest.fixture(scope="session")
 def built() -> Iterator[Built]:
-    # Not under pytest's folder, which keeps those of three runs: an image is some hundred MB.
-    podman = Podman(Path(tempfile.mkdtemp(prefix="internal-dns-podman-")))
+    podman = new_store()
     try:
         yield Built(podman, podman.build())
     finally:
@@ -95,9 +93,7 @@ def lay_out(podman: Podman, file: dict[str, Any], stack: list[Any]) -> Site:
     upstream = Upstream(answering(f"@ 300 IN AAAA {EXTERNAL}"), server)
     stack.append(upstream.close)
     site = Site(podman, file, server, acme, globex, upstream)
-    catalog = file["services"]["catalog"]
-    entry = catalog["entrypoint"][1:]
-    podman.run("run", "--rm", "--network=none", *MACHINE, NO_FILES, *command_of(catalog), IMAGE, *entry)
+    make_catalog(podman, file)
     where = f"--network=ns:/var/run/netns/{server.name}"
     service = file["services"]["server"]
     upstreams = ("--upstream", upstream.url)
@@ -106,6 +102,13 @@ def lay_out(podman: Podman, file: dict[str, Any], stack: list[Any]) -> Site:
                *service["command"], *upstreams)  # fmt: skip
     site.ready()
     return site
+
+
+def make_catalog(podman: Podman, file: dict[str, Any]) -> None:
+    """Run the compose file's service that makes the demo catalog; each `up` does."""
+    service = file["services"]["catalog"]
+    entry = service["entrypoint"][1:]
+    podman.run("run", "--rm", "--network=none", *MACHINE, NO_FILES, *command_of(service), IMAGE, *entry)
 
 
 def command_of(service: dict[str, Any]) -> tuple[str, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ BASES = REPOSITORY / "build/container"
 # For a machine that is a container or a small virtual machine itself: no overlay, systemd or cgroup manager needed.
 MACHINERY = ("--storage-driver=vfs", "--runtime=runc", "--cgroup-manager=cgroupfs", "--events-backend=file")
 IMAGE = "localhost/internal-dns"
+STORES = "internal-dns-podman"  # folders of the temporary directory: `<this>-<pid>-<random>`
 
 
 class Podman:
@@ -39,8 +42,17 @@ class Podman:
             self.run("import", "--quiet", str(BASES / f"{base}.tar"), base, timeout=120)
         flags = "--layers=false --isolation=chroot --network=host"
         bases = "--build-arg BASE=localhost/base --build-arg BUILD_BASE=localhost/build-base"
-        make = ("make", "image", f"ENGINE={' '.join(self.command)}", f"IMAGE_FLAGS={flags} {bases}")
-        done = subprocess.run(make, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
+        # `timeout` ends make's children too.
+        make = (
+            "timeout",
+            "--kill-after=10",
+            "240",
+            "make",
+            "image",
+            f"ENGINE={' '.join(self.command)}",
+            f"IMAGE_FLAGS={flags} {bases}",
+        )
+        done = subprocess.run(make, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         said = done.stdout + done.stderr
         assert done.returncode == 0, said
         return said
@@ -49,3 +61,16 @@ class Podman:
         """Stop what runs and remove the whole store."""
         self.run("rm", "--all", "--force", "--time=0", fails=True)
         shutil.rmtree(self.folder)
+
+
+def new_store() -> Podman:
+    """A store of this run. Not under pytest's folder, which keeps those of three runs: it takes a gigabyte."""
+    return Podman(Path(tempfile.mkdtemp(prefix=f"{STORES}-{os.getpid()}-")))
+
+
+def remove_left_over() -> None:
+    """End the containers of earlier runs that were killed, and remove their stores."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{STORES}-*-*"):
+        pid = folder.name.removeprefix(f"{STORES}-").partition("-")[0]
+        if not Path("/proc", pid).exists():
+            Podman(folder).close()

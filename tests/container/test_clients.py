@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.container.compose import address
-from tests.container.conftest import ACME_DB, ACME_WEB, EXTERNAL, Site
+from tests.container.conftest import ACME_DB, ACME_WEB, EXTERNAL, Site, make_catalog
 from tests.live.hosts import Host, until
 from tests.tools import requires_root, requires_tool
 
@@ -170,6 +170,7 @@ def test_a_machine_that_stops_leaves_the_answer_and_a_restart_keeps_the_catalog(
         left = dig(site.acme, "db.internal")
         assert (len(left), ACME_DB in left) == (2, False)
         stop_cleanly(site)
+        make_catalog(site.podman, site.file)
         site.podman.run("start", site.name)
         until(lambda: site.logs().count("ready ") == 2, 20, "the server did not get ready again")
         assert dig(site.acme, "db.internal") == left

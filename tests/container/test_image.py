@@ -84,6 +84,14 @@ def test_it_can_write_to_its_volume_and_nowhere_else(site: Site) -> None:
     assert as_root["/etc"] == "Read-only file system"
 
 
+def test_without_the_sysctl_it_ends_with_78_and_says_which(built: Built, site: Site) -> None:
+    """The tenant's namespace has none: port 53 is not for everyone there."""
+    where = ("--rm", f"--network=ns:/var/run/netns/{site.acme.name}", *MACHINE, NO_FILES)
+    done = subprocess.run((*built.podman.command, "run", *where, IMAGE), capture_output=True, timeout=60, check=False)
+    assert done.returncode == 78
+    assert b"sysctl net.ipv4.ip_unprivileged_port_start=53" in done.stderr
+
+
 def test_it_is_healthy_while_it_is_ready(site: Site) -> None:
     site.podman.run("healthcheck", "run", site.name)
     assert site.podman.inspect(site.name)["State"]["Health"]["Status"] == "healthy"
