@@ -117,7 +117,7 @@ def command_of(service: dict[str, Any]) -> tuple[str, ...]:
     return tuple(flags(one))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(built: Built) -> Iterator[Site]:
     stack: list[Any] = []
     try:

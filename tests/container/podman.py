@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -60,6 +63,10 @@ class Podman:
     def close(self) -> None:
         """Stop what runs and remove the whole store."""
         self.run("rm", "--all", "--force", "--time=0", fails=True)
+        # What podman knew nothing of any more, when it was killed while it made a container.
+        for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+            if (at := line.split()[1]).startswith(f"{self.folder}/"):
+                subprocess.run(("umount", at), check=True, timeout=20)
         shutil.rmtree(self.folder)
 
 
@@ -73,4 +80,17 @@ def remove_left_over() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{STORES}-*-*"):
         pid = folder.name.removeprefix(f"{STORES}-").partition("-")[0]
         if not Path("/proc", pid).exists():
+            _end_commands(folder)
             Podman(folder).close()
+
+
+def _end_commands(folder: Path) -> None:
+    """End podman commands on a store whose run was killed: they outlive it, and might still be making a container."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it may end by itself
+            words = path.read_bytes().split(b"\0")
+            if words[0] == b"podman" and any(f"{folder}/".encode() in word for word in words):
+                pid = int(path.parent.name)
+                with os.fdopen(os.pidfd_open(pid)) as process:
+                    os.kill(pid, signal.SIGKILL)
+                    select.select([process], [], [], 10)
