@@ -24,6 +24,7 @@ from internal_dns.transport.sockets import Endpoint
 
 DEFAULT_FILE: Final = Path("/etc/internal-dns/config.toml")
 ENVIRONMENT: Final = "INTERNAL_DNS_"
+NOT_SETTINGS: Final = frozenset({"INTERNAL_DNS_FORBID_SKIPS"})  # of the tests
 
 
 class ConfigurationError(Exception):
@@ -88,9 +89,18 @@ def _nsid(text: str) -> bytes:
     return text.encode()
 
 
-def setting(default: Any, words: str, parse: Callable[[str], Any], metavar: str, *, many: bool = False) -> Any:
-    """One row of the table. *default* is as an operator would write it; *many* settings may be given repeatedly."""
-    return field(metadata={"default": default, "words": words, "parse": parse, "metavar": metavar, "many": many})
+def setting(
+    default: Any, words: str, parse: Callable[[str], Any], metavar: str, *, many: bool = False, reload: bool = False
+) -> Any:
+    """One row of the table. *default* is as an operator would write it; *many* settings may be given repeatedly.
+
+    `reload`: a running server takes a new value on SIGHUP; the others are bound to what was opened at the start.
+    """
+    return field(
+        metadata={
+            "default": default, "words": words, "parse": parse, "metavar": metavar, "many": many, "reload": reload
+        }
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,34 +114,37 @@ class Settings:
     )  # fmt: skip
     upstream: tuple[Upstream | None, ...] = setting(
         (), "Where to forward other names: udp://, tcp://, tls:// or https://ADDR, or none. Default: resolv.conf's.",
-        lambda text: None if text == "none" else Upstream.parse(text), "URL", many=True,
+        lambda text: None if text == "none" else Upstream.parse(text), "URL", many=True, reload=True,
     )  # fmt: skip
     upstream_ca: Path | None = setting(
         None, "Authorities (PEM) that verify the certificates of encrypted upstreams. Default: the system's.",
         Path, "FILE",
     )  # fmt: skip
-    region: bytes | None = setting(None, "The region this server is in.", _region, "CODE")
+    region: bytes | None = setting(None, "The region this server is in.", _region, "CODE", reload=True)
     map_source: tuple[tuple[str, str], ...] = setting(
         (),
         "Sources outside the prefix that ask as a network: PREFIX=NETWORK.",
         _source_map,
         "PREFIX=NETWORK",
         many=True,
+        reload=True,
     )
     admin: Endpoint | None = setting(
         "127.0.0.1:9153", "Where to serve /metrics, /healthz, /readyz; none.", _admin, "ADDR:PORT"
     )
     prefix: bytes = setting("fdaa::/16", "The ULA /16 of all 6PN addresses.", _prefix, "PREFIX")
     udp_limit: int = setting(
-        "8192", "Octets of the largest UDP reply, if the client takes it.", _number(512, 65_507), "N"
+        "8192", "Octets of the largest UDP reply, if the client takes it.", _number(512, 65_507), "N", reload=True
     )
     hidden_peers: tuple[str, ...] = setting(
-        ("interactive-",), "Peers whose names start so are not shown.", str, "START", many=True
+        ("interactive-",), "Peers whose names start so are not shown.", str, "START", many=True, reload=True
     )
-    nsid: bytes = setting("", "What to say when asked for the server's identifier (RFC 5001).", _nsid, "TEXT")
+    nsid: bytes = setting(
+        "", "What to say when asked for the server's identifier (RFC 5001).", _nsid, "TEXT", reload=True
+    )
     cookie_secret: bytes | None = setting(
         None, "Secret of the DNS cookies, the same on all servers (RFC 9018). Default: a new one each start.",
-        _secret, "HEX",
+        _secret, "HEX", reload=True,
     )  # fmt: skip
     forward: Mapping[Labels, Rule] = setting(
         {},
@@ -139,6 +152,7 @@ class Settings:
         "{ upstreams = [URL, …], allow_prefix = true } where they may tell addresses of the prefix.",
         Upstream.parse,
         "TABLE",
+        reload=True,
     )
     origin: Mapping[str, str] = field(default_factory=dict)
 
@@ -161,6 +175,41 @@ class Settings:
 def table() -> tuple[Field[Any], ...]:
     """The rows of the table of settings."""
     return tuple(f for f in fields(Settings) if f.name != "origin")
+
+
+def shown(name: str, value: Any) -> Any:
+    """Return a parsed value as an operator would write it: text, a number, a list, or the table `forward`."""
+    match name:
+        case "forward":
+            return {b".".join(to).decode("utf-8", "replace"): list(map(str, urls)) for to, urls in value.items()}
+        case "map_source":
+            return [f"{source}={network}" for source, network in value]
+        case "prefix":
+            return f"{IPv6Network((value + bytes(14), 16))}"
+        case "cookie_secret":
+            return "set, and not shown" if value else None
+        case "admin":
+            return str(value or "none")
+    match value:
+        case tuple():
+            return [str(one or "none") for one in value]
+        case bytes():
+            return value.decode()
+        case int() | None:
+            return value
+    return str(value)
+
+
+def misspelt(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Say which variables look like settings and are none. They may be meant for a newer release: no error."""
+    known = {ENVIRONMENT + row.name.upper() for row in table()} | NOT_SETTINGS
+    found = []
+    for variable in sorted(environment):
+        if variable.startswith(ENVIRONMENT) and variable not in known:
+            near = get_close_matches(variable.removeprefix(ENVIRONMENT), [k.removeprefix(ENVIRONMENT) for k in known])
+            hint = f", did you mean {ENVIRONMENT}{near[0]}?" if near else ""
+            found.append(f"{variable} is set and is no setting{hint}")
+    return found
 
 
 def load_settings(
@@ -189,7 +238,7 @@ def load_settings(
         values[row.name] = _parse(row, raw, where, faults)
     if not faults:
         made = Settings(**values, origin=origin)
-        faults = _contradictions(made)
+        faults = contradictions(made)
         if not faults:
             return made
     raise ConfigurationError(faults)
@@ -261,7 +310,7 @@ def _read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
     return found
 
 
-def _contradictions(settings: Settings) -> list[str]:
+def contradictions(settings: Settings) -> list[str]:
     """Say which settings cannot stand together."""
     faults = []
     if None in settings.upstream and len(settings.upstream) > 1:

@@ -10,25 +10,32 @@ import signal
 import socket
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from internal_dns.admin.api import Api
 from internal_dns.admin.http import AdminPort
-from internal_dns.config import Settings
+from internal_dns.config import ConfigurationError, Settings, contradictions
 from internal_dns.core.journey import Rules
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Upstream, from_resolv_conf
 from internal_dns.metrics import Metrics
+from internal_dns.service.notify import ServiceManager
+from internal_dns.service.reload import differences, merged
+from internal_dns.service.watchdog import watch_ourselves
 from internal_dns.store.sqlite import Loaded, UnusableCatalog
 from internal_dns.store.watch import Watcher
 from internal_dns.transport.exchange import Exchange
-from internal_dns.transport.sockets import Endpoint, bind_pair, kernel_drops
+from internal_dns.transport.inherited import Unfit, inherited
+from internal_dns.transport.sockets import BACKLOG, Bound, Endpoint, bind_pair, kernel_drops
 from internal_dns.transport.tcp import Connections
 from internal_dns.transport.udp import UdpListener
 
 DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
 UDP_PATH: Final = "python"
+STATUS_INTERVAL: Final = 1
 PROGRESS_ROWS: Final = 250_000
 
 _log = logging.getLogger("internal_dns")
@@ -45,14 +52,17 @@ class CannotStart(Exception):
 class Server:
     """One running server."""
 
-    def __init__(self, settings: Settings, *, dev: bool = False) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, *, dev: bool = False, passed: Sequence[Bound] = ()) -> None:
+        self.settings, self.dev, self.passed = settings, dev, passed
+        self.manager = ServiceManager()
+        self.secret = settings.cookie_secret or secrets.token_bytes(16)
+        self.reread_ok = True  # what the last SIGHUP found could be used
         self.metrics = Metrics(info={"udp_path": UDP_PATH})
         self.upstreams = _upstreams(settings)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.forward_limit = max(16, descriptors // 4)
         self.forwarder = _forwarder(settings, self.upstreams, self.metrics, self.forward_limit)
-        self.exchange = Exchange(_rules(settings, dev, bool(self.upstreams)), self.metrics, self.forwarder)
+        self.exchange = Exchange(self._rules(), self.metrics, self.forwarder)
         self.connections = Connections(self.exchange, self.metrics)
         self.watcher = Watcher(
             settings.catalog, self._apply, prefix=settings.prefix, hidden=settings.hidden_peers, progress=_progress
@@ -64,30 +74,63 @@ class Server:
         self.loaded = asyncio.Event()
         _register(self)
 
-    async def run(self, ready: Callable[[Server], None]) -> None:
-        """Serve until SIGTERM or SIGINT, then drain. *ready* is called once, when the first catalog answers."""
+    async def run(self, ready: Callable[[Server], None], reread: Callable[[], Settings] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. *ready* is called once, when the first catalog answers.
+
+        SIGHUP calls *reread*, which may raise ConfigurationError.
+        """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        if reread:
+            loop.add_signal_handler(signal.SIGHUP, self.reload, reread)
         try:
             await self._listen()
-            watching = loop.create_task(self.watcher.run())
-            stopping = loop.create_task(stop.wait())
+            watching, stopping = loop.create_task(self.watcher.run()), loop.create_task(stop.wait())
             loading = loop.create_task(self._loaded_or_missing())
+            beside: list[asyncio.Task[None]] = []
             await asyncio.wait({watching, stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done() and not watching.done():
                 ready(self)
+                self.manager.ready(self.status())
+                beside = [loop.create_task(work) for work in self._beside()]
                 await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            loading.cancel()
+            self.manager.stopping()
             if watching.done():
                 self._raise(watching)
-            watching.cancel()
+            for task in (loading, watching, *beside):
+                task.cancel()
             await self._drain()
         finally:
             self._close()
             await self.api.close()
             await self.forwarder.close()
+
+    def _beside(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What goes on beside the answers, until the end."""
+        if self.manager.watchdog:
+            yield watch_ourselves(self.manager, self.endpoints())
+        if self.manager.address:
+            yield self._tell_status()
+        if self.api.server is None:
+            yield self._take_over_writing()
+
+    async def _take_over_writing(self) -> None:
+        """Serve write commands as soon as the server that does, on the same catalog, has left."""
+        while self.api.server is None:
+            await asyncio.sleep(STATUS_INTERVAL)
+            with suppress(OSError):
+                await self.api.start()
+        _log.info("write commands are taken at %s", self.api.path)
+
+    async def _tell_status(self) -> None:
+        """Keep `systemctl status` true."""
+        told = self.status()
+        while True:
+            await asyncio.sleep(STATUS_INTERVAL)
+            if (status := self.status()) != told:
+                self.manager.status(told := status)
 
     async def _loaded_or_missing(self) -> None:
         """Wait for the first catalog, or until it is clear that there is no file yet."""
@@ -105,14 +148,11 @@ class Server:
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        for endpoint in self.settings.listen:
-            try:
-                udp, tcp = bind_pair(endpoint)
-            except OSError as error:
-                raise cannot_listen(endpoint, error) from error
-            self.sockets += (udp, tcp)
-            self.udp.append(UdpListener(udp, self.exchange, self.metrics))
-            self.servers.append(await loop.create_server(self.connections.protocol, sock=tcp, backlog=1_024))
+        for group in self.passed or self._bind():
+            self.sockets += (*group.udp, *group.tcp)
+            self.udp += [UdpListener(udp, self.exchange, self.metrics) for udp in group.udp]
+            for tcp in group.tcp:
+                self.servers.append(await loop.create_server(self.connections.protocol, sock=tcp, backlog=BACKLOG))
         if self.settings.admin:
             admin = self.settings.admin
             try:
@@ -127,6 +167,65 @@ class Server:
             # Answers do not need it: a read-only directory is a fine place for a catalog that another engine writes.
             why = error.strerror or error
             _log.warning("no socket for write commands at %s: %s; changes by others are seen", self.api.path, why)
+
+    def _bind(self) -> Iterator[Bound]:
+        for endpoint in self.settings.listen:
+            try:
+                udp, tcp = bind_pair(endpoint)
+            except OSError as error:
+                raise cannot_listen(endpoint, error) from error
+            yield Bound(endpoint, [udp], [tcp])
+
+    def endpoints(self) -> list[Endpoint]:
+        """Where we serve, with the ports that port 0 became."""
+        if self.passed:
+            return [group.endpoint for group in self.passed]
+        return [Endpoint(e.host, u.sock.getsockname()[1]) for e, u in zip(self.settings.listen, self.udp, strict=True)]
+
+    def reload(self, reread: Callable[[], Settings]) -> None:
+        """Go on with what *reread* returns, as far as it can change at run time; with what was, if it is faulty."""
+        self.manager.reloading()
+        try:
+            found = reread()
+            if self.passed:
+                found = replace(found, listen=self.settings.listen)
+            use = merged(self.settings, found)
+            if faults := contradictions(use):
+                raise ConfigurationError(faults)
+        except ConfigurationError as error:
+            self.reread_ok = False
+            _log.error("configuration not reloaded, the one before stays: %s", "; ".join(error.faults))
+        else:
+            changed, fixed = differences(self.settings, found)
+            _log.info("configuration reloaded: %s", "; ".join(changed) or "nothing changed")
+            if fixed:
+                _log.warning("not changed, because they are taken at the start only: %s; restart", ", ".join(fixed))
+            self.reread_ok = True
+            self._use(use)
+        self.manager.ready(self.status())
+
+    def _use(self, settings: Settings) -> None:
+        self.settings = settings
+        self.secret = settings.cookie_secret or self.secret
+        self.upstreams = _upstreams(settings)  # the host's resolv.conf may be another, too
+        self.forwarder.use(self.upstreams, settings.forward)
+        self.exchange.use_rules(self._rules())
+        self.api.hide(settings.hidden_peers)
+        self.watcher.hide(settings.hidden_peers)
+
+    def _rules(self) -> Rules:
+        settings = self.settings
+        return Rules(
+            prefix=settings.prefix,
+            region=settings.region,
+            maps=settings.maps,
+            forwarding=bool(self.upstreams),
+            udp_limit=settings.udp_limit,
+            dev=self.dev,
+            nsid=settings.nsid,
+            secret=self.secret,
+            forwarded=tuple(settings.forward),
+        )
 
     def _apply(self, loaded: Loaded) -> None:
         """Answer from what was loaded; say what changed."""
@@ -159,10 +258,12 @@ class Server:
             listener.stop_reading()
         for server in self.servers:
             server.close()
-        for connection in tuple(self.connections.open):
-            connection.finish()
         deadline = time.monotonic() + DRAIN_TIMEOUT
-        while time.monotonic() < deadline and (self.connections.open or any(u.pending for u in self.udp)):
+        while True:
+            for connection in tuple(self.connections.open):
+                connection.finish()
+            if time.monotonic() >= deadline or not (self.connections.open or any(u.pending for u in self.udp)):
+                break
             await asyncio.sleep(0.02)
         # Who has not taken its answers by now never will.
         for connection in tuple(self.connections.open):
@@ -180,15 +281,20 @@ class Server:
         for sock in self.sockets:
             sock.close()
 
+    def status(self) -> str:
+        """How we are, in a line that does not change with every commit."""
+        state = self.ready()[1]
+        return state if self.reread_ok else f"{state}; the last reload found a faulty configuration, see the log"
+
     def summary(self) -> dict[str, str]:
         """What a start line says."""
         loaded, settings = self.watcher.loaded, self.settings
         missing = f"{settings.catalog}: {self.watcher.problem}; our names get SERVFAIL"
         where = f"{settings.catalog}: {counted(loaded)}" if loaded else missing
-        ports = [Endpoint(e.host, u.sock.getsockname()[1]) for e, u in zip(settings.listen, self.udp, strict=True)]
+        listen = f"udp+tcp {', '.join(map(str, self.endpoints()))}{' inherited' if self.passed else ''}"
         return {
             "catalog": f"{where} · sqlite {sqlite3.sqlite_version}",
-            "listen": f"udp+tcp {', '.join(map(str, ports))} · udp path {UDP_PATH} · {loop_name()}",
+            "listen": f"{listen} · udp path {UDP_PATH} · {loop_name()}",
             "upstreams": ", ".join(map(str, self.upstreams)) or "none",
             "limits": f"{self.connections.limit} tcp connections, {self.forward_limit} forwarded at a time",
             "admin": f"http://{settings.admin}" if settings.admin else "none",
@@ -248,20 +354,6 @@ def _forwarder(settings: Settings, upstreams: tuple[Upstream, ...], metrics: Met
         ) from error
 
 
-def _rules(settings: Settings, dev: bool, forwarding: bool) -> Rules:
-    return Rules(
-        prefix=settings.prefix,
-        region=settings.region,
-        maps=settings.maps,
-        forwarding=forwarding,
-        udp_limit=settings.udp_limit,
-        dev=dev,
-        nsid=settings.nsid,
-        secret=settings.cookie_secret or secrets.token_bytes(16),
-        forwarded=tuple(settings.forward),
-    )
-
-
 def _upstreams(settings: Settings) -> tuple[Upstream, ...]:
     if settings.upstream:
         return tuple(upstream for upstream in settings.upstream if upstream)
@@ -278,6 +370,7 @@ def _register(server: Server) -> None:
         ("internal_dns_catalog_faults", "Rows that were left out", watcher.faults),
         ("internal_dns_answer_table_entries", "Replies kept for repeating", lambda: answers.entries),
         ("internal_dns_answer_table_octets", "Memory the answer table takes, about", lambda: answers.octets),
+        ("internal_dns_configuration_readable", "1 unless the last reload found it faulty", lambda: server.reread_ok),
         ("internal_dns_tcp_connections", "Open TCP connections", lambda: len(server.connections.open)),
     ]  # fmt: skip
     forwarder = server.forwarder
@@ -309,8 +402,11 @@ def _revision(server: Server) -> int:
     return server.exchange.catalog.revision if server.exchange.catalog else 0
 
 
-def run(settings: Settings, ready: Callable[[Server], None], *, dev: bool = False) -> None:
-    """Serve until told to stop. Raises CannotStart."""
+def run(
+    settings: Settings, ready: Callable[[Server], None], *, dev: bool = False,
+    reread: Callable[[], Settings] | None = None,
+) -> None:  # fmt: skip
+    """Serve until told to stop, on inherited sockets if there are any. Raises CannotStart."""
     factory: Any = None
     try:
         import uvloop
@@ -318,9 +414,21 @@ def run(settings: Settings, ready: Callable[[Server], None], *, dev: bool = Fals
         factory = uvloop.new_event_loop
     except ImportError:
         _log.warning("uvloop is missing: serving on asyncio's own loop, at about half the speed")
+    passed = _passed()
+    if passed:
+        settings = replace(settings, listen=tuple(group.endpoint for group in passed))
+        if faults := contradictions(settings):
+            raise CannotStart("the inherited sockets and the configuration", "; ".join(faults), "Correct either")
 
     async def serve() -> None:
-        await Server(settings, dev=dev).run(ready)
+        await Server(settings, dev=dev, passed=passed).run(ready, reread)
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(serve())
+
+
+def _passed() -> list[Bound]:
+    try:
+        return inherited()
+    except Unfit as error:
+        raise CannotStart(error.what, error.why, error.do) from error

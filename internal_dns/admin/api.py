@@ -82,6 +82,12 @@ class Api:
         if self.writer is not None:
             self.writer.close()
 
+    def hide(self, hidden: tuple[str, ...]) -> None:
+        """Judge changes by another set of hidden peers from now on."""
+        self.hidden = hidden
+        if self.writer is not None:
+            self.writer.hidden = hidden
+
     def notify(self) -> None:
         """Another catalog answers now."""
         passed, self.changed = self.changed, asyncio.Event()

@@ -15,7 +15,7 @@ import click
 
 from internal_dns.cli.words import CONFIGURATION, Told
 from internal_dns.cli.words import settings as effective
-from internal_dns.config import Settings, table
+from internal_dns.config import Settings, load_settings, misspelt, table
 from internal_dns.core.catalog import Catalog
 from internal_dns.server import CannotStart, Server, run
 
@@ -52,7 +52,7 @@ def dev_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @setting_options
 def serve(config: Path | None, **flags: Any) -> None:
     """Serve the catalog on the addresses of --listen until SIGTERM."""
-    _serve(effective(flags, config), dev=False, ready=_one_line)
+    _serve(effective(flags, config), dev=False, ready=_one_line, reread=lambda: load_settings(flags, file=config))
 
 
 @click.command()
@@ -70,17 +70,26 @@ def dev(netns: bool, config: Path | None, **flags: Any) -> None:
     flags["listen"] = flags["listen"] or loopback_listeners()
     settings = effective(flags, config)
     network = _lowest_network(settings)
-    if network and not settings.map_source:
+
+    def mapped(settings: Settings) -> Settings:
         loopbacks = (("::1/128", network), ("127.0.0.0/8", network))
-        settings = replace(settings, map_source=loopbacks)
-    _serve(settings, dev=True, ready=lambda server: _dev_lines(server, network))
+        return settings if settings.map_source or not network else replace(settings, map_source=loopbacks)
+
+    _serve(
+        mapped(settings), dev=True, ready=lambda server: _dev_lines(server, network),
+        reread=lambda: mapped(load_settings(flags, file=config)),
+    )  # fmt: skip
 
 
-def _serve(settings: Settings, *, dev: bool, ready: Callable[[Server], None]) -> None:
+def _serve(
+    settings: Settings, *, dev: bool, ready: Callable[[Server], None], reread: Callable[[], Settings]
+) -> None:  # fmt: skip
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("asyncio").setLevel(logging.ERROR)
+    for words in misspelt():
+        logging.getLogger("internal_dns").warning("%s", words)
     try:
-        run(settings, ready, dev=dev)
+        run(settings, ready, dev=dev, reread=reread)
     except CannotStart as error:
         raise Told(error.what, error.why, error.do, CONFIGURATION) from error
 

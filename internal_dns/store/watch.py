@@ -36,6 +36,7 @@ class Watcher:
         self.loaded_at = time.monotonic()
         self.load_seconds = 0.0
         self.loads = 0
+        self._anew = False  # the file must be read whole, with other options
         self.noticed = 0.0  # when the commit that is being read was noticed, of time.monotonic
 
     def age(self) -> float:
@@ -45,6 +46,12 @@ class Watcher:
     def faults(self) -> int:
         """Rows that were left out of the catalog."""
         return self.loaded.fault_count if self.loaded else 0
+
+    def hide(self, hidden: tuple[str, ...]) -> None:
+        """Leave out peers whose names start so; the file is read again when that is another set."""
+        if hidden != self.options.get("hidden"):
+            self.options["hidden"] = hidden
+            self._anew = True
 
     async def run(self) -> None:
         """Load, then follow the file until cancelled. Raises UnusableCatalog when the first load meets a bad file."""
@@ -65,14 +72,15 @@ class Watcher:
                 await asyncio.sleep(RETRY)
 
     async def _follow(self, thread: ThreadPoolExecutor) -> None:
-        """Load the file now and after each commit; return when another file has taken its place."""
+        """Load the file now and after each commit; return when another file has taken its place, or to begin anew."""
         identity = self._identity()
         connection = connect(self.path)
         connection.execute("PRAGMA busy_timeout = 0")  # a look must not wait
         reader = Reader(self.path, **self.options)
+        self._anew = False
         try:
             seen, schema, looked = -1, -1, self._looks()
-            while identity == self._identity():
+            while identity == self._identity() and not self._anew:
                 # Read before loading: a commit in between is then seen as a change, never missed.
                 version = _pragma(connection, "data_version", seen)
                 if version != seen:

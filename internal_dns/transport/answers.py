@@ -262,6 +262,13 @@ class AnswerTable:
                 self.forgotten_hits.pop(number, None)
         self.catalog = catalog
 
+    def use_rules(self, rules: Rules) -> None:
+        """Forget everything: who asks, what fits and what is said may be another by *rules*."""
+        for octets in tuple(self._by_label):
+            self.forget(NetworkId(int.from_bytes(octets, "big")), None)
+        self._sources.clear()
+        self.rules = rules
+
     def forget(self, number: NetworkId, labels: frozenset[bytes] | None) -> None:
         """Drop what depends on these app labels of network *number* and on the whole network; None: all it has."""
         network = number.to_bytes(4, "big")

@@ -69,6 +69,12 @@ class Exchange:
         self.catalog = catalog
         self.answers.change(catalog)
 
+    def use_rules(self, rules: Rules) -> None:
+        """Answer by *rules* from now on; what was decided by others is forgotten."""
+        if rules != self.rules:
+            self.rules = rules
+            self.answers.use_rules(rules)
+
     def handle(self, octets: bytes, source: bytes, destination: bytes, port: int, *, stream: bool = False) -> Outcome:
         """Return the reply, None for silence, or a coroutine that returns either when an upstream must be asked."""
         if port in SILENT_PORTS:

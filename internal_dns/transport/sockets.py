@@ -6,7 +6,7 @@ import errno
 import socket
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
@@ -14,6 +14,7 @@ from typing import Final
 IPV6_FREEBIND: Final = 78
 IP_FREEBIND: Final = 15
 SO_MEMINFO: Final = 55
+SO_RCVBUFFORCE: Final = 33
 # Small datagrams cost 832 octets of buffer each: the default 212,992 hold 256 queries.
 RECEIVE_BUFFER: Final = 4 << 20
 BACKLOG: Final = 1_024
@@ -67,6 +68,15 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"
 
 
+@dataclass(slots=True)
+class Bound:
+    """The sockets of one address: one of each kind when we bind them, perhaps several when they are inherited."""
+
+    endpoint: Endpoint
+    udp: list[socket.socket] = field(default_factory=list)
+    tcp: list[socket.socket] = field(default_factory=list)
+
+
 def bind(endpoint: Endpoint, kind: socket.SocketKind) -> socket.socket:
     """Return a bound, non-blocking socket (TCP: listening). Raises OSError."""
     made = socket.socket(endpoint.family, kind)
@@ -74,7 +84,7 @@ def bind(endpoint: Endpoint, kind: socket.SocketKind) -> socket.socket:
         if kind == socket.SOCK_STREAM:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         else:
-            _widen(made)
+            widen(made)
         if endpoint.family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             made.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)  # also lets replies leave from <network>::3
@@ -106,11 +116,17 @@ def bind_pair(endpoint: Endpoint) -> tuple[socket.socket, socket.socket]:
     raise AssertionError("unreachable")
 
 
-def _widen(made: socket.socket) -> None:
-    """Ask for a large receive buffer; with CAP_NET_ADMIN past the system's limit."""
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+def widen(made: socket.socket) -> None:
+    """Ask for a large receive buffer: with CAP_NET_ADMIN past the system's limit, else up to it."""
     with suppress(OSError):
-        made.setsockopt(socket.SOL_SOCKET, 33, RECEIVE_BUFFER)  # SO_RCVBUFFORCE
+        made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        return
+    # Who passed us a socket may have had the right to widen it: SO_RCVBUF could then only make it smaller.
+    with socket.socket(made.family, socket.SOCK_DGRAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        allowed = probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    if allowed > made.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF):
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
 
 def kernel_drops(sock: socket.socket) -> int:

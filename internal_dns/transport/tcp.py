@@ -109,10 +109,9 @@ class Connection(asyncio.Protocol):
         self._read()
 
     def eof_received(self) -> bool:
-        """The client has asked all it wants; what is in flight is still answered."""
+        """The client has asked all it wants; what has come is still answered."""
         self.closing = True
-        if not self.in_flight:
-            self.transport.close()
+        self._pace()
         return True
 
     def pause_writing(self) -> None:
@@ -179,6 +178,9 @@ class Connection(asyncio.Protocol):
         elif whole:
             self.transport.pause_reading()
             self.loop.call_soon(self._again)
+        elif self.closing:
+            if not self.in_flight:
+                self.transport.close()
         else:
             self.transport.resume_reading()
 
@@ -195,9 +197,7 @@ class Connection(asyncio.Protocol):
             finally:
                 self.in_flight -= 1
                 self.since = self.loop.time()
-            if self.closing and not self.in_flight:
-                self.transport.close()
-            elif not self.blocked:
+            if not self.blocked:
                 self._read()
 
         self.in_flight += 1
@@ -231,8 +231,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort() if self.blocked else self.transport.close()
 
     def finish(self) -> None:
-        """Take no more questions; close when the last answer has left."""
+        """Receive no more questions; close when all that were received are answered."""
         self.closing = True
         self.transport.pause_reading()
-        if not self.in_flight:
-            self.transport.close()
+        self._pace()

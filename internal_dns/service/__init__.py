@@ -1,0 +1,1 @@
+"""The server as a service: what systemd is told, and whether we still answer."""
