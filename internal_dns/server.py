@@ -7,7 +7,6 @@ import logging
 import resource
 import secrets
 import signal
-import socket
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -35,6 +34,7 @@ from internal_dns.transport.udp import UdpListener
 
 DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
 UDP_PATH: Final = "python"
+FIRST_LOAD: Final = 1  # seconds questions wait for the first catalog; a resolver asks again after 5
 STATUS_INTERVAL: Final = 1
 PROGRESS_ROWS: Final = 250_000
 
@@ -70,7 +70,7 @@ class Server:
         self.api = Api(settings.catalog, self.exchange, settings.prefix, settings.hidden_peers)
         self.udp: list[UdpListener] = []
         self.servers: list[asyncio.Server] = []
-        self.sockets: list[socket.socket] = []
+        self.groups: list[Bound] = []
         self.loaded = asyncio.Event()
         _register(self)
 
@@ -86,11 +86,16 @@ class Server:
         if reread:
             loop.add_signal_handler(signal.SIGHUP, self.reload, reread)
         try:
-            await self._listen()
+            await self._open()
             watching, stopping = loop.create_task(self.watcher.run()), loop.create_task(stop.wait())
             loading = loop.create_task(self._loaded_or_missing())
             beside: list[asyncio.Task[None]] = []
-            await asyncio.wait({watching, stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
+            first = {watching, stopping, loading}
+            # What came during a restart waits in the kernel: better answered a moment later than with SERVFAIL.
+            await asyncio.wait(first, timeout=FIRST_LOAD, return_when=asyncio.FIRST_COMPLETED)
+            if not (watching.done() or stopping.done()):
+                await self._answer()
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if loading.done() and not watching.done():
                 ready(self)
                 self.manager.ready(self.status())
@@ -146,13 +151,18 @@ class Server:
                 "internal-dns init FILE --demo",
             ) from error  # fmt: skip
 
-    async def _listen(self) -> None:
+    async def _answer(self) -> None:
+        """Begin to read questions."""
         loop = asyncio.get_running_loop()
-        for group in self.passed or self._bind():
-            self.sockets += (*group.udp, *group.tcp)
+        for group in self.groups:
             self.udp += [UdpListener(udp, self.exchange, self.metrics) for udp in group.udp]
             for tcp in group.tcp:
                 self.servers.append(await loop.create_server(self.connections.protocol, sock=tcp, backlog=BACKLOG))
+
+    async def _open(self) -> None:
+        """Open all that may be in use by others; nothing is answered half."""
+        for group in self.passed or self._bind():
+            self.groups.append(group)
         if self.settings.admin:
             admin = self.settings.admin
             try:
@@ -178,9 +188,7 @@ class Server:
 
     def endpoints(self) -> list[Endpoint]:
         """Where we serve, with the ports that port 0 became."""
-        if self.passed:
-            return [group.endpoint for group in self.passed]
-        return [Endpoint(e.host, u.sock.getsockname()[1]) for e, u in zip(self.settings.listen, self.udp, strict=True)]
+        return [Endpoint(group.endpoint.host, group.udp[0].getsockname()[1]) for group in self.groups]
 
     def reload(self, reread: Callable[[], Settings]) -> None:
         """Go on with what *reread* returns, as far as it can change at run time; with what was, if it is faulty."""
@@ -278,8 +286,9 @@ class Server:
             server.close()
         for listener in self.udp:
             listener.stop_reading()
-        for sock in self.sockets:
-            sock.close()
+        for group in self.groups:
+            for sock in (*group.udp, *group.tcp):
+                sock.close()  # never shutdown: inherited sockets live on
 
     def status(self) -> str:
         """How we are, in a line that does not change with every commit."""

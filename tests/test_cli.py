@@ -29,7 +29,8 @@ from tests.commands import Said, run
 from tests.core.messages import ip, loaded
 
 COMMANDS = (
-    "serve", "dev", "dig", "explain", "watch", "top", "init", "check", "doctor", "health", "completion", "version",
+    "serve", "dev", "dig", "explain", "watch", "top", "init", "check", "config", "doctor", "health", "completion",
+    "version",
 )  # fmt: skip
 ESCAPE = "\x1b"
 

@@ -12,6 +12,7 @@ import click
 
 from internal_dns.cli.ask import dig, explain
 from internal_dns.cli.completion import completion
+from internal_dns.cli.configuration import config
 from internal_dns.cli.doctor import doctor
 from internal_dns.cli.document import apply, diff, export, import_
 from internal_dns.cli.files import check, init
@@ -58,7 +59,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    serve, dev, dig, explain, watch, top, *GROUPS, apply, diff, export, import_, init, check, doctor, health,
+    serve, dev, dig, explain, watch, top, *GROUPS, apply, diff, export, import_, init, check, config, doctor, health,
     completion, version,
 )  # fmt: skip
 for command in COMMANDS:

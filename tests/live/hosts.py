@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -33,6 +33,7 @@ import dns.rcode
 import dns.rdatatype
 
 REPOSITORY = Path(__file__).parents[2]
+LAUNCHER = Path(__file__).with_name("launcher.py")
 LISTEN_ANYWHERE = "[::]:53"
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
 CLONE_NEWNET = 0x4000_0000
@@ -159,15 +160,19 @@ class Served:
     def __init__(
         self, *flags: str, host: Host | None = None, verb: str = "serve", folder: Path = REPOSITORY,
         program: tuple[str, ...] = (sys.executable, "-W", "error", "-m", "internal_dns"),
+        sockets: Sequence[socket.socket] = (), environment: Mapping[str, str] = {},
     ) -> None:  # fmt: skip
+        """Start it; *sockets* are passed on as systemd would."""
         self.host = host
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by stop
         # A server must not outlive a test run that is killed.
         outlived = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
-        words = (*outlived, *program, verb, *flags)
+        numbers = [sock.fileno() for sock in sockets]
+        launcher = (sys.executable, str(LAUNCHER), ",".join(map(str, numbers))) if sockets else ()
+        words = (*outlived, *launcher, *program, verb, *flags)
         self.process = subprocess.Popen(
             host.within(*words) if host else words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=self.errors, text=True, cwd=folder,
+            stderr=self.errors, text=True, cwd=folder, pass_fds=numbers, env={**os.environ, **environment},
         )  # fmt: skip
         started.append(self)
         try:
