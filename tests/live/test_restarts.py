@@ -235,7 +235,8 @@ def asked_at(where: tuple[str, int]) -> dns.message.Message:
 )
 def test_sockets_that_do_not_fit_end_the_start(acme: Path, kinds: str, says: str) -> None:
     with bound() as (udp, tcp), open("/dev/null") as file, socket.socket(socket.AF_UNIX) as local:
-        numbers = [{"u": udp, "t": tcp, "f": file, "x": local}[kind].fileno() for kind in kinds]
+        known = {"u": udp.fileno(), "t": tcp.fileno(), "f": file.fileno(), "x": local.fileno()}
+        numbers = [known[kind] for kind in kinds]
         done = subprocess.run(
             [sys.executable, str(LAUNCHER), ",".join(map(str, numbers)), sys.executable, "-m", "internal_dns", "serve",
              "--catalog", str(acme), "--upstream", "none", "--admin", "none"],

@@ -1,0 +1,55 @@
+"""Which settings a SIGHUP changes, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from internal_dns import config
+from internal_dns.config import Settings, load_settings, table
+from internal_dns.service.reload import differences, merged
+
+DOCS = Path(__file__).parents[2] / "docs"
+FIXED = {"catalog", "listen", "admin", "prefix"}  # what is opened, or what everything read so far was judged by
+
+
+@pytest.fixture(autouse=True)
+def _no_file_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "absent.toml")
+
+
+def settings(**flags: str | tuple[str, ...]) -> Settings:
+    return load_settings(flags, {})
+
+
+def test_what_is_opened_at_the_start_is_fixed() -> None:
+    assert {row.name for row in table() if not row.metadata["reload"]} == FIXED
+
+
+def test_only_what_may_change_does() -> None:
+    old = settings(region="iad", admin="none", nsid="old")
+    new = settings(region="nrt", admin="127.0.0.1:1", listen=("[::1]:1",), udp_limit="600")
+    found = merged(old, new)
+    assert (found.region, found.udp_limit, found.nsid) == (b"nrt", 600, b"")
+    assert (found.admin, found.listen) == (None, old.listen)
+    assert found.origin["region"] == "--region"
+    assert found.origin["listen"] == "default"
+    assert differences(old, new) == (["region iad -> nrt", "udp_limit 8192 -> 600", "nsid old -> none"],
+                                     ["listen", "admin"])  # fmt: skip
+
+
+def test_the_same_again_changes_nothing() -> None:
+    assert differences(settings(region="iad"), settings(region="iad")) == ([], [])
+
+
+def test_a_secret_is_never_in_the_log() -> None:
+    words, fixed = differences(settings(), settings(cookie_secret="ab" * 16))
+    assert (words, fixed) == (["cookie_secret"], [])
+
+
+def test_the_documentation_says_which() -> None:
+    lines = (DOCS / "settings.md").read_text().splitlines()
+    for row in table():
+        line = next(line for line in lines if line.startswith(f"| `{row.name}` "))
+        assert line.split(" | ")[4] == ("no" if row.name in FIXED else "yes"), line

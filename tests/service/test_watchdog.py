@@ -1,0 +1,112 @@
+"""The watchdog asks over the server's own socket, and is silent when the way of a question is broken anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from internal_dns.core.journey import Rules
+from internal_dns.metrics import Metrics
+from internal_dns.service.notify import ServiceManager
+from internal_dns.service.watchdog import CHANCES, answers, watch_ourselves
+from internal_dns.transport.exchange import Exchange
+from internal_dns.transport.sockets import Endpoint, bind_pair
+from internal_dns.transport.udp import UdpListener
+
+INTERVAL = 0.4
+
+
+class Heard(ServiceManager):
+    """Counts what a service manager would hear."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.watchdog = INTERVAL
+        self.pings = 0
+
+    def alive(self) -> None:
+        self.pings += 1
+
+
+def watched(
+    play: Callable[[Heard, UdpListener, Endpoint], Awaitable[None]],
+    where: str = "[::1]:0",
+    exchange: Exchange | None = None,
+) -> None:
+    """Serve *where*, watch it, and do as *play* says."""
+
+    async def run() -> None:
+        udp, tcp = bind_pair(Endpoint.parse(where))
+        with udp, tcp:
+            metrics = Metrics()
+            listener = UdpListener(udp, exchange or Exchange(Rules(forwarding=False), metrics), metrics)
+            endpoint, manager = Endpoint(Endpoint.parse(where).host, udp.getsockname()[1]), Heard()
+            watching = asyncio.create_task(watch_ourselves(manager, [endpoint]))
+            try:
+                await play(manager, listener, endpoint)
+            finally:
+                watching.cancel()
+                listener.stop_reading()
+
+    asyncio.run(run())
+
+
+async def heard(manager: Heard, pings: int) -> None:
+    async with asyncio.timeout(20):
+        while manager.pings < pings:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("where", ["[::1]:0", "127.0.0.1:0", "[::]:0"])
+def test_a_server_that_answers_is_alive(where: str) -> None:
+    async def play(manager: Heard, listener: UdpListener, endpoint: Endpoint) -> None:
+        await heard(manager, 2)
+        assert listener.received[0] >= 2
+
+    watched(play, where)
+
+
+def test_a_loop_that_runs_without_reading_is_not() -> None:
+    async def play(manager: Heard, listener: UdpListener, endpoint: Endpoint) -> None:
+        await heard(manager, 1)
+        listener.stop_reading()
+        await asyncio.sleep(INTERVAL / CHANCES)  # one answer may be on its way
+        before = manager.pings
+        assert not await answers(endpoint, INTERVAL)
+        assert manager.pings == before
+
+    watched(play)
+
+
+def test_a_server_that_fails_on_every_question_is_not() -> None:
+    class Broken(Exchange):
+        def handle(self, *args: object, **options: object) -> None:
+            return None
+
+    async def play(manager: Heard, listener: UdpListener, endpoint: Endpoint) -> None:
+        assert not await answers(endpoint, INTERVAL)
+        assert manager.pings == 0
+
+    watched(play, exchange=Broken(Rules(forwarding=False), Metrics()))
+
+
+def test_a_loop_that_is_blocked_is_not() -> None:
+    async def play(manager: Heard, listener: UdpListener, endpoint: Endpoint) -> None:
+        await heard(manager, 1)
+        before = manager.pings
+        time.sleep(2 * INTERVAL)
+        assert manager.pings == before
+        await heard(manager, before + 1)
+
+    watched(play)
+
+
+def test_nobody_there_is_no_answer() -> None:
+    udp, tcp = bind_pair(Endpoint.parse("[::1]:0"))
+    port = udp.getsockname()[1]
+    udp.close()
+    tcp.close()
+    assert not asyncio.run(answers(Endpoint.parse(f"[::1]:{port}"), 0.2))
