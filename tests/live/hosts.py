@@ -245,12 +245,18 @@ class Served:
 
 @contextmanager
 def serving(
-    catalog: Path, *flags: str, host: Host | None = None, upstream: str = "none", port: int = 0
+    catalog: Path,
+    *flags: str,
+    host: Host | None = None,
+    upstream: str = "none",
+    port: int = 0,
+    environment: Mapping[str, str] = {},
 ) -> Iterator[Served]:
     """A server of *catalog*: on [::1], for which we are network 0x18, or on port 53 of every address of *host*."""
     where = ["--listen", LISTEN_ANYWHERE] if host else ["--listen", f"[::1]:{port}", "--map-source", MAP_LOOPBACK]
     upstreams = [word for url in upstream.split() for word in ("--upstream", url)]
-    server = Served("--catalog", str(catalog), *where, *upstreams, "--admin", "none", *flags, host=host)
+    server = Served("--catalog", str(catalog), *where, *upstreams, "--admin", "none", *flags, host=host,
+                    environment=environment)  # fmt: skip
     try:
         yield server
     except BaseException:
