@@ -15,7 +15,7 @@ INSTALL_SELF = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 # SKIPS=forbid: a skipped or xfailed test is a failure (tests/conftest.py).
 export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
 
-.PHONY: help demo test unit live container lint types fmt docs lock bench fuzz dist sbom wheelhouse image clean \
+.PHONY: help demo test unit live container lint types fmt docs lock bench soak fuzz dist sbom wheelhouse image clean \
 	build-deps test-deps
 .NOTPARALLEL:  # Two tests at once would share ports.
 
@@ -53,6 +53,9 @@ fmt: .venv/dev.stamp  ## Format, and fix what ruff can fix
 
 bench: .venv/dev.stamp  ## Measure, beside other servers, in one run (BENCH=--short: three minutes)
 	$(BIN)/python -m bench $(BENCH)
+
+soak: .venv/dev.stamp  ## Five million names never asked before: does memory stay? (10 minutes)
+	$(BIN)/python -m bench.soak
 
 fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz)
 	$(BIN)/python -m tests.fuzz

@@ -77,7 +77,7 @@ class Server:
     async def run(self, ready: Callable[[Server], None], reread: Callable[[], Settings] | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then drain. *ready* is called once, when the first catalog answers.
 
-        SIGHUP calls *reread*, which may raise ConfigurationError.
+        SIGHUP calls *reread*, which may raise ConfigurationError; without one it ends the server too.
         """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -85,6 +85,8 @@ class Server:
             loop.add_signal_handler(number, stop.set)
         if reread:
             loop.add_signal_handler(signal.SIGHUP, self.reload, reread)
+        else:
+            loop.add_signal_handler(signal.SIGHUP, stop.set)
         try:
             await self._open()
             watching, stopping = loop.create_task(self.watcher.run()), loop.create_task(stop.wait())

@@ -70,19 +70,15 @@ def dev(netns: bool, config: Path | None, **flags: Any) -> None:
     flags["listen"] = flags["listen"] or loopback_listeners()
     settings = effective(flags, config)
     network = _lowest_network(settings)
-
-    def mapped(settings: Settings) -> Settings:
+    if network and not settings.map_source:
         loopbacks = (("::1/128", network), ("127.0.0.0/8", network))
-        return settings if settings.map_source or not network else replace(settings, map_source=loopbacks)
-
-    _serve(
-        mapped(settings), dev=True, ready=lambda server: _dev_lines(server, network),
-        reread=lambda: mapped(load_settings(flags, file=config)),
-    )  # fmt: skip
+        settings = replace(settings, map_source=loopbacks)
+    # No re-reading: here SIGHUP means that the terminal was closed.
+    _serve(settings, dev=True, ready=lambda server: _dev_lines(server, network), reread=None)
 
 
 def _serve(
-    settings: Settings, *, dev: bool, ready: Callable[[Server], None], reread: Callable[[], Settings]
+    settings: Settings, *, dev: bool, ready: Callable[[Server], None], reread: Callable[[], Settings] | None
 ) -> None:  # fmt: skip
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("asyncio").setLevel(logging.ERROR)

@@ -248,3 +248,10 @@ def test_a_misspelt_variable_is_told_at_the_start(acme: Path) -> None:
                     environment={"INTERNAL_DNS_REGIN": "iad"})  # fmt: skip
     said = server.stop()
     assert "INTERNAL_DNS_REGIN is set and is no setting, did you mean INTERNAL_DNS_REGION?" in said
+
+
+def test_a_terminal_that_is_closed_ends_the_demo(acme: Path) -> None:
+    server = Served("--catalog", str(acme), "--listen", "[::1]:0", "--admin", "none", "--upstream", "none", verb="dev")
+    server.process.send_signal(signal.SIGHUP)
+    assert server.process.wait(10) == 0
+    server.stop()
