@@ -56,6 +56,7 @@ class Server:
         self.settings, self.dev, self.passed = settings, dev, passed
         self.manager = ServiceManager()
         self.secret = settings.cookie_secret or secrets.token_bytes(16)
+        self.announced = False  # the service manager knows that we are ready, and not yet that we stop
         self.reread_ok = True  # what the last SIGHUP found could be used
         self.metrics = Metrics(info={"udp_path": UDP_PATH})
         self.upstreams = _upstreams(settings)
@@ -100,9 +101,11 @@ class Server:
                 await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if loading.done() and not watching.done():
                 ready(self)
+                self.announced = True
                 self.manager.ready(self.status())
                 beside = [loop.create_task(work) for work in self._beside()]
                 await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            self.announced = False
             self.manager.stopping()
             if watching.done():
                 self._raise(watching)
@@ -194,7 +197,8 @@ class Server:
 
     def reload(self, reread: Callable[[], Settings]) -> None:
         """Go on with what *reread* returns, as far as it can change at run time; with what was, if it is faulty."""
-        self.manager.reloading()
+        if self.announced:
+            self.manager.reloading()
         try:
             found = reread()
             if self.passed:
@@ -212,7 +216,8 @@ class Server:
                 _log.warning("not changed, because they are taken at the start only: %s; restart", ", ".join(fixed))
             self.reread_ok = True
             self._use(use)
-        self.manager.ready(self.status())
+        if self.announced:
+            self.manager.ready(self.status())
 
     def _use(self, settings: Settings) -> None:
         self.settings = settings

@@ -194,6 +194,28 @@ def test_sigterm_answers_what_was_read_and_leaves_the_rest(acme: Path) -> None:
         server.stop()
 
 
+def test_a_tcp_question_that_came_before_the_end_is_answered(acme: Path) -> None:
+    """The server finds the signal and the question at the same time."""
+    asked = query("web.internal").to_wire()
+    with bound() as sockets, contextlib.ExitStack() as stack:
+        server = activated(acme, sockets)
+        clients = [stack.enter_context(client_socket(socket.SOCK_STREAM)) for _ in range(20)]
+        for client in clients:
+            client.connect(("::1", server.port))
+            client.sendall(len(asked).to_bytes(2, "big") + asked)
+            assert len(client.recv(4_096)) > 100
+        server.process.send_signal(signal.SIGSTOP)
+        until(lambda: "T (stopped)" in Path(f"/proc/{server.pid}/status").read_text(), 5)
+        for client in clients:
+            client.sendall(len(asked).to_bytes(2, "big") + asked)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGCONT)
+        for client in clients:
+            assert client.recv(4_096)[2:4] == asked[:2]
+            assert client.recv(1) == b""
+        server.stop()
+
+
 def test_several_addresses_in_any_order(acme: Path) -> None:
     with bound() as one, bound("127.0.0.1:0") as two:
         server = activated(acme, (one[1], two[0], one[0], two[1]), "--map-source", "127.0.0.0/8=fdaa:0:19::/48")
