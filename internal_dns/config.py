@@ -181,7 +181,7 @@ def shown(name: str, value: Any) -> Any:
     """Return a parsed value as an operator would write it: text, a number, a list, or the table `forward`."""
     match name:
         case "forward":
-            return {b".".join(to).decode("utf-8", "replace"): list(map(str, urls)) for to, urls in value.items()}
+            return {b".".join(suffix).decode("utf-8", "replace"): _shown_rule(rule) for suffix, rule in value.items()}
         case "map_source":
             return [f"{source}={network}" for source, network in value]
         case "prefix":
@@ -198,6 +198,11 @@ def shown(name: str, value: Any) -> Any:
         case int() | None:
             return value
     return str(value)
+
+
+def _shown_rule(rule: Rule) -> list[str] | dict[str, Any]:
+    urls = list(map(str, rule.upstreams))
+    return {"upstreams": urls, "allow_prefix": True} if rule.allow_prefix else urls
 
 
 def misspelt(environment: Mapping[str, str] = os.environ) -> list[str]:

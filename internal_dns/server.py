@@ -199,31 +199,38 @@ class Server:
         """Go on with what *reread* returns, as far as it can change at run time; with what was, if it is faulty."""
         if self.announced:
             self.manager.reloading()
+        before = self.settings
         try:
             found = reread()
             if self.passed:
-                found = replace(found, listen=self.settings.listen)
-            use = merged(self.settings, found)
+                found = replace(found, listen=before.listen)
+            use = merged(before, found)
             if faults := contradictions(use):
                 raise ConfigurationError(faults)
+            self._use(use)
         except ConfigurationError as error:
             self.reread_ok = False
             _log.error("configuration not reloaded, the one before stays: %s", "; ".join(error.faults))
         else:
-            changed, fixed = differences(self.settings, found)
+            self.reread_ok = True
+            changed, fixed = differences(before, found)
             _log.info("configuration reloaded: %s", "; ".join(changed) or "nothing changed")
             if fixed:
                 _log.warning("not changed, because they are taken at the start only: %s; restart", ", ".join(fixed))
-            self.reread_ok = True
-            self._use(use)
         if self.announced:
             self.manager.ready(self.status())
 
     def _use(self, settings: Settings) -> None:
-        self.settings = settings
+        """Raises ConfigurationError, and then nothing has changed."""
+        upstreams = _upstreams(settings)  # the host's resolv.conf may be another, too
+        if (upstreams, settings.forward) != (self.upstreams, self.settings.forward):
+            try:
+                self.forwarder.use(upstreams, settings.forward)
+            except (ImportError, OSError) as error:
+                self.forwarder.use(self.upstreams, self.settings.forward)
+                raise ConfigurationError([str(_cannot_forward(settings, error))]) from error
+        self.settings, self.upstreams = settings, upstreams
         self.secret = settings.cookie_secret or self.secret
-        self.upstreams = _upstreams(settings)  # the host's resolv.conf may be another, too
-        self.forwarder.use(self.upstreams, settings.forward)
         self.exchange.use_rules(self._rules())
         self.api.hide(settings.hidden_peers)
         self.watcher.hide(settings.hidden_peers)
@@ -357,17 +364,19 @@ def _forwarder(settings: Settings, upstreams: tuple[Upstream, ...], metrics: Met
         return Forwarder(
             upstreams, metrics, settings.prefix, rules=settings.forward, limit=limit, ca=settings.upstream_ca
         )  # fmt: skip
-    except ImportError as error:
-        raise CannotStart(
-            "an https:// upstream", f"DNS over HTTPS needs {error.name}, which is not installed",
-            "pip install 'internal-dns[doh]', or use a tls:// upstream",
-        ) from error  # fmt: skip
-    except OSError as error:  # ssl.SSLError too
-        raise CannotStart(
-            f"upstream_ca {settings.upstream_ca}",
-            str(error.strerror or error),
-            "Name a file of certificates (PEM)",
-        ) from error
+    except (ImportError, OSError) as error:
+        raise _cannot_forward(settings, error) from error
+
+
+def _cannot_forward(settings: Settings, error: ImportError | OSError) -> CannotStart:
+    """Say why encrypted upstreams cannot be asked, and what helps."""
+    if isinstance(error, ImportError):
+        why = f"DNS over HTTPS needs {error.name}, which is not installed"
+        return CannotStart(
+            "an https:// upstream", why, "pip install 'internal-dns[doh]', or use a tls:// upstream"
+        )  # fmt: skip
+    what = f"upstream_ca {settings.upstream_ca}"  # ssl.SSLError is an OSError
+    return CannotStart(what, str(error.strerror or error), "Name a file of certificates (PEM)")
 
 
 def _upstreams(settings: Settings) -> tuple[Upstream, ...]:

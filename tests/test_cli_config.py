@@ -24,6 +24,7 @@ nsid = 'a "quoted" name'
 
 [forward]
 "corp.example" = ["udp://198.51.100.53"]
+"lab.example" = { upstreams = ["tls://198.51.100.54#dns.example"], allow_prefix = true }
 """
 
 
@@ -69,7 +70,10 @@ def test_the_origin_of_each(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_json_has_every_setting(file: Path) -> None:
     found = run("config", "show", "--json", "--config", file).json
     assert found.keys() == {row.name for row in table()}
-    assert found["forward"] == {"corp.example": ["udp://198.51.100.53:53"]}
+    assert found["forward"] == {
+        "corp.example": ["udp://198.51.100.53:53"],
+        "lab.example": {"upstreams": ["tls://198.51.100.54:853#dns.example"], "allow_prefix": True},
+    }
     assert found["upstream"] == ["udp://192.0.2.53:53", "tcp://[2001:db8::1]:5353"]
     told = run("config", "show", "--json", "--origin", "--config", file).json
     assert told["region"] == {"value": "iad", "origin": f"{file}, region"}

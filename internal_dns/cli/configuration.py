@@ -54,9 +54,11 @@ def _lines(values: dict[str, Any], comment: Callable[[str], str]) -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    """A number, text or list of text in TOML, whose basic strings escape as JSON does."""
+    """A value in TOML, whose texts and lists are JSON's."""
     import json
 
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

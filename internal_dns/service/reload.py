@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from internal_dns.config import Settings, shown, table
 
@@ -31,5 +31,10 @@ def _said(settings: Settings, name: str) -> str:
     """A value in one line of a log."""
     value = shown(name, getattr(settings, name))
     if isinstance(value, dict):
-        return " ".join(f"{suffix}={','.join(urls)}" for suffix, urls in value.items()) or "none"
+        return " ".join(f"{suffix}={_rule(rule)}" for suffix, rule in value.items()) or "none"
     return " ".join(value) or "none" if isinstance(value, list) else str(value if value not in (None, "") else "none")
+
+
+def _rule(rule: list[str] | dict[str, Any]) -> str:
+    """The upstreams of a suffix, in one word."""
+    return ",".join(rule) if isinstance(rule, list) else f"{','.join(rule['upstreams'])},allow_prefix"

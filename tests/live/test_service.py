@@ -229,6 +229,7 @@ def test_a_faulty_configuration_leaves_the_one_before(acme: Path, tmp_path: Path
             ("upstream = \n", "is not TOML"),
             ('upstreem = "none"\n', "did you mean 'upstream'?"),
             ('region = "a b"\nudp_limit = 1\n', "is no region code"),
+            ('listen = "[::1]:0"\nupstream = ["none", "udp://192.0.2.1"]\n', "none excludes"),
         ):
             file.write_text(text)
             said = reread(server)

@@ -11,7 +11,13 @@ from internal_dns.config import Settings, load_settings, table
 from internal_dns.service.reload import differences, merged
 
 DOCS = Path(__file__).parents[2] / "docs"
-FIXED = {"catalog", "listen", "admin", "prefix"}  # what is opened, or what everything read so far was judged by
+FIXED = {
+    "catalog",
+    "listen",
+    "admin",
+    "prefix",
+    "upstream_ca",
+}  # what is opened, or what everything read so far was judged by
 
 
 @pytest.fixture(autouse=True)
