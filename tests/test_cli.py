@@ -712,20 +712,6 @@ def test_doctor_finds_a_port_clash_and_says_how_to_see_who_it_is(demo: Path) -> 
     assert "ss -lunp" in found[f"listen {taken}"]["do"]
 
 
-def test_doctor_finds_addresses_that_nobody_can_reach(demo: Path) -> None:
-    def routes(listen: str) -> tuple[str, str, str | None]:
-        (found,) = [
-            s for s in run("doctor", "--json", "--listen", listen, "--catalog", demo).json if s["what"] == "routes"
-        ]
-        return found["level"], found["says"], found["do"]
-
-    assert routes("[::1]:0") == ("ok", "all 1 addresses of the server are on this host", None)
-    level, says, do = routes("[::]:0")  # fdaa::3, and one for each network of the demo
-    assert (level, says) == ("warn", "4 of the server's 4 addresses are not on this host")
-    assert do is not None
-    assert do.startswith("ip -6 route add local fdaa::3/128 dev lo")
-
-
 def test_doctor_finds_a_missing_a_broken_and_a_faulty_catalog(tmp_path: Path, bad: Path) -> None:
     code, found = symptoms("--listen", "127.0.0.1:0", "--catalog", tmp_path / "nosuch.db")
     assert (code, found["catalog"]["level"]) == (1, "fail")

@@ -91,10 +91,13 @@ def _demo() -> str | None:
 
 
 def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) -> Iterator[Symptom]:
-    from internal_dns.config import ConfigurationError, load_settings
+    from internal_dns.config import ConfigurationError, load_settings, misspelt
 
     yield from _programs()
     yield _ipv6()
+    for words in misspelt():
+        why = "a variable that is no setting is ignored"
+        yield Symptom("warn", "environment", words, why, "`internal-dns config show --origin` lists the settings")
     try:
         settings = load_settings(flags, file=config)
     except ConfigurationError as error:

@@ -185,6 +185,10 @@ CASES: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
         [one("internal_dns_catalog_readable", "0+0x60")],
         [one("internal_dns_catalog_readable", "1+0x59 0")],
     ),
+    "InternalDnsConfigurationUnreadable": (
+        [one("internal_dns_configuration_readable", "0+0x60")],
+        [one("internal_dns_configuration_readable", "1+0x59 0")],
+    ),
     "InternalDnsCatalogFaults": (
         [one("internal_dns_catalog_faults", STEADY)], [one("internal_dns_catalog_faults", "0+0x50 1+0x10")],
     ),
