@@ -24,6 +24,7 @@ from internal_dns.transport.sockets import Endpoint
 
 DEFAULT_FILE: Final = Path("/etc/internal-dns/config.toml")
 ENVIRONMENT: Final = "INTERNAL_DNS_"
+SECRETS: Final = frozenset({"cookie_secret", "console_token"})  # never shown, never in a log
 NOT_SETTINGS: Final = frozenset({"INTERNAL_DNS_FORBID_SKIPS"})  # of the tests
 
 
@@ -65,6 +66,14 @@ def _network(text: str) -> NetworkId:
 
 def _admin(text: str) -> Endpoint | None:
     return None if text == "none" else Endpoint.parse(text)
+
+
+def _token(text: str) -> str:
+    """A token stands in a URL as it is; sixteen characters are too many to guess."""
+    if len(text) < 16 or not text.isascii() or not text.replace("-", "").replace("_", "").isalnum():
+        raise ValueError("a token is at least 16 letters, digits, - and _: python3 -c "
+                         "'import secrets; print(secrets.token_urlsafe())' prints one")  # fmt: skip
+    return text
 
 
 def _number(low: int, high: int) -> Callable[[str], int]:
@@ -132,6 +141,14 @@ class Settings:
     admin: Endpoint | None = setting(
         "127.0.0.1:9153", "Where to serve /metrics, /healthz, /readyz; none.", _admin, "ADDR:PORT"
     )
+    console: Endpoint | None = setting(
+        "none", "Where to serve the web console, such as 127.0.0.1:9154; needs the extra [console].",
+        _admin, "ADDR:PORT",
+    )  # fmt: skip
+    console_token: str | None = setting(
+        None, "What lets one into the web console. Default: a new one each start, told in the start line.",
+        _token, "TEXT",
+    )  # fmt: skip
     prefix: bytes = setting("fdaa::/16", "The ULA /16 of all 6PN addresses.", _prefix, "PREFIX")
     udp_limit: int = setting(
         "8192", "Octets of the largest UDP reply, if the client takes it.", _number(512, 65_507), "N", reload=True
@@ -186,9 +203,9 @@ def shown(name: str, value: Any) -> Any:
             return [f"{source}={network}" for source, network in value]
         case "prefix":
             return f"{IPv6Network((value + bytes(14), 16))}"
-        case "cookie_secret":
+        case secret if secret in SECRETS:
             return "set, and not shown" if value else None
-        case "admin":
+        case "admin" | "console":
             return str(value or "none")
     match value:
         case tuple():

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from internal_dns.admin.api import Api
 from internal_dns.admin.http import AdminPort
@@ -31,6 +31,9 @@ from internal_dns.transport.inherited import Unfit, inherited
 from internal_dns.transport.sockets import BACKLOG, Bound, Endpoint, bind_pair, kernel_drops
 from internal_dns.transport.tcp import Connections
 from internal_dns.transport.udp import UdpListener
+
+if TYPE_CHECKING:
+    from internal_dns.admin.console.serve import Console
 
 DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
 UDP_PATH: Final = "python"
@@ -73,6 +76,7 @@ class Server:
         self.servers: list[asyncio.Server] = []
         self.groups: list[Bound] = []
         self.loaded = asyncio.Event()
+        self.console: Console | None = None
         _register(self)
 
     async def run(self, ready: Callable[[Server], None], reread: Callable[[], Settings] | None = None) -> None:
@@ -114,6 +118,8 @@ class Server:
             await self._drain()
         finally:
             self._close()
+            if self.console is not None:
+                await self.console.close()
             await self.api.close()
             await self.forwarder.close()
 
@@ -176,6 +182,9 @@ class Server:
                 raise CannotStart(
                     f"admin port {admin}", error.strerror or str(error), "Choose another with --admin, or none"
                 ) from error
+        if self.settings.console:
+            self.console = _console(self, self.settings.console)
+            self.console.start()
         try:
             await self.api.start()
         except OSError as error:
@@ -321,7 +330,37 @@ class Server:
             "upstreams": ", ".join(map(str, self.upstreams)) or "none",
             "limits": f"{self.connections.limit} tcp connections, {self.forward_limit} forwarded at a time",
             "admin": f"http://{settings.admin}" if settings.admin else "none",
+            "console": self.console.url if self.console else "none",
         }
+
+
+def _console(server: Server, endpoint: Endpoint) -> Console:
+    """Open the web console, whose packages are only loaded here. Raises CannotStart."""
+    try:
+        from internal_dns.admin.console.app import Sources
+        from internal_dns.admin.console.samples import Sampler
+        from internal_dns.admin.console.serve import Console
+    except ModuleNotFoundError as error:
+        raise CannotStart(
+            f"console {endpoint}", f"the module {error.name} is not installed",
+            "Install it: pip install 'internal-dns[console]'; or leave the console out: --console none",
+        ) from error  # fmt: skip
+    sources = Sources(
+        catalog=lambda: server.exchange.catalog,
+        loaded=lambda: server.watcher.loaded,
+        ready=server.ready,
+        rules=lambda: server.exchange.rules,
+        file=server.settings.catalog,
+        upstreams=lambda: tuple(map(str, server.upstreams)),
+    )
+    try:
+        return Console(
+            endpoint, server.settings.console_token, sources, Sampler(server.metrics, server.forwarder.status)
+        )
+    except OSError as error:
+        raise CannotStart(
+            f"console {endpoint}", error.strerror or str(error), "Choose another port with --console, or none"
+        ) from error
 
 
 def _progress(table: str, rows: int) -> None:

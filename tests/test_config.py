@@ -68,6 +68,8 @@ EXAMPLES: dict[str, tuple[str, str, str, str]] = {  # by flag, environment, file
     "nsid": ("one", "two", "three", ""),
     "prefix": ("fdab::/16", "fdac::/16", "fdad::/16", "fdaa::/16"),
     "admin": ("127.0.0.1:1", "127.0.0.1:2", "none", "127.0.0.1:9153"),
+    "console": ("127.0.0.1:1", "[::1]:2", "127.0.0.1:3", "none"),
+    "console_token": ("a" * 16, "B-c_" * 4, "0" * 64, ""),
     "cookie_secret": ("01" * 16, "02" * 16, "03" * 16, ""),
     "listen": ("[::1]:1", "[::1]:2", "[::1]:3", "[fdaa::3]:53"),
     "upstream": ("udp://192.0.2.1", "udp://192.0.2.2", "none", ""),

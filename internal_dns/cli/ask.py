@@ -8,10 +8,12 @@ import time
 from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from internal_dns.admin import asking
+from internal_dns.admin.asking import PREFIX, reply_value
 from internal_dns.cli.words import (
     CONFIGURATION,
     FINDING,
@@ -23,58 +25,19 @@ from internal_dns.cli.words import (
     print_json,
     settings,
 )  # fmt: skip
-from internal_dns.core import names
-from internal_dns.core.journey import asked_in, our_zone
-from internal_dns.core.wire import ASK_AS, MAX_ASK_AS
 
 if TYPE_CHECKING:
     import dns.message
 
     from internal_dns.core.explain import Explanation
 
-_PREFIX: Final = b"\xfd\xaa"  # of a server whose settings are not ours to know
-_ADVERTISED: Final = 1_232
 
-
-def usual_type(name: str, prefix: bytes = _PREFIX) -> str:
-    """The type one asks a name for: TXT for the lists, SRV for services, PTR for reverse names, else AAAA."""
-    labels = tuple(label.lower().encode() for label in name.rstrip(".").split(".") if label)
-    zone = our_zone(labels, prefix)
-    match asked_in(zone, labels, prefix) if zone else None:
-        case names.Apps() | names.Instances() | names.Peers() | names.Regions() | names.Machines() | names.WhoAmI():
-            return "TXT"
-        case names.Page(names.Apps() | names.Instances() | names.Peers() | names.Regions() | names.Machines()):
-            return "TXT"
-        case names.Services():
-            return "SRV"
-        case names.Reverse():
-            return "PTR"
-        case names.Apex():
-            return "SOA"
-    return "AAAA"
-
-
-def query_for(name: str, qtype: str | None, who: str | None, prefix: bytes = _PREFIX) -> dns.message.QueryMessage:
-    import dns.edns
-    import dns.exception
-    import dns.message
-    import dns.rdatatype
-    import dns.reversename
-
-    if who is not None and (not who.isascii() or not 0 < len(who) <= MAX_ASK_AS):
-        raise Told(f"--as {who!r}", f"it is not 1 to {MAX_ASK_AS} ASCII characters", "Write NETWORK, NETWORK/REGION or "
-                   "an address", 2)  # fmt: skip
-    options: list[dns.edns.Option] = []
-    if who:
-        options.append(dns.edns.GenericOption(dns.edns.OptionType.make(ASK_AS), who.encode()))
+def query_for(name: str, qtype: str | None, who: str | None, prefix: bytes = PREFIX) -> dns.message.QueryMessage:
+    """Return the query. Raises Told."""
     try:
-        if qtype is None and ":" in name:
-            name, qtype = dns.reversename.from_address(name).to_text(), "PTR"
-        rdtype = dns.rdatatype.from_text(qtype or usual_type(name, prefix))
-        return dns.message.make_query(name, rdtype, use_edns=0, payload=_ADVERTISED, options=options)
-    except (dns.exception.DNSException, ValueError) as error:
-        raise Told(f"cannot ask for {name} {qtype or ''}".rstrip(), str(error), "Check the spelling of name and type",
-                   2) from error  # fmt: skip
+        return asking.query_for(name, qtype, who, prefix)
+    except asking.NotAQuestion as error:
+        raise Told(error.what, error.why, error.do, 2) from error
 
 
 def as_address(who: str | None) -> bytes | None:
@@ -136,23 +99,6 @@ def dig(who: str | None, server: str, tcp: bool, timeout: float, as_json: bool, 
             paint(f"; {endpoint} · {'tcp' if by_tcp else 'udp'} · {milliseconds:.1f} ms · {size} octets", "cyan")
         )
     raise SystemExit(0 if reply.rcode() == 0 else FINDING)
-
-
-def reply_value(reply: dns.message.Message) -> dict[str, Any]:
-    """A reply as JSON has it."""
-    import dns.flags
-    import dns.rcode
-
-    sections = {"answer": reply.answer, "authority": reply.authority, "additional": reply.additional}
-    return {
-        "rcode": dns.rcode.to_text(reply.rcode()),
-        "flags": dns.flags.to_text(reply.flags).lower().split(),
-        **{
-            name: [line for rrset in rrsets for line in rrset.to_text().splitlines()]
-            for name, rrsets in sections.items()
-        },
-        "reasons": [str(option) for option in reply.options if option.otype == 15],
-    }
 
 
 def reply_lines(reply: dns.message.Message) -> list[str]:

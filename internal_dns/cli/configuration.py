@@ -37,13 +37,15 @@ def show(config: Path | None, origin: bool, as_json: bool, **flags: Any) -> None
 
 
 def _lines(values: dict[str, Any], comment: Callable[[str], str]) -> list[str]:
-    """TOML; what has no value is a comment, as is the cookie secret. Tables come last."""
+    """TOML; what has no value is a comment, as are secrets. Tables come last."""
+    from internal_dns.config import SECRETS
+
     lines = []
     for name, value in values.items():
         if isinstance(value, dict):
             continue
-        if value is None or name == "cookie_secret":
-            said = value if name == "cookie_secret" and value else "not set"
+        if value is None or name in SECRETS:
+            said = value or "not set"
             lines.append(f"# {name}: {said}{comment(name)}")
         else:
             lines.append(f"{name} = {_toml(value)}{comment(name)}")

@@ -18,9 +18,11 @@ from internal_dns.cli.words import settings as effective
 from internal_dns.config import Settings, load_settings, misspelt, table
 from internal_dns.core.catalog import Catalog
 from internal_dns.server import CannotStart, Server, run
+from internal_dns.transport.sockets import Endpoint
 
 DEV_PORT: Final = 1053  # 5353 is multicast DNS
 DEV_CATALOG: Final = Path("demo/catalog.db")
+DEV_CONSOLE: Final = Endpoint.parse("127.0.0.1:9154")
 
 
 def setting_options(command: Callable[..., Any], defaults: Mapping[str, str] = {}) -> Callable[..., Any]:
@@ -45,7 +47,9 @@ def dev_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `dev`, whose defaults need no root."""
     loopback = f"[::1]:{DEV_PORT}, 127.0.0.1:{DEV_PORT}"
     maps = "::1/128 and 127.0.0.0/8 as the network of lowest id"
-    return setting_options(command, {"catalog": str(DEV_CATALOG), "listen": loopback, "map_source": maps})
+    console = f"{DEV_CONSOLE}, where it is installed"
+    defaults = {"catalog": str(DEV_CATALOG), "listen": loopback, "map_source": maps, "console": console}
+    return setting_options(command, defaults)
 
 
 @click.command()
@@ -73,8 +77,28 @@ def dev(netns: bool, config: Path | None, **flags: Any) -> None:
     if network and not settings.map_source:
         loopbacks = (("::1/128", network), ("127.0.0.0/8", network))
         settings = replace(settings, map_source=loopbacks)
+    console = ""
+    if settings.origin["console"] == "default":
+        console = _why_no_console()
+        settings = replace(settings, console=None if console else DEV_CONSOLE)
     # No re-reading: here SIGHUP means that the terminal was closed.
-    _serve(settings, dev=True, ready=lambda server: _dev_lines(server, network), reread=None)
+    _serve(settings, dev=True, ready=lambda server: _dev_lines(server, network, console), reread=None)
+
+
+def _why_no_console() -> str:
+    """Say what keeps `dev` from showing the console where nobody asked for it by name; empty: nothing."""
+    import socket
+    from importlib.util import find_spec
+
+    from internal_dns.transport.sockets import bind
+
+    if not all(map(find_spec, ("jinja2", "starlette", "uvicorn"))):
+        return "none: pip install 'internal-dns[console]' brings it"
+    try:
+        bind(DEV_CONSOLE, socket.SOCK_STREAM).close()
+    except OSError as error:
+        return f"none: {DEV_CONSOLE}: {error.strerror}; --console ADDR:PORT names another"
+    return ""
 
 
 def _serve(
@@ -94,12 +118,12 @@ def _one_line(server: Server) -> None:
     words = server.summary()
     click.echo(
         f"ready  {words['listen']} · {words['catalog']} · upstreams {words['upstreams']} · {words['limits']} · "
-        f"admin {words['admin']}"
+        f"admin {words['admin']}" + (f" · console {words['console']}" if server.console else "")
     )
     sys.stdout.flush()
 
 
-def _dev_lines(server: Server, network: str) -> None:
+def _dev_lines(server: Server, network: str, console: str) -> None:
     words = server.summary()
     number = IPv6Address(network.partition("/")[0]).packed[2:6] if network else b""
     name = ""
@@ -113,6 +137,7 @@ def _dev_lines(server: Server, network: str) -> None:
     click.echo(f"catalog  {words['catalog']}")
     click.echo(f"listen   {words['listen']} · upstreams {words['upstreams']}")
     click.echo(f"limits   {words['limits']} · admin {words['admin']}")
+    click.echo(f"console  {words['console'] if server.console else console or 'none'}")
     if name:
         click.echo(f"dev      loopback asks as network {name} ({network})")
         elsewhere = "" if port == DEV_PORT else f"--server [::1]:{port} "

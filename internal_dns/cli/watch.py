@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from internal_dns.cli.ask import query_for, reply_lines, reply_value
+from internal_dns.admin.asking import reply_value
+from internal_dns.cli.ask import query_for, reply_lines
 from internal_dns.cli.backend import connected, read_rows
 from internal_dns.cli.words import UNREACHABLE, Told, catalog_option, json_option, paint, settings
 

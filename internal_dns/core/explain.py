@@ -7,6 +7,7 @@ is told is what is done.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import islice
 
 from internal_dns.core import names
 from internal_dns.core.ask_as import Unclear
@@ -36,6 +37,7 @@ class Explanation:
     outcome: Reply | Forward | Drop
     steps: tuple[tuple[str, str], ...]
     machines: tuple[Verdict, ...] = ()
+    of: int = 0  # how many machines the app has, judged or not
 
     @property
     def octets(self) -> bytes:
@@ -44,9 +46,9 @@ class Explanation:
 
 def explain(
     octets: bytes, source: bytes, destination: bytes, catalog: Catalog | None, rules: Rules,
-    *, turn: int = 0, stream: bool = False, now: int = 0,
+    *, turn: int = 0, stream: bool = False, now: int = 0, at_most: int | None = None,
 ) -> Explanation:  # fmt: skip
-    """Return what `respond` returns for the same arguments, and why."""
+    """Return what `respond` returns for the same arguments, and why; judge *at_most* machines, the nearest first."""
     outcome = respond(octets, source, destination, catalog, rules, turn=turn, stream=stream, now=now)
     query = read_query(octets)
     if not isinstance(query, Query):
@@ -57,6 +59,7 @@ def explain(
     steps = [("asks", _who(who, source))]
     zone = our_zone(query.labels, rules.prefix)
     machines: tuple[Verdict, ...] = ()
+    of = 0
     if isinstance(who, Requester) and zone is not None and catalog is not None:
         here = place(who, catalog, rules.region)
         asked = asked_in(zone, query.labels, rules.prefix)
@@ -65,11 +68,12 @@ def explain(
         base = asked.of if isinstance(asked, names.Page) else asked
         app = who.network.apps.get(getattr(base, "app", None) or b"") if isinstance(base, OfApp) else None
         if app is not None:
-            machines = _verdicts(base, app, View(who, catalog, here, rules.region, turn))
+            of = len(app.machines)
+            machines = _verdicts(base, app, View(who, catalog, here, rules.region, turn), at_most)
     steps.append(("outcome", _outcome(outcome, query, stream)))
     if isinstance(who, Requester) and who.network.known:
         steps.append(("revision", f"{who.network.revision} of this network"))
-    return Explanation(outcome, tuple(steps), machines)
+    return Explanation(outcome, tuple(steps), machines, of)
 
 
 def _who(who: Requester | Outsider | Unclear, source: bytes) -> str:
@@ -110,12 +114,12 @@ def told(asked: Asked) -> str:
     return f"{words[:1].lower()}{words[1:]}" + (f" ({', '.join(filled)})" if filled else "")
 
 
-def _verdicts(asked: Asked, app: App, view: View) -> tuple[Verdict, ...]:
+def _verdicts(asked: Asked, app: App, view: View, at_most: int | None) -> tuple[Verdict, ...]:
     """Judge each machine of the app; for `nearest`, nearest first, with the distance and who is past the count."""
     every = getattr(asked, "every", False)
     nearest = _nearest(asked, view) if isinstance(asked, names.Nearest) else None
     found = []
-    for machine in app.machines:
+    for machine in _considered(app, nearest or {}, at_most):
         why = mismatch(machine, asked) or ("" if (machine.listed if every else machine.visible) else _hidden(machine))
         if nearest is not None and not why and machine.address not in nearest:
             why = f"not among the {len(nearest)} nearest"
@@ -125,6 +129,15 @@ def _verdicts(asked: Asked, app: App, view: View) -> tuple[Verdict, ...]:
             key=lambda v: (nearest.get(v.machine.address, len(nearest)), rank(v.machine, view.here, view.catalog))
         )
     return tuple(found)
+
+
+def _considered(app: App, nearest: dict[bytes, int], at_most: int | None) -> tuple[Machine, ...]:
+    """Return the machines to judge: all, or as many as asked for, those among the nearest first."""
+    if at_most is None or len(app.machines) <= at_most:
+        return app.machines
+    near = [machine for machine in app.machines if machine.address in nearest][:at_most] if nearest else []
+    others = (machine for machine in app.machines if machine.address not in nearest)
+    return (*near, *islice(others, at_most - len(near)))
 
 
 def _nearest(asked: names.Nearest, view: View) -> dict[bytes, int]:

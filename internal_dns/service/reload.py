@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
-from internal_dns.config import Settings, shown, table
-
-HIDDEN: Final = frozenset({"cookie_secret"})  # never in a log
+from internal_dns.config import SECRETS, Settings, shown, table
 
 
 def merged(old: Settings, new: Settings) -> Settings:
@@ -21,7 +19,7 @@ def differences(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
     """Return in words what changes at run time, and the names of what would need another start."""
     changed = [row for row in table() if getattr(old, row.name) != getattr(new, row.name)]
     words = [
-        row.name if row.name in HIDDEN else f"{row.name} {_said(old, row.name)} -> {_said(new, row.name)}"
+        row.name if row.name in SECRETS else f"{row.name} {_said(old, row.name)} -> {_said(new, row.name)}"
         for row in changed if row.metadata["reload"]
     ]  # fmt: skip
     return words, [row.name for row in changed if not row.metadata["reload"]]

@@ -17,6 +17,8 @@ FIXED = {
     "admin",
     "prefix",
     "upstream_ca",
+    "console",
+    "console_token",
 }  # what is opened, or what everything read so far was judged by
 
 

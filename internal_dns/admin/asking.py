@@ -1,0 +1,87 @@
+"""Questions as people write them, and replies as people and programs read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from internal_dns.core import names
+from internal_dns.core.journey import asked_in, our_zone
+from internal_dns.core.wire import ASK_AS, MAX_ASK_AS
+
+if TYPE_CHECKING:
+    import dns.message
+
+PREFIX: Final = b"\xfd\xaa"  # of a server whose settings are not ours to know
+ADVERTISED: Final = 1_232
+
+
+class NotAQuestion(ValueError):
+    """What cannot be asked: what, why, and what to do about it."""
+
+    def __init__(self, what: str, why: str, do: str) -> None:
+        super().__init__(f"{what}: {why}")
+        self.what, self.why, self.do = what, why, do
+
+
+def usual_type(name: str, prefix: bytes = PREFIX) -> str:
+    """The type one asks a name for: TXT for the lists, SRV for services, PTR for reverse names, else AAAA."""
+    labels = tuple(label.lower().encode() for label in name.rstrip(".").split(".") if label)
+    zone = our_zone(labels, prefix)
+    match asked_in(zone, labels, prefix) if zone else None:
+        case names.Apps() | names.Instances() | names.Peers() | names.Regions() | names.Machines() | names.WhoAmI():
+            return "TXT"
+        case names.Page(names.Apps() | names.Instances() | names.Peers() | names.Regions() | names.Machines()):
+            return "TXT"
+        case names.Services():
+            return "SRV"
+        case names.Reverse():
+            return "PTR"
+        case names.Apex():
+            return "SOA"
+    return "AAAA"
+
+
+def query_for(
+    name: str, qtype: str | None, who: str | None, prefix: bytes = PREFIX, size: int = ADVERTISED
+) -> dns.message.QueryMessage:
+    """Return the query for *name*, asked as *who*, by someone who takes *size* octets by UDP. Raises NotAQuestion."""
+    import dns.edns
+    import dns.exception
+    import dns.message
+    import dns.rdatatype
+    import dns.reversename
+
+    if who is not None and (not who.isascii() or not 0 < len(who) <= MAX_ASK_AS):
+        raise NotAQuestion(
+            f"--as {who!r}",
+            f"it is not 1 to {MAX_ASK_AS} ASCII characters",
+            "Write NETWORK, NETWORK/REGION or an address",
+        )
+    options: list[dns.edns.Option] = []
+    if who:
+        options.append(dns.edns.GenericOption(dns.edns.OptionType.make(ASK_AS), who.encode()))
+    try:
+        if qtype is None and ":" in name:
+            name, qtype = dns.reversename.from_address(name).to_text(), "PTR"
+        rdtype = dns.rdatatype.from_text(qtype or usual_type(name, prefix))
+        return dns.message.make_query(name, rdtype, use_edns=0, payload=size, options=options)
+    except (dns.exception.DNSException, ValueError) as error:
+        what = f"cannot ask for {name} {qtype or ''}".rstrip()
+        raise NotAQuestion(what, str(error), "Check the spelling of name and type") from error
+
+
+def reply_value(reply: dns.message.Message) -> dict[str, Any]:
+    """A reply as JSON has it."""
+    import dns.flags
+    import dns.rcode
+
+    sections = {"answer": reply.answer, "authority": reply.authority, "additional": reply.additional}
+    return {
+        "rcode": dns.rcode.to_text(reply.rcode()),
+        "flags": dns.flags.to_text(reply.flags).lower().split(),
+        **{
+            name: [line for rrset in rrsets for line in rrset.to_text().splitlines()]
+            for name, rrsets in sections.items()
+        },
+        "reasons": [str(option) for option in reply.options if option.otype == 15],
+    }

@@ -1,0 +1,282 @@
+"""Paths to pages. A page is built in the console's one thread, so that it never stands before an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import jinja2
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from internal_dns import __version__
+from internal_dns.admin.asking import NotAQuestion
+from internal_dns.admin.console import pages
+from internal_dns.admin.console.guard import Guard, cookie_name, cookie_value, same
+from internal_dns.admin.console.journey import TRANSPORTS, TYPES, Question, journey
+from internal_dns.admin.console.plot import figure
+from internal_dns.admin.console.samples import Sampler
+from internal_dns.admin.console.status import status
+from internal_dns.core.catalog import Catalog
+from internal_dns.core.journey import Rules
+from internal_dns.core.names import printable
+from internal_dns.core.records import address_text
+from internal_dns.core.requester import hex48
+from internal_dns.store.sqlite import Loaded
+
+HERE: Final = Path(__file__).parent
+MAX_FIELD: Final = 300  # characters of anything typed in; a name has at most 255
+MAX_FORM: Final = 1_024  # octets of the only form that is posted
+REFRESH: Final = 2  # seconds, with JavaScript; without, the page reloads itself
+
+_log = logging.getLogger("internal_dns")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the pages are made from, of the running server."""
+
+    catalog: Callable[[], Catalog | None]
+    loaded: Callable[[], Loaded | None]
+    ready: Callable[[], tuple[bool, str]]
+    rules: Callable[[], Rules]
+    file: Path
+    upstreams: Callable[[], Sequence[str]]  # as configured
+
+
+Values = dict[str, Any]
+Build = Callable[[Request, Catalog], tuple[str, Values]]
+
+
+class App:
+    """The pages of one console."""
+
+    def __init__(self, sources: Sources, sampler: Sampler, token: str, thread: Executor) -> None:
+        self.sources, self.sampler, self.token, self.thread = sources, sampler, token, thread
+        self.templates = templates()
+
+    def asgi(self) -> ASGIApp:
+        routes = [
+            Route("/", self.page(_networks)),
+            Route("/networks/{network:int}", self.page(_network)),
+            Route("/networks/{network:int}/peers", self.page(_peers)),
+            Route("/networks/{network:int}/flycasts", self.page(_flycasts)),
+            Route("/networks/{network:int}/apps/{app}", self.page(self._app)),
+            Route("/networks/{network:int}/apps/{app}/machines/{machine}", self.page(self._machine)),
+            Route("/search", self.page(_search)),
+            Route("/ask", self.page(self._ask)),
+            Route("/status", self.page(self._status)),
+            Route("/status/now", self.page(self._status_now)),
+            Route("/login", self.login, methods=["GET", "POST"]),
+            Mount("/static", StaticFiles(directory=HERE / "static")),
+        ]
+        app = Starlette(routes=routes, exception_handlers={HTTPException: self.told})
+        return Guard(app, self.token, self.refused)
+
+    # ── how a page is made ────────────────────────────────────────────────────────────────────────────────────
+
+    def page(self, build: Build) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.thread, self.build, build, request)
+
+        return endpoint
+
+    def build(self, build: Build, request: Request) -> Response:
+        """Return a page; whatever goes wrong costs this page only."""
+        catalog = self.sources.catalog()
+        try:
+            if any(len(value) > MAX_FIELD for value in request.query_params.values()):
+                return self.render("message.html", 400, title="Too long", text=f"At most {MAX_FIELD} characters.")
+            template, values = build(request, catalog or Catalog())
+            return self.render(template, path=request.url.path, ready=self.sources.ready(), **values)
+        except pages.NotThere as missing:
+            return self.render("message.html", 404, title="Not there", text=f"The catalog has no {missing.args[0]}.")
+        except Exception as error:
+            # Neither the path nor the error's words are logged: they name tenants.
+            _log.error("console: a page failed: %s at %s", type(error).__name__, _where(error))
+            return self.render("message.html", 500, title="This page failed", text="The server's log says where.")
+
+    def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        shared = {"path": "", "ready": (True, "ready"), "q": "", "now": time.time()}
+        return HTMLResponse(self.templates.get_template(template).render(shared | values), status)
+
+    async def told(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        text = {404: "There is no such page.", 405: "The console only reads: GET."}.get(error.status_code, error.detail)
+        return self.render("message.html", error.status_code, title="No such page", text=text)
+
+    # ── the way in ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def refused(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask for the token. Every path says the same: nobody learns what is there."""
+        await self.render("login.html", 401, wrong=False)(scope, receive, send)
+
+    async def login(self, request: Request) -> Response:
+        """Exchange the token for a cookie, and take it out of the address bar."""
+        given = request.query_params.get("token", "")
+        if request.method == "POST":
+            given = await _posted(request, "token")
+        if not same(given.strip(), self.token):
+            return self.render("login.html", 401, wrong=bool(given))
+        response = RedirectResponse("/", 303)
+        response.set_cookie(
+            cookie_name(request.headers.get("host", "")), cookie_value(self.token), httponly=True, samesite="strict"
+        )  # fmt: skip
+        return response
+
+    # ── pages that need more than the catalog ─────────────────────────────────────────────────────────────────
+
+    def _app(self, request: Request, catalog: Catalog) -> tuple[str, Values]:
+        number, name = request.path_params["network"], request.path_params["app"]
+        return "app.html", pages.app(catalog, number, name, _page(request), self.sources.file)
+
+    def _machine(self, request: Request, catalog: Catalog) -> tuple[str, Values]:
+        given = request.path_params
+        return "machine.html", pages.machine(
+            catalog, given["network"], given["app"], given["machine"], self.sources.file
+        )
+
+    def _ask(self, request: Request, catalog: Catalog) -> tuple[str, Values]:
+        given = request.query_params
+        first = min(catalog.networks.values(), key=lambda network: network.id, default=None)
+        by = given.get("by", "udp")
+        question = Question(
+            name=given.get("name", "").strip(),
+            type=given.get("type", "").strip().upper(),
+            who=given.get("as", "").strip() or (pages.asks_as(first) if first else ""),
+            by=by if by in TRANSPORTS else "udp",
+            turn=_number(given.get("turn", "0")),
+        )
+        values: Values = {
+            "question": question, "types": TYPES, "transports": TRANSPORTS, "fault": None, "story": None,
+            "suggested": [pages.asks_as(catalog.networks[n]) for n in sorted(catalog.networks)[: pages.FOUND]],
+            "upstreams": self.sources.upstreams(),
+        }  # fmt: skip
+        if question.name:
+            try:
+                values["story"] = journey(question, catalog, self.sources.rules())
+            except NotAQuestion as fault:
+                values["fault"] = fault
+        return "ask.html", values
+
+    def _status(self, request: Request, catalog: Catalog) -> tuple[str, Values]:
+        paused = request.query_params.get("refresh") == "off"
+        return "status.html", {"paused": paused, **self._status_values(catalog)}
+
+    def _status_now(self, request: Request, catalog: Catalog) -> tuple[str, Values]:
+        return "status_now.html", self._status_values(catalog)
+
+    def _status_values(self, catalog: Catalog) -> Values:
+        # tuple() of a deque is one step of the interpreter: the loop does not add a sample half-way.
+        found = status(tuple(self.sampler.kept))
+        found["configured"] = self.sources.upstreams()
+        return {**found, "loaded": self.sources.loaded(), "revision": catalog.revision}
+
+
+def _networks(request: Request, catalog: Catalog) -> tuple[str, Values]:
+    return "networks.html", pages.networks(catalog, _page(request))
+
+
+def _network(request: Request, catalog: Catalog) -> tuple[str, Values]:
+    return "network.html", pages.network(catalog, request.path_params["network"], _page(request))
+
+
+def _peers(request: Request, catalog: Catalog) -> tuple[str, Values]:
+    return "peers.html", pages.peers(catalog, request.path_params["network"], _page(request))
+
+
+def _flycasts(request: Request, catalog: Catalog) -> tuple[str, Values]:
+    return "flycasts.html", pages.flycasts(catalog, request.path_params["network"], _page(request))
+
+
+def _search(request: Request, catalog: Catalog) -> tuple[str, Values]:
+    text = request.query_params.get("q", "").strip()
+    return "search.html", {"q": text, "results": pages.search(catalog, text)}
+
+
+def _page(request: Request) -> int:
+    return _number(request.query_params.get("page", "1"))
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+async def _posted(request: Request, field: str) -> str:
+    """Return one field of a posted form, empty when the form is longer than any of ours."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_FORM:
+            return ""
+    return parse_qs(body.decode("utf-8", "replace")).get(field, [""])[0]
+
+
+def _where(error: Exception) -> str:
+    """File and line in which an exception was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "an unknown place"
+
+
+# ── how values are written ────────────────────────────────────────────────────────────────────────────────────
+
+
+def age(at: int | None, now: float) -> str:
+    """How long ago *at* (Unix seconds) was, in the largest unit that gives two or more, or seconds."""
+    if at is None:
+        return "–"
+    seconds = max(0, int(now) - at)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def moment(at: int) -> str:
+    """A time in full, UTC."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
+    except (OverflowError, ValueError, OSError):
+        return str(at)
+
+
+@cache
+def templates() -> jinja2.Environment:
+    """The templates, compiled: later that would hold up answers."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= FILTERS
+    made.globals |= {"version": __version__, "asks_as": pages.asks_as, "refresh": REFRESH}
+    for name in made.list_templates():
+        made.get_template(name)
+    return made
+
+
+FILTERS: Final[Mapping[str, Callable[..., str]]] = {
+    "text": printable,
+    "address": lambda octets: address_text(octets).decode(),
+    "subnet": hex48,
+    "figure": figure,
+    "count": lambda number: f"{number:,}",
+    "percent": lambda share: f"{100 * share:.0f} %",
+    "age": age,
+    "moment": moment,
+}

@@ -1,0 +1,280 @@
+"""What the pages on the catalog show: plain functions from a catalog to a template's values.
+
+They run in the console's thread. A page shows at most PAGE rows, and what is counted for it is bounded too: looking at
+a catalog of a million machines must not be felt by those who ask the server.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv6Address
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Peer
+from internal_dns.core.records import address_text
+from internal_dns.store.sqlite import UnusableCatalog, connect
+
+PAGE: Final = 50
+COUNTED: Final = 10_000  # machines of one app that are counted by state for a list
+FOUND: Final = 25  # results of a search, of each kind
+EXAMINED: Final = 200_000  # apps, peers and networks that a search looks at
+
+T = TypeVar("T")
+Values = dict[str, Any]
+
+
+class NotThere(LookupError):
+    """What a path names is not in the catalog, or no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[T]):
+    """One page of a list."""
+
+    items: Sequence[T]
+    number: int
+    pages: int
+    total: int
+
+    @property
+    def first(self) -> int:
+        return (self.number - 1) * PAGE + 1 if self.total else 0
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.items) - 1 if self.total else 0
+
+
+def part(of: Sequence[T], number: int) -> Part[T]:
+    """Cut page *number* out of *of*; a number past the end is the last page."""
+    pages = max(1, -(-len(of) // PAGE))
+    number = min(max(1, number), pages)
+    return Part(of[(number - 1) * PAGE : number * PAGE], number, pages, len(of))
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """An app and how many machines it has; `visible` is None for an app with too many to count for a list."""
+
+    name: bytes
+    machines: int
+    visible: int | None
+
+
+def counted(app: App) -> Counted:
+    few = len(app.machines) <= COUNTED
+    return Counted(app.name, len(app.machines), sum(m.visible for m in app.machines) if few else None)
+
+
+# ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def networks(catalog: Catalog, number: int) -> Values:
+    shown = part(sorted(catalog.networks), number)
+    rows = [catalog.networks[each] for each in shown.items]
+    machines = {network.id: sum(len(app.machines) for app in network.apps.values()) for network in rows}
+    return {"part": shown, "networks": rows, "machines": machines}
+
+
+def network(catalog: Catalog, number: int, page: int) -> Values:
+    found = network_of(catalog, number)
+    shown = part(sorted(found.apps), page)
+    return {"network": found, "part": shown, "apps": [counted(found.apps[name]) for name in shown.items]}
+
+
+def peers(catalog: Catalog, number: int, page: int) -> Values:
+    found = network_of(catalog, number)
+    shown = part(sorted(found.peers), page)
+    rows = [(peer := found.peers[name], region_of(catalog, peer.region, peer.address)) for name in shown.items]
+    return {"network": found, "part": shown, "peers": rows}
+
+
+def flycasts(catalog: Catalog, number: int, page: int) -> Values:
+    found = network_of(catalog, number)
+    shown = part(sorted(found.flycasts), page)
+    return {"network": found, "part": shown, "flycasts": [(name, found.flycasts[name]) for name in shown.items]}
+
+
+def app(catalog: Catalog, number: int, name: str, page: int, file: Path) -> Values:
+    net = network_of(catalog, number)
+    found = app_of(net, name)
+    shown = part(found.machines, page)
+    ages = updated(file, [machine.id for machine in shown.items])
+    own = net.flycasts.get(found.name, ())
+    return {"network": net, "app": counted(found), "part": shown, "updated": ages, "flycasts": own}
+
+
+def machine(catalog: Catalog, number: int, name: str, ident: str, file: Path) -> Values:
+    net = network_of(catalog, number)
+    found = machine_of(app_of(net, name), ident)
+    return {
+        "network": net,
+        "machine": found,
+        "updated": updated(file, [found.id]),
+        "host": int.from_bytes(found.address[6:10], "big"),
+        "host_region": catalog.hosts.get(int.from_bytes(found.address[6:10], "big")),
+        "peers": peers_inside(net, found),
+        "names": names_of(found),
+    }
+
+
+def network_of(catalog: Catalog, number: int) -> Network:
+    found = catalog.networks.get(NetworkId(number))
+    if found is None:
+        raise NotThere(f"network {number}")
+    return found
+
+
+def app_of(net: Network, name: str) -> App:
+    found = net.apps.get(name.lower().encode())
+    if found is None:
+        raise NotThere(f"app {name} in network {net.label.decode()}")
+    return found
+
+
+def machine_of(of: App, ident: str) -> Machine:
+    """Find a machine by id: they are in order of it, so no index is built."""
+    wanted = ident.lower().encode()
+    at = bisect_left(of.machines, wanted, key=lambda each: each.id)
+    if at == len(of.machines) or of.machines[at].id != wanted:
+        raise NotThere(f"machine {ident} of app {of.name.decode()}")
+    return of.machines[at]
+
+
+def peers_inside(net: Network, found: Machine) -> list[Peer]:
+    """The peers whose /120 lies in the machine's /112: there are 256 of these at most."""
+    whole = (net.peer_by_120.get(found.address[:14] + bytes((octet,))) for octet in range(256))
+    return [peer for peer in whole if peer is not None]
+
+
+def region_of(catalog: Catalog, own: bytes, address: bytes) -> bytes:
+    """The region of a peer: its own, else its host's; empty when neither is known."""
+    return own or catalog.hosts.get(int.from_bytes(address[6:10], "big"), b"")
+
+
+def names_of(found: Machine) -> list[tuple[str, str]]:
+    """The names that lead to a machine, each with what it is."""
+    named, ident, region, group = (each.decode() for each in (found.app, found.id, found.region, found.group))
+    names = [
+        (f"{ident}.vm.{named}.internal", "this machine alone"),
+        (f"{named}.internal", "every visible machine of the app"),
+        (f"{region}.{named}.internal", f"those in {region}"),
+        (f"{group}.process.{named}.internal", f"those of process group {group}"),
+        (f"top3.nearest.of.{named}.internal", "the three nearest to whoever asks"),
+    ]
+    names += [(f"_{s.name.decode()}._{s.protocol.decode()}.{named}.internal", f"port {s.port}") for s in found.services]
+    return [*names, (address_text(found.address).decode(), "its reverse name")]
+
+
+def asks_as(net: Network) -> str:
+    """How one asks as a network: by its name, else by its first address."""
+    return net.name.decode() or address_text(net.prefix + bytes(10)).decode()
+
+
+def updated(file: Path, idents: Iterable[bytes]) -> Mapping[bytes, int]:
+    """Return when these machines' rows were last written, from the file: the catalog in memory has no use for it.
+
+    Empty while the file cannot be read, and without those that the file spells in capitals.
+    """
+    wanted = [ident.decode() for ident in idents]
+    try:
+        with closing(connect(file)) as connection:
+            connection.execute("PRAGMA busy_timeout = 100")
+            marks = ",".join("?" * len(wanted))
+            rows = connection.execute(f"SELECT id, updated_at FROM machines WHERE id IN ({marks})", wanted)
+            return {ident: at for ident, at in rows if isinstance(at, int) and at > 0}
+    except (OSError, UnusableCatalog, sqlite3.Error):
+        return {}
+
+
+# ── search ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class Results:
+    """What a search found; `stopped` when it did not look at everything."""
+
+    networks: list[Network] = field(default_factory=list)
+    apps: list[tuple[Network, App]] = field(default_factory=list)
+    machines: list[tuple[Network, Machine]] = field(default_factory=list)
+    peers: list[tuple[Network, Peer]] = field(default_factory=list)
+    owners: list[tuple[Network, str]] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def total(self) -> int:
+        kinds: tuple[Sequence[object], ...] = (self.networks, self.apps, self.machines, self.peers, self.owners)
+        return sum(len(kind) for kind in kinds)
+
+
+def search(catalog: Catalog, text: str) -> Results:
+    """Find networks, apps and peers whose name holds *text*, machines whose id starts with it; or an address."""
+    found = Results()
+    try:
+        address = IPv6Address(text.strip()).packed
+    except AddressValueError:
+        pass
+    else:
+        _by_address(catalog, address, found)
+        return found
+    wanted, left = text.strip().lower().encode(), EXAMINED
+    if not wanted:
+        return found
+    for number in sorted(catalog.networks):
+        net = catalog.networks[number]
+        left -= 1 + len(net.apps) + len(net.peers)
+        if left < 0:
+            found.stopped = True
+            break
+        if wanted in net.name.lower():
+            _add(found.networks, [net], found)
+        _add(found.apps, ((net, net.apps[name]) for name in sorted(net.apps) if wanted in name), found)
+        _add(found.peers, ((net, net.peers[name]) for name in sorted(net.peers) if wanted in name), found)
+        for each in net.apps.values():
+            _add(found.machines, ((net, m) for m in _starting(each, wanted)), found)
+    return found
+
+
+def _starting(of: App, wanted: bytes) -> Iterator[Machine]:
+    at = bisect_left(of.machines, wanted, key=lambda each: each.id)
+    while at < len(of.machines) and of.machines[at].id.startswith(wanted):
+        yield of.machines[at]
+        at += 1
+
+
+def _add(to: list[T], new: Iterable[T], found: Results) -> None:
+    for each in new:
+        if len(to) == FOUND:
+            found.stopped = True
+            return
+        to.append(each)
+
+
+def _by_address(catalog: Catalog, address: bytes, found: Results) -> None:
+    """Find the network, machine, peer and names of an address."""
+    net = catalog.networks.get(NetworkId(int.from_bytes(address[2:6], "big")))
+    if net is None or net.prefix != address[:6]:
+        return
+    found.networks.append(net)
+    if (peer := net.peer_by_120.get(address[:15])) is not None:
+        found.peers.append((net, peer))
+    if (owner := net.machine_by_112.get(address[:14])) is not None:
+        found.machines.append((net, owner))
+    found.owners = [(net, name) for name in _names_at(net, address, owner, peer)]
+
+
+def _names_at(net: Network, address: bytes, owner: Machine | None, peer: Peer | None) -> list[str]:
+    """The names an address answers to. Not by the reverse index: to make that of a large network takes seconds."""
+    names = []
+    if owner is not None and owner.visible and owner.address == address:
+        names.append(f"{owner.id.decode()}.vm.{owner.app.decode()}.internal")
+    if peer is not None and peer.visible and peer.address == address:
+        names.append(f"{peer.name.decode()}._peer.internal")
+    flycasts = (name for name, addresses in islice(net.flycasts.items(), EXAMINED) if address in addresses)
+    return [*names, *(f"{name.decode()}.flycast" for name in islice(flycasts, FOUND))]

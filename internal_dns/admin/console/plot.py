@@ -1,0 +1,110 @@
+"""Plots as numbers for a template: paths in a box of 300 × 100, scales in round figures, and the same in words.
+
+The box is stretched to whatever width there is, so text stands beside it and not inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import floor, log10
+from typing import Final
+
+WIDTH: Final = 300
+HEIGHT: Final = 100
+
+Values = Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a plot, in the colour of its number; `now` is its last value."""
+
+    number: int
+    name: str
+    path: str
+    area: str
+    now: str
+    highest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar; a height of 100 is the full box."""
+
+    name: str
+    count: int
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """What a plot shows; `note` says what is measured and how."""
+
+    title: str
+    unit: str
+    note: str
+    top: str
+    middle: str
+    lines: tuple[Line, ...] = ()
+    bars: tuple[Bar, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not self.lines and not any(bar.count for bar in self.bars)
+
+
+def lines(title: str, unit: str, note: str, series: Mapping[str, Values], room: int) -> Plot:
+    """Draw *series*, the newest value at the right edge, *room* values wide. None is a gap; what has no value is left
+    out and keeps its colour for when it has.
+    """
+    highest = max((v for values in series.values() for v in values if v is not None), default=0.0)
+    top = round_above(highest)
+    drawn = []
+    for number, (name, values) in enumerate(series.items(), 1):
+        known = [v for v in values if v is not None]
+        if known:
+            path, area = _paths(values, top, room)
+            drawn.append(Line(number, name, path, area, figure(values[-1]), figure(max(known))))
+    return Plot(title, unit, note, figure(top), figure(top / 2), tuple(drawn))
+
+
+def bars(title: str, unit: str, note: str, counts: Sequence[tuple[str, float]]) -> Plot:
+    """Draw *counts* side by side."""
+    top = round_above(max((count for _, count in counts), default=0.0))
+    drawn = tuple(Bar(name, int(count), round(100 * count / top, 1)) for name, count in counts)
+    return Plot(title, unit, note, figure(top), figure(top / 2), bars=drawn)
+
+
+def _paths(values: Values, top: float, room: int) -> tuple[str, str]:
+    """Return the path of the line, and that of the area below it."""
+    step = WIDTH / max(1, room - 1)
+    left = WIDTH - step * (len(values) - 1)
+    runs: list[list[tuple[float, float]]] = [[]]
+    for at, value in enumerate(values):
+        if value is None:
+            runs.append([])
+        else:
+            runs[-1].append((round(left + at * step, 1), round(HEIGHT * (1 - min(value, top) / top), 1)))
+    runs = [run for run in runs if run]
+    line = [" ".join(f"{'L' if at else 'M'}{x:g} {y:g}" for at, (x, y) in enumerate(run)) for run in runs]
+    area = [f"{path} L{run[-1][0]:g} {HEIGHT} L{run[0][0]:g} {HEIGHT} Z" for path, run in zip(line, runs, strict=True)]
+    return " ".join(line), " ".join(area)
+
+
+def round_above(value: float) -> float:
+    """Return the least of 1, 2, 3, 4, 6, 8 × 10ⁿ that is not below *value*; 1 when there is nothing."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** floor(log10(value))
+    return next(power * step for step in (1, 2, 3, 4, 6, 8, 10) if power * step >= value * (1 - 1e-9))
+
+
+def figure(value: float | None) -> str:
+    """A number as short as it can be read: three digits that count, thousands apart."""
+    if value is None:
+        return "–"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}".removesuffix(".0") if value >= 10 else f"{value:.2f}".rstrip("0").rstrip(".")
