@@ -362,7 +362,7 @@ def test_without_forwarding_other_names_are_refused(catalog: Path) -> None:
 
 
 def test_a_suffix_may_have_an_upstream_of_its_own(catalog: Path, tmp_path: Path) -> None:
-    with Upstream(answering("@ 60 IN A 198.51.100.1")) as corporate:
+    with Upstream(answering("@ 60 IN A 198.51.100.1"), overridden=("home.arpa",)) as corporate:
         config = tmp_path / "config.toml"
         config.write_text(f'[forward]\n"corp.example" = ["{corporate.url}"]\n"home.arpa" = ["{corporate.url}"]\n')
         with forwarding(catalog, answering(f"@ 60 IN A {GOOD}"), flags=["--config", str(config)]) as (
