@@ -15,12 +15,12 @@ INSTALL_SELF = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 # SKIPS=forbid: a skipped or xfailed test is a failure (tests/conftest.py).
 export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
 
-.PHONY: help demo test unit live container lint types fmt docs lock bench soak fuzz dist sbom wheelhouse image clean \
-	build-deps test-deps
+.PHONY: help demo test unit live container lint types fmt docs lock bench compare soak fuzz dist sbom wheelhouse image \
+	clean build-deps test-deps
 .NOTPARALLEL:  # Two tests at once would share ports.
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build-deps  ## Install, then serve the demo catalog on [::1]:1053
 	@flock .install.lock $(MAKE) --no-print-directory --silent .venv/run.stamp
@@ -56,6 +56,9 @@ bench: .venv/dev.stamp  ## Measure, beside other servers, in one run (BENCH=--sh
 
 soak: .venv/dev.stamp  ## Five million names never asked before: does memory stay? (10 minutes)
 	$(BIN)/python -m bench.soak
+
+compare: test-deps .venv/dev.stamp  ## What is forwarded against Unbound's own answers: 1,000 names, 10 types
+	COMPARED_NAMES=1000 $(BIN)/python -m pytest -q -s tests/live/test_forward_real.py -k no_difference
 
 fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz)
 	$(BIN)/python -m tests.fuzz

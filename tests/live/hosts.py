@@ -35,6 +35,7 @@ import dns.rdatatype
 REPOSITORY = Path(__file__).parents[2]
 LAUNCHER = Path(__file__).with_name("launcher.py")
 LISTEN_ANYWHERE = "[::]:53"
+PROGRAM = (sys.executable, "-W", "error", "-m", "internal_dns")
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
 CLONE_NEWNET = 0x4000_0000
 BACKGROUND_TROUBLE = re.compile(r"Traceback|Warning|Exception ignored|failed on a message")
@@ -159,7 +160,7 @@ class Served:
 
     def __init__(
         self, *flags: str, host: Host | None = None, verb: str = "serve", folder: Path = REPOSITORY,
-        program: tuple[str, ...] = (sys.executable, "-W", "error", "-m", "internal_dns"),
+        program: tuple[str, ...] = PROGRAM,
         sockets: Sequence[socket.socket] = (), environment: Mapping[str, str] = {},
     ) -> None:  # fmt: skip
         """Start it; *sockets* are passed on as systemd would."""
@@ -245,18 +246,17 @@ class Served:
 
 @contextmanager
 def serving(
-    catalog: Path,
-    *flags: str,
-    host: Host | None = None,
-    upstream: str = "none",
-    port: int = 0,
-    environment: Mapping[str, str] = {},
-) -> Iterator[Served]:
+    catalog: Path, *flags: str, host: Host | None = None, upstream: str = "none", port: int = 0,
+    wrapped: tuple[str, ...] = (), environment: Mapping[str, str] = {},
+) -> Iterator[Served]:  # fmt: skip
     """A server of *catalog*: on [::1], for which we are network 0x18, or on port 53 of every address of *host*."""
     where = ["--listen", LISTEN_ANYWHERE] if host else ["--listen", f"[::1]:{port}", "--map-source", MAP_LOOPBACK]
     upstreams = [word for url in upstream.split() for word in ("--upstream", url)]
-    server = Served("--catalog", str(catalog), *where, *upstreams, "--admin", "none", *flags, host=host,
-                    environment=environment)  # fmt: skip
+    program = (*wrapped, *PROGRAM)
+    server = Served(
+        "--catalog", str(catalog), *where, *upstreams, "--admin", "none", *flags, host=host, program=program,
+        environment=environment,
+    )  # fmt: skip
     try:
         yield server
     except BaseException:

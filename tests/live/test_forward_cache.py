@@ -1,0 +1,386 @@
+"""What is remembered of upstreams' replies, for how long, and who shares it. Lifetimes are a second or two."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.rdatatype
+import pytest
+
+from tests.live.conftest import catalog_file
+from tests.live.forwarding import GOOD, Got, ask_all
+from tests.live.hosts import Served, addresses, ask, client_socket, outcome, query, serving
+from tests.live.upstream import Asked, Said, Upstream, after, answering, silent
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return catalog_file(tmp_path_factory.mktemp("cache") / "catalog.db", "acme.sql")
+
+
+def soa(ttl: int, minimum: int) -> str:
+    return f"cache.example. {ttl} IN SOA ns.cache.example. root.cache.example. 1 2 3 4 {minimum}"
+
+
+# Names by their first label: what the upstream says each time. `@` is the name asked.
+SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
+    "long": ((f"@ 300 IN A {GOOD}",), (), 0),
+    "short": ((f"@ 1 IN A {GOOD}",), (), 0),
+    "zero": ((f"@ 0 IN A {GOOD}",), (), 0),
+    # The chain lives as long as its shortest link.
+    "shortest-last": (("@ 300 IN CNAME t1.cache.example.", f"t1.cache.example. 1 IN A {GOOD}"), (), 0),
+    "shortest-first": (("@ 1 IN CNAME t2.cache.example.", f"t2.cache.example. 300 IN A {GOOD}"), (), 0),
+    "nxdomain": ((), (soa(300, 300),), 3),
+    "nxdomain-short": ((), (soa(300, 1),), 3),
+    "nxdomain-ttl": ((), (soa(1, 300),), 3),
+    "nodata": ((), (soa(300, 300),), 0),
+    "nodata-short": ((), (soa(300, 1),), 0),
+    "nodata-ttl": ((), (soa(1, 300),), 0),
+    "no-soa": ((), (), 3),
+    "chain-denied": (("@ 300 IN CNAME gone.cache.example.",), (soa(300, 1),), 3),
+    "week": ((f"@ 604800 IN A {GOOD}",), (), 0),
+    "denied-week": ((), (soa(604800, 604800),), 3),
+}
+KEPT = ("long", "nxdomain", "nodata", "week", "denied-week")
+AGAIN = ("short", "zero", "shortest-last", "shortest-first", "nxdomain-short", "nxdomain-ttl", "nodata-short",
+         "nodata-ttl", "chain-denied")  # fmt: skip
+
+
+def scripted(asked: Asked) -> Iterable[Said]:
+    answer, authority, rcode = SAYS[asked.first]
+    yield asked.reply(*answer, authority=authority, rcode=rcode)
+
+
+@dataclass(slots=True)
+class Story:
+    """The same questions at some times after the start: replies, and packets to the upstream until then."""
+
+    times: list[float] = field(default_factory=list)
+    replies: list[dict[str, Got]] = field(default_factory=list)
+    packets: list[Counter[str]] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def story(catalog: Path) -> Iterator[Story]:
+    """Ask everything at 0, 0.1 and 2.2 s, and what has no SOA once more after 6 s."""
+    told = Story()
+    with Upstream(scripted) as upstream, serving(catalog, upstream=upstream.url) as server:
+        begin = time.monotonic()
+        for at, names in ((0, list(SAYS)), (0.1, list(SAYS)), (2.2, list(SAYS)), (5.8, ["no-soa"])):
+            time.sleep(max(0, begin + at - time.monotonic()))
+            got = ask_all(server, [query(f"{name}.cache.example", "A") for name in names])
+            told.times.append(time.monotonic() - begin)
+            told.replies.append(dict(zip(names, got, strict=True)))
+            told.packets.append(Counter(asked.first for asked in upstream.asked))
+        yield told
+
+
+@pytest.mark.parametrize("name", sorted(set(SAYS) - {"zero"}))
+def test_a_reply_is_repeated_from_the_cache(name: str, story: Story) -> None:
+    if story.times[1] < 0.9:  # before the shortest lifetime is over: a machine may be that busy
+        assert story.packets[1][name] == 1
+    first, second = (replies[name].reply for replies in story.replies[:2])
+    assert first
+    assert second
+    assert first.rcode() == second.rcode() == SAYS[name][2]
+    assert [rrset.to_text().split()[3:] for rrset in first.answer] == [
+        rrset.to_text().split()[3:] for rrset in second.answer
+    ]
+    assert [rrset.rdtype for rrset in first.authority] == [rrset.rdtype for rrset in second.authority]
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_it_is_kept_as_long_as_it_lives(name: str, story: Story) -> None:
+    assert story.packets[2][name] == 1
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_it_is_asked_again_when_its_life_is_over(name: str, story: Story) -> None:
+    assert story.packets[2][name] > story.packets[0][name]
+
+
+def test_what_has_ttl_0_is_asked_each_time(story: Story) -> None:
+    assert [packets["zero"] for packets in story.packets[:3]] == [1, 2, 3]
+
+
+def test_nxdomain_without_soa_is_kept_5_seconds_at_most(story: Story) -> None:
+    assert story.packets[3]["no-soa"] > 1
+    assert story.replies[3]["no-soa"].outcome.startswith("NXDOMAIN")
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_ttls_only_fall(name: str, story: Story) -> None:
+    def ttls(at: int) -> list[int]:
+        reply = story.replies[at][name].reply
+        assert reply
+        return [rrset.ttl for rrset in (*reply.answer, *reply.authority)]
+
+    assert all(later <= earlier for earlier, later in zip(ttls(0), ttls(1), strict=True))
+    assert all(later < earlier for earlier, later in zip(ttls(0), ttls(2), strict=True))
+    assert all(ttl > 0 for ttl in ttls(2))
+
+
+@pytest.mark.parametrize("name", ["shortest-last", "shortest-first"])
+def test_a_cname_always_has_its_target(name: str, story: Story) -> None:
+    for replies in story.replies[:3]:
+        assert replies[name].addresses == [GOOD]
+        reply = replies[name].reply
+        assert reply
+        assert [rrset.rdtype for rrset in reply.answer] == [dns.rdatatype.CNAME, dns.rdatatype.A]
+
+
+# ── under what it is kept ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_cached_cname_is_no_answer_for_another_type(catalog: Path) -> None:
+    def script(asked: Asked) -> Iterable[Said]:
+        cname = "@ 300 IN CNAME target.example."
+        yield (
+            asked.reply(cname)
+            if asked.rdtype == dns.rdatatype.CNAME
+            else asked.reply(cname, f"target.example. 300 IN A {GOOD}")
+        )
+
+    with Upstream(script) as upstream, serving(catalog, upstream=upstream.url) as server:
+        assert [rrset.rdtype for rrset in ask(server, query("www.example", "CNAME")).answer] == [5]
+        assert addresses(ask(server, query("www.example", "A"))) == [GOOD]
+        assert addresses(ask(server, query("www.example", "A"))) == [GOOD]
+        assert len(upstream.asked) == 2
+
+
+def test_do_and_cd_are_kept_apart_and_letter_case_is_not(catalog: Path) -> None:
+    signature = "@ 300 IN RRSIG A 8 2 300 20300101000000 20200101000000 1 example. AAAA"
+
+    def script(asked: Asked) -> Iterable[Said]:
+        signed = bool(asked.message.ednsflags & dns.flags.DO)
+        yield asked.reply(f"@ 300 IN A {GOOD}", *(signature,) * signed)
+
+    with Upstream(script) as upstream, serving(catalog, upstream=upstream.url) as server:
+        for _ in range(2):
+            for do in (False, True):
+                for cd in (0, dns.flags.CD):
+                    asked = query("www.example", "A", want_dnssec=do)
+                    asked.flags |= cd
+                    reply = ask(server, asked)
+                    assert [rrset.rdtype for rrset in reply.answer] == [1, 46][: 1 + do]
+                    assert reply.flags & dns.flags.CD == cd
+        assert len(upstream.asked) == 4
+        reply = ask(server, query("WwW.eXaMpLe", "A"))
+        assert reply.question[0].name.to_text() == reply.answer[0].name.to_text() == "WwW.eXaMpLe."
+        assert len(upstream.asked) == 4
+        without = ask(server, query("www.example", "A", use_edns=-1))
+        assert [rrset.rdtype for rrset in without.answer] == [1]
+        assert without.edns == -1
+        assert len(upstream.asked) == 4
+
+
+def test_without_rd_the_cache_is_closed(catalog: Path) -> None:
+    with Upstream(answering(f"@ 300 IN A {GOOD}")) as upstream, serving(catalog, upstream=upstream.url) as server:
+        ask(server, query("www.example", "A"))
+        for name in ("www.example", "other.example"):
+            reply = ask(server, query(name, "A", flags=0))
+            assert outcome(reply).split()[0] == "REFUSED"
+            assert not reply.answer
+
+
+def test_failures_are_not_kept_as_answers(catalog: Path) -> None:
+    """SERVFAIL now, an answer after the 2 s for which a failed name is remembered."""
+    failing = threading.Event()
+    failing.set()
+
+    def script(asked: Asked) -> Iterable[Said]:
+        if failing.is_set():
+            yield asked.reply("@ 60 IN AAAA fdaa::1") if asked.first == "injected" else asked.reply(rcode=2)
+        else:
+            yield asked.reply("@ 60 IN AAAA 2001:db8::1")
+
+    with Upstream(script) as upstream, serving(catalog, upstream=upstream.url) as server:
+        names = ("failed.example", "injected.example")
+        begin = time.monotonic()
+        assert [got.outcome for got in ask_all(server, list(map(query, names)))] == ["SERVFAIL 23", "SERVFAIL 15"]
+        asked = len(upstream.named("failed"))
+        # RFC 9520: it is not asked again at once.
+        for _ in range(5):
+            assert outcome(ask(server, query("failed.example"))).startswith("SERVFAIL")
+        if time.monotonic() - begin < 1.5:
+            assert len(upstream.named("failed")) == asked
+        failing.clear()
+        time.sleep(max(0, begin + 2.6 - time.monotonic()))
+        for got in ask_all(server, list(map(query, names))):
+            assert (got.outcome, got.addresses) == ("NOERROR", ["2001:db8::1"])
+
+
+# ── shared ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_thousand_who_ask_the_same_at_once_cost_one_packet(catalog: Path) -> None:
+    with (
+        Upstream(after(0.35, answering(f"@ 300 IN A {GOOD}"))) as upstream,
+        serving(catalog, upstream=upstream.url) as server,
+    ):
+        got = ask_all(server, [query("WWW.shared.example" if n % 2 else "www.shared.example", "A") for n in range(900)])
+        assert all(each.addresses == [GOOD] for each in got)
+        assert len(upstream.asked) == 1
+        got = ask_all(server, [query("www.shared.example", "A") for n in range(100)])
+        assert all(each.addresses == [GOOD] for each in got)
+        assert len(upstream.asked) == 1
+
+
+def test_those_who_share_a_failure_all_hear_of_it(catalog: Path) -> None:
+    with Upstream(after(0.3, answering(rcode=2))) as upstream, serving(catalog, upstream=upstream.url) as server:
+        got = ask_all(server, [query("www.shared.example", "A") for _ in range(200)])
+        assert {each.outcome for each in got} == {"SERVFAIL 23"}
+        assert len(upstream.asked) <= 4
+
+
+def test_a_client_that_leaves_does_not_take_the_reply_of_others_with_it(catalog: Path) -> None:
+    with (
+        Upstream(after(0.5, answering(f"@ 300 IN A {GOOD}"))) as upstream,
+        serving(catalog, upstream=upstream.url) as server,
+        client_socket(socket.SOCK_STREAM) as first,
+    ):
+        first.connect(("::1", server.port))
+        octets = query("www.example", "A").to_wire()
+        first.sendall(len(octets).to_bytes(2, "big") + octets)
+        while not upstream.asked:
+            time.sleep(0.01)
+        first.close()  # the one who asked first
+        assert addresses(ask(server, query("www.example", "A"))) == [GOOD]
+        assert len(upstream.asked) == 1
+
+
+# ── stale ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def stale(reply: dns.message.Message) -> bool:
+    return any(isinstance(option, dns.edns.EDEOption) and option.code == 3 for option in reply.options)
+
+
+@dataclass(slots=True)
+class Outage:
+    """The same names before and while their upstream is gone."""
+
+    before: list[Got]
+    during: list[Got]
+    seconds: float
+    unknown: Got
+    after: list[Got]
+
+
+NAMES = ("www.example", "chain.example", "none.example")
+
+
+def one_second(asked: Asked) -> Iterable[Said]:
+    if asked.first == "chain":
+        yield asked.reply("@ 1 IN CNAME t.example.", f"t.example. 1 IN A {GOOD}")
+    elif asked.first == "none":
+        yield asked.reply(rcode=3, authority=["example. 1 IN SOA ns.example. root.example. 1 2 3 4 1"])
+    else:
+        yield asked.reply(f"@ 1 IN A {GOOD}")
+
+
+def suffer(catalog: Path, kind: str) -> Outage:
+    """Let the upstream fail in a way, and recover."""
+    failing = threading.Event()
+
+    def script(asked: Asked) -> Iterable[Said]:
+        if not failing.is_set():
+            yield from one_second(asked)
+        elif kind == "servfail":
+            yield asked.reply(rcode=2)
+
+    with Upstream(script) as upstream, serving(catalog, upstream=upstream.url) as server:
+        messages = [query(name, "A") for name in NAMES]
+        before = ask_all(server, messages)
+        failing.set()
+        if kind == "gone":
+            port = upstream.port
+            upstream.close()
+        time.sleep(1.3)
+        begin = time.monotonic()
+        during = ask_all(server, messages)
+        seconds = time.monotonic() - begin
+        (unknown,) = ask_all(server, [query("unknown.example", "A")])
+        failing.clear()
+        if kind == "gone":
+            with Upstream(script, port=port):
+                recovered = _recovered(server, messages)
+        else:
+            recovered = _recovered(server, messages)
+        return Outage(before, during, seconds, unknown, recovered)
+
+
+def _recovered(server: Served, messages: list[dns.message.QueryMessage]) -> list[Got]:
+    """Ask until nothing is stale any more: the upstream is back, a failed name is remembered for 2 s."""
+    end = time.monotonic() + 6
+    while True:
+        got = ask_all(server, messages)
+        fresh = all(each.reply and not stale(each.reply) and each.reply.rcode() != 2 for each in got)
+        if fresh or time.monotonic() > end:
+            return got
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def outages(catalog: Path) -> dict[str, Outage]:
+    """All three at once."""
+    found: dict[str, Outage] = {}
+    faults: list[BaseException] = []
+
+    def run(kind: str) -> None:
+        try:
+            found[kind] = suffer(catalog, kind)
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=run, args=(kind,)) for kind in ("silent", "servfail", "gone")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not faults, faults
+    return found
+
+
+@pytest.mark.parametrize("kind", ["silent", "servfail", "gone"])
+def test_what_was_known_is_told_stale_when_its_upstream_fails(kind: str, outages: dict[str, Outage]) -> None:
+    outage = outages[kind]
+    for before, during in zip(outage.before, outage.during, strict=True):
+        assert during.reply
+        assert before.reply
+        assert not stale(before.reply)
+        assert during.reply.rcode() == before.reply.rcode()
+        assert during.addresses == before.addresses
+        assert stale(during.reply), during.outcome
+        assert all(ttl == 30 for ttl in during.ttls)
+        assert during.seconds < 2.9  # 1.8 promised
+    assert outage.unknown.outcome in ("SERVFAIL 22", "SERVFAIL 23")
+
+
+@pytest.mark.parametrize("kind", ["silent", "servfail", "gone"])
+def test_what_was_stale_is_fresh_when_its_upstream_is_back(kind: str, outages: dict[str, Outage]) -> None:
+    for got in outages[kind].after:
+        assert got.reply
+        assert not stale(got.reply)
+        assert all(ttl <= 1 for ttl in got.ttls)
+
+
+def test_stale_is_told_by_the_edns_option_only_to_who_has_edns(catalog: Path) -> None:
+    with Upstream(one_second) as upstream, serving(catalog, upstream=upstream.url) as server:
+        ask(server, query("www.example", "A"))
+        upstream.script = silent
+        time.sleep(1.2)
+        plain = ask(server, query("www.example", "A", use_edns=-1))
+        assert addresses(plain) == [GOOD]
+        assert plain.edns == -1
