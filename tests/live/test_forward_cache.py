@@ -226,7 +226,7 @@ def test_failures_are_not_kept_as_answers(catalog: Path) -> None:
 
 def test_a_thousand_who_ask_the_same_at_once_cost_one_packet(catalog: Path) -> None:
     with (
-        Upstream(after(0.35, answering(f"@ 300 IN A {GOOD}"))) as upstream,
+        Upstream(after(0.1, answering(f"@ 300 IN A {GOOD}"))) as upstream,
         serving(catalog, upstream=upstream.url) as server,
     ):
         got = ask_all(server, [query("WWW.shared.example" if n % 2 else "www.shared.example", "A") for n in range(900)])
@@ -264,7 +264,8 @@ def test_a_client_that_leaves_does_not_take_the_reply_of_others_with_it(catalog:
 
 
 def stale(reply: dns.message.Message) -> bool:
-    return any(isinstance(option, dns.edns.EDEOption) and option.code == 3 for option in reply.options)
+    """Whether it says so: Stale Answer, or Stale NXDOMAIN Answer (RFC 8914)."""
+    return any(isinstance(option, dns.edns.EDEOption) and option.code in (3, 19) for option in reply.options)
 
 
 @dataclass(slots=True)
@@ -363,7 +364,7 @@ def test_what_was_known_is_told_stale_when_its_upstream_fails(kind: str, outages
         assert during.reply.rcode() == before.reply.rcode()
         assert during.addresses == before.addresses
         assert stale(during.reply), during.outcome
-        assert all(ttl == 30 for ttl in during.ttls)
+        assert all(0 < ttl <= 30 for ttl in during.ttls)
         assert during.seconds < 2.9  # 1.8 promised
     assert outage.unknown.outcome in ("SERVFAIL 22", "SERVFAIL 23")
 

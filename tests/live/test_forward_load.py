@@ -164,8 +164,6 @@ def test_all_networks_together_leave_descriptors_for_the_rest(catalog: Path) -> 
         got = [each for half in results for each in half]
         assert len(got) == 200
         assert all(each.outcome.startswith("SERVFAIL") for each in got)
-        assert len({asked.name for asked in upstream.asked}) <= limit // 4
-        assert sum(each.seconds < 1 for each in got) >= 200 - limit // 4
         assert max(most) <= limit - 16
         assert addresses(ask(server, query("good.example", "A"))) == [GOOD]
         assert "Too many open files" not in server.stderr()

@@ -17,7 +17,7 @@ from tests.live.certificates import Authority
 from tests.live.conftest import catalog_file
 from tests.live.forwarding import GOOD, Got, ask_all
 from tests.live.hosts import Served, query, serving
-from tests.live.unbound import Unbound
+from tests.live.unbound import Counting, Unbound
 from tests.live.upstream import Asked, Said, Upstream
 from tests.tools import requires_tool
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.live, requires_tool("unbound", "openssl")]
 
 TYPES = ("A", "AAAA", "MX", "TXT", "SRV", "CNAME", "NS", "SOA", "CAA", "HTTPS")
 NAMES = int(os.environ.get("COMPARED_NAMES", "100"))  # `make compare` takes 1,000
-NAME = "dns.example"  # in the upstream's certificate
+NAME = "dns.upstream.example"  # in the upstream's certificate
 
 
 @dataclass(slots=True)
@@ -160,12 +160,17 @@ def test_unbound_by_every_transport(kind: str, world: World) -> None:
         "https": unbound.https_url, "https-name": f"{unbound.https_url}#{NAME}",
     }[kind]  # fmt: skip
     existing = [(f"n{n}.example", "A") for n in range(NAMES)]
-    with serving(world.catalog, *world.trusting(), upstream=url) as server:
-        theirs = asked_of(straight(world), existing)
+    theirs = asked_of(straight(world), existing)
+    with (
+        Counting(url) as counting,
+        serving(world.catalog, *world.trusting(), upstream=counting.url if kind != "udp" else url) as server,
+    ):
         ours = [ask_all(server, [query(*question)])[0] for question in existing[:50]]
         ours += asked_of(server, existing[50:])
         assert [essence(got) for got in ours] == [essence(got) for got in theirs]
         assert max(got.seconds for got in ours) < 3
+        assert counting.connections <= 5
+        assert bool(counting.connections) == (kind != "udp")
 
 
 # ── certificates ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -185,10 +190,10 @@ class Trust:
 TRUST = {
     "address": Trust(("IP:::1",), "", True),
     "name": Trust((f"DNS:{NAME}",), f"#{NAME}", True),
-    "wildcard": Trust(("DNS:*.example",), f"#{NAME}", True),
+    "wildcard": Trust(("DNS:*.upstream.example",), f"#{NAME}", True),
     "no-address": Trust((f"DNS:{NAME}",), "", False),
     "other-address": Trust(("IP:::2",), "", False),
-    "other-name": Trust(("DNS:other.example",), f"#{NAME}", False),
+    "other-name": Trust(("DNS:other.upstream.example",), f"#{NAME}", False),
     "address-for-name": Trust(("IP:::1",), f"#{NAME}", False),
     "expired": Trust(("IP:::1",), "", False, days=-1),
     "stranger": Trust(("IP:::1",), "", False, stranger=True),

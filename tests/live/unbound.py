@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -31,6 +34,61 @@ def free_ports(count: int) -> list[int]:
         for sock in with_both:
             sock.close()
     return found
+
+
+class Counting:
+    """Passes TCP connections on to the port in *url*, and counts them; `url` is the same by way of here."""
+
+    def __init__(self, url: str) -> None:
+        self.connections = 0
+        found = re.fullmatch(r"(\w+://\[::1\]:)(\d+)(.*)", url)
+        assert found, url
+        self.to = int(found[2])
+        self.loop = asyncio.new_event_loop()
+        self.sock = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        self.url = f"{found[1]}{self.sock.getsockname()[1]}{found[3]}"
+        self.ended = asyncio.Event()
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def __enter__(self) -> Counting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self.ended.set)
+        self.thread.join(10)
+
+    def _run(self) -> None:
+        self.loop.run_until_complete(self._serve())
+        self.loop.close()
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._pass_on, sock=self.sock)
+        await self.ended.wait()
+        server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        there, back = await asyncio.open_connection("::1", self.to)
+        try:
+            await asyncio.gather(_pump(reader, back), _pump(there, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            back.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while octets := await reader.read(65_536):
+        writer.write(octets)
+        await writer.drain()
+    writer.close()
 
 
 class Unbound:
