@@ -247,10 +247,11 @@ class Served:
 @contextmanager
 def serving(
     catalog: Path, *flags: str, host: Host | None = None, upstream: str = "none", port: int = 0,
-    wrapped: tuple[str, ...] = (), environment: Mapping[str, str] = {},
+    wrapped: tuple[str, ...] = (), environment: Mapping[str, str] = {}, map_loopback: bool = True,
 ) -> Iterator[Served]:  # fmt: skip
     """A server of *catalog*: on [::1], for which we are network 0x18, or on port 53 of every address of *host*."""
-    where = ["--listen", LISTEN_ANYWHERE] if host else ["--listen", f"[::1]:{port}", "--map-source", MAP_LOOPBACK]
+    where = ["--listen", LISTEN_ANYWHERE] if host else ["--listen", f"[::1]:{port}"]
+    where += ["--map-source", MAP_LOOPBACK] if map_loopback and not host else []
     upstreams = [word for url in upstream.split() for word in ("--upstream", url)]
     program = (*wrapped, *PROGRAM)
     server = Served(
