@@ -81,8 +81,7 @@ class Forwarder:
         """End what is on its way, and all connections."""
         for asking in (*self.asking.values(), *self._probes):
             asking.end(BUSY)
-        for state in self.states.values():
-            await state.channel.close()
+        await asyncio.gather(*(state.channel.close() for state in self.states.values()), *self._closing)
 
     # ── clients ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -17,6 +18,7 @@ from internal_dns.forward.upstreams import Upstream
 
 IDLE: Final = 10  # seconds without a question after which a connection is closed
 SILENT: Final = 1.2  # seconds a question waits in vain, and nothing else comes, until the connection is given up
+LEAVE: Final = 0.5  # seconds for the end of a TLS connection
 MOST: Final = 4_096  # questions on one connection
 
 
@@ -68,7 +70,7 @@ class Streams:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
         if self._open:
-            self._open.close()
+            await self._open.end()
 
     async def _connection(self) -> Connection:
         if self._open and self._open.usable:
@@ -100,6 +102,7 @@ class Connection(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self.transport: Any = None
         self.fresh, self.usable = True, True
+        self.lost = asyncio.Event()
         self.received_at = self.loop.time()
         self._buffer = bytearray()
         self._waiting: dict[bytes, tuple[bytes, asyncio.Future[bytes]]] = {}
@@ -147,6 +150,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.usable = False
+        self.lost.set()
         if self._idle:
             self._idle.cancel()
         for _, arrived in self._waiting.values():
@@ -160,6 +164,14 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self.usable = False
         self.transport.close()
+
+    async def end(self) -> None:
+        """Close, and see that it is closed: TLS takes its leave first, which the other side may not answer."""
+        self.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.lost.wait(), LEAVE)
+        self.transport.abort()
+        await asyncio.sleep(0)
 
 
 def _question_of(query: bytes) -> bytes:

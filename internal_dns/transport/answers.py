@@ -140,7 +140,7 @@ class AnswerTable:
             limit = limit or min(max(opt[3] << 8 | opt[4], PLAIN_UDP_SIZE), self.rules.udp_limit)
         else:
             return None
-        network = source[2:6] if source[:2] == self.prefix else self._mapped(source)
+        network = source[2:6] if source[:2] == self.prefix else self.mapped(source)
         if destination[:2] == self.prefix and destination[2:6] not in (b"\0\0\0\0", network):
             return None
         table = self._tables.get(network)  # type: ignore[arg-type]  # None is nobody's key
@@ -195,7 +195,7 @@ class AnswerTable:
         self.hits += 1
         return b"".join((octets[:2], head, octets[HEADER:end], entry.records, entry.opt if end < len(octets) else b""))
 
-    def _mapped(self, source: bytes) -> bytes | None:
+    def mapped(self, source: bytes) -> bytes | None:
         """Return the network octets of a source outside the prefix by the configured maps, or None."""
         if source not in self._sources:
             if len(self._sources) >= _KNOWN_SOURCES:

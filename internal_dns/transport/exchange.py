@@ -22,6 +22,7 @@ from internal_dns.core.wire import HEADER, MAX_MESSAGE, SILENT_PORTS, Ede, Query
 from internal_dns.metrics import Metrics
 from internal_dns.transport.answers import AnswerTable
 from internal_dns.transport.sampling import Sample, Tap, show, tapped
+from internal_dns.transport.shares import Shares
 
 Outcome = bytes | None | Coroutine[Any, Any, bytes | None]
 
@@ -56,6 +57,7 @@ class Exchange:
             lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype),
             count_relayed=lambda rcode, qtype: metrics.response("forward", rcode & 15, qtype),
         )
+        self.shares = Shares()
         self.taps: list[Tap] = []
         self._silent_until = 0.0
         if forwarder is not None:
@@ -83,34 +85,49 @@ class Exchange:
         try:
             turn = getrandbits(32)
             known = self.answers.repeat(octets, source, destination, turn, MAX_MESSAGE if stream else 0)
-            return known or self._decide(octets, source, destination, turn, stream)
+            return known or self._decide_in_turn(octets, source, destination, turn, stream)
         except Exception:
             return self._failed(octets)
 
-    def _decide(self, octets: bytes, source: bytes, destination: bytes, turn: int, stream: bool) -> Outcome:
+    def _decide_in_turn(self, octets: bytes, source: bytes, destination: bytes, turn: int, stream: bool) -> Outcome:
+        """Decide, unless the network of *source* takes more than its share of that; by TCP it is slowed down anyway."""
+        begin, network = perf_counter(), self._share_of(source)
+        if not stream and not self.shares.may(network, begin):
+            self.metrics.drop("share")
+            return None
+        try:
+            return self._decide(octets, source, destination, turn, stream, begin)
+        finally:
+            took = perf_counter() - begin
+            self._deciding += took
+            self.shares.spend(network, took)
+
+    def _share_of(self, source: bytes) -> bytes:
+        """Return the network that pays for a question of *source*; all that are not in the catalog pay together."""
+        network = source[2:6] if source[:2] == self.rules.prefix else self.answers.mapped(source) or b""
+        known = self.catalog is not None and int.from_bytes(network, "big") in self.catalog.networks
+        return network if known else b""
+
+    def _decide(
+        self, octets: bytes, source: bytes, destination: bytes, turn: int, stream: bool, begin: float
+    ) -> Outcome:
         """Go the whole way, for a message that is not simply repeated."""
-        begin = perf_counter()
         said = respond(
             octets, source, destination, self.catalog, self.rules, turn=turn, stream=stream, now=int(time.time())
         )  # fmt: skip
         match said:
             case Drop(reason):
                 self.metrics.drop(reason)
-                self._deciding += perf_counter() - begin
                 return None
             case Forward():
-                outcome = self._forward(said, source, begin)
-                self._deciding += perf_counter() - begin
-                return outcome
+                return self._forward(said, source, begin)
         if said.remember is not None:
             if leaks(said.remember.body, said.remember.network):
                 self.metrics.leaks += 1
                 return self._failed(octets, "a reply held addresses of another network")
             self.answers.remember(said)
         self.metrics.response(said.kind, said.rcode, _qtype(octets))[0] += 1
-        took = perf_counter() - begin
-        self._deciding += took
-        self.metrics.durations[said.kind].observe(took)
+        self.metrics.durations[said.kind].observe(perf_counter() - begin)
         return said.octets
 
     def end_batch(self, begin: float) -> None:

@@ -56,6 +56,10 @@ def url(served: Served) -> str:
     return found[1]
 
 
+def arrives(browser: Browser, title: str) -> None:
+    browser.until(lambda: browser.title == title, title)
+
+
 def base(served: Served) -> str:
     return url(served).partition("login")[0]
 
@@ -67,8 +71,7 @@ def test_from_the_start_line_to_the_question_of_a_machine(browser: Browser, serv
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
     for link, title in (("acme", "acme"), ("web", "web of acme"), (MACHINE, f"{MACHINE} of web")):
         browser.click(link)
-        expected = f"{title} · internal-dns"
-        browser.until(lambda expected=expected: browser.title == expected, "the page")
+        arrives(browser, f"{title} · internal-dns")
     browser.type("main input#name", "top1.nearest.of.web.internal")
     browser.press("main form button")
     text = browser.text()
