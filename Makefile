@@ -60,8 +60,9 @@ soak: .venv/dev.stamp  ## Five million names never asked before: does memory sta
 compare: test-deps .venv/dev.stamp  ## What is forwarded against Unbound's own answers: 1,000 names, 10 types
 	COMPARED_NAMES=1000 $(BIN)/python -m pytest -q -s tests/live/test_forward_real.py -k no_difference
 
-fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz)
+fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz), and the C core under sanitizers (tests/native)
 	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.native
 
 docs: .venv/dev.stamp  ## Write docs/settings.md and the man page from the code
 	$(BIN)/python tools/settings-doc > docs/settings.md
@@ -128,13 +129,16 @@ build/lock/bin/pip-compile: Makefile
 .venv/bin/pip: | $(if $(wildcard .venv/bin/pip),,build-deps)
 	$(PYTHON) -m venv --clear .venv
 
+# The native UDP path, built by the install.
+NATIVE = $(wildcard internal_dns/transport/*.pyx internal_dns/transport/*.pxd internal_dns/transport/*.h)
+
 # Stamps: a second run installs nothing. A development install includes the plain one.
-.venv/run.stamp: .venv/bin/pip pyproject.toml requirements.lock
+.venv/run.stamp: .venv/bin/pip pyproject.toml requirements.lock $(NATIVE)
 	$(INSTALL_LOCK) requirements.lock
 	$(INSTALL_SELF)
 	@touch $@
 
-.venv/dev.stamp: .venv/bin/pip pyproject.toml requirements-dev.lock
+.venv/dev.stamp: .venv/bin/pip pyproject.toml requirements-dev.lock $(NATIVE)
 	$(INSTALL_LOCK) requirements-dev.lock
 	$(INSTALL_SELF)
 	@touch $@ .venv/run.stamp

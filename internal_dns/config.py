@@ -26,6 +26,7 @@ DEFAULT_FILE: Final = Path("/etc/internal-dns/config.toml")
 ENVIRONMENT: Final = "INTERNAL_DNS_"
 SECRETS: Final = frozenset({"cookie_secret", "console_token"})  # never shown, never in a log
 NOT_SETTINGS: Final = frozenset({"INTERNAL_DNS_FORBID_SKIPS"})  # of the tests
+UDP_PATHS: Final = ("auto", "native", "python")
 
 
 class ConfigurationError(Exception):
@@ -83,6 +84,12 @@ def _number(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _udp_path(text: str) -> str:
+    if text not in UDP_PATHS:
+        raise ValueError(f"{text!r} is no UDP path: {', '.join(UDP_PATHS)}")
+    return text
 
 
 def _secret(text: str) -> bytes:
@@ -153,6 +160,10 @@ class Settings:
     udp_limit: int = setting(
         "8192", "Octets of the largest UDP reply, if the client takes it.", _number(512, 65_507), "N", reload=True
     )
+    udp_path: str = setting(
+        "auto", "How to serve UDP: native or python; auto is native if it was built at installation.", _udp_path, "PATH"
+    )
+    workers: int = setting("1", "Threads of the native UDP path.", _number(1, 8), "N")
     hidden_peers: tuple[str, ...] = setting(
         ("interactive-",), "Peers whose names start so are not shown.", str, "START", many=True, reload=True
     )

@@ -86,6 +86,7 @@ class Metrics:
     counters: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
     info: dict[str, str] = field(default_factory=dict)
     build: dict[str, str] = field(default_factory=_versions)
+    before_collecting: list[Callable[[], None]] = field(default_factory=list)  # those that count elsewhere tell here
 
     def response(self, kind: str, rcode: int, qtype: int) -> Cell:
         """Return the cell that counts such replies."""
@@ -96,6 +97,8 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families; the prometheus-client collector interface."""
+        for tell in self.before_collecting:
+            tell()
         received = CounterMetricFamily(
             "internal_dns_requests", "Messages received, whatever became of them", labels=["proto", "family"]
         )

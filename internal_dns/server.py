@@ -7,6 +7,7 @@ import logging
 import resource
 import secrets
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -26,9 +27,10 @@ from internal_dns.service.reload import differences, merged
 from internal_dns.service.watchdog import watch_ourselves
 from internal_dns.store.sqlite import Loaded, UnusableCatalog
 from internal_dns.store.watch import Watcher
+from internal_dns.transport import native
 from internal_dns.transport.exchange import Exchange
 from internal_dns.transport.inherited import Unfit, inherited
-from internal_dns.transport.sockets import BACKLOG, Bound, Endpoint, bind_pair, kernel_drops
+from internal_dns.transport.sockets import BACKLOG, Bound, Endpoint, bind_queues, kernel_drops
 from internal_dns.transport.tcp import Connections
 from internal_dns.transport.udp import UdpListener
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from internal_dns.admin.console.serve import Console
 
 DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
-UDP_PATH: Final = "python"
+BUILD_NATIVE: Final = "Install a C compiler and Python's headers (apt-get install gcc python3-dev) and install again"
 FIRST_LOAD: Final = 1  # seconds questions wait for the first catalog; a resolver asks again after 5
 STATUS_INTERVAL: Final = 1
 PROGRESS_ROWS: Final = 250_000
@@ -61,18 +63,20 @@ class Server:
         self.secret = settings.cookie_secret or secrets.token_bytes(16)
         self.announced = False  # the service manager knows that we are ready, and not yet that we stop
         self.reread_ok = True  # what the last SIGHUP found could be used
-        self.metrics = Metrics(info={"udp_path": UDP_PATH})
+        self.udp_path = udp_path(settings.udp_path)
+        self.metrics = Metrics(info={"udp_path": self.udp_path})
         self.upstreams = _upstreams(settings)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.forward_limit = max(16, descriptors // 4)
         self.forwarder = _forwarder(settings, self.upstreams, self.metrics, self.forward_limit)
-        self.exchange = Exchange(self._rules(), self.metrics, self.forwarder)
+        self.mirror = native.Mirror(self._rules(), self.metrics) if self.udp_path == "native" else None
+        self.exchange = Exchange(self._rules(), self.metrics, self.forwarder, self.mirror)
         self.connections = Connections(self.exchange, self.metrics)
         self.watcher = Watcher(
             settings.catalog, self._apply, prefix=settings.prefix, hidden=settings.hidden_peers, progress=_progress
         )  # fmt: skip
         self.api = Api(settings.catalog, self.exchange, settings.prefix, settings.hidden_peers)
-        self.udp: list[UdpListener] = []
+        self.udp: list[UdpListener] | list[native.Udp] = []
         self.servers: list[asyncio.Server] = []
         self.groups: list[Bound] = []
         self.loaded = asyncio.Event()
@@ -165,8 +169,12 @@ class Server:
     async def _answer(self) -> None:
         """Begin to read questions."""
         loop = asyncio.get_running_loop()
+        udp = [group.udp for group in self.groups]
+        if self.mirror:
+            self.udp = [native.Udp(udp, self.exchange, self.metrics, self.mirror, self.settings.workers)]
+        else:
+            self.udp = [UdpListener(sock, self.exchange, self.metrics) for queues in udp for sock in queues]
         for group in self.groups:
-            self.udp += [UdpListener(udp, self.exchange, self.metrics) for udp in group.udp]
             for tcp in group.tcp:
                 self.servers.append(await loop.create_server(self.connections.protocol, sock=tcp, backlog=BACKLOG))
 
@@ -194,11 +202,15 @@ class Server:
 
     def _bind(self) -> Iterator[Bound]:
         for endpoint in self.settings.listen:
+            # What chooses the queue reads an IPv6 header.
+            queues = native.QUEUES if self.mirror and endpoint.host.version == 6 else 1
             try:
-                udp, tcp = bind_pair(endpoint)
+                udp, tcp = bind_queues(endpoint, queues)
             except OSError as error:
                 raise cannot_listen(endpoint, error) from error
-            yield Bound(endpoint, [udp], [tcp])
+            if queues > 1:
+                _spread(udp[0])
+            yield Bound(endpoint, udp, [tcp])
 
     def endpoints(self) -> list[Endpoint]:
         """Where we serve, with the ports that port 0 became."""
@@ -240,9 +252,22 @@ class Server:
                 raise ConfigurationError([str(_cannot_forward(settings, error))]) from error
         self.settings, self.upstreams = settings, upstreams
         self.secret = settings.cookie_secret or self.secret
-        self.exchange.use_rules(self._rules())
+        self._use_rules(self._rules())
         self.api.hide(settings.hidden_peers)
         self.watcher.hide(settings.hidden_peers)
+
+    def _use_rules(self, rules: Rules) -> None:
+        """Answer by *rules*; the native workers start anew with a table made by them."""
+        if rules == self.exchange.rules:
+            return
+        workers = [udp for udp in self.udp if isinstance(udp, native.Udp)]
+        for udp in workers:
+            udp.stop_reading()
+        self.mirror = native.Mirror(rules, self.metrics) if self.mirror else None
+        self.exchange.use_rules(rules, self.mirror)
+        for udp in workers:
+            assert self.mirror is not None
+            udp.start(self.mirror)
 
     def _rules(self) -> Rules:
         settings = self.settings
@@ -313,6 +338,11 @@ class Server:
             for sock in (*group.udp, *group.tcp):
                 sock.close()  # never shutdown: inherited sockets live on
 
+    def _path(self) -> str:
+        """The UDP path in words."""
+        workers = self.settings.workers
+        return f"native ({workers} worker{'s' * (workers > 1)})" if self.mirror else "python"
+
     def status(self) -> str:
         """How we are, in a line that does not change with every commit."""
         state = self.ready()[1]
@@ -326,7 +356,7 @@ class Server:
         listen = f"udp+tcp {', '.join(map(str, self.endpoints()))}{' inherited' if self.passed else ''}"
         return {
             "catalog": f"{where} · sqlite {sqlite3.sqlite_version}",
-            "listen": f"{listen} · udp path {UDP_PATH} · {loop_name()}",
+            "listen": f"{listen} · udp path {self._path()} · {loop_name()}",
             "upstreams": ", ".join(map(str, self.upstreams)) or "none",
             "limits": f"{self.connections.limit} tcp connections, {self.forward_limit} forwarded at a time",
             "admin": f"http://{settings.admin}" if settings.admin else "none",
@@ -361,6 +391,26 @@ def _console(server: Server, endpoint: Endpoint) -> Console:
         raise CannotStart(
             f"console {endpoint}", error.strerror or str(error), "Choose another port with --console, or none"
         ) from error
+
+
+def udp_path(wanted: str) -> str:
+    """Which UDP path runs when *wanted* is set: native or python. Raises CannotStart."""
+    if wanted == "python":
+        return wanted
+    if not native.MISSING:
+        return "native"
+    if wanted == "native":
+        raise CannotStart("udp path native", native.MISSING, f"{BUILD_NATIVE}, or set --udp-path auto")
+    _log.warning("the native udp path %s: serving with the python one. %s for it", native.MISSING, BUILD_NATIVE)
+    return "python"
+
+
+def _spread(queue: socket.socket) -> None:
+    """Give each network its queue, in the group of *queue*."""
+    try:
+        native.spread_by_network(queue)
+    except OSError as error:
+        _log.warning("no filter for the queues (%s): one network's flood may hurt any other", error.strerror)
 
 
 def _progress(table: str, rows: int) -> None:
@@ -457,7 +507,7 @@ def _register(server: Server) -> None:
         ("internal_dns_answer_table_evictions", "Replies dropped for room", lambda: answers.evictions),
         (
             "internal_dns_receive_buffer_drops", "Datagrams dropped by the kernel, the receive buffer being full",
-            lambda: sum(kernel_drops(listener.sock) for listener in server.udp),
+            lambda: sum(kernel_drops(udp) for group in server.groups for udp in group.udp),
         ),
     ]  # fmt: skip
 

@@ -122,7 +122,8 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
 
 
 def _programs() -> Iterator[Symptom]:
-    from internal_dns.server import UDP_PATH
+    from internal_dns.server import BUILD_NATIVE
+    from internal_dns.transport import native
 
     yield Symptom("ok", "python", platform.python_version())
     if sqlite3.sqlite_version_info >= WAL_RESET_FIXED:
@@ -137,7 +138,10 @@ def _programs() -> Iterator[Symptom]:
         yield Symptom("ok", "event loop", f"uvloop {version_of('uvloop')}")
     except PackageNotFoundError:
         yield Symptom("warn", "event loop", "asyncio's own", "it takes twice the time of uvloop", "pip install uvloop")
-    yield Symptom("ok", "udp path", UDP_PATH)
+    if native.MISSING:
+        yield Symptom("warn", "udp path", "python", f"the native one: {native.MISSING}", BUILD_NATIVE)
+    else:
+        yield Symptom("ok", "udp path", "native")
 
 
 # ── addresses ─────────────────────────────────────────────────────────────────────────────────────────────────

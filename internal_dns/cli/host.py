@@ -42,13 +42,13 @@ def health(admin: str, as_json: bool) -> None:
 def version(as_json: bool) -> None:
     """Print the versions of this program and of what it runs on."""
     from internal_dns import __version__
-    from internal_dns.server import UDP_PATH
+    from internal_dns.transport import native
 
     found = {
         "internal-dns": __version__,
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
-        "udp path": UDP_PATH,
+        "udp path": "python" if native.MISSING else "native",
     }
     if as_json:
         print_json(found)

@@ -130,7 +130,7 @@ def _dev_lines(server: Server, network: str, console: str) -> None:
     if server.exchange.catalog and number:
         found = {n.prefix[2:]: n.label.decode() for n in server.exchange.catalog.networks.values()}
         name = found.get(number, "")
-    port = server.udp[0].sock.getsockname()[1]
+    port = server.endpoints()[0].port
     program = sys.argv[0] if "/" in sys.argv[0] and not sys.argv[0].endswith("__main__.py") else "internal-dns"
     if program.startswith(os.getcwd() + "/"):
         program = program[len(os.getcwd()) + 1 :]

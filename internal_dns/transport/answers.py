@@ -21,9 +21,9 @@ from heapq import nlargest
 from itertools import chain
 from operator import attrgetter
 from struct import pack
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
-from internal_dns.core.catalog import Catalog, NetworkId, changed
+from internal_dns.core.catalog import Catalog, Network, NetworkId, changed
 from internal_dns.core.journey import Remember, Reply, Rules
 from internal_dns.core.message import OUR_UDP_SIZE, PLAIN_UDP_SIZE, ede_option
 from internal_dns.core.relayed import Relayed
@@ -102,6 +102,33 @@ class Busy(NamedTuple):
 hits_of: Final = attrgetter("hits")
 
 
+def split(network: bytes, key: bytes) -> tuple[bytes, int, int]:
+    """The QNAME, QTYPE and variant (DO + 2 CD, of relayed answers) that are in *key*."""
+    end = len(key) - (5 if network == EVERYONE else 4)
+    return key[:end], int.from_bytes(key[end : end + 2], "big"), int.from_bytes(key[end + 4 :], "big")
+
+
+class Mirror(Protocol):
+    """Another table that is to hold what this one holds (transport/native.py). Keys are as here, without a place."""
+
+    def put(self, network: bytes, key: bytes, entry: Entry) -> int:
+        """Keep *entry*; return the octets it takes there."""
+
+    def put_relayed(self, key: bytes, entry: RelayedEntry) -> int:
+        """Keep *entry* for everyone; return the octets it takes there."""
+
+    def drop(self, network: bytes, key: bytes) -> None:
+        """Forget the entry of *key*, if there is one."""
+
+    def hits(self, network: bytes, key: bytes) -> int:
+        """How often the entry of *key* was repeated there."""
+
+    def change(
+        self, number: NetworkId, before: Network | None, after: Network | None, labels: frozenset[bytes] | None
+    ) -> None:
+        """Network *number* is another one from now on, *labels* are those that `changed` yields."""
+
+
 class AnswerTable:
     """All entries of all networks; see the module's docstring."""
 
@@ -109,12 +136,13 @@ class AnswerTable:
         self, rules: Rules, count_into: Callable[[Reply, int], Cell] | None = None,
         *, count_relayed: Callable[[int, int], Cell] | None = None, max_octets: int = MAX_OCTETS,
         max_entries: int = MAX_ENTRIES, clock: Callable[[], float] = time.monotonic,
+        mirror: Mirror | None = None,
     ) -> None:  # fmt: skip
         self.rules, self.prefix = rules, rules.prefix
         self.catalog: Catalog | None = None
         self.max_octets, self.max_entries = max_octets, max_entries
         self.octets = self.entries = self.hits = self.misses = self.evictions = 0
-        self.clock = clock
+        self.clock, self.mirror = clock, mirror
         self._count_into = count_into or (lambda reply, qtype: [0])
         self._count_relayed = count_relayed or (lambda rcode, qtype: [0])
         self._tables: dict[bytes, OrderedDict[bytes, Entry | RelayedEntry | dict[PlaceKey | None, Entry]]] = {}
@@ -218,7 +246,7 @@ class AnswerTable:
         said = reply.remember
         if said is None or self.catalog is None or self.catalog.networks.get(said.network.id) is not said.network:
             return
-        entry = _entry(said, self.rules, self._count_into(reply, said.qtype))
+        entry = cut(said, self.rules, self._count_into(reply, said.qtype))
         if entry is None:
             return
         network = said.network.prefix[2:]
@@ -231,6 +259,7 @@ class AnswerTable:
             places[where] = entry
         else:
             table[key] = entry
+            entry.size += self.mirror.put(network, key, entry) if self.mirror else 0
         self._by_label.setdefault(network, {}).setdefault(said.label, set()).add((key, where))
         self._account(network, entry.size, 1)
         while self.octets > self.max_octets or self.entries > self.max_entries:
@@ -244,6 +273,7 @@ class AnswerTable:
         self._drop(EVERYONE, (key, None))
         counter = self._count_relayed(reply.rcode, qtype)
         entry = _relayed_entry(reply, variant, since, refresh_at, until, counter, _OVERHEAD + 2 * len(reply.records))
+        entry.size += self.mirror.put_relayed(key, entry) if self.mirror else 0
         self._tables.setdefault(EVERYONE, OrderedDict())[key] = entry
         self._by_label.setdefault(EVERYONE, {}).setdefault(None, set()).add((key, None))
         self._account(EVERYONE, entry.size, 1)
@@ -256,18 +286,24 @@ class AnswerTable:
 
     def change(self, catalog: Catalog) -> None:
         """Answer from *catalog* from now on; forget exactly what it changes."""
-        for number, labels in changed(self.catalog or Catalog(), catalog):
+        old = self.catalog or Catalog()
+        for number, labels in changed(old, catalog):
+            if self.mirror:
+                self.mirror.change(number, old.networks.get(number), catalog.networks.get(number), labels)
             self.forget(number, labels)
             if number not in catalog.networks:
                 self.forgotten_hits.pop(number, None)
         self.catalog = catalog
 
-    def use_rules(self, rules: Rules) -> None:
-        """Forget everything: who asks, what fits and what is said may be another by *rules*."""
+    def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> None:
+        """Forget everything: who asks, what fits and what is said may be another by *rules*. *mirror* is a new one."""
         for octets in tuple(self._by_label):
             self.forget(NetworkId(int.from_bytes(octets, "big")), None)
         self._sources.clear()
-        self.rules = rules
+        self.rules, self.mirror = rules, mirror
+        if mirror and self.catalog:
+            for number, network in self.catalog.networks.items():
+                mirror.change(number, None, network, None)
 
     def forget(self, number: NetworkId, labels: frozenset[bytes] | None) -> None:
         """Drop what depends on these app labels of network *number* and on the whole network; None: all it has."""
@@ -290,6 +326,9 @@ class AnswerTable:
                 return
         else:
             del table[key[0]]
+            if self.mirror:
+                entry.hits += self.mirror.hits(network, key[0])
+                self.mirror.drop(network, key[0])
         labels = self._by_label[network]
         labels[entry.label].discard(key)
         if not labels[entry.label]:
@@ -319,8 +358,8 @@ class AnswerTable:
                     entry = table.get(key)
                     if entry is not None:
                         hits = sum(map(hits_of, entry.values())) if isinstance(entry, dict) else entry.hits
-                        end = len(key) - (5 if network == EVERYONE else 4)  # QTYPE, QCLASS, the variant
-                        part.append(Busy(number, key[:end], int.from_bytes(key[end : end + 2], "big"), hits))
+                        hits += self.mirror.hits(network, key) if self.mirror else 0
+                        part.append(Busy(number, *split(network, key)[:2], hits))
                 yield part
 
     def _account(self, network: bytes, octets: int, entries: int) -> None:
@@ -367,7 +406,7 @@ def _relayed_entry(
     return RelayedEntry(reply, heads, opt, since, refresh_at, until, counter, size, reply.records)
 
 
-def _entry(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
+def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
     """Cut a reply into an Entry; None when it does not fit the scheme (RRs of several lengths that rotate)."""
     body = said.body
     groups = [tied for tied in body.answer if tied]

@@ -20,7 +20,7 @@ from internal_dns.core.message import Body, Manner, message
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, SILENT_PORTS, Ede, Query, Rcode, Silent, Type, read_query
 from internal_dns.metrics import Metrics
-from internal_dns.transport.answers import AnswerTable
+from internal_dns.transport.answers import AnswerTable, Mirror
 from internal_dns.transport.sampling import Sample, Tap, show, tapped
 from internal_dns.transport.shares import Shares
 
@@ -49,13 +49,16 @@ class Forwarder(Protocol):
 class Exchange:
     """Answers messages from the catalog that is current."""
 
-    def __init__(self, rules: Rules, metrics: Metrics, forwarder: Forwarder | None = None) -> None:
+    def __init__(
+        self, rules: Rules, metrics: Metrics, forwarder: Forwarder | None = None, mirror: Mirror | None = None
+    ) -> None:
         self.rules, self.metrics, self.forwarder = rules, metrics, forwarder
         self.catalog: Catalog | None = None
         self.answers = AnswerTable(
             rules,
             lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype),
             count_relayed=lambda rcode, qtype: metrics.response("forward", rcode & 15, qtype),
+            mirror=mirror,
         )
         self.shares = Shares()
         self.taps: list[Tap] = []
@@ -71,11 +74,11 @@ class Exchange:
         self.catalog = catalog
         self.answers.change(catalog)
 
-    def use_rules(self, rules: Rules) -> None:
+    def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> None:
         """Answer by *rules* from now on; what was decided by others is forgotten."""
         if rules != self.rules:
             self.rules = rules
-            self.answers.use_rules(rules)
+            self.answers.use_rules(rules, mirror)
 
     def handle(self, octets: bytes, source: bytes, destination: bytes, port: int, *, stream: bool = False) -> Outcome:
         """Return the reply, None for silence, or a coroutine that returns either when an upstream must be asked."""
@@ -141,6 +144,11 @@ class Exchange:
             self._timed_hits = hits
             self._repeats.observe((perf_counter() - begin - self._deciding) / repeated, repeated)
         self._deciding = 0.0
+
+    def repeated_elsewhere(self, count: int) -> None:
+        """Count replies that the native path repeated: their time is not measured."""
+        self.answers.hits += count
+        self._timed_hits += count
 
     def tap(self, tap: Tap) -> None:
         """Show messages to *tap* until `untap`. While there is none, this costs nothing: `handle` is what it was."""

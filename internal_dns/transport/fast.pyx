@@ -1,0 +1,333 @@
+# cython: language_level=3, freethreading_compatible=False
+"""The native UDP path as Python sees it: the table of answers to fill, and workers to start, drain and stop.
+
+All work is done by the C core (repeat.h, table.h, worker.h). Here objects become structs, and every call but
+`Worker.run` and the sending holds Python's lock, which is what makes the table's writer one at a time.
+"""
+
+from libc.errno cimport errno
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from posix.unistd cimport write
+
+from os import strerror, urandom
+from sys import byteorder as SYS_BYTEORDER
+
+FAIR_QUEUES = QUEUES
+MAX_WORKERS = READERS - 1
+LARGEST_REPLY = OUT_SIZE
+MAX_CELLS = CELLS
+UNKNOWN_DEPTHS = DEPTHS
+OTHER_TYPE = BY_TYPE
+
+
+def spread_by_network(int descriptor):
+    """Let the source's network choose the socket of a SO_REUSEPORT group of FAIR_QUEUES. Raises OSError."""
+    if attach_fair_queues(descriptor):
+        raise OSError(errno, strerror(errno))
+
+
+cdef class Table:
+    """The answers that workers repeat. Names are lower-cased wire form; times are monotonic milliseconds."""
+
+    cdef table *table
+    cdef int workers
+
+    def __cinit__(self, bytes prefix, maps, unsigned int udp_limit, unsigned int entries, unsigned int networks):
+        """*maps* are (16 octets, prefix length, network), the longest prefix first."""
+        self.table = <table *>calloc(1, sizeof(table))
+        if self.table is NULL or not make_table(self.table, entries, networks):
+            raise MemoryError
+        secret = urandom(16)
+        memcpy(self.table.secret, <const char *>secret, 16)
+        memcpy(self.table.prefix, <const char *>prefix, 2)
+        self.table.udp_limit = udp_limit
+        self.table.maps = <source_map *>calloc(max(1, len(maps)), sizeof(source_map))
+        if self.table.maps is NULL:
+            raise MemoryError
+        cdef bytes address
+        for address, length, number in maps:
+            memcpy(self.table.maps[self.table.map_count].address, <const char *>address, 16)
+            self.table.maps[self.table.map_count].length = length
+            self.table.maps[self.table.map_count].network = number
+            self.table.map_count += 1
+
+    def __dealloc__(self):
+        if self.table is not NULL:
+            free_table(self.table)
+            free(self.table)
+
+    @property
+    def octets(self):
+        """What all entries take."""
+        return self.table.octets
+
+    @property
+    def entries(self):
+        """Answers, and records of networks."""
+        return self.table.entries
+
+    @property
+    def waiting(self):
+        """Entries that are gone but may still be in a reader's hands."""
+        return self.table.waiting
+
+    def put(self, unsigned int network, bytes name, unsigned short qtype, unsigned short flags, counts,
+            unsigned int unit, unsigned int turns, bytes records, bytes options, unsigned short cell):
+        """Keep an answer of *network*; return the octets it takes.
+
+        *records* are answer, authority and additional section without OPT; the first *turns* of them, of *unit* octets
+        each, take turns in being first. *counts* are theirs, *options* go into OPT.
+        """
+        cdef said answer
+        fill(&answer, network, name, qtype, flags, counts, records, options, cell)
+        answer.unit, answer.turns = unit, turns
+        check_turns(&answer)
+        return self.keep(&answer)
+
+    def put_relayed(self, bytes name, unsigned short qtype, bint dnssec_ok, bint checking_disabled,
+                    unsigned short flags, unsigned char extended, counts, bytes records, bytes options, ttls,
+                    unsigned long long stored, unsigned long long refresh, unsigned long long expires,
+                    unsigned short cell):
+        """Keep an answer of an upstream's for every network's queries with RD, this DO and this CD; return its octets.
+
+        *ttls* are offsets into *records*: each TTL is sent less the seconds since *stored*. From *refresh* on the first
+        who asks goes up to Python, and from *expires* on everyone.
+        """
+        cdef said answer
+        cdef bytes offsets = b"".join([int(at).to_bytes(2, SYS_BYTEORDER) for at in ttls])
+        if any(at + 4 > len(records) for at in ttls):
+            raise ValueError("a TTL outside the records")
+        fill(&answer, 0, name, qtype, flags, counts, records, options, cell)
+        answer.variant = RELAYED | (WITH_DO if dnssec_ok else 0) | (WITH_CD if checking_disabled else 0)
+        answer.extended = extended
+        answer.ttls, answer.ttl_count = <const uint16_t *><const char *>offsets, len(offsets) // 2
+        answer.stored, answer.refresh, answer.expires = stored, refresh, expires
+        return self.keep(&answer)
+
+    cdef keep(self, const said *answer):
+        size = put_answer(self.table, answer)
+        if not size:
+            raise MemoryError
+        return size
+
+    def drop(self, unsigned int network, bytes name, unsigned short qtype):
+        """Forget an answer of *network*; return whether it was there."""
+        return remove_answer(self.table, network, qtype, 0, name, checked_length(name))
+
+    def drop_relayed(self, bytes name, unsigned short qtype, bint dnssec_ok, bint checking_disabled):
+        """Forget a relayed answer; return whether it was there."""
+        cdef uint8_t variant = RELAYED | (WITH_DO if dnssec_ok else 0) | (WITH_CD if checking_disabled else 0)
+        return remove_answer(self.table, 0, qtype, variant, name, checked_length(name))
+
+    # ── names that are not there ──────────────────────────────────────────────────────────────────────────────
+
+    def set_unknown(self, int depth, unsigned short flags, counts, bytes records, bytes options):
+        """Say what a name of `.internal` gets that is not there and has *depth* labels below it (the last depth: or
+        more). Its first record is the SOA, owned by a pointer. To be set before any worker is made."""
+        cdef said answer
+        if self.workers or not 1 <= depth <= DEPTHS or self.table.unknown[depth - 1] is not NULL:
+            raise ValueError("too late, or no such depth")
+        fill(&answer, 0, b"\0", 0, flags, counts, records, options, 0)
+        answer.names_zone = True
+        self.table.unknown[depth - 1] = make_answer(self.table, &answer)
+        if self.table.unknown[depth - 1] is NULL:
+            raise MemoryError
+
+    def set_words(self, words):
+        """Say which labels mean something left of an app: a name that has one goes up. Before any worker is made."""
+        for word in words:
+            self.add(self.table.words, sizeof(self.table.words) * 8 - 1, word)
+
+    def set_unknown_cell(self, unsigned short qtype, unsigned short cell):
+        """Say which cell counts such replies to *qtype*; BY_TYPE: to all without one of their own."""
+        self.table.unknown_cells[qtype if qtype < BY_TYPE else BY_TYPE] = cell
+
+    def know(self, unsigned int number, labels, unsigned int room):
+        """Make a network known, with the first labels below `internal` that must go up, and room for more."""
+        cdef network *made = make_network(self.table, number, room)
+        if made is NULL:
+            raise MemoryError
+        for label in labels:
+            self.add(made.bits, made.mask, label)
+        put_node(self.table, &self.table.networks, &made.node)
+
+    def see(self, unsigned int number, labels):
+        """Let names under these first labels go up too, from now on."""
+        cdef network *found = find_network(self.table, number)
+        if found is NULL:
+            raise KeyError(number)
+        for label in labels:
+            self.add(found.bits, found.mask, label)
+
+    def unknow(self, unsigned int number):
+        """Forget a network: all its questions that have no answer go up."""
+        cdef network *found = find_network(self.table, number)
+        return found is not NULL and remove_node(self.table, &self.table.networks, found.node.key, 1)
+
+    cdef add(self, atomic_uint64 *bits, uint64_t mask, bytes label):
+        if not 0 < len(label) < 64:
+            raise ValueError("no label")
+        cdef bytes whole = bytes((len(label),)) + label
+        add_label(self.table, bits, mask, whole)
+
+    # ── reading, as the workers do ────────────────────────────────────────────────────────────────────────────
+
+    def answer_one(self, bytes octets, bytes source, bytes destination, unsigned int turn, unsigned long long now=0,
+                   unsigned short port=65535, size_t room=OUT_SIZE):
+        """Return the reply to *octets*, b"" for silence, None for what goes up. Nothing is counted."""
+        cdef query asked
+        cdef answer *found
+        if len(source) != 16 or len(destination) != 16:
+            raise ValueError("addresses have 16 octets")
+        said = read_query(self.table, octets, len(octets), source, destination, port, &asked)
+        if said != PLAIN:
+            return None if said == HAND_UP else b""
+        found = find_answer(self.table, &asked, now)
+        if found is NULL:
+            return None
+        cdef uint8_t[OUT_SIZE] out
+        size = build_reply(found, &asked, turn, now, out, min(room, OUT_SIZE))
+        return out[:size] if size else None
+
+    def hits_of(self, unsigned int network, bytes name, unsigned short qtype):
+        """How often an answer of *network* was repeated; 0 when it is not there."""
+        cdef answer *found = find_kept(self.table, network, qtype, 0, name, checked_length(name))
+        return 0 if found is NULL else found.hits
+
+    def relayed_hits(self, bytes name, unsigned short qtype, bint dnssec_ok, bint checking_disabled):
+        """The same of a relayed answer."""
+        cdef uint8_t variant = RELAYED | (WITH_DO if dnssec_ok else 0) | (WITH_CD if checking_disabled else 0)
+        cdef answer *found = find_kept(self.table, 0, qtype, variant, name, checked_length(name))
+        return 0 if found is NULL else found.hits
+
+    def kept(self):
+        """Which answers are there: (network, name, QTYPE, DO + 2 CD); network 0 is a relayed one."""
+        found = []
+        cdef node *at
+        cdef const uint8_t *name
+        for chain in range(self.table.answers.mask + 1):
+            at = self.table.answers.chains[chain]
+            while at is not NULL:
+                name = <const uint8_t *>(at.key + 1)
+                head = at.key[0]
+                found.append((head >> 32, name[:head & 255], head >> 16 & 0xFFFF, head >> 9 & 3))
+                at = at.next
+        return found
+
+
+cdef uint8_t checked_length(bytes name) except 0:
+    if not 0 < len(name) < 256:
+        raise ValueError("no name")
+    return len(name)
+
+
+cdef int fill(said *answer, uint32_t network, bytes name, uint16_t qtype, uint16_t flags, counts, bytes records,
+              bytes options, uint16_t cell) except -1:
+    """Fill in what all answers have. The octets stay the caller's."""
+    memset(answer, 0, sizeof(said))
+    answer.network, answer.name, answer.length, answer.qtype = network, name, checked_length(name), qtype
+    answer.flags, answer.cell = flags, cell
+    if cell >= CELLS or len(records) > 65535 or len(options) > 65535:
+        raise ValueError("no such cell, or too large")
+    answer.counts[0], answer.counts[1], answer.counts[2] = counts
+    answer.record_octets, answer.records = records, len(records)
+    answer.option_octets, answer.options = options, len(options)
+    return 0
+
+
+cdef int check_turns(const said *answer) except -1:
+    if <uint64_t>answer.unit * answer.turns > answer.records:
+        raise ValueError("fewer records than take turns")
+    return 0
+
+
+cdef class Worker:
+    """One thread's worth of the UDP path: sockets to serve, and what it hands up. `run` is the thread."""
+
+    cdef worker *worker
+    cdef Table table
+
+    def __cinit__(self, Table table, sockets):
+        """*sockets* are (descriptor, whether IPv6, the one address it serves as 16 octets or None)."""
+        if table.workers == READERS - 1 or not sockets:
+            raise ValueError("too many workers, or one without sockets")
+        self.worker = <worker *>calloc(1, sizeof(worker))
+        if self.worker is NULL:
+            raise MemoryError
+        self.table = table
+        self.worker.table = table.table
+        self.worker.reader = &table.table.readers[table.workers]
+        table.workers += 1
+        self.worker.random = int.from_bytes(urandom(8), "big") | 1
+        self.worker.sockets = <listening *>calloc(len(sockets), sizeof(listening))
+        if self.worker.sockets is NULL:
+            raise MemoryError
+        cdef listening *at
+        cdef bytes address
+        for descriptor, ipv6, address in sockets:
+            at = &self.worker.sockets[self.worker.socket_count]
+            at.fd, at.ipv6, at.wildcard = descriptor, ipv6, address is None
+            if address is not None:
+                memcpy(at.address, <const char *>address, 16)
+            self.worker.socket_count += 1
+        if not make_worker(self.worker):
+            raise OSError(errno, strerror(errno))
+
+    def __dealloc__(self):
+        if self.worker is not NULL:
+            free_worker(self.worker)
+            free(self.worker)
+
+    @property
+    def up(self):
+        """The eventfd that is readable when something was handed up."""
+        return self.worker.up
+
+    def run(self):
+        """Serve until `stop`, without Python's lock."""
+        with nogil:
+            run_worker(self.worker)
+
+    def stop(self):
+        """Let `run` return once it has dealt with what it has read."""
+        cdef uint64_t one = 1
+        write(self.worker.stop, &one, 8)
+
+    def take(self, int limit):
+        """Take out at most *limit* messages: (octets, source, destination, port, where a reply goes)."""
+        cdef const handed *at
+        cdef const uint8_t *octets
+        found = []
+        while len(found) < limit:
+            at = next_handed(self.worker)
+            if at is NULL:
+                break
+            octets = <const uint8_t *>(at + 1)
+            found.append((
+                octets[:at.size], at.source[:16], at.destination[:16], (at.port & 255) << 8 | at.port >> 8,
+                (<const uint8_t *>at)[:sizeof(handed)],
+            ))
+            done_with(self.worker, at)
+        return found
+
+    def send(self, replies):
+        """Send (where it goes, octets) all at once."""
+        cdef bytes to, octets
+        cdef Py_ssize_t size = 0
+        for to, octets in replies:
+            if len(to) != sizeof(handed):
+                raise ValueError("not from `take`")
+            send_reply(self.worker, <const handed *><const char *>to, octets, len(octets))
+            size += 1
+        if size:
+            flush_python(self.worker)
+
+    def counted(self):
+        """What it has counted: by name, and the replies by cell."""
+        cdef counts *c = &self.worker.counts
+        named = {
+            "4": c.received[0], "6": c.received[1], "runt": c.dropped[<int>RUNT], "qr": c.dropped[<int>RESPONSE],
+            "packet info": c.dropped[<int>NOWHERE], "flood": c.flood, "full": c.full, "send": c.send, "hits": c.hits,
+        }
+        return named, [c.cells[cell] for cell in range(CELLS)]

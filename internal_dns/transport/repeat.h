@@ -1,0 +1,391 @@
+/* Recognise a question that was answered before, and repeat the answer: read, hash, look up, build.
+ *
+ *     datagram ─► read_query ─► find_answer ─► build_reply ─► datagram       anything else: hand it up to Python
+ *
+ * Nothing is decided here. Python (core/journey.py) decided once what a question's answer is; this file finds it by
+ * the question's octets, and puts the id, RD, CD, letter case, OPT and rotation of the query at hand round it. It
+ * parses no name: for a plain query the name's length follows from the message's, and lower-cased octets that equal
+ * those of a stored name are a well-formed name. No Python, no allocation, no I/O: it builds alone for the fuzzer.
+ *
+ * Readers never wait. The table is an array of chains; a writer (one at a time, table.h) publishes an entry with one
+ * store and unlinks one with another. A reader says which generation it began in before it follows a pointer, and says
+ * 0 when it follows none; an unlinked entry is freed when no reader is left that began before it was unlinked.
+ */
+#ifndef INTERNAL_DNS_REPEAT_H
+#define INTERNAL_DNS_REPEAT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum {
+    HEADER = 12,
+    OPT_SIZE = 11,        /* an OPT without options: root, type, size, extended RCODE, version, flags, length */
+    MAX_QUERY = 4096,     /* as core/wire.py */
+    PLAIN_UDP_SIZE = 512, /* RFC 1035 section 4.2.1 */
+    OUR_UDP_SIZE = 4096,  /* as core/message.py */
+    MAX_NAME = 255,
+    KEY_WORDS = 33,       /* of 8 octets: network, QTYPE, variant and length, then the name, zero to the word's end */
+    READERS = 17,         /* 16 workers, and Python */
+    DEPTHS = 3,           /* labels below `internal` in a name that is not there; 3 is any more */
+    BY_TYPE = 256,        /* QTYPEs with a counter of their own are below */
+};
+enum { RD = 0x0100, AD = 0x0020, CD = 0x0010 };
+/* What a key's variant says: 0 the network's own answers, else a relayed one for everybody, by the query's DO and CD. */
+enum { OWN = 0, RELAYED = 1, WITH_DO = 2, WITH_CD = 4 };
+/* What a message is: Python's, perhaps one to repeat, or to be dropped in silence. */
+enum verdict { HAND_UP, PLAIN, RUNT, RESPONSE, NOWHERE };
+
+/* A member of a chain. The key's octets are in the entry behind it. */
+struct node {
+    _Atomic(struct node *) next;
+    uint64_t hash;
+    uint32_t key_words;
+    uint32_t size;            /* octets of the whole entry */
+    struct node *unlinked;    /* the writer's list of those that wait to be freed */
+    uint64_t unlinked_in;     /* which generation that was */
+    const uint64_t *key;
+};
+
+struct map {
+    uint64_t mask;
+    _Atomic(struct node *) *chains;
+};
+
+/* One reply without what depends on the query. Its octets: records, then EDNS options. */
+struct answer {
+    struct node node;
+    _Atomic uint64_t hits;    /* about: two workers may count at once */
+    uint64_t stored, refresh, expires; /* relayed: milliseconds of the coarse monotonic clock */
+    uint32_t unit, turns;     /* the first records, of `unit` octets each, take turns in being first */
+    uint32_t records, options; /* octets */
+    uint32_t ttl_count;
+    const uint16_t *ttls;     /* relayed: where in the records the TTLs are */
+    const uint8_t *octets;
+    uint16_t flags, counts[3];
+    uint16_t cell;            /* which counter it counts into */
+    uint8_t extended;         /* the upper bits of the RCODE, for OPT */
+    bool names_zone;          /* the first record's owner is a pointer to `internal`, wherever the question has that */
+    _Atomic bool asked_again; /* somebody was sent up to have it refreshed */
+};
+
+/* What the table must know of a network: which first labels below `internal` Python must see. The set is two bits a
+ * label in a bit array: a label whose bits are not both set is certainly not in it, and that is all that is asked. */
+struct network {
+    struct node node;
+    _Atomic uint64_t due;     /* nanoseconds: until when what it sent up is paid for (worker.h) */
+    uint64_t mask;
+    _Atomic uint64_t *bits;
+};
+
+struct source_map {
+    uint8_t address[16];
+    uint32_t length, network;
+};
+
+struct reader {
+    _Alignas(64) _Atomic uint64_t began_in; /* a cache line each: 0, or the generation */
+};
+
+struct table {
+    uint64_t secret[2];       /* tenants choose names: chains must not be theirs to lengthen */
+    uint8_t prefix[2];
+    uint32_t udp_limit;
+    struct map answers, networks;
+    struct source_map *maps;  /* the longest prefix first */
+    uint32_t map_count;
+    _Atomic uint64_t words[16]; /* labels that mean something left of an app; a set like a network's */
+    struct answer *unknown[DEPTHS]; /* what a name without such labels gets, by how many labels it has below the zone */
+    uint16_t unknown_cells[BY_TYPE + 1];
+    _Atomic uint64_t generation;
+    struct reader readers[READERS];
+    struct node *limbo;       /* unlinked, not yet freed */
+    uint64_t octets, entries, waiting;
+};
+
+/* A query as far as it is understood here. */
+struct query {
+    const uint8_t *octets;
+    uint32_t network;         /* 0: nobody's */
+    uint32_t end;             /* of the question */
+    uint32_t limit;
+    uint16_t qtype;
+    bool edns, dnssec_ok;
+    uint32_t key_words;
+    uint64_t hash;
+    uint64_t key[KEY_WORDS];
+};
+
+/* ── hashing ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static inline uint64_t rotated(uint64_t x, int by) { return x << by | x >> (64 - by); }
+
+/* SipHash-1-3 over whole words, as hash tables of several languages use it. */
+static inline uint64_t keyed_hash(const uint64_t secret[2], const uint64_t *words, uint32_t count)
+{
+    uint64_t a = secret[0] ^ 0x736f6d6570736575, b = secret[1] ^ 0x646f72616e646f6d;
+    uint64_t c = secret[0] ^ 0x6c7967656e657261, d = secret[1] ^ 0x7465646279746573;
+    for (uint32_t at = 0; at < count + 4; at++) {
+        uint64_t word = at < count ? words[at] : at == count ? (uint64_t)count << 56 : 0;
+        c ^= at == count + 1 ? 0xff : 0;
+        d ^= word;
+        a += b, b = rotated(b, 13) ^ a, a = rotated(a, 32);
+        c += d, d = rotated(d, 16) ^ c;
+        a += d, d = rotated(d, 21) ^ a;
+        c += b, b = rotated(b, 17) ^ c, c = rotated(c, 32);
+        a ^= word;
+    }
+    return a ^ b ^ c ^ d;
+}
+
+/* Eight octets with their letters lower-cased: add 0x20 where the octet is from 'A' to 'Z'. */
+static inline uint64_t lowered(uint64_t word)
+{
+    const uint64_t ones = 0x0101010101010101;
+    uint64_t low = word & 0x7f * ones;
+    uint64_t from_a = low + (0x80 - 'A') * ones, past_z = low + (0x7f - 'Z') * ones;
+    return word | ((from_a ^ past_z) & ~word & 0x80 * ones) >> 2;
+}
+
+static inline uint64_t key_head(uint32_t network, uint16_t qtype, uint8_t variant, uint8_t length)
+{
+    return (uint64_t)network << 32 | (uint64_t)qtype << 16 | (uint64_t)variant << 8 | length;
+}
+
+/* Make the key of a name of at most MAX_NAME octets; return how many words it has. A length octet is below 'A', so
+ * lower-casing whole words touches letters only. */
+static inline uint32_t make_key(uint64_t key[KEY_WORDS], uint64_t head, const uint8_t *name, size_t length)
+{
+    uint32_t words = 1 + (uint32_t)((length + 7) / 8);
+    key[0] = head;
+    key[words - 1] = 0;
+    memcpy(key + 1, name, length);
+    for (uint32_t at = 1; at < words; at++)
+        key[at] = lowered(key[at]);
+    return words;
+}
+
+/* ── looking up ──────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static inline struct node *find_node(const struct map *map, uint64_t hash, const uint64_t *key, uint32_t words)
+{
+    /* Sequentially consistent like the reader's own began_in: the writer must see that, or we its unlinking. */
+    struct node *node = atomic_load(&map->chains[hash & map->mask]);
+    while (node && (node->hash != hash || node->key_words != words || memcmp(node->key, key, words * 8)))
+        node = atomic_load(&node->next);
+    return node;
+}
+
+static inline struct network *find_network(const struct table *table, uint32_t network)
+{
+    uint64_t key = key_head(network, 0, 0, 0);
+    return (struct network *)find_node(&table->networks, keyed_hash(table->secret, &key, 1), &key, 1);
+}
+
+/* The hash of a label of at most 63 octets, lower-cased, its length octet before it. */
+static inline uint64_t label_hash(const struct table *table, const uint8_t *label)
+{
+    uint64_t words[8] = {0};
+    memcpy(words, label, 1 + (size_t)label[0]);
+    return keyed_hash(table->secret, words, 1 + label[0] / 8);
+}
+
+static inline bool in_set(const _Atomic uint64_t *bits, uint64_t mask, uint64_t hash)
+{
+    uint64_t one = hash & mask, other = hash >> 32 & mask;
+    return atomic_load_explicit(&bits[one / 64], memory_order_acquire) >> one % 64 & 1
+        && atomic_load_explicit(&bits[other / 64], memory_order_acquire) >> other % 64 & 1;
+}
+
+static const uint8_t INTERNAL[10] = "\x08internal"; /* with its root label */
+
+static inline bool is_internal(const uint8_t *name, uint32_t length)
+{
+    return length >= sizeof INTERNAL && !memcmp(name + length - sizeof INTERNAL, INTERNAL, sizeof INTERNAL);
+}
+
+/* Return the reply for a name of `.internal` that is certainly not there, or NULL when Python must see it. Only here
+ * a name is parsed, as it equals no stored one: at most 127 labels. */
+static inline struct answer *find_unknown(const struct table *table, const struct query *query, uint32_t length)
+{
+    const uint8_t *name = (const uint8_t *)(query->key + 1);
+    uint32_t at = 0, first = 0, depth = 0, zone = length - (uint32_t)sizeof INTERNAL;
+    const struct network *network = find_network(table, query->network);
+    if (!network || query->qtype == 251 || query->qtype == 252) /* IXFR and AXFR are refused */
+        return NULL;
+    for (; at < zone; depth++) {
+        first = at;
+        if (!name[at] || name[at] > 63 || at + 1 + name[at] > zone)
+            return NULL;
+        if (in_set(table->words, sizeof table->words * 8 - 1, label_hash(table, name + at)))
+            return NULL;
+        at += 1 + name[at];
+    }
+    if (!depth || in_set(network->bits, network->mask, label_hash(table, name + first)))
+        return NULL;
+    return table->unknown[(depth < DEPTHS ? depth : DEPTHS) - 1];
+}
+
+/* Return a relayed answer that is not too old, NULL for none. The first who comes past its refresh time gets none. */
+static inline struct answer *find_relayed(const struct table *table, struct query *query, uint32_t length, uint64_t now)
+{
+    uint8_t variant = RELAYED | (query->dnssec_ok ? WITH_DO : 0) | (query->octets[3] & CD ? WITH_CD : 0);
+    query->key[0] = key_head(0, query->qtype, variant, (uint8_t)length);
+    uint64_t hash = keyed_hash(table->secret, query->key, query->key_words);
+    struct answer *found = (struct answer *)find_node(&table->answers, hash, query->key, query->key_words);
+    if (!found || now >= found->expires)
+        return NULL;
+    if (now >= found->refresh && !atomic_exchange(&found->asked_again, true))
+        return NULL;
+    return found;
+}
+
+/* Return the answer to a plain query, NULL when it must go up. *now* is in milliseconds. */
+static inline struct answer *find_answer(const struct table *table, struct query *query, uint64_t now)
+{
+    struct node *own = find_node(&table->answers, query->hash, query->key, query->key_words);
+    if (own)
+        return (struct answer *)own;
+    uint32_t length = query->end - HEADER - 4;
+    if (is_internal((const uint8_t *)(query->key + 1), length))
+        return find_unknown(table, query, length);
+    return query->octets[2] & RD >> 8 ? find_relayed(table, query, length, now) : NULL;
+}
+
+/* ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static inline uint32_t four(const uint8_t *o)
+{
+    return (uint32_t)o[0] << 24 | (uint32_t)o[1] << 16 | (uint32_t)o[2] << 8 | o[3];
+}
+
+/* Whether the first *length* bits are the same. */
+static inline bool covers(const uint8_t *prefix, uint32_t length, const uint8_t *address)
+{
+    uint32_t whole = length / 8;
+    return !memcmp(prefix, address, whole) && (length % 8 == 0 || !((prefix[whole] ^ address[whole]) >> (8 - length % 8)));
+}
+
+/* Return the network that *source* (16 octets) asks as, 0 for none. */
+static inline uint32_t network_of(const struct table *table, const uint8_t *source)
+{
+    if (!memcmp(source, table->prefix, 2))
+        return four(source + 2);
+    for (uint32_t at = 0; at < table->map_count; at++)
+        if (covers(table->maps[at].address, table->maps[at].length, source))
+            return table->maps[at].network;
+    return 0;
+}
+
+/* Read a message as far as a plain query goes: QUERY, one question of class IN, at most an OPT without options.
+ * query->network is right whatever is returned. */
+static inline enum verdict read_query(const struct table *table, const uint8_t *octets, size_t size,
+                                      const uint8_t *source, const uint8_t *destination, uint16_t port,
+                                      struct query *query)
+{
+    static const uint8_t bare[8] = {0, 1}, with_opt[8] = {0, 1, 0, 0, 0, 0, 0, 1};
+    query->network = network_of(table, source);
+    if (port == 0 || port == 7 || port == 13 || port == 19 || port == 37) /* SILENT_PORTS of core/wire.py */
+        return HAND_UP;
+    if (size < HEADER)
+        return RUNT;
+    if (octets[2] & 0x80)
+        return RESPONSE;
+    if (octets[2] & ~(RD >> 8) || size > MAX_QUERY || !query->network)
+        return HAND_UP;
+    size_t end = size;
+    query->edns = query->dnssec_ok = false;
+    query->limit = PLAIN_UDP_SIZE;
+    if (!memcmp(octets + 4, with_opt, 8)) {
+        if (size < HEADER + 5 + OPT_SIZE)
+            return HAND_UP;
+        end -= OPT_SIZE;
+        const uint8_t *opt = octets + end;
+        if (opt[0] || opt[1] || opt[2] != 41 || opt[6] || opt[9] || opt[10]) /* version 0, no options */
+            return HAND_UP;
+        uint32_t limit = (uint32_t)opt[3] << 8 | opt[4];
+        limit = limit < PLAIN_UDP_SIZE ? PLAIN_UDP_SIZE : limit;
+        query->limit = limit < table->udp_limit ? limit : table->udp_limit;
+        query->edns = true;
+        query->dnssec_ok = opt[7] >> 7;
+    } else if (memcmp(octets + 4, bare, 8) || size < HEADER + 5)
+        return HAND_UP;
+    size_t length = end - HEADER - 4;
+    if (length > MAX_NAME || octets[end - 2] || octets[end - 1] != 1)
+        return HAND_UP;
+    if (!memcmp(destination, table->prefix, 2)) { /* <network>::3 is its network's alone */
+        uint32_t at = four(destination + 2);
+        if (at && at != query->network)
+            return HAND_UP;
+    }
+    query->octets = octets;
+    query->end = (uint32_t)end;
+    query->qtype = (uint16_t)(octets[end - 4] << 8 | octets[end - 3]);
+    uint64_t head = key_head(query->network, query->qtype, OWN, (uint8_t)length);
+    query->key_words = make_key(query->key, head, octets + HEADER, length);
+    query->hash = keyed_hash(table->secret, query->key, query->key_words);
+    return PLAIN;
+}
+
+/* ── building ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static inline uint8_t *put_two(uint8_t *out, uint32_t value)
+{
+    out[0] = (uint8_t)(value >> 8), out[1] = (uint8_t)value;
+    return out + 2;
+}
+
+static inline uint8_t *put(uint8_t *out, const uint8_t *octets, size_t size)
+{
+    memcpy(out, octets, size);
+    return out + size;
+}
+
+/* Reduce every TTL by the whole seconds since the answer was stored. */
+static inline void age(const struct answer *answer, uint64_t now, uint8_t *records)
+{
+    uint64_t seconds = now > answer->stored ? (now - answer->stored) / 1000 : 0;
+    for (uint32_t k = 0; k < answer->ttl_count; k++) {
+        uint8_t *at = records + answer->ttls[k];
+        uint32_t ttl = four(at), left = ttl > seconds ? ttl - (uint32_t)seconds : 0;
+        put_two(put_two(at, left >> 16), left & 0xffff);
+    }
+}
+
+/* Write the reply into *out*; return its size, 0 when it is larger than the client's limit or than *room*. */
+static inline size_t build_reply(struct answer *answer, const struct query *query, uint32_t turn, uint64_t now,
+                                 uint8_t *out, size_t room)
+{
+    size_t opt = query->edns ? OPT_SIZE + (size_t)answer->options : 0;
+    size_t size = query->end + answer->records + opt;
+    if (size > query->limit || size > room)
+        return 0;
+    uint32_t flags = answer->flags | (query->octets[2] << 8 & RD) | (query->octets[3] & CD);
+    if (!query->dnssec_ok && !(query->octets[3] & AD)) /* RFC 6840 section 5.8: who did not ask is not told */
+        flags &= ~(uint32_t)AD;
+    uint8_t *at = put_two(put(out, query->octets, 2), flags);
+    at = put_two(at, 1);
+    at = put_two(put_two(at, answer->counts[0]), answer->counts[1]);
+    at = put_two(at, answer->counts[2] + (uint32_t)query->edns);
+    at = put(at, query->octets + HEADER, query->end - HEADER);
+    uint8_t *records = at;
+    uint32_t ring = answer->unit * answer->turns, first = answer->turns > 1 ? turn % answer->turns * answer->unit : 0;
+    at = put(at, answer->octets + first, ring - first);
+    at = put(at, answer->octets, first);
+    at = put(at, answer->octets + ring, answer->records - ring);
+    if (answer->names_zone)
+        put_two(records, 0xc000 | (query->end - 4 - (uint32_t)sizeof INTERNAL));
+    age(answer, now, records);
+    if (query->edns) {
+        const uint8_t head[3] = {0, 0, 41};
+        at = put_two(put(at, head, 3), OUR_UDP_SIZE);
+        at = put_two(at, (uint32_t)answer->extended << 8);
+        at = put_two(put_two(at, (uint32_t)query->dnssec_ok << 15), answer->options);
+        put(at, answer->octets + answer->records, answer->options);
+    }
+    return size;
+}
+
+#endif

@@ -1,0 +1,227 @@
+/* The writer's side of the table of repeat.h: put, remove, free. One writer at a time; readers go on meanwhile. */
+#ifndef INTERNAL_DNS_TABLE_H
+#define INTERNAL_DNS_TABLE_H
+
+#include <stdlib.h>
+
+#include "repeat.h"
+
+/* What an answer is made of; the caller keeps its octets. */
+struct said {
+    uint32_t network;
+    uint16_t qtype;
+    uint8_t variant, length;  /* of the name */
+    const uint8_t *name;      /* lower-cased wire form */
+    uint16_t flags, counts[3], cell;
+    uint8_t extended;
+    bool names_zone;
+    uint32_t unit, turns, records, options, ttl_count;
+    const uint8_t *record_octets, *option_octets;
+    const uint16_t *ttls;
+    uint64_t stored, refresh, expires;
+};
+
+static inline bool make_map(struct map *map, uint64_t chains)
+{
+    uint64_t count = 64;
+    while (count < chains)
+        count *= 2;
+    map->mask = count - 1;
+    map->chains = calloc(count, sizeof *map->chains);
+    return map->chains != NULL;
+}
+
+static inline void free_map(struct map *map)
+{
+    for (uint64_t chain = 0; map->chains && chain <= map->mask; chain++)
+        for (struct node *node = map->chains[chain], *next; node; node = next) {
+            next = node->next;
+            free(node);
+        }
+    free(map->chains);
+}
+
+/* Prepare a zeroed table; false without memory. */
+static inline bool make_table(struct table *table, uint64_t answers, uint64_t networks)
+{
+    table->generation = 1;
+    return make_map(&table->answers, answers) && make_map(&table->networks, networks);
+}
+
+/* Free all; no reader may be left. */
+static inline void free_table(struct table *table)
+{
+    for (struct node *node = table->limbo, *next; node; node = next) {
+        next = node->unlinked;
+        free(node);
+    }
+    free_map(&table->answers);
+    free_map(&table->networks);
+    for (int depth = 0; depth < DEPTHS; depth++)
+        free(table->unknown[depth]);
+    free(table->maps);
+}
+
+/* A reader's look at the table begins and ends. */
+static inline void begin_reading(struct table *table, struct reader *reader)
+{
+    atomic_store(&reader->began_in, atomic_load(&table->generation));
+}
+
+static inline void end_reading(struct reader *reader)
+{
+    atomic_store_explicit(&reader->began_in, 0, memory_order_release);
+}
+
+/* Free what no reader can still see. */
+static inline void free_unseen(struct table *table)
+{
+    uint64_t oldest = UINT64_MAX;
+    for (int k = 0; k < READERS; k++) {
+        uint64_t began_in = atomic_load(&table->readers[k].began_in);
+        if (began_in && began_in < oldest)
+            oldest = began_in;
+    }
+    for (struct node **link = &table->limbo; *link;) {
+        struct node *node = *link;
+        if (node->unlinked_in < oldest) {
+            *link = node->unlinked;
+            table->waiting--;
+            free(node);
+        } else
+            link = &node->unlinked;
+    }
+}
+
+static inline void retire(struct table *table, struct node *node)
+{
+    node->unlinked_in = atomic_fetch_add(&table->generation, 1);
+    node->unlinked = table->limbo;
+    table->limbo = node;
+    table->octets -= node->size;
+    table->entries--;
+    /* A reader that was put to sleep in the middle holds all back: then do not look through the list each time. */
+    if (++table->waiting < 64 || table->waiting % 64 == 0)
+        free_unseen(table);
+}
+
+/* The link that leads to the node of this key; it leads to NULL when there is none. */
+static inline _Atomic(struct node *) *link_to(struct map *map, uint64_t hash, const uint64_t *key, uint32_t words)
+{
+    _Atomic(struct node *) *link = &map->chains[hash & map->mask];
+    for (struct node *node; (node = *link); link = &node->next)
+        if (node->hash == hash && node->key_words == words && !memcmp(node->key, key, words * 8))
+            break;
+    return link;
+}
+
+/* Publish *node*, in place of the one with its key if there is one. */
+static inline void put_node(struct table *table, struct map *map, struct node *node)
+{
+    _Atomic(struct node *) *link = link_to(map, node->hash, node->key, node->key_words);
+    struct node *old = *link;
+    atomic_init(&node->next, old ? atomic_load(&old->next) : NULL);
+    table->octets += node->size;
+    table->entries++;
+    atomic_store(link, node);
+    if (old)
+        retire(table, old);
+}
+
+static inline bool remove_node(struct table *table, struct map *map, const uint64_t *key, uint32_t words)
+{
+    _Atomic(struct node *) *link = link_to(map, keyed_hash(table->secret, key, words), key, words);
+    struct node *old = *link;
+    if (!old)
+        return false;
+    atomic_store(link, atomic_load(&old->next));
+    retire(table, old);
+    return true;
+}
+
+/* Make an entry in one piece: the struct, its key, TTL offsets, octets. NULL without memory. */
+static inline struct answer *make_answer(const struct table *table, const struct said *said)
+{
+    uint64_t key[KEY_WORDS];
+    uint32_t words = make_key(key, key_head(said->network, said->qtype, said->variant, said->length), said->name,
+                              said->length);
+    size_t key_size = words * 8, ttl_size = said->ttl_count * 2;
+    size_t size = sizeof(struct answer) + key_size + ttl_size + said->records + said->options;
+    struct answer *made = calloc(1, size);
+    if (!made)
+        return NULL;
+    uint8_t *at = (uint8_t *)(made + 1);
+    made->node.key = memcpy(at, key, key_size);
+    made->node.key_words = words;
+    made->node.hash = keyed_hash(table->secret, key, words);
+    made->node.size = (uint32_t)size;
+    made->ttls = (uint16_t *)(at += key_size);
+    if (ttl_size)
+        memcpy(at, said->ttls, ttl_size);
+    made->octets = at += ttl_size;
+    put(put(at, said->record_octets, said->records), said->option_octets, said->options);
+    made->unit = said->unit, made->turns = said->turns;
+    made->records = said->records, made->options = said->options, made->ttl_count = said->ttl_count;
+    made->flags = said->flags, made->cell = said->cell, made->extended = said->extended;
+    memcpy(made->counts, said->counts, sizeof made->counts);
+    made->names_zone = said->names_zone;
+    made->stored = said->stored, made->refresh = said->refresh, made->expires = said->expires;
+    return made;
+}
+
+/* Keep an answer; return the octets it takes, 0 without memory. */
+static inline uint32_t put_answer(struct table *table, const struct said *said)
+{
+    struct answer *made = make_answer(table, said);
+    if (!made)
+        return 0;
+    put_node(table, &table->answers, &made->node);
+    return made->node.size;
+}
+
+static inline bool remove_answer(struct table *table, uint32_t network, uint16_t qtype, uint8_t variant,
+                                 const uint8_t *name, uint8_t length)
+{
+    uint64_t key[KEY_WORDS];
+    return remove_node(table, &table->answers, key, make_key(key, key_head(network, qtype, variant, length), name, length));
+}
+
+static inline struct answer *find_kept(const struct table *table, uint32_t network, uint16_t qtype, uint8_t variant,
+                                       const uint8_t *name, uint8_t length)
+{
+    uint64_t key[KEY_WORDS];
+    uint32_t words = make_key(key, key_head(network, qtype, variant, length), name, length);
+    return (struct answer *)find_node(&table->answers, keyed_hash(table->secret, key, words), key, words);
+}
+
+/* Add a label (its length octet before it) to a set. */
+static inline void add_label(const struct table *table, _Atomic uint64_t *bits, uint64_t mask, const uint8_t *label)
+{
+    uint64_t hash = label_hash(table, label), one = hash & mask, other = hash >> 32 & mask;
+    atomic_fetch_or(&bits[one / 64], (uint64_t)1 << one % 64);
+    atomic_fetch_or(&bits[other / 64], (uint64_t)1 << other % 64);
+}
+
+/* Make the record of a network with room for *labels* in its set, not published yet: 16 bits a label make one label
+ * in seventy go up without need. NULL without memory. */
+static inline struct network *make_network(const struct table *table, uint32_t number, uint64_t labels)
+{
+    uint64_t bits = 1024;
+    while (bits < labels * 16)
+        bits *= 2;
+    size_t size = sizeof(struct network) + 8 + bits / 8;
+    struct network *made = calloc(1, size);
+    if (!made)
+        return NULL;
+    uint64_t *key = (uint64_t *)(made + 1);
+    key[0] = key_head(number, 0, 0, 0);
+    made->node.key = key;
+    made->node.key_words = 1;
+    made->node.hash = keyed_hash(table->secret, key, 1);
+    made->node.size = (uint32_t)size;
+    made->mask = bits - 1;
+    made->bits = (_Atomic uint64_t *)(key + 1);
+    return made;
+}
+
+#endif
