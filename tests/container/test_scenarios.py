@@ -49,7 +49,7 @@ class Containers(Sockets):
     """The runner of tests/live, with its servers in containers. Changes are committed from outside, as root."""
 
     def __init__(self, podman: Podman, folder: Path) -> None:
-        super().__init__(folder)
+        super().__init__(folder, "auto")
         self.podman = podman
 
     def _start(self, setting: Setting) -> Living:

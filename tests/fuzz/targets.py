@@ -15,15 +15,19 @@ from internal_dns.core.journey import respond as journey
 from internal_dns.core.wire import BadReply, Malformed, Query, Silent
 from tests.core.messages import CATALOG, GLOBEX, IN_WEB, OUTSIDER, SERVER, question, rcode
 from tests.core.messages import wire as wire_name
+from tests.transport.test_answers import Twins
 
 IDENT: Final = b"\x12\x34"
 ASKED: Final = question("ExAmple.com", 1)
 ZONES: Final = frozenset(wire_name(zone) for zone in ("internal", "flycast", "a.a.d.f.ip6.arpa"))
 PREFIX: Final = b"\xfd\xaa"
+NEIGHBOUR: Final = IN_WEB[:14] + b"\1\2"
 RULES: Final = Rules(nsid=b"here", region=b"ams", dev=True)
 OUR_NAMES: Final = tuple(map(dns.name.from_text, ("internal.", "flycast.", "a.a.d.f.ip6.arpa.")))
 RCODES: Final = frozenset(map(int, wire.Rcode))
 IN_DEV: Final = bytes(15) + b"\1"
+TWINS: Final = Twins(CATALOG, RULES)
+TABLE_ENTRIES: Final = 2_000
 
 
 def read_query(octets: bytes) -> None:
@@ -101,6 +105,16 @@ def limit(octets: bytes, stream: bool) -> int:
     return max(512, min(query.payload, 8_192)) if query.edns >= 0 else 512
 
 
+def repeat(octets: bytes) -> None:
+    """What an answer table repeats is what the journey says, and the native one repeats what Python's does."""
+    TWINS.table.max_entries = TABLE_ENTRIES
+    for source in (IN_WEB, NEIGHBOUR, OUTSIDER):
+        for destination in (SERVER, IN_WEB[:6] + SERVER[6:]):
+            TWINS.ask(octets, source, destination, len(octets) * 0x9E3779B1 & 0xFFFF_FFFF)
+    TWINS.decide(octets, IN_WEB, SERVER)
+    TWINS.ask(octets, IN_WEB, SERVER, 7)
+
+
 def check_reply(octets: bytes) -> None:
     """Any octets give BadReply, or a Checked that holds nothing of ours and passes again when relayed."""
     octets = IDENT + octets[2:12].ljust(10, b"\0") + ASKED + octets[12 + len(ASKED) :]
@@ -126,5 +140,6 @@ def check_reply(octets: bytes) -> None:
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "read_query": read_query,
     "respond": respond,
+    "repeat": repeat,
     "check_reply": check_reply,
 }

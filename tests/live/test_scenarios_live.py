@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
 
+import dns.edns
 import pytest
 
 from tests.live.conftest import catalog_file
 from tests.live.hosts import Host, Served, change, query, until
 from tests.live.upstream import Asked, Upstream
 from tests.scenario import Runner, Scenario, Setting, all_scenarios, play
-from tests.tools import requires_root, requires_tool
+from tests.tools import requires_native, requires_root, requires_tool
 
 pytestmark = [pytest.mark.live, requires_root(), requires_tool("ip")]
 
@@ -24,7 +25,8 @@ IPV4 = "192.0.2.53"  # where IPv4 sources ask: what they are told does not depen
 DUMMY_MAP = "203.0.113.1/32=fdaa:0:18::/48"  # `dev` without any map makes its own
 # A network that no scenario has. Its name changes with each commit, so `_whoami.internal` tells when it is served.
 WITNESS = 0xFFFF_FFFE
-PROBE = query("_dns.internal", id=0x5EE5).to_wire()
+# The option makes Python answer: the native path would overtake what it handed up before.
+PROBE = query("_dns.internal", id=0x5EE5, options=[dns.edns.GenericOption(dns.edns.OptionType(65_002), b"")]).to_wire()
 
 
 @dataclass(slots=True)
@@ -41,8 +43,8 @@ class Living:
 class Sockets(Runner):
     """One server for each catalog and set of rules; changes are committed to its file."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, udp_path: str) -> None:
+        self.folder, self.udp_path = folder, udp_path
         self.host = Host("scenarios")
         # Every address is local: any machine may ask, any server address may be asked.
         self.host.ip("-6 route add local default dev lo")
@@ -76,6 +78,7 @@ class Sockets(Runner):
 
     def _flags(self, setting: Setting) -> Iterable[str]:
         said = setting.server
+        yield from ("--udp-path", self.udp_path, "--workers", "2")
         yield from ("--prefix", f"{said.prefix}::/16", "--udp-limit", str(said.udp_limit), "--cookie-secret", "00" * 16)
         if said.region:
             yield from ("--region", said.region)
@@ -213,9 +216,9 @@ def _restored(pristine: Path) -> list[str]:
 SCENARIOS = [scenario for scenario in all_scenarios() if not scenario.in_process_only]
 
 
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sockets]:
-    found = Sockets(tmp_path_factory.mktemp("scenarios"))
+@pytest.fixture(scope="module", params=[pytest.param("native", marks=requires_native()), "python"])
+def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sockets]:
+    found = Sockets(tmp_path_factory.mktemp("scenarios"), request.param)
     yield found
     found.close()
 

@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import Remember, Reply, Rules, respond
+from internal_dns.core.journey import Drop, Remember, Reply, Rules, respond
 from internal_dns.core.requester import SourceMap
+from internal_dns.metrics import Metrics
 from internal_dns.store.generate import demo_rows
 from internal_dns.store.sqlite import read
+from internal_dns.transport import native
 from internal_dns.transport.answers import AnswerTable, Entry
 from tests.core.catalogs import Rows, natural_type, random_name, random_rows, random_source
 from tests.core.messages import (
@@ -59,6 +61,7 @@ from tests.core.messages import (
     wire,
 )
 
+NXDOMAIN = 3
 ACME, GLOBEX, INITECH, NOBODY = 0x18, 0x19, 0x1A, 0x77
 MACHINE = ip("fdaa:0:18:a7b:7d:f066:b83b:2")  # acme, iad-1
 NEIGHBOUR = ip("fdaa:0:18:a7b:7d:1:5:2")  # the same network and host
@@ -116,10 +119,16 @@ class Twins:
     catalog: Catalog
     rules: Rules = RULES
     table: AnswerTable = field(init=False)
+    mirror: native.Mirror | None = field(init=False)
     repeated: int = 0
+    repeated_natively: int = 0
 
     def __post_init__(self) -> None:
-        self.table = AnswerTable(self.rules)
+        metrics = Metrics()
+        self.mirror = None if native.MISSING else native.Mirror(self.rules, metrics)
+        self.table = AnswerTable(
+            self.rules, lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype), mirror=self.mirror
+        )
         self.table.change(self.catalog)
 
     def decide(self, octets: bytes, source: bytes, destination: bytes, **how: Any) -> bytes | None:
@@ -146,7 +155,26 @@ class Twins:
             assert isinstance(said, Reply), (octets, source)
             assert found == said.octets, (octets, source, turn)
             self.repeated += 1
+        if self.mirror is not None and not stream:
+            self.ask_natively(self.mirror, found, octets, source, destination, turn)
         return found
+
+    def ask_natively(
+        self, mirror: native.Mirror, found: bytes | None, octets: bytes, source: bytes, destination: bytes, turn: int
+    ) -> None:
+        """Fail unless the C core says what Python's table said (*found*), or what the journey says, or leaves it."""
+        said = mirror.table.answer_one(octets, source, destination, turn)
+        if said:
+            decided = respond(octets, source, destination, self.catalog, self.rules, turn=turn)
+            assert isinstance(decided, Reply), (octets, source)
+            assert said == decided.octets, (octets, source, turn)
+            assert found is not None or said[3] & 15 == NXDOMAIN
+            self.repeated_natively += 1
+        elif said is None:
+            by_place = any(word in octets.lower() for word in (b"\x07nearest", b"\x07_whoami"))
+            assert found is None or by_place or len(found) > 8_192, (octets, source, turn)
+        else:
+            assert isinstance(respond(octets, source, destination, self.catalog, self.rules), Drop), octets
 
     def learn(self, name: Name, qtype: int = AAAA, source: bytes = MACHINE) -> bytes:
         """Ask, so that it is known from now on; fails when it is not."""
@@ -183,6 +211,17 @@ def audit(table: AnswerTable) -> None:
     assert all(keys for _, _, keys in books)
     assert all(table._tables.values())
     assert all(table._by_label.values())
+    if isinstance(table.mirror, native.Mirror):
+        mirrored = {(network, key) for (network, key, where), entry in entries.items() if not where and small(entry)}
+        kept = table.mirror.table.kept()
+        assert {
+            (n.to_bytes(4, "big"), name + qtype.to_bytes(2, "big") + b"\0\1") for n, name, qtype, _ in kept
+        } == mirrored
+
+
+def small(entry: Entry) -> bool:
+    """Whether the C core has room for it."""
+    return all(count == 1 for _, count in entry.rings) and entry.shown + len(entry.tail) <= 8_192
 
 
 def in_other_case(rng: Random, octets: bytes) -> bytes:
@@ -207,6 +246,12 @@ def test_what_is_repeated_is_what_would_be_answered(name: str) -> None:
                 twins.ask(octets, source, turn=rng.getrandbits(32), stream=rng.random() < 0.5)
     audit(twins.table)
     assert twins.repeated > (300 if name != "_whoami.internal" else 80)
+    assert (
+        native.MISSING
+        or "nearest" in name
+        or name == "_whoami.internal"
+        or twins.repeated_natively > twins.repeated // 4
+    )
 
 
 def test_what_was_learned_by_tcp_with_options_is_repeated_to_plain_clients_by_udp() -> None:
@@ -630,7 +675,7 @@ def test_the_same_question_is_held_once() -> None:
 
 def bounded(*, max_entries: int = 1 << 20, max_octets: int = 1 << 30) -> Twins:
     twins = Twins(demo())
-    twins.table = AnswerTable(RULES, max_entries=max_entries, max_octets=max_octets)
+    twins.table = AnswerTable(RULES, mirror=twins.mirror, max_entries=max_entries, max_octets=max_octets)
     twins.table.change(demo())
     return twins
 

@@ -1,0 +1,348 @@
+"""The native UDP path with real sockets: what it counts, that it needs no lock, how it stops, where it is missing."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from ipaddress import IPv6Network
+from pathlib import Path
+from threading import Thread
+
+import dns.edns
+import dns.message
+import dns.rcode
+import pytest
+
+from internal_dns.core.catalog import NetworkId
+from internal_dns.core.journey import Rules
+from internal_dns.core.requester import SourceMap
+from internal_dns.metrics import Metrics
+from internal_dns.transport import native
+from internal_dns.transport.sockets import Endpoint, bind_queues
+from tests.core.messages import AA, QR, RA, header
+from tests.core.messages import query as plain
+from tests.live.hosts import (
+    MAP_LOOPBACK,
+    REPOSITORY,
+    Host,
+    Served,
+    addresses,
+    ask,
+    change,
+    client_socket,
+    query,
+    serving,
+    until,
+)
+from tests.tools import requires_native, requires_root, requires_tool
+
+if not native.MISSING:
+    from internal_dns.transport import fast
+
+pytestmark = [pytest.mark.live, requires_native()]
+
+NATIVE = ("--udp-path", "native")
+WEB, OTHER = plain("web.internal"), plain("other.internal")
+
+
+# ── a worker by itself ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Alone:
+    """A worker on a socket of [::1], in whose table `web.internal` is all there is; Python takes nothing from it."""
+
+    sock: socket.socket
+    mirror: native.Mirror = field(init=False)
+    worker: fast.Worker = field(init=False)
+    thread: Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        maps = (SourceMap(IPv6Network("::1/128"), NetworkId(0x18)),)
+        self.mirror = native.Mirror(Rules(maps=maps), Metrics())
+        self.mirror.table.put(0x18, WEB[12:-4], 28, QR | AA | RA, (0, 0, 0), 0, 0, b"", b"", 0)
+        self.worker = fast.Worker(self.mirror.table, [(self.sock.fileno(), True, None)])
+        self.thread = Thread(target=self.worker.run)
+
+    def counted(self, name: str) -> int:
+        return self.worker.counted()[0][name]
+
+    def stop(self) -> None:
+        self.worker.stop()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+
+@contextmanager
+def alone() -> Iterator[tuple[Alone, socket.socket]]:
+    """A worker that does not run yet, and a client connected to it."""
+    with ExitStack() as stack:
+        (sock,), tcp = bind_queues(Endpoint.parse("[::]:0"), 1)
+        client = stack.enter_context(client_socket(socket.SOCK_DGRAM))
+        for made in (sock, tcp):
+            stack.enter_context(made)
+        client.connect(("::1", sock.getsockname()[1]))
+        client.setblocking(False)
+        found = Alone(sock)
+        try:
+            yield found, client
+        finally:
+            if found.thread.is_alive():
+                found.stop()
+
+
+def waiting(sock: socket.socket) -> list[bytes]:
+    """All datagrams that have come."""
+    found = []
+    while True:
+        try:
+            found.append(sock.recv(65_535))
+        except BlockingIOError:
+            return found
+
+
+class _Poll(ctypes.Structure):
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+def test_answers_come_while_python_holds_its_lock() -> None:
+    with alone() as (server, client):
+        server.thread.start()
+        client.send(WEB)
+        until(lambda: bool(waiting(client)), 5)
+        wanted = _Poll(client.fileno(), select.POLLIN)
+        held = ctypes.PyDLL(None)  # unlike CDLL, it does not let go of the lock
+        client.send(WEB)
+        assert held.poll(ctypes.byref(wanted), 1, 5_000) == 1
+        assert waiting(client) == [header(QR | AA | RA | 0x100) + WEB[12:]]
+
+
+def test_what_a_worker_has_read_when_it_stops_is_answered_or_handed_up_and_the_rest_is_the_next_ones() -> None:
+    with alone() as (server, client):
+        for number in range(400):  # the client's buffer takes 256 replies
+            client.send(number.to_bytes(2, "big") + (WEB, OTHER)[number % 2][2:])
+        server.thread.start()
+        server.stop()
+        answered = {octets[:2] for octets in waiting(client)}
+        handed_up = [octets[:2] for octets, *_ in server.worker.take(400)]
+        server.sock.setblocking(False)
+        left = [octets[:2] for octets in waiting(server.sock)]
+        assert len(answered) + len(handed_up) + len(left) == 400
+        assert server.counted("6") == len(answered) + len(handed_up)
+        # The socket is as it was: another worker, of another process perhaps, goes on with it.
+        client.send(WEB)
+        after = fast.Worker(server.mirror.table, [(server.sock.fileno(), True, None)])
+        thread = Thread(target=after.run)
+        thread.start()
+        until(lambda: bool(waiting(client)), 5)
+        after.stop()
+        thread.join(10)
+
+
+def test_a_message_handed_up_comes_whole_with_its_addresses_and_its_reply_finds_back() -> None:
+    with alone() as (server, client):
+        server.thread.start()
+        long, longest = OTHER + bytes(4_096 - len(OTHER)), OTHER + bytes(4_097 - len(OTHER))
+        for octets in (OTHER, long, longest, longest + bytes(20_000)):
+            client.send(octets)
+        until(lambda: server.counted("6") == 4, 5)
+        taken = server.worker.take(64)
+        # What is longer than any query goes up as its header: that is all FORMERR needs.
+        assert [octets for octets, *_ in taken] == [OTHER, long, OTHER[:12], OTHER[:12]]
+        here = client.getsockname()
+        for _, source, destination, port, _ in taken:
+            assert (source, destination, port) == (bytes(15) + b"\1", bytes(15) + b"\1", here[1])
+        server.worker.send([(back, b"reply to " + octets[:2]) for octets, *_, back in taken])
+        assert waiting(client) == [b"reply to \x12\x34"] * 4
+
+
+def test_a_reply_that_cannot_be_sent_is_counted_and_the_others_are_sent() -> None:
+    with alone() as (server, client):
+        server.thread.start()
+        client.send(OTHER)
+        until(lambda: server.counted("6") == 1, 5)
+        back = server.worker.take(1)[0][-1]
+        server.worker.send([(back, b"one"), (back, bytes(65_536)), (back, b"two")])
+        assert waiting(client) == [b"one", b"two"]
+        assert server.counted("send") == 1
+
+
+@requires_root()
+@requires_tool("ip")
+def test_the_network_of_the_source_chooses_the_queue() -> None:
+    host = Host("queues")
+    try:
+        host.ip("-6 route add local default dev lo")
+        queues, tcp = host.inside(lambda: bind_queues(Endpoint.parse("[::]:0"), native.QUEUES))
+        with ExitStack() as stack:
+            for made in (*queues, tcp):
+                stack.enter_context(made)
+            native.spread_by_network(queues[3])  # of any of them: it is the group's
+            for network in (0x18, 0x19, 0x1A, 7, 0xFFFF_FFFF, 8):
+                for machine in (1, 2, 3):
+                    source = f"fdaa:{network >> 16:x}:{network & 0xFFFF:x}:5:6:7:{machine}:2"
+                    client = stack.enter_context(host.socket(socket.SOCK_DGRAM, source))
+                    client.sendto(b"x", ("fdaa::3", queues[0].getsockname()[1]))
+                    ready = select.select(queues, [], [], 5)[0]
+                    assert [queues.index(sock) for sock in ready] == [network % 8]
+                    assert ready[0].recvfrom(9)[1][0] == source
+    finally:
+        host.close()
+
+
+# ── a server ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def served(acme: Path) -> Iterator[Served]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with serving(acme, *NATIVE, "--workers", "3", "--admin", f"127.0.0.1:{port}") as server:
+        yield server
+
+
+def metrics(server: Served) -> dict[str, float]:
+    """Every sample by its name and labels."""
+    found = re.search(r"admin (http://\S+)", server.ready)
+    assert found
+    with urllib.request.urlopen(f"{found[1]}/metrics", timeout=5) as page:
+        lines = page.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def test_the_ready_line_and_a_metric_say_that_it_is_native(served: Served) -> None:
+    assert "udp path native (3 workers)" in served.ready
+    assert metrics(served)['internal_dns_udp_path_info{path="native"}'] == 1
+
+
+def test_every_message_is_counted_once_whoever_answers_it(served: Served) -> None:
+    before = metrics(served)
+    with client_socket(socket.SOCK_DGRAM) as sock:
+        sock.connect(("::1", served.port))
+        for octets in (b"", b"\0\1\2", plain("web.internal", flags=QR), plain("x.internal", flags=QR)):
+            sock.send(octets)
+    for _ in range(20):
+        for name, rdtype in (("web.internal", "AAAA"), ("nosuch.internal", "A"), ("vms.web.internal", "TXT")):
+            ask(served, query(name, rdtype, use_edns=False))
+    after = metrics(served)
+    grown = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+    expected = {
+        'internal_dns_requests_total{family="6",proto="udp"}': 64,
+        'internal_dns_drops_total{reason="runt"}': 2,
+        'internal_dns_drops_total{reason="qr"}': 2,
+        'internal_dns_questions_total{type="AAAA"}': 20,
+        'internal_dns_questions_total{type="A"}': 20,
+        'internal_dns_questions_total{type="TXT"}': 20,
+        'internal_dns_responses_total{kind="internal",rcode="NOERROR"}': 40,
+        'internal_dns_responses_total{kind="internal",rcode="NXDOMAIN"}': 20,
+        "internal_dns_answer_table_hits_total": 58,
+        "internal_dns_answer_table_misses_total": 2,
+        "internal_dns_answer_table_entries": 2,  # what is not there at all takes no room
+    }
+    assert {name: grown.get(name) for name in expected} == expected
+
+
+def test_a_change_is_seen_natively(acme: Path) -> None:
+    with serving(acme, *NATIVE) as server:
+        for _ in range(3):
+            assert len(addresses(ask(server, "web.internal"))) == 5
+            assert ask(server, "fresh.internal").rcode() == dns.rcode.NXDOMAIN
+        change(acme, "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'; INSERT INTO machines (id, "
+               "network_id, app, address, region, state) VALUES ('n', 24, 'fresh', 'fdaa:0:18:a7b:7d:7:7:2', 'iad', "
+               "'started')")  # fmt: skip
+        until(lambda: len(addresses(ask(server, "fresh.internal"))) == 1, 5)
+        assert len(addresses(ask(server, "web.internal"))) == 4
+
+
+def test_ipv4_is_served_natively_too(acme: Path) -> None:
+    flags = ("--listen", "127.0.0.1:0", "--map-source", "127.0.0.0/8=fdaa:0:18::/48", *NATIVE, "--workers", "2")
+    with serving(acme, *flags) as server, client_socket(socket.SOCK_DGRAM, "127.0.0.1") as sock:
+        sock.connect(("127.0.0.1", int(server.ready.split("127.0.0.1:")[1].split()[0].rstrip(","))))
+        for name, count in (("web.internal", 5), ("web.internal", 5), ("nosuch.internal", 0)):
+            sock.send(query(name).to_wire())
+            assert len(addresses(dns.message.from_wire(sock.recv(65_535)))) == count
+
+
+@requires_root()
+@requires_tool("ip")
+def test_a_network_that_floods_does_not_cost_another_one_an_answer(acme: Path) -> None:
+    host = Host("flood")
+    try:
+        host.ip("-6 route add local default dev lo")
+        with (
+            serving(acme, *NATIVE, host=host) as server,
+            host.socket(socket.SOCK_DGRAM, "fdaa:0:19:a7b:7d:1:1:2") as attacker,
+            host.socket(socket.SOCK_DGRAM, "fdaa:0:18:a7b:7d:f066:b83b:2") as victim,
+        ):
+            for sock in (attacker, victim):
+                sock.connect(("fdaa::3", server.port))
+            attacker.setblocking(False)
+            new = query("web.internal", options=[dns.edns.GenericOption(dns.edns.OptionType(65_002), b"")]).to_wire()
+            octets = query("web.internal").to_wire()
+            # 200 new questions of the one for each of the other: all that a queue and Python take, and more.
+            for number in range(150):
+                for _ in range(200):
+                    with suppress(BlockingIOError):
+                        attacker.send(new)
+                victim.send(number.to_bytes(2, "big") + octets[2:])
+                reply = victim.recv(65_535)
+                assert reply[:2] == number.to_bytes(2, "big")
+                assert len(addresses(dns.message.from_wire(reply))) == 5
+    finally:
+        host.close()
+
+
+# ── without the extension ─────────────────────────────────────────────────────────────────────────────────────
+
+WITHOUT = "import sys; sys.modules['internal_dns.transport.fast'] = None; from internal_dns.cli import main; main()"
+
+
+def test_without_the_extension_the_python_path_serves_and_says_so(acme: Path) -> None:
+    program = (sys.executable, "-W", "error", "-c", WITHOUT)
+    flags = ("--catalog", str(acme), "--listen", "[::1]:0", "--map-source", MAP_LOOPBACK, "--upstream", "none",
+             "--admin", "none")  # fmt: skip
+    server = Served(*flags, program=program)
+    try:
+        assert "udp path python" in server.ready
+        assert len(addresses(ask(server, "web.internal"))) == 5
+    finally:
+        said = server.stop()
+    assert re.search(r"the native udp path .*not built.*gcc", said)
+
+
+def test_a_native_path_that_is_demanded_and_missing_is_an_error(acme: Path) -> None:
+    words = [sys.executable, "-c", WITHOUT, "serve", "--catalog", str(acme), "--listen", "[::1]:0", *NATIVE]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=10, check=False)
+    assert done.returncode == 78
+    for words_said in ("error  udp path native", "why  it was not built", "do   Install a C compiler"):
+        assert words_said in done.stderr, done.stderr
+
+
+def test_without_a_compiler_the_wheel_is_made_without_the_extension(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(REPOSITORY / "internal_dns", source / "internal_dns", ignore=shutil.ignore_patterns("*.so", "*.c"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir",
+         str(tmp_path), str(source)],
+        env={**os.environ, "CC": str(tmp_path / "no-compiler")},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name.rpartition("/")[2] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {"fast.pyi", "native.py"} <= names
+    assert not any(name.endswith((".so", ".c")) for name in names)

@@ -1,0 +1,110 @@
+/* Readers look up and build replies while one writer puts, replaces and removes: `stress THREADS CHANGES`.
+ *
+ * Every answer holds one number, many times, and the number says to which name it belongs: a reply that mixes two
+ * answers, or one that was freed, shows. To be built with -fsanitize=thread, and with address. */
+#include <pthread.h>
+
+#include "state.h"
+
+enum { NAMES = 300, MOST_RECORDS = 40 };
+
+static struct table *table;
+static atomic_bool ended;
+static atomic_ulong lookups, found, unknown;
+
+static uint8_t name_of(unsigned number, uint8_t *name)
+{
+    uint8_t length = (uint8_t)sprintf((char *)name, "\10app-%04u\10internal", number);
+    return (uint8_t)(length + 1);
+}
+
+static void check(const uint8_t *records, size_t size, unsigned number)
+{
+    uint32_t first, next;
+    memcpy(&first, records, 4);
+    assert(first % NAMES == number);
+    for (size_t at = 4; at + 4 <= size; at += 4) {
+        memcpy(&next, records + at, 4);
+        assert(next == first);
+    }
+}
+
+static void look_up(struct reader *reader, uint64_t *random)
+{
+    uint8_t octets[300] = {1, 2, 1, 0, 0, 1}, out[4096];
+    struct query query;
+    begin_reading(table, reader);
+    for (int k = 0; k < 16; k++) {
+        *random ^= *random << 13, *random ^= *random >> 7, *random ^= *random << 17;
+        unsigned number = (unsigned)(*random >> 33) % NAMES;
+        size_t end = HEADER + name_of(number, octets + HEADER);
+        memcpy(octets + end, "\0\34\0\1", 4);
+        assert(read_query(table, octets, end + 4, SOURCE, SERVER, 5353, &query) == PLAIN);
+        struct answer *answer = find_answer(table, &query, 0);
+        if (answer && answer->names_zone)
+            atomic_fetch_add(&unknown, 1);
+        else if (answer) {
+            query.limit = sizeof out;
+            size_t size = build_reply(answer, &query, (uint32_t)*random, 0, out, sizeof out);
+            assert(size);
+            check(out + end + 4, size - end - 4, number);
+            atomic_fetch_add(&found, 1);
+        }
+    }
+    end_reading(reader);
+    atomic_fetch_add(&lookups, 16);
+}
+
+static void *read_on(void *reader)
+{
+    uint64_t random = (uint64_t)(uintptr_t)reader | 1;
+    while (!ended)
+        look_up(reader, &random);
+    return NULL;
+}
+
+static void change(uint64_t random, uint32_t version)
+{
+    uint32_t records[MOST_RECORDS];
+    uint8_t name[64];
+    unsigned number = (unsigned)(random >> 33) % NAMES, count = 4 * (1 + (unsigned)(random >> 20) % (MOST_RECORDS / 4));
+    uint8_t length = name_of(number, name);
+    if (version % 4096 == 0)
+        put_network(table, 0x18, version % 8192 ? 10 : 5000);
+    if (random % 8 == 0) {
+        remove_answer(table, 0x18, 28, OWN, name, length);
+        return;
+    }
+    for (unsigned k = 0; k < count; k++)
+        records[k] = version * NAMES + number;
+    struct said said = said_of(name, length);
+    said.record_octets = (uint8_t *)records, said.records = count * 4, said.unit = 16, said.turns = count / 4;
+    assert(put_answer(table, &said));
+}
+
+int main(int count, char **words)
+{
+    pthread_t threads[READERS];
+    int readers = count == 3 ? atoi(words[1]) : 0;
+    unsigned long changes = count == 3 ? strtoul(words[2], NULL, 10) : 0;
+    if (readers < 1 || readers >= READERS || !changes)
+        return fprintf(stderr, "usage: stress THREADS CHANGES\n"), 2;
+    table = make_state();
+    uint64_t before = table->entries, most_waiting = 0, random = 88172645463325252u;
+    for (int k = 0; k < readers; k++)
+        assert(!pthread_create(&threads[k], NULL, read_on, &table->readers[k]));
+    for (unsigned long k = 1; k <= changes; k++) {
+        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+        change(random, (uint32_t)(k % 10000000));
+        most_waiting = table->waiting > most_waiting ? table->waiting : most_waiting;
+    }
+    ended = true;
+    for (int k = 0; k < readers; k++)
+        pthread_join(threads[k], NULL);
+    free_unseen(table);
+    assert(!table->waiting && table->entries <= before + NAMES);
+    printf("%lu changes, %lu lookups, %lu found, %lu unknown, at most %lu waiting to be freed\n", changes,
+           (unsigned long)lookups, (unsigned long)found, (unsigned long)unknown, (unsigned long)most_waiting);
+    free_table(table), free(table);
+    return found && unknown ? 0 : 1;
+}

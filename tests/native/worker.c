@@ -1,0 +1,70 @@
+/* The parts of worker.h that time and chance would hide: the token bucket, the ring when it wraps and when it is full. */
+#include "../../internal_dns/transport/worker.h"
+
+#include "state.h"
+
+static void test_a_network_may_send_up_a_burst_and_then_its_rate(struct worker *w)
+{
+    uint64_t now = 5000000000, burst = 0;
+    while (may_go_up(w, 0x18, now))
+        burst++;
+    assert(burst == 4097); /* the burst, and the one that fills it */
+    assert(!may_go_up(w, 0x18, now + TOKEN - 1));
+    for (int second = 1; second <= 3; second++) {
+        uint64_t passed = 0;
+        for (uint64_t at = now; at < now + 1000000000; at += 10000) /* 100,000 a second */
+            passed += may_go_up(w, 0x18, at);
+        assert(passed >= 19999 && passed <= 20001);
+        now += 1000000000;
+    }
+}
+
+static void test_networks_do_not_pay_for_each_other(struct worker *w)
+{
+    put_network(w->table, 0x19, 1);
+    uint64_t now = 9000000000;
+    while (may_go_up(w, 0x77, now)) /* not in the catalog */
+        ;
+    assert(!may_go_up(w, 0x78, now) && !may_go_up(w, 0, now)); /* all those share a bucket */
+    assert(may_go_up(w, 0x18, now) && may_go_up(w, 0x19, now));
+}
+
+static void test_what_goes_into_the_ring_comes_out_in_order(struct worker *w)
+{
+    static uint8_t octets[MAX_QUERY];
+    uint64_t in = 0, out = 0;
+    for (int round = 0; round < 20; round++) { /* several times round the ring, full each time */
+        for (struct handed handed;; in++) {
+            handed = (struct handed){.size = (uint32_t)(in * 7919 % (MAX_QUERY + 1)), .port = (uint16_t)in};
+            memset(octets, (int)(in & 255), sizeof octets);
+            if (!put_into_ring(w, &handed, octets))
+                break;
+        }
+        assert(in - out > RING / (MAX_QUERY + 80));
+        uint64_t keep = (unsigned)round % 3 * 10;
+        for (const struct handed *next; in - out > keep; out++) {
+            next = next_handed(w);
+            assert(next && next->port == (uint16_t)out && next->size == out * 7919 % (MAX_QUERY + 1));
+            const uint8_t *at = (const uint8_t *)(next + 1);
+            assert(!next->size || (at[0] == (uint8_t)out && at[next->size - 1] == (uint8_t)out));
+            done_with(w, next);
+        }
+    }
+    while (next_handed(w))
+        done_with(w, next_handed(w)), out++;
+    assert(in == out && w->head == w->tail);
+}
+
+int main(void)
+{
+    struct worker *w = calloc(1, sizeof *w);
+    w->table = make_state();
+    w->random = 1;
+    assert(make_worker(w));
+    test_a_network_may_send_up_a_burst_and_then_its_rate(w);
+    test_networks_do_not_pay_for_each_other(w);
+    test_what_goes_into_the_ring_comes_out_in_order(w);
+    free_table(w->table), free(w->table);
+    free_worker(w), free(w);
+    return puts("ok") < 0;
+}
