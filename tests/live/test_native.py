@@ -333,7 +333,7 @@ def test_a_native_path_that_is_demanded_and_missing_is_an_error(acme: Path) -> N
 def test_without_a_compiler_the_wheel_is_made_without_the_extension(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(REPOSITORY / "internal_dns", source / "internal_dns", ignore=shutil.ignore_patterns("*.so", "*.c"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     done = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir",
