@@ -1,8 +1,8 @@
-"""Fair shares of deciding: while the server is busy, a network that takes more than its share waits for the next slice.
+"""Fair shares of deciding: a network that keeps a busy server from the others is, for moments, not heard.
 
 A question that is not repeated costs some 30 µs to decide, one that is forwarded 100 and more. One network's flood of
-new names could so take the whole processor. Time is cut into slices; once much of a slice went into deciding, the
-networks that took half as much again as the average are not heard until it ends. One network alone is always heard.
+new names could so take the whole processor. Time is cut into slices. Who takes more than its part of a busy slice runs
+into debt; a debtor of more than BURST, which no fleet that starts at once reaches, waits while a slice is busy.
 """
 
 from __future__ import annotations
@@ -11,36 +11,43 @@ from typing import Final
 
 SLICE: Final = 0.01  # seconds: what a neighbour waits at most, about
 BUSY: Final = 0.4  # of a slice; the rest is for receiving, repeating, and upstreams' replies
-GREEDY: Final = 1.5  # times the average: networks that ask about as much as each other share what overload there is
+GREEDY: Final = 1.25  # times the average is everyone's part
+BURST: Final = 0.3  # seconds of deciding beyond its part: some 10,000 names of ours, or 2,000 of others
 
 
 class Shares:
     """How much of the present slice went into deciding, for whom. Pure: times are seconds of the caller's clock."""
 
-    def __init__(self, length: float = SLICE, busy: float = BUSY) -> None:
-        self.length, self.budget = length, length * busy
+    def __init__(self, length: float = SLICE, busy: float = BUSY, burst: float = BURST) -> None:
+        self.length, self.budget, self.burst = length, length * busy, burst
+        self.debts: dict[bytes, float] = {}
         self._until = 0.0
         self._spent: dict[bytes, float] = {}
         self._total = 0.0
-        self._before: frozenset[bytes] = frozenset()  # who asked in the slice before
 
     def may(self, network: bytes, now: float) -> bool:
         """Whether a question of *network* may be decided now."""
         if now >= self._until:
-            self._next(now)
-        spent = self._spent.setdefault(network, 0.0)
-        if self._total < self.budget:
-            return True
-        asking = len(self._spent) + len(self._before - self._spent.keys())
-        return asking == 1 or spent * asking < self._total * GREEDY
+            self._settle(now)
+        return self._total < self.budget or self.debts.get(network, 0.0) < self.burst
 
     def spend(self, network: bytes, seconds: float) -> None:
         """Count *seconds* of deciding for *network*."""
         self._spent[network] = self._spent.get(network, 0.0) + seconds
         self._total += seconds
 
-    def _next(self, now: float) -> None:
-        late = now - self._until >= self.length
-        self._before = frozenset() if late else frozenset(self._spent)
+    def _settle(self, now: float) -> None:
+        """End the slice: what each spent beyond its part is owed, and paid back by what it leaves unused."""
+        slices = 1 + int((now - self._until) / self.length) if self._until else 1
+        # Alone, a network hurts nobody; nor while there is time left; nor do those that all ask as much.
+        busy = len(self._spent) > 1 and self._total >= self.budget
+        part = self._total / len(self._spent) * GREEDY if busy else self.budget
+        owed = {}
+        for network in self.debts.keys() | self._spent.keys():
+            spent = self._spent.get(network, 0.0) if len(self._spent) > 1 else 0.0
+            debt = self.debts.get(network, 0.0) + spent - part - (slices - 1) * self.budget
+            if debt > 0:
+                owed[network] = min(debt, 2 * self.burst)
+        self.debts = owed
         self._until = now + self.length
         self._spent, self._total = {}, 0.0

@@ -148,7 +148,7 @@ def timed(exchange: Exchange) -> dict[str, tuple[int, float]]:
 
 
 def test_a_batch_of_one_decided_reply_and_its_repeats_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    exchange = exchange_at(monkeypatch, 1.0, 1.5, 2.0)  # deciding begins and ends, the batch ends
+    exchange = exchange_at(monkeypatch, 1.0, 1.5, 1.5, 2.0)  # deciding begins and ends, twice looked at; the batch ends
     for _ in range(5):
         exchange.handle(query("web.internal"), IN_WEB, SERVER, 4_000)
     exchange.end_batch(0.9)
@@ -167,7 +167,7 @@ def test_a_batch_without_repeats_counts_none(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_time_spent_on_what_is_dropped_is_not_that_of_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    exchange = exchange_at(monkeypatch, 1.0, 1.0, 2.0, 2.7, 3.0)
+    exchange = exchange_at(monkeypatch, 1.0, 1.0, 1.0, 2.0, 2.7, 3.0)
     exchange.handle(query("web.internal"), IN_WEB, SERVER, 4_000)
     exchange.handle(query("web.internal", flags=0x8000), IN_WEB, SERVER, 4_000)
     exchange.handle(query("web.internal"), IN_WEB, SERVER, 4_000)

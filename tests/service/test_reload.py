@@ -19,6 +19,8 @@ FIXED = {
     "upstream_ca",
     "console",
     "console_token",
+    "udp_path",
+    "workers",
 }  # what is opened, or what everything read so far was judged by
 
 
