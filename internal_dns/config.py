@@ -20,6 +20,7 @@ from internal_dns.core.journey import our_zone
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
 from internal_dns.forward.upstreams import Rule, Upstream
+from internal_dns.replicate.source import Source
 from internal_dns.transport.sockets import Endpoint
 
 DEFAULT_FILE: Final = Path("/etc/internal-dns/config.toml")
@@ -174,6 +175,11 @@ class Settings:
         None, "Secret of the DNS cookies, the same on all servers (RFC 9018). Default: a new one each start.",
         _secret, "HEX", reload=True,
     )  # fmt: skip
+    source: Source | None = setting(
+        None, "The bucket that the catalog file follows: nats://HOST[,HOST…]/BUCKET?creds=FILE; tls://, too.",
+        Source.parse, "URL",
+    )  # fmt: skip
+    host_name: str = setting("", "What this host is called in the fleet. Default: the system's host name.", str, "NAME")
     forward: Mapping[Labels, Rule] = setting(
         {},
         "Upstreams of their own for suffixes; in the file only: a table of suffix = [URL, …], or "
@@ -218,6 +224,8 @@ def shown(name: str, value: Any) -> Any:
             return "set, and not shown" if value else None
         case "admin" | "console":
             return str(value or "none")
+        case "source":
+            return value and value.without_secrets()
     match value:
         case tuple():
             return [str(one or "none") for one in value]

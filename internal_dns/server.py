@@ -22,6 +22,7 @@ from internal_dns.core.journey import Rules
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Upstream, from_resolv_conf
 from internal_dns.metrics import Metrics
+from internal_dns.replicate.following import Following
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.reload import differences, merged
 from internal_dns.service.watchdog import watch_ourselves
@@ -75,7 +76,8 @@ class Server:
         self.watcher = Watcher(
             settings.catalog, self._apply, prefix=settings.prefix, hidden=settings.hidden_peers, progress=_progress
         )  # fmt: skip
-        self.api = Api(settings.catalog, self.exchange, settings.prefix, settings.hidden_peers)
+        self.api = Api(settings.catalog, self.exchange, settings.prefix, settings.hidden_peers, settings.source)
+        self.following = _following(settings)
         self.udp: list[UdpListener] | list[native.Udp] = []
         self.servers: list[asyncio.Server] = []
         self.groups: list[Bound] = []
@@ -98,6 +100,8 @@ class Server:
             loop.add_signal_handler(signal.SIGHUP, stop.set)
         try:
             await self._open()
+            if self.following:
+                self.following.begin()
             watching, stopping = loop.create_task(self.watcher.run()), loop.create_task(stop.wait())
             loading = loop.create_task(self._loaded_or_missing())
             beside: list[asyncio.Task[None]] = []
@@ -126,6 +130,8 @@ class Server:
                 await self.console.close()
             await self.api.close()
             await self.forwarder.close()
+            if self.following:
+                await loop.run_in_executor(None, self.following.end)
 
     def _beside(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What goes on beside the answers, until the end."""
@@ -302,10 +308,11 @@ class Server:
 
     def ready(self) -> tuple[bool, str]:
         """Whether our names are answered, and what is wrong if anything is."""
+        stale = self.following.status.stale(time.monotonic()) if self.following else ""
         if not self.loaded.is_set():
-            return False, f"not ready: {self.watcher.problem or 'the catalog is being loaded'}"
-        if self.watcher.problem:
-            return True, f"ready, degraded: the last good catalog answers, {self.watcher.problem}"
+            return False, f"not ready: {stale or self.watcher.problem or 'the catalog is being loaded'}"
+        if problem := self.watcher.problem or stale:
+            return True, f"ready, degraded: the last good catalog answers, {problem}"
         return True, "ready"
 
     async def _drain(self) -> None:
@@ -510,6 +517,33 @@ def _register(server: Server) -> None:
             lambda: sum(kernel_drops(udp) for group in server.groups for udp in group.udp),
         ),
     ]  # fmt: skip
+    if server.following:
+        _register_following(server.metrics, server.following)
+
+
+def _following(settings: Settings) -> Following | None:
+    if settings.source is None:
+        return None
+    host = settings.host_name or socket.gethostname()
+    return Following(
+        settings.catalog, settings.source, host, prefix=settings.prefix, hidden=settings.hidden_peers
+    )  # fmt: skip
+
+
+def _register_following(metrics: Metrics, following: Following) -> None:
+    status, start = following.status, "internal_dns_replication"
+    metrics.gauges += [
+        (f"{start}_lag_revisions", "Revisions the bucket has beyond the file", lambda: status.lag.revisions),
+        (f"{start}_lag_seconds", "Since the file was up to date", lambda: status.lag.seconds(time.monotonic())),
+        (f"{start}_connected", "1 while the bucket is followed", lambda: float(not status.problem)),
+        (f"{start}_revision", "The bucket's revision that the file has", lambda: status.revision),
+        (f"{start}_quarantined", "Keys whose value is kept out of the file", lambda: status.quarantined),
+    ]
+    metrics.counters += [
+        (f"{start}_messages", "Messages of the bucket applied", lambda: status.messages),
+        (f"{start}_connections", "Connections made to the bucket", lambda: status.connections),
+        (f"{start}_resyncs", "Times that everything was taken again", lambda: status.full),
+    ]
 
 
 def _revision(server: Server) -> int:

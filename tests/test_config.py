@@ -77,6 +77,8 @@ EXAMPLES: dict[str, tuple[str, str, str, str]] = {  # by flag, environment, file
     "udp_path": ("native", "python", "auto", "auto"),
     "workers": ("8", "4", "2", "1"),
     "hidden_peers": ("a-", "b-", "c-", "interactive-"),
+    "source": ("nats://192.0.2.1/a", "nats://192.0.2.1/b", "tls://192.0.2.1/c", ""),
+    "host_name": ("one", "two", "three", ""),
 }
 ROWS = {row.name: row for row in table()}
 

@@ -26,8 +26,9 @@ import msgspec
 from internal_dns.admin.live import MAX_NAMES, busiest, described, positive
 from internal_dns.admin.operations import BadRequest, perform
 from internal_dns.core.wire import Query, read_query
+from internal_dns.replicate.source import Source
 from internal_dns.store.declare import Faulty
-from internal_dns.store.writer import NotOurs, Refused, Writer
+from internal_dns.store.writer import NotOurs, Refused, Writer, follows
 from internal_dns.transport.exchange import Exchange
 from internal_dns.transport.sampling import Tap
 
@@ -40,8 +41,10 @@ Perform = Callable[[dict[str, Any]], dict[str, Any]]
 class Api:
     """Serves the socket of one server. The writer is opened with the first request, and kept."""
 
-    def __init__(self, catalog: Path, exchange: Exchange, prefix: bytes, hidden: tuple[str, ...]) -> None:
-        self.catalog, self.exchange, self.prefix, self.hidden = catalog, exchange, prefix, hidden
+    def __init__(
+        self, catalog: Path, exchange: Exchange, prefix: bytes, hidden: tuple[str, ...], source: Source | None = None
+    ) -> None:
+        self.catalog, self.exchange, self.prefix, self.hidden, self.source = catalog, exchange, prefix, hidden, source
         self.thread = ThreadPoolExecutor(1, "writer")
         self.writer: Writer | None = None
         self.changed = asyncio.Event()  # of the catalog that answers now: set when another does, then replaced
@@ -123,7 +126,7 @@ class Api:
         except (Refused, Faulty) as error:
             reply = {"error": "refused", "faults": [str(fault) for fault in error.faults]}
         except NotOurs as error:
-            reply = {"error": "not ours", "faults": [str(error)]}
+            reply = {"error": "not ours", "faults": [str(error)]} | ({"do": error.do} if error.do else {})
         except (BadRequest, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             reply = {"error": "bad request", "faults": [str(error) or type(error).__name__]}
         except OSError as error:
@@ -133,6 +136,8 @@ class Api:
         await _send(writer, reply)
 
     def _perform(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self.source is not None:
+            raise follows(self.catalog, str(self.source))
         if self.writer is None:
             self.writer = Writer(self.catalog, self.prefix, self.hidden)
         return perform(request, self.writer)

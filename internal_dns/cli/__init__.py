@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from internal_dns.cli.ask import dig, explain
+from internal_dns.cli.bucket import fleet, publish
 from internal_dns.cli.completion import completion
 from internal_dns.cli.configuration import config
 from internal_dns.cli.doctor import doctor
@@ -59,8 +60,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    serve, dev, dig, explain, watch, top, *GROUPS, apply, diff, export, import_, init, check, config, doctor, health,
-    completion, version,
+    serve, dev, dig, explain, watch, top, *GROUPS, apply, diff, export, import_, publish, fleet, init, check, config,
+    doctor, health, completion, version,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

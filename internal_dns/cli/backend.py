@@ -45,7 +45,7 @@ def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise _missing(catalog) from error
     except NotOurs as error:
-        raise Told(f"cannot write {catalog}", str(error), _NOT_OURS, USAGE) from error
+        raise Told(f"cannot write {catalog}", str(error), error.do or _NOT_OURS, USAGE) from error
     except (Refused, Faulty) as error:
         raise _refused([str(fault) for fault in error.faults]) from error
     except (BadRequest, UnusableCatalog, sqlite3.Error, OSError) as error:
@@ -70,7 +70,7 @@ def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
         case "refused":
             raise _refused(faults)
         case "not ours":
-            raise Told(f"cannot write {catalog}", ", ".join(faults), _NOT_OURS, USAGE)
+            raise Told(f"cannot write {catalog}", ", ".join(faults), reply.get("do") or _NOT_OURS, USAGE)
         case error:
             raise Told(f"cannot write {catalog}", f"{error}: {', '.join(faults)}", "Nothing was changed", CONFIGURATION)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from internal_dns.config import Settings
     from internal_dns.core.catalog import Catalog
     from internal_dns.forward.upstreams import Upstream
+    from internal_dns.replicate.follower import Facts
+    from internal_dns.replicate.source import Source
     from internal_dns.transport.sockets import Endpoint
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
@@ -29,6 +31,7 @@ ROUTES: Final = Path("/proc/net/ipv6_route")
 RTF_LOCAL: Final = 0x8000_0000  # linux/ipv6_route.h
 _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 _SHOWN: Final = 3  # of many addresses, as examples
+_KEPT_OUT: Final = 20  # keys of a bucket, one finding each
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
     catalog = yield from _catalog(settings)
     if catalog is not None:
         yield from routes(settings.listen, catalog, settings.prefix, ROUTES)
+    yield from _replica(settings)
     if server is None and running:
         server = str(reachable(settings.listen[0]))
     if server:
@@ -380,3 +384,54 @@ def _cross_check(server: str) -> Iterator[Symptom]:
             yield Symptom(
                 "fail", f"answer {name}", says, why, f"Please report it with the reply: {(reply.wire or b'').hex()}"
             )
+
+
+# ── the bucket ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _replica(settings: Settings) -> Iterator[Symptom]:
+    """Whether the file follows a bucket, how far it is, and what is kept out of it."""
+    from internal_dns.store.replica import followed, quarantine
+    from internal_dns.store.sqlite import UnusableCatalog
+
+    if settings.source:
+        yield _bucket(settings.source)
+    try:
+        found = followed(settings.catalog)
+        count, some = quarantine(settings.catalog, _KEPT_OUT)
+    except (FileNotFoundError, UnusableCatalog):
+        return
+    if found:
+        yield Symptom("ok", "replica", f"follows {found['source']}, has revision {found['revision']}")
+    if found and not settings.source:
+        yield Symptom(
+            "warn", "replica", "no `source` is set", "The file is a replica that no follower keeps",
+            "Set `source` again; or, to write the file by yourself for good: DELETE FROM replica",
+        )  # fmt: skip
+    for key, revision, why in some:
+        yield Symptom(
+            "warn", f"kept out {key}", f"revision {revision}", f"{why}; its row stays as it was",
+            "Publish a value as docs/bucket.schema.json has it",
+        )  # fmt: skip
+    if count > len(some):
+        why = "Each has a value that could not be served"
+        yield Symptom("warn", "kept out", f"{count - len(some):,} more keys", why, "Correct those above first")
+
+
+def _bucket(source: Source) -> Symptom:
+    from internal_dns.replicate.bucket import Unavailable
+    from internal_dns.replicate.nats import connected
+
+    async def facts() -> Facts:
+        async with connected(source) as bucket:
+            return await bucket.facts()
+
+    try:
+        found = asyncio.run(facts())
+    except Unavailable as error:
+        why = "The file answers, as of when the bucket was last followed"
+        return Symptom("fail", "bucket", str(error), why, "Start it, or correct `source`")
+    if found.floor is None:
+        why = "Nothing was published whole: followers wait"
+        return Symptom("warn", "bucket", f"{source} has no floor key", why, "Publish: internal-dns publish --to URL")
+    return Symptom("ok", "bucket", f"{source} has revision {found.last}, {found.keys:,} keys")

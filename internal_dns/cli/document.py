@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from internal_dns.cli.backend import opened, perform, read_rows, visibility, write_options
+from internal_dns.cli.bucket import URL, apply_to
 from internal_dns.cli.objects import network_number, network_of, slash_48
 from internal_dns.cli.words import (
     CONFIGURATION,
@@ -21,6 +22,7 @@ from internal_dns.cli.words import (
     print_json,
     settings,
 )
+from internal_dns.replicate.source import Source
 
 
 def _text(file: str) -> str:
@@ -46,13 +48,22 @@ def _say(reply: dict[str, Any]) -> None:
 @click.argument("file")
 @click.option("--dry-run", is_flag=True, help="Change nothing; tell which rows and which answers would change.")
 @click.option("--prune", is_flag=True, help="Remove what the document does not name: whole networks too.")
+@click.option("--to", "source", type=URL, help="Apply it to the catalog in this bucket, for all hosts that follow it.")
 @write_options
 @catalog_option
 @json_option
-def apply(file: str, dry_run: bool, prune: bool, offline: bool, wait: bool, catalog: str, as_json: bool) -> None:
+def apply(
+    file: str, dry_run: bool, prune: bool, source: Source | None, offline: bool, wait: bool, catalog: str,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Make the catalog what FILE (TOML or JSON, - for standard input) says, all of it or nothing."""
     request = {"op": "apply", "text": _text(file), "name": file, "dry_run": dry_run, "prune": prune}
-    reply = perform(catalog, request, offline=offline, wait=wait and not dry_run)
+    if source is not None:
+        if offline or wait:
+            raise click.UsageError("--to writes a bucket: --offline and --wait are of a file")
+        reply = apply_to(source, request)
+    else:
+        reply = perform(catalog, request, offline=offline, wait=wait and not dry_run)
     if as_json:
         print_json(reply)
         return

@@ -65,7 +65,7 @@ def create_catalog(
     try:
         counts = _write(temporary, rows, progress)
         _refuse_existing(path, replace)
-        _put_in_place(temporary, path)
+        put_in_place(temporary, path)
     finally:
         for file in (temporary, *_companions(temporary)):
             file.unlink(missing_ok=True)
@@ -107,7 +107,8 @@ def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Row], pro
     return count
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Let *temporary*, which nobody has open, be *path* from now on."""
     left = [file for file in _companions(path) if file.exists()]
     if left:
         # SQLite would replay another file's -wal into ours. The file goes first: it, too, must not be

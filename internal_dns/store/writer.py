@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from internal_dns.core.catalog import Machine, Peer, Service
 from internal_dns.store.rows import Values, shown
-from internal_dns.store.sqlite import HIDDEN_PEERS, TABLES, check_schema
+from internal_dns.store.sqlite import HIDDEN_PEERS, TABLES, check_schema, connect
 
 # Rows of the journal that are kept: a reader that was away for more reads the whole file.
 KEPT_CHANGES: Final = 100_000
@@ -48,7 +48,17 @@ Delete = tuple[str, Row]  # table, key columns
 
 
 class NotOurs(Exception):
-    """The file is written by another engine, or by another process; the text says which."""
+    """The file is written by another engine, or by another process; the text says which, `do` what to do instead."""
+
+    def __init__(self, words: str, do: str = "") -> None:
+        super().__init__(words)
+        self.do = do
+
+
+def follows(path: Path, source: str) -> NotOurs:
+    """Say that *path* follows a bucket, and where to write instead."""
+    do = f"Publish to the bucket instead: internal-dns apply FILE --to {source}"
+    return NotOurs(f"{path} follows {source}: only its follower writes it", do)
 
 
 class Refused(Exception):
@@ -68,10 +78,13 @@ class Written:
 
 
 class Writer:
-    """Opens *path* for writing. Raises NotOurs, FileNotFoundError, sqlite3.Error."""
+    """Opens *path* for writing; *following*: for a follower. Raises NotOurs, FileNotFoundError, sqlite3.Error."""
 
-    def __init__(self, path: str | Path, prefix: bytes = b"\xfd\xaa", hidden: tuple[str, ...] = HIDDEN_PEERS) -> None:
-        self.path, self.prefix, self.hidden = Path(path), prefix, hidden
+    def __init__(
+        self, path: str | Path, prefix: bytes = b"\xfd\xaa", hidden: tuple[str, ...] = HIDDEN_PEERS, *,
+        following: bool = False,
+    ) -> None:  # fmt: skip
+        self.path, self.prefix, self.hidden, self.following = Path(path), prefix, hidden, following
         if not self.path.exists():
             raise FileNotFoundError(self.path)
         self.lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -80,6 +93,7 @@ class Writer:
             self.connection = self._connect()
         except BlockingIOError:
             os.close(self.lock)
+            self._refuse_followed()
             raise NotOurs(f"another internal-dns process writes {self.path}") from None
         except BaseException:
             os.close(self.lock)
@@ -97,10 +111,27 @@ class Writer:
             check_schema(connection)
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'journal'").fetchone():
                 raise NotOurs(f"{self.path} has no journal: another engine maintains it, and writes it")
+            self._refuse_replica(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _refuse_followed(self) -> None:
+        """Where another process holds the lock: say so if that is a follower."""
+        connection = connect(self.path)
+        try:
+            self._refuse_replica(connection)
+        finally:
+            connection.close()
+
+    def _refuse_replica(self, connection: sqlite3.Connection) -> None:
+        """What is written beside a follower would be undone by it, or differ from other hosts for ever."""
+        if self.following or not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'replica'").fetchone():
+            return
+        row = connection.execute("SELECT source FROM replica").fetchone()
+        if row is not None:
+            raise follows(self.path, row[0].decode())
 
     def __enter__(self) -> Writer:
         return self
@@ -121,10 +152,13 @@ class Writer:
         self.follow()
         with self.trying(puts, deletes) as written:
             if keep:
-                execute = self.connection.execute
-                execute("DELETE FROM journal WHERE revision <= ?", (written.revision - KEPT_CHANGES,))
-                execute("COMMIT")
+                self.trim()
+                self.connection.execute("COMMIT")
         return written
+
+    def trim(self) -> None:
+        """Let go of the journal's oldest entries, inside a transaction."""
+        self.connection.execute("DELETE FROM journal WHERE revision <= ?", (self.revision() - KEPT_CHANGES,))
 
     @contextmanager
     def trying(self, puts: Sequence[Put], deletes: Sequence[Delete] = ()) -> Iterator[Written]:
@@ -143,9 +177,13 @@ class Writer:
 
     def follow(self) -> None:
         """Open the file anew when another has taken its place: what is written must be what is served."""
-        if self._identity() != self.opened:
+        if self.replaced():
             self.connection.close()
             self.connection = self._connect()
+
+    def replaced(self) -> bool:
+        """Whether another file has taken the place of the one that is open."""
+        return self._identity() != self.opened
 
     def _identity(self) -> tuple[int, int]:
         found = os.stat(self.path)

@@ -273,6 +273,7 @@ async def scraped(metrics: Metrics) -> dict[str, Metric]:
 def server(tmp_path: Path) -> Server:
     """A server that has not been started, with a catalog."""
     flags = {"catalog": str(tmp_path / "c.db"), "listen": ("[::1]:0",), "upstream": ("192.0.2.1",)}
+    flags["source"] = "nats://192.0.2.1/catalog"
     made = Server(load_settings(flags, {}, None))
     made.exchange.use(demo())
     return made

@@ -13,6 +13,8 @@ from internal_dns.service.reload import differences, merged
 DOCS = Path(__file__).parents[2] / "docs"
 FIXED = {
     "catalog",
+    "source",
+    "host_name",
     "listen",
     "admin",
     "prefix",

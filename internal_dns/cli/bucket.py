@@ -1,0 +1,178 @@
+"""publish and fleet: the catalog of many hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from internal_dns.cli.backend import opened
+from internal_dns.cli.words import (
+    FINDING,
+    UNREACHABLE,
+    USAGE,
+    Told,
+    catalog_option,
+    json_option,
+    paint,
+    print_json,
+    settings,
+)
+from internal_dns.replicate.source import Source
+
+SILENT = 20.0  # seconds without a report: a host tells every 5
+
+T = TypeVar("T")
+
+
+class _Url(click.ParamType[Source]):
+    name = "URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Source:
+        if isinstance(value, Source):
+            return value
+        try:
+            return Source.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+URL = _Url()
+
+
+def done(work: Coroutine[Any, Any, T]) -> T:
+    """Do what asks a bucket. Raises Told."""
+    from internal_dns.replicate.bucket import Conflict, NoBucket, Unavailable
+    from internal_dns.store.declare import Faulty
+    from internal_dns.store.writer import Refused
+
+    try:
+        return asyncio.run(work)
+    except (Refused, Faulty) as error:
+        why = "\n       ".join(str(fault) for fault in error.faults)
+        raise Told("the change was refused; nothing was written", why, "Correct it and try again", FINDING) from error
+    except Conflict as error:
+        do = "Run the command again: it goes on from what is there now"
+        raise Told("the bucket was not written to the end", str(error), do, FINDING) from error
+    except NoBucket as error:
+        do = "Make and fill it: internal-dns publish --to URL --catalog FILE"
+        raise Told("there is no such bucket", str(error), do, UNREACHABLE) from error
+    except Unavailable as error:
+        do = "Is the server running, and are address and credentials right? Every host goes on answering meanwhile"
+        raise Told("the bucket cannot be used", str(error), do, UNREACHABLE) from error
+
+
+def apply_to(source: Source, request: dict[str, Any]) -> dict[str, Any]:
+    """Apply a document to the catalog in a bucket. Raises Told."""
+    from internal_dns.replicate import publishing
+
+    as_served = settings()
+    return done(publishing.apply(source, request, as_served.prefix, as_served.hidden_peers))
+
+
+@click.command()
+@click.option("--to", "source", type=URL, required=True, help="The bucket: nats://HOST[,HOST…]/BUCKET?creds=FILE")
+@click.option("--dry-run", is_flag=True, help="Write nothing; tell how much would be written.")
+@click.option("--replicas", type=click.IntRange(1, 5), default=1, show_default=True, help="Of a bucket that is made.")
+@click.option("--compact", is_flag=True, help="Then let go of tombstones; who missed a delete takes everything again.")
+@catalog_option
+@json_option
+def publish(source: Source, dry_run: bool, replicas: int, compact: bool, catalog: str, as_json: bool) -> None:
+    """Make a bucket what the catalog file is: every host that follows it will answer so."""
+    from internal_dns.replicate import publishing
+    from internal_dns.store.writer import Refused
+
+    as_served = settings()
+    with opened(catalog) as connection:
+        try:
+            wanted = publishing.values_of(connection, as_served.prefix, as_served.hidden_peers)
+        except Refused as error:
+            do = f"Correct the rows: internal-dns check --catalog {catalog}"
+            raise Told("nothing was published", "\n       ".join(error.faults), do, FINDING) from error
+    reply = done(publishing.publish(source, wanted, dry_run=dry_run, replicas=replicas, forget=compact))
+    if as_json:
+        print_json(reply)
+        return
+    verb = "would be " if dry_run else ""
+    click.echo(f"{source}: {reply['puts']:,} rows {verb}put, {reply['deletes']:,} {verb}deleted")
+    if not dry_run:
+        forgotten = f", {reply['forgotten']:,} tombstones forgotten" if compact else ""
+        click.echo(f"revision {reply['revision']}{forgotten}" if reply["revision"] else f"nothing to change{forgotten}")
+
+
+@click.group()
+def fleet() -> None:
+    """The hosts that follow one bucket."""
+
+
+@fleet.command()
+@click.option("--source", type=URL, help="The bucket.  [default: the setting `source`]")
+@json_option
+def status(source: Source | None, as_json: bool) -> None:
+    """Every host's revision and lag. Exit 1 when one is behind, silent or in trouble."""
+    found = source or settings().source
+    if found is None:
+        raise Told("which bucket?", "neither --source nor the setting `source` names one", "Write --source nats://…",
+                   USAGE)  # fmt: skip
+    last, reports = done(_reports(found))
+    hosts = [_judged(report, last, time.time()) for report in reports]
+    if as_json:
+        print_json({"bucket": str(found), "revision": last, "hosts": hosts})
+    else:
+        click.echo(f"{found}: revision {last}, {len(hosts)} hosts")
+        for host in hosts:
+            late = f"{host['behind']} behind, {host['lag_seconds']:.0f} s" if host["behind"] else "up to date"
+            said = f"{host['said_seconds_ago']:.0f} s ago"
+            line = f"{host['host']:24} {host['revision']:>10}  {late:22} said {said:10} {host['says']}"
+            click.echo(line.rstrip() if host["ok"] else paint(line.rstrip(), "yellow"))
+    raise SystemExit(0 if all(host["ok"] for host in hosts) else FINDING)
+
+
+async def _reports(source: Source) -> tuple[int, list[dict[str, Any]]]:
+    """Return the bucket's last revision and what the hosts say."""
+    from internal_dns.replicate.bucket import NoBucket
+    from internal_dns.replicate.nats import connected
+    from internal_dns.replicate.publishing import read
+
+    async with connected(source) as bucket:
+        last = (await bucket.facts()).last
+        try:
+            found = await read(bucket.of_fleet())
+        except NoBucket:
+            return last, []  # no host has followed it yet
+    reports = [_report(message.value) for message in found.values() if message.value is not None]
+    return last, sorted((report for report in reports if report), key=lambda report: str(report["host"]))
+
+
+class _Report(msgspec.Struct, frozen=True):
+    """What a host says of itself; members of later versions are ignored."""
+
+    host: str
+    revision: int
+    lag_revisions: int
+    lag_seconds: float
+    quarantined: int
+    problem: str
+    at: float
+
+
+def _report(value: bytes) -> dict[str, Any] | None:
+    try:
+        return msgspec.structs.asdict(msgspec.json.decode(value, type=_Report))
+    except msgspec.DecodeError:
+        return None
+
+
+def _judged(report: dict[str, Any], last: int, now: float) -> dict[str, Any]:
+    ago = max(0.0, now - report["at"])
+    says = [report["problem"]] if report["problem"] else []
+    says += [f"silent for {ago:.0f} s"] if ago > SILENT else []
+    says += [f"{report['quarantined']} keys kept out"] if report["quarantined"] else []
+    behind = max(0, last - report["revision"])
+    report |= {"behind": behind, "said_seconds_ago": round(ago, 1), "says": "; ".join(says)}
+    # What was written since the report is not a fault yet.
+    return report | {"ok": not report["problem"] and ago <= SILENT and report["lag_seconds"] < SILENT}

@@ -1,0 +1,423 @@
+"""A bucket kept by NATS JetStream. The only file that speaks NATS; the client library is imported when it is used.
+
+    stream    KV_<bucket>                    one message a key; its sequence is the revision
+    subject   $KV.<bucket>.<key>             a message with KV-Operation DEL or PURGE is a tombstone
+    stream    KV_<bucket>-fleet              what the hosts say of themselves
+
+The client library's watch cannot go on from a revision, and its ordered consumer does not notice a server that has
+gone silent. So the consumer is made here: pushed, unacknowledged, numbered, with heartbeats and flow control. Every
+follower has one at most: it is deleted before it is made anew, and the server forgets it when nobody listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import ssl
+from base64 import b64decode
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from internal_dns.replicate.bucket import Beat, Conflict, Delivery, Item, Lost, NoBucket, Unavailable
+from internal_dns.replicate.follower import HEARTBEAT, Facts, Message
+from internal_dns.replicate.form import FLOOR, Malformed, read_floor
+from internal_dns.replicate.source import Source
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+CONNECT_TIMEOUT: Final = 2  # seconds for one server; a frozen one takes the connection and says nothing
+REQUEST_TIMEOUT: Final = 2.0
+ACKNOWLEDGED_WITHIN: Final = 10.0  # seconds for the next one
+MOST_UNACKNOWLEDGED: Final = 1_000
+FORGOTTEN: Final = 10.0  # seconds without a listener after which the server drops a consumer
+MOST_AT_ONCE: Final = 5_000  # messages in one transaction
+FLEET_AGE: Final = 7 * 86_400  # seconds that a silent host is remembered
+
+_WRONG_LAST_SEQUENCE: Final = 10_071
+_STREAM_NOT_FOUND: Final = 10_059
+_TOMBSTONES: Final = ("DEL", "PURGE")
+_MARKER: Final = "Nats-Marker-Reason"  # a tombstone that a server from 2.11 on leaves by itself
+_chance: Final = Random()
+
+
+class NatsBucket:
+    """One connection. It is never mended: when it is lost, a new one is made."""
+
+    def __init__(self, source: Source, client: Client, lost: asyncio.Event, consumer: str) -> None:
+        self.source, self.client, self.lost = source, client, lost
+        self.stream, self.start = f"KV_{source.bucket}", f"$KV.{source.bucket}."
+        self.fleet = f"{source.bucket}-fleet"
+        self.consumer = consumer
+
+    # ── asking ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _api(self, verb: str, request: Any = None) -> dict[str, Any]:
+        """Ask JetStream. Raises Unavailable, NoBucket."""
+        import nats.errors
+
+        try:
+            octets = json.dumps(request).encode() if request is not None else b""
+            reply = await self.client.request(f"$JS.API.{verb}", octets, timeout=REQUEST_TIMEOUT)
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise (Lost if self.lost.is_set() else Unavailable)(f"{self.source}: {_words(error)}") from error
+        made: dict[str, Any] = json.loads(reply.data)
+        if refused := made.get("error"):
+            kind = NoBucket if refused.get("err_code") == _STREAM_NOT_FOUND else Unavailable
+            raise kind(f"{self.source}: {refused.get('description', refused)}")
+        return made
+
+    async def facts(self) -> Facts:
+        """Return what the stream's leader says of it."""
+        info = await self._api(f"STREAM.INFO.{self.stream}")
+        floor = await self.get(FLOOR)
+        state = info["state"]
+        return Facts(info["created"], state["last_seq"], state.get("num_subjects", 0), _floor(floor))
+
+    async def get(self, key: str) -> Message | None:
+        """Return the last message of *key*, a tombstone too."""
+        return await self._message({"last_by_subj": f"{self.start}{key}"})
+
+    async def any_after(self, revision: int) -> bool:
+        """Whether any message is behind *revision*."""
+        return await self._message({"seq": revision + 1, "next_by_subj": f"{self.start}>"}) is not None
+
+    async def _message(self, request: dict[str, Any]) -> Message | None:
+        try:
+            found = (await self._api(f"STREAM.MSG.GET.{self.stream}", request))["message"]
+        except NoBucket:
+            raise
+        except Unavailable as error:
+            if "no message found" in str(error):
+                return None
+            raise
+        headers = b64decode(found.get("hdrs", "")).decode("utf-8", "replace")
+        gone = _MARKER in headers or any(f"KV-Operation: {operation}" in headers for operation in _TOMBSTONES)
+        value = None if gone else b64decode(found.get("data", ""))
+        return Message(found["subject"].removeprefix(self.start), found["seq"], value)
+
+    # ── following ───────────────────────────────────────────────────────────────────────────────────────────
+
+    @asynccontextmanager
+    async def follow(self, after: int | None) -> AsyncIterator[NatsDeliveries]:
+        """Have the messages behind revision *after* delivered; None: each key's last, then what comes."""
+        import nats.errors
+
+        inbox = self.client.new_inbox()
+        deliveries = NatsDeliveries(self, inbox)
+        await self._forget_consumer()
+        try:
+            # Unlimited here: flow control bounds what is on its way.
+            subscription = await self.client.subscribe(
+                inbox, cb=deliveries.take, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+        except nats.errors.Error as error:
+            raise Unavailable(f"{self.source}: {_words(error)}") from error
+        try:
+            await self._make_consumer(inbox, after)
+            yield deliveries
+        finally:
+            with suppress(Exception):
+                await subscription.unsubscribe()
+            await self._forget_consumer()
+
+    async def _make_consumer(self, inbox: str, after: int | None) -> None:
+        whence: dict[str, Any] = {"deliver_policy": "last_per_subject"}
+        if after is not None:
+            whence = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+        config = {
+            "name": self.consumer, "deliver_subject": inbox, "filter_subject": f"{self.start}>", **whence,
+            "ack_policy": "none", "max_deliver": 1, "replay_policy": "instant", "flow_control": True,
+            "idle_heartbeat": int(HEARTBEAT * 1e9), "inactive_threshold": int(FORGOTTEN * 1e9),
+            "num_replicas": 1, "mem_storage": True,
+        }  # fmt: skip
+        verb = f"CONSUMER.CREATE.{self.stream}.{self.consumer}.{self.start}>"
+        await self._api(verb, {"stream_name": self.stream, "config": config})
+
+    async def _forget_consumer(self) -> None:
+        with suppress(Unavailable):  # a lost one goes by itself after FORGOTTEN
+            if not self.lost.is_set():
+                await self._api(f"CONSUMER.DELETE.{self.stream}.{self.consumer}")
+
+    # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, replicas: int = 1) -> None:
+        """Make the bucket unless it is there."""
+        with suppress(NoBucket):
+            await self._api(f"STREAM.INFO.{self.stream}")
+            return
+        await self._create(self.source.bucket, replicas, {})
+
+    async def _create(self, bucket: str, replicas: int, more: dict[str, Any]) -> None:
+        config = {
+            "name": f"KV_{bucket}", "subjects": [f"$KV.{bucket}.>"], "retention": "limits", "storage": "file",
+            "max_msgs_per_subject": 1, "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "discard": "new",
+            "num_replicas": replicas, "allow_rollup_hdrs": True, "deny_delete": True, "allow_direct": True, **more,
+        }  # fmt: skip
+        await self._api(f"STREAM.CREATE.KV_{bucket}", config)
+
+    async def write(self, changes: Sequence[tuple[str, bytes | None, int | None]]) -> int:
+        """Write keys, in order: key, value (None deletes) and the revision it must have (0: none; None: any).
+
+        Returns the last revision. Raises Conflict, and then some may be written: a bucket has no transactions.
+        """
+        import nats.errors
+
+        inbox, acknowledged = self.client.new_inbox(), _Acknowledged(self)
+        try:
+            subscription = await self.client.subscribe(f"{inbox}.*", cb=acknowledged.take)
+            for number, (key, value, expected) in enumerate(changes):
+                headers = {} if expected is None else {"Nats-Expected-Last-Subject-Sequence": str(expected)}
+                if value is None:
+                    headers["KV-Operation"] = "DEL"
+                await self.client.publish(f"{self.start}{key}", value or b"", f"{inbox}.{number}", headers or None)
+                if number % MOST_UNACKNOWLEDGED == 0:
+                    await acknowledged.until(number - MOST_UNACKNOWLEDGED)
+            await acknowledged.until(len(changes))
+            await subscription.unsubscribe()
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"{self.source}: {_words(error)}") from error
+        return acknowledged.last
+
+    async def purge(self, key: str, before: int) -> None:
+        """Let go of what *key* was before a revision: a value that was put since stays."""
+        request = {"filter": f"{self.start}{key}", "seq": before}
+        await self._api(f"STREAM.PURGE.{self.stream}", request)
+
+    # ── the fleet ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def report(self, host: str, value: bytes) -> None:
+        """Say to the fleet how *host* is. The bucket for it is made by whoever comes first."""
+        import nats.errors
+
+        subject = f"$KV.{self.fleet}.{host}"
+        try:
+            try:
+                await self.client.request(subject, value, timeout=REQUEST_TIMEOUT)
+            except nats.errors.NoRespondersError:
+                await self._create(self.fleet, 1, {"max_age": FLEET_AGE * 10**9, "storage": "memory"})
+                await self.client.request(subject, value, timeout=REQUEST_TIMEOUT)
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise Unavailable(f"{self.source}: {_words(error)}") from error
+
+    def of_fleet(self) -> NatsBucket:
+        """The bucket in which the hosts report, over the same connection."""
+        files = self.source.files
+        return NatsBucket(Source(self.source.servers, self.fleet, files=files), self.client, self.lost, self.consumer)
+
+
+class _Acknowledged:
+    """Counts what the stream says to messages that were published. The library's own never tells of a refusal."""
+
+    def __init__(self, bucket: NatsBucket) -> None:
+        self.bucket, self.count, self.last, self.came = bucket, 0, 0, asyncio.Event()
+        self.refused: Exception | None = None
+
+    async def take(self, message: Msg) -> None:
+        self.count += 1
+        if message.headers and message.headers.get("Status") == "503":
+            self.refused = NoBucket(f"{self.bucket.source}: no stream takes it")
+        else:
+            said = json.loads(message.data)
+            self.last = max(self.last, said.get("seq", 0))
+            if error := said.get("error"):
+                self.refused = self.refused or self._refusal(error)
+        self.came.set()
+
+    def _refusal(self, error: dict[str, Any]) -> Exception:
+        if error.get("err_code") == _WRONG_LAST_SEQUENCE:
+            return Conflict("somebody else has written the same rows meanwhile")
+        return Unavailable(f"{self.bucket.source}: {error.get('description', error)}")
+
+    async def until(self, count: int) -> None:
+        """Wait until *count* were acknowledged. Raises Conflict, Unavailable."""
+        while self.count < count and self.refused is None:
+            self.came.clear()
+            try:
+                await asyncio.wait_for(self.came.wait(), ACKNOWLEDGED_WITHIN)
+            except TimeoutError:
+                raise Unavailable(f"{self.bucket.source}: writes are not acknowledged") from None
+        if self.refused is not None:
+            raise self.refused
+
+
+def _floor(message: Message | None) -> int | None:
+    if message is None or message.value is None:
+        return None
+    try:
+        return read_floor(message.value)
+    except Malformed:
+        return None
+
+
+class NatsDeliveries:
+    """What one consumer delivers."""
+
+    def __init__(self, bucket: NatsBucket, inbox: str) -> None:
+        self.bucket, self.inbox = bucket, inbox
+        self.items: list[Item] = []
+        self.flow: list[str] = []  # where to answer once what came before is dealt with
+        self.came = asyncio.Event()
+
+    # Hot path: called for every message; the library awaits it, so it must be a coroutine.
+    async def take(self, message: Msg) -> None:
+        if message.headers and message.headers.get("Status") == "100":
+            self._control(message.headers, message.reply)
+        elif (found := _delivery(message, len(self.bucket.start))) is not None:
+            self.items.append(found)
+        self.came.set()
+
+    def _control(self, headers: dict[str, str], reply: str) -> None:
+        if reply:
+            self.flow.append(reply)
+            return
+        if stalled := headers.get("Nats-Consumer-Stalled"):
+            self.flow.append(stalled)
+        self.items.append(Beat(int(headers.get("Nats-Last-Consumer", "0"))))
+
+    async def next(self, timeout: float) -> list[Item]:
+        """Return what has come; none after *timeout*. Raises Unavailable when the connection is lost."""
+        await self._go_on()
+        if not self.items:
+            self.came.clear()
+            waiting = [asyncio.ensure_future(event.wait()) for event in (self.came, self.bucket.lost)]
+            try:
+                await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in waiting:
+                    task.cancel()
+        if not self.items:
+            if self.bucket.lost.is_set():
+                raise Lost(f"{self.bucket.source}: the connection was lost")
+            return []
+        found = self.items[:MOST_AT_ONCE]
+        del self.items[:MOST_AT_ONCE]
+        return found
+
+    async def _go_on(self) -> None:
+        """Answer flow control once most of what was delivered has been dealt with, and not so late that it stalls."""
+        if len(self.items) > 2 * MOST_AT_ONCE:
+            return
+        flow, self.flow = self.flow, []
+        for reply in flow:
+            with suppress(Exception):  # a lost connection shows itself
+                await self.bucket.client.publish(reply)
+
+
+def _delivery(message: Msg, start: int) -> Delivery | None:
+    """Return the delivery of a message, whose reply subject says the numbers; None when it is of nobody's consumer.
+
+    $JS.ACK.<stream>.<consumer>.<tries>.<revision>.<delivery>.<time>.<pending>, or with domain and account after ACK.
+    """
+    fields = message.reply.split(".")
+    first = 5 if len(fields) == 9 else 7
+    if len(fields) < 9:
+        return None
+    revision, number, pending = int(fields[first]), int(fields[first + 1]), int(fields[first + 3])
+    headers = message.headers
+    gone = headers is not None and (headers.get("KV-Operation") in _TOMBSTONES or _MARKER in headers)
+    value = None if gone else message.data
+    return Delivery(Message(message.subject[start:], revision, value), number, pending)
+
+
+# ── connecting ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@asynccontextmanager
+async def connected(source: Source, consumer: str = "") -> AsyncIterator[NatsBucket]:
+    """A connection to one of the servers, in any order. Raises Unavailable with what each of them says.
+
+    *consumer*: what this follower called its consumer before, so that reconnecting leaves none behind.
+    """
+    lost, said = asyncio.Event(), list[str]()
+    options = _options(source)
+    for server in _chance.sample(source.servers, len(source.servers)):
+        client = await _connect(server, source, options, lost, said)
+        if client is not None:
+            break
+    else:
+        raise Unavailable(f"{source}: {'; '.join(dict.fromkeys(said))}")
+    try:
+        yield NatsBucket(source, client, lost, consumer or consumer_name())
+    finally:
+        with suppress(Exception):
+            await asyncio.wait_for(client.close(), CONNECT_TIMEOUT)
+
+
+def consumer_name() -> str:
+    """Return a name for a consumer that nobody else has."""
+    return f"internal-dns-{secrets.token_hex(8)}"
+
+
+async def _connect(
+    server: str, source: Source, options: dict[str, Any], lost: asyncio.Event, said: list[str]
+) -> Client | None:
+    """Connect to one server; None, and why, when that fails."""
+    import nats.errors
+    from nats.aio.client import Client
+
+    async def gone() -> None:
+        lost.set()
+
+    async def erred(error: Exception) -> None:
+        said.append(f"{server}: {_words(error)}")
+
+    client = Client()
+    try:
+        # Twice the time: the library's own does not cover a server that takes the connection and says nothing.
+        async with asyncio.timeout(2 * CONNECT_TIMEOUT):
+            await client.connect(
+                [f"{'tls' if source.tls else 'nats'}://{server}"], name="internal-dns", allow_reconnect=False,
+                connect_timeout=CONNECT_TIMEOUT, ping_interval=10, max_outstanding_pings=2,
+                disconnected_cb=gone, closed_cb=gone, error_cb=erred, **options,
+            )  # fmt: skip
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        said.append(f"{server}: {_words(error)}")
+        with suppress(Exception):
+            await asyncio.wait_for(client.close(), CONNECT_TIMEOUT)
+        lost.clear()
+        return None
+    return client
+
+
+def _options(source: Source) -> dict[str, Any]:
+    """Return what the library needs for the credentials of an address. Raises Unavailable."""
+    try:
+        import nats  # noqa: F401
+    except ImportError:
+        raise Unavailable("the NATS client is not installed: pip install 'internal-dns[nats]'") from None
+    options: dict[str, Any] = {}
+    if source.user and source.password:
+        options = {"user": source.user, "password": source.password}
+    elif source.user:
+        options = {"token": source.user}
+    try:
+        if path := source.file("token_file"):
+            options = {"token": Path(path).read_text().strip()}
+        if path := source.file("creds") or source.file("nkey"):
+            Path(path).read_bytes()
+            _needs_nkeys()
+            options = {"user_credentials" if source.file("creds") else "nkeys_seed": path}
+        if source.tls:
+            options["tls"] = context = ssl.create_default_context(cafile=source.file("ca"))
+            if path := source.file("cert"):
+                context.load_cert_chain(path, source.file("key"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unavailable(f"{source}: {error}") from error
+    return options
+
+
+def _needs_nkeys() -> None:
+    try:
+        __import__("nkeys")
+    except ImportError:
+        raise Unavailable("creds and nkey files need one more package: pip install 'nats-py[nkeys]'") from None
+
+
+def _words(error: Exception) -> str:
+    return str(error).removeprefix("nats: ") or type(error).__name__

@@ -1,0 +1,203 @@
+"""Write a bucket: as a file is, or as a document wants it. Only what differs is written.
+
+A bucket has no transactions: rows are written one after the other, parents first, deletes last, each only if nobody
+else has written it since it was read. Hosts see them in this order.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from internal_dns.replicate.bucket import Beat, Bucket, Deliveries, Delivery, NoBucket, Unavailable
+from internal_dns.replicate.follower import SILENT, Message, Replay
+from internal_dns.replicate.form import (
+    FLOOR,
+    FORMS,
+    ORDER,
+    Malformed,
+    Stored,
+    file_values,
+    read_key,
+    read_value,
+    same,
+    write_floor,
+)
+from internal_dns.replicate.nats import NatsBucket, connected
+from internal_dns.replicate.source import Source
+from internal_dns.store.generate import create_catalog
+from internal_dns.store.rows import Values
+from internal_dns.store.sqlite import HIDDEN_PEERS
+from internal_dns.store.writer import Refused, Writer
+
+PATIENCE: Final = 10.0  # seconds for the first message: the server looks for the last one of every key
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What to write: key, value (None deletes), and the revision it must have."""
+
+    puts: list[tuple[str, bytes | None, int | None]]
+    deletes: list[tuple[str, bytes | None, int | None]]
+
+    @property
+    def empty(self) -> bool:
+        return not self.puts and not self.deletes
+
+
+async def read(bucket: Bucket) -> dict[str, Message]:
+    """Return the last message of every key, tombstones too. Raises Unavailable."""
+    facts, found = await bucket.facts(), dict[str, Message]()
+    if facts.last:
+        async with bucket.follow(None) as deliveries:
+            await _read(bucket, deliveries, Replay(0, facts.last), found)
+    return found
+
+
+async def _read(bucket: Bucket, deliveries: Deliveries, replay: Replay, found: dict[str, Message]) -> None:
+    while not replay.complete:
+        items = await deliveries.next(SILENT if replay.heard else PATIENCE)
+        if not items:
+            raise Unavailable("the bucket went silent while it was read")
+        replay.heard = True
+        for item in items:
+            await _take(item, replay, found, bucket)
+
+
+async def _take(item: Beat | Delivery, replay: Replay, found: dict[str, Message], bucket: Bucket) -> None:
+    if isinstance(item, Delivery):
+        if not replay.message(item.number, item.message.revision):
+            raise Unavailable("a message was lost while the bucket was read; try again")
+        found[item.message.key] = item.message
+    elif not replay.heartbeat(item.delivered):
+        raise Unavailable("a message was lost while the bucket was read; try again")
+    elif not await bucket.any_after(replay.revision):
+        replay.nothing_more()
+
+
+def values_of(connection: sqlite3.Connection, prefix: bytes, hidden: tuple[str, ...]) -> dict[str, bytes]:
+    """Return key and value of every row of a file, parents first. Raises Refused for rows that could not be served."""
+    values, found, faults = Values(prefix, hidden), dict[str, bytes](), list[str]()
+    for table, key, value in file_values(connection):
+        try:
+            read_value(read_key(key), value, values)
+        except Malformed as error:
+            faults.append(f"{table} {key}: {error}")
+        found[key] = value
+    if faults:
+        more = [f"and {len(faults) - 20:,} more"] if len(faults) > 20 else []
+        raise Refused([*faults[:20], *more])
+    return found
+
+
+def difference(present: Mapping[str, Message], wanted: Mapping[str, bytes], *, only: set[str] | None = None) -> Changes:
+    """Return what to write so that a bucket of *present* is as *wanted*; of *only* these keys, when given."""
+    puts: list[tuple[str, bytes | None, int | None]] = []
+    for key, value in wanted.items():
+        old = present.get(key)
+        if old is None or old.value is None or not same(key.partition(".")[0], old.value, value):
+            puts.append((key, value, old.revision if old else 0))
+    gone = [key for key, old in present.items() if old.value is not None and key != FLOOR and key not in wanted]
+    deletes: list[tuple[str, bytes | None, int | None]] = [
+        (key, None, present[key].revision) for key in sorted(gone, key=_children_first) if only is None or key in only
+    ]
+    return Changes(puts, deletes)
+
+
+def _children_first(key: str) -> tuple[int, str]:
+    table = key.partition(".")[0]
+    return -ORDER.index(table) if table in FORMS else 1, key
+
+
+async def write(bucket: NatsBucket, present: Mapping[str, Message], changes: Changes) -> int:
+    """Write *changes*, then the floor if there is none: the bucket is whole. Returns its last revision."""
+    last = await bucket.write(changes.puts)
+    last = max(last, await bucket.write(changes.deletes))
+    floor = present.get(FLOOR)
+    if floor is None or floor.value is None:
+        last = await bucket.write([(FLOOR, write_floor(0), floor.revision if floor else 0)])
+    return last
+
+
+async def compact(bucket: NatsBucket, present: Mapping[str, Message]) -> int:
+    """Let go of tombstones; return how many. The floor is raised first: who missed one takes everything again."""
+    gone = [message for message in present.values() if message.value is None]
+    if gone:
+        highest = max(message.revision for message in gone)
+        await bucket.write([(FLOOR, write_floor(highest), present[FLOOR].revision if FLOOR in present else 0)])
+        for message in gone:
+            await bucket.purge(message.key, message.revision + 1)
+    return len(gone)
+
+
+async def publish(
+    source: Source, wanted: Mapping[str, bytes], *, dry_run: bool = False, replicas: int = 1, forget: bool = False
+) -> dict[str, Any]:
+    """Make the bucket as *wanted*. Raises Refused, Conflict, Unavailable."""
+    async with connected(source) as bucket:
+        try:
+            present = await read(bucket)
+        except NoBucket:
+            present = {}
+            if not dry_run:
+                await bucket.create(replicas)
+        changes = difference(present, wanted)
+        if changes.deletes and not any(key.startswith("networks.") for key in wanted):
+            raise Refused(
+                [f"the file has no network: all {len(changes.deletes):,} rows of the bucket would be deleted"]
+            )
+        reply: dict[str, Any] = {"puts": len(changes.puts), "deletes": len(changes.deletes)}
+        if dry_run:
+            return reply
+        reply["revision"] = await write(bucket, present, changes)
+        if forget:
+            reply["forgotten"] = await compact(bucket, await read(bucket))
+        return reply
+
+
+async def apply(source: Source, request: dict[str, Any], prefix: bytes, hidden: tuple[str, ...]) -> dict[str, Any]:
+    """Perform `apply` on the catalog in a bucket: read it into a file, apply there under all its rules, write the rest.
+
+    Raises Refused, Faulty, Conflict, Unavailable.
+    """
+    from internal_dns.admin.operations import perform
+
+    async with connected(source) as bucket:
+        present = await read(bucket)
+        with tempfile.TemporaryDirectory(prefix="internal-dns-") as directory:
+            path = Path(directory, "catalog.db")
+            create_catalog(path, rows(present, prefix, hidden))
+            with closing(Writer(path, prefix, hidden)) as writer:
+                before = {key for _, key, _ in file_values(writer.connection)}
+                reply = perform(request, writer)
+                after = {key: value for _, key, value in file_values(writer.connection)}
+        if request.get("dry_run"):
+            return reply
+        # What the bucket has and no file can hold is left as it is.
+        changes = difference(present, after, only=before)
+        return reply | {"revision": await write(bucket, present, changes)}
+
+
+def rows(
+    present: Mapping[str, Message], prefix: bytes = b"\xfd\xaa", hidden: tuple[str, ...] = HIDDEN_PEERS
+) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of a file that *present* comes to; what a follower would keep out is left out."""
+    values, found = Values(prefix, hidden), defaultdict[str, list[tuple[Any, ...]]](list)
+    for message in present.values():
+        try:
+            if message.key == FLOOR or message.value is None:
+                continue
+            key = read_key(message.key)
+            stored: Stored = read_value(key, message.value, values)
+        except Malformed:
+            continue
+        found[key[0]].append(stored.row)
+        found["machine_metadata"] += stored.metadata
+        found["machine_services"] += stored.services
+    return dict(found)

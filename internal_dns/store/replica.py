@@ -1,0 +1,232 @@
+"""A catalog file that follows a bucket: what the follower decided, rows and position in one transaction.
+
+The file's one writer belongs to the follower; whoever else would write it is refused (writer.py), and told where to
+publish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from internal_dns.replicate.follower import Batch, Position, Quarantined
+from internal_dns.replicate.form import FORMS, Stored, bucket_key
+from internal_dns.store.sqlite import TABLES, connect
+from internal_dns.store.writer import KEYS, Writer
+
+
+class Replaced(Exception):
+    """Another file has taken the place of the one that was followed: where it stands must be read anew."""
+
+
+class Replica:
+    """Applies batches to the file of *writer*."""
+
+    def __init__(self, writer: Writer, source: str) -> None:
+        self.writer, self.source = writer, source
+        self.connection = writer.connection
+        # The position is in the same transaction as the rows: a commit that a power cut loses is followed again.
+        self.connection.execute("PRAGMA synchronous = NORMAL")
+        self.connection.execute("PRAGMA journal_mode = WAL")  # a long transaction must not keep readers out
+        self.connection.create_function("bucket_key", -1, _key, deterministic=True)
+        script = resources.files("internal_dns.store").joinpath("replica.sql").read_text("utf-8")
+        self.connection.executescript(f"BEGIN IMMEDIATE; {script}; COMMIT;")
+
+    def position(self) -> Position | None:
+        """Return what the file holds; None when it has not followed a bucket to its end yet."""
+        row = self.connection.execute("SELECT stream, revision FROM replica").fetchone()
+        return Position(row[0].decode(), row[1]) if row else None
+
+    def keys(self) -> int:
+        """Return how many keys of the bucket are known, tombstones too."""
+        return int(self.connection.execute("SELECT count(*) FROM replica_rows").fetchone()[0])
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of what is done inside, or nothing. Raises Replaced."""
+        if self.writer.replaced():
+            raise Replaced(f"{self.writer.path} is another file than was followed")
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.writer.trim()
+            self.connection.execute("COMMIT")
+        finally:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+
+    # ── inside a transaction ────────────────────────────────────────────────────────────────────────────────
+
+    def known(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the revisions that were applied of *keys*."""
+        rows = self.connection.execute(
+            "SELECT key, revision FROM replica_rows WHERE key IN (SELECT value FROM json_each(?))", (_json(keys),)
+        )
+        return {key.decode(): revision for key, revision in rows}
+
+    def apply(self, batch: Batch) -> None:
+        """Write the rows of *batch*, and what is known of its keys."""
+        many = self.connection.executemany
+        for table, keys in batch.deletes.items():
+            bound = [_bound(table, key) for key in keys]
+            many(f"DELETE FROM {table} WHERE {_where(table)}", bound)
+            if table == "machines":
+                self._clear(key[0] for key in keys)
+        for table, stored in batch.puts.items():
+            many(_UPSERT[table], [s.row for s in stored])
+            if table == "machines":
+                self._belongings(stored)
+        many("INSERT OR REPLACE INTO replica_rows VALUES (?, ?, ?)", batch.revisions)
+        self._quarantine(batch.revisions, batch.quarantined)
+        if batch.floor is not None:
+            self.connection.execute("DELETE FROM replica_rows WHERE state = 'gone' AND revision <= ?", (batch.floor,))
+
+    def _belongings(self, machines: Sequence[Stored]) -> None:
+        """Make what belongs to machines what their values say."""
+        self._clear(s.row[0] for s in machines)
+        many = self.connection.executemany
+        many("INSERT INTO machine_metadata VALUES (?, ?, ?)", [m for s in machines for m in s.metadata])
+        many("INSERT INTO machine_services VALUES (?, ?, ?, ?)", [v for s in machines for v in s.services])
+
+    def _clear(self, machines: Iterable[str]) -> None:
+        bound = (_json(machines),)
+        for table in ("machine_metadata", "machine_services"):
+            those = "machine_id IN (SELECT value FROM json_each(?))"
+            self.connection.execute(f"DELETE FROM {table} WHERE {those}", bound)
+
+    def _quarantine(self, revisions: Sequence[tuple[str, int, str]], bad: Sequence[Quarantined]) -> None:
+        many = self.connection.executemany
+        if self.quarantined():
+            good = [(key,) for key, _, state in revisions if state != "bad"]
+            many("DELETE FROM replica_quarantine WHERE key = ?", good)
+        many("INSERT OR REPLACE INTO replica_quarantine VALUES (?, ?, ?)", [(q.key, q.revision, q.why) for q in bad])
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Inside a transaction on a file that nobody reads yet: what is written needs no entry in the journal."""
+        triggers = self.connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            self.connection.execute(f"DROP TRIGGER {name.decode()}")
+        yield
+        for _, sql in triggers:
+            self.connection.execute(sql.decode())
+
+    def forget(self) -> None:
+        """Before everything is told again: whatever is not told is not known."""
+        self.connection.execute("DELETE FROM replica_rows")
+        self.connection.execute("DELETE FROM replica_quarantine")
+
+    def untold(self, limit: int) -> list[str]:
+        """Find the rows that were not told; return the keys of at most *limit*. A key kept out protects its row."""
+        execute = self.connection.execute
+        execute("DROP TABLE IF EXISTS temp.untold")
+        execute("CREATE TEMP TABLE untold (name TEXT, row INTEGER, key TEXT)")
+        for table in FORMS:
+            (rows,) = execute(f"SELECT count(*) FROM {table}").fetchone()
+            told = "SELECT count(*) FROM replica_rows WHERE state = 'row' AND key > ? AND key < ?"
+            # Whatever was told is there: equal numbers mean that nothing else is.
+            if execute(told, (f"{table}.", f"{table}/")).fetchone()[0] < rows:
+                execute(
+                    f"INSERT INTO untold SELECT ?, rowid, {_sql_key(table)} FROM {table} WHERE NOT EXISTS "
+                    f"(SELECT 1 FROM replica_rows r WHERE r.state IN ('row', 'bad') AND r.key = {_sql_key(table)})",
+                    (table,),
+                )
+        return [key.decode() for (key,) in execute("SELECT key FROM untold LIMIT ?", (limit,))]
+
+    def sweep(self, spared: Iterable[str]) -> int:
+        """Delete the rows that `untold` found, but those with a key of *spared*; return how many."""
+        execute = self.connection.execute
+        self.connection.executemany("DELETE FROM untold WHERE key = ?", [(key,) for key in spared])
+        swept = 0
+        for table in FORMS:
+            rows = "SELECT row FROM untold WHERE name = ?"
+            swept += execute(f"DELETE FROM {table} WHERE rowid IN ({rows})", (table,)).rowcount
+        for table in ("machine_metadata", "machine_services"):
+            swept += execute(f"DELETE FROM {table} WHERE machine_id NOT IN (SELECT id FROM machines)").rowcount
+        return swept
+
+    def move(self, position: Position, now: float) -> None:
+        """Say what the file holds."""
+        execute = self.connection.execute
+        bound = (self.source, position.stream, position.revision, now)
+        if not execute("UPDATE replica SET source = ?, stream = ?, revision = ?, at = ?", bound).rowcount:
+            execute("INSERT INTO replica VALUES (?, ?, ?, ?)", bound)
+
+    def quarantined(self) -> int:
+        """Return how many keys are kept out."""
+        return int(self.connection.execute("SELECT count(*) FROM replica_quarantine").fetchone()[0])
+
+
+def _upsert(table: str) -> str:
+    columns, keys = TABLES[table], KEYS[table]
+    rest = [column for column in columns if column not in keys]
+    into = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    if not rest:
+        return f"{into} ON CONFLICT ({', '.join(keys)}) DO NOTHING"
+    # A row that is as it was is left alone: no entry in the journal, nothing to read again.
+    sets = ", ".join(f"{column} = excluded.{column}" for column in rest)
+    differs = " OR ".join(f"{table}.{column} IS NOT excluded.{column}" for column in rest)
+    return f"{into} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets} WHERE {differs}"
+
+
+_UPSERT: Final = {table: _upsert(table) for table in FORMS}
+
+
+def _where(table: str) -> str:
+    return " AND ".join(f"{column} = ?" for column in KEYS[table])
+
+
+def _bound(table: str, key: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return key columns as the file has them; a number that is none finds no row."""
+    whole = [c == "network_id" or (c == "id" and table in ("networks", "hosts")) for c in KEYS[table]]
+    return tuple(
+        int(part) if w and part.isascii() and part.isdigit() and len(part) < 19 else part
+        for part, w in zip(key, whole, strict=True)
+    )
+
+
+def _sql_key(table: str) -> str:
+    """SQL for the bucket's key of a row. As octets: text that is no UTF-8 would stop the statement."""
+    return f"bucket_key('{table}', {', '.join(f'CAST({table}.{column} AS BLOB)' for column in KEYS[table])})"
+
+
+def _json(texts: Iterable[str]) -> str:
+    """Return texts as one bound value: one statement for thousands of them."""
+    return msgspec.json.encode(list(texts)).decode()
+
+
+def _key(table: str, *parts: object) -> str:
+    return bucket_key(table, parts)
+
+
+# ── of any file ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def followed(path: Path) -> dict[str, Any] | None:
+    """Return source, stream, revision and time of a replica; None of any other file. Raises as `connect` does."""
+    connection = connect(path)
+    try:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'replica'").fetchone():
+            return None
+        row = connection.execute("SELECT source, stream, revision, at FROM replica").fetchone()
+        return row and {"source": row[0].decode(), "stream": row[1].decode(), "revision": row[2], "at": row[3]}
+    finally:
+        connection.close()
+
+
+def quarantine(path: Path, limit: int) -> tuple[int, list[tuple[str, int, str]]]:
+    """Return how many keys are kept out of a replica, and the first of them: key, revision, why."""
+    connection = connect(path)
+    try:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'replica_quarantine'").fetchone():
+            return 0, []
+        (count,) = connection.execute("SELECT count(*) FROM replica_quarantine").fetchone()
+        rows = connection.execute("SELECT key, revision, why FROM replica_quarantine ORDER BY key LIMIT ?", (limit,))
+        return count, [(key.decode(), revision, why.decode()) for key, revision, why in rows]
+    finally:
+        connection.close()

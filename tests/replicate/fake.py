@@ -1,0 +1,115 @@
+"""A bucket in memory, with every fault a real one has shown: for tests of following without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+
+from internal_dns.replicate.bucket import Beat, Delivery, Item, Lost, Unavailable
+from internal_dns.replicate.follower import Facts, Message
+from internal_dns.replicate.form import FLOOR, read_floor, write_floor
+from internal_dns.replicate.source import Source
+
+SOURCE = Source.parse("nats://nats.example/catalog")
+
+
+@dataclass
+class Stream:
+    """What the engine holds: of each key the last message."""
+
+    identity: str = "first"
+    last: int = 0
+    messages: dict[str, Message] = field(default_factory=dict)
+    down: bool = False
+    consumers: int = 0
+    lose: set[int] = field(default_factory=set)  # numbers of deliveries that the first consumer loses
+    reports: list[bytes] = field(default_factory=list)
+    early: bool = False  # says that nothing is pending when something is
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def put(self, key: str, value: bytes | None) -> int:
+        self.last += 1
+        self.messages.pop(key, None)
+        self.messages[key] = Message(key, self.last, value)
+        self.changed.set()
+        return self.last
+
+    def floor(self, revision: int = 0) -> int:
+        return self.put(FLOOR, write_floor(revision))
+
+    def purge(self, key: str) -> None:
+        """Let go of a key without a trace."""
+        self.messages.pop(key, None)
+
+    def anew(self, identity: str) -> None:
+        self.identity, self.last = identity, 0
+        self.messages.clear()
+
+    def connect(self, source: Source) -> AbstractAsyncContextManager[FakeBucket]:
+        return self._connected()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[FakeBucket]:
+        if self.down:
+            raise Unavailable("the bucket is down")
+        yield FakeBucket(self)
+
+
+class FakeBucket:
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def _up(self) -> None:
+        if self.stream.down:
+            raise Unavailable("the bucket is down")
+
+    async def facts(self) -> Facts:
+        self._up()
+        stream = self.stream
+        floor = stream.messages.get(FLOOR)
+        told = read_floor(floor.value) if floor and floor.value is not None else None
+        return Facts(stream.identity, stream.last, len(stream.messages), told)
+
+    async def get(self, key: str) -> Message | None:
+        self._up()
+        return self.stream.messages.get(key)
+
+    async def any_after(self, revision: int) -> bool:
+        self._up()
+        return any(message.revision > revision for message in self.stream.messages.values())
+
+    async def report(self, host: str, value: bytes) -> None:
+        self._up()
+        self.stream.reports.append(value)
+
+    @asynccontextmanager
+    async def follow(self, after: int | None) -> AsyncIterator[FakeDeliveries]:
+        self._up()
+        self.stream.consumers += 1
+        yield FakeDeliveries(self.stream, after or 0)
+
+
+class FakeDeliveries:
+    def __init__(self, stream: Stream, after: int) -> None:
+        self.stream, self.after, self.number = stream, after, 0
+
+    async def next(self, timeout: float) -> list[Item]:
+        await asyncio.sleep(0)
+        if self.stream.down:
+            raise Lost("the connection was lost")
+        behind = sorted(
+            (m for m in self.stream.messages.values() if m.revision > self.after), key=lambda m: m.revision
+        )[:7]  # fmt: skip
+        if not behind:
+            self.stream.changed.clear()
+            return [Beat(self.number)]
+        items: list[Item] = []
+        for at, message in enumerate(behind, 1):
+            self.number += 1
+            self.after = message.revision
+            if self.number in self.stream.lose and self.stream.consumers == 1:
+                continue
+            items.append(Delivery(message, self.number, 0 if self.stream.early else len(behind) - at))
+        return items or [Beat(self.number)]

@@ -1,0 +1,425 @@
+"""A file that follows a bucket in memory: it ends as the bucket is, whatever is lost, purged or made anew."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from internal_dns.replicate.following import COUNTED, PATIENCE, Following
+from internal_dns.replicate.form import FLOOR, file_values
+from internal_dns.replicate.publishing import difference
+from internal_dns.store.generate import create_catalog, demo_rows
+from internal_dns.store.replica import followed, quarantine
+from internal_dns.store.sqlite import connect, load
+from internal_dns.store.writer import NotOurs, Writer
+from tests.replicate.fake import SOURCE, FakeBucket, Stream
+from tests.replicate.values import machine, network
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self.pauses: list[float] = []
+
+    def now(self) -> float:
+        return self.time
+
+    async def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.time += seconds
+        await asyncio.sleep(0)
+
+
+class Host:
+    """One follower and its file."""
+
+    def __init__(self, path: Path, stream: Stream) -> None:
+        self.path, self.stream, self.clock = path, stream, Clock()
+        self.following = Following(
+            path, SOURCE, "iad-1", connect=stream.connect, now=self.clock.now, pause=self.clock.pause, chance=Random(1)
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.ensure_future(self.following.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self.following.close()
+
+    async def until(self, what: Callable[[], object]) -> None:
+        for _ in range(20_000):
+            if what():
+                return
+            await asyncio.sleep(0)
+        raise AssertionError(f"never: {self.following.status}")
+
+    async def caught_up(self) -> None:
+        """Wait until the file has what the bucket has."""
+        status = self.following.status
+        await self.until(lambda: not status.problem and status.revision >= self.stream.last)
+
+    async def follow(self) -> None:
+        """Run until the file is as the bucket is."""
+        async with self.running():
+            await self.caught_up()
+
+    def values(self) -> dict[str, bytes]:
+        with closing(connect(self.path)) as connection:
+            return {key: value for _, key, value in file_values(connection)}
+
+    def is_as_the_bucket(self) -> bool:
+        found = difference(self.stream.messages, self.values())
+        return found.empty
+
+
+@pytest.fixture
+def stream() -> Stream:
+    made = Stream()
+    made.put(*network())
+    for number, ident in enumerate("abcdefghij", 1):
+        made.put(*machine(ident, number, metadata={"n": str(number)}))
+    made.floor()
+    return made
+
+
+@pytest.fixture
+def host(tmp_path: Path, stream: Stream) -> Host:
+    return Host(tmp_path / "catalog.db", stream)
+
+
+def machines(path: Path) -> set[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return {row[0] for row in connection.execute("SELECT id FROM machines")}
+
+
+def has_only(path: Path, idents: set[str]) -> bool:
+    return machines(path) == idents
+
+
+def change(path: Path, sql: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(sql)
+
+
+def test_an_empty_host_gets_the_whole_catalog_at_once(host: Host) -> None:
+    asyncio.run(host.follow())
+    assert host.is_as_the_bucket()
+    assert load(host.path).machines == 10
+    assert load(host.path).owned
+    assert not [path.name for path in host.path.parent.iterdir() if ".first" in path.name]
+    assert followed(host.path) == {
+        "source": str(SOURCE), "stream": "first", "revision": 12, "at": followed(host.path)["at"],  # type: ignore[index]
+    }  # fmt: skip
+
+
+def test_a_change_is_followed_and_only_that(host: Host, stream: Stream) -> None:
+    async def session() -> None:
+        async with host.running():
+            await host.caught_up()
+            stream.put(*machine("a", state="stopped"))
+            stream.put(machine("b")[0], None)
+            await host.caught_up()
+
+    asyncio.run(session())
+    assert host.is_as_the_bucket()
+    assert (host.following.status.full, stream.consumers) == (1, 1)
+
+
+def test_what_was_missed_is_made_up_for_without_taking_all_again(host: Host, stream: Stream) -> None:
+    asyncio.run(host.follow())
+    for number in range(2000):
+        stream.put(*machine("abcde"[number % 5], number % 5 + 1, updated_at=number))
+    stream.put(machine("j")[0], None)
+    again = Host(host.path, stream)
+    asyncio.run(again.follow())
+    assert again.is_as_the_bucket()
+    assert again.following.status.full == 0
+
+
+def test_a_follower_below_the_floor_takes_everything_again_and_removes_what_is_gone(host: Host, stream: Stream) -> None:
+    asyncio.run(host.follow())
+    gone = stream.put(machine("c")[0], None)
+    stream.floor(gone)
+    stream.purge(machine("c")[0])
+    again = Host(host.path, stream)
+    asyncio.run(again.follow())
+    assert again.is_as_the_bucket()
+    assert "c" not in machines(host.path)
+    assert again.following.status.full == 1
+
+
+def test_a_follower_that_saw_the_deletes_goes_on_above_the_floor(host: Host, stream: Stream) -> None:
+    async def session() -> None:
+        async with host.running():
+            await host.caught_up()
+            gone = stream.put(machine("c")[0], None)
+            await host.caught_up()
+            stream.floor(gone)
+            stream.purge(machine("c")[0])
+            await host.caught_up()
+            host.clock.time += COUNTED
+            await host.until(lambda: host.following.counted == host.clock.time)
+
+    asyncio.run(session())
+    assert host.following.status.full == 1
+    assert host.is_as_the_bucket()
+
+
+def test_a_delete_whose_tombstone_somebody_purged_shows_in_the_number_of_keys(host: Host, stream: Stream) -> None:
+    asyncio.run(host.follow())
+    stream.put(machine("c")[0], None)
+    stream.purge(machine("c")[0])  # and no floor key tells of it
+    again = Host(host.path, stream)
+
+    async def session() -> None:
+        async with again.running():
+            await again.until(lambda: "c" not in machines(host.path))
+
+    asyncio.run(session())
+    assert again.following.status.full == 1
+    assert again.is_as_the_bucket()
+
+
+def test_a_row_that_was_purged_while_the_connection_was_lost_goes_each_time(host: Host, stream: Stream) -> None:
+    async def session() -> None:
+        async with host.running():
+            await host.caught_up()
+            for ident in "cde":
+                await host.until(lambda: not host.following.status.problem)
+                stream.down = True
+                await host.until(lambda: host.following.status.problem)
+                stream.purge(machine(ident)[0])
+                stream.down = False
+                left = set("abcdefghij".partition(ident)[2]) | {"a", "b"}
+                await host.until(partial(has_only, host.path, left))
+
+    asyncio.run(session())
+    assert host.is_as_the_bucket()
+
+
+def test_a_stream_made_anew_is_followed_once_it_is_whole(host: Host, stream: Stream) -> None:
+    asyncio.run(host.follow())
+    stream.anew("second")
+    stream.put(*network())
+    stream.put(*machine("z"))
+    again = Host(host.path, stream)
+
+    async def session() -> None:
+        async with again.running():
+            await again.until(lambda: "floor key" in again.following.status.problem)
+            assert len(machines(host.path)) == 10, "a bucket that is half full empties no host"
+            stream.floor()
+            await again.caught_up()
+
+    asyncio.run(session())
+    assert machines(host.path) == {"z"}
+    assert again.is_as_the_bucket()
+
+
+def test_a_bucket_that_was_restored_to_an_earlier_state_is_taken_whole(host: Host, stream: Stream) -> None:
+    asyncio.run(host.follow())
+    stream.purge(machine("j")[0])
+    stream.last = 9
+    again = Host(host.path, stream)
+    asyncio.run(again.follow())
+    assert machines(host.path) == set("abcdefghi")
+
+
+def test_a_delivery_that_is_lost_is_delivered_again(host: Host, stream: Stream) -> None:
+    stream.lose = {4, 12}
+    asyncio.run(host.follow())
+    assert host.is_as_the_bucket()
+    assert stream.consumers == 2
+
+
+def test_a_bucket_that_says_too_early_that_nothing_is_pending_is_not_believed(host: Host, stream: Stream) -> None:
+    stream.early = True
+    asyncio.run(host.follow())
+    assert host.is_as_the_bucket()
+
+
+def test_a_row_that_is_written_while_all_is_taken_is_not_swept(
+    host: Host, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its old place is gone when the replay comes there, and its new one is behind the bound."""
+    asyncio.run(host.follow())
+    stream.floor(stream.last)
+    stream.floor(stream.last)  # above what the host knows: it takes all
+    again, real, seen = Host(host.path, stream), FakeBucket.facts, []
+
+    async def facts(self: FakeBucket) -> object:
+        found = await real(self)
+        seen.append(found)
+        if len(seen) == 2:  # the bound is known: now the row moves behind it
+            stream.put(*machine("a", 1, state="stopped"))
+        return found
+
+    monkeypatch.setattr(FakeBucket, "facts", facts)
+    deleted: list[str] = []
+    asyncio.run(again.follow())
+    with closing(sqlite3.connect(host.path)) as connection:
+        deleted += [row[0] for row in connection.execute("SELECT id FROM machines WHERE state = 'stopped'")]
+    assert deleted == ["a"]
+    assert again.is_as_the_bucket()
+
+
+def test_rows_that_others_wrote_into_the_file_are_swept_and_repaired(tmp_path: Path, stream: Stream) -> None:
+    create_catalog(tmp_path / "catalog.db", demo_rows())
+    host = Host(tmp_path / "catalog.db", stream)
+    asyncio.run(host.follow())
+    assert host.is_as_the_bucket()
+    change(host.path, "UPDATE machines SET app = 'drifted'")
+    change(host.path, "INSERT INTO machines (id, app) VALUES (CAST(x'ff' AS TEXT), 'x')")
+    change(host.path, "UPDATE replica SET stream = 'another'")
+    asyncio.run(Host(host.path, stream).follow())
+    assert host.is_as_the_bucket()
+
+
+def test_bad_messages_are_kept_out_counted_and_listed_and_their_rows_stay(host: Host, stream: Stream) -> None:
+    async def session() -> None:
+        async with host.running():
+            await host.caught_up()
+            stream.put("nonsense", b"{}")
+            stream.put(machine("a")[0], b'{"version": 7}')
+            stream.put(*machine("new", 99))
+            await host.caught_up()
+            assert host.following.status.quarantined == 2
+            stream.floor(stream.last)
+            stream.floor(stream.last)
+
+    asyncio.run(session())
+    assert {"a", "new"} <= machines(host.path)
+    count, some = quarantine(host.path, 10)
+    assert (count, [key for key, _, _ in some]) == (2, [machine("a")[0], "nonsense"])
+    again = Host(host.path, stream)
+    change(host.path, "UPDATE replica SET stream = 'another'")
+    asyncio.run(again.follow())
+    assert "a" in machines(host.path), "a resync keeps the row of a key that is kept out"
+    stream.put(*machine("a", state="stopped"))
+    asyncio.run(Host(host.path, stream).follow())
+    assert quarantine(host.path, 10)[0] == 1
+
+
+def test_a_bucket_that_is_down_leaves_the_file_and_is_tried_again_and_again(host: Host, stream: Stream) -> None:
+    asyncio.run(host.follow())
+    again = Host(host.path, stream)
+
+    async def session() -> None:
+        async with again.running():
+            await again.caught_up()
+            stream.down = True
+            await again.until(lambda: len(again.clock.pauses) > 60)
+            assert "down" in again.following.status.stale(again.clock.now())
+            assert again.following.status.lag.seconds(again.clock.now()) > PATIENCE
+            assert len(machines(host.path)) == 10
+            stream.down = False
+            stream.put(machine("b")[0], None)
+            await again.caught_up()
+
+    asyncio.run(session())
+    assert again.is_as_the_bucket()
+    waits = [pause for pause in again.clock.pauses if pause not in (0.5, 5.0)]
+    assert all(1 <= wait <= 30 for wait in waits)
+    assert len(set(waits)) > 5
+
+
+def test_a_full_resync_that_is_cut_off_changes_nothing(
+    host: Host, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(host.follow())
+    stream.anew("second")
+    for number in range(1, 40):
+        stream.put(*machine(f"n{number}", number))
+    stream.floor()
+    again, batches = Host(host.path, stream), []
+    real = again.following._apply
+
+    def apply(messages: list[object]) -> None:
+        real(messages)  # type: ignore[arg-type]
+        batches.append(messages)
+        if len(batches) == 3:
+            stream.down = True
+
+    monkeypatch.setattr(again.following, "_apply", apply)
+
+    async def session() -> None:
+        async with again.running():
+            await again.until(lambda: stream.down and again.following.status.problem)
+
+    asyncio.run(session())
+    assert machines(host.path) == set("abcdefghij")
+    position = followed(host.path)
+    assert position is not None
+    assert position["stream"] == "first"
+
+
+def test_a_file_that_is_restored_from_a_backup_goes_on_from_where_it_stands(host: Host, stream: Stream) -> None:
+    asyncio.run(host.follow())
+    backup = host.path.with_name("backup.db")
+    with closing(sqlite3.connect(host.path)) as here, closing(sqlite3.connect(backup)) as there:
+        here.backup(there)
+
+    async def session() -> None:
+        async with host.running():
+            await host.caught_up()
+            stream.put(*machine("new", 99))
+            await host.caught_up()
+            for suffix in ("-wal", "-shm"):
+                host.path.with_name(host.path.name + suffix).unlink(missing_ok=True)
+            backup.rename(host.path)
+            stream.put(*machine("newer", 98))
+            await host.caught_up()
+
+    asyncio.run(session())
+    assert host.is_as_the_bucket()
+    assert {"new", "newer"} <= machines(host.path)
+
+
+def test_a_replica_is_written_by_its_follower_only(host: Host) -> None:
+    asyncio.run(host.follow())
+    with pytest.raises(NotOurs, match=r"follows nats://nats.example:4222/catalog") as refused:
+        Writer(host.path)
+    assert "--to nats://" in refused.value.do
+
+
+def test_two_followers_of_one_file_do_not_fight(host: Host, stream: Stream) -> None:
+    async def session() -> None:
+        async with host.running():
+            await host.caught_up()
+            second = Host(host.path, stream)
+            async with second.running():
+                await second.until(lambda: "follows" in second.following.status.problem or len(second.clock.pauses) > 3)
+                assert "another internal-dns process" in second.following.status.problem
+
+    asyncio.run(session())
+
+
+def test_a_host_tells_the_fleet_how_it_is(host: Host, stream: Stream) -> None:
+    asyncio.run(host.follow())
+    told = json.loads(host.following.report())
+    assert stream.reports
+    assert (told["host"], told["revision"], told["lag_revisions"], told["problem"]) == ("iad-1", 12, 0, "")
+
+
+def test_a_floor_that_is_no_floor_is_kept_out_and_stops_nothing(host: Host, stream: Stream) -> None:
+    async def session() -> None:
+        async with host.running():
+            await host.caught_up()
+            stream.put(FLOOR, b"{}")
+            stream.put(*machine("new", 99))
+            await host.caught_up()
+
+    asyncio.run(session())
+    assert "new" in machines(host.path)
+    assert [key for key, _, _ in quarantine(host.path, 5)[1]] == [FLOOR]

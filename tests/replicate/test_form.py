@@ -1,0 +1,171 @@
+"""A row has one key, and a value that the server could not answer from is refused with its reason."""
+
+from __future__ import annotations
+
+import json
+from base64 import b32hexencode
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from internal_dns.replicate.form import (
+    FORMS,
+    Malformed,
+    Stored,
+    bucket_key,
+    file_values,
+    json_schema,
+    read_floor,
+    read_key,
+    read_value,
+    same,
+    write_floor,
+)
+from internal_dns.store.generate import create_catalog, demo_rows
+from internal_dns.store.rows import Values
+from internal_dns.store.sqlite import TABLES, connect
+from internal_dns.store.writer import KEYS
+from tests.replicate.values import machine
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def read(key: str, value: bytes) -> Stored:
+    return read_value(read_key(key), value, Values(b"\xfd\xaa", ()))
+
+
+def test_a_key_is_the_table_and_the_key_columns_in_base32hex() -> None:
+    assert bucket_key("networks", (24,)) == "networks." + b32hexencode(b"24").decode().rstrip("=").lower()
+    assert bucket_key("meta", ("",)) == "meta.-"
+    assert read_key(bucket_key("flycasts", (24, "db", "fdaa:0:18::3"))) == ("flycasts", ("24", "db", "fdaa:0:18::3"))
+
+
+@given(st.text(max_size=60))
+def test_whatever_text_a_part_has_comes_back(text: str) -> None:
+    assert read_key(bucket_key("meta", (text,))) == ("meta", (text,))
+
+
+@given(st.text(alphabet="0123456789abcdefghijklmnopqrstuv-", max_size=12))
+def test_a_key_that_is_read_is_the_only_one_of_its_row(part: str) -> None:
+    try:
+        table, parts = read_key(f"meta.{part}")
+    except Malformed:
+        return
+    assert bucket_key(table, parts) == f"meta.{part}"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "floor", "machines", "machines.", "machines.a.b", "apps.68", "rows.68", "machines.CPJ6", "machines.cpj6====",
+     "machines.w", "machines.0", "machines.1_0", "machines. 1", "machines.v\n", "machines.+1", "meta.vvvvvvv", "x.y.z"],
+)  # fmt: skip
+def test_keys_of_the_wrong_shape_are_refused(key: str) -> None:
+    with pytest.raises(Malformed):
+        read_key(key)
+
+
+def test_a_machine_carries_what_belongs_to_it() -> None:
+    key, value = machine(
+        "3d8d", skip_registration=True, metadata={"role": "leader"},
+        services=[{"name": "http", "port": 80}, {"name": "dns", "protocol": "udp", "port": 53}],
+    )  # fmt: skip
+    stored = read(key, value)
+    assert stored.row == ("3d8d", 24, "web", "fdaa:0:18:a7b:7d:1:1:2", "iad", "app", "started", 1, 0)
+    assert stored.metadata == (("3d8d", "role", "leader"),)
+    assert stored.services == (("3d8d", "http", "tcp", 80), ("3d8d", "dns", "udp", 53))
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"version": 2}, "version 2 is not known here"),
+    ({"version": None}, "version"),
+    ({"id": "other"}, "the key says 3d8d, the value other"),
+    ({"address": "fdaa:0:19::2"}, "is not one of fdaa:0:18::/48"),
+    ({"address": "192.0.2.1"}, "is not one of"),
+    ({"network_id": 0}, "network_id"),
+    ({"network_id": "24"}, "network_id"),
+    ({"network_id": 1 << 32}, "network_id"),
+    ({"app": "a.b"}, "app"),
+    ({"app": "web\n"}, "no valid app"),
+    ({"region": ""}, "region"),
+    ({"skip_registration": 1}, "skip_registration"),
+    ({"adress": "x"}, "adress"),
+    ({"metadata": {"a": 1}}, "metadata"),
+    ({"services": [{"name": "http", "port": 0}]}, "port"),
+    ({"services": [{"name": "a", "port": 1}, {"name": "A", "port": 2}]}, "letter case"),
+    ({"updated_at": -1}, "updated_at"),
+]
+
+
+@pytest.mark.parametrize(("more", "why"), WRONG)
+def test_values_that_check_would_refuse_are_refused_in_words(more: dict[str, Any], why: str) -> None:
+    key, value = machine("3d8d", **more)
+    with pytest.raises(Malformed, match=why.replace("[", r"\[")):
+        read(key, value)
+
+
+@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"null", b"1", b"\xff\xfe", b'{"version": 1}', b"{}" * 2])
+def test_what_is_no_value_is_refused(value: bytes) -> None:
+    for table in FORMS:
+        with pytest.raises(Malformed):
+            read(bucket_key(table, tuple("1" for _ in KEYS[table])), value)
+
+
+@given(st.binary(max_size=200), st.sampled_from(sorted(FORMS)))
+def test_no_octets_raise_anything_else(value: bytes, table: str) -> None:
+    with pytest.raises(Malformed):
+        read_value((table, tuple("1" for _ in KEYS[table])), value, Values(b"\xfd\xaa", ()))
+
+
+def test_one_refusal_does_not_colour_the_next() -> None:
+    values = Values(b"\xfd\xaa", ())
+    for _ in range(3):
+        key, value = machine("3d8d", address="::1")
+        with pytest.raises(Malformed, match="::1"):
+            read_value(read_key(key), value, values)
+    code = {"version": 1, "code": "iad", "latitude": 38.9, "longitude": -77.4, "gateway": True}
+    stored = read_value(read_key(bucket_key("regions", ("iad",))), json.dumps(code).encode(), values)
+    assert stored.row == ("iad", "", 38.9, -77.4, 1)
+    half = {"version": 1, "code": "iad", "latitude": 38.9}
+    with pytest.raises(Malformed, match="without coordinates"):
+        read_value(read_key(bucket_key("regions", ("iad",))), json.dumps(half).encode(), values)
+
+
+def test_every_row_of_a_file_comes_back_from_its_value(tmp_path: Path) -> None:
+    create_catalog(tmp_path / "catalog.db", demo_rows())
+    connection = connect(tmp_path / "catalog.db")
+    found: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
+    for table, key, value in file_values(connection):
+        stored = read(key, value)
+        found[table].append(stored.row)
+        found["machine_metadata"] += stored.metadata
+        found["machine_services"] += stored.services
+    connection.text_factory = str
+    for table, columns in TABLES.items():
+        rows = connection.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall()
+        assert sorted(rows, key=str) == sorted(found[table], key=str), table
+    connection.close()
+
+
+def test_two_writings_of_one_value_are_the_same() -> None:
+    _, value = machine("3d8d")
+    spaced = json.dumps(json.loads(value), indent=2, sort_keys=True).encode()
+    assert same("machines", value, spaced)
+    assert not same("machines", value, machine("3d8d", state="stopped")[1])
+    assert not same("machines", b"{", value)
+
+
+def test_a_floor_is_a_revision() -> None:
+    assert read_floor(write_floor(17)) == 17
+    for wrong in (b"", b"17", b'{"version": 1}', b'{"version": 2, "floor": 1}', b'{"version": 1, "floor": -1}'):
+        with pytest.raises(Malformed):
+            read_floor(wrong)
+
+
+def test_the_schema_in_the_documents_is_the_one_that_is_read_by() -> None:
+    written = json.loads((REPOSITORY / "docs" / "bucket.schema.json").read_text())
+    made = msgspec.json.decode(msgspec.json.encode(json_schema()))
+    assert written == made, "python -m internal_dns.replicate.form > docs/bucket.schema.json"

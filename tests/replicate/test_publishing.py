@@ -1,0 +1,64 @@
+"""What is written to a bucket: only what differs, parents first, deletes last, each key only as it was read."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from internal_dns.replicate.follower import Message
+from internal_dns.replicate.form import FLOOR, bucket_key, write_floor
+from internal_dns.replicate.publishing import difference, rows, values_of
+from internal_dns.store.generate import create_catalog, demo_rows
+from internal_dns.store.sqlite import connect
+from internal_dns.store.writer import Refused
+from tests.replicate.values import machine, network
+
+
+def present(*values: tuple[str, bytes | None]) -> dict[str, Message]:
+    return {key: Message(key, at, value) for at, (key, value) in enumerate(values, 1)}
+
+
+def test_only_what_differs_is_written() -> None:
+    key, value = machine("a")
+    spaced = json.dumps(json.loads(value), indent=3).encode()
+    assert difference(present(network(), (key, spaced), (FLOOR, write_floor(0))), dict([network(), (key, value)])).empty
+
+
+def test_each_key_is_written_only_as_it_was_read() -> None:
+    changed, new, back = machine("a", state="stopped"), machine("b"), machine("c")
+    found = difference(present(network(), machine("a"), (back[0], None)), dict([network(), changed, new, back]))
+    assert found.puts == [(*changed, 2), (*new, 0), (*back, 3)]
+    assert found.deletes == []
+
+
+def test_what_is_not_wanted_is_deleted_children_first_and_the_floor_stays() -> None:
+    app = bucket_key("apps", (24, "web"))
+    there = present(network(), (app, b"{}"), machine("a"), (FLOOR, write_floor(0)), ("nonsense", b"x"), ("gone", None))
+    found = difference(there, {})
+    assert [key for key, _, _ in found.deletes] == [machine("a")[0], app, network()[0], "nonsense"]
+    assert all(value is None for _, value, _ in found.deletes)
+    assert [key for key, _, _ in difference(there, {}, only={app}).deletes] == [app]
+
+
+def test_every_row_of_a_file_is_published_and_makes_the_file_again(tmp_path: Path) -> None:
+    create_catalog(tmp_path / "a.db", demo_rows())
+    with closing(connect(tmp_path / "a.db")) as connection:
+        values = values_of(connection, b"\xfd\xaa", ())
+    create_catalog(tmp_path / "b.db", rows(present(*values.items())))
+    with closing(connect(tmp_path / "b.db")) as connection:
+        assert values_of(connection, b"\xfd\xaa", ()) == values
+
+
+def test_rows_that_could_not_be_served_are_refused_by_name(tmp_path: Path) -> None:
+    create_catalog(tmp_path / "a.db", demo_rows())
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE machines SET address = '::1'")
+        connection.execute("INSERT INTO apps VALUES (24, CAST(x'ff' AS TEXT))")
+    with closing(connect(tmp_path / "a.db")) as connection, pytest.raises(Refused) as refused:
+        values_of(connection, b"\xfd\xaa", ())
+    assert len(refused.value.faults) == 21
+    assert refused.value.faults[-1] == "and 61 more"
