@@ -54,8 +54,9 @@ fmt: .venv/dev.stamp  ## Format, and fix what ruff can fix
 bench: .venv/dev.stamp  ## Measure, beside other servers, in one run (BENCH=--short: three minutes)
 	$(BIN)/python -m bench $(BENCH)
 
-soak: .venv/dev.stamp  ## Five million names never asked before: does memory stay? (10 minutes)
+soak: .venv/dev.stamp  ## Ten minutes each: five million new names, memory stays; writes and kills, hosts and bucket end equal
 	$(BIN)/python -m bench.soak
+	$(BIN)/python -m tests.soak --seconds $(or $(SOAK_SECONDS),600) --seed $(or $(SEED),1)
 
 compare: test-deps .venv/dev.stamp  ## What is forwarded against Unbound's own answers: 1,000 names, 10 types
 	COMPARED_NAMES=1000 $(BIN)/python -m pytest -q -s tests/live/test_forward_real.py -k no_difference
