@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from bench import cold, flood, forward, living, load, machine, markdown, profile, tcp, udp
+from bench import cold, flood, forward, living, load, machine, markdown, profile, replicate, tcp, udp
 from bench.results import DISTURBED, Case, table
 from bench.tools import Missing, Skipped, say, versions
 
-PARTS: Final = ("cold", "udp", "workers", "tcp", "load", "forward", "flood", "living", "profile")
+PARTS: Final = ("cold", "udp", "workers", "tcp", "load", "forward", "flood", "living", "replicate", "profile")
 SHORT: Final = ("cold", "udp", "forward")
 RESULTS: Final = Path(__file__).with_name("results")
 
@@ -83,6 +83,8 @@ def _measure(part: str, directory: Path, short: bool, skipped: Skipped) -> list[
             return flood.run(directory, seconds=seconds, repetitions=repetitions, skipped=skipped)
         case "living":
             return living.run(directory, seconds=seconds, repetitions=repetitions, short=short)
+        case "replicate":
+            return replicate.run(directory, repetitions=repetitions, short=short)
         case _:
             return profile.run(directory, seconds=seconds, skipped=skipped)
 

@@ -31,6 +31,7 @@ FIGURES: Final = {
     "kernel_share": ("CPU in the kernel", "%", 1),
     "user_us": ("CPU in user space a query", "µs", 2),
     "wall_s": ("time", "s", 2),
+    "rows_s": ("rows a second", "", 0),
     "cpu_s": ("CPU", "s", 2),
     "rss_mib": ("RSS after", "MiB", 0),
     "peak_mib": ("RSS at most", "MiB", 0),
