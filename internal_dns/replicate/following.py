@@ -215,6 +215,7 @@ class Following:
         """Follow one consumer. Raises Again, Resync, Replaced, Unavailable; never returns."""
         after = decided.revision if isinstance(decided, After) else None
         replay = Replay(after or 0, decided.bound)
+        replay.heard = after is not None
         self.status.consumers += 1
         if isinstance(decided, After):
             self.counted = -COUNTED  # while we were away anything may have been purged
@@ -241,7 +242,7 @@ class Following:
 
     async def _next(self, bucket: Bucket, deliveries: Deliveries, replay: Replay) -> list[Message]:
         """Return the next messages; none when the bucket is idle. Raises Again when any was lost, or none comes."""
-        # The first takes longer: the server looks for the last message of every key.
+        # The first of all takes longer: the server looks for the last message of every key.
         patience = SILENT if replay.heard else PATIENCE
         items = await deliveries.next(patience)
         if not items:

@@ -192,6 +192,14 @@ CASES: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
     "InternalDnsCatalogFaults": (
         [one("internal_dns_catalog_faults", STEADY)], [one("internal_dns_catalog_faults", "0+0x50 1+0x10")],
     ),
+    "InternalDnsReplicaStale": (
+        [one("internal_dns_replication_lag_seconds", "0+60x60")],
+        [one("internal_dns_replication_lag_seconds", "0+0x50 20 40 50 0 0")],
+    ),
+    "InternalDnsReplicaKeepsOut": (
+        [one("internal_dns_replication_quarantined", STEADY)],
+        [one("internal_dns_replication_quarantined", "0+0x50 1+0x10")],
+    ),
     "InternalDnsPropagationSlow": (
         [one(WITHIN % "0.5", "0+9x60"), one(WITHIN % "1.0", "0+10x60"), one(WITHIN % "+Inf", "0+10x60")],
         [one(WITHIN % "0.5", "0+100x60"), one(WITHIN % "1.0", "0+100x60"), one(WITHIN % "+Inf", "0+100x60")],
