@@ -130,15 +130,21 @@ def using(where: Source, work: Callable[[NatsBucket], Awaitable[T]]) -> T:
     return asyncio.run(session())
 
 
-def create(where: Source, replicas: int = 1) -> None:
-    """Make the bucket; a cluster that was just started takes a while until it can."""
+def patiently(where: Source, work: Callable[[NatsBucket], Awaitable[T]]) -> T:
+    """Do it as soon as the cluster can: one that was just started, or has lost its leader, takes a while."""
     deadline = time.monotonic() + 30
     while True:
         try:
-            return using(where, lambda bucket: bucket.create(replicas))
+            return using(where, work)
         except Unavailable:
-            assert time.monotonic() < deadline
+            if time.monotonic() >= deadline:
+                raise
             time.sleep(0.2)
+
+
+def create(where: Source, replicas: int = 1) -> None:
+    """Make the bucket."""
+    patiently(where, lambda bucket: bucket.create(replicas))
 
 
 def publish(where: Source, values: dict[str, bytes]) -> int:
@@ -157,7 +163,7 @@ def put(where: Source, *values: tuple[str, bytes | None]) -> int:
 
 
 def contents(where: Source) -> dict[str, Message]:
-    return using(where, read)
+    return patiently(where, read)
 
 
 def purge(where: Source, key: str, *, floor: int | None = None) -> None:
