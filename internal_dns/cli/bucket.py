@@ -163,7 +163,7 @@ class _Report(msgspec.Struct, frozen=True):
 def _report(value: bytes) -> dict[str, Any] | None:
     try:
         return msgspec.structs.asdict(msgspec.json.decode(value, type=_Report))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

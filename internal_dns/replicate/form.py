@@ -134,6 +134,14 @@ _DECODERS: Final = {table: msgspec.json.Decoder(form) for table, form in FORMS.i
 _FLOOR: Final = msgspec.json.Decoder(Floor)
 _ENCODER: Final = msgspec.json.Encoder()
 _PART: Final = re.compile(r"-|[0-9a-v]{1,2048}")
+_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
+# Key columns that are whole numbers.
+NUMBERS: Final[Mapping[str, tuple[bool, ...]]] = {
+    table: tuple(c == "network_id" or (c == "id" and table in ("networks", "hosts")) for c in KEYS[table])
+    for table in FORMS
+}
+# What JSON that is none raises; the last is of brackets in brackets in brackets.
+_BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Stored(NamedTuple):
@@ -164,7 +172,12 @@ def read_key(key: str) -> Key:
         raise Malformed(f"{shown(table)} is no table")
     if len(parts) != len(KEYS[table]):
         raise Malformed(f"a key of {table} has {len(KEYS[table])} parts after the table: {', '.join(KEYS[table])}")
-    return table, tuple(map(_text, parts))
+    found = tuple(map(_text, parts))
+    for text, number in zip(found, NUMBERS[table], strict=True):
+        # SQLite finds row 24 by 024 and by 2.4e1, too: a tombstone there would delete a row of another key.
+        if number and not _NUMBER.fullmatch(text):
+            raise Malformed(f"{shown(text)} is not how a key writes a whole number")
+    return table, found
 
 
 # Hot path: int() with base 32 knows exactly this alphabet, and takes a tenth of the time base64.b32hexdecode does.
@@ -178,9 +191,12 @@ def _text(part: str) -> str:
     if spare >= 5 or number & ((1 << spare) - 1):
         raise Malformed(f"{shown(part)} is not how base32hex writes any octets")
     try:
-        return (number >> spare).to_bytes(octets, "big").decode()
+        text = (number >> spare).to_bytes(octets, "big").decode()
     except UnicodeDecodeError:
         raise Malformed(f"{shown(part)} is no UTF-8 in base32hex") from None
+    if "\0" in text:  # where SQLite's JSON functions take a text to end
+        raise Malformed(f"{shown(part)} has a NUL")
+    return text
 
 
 # ── values ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,7 +207,7 @@ def read_value(key: Key, value: bytes, values: Values) -> Stored:
     table, parts = key
     try:
         made: Any = _DECODERS[table].decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _BROKEN as error:
         raise Malformed(_version(value) or str(error)) from None
     own = tuple(str(getattr(made, column)) for column in KEYS[table])
     if own != parts:
@@ -209,7 +225,7 @@ def _version(value: bytes) -> str:
     """Say so when a value is of a version that is not known here."""
     try:
         found = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _BROKEN:
         return ""
     version = found.get("version") if isinstance(found, dict) else None
     return "" if version in (None, VERSION) else f"version {shown(version)} is not known here: update internal-dns"
@@ -275,7 +291,7 @@ def read_floor(value: bytes) -> int:
     """Return the revision of a floor. Raises Malformed."""
     try:
         return _FLOOR.decode(value).floor
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _BROKEN as error:
         raise Malformed(_version(value) or str(error)) from None
 
 
@@ -289,7 +305,7 @@ def same(table: str, one: bytes, other: bytes) -> bool:
         return True
     try:
         return bool(_DECODERS[table].decode(one) == _DECODERS[table].decode(other))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _BROKEN:
         return False
 
 

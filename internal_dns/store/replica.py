@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from internal_dns.replicate.follower import Batch, Position, Quarantined
-from internal_dns.replicate.form import FORMS, Stored, bucket_key
+from internal_dns.replicate.form import FORMS, NUMBERS, Stored, bucket_key
 from internal_dns.store.sqlite import TABLES, connect
 from internal_dns.store.writer import KEYS, Writer
 
@@ -182,12 +182,8 @@ def _where(table: str) -> str:
 
 
 def _bound(table: str, key: tuple[str, ...]) -> tuple[Any, ...]:
-    """Return key columns as the file has them; a number that is none finds no row."""
-    whole = [c == "network_id" or (c == "id" and table in ("networks", "hosts")) for c in KEYS[table]]
-    return tuple(
-        int(part) if w and part.isascii() and part.isdigit() and len(part) < 19 else part
-        for part, w in zip(key, whole, strict=True)
-    )
+    """Return key columns as the file has them."""
+    return tuple(int(part) if number else part for part, number in zip(key, NUMBERS[table], strict=True))
 
 
 def _sql_key(table: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from internal_dns.replicate.follower import Message, sort
 from internal_dns.replicate.form import (
     FORMS,
     Malformed,
@@ -44,7 +45,7 @@ def test_a_key_is_the_table_and_the_key_columns_in_base32hex() -> None:
     assert read_key(bucket_key("flycasts", (24, "db", "fdaa:0:18::3"))) == ("flycasts", ("24", "db", "fdaa:0:18::3"))
 
 
-@given(st.text(max_size=60))
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60))
 def test_whatever_text_a_part_has_comes_back(text: str) -> None:
     assert read_key(bucket_key("meta", (text,))) == ("meta", (text,))
 
@@ -61,7 +62,9 @@ def test_a_key_that_is_read_is_the_only_one_of_its_row(part: str) -> None:
 @pytest.mark.parametrize(
     "key",
     ["", "floor", "machines", "machines.", "machines.a.b", "apps.68", "rows.68", "machines.CPJ6", "machines.cpj6====",
-     "machines.w", "machines.0", "machines.1_0", "machines. 1", "machines.v\n", "machines.+1", "meta.vvvvvvv", "x.y.z"],
+     "machines.w", "machines.0", "machines.1_0", "machines. 1", "machines.v\n", "machines.+1", "meta.vvvvvvv", "x.y.z",
+     *(bucket_key("networks", (n,)) for n in ("024", "2.4e1", " 24", "+24", "-1", "", "\u0662\u0664", "9" * 19)),
+     bucket_key("apps", ("024", "web")), bucket_key("machines", ("a\0b",))],
 )  # fmt: skip
 def test_keys_of_the_wrong_shape_are_refused(key: str) -> None:
     with pytest.raises(Malformed):
@@ -107,7 +110,8 @@ def test_values_that_check_would_refuse_are_refused_in_words(more: dict[str, Any
         read(key, value)
 
 
-@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"null", b"1", b"\xff\xfe", b'{"version": 1}', b"{}" * 2])
+@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"null", b"1", b"\xff\xfe", b'{"version": 1}', b"{}" * 2, b"[" * 100_000,
+                                   b'{"version":1,"x":' + b"[" * 100_000])
 def test_what_is_no_value_is_refused(value: bytes) -> None:
     for table in FORMS:
         with pytest.raises(Malformed):
@@ -118,6 +122,33 @@ def test_what_is_no_value_is_refused(value: bytes) -> None:
 def test_no_octets_raise_anything_else(value: bytes, table: str) -> None:
     with pytest.raises(Malformed):
         read_value((table, tuple("1" for _ in KEYS[table])), value, Values(b"\xfd\xaa", ()))
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters()), inner, max_size=3),
+)
+MEMBERS = sorted({name for form in FORMS.values() for name in form.__struct_fields__})
+
+
+@given(
+    st.sampled_from(sorted(FORMS)),
+    st.dictionaries(st.sampled_from(MEMBERS), ANY_JSON | st.sampled_from(["a", "24", 24, "fdaa:0:18::1", {"a": "b"}])),
+)
+def test_any_message_is_a_row_or_is_kept_out(table: str, more: dict[str, Any]) -> None:
+    """Whatever is written to a bucket: never an exception, and never both."""
+    value = {**json.loads(machine("a")[1]), **more}
+    value = {name: value[name] for name in FORMS[table].__struct_fields__ if name in value}
+    key = bucket_key(table, tuple(str(value.get(c, "a")).encode("utf-8", "replace") for c in KEYS[table]))
+    batch = sort([Message(key, 5, json.dumps(value).encode())], {}, Values(b"\xfd\xaa", ()))
+    assert [state for _, _, state in batch.revisions] == (["bad"] if batch.quarantined else ["row"])
+    assert len(batch.quarantined) + sum(map(len, batch.puts.values())) == 1
+
+
+@given(st.text(st.characters()), st.none() | st.binary(max_size=50))
+def test_any_key_is_told_apart(key: str, value: bytes | None) -> None:
+    (_, _, state), = sort([Message(key, 5, value)], {}, Values(b"\xfd\xaa", ())).revisions
+    assert state in ("row", "bad", "gone")
 
 
 def test_one_refusal_does_not_colour_the_next() -> None:
