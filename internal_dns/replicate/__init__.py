@@ -5,7 +5,7 @@ bucket ─ nats.py ─► messages ─ follower.py ─► what to apply ─ stor
 source.py     the address of a bucket
 form.py       a row as key and value of a bucket; docs/bucket.schema.json derives from it
 follower.py   PURE: where to start, what a message means, when everything was seen, how late we are
-nats.py       the only file that speaks NATS
+nats.py       the bucket as NATS JetStream keeps it; client.py makes its library safe
 following.py  the thread of a server that follows
 publishing.py from a file, or from a document, to the bucket
 """

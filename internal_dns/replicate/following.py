@@ -27,6 +27,7 @@ from internal_dns.replicate.follower import (
     HEARTBEAT,
     SILENT,
     After,
+    Facts,
     Full,
     Lag,
     Message,
@@ -50,6 +51,7 @@ COUNTED: Final = 60.0  # seconds between looks whether file and bucket have the 
 REPORTED: Final = 5.0  # seconds between reports to the fleet
 NOT_YET: Final = "not connected yet"
 ASKED: Final = 1_000  # keys that are looked up one by one before their rows are removed
+KEPT_NAMES: Final = 200_000  # names that are known to be valid; a follower lives for months, names may not
 
 _log = logging.getLogger("internal_dns")
 
@@ -191,6 +193,7 @@ class Following:
             except Again as error:
                 heard = self.now()
                 self._trouble(str(error))
+                await self.pause(HEARTBEAT / 2)  # a fault that comes again and again must not be a storm of consumers
             except Resync as error:
                 force = str(error)
             except Replaced as error:
@@ -271,6 +274,8 @@ class Following:
     def _apply(self, messages: list[Message]) -> None:
         """Inside a transaction: apply *messages*."""
         replica = self._replica
+        if len(self.values.names) > KEPT_NAMES:
+            self.values = Values(self.prefix, self.hidden)
         batch = sort(messages, replica.known(message.key for message in messages), self.values)
         replica.apply(batch)
         self.status.messages += len(messages)
@@ -294,15 +299,27 @@ class Following:
             replica.forget()
             await self._replay(bucket, deliveries, replay)
             # Meanwhile written keys were skipped where they stood and come at their new place: wait for that, too.
-            replay.bound = (await bucket.facts()).last
+            replay.bound = (await self._whole(bucket, stream)).last
             replay.complete = replay.revision >= replay.bound
             await self._replay(bucket, deliveries, replay)
-            swept = replica.sweep(await self._still_there(bucket))
+            spared = await self._still_there(bucket)
+            await self._whole(bucket, stream)  # whatever was asked since was asked of the same stream
+            swept = replica.sweep(spared)
             replica.move(Position(stream, replay.revision), time.time())
         if beside:
             self._put_in_place()
         took = self.now() - began
         _log.info("replication: %d keys, %d rows removed, %.1f s", self._replica.keys(), swept, took)
+
+    async def _whole(self, bucket: Bucket, stream: str) -> Facts:
+        """Return what the bucket says. Raises Again when it is another by now, or nobody says that it is whole.
+
+        One that was made anew in the middle of a replay has nothing behind our revision: that is no end.
+        """
+        facts = await bucket.facts()
+        if facts.stream != stream or facts.floor is None:
+            raise Again(f"{self.source}: the bucket was made anew while all was taken")
+        return facts
 
     async def _replay(self, bucket: Bucket, deliveries: Deliveries, replay: Replay) -> None:
         while not replay.complete:
@@ -332,8 +349,26 @@ class Following:
             replay.bound = facts.last
             replay.nothing_more()
         self.counted = self.now()
-        if facts.keys != (known := self._replica.keys()):
+        if facts.keys == (known := self._replica.keys()):
+            return
+        if facts.floor is None or not await self._forget_tombstones(bucket, facts.floor, known - facts.keys):
             raise Resync(f"the bucket has {facts.keys} keys and we know {known}: something was purged")
+
+    async def _forget_tombstones(self, bucket: Bucket, floor: int, missing: int) -> int:
+        """Forget the deletes up to *floor* that the bucket tells no longer; return how many.
+
+        The floor says that they may be purged, not that they are: whoever purges takes a while, or purges some only.
+        """
+        gone = self._replica.gone(floor)
+        if len(gone) != missing or missing <= ASKED:
+            gone = self.chance.sample(gone, min(ASKED, len(gone)))
+            there = await asyncio.gather(*(bucket.get(key) for key in gone))
+            gone = [key for key, message in zip(gone, there, strict=True) if message is None]
+            # As of another moment than `missing`: count again, at once if all were asked.
+            self.counted = -COUNTED if len(there) < ASKED else self.now()
+        with self._replica.transaction():
+            self._replica.purge(gone)
+        return len(gone)
 
     # ── the file ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -344,7 +379,12 @@ class Following:
             path = path.with_name(f".{path.name}.first")
             self._refuse_second(path)
             create_catalog(path, {}, replace=True)
-        replica = Replica(Writer(path, self.prefix, self.hidden, following=True), str(self.source))
+        writer = Writer(path, self.prefix, self.hidden, following=True)
+        try:
+            replica = Replica(writer, str(self.source))
+        except BaseException:
+            writer.close()  # else we would keep its lock, and refuse ourselves from now on
+            raise
         self.status.synced = replica.position() is not None
         return replica
 
@@ -356,6 +396,8 @@ class Following:
     def _put_in_place(self) -> None:
         """The first whole catalog becomes the file."""
         beside = self._replica.writer.path
+        if self._replica.writer.replaced():
+            raise NotOurs(f"{beside} was made anew by somebody else meanwhile")
         self.close()
         if self.path.exists():
             raise NotOurs(f"{self.path} was made by somebody else meanwhile")

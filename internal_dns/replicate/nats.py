@@ -1,4 +1,4 @@
-"""A bucket kept by NATS JetStream. The only file that speaks NATS; the client library is imported when it is used.
+"""A bucket kept by NATS JetStream. Only this file and client.py speak NATS; the library is imported when it is used.
 
     stream    KV_<bucket>                    one message a key; its sequence is the revision
     subject   $KV.<bucket>.<key>             a message with KV-Operation DEL or PURGE is a tombstone
@@ -37,10 +37,12 @@ ACKNOWLEDGED_WITHIN: Final = 10.0  # seconds for the next one
 MOST_UNACKNOWLEDGED: Final = 1_000
 FORGOTTEN: Final = 10.0  # seconds without a listener after which the server drops a consumer
 MOST_AT_ONCE: Final = 5_000  # messages in one transaction
+KEPT_ERRORS: Final = 20
 FLEET_AGE: Final = 7 * 86_400  # seconds that a silent host is remembered
 
 _WRONG_LAST_SEQUENCE: Final = 10_071
 _STREAM_NOT_FOUND: Final = 10_059
+_DELIVERED: Final = "$JS.ACK."  # where a delivery would be acknowledged
 _TOMBSTONES: Final = ("DEL", "PURGE")
 _MARKER: Final = "Nats-Marker-Reason"  # a tombstone that a server from 2.11 on leaves by itself
 _chance: Final = Random()
@@ -266,10 +268,12 @@ class NatsDeliveries:
 
     # Hot path: called for every message; the library awaits it, so it must be a coroutine.
     async def take(self, message: Msg) -> None:
-        if message.headers and message.headers.get("Status") == "100":
+        # Not by the headers: a publisher may write any, and a delivery that is taken for another thing is a lost one.
+        if message.reply.startswith(_DELIVERED):
+            if (found := _delivery(message, len(self.bucket.start))) is not None:
+                self.items.append(found)
+        elif message.headers and message.headers.get("Status") == "100":
             self._control(message.headers, message.reply)
-        elif (found := _delivery(message, len(self.bucket.start))) is not None:
-            self.items.append(found)
         self.came.set()
 
     def _control(self, headers: dict[str, str], reply: str) -> None:
@@ -359,15 +363,17 @@ async def _connect(
 ) -> Client | None:
     """Connect to one server; None, and why, when that fails."""
     import nats.errors
-    from nats.aio.client import Client
+
+    from internal_dns.replicate.client import SafeClient
 
     async def gone() -> None:
         lost.set()
 
     async def erred(error: Exception) -> None:
         said.append(f"{server}: {_words(error)}")
+        del said[:-KEPT_ERRORS]  # a connection that lives for months may have many
 
-    client = Client()
+    client = SafeClient(source.tls)
     try:
         # Twice the time: the library's own does not cover a server that takes the connection and says nothing.
         async with asyncio.timeout(2 * CONNECT_TIMEOUT):
@@ -400,23 +406,38 @@ def _options(source: Source) -> dict[str, Any]:
         if path := source.file("token_file"):
             options = {"token": Path(path).read_text().strip()}
         if path := source.file("creds") or source.file("nkey"):
-            Path(path).read_bytes()
-            _needs_nkeys()
+            _check_seed(Path(path), creds=source.file("creds") is not None)
             options = {"user_credentials" if source.file("creds") else "nkeys_seed": path}
         if source.tls:
             options["tls"] = context = ssl.create_default_context(cafile=source.file("ca"))
             if path := source.file("cert"):
-                context.load_cert_chain(path, source.file("key"))
-    except (OSError, UnicodeDecodeError) as error:
+                # A key with a passphrase is an error, not a question on the terminal.
+                context.load_cert_chain(path, source.file("key"), password="")
+    except (OSError, ValueError) as error:
         raise Unavailable(f"{source}: {error}") from error
     return options
 
 
-def _needs_nkeys() -> None:
+def _check_seed(path: Path, *, creds: bool) -> None:
+    """Look whether a file has what the library will read from it. Raises OSError, ValueError, Unavailable.
+
+    The library reads a creds file without a JWT for ever.
+    """
     try:
-        __import__("nkeys")
+        import nkeys  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         raise Unavailable("creds and nkey files need one more package: pip install 'nats-py[nkeys]'") from None
+    seed = path.read_bytes()
+    if creds:
+        lines = seed.splitlines()
+        following = {line.strip(b"- "): after for line, after in zip(lines, lines[1:], strict=False)}
+        seed = following.get(b"BEGIN USER NKEY SEED", b"")
+        if not seed or not following.get(b"BEGIN NATS USER JWT"):
+            raise ValueError(f"{path} is no creds file: it has no `BEGIN NATS USER JWT` and `BEGIN USER NKEY SEED`")
+    try:
+        nkeys.from_seed(bytearray(seed.strip())).wipe()
+    except (nkeys.NkeysError, ValueError):
+        raise ValueError(f"{path} has no seed of a user's nkey (SU…)") from None
 
 
 def _words(error: Exception) -> str:

@@ -24,6 +24,7 @@ from internal_dns.replicate.form import (
     Malformed,
     Stored,
     file_values,
+    read_floor,
     read_key,
     read_value,
     same,
@@ -119,18 +120,33 @@ async def write(bucket: NatsBucket, present: Mapping[str, Message], changes: Cha
     """Write *changes*, then the floor if there is none: the bucket is whole. Returns its last revision."""
     last = await bucket.write(changes.puts)
     last = max(last, await bucket.write(changes.deletes))
-    floor = present.get(FLOOR)
-    if floor is None or floor.value is None:
-        last = await bucket.write([(FLOOR, write_floor(0), floor.revision if floor else 0)])
+    if _floor(present) is None:
+        # What was purged under a floor that is lost, nobody knows: whoever has followed this bucket takes it again.
+        least = max((message.revision for message in present.values()), default=0)
+        last = await bucket.write([_floor_at(least, present)])
     return last
+
+
+def _floor(present: Mapping[str, Message]) -> int | None:
+    """Return the floor; None when there is none, or it cannot be read: then every host waits for one."""
+    message = present.get(FLOOR)
+    try:
+        return read_floor(message.value) if message is not None and message.value is not None else None
+    except Malformed:
+        return None
+
+
+def _floor_at(revision: int, present: Mapping[str, Message]) -> tuple[str, bytes, int]:
+    return FLOOR, write_floor(revision), present[FLOOR].revision if FLOOR in present else 0
 
 
 async def compact(bucket: NatsBucket, present: Mapping[str, Message]) -> int:
     """Let go of tombstones; return how many. The floor is raised first: who missed one takes everything again."""
     gone = [message for message in present.values() if message.value is None]
     if gone:
-        highest = max(message.revision for message in gone)
-        await bucket.write([(FLOOR, write_floor(highest), present[FLOOR].revision if FLOOR in present else 0)])
+        # Never lower: what was purged before may be younger than what is left.
+        highest = max(_floor(present) or 0, *(message.revision for message in gone))
+        await bucket.write([_floor_at(highest, present)])
         for message in gone:
             await bucket.purge(message.key, message.revision + 1)
     return len(gone)

@@ -19,6 +19,8 @@ from internal_dns.replicate.form import FORMS, NUMBERS, Stored, bucket_key
 from internal_dns.store.sqlite import TABLES, connect
 from internal_dns.store.writer import KEYS, Writer
 
+KEPT_TOMBSTONES: Final = 100_000
+
 
 class Replaced(Exception):
     """Another file has taken the place of the one that was followed: where it stands must be read anew."""
@@ -84,7 +86,10 @@ class Replica:
         many("INSERT OR REPLACE INTO replica_rows VALUES (?, ?, ?)", batch.revisions)
         self._quarantine(batch.revisions, batch.quarantined)
         if batch.floor is not None:
-            self.connection.execute("DELETE FROM replica_rows WHERE state = 'gone' AND revision <= ?", (batch.floor,))
+            # A few are forgotten by whoever counts and sees that they are purged; a bucket may never be idle, though.
+            (gone,) = self.connection.execute("SELECT count(*) FROM replica_rows WHERE state = 'gone'").fetchone()
+            if gone > KEPT_TOMBSTONES:
+                self.purge(self.gone(batch.floor))
 
     def _belongings(self, machines: Sequence[Stored]) -> None:
         """Make what belongs to machines what their values say."""
@@ -120,6 +125,15 @@ class Replica:
         """Before everything is told again: whatever is not told is not known."""
         self.connection.execute("DELETE FROM replica_rows")
         self.connection.execute("DELETE FROM replica_quarantine")
+
+    def gone(self, floor: int) -> list[str]:
+        """Return the keys that were deleted up to *floor*."""
+        rows = "SELECT key FROM replica_rows WHERE state = 'gone' AND revision <= ?"
+        return [key.decode() for (key,) in self.connection.execute(rows, (floor,))]
+
+    def purge(self, keys: Iterable[str]) -> None:
+        """Forget keys whose tombstone is no longer told."""
+        self.connection.executemany("DELETE FROM replica_rows WHERE key = ? AND state = 'gone'", [(k,) for k in keys])
 
     def untold(self, limit: int) -> list[str]:
         """Find the rows that were not told; return the keys of at most *limit*. A key kept out protects its row."""

@@ -100,7 +100,7 @@ class Writer:
             raise
 
     def _connect(self) -> sqlite3.Connection:
-        self.opened = self._identity()
+        opened = self._identity()
         connection = sqlite3.connect(
             f"file:{quote(str(self.path.absolute()))}?mode=rw", uri=True, isolation_level=None,
             timeout=BUSY_TIMEOUT, check_same_thread=False,
@@ -115,6 +115,7 @@ class Writer:
         except BaseException:
             connection.close()
             raise
+        self.opened = opened
         return connection
 
     def _refuse_followed(self) -> None:
@@ -178,8 +179,8 @@ class Writer:
     def follow(self) -> None:
         """Open the file anew when another has taken its place: what is written must be what is served."""
         if self.replaced():
-            self.connection.close()
-            self.connection = self._connect()
+            passed, self.connection = self.connection, self._connect()
+            passed.close()
 
     def replaced(self) -> bool:
         """Whether another file has taken the place of the one that is open."""

@@ -13,14 +13,15 @@ from random import Random
 
 import pytest
 
+from internal_dns.replicate.bucket import Item
 from internal_dns.replicate.following import COUNTED, PATIENCE, Following
-from internal_dns.replicate.form import FLOOR, file_values
+from internal_dns.replicate.form import FLOOR, bucket_key, file_values
 from internal_dns.replicate.publishing import difference
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.replica import followed, quarantine
 from internal_dns.store.sqlite import connect, load
 from internal_dns.store.writer import NotOurs, Writer
-from tests.replicate.fake import SOURCE, FakeBucket, Stream
+from tests.replicate.fake import SOURCE, FakeBucket, FakeDeliveries, Stream
 from tests.replicate.values import machine, network
 
 
@@ -423,3 +424,104 @@ def test_a_floor_that_is_no_floor_is_kept_out_and_stops_nothing(host: Host, stre
     asyncio.run(session())
     assert "new" in machines(host.path)
     assert [key for key, _, _ in quarantine(host.path, 5)[1]] == [FLOOR]
+
+
+def test_a_floor_above_tombstones_that_are_still_told_is_no_reason_to_take_all(host: Host, stream: Stream) -> None:
+    """Whoever purges raises the floor first, takes a while, and may never end."""
+
+    async def counts(what: Callable[[], None]) -> None:
+        what()
+        await host.caught_up()
+        host.clock.time += COUNTED
+        await host.until(lambda: host.following.counted == host.clock.time)
+
+    async def session() -> None:
+        async with host.running():
+            await host.caught_up()
+            for ident in "bcd":
+                stream.put(machine(ident)[0], None)
+            await counts(lambda: stream.floor(stream.last))
+            await counts(lambda: stream.purge(machine("b")[0]))
+            await counts(lambda: stream.floor(stream.last))
+            assert host.following.status.full == 1
+            for ident in "cd":
+                stream.purge(machine(ident)[0])
+            host.clock.time += COUNTED
+            await host.until(lambda: host.following._replica.keys() == len(stream.messages))
+            assert host.following.status.full == 1
+            stream.purge(machine("e")[0])  # of which no floor tells
+            host.clock.time += COUNTED
+            await host.until(lambda: "e" not in machines(host.path))
+
+    asyncio.run(session())
+    assert host.is_as_the_bucket()
+
+
+@pytest.mark.parametrize("floor", [True, False])
+def test_a_bucket_that_is_made_anew_while_all_is_taken_empties_nobody(
+    host: Host, stream: Stream, monkeypatch: pytest.MonkeyPatch, floor: bool
+) -> None:
+    """It has nothing behind the revision that was reached: that is not the end of the other one."""
+    asyncio.run(host.follow())
+    change(host.path, "UPDATE replica SET stream = 'another'")
+    again, real = Host(host.path, stream), FakeDeliveries.next
+    calls, seen = iter(range(10_000)), set()
+
+    async def next_(self: FakeDeliveries, timeout: float) -> list[Item]:
+        if next(calls) == 1:
+            stream.anew("second")
+            stream.put(*network())
+            if floor:
+                stream.floor()
+        seen.add(frozenset(machines(host.path)))
+        return await real(self, timeout)
+
+    monkeypatch.setattr(FakeDeliveries, "next", next_)
+
+    async def session() -> None:
+        async with again.running():
+            await again.until(lambda: again.following.status.problem and stream.identity == "second")
+            if floor:
+                await again.caught_up()
+            else:
+                await again.until(lambda: "floor key" in again.following.status.problem)
+
+    asyncio.run(session())
+    position = followed(host.path)
+    assert position is not None
+    assert (machines(host.path), position["stream"]) == ((set(), "second") if floor else (set("abcdefghij"), "another"))
+
+
+def test_a_file_that_cannot_be_opened_yet_is_opened_later(
+    host: Host, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds the file for a while does not leave us refusing ourselves."""
+    asyncio.run(host.follow())
+    monkeypatch.setattr("internal_dns.store.writer.BUSY_TIMEOUT", 0)
+    again = Host(host.path, stream)
+
+    async def session() -> None:
+        with closing(sqlite3.connect(host.path, isolation_level=None)) as shell:
+            shell.execute("BEGIN IMMEDIATE")
+            async with again.running():
+                await again.until(lambda: len(again.clock.pauses) > 2)
+                assert "locked" in again.following.status.problem
+                shell.execute("ROLLBACK")
+                stream.put(*machine("new", 99))
+                await again.caught_up()
+
+    asyncio.run(session())
+    assert "new" in machines(host.path)
+
+
+def test_a_delete_at_another_spelling_of_a_key_deletes_nothing(host: Host, stream: Stream) -> None:
+    async def session() -> None:
+        async with host.running():
+            await host.caught_up()
+            for key in (("networks", "024"), ("networks", "2.4e1"), ("machines", "a\0")):
+                stream.put(bucket_key(key[0], (key[1],)), None)
+            await host.caught_up()
+
+    asyncio.run(session())
+    assert set(host.values()) == {key for key, m in stream.messages.items() if m.value is not None and key != FLOOR}
+    assert load(host.path).machines == 10

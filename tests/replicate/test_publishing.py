@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from internal_dns.replicate.follower import Message
-from internal_dns.replicate.form import FLOOR, bucket_key, write_floor
-from internal_dns.replicate.publishing import difference, rows, values_of
+from internal_dns.replicate.form import FLOOR, bucket_key, read_floor, write_floor
+from internal_dns.replicate.nats import NatsBucket
+from internal_dns.replicate.publishing import Changes, compact, difference, rows, values_of, write
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import connect
 from internal_dns.store.writer import Refused
@@ -62,3 +65,38 @@ def test_rows_that_could_not_be_served_are_refused_by_name(tmp_path: Path) -> No
         values_of(connection, b"\xfd\xaa", ())
     assert len(refused.value.faults) == 21
     assert refused.value.faults[-1] == "and 61 more"
+
+
+class Written:
+    """Takes what is written and purged."""
+
+    def __init__(self) -> None:
+        self.floors: list[int] = []
+
+    async def write(self, changes: list[tuple[str, bytes | None, int | None]]) -> int:
+        self.floors += [read_floor(value) for key, value, _ in changes if key == FLOOR and value is not None]
+        return 9
+
+    async def purge(self, key: str, before: int) -> None:
+        assert self.floors, "the floor first"
+
+
+@pytest.mark.parametrize(
+    ("there", "floor"),
+    [((), [0]), ((network(), (FLOOR, write_floor(0))), []), ((network(), (FLOOR, b"{}"), machine("a")), [3]),
+     ((network(), (FLOOR, None)), [2])],
+)  # fmt: skip
+def test_a_bucket_without_a_floor_gets_one_that_loses_no_delete(
+    there: tuple[tuple[str, bytes | None], ...], floor: list[int]
+) -> None:
+    bucket = Written()
+    asyncio.run(write(cast(NatsBucket, bucket), present(*there), Changes([], [])))
+    assert bucket.floors == floor
+
+
+def test_compacting_never_lowers_the_floor() -> None:
+    for before, after in ((0, 2), (700, 700)):
+        bucket = Written()
+        there = present(network(), ("gone", None), (FLOOR, write_floor(before)))
+        assert asyncio.run(compact(cast(NatsBucket, bucket), there)) == 1
+        assert bucket.floors == [after]
