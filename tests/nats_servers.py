@@ -41,13 +41,12 @@ def free_ports(count: int) -> list[int]:
 class NatsServer:
     """One process; it keeps its port and its store when it is started again."""
 
-    def __init__(self, folder: Path, name: str, port: int, address: str = "127.0.0.1", cluster: str = "") -> None:
+    def __init__(self, folder: Path, name: str, port: int, address: str = "127.0.0.1", more: str = "") -> None:
         self.folder, self.name, self.port, self.address = folder, name, port, address
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "nats.conf"
         self.config.write_text(
-            f'server_name: {name}\nlisten: "{address}:{port}"\n'
-            f'jetstream {{ store_dir: "{folder / "store"}" }}\n{cluster}'
+            f'server_name: {name}\nlisten: "{address}:{port}"\njetstream {{ store_dir: "{folder / "store"}" }}\n{more}'
         )
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -83,9 +82,9 @@ class NatsServer:
 
 
 @contextmanager
-def nats_server(folder: Path, address: str = "127.0.0.1") -> Iterator[NatsServer]:
-    """A single server."""
-    server = NatsServer(folder, "single", free_ports(1)[0], address)
+def nats_server(folder: Path, address: str = "127.0.0.1", more: str = "") -> Iterator[NatsServer]:
+    """A single server; *more*: of its configuration."""
+    server = NatsServer(folder, "single", free_ports(1)[0], address, more)
     server.start()
     try:
         yield server
@@ -101,7 +100,7 @@ def nats_cluster(folder: Path) -> Iterator[list[NatsServer]]:
     servers = [
         NatsServer(
             folder / f"n{n}", f"n{n}", ports[n],
-            cluster=f'cluster {{ name: c, listen: "127.0.0.1:{ports[3 + n]}", routes: [{routes}] }}\n',
+            more=f'cluster {{ name: c, listen: "127.0.0.1:{ports[3 + n]}", routes: [{routes}] }}\n',
         )
         for n in range(3)
     ]  # fmt: skip

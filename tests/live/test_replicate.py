@@ -6,18 +6,21 @@ import asyncio
 import http.client
 import json
 import re
+import secrets
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import nkeys  # type: ignore[import-untyped, unused-ignore]
 import pytest
 
 from internal_dns.replicate.bucket import Conflict, Unavailable
@@ -28,6 +31,7 @@ from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import connect
 from tests import commands, nats_servers
+from tests.live.certificates import Authority
 from tests.live.hosts import Host, Served, addresses, ask, change, join, outcome, query, until
 from tests.nats_servers import NatsServer, asked, contents, create, nats_cluster, nats_server, publish, put
 from tests.replicate.values import machine, network
@@ -59,13 +63,16 @@ def bucket(nats: NatsServer, request: pytest.FixtureRequest) -> Source:
 
 
 @contextmanager
-def following(path: Path, source: Source, *flags: str, host: Host | None = None) -> Iterator[Served]:
-    """A server whose file follows *source*; it answers when this returns."""
+def following(
+    path: Path, source: Source | str, *flags: str, host: Host | None = None, environment: Mapping[str, str] = {}
+) -> Iterator[Served]:
+    """A server whose file follows *source*, an address where there are secrets; it answers when this returns."""
     where = ["--listen", "[::]:53"] if host else ["--listen", "[::1]:0", "--map-source", "::1/128=fdaa:0:18::/48"]
     (port,) = nats_servers.free_ports(1)
     server = Served(
-        "--catalog", str(path), *where, "--upstream", "none", "--source", str(source),
-        *(flags or ("--admin", f"127.0.0.1:{port}")), host=host,
+        "--catalog", str(path), *where, "--upstream", "none",
+        "--source", source if isinstance(source, str) else source.without_secrets(),
+        *(flags or ("--admin", f"127.0.0.1:{port}")), host=host, environment=environment,
     )  # fmt: skip
     try:
         yield server
@@ -381,6 +388,150 @@ def _put(where: Source, value: tuple[str, bytes]) -> bool:
     except Unavailable:
         return False
     return True
+
+
+# ── who may ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def follows_it(source: str, path: Path) -> None:
+    """Make a bucket, and follow it until its machine answers."""
+    create(Source.parse(source))
+    publish(Source.parse(source), dict([network(), machine("a", 1)]))
+    with following(path, source) as server:
+        until(lambda: shows(server, 1), SOON)
+        until(lambda: readyz(server) == "ready\n", SOON)
+
+
+def refusal(source: str) -> str:
+    said = commands.run("fleet", "status", "--source", source)
+    assert said.code == 3, said.err
+    assert "Traceback" not in said.err
+    return said.err
+
+
+@requires_tool("openssl")
+def test_a_bucket_is_followed_over_tls_and_only_of_a_server_that_is_vouched_for(tmp_path: Path) -> None:
+    ours, other = Authority(tmp_path), Authority(tmp_path, "other")
+    pair, client = ours.sign("IP:127.0.0.1"), ours.sign("DNS:host")
+    tls = f'tls {{ cert_file: "{pair.certificate}", key_file: "{pair.key}", ca_file: "{ours.pem}", verify: true }}\n'
+    with nats_server(tmp_path / "nats", more=tls) as nats:
+        start = f"tls://127.0.0.1:{nats.port}/catalog"
+        own = f"cert={client.certificate}&key={client.key}"
+        follows_it(f"{start}?ca={ours.pem}&{own}", tmp_path / "catalog.db")
+        assert "certificate" in refusal(f"{start}?ca={other.pem}&{own}").lower()
+        assert "certificate" in refusal(f"{start}?ca={ours.pem}").lower()
+
+
+def test_nothing_is_said_to_a_server_that_leaves_tls_out() -> None:
+    """As one between us and the server would: the password must not reach it."""
+    heard = bytearray()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection = listener.accept()[0]
+            with connection:
+                connection.settimeout(10)
+                connection.sendall(
+                    b'INFO {"server_id":"x","version":"2.9.10","max_payload":1048576,"headers":true}\r\n'
+                )
+                while octets := connection.recv(4096):
+                    heard.extend(octets)
+                    connection.sendall(b"PONG\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        said = refusal(f"tls://u:hunter2@127.0.0.1:{listener.getsockname()[1]}/catalog")
+        thread.join(20)
+    assert "does not offer TLS" in said
+    assert heard == b""
+
+
+def test_a_bucket_is_followed_with_an_nkey(tmp_path: Path) -> None:
+    def seed(name: str) -> tuple[Path, str]:
+        made = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
+        (tmp_path / name).write_bytes(made + b"\n")
+        return tmp_path / name, nkeys.from_seed(bytearray(made)).public_key.decode()
+
+    (right, public), (wrong, _) = seed("right"), seed("wrong")
+    with nats_server(tmp_path / "nats", more=f"authorization {{ users: [ {{ nkey: {public} }} ] }}\n") as nats:
+        start = f"nats://127.0.0.1:{nats.port}/catalog"
+        follows_it(f"{start}?nkey={right}", tmp_path / "catalog.db")
+        assert "authorization violation" in refusal(f"{start}?nkey={wrong}").lower()
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [("creds", ""), ("creds", "-----BEGIN USER NKEY SEED-----\nhunter2\n"), ("nkey", "hunter2"), ("creds", None),
+     ("creds", "-----BEGIN NATS USER JWT-----\nx\n---\n-----BEGIN USER NKEY SEED-----\nhunter2\n---\n"),
+     ("token_file", None), ("ca", "hunter2")],
+)  # fmt: skip
+def test_a_file_without_what_it_should_have_is_named_and_not_shown(
+    nats: NatsServer, tmp_path: Path, option: str, text: str | None
+) -> None:
+    path = tmp_path / "file"
+    if text is not None:
+        path.write_text(text)
+    said = refusal(f"nats://127.0.0.1:{nats.port}/catalog?{option}={path}")
+    assert "hunter2" not in said
+    assert str(path) in said or option == "ca"
+
+
+def test_a_host_answers_from_its_file_at_once_whatever_keeps_it_from_the_bucket(tmp_path: Path) -> None:
+    """No server, no extra, no right to: each is said, and mended while it runs."""
+    path = tmp_path / "catalog.db"
+    with nats_server(tmp_path / "nats", more='authorization { user: u, password: "right-one" }\n') as nats:
+        right = f"nats://u:right-one@127.0.0.1:{nats.port}/catalog"
+        follows_it(right, path)
+        wrong = f"nats://u:hunter2@127.0.0.1:{nats.port}/catalog"
+        with following(path, wrong) as server:
+            assert shows(server, 1)
+            until(lambda: "Authorization Violation" in readyz(server), SOON)
+            assert "hunter2" not in readyz(server) + server.stderr()
+            put(Source.parse(right), machine("b", 2))
+            nats.stop()
+            nats.config.write_text(nats.config.read_text().replace("right-one", "hunter2"))
+            until(lambda: "refused" in readyz(server).lower() or "connect" in readyz(server).lower(), 2 * SOON)
+            nats.start()
+            until(lambda: shows(server, 1, 2), 2 * SOON)
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "nats.py").write_text("raise ImportError('no nats here')\n")
+    with following(path, wrong, environment={"PYTHONPATH": str(tmp_path / "blocked")}) as server:
+        assert shows(server, 1, 2)
+        until(lambda: "pip install 'internal-dns[nats]'" in readyz(server), SOON)
+
+
+def test_messages_that_the_client_library_cannot_read_stop_nobody(bucket: Source, tmp_path: Path) -> None:
+    start = f"$KV.{bucket.bucket}."
+    with following(tmp_path / "catalog.db", bucket) as server:
+        until(lambda: shows(server, 1), SOON)
+        for subject, headers in (
+            (f"{start}machines.".encode() + b"\xff\xfe", b""),
+            (f"{start}status".encode(), b"NATS/1.0\r\nStatus: 100\r\n\r\n"),
+            (f"{start}inline".encode(), b"NATS/1.0 100 Idle Heartbeat\r\n\r\n"),
+            (f"{start}octets".encode(), b"NATS/1.0 \xff\xff\xff\r\n\r\n"),
+            (f"{start}nonsense".encode(), b"NATS/1.0\r\n\xff\r\n\r\n"),
+            (f"{start}none".encode(), b"NATS/1.0\r\n\r\n"),
+            (f"{start}{machine('deep')[0]}".encode(), b""),
+        ):
+            _publish(bucket, subject, headers, b"[" * 100_000)
+        put(bucket, machine("b", 2))
+        until(lambda: shows(server, 1, 2), SOON)
+        until(lambda: readyz(server) == "ready\n", SOON)
+    with following(tmp_path / "another.db", bucket) as server:
+        until(lambda: shows(server, 1, 2), SOON)
+
+
+def _publish(bucket: Source, subject: bytes, headers: bytes, value: bytes) -> None:
+    """Speak to the server as a client that checks nothing."""
+    host, _, port = bucket.servers[0].partition(":")
+    with socket.create_connection((host, int(port)), 10) as sock, sock.makefile("rb") as lines:
+        lines.readline()
+        verb = b"HPUB %s %d %d" % (subject, len(headers), len(headers) + len(value)) if headers else None
+        line = verb or b"PUB %s %d" % (subject, len(value))
+        sock.sendall(
+            b'CONNECT {"verbose":false,"headers":true}\r\n' + line + b"\r\n" + headers + value + b"\r\nPING\r\n"
+        )
+        assert lines.readline() == b"PONG\r\n"
 
 
 def test_a_wrong_password_is_no_secret_spilled(tmp_path: Path) -> None:

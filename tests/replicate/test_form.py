@@ -110,8 +110,21 @@ def test_values_that_check_would_refuse_are_refused_in_words(more: dict[str, Any
         read(key, value)
 
 
-@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"null", b"1", b"\xff\xfe", b'{"version": 1}', b"{}" * 2, b"[" * 100_000,
-                                   b'{"version":1,"x":' + b"[" * 100_000])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"1",
+        b"\xff\xfe",
+        b'{"version": 1}',
+        b"{}" * 2,
+        b"[" * 100_000,
+        b'{"version":1,"x":' + b"[" * 100_000,
+    ],
+)
 def test_what_is_no_value_is_refused(value: bytes) -> None:
     for table in FORMS:
         with pytest.raises(Malformed):
@@ -147,7 +160,7 @@ def test_any_message_is_a_row_or_is_kept_out(table: str, more: dict[str, Any]) -
 
 @given(st.text(st.characters()), st.none() | st.binary(max_size=50))
 def test_any_key_is_told_apart(key: str, value: bytes | None) -> None:
-    (_, _, state), = sort([Message(key, 5, value)], {}, Values(b"\xfd\xaa", ())).revisions
+    ((_, _, state),) = sort([Message(key, 5, value)], {}, Values(b"\xfd\xaa", ())).revisions
     assert state in ("row", "bad", "gone")
 
 
