@@ -22,7 +22,9 @@ from internal_dns.cli.words import (
     print_json,
     settings,
 )
+from internal_dns.core.names import printable
 from internal_dns.replicate.source import Source
+from internal_dns.store.rows import shown
 
 SILENT = 20.0  # seconds without a report: a host tells every 5
 
@@ -162,9 +164,12 @@ class _Report(msgspec.Struct, frozen=True):
 
 def _report(value: bytes) -> dict[str, Any] | None:
     try:
-        return msgspec.structs.asdict(msgspec.json.decode(value, type=_Report))
+        found = msgspec.json.decode(value, type=_Report)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    # Whoever may report may write anything: nothing of it moves the cursor.
+    problem = printable(found.problem.encode("utf-8", "backslashreplace"))[:300]
+    return msgspec.structs.asdict(found) | {"host": shown(found.host), "problem": problem}
 
 
 def _judged(report: dict[str, Any], last: int, now: float) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from internal_dns.cli.words import FINDING, json_option, paint, print_json
+from internal_dns.store.rows import shown
 
 if TYPE_CHECKING:
     from internal_dns.config import Settings
@@ -410,7 +411,7 @@ def _replica(settings: Settings) -> Iterator[Symptom]:
         )  # fmt: skip
     for key, revision, why in some:
         yield Symptom(
-            "warn", f"kept out {key}", f"revision {revision}", f"{why}; its row stays as it was",
+            "warn", f"kept out {shown(key)}", f"revision {revision}", f"{why}; its row stays as it was",
             "Publish a value as docs/bucket.schema.json has it",
         )  # fmt: skip
     if count > len(some):

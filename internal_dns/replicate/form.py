@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import astuple
 
+from internal_dns.core.names import printable
 from internal_dns.store.rows import Values, shown
 from internal_dns.store.sqlite import TABLES
 from internal_dns.store.writer import KEYS
@@ -208,7 +209,7 @@ def read_value(key: Key, value: bytes, values: Values) -> Stored:
     try:
         made: Any = _DECODERS[table].decode(value)
     except _BROKEN as error:
-        raise Malformed(_version(value) or str(error)) from None
+        raise Malformed(_version(value) or _words(error)) from None
     own = tuple(str(getattr(made, column)) for column in KEYS[table])
     if own != parts:
         raise Malformed(f"the key says {shown('/'.join(parts))}, the value {shown('/'.join(own))}")
@@ -219,6 +220,11 @@ def read_value(key: Key, value: bytes, values: Values) -> Stored:
     if table == "regions":
         return Stored((*row[:4], int(made.gateway)))
     return Stored(row)
+
+
+def _words(error: Exception) -> str:
+    # They repeat what the value calls its members: for an operator's eyes, and not without end.
+    return printable(str(error).encode("utf-8", "backslashreplace"))[:300]
 
 
 def _version(value: bytes) -> str:
@@ -292,7 +298,7 @@ def read_floor(value: bytes) -> int:
     try:
         return _FLOOR.decode(value).floor
     except _BROKEN as error:
-        raise Malformed(_version(value) or str(error)) from None
+        raise Malformed(_version(value) or _words(error)) from None
 
 
 def write_floor(revision: int) -> bytes:

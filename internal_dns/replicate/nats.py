@@ -18,6 +18,7 @@ import ssl
 from base64 import b64decode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -430,7 +431,7 @@ def _check_seed(path: Path, *, creds: bool) -> None:
     seed = path.read_bytes()
     if creds:
         lines = seed.splitlines()
-        following = {line.strip(b"- "): after for line, after in zip(lines, lines[1:], strict=False)}
+        following = {line.strip(b"- "): after for line, after in pairwise(lines)}
         seed = following.get(b"BEGIN USER NKEY SEED", b"")
         if not seed or not following.get(b"BEGIN NATS USER JWT"):
             raise ValueError(f"{path} is no creds file: it has no `BEGIN NATS USER JWT` and `BEGIN USER NKEY SEED`")

@@ -429,7 +429,7 @@ def test_a_floor_that_is_no_floor_is_kept_out_and_stops_nothing(host: Host, stre
 def test_a_floor_above_tombstones_that_are_still_told_is_no_reason_to_take_all(host: Host, stream: Stream) -> None:
     """Whoever purges raises the floor first, takes a while, and may never end."""
 
-    async def counts(what: Callable[[], None]) -> None:
+    async def counts(what: Callable[[], object]) -> None:
         what()
         await host.caught_up()
         host.clock.time += COUNTED
@@ -525,3 +525,42 @@ def test_a_delete_at_another_spelling_of_a_key_deletes_nothing(host: Host, strea
     asyncio.run(session())
     assert set(host.values()) == {key for key, m in stream.messages.items() if m.value is not None and key != FLOOR}
     assert load(host.path).machines == 10
+
+
+def test_a_host_that_is_ended_in_its_first_replay_begins_it_again(host: Host, stream: Stream) -> None:
+    """Neither half a catalog nor a lock is left behind."""
+
+    async def ended() -> None:
+        async with host.running():
+            await host.until(lambda: host.following.status.messages)
+            assert host.following.replica is not None
+            assert host.following.replica.connection.in_transaction
+
+    asyncio.run(ended())
+    assert not host.path.exists()
+    again = Host(host.path, stream)
+    asyncio.run(again.follow())
+    assert again.is_as_the_bucket()
+    assert not [path.name for path in host.path.parent.iterdir() if ".first" in path.name]
+
+
+def test_a_fault_that_comes_again_and_again_is_no_storm_of_consumers(
+    host: Host, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = FakeDeliveries.next
+
+    async def lossy(self: FakeDeliveries, timeout: float) -> list[Item]:
+        self.number += 1
+        return await real(self, timeout)
+
+    monkeypatch.setattr(FakeDeliveries, "next", lossy)
+
+    async def session() -> None:
+        began = host.clock.time
+        async with host.running():
+            await host.until(lambda: stream.consumers > 20)
+        assert "a delivery was lost" in host.following.status.problem
+        assert host.clock.pauses.count(0.5) >= 20
+        assert host.clock.time - began > 9
+
+    asyncio.run(session())

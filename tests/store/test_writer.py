@@ -536,6 +536,21 @@ def test_a_file_that_took_the_place_of_ours_is_not_written_past(path: Path) -> N
     assert query(path, "SELECT id FROM machines WHERE id = 'second'") == [("second",)]
 
 
+def test_a_file_that_could_not_be_opened_anew_at_first_is_written_later(path: Path, tmp_path: Path) -> None:
+    """What took its place was no catalog yet; the next write finds one."""
+    with Writer(path) as writer:
+        (tmp_path / "other").write_bytes(b"no catalog" * 500)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        (tmp_path / "other").replace(path)
+        for _ in range(2):
+            with pytest.raises((NotOurs, UnusableCatalog, sqlite3.DatabaseError), match="not a database"):
+                writer.write([("machines", STARTED)])
+        create_catalog(path, demo_rows(), replace=True)
+        assert writer.write([("machines", STARTED)]).rows == 1
+    assert query(path, "SELECT id FROM machines WHERE id = 'new'") == [("new",)]
+
+
 def interrupted(after: int) -> Callable[[], int]:
     left = [after]
 
