@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,12 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 @pytest.fixture
 def bucket(nats: NatsServer, request: pytest.FixtureRequest) -> Source:
     """A bucket of the test's own, with one machine, published whole."""
-    where = nats_servers.source(nats, re.sub(r"\W", "-", request.node.name)[:60])
+    return filled(nats, re.sub(r"\W", "-", request.node.name)[:60])
+
+
+def filled(nats: NatsServer, name: str) -> Source:
+    """A bucket with one machine, published whole."""
+    where = nats_servers.source(nats, name)
     create(where)
     publish(where, dict([network(), machine("a", 1)]))
     return where
@@ -315,11 +321,9 @@ def consumers(source: Source) -> int:
     return found
 
 
-def test_reads_go_on_while_the_server_restarts_and_freezes(tmp_path: Path) -> None:
+def reads_go_on_while_the_server_restarts_and_freezes(tmp_path: Path) -> None:
     with nats_server(tmp_path / "nats") as nats:
-        bucket = nats_servers.source(nats)
-        create(bucket)
-        publish(bucket, dict([network(), machine("a", 1)]))
+        bucket = filled(nats, "catalog")
         with following(tmp_path / "catalog.db", bucket) as server:
             until(lambda: shows(server, 1), SOON)
             with asking(server) as seen:
@@ -337,8 +341,9 @@ def test_reads_go_on_while_the_server_restarts_and_freezes(tmp_path: Path) -> No
             assert consumers(bucket) == 1
 
 
-def test_a_storm_of_reconnects_leaves_one_consumer(bucket: Source, tmp_path: Path) -> None:
-    with following(tmp_path / "catalog.db", bucket) as server:
+def a_storm_of_reconnects_leaves_one_consumer(tmp_path: Path) -> None:
+    with nats_server(tmp_path / "nats") as nats, following(tmp_path / "catalog.db", filled(nats, "catalog")) as server:
+        bucket = nats_servers.source(nats)
         until(lambda: shows(server, 1), SOON)
         for number in range(2, 12):
             for name in [c["name"] for c in asked(bucket, f"CONSUMER.LIST.KV_{bucket.bucket}")["consumers"]]:
@@ -362,7 +367,7 @@ def test_connections_that_are_lost_leave_one_consumer_behind_all_together(bucket
     assert consumers(bucket) == 1
 
 
-def test_the_leader_of_three_is_killed_and_nobody_notices(tmp_path: Path) -> None:
+def the_leader_of_three_is_killed_and_nobody_notices(tmp_path: Path) -> None:
     with nats_cluster(tmp_path / "nats") as servers:
         bucket = nats_servers.source(servers)
         create(bucket, replicas=3)
@@ -473,7 +478,7 @@ def test_a_file_without_what_it_should_have_is_named_and_not_shown(
     assert str(path) in said or option == "ca"
 
 
-def test_a_host_answers_from_its_file_at_once_whatever_keeps_it_from_the_bucket(tmp_path: Path) -> None:
+def a_host_answers_from_its_file_at_once_whatever_keeps_it_from_the_bucket(tmp_path: Path) -> None:
     """No server, no extra, no right to: each is said, and mended while it runs."""
     path = tmp_path / "catalog.db"
     with nats_server(tmp_path / "nats", more='authorization { user: u, password: "right-one" }\n') as nats:
@@ -495,6 +500,37 @@ def test_a_host_answers_from_its_file_at_once_whatever_keeps_it_from_the_bucket(
     with following(path, wrong, environment={"PYTHONPATH": str(tmp_path / "blocked")}) as server:
         assert shows(server, 1, 2)
         until(lambda: "pip install 'internal-dns[nats]'" in readyz(server), SOON)
+
+
+# ── all of these at once: each waits for seconds, on servers of its own ────────────────────────────────────────
+
+STORIES: dict[str, Callable[[Path], None]] = {
+    story.__name__: story
+    for story in (
+        reads_go_on_while_the_server_restarts_and_freezes,
+        a_storm_of_reconnects_leaves_one_consumer,
+        the_leader_of_three_is_killed_and_nobody_notices,
+        a_host_answers_from_its_file_at_once_whatever_keeps_it_from_the_bucket,
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseException | None]:
+    """How each story ended."""
+    folders = {name: tmp_path_factory.mktemp("story") for name in STORIES}
+    with ThreadPoolExecutor(len(STORIES)) as pool:
+        running = {name: pool.submit(story, folders[name]) for name, story in STORIES.items()}
+        return {name: future.exception() for name, future in running.items()}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_long_story(name: str, told: dict[str, BaseException | None]) -> None:
+    if (error := told[name]) is not None:
+        raise error
+
+
+# ── what others write ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_messages_that_the_client_library_cannot_read_stop_nobody(bucket: Source, tmp_path: Path) -> None:
