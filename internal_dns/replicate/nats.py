@@ -427,7 +427,7 @@ def _check_seed(path: Path, *, creds: bool) -> None:
     try:
         import nkeys  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
-        raise Unavailable("creds and nkey files need one more package: pip install 'nats-py[nkeys]'") from None
+        raise Unavailable("creds and nkey files need one more package: pip install 'internal-dns[nats]'") from None
     seed = path.read_bytes()
     if creds:
         lines = seed.splitlines()
