@@ -414,7 +414,7 @@ class Following:
         while True:
             with suppress(Unavailable):
                 await bucket.report(host, self.report())
-            await self.pause(REPORTED)
+            await self.pause(HEARTBEAT if self.status.problem else REPORTED)  # that a trouble is over is told soon
 
     def report(self) -> bytes:
         """What this host says of itself."""
