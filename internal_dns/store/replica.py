@@ -35,6 +35,8 @@ class Replica:
         # The position is in the same transaction as the rows: a commit that a power cut loses is followed again.
         self.connection.execute("PRAGMA synchronous = NORMAL")
         self.connection.execute("PRAGMA journal_mode = WAL")  # a long transaction must not keep readers out
+        # In a container with a read-only root there may be nowhere to put a temporary file.
+        self.connection.execute("PRAGMA temp_store = MEMORY")
         self.connection.create_function("bucket_key", -1, _key, deterministic=True)
         script = resources.files("internal_dns.store").joinpath("replica.sql").read_text("utf-8")
         self.connection.executescript(f"BEGIN IMMEDIATE; {script}; COMMIT;")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from internal_dns.replicate.following import COUNTED, PATIENCE, Following
 from internal_dns.replicate.form import FLOOR, bucket_key, file_values
 from internal_dns.replicate.publishing import difference
 from internal_dns.store.generate import create_catalog, demo_rows
-from internal_dns.store.replica import followed, quarantine
+from internal_dns.store.replica import Replica, followed, quarantine
 from internal_dns.store.sqlite import connect, load
 from internal_dns.store.writer import NotOurs, Writer
 from tests.replicate.fake import SOURCE, FakeBucket, FakeDeliveries, Stream
@@ -385,6 +386,35 @@ def test_a_file_that_is_restored_from_a_backup_goes_on_from_where_it_stands(host
     asyncio.run(session())
     assert host.is_as_the_bucket()
     assert {"new", "newer"} <= machines(host.path)
+
+
+def test_a_large_resync_needs_no_temporary_file(host: Host, stream: Stream) -> None:
+    """A container's root is read-only, and may have no /tmp: the rows to sweep are kept in memory."""
+    asyncio.run(host.follow())
+    with closing(sqlite3.connect(host.path, isolation_level=None)) as connection:
+        idents = ((f"stale-{n:050}",) for n in range(60_000))  # more than SQLite's cache of two megabytes
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO machines (id, network_id, app, address, region) VALUES (?, 24, '', '', '')",
+                               idents)  # fmt: skip
+        connection.execute("UPDATE replica SET stream = 'another'")
+        connection.execute("COMMIT")
+    again, opened = Host(host.path, stream), set[str]()
+    real = Replica.sweep
+
+    def sweep(self: Replica, spared: Iterable[str]) -> int:
+        opened.update(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd))
+        return real(self, spared)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replica, "sweep", sweep)
+        asyncio.run(again.follow())
+    assert again.is_as_the_bucket()
+    assert str(host.path) in opened
+    assert not [path for path in opened if "etilqs" in path]  # how SQLite calls its temporary files
+
+
+def _is_open(descriptor: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{descriptor}")
 
 
 def test_a_replica_is_written_by_its_follower_only(host: Host) -> None:
