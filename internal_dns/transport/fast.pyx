@@ -140,7 +140,7 @@ cdef class Table:
             self.add(self.table.words, sizeof(self.table.words) * 8 - 1, word)
 
     def set_unknown_cell(self, unsigned short qtype, unsigned short cell):
-        """Say which cell counts such replies to *qtype*; BY_TYPE: to all without one of their own."""
+        """Say which cell counts such replies to *qtype*; BY_TYPE: to that one and all beyond."""
         self.table.unknown_cells[qtype if qtype < BY_TYPE else BY_TYPE] = cell
 
     def know(self, unsigned int number, labels, unsigned int room):

@@ -69,7 +69,7 @@ class Mirror:
             flags, counts, records, options = octets_of(entry)
             self.table.set_unknown(depth, flags, counts, records, options)
         self.table.set_words(names.RESERVED)
-        for qtype in (*Type, fast.OTHER_TYPE):
+        for qtype in range(fast.OTHER_TYPE + 1):
             cell = metrics.response("internal", Rcode.NXDOMAIN, qtype)
             self.table.set_unknown_cell(qtype, self._number(cell))
 

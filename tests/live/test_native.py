@@ -254,6 +254,19 @@ def test_every_message_is_counted_once_whoever_answers_it(served: Served) -> Non
     assert {name: grown.get(name) for name in expected} == expected
 
 
+def test_a_name_that_is_not_there_counts_under_its_own_qtype(served: Served) -> None:
+    """Types that have a name, one below 256 that has none, and one beyond."""
+    before = metrics(served)
+    with client_socket(socket.SOCK_DGRAM) as sock:
+        sock.connect(("::1", served.port))
+        for qtype in (1, 16, 99, 99, 300):
+            sock.send(plain("nosuch.internal", qtype))
+            sock.recv(512)
+    after = metrics(served)
+    grown = {name: after[name] - before.get(name, 0) for name in after if "_questions_total" in name}
+    assert {name.split('"')[1]: count for name, count in grown.items() if count} == {"A": 1, "TXT": 1, "other": 3}
+
+
 def test_a_change_is_seen_natively(acme: Path) -> None:
     with serving(acme, *NATIVE) as server:
         for _ in range(3):
