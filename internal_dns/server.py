@@ -37,6 +37,7 @@ from internal_dns.transport.udp import UdpListener
 
 if TYPE_CHECKING:
     from internal_dns.admin.console.serve import Console
+    from internal_dns.transport import fast
 
 DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
 BUILD_NATIVE: Final = "Install a C compiler and Python's headers (apt-get install gcc python3-dev) and install again"
@@ -45,6 +46,9 @@ STATUS_INTERVAL: Final = 1
 PROGRESS_ROWS: Final = 250_000
 
 _log = logging.getLogger("internal_dns")
+
+
+NewWorkers = tuple[native.Mirror, list[tuple[native.Udp, "list[fast.Worker]"]]]
 
 
 class CannotStart(Exception):
@@ -70,8 +74,9 @@ class Server:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.forward_limit = max(16, descriptors // 4)
         self.forwarder = _forwarder(settings, self.upstreams, self.metrics, self.forward_limit)
-        self.mirror = native.Mirror(self._rules(), self.metrics) if self.udp_path == "native" else None
-        self.exchange = Exchange(self._rules(), self.metrics, self.forwarder, self.mirror)
+        rules = self._rules(settings, self.upstreams)
+        self.mirror = native.Mirror(rules, self.metrics) if self.udp_path == "native" else None
+        self.exchange = Exchange(rules, self.metrics, self.forwarder, self.mirror)
         self.connections = Connections(self.exchange, self.metrics)
         self.watcher = Watcher(
             settings.catalog, self._apply, prefix=settings.prefix, hidden=settings.hidden_peers, progress=_progress
@@ -188,6 +193,8 @@ class Server:
         """Open all that may be in use by others; nothing is answered half."""
         for group in self.passed or self._bind():
             self.groups.append(group)
+            if self.mirror and _are_queues(group):
+                _spread(group.udp[0])
         if self.settings.admin:
             admin = self.settings.admin
             try:
@@ -214,8 +221,6 @@ class Server:
                 udp, tcp = bind_queues(endpoint, queues)
             except OSError as error:
                 raise cannot_listen(endpoint, error) from error
-            if queues > 1:
-                _spread(udp[0])
             yield Bound(endpoint, udp, [tcp])
 
     def endpoints(self) -> list[Endpoint]:
@@ -250,6 +255,8 @@ class Server:
     def _use(self, settings: Settings) -> None:
         """Raises ConfigurationError, and then nothing has changed."""
         upstreams = _upstreams(settings)  # the host's resolv.conf may be another, too
+        rules = self._rules(settings, upstreams)
+        workers = self._workers(rules)
         if (upstreams, settings.forward) != (self.upstreams, self.settings.forward):
             try:
                 self.forwarder.use(upstreams, settings.forward)
@@ -258,34 +265,45 @@ class Server:
                 raise ConfigurationError([str(_cannot_forward(settings, error))]) from error
         self.settings, self.upstreams = settings, upstreams
         self.secret = settings.cookie_secret or self.secret
-        self._use_rules(self._rules())
+        self._use_rules(rules, workers)
         self.api.hide(settings.hidden_peers)
         self.watcher.hide(settings.hidden_peers)
 
-    def _use_rules(self, rules: Rules) -> None:
-        """Answer by *rules*; the native workers start anew with a table made by them."""
-        if rules == self.exchange.rules:
-            return
-        workers = [udp for udp in self.udp if isinstance(udp, native.Udp)]
-        for udp in workers:
-            udp.stop_reading()
-        self.mirror = native.Mirror(rules, self.metrics) if self.mirror else None
-        self.exchange.use_rules(rules, self.mirror)
-        for udp in workers:
-            assert self.mirror is not None
-            udp.start(self.mirror)
+    def _workers(self, rules: Rules) -> NewWorkers | None:
+        """Make the native workers that answer by *rules*, if those are new. Raises ConfigurationError.
 
-    def _rules(self) -> Rules:
-        settings = self.settings
+        Whatever they need and cannot have is missed here, while the ones before still read.
+        """
+        if not self.mirror or rules == self.exchange.rules:
+            return None
+        try:
+            mirror = native.Mirror(rules, self.metrics)
+            return mirror, [(udp, udp.made(mirror)) for udp in self.udp if isinstance(udp, native.Udp)]
+        except (OSError, MemoryError) as error:
+            raise ConfigurationError([f"no new native workers could be made: {str(error) or 'no memory'}"]) from error
+
+    def _use_rules(self, rules: Rules, workers: NewWorkers | None) -> None:
+        """Answer by *rules*; *workers* take over from those that answer by the rules before."""
+        if workers is None:
+            self.exchange.use_rules(rules)
+            return
+        self.mirror, new = workers
+        for udp, _ in new:
+            udp.stop_reading()
+        self.exchange.use_rules(rules, self.mirror)
+        for udp, made in new:
+            udp.start(self.mirror, made)
+
+    def _rules(self, settings: Settings, upstreams: tuple[Upstream, ...]) -> Rules:
         return Rules(
             prefix=settings.prefix,
             region=settings.region,
             maps=settings.maps,
-            forwarding=bool(self.upstreams),
+            forwarding=bool(upstreams),
             udp_limit=settings.udp_limit,
             dev=self.dev,
             nsid=settings.nsid,
-            secret=self.secret,
+            secret=settings.cookie_secret or self.secret,
             forwarded=tuple(settings.forward),
         )
 
@@ -340,7 +358,7 @@ class Server:
         for server in self.servers:
             server.close()
         for listener in self.udp:
-            listener.stop_reading()
+            listener.close()
         for group in self.groups:
             for sock in (*group.udp, *group.tcp):
                 sock.close()  # never shutdown: inherited sockets live on
@@ -410,6 +428,15 @@ def udp_path(wanted: str) -> str:
         raise CannotStart("udp path native", native.MISSING, f"{BUILD_NATIVE}, or set --udp-path auto")
     _log.warning("the native udp path %s: serving with the python one. %s for it", native.MISSING, BUILD_NATIVE)
     return "python"
+
+
+def _are_queues(group: Bound) -> bool:
+    """Whether *group* can be a queue for each eighth of the networks: ours are, inherited ones may be."""
+    return (
+        group.endpoint.host.version == 6
+        and len(group.udp) == native.QUEUES
+        and all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in group.udp)
+    )
 
 
 def _spread(queue: socket.socket) -> None:

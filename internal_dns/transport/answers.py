@@ -123,6 +123,9 @@ class Mirror(Protocol):
     def hits(self, network: bytes, key: bytes) -> int:
         """How often the entry of *key* was repeated there."""
 
+    def watch(self, every: int) -> None:
+        """Show one in *every* of what is repeated or dropped there, 0 for nothing (Exchange.show_elsewhere)."""
+
     def change(
         self, number: NetworkId, before: Network | None, after: Network | None, labels: frozenset[bytes] | None
     ) -> None:

@@ -62,6 +62,7 @@ class Exchange:
         )
         self.shares = Shares()
         self.taps: list[Tap] = []
+        self._one_in = 0  # so many messages the native path shows one; 0: nobody watches
         self._silent_until = 0.0
         if forwarder is not None:
             forwarder.keep, forwarder.forget = self.answers.remember_relayed, self.answers.forget_relayed
@@ -79,6 +80,7 @@ class Exchange:
         if rules != self.rules:
             self.rules = rules
             self.answers.use_rules(rules, mirror)
+            self._watch()
 
     def handle(self, octets: bytes, source: bytes, destination: bytes, port: int, *, stream: bool = False) -> Outcome:
         """Return the reply, None for silence, or a coroutine that returns either when an upstream must be asked."""
@@ -154,11 +156,31 @@ class Exchange:
         """Show messages to *tap* until `untap`. While there is none, this costs nothing: `handle` is what it was."""
         self.taps.append(tap)
         vars(self)["handle"] = self._handle_tapped
+        self._watch()
 
     def untap(self, tap: Tap) -> None:
         self.taps.remove(tap)
         if not self.taps:
             del vars(self)["handle"]
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have the native path show as much of what it does as the taps want."""
+        self._one_in = min((tap.every for tap in self.taps), default=0)
+        if self.answers.mirror:
+            self.answers.mirror.watch(self._one_in)
+
+    def show_elsewhere(self, octets: bytes, source: bytes, destination: bytes, *, dropped: bool) -> None:
+        """Show what the native path has dropped, or has answered: *octets* then end with the reply's header."""
+        taps = [tap for tap in self.taps if tap.wants(self._one_in)]
+        how, reply = ("dropped", None) if dropped else ("repeated", octets[-HEADER:])
+        octets = octets if dropped else octets[:-HEADER]
+        show(taps, Sample(0.0, octets, source, destination, False, how, reply))
+
+    def not_shown(self, count: int) -> None:
+        """*count* messages were to be shown by `show_elsewhere`, and could not be: they came too fast."""
+        for tap in self.taps:
+            tap.skipped += count * self._one_in // tap.every
 
     def _handle_tapped(
         self, octets: bytes, source: bytes, destination: bytes, port: int, *, stream: bool = False

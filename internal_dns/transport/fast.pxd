@@ -11,6 +11,8 @@ cdef extern from "worker.h" nogil:
     ctypedef uint64_t atomic_uint64 "_Atomic uint64_t"
 
     enum:
+        ASKED
+        REPEATED
         CELLS
         DEPTHS
         READERS
@@ -64,6 +66,7 @@ cdef extern from "worker.h" nogil:
         source_map *maps
         uint32_t map_count
         atomic_uint64 words[16]
+        uint32_t watched
         answer *unknown[3]
         uint16_t unknown_cells[257]
         reader readers[17]
@@ -123,6 +126,7 @@ cdef extern from "worker.h" nogil:
     struct handed:
         uint32_t size
         uint16_t port
+        uint64_t what
         uint8_t source[16]
         uint8_t destination[16]
 
@@ -133,6 +137,7 @@ cdef extern from "worker.h" nogil:
         uint64_t full
         uint64_t send
         uint64_t hits
+        uint64_t unseen
         uint64_t cells[1024]
 
     struct worker:
@@ -142,6 +147,7 @@ cdef extern from "worker.h" nogil:
         int socket_count
         int stop
         int up
+        int python_count
         uint64_t random
         counts counts
 

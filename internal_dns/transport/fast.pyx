@@ -2,7 +2,7 @@
 """The native UDP path as Python sees it: the table of answers to fill, and workers to start, drain and stop.
 
 All work is done by the C core (repeat.h, table.h, worker.h). Here objects become structs, and every call but
-`Worker.run` and the sending holds Python's lock, which is what makes the table's writer one at a time.
+`Worker.run` holds Python's lock, which is what makes the table's writer one at a time.
 """
 
 from libc.errno cimport errno
@@ -171,6 +171,10 @@ cdef class Table:
         cdef bytes whole = bytes((len(label),)) + label
         add_label(self.table, bits, mask, whole)
 
+    def watch(self, unsigned int every):
+        """Let workers show one in *every* of the messages they repeat or drop, by chance; 0: none."""
+        self.table.watched = every
+
     # ── reading, as the workers do ────────────────────────────────────────────────────────────────────────────
 
     def answer_one(self, bytes octets, bytes source, bytes destination, unsigned int turn, unsigned long long now=0,
@@ -295,7 +299,11 @@ cdef class Worker:
         write(self.worker.stop, &one, 8)
 
     def take(self, int limit):
-        """Take out at most *limit* messages: (octets, source, destination, port, where a reply goes)."""
+        """Take out at most *limit* messages: (octets, source, destination, port, where a reply goes).
+
+        Two kinds are only to be shown. With b"" for the last one it is a query that was answered, and the reply's header
+        behind it; with None a message that was dropped.
+        """
         cdef const handed *at
         cdef const uint8_t *octets
         found = []
@@ -306,7 +314,7 @@ cdef class Worker:
             octets = <const uint8_t *>(at + 1)
             found.append((
                 octets[:at.size], at.source[:16], at.destination[:16], (at.port & 255) << 8 | at.port >> 8,
-                (<const uint8_t *>at)[:sizeof(handed)],
+                (<const uint8_t *>at)[:sizeof(handed)] if at.what == ASKED else b"" if at.what == REPEATED else None,
             ))
             done_with(self.worker, at)
         return found
@@ -315,6 +323,7 @@ cdef class Worker:
         """Send (where it goes, octets) all at once."""
         cdef bytes to, octets
         cdef Py_ssize_t size = 0
+        self.worker.python_count = 0  # an exception may have left some, whose octets are gone
         for to, octets in replies:
             if len(to) != sizeof(handed):
                 raise ValueError("not from `take`")
@@ -322,6 +331,11 @@ cdef class Worker:
             size += 1
         if size:
             flush_python(self.worker)
+
+    @property
+    def unseen(self):
+        """How many messages were to be shown, but there was no room."""
+        return self.worker.counts.unseen
 
     def counted(self):
         """What it has counted: by name, and the replies by cell."""

@@ -115,7 +115,7 @@ class Mirror:
         """Let names under the apps of *after* go up to Python from now on."""
         if after is None:
             self.table.unknow(number)
-            del self._room[number]
+            self._room.pop(number, None)
         elif before is None:
             self._know(after)
         elif before.apps is not after.apps:
@@ -127,6 +127,9 @@ class Mirror:
                 self._know(after)
             else:
                 self.table.see(number, new)
+
+    def watch(self, every: int) -> None:
+        self.table.watch(every)
 
     def _know(self, network: Network) -> None:
         room = max(_ROOM, len(network.apps))
@@ -181,16 +184,20 @@ class Udp:
         self.pending: set[asyncio.Task[None]] = set()
         self.shares = [[sock for group in groups for sock in group[n::workers]] for n in range(workers)]
         metrics.before_collecting.append(self.count)
-        self.start(mirror)
+        self.start(mirror, self.made(mirror))
 
-    def start(self, mirror: Mirror) -> None:
-        """Begin to read, or go on after `stop_reading`, with the answers of *mirror*."""
-        self.mirror = mirror
-        self.workers = [fast.Worker(mirror.table, [_served(s) for s in share]) for share in self.shares if share]
+    def made(self, mirror: Mirror) -> list[fast.Worker]:
+        """Return workers that answer from *mirror*, for `start`. Raises OSError."""
+        return [fast.Worker(mirror.table, [_served(s) for s in share]) for share in self.shares if share]
+
+    def start(self, mirror: Mirror, workers: list[fast.Worker]) -> None:
+        """Begin to read, or go on after `stop_reading`, with *workers* that were `made`."""
+        self.mirror, self.workers = mirror, workers
         self._counted = [worker.counted() for worker in self.workers]
+        self._unseen = 0
         self.threads = [Thread(target=w.run, name=f"udp-{n}", daemon=True) for n, w in enumerate(self.workers)]
-        for worker in self.workers:
-            self.loop.add_reader(worker.up, self._readable, worker)
+        for number, worker in enumerate(self.workers):
+            self.loop.add_reader(worker.up, self._readable, number)
         for thread in self.threads:
             thread.start()
 
@@ -201,38 +208,55 @@ class Udp:
         for thread in self.threads:
             thread.join()
         self.threads = []
-        for worker in self.workers:
+        for number, worker in enumerate(self.workers):
             self.loop.remove_reader(worker.up)
-            while self._answer(worker):
+            while self._answer(number):
                 pass
         self.count()
 
-    def _readable(self, worker: fast.Worker) -> None:
-        os.eventfd_read(worker.up)
-        if self._answer(worker) == BATCH:
-            os.eventfd_write(worker.up, 1)  # there may be more, after others had their turn
+    def close(self) -> None:
+        """Leave the sockets alone from now on: they may be closed, and their numbers those of other files."""
+        self.stop_reading()
+        self.workers, self._counted = [], []
+        for task in self.pending:
+            task.cancel()
 
-    def _answer(self, worker: fast.Worker) -> int:
+    def _readable(self, number: int) -> None:
+        up = self.workers[number].up
+        os.eventfd_read(up)
+        if self._answer(number) == BATCH:
+            os.eventfd_write(up, 1)  # there may be more, after others had their turn
+
+    def _answer(self, number: int) -> int:
         """Answer what was handed up, one batch of it; return how much that was."""
-        handle, replies = self.exchange.handle, []
+        handle, replies, worker = self.exchange.handle, [], self.workers[number]
         begin = perf_counter()
         batch = worker.take(BATCH)
         for octets, source, destination, port, back in batch:
+            if not back:
+                self.exchange.show_elsewhere(octets, source, destination, dropped=back is None)
+                continue
             reply = handle(octets, source, destination, port)
             if reply.__class__ is bytes:
                 replies.append((back, reply))
             elif reply is not None:
-                self._later(reply, worker, back)
+                self._later(reply, number, back)
         worker.send(replies)
         self.exchange.end_batch(begin)
+        if self.exchange.taps:
+            self._tell_unseen()
         return len(batch)
 
-    def _later(self, reply: Any, worker: fast.Worker, back: bytes) -> None:
-        """Send what a coroutine returns, when it does."""
+    def _tell_unseen(self) -> None:
+        before, self._unseen = self._unseen, sum(worker.unseen for worker in self.workers)
+        self.exchange.not_shown(self._unseen - before)
+
+    def _later(self, reply: Any, number: int, back: bytes) -> None:
+        """Send what a coroutine returns, when it does, by the worker that then has the sockets."""
 
         async def send() -> None:
-            if (octets := await reply) is not None:
-                worker.send([(back, octets)])
+            if (octets := await reply) is not None and self.workers:
+                self.workers[number].send([(back, octets)])
 
         task = self.loop.create_task(send())
         self.pending.add(task)

@@ -99,6 +99,7 @@ struct table {
     _Atomic uint64_t words[16]; /* labels that mean something left of an app; a set like a network's */
     struct answer *unknown[DEPTHS]; /* what a name without such labels gets, by how many labels it has below the zone */
     uint16_t unknown_cells[BY_TYPE + 1];
+    _Atomic uint32_t watched;   /* one in so many messages that end here is shown to Python; 0: nobody watches */
     _Atomic uint64_t generation;
     struct reader readers[READERS];
     struct node *limbo;       /* unlinked, not yet freed */

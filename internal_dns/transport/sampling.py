@@ -31,9 +31,9 @@ class Tap:
         self.queue: asyncio.Queue[Sample] = asyncio.Queue(size)
         self.skipped = 0
 
-    def wants(self) -> bool:
-        """Whether the present message is one of those to show."""
-        return self.every == 1 or self.draw() * self.every < 1
+    def wants(self, one_in: int = 1) -> bool:
+        """Whether the present message, itself *one_in* so many by chance, is one of those to show."""
+        return self.every <= one_in or self.draw() * self.every < one_in
 
     def put(self, sample: Sample) -> None:
         try:

@@ -30,6 +30,7 @@ enum {
     IN_STRIDE = MAX_QUERY + 64,
     OUT_SIZE = 8192,          /* the largest reply that is repeated here: the default of the setting udp_limit */
     RING = 4 << 20,
+    SHOWN = RING / 16,        /* as much may wait when something is put behind it only to be shown */
     CELLS = 1024,             /* counters of replies by (kind, RCODE, QTYPE) */
     CONTROL = 64,             /* of one control message */
 };
@@ -45,12 +46,16 @@ struct listening {
     uint8_t address[16];      /* of a socket that is no wildcard: the destination of all it receives */
 };
 
-/* Where a message came from and went to: all that a reply needs. In the ring the octets follow it. */
+/* Why a message is in the ring: to be answered, or only to be shown to who watches. */
+enum { ASKED, REPEATED, DROPPED };
+/* Where a message came from and went to: all that a reply needs. In the ring the octets follow it; when it was REPEATED,
+ * the reply's header follows them. */
 struct handed {
     uint32_t size;            /* octets; WRAP: the next one is at the ring's start */
     uint16_t port;            /* as on the wire */
     uint16_t socket;          /* which of the worker's */
     uint32_t scope, interface;
+    uint64_t what;
     uint8_t source[16], destination[16];
 };
 static const uint32_t WRAP = UINT32_MAX;
@@ -59,6 +64,7 @@ struct counts {               /* written by the worker alone, except `send` */
     _Atomic uint64_t received[2]; /* IPv4, IPv6 */
     _Atomic uint64_t dropped[NOWHERE + 1]; /* by verdict */
     _Atomic uint64_t flood, full, send, hits;
+    _Atomic uint64_t unseen;  /* what there was no room to show */
     _Atomic uint64_t cells[CELLS];
 };
 
@@ -154,6 +160,28 @@ static inline void done_with(struct worker *w, const struct handed *handed)
     atomic_store_explicit(&w->tail, atomic_load_explicit(&w->tail, memory_order_relaxed) + size, memory_order_release);
 }
 
+/* Show Python, if somebody watches and it is this one's turn, a reply that was repeated, or a message that was dropped
+ * (*reply* is NULL). *octets* have room for the header of a reply behind its query. Nobody pays for it: what must go up
+ * has the ring first, and no bucket is asked. Return whether it is in the ring. */
+static inline bool show(struct worker *w, const struct handed *handed, uint8_t *octets, const uint8_t *reply)
+{
+    uint32_t watched = atomic_load_explicit(&w->table->watched, memory_order_relaxed);
+    if (!watched || next_turn(w) % watched)
+        return false;
+    struct handed shown = *handed;
+    shown.what = reply ? REPEATED : DROPPED;
+    if (reply) {
+        put(octets + shown.size, reply, HEADER);
+        shown.size += HEADER;
+    }
+    uint64_t waiting = atomic_load_explicit(&w->head, memory_order_relaxed)
+        - atomic_load_explicit(&w->tail, memory_order_relaxed);
+    if (waiting <= SHOWN && put_into_ring(w, &shown, octets))
+        return true;
+    count(&w->counts.unseen);
+    return false;
+}
+
 /* ── sending ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static inline void send_all(struct worker *w, int fd, struct batch *batch, int size)
@@ -218,7 +246,7 @@ static inline bool addresses_of(struct worker *w, int socket, int k, struct hand
     const struct listening *l = &w->sockets[socket];
     struct msghdr *m = &w->received.messages[k].msg_hdr;
     from->socket = (uint16_t)socket;
-    from->interface = from->scope = 0;
+    from->interface = from->scope = 0, from->what = ASKED;
     memcpy(from->destination, l->address, 16);
     if (!l->ipv6) {
         const struct sockaddr_in *a = m->msg_name;
@@ -286,7 +314,7 @@ static inline void take_turn(struct worker *w, int socket)
     uint8_t *out = w->out;
     begin_reading(table, w->reader);
     for (int k = 0; k < size; k++) {
-        const uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
+        uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
         struct mmsghdr *m = &w->received.messages[k];
         bool known = addresses_of(w, socket, k, &from[k]);
         /* One octet more than any query has room: what is longer is seen to be. */
@@ -297,27 +325,32 @@ static inline void take_turn(struct worker *w, int socket)
             verdicts[k] = NOWHERE;
         if (verdicts[k] == PLAIN)
             __builtin_prefetch(&table->answers.chains[w->queries[k].hash & table->answers.mask]);
-        else if (verdicts[k] != HAND_UP)
+        else if (verdicts[k] != HAND_UP) {
             count(&w->counts.dropped[verdicts[k]]);
+            handed_up |= show(w, &from[k], octets, NULL);
+        }
     }
     for (int k = 0; k < size; k++)
         if (verdicts[k] == PLAIN)
             __builtin_prefetch(atomic_load(&table->answers.chains[w->queries[k].hash & table->answers.mask]));
     for (int k = 0; k < size; k++) {
         struct query *query = &w->queries[k];
+        uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
         struct answer *answer = verdicts[k] == PLAIN ? find_answer(table, query, now / 1000000) : NULL;
         size_t length = answer ? build_reply(answer, query, next_turn(w), now / 1000000, out, OUT_SIZE) : 0;
         if (length) {
             count_reply(w, answer, query);
             reply_to(w, k, replies++, out, length);
+            handed_up |= show(w, &from[k], octets, out);
             out += length;
         } else if (verdicts[k] == PLAIN || verdicts[k] == HAND_UP) {
-            if (!may_go_up(w, query->network, now))
+            if (!may_go_up(w, query->network, now)) {
                 count(&w->counts.flood);
-            else if (!put_into_ring(w, &from[k], w->in + (size_t)k * IN_STRIDE))
-                count(&w->counts.full);
-            else
+                handed_up |= show(w, &from[k], octets, NULL);
+            } else if (put_into_ring(w, &from[k], octets))
                 handed_up = true;
+            else
+                count(&w->counts.full);
         }
     }
     end_reading(w->reader);

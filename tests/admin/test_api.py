@@ -13,7 +13,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import dns.message
 import pytest
@@ -732,6 +732,34 @@ def test_one_in_so_many_is_by_chance() -> None:
     draws = iter([0.0, 0.24, 0.25, 0.26, 0.99])
     tap = Tap(4, draw=lambda: next(draws))
     assert [tap.wants() for _ in range(5)] == [True, True, False, False, False]
+
+
+def test_of_what_the_native_path_shows_each_tap_takes_its_part() -> None:
+    class Watched:
+        """Stands for the native table, and hears how many it is to show."""
+
+        every: ClassVar[list[int]] = []
+
+        def watch(self, every: int) -> None:
+            self.every.append(every)
+
+    async def story() -> None:
+        exchange = Exchange(Rules(), Metrics(), mirror=cast("Any", Watched()))
+        half, tenth = Tap(2), Tap(10, draw=iter([0.19, 0.2]).__next__)  # one in five of those that `half` takes
+        exchange.tap(tenth)
+        exchange.tap(half)
+        for _ in range(2):
+            exchange.show_elsewhere(query("web.internal") + bytes(12), ASKER, ip("fdaa::3"), dropped=False)
+        assert (half.queue.qsize(), tenth.queue.qsize()) == (2, 1)
+        sample = half.queue.get_nowait()
+        assert (sample.octets, sample.how, sample.reply) == (query("web.internal"), "repeated", bytes(12))
+        exchange.not_shown(50)
+        assert (half.skipped, tenth.skipped) == (50, 10)
+        exchange.untap(half)
+        exchange.untap(tenth)
+        assert Watched.every == [10, 2, 10, 0]
+
+    run(story())
 
 
 def test_what_upstreams_said_is_one_name_for_all_networks(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import re
@@ -12,12 +13,13 @@ import subprocess
 import sys
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import dns.edns
 import dns.message
@@ -112,6 +114,17 @@ def waiting(sock: socket.socket) -> list[bytes]:
             return found
 
 
+def received(sock: socket.socket, count: int) -> None:
+    """Wait for so many datagrams."""
+    found: list[bytes] = []
+
+    def whole() -> bool:
+        found.extend(waiting(sock))
+        return len(found) == count
+
+    until(whole, 5)
+
+
 class _Poll(ctypes.Structure):
     _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
 
@@ -163,7 +176,7 @@ def test_a_message_handed_up_comes_whole_with_its_addresses_and_its_reply_finds_
         here = client.getsockname()
         for _, source, destination, port, _ in taken:
             assert (source, destination, port) == (bytes(15) + b"\1", bytes(15) + b"\1", here[1])
-        server.worker.send([(back, b"reply to " + octets[:2]) for octets, *_, back in taken])
+        server.worker.send([(back, b"reply to " + octets[:2]) for octets, *_, back in taken if back])
         assert waiting(client) == [b"reply to \x12\x34"] * 4
 
 
@@ -173,9 +186,125 @@ def test_a_reply_that_cannot_be_sent_is_counted_and_the_others_are_sent() -> Non
         client.send(OTHER)
         until(lambda: server.counted("6") == 1, 5)
         back = server.worker.take(1)[0][-1]
+        assert back
         server.worker.send([(back, b"one"), (back, bytes(65_536)), (back, b"two")])
         assert waiting(client) == [b"one", b"two"]
         assert server.counted("send") == 1
+
+
+SHOWN = header(QR | AA | RA | 0x100)
+
+
+def test_who_watches_sees_what_was_repeated_and_the_client_still_gets_it() -> None:
+    with alone() as (server, client):
+        server.thread.start()
+        for watched, seen in ((0, 0), (1, 5), (0, 0)):
+            server.mirror.table.watch(watched)
+            for _ in range(5):
+                client.send(WEB)
+            received(client, 5)
+            shown = server.worker.take(64)
+            here = client.getsockname()[1], b""
+            assert shown == [(WEB + SHOWN, bytes(15) + b"\1", bytes(15) + b"\1", *here)] * seen
+        assert server.counted("hits") == 15
+
+
+def test_who_watches_sees_what_was_dropped() -> None:
+    with alone() as (server, client):
+        server.mirror.table.watch(1)
+        server.thread.start()
+        dropped = [b"x", plain("web.internal", flags=QR)]
+        for octets in dropped:
+            client.send(octets)
+        until(lambda: server.counted("6") == 2, 5)
+        assert [(octets, back) for octets, *_, back in server.worker.take(9)] == [(octets, None) for octets in dropped]
+        assert (server.counted("runt"), server.counted("qr")) == (1, 1)
+
+
+def test_one_in_so_many_is_shown_by_chance() -> None:
+    with alone() as (server, client):
+        server.mirror.table.watch(4)
+        server.thread.start()
+        shown = 0
+        for number in range(1, 801):
+            client.send(WEB)
+            until(lambda: bool(waiting(client)), 5)
+            if number % 50 == 0:
+                shown += len(server.worker.take(64))
+        assert 120 < shown < 280  # 200, and six deviations
+
+
+def test_watching_takes_no_room_from_what_must_go_up() -> None:
+    """Python takes nothing: no more than a sixteenth of the ring is filled with what is only shown."""
+    with alone() as (server, client):
+        server.mirror.table.watch(1)
+        server.thread.start()
+        for _ in range(60):
+            for _ in range(50):
+                client.send(WEB)
+            received(client, 50)
+        assert (server.counted("hits"), server.counted("full"), server.counted("flood")) == (3_000, 0, 0)
+        client.send(OTHER)
+        until(lambda: server.counted("6") == 3_001, 5)
+        server.stop()
+        shown = []
+        while batch := server.worker.take(64):
+            shown += batch
+        assert shown[-1][0] == OTHER
+        assert shown[-1][-1] != b""
+        assert len(shown) - 1 + server.worker.unseen == 3_000
+        assert 300 < server.worker.unseen < 2_900
+
+
+class Late:
+    """An exchange whose replies are coroutines that end when told to, and cannot be cancelled."""
+
+    taps = ()
+
+    def __init__(self) -> None:
+        self.told, self.asked = asyncio.Event(), 0
+
+    async def _reply(self) -> bytes:
+        while not self.told.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.told.wait()
+        return b"late"
+
+    def handle(self, *_: object) -> Coroutine[Any, Any, bytes]:
+        self.asked += 1
+        return self._reply()
+
+    def end_batch(self, begin: float) -> None: ...
+
+    def repeated_elsewhere(self, count: int) -> None: ...
+
+
+@pytest.mark.parametrize("then", ["new workers", "closed"])
+def test_a_late_reply_leaves_by_the_workers_that_are_there_or_not_at_all(then: str) -> None:
+    async def story(server: Alone, client: socket.socket) -> None:
+        exchange: Any = Late()
+        udp = native.Udp([[server.sock]], exchange, Metrics(), server.mirror, 1)
+        client.send(OTHER)
+        async with asyncio.timeout(5):
+            while not exchange.asked:
+                await asyncio.sleep(0.01)
+        udp.stop_reading()
+        if then == "new workers":
+            udp.start(server.mirror, udp.made(server.mirror))
+        else:
+            udp.close()
+            # The number of the socket is now another's, by which the reply could leave.
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
+                os.dup2(other.fileno(), server.sock.fileno())
+                other.bind(client.getpeername())
+        exchange.told.set()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*udp.pending, return_exceptions=True)
+        udp.close()
+
+    with alone() as (server, client):
+        asyncio.run(story(server, client))
+        assert waiting(client) == ([b"late"] if then == "new workers" else [])
 
 
 @requires_root()

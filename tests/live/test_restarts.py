@@ -17,7 +17,8 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from internal_dns.transport.sockets import SO_RCVBUFFORCE, Endpoint, bind_pair
+from internal_dns.transport import native
+from internal_dns.transport.sockets import SO_RCVBUFFORCE, Endpoint, bind_pair, bind_queues
 from tests.live.hosts import (
     LAUNCHER,
     MAP_LOOPBACK,
@@ -31,7 +32,7 @@ from tests.live.hosts import (
     until,
 )
 from tests.live.upstream import Asked, Upstream
-from tests.tools import requires_root
+from tests.tools import requires_native, requires_root
 
 pytestmark = pytest.mark.live
 
@@ -237,6 +238,31 @@ def test_several_udp_sockets_of_one_address_are_all_read(acme: Path) -> None:
         for _ in range(40):  # each from a port of its own: one socket in four would be missed with 1 in 100,000
             assert len(addresses(asked_at(group[0].getsockname()))) == 5
         server.stop()
+
+
+@requires_native()
+def test_eight_inherited_udp_sockets_become_fair_queues(acme: Path) -> None:
+    """The network of ::1 is 0, so that after the server's filter all its questions wait in the first queue."""
+    (*group,), tcp = bind_queues(Endpoint.parse("[::1]:0"), native.QUEUES)
+    with contextlib.ExitStack() as stack:
+        for sock in (*group, tcp):
+            stack.enter_context(sock)
+        activated(acme, (*group, tcp), "--udp-path", "native").stop()
+        for _ in range(40):
+            client = stack.enter_context(client_socket(socket.SOCK_DGRAM))
+            client.sendto(b"x", group[0].getsockname())
+        assert [waiting(sock) for sock in group] == [40] + [0] * 7
+
+
+def waiting(sock: socket.socket) -> int:
+    """How many datagrams have come."""
+    sock.setblocking(False)
+    for count in range(1_000):
+        try:
+            sock.recv(9)
+        except BlockingIOError:
+            return count
+    raise AssertionError("too many")
 
 
 def asked_at(where: tuple[str, int]) -> dns.message.Message:

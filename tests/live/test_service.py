@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -17,7 +18,7 @@ import pytest
 
 from tests.live.hosts import MAP_LOOPBACK, Host, Served, addresses, ask, change, outcome, query, until
 from tests.live.upstream import Upstream, answering
-from tests.tools import requires_root, requires_tool
+from tests.tools import requires_native, requires_root, requires_tool
 
 pytestmark = pytest.mark.live
 
@@ -221,6 +222,24 @@ def test_what_cannot_is_said_in_one_line(acme: Path, tmp_path: Path) -> None:
         assert "region none -> iad" in reread(server)
         until(lambda: "not changed, because" in server.stderr(), 5)
         assert re.findall(r"taken at the start only: (.*); restart", server.stderr()) == ["prefix"]
+
+
+@requires_native()
+def test_a_reload_that_finds_no_descriptors_leaves_the_workers_that_read(acme: Path, tmp_path: Path) -> None:
+    file, text = tmp_path / "config.toml", f'upstream = "none"\nmap_source = "{ACME}"\nudp_path = "native"\n'
+    with configured(acme, file, text) as server:
+        file.write_text(text + 'region = "iad"\n')
+        before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        # One more can be opened, which reads the file; a worker needs three.
+        taken = {int(entry.name) for entry in Path(f"/proc/{server.pid}/fd").iterdir()}
+        second_free = [number for number in range(len(taken) + 2) if number not in taken][1]
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (second_free, before[1]))
+        said = reread(server)
+        assert "configuration not reloaded, the one before stays: no new native workers" in said
+        assert len(addresses(ask(server, "web.internal"))) == 5
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, before)
+        assert "region none -> iad" in reread(server)
+        assert len(addresses(ask(server, "web.internal"))) == 5
 
 
 def test_a_faulty_configuration_leaves_the_one_before(acme: Path, tmp_path: Path) -> None:
