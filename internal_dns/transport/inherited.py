@@ -15,7 +15,7 @@ from collections.abc import MutableMapping
 from ipaddress import ip_address
 from typing import Final
 
-from internal_dns.transport.sockets import IP_FREEBIND, IPV6_FREEBIND, Bound, Endpoint, widen
+from internal_dns.transport.sockets import IP_FREEBIND, IPV6_FREEBIND, SO_TIMESTAMP, Bound, Endpoint, widen
 
 FIRST: Final = 3  # SD_LISTEN_FDS_START: the descriptors follow standard error
 _VARIABLES: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -116,6 +116,8 @@ def _prepare(sock: socket.socket, endpoint: Endpoint, what: str) -> None:
             what, f"an option cannot be set: {error.strerror}", "Set FreeBind=yes in the .socket unit"
         ) from error
     if sock.type == socket.SOCK_DGRAM:
+        # A time stamp (Timestamping= in the unit) would stand before packet info, and a reply cannot take it back.
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 0)
         widen(sock)
     sock.setblocking(False)
 

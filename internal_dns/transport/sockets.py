@@ -15,6 +15,7 @@ IPV6_FREEBIND: Final = 78
 IP_FREEBIND: Final = 15
 SO_MEMINFO: Final = 55
 SO_RCVBUFFORCE: Final = 33
+SO_TIMESTAMP: Final = 29  # to 0: none of any precision
 # Small datagrams cost 832 octets of buffer each: the default 212,992 hold 256 queries.
 RECEIVE_BUFFER: Final = 4 << 20
 QUEUE_BUFFER: Final = 1 << 20  # of each of several queues: some 2,500 queries

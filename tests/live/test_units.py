@@ -124,6 +124,6 @@ def test_the_server_makes_no_system_call_that_the_service_may_not(tmp_path: Path
     made = {found[1] for line in lines if (found := re.match(r"\d+ +(\w+)\(", line))}
     assert {"sendto", "recvfrom", "epoll_ctl", "recvmmsg", "sendmmsg", "eventfd2", "exit_group"} <= made
     assert made - allowed() == set()
-    # MemoryDenyWriteExecute= refuses memory to write and execute, and to make any executable later; the loader does not.
+    # MemoryDenyWriteExecute= refuses memory to write and execute, and to make any executable later.
     denied = re.compile(r"\d+ +(mmap\(.*PROT_WRITE\|PROT_EXEC|mprotect\(.*PROT_EXEC|pkey_mprotect\(.*PROT_EXEC)")
     assert [line for line in lines if denied.match(line)] == []

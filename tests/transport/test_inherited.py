@@ -83,6 +83,17 @@ def test_what_can_still_be_set_is_set(stack: ExitStack) -> None:
         assert group.udp[0].getsockopt(socket.IPPROTO_IPV6, option) == 1
 
 
+@pytest.mark.parametrize("option", [29, 35])  # SO_TIMESTAMP, SO_TIMESTAMPNS: Timestamping=us, =ns
+def test_packet_info_is_all_that_comes_with_a_datagram(stack: ExitStack, option: int) -> None:
+    udp, tcp = pair(stack, V6, "::")
+    udp.setsockopt(socket.SOL_SOCKET, option, 1)
+    (group,) = taken(stack, udp, tcp)
+    client = bound(stack, V6, UDP, "::1")
+    client.sendto(b"x", ("::1", group.endpoint.port))
+    _, ancillary, _, _ = udp.recvmsg(1, 200)
+    assert [(level, kind) for level, kind, _ in ancillary] == [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)]
+
+
 def test_a_buffer_is_never_made_smaller(stack: ExitStack) -> None:
     udp, tcp = pair(stack, V6, "::1")
     before = udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
