@@ -122,12 +122,17 @@ class State:
     replies: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # by RCODE
     failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by reason
     outstanding: int = 0  # tries
+    probe_timer: asyncio.TimerHandle | None = None
     _sockaddr: Any = None
 
     @property
     def sockaddr(self) -> Any:
         """The address as sockets take it. Raises OSError while an interface in it does not exist."""
-        self._sockaddr = self._sockaddr or self.upstream.endpoint.sockaddr
+        if self._sockaddr is None:
+            found = self.upstream.endpoint.sockaddr
+            if any(found[3:]):
+                return found  # an interface that went away and came back has another number
+            self._sockaddr = found
         return self._sockaddr
 
 
@@ -228,10 +233,12 @@ class Asking:
             self._close(each)
         for task in self._streams:
             task.cancel()
-        self.done(self, outcome, state)
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(outcome)
+        try:
+            self.done(self, outcome, state)
+        finally:  # whatever went wrong in keeping it
+            for waiter in self.waiters:
+                if not waiter.done():
+                    waiter.set_result(outcome)
 
     @contextmanager
     def _fault_ends_it(self) -> Iterator[None]:
@@ -268,7 +275,7 @@ class Asking:
                 raise
         except OSError as error:
             state.failures["no socket" if error.errno in _NO_SOCKET else "unreachable"] += 1
-            self.plan.refused(at, reached=False)
+            self.plan.unsent(at)
             return
         state.queries["udp"] += 1
         state.outstanding += 1
@@ -321,12 +328,17 @@ class Asking:
         task.add_done_callback(lambda done: self._streams.pop(done, None))
 
     async def _ask_stream(self, at: int, must: bool) -> None:
+        with self._fault_ends_it():
+            await self._ask_channel(at, must)
+
+    async def _ask_channel(self, at: int, must: bool) -> None:
         state, sent_at = self.states[at], time.monotonic()
         section = self.question.section(mixed=False)
         state.queries["tcp" if state.upstream.scheme == "udp" else state.upstream.scheme] += 1
         state.outstanding += 1
         try:
-            octets = await state.channel.ask(self.question.query(section, padded=state.upstream.encrypted))
+            query = self.question.query(section, padded=state.upstream.encrypted)
+            octets = await state.channel.ask(query, self.plan.by_stream)
         except OSError as error:
             if self.outcome is None:
                 state.failures[_reason(error)] += 1
@@ -337,8 +349,7 @@ class Asking:
         finally:
             state.outstanding -= 1
         if self.outcome is None:
-            with self._fault_ends_it():
-                self._judge(at, octets, b"\0\0", section, sent_at, None)
+            self._judge(at, octets, b"\0\0", section, sent_at, None)
 
     # ── what came ───────────────────────────────────────────────────────────────────────────────────────────
 

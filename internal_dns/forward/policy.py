@@ -89,6 +89,13 @@ class Plan:
         self.packets += 1
         return True
 
+    def unsent(self, upstream: int) -> None:
+        """Take back the try that Ask counted: nothing has left this host."""
+        self.tries -= 1
+        self.packets -= 1
+        self._sent.pop(upstream, None)
+        self.refused(upstream, reached=False)
+
     def refused(self, upstream: int, *, reached: bool) -> None:
         """Count *upstream* out: it said no, nonsense, or (not *reached*) cannot be spoken to."""
         self.reached |= reached

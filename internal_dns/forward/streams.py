@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -17,7 +19,8 @@ from internal_dns.core.wire import MAX_MESSAGE, is_reply_to
 from internal_dns.forward.upstreams import Upstream
 
 IDLE: Final = 10  # seconds without a question after which a connection is closed
-SILENT: Final = 1.2  # seconds a question waits in vain, and nothing else comes, until the connection is given up
+SILENT: Final = 1.2  # seconds that nothing comes after a question until a connection is given up
+CONNECT: Final = 4.0  # seconds for a connection, TLS included: SYNs at 0, 1 and 3 s; the next question starts anew
 LEAVE: Final = 0.5  # seconds for the end of a TLS connection
 MOST: Final = 4_096  # questions on one connection
 
@@ -25,8 +28,11 @@ MOST: Final = 4_096  # questions on one connection
 class Channel(Protocol):
     """A way to ask one upstream, other than by single UDP messages."""
 
-    async def ask(self, question: bytes) -> bytes:
-        """Return the reply to *question*, a query without its id, with the id 0. Raises OSError."""
+    async def ask(self, question: bytes, again: Callable[[], bool]) -> bytes:
+        """Return the reply to *question*, a query without its id, with the id 0. Raises OSError.
+
+        *again* is asked before the question is sent once more, on another connection.
+        """
 
     async def close(self) -> None:
         """Close all connections."""
@@ -55,15 +61,16 @@ class Streams:
         self._open: Connection | None = None
         self._opening: asyncio.Task[Connection] | None = None
 
-    async def ask(self, question: bytes) -> bytes:
+    async def ask(self, question: bytes, again: Callable[[], bool]) -> bytes:
         while True:
             connection = await self._connection()
             fresh = connection.fresh
             try:
                 return await connection.ask(question)
             except ConnectionError:
-                if fresh:
-                    raise  # it is not that the upstream had closed it while it was idle
+                # Only when the upstream has closed a kept connection: not a new one, nor when this one is merely full.
+                if fresh or connection.usable or not again():
+                    raise
 
     async def close(self) -> None:
         if self._opening:
@@ -89,10 +96,32 @@ class Streams:
         endpoint, tls = self.upstream.endpoint, self.tls
         host = str(endpoint.host)
         self.opened += 1
-        _, made = await asyncio.get_running_loop().create_connection(
-            Connection, host, endpoint.port, ssl=tls, server_hostname=(self.upstream.name or host) if tls else None
-        )
+        name = (self.upstream.name or host) if tls else None
+        async with asyncio.timeout(CONNECT):
+            _, made = await asyncio.get_running_loop().create_connection(
+                Connection, host, endpoint.port, ssl=tls, server_hostname=name
+            )
         return made
+
+
+class Silence:
+    """How long nothing came after a question, the first of perhaps many that were given up sooner.
+
+    One question does not wait long enough: another upstream's reply ends it, and a probe is short.
+    """
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+
+    def asked(self, now: float) -> None:
+        if self.since is None:
+            self.since = now
+
+    def ended(self) -> None:
+        self.since = None
+
+    def too_long(self, now: float) -> bool:
+        return self.since is not None and now - self.since >= SILENT
 
 
 class Connection(asyncio.Protocol):
@@ -103,13 +132,14 @@ class Connection(asyncio.Protocol):
         self.transport: Any = None
         self.fresh, self.usable = True, True
         self.lost = asyncio.Event()
-        self.received_at = self.loop.time()
+        self.silence = Silence()
         self._buffer = bytearray()
         self._waiting: dict[bytes, tuple[bytes, asyncio.Future[bytes]]] = {}
         self._idle: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self._idle = self.loop.call_later(IDLE, self.close)  # those it was made for may have gone
         transport.set_write_buffer_limits(high=1 << 20)
 
     async def ask(self, question: bytes) -> bytes:
@@ -125,19 +155,20 @@ class Connection(asyncio.Protocol):
         if self._idle:
             self._idle.cancel()
             self._idle = None
-        asked_at = self.loop.time()
+        self.silence.asked(self.loop.time())
         self.transport.write((len(question) + 2).to_bytes(2, "big") + ident + question)
         try:
             return await arrived
         finally:
             self._waiting.pop(ident, None)
-            if arrived.cancelled() and self.received_at < asked_at and self.loop.time() - asked_at >= SILENT:
-                self.close()  # nobody is there any more, and TCP does not know yet
+            if arrived.cancelled() and self.silence.too_long(self.loop.time()):
+                self.usable = False
+                self.transport.abort()  # nobody is there any more, and TCP does not know yet
             elif not self._waiting and self.usable:
                 self._idle = self.loop.call_later(IDLE, self.close)
 
     def data_received(self, data: bytes) -> None:
-        self.received_at = self.loop.time()
+        self.silence.ended()
         buffer = self._buffer
         buffer += data
         while len(buffer) >= 2 and len(buffer) >= (end := 2 + int.from_bytes(buffer[:2], "big")):
@@ -193,31 +224,64 @@ class Https:
         host = upstream.name or upstream.endpoint.host
         self.headers = {
             "accept": "application/dns-message",
+            "accept-encoding": "identity",  # what is unpacked could be a thousand times as long
             "content-type": "application/dns-message",
             "host": str(host) if upstream.name else str(upstream.endpoint),
             "user-agent": "internal-dns",
         }
         self.extensions = {"sni_hostname": str(host)}  # what the certificate is verified for, too
-        self.client = httpx2.AsyncClient(http2=True, verify=context(ca), trust_env=False, timeout=None)
-        self.failures: tuple[type[Exception], ...] = (httpx2.HTTPError, httpx2.InvalidURL)
+        self.tls = context(ca)
+        # RuntimeError: the client was closed.
+        self.failures: tuple[type[Exception], ...] = (httpx2.HTTPError, httpx2.InvalidURL, RuntimeError)
+        self.client, self.silence = self._client(), Silence()
+        self._closing: set[asyncio.Task[None]] = set()
 
-    async def ask(self, question: bytes) -> bytes:
+    def _client(self) -> Any:
+        import httpx2
+
+        # RFC 8484 section 8.2.3: cookies would tell questions' askers apart.
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        return httpx2.AsyncClient(http2=True, verify=self.tls, trust_env=False, timeout=None, cookies=no_cookies)
+
+    async def ask(self, question: bytes, again: Callable[[], bool]) -> bytes:
+        loop = asyncio.get_running_loop()
+        while True:
+            client = self.client
+            self.silence.asked(loop.time())
+            try:
+                return await self._post(client, question)
+            except asyncio.CancelledError:
+                if client is self.client and self.silence.too_long(loop.time()):
+                    self._start_anew()  # nobody is there any more, and TCP does not know yet
+                raise
+            except self.failures as error:
+                if client is self.client or not again():
+                    raise ConnectionError(f"{type(error).__name__}: {error}") from error
+
+    async def _post(self, client: Any, question: bytes) -> bytes:
         # RFC 8484 section 4.1: the id 0, so that HTTP caches see equal questions.
-        asked = self.client.stream(
+        asked = client.stream(
             "POST", self.url, content=b"\0\0" + question, headers=self.headers, extensions=self.extensions
         )
-        try:
-            async with asked as reply:
-                if reply.status_code != 200 or reply.headers.get("content-type") != "application/dns-message":
-                    raise ConnectionError(f"HTTP status {reply.status_code}")
-                octets = b""
-                async for chunk in reply.aiter_bytes():
-                    octets += chunk
-                    if len(octets) > MAX_MESSAGE:
-                        raise ConnectionError("more octets than a message may have")
-        except self.failures as error:
-            raise ConnectionError(f"{type(error).__name__}: {error}") from error
+        async with asked as reply:
+            self.silence.ended()
+            kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if reply.status_code != 200 or kind != "application/dns-message":
+                raise ConnectionError(f"HTTP status {reply.status_code}, {kind or 'no type'}")
+            octets = b""
+            async for chunk in reply.aiter_raw():
+                octets += chunk
+                if len(octets) > MAX_MESSAGE:
+                    raise ConnectionError("more octets than a message may have")
         return octets
 
+    def _start_anew(self) -> None:
+        """Leave all connections; what is asked over them is asked again over others."""
+        gone, self.client = self.client, self._client()
+        self.silence.ended()
+        task = asyncio.get_running_loop().create_task(gone.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
     async def close(self) -> None:
-        await self.client.aclose()
+        await asyncio.gather(self.client.aclose(), *self._closing, return_exceptions=True)

@@ -1,0 +1,225 @@
+"""Kept connections: when one is left for another, how often a question is sent, and what HTTPS may not do."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internal_dns.forward import streams
+from internal_dns.forward.asking import Question
+from internal_dns.forward.streams import Channel, Https, Streams
+from internal_dns.forward.upstreams import Upstream
+from tests.forward.doh import Doh, doh
+from tests.forward.scripted import good, reply, scripted
+from tests.live.certificates import Authority
+from tests.tools import requires_tool
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    async def in_time() -> None:
+        async with asyncio.timeout(20):
+            await story
+
+    asyncio.run(in_time())
+
+
+def query(number: int) -> bytes:
+    question = Question(b"\x06n%05d\0" % number, 1, False, False)
+    return question.query(question.section(mixed=False))
+
+
+async def given_up(channel: Channel, number: int = 0, after: float = 0.02) -> None:
+    """Ask, and leave when there is no reply in time."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(after):
+            await channel.ask(query(number), lambda: True)
+
+
+def test_a_question_too_many_on_one_connection_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MOST", 2)
+
+    async def story() -> None:
+        async with scripted(lambda octets, _: []) as (upstream,):
+            channel = Streams(upstream.tcp, None)
+            asking = [asyncio.create_task(channel.ask(query(n), lambda: True)) for n in range(3)]
+            done, waiting = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+            assert [type(task.exception()) for task in done] == [ConnectionError]
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await channel.close()
+
+    run(story())
+
+
+def test_a_question_is_sent_again_only_as_often_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[bytes, int] = {}
+    asked = streams.Connection.ask
+
+    async def counted(connection: streams.Connection, question: bytes) -> bytes:
+        sent[question] = sent.get(question, 0) + 1
+        return await asked(connection, question)
+
+    monkeypatch.setattr(streams.Connection, "ask", counted)
+
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            upstream.close_after_each = True
+            channel = Streams(upstream.tcp, None)
+
+            async def ask(number: int) -> bytes:
+                left = [1, 2]
+                return await channel.ask(query(number), lambda: bool(left) and bool(left.pop()))
+
+            replies = await asyncio.gather(*map(ask, range(20)), return_exceptions=True)
+            assert {type(found) for found in replies} <= {bytes, ConnectionResetError}
+            assert max(sent.values()) == 3
+            await channel.close()
+
+    run(story())
+
+
+def test_a_connection_on_which_nothing_comes_is_left_though_no_question_waits_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "SILENT", 0.05)
+    deaf = True
+
+    async def story() -> None:
+        nonlocal deaf
+        async with scripted(lambda octets, _: [] if deaf else [reply(octets)]) as (upstream,):
+            channel = Streams(upstream.tcp, None)
+            while channel.opened < 2:
+                await given_up(channel)
+            deaf = False
+            assert await channel.ask(query(1), lambda: True)
+            assert channel.opened == 2
+            await channel.close()
+
+    run(story())
+
+
+def test_a_connection_that_does_not_come_about_gives_way_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "CONNECT", 0.05)
+
+    async def story() -> None:
+        async with scripted(lambda octets, _: []) as (upstream,):  # it says nothing, so TLS never begins
+            channel = Streams(Upstream.parse(f"tls://127.0.0.1:{upstream.port}"), streams.context(None))
+            for opened in (1, 2):
+                with pytest.raises(TimeoutError):
+                    await channel.ask(query(0), lambda: True)
+                assert channel.opened == opened
+            await channel.close()
+
+    run(story())
+
+
+def test_a_connection_nobody_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "IDLE", 0.02)
+
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            channel = Streams(upstream.tcp, None)
+            connection = await channel._connection()
+            await connection.lost.wait()
+
+    run(story())
+
+
+# ── HTTPS ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def by_https(authority: Authority) -> Callable[[Callable[[Doh, Https], Coroutine[Any, Any, None]]], None]:
+    """Run a story of a server and the way to ask it."""
+    context = authority.sign("IP:127.0.0.1").context("h2")
+
+    def tell(story: Callable[[Doh, Https], Coroutine[Any, Any, None]]) -> None:
+        async def whole() -> None:
+            async with doh(context) as server:
+                channel = Https(Upstream.parse(f"https://127.0.0.1:{server.port}"), Path(authority.pem))
+                await story(server, channel)
+                await channel.close()
+
+        run(whole())
+
+    return tell
+
+
+Tell = Callable[[Callable[[Doh, Https], Coroutine[Any, Any, None]]], None]
+needs_openssl = requires_tool("openssl")
+
+
+@needs_openssl
+def test_cookies_are_not_sent_back_and_nothing_is_packed(by_https: Tell) -> None:
+    async def story(server: Doh, channel: Https) -> None:
+        server.headers = (("set-cookie", "who=you; Path=/"),)
+        for number in range(3):
+            assert await channel.ask(query(number), lambda: True)
+        assert {headers.get("cookie") for headers in server.asked} == {None}
+        assert {headers["accept-encoding"] for headers in server.asked} == {"identity"}
+        server.headers, server.body = (("content-encoding", "gzip"),), gzip.compress(bytes(1_000_000))
+        assert await channel.ask(query(0), lambda: True) == server.body
+
+    by_https(story)
+
+
+@needs_openssl
+def test_the_media_type_may_have_parameters_and_letters_of_any_case(by_https: Tell) -> None:
+    async def story(server: Doh, channel: Https) -> None:
+        server.content_type = "Application/DNS-Message; charset=utf-8"
+        assert await channel.ask(query(0), lambda: True)
+        server.content_type = "text/html"
+        with pytest.raises(ConnectionError, match="text/html"):
+            await channel.ask(query(0), lambda: True)
+
+    by_https(story)
+
+
+@needs_openssl
+@pytest.mark.parametrize("status", [302, 307, 404, 503])
+def test_redirects_and_errors_are_no_replies(by_https: Tell, status: int) -> None:
+    async def story(server: Doh, channel: Https) -> None:
+        server.status, server.headers = status, (("location", f"https://127.0.0.1:{server.port}/elsewhere"),)
+        with pytest.raises(ConnectionError, match=str(status)):
+            await channel.ask(query(0), lambda: True)
+        assert [headers[":path"] for headers in server.asked] == ["/dns-query"]
+
+    by_https(story)
+
+
+@needs_openssl
+def test_https_leaves_a_connection_on_which_nothing_comes(by_https: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "SILENT", 0.05)
+
+    async def story(server: Doh, channel: Https) -> None:
+        assert await channel.ask(query(0), lambda: True)
+        server.deaf = server.connections
+        waiting = asyncio.create_task(channel.ask(query(1), lambda: True))
+        client = channel.client
+        while channel.client is client:
+            await given_up(channel)
+        assert await waiting  # asked again, over the new one
+        assert server.connections == 2
+
+    by_https(story)
+
+
+@needs_openssl
+def test_a_closed_channel_is_an_error_of_the_connection(by_https: Tell) -> None:
+    async def story(server: Doh, channel: Https) -> None:
+        await channel.close()
+        with pytest.raises(ConnectionError):
+            await channel.ask(query(0), lambda: True)
+
+    by_https(story)
