@@ -13,7 +13,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +56,7 @@ class Forwarder:
         self.sockets = 0
         self.waiting: Counter[NetworkId] = Counter()
         self.asking: dict[bytes, Asking] = {}
-        self.of_network: dict[NetworkId, dict[bytes, Asking]] = {}
+        self.of_network: dict[NetworkId, dict[Asking, None]] = {}  # the oldest first; those of before `use` too
         self.states: dict[Upstream, State] = {}
         # The answer table's, so that what is asked for again is repeated without us.
         self.keep: Callable[[bytes, int, int, Relayed, float, float, float], None] = lambda *kept: None
@@ -65,22 +66,38 @@ class Forwarder:
         self.use(upstreams, rules or {})
 
     def use(self, upstreams: Sequence[Upstream], rules: Mapping[Labels, Rule]) -> None:
-        """Ask these from now on. What others said is forgotten; health and connections of those that stay are not."""
+        """Ask these from now on. What others said is forgotten; health and connections of those that stay are not.
+
+        What is on its way is answered for those who wait for it already, and not kept.
+        """
         before = self.states
         self.default, self.rules = Rule(tuple(upstreams)), dict(rules)
         every = dict.fromkeys((*upstreams, *(u for rule in self.rules.values() for u in rule.upstreams)))
         self.states = {u: before.get(u) or State(u, channel(u, self.ca)) for u in every}
         self.cache.clear()
         self.forget()
+        self.asking.clear()
         for gone in before.keys() - self.states.keys():
-            task = asyncio.get_running_loop().create_task(before[gone].channel.close())
+            task = asyncio.get_running_loop().create_task(self._leave(before[gone]))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
+    async def _leave(self, state: State) -> None:
+        """Close the connections to an upstream when all that it has been asked is over."""
+        over = [asking.wait(asking.network, None) for asking in self._on_their_way() if state in asking.states]
+        await asyncio.gather(*over)
+        await state.channel.close()
+
+    def _on_their_way(self) -> Iterator[Asking]:
+        return chain(self._probes, *self.of_network.values())
+
     async def close(self) -> None:
         """End what is on its way, and all connections."""
-        for asking in (*self.asking.values(), *self._probes):
+        for asking in tuple(self._on_their_way()):
             asking.end(BUSY)
+        for state in self.states.values():
+            if state.probe_timer:
+                state.probe_timer.cancel()
         await asyncio.gather(*(state.channel.close() for state in self.states.values()), *self._closing)
 
     # ── clients ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -174,21 +191,21 @@ class Forwarder:
             question, states, plan, self, self._done, network=number, allow_prefix=rule.allow_prefix
         )  # fmt: skip
         self.asking[question.key] = asking
-        self.of_network.setdefault(number, {})[question.key] = asking
+        self.of_network.setdefault(number, {})[asking] = None
         asking.go_on()
         return asking
 
     def _done(self, asking: Asking, outcome: Outcome, state: State | None) -> None:
         """Keep what came of a question, before those who wait are told."""
         key, now = asking.question.key, asyncio.get_running_loop().time()
-        if self.asking.get(key) is asking:
-            del self.asking[key]
         of_network = self.of_network[asking.network]
-        if of_network.get(key) is asking:
-            del of_network[key]
-            if not of_network:
-                del self.of_network[asking.network]
+        del of_network[asking]
+        if not of_network:
+            del self.of_network[asking.network]
         self.metrics.forward_seconds.observe(time.monotonic() - asking.started_at)
+        if self.asking.get(key) is not asking:
+            return  # other upstreams are asked since
+        del self.asking[key]
         if isinstance(outcome, Relayed):
             self.cache.keep(key, outcome, now, str(state.upstream) if state else "")
         elif outcome not in (BUSY, FAULT):
@@ -201,7 +218,7 @@ class Forwarder:
         greedy = max(self.of_network, key=lambda n: len(self.of_network[n]), default=number)
         if greedy == number or len(self.of_network[greedy]) <= len(self.of_network.get(number, ())) + 1:
             return False
-        for asking, _ in zip(tuple(self.of_network[greedy].values()), range(LOOK_AT), strict=False):
+        for asking in tuple(islice(self.of_network[greedy], LOOK_AT)):
             if all(waiting == greedy for waiting in asking.waiters.values()):
                 asking.end(BUSY)
                 return True
@@ -272,12 +289,18 @@ class Forwarder:
         probing = health.probing
         health.silent(name, loop.time())
         if health.probing and not probing:
-            loop.call_soon(self._probe, state)
+            self._probe_at(state, loop.time())
 
     def failed_on(self, asking: Asking) -> None:
         """Log a fault of ours."""
         _log.exception("forwarding failed")
         self.metrics.errors += 1
+
+    def _probe_at(self, state: State, when: float) -> None:
+        """Probe *state* then, and not also when that was due that something else has answered since."""
+        if state.probe_timer:
+            state.probe_timer.cancel()
+        state.probe_timer = asyncio.get_running_loop().call_at(when, self._probe, state)
 
     def _probe(self, state: State) -> None:
         """Ask *state* whether it is there, until it is."""
@@ -292,7 +315,7 @@ class Forwarder:
                 health.probe_answered()
             elif health.probing:
                 health.probe_missed(loop.time())
-                loop.call_at(health.probe_at, self._probe, state)
+                self._probe_at(state, health.probe_at)
             if was_up and not health.up:
                 _log.warning("upstream %s does not answer: the others are asked first", state.upstream)
 

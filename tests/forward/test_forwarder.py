@@ -738,6 +738,110 @@ def test_a_reply_near_its_end_is_asked_for_again_by_the_first_who_wants_it() -> 
     run(story())
 
 
+def test_what_the_upstreams_of_before_still_say_is_told_to_those_who_wait_and_not_kept() -> None:
+    async def story() -> None:
+        async with scripted(lambda octets, _: [], good("192.0.2.2")) as (before, after):
+            forwarder = made(before.tcp)
+            (early,) = waiting(forwarder, "www.example.com")
+            while not before.asked:
+                await asyncio.sleep(0.001)
+            forwarder.use([after.udp], {})
+            assert (await ask_beside(forwarder)).answer[0][0].to_text() == "192.0.2.2"
+            answer = reply(before.asked[0][0], "192.0.2.1")
+            before.writers[0].write(len(answer).to_bytes(2, "big") + answer)
+            assert dns.message.from_wire(await early).answer[0][0].to_text() == "192.0.2.1"
+            assert (await ask(forwarder)).answer[0][0].to_text() == "192.0.2.2"
+            while forwarder._closing:  # the connection goes when its last question has been answered
+                await asyncio.sleep(0.001)
+            assert (before.connections, len(before.asked), len(after.asked)) == (1, 1, 1)
+
+    run(story())
+
+
+async def ask_beside(forwarder: Forwarder) -> dns.message.Message:
+    """Ask while others wait."""
+    return dns.message.from_wire(await octets_of(forwarder, asked()))
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_server_that_ends_does_not_wait_for_the_upstreams_of_before() -> None:
+    async def story() -> None:
+        async with scripted(lambda octets, _: []) as (upstream,):
+            forwarder = made(upstream.tcp)
+            (early,) = waiting(forwarder, "www.example.com")
+            while not upstream.asked:
+                await asyncio.sleep(0.001)
+            forwarder.use([], {})
+            begin = asyncio.get_running_loop().time()
+            await forwarder.close()
+            assert dns.message.from_wire(await early).rcode() == dns.rcode.SERVFAIL
+            assert asyncio.get_running_loop().time() - begin < policy.PATIENCE / 2
+            assert not forwarder.of_network
+
+    run(story())
+
+
+def test_an_upstream_is_probed_once_at_a_time_however_often_it_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "PROBE_AGAIN", (3_600.0,))
+    monkeypatch.setattr(forwarder_module, "PROBE_TIMEOUT", 0.02)
+
+    async def story() -> None:
+        async with scripted(lambda octets, _: []) as (upstream,):
+            forwarder = made(upstream.udp)
+            (state,) = forwarder.states.values()
+            timers = []
+            for turn in range(3):
+                for number in range(policy.SUSPECT):
+                    forwarder.unheard(state, b"%d" % number)
+                while len(upstream.asked) <= turn or forwarder._probes:
+                    await asyncio.sleep(0.001)
+                timers.append(state.probe_timer)
+                state.health.answered(b"", 0.01)
+            assert [timer is not None and timer.cancelled() for timer in timers] == [True, True, False]
+            await forwarder.close()
+            assert timers[-1] is not None
+            assert timers[-1].cancelled()
+
+    run(story())
+
+
+def test_an_address_that_nothing_can_be_sent_to_costs_no_try() -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            gone = [Upstream.parse(f"udp://[fe80::{number}%gone]") for number in range(1, 6)]
+            forwarder = made(*gone, upstream.udp)
+            assert (await ask(forwarder)).rcode() == 0
+
+    run(story())
+
+
+def test_an_interface_that_comes_back_has_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        forwarder = made(Upstream.parse("udp://[fe80::1%eth7]"), Upstream.parse("udp://127.0.0.1"))
+        scoped, plain = forwarder.states.values()
+        for index in (7, 8):
+            monkeypatch.setattr(socket, "if_nametoindex", lambda name, index=index: index)
+            assert scoped.sockaddr == ("fe80::1", 53, 0, index)
+        assert plain.sockaddr is plain.sockaddr
+
+    run(story())
+
+
+def test_who_waits_is_told_even_when_keeping_the_reply_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            forwarder = made(upstream.udp)
+
+            def broken(*what: object) -> None:
+                raise RuntimeError("a fault of ours")
+
+            monkeypatch.setattr(forwarder.cache, "keep", broken)
+            assert (await ask(forwarder)).rcode() == 0
+            assert forwarder.metrics.errors == 1
+
+    run(story())
+
+
 # ── what is sent ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
