@@ -36,6 +36,7 @@ MAX_NEGATIVE: Final = 900  # RFC 2308 section 5 allows three hours; a name that 
 WITHOUT_SOA: Final = 5  # a negative reply that does not say how long it holds
 STALE_TTL: Final = 30  # RFC 8767 section 4
 _HIGHEST_BIT: Final = b"\x80\0\0\0"  # a TTL that has it counts as 0, RFC 2181 section 8
+PER_TTL: Final = 40  # octets that the place of one TTL takes: a number, and where it is
 MAX_RECORDS: Final = 65_000  # octets; what is left for header, question and OPT of the largest message
 
 _IN: Final = IN.to_bytes(2, "big")
@@ -179,8 +180,8 @@ def _cut(checked: Checked, kept: Sequence[Span], name: bytes) -> tuple[bytes, tu
             parts += (owner, rest)
             places.append(at + len(owner) + 4)
             at += len(owner) + len(rest)
-        if at > MAX_RECORDS:
-            raise BadReply("too large", final=True)
+            if at > MAX_RECORDS:  # at once: written out it could be fifteen times as long as it came
+                raise BadReply("too large", final=True)
         records, ttls = b"".join(parts), tuple(places)
     if ttls and max(records[at] for at in ttls) & 0x80:
         changed = bytearray(records)

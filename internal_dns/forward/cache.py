@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from internal_dns.core.relayed import Relayed
-from internal_dns.core.wire import Ede
+from internal_dns.core.relayed import PER_TTL, Relayed
+from internal_dns.core.wire import Ede, Rcode
 
 MAX_ENTRIES: Final = 100_000
 MAX_OCTETS: Final = 64 << 20
@@ -25,6 +25,8 @@ REFRESH: Final = 0.9  # of its life after which it is asked for again, before an
 FAILED: Final = 2  # seconds a failure is remembered (RFC 9520 section 3.2)
 MAX_FAILED: Final = 10_000
 _OVERHEAD: Final = 550  # octets an entry takes beside its records, measured with tracemalloc
+
+_DEFINITIVE: Final = frozenset({Rcode.NOERROR, Rcode.NXDOMAIN})
 
 # QNAME (wire form, lower-cased), QTYPE and, in one octet, DO and CD: what else is in a question changes no reply.
 Key = bytes
@@ -59,7 +61,7 @@ class Kept:
 
     @property
     def octets(self) -> int:
-        return len(self.reply.records) + _OVERHEAD
+        return len(self.reply.records) + PER_TTL * len(self.reply.ttls) + _OVERHEAD
 
 
 class Cache:
@@ -99,6 +101,8 @@ class Cache:
         """Keep *reply*, if it may be, in the place of what was there."""
         self._failed.pop(key, None)
         if not reply.lifetime:
+            if reply.rcode in _DEFINITIVE:
+                self._forget(key)  # what was there is known to hold no more, RFC 8767 section 4
             return
         kept = Kept(reply, now, to)
         if key in self._protected:
@@ -128,6 +132,11 @@ class Cache:
         for part in (self._probation, self._protected, self._failed):
             part.clear()
         self.octets = self._protected_octets = 0
+
+    def _forget(self, key: Key) -> None:
+        protected = key in self._protected
+        if (gone := (self._protected if protected else self._probation).pop(key, None)) is not None:
+            self._account(-gone.octets, protected=protected)
 
     def _used(self, key: Key, kept: Kept) -> None:
         kept.asked += 1

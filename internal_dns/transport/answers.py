@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from internal_dns.core.catalog import Catalog, Network, NetworkId, changed
 from internal_dns.core.journey import Remember, Reply, Rules
 from internal_dns.core.message import OUR_UDP_SIZE, PLAIN_UDP_SIZE, ede_option
-from internal_dns.core.relayed import Relayed
+from internal_dns.core.relayed import PER_TTL, Relayed
 from internal_dns.core.requester import Outsider, place, requester
 from internal_dns.core.wire import AA, AD, CD, HEADER, QR, RA, RD, Type
 
@@ -275,7 +275,8 @@ class AnswerTable:
         key = name + pack("!2HB", qtype, 1, variant)
         self._drop(EVERYONE, (key, None))
         counter = self._count_relayed(reply.rcode, qtype)
-        entry = _relayed_entry(reply, variant, since, refresh_at, until, counter, _OVERHEAD + 2 * len(reply.records))
+        size = _OVERHEAD + 2 * len(reply.records) + PER_TTL * len(reply.ttls)
+        entry = _relayed_entry(reply, variant, since, refresh_at, until, counter, size)
         entry.size += self.mirror.put_relayed(key, entry) if self.mirror else 0
         self._tables.setdefault(EVERYONE, OrderedDict())[key] = entry
         self._by_label.setdefault(EVERYONE, {}).setdefault(None, set()).add((key, None))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +34,33 @@ def test_a_reply_without_a_lifetime_is_not_kept() -> None:
     cache = Cache()
     cache.keep(b"k", reply(0), 0)
     assert (len(cache), cache.octets, cache.find(b"k", 0)) == (0, 0, None)
+
+
+@pytest.mark.parametrize("protected", [False, True])
+@pytest.mark.parametrize(("rcode", "left"), [(0, 0), (3, 0), (9, 1)])
+def test_what_a_newer_reply_without_a_lifetime_contradicts_is_forgotten(protected: bool, rcode: int, left: int) -> None:
+    cache = Cache()
+    cache.keep(b"k", reply(100), 0)
+    if protected:
+        cache.find(b"k", 0)
+    cache.keep(b"k", replace(reply(0), rcode=rcode), 50)
+    assert len(cache) == left
+    assert bool(cache.octets) == bool(left)
+    assert bool(cache._protected_octets) == (protected and bool(left))
+
+
+def test_what_a_reply_takes_is_counted_its_list_of_ttls_included() -> None:
+    records, ttls, count = bytes(64_000), range(0, 64_000, 16), 20
+    tracemalloc.start()
+    try:
+        cache = Cache()
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(count):
+            cache.keep(b"%d" % number, Relayed(0, False, (4_000, 0), records + bytes((number,)), tuple(ttls), 100), 0)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken < 1.1 * cache.octets
 
 
 def test_a_newer_reply_takes_the_place_of_the_older() -> None:
