@@ -354,8 +354,10 @@ NAMES_IN: Final = {
     17: (0, 2, 0), 18: (2, 1, 0), 21: (2, 1, 0), 26: (2, 2, 0), Type.SRV: (6, 1, 0), Type.NAPTR: (4, 1, 0),
     36: (2, 1, 0), Type.DNAME: (0, 1, 0), 58: (0, 2, 0), Type.SVCB: (2, 1, -1), Type.HTTPS: (2, 1, -1),
 }  # fmt: skip
-# What one reply's names may take: an honest 64 KB reply has a third of this, a crafted one costs milliseconds.
+# What one reply's names may take, one for each label, pointer and name: 2,500 hosts of one zone, as SRV RRs of 64 KB
+# lead to, take 7,500; a crafted reply costs milliseconds.
 MAX_LABELS: Final = 8_192
+MAX_RRS: Final = 4_096  # so many addresses fit into the longest message; what is shorter does not come in such numbers
 MAX_HOPS: Final = 16
 _IPV6HINT: Final = 6  # RFC 9460 section 7.3
 _ADDRESS_SIZE: Final = {Type.A: 4, Type.AAAA: 16}
@@ -386,6 +388,8 @@ def check_reply(octets: bytes, ident: bytes, question: bytes, zones: frozenset[b
     _, flags, _, answers, authorities, additionals = _SIX.unpack_from(octets)
     names = _Names(octets, zones)
     spans: list[Span] = []
+    if answers + authorities + additionals > MAX_RRS:
+        raise BadReply("too many records", final=True)
     try:
         at, end, seen = _check_records(octets, size, answers + authorities, names, prefix, spans)
         if seen < answers + authorities:
@@ -514,7 +518,7 @@ class _Names:
         else:
             name, ours = known[at]
             end = end or self._end(at)
-        self.left -= len(passed)
+        self.left -= len(passed) + 1  # the call costs as much as a label
         if self.left < 0:
             raise _Fault("too many labels")
         for start in reversed(passed):

@@ -136,6 +136,11 @@ def test_a_reply_of_64_kib_is_read_whole() -> None:
     octets = message(*[ADDRESS] * count)
     assert 65_519 < len(octets) <= 65_535
     assert checked(octets).counts == (count, 0, 0)
+    hosts = [
+        rr(b"\xc0\x0c", SRV, bytes(6) + b"\x07h%06d" % number + b"\xc0\x0c", ttl=60) for number in range(2_300)
+    ]
+    assert 63_000 < len(message(*hosts)) <= 65_535
+    assert checked(message(*hosts)).counts == (2_300, 0, 0)
     injected = rr(QNAME, AAAA, ip("fdaa:0:18::1"))
     assert refused(message(*[ADDRESS] * (count - 1), injected)).injected
 
@@ -173,6 +178,10 @@ BROKEN = {
     "65,535 counted": message(ADDRESS, an=65_535),
     "an authority record counted and none there": message(ADDRESS, an=1, ns=1),
     "an additional record counted and none there": message(ADDRESS, an=1, ar=1),
+    "more records than an honest reply has room for": message(*[rr(b"\0", 65_400)] * 4_097),
+    "more names than an honest reply leads to": message(
+        *(rr(b"\2" + pack("!H", number) + b"\xc0\x0c", 65_400) for number in range(3_000))
+    ),
     "rdata past the end": message(rr(QNAME, A, b"\1\2\3", rdlen=4)),
     "half a record head": message(rr(QNAME, A)[:-1]),
     "an owner without its root": message(b"\3www", an=1),
