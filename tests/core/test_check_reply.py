@@ -136,9 +136,7 @@ def test_a_reply_of_64_kib_is_read_whole() -> None:
     octets = message(*[ADDRESS] * count)
     assert 65_519 < len(octets) <= 65_535
     assert checked(octets).counts == (count, 0, 0)
-    hosts = [
-        rr(b"\xc0\x0c", SRV, bytes(6) + b"\x07h%06d" % number + b"\xc0\x0c", ttl=60) for number in range(2_300)
-    ]
+    hosts = [rr(b"\xc0\x0c", SRV, bytes(6) + b"\x07h%06d" % number + b"\xc0\x0c", ttl=60) for number in range(2_300)]
     assert 63_000 < len(message(*hosts)) <= 65_535
     assert checked(message(*hosts)).counts == (2_300, 0, 0)
     injected = rr(QNAME, AAAA, ip("fdaa:0:18::1"))
