@@ -389,7 +389,7 @@ def check_reply(octets: bytes, ident: bytes, question: bytes, zones: frozenset[b
     names = _Names(octets, zones)
     spans: list[Span] = []
     if answers + authorities + additionals > MAX_RRS:
-        raise BadReply("too many records", final=True)
+        raise BadReply("too many records")  # not final: the counts alone may be false
     try:
         at, end, seen = _check_records(octets, size, answers + authorities, names, prefix, spans)
         if seen < answers + authorities:
