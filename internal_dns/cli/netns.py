@@ -6,12 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from internal_dns.cli.words import CONFIGURATION, Told
+from internal_dns.cli.words import settings as effective
+
+if TYPE_CHECKING:
+    from internal_dns.config import Settings
 
 NAMESPACE: Final = "internal-dns"
 # Every fdaa:: address is local, and may be bound without being on an interface: `dig -b` as any machine.
@@ -20,6 +25,7 @@ _PREPARE: Final = (
     "ip -6 route add local {prefix} dev lo",
     "sysctl -q -w net.ipv6.ip_nonlocal_bind=1",
 )
+RESOLV_CONF: Final = f"/etc/netns/{NAMESPACE}/resolv.conf"  # what `ip netns exec` puts over /etc/resolv.conf
 
 
 def serve_in_namespace(flags: dict[str, Any], config: Path | None) -> None:
@@ -35,15 +41,46 @@ def serve_in_namespace(flags: dict[str, Any], config: Path | None) -> None:
         "upstream": ("none",), "admin": "none", **{name: value for name, value in flags.items() if value},
         "catalog": flags["catalog"] or str(demo_catalog()), "listen": ("[::]:53",),
     }  # fmt: skip
+    settings = effective(flags, config)
+    someone, name = _someone(settings)
+    # Who asks without saying from where asks as this address: without one, the kernel takes a source that is nobody's.
+    an_address = (f"ip -6 address add {someone}/128 dev lo nodad",) if someone else ()
     _ip("netns", "add", NAMESPACE)
     try:
-        for command in _PREPARE:
-            words = command.format(prefix=flags.get("prefix", "fdaa::/16")).split()
+        for command in (*_PREPARE, *an_address):
+            words = command.format(prefix=f"{IPv6Address(settings.prefix + bytes(14))}/16").split()
             _ip("netns", "exec", NAMESPACE, *words)
-        status = _serve(flags, config)
+        status = _serve(flags, config, _to_try(settings.prefix, someone, name) if someone else "")
     finally:
         subprocess.run(["ip", "netns", "del", NAMESPACE], check=False)
     raise SystemExit(status)
+
+
+def _someone(settings: Settings) -> tuple[IPv6Address | None, str]:
+    """A visible machine of the network of lowest id, in its largest app, and that app's name; None: nobody is there."""
+    from internal_dns.store.sqlite import UnusableCatalog, load
+
+    try:
+        catalog = load(settings.catalog, prefix=settings.prefix, hidden=settings.hidden_peers).catalog
+    except (FileNotFoundError, UnusableCatalog):
+        return None, ""  # the server says what is wrong with it
+    network = min(catalog.networks.values(), key=lambda n: n.id, default=None)
+    seen = {label: [m for m in app.machines if m.visible] for label, app in network.apps.items()} if network else {}
+    if not any(seen.values()):
+        return None, ""
+    largest = max(sorted(seen), key=lambda label: len(seen[label]))
+    return IPv6Address(seen[largest][0].address), f"{largest.decode()}.internal"
+
+
+def _to_try(prefix: bytes, someone: IPv6Address, name: str) -> str:
+    server = IPv6Address(prefix + bytes(13) + b"\3")
+    within = f"ip netns exec {NAMESPACE}"
+    folder = os.path.dirname(RESOLV_CONF)
+    return (
+        f"try    {within} dig @{server} -b {someone} aaaa {name}\n"
+        f"       mkdir -p {folder} && echo nameserver {server} > {RESOLV_CONF}\n"
+        f"       {within} getent ahostsv6 {name}"
+    )
 
 
 def _ip(*words: str) -> None:
@@ -59,7 +96,7 @@ def _ip(*words: str) -> None:
         ) from error
 
 
-def _serve(flags: dict[str, Any], config: Path | None) -> int:
+def _serve(flags: dict[str, Any], config: Path | None, to_try: str) -> int:
     """Run the server in the namespace until it ends; signals to us are for it. Return its exit status."""
     command = ["ip", "netns", "exec", NAMESPACE, sys.executable, "-m", "internal_dns", "serve"]
     for name, value in flags.items():
@@ -72,8 +109,7 @@ def _serve(flags: dict[str, Any], config: Path | None) -> int:
         assert server.stdout is not None
         for line in server.stdout:
             click.echo(line, nl=False)
-            if line.startswith("ready"):
-                as_machine = "-b fdaa:0:18:a7b:7d:f066:b83b:2 aaaa web.internal"
-                click.echo(f"try    ip netns exec {NAMESPACE} dig @fdaa::3 {as_machine}")
+            if line.startswith("ready") and to_try:
+                click.echo(to_try)
             sys.stdout.flush()
         return server.wait()
