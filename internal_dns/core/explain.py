@@ -7,11 +7,12 @@ is told is what is done.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from itertools import islice
 
 from internal_dns.core import names
 from internal_dns.core.ask_as import Unclear
-from internal_dns.core.catalog import App, Catalog, Machine
+from internal_dns.core.catalog import App, Catalog, Machine, Network
 from internal_dns.core.journey import Drop, Forward, Reply, Rules, asked_in, asker, our_zone, respond
 from internal_dns.core.lookup import NoSuchName, OfApp, View, find, mismatch
 from internal_dns.core.names import Asked
@@ -19,6 +20,10 @@ from internal_dns.core.nearest import rank
 from internal_dns.core.records import TTL, RRset, address_text, rotated
 from internal_dns.core.requester import Outsider, Place, Requester, place
 from internal_dns.core.wire import Query, Silent, Type, read_query
+
+_MISTYPED = 2  # letters too many or too few
+_COMPARED = 5_000  # apps: some 20 ms
+_FEW = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ def explain(
         if app is not None:
             of = len(app.machines)
             machines = _verdicts(base, app, View(who, catalog, here, rules.region, turn), at_most)
+        elif isinstance(base, OfApp) and who.network.known:
+            steps.append(("apps", _instead(base.app or b"", who.network)))
     steps.append(("outcome", _outcome(outcome, query, stream)))
     if isinstance(who, Requester) and who.network.known:
         steps.append(("revision", f"{who.network.revision} of this network"))
@@ -112,6 +119,20 @@ def told(asked: Asked) -> str:
         if value is not None and value is not False:
             filled.append(f"{slot.name} {names.printable(value) if isinstance(value, bytes) else value}")
     return f"{words[:1].lower()}{words[1:]}" + (f" ({', '.join(filled)})" if filled else "")
+
+
+def _instead(label: bytes, network: Network) -> str:
+    """Say which apps of the asker's own network a name that is none of them may mean."""
+    if not network.apps:
+        return "this network has none"
+    text = names.printable(label)
+    alike = (app.decode() for app in network.apps if abs(len(app) - len(label)) <= _MISTYPED)
+    near = get_close_matches(text, islice(alike, _COMPARED), 3)
+    if near:
+        return f"no {text} here; the nearest: {', '.join(near)}"
+    if len(network.apps) <= _FEW:
+        return f"no {text} here, only {', '.join(app.decode() for app in sorted(network.apps))}"
+    return f"no {text} here, nor one of {len(network.apps):,} like it; _apps.internal lists them"
 
 
 def _verdicts(asked: Asked, app: App, view: View, at_most: int | None) -> tuple[Verdict, ...]:

@@ -350,6 +350,7 @@ leader.role.kv._metadata.db.internal. 5 IN AAAA fdaa:0:18:a7b:7d:2:1:2
 asks     ::1 is in network acme, by dev mode: asked as acme
 place    region unknown: all machines are equally near
 name     an app's visible machines, narrowed by region, by group, or both (app resolver)
+apps     no resolver here, only batch, blog, db, web
 outcome  NXDOMAIN, 147 octets by UDP, kind internal
 revision 1 of this network
 ; NXDOMAIN qr aa rd ra
@@ -377,6 +378,25 @@ def test_the_command_tells_the_story(words: str, catalog_file: Path) -> None:
     assert told.stderr == ""
     assert told.stdout == GOLDEN[words]
     assert told.returncode == ("NXDOMAIN" in told.stdout)
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ("wbe", "no wbe here; the nearest: web"),
+        ("bacth", "no bacth here; the nearest: batch"),
+        ("top2.nearest.of.webb", "no webb here; the nearest: web"),
+        ("zzz", "no zzz here, only batch, blog, db, web"),
+    ],
+)
+def test_a_misspelt_app_is_told_with_those_there_are(label: str, says: str) -> None:
+    story = both(query(f"{label}.internal"), MACHINE, demo())
+    assert dict(story.steps)["apps"] == says
+
+
+def test_another_networks_apps_are_never_told() -> None:
+    story = both(query("resolvr.internal"), MACHINE, demo())
+    assert "resolver" not in dict(story.steps)["apps"].removeprefix("no resolvr")
 
 
 def test_a_change_in_the_file_changes_the_story(catalog_file: Path, tmp_path: Path) -> None:
