@@ -25,8 +25,9 @@ from internal_dns.cli.words import (
 @click.option("--demo", is_flag=True, help="Fill it with the demo catalog.")
 @click.option("--machines", metavar="N", type=click.IntRange(1, 10_000_000), help="Fill it with N made-up machines.")
 @click.option("--seed", default=1, show_default=True, help="Of the made-up machines.")
+@click.option("--if-missing", is_flag=True, help="Leave a FILE that is there as it is, and exit 0.")
 @json_option
-def init(file: Path, demo: bool, machines: int | None, seed: int, as_json: bool) -> None:
+def init(file: Path, demo: bool, machines: int | None, seed: int, if_missing: bool, as_json: bool) -> None:
     """Make a catalog FILE: empty, the demo, or N machines for a bench."""
     from internal_dns.store.generate import create_catalog, demo_rows, sized_rows
 
@@ -41,16 +42,26 @@ def init(file: Path, demo: bool, machines: int | None, seed: int, as_json: bool)
     try:
         written = create_catalog(file, rows, progress)
     except FileExistsError as error:
-        raise Told(f"{file} is there already", "a catalog is never overwritten", "Remove it, or name another file",
-                   CONFIGURATION) from error  # fmt: skip
+        if if_missing:
+            _say_made(file, None, as_json)
+            return
+        raise Told(f"{file} is there already", "a catalog is never overwritten", "Remove it, name another file, or "
+                   "leave it as it is with --if-missing", CONFIGURATION) from error  # fmt: skip
     except (OSError, sqlite3.Error) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise Told(f"cannot write {file}", why, "Name a file in a writable directory",
                    CONFIGURATION) from error  # fmt: skip
     if machines and machines > 10_000 and sys.stderr.isatty():
         click.echo(err=True)
+    _say_made(file, written, as_json)
+
+
+def _say_made(file: Path, written: dict[str, int] | None, as_json: bool) -> None:
+    """Tell the rows *written*, by table; None: the file was there."""
     if as_json:
-        print_json({"file": str(file), "rows": written})
+        print_json({"file": str(file), "made": written is not None, "rows": written or {}})
+    elif written is None:
+        click.echo(f"kept  {file}, which is there already")
     else:
         parts = ", ".join(f"{count:,} {table}" for table, count in written.items() if count)
         click.echo(f"made  {file}: {parts or 'no rows yet'}")

@@ -107,8 +107,8 @@ def lay_out(podman: Podman, file: dict[str, Any], stack: list[Any]) -> Site:
 def make_catalog(podman: Podman, file: dict[str, Any]) -> None:
     """Run the compose file's service that makes the demo catalog; each `up` does."""
     service = file["services"]["catalog"]
-    entry = service["entrypoint"][1:]
-    podman.run("run", "--rm", "--network=none", *MACHINE, NO_FILES, *command_of(service), IMAGE, *entry)
+    options = command_of(service)
+    podman.run("run", "--rm", "--network=none", *MACHINE, NO_FILES, *options, IMAGE, *service["command"])
 
 
 def command_of(service: dict[str, Any]) -> tuple[str, ...]:
