@@ -253,6 +253,24 @@ def misspelt(environment: Mapping[str, str] = os.environ) -> list[str]:
     return found
 
 
+def one_setting(
+    name: str, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None
+) -> tuple[Any, str]:
+    """Return the value of one setting and where it is from, whatever may be wrong with the others.
+
+    Raises ConfigurationError when it cannot be known: its own value is faulty, or the file that may have it.
+    """
+    (row,) = (row for row in table() if row.name == name)
+    faults: list[str] = []
+    raw, where = _raw(row, flags, environment, _toml_of(file, faults), file)
+    if where != "default":
+        faults = []  # a file that cannot be read does not matter
+    value = _parse(row, raw, where, faults)
+    if faults:
+        raise ConfigurationError(faults)
+    return value, where
+
+
 def load_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None
 ) -> Settings:
@@ -265,16 +283,7 @@ def load_settings(
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for row in table():
-        variable = ENVIRONMENT + row.name.upper()
-        if flags.get(row.name) not in (None, ()):
-            raw, where = flags[row.name], f"--{row.name.replace('_', '-')}"
-        elif environment.get(variable):
-            raw, where = environment[variable], variable
-            raw = tuple(raw.replace(",", " ").split()) if row.metadata["many"] else raw
-        elif row.name in from_file:
-            raw, where = from_file[row.name], f"{file or DEFAULT_FILE}, {row.name}"
-        else:
-            raw, where = row.metadata["default"], "default"
+        raw, where = _raw(row, flags, environment, from_file, file)
         origin[row.name] = where
         values[row.name] = _parse(row, raw, where, faults)
     if not faults:
@@ -283,6 +292,22 @@ def load_settings(
         if not faults:
             return made
     raise ConfigurationError(faults)
+
+
+def _raw(
+    row: Field[Any], flags: Mapping[str, Any], environment: Mapping[str, str], from_file: Mapping[str, Any],
+    file: Path | None,
+) -> tuple[Any, str]:  # fmt: skip
+    """Return what is set, as it is written, and where: a flag, a variable, the file, or else the default."""
+    variable = ENVIRONMENT + row.name.upper()
+    if flags.get(row.name) not in (None, ()):
+        return flags[row.name], f"--{row.name.replace('_', '-')}"
+    if environment.get(variable):
+        text = environment[variable]
+        return (tuple(text.replace(",", " ").split()) if row.metadata["many"] else text), variable
+    if row.name in from_file:
+        return from_file[row.name], f"{file or DEFAULT_FILE}, {row.name}"
+    return row.metadata["default"], "default"
 
 
 def _parse(row: Field[Any], raw: Any, where: str, faults: list[str]) -> Any:
@@ -332,18 +357,21 @@ def _named(keys: Set[str]) -> str:
     return f", not {', '.join(map(repr, sorted(keys)))}" if keys else ""
 
 
-def _read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
+def _toml_of(file: Path | None, faults: list[str]) -> dict[str, Any]:
     if file is None and not DEFAULT_FILE.exists():
         return {}
     path = file or DEFAULT_FILE
     try:
-        found = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except OSError as error:
         faults.append(f"{path}: {error.strerror or error}. Name a file that can be read with --config")
-        return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         faults.append(f"{path}: is not TOML: {error}")
-        return {}
+    return {}
+
+
+def _read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
+    path, found = file or DEFAULT_FILE, _toml_of(file, faults)
     known = [row.name for row in table()]
     for key in found.keys() - set(known):
         near = get_close_matches(key, known, 1, 0.5)

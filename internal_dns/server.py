@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 import secrets
 import signal
@@ -54,9 +55,10 @@ NewWorkers = tuple[native.Mirror, list[tuple[native.Udp, "list[fast.Worker]"]]]
 class CannotStart(Exception):
     """The server cannot run as configured: what, why, and what to do about it."""
 
-    def __init__(self, what: str, why: str, do: str) -> None:
+    def __init__(self, what: str, why: str, do: str, *, busy: bool = False) -> None:
         super().__init__(f"{what}: {why}. {do}")
         self.what, self.why, self.do = what, why, do
+        self.busy = busy  # another program has the port
 
 
 class Server:
@@ -200,9 +202,7 @@ class Server:
             try:
                 self.servers.append(await AdminPort(self.metrics, self.ready).start(str(admin.host), admin.port))
             except OSError as error:
-                raise CannotStart(
-                    f"admin port {admin}", error.strerror or str(error), "Choose another with --admin, or none"
-                ) from error
+                raise cannot_open("admin", admin, error) from error
         if self.settings.console:
             self.console = _console(self, self.settings.console)
             self.console.start()
@@ -413,9 +413,7 @@ def _console(server: Server, endpoint: Endpoint) -> Console:
             endpoint, server.settings.console_token, sources, Sampler(server.metrics, server.forwarder.status)
         )
     except OSError as error:
-        raise CannotStart(
-            f"console {endpoint}", error.strerror or str(error), "Choose another port with --console, or none"
-        ) from error
+        raise cannot_open("console", endpoint, error) from error
 
 
 def udp_path(wanted: str) -> str:
@@ -478,7 +476,21 @@ def cannot_listen(endpoint: Endpoint, error: OSError) -> CannotStart:
     import errno
 
     name = errno.errorcode.get(error.errno or 0, "")
-    return CannotStart(f"cannot listen on {endpoint}", error.strerror or str(error), do.get(name, "Choose --listen"))
+    why = error.strerror or str(error)
+    busy = name == "EADDRINUSE"
+    return CannotStart(f"cannot listen on {endpoint}", why, do.get(name, "Choose --listen"), busy=busy)
+
+
+def cannot_open(setting: str, endpoint: Endpoint, error: OSError) -> CannotStart:
+    """Say why the port of *setting*, admin or console, cannot be opened, and what helps."""
+    import errno
+
+    do, busy = f"Choose another with --{setting} ADDR:PORT, or none", error.errno == errno.EADDRINUSE
+    if busy:
+        do = f"Another server's? `ss -ltnp 'sport = :{endpoint.port}'` shows it. {do}"
+    # Not strerror: asyncio puts a sentence of its own there.
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return CannotStart(f"cannot open {setting} {endpoint}", why, do, busy=busy)
 
 
 def _forwarder(settings: Settings, upstreams: tuple[Upstream, ...], metrics: Metrics, limit: int) -> Forwarder:

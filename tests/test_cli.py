@@ -18,9 +18,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import dns.flags
+import dns.message
+import dns.rcode
 import pytest
 
 from internal_dns import config
+from internal_dns.cli.ask import from_elsewhere
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.store.generate import create_catalog, demo_rows
@@ -180,6 +184,17 @@ def test_init_never_overwrites(words: list[str], tmp_path: Path) -> None:
     assert "there already" in told(said)["error"]
     assert path.read_text() == "precious"
     assert [file.name for file in tmp_path.iterdir()] == ["c.db"]
+
+
+@pytest.mark.parametrize("words", [["--demo"], []])
+def test_init_if_missing_leaves_what_is_there(words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    assert run("init", "--if-missing", *words, path).out.startswith(f"made  {path}")
+    made = path.read_bytes()
+    said = run("init", "--if-missing", *words, path)
+    assert (said.code, said.out) == (0, f"kept  {path}, which is there already\n")
+    assert run("init", "--if-missing", "--json", path).json == {"file": str(path), "made": False, "rows": {}}
+    assert path.read_bytes() == made
 
 
 @pytest.mark.parametrize("where", ["/proc/c.db", "/nosuch/c.db", "/dev/null/c.db"])
@@ -491,6 +506,24 @@ def test_dig_asks_as_anyone_in_dev_mode() -> None:
         assert "region=ams" in as_address.out
 
 
+@pytest.mark.parametrize(
+    ("name", "aa", "rcode", "forwarded"),
+    [
+        ("example.com.", False, 0, True),
+        ("example.com.", False, 3, True),
+        ("example.com.", False, 2, False),  # a failure is nobody's answer
+        ("web.internal.", True, 0, False),
+        ("localhost.", True, 0, False),
+        ("printer.", False, 0, False),  # one label: answered here, empty
+    ],
+)
+def test_dig_says_when_an_answer_is_an_upstreams(name: str, aa: bool, rcode: int, forwarded: bool) -> None:
+    reply = dns.message.make_response(dns.message.make_query(name, "AAAA"), recursion_available=True)
+    reply.flags |= dns.flags.AA if aa else 0
+    reply.set_rcode(dns.rcode.from_text(str(rcode)))
+    assert from_elsewhere(reply) == forwarded
+
+
 def test_dig_exits_1_for_a_negative_answer_and_tells_the_reason() -> None:
     with answering() as server:
         said = run("dig", "--server", server, "--as", "acme", "nosuch.internal")
@@ -636,6 +669,38 @@ def test_health_exits_by_readiness(status: int, words: str, code: int) -> None:
         assert (said.code, said.json) == (code, {"ready": code == 0, "says": words})
 
 
+def test_health_asks_the_port_that_serve_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with admin_port(200, "ready\n") as admin:
+        monkeypatch.setenv("INTERNAL_DNS_ADMIN", admin)
+        assert run("health").code == 0
+        monkeypatch.delenv("INTERNAL_DNS_ADMIN")
+        # A fault in another setting does not make a running server ill.
+        (tmp_path / "config.toml").write_text(f'admin = "{admin}"\nregoin = "iad"\nudp_limit = "lots"\n')
+        assert run("health", "--config", tmp_path / "config.toml").code == 0
+        # Nor does a file that is not needed to know the port.
+        (tmp_path / "broken.toml").write_text("admin = \n")
+        monkeypatch.setenv("INTERNAL_DNS_ADMIN", admin)
+        assert run("health", "--config", tmp_path / "broken.toml").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('admin = "none"', "it is none, by"),
+        ('admin = "nonsense"', "nonsense"),
+        ("admin = ", "is not TOML"),
+    ],
+)
+def test_health_that_cannot_know_the_port_is_a_configuration_error(
+    text: str, why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("INTERNAL_DNS_ADMIN", raising=False)
+    (tmp_path / "config.toml").write_text(text)
+    said = run("health", "--config", tmp_path / "config.toml")
+    assert said.code == 78
+    assert why in told(said)["why"]
+
+
 def test_health_of_another_program_is_not_ready() -> None:
     with admin_port(200, "hello", path="/") as admin:
         assert run("health", "--admin", admin).code == 1
@@ -677,7 +742,9 @@ def test_health_exits_3_when_the_port_speaks_something_else() -> None:
 
 def symptoms(*words: str | Path) -> tuple[int, dict[str, dict[str, Any]]]:
     """What doctor finds; it asks no upstream unless told which."""
-    said = run("doctor", "--json", *(() if "--upstream" in words else ("--upstream", "none")), *words)
+    said = run(
+        "doctor", "--json", "--admin", "none", *(() if "--upstream" in words else ("--upstream", "none")), *words
+    )
     for symptom in said.json:
         assert symptom.keys() == {"level", "what", "says", "why", "do"}
         assert symptom["level"] in ("ok", "warn", "fail")

@@ -90,6 +90,15 @@ def test_upstream_none_is_shown_as_it_is_written() -> None:
     assert shown("upstream", load_settings({"upstream": ("none",)}, {}).upstream) == ["none"]
 
 
+def test_check_tells_programs_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = run("config", "check", "--json", "--config", file)
+    assert (said.code, said.json) == (0, {"file": str(file), "warnings": []})
+    monkeypatch.setenv("INTERNAL_DNS_REGOIN", "iad")
+    said = run("config", "check", "--json", "--config", file)
+    assert said.code == 1
+    assert "INTERNAL_DNS_REGION" in said.json["warnings"][0]
+
+
 def test_check_says_all_that_is_wrong(file: Path) -> None:
     assert run("config", "check", "--config", file).code == 0
     file.write_text('regio = "iad"\nudp_limit = 1\n')

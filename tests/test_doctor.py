@@ -203,6 +203,20 @@ def test_a_circle_through_resolv_conf_is_seen(
         assert "circle" in said["why"]
 
 
+# ── admin and console ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_ports_of_admin_and_console_are_looked_at(demo: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        words = ("--admin", taken, "--console", "127.0.0.1:0", "--upstream", "none")
+        said = found("--listen", "127.0.0.1:0", "--catalog", demo, *words)
+    admin = said[f"admin {taken}"]
+    assert (admin["level"], admin["says"]) == ("fail", "Address already in use")
+    assert "--admin" in admin["do"]
+    assert said["console 127.0.0.1:0"]["level"] == "ok"
+
+
 # ── a running server ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -213,6 +227,15 @@ def test_a_running_server_is_no_port_clash_and_its_answers_are_read_twice(demo: 
     assert said[f"listen [::1]:{server.port}"]["level"] == "ok"
     assert "running" in said[f"listen [::1]:{server.port}"]["says"]
     assert said["answer _apps.internal."]["says"] == "NOERROR, 1 records; dnspython and dnslib agree"
+
+
+@pytest.mark.live
+def test_a_server_that_runs_elsewhere_is_not_asked_where_it_is_not(demo: Path) -> None:
+    """As after `make demo`: the demo's server is on [::1]:1053, and `serve` would listen on its default."""
+    with serving(demo):
+        said = found("--listen", "127.0.0.1:0", "--upstream", "none", "--catalog", demo)
+    assert "on other addresses" in said["server"]["says"]
+    assert not [what for what in said if what.startswith("answer")]
 
 
 def test_a_server_that_is_not_there_is_said_at_once(demo: Path) -> None:

@@ -95,10 +95,22 @@ def dig(who: str | None, server: str, tcp: bool, timeout: float, as_json: bool, 
         for line in reply_lines(reply):
             click.echo(line)
         size = len(reply.wire or b"")
+        tail = " · forwarded" if from_elsewhere(reply) else ""
         click.echo(
-            paint(f"; {endpoint} · {'tcp' if by_tcp else 'udp'} · {milliseconds:.1f} ms · {size} octets", "cyan")
+            paint(f"; {endpoint} · {'tcp' if by_tcp else 'udp'} · {milliseconds:.1f} ms · {size} octets{tail}", "cyan")
         )
     raise SystemExit(0 if reply.rcode() == 0 else FINDING)
+
+
+def from_elsewhere(reply: dns.message.Message) -> bool:
+    """Whether an upstream's words are in it, just now or kept: what this server answers itself has AA.
+
+    So has neither a failure, which is nobody's answer, nor the empty one to a name of one label.
+    """
+    import dns.flags
+
+    itself = reply.flags & dns.flags.AA or not reply.flags & dns.flags.RA
+    return not itself and reply.rcode() in (0, 3) and len(reply.question[0].name.labels) > 2
 
 
 def reply_lines(reply: dns.message.Message) -> list[str]:

@@ -75,13 +75,18 @@ def _warn() -> bool:
 
 
 @config.command()
+@json_option
 @setting_options
-def check(config: Path | None, **flags: Any) -> None:
+def check(config: Path | None, as_json: bool, **flags: Any) -> None:
     """Say what is wrong with the settings: exit 78 if `serve` would not start or reload, 1 for a doubtful variable."""
-    from internal_dns.config import DEFAULT_FILE
+    from internal_dns.config import DEFAULT_FILE, misspelt
 
     effective(flags, config)
+    file = config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+    if as_json:
+        doubtful = misspelt()
+        print_json({"file": file and str(file), "warnings": doubtful})
+        raise SystemExit(FINDING if doubtful else 0)
     if _warn():
         raise SystemExit(FINDING)
-    file = config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
     click.echo(f"{file or 'flags, environment and defaults'}: no findings")

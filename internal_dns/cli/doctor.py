@@ -6,8 +6,9 @@ import asyncio
 import platform
 import socket
 import sqlite3
-from collections.abc import Awaitable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from ipaddress import IPv6Address
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from internal_dns.forward.upstreams import Upstream
     from internal_dns.replicate.follower import Facts
     from internal_dns.replicate.source import Source
+    from internal_dns.server import CannotStart
     from internal_dns.transport.sockets import Endpoint
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
@@ -49,19 +51,22 @@ class Symptom:
 @click.command()
 @click.option("--listen", multiple=True, metavar="ADDR:PORT", help="As `serve` would.")
 @click.option("--upstream", multiple=True, metavar="URL", help="As `serve` would.")
+@click.option("--admin", metavar="ADDR:PORT", help="As `serve` would.")
+@click.option("--console", metavar="ADDR:PORT", help="As `serve` would.")
 @click.option("--catalog", metavar="FILE", help="As `serve` would.")
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="As `serve` would.")
 @click.option("--server", metavar="ADDR:PORT", help="A running server whose answers two libraries should agree on.")
 @json_option
 def doctor(
-    listen: tuple[str, ...], upstream: tuple[str, ...], catalog: str | None, config: Path | None,
-    server: str | None, as_json: bool,
+    listen: tuple[str, ...], upstream: tuple[str, ...], admin: str | None, console: str | None, catalog: str | None,
+    config: Path | None, server: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Look at this host: what would keep the server from running well, and what to do about it.
 
     It asks each upstream once, and nothing else of the network.
     """
-    found = list(_symptoms({"listen": listen, "upstream": upstream, "catalog": catalog or _demo()}, config, server))
+    ports = {"listen": listen, "upstream": upstream, "admin": admin, "console": console}
+    found = list(_symptoms({**ports, "catalog": catalog or _demo()}, config, server))
     if as_json:
         print_json([{key: value or None for key, value in asdict(s).items()} for s in found])
     else:
@@ -111,14 +116,16 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
             )
         return
     running = is_running(settings.catalog)
-    yield from _ports(settings.listen, running)
+    taken = yield from _ports(settings, running)
     yield from _upstreams(settings)
     catalog = yield from _catalog(settings)
     if catalog is not None:
         yield from routes(settings.listen, catalog, settings.prefix, ROUTES)
     yield from _replica(settings)
-    if server is None and running:
-        server = str(reachable(settings.listen[0]))
+    if server is None and taken:
+        server = str(reachable(taken))
+    elif server is None and running:
+        yield Symptom("ok", "server", "one of this catalog runs, on other addresses; --server ADDR:PORT asks it")
     if server:
         yield from _cross_check(server)
 
@@ -174,24 +181,41 @@ def is_running(catalog: Path) -> bool:
     return True
 
 
-def _ports(listen: Iterable[Endpoint], running: bool) -> Iterator[Symptom]:
+def _ports(settings: Settings, running: bool) -> Generator[Symptom, None, Endpoint | None]:
+    """Yield whether each port of `serve` is free; return an address where the running server has taken it."""
+    from internal_dns.server import cannot_listen, cannot_open
+
+    taken = None
+    for endpoint in settings.listen:
+        reason = partial(cannot_listen, endpoint)
+        symptom, mine = _port("listen", endpoint, (socket.SOCK_DGRAM, socket.SOCK_STREAM), running, reason)
+        taken = taken or (endpoint if mine else None)
+        yield symptom
+    for setting, one in (("admin", settings.admin), ("console", settings.console)):
+        if one:
+            yield _port(setting, one, (socket.SOCK_STREAM,), running, partial(cannot_open, setting, one))[0]
+    return taken
+
+
+def _port(
+    setting: str, endpoint: Endpoint, kinds: Iterable[socket.SocketKind], running: bool,
+    reason: Callable[[OSError], CannotStart],
+) -> tuple[Symptom, bool]:  # fmt: skip
+    """Whether *endpoint* is free; and whether it is not because a server of this catalog, which is running, has it."""
     import errno
 
-    from internal_dns.server import cannot_listen
     from internal_dns.transport.sockets import bind
 
-    for endpoint in listen:
-        try:
-            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-                bind(endpoint, kind).close()
-        except OSError as error:
-            if running and error.errno == errno.EADDRINUSE:
-                yield Symptom("ok", f"listen {endpoint}", "taken, and a server of this catalog is running")
-                continue
-            reason = cannot_listen(endpoint, error)
-            yield Symptom("fail", f"listen {endpoint}", reason.why, "`serve` could not listen there", reason.do)
-        else:
-            yield Symptom("ok", f"listen {endpoint}", "free")
+    what = f"{setting} {endpoint}"
+    try:
+        for kind in kinds:
+            bind(endpoint, kind).close()
+    except OSError as error:
+        if running and error.errno == errno.EADDRINUSE:
+            return Symptom("ok", what, "taken, and a server of this catalog is running"), True
+        told = reason(error)
+        return Symptom("fail", what, told.why, "`serve` could not listen there", told.do), False
+    return Symptom("ok", what, "free"), False
 
 
 def reachable(endpoint: Endpoint) -> Endpoint:

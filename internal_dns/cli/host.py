@@ -6,19 +6,24 @@ import http.client
 import platform
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import click
 
-from internal_dns.cli.words import FINDING, UNREACHABLE, Told, json_option, print_json
+from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, Told, json_option, print_json
 
 
 @click.command()
-@click.option(
-    "--admin", default="127.0.0.1:9153", show_default=True, metavar="ADDR:PORT", help="The admin port to ask."
-)
+@click.option("--admin", metavar="ADDR:PORT", help="The admin port to ask.  [default: the setting `admin` of serve]")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="As `serve` would.")
 @json_option
-def health(admin: str, as_json: bool) -> None:
-    """Exit 0 when the server is ready, 1 when it is not, 3 when it cannot be reached. For a container's healthcheck."""
+def health(admin: str | None, config: Path | None, as_json: bool) -> None:
+    """Ask a running server whether it is ready: for a container's healthcheck.
+
+    Exits 0 when it is, 1 when it is not, 3 when it cannot be reached. The port is that of `serve` with the same
+    environment and configuration file.
+    """
+    admin = _admin(config) if admin is None else admin
     host, _, port = admin.rpartition(":")
     try:
         # Not urllib: it would ask a proxy of the environment for our own loopback address.
@@ -35,6 +40,21 @@ def health(admin: str, as_json: bool) -> None:
     else:
         click.echo(words)
     raise SystemExit(0 if ready else FINDING)
+
+
+def _admin(config: Path | None) -> str:
+    """The admin port that `serve` has; a fault in another setting is no reason to call a running server ill."""
+    from internal_dns.config import ConfigurationError, one_setting
+
+    try:
+        admin, where = one_setting("admin", {}, file=config)
+    except ConfigurationError as error:
+        raise Told("it is not known where to ask", "\n       ".join(error.faults), "Correct it, or name the port "
+                   "with --admin", CONFIGURATION) from error  # fmt: skip
+    if admin is None:
+        raise Told("there is no admin port to ask", f"it is none, by {where}", "Give `serve` one, or ask by DNS: "
+                   "internal-dns dig --server ADDR:PORT _dns.internal", CONFIGURATION) from None  # fmt: skip
+    return str(admin)
 
 
 @click.command()

@@ -111,7 +111,28 @@ def _serve(
     try:
         run(settings, ready, dev=dev, reread=reread)
     except CannotStart as error:
-        raise Told(error.what, error.why, error.do, CONFIGURATION) from error
+        do = f"{error.do}\n       Beside it: {_elsewhere()}" if dev and error.busy else error.do
+        raise Told(error.what, error.why, do, CONFIGURATION) from error
+
+
+def _elsewhere() -> str:
+    """A command that serves the demo on a port that is free now."""
+    from internal_dns.transport.sockets import bind_pair
+
+    for port in range(DEV_PORT + 1, 0xFFFF):
+        try:
+            for sock in bind_pair(Endpoint.parse(loopback_listeners(port)[0])):
+                sock.close()
+        except OSError:
+            continue
+        return f"{_program()} dev --listen '{loopback_listeners(port)[0]}' --admin none"
+    raise AssertionError("unreachable")
+
+
+def _program() -> str:
+    """How the user called us, for commands to try."""
+    program = sys.argv[0] if "/" in sys.argv[0] and not sys.argv[0].endswith("__main__.py") else "internal-dns"
+    return program.removeprefix(os.getcwd() + "/")
 
 
 def _one_line(server: Server) -> None:
@@ -131,9 +152,7 @@ def _dev_lines(server: Server, network: str, console: str) -> None:
         found = {n.prefix[2:]: n.label.decode() for n in server.exchange.catalog.networks.values()}
         name = found.get(number, "")
     port = server.endpoints()[0].port
-    program = sys.argv[0] if "/" in sys.argv[0] and not sys.argv[0].endswith("__main__.py") else "internal-dns"
-    if program.startswith(os.getcwd() + "/"):
-        program = program[len(os.getcwd()) + 1 :]
+    program = _program()
     click.echo(f"catalog  {words['catalog']}")
     click.echo(f"listen   {words['listen']} · upstreams {words['upstreams']}")
     click.echo(f"limits   {words['limits']} · admin {words['admin']}")
@@ -160,8 +179,8 @@ def demo_catalog() -> Path:
     return DEV_CATALOG
 
 
-def loopback_listeners() -> tuple[str, ...]:
-    """[::1] and 127.0.0.1, whichever exist."""
+def loopback_listeners(port: int = DEV_PORT) -> tuple[str, ...]:
+    """[::1] and 127.0.0.1, whichever exist, with *port*."""
     import socket
 
     found = []
@@ -171,7 +190,7 @@ def loopback_listeners() -> tuple[str, ...]:
                 probe.bind((address, 0))
         except OSError:
             continue
-        found.append(f"[{address}]:{DEV_PORT}" if ":" in address else f"{address}:{DEV_PORT}")
+        found.append(f"[{address}]:{port}" if ":" in address else f"{address}:{port}")
     return tuple(found)
 
 

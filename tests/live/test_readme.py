@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,25 @@ def test_transcripts_are_what_happens(terminal: tuple[Host, Path, Served]) -> No
                 wrong.append(f"$ {typed}\nshown:\n{shown}\ngot:\n{done.stdout}")
     assert run, "README.md has no transcript"
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_second_demo_names_a_command_that_works(terminal: tuple[Host, Path, Served]) -> None:
+    host, folder, _ = terminal
+    second = subprocess.run(
+        host.within(".venv/bin/internal-dns", "dev"),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert second.returncode == 78
+    assert "Address already in use" in second.stderr
+    command = shlex.split(second.stderr.partition("Beside it: ")[2])
+    assert command[:2] == [".venv/bin/internal-dns", "dev"]
+    beside = Served(*command[2:], host=host, verb="dev", folder=folder, program=(command[0],))
+    assert beside.port != 1053
+    beside.stop()
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_a_taken_port_is_told_what_why_do(tmp_path: Path) -> None:
             server = Server(settings(tmp_path, console=taken, upstream="none"))
             with pytest.raises(CannotStart) as error:
                 await server.run(lambda _: None)
-            assert (error.value.what, error.value.why) == (f"console {taken}", "Address already in use")
+            assert (error.value.what, error.value.why) == (f"cannot open console {taken}", "Address already in use")
 
     story(told())
 
