@@ -20,7 +20,7 @@ export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
 .NOTPARALLEL:  # Two tests at once would share ports.
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build-deps  ## Install, then serve the demo catalog on [::1]:1053
 	@flock .install.lock $(MAKE) --no-print-directory --silent .venv/run.stamp

@@ -86,7 +86,7 @@ def demo_catalog() -> Catalog:
 def test_help_lists_every_command_what_runs_comes_first() -> None:
     said = run("--help")
     assert said.code == 0
-    listed = re.findall(r"^  ([a-z]+)  +\S", said.out.partition("Commands:")[2], re.MULTILINE)
+    listed = re.findall(r"^  ([a-z]+)  +\S", said.out.partition("Run:")[2], re.MULTILINE)
     assert listed[: len(COMMANDS[:4])] == [*COMMANDS[:4]]
     assert set(listed) >= set(COMMANDS)
     assert run("-h").out == said.out

@@ -33,6 +33,12 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands by what one wants to do, each with its whole first sentence."""
+        for title, group in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(c.name or "", c.get_short_help_str(limit=200)) for c in group])
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_JSON] = "--json" in args[: args.index("--") if "--" in args else len(args)]
         return super().parse_args(ctx, args)
@@ -53,16 +59,30 @@ def _misused(error: click.UsageError) -> Told:
     return Told(f"{path}: wrong usage", error.format_message(), f"{path} --help lists what it takes", USAGE)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+EPILOG: Final = """\b
+Reading commands have --json; NO_COLOR keeps the terminal plain.
+Exit status: 0 ok, 1 a finding, 2 usage, 3 unreachable, 78 configuration."""
+
+
+_CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(cls=_Commands, epilog=EPILOG, context_settings=_CONTEXT)
 @click.version_option(package_name="internal-dns", message="%(version)s")
 def cli() -> None:
     """The name server of a private IPv6 network: .internal names from a SQLite catalog."""
 
 
-COMMANDS = (
-    serve, dev, dig, explain, watch, top, *GROUPS, apply, diff, export, import_, publish, fleet, init, check, config,
-    doctor, health, completion, version,
-)  # fmt: skip
+SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
+    "Run": (serve, dev),
+    "Ask": (dig, explain, watch, top),
+    "Look up and change": tuple(GROUPS),
+    "Whole catalogs": (apply, diff, export, import_, init, check),
+    "More than one host": (publish, fleet),
+    "Look after it": (config, doctor, health),
+    "This program": (completion, version),
+}
+COMMANDS = tuple(command for group in SECTIONS.values() for command in group)
 for command in COMMANDS:
     cli.add_command(command)
 

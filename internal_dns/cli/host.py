@@ -32,7 +32,7 @@ def health(admin: str | None, config: Path | None, as_json: bool) -> None:
             with connection.getresponse() as answer:
                 ready, words = answer.status == 200, answer.read(4096).decode("utf-8", "replace").strip()
     except (OSError, ValueError, http.client.HTTPException) as error:
-        why = str(error) or type(error).__name__
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Told(f"cannot ask http://{admin}/readyz", why, "Is it running, and with this --admin?",
                    UNREACHABLE) from error  # fmt: skip
     if as_json:
