@@ -232,8 +232,15 @@ def test_a_running_server_is_no_port_clash_and_its_answers_are_read_twice(demo: 
 @pytest.mark.live
 def test_a_server_that_runs_elsewhere_is_not_asked_where_it_is_not(demo: Path) -> None:
     """As after `make demo`: the demo's server is on [::1]:1053, and `serve` would listen on its default."""
-    with serving(demo):
-        said = found("--listen", "127.0.0.1:0", "--upstream", "none", "--catalog", demo)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        admin = f"127.0.0.1:{free.getsockname()[1]}"
+    with serving(demo, "--admin", admin) as server:
+        words = ("--upstream", "none", "--catalog", demo, "--admin", admin)
+        said = found("--listen", "127.0.0.1:0", *words)
+        same = found("--listen", f"[::1]:{server.port}", *words)
+    assert same[f"admin {admin}"]["level"] == "ok"
+    # Started now, a second server would meet the first there.
+    assert said[f"admin {admin}"]["level"] == "fail"
     assert "on other addresses" in said["server"]["says"]
     assert not [what for what in said if what.startswith("answer")]
 

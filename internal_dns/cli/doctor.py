@@ -193,7 +193,9 @@ def _ports(settings: Settings, running: bool) -> Generator[Symptom, None, Endpoi
         yield symptom
     for setting, one in (("admin", settings.admin), ("console", settings.console)):
         if one:
-            yield _port(setting, one, (socket.SOCK_STREAM,), running, partial(cannot_open, setting, one))[0]
+            # A server that listens elsewhere is not the one these settings are for: the two would meet here.
+            mine = taken is not None
+            yield _port(setting, one, (socket.SOCK_STREAM,), mine, partial(cannot_open, setting, one))[0]
     return taken
 
 
