@@ -16,8 +16,9 @@ MODULES = sorted(CORE.glob("**/*.py"))
 PURE = frozenset("__future__ bisect collections collections.abc dataclasses enum functools".split()) | frozenset(
     "itertools math re struct typing zlib".split()
 )
-# Of these, only names that compute; `ipaddress` parses and formats addresses.
+# Of these, only names that compute; `ipaddress` parses and formats addresses, `difflib` compares texts.
 PURE_NAMES = {
+    "difflib": {"get_close_matches"},
     "ipaddress": {
         "AddressValueError",
         "IPv4Address",
@@ -26,7 +27,7 @@ PURE_NAMES = {
         "IPv6Network",
         "ip_address",
         "ip_network",
-    }
+    },
 }
 BUILTINS = frozenset({"open", "input", "print", "eval", "exec", "compile", "__import__", "breakpoint", "id"})
 
