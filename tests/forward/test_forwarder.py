@@ -558,7 +558,7 @@ def test_letter_case_is_random_by_udp_and_the_clients_own_in_the_reply() -> None
                 assert message.question[0].name.to_text() == f"a-name-to-be-mixed-{number:02}.ExAmple."
                 assert message.answer[0].name.to_text() == f"a-name-to-be-mixed-{number:02}.ExAmple."
             spelled = {octets[13:32] for octets, _ in upstream.asked}
-            assert len(spelled) == 30
+            assert len(spelled) > 25  # of 30, with 16 letters each
             assert len({bytes(o & 0xDF for o in spelling[:17]) for spelling in spelled}) == 1
 
     run(story())
