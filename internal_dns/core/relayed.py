@@ -37,6 +37,7 @@ WITHOUT_SOA: Final = 5  # a negative reply that does not say how long it holds
 STALE_TTL: Final = 30  # RFC 8767 section 4
 _HIGHEST_BIT: Final = b"\x80\0\0\0"  # a TTL that has it counts as 0, RFC 2181 section 8
 PER_TTL: Final = 40  # octets that the place of one TTL takes: a number, and where it is
+MAX_REBUILT: Final = 1_000  # RRs: honest replies as large as that are in order, and need not be written anew
 MAX_RECORDS: Final = 65_000  # octets; what is left for header, question and OPT of the largest message
 
 _IN: Final = IN.to_bytes(2, "big")
@@ -171,6 +172,8 @@ def _cut(checked: Checked, kept: Sequence[Span], name: bytes) -> tuple[bytes, tu
         # The beginning as it came: what its pointers lead to keeps its place.
         records = octets[start : kept[-1][4]] if kept else b""
         ttls = tuple(span[3] - 6 - start for span in kept)
+    elif count > MAX_REBUILT:
+        raise BadReply("too many records that are not in order", final=True)
     else:
         parts: list[bytes] = []
         places, at = [], 0
