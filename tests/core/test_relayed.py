@@ -223,7 +223,7 @@ def test_what_is_too_large_for_the_client_is_truncated() -> None:
 def test_a_large_reply_is_relayed_in_order_only() -> None:
     """To put a thousand records in order would cost milliseconds, and no honest upstream asks for that."""
     many = [f"www.example 60 A 192.0.{n // 250}.{n % 250}" for n in range(1_001)]
-    asked, relayed = reply(A, *many, f"stray.example 60 A {GOOD}")
+    _, relayed = reply(A, *many, f"stray.example 60 A {GOOD}")
     assert relayed.counts == (1_001, 0)
     with pytest.raises(BadReply, match="not in order"):
         reply(A, f"stray.example 60 A {GOOD}", *many)
