@@ -28,6 +28,7 @@ from internal_dns.metrics import Metrics
 from internal_dns.transport.answers import EVERYONE, MAX_ENTRIES, Cell, Entry, RelayedEntry, cut, split
 from internal_dns.transport.exchange import Exchange
 from internal_dns.transport.sockets import packed
+from internal_dns.transport.turns import Turns
 
 try:
     from internal_dns.transport import fast
@@ -36,8 +37,10 @@ try:
 except ImportError as error:
     MISSING = f"it was not built at installation ({error})"
 
+Handed = tuple[bytes, bytes, bytes, int, bytes | None]  # octets, source, destination, port, the way back
 QUEUES: Final = 8  # as repeat.h; here it must be known without the extension too
-BATCH: Final = 64  # messages handed up that are answered in one turn of the event loop, and in one system call
+AT_ONCE: Final = 1_024  # messages taken from the ring in one turn, so that no network's flood fills it
+BATCH: Final = 16  # messages answered in one turn of the event loop, and in one system call: what a reply waits for
 _OPT_SIZE: Final = 11
 _NETWORKS: Final = 16_384  # chains; more networks make them longer
 _ROOM: Final = 64  # labels that a network may gain before its set is made anew, at least
@@ -195,6 +198,7 @@ class Udp:
         self.mirror, self.workers = mirror, workers
         self._counted = [worker.counted() for worker in self.workers]
         self._unseen = 0
+        self.turns = [Turns[Handed]() for _ in workers]
         self.threads = [Thread(target=w.run, name=f"udp-{n}", daemon=True) for n, w in enumerate(self.workers)]
         for number, worker in enumerate(self.workers):
             self.loop.add_reader(worker.up, self._readable, number)
@@ -224,18 +228,23 @@ class Udp:
     def _readable(self, number: int) -> None:
         up = self.workers[number].up
         os.eventfd_read(up)
-        if self._answer(number) == BATCH:
-            os.eventfd_write(up, 1)  # there may be more, after others had their turn
+        if self._answer(number):
+            os.eventfd_write(up, 1)  # when others of the event loop had their turn
 
-    def _answer(self, number: int) -> int:
-        """Answer what was handed up, one batch of it; return how much that was."""
-        handle, replies, worker = self.exchange.handle, [], self.workers[number]
+    def _answer(self, number: int) -> bool:
+        """Take what was handed up, and answer one batch of what waits; return whether there may be more."""
+        handle, replies, worker, waiting = self.exchange.handle, [], self.workers[number], self.turns[number]
         begin = perf_counter()
-        batch = worker.take(BATCH)
-        for octets, source, destination, port, back in batch:
+        taken = worker.take(AT_ONCE)
+        for message in taken:
+            octets, source, destination, _, back = message
             if not back:
                 self.exchange.show_elsewhere(octets, source, destination, dropped=back is None)
-                continue
+            elif not waiting.put(source[:6], message):  # prefix and network
+                self.metrics.drop("turn")
+        for _ in range(min(BATCH, len(waiting))):
+            octets, source, destination, port, back = waiting.take()
+            assert back
             reply = handle(octets, source, destination, port)
             if reply.__class__ is bytes:
                 replies.append((back, reply))
@@ -245,7 +254,7 @@ class Udp:
         self.exchange.end_batch(begin)
         if self.exchange.taps:
             self._tell_unseen()
-        return len(batch)
+        return len(waiting) > 0 or len(taken) == AT_ONCE
 
     def _tell_unseen(self) -> None:
         before, self._unseen = self._unseen, sum(worker.unseen for worker in self.workers)

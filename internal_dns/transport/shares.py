@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Final
 
 SLICE: Final = 0.01  # seconds: what a neighbour waits at most, about
-BUSY: Final = 0.4  # of a slice; the rest is for receiving, repeating, and upstreams' replies
+BUSY: Final = 0.35  # of a slice; the rest is for receiving, repeating, and upstreams' replies
+SEEN: Final = 1.0  # seconds that a network counts as a neighbour: behind a flood it is seldom heard
 GREEDY: Final = 1.25  # times the average is everyone's part
-BURST: Final = 0.3  # seconds of deciding beyond its part: some 10,000 names of ours, or 2,000 of others
+BURST: Final = 0.15  # seconds of deciding beyond its part: some 5,000 names of ours, or 1,500 of others
 
 
 class Shares:
@@ -23,6 +24,7 @@ class Shares:
         self.debts: dict[bytes, float] = {}
         self._until = 0.0
         self._spent: dict[bytes, float] = {}
+        self._seen: dict[bytes, float] = {}
         self._total = 0.0
 
     def may(self, network: bytes, now: float) -> bool:
@@ -34,17 +36,20 @@ class Shares:
     def spend(self, network: bytes, seconds: float) -> None:
         """Count *seconds* of deciding for *network*."""
         self._spent[network] = self._spent.get(network, 0.0) + seconds
+        self._seen[network] = self._until
         self._total += seconds
 
     def _settle(self, now: float) -> None:
         """End the slice: what each spent beyond its part is owed, and paid back by what it leaves unused."""
         slices = 1 + int((now - self._until) / self.length) if self._until else 1
+        self._seen = {network: last for network, last in self._seen.items() if now - last < SEEN}
         # Alone, a network hurts nobody; nor while there is time left; nor do those that all ask as much.
-        busy = len(self._spent) > 1 and self._total >= self.budget
-        part = self._total / len(self._spent) * GREEDY if busy else self.budget
+        alone = len(self._seen) < 2
+        busy = not alone and self._total >= self.budget
+        part = self._total / len(self._seen) * GREEDY if busy else self.budget
         owed = {}
         for network in self.debts.keys() | self._spent.keys():
-            spent = self._spent.get(network, 0.0) if len(self._spent) > 1 else 0.0
+            spent = 0.0 if alone else self._spent.get(network, 0.0)
             debt = self.debts.get(network, 0.0) + spent - part - (slices - 1) * self.budget
             if debt > 0:
                 owed[network] = min(debt, 2 * self.burst)
