@@ -53,6 +53,7 @@ class Mirror:
         longest_first = sorted(rules.maps, key=lambda m: -m.source.prefixlen)
         maps = [(m.source.network_address.packed, m.source.prefixlen, m.network) for m in longest_first]
         self.table = fast.Table(rules.prefix, maps, rules.udp_limit, MAX_ENTRIES, _NETWORKS)
+        self.prefix = rules.prefix
         self._cells: list[Cell] = []
         self._numbers: dict[int, int] = {}  # by the id of a cell, which _cells keeps alive
         self._room: dict[NetworkId, int] = {}
@@ -234,13 +235,13 @@ class Udp:
     def _answer(self, number: int) -> bool:
         """Take what was handed up, and answer one batch of what waits; return whether there may be more."""
         handle, replies, worker, waiting = self.exchange.handle, [], self.workers[number], self.turns[number]
-        begin = perf_counter()
+        begin, prefix = perf_counter(), self.mirror.prefix
         taken = worker.take(AT_ONCE)
         for message in taken:
             octets, source, destination, _, back = message
             if not back:
                 self.exchange.show_elsewhere(octets, source, destination, dropped=back is None)
-            elif not waiting.put(source[:6], message):  # prefix and network
+            elif not waiting.put(source[:6] if source[:2] == prefix else b"", message):  # those of no network together
                 self.metrics.drop("turn")
         for _ in range(min(BATCH, len(waiting))):
             octets, source, destination, port, back = waiting.take()

@@ -29,6 +29,8 @@ class Turns(Generic[T]):
     def put(self, network: bytes, message: T) -> bool:
         """Let *message* wait; False when too many of its network do."""
         line = self._lines.get(network)
+        if self._count >= 2 * MOST_OF_ALL:
+            return False  # that many networks at once are made up
         if line is None:
             line = self._lines[network] = deque()
             self._next.append(network)

@@ -33,3 +33,4 @@ def test_all_together_are_bounded_and_everyone_keeps_a_place(monkeypatch: pytest
     assert not waiting.put(b"0", 0)  # it has twenty
     assert waiting.put(b"new", 0)
     assert [waiting.put(b"new", 0) for _ in range(20)] == [True] * 15 + [False] * 5
+    assert sum(waiting.put(b"made up %d" % number, 0) for number in range(500)) == 200 - 116
