@@ -107,9 +107,12 @@ class Forwarder:
         query, now = forward.query, asyncio.get_running_loop().time()
         question = question_of(query)
         key = question.key
+        stale: Kept | None = None
         if (found := self.cache.find(key, now)) is not None:
             kept, age = found
-            if age is not Age.STALE:
+            if age is Age.STALE:
+                stale = kept
+            else:
                 if age is Age.DUE:
                     self._start(question, query.labels, forward.network)
                 refresh_at = kept.refresh_at if kept.due else kept.until
@@ -118,17 +121,14 @@ class Forwarder:
                 )
                 self.metrics.forwards["cached"] += 1
                 return relay(kept.reply, query, forward.manner, kept.reply.aged(int(now - kept.since)))
-            if (why := self.cache.failure(key, now)) is None:
-                return self._ask(forward, question, kept)
-            if why[0] is not Ede.BLOCKED:
-                return self._stale(forward, kept)
         if (why := self.cache.failure(key, now)) is not None:
-            return self._fail(forward, Failure("failed before", why))
-        if (asking := self.asking.get(key)) is not None and self._is_upstream(source, asking):
+            return self._concluded(forward, Failure("failed before", why), stale)
+        asking = None if stale else self.asking.get(key)
+        if asking is not None and self._is_upstream(source, asking):
             asking.looping = True
             if asking.is_own(query.id, query.question):
                 return self._fail(forward, LOOP)
-        return self._ask(forward, question, None)
+        return self._ask(forward, question, stale)
 
     def _ask(self, forward: Forward, question: Question, stale: Kept | None) -> bytes | Coroutine[Any, Any, bytes]:
         """Join those who ask this, or ask it."""
