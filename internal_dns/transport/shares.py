@@ -7,6 +7,7 @@ into debt; a debtor of more than BURST, which no fleet that starts at once reach
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 SLICE: Final = 0.01  # seconds: what a neighbour waits at most, about
@@ -24,7 +25,7 @@ class Shares:
         self.debts: dict[bytes, float] = {}
         self._until = 0.0
         self._spent: dict[bytes, float] = {}
-        self._seen: dict[bytes, float] = {}
+        self._seen: OrderedDict[bytes, float] = OrderedDict()  # who asked when, the latest last
         self._total = 0.0
 
     def may(self, network: bytes, now: float) -> bool:
@@ -37,12 +38,14 @@ class Shares:
         """Count *seconds* of deciding for *network*."""
         self._spent[network] = self._spent.get(network, 0.0) + seconds
         self._seen[network] = self._until
+        self._seen.move_to_end(network)
         self._total += seconds
 
     def _settle(self, now: float) -> None:
         """End the slice: what each spent beyond its part is owed, and paid back by what it leaves unused."""
         slices = 1 + int((now - self._until) / self.length) if self._until else 1
-        self._seen = {network: last for network, last in self._seen.items() if now - last < SEEN}
+        while self._seen and now - next(iter(self._seen.values())) >= SEEN:
+            self._seen.popitem(last=False)
         # Alone, a network hurts nobody; nor while there is time left; nor do those that all ask as much.
         alone = len(self._seen) < 2
         busy = not alone and self._total >= self.budget
