@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import TypeVar
 
 import dns.edns
@@ -325,3 +325,22 @@ def change(path: Path, sql: str) -> None:
         connection.executescript(f"BEGIN IMMEDIATE; {sql}; COMMIT")
     finally:
         connection.close()
+
+
+@contextmanager
+def meanwhile(work: Callable[[], None], pause: float) -> Iterator[None]:
+    """Do *work* again and again, *pause* seconds apart, until the block ends."""
+    end = Event()
+
+    def go_on() -> None:
+        while not end.is_set():
+            work()
+            time.sleep(pause)
+
+    thread = Thread(target=go_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join(10)

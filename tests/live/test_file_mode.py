@@ -8,8 +8,6 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.hosts import Served, addresses, ask, outcome, serving, until
+from tests.live.hosts import Served, addresses, ask, meanwhile, outcome, serving, until
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -52,24 +50,17 @@ def write(path: Path, number: int) -> None:
 @contextmanager
 def asked(server: Served) -> Iterator[Counter[str]]:
     """Ask all the time; whatever is done to the file, each answer is one address."""
-    seen, end = Counter[str](), threading.Event()
+    seen = Counter[str]()
 
-    def asking() -> None:
-        while not end.is_set():
-            try:
-                reply = ask(server, "web.internal")
-                seen[outcome(reply) if len(addresses(reply)) == 1 else "empty"] += 1
-            except TimeoutError:
-                seen["lost"] += 1
-            time.sleep(0.002)
+    def ask_once() -> None:
+        try:
+            reply = ask(server, "web.internal")
+            seen[outcome(reply) if len(addresses(reply)) == 1 else "empty"] += 1
+        except TimeoutError:
+            seen["lost"] += 1
 
-    thread = threading.Thread(target=asking)
-    thread.start()
-    try:
+    with meanwhile(ask_once, 0.002):
         yield seen
-    finally:
-        end.set()
-        thread.join(10)
 
 
 def shows(server: Served, number: int) -> None:

@@ -11,21 +11,22 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import dns.message
 import dns.rcode
 import pytest
 
 from internal_dns.store.generate import create_catalog, demo_rows
-from tests.live.hosts import Served, addresses, ask, query, serving, until
+from tests.live.hosts import Served, addresses, ask, meanwhile, query, serving, until
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -79,25 +80,17 @@ class Seen:
 @contextmanager
 def client(server: Served, name: str = "web.internal") -> Iterator[Seen]:
     """Ask again and again in the background, with a name whose answer may be repeated and one that never is."""
-    seen, end = Seen(), threading.Event()
+    seen = Seen()
+    in_turn: Iterator[dict[str, Any]] = cycle(({}, {"use_edns": False}))
 
-    def asking() -> None:
-        number = 0
-        while not end.is_set():
-            number += 1
-            try:
-                seen.take(ask(server, query(name) if number % 2 else query(name, use_edns=False), timeout=1))
-            except TimeoutError:
-                seen.lost += 1
-            time.sleep(0.001)
+    def ask_once() -> None:
+        try:
+            seen.take(ask(server, query(name, **next(in_turn)), timeout=1))
+        except TimeoutError:
+            seen.lost += 1
 
-    thread = threading.Thread(target=asking)
-    thread.start()
-    try:
+    with meanwhile(ask_once, 0.001):
         yield seen
-    finally:
-        end.set()
-        thread.join(10)
 
 
 def admin(server: Served) -> str:

@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import connect
 from tests import commands, nats_servers
 from tests.live.certificates import Authority
-from tests.live.hosts import Host, Served, addresses, ask, change, join, outcome, query, until
+from tests.live.hosts import Host, Served, addresses, ask, change, join, meanwhile, outcome, query, until
 from tests.nats_servers import NatsServer, asked, contents, create, nats_cluster, nats_server, publish, put
 from tests.replicate.values import machine, network
 from tests.tools import requires_root, requires_tool
@@ -115,24 +114,17 @@ def revision(path: Path) -> int:
 @contextmanager
 def asking(server: Served) -> Iterator[Counter[str]]:
     """Ask all the time for a machine that does not change, and count what comes."""
-    seen, end = Counter[str](), threading.Event()
+    seen = Counter[str]()
 
-    def ask_on() -> None:
-        while not end.is_set():
-            try:
-                reply = ask(server, "a.vm.web.internal")
-                seen[outcome(reply) if addresses(reply) == [address(1)] else "wrong"] += 1
-            except TimeoutError:
-                seen["lost"] += 1
-            time.sleep(0.005)
+    def ask_once() -> None:
+        try:
+            reply = ask(server, "a.vm.web.internal")
+            seen[outcome(reply) if addresses(reply) == [address(1)] else "wrong"] += 1
+        except TimeoutError:
+            seen["lost"] += 1
 
-    thread = threading.Thread(target=ask_on)
-    thread.start()
-    try:
+    with meanwhile(ask_once, 0.005):
         yield seen
-    finally:
-        end.set()
-        thread.join(10)
 
 
 # ── following ─────────────────────────────────────────────────────────────────────────────────────────────────
