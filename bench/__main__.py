@@ -1,4 +1,5 @@
-"""`python -m bench`: measure, print one table, write JSON. `python -m bench table FILE`: that JSON in Markdown."""
+"""`python -m bench`: measure, print one table, write JSON. `python -m bench table FILE`: that JSON
+in Markdown."""
 
 from __future__ import annotations
 
@@ -11,11 +12,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from bench import cold, flood, forward, living, load, machine, markdown, profile, replicate, tcp, udp
+from bench import (
+    cold,
+    flood,
+    forward,
+    living,
+    load,
+    machine,
+    markdown,
+    profile,
+    replicate,
+    tcp,
+    udp,
+)
 from bench.results import DISTURBED, Case, table
 from bench.tools import Missing, Skipped, say, versions
 
-PARTS: Final = ("cold", "udp", "workers", "tcp", "load", "forward", "flood", "living", "replicate", "profile")
+PARTS: Final = (
+    "cold",
+    "udp",
+    "workers",
+    "tcp",
+    "load",
+    "forward",
+    "flood",
+    "living",
+    "replicate",
+    "profile",
+)
 SHORT: Final = ("cold", "udp", "forward")
 RESULTS: Final = Path(__file__).with_name("results")
 
@@ -28,9 +52,15 @@ def main() -> None:
         print(markdown.tables(json.loads(Path(sys.argv[2]).read_text())))
         return
     words = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    words.add_argument("--short", action="store_true", help=f"{', '.join(SHORT)} in less than three minutes, rougher")
+    words.add_argument(
+        "--short",
+        action="store_true",
+        help=f"{', '.join(SHORT)} in less than three minutes, rougher",
+    )
     words.add_argument("--only", metavar="PART,…", help=f"of {', '.join(PARTS)}")
-    words.add_argument("--json", metavar="FILE", type=Path, help="where the results go [default: bench/results/…]")
+    words.add_argument(
+        "--json", metavar="FILE", type=Path, help="where the results go [default: bench/results/…]"
+    )
     given = words.parse_args()
     chosen = given.only.split(",") if given.only else SHORT if given.short else PARTS
     if unknown := set(chosen) - set(PARTS):
@@ -50,7 +80,11 @@ def main() -> None:
     facts["seconds"] = round(time.monotonic() - started)
     _report(facts, cases, skipped)
     now = datetime.now(UTC)
-    path = given.json or RESULTS / f"{now:%Y-%m-%d-%H%M%S}-{facts['commit']}{'-dirty' if facts['dirty'] else ''}.json"
+    path = (
+        given.json
+        or RESULTS
+        / f"{now:%Y-%m-%d-%H%M%S}-{facts['commit']}{'-dirty' if facts['dirty'] else ''}.json"
+    )
     results = {
         "machine": facts,
         "short": given.short,
@@ -69,16 +103,26 @@ def _measure(part: str, directory: Path, short: bool, skipped: Skipped) -> list[
             return cold.run(directory, questions=1_000 if short else 10_000)
         case "udp":
             return udp.run(
-                directory, seconds=1.0 if short else 3.0, repetitions=repetitions, short=short, skipped=skipped
+                directory,
+                seconds=1.0 if short else 3.0,
+                repetitions=repetitions,
+                short=short,
+                skipped=skipped,
             )
         case "workers":
             return udp.workers(directory, seconds=seconds, repetitions=repetitions, skipped=skipped)
         case "tcp":
-            return tcp.run(directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped)
+            return tcp.run(
+                directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped
+            )
         case "load":
-            return load.run(directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped)
+            return load.run(
+                directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped
+            )
         case "forward":
-            return forward.run(directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped)
+            return forward.run(
+                directory, seconds=seconds, repetitions=repetitions, short=short, skipped=skipped
+            )
         case "flood":
             return flood.run(directory, seconds=seconds, repetitions=repetitions, skipped=skipped)
         case "living":
@@ -94,13 +138,19 @@ def _report(facts: dict[str, Any], cases: list[Case], skipped: Skipped) -> None:
     say(table(cases))
     say("")
     say(
-        f"{facts['cpu']}, {facts['cores']} cores{' (virtual)' if facts['virtual'] else ''} · {facts['system']}, "
-        f"Linux {facts['kernel']} · Python {facts['python']}, uvloop {facts['uvloop']} · commit {facts['commit']}"
-        f"{' with changes' if facts['dirty'] else ''} · load before {facts['load average before'][0]:.2f} · "
+        f"{facts['cpu']}, {facts['cores']} cores{' (virtual)' if facts['virtual'] else ''} · "
+        f"{facts['system']}, "
+        f"Linux {facts['kernel']} · Python {facts['python']}, uvloop {facts['uvloop']} · commit "
+        f"{facts['commit']}"
+        f"{' with changes' if facts['dirty'] else ''} · load before "
+        f"{facts['load average before'][0]:.2f} · "
         f"{facts['seconds']} s"
     )
     if any(r.get("others", 0) > DISTURBED for case in cases for r in case.repetitions):
-        say("Others used these cores meanwhile: latencies and queries a second are worse than they would be alone.")
+        say(
+            "Others used these cores meanwhile: latencies and queries a second are worse than they "
+            "would be alone."
+        )
     for skip in skipped:
         say(f"NOT MEASURED: {skip['what']}: {skip['reason']}")
 

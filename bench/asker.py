@@ -1,4 +1,5 @@
-"""Ask over UDP from this process, asleep between the questions: until an answer differs, or at a low fixed rate.
+"""Ask over UDP from this process, asleep between the questions: until an answer differs, or at a
+low fixed rate.
 
 sendmmsg.c is for high rates: it is always awake, and a second process on its core would be late.
 """
@@ -51,7 +52,10 @@ class Asker:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._socket.close()
 
@@ -72,17 +76,23 @@ class Asker:
         return None
 
     def until(self, octets: bytes, count: int, limit: float) -> float | None:
-        """Ask until the answer has *count* records; return when (time.perf_counter), or None after *limit* seconds."""
+        """Ask until the answer has *count* records; return when (time.perf_counter), or None after
+        *limit* seconds."""
         deadline = time.perf_counter() + limit
         while (now := time.perf_counter()) < deadline:
             answer = self.ask(octets)
-            if answer is not None and answer.rcode in (NOERROR, NXDOMAIN) and answer.records == count:
+            if (
+                answer is not None
+                and answer.rcode in (NOERROR, NXDOMAIN)
+                and answer.records == count
+            ):
                 return time.perf_counter()
             time.sleep(max(0.0, now + PAUSE - time.perf_counter()))
         return None
 
     def at_rate(self, questions: Sequence[bytes], rate: int, seconds: float) -> dict[str, Any]:
-        """Ask *rate* a second, whatever comes back. Latency counts from the moment a question was due."""
+        """Ask *rate* a second, whatever comes back. Latency counts from the moment a question was
+        due."""
         self._socket.setblocking(False)
         due, latencies, rcodes = dict[bytes, float](), list[float](), dict[int, int]()
         start, sent, total = time.perf_counter(), 0, int(rate * seconds)
@@ -100,11 +110,18 @@ class Asker:
                     if (since := due.pop(reply[:2], None)) is not None:
                         latencies.append(time.perf_counter() - since)
                         rcodes[reply[3] & 15] = rcodes.get(reply[3] & 15, 0) + 1
-        return {"sent": sent, "answered": len(latencies), "lost": len(due), "rcodes": rcodes, "latencies": latencies}
+        return {
+            "sent": sent,
+            "answered": len(latencies),
+            "lost": len(due),
+            "rcodes": rcodes,
+            "latencies": latencies,
+        }
 
 
 def _read(reply: bytes, asked: int) -> Answer:
-    """Read a reply; extended errors only of one without records, whose OPT is where that of the query was."""
+    """Read a reply; extended errors only of one without records, whose OPT is where that of the
+    query was."""
     counts = unpack_from("!4H", reply, 4)
     found, at = [], asked
     if counts[1:] == (0, 0, 1) and reply[asked - len(_OPT) : asked - len(_OPT) + 3] == _OPT[:3]:
@@ -118,7 +135,8 @@ def _read(reply: bytes, asked: int) -> Answer:
 
 @contextmanager
 def first_in_line() -> Iterator[bool]:
-    """Pin this process to LOAD_CORE and, as root, let no other process there make it wait; tells whether it may."""
+    """Pin this process to LOAD_CORE and, as root, let no other process there make it wait; tells
+    whether it may."""
     everywhere, policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
     os.sched_setaffinity(0, {LOAD_CORE})
     try:

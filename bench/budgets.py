@@ -24,8 +24,12 @@ class Run:
     """A stored run, asked by part, subject and load."""
 
     def __init__(self, stored: Mapping[str, Any]) -> None:
-        self.disturbed = False  # whether others used these cores in what was asked for since this was last cleared
-        self.cases = {(c["part"], c.get("subject") or "", c.get("load") or c["case"]): c for c in stored["results"]}
+        # whether others used these cores in what was asked for since this was last cleared
+        self.disturbed = False
+        self.cases = {
+            (c["part"], c.get("subject") or "", c.get("load") or c["case"]): c
+            for c in stored["results"]
+        }
 
     def median(self, part: str, subject: str, load: str, figure: str) -> float:
         """A median. Raises NotMeasured."""
@@ -48,7 +52,8 @@ class Run:
         return self.median(part, subject, load, "qps")
 
     def best_cpu(self, load: str) -> float:
-        """The least CPU a query of the peers that the bar names. Raises NotMeasured when none was measured."""
+        """The least CPU a query of the peers that the bar names. Raises NotMeasured when none was
+        measured."""
         found = []
         for peer in BEST_OF:
             try:
@@ -98,7 +103,12 @@ def judged(run: Run) -> Iterable[tuple[str, str, str, str]]:
             yield budget.what, budget.bar, "–", f"not measured ({missing})"
             continue
         verdict = budget.verdict(value) + (", disturbed" if run.disturbed else "")
-        yield budget.what, budget.bar, f"{value:,.{budget.decimals}f} {budget.unit}".strip(), verdict
+        yield (
+            budget.what,
+            budget.bar,
+            f"{value:,.{budget.decimals}f} {budget.unit}".strip(),
+            verdict,
+        )
 
 
 def _over_best(load: str) -> Callable[[Run], float]:
@@ -118,7 +128,10 @@ def _slowest_cold(run: Run) -> float:
     found = [
         case["median"]["cpu_us"]
         for (part, _, name), case in run.cases.items()
-        if part == "cold" and "cpu_us" in case["median"] and "first" not in name and "_apps" not in name
+        if part == "cold"
+        and "cpu_us" in case["median"]
+        and "first" not in name
+        and "_apps" not in name
     ]
     if not found:
         raise NotMeasured("cold")
@@ -131,10 +144,14 @@ def _two_workers(run: Run) -> float:
 
 
 def _ours_over(peer: str, load: str, part: str, figure: str = "cpu_us") -> Callable[[Run], float]:
-    return lambda run: run.median(part, "internal-dns", load, figure) / run.median(part, peer, load, figure)
+    return lambda run: (
+        run.median(part, "internal-dns", load, figure) / run.median(part, peer, load, figure)
+    )
 
 
-def _of(part: str, subject: str, load: str, figure: str, factor: float = 1) -> Callable[[Run], float]:
+def _of(
+    part: str, subject: str, load: str, figure: str, factor: float = 1
+) -> Callable[[Run], float]:
     return lambda run: factor * run.median(part, subject, load, figure)
 
 
@@ -143,7 +160,8 @@ def _worst(part: str, subject: str, load: str, figure: str) -> Callable[[Run], f
 
 
 def _a_core(run: Run) -> float:
-    """Queries a second of one core, by what each costs: on two cores the upstream and the generator share the other."""
+    """Queries a second of one core, by what each costs: on two cores the upstream and the generator
+    share the other."""
     return 1e6 / run.median("forward", "internal-dns", "uncached, 20 ms, saturated", "cpu_us")
 
 
@@ -154,10 +172,25 @@ _ALL = "names of all, saturated by sendmmsg"
 _TCP = "100 connections, about 1 in flight on each"
 _BEST: Final = "the best of gdnsd, Knot, NSD, PowerDNS"
 BUDGETS: Final = (
-    Budget(f"native path, CPU a query saturated ÷ {_BEST}", "×", _over_best(SATURATED), at_most=1, beyond=0.9),
-    Budget(f"native path, CPU a query at 60,000 a second ÷ {_BEST}", "×", _over_best(_60K), at_most=1, beyond=0.9),
     Budget(
-        "native path with packet info, CPU a query saturated ÷ the floor's", "×", _over_floor(SATURATED), at_most=1.25
+        f"native path, CPU a query saturated ÷ {_BEST}",
+        "×",
+        _over_best(SATURATED),
+        at_most=1,
+        beyond=0.9,
+    ),
+    Budget(
+        f"native path, CPU a query at 60,000 a second ÷ {_BEST}",
+        "×",
+        _over_best(_60K),
+        at_most=1,
+        beyond=0.9,
+    ),
+    Budget(
+        "native path with packet info, CPU a query saturated ÷ the floor's",
+        "×",
+        _over_floor(SATURATED),
+        at_most=1.25,
     ),
     Budget(
         "native path with packet info, CPU a query at 60,000 a second ÷ the floor's",
@@ -168,11 +201,22 @@ BUDGETS: Final = (
     Budget("native path, queries a second ÷ NSD's", "×", _over_peer("NSD"), at_least=1.3),
     Budget("native path, queries a second ÷ Knot's", "×", _over_peer("Knot"), at_least=1.2),
     Budget("native path, queries a second ÷ gdnsd's", "×", _over_peer("gdnsd"), at_least=1),
-    Budget(f"mixed, CPU a query saturated ÷ {_BEST}", "×", _over_best(_MIXED), at_most=1, beyond=0.9),
     Budget(
-        f"mixed, CPU a query at 60,000 a second ÷ {_BEST}", "×", _over_best(f"mixed, {_60K}"), at_most=1, beyond=0.9
+        f"mixed, CPU a query saturated ÷ {_BEST}", "×", _over_best(_MIXED), at_most=1, beyond=0.9
     ),
-    Budget("mixed, CPU a query with packet info saturated ÷ the floor's", "×", _over_floor(_MIXED), at_most=1.25),
+    Budget(
+        f"mixed, CPU a query at 60,000 a second ÷ {_BEST}",
+        "×",
+        _over_best(f"mixed, {_60K}"),
+        at_most=1,
+        beyond=0.9,
+    ),
+    Budget(
+        "mixed, CPU a query with packet info saturated ÷ the floor's",
+        "×",
+        _over_floor(_MIXED),
+        at_most=1.25,
+    ),
     Budget("mixed, queries a second ÷ NSD's", "×", _over_peer("NSD", _MIXED), at_least=1.3),
     Budget("mixed, queries a second ÷ Knot's", "×", _over_peer("Knot", _MIXED), at_least=1.2),
     Budget("mixed, queries a second ÷ gdnsd's", "×", _over_peer("gdnsd", _MIXED), at_least=1),
@@ -180,7 +224,8 @@ BUDGETS: Final = (
         "p99 latency at 20,000 a second ÷ NSD's",
         "×",
         lambda run: (
-            run.median("udp", OURS, "20,000 a second", "p99_us") / run.median("udp", "NSD", "20,000 a second", "p99_us")
+            run.median("udp", OURS, "20,000 a second", "p99_us")
+            / run.median("udp", "NSD", "20,000 a second", "p99_us")
         ),
         at_most=1,
     ),
@@ -211,7 +256,13 @@ BUDGETS: Final = (
         _of("forward", "internal-dns", "uncached, 20 ms, 500 a second", "added_ms"),
         at_most=1,
     ),
-    Budget("forwarded, upstream of 20 ms, queries a second of a core", "", _a_core, at_least=5_000, decimals=0),
+    Budget(
+        "forwarded, upstream of 20 ms, queries a second of a core",
+        "",
+        _a_core,
+        at_least=5_000,
+        decimals=0,
+    ),
     Budget(
         "internal names' p99 with every upstream dead and 5,000 waiting ÷ idle",
         "×",
@@ -238,7 +289,9 @@ BUDGETS: Final = (
         at_least=1,
     ),
     Budget("two workers ÷ one", "×", _two_workers, at_least=1.8),
-    Budget("1,000,000 machines, load", "s", _of("load", "", "1,000,000 machines", "wall_s"), at_most=5),
+    Budget(
+        "1,000,000 machines, load", "s", _of("load", "", "1,000,000 machines", "wall_s"), at_most=5
+    ),
     Budget(
         "1,000,000 machines, memory of the server",
         "MiB",

@@ -1,7 +1,9 @@
-"""`python -m bench.churn FILE COMMITS ROWS`: another process that writes, COMMITS a second of ROWS changed rows each.
+"""`python -m bench.churn FILE COMMITS ROWS`: another process that writes, COMMITS a second of ROWS
+changed rows each.
 
-It ends when standard input does, and prints how many commits were made and how late the latest was, as JSON. Any
-program may write like this: the module of Python, and `synchronous = NORMAL`, as is usual with WAL.
+It ends when standard input does, and prints how many commits were made and how late the latest was,
+as JSON. Any program may write like this: the module of Python, and `synchronous = NORMAL`, as is
+usual with WAL.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ AT_MOST: Final = 120  # seconds, should nobody end it
 
 @contextmanager
 def churn(catalog: Path, commits: int, rows: int) -> Iterator[dict[str, Any]]:
-    """Have another process write meanwhile. The dictionary holds what it says afterwards; `late` if it was too slow."""
+    """Have another process write meanwhile. The dictionary holds what it says afterwards; `late` if
+    it was too slow."""
     told: dict[str, Any] = {}
     if not commits:
         yield told
@@ -43,7 +46,9 @@ def churn(catalog: Path, commits: int, rows: int) -> Iterator[dict[str, Any]]:
         str(commits),
         str(rows),
     ]
-    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()  # it has begun
@@ -53,13 +58,19 @@ def churn(catalog: Path, commits: int, rows: int) -> Iterator[dict[str, Any]]:
             if process.poll() is None:
                 process.kill()
     kept = told["commits"] / told["seconds"] / commits
-    told["late"] = f"the other process made only {kept:.0%} of {commits} commits a second" if kept < 0.95 else ""
+    told["late"] = (
+        f"the other process made only {kept:.0%} of {commits} commits a second"
+        if kept < 0.95
+        else ""
+    )
 
 
 def _write(catalog: str, commits: int, rows: int) -> dict[str, Any]:
     connection = sqlite3.connect(catalog, isolation_level=None, timeout=5)
     connection.execute("PRAGMA synchronous = NORMAL")
-    machines = [row[0] for row in connection.execute("SELECT id FROM machines ORDER BY id LIMIT 20000")]
+    machines = [
+        row[0] for row in connection.execute("SELECT id FROM machines ORDER BY id LIMIT 20000")
+    ]
     # The observer of commit to visible has the even ones for itself.
     random, machines = Random(2), machines[1::2]
     print("begun", flush=True)
@@ -73,12 +84,18 @@ def _write(catalog: str, commits: int, rows: int) -> dict[str, Any]:
         latest = max(latest, time.monotonic() - due)
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
-            "UPDATE machines SET state = CASE state WHEN 'started' THEN 'stopped' ELSE 'started' END WHERE id = ?",
+            "UPDATE machines SET state = CASE state WHEN 'started' THEN 'stopped' ELSE 'started' "
+            "END WHERE id = ?",
             [(identifier,) for identifier in random.sample(machines, rows)],
         )
         connection.execute("COMMIT")
         made += 1
-    return {"commits": made, "rows": made * rows, "seconds": time.monotonic() - start, "latest_ms": latest * 1e3}
+    return {
+        "commits": made,
+        "rows": made * rows,
+        "seconds": time.monotonic() - start,
+        "latest_ms": latest * 1e3,
+    }
 
 
 if __name__ == "__main__":

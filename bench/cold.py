@@ -1,7 +1,8 @@
-"""CPU of one question in process, without a socket: the way of a question seen for the first time, and its repeating.
+"""CPU of one question in process, without a socket: the way of a question seen for the first time,
+and its repeating.
 
-Questions are octets made beforehand, each asked by a machine of the network it is about. Indexes are warm unless the
-case says otherwise: every question is asked once before the clock starts.
+Questions are octets made beforehand, each asked by a machine of the network it is about. Indexes
+are warm unless the case says otherwise: every question is asked once before the clock starts.
 """
 
 from __future__ import annotations
@@ -54,8 +55,14 @@ NAMES = (
     Name("<region>.<app>.internal", lambda n, app, m: f"{m.region.decode()}.{app}.internal"),
     Name("top3.nearest.of.<app>.internal", lambda n, app, m: f"top3.nearest.of.{app}.internal"),
     Name("<id>.vm.<app>.internal", lambda n, app, m: f"{m.id.decode()}.vm.{app}.internal"),
-    Name("<group>.process.<app>.internal", lambda n, app, m: f"{m.group.decode()}.process.{app}.internal"),
-    Name("leader.role.kv._metadata.<app>.internal", lambda n, app, m: f"leader.role.kv._metadata.{app}.internal"),
+    Name(
+        "<group>.process.<app>.internal",
+        lambda n, app, m: f"{m.group.decode()}.process.{app}.internal",
+    ),
+    Name(
+        "leader.role.kv._metadata.<app>.internal",
+        lambda n, app, m: f"leader.role.kv._metadata.{app}.internal",
+    ),
     Name("TXT regions.<app>.internal", lambda n, app, m: f"regions.{app}.internal", "TXT"),
     Name("TXT vms.<app>.internal", lambda n, app, m: f"vms.{app}.internal", "TXT"),
     Name("TXT _instances.<app>.internal", lambda n, app, m: f"_instances.{app}.internal", "TXT"),
@@ -85,15 +92,30 @@ def _run(path: Path, questions: int) -> list[Case]:
         asked = asked_of(catalog, name, questions)
         _check(asked, catalog, name)
         cases.append(_case(name.words, partial(_respond, asked, catalog)))
-    whole = [Asked(query("_apps.internal", "TXT"), _asker(network)) for network in catalog.networks.values()]
+    whole = [
+        Asked(query("_apps.internal", "TXT"), _asker(network))
+        for network in catalog.networks.values()
+    ]
     _check(whole, catalog, Name("_apps", lambda n, app, m: "", "TXT"), stream=True)
-    cases.append(_case("TXT _apps.internal, 100 apps, by TCP", lambda: _respond(whole, catalog, stream=True)))
+    cases.append(
+        _case("TXT _apps.internal, 100 apps, by TCP", lambda: _respond(whole, catalog, stream=True))
+    )
     asked = asked_of(catalog, NAMES[0], questions)
-    cases.append(_case("<app>.internal, first question of an app", lambda: _respond(asked, load(path).catalog)))
+    cases.append(
+        _case(
+            "<app>.internal, first question of an app", lambda: _respond(asked, load(path).catalog)
+        )
+    )
     reverse = asked_of(catalog, next(name for name in NAMES if name.type == "PTR"), 30_000)
     firsts = list({question.source[:6]: question for question in reverse}.values())  # one a network
-    cases.append(_case("PTR, first of a network of 300 machines", lambda: _respond(firsts, load(path).catalog)))
-    cases.append(_case("<app>.internal, whole exchange, not in the table", lambda: _exchange(asked, catalog)))
+    cases.append(
+        _case(
+            "PTR, first of a network of 300 machines", lambda: _respond(firsts, load(path).catalog)
+        )
+    )
+    cases.append(
+        _case("<app>.internal, whole exchange, not in the table", lambda: _exchange(asked, catalog))
+    )
     table = AnswerTable(RULES)
     table.change(catalog)
     for question in asked:
@@ -164,7 +186,9 @@ def _repeat(asked: Sequence[Asked], table: AnswerTable) -> dict[str, Any]:
     for turn, (octets, source) in enumerate(asked):
         table.repeat(octets, source, SERVER, turn)
     told = _told(time.process_time() - started, len(asked))
-    return told | {"void": "" if table.hits - before == len(asked) else "the table did not know every question"}
+    return told | {
+        "void": "" if table.hits - before == len(asked) else "the table did not know every question"
+    }
 
 
 def _told(seconds: float, count: int) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""`python -m bench.console`: how long the loop waits while the web console builds pages of a million machines.
+"""`python -m bench.console`: how long the loop waits while the web console builds pages of a
+million machines.
 
-One network with an app of nearly all machines and one of as many as the console explains: the worst a page can meet.
+One network with an app of nearly all machines and one of as many as the console explains: the worst
+a page can meet.
 """
 
 from __future__ import annotations
@@ -25,11 +27,19 @@ MACHINES: Final = 1_000_000
 TOKEN: Final = "bench-bench-bench"
 PREFIX: Final = bytes.fromhex("fdaa00000018")
 PATHS: Final = (
-    "/", "/networks/24", "/networks/24/apps/big?page=9999", "/search?q=0000000000abc",
-    "/search?q=fdaa:0:18:a7b:1:0:1:2", "/search?q=fdaa:0:18:a7b:2:0:2:2", "/status", "/ask?name=big.internal&as=acme",
-    "/ask?name=some.internal&as=acme", "/ask?name=some.internal&as=acme", "/ask?name=some.internal&as=acme&by=tcp",
+    "/",
+    "/networks/24",
+    "/networks/24/apps/big?page=9999",
+    "/search?q=0000000000abc",
+    "/search?q=fdaa:0:18:a7b:1:0:1:2",
+    "/search?q=fdaa:0:18:a7b:2:0:2:2",
+    "/status",
+    "/ask?name=big.internal&as=acme",
+    "/ask?name=some.internal&as=acme",
+    "/ask?name=some.internal&as=acme",
+    "/ask?name=some.internal&as=acme&by=tcp",
     "/ask?name=top3.nearest.of.some.internal&as=acme/iad",
-)  # fmt: skip
+)
 
 
 def catalog() -> Catalog:
@@ -43,20 +53,29 @@ def catalog() -> Catalog:
 def machines(app: bytes, start: int, count: int) -> tuple[Machine, ...]:
     return tuple(
         Machine(
-            b"%014x" % number, app, PREFIX + (0x0A7B_0000 + number % 5_000).to_bytes(4) + number.to_bytes(4) + b"\0\2",
-            (b"iad", b"ams", b"nrt")[number % 3], b"app", b"started" if number % 10 else b"stopped", False,
+            b"%014x" % number,
+            app,
+            PREFIX + (0x0A7B_0000 + number % 5_000).to_bytes(4) + number.to_bytes(4) + b"\0\2",
+            (b"iad", b"ams", b"nrt")[number % 3],
+            b"app",
+            b"started" if number % 10 else b"stopped",
+            False,
         )
         for number in range(start, start + count)
-    )  # fmt: skip
+    )
 
 
 async def measure(served: Catalog) -> None:
-    sources = Sources(lambda: served, lambda: None, lambda: (True, "ready"), Rules, Path("/nosuch"), tuple)
+    sources = Sources(
+        lambda: served, lambda: None, lambda: (True, "ready"), Rules, Path("/nosuch"), tuple
+    )
     console = Console(Endpoint.parse("127.0.0.1:0"), TOKEN, sources, Sampler(Metrics()))
     console.start()
     waits: list[float] = []
     ticking = asyncio.create_task(tick(waits))
-    print(f"{MACHINES:,} machines, {loop_name()}\n{'page':60}{'took':>10}{'loop waited at most':>22}")
+    print(
+        f"{MACHINES:,} machines, {loop_name()}\n{'page':60}{'took':>10}{'loop waited at most':>22}"
+    )
     for path in PATHS:
         await asyncio.sleep(0.2)
         waits.clear()
@@ -81,7 +100,9 @@ async def get(console: Console, path: str) -> int:
     """Return the status of a page, read whole."""
     reader, writer = await asyncio.open_connection(*console.address[:2])
     cookie = f"{cookie_name('localhost')}={cookie_value(TOKEN)}"
-    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nCookie: {cookie}\r\n\r\n"
+    head = (
+        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nCookie: {cookie}\r\n\r\n"
+    )
     writer.write(head.encode())
     answer = await reader.read()
     writer.close()

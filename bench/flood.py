@@ -1,7 +1,8 @@
 """One network floods; what does another lose? In a network namespace of our own, three times.
 
-The flood is as much as one core can send, up to ten times what the server answers. Where there are only two cores the
-flood and the victim share one: the victim goes first there, asleep between its questions.
+The flood is as much as one core can send, up to ten times what the server answers. Where there are
+only two cores the flood and the victim share one: the victim goes first there, asleep between its
+questions.
 """
 
 from __future__ import annotations
@@ -42,7 +43,13 @@ def run(directory: Path, *, seconds: float, repetitions: int, skipped: Skipped) 
             name = f"internal-dns, {path} path"
             try:
                 made = servers.ours(
-                    catalog, directory, path=path, name=name, host=SERVER, source=source(FLOODER), upstreams=["none"]
+                    catalog,
+                    directory,
+                    path=path,
+                    name=name,
+                    host=SERVER,
+                    source=source(FLOODER),
+                    upstreams=["none"],
                 )
             except Missing as reason:
                 skipped.add(f"flood of {name}", reason)
@@ -60,7 +67,10 @@ def _flood(server: Server, zone: Zone, loads: Loads, repetitions: int) -> list[C
     """Known and new names, beside a victim in another queue and in the same one."""
     known, new = zones.apps(zone), zones.internal_new()
     cases = []
-    kinds: tuple[tuple[str, Questions, bool], ...] = (("known names", known, False), ("random names", new, True))
+    kinds: tuple[tuple[str, Questions, bool], ...] = (
+        ("known names", known, False),
+        ("random names", new, True),
+    )
     for kind, questions, unique in kinds:
         saturate = loads.sendmmsg(questions, unique=unique, sources=[source(FLOODER)])
         # By what each costs, so that others on these cores do not make the flood smaller.
@@ -68,14 +78,20 @@ def _flood(server: Server, zone: Zone, loads: Loads, repetitions: int) -> list[C
         # The peers have one queue: which network asks is all the same to them.
         for words, network in VICTIMS if server.host == SERVER else VICTIMS[1:]:
             case = Case(
-                "flood", f"{server.name} · flood of {kind}, victim in {words}", [], server.name, f"{kind}, {words}"
+                "flood",
+                f"{server.name} · flood of {kind}, victim in {words}",
+                [],
+                server.name,
+                f"{kind}, {words}",
             )
             cases.append(case)
             ask = loads.sendmmsg(known, RATE, asleep=True, sources=[source(network)])
             measure(server, ask, known, RATE)  # fills the answer table
             for _ in range(repetitions):
                 generator = loads.generator(deaf=True, unique=unique, sources=[source(FLOODER)])
-                with loads.beside(generator, questions, server, round(TIMES * capacity), loads.seconds + 1.5) as told:
+                with loads.beside(
+                    generator, questions, server, round(TIMES * capacity), loads.seconds + 1.5
+                ) as told:
                     time.sleep(0.5)
                     before = kernel_drops()
                     result = measure(server, ask, known, RATE, max_loss=100)
@@ -84,7 +100,8 @@ def _flood(server: Server, zone: Zone, loads: Loads, repetitions: int) -> list[C
                 said = case.repetitions[-1]
                 say(
                     f"  {case.name}: lost {said['loss']:.2f} %, p99 {said['p99_us']:,.0f} µs, "
-                    f"flood {said['flood_qps']:,.0f} a second = {said['flood_times']:.1f} × {capacity:,.0f}"
+                    f"flood {said['flood_qps']:,.0f} a second = {said['flood_times']:.1f} × "
+                    f"{capacity:,.0f}"
                 )
     return cases
 

@@ -1,7 +1,8 @@
-"""What is not ours: the cost of a forwarded answer beside other forwarders, and what dead upstreams and floods do.
+"""What is not ours: the cost of a forwarded answer beside other forwarders, and what dead upstreams
+and floods do.
 
-One upstream of our own on loopback (upstream.c) answers at once or after 20 ms. It shares the generator's core where
-there are only two, and goes first there.
+One upstream of our own on loopback (upstream.c) answers at once or after 20 ms. It shares the
+generator's core where there are only two, and goes first there.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ SETTLED_WITHIN: Final = 10
 FLOOD: Final = 20_000  # random external names a second of one network
 
 
-def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped) -> list[Case]:
+def run(
+    directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped
+) -> list[Case]:
     """Measure all of it, or (*short*) cached answers. Raises Missing without a compiler."""
     servers.more_descriptors()
     catalog = directory / "forward.db"
@@ -50,17 +53,25 @@ def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipp
     for measured in (_dead, _flooded):
         try:
             with own_network(NETWORKS):
-                cases += measured(catalog, directory, Loads(directory, max(seconds, 2.0)), repetitions)
+                cases += measured(
+                    catalog, directory, Loads(directory, max(seconds, 2.0)), repetitions
+                )
         except Missing as reason:
             skipped.add(f"forward, {measured.__name__.strip('_')}", reason)
     return cases
 
 
-# ── cached and uncached, beside other forwarders ────────────────────────────────────────────────────────────────────
+# ── cached and uncached, beside other forwarders ──────────────────────────────────────────────────
 
 
 def _beside_others(
-    upstream: Server, catalog: Path, directory: Path, loads: Loads, repetitions: int, short: bool, skipped: Skipped
+    upstream: Server,
+    catalog: Path,
+    directory: Path,
+    loads: Loads,
+    repetitions: int,
+    short: bool,
+    skipped: Skipped,
 ) -> list[Case]:
     known, new = zones.external(CACHED), zones.external_new()
     steps: list[Step] = [
@@ -76,7 +87,11 @@ def _beside_others(
             for _ in range(2):  # the second time from the cache, into what may stand before that
                 loads.warm_up(known, server)
         cases = alternate(
-            "forward", subjects, steps[:2] if short else steps, repetitions, partial(_counted, directory, 0)
+            "forward",
+            subjects,
+            steps[:2] if short else steps,
+            repetitions,
+            partial(_counted, directory, 0),
         )
     _mark_misses(cases)
     return cases
@@ -84,7 +99,8 @@ def _beside_others(
 
 @contextmanager
 def _counted(directory: Path, delay: int) -> Iterator[dict[str, Any]]:
-    """Tell afterwards how often the upstream was asked; begin when it has been left alone for a while.
+    """Tell afterwards how often the upstream was asked; begin when it has been left alone for a
+    while.
 
     A forwarder that had more to do than it could goes on asking after its load has ended.
     """
@@ -101,21 +117,45 @@ def _mark_misses(cases: Sequence[Case]) -> None:
     for case in cases:
         for said in case.repetitions:
             asked = said.get("upstream_queries", 0)
-            if case.load.startswith("cached") and not said["void"] and asked > 0.01 * said["answered"]:
+            if (
+                case.load.startswith("cached")
+                and not said["void"]
+                and asked > 0.01 * said["answered"]
+            ):
                 said["note"] = (
-                    f"NOT FROM A CACHE: the upstream was asked {asked / said['answered']:.1f} times an answer"
+                    f"NOT FROM A CACHE: the upstream was asked {asked / said['answered']:.1f} "
+                    f"times an answer"
                 )
 
 
 def _far(
-    upstream: Server, catalog: Path, directory: Path, loads: Loads, repetitions: int, skipped: Skipped
+    upstream: Server,
+    catalog: Path,
+    directory: Path,
+    loads: Loads,
+    repetitions: int,
+    skipped: Skipped,
 ) -> list[Case]:
-    """An upstream 20 ms away: what a forwarder adds to that, and how many questions a core carries."""
+    """An upstream 20 ms away: what a forwarder adds to that, and how many questions a core
+    carries."""
     new, counted = zones.external_new(), partial(_counted, directory, DELAY)
     slow: list[Step] = [
-        (f"uncached, {DELAY} ms, {RATE} a second", loads.sendmmsg(new, RATE, asleep=True, unique=True), new, RATE)
+        (
+            f"uncached, {DELAY} ms, {RATE} a second",
+            loads.sendmmsg(new, RATE, asleep=True, unique=True),
+            new,
+            RATE,
+        )
     ]
-    steps = [*slow, (f"uncached, {DELAY} ms, saturated", loads.sendmmsg(new, window=WINDOW, unique=True), new, 0)]
+    steps = [
+        *slow,
+        (
+            f"uncached, {DELAY} ms, saturated",
+            loads.sendmmsg(new, window=WINDOW, unique=True),
+            new,
+            0,
+        ),
+    ]
     with ExitStack() as stack:
         subjects = [upstream, stack.enter_context(_ours(catalog, directory, [upstream.port]))]
         subjects += peers.forwarders(directory / "far", upstream.port, stack, skipped)
@@ -133,18 +173,25 @@ def _far(
 def _ours(catalog: Path, directory: Path, ports: Sequence[int], host: str = "::1") -> Server:
     urls = [f"udp://[::1]:{port}" for port in ports]
     asker = source(NETWORKS[-1]) if host != "::1" else ""
-    return servers.ours(catalog, directory, name="internal-dns", upstreams=urls, host=host, source=asker)
+    return servers.ours(
+        catalog, directory, name="internal-dns", upstreams=urls, host=host, source=asker
+    )
 
 
-# ── what one disturbs another with ──────────────────────────────────────────────────────────────────────────────────
+# ── what one disturbs another with ────────────────────────────────────────────────────────────────
 
 
 def _dead(catalog: Path, directory: Path, loads: Loads, repetitions: int) -> list[Case]:
-    """Internal names while every upstream is silent and six networks have as many questions waiting as they may."""
+    """Internal names while every upstream is silent and six networks have as many questions waiting
+    as they may."""
     known, new = zones.apps(zones.first_zone(300)), zones.external_new()
     ask = loads.sendmmsg(known, 1_000, asleep=True, sources=[source(NETWORKS[-1])])
     others = [source(network) for network in NETWORKS[:6]]
-    with _silent() as first, _silent() as second, _ours(catalog, directory, [first, second], SERVER) as server:
+    with (
+        _silent() as first,
+        _silent() as second,
+        _ours(catalog, directory, [first, second], SERVER) as server,
+    ):
         measure(server, ask, known, 1_000)  # fills the answer table
 
         def pending() -> dict[str, Any]:
@@ -158,42 +205,69 @@ def _dead(catalog: Path, directory: Path, loads: Loads, repetitions: int) -> lis
             return result | {"cpu_us": None, "pending": said["most"], "note": note}
 
         return _ratio(
-            "internal names, every upstream dead", lambda: measure(server, ask, known, 1_000), pending, repetitions
+            "internal names, every upstream dead",
+            lambda: measure(server, ask, known, 1_000),
+            pending,
+            repetitions,
         )
 
 
 def _flooded(catalog: Path, directory: Path, loads: Loads, repetitions: int) -> list[Case]:
-    """External names of one network while another floods with random ones; the upstream is 20 ms away."""
+    """External names of one network while another floods with random ones; the upstream is 20 ms
+    away."""
     new = zones.external_new()
     ask = loads.sendmmsg(new, RATE, asleep=True, unique=True, sources=[source(NETWORKS[-1])])
-    with servers.upstream(directory, DELAY) as upstream, _ours(catalog, directory, [upstream.port], SERVER) as server:
+    with (
+        servers.upstream(directory, DELAY) as upstream,
+        _ours(catalog, directory, [upstream.port], SERVER) as server,
+    ):
         measure(server, ask, new, RATE)
 
         def flooded() -> dict[str, Any]:
-            words = loads.generator(asleep=True, unique=True, deaf=True, sources=[source(NETWORKS[0])])
+            words = loads.generator(
+                asleep=True, unique=True, deaf=True, sources=[source(NETWORKS[0])]
+            )
             with loads.beside(words, new, server, FLOOD, loads.seconds + 2) as said:
                 time.sleep(1)
                 result = measure(server, ask, new, RATE, max_loss=100)
             return result | {"cpu_us": None, "flood_qps": said["sent"] / said["seconds"]}
 
         return _ratio(
-            "external names, another network floods", lambda: measure(server, ask, new, RATE), flooded, repetitions
+            "external names, another network floods",
+            lambda: measure(server, ask, new, RATE),
+            flooded,
+            repetitions,
         )
 
 
 def _ratio(
-    words: str, idle: Callable[[], dict[str, Any]], busy: Callable[[], dict[str, Any]], repetitions: int
+    words: str,
+    idle: Callable[[], dict[str, Any]],
+    busy: Callable[[], dict[str, Any]],
+    repetitions: int,
 ) -> list[Case]:
     """Measure both in turn, and divide neighbours."""
-    cases = [Case("forward", f"{words} · {state}", [], words, state) for state in ("idle", "busy", "busy over idle")]
+    cases = [
+        Case("forward", f"{words} · {state}", [], words, state)
+        for state in ("idle", "busy", "busy over idle")
+    ]
     for _ in range(repetitions):
         before, during = idle(), busy()
         void = before["void"] or during["void"]
-        ratios = {} if void else {f"{q}_ratio": during[f"{q}_us"] / before[f"{q}_us"] for q in ("p50", "p99")}
+        ratios = (
+            {}
+            if void
+            else {f"{q}_ratio": during[f"{q}_us"] / before[f"{q}_us"] for q in ("p50", "p99")}
+        )
         for case, result in zip(cases, (before, during, {**ratios, "void": void}), strict=True):
             case.repetitions.append(result)
-            figures = (f"{FIGURES[f][0]} {result[f]:,.2f}" for f in FIGURES if result.get(f) is not None)
-            say(f"  {case.name}: {', '.join(figures)}" + (f" VOID: {result['void']}" if result["void"] else ""))
+            figures = (
+                f"{FIGURES[f][0]} {result[f]:,.2f}" for f in FIGURES if result.get(f) is not None
+            )
+            say(
+                f"  {case.name}: {', '.join(figures)}"
+                + (f" VOID: {result['void']}" if result["void"] else "")
+            )
     return cases
 
 

@@ -1,4 +1,5 @@
-"""A catalog that changes while it is served: how soon an answer tells, seen from outside, and what it costs others."""
+"""A catalog that changes while it is served: how soon an answer tells, seen from outside, and what
+it costs others."""
 
 from __future__ import annotations
 
@@ -29,7 +30,11 @@ NETWORK: Final = 0x18  # of NETWORK in zones.py, that loopback asks as
 VISIBLE_WITHIN: Final = 5.0  # seconds
 APPLY_WITHIN: Final = 60.0
 NOT_READY: Final = 14  # the extended error
-CHURNS: Final = (("idle", 0, 0), ("100 commits a second", 100, 1), ("10 commits of 100 rows a second", 10, 100))
+CHURNS: Final = (
+    ("idle", 0, 0),
+    ("100 commits a second", 100, 1),
+    ("10 commits of 100 rows a second", 10, 100),
+)
 RATE: Final = 2_000  # questions a second beside churn
 NAMES: Final = 1_000  # different ones, all known to the answer table
 DOCUMENT: Final = 10_000  # machines
@@ -61,11 +66,15 @@ def _make(path: Path, machines: int) -> None:
     zones.make_catalog(path, machines)
 
 
-# ── commit to visible ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── commit to visible ─────────────────────────────────────────────────────────────────────────────
 
 
-def _visible(path: Path, machines: int, directory: Path, changes: int, repetitions: int) -> list[Case]:
-    cases = [Case("living", f"commit → visible, {machines:,} machines · {words}") for words, *_ in CHURNS]
+def _visible(
+    path: Path, machines: int, directory: Path, changes: int, repetitions: int
+) -> list[Case]:
+    cases = [
+        Case("living", f"commit → visible, {machines:,} machines · {words}") for words, *_ in CHURNS
+    ]
     with servers.ours(path, directory) as server:
         for repetition in range(repetitions):
             for case, (_, commits, rows) in zip(cases, CHURNS, strict=True):
@@ -79,7 +88,9 @@ def _long_journal(path: Path, directory: Path, changes: int, repetitions: int) -
         words = "INSERT INTO journal (kind, network_id, label) VALUES ('app', ?, ?)"
         connection.executemany(words, ((NETWORK, f"app-{n % 1000}") for n in range(JOURNAL)))
         connection.commit()
-    case = Case("living", f"commit → visible, 100,000 machines · idle, {JOURNAL:,} rows in the journal")
+    case = Case(
+        "living", f"commit → visible, 100,000 machines · idle, {JOURNAL:,} rows in the journal"
+    )
     with servers.ours(path, directory) as server:
         for repetition in range(repetitions):
             _repeat(case, partial(_changes, server, path, changes, repetition))
@@ -89,7 +100,9 @@ def _long_journal(path: Path, directory: Path, changes: int, repetitions: int) -
 def _foreign(path: Path, machines: int, directory: Path, changes: int, repetitions: int) -> Case:
     """A file as another engine keeps it: without our journal, compared whole after each commit."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        triggers = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall()
         for (name,) in triggers:
             connection.execute(f"DROP TRIGGER {name}")
         connection.execute("DROP TABLE journal")
@@ -103,7 +116,8 @@ def _foreign(path: Path, machines: int, directory: Path, changes: int, repetitio
 def _changes(
     server: Server, path: Path, changes: int, repetition: int, churned: tuple[int, int] = (0, 0)
 ) -> dict[str, Any]:
-    """Stop a machine and start it again, and so on; after each commit ask until the answer tells."""
+    """Stop a machine and start it again, and so on; after each commit ask until the answer
+    tells."""
     random = Random(zones.SEED + repetition)
     seen, commits, late = list[float](), list[float](), 0
     with (
@@ -114,11 +128,13 @@ def _changes(
         closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as connection,
     ):
         connection.execute("PRAGMA synchronous = NORMAL")
-        ours = "SELECT id FROM machines ORDER BY id LIMIT 20000"  # the even ones; the others are churn.py's
+        # the even ones; the others are churn.py's
+        ours = "SELECT id FROM machines ORDER BY id LIMIT 20000"
         even = [row[0] for row in connection.execute(ours)][::2]
         marks = ", ".join("?" * min(500, len(even)))
         rows = connection.execute(
-            f"SELECT id, app FROM machines WHERE network_id = ? AND state = 'started' AND id IN ({marks})",
+            f"SELECT id, app FROM machines WHERE network_id = ? AND state = 'started' AND id IN "
+            f"({marks})",
             (NETWORK, *random.sample(even, min(500, len(even)))),
         ).fetchall()
         for n in range(changes):
@@ -136,7 +152,9 @@ def _changes(
             late += at is None
             seen.append((at or time.perf_counter()) - ended)
             commits.append(ended - began)
-            time.sleep(random.uniform(0, 0.02))  # the server looks at an interval: meet it anywhere in it
+            time.sleep(
+                random.uniform(0, 0.02)
+            )  # the server looks at an interval: meet it anywhere in it
     return {
         "changes": changes,
         **_quantiles(seen, 1e3, "ms"),
@@ -145,17 +163,22 @@ def _changes(
         "other": other,
         "first_in_line": first,
         **disturbed,
-        "void": f"{late} changes were not seen within {VISIBLE_WITHIN:.0f} s" if late else other.get("late", ""),
+        "void": f"{late} changes were not seen within {VISIBLE_WITHIN:.0f} s"
+        if late
+        else other.get("late", ""),
     }
 
 
-# ── what questions feel of it ───────────────────────────────────────────────────────────────────────────────────────
+# ── what questions feel of it ─────────────────────────────────────────────────────────────────────
 
 
 def _beside(path: Path, directory: Path, seconds: float, repetitions: int) -> list[Case]:
     """The same questions while nothing and while something changes."""
     words = f"{RATE:,} questions a second, 100,000 machines"
-    idle, busy = Case("living", f"{words} · idle"), Case("living", f"{words} · 100 commits a second")
+    idle, busy = (
+        Case("living", f"{words} · idle"),
+        Case("living", f"{words} · 100 commits a second"),
+    )
     ratio = Case("living", f"{words} · the second over the first")
     random, apps = Random(zones.SEED), list(zones.first_zone())
     questions = [zones.query(f"{app}.internal", "AAAA") for app in random.sample(apps, NAMES)]
@@ -168,12 +191,18 @@ def _beside(path: Path, directory: Path, seconds: float, repetitions: int) -> li
             _repeat(busy, partial(_at_rate, server, path, questions, seconds, 100))
             before, during = idle.repetitions[-1], busy.repetitions[-1]
             void = before["void"] or during["void"]
-            ratios = {} if void else {f"{q}_ratio": during[f"{q}_us"] / before[f"{q}_us"] for q in ("p50", "p99")}
+            ratios = (
+                {}
+                if void
+                else {f"{q}_ratio": during[f"{q}_us"] / before[f"{q}_us"] for q in ("p50", "p99")}
+            )
             ratio.repetitions.append({**ratios, "void": void})
     return [idle, busy, ratio]
 
 
-def _at_rate(server: Server, path: Path, questions: Sequence[bytes], seconds: float, commits: int) -> dict[str, Any]:
+def _at_rate(
+    server: Server, path: Path, questions: Sequence[bytes], seconds: float, commits: int
+) -> dict[str, Any]:
     with (
         _disturbance(server) as disturbed,
         churn(path, commits, 1) as other,
@@ -184,13 +213,25 @@ def _at_rate(server: Server, path: Path, questions: Sequence[bytes], seconds: fl
     latencies = told.pop("latencies")
     loss = 100 * told["lost"] / told["sent"]
     void = (
-        f"{loss:.1f} % lost" if loss > MAX_LOSS else "nothing was answered" if not latencies else other.get("late", "")
+        f"{loss:.1f} % lost"
+        if loss > MAX_LOSS
+        else "nothing was answered"
+        if not latencies
+        else other.get("late", "")
     )
     quantiles = _quantiles(latencies, 1e6, "us") if latencies else {}
-    return {**told, "loss": loss, **quantiles, "other": other, "first_in_line": first, **disturbed, "void": void}
+    return {
+        **told,
+        "loss": loss,
+        **quantiles,
+        "other": other,
+        "first_in_line": first,
+        **disturbed,
+        "void": void,
+    }
 
 
-# ── a million ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── a million ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def _million(path: Path, directory: Path, changes: int, repetitions: int) -> list[Case]:
@@ -240,11 +281,13 @@ def _until_ready(server: Server, began: float) -> dict[str, Any]:
         "peak_mib": server.status_mib("VmHWM"),
         "first_in_line": first,
         **disturbed,
-        "void": "" if good and not otherwise else f"not ready, or otherwise answered: {otherwise[:1]}",
+        "void": ""
+        if good and not otherwise
+        else f"not ready, or otherwise answered: {otherwise[:1]}",
     }
 
 
-# ── apply ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── apply ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _applied(directory: Path, repetitions: int) -> list[Case]:
@@ -263,17 +306,40 @@ def _applied(directory: Path, repetitions: int) -> list[Case]:
 
 def _document() -> dict[str, Any]:
     apps: dict[str, Any] = {}
-    for identifier, _, app, address, region, group, state, *_ in sized_rows(DOCUMENT, zones.SEED, DOCUMENT)["machines"]:
-        machine = {"id": identifier, "address": address, "region": region, "group": group, "state": state}
+    for identifier, _, app, address, region, group, state, *_ in sized_rows(
+        DOCUMENT, zones.SEED, DOCUMENT
+    )["machines"]:
+        machine = {
+            "id": identifier,
+            "address": address,
+            "region": region,
+            "group": group,
+            "state": state,
+        }
         apps.setdefault(str(app), {"machines": []})["machines"].append(machine)
     return {"networks": {"acme": {"id": NETWORK, "apps": apps}}}
 
 
 def _apply(server: Server, path: Path, document: Path, *, changing: bool) -> dict[str, Any]:
-    """Run the command as a user does, until it says that the server answers from it; and ask the server meanwhile."""
-    command = [sys.executable, "-m", "internal_dns", "apply", str(document), "--catalog", str(path), "--wait", "--json"]
+    """Run the command as a user does, until it says that the server answers from it; and ask the
+    server meanwhile."""
+    command = [
+        sys.executable,
+        "-m",
+        "internal_dns",
+        "apply",
+        str(document),
+        "--catalog",
+        str(path),
+        "--wait",
+        "--json",
+    ]
     slowest, octets = 0.0, zones.query("no-app.internal", "AAAA")
-    with _disturbance(server) as disturbed, Asker(server.port) as asker, (path.with_suffix(".out")).open("w+") as out:
+    with (
+        _disturbance(server) as disturbed,
+        Asker(server.port) as asker,
+        (path.with_suffix(".out")).open("w+") as out,
+    ):
         began = time.perf_counter()
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out) as process:
             while process.poll() is None and time.perf_counter() < began + APPLY_WITHIN:
@@ -286,12 +352,24 @@ def _apply(server: Server, path: Path, document: Path, *, changing: bool) -> dic
                 process.kill()
         out.seek(0)
         said = json.loads(out.read() or "{}")
-    wrong = process.returncode != 0 or not said.get("visible") or (said.get("rows", 0) > 0) != changing
-    void = f"exit {process.returncode}, {said.get('rows')} rows, visible: {said.get('visible')}" if wrong else ""
-    return {"wall_s": wall, "rows": said.get("rows"), "slowest_ms": slowest * 1e3, **disturbed, "void": void}
+    wrong = (
+        process.returncode != 0 or not said.get("visible") or (said.get("rows", 0) > 0) != changing
+    )
+    void = (
+        f"exit {process.returncode}, {said.get('rows')} rows, visible: {said.get('visible')}"
+        if wrong
+        else ""
+    )
+    return {
+        "wall_s": wall,
+        "rows": said.get("rows"),
+        "slowest_ms": slowest * 1e3,
+        **disturbed,
+        "void": void,
+    }
 
 
-# ── all of them ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── all of them ───────────────────────────────────────────────────────────────────────────────────
 
 
 def _repeat(case: Case, measured: Callable[[], dict[str, Any]]) -> None:

@@ -26,8 +26,11 @@ SIZES = (10_000, 100_000, 1_000_000)
 NETWORKS = (3_334, 333_334)  # apps of the networks that are asked: 10,000 machines, and a million
 
 
-def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped) -> list[Case]:
-    """Measure loading (*short*: the largest once), then the same questions against a small and the largest catalog."""
+def run(
+    directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped
+) -> list[Case]:
+    """Measure loading (*short*: the largest once), then the same questions against a small and the
+    largest catalog."""
     cases, files = [], {}
     for machines in SIZES:
         files[machines] = directory / f"machines-{machines}.db"
@@ -47,7 +50,8 @@ def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipp
 
 
 def _served(directory: Path, seconds: float, repetitions: int, skipped: Skipped) -> list[Case]:
-    """Ask a small and a large network, both alone in their catalogs: the same names, and random ones of all."""
+    """Ask a small and a large network, both alone in their catalogs: the same names, and random
+    ones of all."""
     loads = Loads(directory, seconds)
     few, many = (zones.first_zone(apps) for apps in NETWORKS)
     same, every = zones.apps(few), replace(zones.apps(many), name="of-many")
@@ -61,9 +65,13 @@ def _served(directory: Path, seconds: float, repetitions: int, skipped: Skipped)
             subjects.append(stack.enter_context(servers.ours(catalog, directory, name=name)))
         for server in subjects:
             loads.warm_up(same, server)
-        cases += alternate("load", subjects, _steps(loads, same, "the same names", skipped), repetitions)
+        cases += alternate(
+            "load", subjects, _steps(loads, same, "the same names", skipped), repetitions
+        )
         loads.warm_up(every, subjects[-1])
-        cases += alternate("load", subjects[-1:], _steps(loads, every, "names of all", skipped), repetitions)
+        cases += alternate(
+            "load", subjects[-1:], _steps(loads, every, "names of all", skipped), repetitions
+        )
         for server in subjects:
             case = Case("load", f"{server.name} · serving", [], server.name, "serving")
             case.repetitions.append({"rss_mib": server.status_mib("VmRSS"), "void": ""})
@@ -80,7 +88,15 @@ def _steps(loads: Loads, questions: Questions, words: str, skipped: Skipped) -> 
 
 
 def _in_a_process(catalog: Path) -> dict[str, Any]:
-    words = ["taskset", "--cpu-list", str(SERVER_CORE), sys.executable, "-m", "bench.load", str(catalog)]
+    words = [
+        "taskset",
+        "--cpu-list",
+        str(SERVER_CORE),
+        sys.executable,
+        "-m",
+        "bench.load",
+        str(catalog),
+    ]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
     said: dict[str, Any] = json.loads(done.stdout)
     return said
@@ -105,7 +121,11 @@ def _load_once(catalog: Path) -> dict[str, Any]:
 
 
 def _status_mib(field: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field)
+    )
     return int(line.split()[1]) / 1024  # in kB
 
 

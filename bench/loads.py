@@ -1,8 +1,8 @@
 """Put a load on a server from another core, and tell what it cost the server. Two generators:
 
-dnsperf, which everybody knows: an upper bound of itself above about 120,000 queries a second, and on one core unable to
-keep a rate (its sender and receiver wait for each other); so it saturates only.
-sendmmsg.c: keeps a rate to the microsecond, tells latency, and reaches what the kernel gives.
+dnsperf, which everybody knows: an upper bound of itself above about 120,000 queries a second, and
+on one core unable to keep a rate (its sender and receiver wait for each other); so it saturates
+only. sendmmsg.c: keeps a rate to the microsecond, tells latency, and reaches what the kernel gives.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from bench.servers import TICK, Server, in_front
 from bench.tools import Missing, Skipped, program
 from bench.zones import Questions
 
-# Outstanding at saturation: always work waiting, and less than the kernel's default receive buffer of 212,992 octets
-# holds (832 each), with which Knot, gdnsd and PowerDNS serve: more would measure how each loses.
+# Outstanding at saturation: always work waiting, and less than the kernel's default receive buffer
+# of 212,992 octets holds (832 each), with which Knot, gdnsd and PowerDNS serve: more would measure
+# how each loses.
 WINDOW: Final = 240
 MAX_LOSS: Final = 0.5  # percent, at a fixed rate
 BUSY: Final = 0.95  # of a core: saturated
@@ -32,16 +33,20 @@ _PINNED: Final = ("taskset", "--cpu-list", str(LOAD_CORE))
 RCODES: Final = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED")
 
 Load = Callable[[Server], dict[str, Any]]
-"""Puts one load on a server; returns seconds, sent, answered, lost, rcodes, and what else the generator tells."""
+"""Puts one load on a server; returns seconds, sent, answered, lost, rcodes, and what else the
+generator tells."""
 
 
 class Loads:
-    """The generators, and where they keep their files. Each method raises Missing without its program."""
+    """The generators, and where they keep their files. Each method raises Missing without its
+    program."""
 
     def __init__(self, directory: Path, seconds: float) -> None:
         self.directory, self.seconds = directory, seconds
 
-    def dnsperf(self, questions: Questions, *, tcp: bool = False, connections: int = 4, window: int = WINDOW) -> Load:
+    def dnsperf(
+        self, questions: Questions, *, tcp: bool = False, connections: int = 4, window: int = WINDOW
+    ) -> Load:
         """Saturate with dnsperf."""
         words = [
             program("dnsperf", "dnsperf"), "-s", "::1", "-d", str(questions.as_text(self.directory)),
@@ -76,25 +81,36 @@ class Loads:
         return lambda server: _sendmmsg(words, server, self.seconds)
 
     def generator(
-        self, *, asleep: bool = False, deaf: bool = False, unique: bool = False, sources: Sequence[str] = ()
+        self,
+        *,
+        asleep: bool = False,
+        deaf: bool = False,
+        unique: bool = False,
+        sources: Sequence[str] = (),
     ) -> list[str]:
         """The command of the generator, up to its address."""
         flags = [flag for flag, given in (("-s", asleep), ("-n", deaf), ("-u", unique)) if given]
-        return [built("sendmmsg", self.directory), *flags, *(("-f", ",".join(sources)) if sources else ())]
+        return [
+            built("sendmmsg", self.directory),
+            *flags,
+            *(("-f", ",".join(sources)) if sources else ()),
+        ]
 
     @contextmanager
     def beside(
         self, words: Sequence[str], questions: Questions, server: Server, rate: int, seconds: float
     ) -> Iterator[dict[str, Any]]:
-        """Run a second generator meanwhile, on a core of its own if there is one; afterwards the dictionary holds what
-        it tells."""
+        """Run a second generator meanwhile, on a core of its own if there is one; afterwards the
+        dictionary holds what it tells."""
         core, told = str(CORES[1 % len(CORES)]), dict[str, Any]()
         queries = str(questions.as_octets(self.directory))
         command = [
             "taskset", "--cpu-list", core, *words,
             server.host, str(server.port), queries, str(seconds), str(rate), str(1 << 20),
         ]  # fmt: skip
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
             try:
                 yield told
                 out, errors = process.communicate(timeout=seconds + 30)
@@ -106,10 +122,14 @@ class Loads:
         told.update(json.loads(out))
 
 
-Step = tuple[str, Load, Questions, int]  # what it is called, the load, what it asks, and at which rate if fixed
+Step = tuple[
+    str, Load, Questions, int
+]  # what it is called, the load, what it asks, and at which rate if fixed
 
 
-Wanted = tuple[str, Callable[[], Load], Questions, int]  # the same, before the generator is known to be here
+Wanted = tuple[
+    str, Callable[[], Load], Questions, int
+]  # the same, before the generator is known to be here
 
 
 def plan(wanted: Iterable[Wanted], skipped: Skipped) -> list[Step]:
@@ -131,19 +151,25 @@ def _dnsperf(words: list[str], server: Server, seconds: float) -> dict[str, Any]
         "sent": int(_find(r"Queries sent: +(\d+)", said)),
         "answered": int(_find(r"Queries completed: +(\d+)", said)),
         "lost": int(_find(r"Queries lost: +(\d+)", said)),
-        "rcodes": {name: int(count) for name, count in re.findall(r"([A-Z]+) (\d+) \([\d.]+%\)", said)},
+        "rcodes": {
+            name: int(count) for name, count in re.findall(r"([A-Z]+) (\d+) \([\d.]+%\)", said)
+        },
     }
 
 
 def _sendmmsg(words: list[str], server: Server, seconds: float) -> dict[str, Any]:
     places = {"HOST": server.host, "PORT": str(server.port)}
     told: dict[str, Any] = json.loads(_run([places.get(word, word) for word in words], seconds))
-    counts = {RCODES[i] if i < len(RCODES) else str(i): n for i, n in enumerate(told["rcodes"]) if n}
+    counts = {
+        RCODES[i] if i < len(RCODES) else str(i): n for i, n in enumerate(told["rcodes"]) if n
+    }
     return {"generator": "sendmmsg", **told, "rcodes": counts}
 
 
 def _run(words: list[str], seconds: float) -> str:
-    done = subprocess.run([*_PINNED, *words], capture_output=True, text=True, check=False, timeout=seconds + 30)
+    done = subprocess.run(
+        [*_PINNED, *words], capture_output=True, text=True, check=False, timeout=seconds + 30
+    )
     if done.returncode:
         raise RuntimeError(f"{words[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -163,7 +189,9 @@ def measure(
     server_before, load_before, cores_before = server.cpu_seconds(), children_cpu(), busy_cores()
     started = time.monotonic()
     told = load(server)
-    wall = time.monotonic() - started  # longer than the run's seconds: the generator starts, and waits for the last
+    wall = (
+        time.monotonic() - started
+    )  # longer than the run's seconds: the generator starts, and waits for the last
     server_cpu, load_cpu = server.cpu_seconds() - server_before, children_cpu() - load_before
     cores = {kind: after - cores_before[kind] for kind, after in busy_cores().items()}
     seconds, answered = told["seconds"], told["answered"]
@@ -188,7 +216,8 @@ def measure(
 
 
 def _wrong(told: Mapping[str, Any]) -> int:
-    """Replies of another RCODE than the two that questions of the bench may have, and NOERROR without a record."""
+    """Replies of another RCODE than the two that questions of the bench may have, and NOERROR
+    without a record."""
     right = told["rcodes"].get("NOERROR", 0) + told["rcodes"].get("NXDOMAIN", 0)
     return int(told["answered"] - right + told.get("empty", 0))
 
@@ -211,20 +240,28 @@ def _void(result: Mapping[str, Any], nxdomain: float, rate: int, max_loss: float
 
 
 def _saturated(result: Mapping[str, Any]) -> str:
-    """Which side had no more to give. sendmmsg is always awake, so it looks busy whenever it runs."""
+    """Which side had no more to give. sendmmsg is always awake, so it looks busy whenever it
+    runs."""
     if result["server_busy"] >= BUSY:
         return "server"
-    return "generator" if result["load_busy"] >= BUSY and result["generator"] == "dnsperf" else "nobody"
+    return (
+        "generator"
+        if result["load_busy"] >= BUSY and result["generator"] == "dnsperf"
+        else "nobody"
+    )
 
 
 def children_cpu() -> float:
     """Seconds of CPU that ended children used."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of those that have ended: generators, never servers
+    used = resource.getrusage(
+        resource.RUSAGE_CHILDREN
+    )  # of those that have ended: generators, never servers
     return used.ru_utime + used.ru_stime
 
 
 def busy_cores() -> dict[str, float]:
-    """Seconds that our cores spent so far on processes, on soft interrupts, and on other guests of the host."""
+    """Seconds that our cores spent so far on processes, on soft interrupts, and on other guests of
+    the host."""
     found = {"busy": 0.0, "softirq": 0.0, "steal": 0.0}
     for line in Path("/proc/stat").read_text().splitlines():
         name, *ticks = line.split()

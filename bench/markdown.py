@@ -51,13 +51,18 @@ def tables(stored: Mapping[str, Any]) -> str:
 
 
 def _matrix(run: Run, part: str, columns: Columns, *, floor: bool = False) -> str:
-    """A row for each subject, a column for each figure; with *floor* how often the floor's CPU the saturated one is."""
+    """A row for each subject, a column for each figure; with *floor* how often the floor's CPU the
+    saturated one is."""
     names = {column[1] for column in columns}
     subjects = dict.fromkeys(s for p, s, load in run.cases if p == part and s and load in names)
     shown = [c for c in columns if any(_cell(run, part, s, c) != "–" for s in subjects)]
     heads = ["", *(head for head, *_ in shown), *(["÷ floor with packet info"] if floor else [])]
     rows = [
-        [subject, *(_cell(run, part, subject, c) for c in shown), *([_over_floor(run, subject)] if floor else [])]
+        [
+            subject,
+            *(_cell(run, part, subject, c) for c in shown),
+            *([_over_floor(run, subject)] if floor else []),
+        ]
         for subject in subjects
     ]
     return markdown_table(heads, rows) if rows else ""
@@ -91,16 +96,22 @@ def _tcp(run: Run) -> str:
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown; the first column to the left, what begins with a digit to the right."""
     body = [tuple(row) for row in rows]
-    numbers = [i > 0 and bool(body) and all(row[i][:1] in "–-0123456789" for row in body) for i in range(len(heads))]
+    numbers = [
+        i > 0 and bool(body) and all(row[i][:1] in "–-0123456789" for row in body)
+        for i in range(len(heads))
+    ]
     lines = [heads, ["---:" if number else "---" for number in numbers], *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def _machine(stored: Mapping[str, Any]) -> str:
     facts = stored["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in facts.get("tools", {}).items())
     lines = [
-        f"{facts['cpu']}, {facts['cores']} cores{' (virtual)' if facts['virtual'] else ''}, {facts['system']}, "
+        f"{facts['cpu']}, {facts['cores']} cores{' (virtual)' if facts['virtual'] else ''}, "
+        f"{facts['system']}, "
         f"Linux {facts['kernel']}, Python {facts['python']}, commit {facts['commit']}"
         f"{' with changes' if facts['dirty'] else ''}, {facts['date']}. {versions}.",
         *(f"Not measured: {skip['what']}: {skip['reason']}." for skip in stored["skipped"]),

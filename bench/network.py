@@ -1,4 +1,5 @@
-"""A network namespace of our own: addresses of several networks on its loopback, and nothing that reaches outside."""
+"""A network namespace of our own: addresses of several networks on its loopback, and nothing that
+reaches outside."""
 
 from __future__ import annotations
 
@@ -23,16 +24,21 @@ def source(network: int) -> str:
 
 @contextmanager
 def own_network(networks: list[int]) -> Iterator[None]:
-    """Run the body, and what it starts, in a new namespace with SERVER and a source of each network. Raises Missing."""
+    """Run the body, and what it starts, in a new namespace with SERVER and a source of each
+    network. Raises Missing."""
     ip, libc = program("ip", "iproute2"), ctypes.CDLL(None, use_errno=True)
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         if libc.unshare(CLONE_NEWNET):
-            raise Missing(f"no network namespace of our own: {os.strerror(ctypes.get_errno())}; run as root")
+            raise Missing(
+                f"no network namespace of our own: {os.strerror(ctypes.get_errno())}; run as root"
+            )
         try:
             subprocess.run([ip, "link", "set", "lo", "up"], check=True)
             for address in (SERVER, *map(source, networks)):
-                subprocess.run([ip, "-6", "address", "add", f"{address}/128", "dev", "lo", "nodad"], check=True)
+                subprocess.run(
+                    [ip, "-6", "address", "add", f"{address}/128", "dev", "lo", "nodad"], check=True
+                )
             yield
         finally:
             if libc.setns(before, CLONE_NEWNET):
@@ -42,10 +48,13 @@ def own_network(networks: list[int]) -> Iterator[None]:
 
 
 def kernel_drops() -> dict[str, int]:
-    """Datagrams that this namespace lost in full socket buffers, and the machine in full queues of its cores."""
+    """Datagrams that this namespace lost in full socket buffers, and the machine in full queues of
+    its cores."""
     buffers = 0
     for line in Path("/proc/thread-self/net/snmp6").read_text().splitlines():
         if line.startswith("Udp6RcvbufErrors"):
             buffers = int(line.split()[1])
-    backlog = sum(int(line.split()[1], 16) for line in Path("/proc/net/softnet_stat").read_text().splitlines())
+    backlog = sum(
+        int(line.split()[1], 16) for line in Path("/proc/net/softnet_stat").read_text().splitlines()
+    )
     return {"socket_drops": buffers, "backlog_drops": backlog}

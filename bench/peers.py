@@ -1,7 +1,8 @@
-"""The servers that ours stands beside: equal records, the same core and questions, in turn in one run.
+"""The servers that ours stands beside: equal records, the same core and questions, in turn in one
+run.
 
-Their configurations are bench/peers/*.conf, templates for $port, $directory, $zone and what a peer adds. A peer that
-cannot be had or does not start is named with its reason; the others are measured.
+Their configurations are bench/peers/*.conf, templates for $port, $directory, $zone and what a peer
+adds. A peer that cannot be had or does not start is named with its reason; the others are measured.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Peer:
     name: str
     program: str
     packages: tuple[str, ...]
-    configuration: str  # the file of that name is read from bench/peers and written into the peer's directory
+    configuration: (
+        str  # the file of that name is read from bench/peers and written into the peer's directory
+    )
     words: tuple[str, ...]
     prepare: Prepare
     values: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +48,9 @@ class Peer:
     short: bool = False  # measured in a short run too
 
 
-def authoritative(directory: Path, zone: Zone, stack: ExitStack, skipped: Skipped, *, short: bool) -> list[Server]:
+def authoritative(
+    directory: Path, zone: Zone, stack: ExitStack, skipped: Skipped, *, short: bool
+) -> list[Server]:
     """Start the peers that are here; name the others."""
     wanted = [peer for peer in PEERS if peer.short or not short]
     return _all_started(wanted, directory, zone, {}, stack, skipped)
@@ -56,13 +61,22 @@ def forwarders(directory: Path, upstream: int, stack: ExitStack, skipped: Skippe
     return _all_started(FORWARDERS, directory, {}, {"upstream": str(upstream)}, stack, skipped)
 
 
-def named(name: str, directory: Path, zone: Zone, stack: ExitStack, skipped: Skipped) -> list[Server]:
+def named(
+    name: str, directory: Path, zone: Zone, stack: ExitStack, skipped: Skipped
+) -> list[Server]:
     """Start one peer, if it is here."""
-    return _all_started([peer for peer in PEERS if peer.name == name], directory, zone, {}, stack, skipped)
+    return _all_started(
+        [peer for peer in PEERS if peer.name == name], directory, zone, {}, stack, skipped
+    )
 
 
 def _all_started(
-    wanted: Iterable[Peer], directory: Path, zone: Zone, values: Mapping[str, str], stack: ExitStack, skipped: Skipped
+    wanted: Iterable[Peer],
+    directory: Path,
+    zone: Zone,
+    values: Mapping[str, str],
+    stack: ExitStack,
+    skipped: Skipped,
 ) -> list[Server]:
     found = []
     for peer in wanted:
@@ -74,7 +88,12 @@ def _all_started(
 
 
 def _started(
-    peer: Peer, parent: Path, zone: Zone, values: Mapping[str, str], stack: ExitStack, ttl: int = TTL
+    peer: Peer,
+    parent: Path,
+    zone: Zone,
+    values: Mapping[str, str],
+    stack: ExitStack,
+    ttl: int = TTL,
 ) -> Server:
     """Start *peer* on a high port of ::1 and wait until it answers. Raises Missing."""
     path = program(peer.program, *peer.packages)
@@ -87,7 +106,11 @@ def _started(
         server = stack.enter_context(_started(backend, directory, zone, {}, stack, LONG_TTL))
         filled["backend"] = str(server.port)
     port = servers.free_port()
-    place = {"port": str(port), "directory": str(directory), "zone": str(peer.prepare(directory, zone, ttl))}
+    place = {
+        "port": str(port),
+        "directory": str(directory),
+        "zone": str(peer.prepare(directory, zone, ttl)),
+    }
     filled |= place | dict(peer.values)
     template = Template((CONFIGURATIONS / peer.configuration).read_text())
     written = directory / _configuration_name(peer)
@@ -112,7 +135,9 @@ def _zone_file(directory: Path, zone: Zone, ttl: int, name: str = "internal.zone
     """Write the records as a master file (RFC 1035)."""
     path = directory / name
     with path.open("w") as file:
-        file.write(f"$TTL {ttl}\n$ORIGIN internal.\n@ SOA {SOA}\n@ NS _dns.internal.\n_dns AAAA fdaa::3\n")
+        file.write(
+            f"$TTL {ttl}\n$ORIGIN internal.\n@ SOA {SOA}\n@ NS _dns.internal.\n_dns AAAA fdaa::3\n"
+        )
         file.writelines(f"{owner} {qtype} {rdata}\n" for owner, qtype, rdata in _records(zone))
     return path
 
@@ -128,7 +153,10 @@ def _local_data(directory: Path, zone: Zone, ttl: int) -> Path:
     path = directory / "local-data"
     with path.open("w") as file:
         file.write(f"local-data: 'internal. {ttl} SOA {SOA}'\n")
-        file.writelines(f"local-data: '{owner}.internal. {ttl} {t} {rdata}'\n" for owner, t, rdata in _records(zone))
+        file.writelines(
+            f"local-data: '{owner}.internal. {ttl} {t} {rdata}'\n"
+            for owner, t, rdata in _records(zone)
+        )
     return path
 
 
@@ -169,41 +197,113 @@ def _records(zone: Zone) -> list[tuple[str, str, str]]:
 
 
 _PDNS: Final = ("pdns-server", "pdns-backend-sqlite3")
-_NO_CACHES: Final = "cache-ttl=0\nquery-cache-ttl=0\nnegquery-cache-ttl=0\nzone-cache-refresh-interval=0"
+_NO_CACHES: Final = (
+    "cache-ttl=0\nquery-cache-ttl=0\nnegquery-cache-ttl=0\nzone-cache-refresh-interval=0"
+)
 PEERS: Final = (
-    Peer("NSD", "nsd", ("nsd",), "nsd.conf", ("-d", "-c", "$directory/nsd.conf"), _zone_file, short=True),
-    Peer("Knot", "knotd", ("knot",), "knot.conf", ("-c", "$directory/knot.conf"), _zone_file, short=True),
-    Peer("gdnsd", "gdnsd", ("gdnsd",), "gdnsd.conf", ("-c", "$directory", "start"), _gdnsd_zones, short=True),
     Peer(
-        "PowerDNS", "pdns_server", _PDNS, "pdns.conf", ("--config-dir=$directory",), _pdns_database,
-        {"caches": ""}, short=True,
+        "NSD",
+        "nsd",
+        ("nsd",),
+        "nsd.conf",
+        ("-d", "-c", "$directory/nsd.conf"),
+        _zone_file,
+        short=True,
     ),
     Peer(
-        "PowerDNS, all caches off", "pdns_server", _PDNS, "pdns.conf", ("--config-dir=$directory",), _pdns_database,
+        "Knot",
+        "knotd",
+        ("knot",),
+        "knot.conf",
+        ("-c", "$directory/knot.conf"),
+        _zone_file,
+        short=True,
+    ),
+    Peer(
+        "gdnsd",
+        "gdnsd",
+        ("gdnsd",),
+        "gdnsd.conf",
+        ("-c", "$directory", "start"),
+        _gdnsd_zones,
+        short=True,
+    ),
+    Peer(
+        "PowerDNS",
+        "pdns_server",
+        _PDNS,
+        "pdns.conf",
+        ("--config-dir=$directory",),
+        _pdns_database,
+        {"caches": ""},
+        short=True,
+    ),
+    Peer(
+        "PowerDNS, all caches off",
+        "pdns_server",
+        _PDNS,
+        "pdns.conf",
+        ("--config-dir=$directory",),
+        _pdns_database,
         {"caches": _NO_CACHES},
     ),
-    Peer("Unbound", "unbound", ("unbound",), "unbound.conf", ("-d", "-c", "$directory/unbound.conf"), _local_data),
-    Peer("BIND", "named", ("bind9",), "named.conf", ("-g", "-n", "1", "-c", "$directory/named.conf"), _zone_file),
     Peer(
-        "dnsmasq", "dnsmasq", ("dnsmasq-base",), "dnsmasq.conf",
-        ("--keep-in-foreground", "--conf-file=$directory/dnsmasq.conf"), _hosts,
+        "Unbound",
+        "unbound",
+        ("unbound",),
+        "unbound.conf",
+        ("-d", "-c", "$directory/unbound.conf"),
+        _local_data,
     ),
     Peer(
-        "dnsdist, packet cache", "dnsdist", ("dnsdist",), "dnsdist.conf",
-        ("--supervised", "--disable-syslog", "--config", "$directory/dnsdist.conf"), _zone_file, behind="NSD",
+        "BIND",
+        "named",
+        ("bind9",),
+        "named.conf",
+        ("-g", "-n", "1", "-c", "$directory/named.conf"),
+        _zone_file,
     ),
-)  # fmt: skip
+    Peer(
+        "dnsmasq",
+        "dnsmasq",
+        ("dnsmasq-base",),
+        "dnsmasq.conf",
+        ("--keep-in-foreground", "--conf-file=$directory/dnsmasq.conf"),
+        _hosts,
+    ),
+    Peer(
+        "dnsdist, packet cache",
+        "dnsdist",
+        ("dnsdist",),
+        "dnsdist.conf",
+        ("--supervised", "--disable-syslog", "--config", "$directory/dnsdist.conf"),
+        _zone_file,
+        behind="NSD",
+    ),
+)
 FORWARDERS: Final = (
     Peer(
-        "Unbound", "unbound", ("unbound",), "forward-unbound.conf",
-        ("-d", "-c", "$directory/forward-unbound.conf"), _nothing,
+        "Unbound",
+        "unbound",
+        ("unbound",),
+        "forward-unbound.conf",
+        ("-d", "-c", "$directory/forward-unbound.conf"),
+        _nothing,
     ),
     Peer(
-        "dnsmasq", "dnsmasq", ("dnsmasq-base",), "forward-dnsmasq.conf",
-        ("--keep-in-foreground", "--conf-file=$directory/forward-dnsmasq.conf"), _nothing,
+        "dnsmasq",
+        "dnsmasq",
+        ("dnsmasq-base",),
+        "forward-dnsmasq.conf",
+        ("--keep-in-foreground", "--conf-file=$directory/forward-dnsmasq.conf"),
+        _nothing,
     ),
     Peer(
-        "dnsdist", "dnsdist", ("dnsdist",), "forward-dnsdist.conf",
-        ("--supervised", "--disable-syslog", "--config", "$directory/forward-dnsdist.conf"), _nothing,
+        "dnsdist",
+        "dnsdist",
+        ("dnsdist",),
+        "forward-dnsdist.conf",
+        ("--supervised", "--disable-syslog", "--config", "$directory/forward-dnsdist.conf"),
+        _nothing,
     ),
-)  # fmt: skip
+)

@@ -1,4 +1,5 @@
-"""Where the CPU of a saturated server goes, as perf sees it: kernel and user space, and the hottest functions."""
+"""Where the CPU of a saturated server goes, as perf sees it: kernel and user space, and the hottest
+functions."""
 
 from __future__ import annotations
 
@@ -41,13 +42,29 @@ def _try(perf: str, directory: Path) -> None:
     words = [perf, "record", "-e", "cpu-clock", "-o", str(directory / "try.perf"), "true"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
     if done.returncode:
-        raise Missing(f"perf cannot sample here: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+        raise Missing(
+            f"perf cannot sample here: "
+            f"{(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        )
 
 
-def _profile(perf: str, server: Server, loads: Loads, apps: zones.Questions, directory: Path) -> Case:
+def _profile(
+    perf: str, server: Server, loads: Loads, apps: zones.Questions, directory: Path
+) -> Case:
     path = directory / "perf.data"
     # Of the clock: virtual machines often have no counters of the processor.
-    words = [perf, "record", "-e", "cpu-clock", "-F", str(RATE), "-p", str(server.process.pid), "-o", str(path)]
+    words = [
+        perf,
+        "record",
+        "-e",
+        "cpu-clock",
+        "-F",
+        str(RATE),
+        "-p",
+        str(server.process.pid),
+        "-o",
+        str(path),
+    ]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as recording:
         result = measure(server, loads.sendmmsg(apps), apps)
         recording.terminate()
@@ -57,8 +74,13 @@ def _profile(perf: str, server: Server, loads: Loads, apps: zones.Questions, dir
     ).stdout  # fmt: skip
     functions = read_report(report)
     kernel = sum(share for share, _, _, where in functions if where == "k")
-    hottest = [f"{share:6.2f} %  {where}  {dso}  {name}" for share, dso, name, where in functions[:HOTTEST]]
-    say(f"  {server.name}: kernel {kernel:.1f} %, user space {100 - kernel:.1f} % of {result['cpu_us']:.2f} µs")
+    hottest = [
+        f"{share:6.2f} %  {where}  {dso}  {name}" for share, dso, name, where in functions[:HOTTEST]
+    ]
+    say(
+        f"  {server.name}: kernel {kernel:.1f} %, user space {100 - kernel:.1f} % of "
+        f"{result['cpu_us']:.2f} µs"
+    )
     for line in hottest:
         say(f"    {line}")
     told = result | {
@@ -66,10 +88,17 @@ def _profile(perf: str, server: Server, loads: Loads, apps: zones.Questions, dir
         "user_us": result["cpu_us"] * (100 - kernel) / 100,
         "hottest": hottest,
     }
-    return Case("profile", f"{server.name} · saturated by sendmmsg", [told], server.name, "saturated by sendmmsg")
+    return Case(
+        "profile",
+        f"{server.name} · saturated by sendmmsg",
+        [told],
+        server.name,
+        "saturated by sendmmsg",
+    )
 
 
 def read_report(report: str) -> list[tuple[float, str, str, str]]:
-    """Read `perf report --sort dso,symbol`: share in percent, object, function, `k` for the kernel's or `.`."""
+    """Read `perf report --sort dso,symbol`: share in percent, object, function, `k` for the
+    kernel's or `.`."""
     lines = re.findall(r"(?m)^\s+([\d.]+)%\s+(\S+)\s+\[(.)\]\s+(.*?)(?:\s+-\s+-)?\s*$", report)
     return [(float(share), dso, name, where) for share, dso, where, name in lines]

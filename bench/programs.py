@@ -9,7 +9,8 @@ from bench.tools import program
 
 
 def built(name: str, directory: Path) -> str:
-    """Return the path of the program from bench/*name*.c, built in *directory*. Raises Missing without a compiler."""
+    """Return the path of the program from bench/*name*.c, built in *directory*. Raises Missing
+    without a compiler."""
     path = directory / name
     if not path.exists():
         compiler, source = program("gcc", "gcc", "libc6-dev"), Path(__file__).with_name(f"{name}.c")

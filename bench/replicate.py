@@ -1,4 +1,5 @@
-"""A catalog that follows a bucket of NATS: how fast it fills, how soon a put is an answer, what faults cost."""
+"""A catalog that follows a bucket of NATS: how fast it fills, how soon a put is an answer, what
+faults cost."""
 
 from __future__ import annotations
 
@@ -25,7 +26,16 @@ from internal_dns.replicate.nats import NatsBucket, connected
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog, sized_rows
 from internal_dns.store.sqlite import connect
-from tests.nats_servers import NatsServer, asked, create, nats_cluster, nats_server, put, source, using
+from tests.nats_servers import (
+    NatsServer,
+    asked,
+    create,
+    nats_cluster,
+    nats_server,
+    put,
+    source,
+    using,
+)
 from tests.replicate.values import machine
 
 MACHINES: Final = 100_000
@@ -36,9 +46,21 @@ FIXED: Final = machine("fixed", 0xFFFF, app="fixed")
 MOVING: Final = machine("moving", 0xFFFE, app="moving")
 ROWS: Final = "SELECT " + " + ".join(
     f"(SELECT count(*) FROM {table})"
-    for table in ("machines", "apps", "networks", "machine_metadata", "machine_services", "peers", "flycasts",
-                  "organizations", "hosts", "regions", "region_latency", "meta")
-)  # fmt: skip
+    for table in (
+        "machines",
+        "apps",
+        "networks",
+        "machine_metadata",
+        "machine_services",
+        "peers",
+        "flycasts",
+        "organizations",
+        "hosts",
+        "regions",
+        "region_latency",
+        "meta",
+    )
+)
 
 
 def run(directory: Path, *, repetitions: int, short: bool) -> list[Case]:
@@ -59,7 +81,10 @@ def run(directory: Path, *, repetitions: int, short: bool) -> list[Case]:
         cases.append(_missed(where, path, repetitions))
         cases += [
             _fault(nats, where, path, words, fault, repetitions)
-            for words, fault in (("server restarted", _restart), (f"server frozen for {FROZEN:.0f} s", _freeze))
+            for words, fault in (
+                ("server restarted", _restart),
+                (f"server frozen for {FROZEN:.0f} s", _freeze),
+            )
         ]
     return [*cases, _leader(directory, 1 if short else repetitions)]
 
@@ -78,9 +103,23 @@ def _host(path: Path, where: Source) -> Iterator[Server]:
     """A server that follows *where*; both cores are its own, as they are the bucket's."""
     path.parent.mkdir(exist_ok=True)
     words = (
-        sys.executable, "-m", "internal_dns", "serve", "--catalog", str(path), "--listen", "[::1]:0",
-        "--map-source", "::1/128=fdaa:0:18::/48", "--upstream", "none", "--admin", "none", "--source", str(where),
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "internal_dns",
+        "serve",
+        "--catalog",
+        str(path),
+        "--listen",
+        "[::1]:0",
+        "--map-source",
+        "::1/128=fdaa:0:18::/48",
+        "--upstream",
+        "none",
+        "--admin",
+        "none",
+        "--source",
+        str(where),
+    )
     with Server(f"host {path.parent.name}", words, path.parent) as server:
         server.port = int(server.wait_for_line(r"udp\+tcp \[::1\]:(\d+)")[1])
         yield server
@@ -94,14 +133,17 @@ def _fill(where: Source, directory: Path, repetitions: int) -> Case:
         with _host(path, where) as server, Asker(server.port) as asker:
             began = time.perf_counter()
             at = asker.until(query("fixed.internal", "AAAA"), 1, WITHIN)
-            following = server.wait_for_line(r"replication: (\d+) keys, \d+ rows removed, ([0-9.]+) s")
+            following = server.wait_for_line(
+                r"replication: (\d+) keys, \d+ rows removed, ([0-9.]+) s"
+            )
             connection = sqlite3.connect(path)
             (rows,) = connection.execute(ROWS).fetchone()
             connection.close()
             case.repetitions.append({
                 "wall_s": (at or time.perf_counter()) - began, "rows_s": rows / float(following[2]), "rows": rows,
                 "cpu_s": server.cpu_seconds(), "rss_mib": server.status_mib("VmRSS"),
-                "peak_mib": server.status_mib("VmHWM"), "void": "" if at else "not complete in time",
+                "peak_mib": server.status_mib("VmHWM"), "void": "" if at else "not complete in "
+                                                                              "time",
             })  # fmt: skip
     return case
 
@@ -127,8 +169,12 @@ async def _changes(bucket: NatsBucket, asker: Asker, octets: bytes, changes: int
     for n in range(changes):
         count = n % 2
         value = machine(
-            "moving", 0xFFFE, app="moving", state="started" if count else "stopped", updated_at=int(time.time())
-        )  # fmt: skip
+            "moving",
+            0xFFFE,
+            app="moving",
+            state="started" if count else "stopped",
+            updated_at=int(time.time()),
+        )
         began = time.perf_counter()
         await bucket.write([(*value, None)])
         at = await asyncio.to_thread(asker.until, octets, count, 5.0)
@@ -150,7 +196,10 @@ def _missed(where: Source, path: Path, repetitions: int) -> Case:
             server.process.send_signal(signal.SIGKILL)
             server.process.wait()
         here = 1 - here
-        changes = [machine(f"missed{n % 1000}", n % 1000 + 1, app="missed", updated_at=n) for n in range(MISSED - 1)]
+        changes = [
+            machine(f"missed{n % 1000}", n % 1000 + 1, app="missed", updated_at=n)
+            for n in range(MISSED - 1)
+        ]
         moved = machine("moving", 0xFFFE, app="moving", state="started" if here else "stopped")
         put(where, *changes, moved)
         began = time.perf_counter()
@@ -199,7 +248,12 @@ def _reading(port: int) -> Iterator[dict[str, Any]]:
 
 
 def _fault(
-    nats: NatsServer, where: Source, path: Path, words: str, fault: Callable[[NatsServer], None], repetitions: int
+    nats: NatsServer,
+    where: Source,
+    path: Path,
+    words: str,
+    fault: Callable[[NatsServer], None],
+    repetitions: int,
 ) -> Case:
     """From the server's being back until a change made then is answered; reads go on meanwhile."""
     case = Case("replicate", f"{words} · from its return to the next change answered")

@@ -42,7 +42,8 @@ DISTURBED: Final = 0.05  # of a core, used by others
 
 @dataclass(slots=True)
 class Case:
-    """One thing measured several times. A repetition with words under `void` is kept and does not count."""
+    """One thing measured several times. A repetition with words under `void` is kept and does not
+    count."""
 
     part: str
     name: str
@@ -52,7 +53,9 @@ class Case:
 
     def spread(self, figure: str) -> tuple[float, float, float] | None:
         """Median, min and max of *figure*, None if no repetition that counts has it."""
-        values = [r[figure] for r in self.repetitions if not r.get("void") and r.get(figure) is not None]
+        values = [
+            r[figure] for r in self.repetitions if not r.get("void") and r.get(figure) is not None
+        ]
         return (median(values), min(values), max(values)) if values else None
 
     @property
@@ -106,7 +109,9 @@ def table(cases: Sequence[Case]) -> str:
         for figure, spread in found:
             part, name, remark = heads.pop() if heads else ("", "", "")
             words, unit, decimals = FIGURES[figure]
-            rows.append((part, name, words, *(f"{value:,.{decimals}f}" for value in spread), unit, remark))
+            rows.append(
+                (part, name, words, *(f"{value:,.{decimals}f}" for value in spread), unit, remark)
+            )
         if not found:
             rows.append((case.part, case.name, "nothing that counts", "", "", "", "", case.remark))
     widths = [max(len(row[i]) for row in rows) for i in range(7)]

@@ -46,19 +46,27 @@ class Server:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 ["taskset", "--cpu-list", str(core), *words],
-                cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                cwd=directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def __enter__(self) -> Server:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 
     def wait_for_line(self, pattern: str) -> re.Match[str]:
-        """Wait until the server's output matches. Raises Missing when it ends before, or takes too long."""
+        """Wait until the server's output matches. Raises Missing when it ends before, or takes too
+        long."""
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline and self.process.poll() is None:
             if found := re.search(pattern, self.log.read_text(errors="replace")):
@@ -67,7 +75,8 @@ class Server:
         raise self._did_not_start()
 
     def wait_for_answer(self, name: str, count: int, source: str = "") -> None:
-        """Wait until AAAA of *name* has *count* records, so that nobody measures a server that answers nothing."""
+        """Wait until AAAA of *name* has *count* records, so that nobody measures a server that
+        answers nothing."""
         deadline = time.monotonic() + START_TIMEOUT
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
             sock.settimeout(0.2)
@@ -81,7 +90,11 @@ class Server:
                 except OSError:  # not there yet
                     time.sleep(0.05)
                     continue
-                if reply[:2] == b"\x1d\x05" and not reply[3] & 15 and int.from_bytes(reply[6:8], "big") == count:
+                if (
+                    reply[:2] == b"\x1d\x05"
+                    and not reply[3] & 15
+                    and int.from_bytes(reply[6:8], "big") == count
+                ):
                     return
                 time.sleep(0.05)
         raise self._did_not_start()
@@ -109,7 +122,9 @@ class Server:
     def status_mib(self, field: str) -> float:
         """A size of the process from /proc/PID/status, such as VmRSS."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024  # in kB
+        return (
+            int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+        )  # in kB
 
     def stop(self) -> None:
         """End it: SIGTERM, and after 10 s SIGKILL."""
@@ -144,8 +159,12 @@ def option(words: str) -> bool:
     """Whether `serve` has the option *words* (--udp-path, --workers)."""
     said = subprocess.run(
         [sys.executable, "-m", "internal_dns", "serve", "--help"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     return words in said.stdout
 
 
@@ -156,7 +175,9 @@ def best_path() -> str:
 
 @cache
 def _has_native() -> bool:
-    return option("--udp-path") and importlib.util.find_spec("internal_dns.transport.fast") is not None
+    return (
+        option("--udp-path") and importlib.util.find_spec("internal_dns.transport.fast") is not None
+    )
 
 
 def path_words(path: str) -> tuple[str, ...]:
@@ -181,23 +202,39 @@ def ours(
     workers: int = 0,
     upstreams: Sequence[str] = ("none",),
 ) -> Server:
-    """Start internal-dns on *port*, or one of the system's choice; loopback asks as the first network.
+    """Start internal-dns on *port*, or one of the system's choice; loopback asks as the first
+    network.
 
-    It is waited for (*wait*) until it is ready, and until it answers *source*, unless its catalog has nothing
-    (*answering*). *path* "": the best that is built. Raises Missing.
+    It is waited for (*wait*) until it is ready, and until it answers *source*, unless its catalog
+    has nothing (*answering*). *path* "": the best that is built. Raises Missing.
     """
     path = path or best_path()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("INTERNAL_DNS_")}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("INTERNAL_DNS_")
+    }
     environment["PYTHONPATH"] = str(ROOT)
     nothing = directory / "nothing.toml"  # or else a file in /etc would count
     nothing.write_text("")
     listen = "[::]" if wildcard else f"[{host}]"
     words = (
-        sys.executable, "-m", "internal_dns", "serve", "--config", str(nothing), "--catalog", str(catalog),
-        "--listen", f"{listen}:{port}", "--admin", "none", "--map-source", f"::1/128={NETWORK}",
+        sys.executable,
+        "-m",
+        "internal_dns",
+        "serve",
+        "--config",
+        str(nothing),
+        "--catalog",
+        str(catalog),
+        "--listen",
+        f"{listen}:{port}",
+        "--admin",
+        "none",
+        "--map-source",
+        f"::1/128={NETWORK}",
         *(word for upstream in upstreams for word in ("--upstream", upstream)),
-        *path_words(path), *(("--workers", str(workers)) if workers else ()),
-    )  # fmt: skip
+        *path_words(path),
+        *(("--workers", str(workers)) if workers else ()),
+    )
     name = name or f"internal-dns, {path} path, {listen}"
     server = Server(name, words, directory, port=port, environment=environment, host=host)
     if wait:
@@ -208,12 +245,15 @@ def ours(
 
 
 def upstream(directory: Path, delay_ms: int) -> Server:
-    """Start upstream.c on a core that no server has; `asked` of what it returns counts. Raises Missing."""
+    """Start upstream.c on a core that no server has; `asked` of what it returns counts. Raises
+    Missing."""
     port, count = free_port(), directory / f"upstream-{delay_ms}.count"
     words = [built("upstream", directory), str(port), str(delay_ms), str(count)]
     # A reply that is due must not wait for a generator, where they share a core.
     words = [*in_front(1), *words]
-    server = Server(f"upstream of {delay_ms} ms", words, directory, port=port, core=CORES[1 % len(CORES)])
+    server = Server(
+        f"upstream of {delay_ms} ms", words, directory, port=port, core=CORES[1 % len(CORES)]
+    )
     server.wait_for_answer("upstream.test", 1)
     return server
 
@@ -227,7 +267,9 @@ def floor(directory: Path, *, pktinfo: bool) -> Server:
     """Start floor.c. Raises Missing without a compiler."""
     port = free_port()
     words = [built("floor", directory), str(port), *(["pktinfo"] if pktinfo else [])]
-    server = Server("floor, packet info" if pktinfo else "floor", words, directory, port=port, fixed=True)
+    server = Server(
+        "floor, packet info" if pktinfo else "floor", words, directory, port=port, fixed=True
+    )
     server.wait_for_answer("app-1.internal", 3)
     return server
 
@@ -238,10 +280,13 @@ def in_front(priority: int) -> list[str]:
 
 
 def more_descriptors(wanted: int = 65_536) -> None:
-    """Give our children as many descriptors as internal-dns's systemd unit does, or as many as we may."""
+    """Give our children as many descriptors as internal-dns's systemd unit does, or as many as we
+    may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     infinite = hard == resource.RLIM_INFINITY
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted if infinite else min(wanted, hard)), hard))
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (max(soft, wanted if infinite else min(wanted, hard)), hard)
+    )
 
 
 def free_port() -> int:

@@ -1,4 +1,5 @@
-"""`python -m bench.soak`: ask names that were never asked before, and see that the server's memory stays.
+"""`python -m bench.soak`: ask names that were never asked before, and see that the server's memory
+stays.
 
     names         RSS  a second
     250,000  98.1 MiB    20,000
@@ -30,24 +31,36 @@ BOUND: Final = 128 << 20
 FLAT: Final = 8 << 20
 OUTSTANDING: Final = 200  # fewer than the smallest receive buffer holds
 ROWS: Final = 20
-# An app, a machine, an app of another zone, a name of others (refused without an upstream): all of them are nobody's.
+# An app, a machine, an app of another zone, a name of others (refused without an upstream): all of
+# them are nobody's.
 FORMS: Final = (
-    ((b"internal",), 28), ((b"vm", b"web", b"internal"), 28), ((b"flycast",), 28), ((b"example", b"com"), 1),
-)  # fmt: skip
+    ((b"internal",), 28),
+    ((b"vm", b"web", b"internal"), 28),
+    ((b"flycast",), 28),
+    ((b"example", b"com"), 1),
+)
 
 
 def main() -> None:
     """Ask, print, judge."""
-    words = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__.partition("\n")[0])
-    words.add_argument("--names", metavar="N", type=int, default=NAMES, help=f"how many [default: {NAMES:,}]")
+    words = argparse.ArgumentParser(
+        prog="python -m bench.soak", description=__doc__.partition("\n")[0]
+    )
+    words.add_argument(
+        "--names", metavar="N", type=int, default=NAMES, help=f"how many [default: {NAMES:,}]"
+    )
     names = words.parse_args().names
-    with tempfile.TemporaryDirectory(prefix="internal-dns-soak-") as folder, Soak(Path(folder)) as soak:
+    with (
+        tempfile.TemporaryDirectory(prefix="internal-dns-soak-") as folder,
+        Soak(Path(folder)) as soak,
+    ):
         sizes = soak.run(names)
     half = sizes[len(sizes) // 2]
     grown, late = sizes[-1] - sizes[0], max(sizes[len(sizes) // 2 :]) - half
     known = facts()
     say(f"{known['cpu']}, {known['system']}, Python {known['python']}, commit {known['commit']}")
-    say(f"{names:,} names: {_mib(grown)} more than at the start, {_mib(late)} of them in the second half; "
+    say(f"{names:,} names: {_mib(grown)} more than at the start, {_mib(late)} of them in the "
+        f"second half; "
         f"{soak.lost:,} not answered")  # fmt: skip
     sys.exit(grown > BOUND or late > FLAT or soak.lost > names // 1_000)
 
@@ -63,10 +76,24 @@ class Soak:
         network = f"fdaa:{number >> 16:x}:{number & 0xFFFF:x}::/48"
         self.server = Server(
             "soak",
-            [sys.executable, "-m", "internal_dns", "serve", "--catalog", str(catalog), "--listen", "[::1]:0",
-             "--map-source", f"::1/128={network}", "--upstream", "none", "--admin", "127.0.0.1:0"],
+            [
+                sys.executable,
+                "-m",
+                "internal_dns",
+                "serve",
+                "--catalog",
+                str(catalog),
+                "--listen",
+                "[::1]:0",
+                "--map-source",
+                f"::1/128={network}",
+                "--upstream",
+                "none",
+                "--admin",
+                "127.0.0.1:0",
+            ],
             folder,
-        )  # fmt: skip
+        )
         self.sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         self.lost = 0
 
@@ -116,7 +143,9 @@ class Soak:
 def question(number: int) -> bytes:
     """Return the query for the *number*-th name."""
     labels, qtype = FORMS[number % len(FORMS)]
-    octets = b"".join(pack("!B", len(label)) + label for label in (b"n%x" % (number * 2_654_435_761), *labels))
+    octets = b"".join(
+        pack("!B", len(label)) + label for label in (b"n%x" % (number * 2_654_435_761), *labels)
+    )
     return pack("!6H", number & 0xFFFF, 0x0100, 1, 0, 0, 0) + octets + b"\0" + pack("!2H", qtype, 1)
 
 

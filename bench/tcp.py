@@ -15,7 +15,9 @@ from bench.udp import alternate
 PEERS: Final = ("Knot", "NSD", "gdnsd")
 
 
-def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped) -> list[Case]:
+def run(
+    directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped
+) -> list[Case]:
     """Measure ours and, unless *short*, the peers. Raises Missing without dnsperf."""
     zone = zones.first_zone()
     apps = zones.apps(zone)

@@ -1,4 +1,5 @@
-"""Programs the bench needs from Debian: find them, install them as root and say so, or say what is missing."""
+"""Programs the bench needs from Debian: find them, install them as root and say so, or say what is
+missing."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def say(line: str) -> None:
 
 
 def program(name: str, *packages: str) -> str:
-    """Return the path of program *name*, after installing *packages* if need be: its own, then what it needs.
+    """Return the path of program *name*, after installing *packages* if need be: its own, then what
+    it needs.
 
     Raises Missing.
     """
@@ -68,7 +70,9 @@ def _installed(package: str) -> bool:
     if not shutil.which("dpkg-query"):
         return True  # not Debian: what is on PATH counts
     words = ["dpkg-query", "--show", "--showformat=${Status}", package]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.endswith(" installed")
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.endswith(
+        " installed"
+    )
 
 
 @cache
@@ -86,7 +90,12 @@ def _install(wanted: tuple[str, ...]) -> str:
         for command in (("update",), ("install", "-y", "--no-install-recommends", *wanted)):
             environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
             done = subprocess.run(
-                ["apt-get", "-qq", *command], env=environment, capture_output=True, text=True, check=False, timeout=300
+                ["apt-get", "-qq", *command],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=300,
             )
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -97,10 +106,14 @@ def _install(wanted: tuple[str, ...]) -> str:
 
 @contextmanager
 def _no_daemons(path: Path = _NO_DAEMONS) -> Iterator[None]:
-    """Let no package start its daemon meanwhile: it would take cores, and port 53. An operator's own policy stays."""
+    """Let no package start its daemon meanwhile: it would take cores, and port 53. An operator's
+    own policy stays."""
     try:
         with path.open("x") as file:
-            file.write("#!/bin/sh\n# Of internal-dns's bench, while it installs what it measures.\nexit 101\n")
+            file.write(
+                "#!/bin/sh\n# Of internal-dns's bench, while it installs what it measures.\nexit "
+                "101\n"
+            )
     except FileExistsError:
         yield
         return

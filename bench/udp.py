@@ -18,20 +18,29 @@ from bench.tools import Missing, Skipped, say
 RATES = (20_000, 60_000)
 
 
-def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped) -> list[Case]:
-    """Measure them all; *short* leaves out peers and loads. Raises Missing when there is no generator at all."""
+def run(
+    directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped
+) -> list[Case]:
+    """Measure them all; *short* leaves out peers and loads. Raises Missing when there is no
+    generator at all."""
     zone = zones.first_zone()
     apps, mixed = zones.apps(zone), zones.mixed(zone)
     loads = Loads(directory, seconds)
     longer: tuple[Wanted, ...] = (
         ("saturated by dnsperf", lambda: loads.dnsperf(apps), apps, 0),
         ("mixed, saturated by sendmmsg", lambda: loads.sendmmsg(mixed), mixed, 0),
-        *((f"mixed, {rate:,} a second", partial(loads.sendmmsg, mixed, rate), mixed, rate) for rate in RATES),
+        *(
+            (f"mixed, {rate:,} a second", partial(loads.sendmmsg, mixed, rate), mixed, rate)
+            for rate in RATES
+        ),
     )
     steps = plan(
         (
             ("saturated by sendmmsg", lambda: loads.sendmmsg(apps), apps, 0),
-            *((f"{rate:,} a second", partial(loads.sendmmsg, apps, rate), apps, rate) for rate in RATES),
+            *(
+                (f"{rate:,} a second", partial(loads.sendmmsg, apps, rate), apps, rate)
+                for rate in RATES
+            ),
             *(() if short else longer),
         ),
         skipped,
@@ -40,7 +49,10 @@ def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipp
     zones.make_catalog(catalog, zones.APPS * zones.MACHINES_PER_APP)
     with ExitStack() as stack:
         subjects = _ours(catalog, directory, stack, skipped, short=short)
-        subjects += [stack.enter_context(servers.floor(directory, pktinfo=pktinfo)) for pktinfo in (False, True)]
+        subjects += [
+            stack.enter_context(servers.floor(directory, pktinfo=pktinfo))
+            for pktinfo in (False, True)
+        ]
         subjects += peers.authoritative(directory, zone, stack, skipped, short=short)
         for server in subjects:
             loads.warm_up(apps, server)
@@ -49,8 +61,11 @@ def run(directory: Path, *, seconds: float, repetitions: int, short: bool, skipp
         return alternate("udp", subjects, steps, repetitions)
 
 
-def _ours(catalog: Path, directory: Path, stack: ExitStack, skipped: Skipped, *, short: bool) -> list[Server]:
-    """Both paths, each on one address (not pure Python if *short*) and on the wildcard: packet info tells which."""
+def _ours(
+    catalog: Path, directory: Path, stack: ExitStack, skipped: Skipped, *, short: bool
+) -> list[Server]:
+    """Both paths, each on one address (not pure Python if *short*) and on the wildcard: packet info
+    tells which."""
     found = []
     for path in servers.PATHS:
         for wildcard in (True,) if short and path == "python" else (False, True):
@@ -68,7 +83,9 @@ def workers(directory: Path, *, seconds: float, repetitions: int, skipped: Skipp
     if not servers.option("--workers"):
         raise Missing("not built: serve has no --workers")
     if len(CORES) < 3:
-        raise Missing(f"not measurable here: {len(CORES)} cores, and two workers and the generator need three")
+        raise Missing(
+            f"not measurable here: {len(CORES)} cores, and two workers and the generator need three"
+        )
     apps = zones.apps(zones.first_zone())
     loads = Loads(directory, seconds)
     steps = plan((("saturated by sendmmsg", lambda: loads.sendmmsg(apps), apps, 0),), skipped)
@@ -92,20 +109,29 @@ def alternate(
     repetitions: int,
     around: Callable[[], AbstractContextManager[dict[str, Any]]] = lambda: nullcontext({}),
 ) -> list[Case]:
-    """Run every load on every subject in turn, and all that again: A B A B, so that a slow minute hits all alike.
+    """Run every load on every subject in turn, and all that again: A B A B, so that a slow minute
+    hits all alike.
 
     What *around* tells of a run is added to it.
     """
     cases = {
-        (s.name, words): Case(part, f"{s.name} · {words}", [], s.name, words) for s in subjects for words, *_ in steps
+        (s.name, words): Case(part, f"{s.name} · {words}", [], s.name, words)
+        for s in subjects
+        for words, *_ in steps
     }
-    limits: dict[tuple[str, str], float] = {}  # what a saturated server could answer of which questions
+    limits: dict[
+        tuple[str, str], float
+    ] = {}  # what a saturated server could answer of which questions
     for repetition in range(1, repetitions + 1):
         for words, load, questions, rate in steps:
             for server in subjects:
                 limit = limits.get((server.name, questions.name), rate)
                 with around() as more:
-                    result = measure(server, load, questions, rate) if limit >= rate else _beyond(limit, rate)
+                    result = (
+                        measure(server, load, questions, rate)
+                        if limit >= rate
+                        else _beyond(limit, rate)
+                    )
                 result |= more
                 if not rate and result["cpu_us"]:
                     limits[server.name, questions.name] = max(result["qps"], 1e6 / result["cpu_us"])
@@ -115,7 +141,8 @@ def alternate(
 
 
 def _beyond(limit: float, rate: int) -> dict[str, Any]:
-    """A rate that a server cannot keep is not tried: it would measure queues, and some would end themselves."""
+    """A rate that a server cannot keep is not tried: it would measure queues, and some would end
+    themselves."""
     void = f"not tried: this core would answer {limit:,.0f} a second"
     return {"rate": rate, "cpu_us": None, "qps": 0.0, "saturated": "", "void": void}
 
@@ -123,4 +150,6 @@ def _beyond(limit: float, rate: int) -> dict[str, Any]:
 def told(result: dict[str, Any]) -> str:
     """A repetition in a line."""
     cpu = f"{result['cpu_us']:.1f} µs, " if result["cpu_us"] else ""
-    return f"{cpu}{result['qps']:,.0f} a second" + (f" VOID: {result['void']}" if result["void"] else "")
+    return f"{cpu}{result['qps']:,.0f} a second" + (
+        f" VOID: {result['void']}" if result["void"] else ""
+    )

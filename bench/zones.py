@@ -1,4 +1,5 @@
-"""What is served and asked: one catalog for ours, the same records as a zone for others, and seeded questions."""
+"""What is served and asked: one catalog for ours, the same records as a zone for others, and seeded
+questions."""
 
 from __future__ import annotations
 
@@ -35,20 +36,27 @@ Zone = dict[str, list[Machine]]  # by app
 
 def make_catalog(path: Path, machines: int, apps: int = APPS) -> None:
     """Write a catalog of *machines* started machines, 3 an app, *apps* apps a network."""
-    create_catalog(path, sized_rows(machines, SEED, apps, machines_per_app=MACHINES_PER_APP, started=1), replace=True)
+    create_catalog(
+        path,
+        sized_rows(machines, SEED, apps, machines_per_app=MACHINES_PER_APP, started=1),
+        replace=True,
+    )
 
 
 def first_zone(apps: int = APPS) -> Zone:
     """What the first network of such a catalog holds."""
     zone: Zone = defaultdict(list)
-    rows = sized_rows(apps * MACHINES_PER_APP, SEED, apps, machines_per_app=MACHINES_PER_APP, started=1)
+    rows = sized_rows(
+        apps * MACHINES_PER_APP, SEED, apps, machines_per_app=MACHINES_PER_APP, started=1
+    )
     for identifier, _, app, address, region, *_ in rows["machines"]:
         zone[str(app)].append(Machine(str(identifier), str(address), str(region)))
     return zone
 
 
 def records(zone: Zone) -> Iterator[tuple[str, str, str]]:
-    """Each record as (owner below internal, type, rdata in text): what the questions of this file ask for."""
+    """Each record as (owner below internal, type, rdata in text): what the questions of this file
+    ask for."""
     for app, machines in zone.items():
         for machine in machines:
             yield app, "AAAA", machine.address
@@ -85,7 +93,9 @@ class Questions:
 def apps(zone: Zone) -> Questions:
     """Random apps that exist."""
     random, names = Random(SEED), list(zone)
-    return Questions("apps", tuple((f"{random.choice(names)}.internal", "AAAA") for _ in range(QUESTIONS)))
+    return Questions(
+        "apps", tuple((f"{random.choice(names)}.internal", "AAAA") for _ in range(QUESTIONS))
+    )
 
 
 def mixed(zone: Zone) -> Questions:
@@ -108,11 +118,14 @@ def mixed(zone: Zone) -> Questions:
 
 def external(count: int) -> Questions:
     """*count* names that are not ours, in turn."""
-    return Questions(f"external-{count}", tuple((f"name-{n}.example.com", "AAAA") for n in range(count)))
+    return Questions(
+        f"external-{count}", tuple((f"name-{n}.example.com", "AAAA") for n in range(count))
+    )
 
 
 def external_new() -> Questions:
-    """One name that is not ours; the generator writes its first ten letters, so that it is never the same."""
+    """One name that is not ours; the generator writes its first ten letters, so that it is never
+    the same."""
     return Questions("external-new", (("0123456789.example.com", "AAAA"),))
 
 

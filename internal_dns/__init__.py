@@ -2,7 +2,8 @@
 
 
 def __getattr__(name: str) -> str:
-    # importlib.metadata takes longer to import than the rest of `--help`: only who asks for the version pays.
+    # importlib.metadata takes longer to import than the rest of `--help`: only who asks for the
+    # version pays.
     if name == "__version__":
         from importlib.metadata import version
 

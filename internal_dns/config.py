@@ -1,7 +1,8 @@
 """The settings: one table, from which flags, environment, file, documentation and tests derive.
 
-Flags win over INTERNAL_DNS_*, those over the TOML file, that over the default. All faults are told at once, each with
-where it stands and what to write instead; an unknown key is an error that names the nearest known one.
+Flags win over INTERNAL_DNS_*, those over the TOML file, that over the default. All faults are told
+at once, each with where it stands and what to write instead; an unknown key is an error that names
+the nearest known one.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ def _region(text: str) -> bytes:
 
 def _prefix(text: str) -> bytes:
     network = ip_network(text)
-    if not isinstance(network, IPv6Network) or network.prefixlen != 16 or network.network_address.packed[0] != 0xFD:
+    if (
+        not isinstance(network, IPv6Network)
+        or network.prefixlen != 16
+        or network.network_address.packed[0] != 0xFD
+    ):
         raise ValueError(f"{text!r} is no ULA /16, such as fdaa::/16")
     return network.network_address.packed[:2]
 
@@ -54,7 +59,9 @@ def _prefix(text: str) -> bytes:
 def _source_map(text: str) -> tuple[str, str]:
     source, equals, network = text.partition("=")
     if not equals:
-        raise ValueError(f"{text!r} is no map: write PREFIX=NETWORK, such as ::1/128=fdaa:0:18::/48")
+        raise ValueError(
+            f"{text!r} is no map: write PREFIX=NETWORK, such as ::1/128=fdaa:0:18::/48"
+        )
     ip_network(source)
     if not isinstance(target := ip_network(network), IPv6Network) or target.prefixlen != 48:
         raise ValueError(f"{network!r} is no network: write its /48, such as fdaa:0:18::/48")
@@ -107,37 +114,65 @@ def _nsid(text: str) -> bytes:
 
 
 def setting(
-    default: Any, words: str, parse: Callable[[str], Any], metavar: str, *, many: bool = False, reload: bool = False
+    default: Any,
+    words: str,
+    parse: Callable[[str], Any],
+    metavar: str,
+    *,
+    many: bool = False,
+    reload: bool = False,
 ) -> Any:
-    """One row of the table. *default* is as an operator would write it; *many* settings may be given repeatedly.
+    """One row of the table. *default* is as an operator would write it; *many* settings may be
+    given repeatedly.
 
-    `reload`: a running server takes a new value on SIGHUP; the others are bound to what was opened at the start.
+    `reload`: a running server takes a new value on SIGHUP; the others are bound to what was opened
+    at the start.
     """
     return field(
         metadata={
-            "default": default, "words": words, "parse": parse, "metavar": metavar, "many": many, "reload": reload
+            "default": default,
+            "words": words,
+            "parse": parse,
+            "metavar": metavar,
+            "many": many,
+            "reload": reload,
         }
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings, parsed. The metadata of each field is its row in the table."""
 
-    catalog: Path = setting("/var/lib/internal-dns/catalog.db", "The catalog file (SQLite).", Path, "FILE")
+    catalog: Path = setting(
+        "/var/lib/internal-dns/catalog.db", "The catalog file (SQLite).", Path, "FILE"
+    )
     listen: tuple[Endpoint, ...] = setting(
-        ("[fdaa::3]:53",), "Where to serve UDP and TCP; [::]:PORT serves every local address.",
-        Endpoint.parse, "ADDR:PORT", many=True,
-    )  # fmt: skip
+        ("[fdaa::3]:53",),
+        "Where to serve UDP and TCP; [::]:PORT serves every local address.",
+        Endpoint.parse,
+        "ADDR:PORT",
+        many=True,
+    )
     upstream: tuple[Upstream | None, ...] = setting(
-        (), "Where to forward other names: udp://, tcp://, tls:// or https://ADDR, or none. Default: resolv.conf's.",
-        lambda text: None if text == "none" else Upstream.parse(text), "URL", many=True, reload=True,
-    )  # fmt: skip
+        (),
+        "Where to forward other names: udp://, tcp://, tls:// or https://ADDR, or none. Default: "
+        "resolv.conf's.",
+        lambda text: None if text == "none" else Upstream.parse(text),
+        "URL",
+        many=True,
+        reload=True,
+    )
     upstream_ca: Path | None = setting(
-        None, "Authorities (PEM) that verify the certificates of encrypted upstreams. Default: the system's.",
-        Path, "FILE",
-    )  # fmt: skip
-    region: bytes | None = setting(None, "The region this server is in.", _region, "CODE", reload=True)
+        None,
+        "Authorities (PEM) that verify the certificates of encrypted upstreams. Default: the "
+        "system's.",
+        Path,
+        "FILE",
+    )
+    region: bytes | None = setting(
+        None, "The region this server is in.", _region, "CODE", reload=True
+    )
     map_source: tuple[tuple[str, str], ...] = setting(
         (),
         "Sources outside the prefix that ask as a network: PREFIX=NETWORK.",
@@ -150,40 +185,71 @@ class Settings:
         "127.0.0.1:9153", "Where to serve /metrics, /healthz, /readyz; none.", _admin, "ADDR:PORT"
     )
     console: Endpoint | None = setting(
-        "none", "Where to serve the web console, such as 127.0.0.1:9154; needs the extra [console].",
-        _admin, "ADDR:PORT",
-    )  # fmt: skip
+        "none",
+        "Where to serve the web console, such as 127.0.0.1:9154; needs the extra [console].",
+        _admin,
+        "ADDR:PORT",
+    )
     console_token: str | None = setting(
-        None, "What lets one into the web console. Default: a new one each start, told in the start line.",
-        _token, "TEXT",
-    )  # fmt: skip
+        None,
+        "What lets one into the web console. Default: a new one each start, told in the start "
+        "line.",
+        _token,
+        "TEXT",
+    )
     prefix: bytes = setting("fdaa::/16", "The ULA /16 of all 6PN addresses.", _prefix, "PREFIX")
     udp_limit: int = setting(
-        "8192", "Octets of the largest UDP reply, if the client takes it.", _number(512, 65_507), "N", reload=True
+        "8192",
+        "Octets of the largest UDP reply, if the client takes it.",
+        _number(512, 65_507),
+        "N",
+        reload=True,
     )
     udp_path: str = setting(
-        "auto", "How to serve UDP: native or python; auto is native if it was built at installation.", _udp_path, "PATH"
+        "auto",
+        "How to serve UDP: native or python; auto is native if it was built at installation.",
+        _udp_path,
+        "PATH",
     )
     workers: int = setting("1", "Threads of the native UDP path.", _number(1, 8), "N")
     hidden_peers: tuple[str, ...] = setting(
-        ("interactive-",), "Peers whose names start so are not shown.", str, "START", many=True, reload=True
+        ("interactive-",),
+        "Peers whose names start so are not shown.",
+        str,
+        "START",
+        many=True,
+        reload=True,
     )
     nsid: bytes = setting(
-        "", "What to say when asked for the server's identifier (RFC 5001).", _nsid, "TEXT", reload=True
+        "",
+        "What to say when asked for the server's identifier (RFC 5001).",
+        _nsid,
+        "TEXT",
+        reload=True,
     )
     cookie_secret: bytes | None = setting(
-        None, "Secret of the DNS cookies, the same on all servers (RFC 9018). Default: a new one each start.",
-        _secret, "HEX", reload=True,
-    )  # fmt: skip
+        None,
+        "Secret of the DNS cookies, the same on all servers (RFC 9018). Default: a new one each "
+        "start.",
+        _secret,
+        "HEX",
+        reload=True,
+    )
     source: Source | None = setting(
-        None, "The bucket that the catalog file follows: nats://HOST[,HOST…]/BUCKET?creds=FILE; tls://, too.",
-        Source.parse, "URL",
-    )  # fmt: skip
-    host_name: str = setting("", "What this host is called in the fleet. Default: the system's host name.", str, "NAME")
+        None,
+        "The bucket that the catalog file follows: nats://HOST[,HOST…]/BUCKET?creds=FILE; tls://, "
+        "too.",
+        Source.parse,
+        "URL",
+    )
+    host_name: str = setting(
+        "", "What this host is called in the fleet. Default: the system's host name.", str, "NAME"
+    )
     forward: Mapping[Labels, Rule] = setting(
         {},
         "Upstreams of their own for suffixes; in the file only: a table of suffix = [URL, …], or "
-        "{ upstreams = [URL, …], allow_prefix = true } where they may tell addresses of the prefix.",
+        "{ upstreams = [URL, …], allow_prefix = true } where they may tell addresses of the "
+        "prefix.",
         Upstream.parse,
         "TABLE",
         reload=True,
@@ -191,19 +257,27 @@ class Settings:
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def is_own(self, endpoint: Endpoint) -> bool:
-        """Whether this server itself listens there. A wildcard takes loopback, and every address of the prefix."""
+        """Whether this server itself listens there. A wildcard takes loopback, and every address of
+        the prefix."""
         host = endpoint.host
         local = host.is_loopback or host.is_unspecified or host.packed.startswith(self.prefix)
         return any(
             own.port == endpoint.port
-            and (own.host == host or host.is_unspecified or (own.wildcard and host.version == 6 and local))
+            and (
+                own.host == host
+                or host.is_unspecified
+                or (own.wildcard and host.version == 6 and local)
+            )
             for own in self.listen
         )
 
     @property
     def maps(self) -> tuple[SourceMap, ...]:
         """`map_source` as the core wants it."""
-        return tuple(SourceMap.of(ip_network(source), _network(network)) for source, network in self.map_source)
+        return tuple(
+            SourceMap.of(ip_network(source), _network(network))
+            for source, network in self.map_source
+        )
 
 
 def table() -> tuple[Field[Any], ...]:
@@ -212,10 +286,14 @@ def table() -> tuple[Field[Any], ...]:
 
 
 def shown(name: str, value: Any) -> Any:
-    """Return a parsed value as an operator would write it: text, a number, a list, or the table `forward`."""
+    """Return a parsed value as an operator would write it: text, a number, a list, or the table
+    `forward`."""
     match name:
         case "forward":
-            return {b".".join(suffix).decode("utf-8", "replace"): _shown_rule(rule) for suffix, rule in value.items()}
+            return {
+                b".".join(suffix).decode("utf-8", "replace"): _shown_rule(rule)
+                for suffix, rule in value.items()
+            }
         case "map_source":
             return [f"{source}={network}" for source, network in value]
         case "prefix":
@@ -242,23 +320,30 @@ def _shown_rule(rule: Rule) -> list[str] | dict[str, Any]:
 
 
 def misspelt(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Say which variables look like settings and are none. They may be meant for a newer release: no error."""
+    """Say which variables look like settings and are none. They may be meant for a newer release:
+    no error."""
     known = {ENVIRONMENT + row.name.upper() for row in table()} | NOT_SETTINGS
     found = []
     for variable in sorted(environment):
         if variable.startswith(ENVIRONMENT) and variable not in known:
-            near = get_close_matches(variable.removeprefix(ENVIRONMENT), [k.removeprefix(ENVIRONMENT) for k in known])
+            near = get_close_matches(
+                variable.removeprefix(ENVIRONMENT), [k.removeprefix(ENVIRONMENT) for k in known]
+            )
             hint = f", did you mean {ENVIRONMENT}{near[0]}?" if near else ""
             found.append(f"{variable} is set and is no setting{hint}")
     return found
 
 
 def one_setting(
-    name: str, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None
+    name: str,
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    file: Path | None = None,
 ) -> tuple[Any, str]:
     """Return the value of one setting and where it is from, whatever may be wrong with the others.
 
-    Raises ConfigurationError when it cannot be known: its own value is faulty, or the file that may have it.
+    Raises ConfigurationError when it cannot be known: its own value is faulty, or the file that may
+    have it.
     """
     (row,) = (row for row in table() if row.name == name)
     faults: list[str] = []
@@ -274,7 +359,8 @@ def one_setting(
 def load_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None
 ) -> Settings:
-    """Return the effective settings. *flags* holds text, or tuples of text, by name; None and () are not given.
+    """Return the effective settings. *flags* holds text, or tuples of text, by name; None and ()
+    are not given.
 
     Raises ConfigurationError with every fault.
     """
@@ -295,10 +381,14 @@ def load_settings(
 
 
 def _raw(
-    row: Field[Any], flags: Mapping[str, Any], environment: Mapping[str, str], from_file: Mapping[str, Any],
+    row: Field[Any],
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    from_file: Mapping[str, Any],
     file: Path | None,
-) -> tuple[Any, str]:  # fmt: skip
-    """Return what is set, as it is written, and where: a flag, a variable, the file, or else the default."""
+) -> tuple[Any, str]:
+    """Return what is set, as it is written, and where: a flag, a variable, the file, or else the
+    default."""
     variable = ENVIRONMENT + row.name.upper()
     if flags.get(row.name) not in (None, ()):
         return flags[row.name], f"--{row.name.replace('_', '-')}"
@@ -332,7 +422,9 @@ def _parse(row: Field[Any], raw: Any, where: str, faults: list[str]) -> Any:
 
 def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, Rule]:
     if not isinstance(raw, Mapping):
-        faults.append(f'{where}: is a table, such as [forward] "corp.example" = ["udp://192.0.2.1"]')
+        faults.append(
+            f'{where}: is a table, such as [forward] "corp.example" = ["udp://192.0.2.1"]'
+        )
         return {}
     found = {}
     for suffix, value in raw.items():
@@ -343,10 +435,18 @@ def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, Rule]:
         try:
             if not all(0 < len(label) < 64 for label in labels):
                 raise ValueError("is no domain name")
-            if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
+            if (
+                not isinstance(urls, list)
+                or not urls
+                or not all(isinstance(url, str) for url in urls)
+            ):
                 raise ValueError('needs upstreams, such as ["udp://192.0.2.1"]')
-            if (strange := written.keys() - {"upstreams", "allow_prefix"}) or not isinstance(allow, bool):
-                raise ValueError(f"has upstreams and allow_prefix (true or false) only{_named(strange)}")
+            if (strange := written.keys() - {"upstreams", "allow_prefix"}) or not isinstance(
+                allow, bool
+            ):
+                raise ValueError(
+                    f"has upstreams and allow_prefix (true or false) only{_named(strange)}"
+                )
             found[labels] = Rule(tuple(map(Upstream.parse, urls)), allow)
         except ValueError as error:
             faults.append(f"{where}.{suffix or '(empty)'}: {error}")
@@ -364,7 +464,9 @@ def _toml_of(file: Path | None, faults: list[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:
-        faults.append(f"{path}: {error.strerror or error}. Name a file that can be read with --config")
+        faults.append(
+            f"{path}: {error.strerror or error}. Name a file that can be read with --config"
+        )
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         faults.append(f"{path}: is not TOML: {error}")
     return {}
@@ -375,7 +477,9 @@ def _read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
     known = [row.name for row in table()]
     for key in found.keys() - set(known):
         near = get_close_matches(key, known, 1, 0.5)
-        faults.append(f"{path}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+        faults.append(
+            f"{path}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+        )
     return found
 
 
@@ -389,22 +493,35 @@ def contradictions(settings: Settings) -> list[str]:
     for suffix in settings.forward:
         if our_zone(suffix, settings.prefix):
             name = b".".join(suffix).decode("utf-8", "replace")
-            faults.append(f"{settings.origin['forward']}.{name}: is answered here and never forwarded")
+            faults.append(
+                f"{settings.origin['forward']}.{name}: is answered here and never forwarded"
+            )
     if None in settings.upstream and settings.forward:
-        faults.append(f"{settings.origin['forward']}: has no effect while upstream is none; leave out one of them")
+        faults.append(
+            f"{settings.origin['forward']}: has no effect while upstream is none; leave out one of "
+            f"them"
+        )
     for key, upstreams in (
-        ("upstream", settings.upstream), *(("forward", rule.upstreams) for rule in settings.forward.values())
-    ):  # fmt: skip
+        ("upstream", settings.upstream),
+        *(("forward", rule.upstreams) for rule in settings.forward.values()),
+    ):
         for upstream in upstreams:
             if upstream and settings.is_own(upstream.endpoint):
-                faults.append(f"{settings.origin[key]}: {upstream} is this server itself; name another")
+                faults.append(
+                    f"{settings.origin[key]}: {upstream} is this server itself; name another"
+                )
     for source, network in settings.map_source:
-        if ip_network(source).version == 6 and ip_network(source).network_address.packed.startswith(settings.prefix):
+        if ip_network(source).version == 6 and ip_network(source).network_address.packed.startswith(
+            settings.prefix
+        ):
             faults.append(
-                f"{settings.origin['map_source']}: {source} is inside the prefix; such sources are never mapped"
+                f"{settings.origin['map_source']}: {source} is inside the prefix; such sources are "
+                f"never mapped"
             )
         if not ip_network(network).network_address.packed.startswith(settings.prefix):
             faults.append(f"{settings.origin['map_source']}: {network} is not a /48 of the prefix")
         elif not _network(network):
-            faults.append(f"{settings.origin['map_source']}: {network} is network 0, which is nobody's")
+            faults.append(
+                f"{settings.origin['map_source']}: {network} is network 0, which is nobody's"
+            )
     return faults

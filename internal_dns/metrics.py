@@ -1,6 +1,8 @@
-"""Every counter in one place. The hot path adds to plain integers; prometheus-client only sees them when asked.
+"""Every counter in one place. The hot path adds to plain integers; prometheus-client only sees them
+when asked.
 
-No network, app or query name is ever a label: `/metrics` may be read by people who must not know who the tenants are.
+No network, app or query name is ever a label: `/metrics` may be read by people who must not know
+who the tenants are.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ class Histogram:
     """Counts of seconds in buckets."""
 
     PROPAGATION: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-    # From a repeated reply (some 5 µs) past one that is decided (some 30 µs) to one that an upstream gave. Few, because
-    # each bound is a series for each kind.
+    # From a repeated reply (some 5 µs) past one that is decided (some 30 µs) to one that an
+    # upstream gave. Few, because each bound is a series for each kind.
     REQUEST: Final = (0.00001, 0.00002, 0.00005, 0.0002, 0.001, 0.01, 0.1, 1.0)
 
     def __init__(self, bounds: tuple[float, ...] = PROPAGATION) -> None:
@@ -52,7 +54,8 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, seconds: float, times: int = 1) -> None:
-        """Count *times* of so many seconds each; a clock that was set back counts as nothing, not as less."""
+        """Count *times* of so many seconds each; a clock that was set back counts as nothing, not
+        as less."""
         self.counts[bisect_left(self.bounds, seconds)] += times
         if seconds > 0:
             self.total += seconds * times
@@ -64,29 +67,41 @@ class Histogram:
 
 
 def _versions() -> dict[str, str]:
-    return {"version": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+    }
 
 
 @dataclass(slots=True, eq=False)
 class Metrics:
     """The counts of one server, and the callables that read what others hold."""
 
-    requests: dict[tuple[str, str], Cell] = field(default_factory=lambda: defaultdict(lambda: [0]))  # proto, family
-    responses: dict[tuple[str, int, int], Cell] = field(default_factory=lambda: defaultdict(lambda: [0]))
+    requests: dict[tuple[str, str], Cell] = field(
+        default_factory=lambda: defaultdict(lambda: [0])
+    )  # proto, family
+    responses: dict[tuple[str, int, int], Cell] = field(
+        default_factory=lambda: defaultdict(lambda: [0])
+    )
     drops: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     forwards: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by outcome
     forward_seconds: Histogram = field(default_factory=Histogram)
     upstreams: Callable[[], Sequence[UpstreamFigures]] | None = None
     cache_hits: Callable[[], dict[str, int]] = dict
     propagation: Histogram = field(default_factory=Histogram)
-    durations: dict[str, Histogram] = field(default_factory=lambda: defaultdict(lambda: Histogram(Histogram.REQUEST)))
+    durations: dict[str, Histogram] = field(
+        default_factory=lambda: defaultdict(lambda: Histogram(Histogram.REQUEST))
+    )
     leaks: int = 0
     errors: int = 0
     gauges: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
     counters: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
     info: dict[str, str] = field(default_factory=dict)
     build: dict[str, str] = field(default_factory=_versions)
-    before_collecting: list[Callable[[], None]] = field(default_factory=list)  # those that count elsewhere tell here
+    before_collecting: list[Callable[[], None]] = field(
+        default_factory=list
+    )  # those that count elsewhere tell here
 
     def response(self, kind: str, rcode: int, qtype: int) -> Cell:
         """Return the cell that counts such replies."""
@@ -100,7 +115,9 @@ class Metrics:
         for tell in self.before_collecting:
             tell()
         received = CounterMetricFamily(
-            "internal_dns_requests", "Messages received, whatever became of them", labels=["proto", "family"]
+            "internal_dns_requests",
+            "Messages received, whatever became of them",
+            labels=["proto", "family"],
         )
         for (proto, family), cell in self.requests.items():
             received.add_metric([proto, family], cell[0])
@@ -113,31 +130,52 @@ class Metrics:
         yield _family("internal_dns_questions", "Questions answered, by QTYPE", ["type"], by_type)
         yield _family("internal_dns_responses", "Responses sent", ["rcode", "kind"], by_rcode)
         words = "From message read to reply; docs/metrics.md says what is timed"
-        took = HistogramMetricFamily("internal_dns_request_duration_seconds", words, labels=["kind"])
+        took = HistogramMetricFamily(
+            "internal_dns_request_duration_seconds", words, labels=["kind"]
+        )
         for kind, histogram in sorted(self.durations.items()):
             took.add_metric([kind], histogram.buckets(), histogram.total)
         yield took
         yield _family("internal_dns_drops", "Messages left without a reply", ["reason"], self.drops)
-        yield _family("internal_dns_forward_outcomes", "Forwarded questions, by outcome", ["outcome"], self.forwards)
+        yield _family(
+            "internal_dns_forward_outcomes",
+            "Forwarded questions, by outcome",
+            ["outcome"],
+            self.forwards,
+        )
         if self.upstreams is not None:
             yield from _upstream_families(self.upstreams())
         seconds = self.forward_seconds
         words = "From the first message to an upstream to its outcome, of each question that was not in the cache"
-        yield HistogramMetricFamily("internal_dns_forward_duration_seconds", words, seconds.buckets(), seconds.total)
-        yield _family("internal_dns_cache_hits", "Replies of the forwarder's cache, by age", ["age"], self.cache_hits())
+        yield HistogramMetricFamily(
+            "internal_dns_forward_duration_seconds", words, seconds.buckets(), seconds.total
+        )
+        yield _family(
+            "internal_dns_cache_hits",
+            "Replies of the forwarder's cache, by age",
+            ["age"],
+            self.cache_hits(),
+        )
         held_back = "Replies held back by the last check of isolation"
         yield CounterMetricFamily("internal_dns_isolation_failures", held_back, value=self.leaks)
-        yield CounterMetricFamily("internal_dns_errors", "Unexpected exceptions while answering", value=self.errors)
+        yield CounterMetricFamily(
+            "internal_dns_errors", "Unexpected exceptions while answering", value=self.errors
+        )
         for name, words, read in self.counters:
             yield CounterMetricFamily(name, words, value=read())
         for name, words, read in self.gauges:
             yield GaugeMetricFamily(name, words, value=read())
         words = "From a change in an owned catalog to its first answer"
         yield HistogramMetricFamily(
-            "internal_dns_propagation_seconds", words, self.propagation.buckets(), self.propagation.total
-        )  # fmt: skip
+            "internal_dns_propagation_seconds",
+            words,
+            self.propagation.buckets(),
+            self.propagation.total,
+        )
         for key, value in self.info.items():
-            yield InfoMetricFamily(f"internal_dns_{key}", f"Which {key.replace('_', ' ')} is in use", {"path": value})
+            yield InfoMetricFamily(
+                f"internal_dns_{key}", f"Which {key.replace('_', ' ')} is in use", {"path": value}
+            )
         yield InfoMetricFamily("internal_dns_build", "What runs", self.build)
 
 
@@ -156,21 +194,39 @@ class UpstreamFigures:
 
 
 def _upstream_families(found: Sequence[UpstreamFigures]) -> Iterator[Metric]:
-    """Yield the families that have a `to`: of the first eight upstreams, so that the series stay few."""
+    """Yield the families that have a `to`: of the first eight upstreams, so that the series stay
+    few."""
     queries, replies, failures = (defaultdict[tuple[str, str], int](int) for _ in range(3))
-    up = GaugeMetricFamily("internal_dns_forward_healthy", "1 while an upstream answers", labels=["to"])
+    up = GaugeMetricFamily(
+        "internal_dns_forward_healthy", "1 while an upstream answers", labels=["to"]
+    )
     latency = GaugeMetricFamily(
-        "internal_dns_forward_latency_seconds", "From a message to its reply, smoothed", labels=["to"]
+        "internal_dns_forward_latency_seconds",
+        "From a message to its reply, smoothed",
+        labels=["to"],
     )
     for figures in found[:MOST_UPSTREAMS]:
         up.add_metric([figures.to], float(figures.up))
         latency.add_metric([figures.to], figures.latency_seconds)
-        for counts, into in ((figures.queries, queries), (figures.replies, replies), (figures.failures, failures)):
+        for counts, into in (
+            (figures.queries, queries),
+            (figures.replies, replies),
+            (figures.failures, failures),
+        ):
             for label, count in counts.items():
                 into[figures.to, label] += count
-    yield _family("internal_dns_forward_queries", "Messages sent to upstreams", ["to", "proto"], queries)
-    yield _family("internal_dns_forward_replies", "Replies of upstreams that matched", ["to", "rcode"], replies)
-    yield _family("internal_dns_forward_failures", "Tries without a usable reply", ["to", "reason"], failures)
+    yield _family(
+        "internal_dns_forward_queries", "Messages sent to upstreams", ["to", "proto"], queries
+    )
+    yield _family(
+        "internal_dns_forward_replies",
+        "Replies of upstreams that matched",
+        ["to", "rcode"],
+        replies,
+    )
+    yield _family(
+        "internal_dns_forward_failures", "Tries without a usable reply", ["to", "reason"], failures
+    )
     yield up
     yield latency
 
@@ -185,7 +241,8 @@ def _family(
 
 
 def registry(metrics: Metrics) -> CollectorRegistry:
-    """Return all there is to expose: ours, and CPU, memory, descriptors and start time of this process."""
+    """Return all there is to expose: ours, and CPU, memory, descriptors and start time of this
+    process."""
     made = CollectorRegistry()
     made.register(metrics)
     ProcessCollector(registry=made)

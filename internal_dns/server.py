@@ -1,4 +1,5 @@
-"""Put the parts together: bind, load, watch, serve, drain. No decision about any answer is made here."""
+"""Put the parts together: bind, load, watch, serve, drain. No decision about any answer is made
+here."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from internal_dns.transport import fast
 
 DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
-BUILD_NATIVE: Final = "Install a C compiler and Python's headers (apt-get install gcc python3-dev) and install again"
+BUILD_NATIVE: Final = (
+    "Install a C compiler and Python's headers (apt-get install gcc python3-dev) and install again"
+)
 FIRST_LOAD: Final = 1  # seconds questions wait for the first catalog; a resolver asks again after 5
 STATUS_INTERVAL: Final = 1
 PROGRESS_ROWS: Final = 250_000
@@ -64,11 +67,15 @@ class CannotStart(Exception):
 class Server:
     """One running server."""
 
-    def __init__(self, settings: Settings, *, dev: bool = False, passed: Sequence[Bound] = ()) -> None:
+    def __init__(
+        self, settings: Settings, *, dev: bool = False, passed: Sequence[Bound] = ()
+    ) -> None:
         self.settings, self.dev, self.passed = settings, dev, passed
         self.manager = ServiceManager()
         self.secret = settings.cookie_secret or secrets.token_bytes(16)
-        self.announced = False  # the service manager knows that we are ready, and not yet that we stop
+        self.announced = (
+            False  # the service manager knows that we are ready, and not yet that we stop
+        )
         self.reread_ok = True  # what the last SIGHUP found could be used
         self.udp_path = udp_path(settings.udp_path)
         self.metrics = Metrics(info={"udp_path": self.udp_path})
@@ -81,9 +88,15 @@ class Server:
         self.exchange = Exchange(rules, self.metrics, self.forwarder, self.mirror)
         self.connections = Connections(self.exchange, self.metrics)
         self.watcher = Watcher(
-            settings.catalog, self._apply, prefix=settings.prefix, hidden=settings.hidden_peers, progress=_progress
-        )  # fmt: skip
-        self.api = Api(settings.catalog, self.exchange, settings.prefix, settings.hidden_peers, settings.source)
+            settings.catalog,
+            self._apply,
+            prefix=settings.prefix,
+            hidden=settings.hidden_peers,
+            progress=_progress,
+        )
+        self.api = Api(
+            settings.catalog, self.exchange, settings.prefix, settings.hidden_peers, settings.source
+        )
         self.following = _following(settings)
         self.udp: list[UdpListener] | list[native.Udp] = []
         self.servers: list[asyncio.Server] = []
@@ -92,10 +105,14 @@ class Server:
         self.console: Console | None = None
         _register(self)
 
-    async def run(self, ready: Callable[[Server], None], reread: Callable[[], Settings] | None = None) -> None:
-        """Serve until SIGTERM or SIGINT, then drain. *ready* is called once, when the first catalog answers.
+    async def run(
+        self, ready: Callable[[Server], None], reread: Callable[[], Settings] | None = None
+    ) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. *ready* is called once, when the first catalog
+        answers.
 
-        SIGHUP calls *reread*, which may raise ConfigurationError; without one it ends the server too.
+        SIGHUP calls *reread*, which may raise ConfigurationError; without one it ends the server
+        too.
         """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -113,7 +130,8 @@ class Server:
             loading = loop.create_task(self._loaded_or_missing())
             beside: list[asyncio.Task[None]] = []
             first = {watching, stopping, loading}
-            # What came during a restart waits in the kernel: better answered a moment later than with SERVFAIL.
+            # What came during a restart waits in the kernel: better answered a moment later than
+            # with SERVFAIL.
             await asyncio.wait(first, timeout=FIRST_LOAD, return_when=asyncio.FIRST_COMPLETED)
             if not (watching.done() or stopping.done()):
                 await self._answer()
@@ -175,7 +193,8 @@ class Server:
             watching.result()
         except UnusableCatalog as error:
             raise CannotStart(
-                f"catalog {self.settings.catalog}", str(error), "Name a usable file with --catalog, or make one: "
+                f"catalog {self.settings.catalog}", str(error), "Name a usable file with "
+                                                                "--catalog, or make one: "
                 "internal-dns init FILE --demo",
             ) from error  # fmt: skip
 
@@ -184,12 +203,18 @@ class Server:
         loop = asyncio.get_running_loop()
         udp = [group.udp for group in self.groups]
         if self.mirror:
-            self.udp = [native.Udp(udp, self.exchange, self.metrics, self.mirror, self.settings.workers)]
+            self.udp = [
+                native.Udp(udp, self.exchange, self.metrics, self.mirror, self.settings.workers)
+            ]
         else:
-            self.udp = [UdpListener(sock, self.exchange, self.metrics) for queues in udp for sock in queues]
+            self.udp = [
+                UdpListener(sock, self.exchange, self.metrics) for queues in udp for sock in queues
+            ]
         for group in self.groups:
             for tcp in group.tcp:
-                self.servers.append(await loop.create_server(self.connections.protocol, sock=tcp, backlog=BACKLOG))
+                self.servers.append(
+                    await loop.create_server(self.connections.protocol, sock=tcp, backlog=BACKLOG)
+                )
 
     async def _open(self) -> None:
         """Open all that may be in use by others; nothing is answered half."""
@@ -200,7 +225,9 @@ class Server:
         if self.settings.admin:
             admin = self.settings.admin
             try:
-                self.servers.append(await AdminPort(self.metrics, self.ready).start(str(admin.host), admin.port))
+                self.servers.append(
+                    await AdminPort(self.metrics, self.ready).start(str(admin.host), admin.port)
+                )
             except OSError as error:
                 raise cannot_open("admin", admin, error) from error
         if self.settings.console:
@@ -209,9 +236,14 @@ class Server:
         try:
             await self.api.start()
         except OSError as error:
-            # Answers do not need it: a read-only directory is a fine place for a catalog that another engine writes.
+            # Answers do not need it: a read-only directory is a fine place for a catalog that
+            # another engine writes.
             why = error.strerror or error
-            _log.warning("no socket for write commands at %s: %s; changes by others are seen", self.api.path, why)
+            _log.warning(
+                "no socket for write commands at %s: %s; changes by others are seen",
+                self.api.path,
+                why,
+            )
 
     def _bind(self) -> Iterator[Bound]:
         for endpoint in self.settings.listen:
@@ -225,10 +257,13 @@ class Server:
 
     def endpoints(self) -> list[Endpoint]:
         """Where we serve, with the ports that port 0 became."""
-        return [Endpoint(group.endpoint.host, group.udp[0].getsockname()[1]) for group in self.groups]
+        return [
+            Endpoint(group.endpoint.host, group.udp[0].getsockname()[1]) for group in self.groups
+        ]
 
     def reload(self, reread: Callable[[], Settings]) -> None:
-        """Go on with what *reread* returns, as far as it can change at run time; with what was, if it is faulty."""
+        """Go on with what *reread* returns, as far as it can change at run time; with what was, if
+        it is faulty."""
         if self.announced:
             self.manager.reloading()
         before = self.settings
@@ -242,13 +277,18 @@ class Server:
             self._use(use)
         except ConfigurationError as error:
             self.reread_ok = False
-            _log.error("configuration not reloaded, the one before stays: %s", "; ".join(error.faults))
+            _log.error(
+                "configuration not reloaded, the one before stays: %s", "; ".join(error.faults)
+            )
         else:
             self.reread_ok = True
             changed, fixed = differences(before, found)
             _log.info("configuration reloaded: %s", "; ".join(changed) or "nothing changed")
             if fixed:
-                _log.warning("not changed, because they are taken at the start only: %s; restart", ", ".join(fixed))
+                _log.warning(
+                    "not changed, because they are taken at the start only: %s; restart",
+                    ", ".join(fixed),
+                )
         if self.announced:
             self.manager.ready(self.status())
 
@@ -270,7 +310,8 @@ class Server:
         self.watcher.hide(settings.hidden_peers)
 
     def _workers(self, rules: Rules) -> NewWorkers | None:
-        """Make the native workers that answer by *rules*, if those are new. Raises ConfigurationError.
+        """Make the native workers that answer by *rules*, if those are new. Raises
+        ConfigurationError.
 
         Whatever they need and cannot have is missed here, while the ones before still read.
         """
@@ -278,9 +319,13 @@ class Server:
             return None
         try:
             mirror = native.Mirror(rules, self.metrics)
-            return mirror, [(udp, udp.made(mirror)) for udp in self.udp if isinstance(udp, native.Udp)]
+            return mirror, [
+                (udp, udp.made(mirror)) for udp in self.udp if isinstance(udp, native.Udp)
+            ]
         except (OSError, MemoryError) as error:
-            raise ConfigurationError([f"no new native workers could be made: {str(error) or 'no memory'}"]) from error
+            raise ConfigurationError(
+                [f"no new native workers could be made: {str(error) or 'no memory'}"]
+            ) from error
 
     def _use_rules(self, rules: Rules, workers: NewWorkers | None) -> None:
         """Answer by *rules*; *workers* take over from those that answer by the rules before."""
@@ -319,16 +364,27 @@ class Server:
                 # There may be a hundred small commits a second; a file read whole is worth a line.
                 level = logging.DEBUG if loaded.parts else logging.INFO
                 took = self.watcher.load_seconds * 1000
-                _log.log(level, "catalog revision %d, %d parts, %.0f ms", loaded.catalog.revision, loaded.parts, took)
+                _log.log(
+                    level,
+                    "catalog revision %d, %d parts, %.0f ms",
+                    loaded.catalog.revision,
+                    loaded.parts,
+                    took,
+                )
         if loaded.fault_count and first:
-            _log.warning("%d rows were left out; `internal-dns check` lists them", loaded.fault_count)
+            _log.warning(
+                "%d rows were left out; `internal-dns check` lists them", loaded.fault_count
+            )
         self.loaded.set()
 
     def ready(self) -> tuple[bool, str]:
         """Whether our names are answered, and what is wrong if anything is."""
         stale = self.following.status.stale(time.monotonic()) if self.following else ""
         if not self.loaded.is_set():
-            return False, f"not ready: {stale or self.watcher.problem or 'the catalog is being loaded'}"
+            return (
+                False,
+                f"not ready: {stale or self.watcher.problem or 'the catalog is being loaded'}",
+            )
         if problem := self.watcher.problem or stale:
             return True, f"ready, degraded: the last good catalog answers, {problem}"
         return True, "ready"
@@ -343,7 +399,9 @@ class Server:
         while True:
             for connection in tuple(self.connections.open):
                 connection.finish()
-            if time.monotonic() >= deadline or not (self.connections.open or any(u.pending for u in self.udp)):
+            if time.monotonic() >= deadline or not (
+                self.connections.open or any(u.pending for u in self.udp)
+            ):
                 break
             await asyncio.sleep(0.02)
         # Who has not taken its answers by now never will.
@@ -371,19 +429,26 @@ class Server:
     def status(self) -> str:
         """How we are, in a line that does not change with every commit."""
         state = self.ready()[1]
-        return state if self.reread_ok else f"{state}; the last reload found a faulty configuration, see the log"
+        return (
+            state
+            if self.reread_ok
+            else f"{state}; the last reload found a faulty configuration, see the log"
+        )
 
     def summary(self) -> dict[str, str]:
         """What a start line says."""
         loaded, settings = self.watcher.loaded, self.settings
         missing = f"{settings.catalog}: {self.watcher.problem}; our names get SERVFAIL"
         where = f"{settings.catalog}: {counted(loaded)}" if loaded else missing
-        listen = f"udp+tcp {', '.join(map(str, self.endpoints()))}{' inherited' if self.passed else ''}"
+        listen = (
+            f"udp+tcp {', '.join(map(str, self.endpoints()))}{' inherited' if self.passed else ''}"
+        )
         return {
             "catalog": f"{where} · sqlite {sqlite3.sqlite_version}",
             "listen": f"{listen} · udp path {self._path()} · {loop_name()}",
             "upstreams": ", ".join(map(str, self.upstreams)) or "none",
-            "limits": f"{self.connections.limit} tcp connections, {self.forward_limit} forwarded at a time",
+            "limits": f"{self.connections.limit} tcp connections, {self.forward_limit} forwarded "
+            f"at a time",
             "admin": f"http://{settings.admin}" if settings.admin else "none",
             "console": self.console.url if self.console else "none",
         }
@@ -398,7 +463,8 @@ def _console(server: Server, endpoint: Endpoint) -> Console:
     except ModuleNotFoundError as error:
         raise CannotStart(
             f"console {endpoint}", f"the module {error.name} is not installed",
-            "Install it: pip install 'internal-dns[console]'; or leave the console out: --console none",
+            "Install it: pip install 'internal-dns[console]'; or leave the console out: --console "
+            "none",
         ) from error  # fmt: skip
     sources = Sources(
         catalog=lambda: server.exchange.catalog,
@@ -410,7 +476,10 @@ def _console(server: Server, endpoint: Endpoint) -> Console:
     )
     try:
         return Console(
-            endpoint, server.settings.console_token, sources, Sampler(server.metrics, server.forwarder.status)
+            endpoint,
+            server.settings.console_token,
+            sources,
+            Sampler(server.metrics, server.forwarder.status),
         )
     except OSError as error:
         raise cannot_open("console", endpoint, error) from error
@@ -423,13 +492,20 @@ def udp_path(wanted: str) -> str:
     if not native.MISSING:
         return "native"
     if wanted == "native":
-        raise CannotStart("udp path native", native.MISSING, f"{BUILD_NATIVE}, or set --udp-path auto")
-    _log.warning("the native udp path %s: serving with the python one. %s for it", native.MISSING, BUILD_NATIVE)
+        raise CannotStart(
+            "udp path native", native.MISSING, f"{BUILD_NATIVE}, or set --udp-path auto"
+        )
+    _log.warning(
+        "the native udp path %s: serving with the python one. %s for it",
+        native.MISSING,
+        BUILD_NATIVE,
+    )
     return "python"
 
 
 def _are_queues(group: Bound) -> bool:
-    """Whether *group* can be a queue for each eighth of the networks: ours are, inherited ones may be."""
+    """Whether *group* can be a queue for each eighth of the networks: ours are, inherited ones may
+    be."""
     return (
         group.endpoint.host.version == 6
         and len(group.udp) == native.QUEUES
@@ -442,7 +518,9 @@ def _spread(queue: socket.socket) -> None:
     try:
         native.spread_by_network(queue)
     except OSError as error:
-        _log.warning("no filter for the queues (%s): one network's flood may hurt any other", error.strerror)
+        _log.warning(
+            "no filter for the queues (%s): one network's flood may hurt any other", error.strerror
+        )
 
 
 def _progress(table: str, rows: int) -> None:
@@ -460,17 +538,24 @@ def counted(loaded: Loaded) -> str:
 
 
 def loop_name() -> str:
-    return "uvloop" if "uvloop" in type(asyncio.get_running_loop()).__module__ else "asyncio (uvloop is missing)"
+    return (
+        "uvloop"
+        if "uvloop" in type(asyncio.get_running_loop()).__module__
+        else "asyncio (uvloop is missing)"
+    )
 
 
 def cannot_listen(endpoint: Endpoint, error: OSError) -> CannotStart:
     """Say why an address cannot be listened on, and what helps."""
     port = endpoint.port
     do = {
-        "EADDRINUSE": f"Something else serves there: `ss -lunp 'sport = :{port}'` shows it; stop it or choose --listen",
-        "EACCES": f"It needs root, CAP_NET_BIND_SERVICE, or sysctl net.ipv4.ip_unprivileged_port_start={port}",
+        "EADDRINUSE": f"Something else serves there: `ss -lunp 'sport = :{port}'` shows it; stop "
+        f"it or choose --listen",
+        "EACCES": f"It needs root, CAP_NET_BIND_SERVICE, or sysctl "
+        f"net.ipv4.ip_unprivileged_port_start={port}",
         "EPERM": "Run with CAP_NET_BIND_SERVICE and CAP_NET_RAW, or listen on a local address",
-        "EADDRNOTAVAIL": "The host has no IPv6, or the address is not valid here; choose another with --listen",
+        "EADDRNOTAVAIL": "The host has no IPv6, or the address is not valid here; choose another "
+        "with --listen",
         "EAFNOSUPPORT": "The host has no IPv6; enable it, or choose an IPv4 address with --listen",
     }
     import errno
@@ -478,14 +563,19 @@ def cannot_listen(endpoint: Endpoint, error: OSError) -> CannotStart:
     name = errno.errorcode.get(error.errno or 0, "")
     why = error.strerror or str(error)
     busy = name == "EADDRINUSE"
-    return CannotStart(f"cannot listen on {endpoint}", why, do.get(name, "Choose --listen"), busy=busy)
+    return CannotStart(
+        f"cannot listen on {endpoint}", why, do.get(name, "Choose --listen"), busy=busy
+    )
 
 
 def cannot_open(setting: str, endpoint: Endpoint, error: OSError) -> CannotStart:
     """Say why the port of *setting*, admin or console, cannot be opened, and what helps."""
     import errno
 
-    do, busy = f"Choose another with --{setting} ADDR:PORT, or none", error.errno == errno.EADDRINUSE
+    do, busy = (
+        f"Choose another with --{setting} ADDR:PORT, or none",
+        error.errno == errno.EADDRINUSE,
+    )
     if busy:
         do = f"Another server's? `ss -ltnp 'sport = :{endpoint.port}'` shows it. {do}"
     # Not strerror: asyncio puts a sentence of its own there.
@@ -493,12 +583,19 @@ def cannot_open(setting: str, endpoint: Endpoint, error: OSError) -> CannotStart
     return CannotStart(f"cannot open {setting} {endpoint}", why, do, busy=busy)
 
 
-def _forwarder(settings: Settings, upstreams: tuple[Upstream, ...], metrics: Metrics, limit: int) -> Forwarder:
+def _forwarder(
+    settings: Settings, upstreams: tuple[Upstream, ...], metrics: Metrics, limit: int
+) -> Forwarder:
     """Make the forwarder. Raises CannotStart."""
     try:
         return Forwarder(
-            upstreams, metrics, settings.prefix, rules=settings.forward, limit=limit, ca=settings.upstream_ca
-        )  # fmt: skip
+            upstreams,
+            metrics,
+            settings.prefix,
+            rules=settings.forward,
+            limit=limit,
+            ca=settings.upstream_ca,
+        )
     except (ImportError, OSError) as error:
         raise _cannot_forward(settings, error) from error
 
@@ -509,7 +606,7 @@ def _cannot_forward(settings: Settings, error: ImportError | OSError) -> CannotS
         why = f"DNS over HTTPS needs {error.name}, which is not installed"
         return CannotStart(
             "an https:// upstream", why, "pip install 'internal-dns[doh]', or use a tls:// upstream"
-        )  # fmt: skip
+        )
     what = f"upstream_ca {settings.upstream_ca}"  # ssl.SSLError is an OSError
     return CannotStart(what, str(error.strerror or error), "Name a file of certificates (PEM)")
 
@@ -536,23 +633,42 @@ def _register(server: Server) -> None:
     forwarder = server.forwarder
     cache = forwarder.cache
     server.metrics.upstreams = forwarder.status
-    server.metrics.cache_hits = lambda: {age.name.lower(): count for age, count in cache.hits.items()}
+    server.metrics.cache_hits = lambda: {
+        age.name.lower(): count for age, count in cache.hits.items()
+    }
     server.metrics.gauges += [
-        ("internal_dns_forward_outstanding", "Questions that upstreams have been asked", lambda: len(forwarder.asking)),
-        ("internal_dns_forward_sockets", "Sockets to upstreams, kept connections apart", lambda: forwarder.sockets),
+        (
+            "internal_dns_forward_outstanding",
+            "Questions that upstreams have been asked",
+            lambda: len(forwarder.asking),
+        ),
+        (
+            "internal_dns_forward_sockets",
+            "Sockets to upstreams, kept connections apart",
+            lambda: forwarder.sockets,
+        ),
         ("internal_dns_cache_entries", "Replies of upstreams that are kept", lambda: len(cache)),
         ("internal_dns_cache_octets", "Memory they take, about", lambda: cache.octets),
     ]
     server.metrics.counters += [
-        ("internal_dns_cache_misses", "Forwarded questions whose reply was not kept", lambda: cache.misses),
-        ("internal_dns_cache_evictions", "Replies of upstreams dropped for room", lambda: cache.evictions),
+        (
+            "internal_dns_cache_misses",
+            "Forwarded questions whose reply was not kept",
+            lambda: cache.misses,
+        ),
+        (
+            "internal_dns_cache_evictions",
+            "Replies of upstreams dropped for room",
+            lambda: cache.evictions,
+        ),
     ]
     server.metrics.counters += [
         ("internal_dns_answer_table_hits", "Replies repeated", lambda: answers.hits),
         ("internal_dns_answer_table_misses", "Plain questions that were not in the table", lambda: answers.misses),
         ("internal_dns_answer_table_evictions", "Replies dropped for room", lambda: answers.evictions),
         (
-            "internal_dns_receive_buffer_drops", "Datagrams dropped by the kernel, the receive buffer being full",
+            "internal_dns_receive_buffer_drops", "Datagrams dropped by the kernel, the receive "
+                                                 "buffer being full",
             lambda: sum(kernel_drops(udp) for group in server.groups for udp in group.udp),
         ),
     ]  # fmt: skip
@@ -565,18 +681,34 @@ def _following(settings: Settings) -> Following | None:
         return None
     host = settings.host_name or socket.gethostname()
     return Following(
-        settings.catalog, settings.source, host, prefix=settings.prefix, hidden=settings.hidden_peers
-    )  # fmt: skip
+        settings.catalog,
+        settings.source,
+        host,
+        prefix=settings.prefix,
+        hidden=settings.hidden_peers,
+    )
 
 
 def _register_following(metrics: Metrics, following: Following) -> None:
     status, start = following.status, "internal_dns_replication"
     metrics.gauges += [
-        (f"{start}_lag_revisions", "Revisions the bucket has beyond the file", lambda: status.lag.revisions),
-        (f"{start}_lag_seconds", "Since the file was up to date", lambda: status.lag.seconds(time.monotonic())),
+        (
+            f"{start}_lag_revisions",
+            "Revisions the bucket has beyond the file",
+            lambda: status.lag.revisions,
+        ),
+        (
+            f"{start}_lag_seconds",
+            "Since the file was up to date",
+            lambda: status.lag.seconds(time.monotonic()),
+        ),
         (f"{start}_connected", "1 while the bucket is followed", lambda: float(not status.problem)),
         (f"{start}_revision", "The bucket's revision that the file has", lambda: status.revision),
-        (f"{start}_quarantined", "Keys whose value is kept out of the file", lambda: status.quarantined),
+        (
+            f"{start}_quarantined",
+            "Keys whose value is kept out of the file",
+            lambda: status.quarantined,
+        ),
     ]
     metrics.counters += [
         (f"{start}_messages", "Messages of the bucket applied", lambda: status.messages),
@@ -590,9 +722,12 @@ def _revision(server: Server) -> int:
 
 
 def run(
-    settings: Settings, ready: Callable[[Server], None], *, dev: bool = False,
+    settings: Settings,
+    ready: Callable[[Server], None],
+    *,
+    dev: bool = False,
     reread: Callable[[], Settings] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Serve until told to stop, on inherited sockets if there are any. Raises CannotStart."""
     factory: Any = None
     try:
@@ -605,7 +740,9 @@ def run(
     if passed:
         settings = replace(settings, listen=tuple(group.endpoint for group in passed))
         if faults := contradictions(settings):
-            raise CannotStart("the inherited sockets and the configuration", "; ".join(faults), "Correct either")
+            raise CannotStart(
+                "the inherited sockets and the configuration", "; ".join(faults), "Correct either"
+            )
 
     async def serve() -> None:
         await Server(settings, dev=dev, passed=passed).run(ready, reread)

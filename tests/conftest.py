@@ -1,6 +1,7 @@
 """Tests of the container run by `make container` alone.
 
-Where INTERNAL_DNS_FORBID_SKIPS=1 (`make test SKIPS=forbid`), a test that skips or xfails fails the run.
+Where INTERNAL_DNS_FORBID_SKIPS=1 (`make test SKIPS=forbid`), a test that skips or xfails fails the
+run.
 """
 
 import os
@@ -13,7 +14,8 @@ FORBID_SKIPS = os.environ.get("INTERNAL_DNS_FORBID_SKIPS") == "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of the container unless `-m` names them: they need `make container`'s preparations."""
+    """Leave out the tests of the container unless `-m` names them: they need `make container`'s
+    preparations."""
     if "container" in config.getoption("markexpr"):
         return
     left_out = [item for item in items if item.get_closest_marker("container")]
@@ -36,10 +38,16 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def forbid_skip(report: Report) -> Report:
-    """Return *report*, but failed if it was a skip (an xfail is one too) and skips are forbidden."""
+    """Return *report*, but failed if it was a skip (an xfail is one too) and skips are
+    forbidden."""
     if FORBID_SKIPS and report.skipped:
-        # A skip's longrepr is (path, line, reason); an xfail's is its traceback, the reason is in wasxfail.
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", "")
+        # A skip's longrepr is (path, line, reason); an xfail's is its traceback, the reason is in
+        # wasxfail.
+        reason = (
+            report.longrepr[2]
+            if isinstance(report.longrepr, tuple)
+            else getattr(report, "wasxfail", "")
+        )
         report.outcome = "failed"
         report.longrepr = f"skips are forbidden: {reason}"
         vars(report).pop("wasxfail", None)

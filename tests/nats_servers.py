@@ -1,4 +1,5 @@
-"""nats-server processes for live tests, the soak and the bench: one, or a cluster of three, on loopback."""
+"""nats-server processes for live tests, the soak and the bench: one, or a cluster of three, on
+loopback."""
 
 from __future__ import annotations
 
@@ -41,12 +42,15 @@ def free_ports(count: int) -> list[int]:
 class NatsServer:
     """One process; it keeps its port and its store when it is started again."""
 
-    def __init__(self, folder: Path, name: str, port: int, address: str = "127.0.0.1", more: str = "") -> None:
+    def __init__(
+        self, folder: Path, name: str, port: int, address: str = "127.0.0.1", more: str = ""
+    ) -> None:
         self.folder, self.name, self.port, self.address = folder, name, port, address
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "nats.conf"
         self.config.write_text(
-            f'server_name: {name}\nlisten: "{address}:{port}"\njetstream {{ store_dir: "{folder / "store"}" }}\n{more}'
+            f'server_name: {name}\nlisten: "{address}:{port}"\njetstream {{ store_dir: '
+            f'"{folder / "store"}" }}\n{more}'
         )
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -54,7 +58,9 @@ class NatsServer:
         """Start it and wait until it takes connections."""
         outlived = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([*outlived, PROGRAM, "-c", str(self.config)], stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*outlived, PROGRAM, "-c", str(self.config)], stdout=log, stderr=log
+            )
         deadline = time.monotonic() + 20
         while True:
             try:
@@ -116,7 +122,9 @@ def nats_cluster(folder: Path) -> Iterator[list[NatsServer]]:
 def source(servers: NatsServer | Sequence[NatsServer], bucket: str = "catalog") -> Source:
     """The address of a bucket on these servers."""
     some = [servers] if isinstance(servers, NatsServer) else servers
-    return Source.parse(f"nats://{','.join(f'{server.address}:{server.port}' for server in some)}/{bucket}")
+    return Source.parse(
+        f"nats://{','.join(f'{server.address}:{server.port}' for server in some)}/{bucket}"
+    )
 
 
 def using(where: Source, work: Callable[[NatsBucket], Awaitable[T]]) -> T:
@@ -130,7 +138,8 @@ def using(where: Source, work: Callable[[NatsBucket], Awaitable[T]]) -> T:
 
 
 def patiently(where: Source, work: Callable[[NatsBucket], Awaitable[T]]) -> T:
-    """Do it as soon as the cluster can: one that was just started, or has lost its leader, takes a while."""
+    """Do it as soon as the cluster can: one that was just started, or has lost its leader, takes a
+    while."""
     deadline = time.monotonic() + 30
     while True:
         try:

@@ -1,10 +1,12 @@
 # fmt: off
 # ruff: noqa: E701 -- One thought, one line: short enough to be read in one sitting.
-"""Say what the server must answer: names.md read once more, naively, as the oracle of the property tests.
+"""Say what the server must answer: names.md read once more, naively, as the oracle of the property
+tests.
 
-The names a network can ask for are written down as in a zone file: `iad.web.internal` to its *node*, RRsets
-by type ({}: empty non-terminal). An RRset is a tuple where its order is prescribed, else a frozenset;
-empty, it is NODATA. Names are lower-case text; a network is the first six octets of its addresses.
+The names a network can ask for are written down as in a zone file: `iad.web.internal` to its
+*node*, RRsets by type ({}: empty non-terminal). An RRset is a tuple where its order is prescribed,
+else a frozenset; empty, it is NODATA. Names are lower-case text; a network is the first six octets
+of its addresses.
 """
 import re
 from collections import namedtuple
@@ -19,14 +21,17 @@ from typing import Any
 A, NS, SOA, PTR, TXT, AAAA, SRV, ANY, TRANSFERS = 1, 2, 6, 12, 16, 28, 33, 255, (251, 252)
 NAME = re.compile("[A-Za-z0-9_-]{1,63}")
 HIDDEN, APEX_FORMS = "interactive-", {"_apps", "_instances", "_peer", "_api", "_dns", "_whoami", "all"}
-RESERVED = set("vm vms all regions global process of nearest kv _metadata _instances _page _tcp _udp".split())
-PRIVATE_V4 = "0 10 127 254.169 168.192 2.0.192 100.51.198 113.0.203 255.255.255.255".split()  # RFC 6303
+RESERVED = set("vm vms all regions global process of nearest kv _metadata _instances _page _tcp "
+               "_udp".split())
+# RFC 6303
+PRIVATE_V4 = "0 10 127 254.169 168.192 2.0.192 100.51.198 113.0.203 255.255.255.255".split()
 PRIVATE_V6 = ["d.f", "8.e.f", "9.e.f", "a.e.f", "b.e.f", "8.b.d.0.1.0.0.2", "0" + ".0" * 31, "1" + ".0" * 31]
 EMPTY_ZONES = ["home.arpa", "test", "invalid", "onion", *(f"{zone}.ip6.arpa" for zone in PRIVATE_V6)]
 EMPTY_ZONES += [f"{zone}.in-addr.arpa" for zone in PRIVATE_V4 + [f"{n}.172" for n in range(16, 32)]]
 Labels = tuple[bytes, ...]
 Node = dict[int, tuple[Any, ...] | frozenset[Any]]
-Map = tuple[IPv6Network, int, str | None]  # Sources, id of the network they ask as, their region if given.
+# Sources, id of the network they ask as, their region if given.
+Map = tuple[IPv6Network, int, str | None]
 Machine = namedtuple("Machine", "app id address region group state skip written_id")
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,8 @@ class Zone:
     """All that one network can ask for; no row of another network gets in here."""
     def __init__(self, rows: dict[str, list[tuple[Any, ...]]], network: bytes) -> None:
         def load(table: str, make: Callable[..., Any]) -> Iterator[Any]:
-            for row in sorted(rows.get(table, ()), key=repr, reverse=True):  # A dict keeps "A", not "a".
+            # A dict keeps "A", not "a".
+            for row in sorted(rows.get(table, ()), key=repr, reverse=True):
                 try: yield make(*row)
                 except (ValueError, OSError, TypeError, AttributeError, OverflowError): continue
         def here(id: int, value: Any) -> Any: return must(id.to_bytes(4) == network[2:], value)
@@ -92,8 +98,10 @@ class Zone:
         self.regions = dict(load("regions", lambda code, _, *at: (valid(code), at[:2])))
         self.latency = dict(load("region_latency", lambda a, b, ms: ((valid(a), valid(b)), float(ms))))
         self.hosts = dict(load("hosts", lambda id, _, region: (id.to_bytes(4), valid(region))))
-        self.sets: dict[str, tuple[list[Any], str]] = {}  # Pageable: items, and a separator if they are text.
-        self.scopes: dict[str, list[Machine]] = {}  # The visible machines of an app or of a process group.
+        # Pageable: items, and a separator if they are text.
+        self.sets: dict[str, tuple[list[Any], str]] = {}
+        # The visible machines of an app or of a process group.
+        self.scopes: dict[str, list[Machine]] = {}
         self.nodes = dict[str, Node](localhost={A: frozenset([b"\x7f\0\0\1"]), **rrset([bytes(15) + b"\1"])})
         for apex in ("internal", "flycast", reverse(network[:2])):
             self.nodes[apex] = {SOA: frozenset([b"SOA"]), NS: frozenset([b"NS"])}
@@ -113,7 +121,8 @@ class Zone:
             self.nodes[reverse(address)] = {PTR: tuple(sorted(targets, key=wire))}
     def add_app(self, label: str, app: str) -> None:
         machines = [m for m in self.machines if m.app == label]
-        self.nodes |= {f"{form}.{app}": {} for form in "vm process _metadata kv._metadata _tcp _udp".split()}
+        self.nodes |= {f"{form}.{app}": {} for form in "vm process _metadata kv._metadata _tcp "
+                                                       "_udp".split()}
         self.nodes |= {f"{m.id}.vm.{app}": rrset(addresses([m])) for m in machines}
         for name in {name for id, name in self.services if id in [m.written_id for m in machines]}:
             ports = [(self.services.get((m.written_id, name)), m.id) for m in machines if visible(m)]

@@ -1,6 +1,8 @@
-"""Read `.scn` files, sessions with dig written down, and play them to a server: what is asked, and what must come back.
+"""Read `.scn` files, sessions with dig written down, and play them to a server: what is asked, and
+what must come back.
 
-    ; Comment. A file without a `scenario` line is one scenario, called as its first comment sentence says.
+    ; Comment. A file without a `scenario` line is one scenario, called as its first comment
+    sentence says.
     catalog acme.sql                         verbs before the first scenario are where each scenario starts
     asking  fdaa:0:18:a7b:7d:f066:b83b:2
 
@@ -42,8 +44,9 @@ Expected, all of it: a section that is not listed is empty.
     ede CODE|* ["TEXT"] · no ede · cookie [HEX] · nsid TEXT · keepalive N · options any
                         under `edns:`; an EDE is compared if one is listed, other options must be
 
-A Runner moves octets; `play` builds queries and judges replies. dnspython is the judge, dnslib the second one, and a
-short walk over the octets sees what both hide: compression, sizes. None of them shares code with the server.
+A Runner moves octets; `play` builds queries and judges replies. dnspython is the judge, dnslib the
+second one, and a short walk over the octets sees what both hide: compression, sizes. None of them
+shares code with the server.
 """
 
 from __future__ import annotations
@@ -87,7 +90,7 @@ FOLDER = Path(__file__).with_name("scenarios")
 ASK_AS, OUR_UDP_SIZE = 65_001, 4_096
 
 
-# ── what a scenario says ──────────────────────────────────────────────────────────────────────────────────────
+# ── what a scenario says ──────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,8 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """All that a reply depends on besides the query. `changes` are SQL, in order, on the catalog of these parts."""
+    """All that a reply depends on besides the query. `changes` are SQL, in order, on the catalog of
+    these parts."""
 
     catalog: tuple[str, ...] = ("none",)
     changes: tuple[str, ...] = ()
@@ -138,11 +142,14 @@ class Question:
 
 @dataclass(slots=True)
 class Expected:
-    """What must come back. `rcode` is empty when nothing must; `unheard` says what becomes of the message then."""
+    """What must come back. `rcode` is empty when nothing must; `unheard` says what becomes of the
+    message then."""
 
     unheard: str = ""  # "silent", "forwarded" or "dropped REASON"
     rcode: str = ""
-    flags: str | None = None  # None: those of a plain reply, as the shorthand's `aa` and the query's bits make them
+    flags: str | None = (
+        None  # None: those of a plain reply, as the shorthand's `aa` and the query's bits make them
+    )
     aa: bool = False
     answer: list[str] = field(default_factory=list)
     authority: list[str] = field(default_factory=list)
@@ -190,7 +197,7 @@ class Broken(Exception):
     """A scenario file that cannot be read; the text says where and why."""
 
 
-# ── reading a file ────────────────────────────────────────────────────────────────────────────────────────────
+# ── reading a file ────────────────────────────────────────────────────────────────────────────────
 
 
 def read(path: Path) -> list[Scenario]:
@@ -403,14 +410,16 @@ def server(rules: list[str]) -> Server:
                 found[name] = tuple(value.split(","))
             case "map":
                 source, _, network = value.partition("=")
-                number = int.from_bytes(IPv6Address(network.removesuffix("::/48") + "::").packed[2:6], "big")
+                number = int.from_bytes(
+                    IPv6Address(network.removesuffix("::/48") + "::").packed[2:6], "big"
+                )
                 maps.append((str(ip_network(source)), number))
             case _:
                 raise ValueError(f"no rule {rule!r}")
     return Server(**found, maps=tuple(maps))  # type: ignore[arg-type]  # each was read with its own type
 
 
-# ── questions ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── questions ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def question(line: str, ident: int) -> Question:
@@ -420,7 +429,9 @@ def question(line: str, ident: int) -> Question:
     said = dict(word.removeprefix("+").partition("=")[::2] for word in words)
     if any(not word.startswith("+") for word in words) or said.keys() - OPTIONS:
         raise ValueError("an unknown +option")
-    options = [dns.edns.GenericOption(dns.edns.OptionType(code), value) for code, value in _options(said)]
+    options = [
+        dns.edns.GenericOption(dns.edns.OptionType(code), value) for code, value in _options(said)
+    ]
     rdclass = dns.rdataclass.from_text(said.get("class", "IN"))
     size = None if "noedns" in said else int(said.get("bufsize", 1232))
     edns_flags = int(said.get("ednsflags", "0"), 16) | (dns.flags.DO if "do" in said else 0)
@@ -435,11 +446,14 @@ def question(line: str, ident: int) -> Question:
     if size is not None:
         message.use_edns(int(said.get("edns", "0")), edns_flags, size, options=list(options))
     cookie = bytes.fromhex(said.get("cookie", ""))[:8]
-    return Question(line, message.to_wire(), "tcp" in said, name, size, bool(edns_flags & dns.flags.DO), cookie)
+    return Question(
+        line, message.to_wire(), "tcp" in said, name, size, bool(edns_flags & dns.flags.DO), cookie
+    )
 
 
 OPTIONS = frozenset(
-    "tcp bufsize noedns nordflag cd ad do cookie nsid keepalive as opt class opcode edns ednsflags flags".split()
+    "tcp bufsize noedns nordflag cd ad do cookie nsid keepalive as opt class opcode edns ednsflags "
+    "flags".split()
 )
 
 
@@ -470,14 +484,15 @@ def raw(line: str) -> Question:
     return Question(line, octets, stream)
 
 
-# ── expected records ──────────────────────────────────────────────────────────────────────────────────────────
+# ── expected records ──────────────────────────────────────────────────────────────────────────────
 
 _RANGE = re.compile(r"\{([0-9a-f]+)\.\.([0-9a-f]+)\}")
 _JOIN = re.compile(r'(\S+ \d+ IN TXT) join "(.)" "(.*)"$')
 
 
 def expanded(text: str) -> list[str]:
-    """Write {1..3c} out: hexadecimal, zero-padded to the width of the first. Several ranges of a line go in step."""
+    """Write {1..3c} out: hexadecimal, zero-padded to the width of the first. Several ranges of a
+    line go in step."""
     ranges = [(int(low, 16), int(high, 16), len(low)) for low, high in _RANGE.findall(text)]
     if not ranges:
         return [text]
@@ -487,7 +502,13 @@ def expanded(text: str) -> list[str]:
     plain = _RANGE.split(text)[::3]
     return [
         "".join(
-            [plain[0], *(f"{low + n:0{width}x}{rest}" for (low, _, width), rest in zip(ranges, plain[1:], strict=True))]
+            [
+                plain[0],
+                *(
+                    f"{low + n:0{width}x}{rest}"
+                    for (low, _, width), rest in zip(ranges, plain[1:], strict=True)
+                ),
+            ]
         )
         for n in range(counts.pop())
     ]
@@ -520,12 +541,13 @@ def chunked(items: list[str], separator: str) -> list[str]:
     return strings
 
 
-# ── how octets travel ─────────────────────────────────────────────────────────────────────────────────────────
+# ── how octets travel ─────────────────────────────────────────────────────────────────────────────
 
 
 class Runner(ABC):
-    """A server to play scenarios to. `why` says what became of a message without a reply, if the runner can know:
-    "forwarded" or "dropped REASON"; a runner over sockets knows the first from its stub upstream.
+    """A server to play scenarios to. `why` says what became of a message without a reply, if the
+    runner can know: "forwarded" or "dropped REASON"; a runner over sockets knows the first from its
+    stub upstream.
     """
 
     in_process = False
@@ -536,11 +558,15 @@ class Runner(ABC):
 
     @abstractmethod
     def prepare(self, setting: Setting) -> None:
-        """Have a server with this catalog and these rules; called before every exchange, so compare first."""
+        """Have a server with this catalog and these rules; called before every exchange, so compare
+        first."""
 
     @abstractmethod
-    def exchange(self, octets: bytes, source: str, destination: str, *, stream: bool) -> bytes | None:
-        """Send one message and return the reply, without the two length octets of TCP; None: there was none."""
+    def exchange(
+        self, octets: bytes, source: str, destination: str, *, stream: bool
+    ) -> bytes | None:
+        """Send one message and return the reply, without the two length octets of TCP; None: there
+        was none."""
 
     def faults(self) -> int:
         """Return how many rows the load left out."""
@@ -590,7 +616,9 @@ def execute(path: Path, sql: str) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         # Nothing here must survive a crash.
-        connection.executescript(f"PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY; BEGIN; {sql}; COMMIT")
+        connection.executescript(
+            f"PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY; BEGIN; {sql}; COMMIT"
+        )
     finally:
         connection.close()
 
@@ -598,12 +626,14 @@ def execute(path: Path, sql: str) -> None:
 def sized(count: int) -> str:
     """Return SQL for network 0x18 with one app, `big`, of *count* started machines.
 
-    Machine n (hexadecimal, from 1) is `000000000000n` of 14 digits at fdaa:0:18:a7b:7d:1:n:2 in iad, in group `app`.
-    Every one has metadata role=member. Flycast `big` has as many addresses, fdaa:0:18:0:1:1:n:2, and each machine has
-    a peer beside it: `peer-n` of four digits.
+    Machine n (hexadecimal, from 1) is `000000000000n` of 14 digits at fdaa:0:18:a7b:7d:1:n:2 in
+    iad, in group `app`. Every one has metadata role=member. Flycast `big` has as many addresses,
+    fdaa:0:18:0:1:1:n:2, and each machine has a peer beside it: `peer-n` of four digits.
     """
     rows = range(1, count + 1)
-    machines = ",".join(f"('{n:014x}', 24, 'big', 'fdaa:0:18:a7b:7d:1:{n:x}:2', 'iad', 'started')" for n in rows)
+    machines = ",".join(
+        f"('{n:014x}', 24, 'big', 'fdaa:0:18:a7b:7d:1:{n:x}:2', 'iad', 'started')" for n in rows
+    )
     metadata = ",".join(f"('{n:014x}', 'role', 'member')" for n in rows)
     flycasts = ",".join(f"(24, 'big', 'fdaa:0:18:0:1:1:{n:x}:2')" for n in rows)
     peers = ",".join(f"(24, 'peer-{n:04x}', 'fdaa:0:18:a7b:7d:2:{n:x}:102')" for n in rows)
@@ -634,7 +664,10 @@ class InProcess(Runner):
     def prepare(self, setting: Setting) -> None:
         before, self.setting = self.setting, setting
         key = (setting.catalog, setting.server.prefix, setting.server.hidden)
-        if before is not None and (before.catalog, before.server.prefix, before.server.hidden) == key:
+        if (
+            before is not None
+            and (before.catalog, before.server.prefix, before.server.hidden) == key
+        ):
             if before.changes == setting.changes:
                 return
         if setting.catalog == ("none",):
@@ -646,7 +679,9 @@ class InProcess(Runner):
                 self.files.file(setting),
                 prefix=bytes.fromhex(setting.server.prefix),
                 hidden=setting.server.hidden,
-                previous=self.loaded.catalog if grown and before and before.server == setting.server else None,
+                previous=self.loaded.catalog
+                if grown and before and before.server == setting.server
+                else None,
             )
             if not setting.changes:
                 self.kept[key] = self.loaded
@@ -654,12 +689,20 @@ class InProcess(Runner):
             self.loaded = self.kept[key]
         self.catalog = self.loaded.catalog
 
-    def exchange(self, octets: bytes, source: str, destination: str, *, stream: bool) -> bytes | None:
+    def exchange(
+        self, octets: bytes, source: str, destination: str, *, stream: bool
+    ) -> bytes | None:
         assert self.setting is not None
         outcome = respond(
-            octets, packed(source), packed(destination), self.catalog, self.rules(self.setting.server),
-            turn=self.setting.turn, stream=stream, now=1_767_225_600,
-        )  # fmt: skip
+            octets,
+            packed(source),
+            packed(destination),
+            self.catalog,
+            self.rules(self.setting.server),
+            turn=self.setting.turn,
+            stream=stream,
+            now=1_767_225_600,
+        )
         match outcome:
             case Drop(reason):
                 self.why = f"dropped {reason}"
@@ -676,7 +719,9 @@ class InProcess(Runner):
         return Rules(
             prefix=bytes.fromhex(said.prefix),
             region=said.region.encode() or None,
-            maps=tuple(SourceMap.of(ip_network(source), NetworkId(number)) for source, number in said.maps),
+            maps=tuple(
+                SourceMap.of(ip_network(source), NetworkId(number)) for source, number in said.maps
+            ),
             forwarding=said.upstream,
             udp_limit=said.udp_limit,
             dev=said.dev,
@@ -697,11 +742,12 @@ def packed(address: str) -> bytes:
     return found.packed if found.version == 6 else bytes(10) + b"\xff\xff" + found.packed
 
 
-# ── playing ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── playing ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def play(scenario: Scenario, runner: Runner, *, times: int = 1) -> int:
-    """Play *scenario*, each question *times* over (a server may repeat what it remembers); return the questions asked.
+    """Play *scenario*, each question *times* over (a server may repeat what it remembers); return
+    the questions asked.
 
     Raises AssertionError with all that is wrong.
     """
@@ -712,7 +758,9 @@ def play(scenario: Scenario, runner: Runner, *, times: int = 1) -> int:
         if isinstance(step, Faults):
             if runner.faults() != step.count:
                 where = f"{_shown(scenario.file)}:{step.line}"
-                failures.append(f"{where}: expected {step.count} rows left out, got {runner.faults()}")
+                failures.append(
+                    f"{where}: expected {step.count} rows left out, got {runner.faults()}"
+                )
             continue
         forms = set()
         for query in step.questions:
@@ -722,7 +770,9 @@ def play(scenario: Scenario, runner: Runner, *, times: int = 1) -> int:
                 forms.add(_form(octets or b"", query))
                 asked += 1
         if step.expected.alike and len(forms) != 1:
-            failures.append(f"{_shown(scenario.file)}:{step.line}: the replies differ beyond id and QNAME")
+            failures.append(
+                f"{_shown(scenario.file)}:{step.line}: the replies differ beyond id and QNAME"
+            )
     assert not failures, f"{scenario.title}\n\n" + "\n\n".join(failures)
     return asked
 
@@ -733,7 +783,9 @@ def _form(octets: bytes, query: Question) -> bytes:
     return octets[2:12] + octets[12 + len(name or b"") :]
 
 
-def _ask(scenario: Scenario, step: Ask, query: Question, runner: Runner) -> tuple[list[str], bytes | None]:
+def _ask(
+    scenario: Scenario, step: Ask, query: Question, runner: Runner
+) -> tuple[list[str], bytes | None]:
     """Ask one question once: what is wrong, in words, and the reply."""
     setting = step.setting
     octets = runner.exchange(query.octets, setting.source, setting.destination, stream=query.stream)
@@ -758,14 +810,20 @@ def _rotation(step: Ask, query: Question, runner: Runner) -> list[str]:
     seen: Counter[str] = Counter()
     for turn in range(len(everything)):
         runner.prepare(replace(step.setting, turn=turn))
-        octets = runner.exchange(query.octets, step.setting.source, step.setting.destination, stream=query.stream)
+        octets = runner.exchange(
+            query.octets, step.setting.source, step.setting.destination, stream=query.stream
+        )
         complaints = judge(step.expected, query, step.setting.server, octets, runner.why)
         if complaints or octets is None:
             return [f"with turn {turn}: {complaint}" for complaint in complaints]
         answer = _rrs(dns.message.from_wire(octets, one_rr_per_rrset=True).answer)
         first[answer[0]] += 1
         seen.update(answer)
-    uneven = [f"{rr}: first {first[rr]} times, seen {seen[rr]} times" for rr in everything if first[rr] != 1]
+    uneven = [
+        f"{rr}: first {first[rr]} times, seen {seen[rr]} times"
+        for rr in everything
+        if first[rr] != 1
+    ]
     if len(set(seen.values())) != 1:
         uneven.append(f"not seen equally often: {sorted(set(seen.values()))}")
     return uneven
@@ -791,10 +849,12 @@ def _got(octets: bytes | None, why: str) -> str:
         return f"{octets.hex()}\n{type(error).__name__}: {error}"
 
 
-# ── judging ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── judging ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def judge(expected: Expected, query: Question, said: Server, octets: bytes | None, why: str) -> list[str]:
+def judge(
+    expected: Expected, query: Question, said: Server, octets: bytes | None, why: str
+) -> list[str]:
     """Return all that is wrong with the reply *octets*, or with there being none."""
     if octets is None or expected.unheard:
         got = "a reply" if octets is not None else why or "silence"
@@ -857,7 +917,11 @@ def _judge_header(
     asked = query.octets[12:end]
     if query.name is not None and octets[12:end] != asked:
         yield f"the question is not echoed: {octets[12:end]!r}"
-    if query.name is None and reply.question and not query.octets[12:].startswith(octets[12 : _question_end(octets)]):
+    if (
+        query.name is None
+        and reply.question
+        and not query.octets[12:].startswith(octets[12 : _question_end(octets)])
+    ):
         yield "the question is not the one of the query"
     for size in expected.sizes:
         most = size.removeprefix("<=").strip()
@@ -891,7 +955,9 @@ def _judge_sections(
             size = 12 + len(reply.answer[0][0].to_wire() or b"") if reply.answer else 28
             if len(octets) + size <= query.limit(said):
                 yield f"one more RR would fit: {len(octets)} octets"
-    yield from _compared("authority", records(expected.authority, query.name), _rrs(reply.authority))
+    yield from _compared(
+        "authority", records(expected.authority, query.name), _rrs(reply.authority)
+    )
     wants, got = records(expected.additional, query.name), _rrs(reply.additional)
     if expected.extra < 0:
         yield from _compared("additional", wants, got)
@@ -911,7 +977,9 @@ def _judge_part(expected: Expected, wants: list[str], got: list[str], left: int)
         yield "answer: not the first ones in order"
 
 
-def _judge_joined(expected: Expected, query: Question, joined: re.Match[str], got: list[str]) -> Iterator[str]:
+def _judge_joined(
+    expected: Expected, query: Question, joined: re.Match[str], got: list[str]
+) -> Iterator[str]:
     """Judge one TXT RR that holds a list."""
     head, separator, pattern = joined.groups()
     items = expanded(pattern)
@@ -924,7 +992,9 @@ def _judge_joined(expected: Expected, query: Question, joined: re.Match[str], go
         yield f"answer: expected {len(items)} items joined, got {len(got)} RRs, {count} items in the first"
 
 
-def _compared(section: str, wants: list[str], got: list[str], *, ordered: bool = False) -> Iterator[str]:
+def _compared(
+    section: str, wants: list[str], got: list[str], *, ordered: bool = False
+) -> Iterator[str]:
     missing, extra = Counter(wants) - Counter(got), Counter(got) - Counter(wants)
     yield from (f"{section}: missing {rr}" for rr in missing.elements())
     yield from (f"{section}: not expected {rr}" for rr in extra.elements())
@@ -977,13 +1047,17 @@ def _compare_ede(line: str, errors: list[dns.edns.EDEOption]) -> Iterator[str]:
     code, _, text = line.partition(" ")
     if not errors:
         yield f"no EDE, expected {line}"
-    elif code not in ("*", str(int(errors[0].code))) or (text and (errors[0].text or "") != text[1:-1]):
+    elif code not in ("*", str(int(errors[0].code))) or (
+        text and (errors[0].text or "") != text[1:-1]
+    ):
         yield f"expected ede {line}, got ede {_ede(errors[0])}"
     elif not text and not errors[0].text:
         yield f"expected ede {code} with some text"
 
 
-def _compare_option(word: str, rest: str, query: Question, others: list[dns.edns.Option]) -> Iterator[str]:
+def _compare_option(
+    word: str, rest: str, query: Question, others: list[dns.edns.Option]
+) -> Iterator[str]:
     """Take the option that *word* names out of *others* and compare it."""
     code = {"cookie": 10, "nsid": 3, "keepalive": 11}[word]
     found = next((option for option in others if option.otype == code), None)
@@ -993,7 +1067,11 @@ def _compare_option(word: str, rest: str, query: Question, others: list[dns.edns
     others.remove(found)
     value = _value(found)
     if word == "cookie":
-        good = len(value) == 24 and value.startswith(query.cookie) and (not rest or value == bytes.fromhex(rest))
+        good = (
+            len(value) == 24
+            and value.startswith(query.cookie)
+            and (not rest or value == bytes.fromhex(rest))
+        )
     elif word == "nsid":
         good = value == rest.encode()
     else:
@@ -1003,7 +1081,8 @@ def _compare_option(word: str, rest: str, query: Question, others: list[dns.edns
 
 
 def _judge_octets(query: Question, said: Server, octets: bytes) -> Iterator[str]:
-    """What a library hides: owners are compressed to the question, names inside rdata are not compressed."""
+    """What a library hides: owners are compressed to the question, names inside rdata are not
+    compressed."""
     if query.name is None or unpack_from("!H", octets, 4)[0] != 1:
         return
     labels = [label.lower() for label in query.name.labels]
@@ -1020,7 +1099,9 @@ def _judge_octets(query: Question, said: Server, octets: bytes) -> Iterator[str]
             yield f"the owner {owner} takes {end - at} octets, {least} when compressed to the question"
         start, at = end + 10, end + 10 + rdlength
         if rdtype != dns.rdatatype.OPT:
-            rdata = dns.rdata.from_wire("IN", dns.rdatatype.RdataType(rdtype), octets, start, rdlength)
+            rdata = dns.rdata.from_wire(
+                "IN", dns.rdatatype.RdataType(rdtype), octets, start, rdlength
+            )
             if len(rdata.to_wire() or b"") != rdlength:
                 yield f"names inside the rdata of {owner} are compressed"
     if at != len(octets):
@@ -1037,21 +1118,30 @@ def _question_end(octets: bytes) -> int:
 
 
 def _second_judge(query: Question, reply: dns.message.Message, octets: bytes) -> Iterator[str]:
-    """dnslib must read the same. It rejects some legal labels with octets beyond ASCII; those only are excused."""
-    legal_but_not_for_dnslib = any(octet > 0x7E for label in (query.name or dns.name.root).labels for octet in label)
+    """dnslib must read the same. It rejects some legal labels with octets beyond ASCII; those only
+    are excused."""
+    legal_but_not_for_dnslib = any(
+        octet > 0x7E for label in (query.name or dns.name.root).labels for octet in label
+    )
     try:
         second = dnslib.DNSRecord.parse(octets)
     except Exception as error:  # it leaks IndexError and more besides its own
         if not legal_but_not_for_dnslib:
             yield f"dnslib rejects the reply: {type(error).__name__}: {error}"
         return
-    sections = ((reply.answer, second.rr), (reply.authority, second.auth), (_with_opt(reply), second.ar))
+    sections = (
+        (reply.answer, second.rr),
+        (reply.authority, second.auth),
+        (_with_opt(reply), second.ar),
+    )
     for of_first, of_second in sections:
         one = [(int(rrset.rdtype), _plain(rrset[0])) for rrset in of_first]
         other = [(int(rr.rtype), _plain_second(rr)) for rr in of_second]
         if one != other:
             yield f"dnslib reads {other}, dnspython {one}"
-    if second.header.rcode != int(reply.rcode()) & 15 or second.header.tc != bool(reply.flags & dns.flags.TC):
+    if second.header.rcode != int(reply.rcode()) & 15 or second.header.tc != bool(
+        reply.flags & dns.flags.TC
+    ):
         yield "dnslib reads another header"
 
 
@@ -1072,7 +1162,7 @@ def _plain_second(rr: dnslib.RR) -> str:
     return "|".join(s.hex() for s in rr.rdata.data) if rr.rtype == 16 else ""
 
 
-# ── words ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── words ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _rrs(section: list[dns.rrset.RRset]) -> list[str]:
@@ -1087,7 +1177,10 @@ def canonical(rrset: dns.rrset.RRset) -> str:
 
 def shown(reply: dns.message.Message, size: int) -> str:
     """A reply as a scenario would expect it."""
-    lines = [f"< {dns.rcode.to_text(reply.rcode())} {dns.flags.to_text(reply.flags).lower()}", *_rrs(reply.answer)]
+    lines = [
+        f"< {dns.rcode.to_text(reply.rcode())} {dns.flags.to_text(reply.flags).lower()}",
+        *_rrs(reply.answer),
+    ]
     for title, section in (("authority:", reply.authority), ("additional:", reply.additional)):
         if section:
             lines += [title, *_rrs(section)]
@@ -1103,7 +1196,10 @@ def wanted(expected: Expected, query: Question, said: Server) -> str:
     lines = [f"< {expected.rcode} {' '.join(wanted_flags(expected, query, said))}"]
     joined = bool(expected.answer) and _JOIN.match(expected.answer[0]) is not None
     lines += expected.answer if joined else records(expected.answer, query.name)
-    for title, section in (("authority:", expected.authority), ("additional:", expected.additional)):
+    for title, section in (
+        ("authority:", expected.authority),
+        ("additional:", expected.additional),
+    ):
         if section:
             lines += [title, *records(section, query.name)]
     if expected.edns:

@@ -1,4 +1,5 @@
-"""The command line: what each command prints, how it fails (what, why, what to do) and with which exit status."""
+"""The command line: what each command prints, how it fails (what, why, what to do) and with which
+exit status."""
 
 from __future__ import annotations
 
@@ -33,9 +34,20 @@ from tests.commands import Said, run
 from tests.core.messages import ip, loaded
 
 COMMANDS = (
-    "serve", "dev", "dig", "explain", "watch", "top", "init", "check", "config", "doctor", "health", "completion",
+    "serve",
+    "dev",
+    "dig",
+    "explain",
+    "watch",
+    "top",
+    "init",
+    "check",
+    "config",
+    "doctor",
+    "health",
+    "completion",
     "version",
-)  # fmt: skip
+)
 ESCAPE = "\x1b"
 
 
@@ -52,8 +64,12 @@ def spawn(*words: str | Path, **environment: str) -> Said:
     """Run a command for real, in a pipe."""
     made = subprocess.run(
         [sys.executable, "-m", "internal_dns", *map(str, words)],
-        env={**os.environ, **environment}, capture_output=True, text=True, timeout=20, check=False,
-    )  # fmt: skip
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
     return Said(made.returncode, made.stdout, made.stderr)
 
 
@@ -80,7 +96,7 @@ def demo_catalog() -> Catalog:
     return loaded(rows=demo_rows()).catalog
 
 
-# ── help, version ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── help, version ─────────────────────────────────────────────────────────────────────────────────
 
 
 def test_help_lists_every_command_what_runs_comes_first() -> None:
@@ -112,7 +128,9 @@ def test_every_setting_is_a_flag_of_serve_and_dev() -> None:
             assert (f"--{row.name.replace('_', '-')} " in text) == (row.name != "forward")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["dig", "--help"], ["serve", "--help"], ["health", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["dig", "--help"], ["serve", "--help"], ["health", "--help"]]
+)
 def test_help_does_not_load_what_only_other_commands_need(words: list[str]) -> None:
     program = (
         "import sys\n"
@@ -122,7 +140,9 @@ def test_help_does_not_load_what_only_other_commands_need(words: list[str]) -> N
         "heavy = {'uvloop', 'dns', 'dnslib', 'starlette', 'nats'}\n"
         "print('loaded:', *sorted(heavy & sys.modules.keys()))\n"
     )
-    made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=20)
+    made = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=20
+    )
     assert made.stdout.splitlines()[-1] == "loaded:"
 
 
@@ -136,7 +156,9 @@ def test_version_tells_what_it_runs_on() -> None:
     assert all(value in plain for value in said.json.values())
 
 
-@pytest.mark.parametrize("words", [["nosuch"], ["dig"], ["dig", "--nosuch", "x"], ["init", "--machines", "x"], []])
+@pytest.mark.parametrize(
+    "words", [["nosuch"], ["dig"], ["dig", "--nosuch", "x"], ["init", "--machines", "x"], []]
+)
 def test_wrong_usage_exits_2(words: list[str]) -> None:
     said = spawn(*words)
     assert said.code == 2
@@ -144,7 +166,7 @@ def test_wrong_usage_exits_2(words: list[str]) -> None:
     assert "Traceback" not in said.err
 
 
-# ── init ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── init ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_init_makes_an_empty_catalog(tmp_path: Path) -> None:
@@ -193,7 +215,11 @@ def test_init_if_missing_leaves_what_is_there(words: list[str], tmp_path: Path) 
     made = path.read_bytes()
     said = run("init", "--if-missing", *words, path)
     assert (said.code, said.out) == (0, f"kept  {path}, which is there already\n")
-    assert run("init", "--if-missing", "--json", path).json == {"file": str(path), "made": False, "rows": {}}
+    assert run("init", "--if-missing", "--json", path).json == {
+        "file": str(path),
+        "made": False,
+        "rows": {},
+    }
     assert path.read_bytes() == made
 
 
@@ -207,18 +233,36 @@ def test_init_says_where_it_cannot_write(where: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--demo", "--machines", "3"], ["--machines", "0"], ["--machines", "-1"], ["--machines", "99999999"]]
+    "words",
+    [
+        ["--demo", "--machines", "3"],
+        ["--machines", "0"],
+        ["--machines", "-1"],
+        ["--machines", "99999999"],
+    ],
 )
 def test_init_refuses_what_makes_no_sense(words: list[str], tmp_path: Path) -> None:
     assert run("init", *words, tmp_path / "c.db").code == 2
     assert not (tmp_path / "c.db").exists()
 
 
-# ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── check ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def machine(ident: str, number: int, app: str = "web", region: str = "ams", *, address: str = "") -> tuple[Any, ...]:
-    return (ident, 24, app, address or f"fdaa:0:18:1:1:1:{number:x}:2", region, "app", "started", 0, 0)
+def machine(
+    ident: str, number: int, app: str = "web", region: str = "ams", *, address: str = ""
+) -> tuple[Any, ...]:
+    return (
+        ident,
+        24,
+        app,
+        address or f"fdaa:0:18:1:1:1:{number:x}:2",
+        region,
+        "app",
+        "started",
+        0,
+        0,
+    )
 
 
 BAD: dict[str, list[tuple[Any, ...]]] = {
@@ -249,7 +293,11 @@ BAD: dict[str, list[tuple[Any, ...]]] = {
         ("m1", "dots", "a..b"),
         ("mc", "k" * 63, ".".join(["v" * 40] * 3)),
     ],
-    "machine_services": [("m1", "http", "sctp", 80), ("m1", "web", "tcp", 0), ("m1", "x y", "tcp", 1)],
+    "machine_services": [
+        ("m1", "http", "sctp", 80),
+        ("m1", "web", "tcp", 0),
+        ("m1", "x y", "tcp", 1),
+    ],
     "peers": [
         (24, "_page", "fdaa:0:18:1:1:2:1:102", ""),
         (24, "far", "fdaa:0:18:1:1:2:2:102", "nowhere"),
@@ -344,15 +392,23 @@ def test_check_finds(level: str, where: str, what: str, checked: Said) -> None:
 def test_check_finds_nothing_that_is_not_expected_here(checked: Said) -> None:
     for finding in checked.json:
         assert finding.keys() == {"level", "where", "what", "do"}
-        assert any(finding["where"].endswith(where) and what in finding["what"] for _, where, what in FINDINGS), finding
+        assert any(
+            finding["where"].endswith(where) and what in finding["what"]
+            for _, where, what in FINDINGS
+        ), finding
 
 
 def test_check_tells_people_what_it_tells_programs(few: Path, checked: Said) -> None:
     said = run("check", "--catalog", few)
     assert said.code == 1
-    assert all(f"{f['where']}: {f['what']}" in said.out and f["do"] in said.out for f in checked.json)
+    assert all(
+        f"{f['where']}: {f['what']}" in said.out and f["do"] in said.out for f in checked.json
+    )
     errors = sum(f["level"] == "error" for f in checked.json)
-    assert said.out.splitlines()[-1] == f"{few}: {errors} errors, {len(checked.json) - errors} warnings"
+    assert (
+        said.out.splitlines()[-1]
+        == f"{few}: {errors} errors, {len(checked.json) - errors} warnings"
+    )
 
 
 def test_check_counts_the_faults_it_does_not_list(bad: Path) -> None:
@@ -368,14 +424,18 @@ def test_check_is_content_with_the_demo(demo: Path) -> None:
     assert run("check", "--json", "--catalog", demo).json == []
 
 
-def test_check_reads_the_catalog_of_the_environment(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reads_the_catalog_of_the_environment(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("INTERNAL_DNS_CATALOG", str(demo))
     assert run("check").out == f"{demo}: no findings\n"
 
 
 @pytest.mark.parametrize("command", [["check"], ["explain", "web.internal"]])
 @pytest.mark.parametrize("kind", ["missing", "garbage", "empty", "directory", "schema"])
-def test_a_catalog_that_cannot_be_used_is_a_configuration_error(command: list[str], kind: str, tmp_path: Path) -> None:
+def test_a_catalog_that_cannot_be_used_is_a_configuration_error(
+    command: list[str], kind: str, tmp_path: Path
+) -> None:
     path = tmp_path / "c.db"
     if kind == "garbage":
         path.write_bytes(b"garbage\n" * 1_000)
@@ -396,7 +456,7 @@ def test_a_catalog_that_cannot_be_used_is_a_configuration_error(command: list[st
         assert "no such file" in found["why"]
 
 
-# ── explain ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── explain ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_explain_tells_programs_every_machine_and_why(demo: Path) -> None:
@@ -466,7 +526,7 @@ def test_a_name_is_asked_for_what_it_usually_has(name: str, qtype: str, demo: Pa
     assert f" IN {qtype} " in said.json["reply"]["answer"][0]
 
 
-# ── dig ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── dig ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
@@ -480,7 +540,9 @@ def answering() -> Iterator[str]:
             while octets := sock.recvfrom(4_096):
                 if octets[0] == b"stop":
                     return
-                said = respond(octets[0], ip("127.0.0.1"), ip("127.0.0.1"), demo_catalog(), Rules(dev=True))
+                said = respond(
+                    octets[0], ip("127.0.0.1"), ip("127.0.0.1"), demo_catalog(), Rules(dev=True)
+                )
                 assert isinstance(said, Reply)
                 sock.sendto(said.octets, octets[1])
 
@@ -502,7 +564,9 @@ def test_dig_asks_as_anyone_in_dev_mode() -> None:
         assert "iad.web.internal. 5 IN AAAA fdaa:0:18:a7b:7d:f066:b83b:2" in lines
         assert re.fullmatch(rf"; {server} · udp · \d+\.\d ms · 129 octets", lines[-1])
         assert "globex" in run("dig", "--server", server, "--as", "globex", "_whoami.internal").out
-        as_address = run("dig", "--server", server, "--as", "fdaa:0:18:a7b:91:2:3:2", "_whoami.internal")
+        as_address = run(
+            "dig", "--server", server, "--as", "fdaa:0:18:a7b:91:2:3:2", "_whoami.internal"
+        )
         assert "region=ams" in as_address.out
 
 
@@ -517,8 +581,12 @@ def test_dig_asks_as_anyone_in_dev_mode() -> None:
         ("printer.", False, 0, False),  # one label: answered here, empty
     ],
 )
-def test_dig_says_when_an_answer_is_an_upstreams(name: str, aa: bool, rcode: int, forwarded: bool) -> None:
-    reply = dns.message.make_response(dns.message.make_query(name, "AAAA"), recursion_available=True)
+def test_dig_says_when_an_answer_is_an_upstreams(
+    name: str, aa: bool, rcode: int, forwarded: bool
+) -> None:
+    reply = dns.message.make_response(
+        dns.message.make_query(name, "AAAA"), recursion_available=True
+    )
     reply.flags |= dns.flags.AA if aa else 0
     reply.set_rcode(dns.rcode.from_text(str(rcode)))
     assert from_elsewhere(reply) == forwarded
@@ -581,7 +649,7 @@ def test_dig_says_at_once_that_nothing_listens(words: list[str]) -> None:
     assert "nothing listens" in told(said)["why"]
 
 
-# ── errors for programs ───────────────────────────────────────────────────────────────────────────────────────
+# ── errors for programs ───────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -626,7 +694,7 @@ def test_dig_refuses_a_server_that_is_no_address(server: str) -> None:
     assert server in told(said)["error"]
 
 
-# ── health ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── health ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
@@ -669,13 +737,17 @@ def test_health_exits_by_readiness(status: int, words: str, code: int) -> None:
         assert (said.code, said.json) == (code, {"ready": code == 0, "says": words})
 
 
-def test_health_asks_the_port_that_serve_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_health_asks_the_port_that_serve_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with admin_port(200, "ready\n") as admin:
         monkeypatch.setenv("INTERNAL_DNS_ADMIN", admin)
         assert run("health").code == 0
         monkeypatch.delenv("INTERNAL_DNS_ADMIN")
         # A fault in another setting does not make a running server ill.
-        (tmp_path / "config.toml").write_text(f'admin = "{admin}"\nregoin = "iad"\nudp_limit = "lots"\n')
+        (tmp_path / "config.toml").write_text(
+            f'admin = "{admin}"\nregoin = "iad"\nudp_limit = "lots"\n'
+        )
         assert run("health", "--config", tmp_path / "config.toml").code == 0
         # Nor does a file that is not needed to know the port.
         (tmp_path / "broken.toml").write_text("admin = \n")
@@ -713,7 +785,9 @@ def test_health_does_not_ask_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         assert run("health", "--admin", admin).code == 0
 
 
-@pytest.mark.parametrize("admin", ["127.0.0.1:1", "localhost:abc", "nonsense", "", "127.0.0.1:99999", "[::1"])
+@pytest.mark.parametrize(
+    "admin", ["127.0.0.1:1", "localhost:abc", "nonsense", "", "127.0.0.1:99999", "[::1"]
+)
 def test_health_exits_3_when_it_cannot_be_reached(admin: str) -> None:
     said = run("health", "--admin", admin)
     assert said.code == 3
@@ -737,13 +811,18 @@ def test_health_exits_3_when_the_port_speaks_something_else() -> None:
     told(said)
 
 
-# ── doctor ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── doctor ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def symptoms(*words: str | Path) -> tuple[int, dict[str, dict[str, Any]]]:
     """What doctor finds; it asks no upstream unless told which."""
     said = run(
-        "doctor", "--json", "--admin", "none", *(() if "--upstream" in words else ("--upstream", "none")), *words
+        "doctor",
+        "--json",
+        "--admin",
+        "none",
+        *(() if "--upstream" in words else ("--upstream", "none")),
+        *words,
     )
     for symptom in said.json:
         assert symptom.keys() == {"level", "what", "says", "why", "do"}
@@ -768,7 +847,9 @@ def test_doctor_looks_at_everything_the_server_needs(demo: Path) -> None:
         "catalog",
     }
     assert "80 machines" in found["catalog"]["says"]
-    assert found["sqlite"]["level"] == ("ok" if sqlite3.sqlite_version_info >= (3, 51, 3) else "warn")
+    assert found["sqlite"]["level"] == (
+        "ok" if sqlite3.sqlite_version_info >= (3, 51, 3) else "warn"
+    )
 
 
 def test_doctor_finds_a_port_clash_and_says_how_to_see_who_it_is(demo: Path) -> None:
@@ -810,7 +891,17 @@ def test_doctor_lets_two_libraries_read_a_running_servers_answers(demo: Path) ->
 
 @pytest.mark.parametrize("server", ["nowhere", "::1"])
 def test_doctor_bears_a_server_that_is_no_address(server: str, demo: Path) -> None:
-    said = run("doctor", "--listen", "127.0.0.1:0", "--upstream", "none", "--catalog", demo, "--server", server)
+    said = run(
+        "doctor",
+        "--listen",
+        "127.0.0.1:0",
+        "--upstream",
+        "none",
+        "--catalog",
+        demo,
+        "--server",
+        server,
+    )
     assert said.code in (1, 2)
     assert server in said.out + said.err
 
@@ -823,7 +914,7 @@ def test_doctor_tells_people_what_it_tells_programs(demo: Path) -> None:
         assert all(f" {word} {symptom[word]}\n" in plain for word in ("why", "do") if symptom[word])
 
 
-# ── serve: the operator's mistakes ────────────────────────────────────────────────────────────────────────────
+# ── serve: the operator's mistakes ────────────────────────────────────────────────────────────────
 
 
 def test_serve_tells_every_fault_of_the_settings_at_once() -> None:
@@ -838,7 +929,15 @@ def test_serve_tells_every_fault_of_the_settings_at_once() -> None:
 def test_a_server_with_an_unusable_catalog_does_not_start(command: str, tmp_path: Path) -> None:
     (tmp_path / "c.db").write_bytes(b"garbage\n" * 1_000)
     said = spawn(
-        command, "--catalog", tmp_path / "c.db", "--listen", "127.0.0.1:0", "--admin", "none", "--upstream", "none"
+        command,
+        "--catalog",
+        tmp_path / "c.db",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "none",
+        "--upstream",
+        "none",
     )
     assert said.code == 78
     assert "init" in told(said)["do"]
@@ -846,14 +945,16 @@ def test_a_server_with_an_unusable_catalog_does_not_start(command: str, tmp_path
 
 def test_a_server_whose_port_is_taken_does_not_start(demo: Path) -> None:
     with closed_port() as taken:
-        said = spawn("serve", "--catalog", demo, "--listen", taken, "--admin", "none", "--upstream", "none")
+        said = spawn(
+            "serve", "--catalog", demo, "--listen", taken, "--admin", "none", "--upstream", "none"
+        )
     assert said.code == 78
     found = told(said)
     assert taken in found["error"]
     assert "ss -lunp" in found["do"]
 
 
-# ── colours ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── colours ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def on_a_terminal(*words: str | Path, **environment: str) -> str:
@@ -863,8 +964,12 @@ def on_a_terminal(*words: str | Path, **environment: str) -> str:
         subprocess.run(
             [sys.executable, "-m", "internal_dns", *map(str, words)],
             env={**os.environ, "TERM": "xterm", **environment},
-            stdin=secondary, stdout=secondary, stderr=secondary, timeout=20, check=False,
-        )  # fmt: skip
+            stdin=secondary,
+            stdout=secondary,
+            stderr=secondary,
+            timeout=20,
+            check=False,
+        )
         os.close(secondary)
         secondary = -1
         found = b""

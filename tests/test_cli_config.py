@@ -120,6 +120,8 @@ def test_a_variable_that_is_nearly_a_setting(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_variables_of_others_and_right_ones_are_not_told() -> None:
-    variables = {f"INTERNAL_DNS_{row.name.upper()}": "x" for row in table() if row.name != "forward"}
+    variables = {
+        f"INTERNAL_DNS_{row.name.upper()}": "x" for row in table() if row.name != "forward"
+    }
     assert misspelt({"PATH": "/bin", "INTERNAL_DNS": "x", "DNS_REGIN": "x", **variables}) == []
     assert misspelt({"INTERNAL_DNS_QQQQ": "x"}) == ["INTERNAL_DNS_QQQQ is set and is no setting"]

@@ -1,4 +1,5 @@
-"""What explain prints, to the letter: tests/golden has what a person reads (more examples: tests/core/test_explain.py).
+"""What explain prints, to the letter: tests/golden has what a person reads (more examples:
+tests/core/test_explain.py).
 
 `python -m tests.test_cli_golden` writes the files anew; read the difference before you commit it.
 """
@@ -59,8 +60,11 @@ def test_whoever_is_named_by_address_asks_from_there(demo: Path) -> None:
 def test_explain_and_the_server_print_the_same_reply(demo: Path) -> None:
     said = respond(
         query("batch.internal", AAAA, opt()),
-        ip("fdaa:0:18:a7b:7d:f066:b83b:2"), ip("fdaa::3"), loaded(rows=demo_rows()).catalog, Rules(),
-    )  # fmt: skip
+        ip("fdaa:0:18:a7b:7d:f066:b83b:2"),
+        ip("fdaa::3"),
+        loaded(rows=demo_rows()).catalog,
+        Rules(),
+    )
     assert isinstance(said, Reply)
     printed = "\n".join(reply_lines(dns.message.from_wire(said.octets))) + "\n"
     assert explained(demo, EXPLAINED["explain-none-started"]).endswith(printed)

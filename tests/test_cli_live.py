@@ -25,7 +25,9 @@ from tests.live.hosts import Served, ask, client_socket, query, serving
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def look(at: float, names: dict[tuple[str, str], int], networks: dict[str, int], **counts: int) -> dict[str, Any]:
+def look(
+    at: float, names: dict[tuple[str, str], int], networks: dict[str, int], **counts: int
+) -> dict[str, Any]:
     """What a server tells `top`."""
     return {
         "at": at, "requests": counts.get("requests", 0), "repeated": counts.get("repeated", 0),
@@ -40,22 +42,32 @@ def look(at: float, names: dict[tuple[str, str], int], networks: dict[str, int],
 
 BEFORE = look(
     100.0,
-    {("acme", "web.internal"): 90_000, ("acme", "db.internal"): 500, ("globex", "web.internal"): 9_000},
+    {
+        ("acme", "web.internal"): 90_000,
+        ("acme", "db.internal"): 500,
+        ("globex", "web.internal"): 9_000,
+    },
     {"acme": 91_000, "globex": 9_000},
-    requests=102_000, repeated=100_000,
-)  # fmt: skip
+    requests=102_000,
+    repeated=100_000,
+)
 NOW = look(
     102.0,
     {
-        ("acme", "web.internal"): 90_400, ("globex", "web.internal"): 11_468, ("acme", "db.internal"): 20,
-        ("acme", "new.internal"): 50, ("initech", "a-name-that-is-long." * 5 + "internal"): 1,
+        ("acme", "web.internal"): 90_400,
+        ("globex", "web.internal"): 11_468,
+        ("acme", "db.internal"): 20,
+        ("acme", "new.internal"): 50,
+        ("initech", "a-name-that-is-long." * 5 + "internal"): 1,
     },
     {"acme": 91_470, "globex": 11_468, "initech": 1},
-    requests=105_000, repeated=102_939, entries=1_234,
-)  # fmt: skip
+    requests=105_000,
+    repeated=102_939,
+    entries=1_234,
+)
 
 
-# ── rates and tables ──────────────────────────────────────────────────────────────────────────────────────────
+# ── rates and tables ──────────────────────────────────────────────────────────────────────────────
 
 
 def test_rates_are_what_happened_between_two_looks_busiest_first() -> None:
@@ -97,7 +109,7 @@ def test_top_of_a_server_that_nobody_asks_says_so() -> None:
     assert "nothing was asked twice yet" in text
 
 
-# ── live ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── live ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -133,7 +145,11 @@ def test_top_shows_who_is_busy_with_what(demo: Path) -> None:
         assert said.code == 0
         assert said.json["networks"][0]["network"] == "acme"
         busiest = said.json["names"][0]
-        assert (busiest["network"], busiest["name"], busiest["type"]) == ("acme", "web.internal", "AAAA")
+        assert (busiest["network"], busiest["name"], busiest["type"]) == (
+            "acme",
+            "web.internal",
+            "AAAA",
+        )
         assert busiest["rate"] > 0
         plain = run("top", "--once", "--interval", "0.2", "--catalog", demo)
         assert plain.code == 0
@@ -146,16 +162,26 @@ def test_top_shows_who_is_busy_with_what(demo: Path) -> None:
 
 @pytest.mark.live
 def test_top_on_a_terminal_ends_with_q_and_leaves_the_terminal_as_it_was(demo: Path) -> None:
-    command = [sys.executable, "-m", "internal_dns", "top", "--interval", "0.1", "--catalog", str(demo)]
+    command = [
+        sys.executable,
+        "-m",
+        "internal_dns",
+        "top",
+        "--interval",
+        "0.1",
+        "--catalog",
+        str(demo),
+    ]
     primary, secondary = pty.openpty()
     import termios
 
     before = termios.tcgetattr(secondary)
     try:
         with (
-            serving(demo) as server, Asking(server),
+            serving(demo) as server,
+            Asking(server),
             subprocess.Popen(command, stdin=secondary, stdout=secondary, stderr=secondary) as shown,
-        ):  # fmt: skip
+        ):
             seen = b""
             while seen.count(b"\x1b[H") < 3 or b"web.internal" not in seen:
                 assert select.select([primary], [], [], 10)[0], seen
@@ -198,24 +224,42 @@ def test_questions_are_shown_as_they_come_with_who_asked_and_what_they_got(demo:
                 with client_socket(2) as sock:  # type: ignore[arg-type]
                     sock.sendto(b"x", ("::1", server.port))
                 asked = True
-            if {"nosuch.internal", "_apps.internal", "example.com", None} <= {name for name, _ in seen}:
+            if {"nosuch.internal", "_apps.internal", "example.com", None} <= {
+                name for name, _ in seen
+            }:
                 break
         lines.close()  # type: ignore[attr-defined]
         repeated = seen["web.internal", "repeated"]
-        assert (repeated["network"], repeated["source"], repeated["proto"]) == ("acme", "::1", "udp")
-        assert (repeated["rcode"], repeated["type"], repeated["answers"] > 1) == ("NOERROR", "AAAA", True)
+        assert (repeated["network"], repeated["source"], repeated["proto"]) == (
+            "acme",
+            "::1",
+            "udp",
+        )
+        assert (repeated["rcode"], repeated["type"], repeated["answers"] > 1) == (
+            "NOERROR",
+            "AAAA",
+            True,
+        )
         # What is not there at all is never decided natively.
-        assert seen["nosuch.internal", "decided" if native.MISSING else "repeated"]["rcode"] == "NXDOMAIN"
+        assert (
+            seen["nosuch.internal", "decided" if native.MISSING else "repeated"]["rcode"]
+            == "NXDOMAIN"
+        )
         assert seen["_apps.internal", "decided"]["type"] == "TXT"
         assert seen["example.com", "forwarded"]["rcode"] == "SERVFAIL"
         assert seen[None, "dropped"]["rcode"] is None  # type: ignore[index]
         # Nobody looks any more: the server still answers, and its log holds nothing of it.
-        assert run("watch", "--queries", "--sample", "3", "--changes", "2", "--catalog", demo).code == 0
+        assert (
+            run("watch", "--queries", "--sample", "3", "--changes", "2", "--catalog", demo).code
+            == 0
+        )
         ask(server, "web.internal")
         assert "web" not in server.stderr()
 
 
-@pytest.mark.parametrize("words", [[], ["web.internal", "--queries"], ["web.internal", "--sample", "3"]])
+@pytest.mark.parametrize(
+    "words", [[], ["web.internal", "--queries"], ["web.internal", "--sample", "3"]]
+)
 def test_watch_wants_a_name_or_the_questions(words: list[str]) -> None:
     assert run("watch", *words).code == 2
 
@@ -225,7 +269,10 @@ def test_watch_wants_a_name_or_the_questions(words: list[str]) -> None:
     [
         ({}, "web.internal AAAA                             NOERROR 3  repeated"),
         ({"rcode": "NXDOMAIN", "answers": 0, "how": "decided"}, "NXDOMAIN  decided"),
-        ({"name": None, "type": None, "rcode": None, "answers": 0, "how": "dropped"}, "no reply  dropped"),
+        (
+            {"name": None, "type": None, "rcode": None, "answers": 0, "how": "dropped"},
+            "no reply  dropped",
+        ),
         ({"skipped": 1_234}, "repeated  (1,234 not shown)"),
         ({"network": None, "rcode": "REFUSED", "answers": 0}, "REFUSED  repeated"),
     ],

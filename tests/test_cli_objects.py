@@ -1,4 +1,5 @@
-"""The commands that look at a catalog and change it: through a server that runs, and without one."""
+"""The commands that look at a catalog and change it: through a server that runs, and without
+one."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ from tests.live.hosts import MAP_LOOPBACK, Served, addresses, ask, serving
 
 FIXTURES = Path(__file__).parent / "sources" / "fixtures"
 OK, FINDING, USAGE, UNREACHABLE, CONFIGURATION = 0, 1, 2, 3, 78
-# Real files, processes and a real server: with the live tests, so that `make unit` stays below a minute.
+# Real files, processes and a real server: with the live tests, so that `make unit` stays below a
+# minute.
 pytestmark = pytest.mark.live
 
 _numbers = count(0x100)
@@ -89,7 +91,14 @@ class At:
     def machine(self, ident: str, last: int = 1, **more: str) -> str:
         """Add a machine; return its address."""
         address = f"{self.prefix}:a7b:7d:1:{last:x}:2"
-        options = {"network": self.name, "app": "web", "region": "iad", "state": "started", "address": address, **more}
+        options = {
+            "network": self.name,
+            "app": "web",
+            "region": "iad",
+            "state": "started",
+            "address": address,
+            **more,
+        }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         assert self.changed("machine", "add", ident, *words) == 1
         return address
@@ -107,7 +116,9 @@ def _a_host_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module", params=["offline", "server"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Any]]:
     path = tmp_path_factory.mktemp(request.param) / "catalog.db"
     create_catalog(path, demo_rows())
     if request.param == "offline":
@@ -149,7 +160,7 @@ def foreign(tmp_path: Path) -> Path:
     return path
 
 
-# ── network ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── network ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_network(at: At) -> None:
@@ -157,7 +168,11 @@ def test_network(at: At) -> None:
     assert listed[at.name] == {
         "id": at.number, "name": at.name, "organization": "", "prefix": f"{at.prefix}::/48",
     }  # fmt: skip
-    line = next(line for line in at.read("network", "list").out.splitlines() if line.startswith(f"{at.name} "))
+    line = next(
+        line
+        for line in at.read("network", "list").out.splitlines()
+        if line.startswith(f"{at.name} ")
+    )
     assert line.split() == [at.name, f"{at.prefix}::/48", str(at.number)]
     routes = at.read("network", "list", "--routes").out.splitlines()
     assert f"ip -6 route add local {at.prefix}::3/128 dev lo" in routes
@@ -187,11 +202,15 @@ def test_a_network_that_is_not_empty_goes_with_all_it_has_when_that_is_said(at: 
     assert at.changed("network", "rm", at.name, "--cascade") == 5
     with closing(sqlite3.connect(at.catalog)) as connection:
         for table in ("machine_metadata", "machine_services"):
-            found = connection.execute(f"SELECT * FROM {table} WHERE machine_id = 'm{at.number}'").fetchall()
+            found = connection.execute(
+                f"SELECT * FROM {table} WHERE machine_id = 'm{at.number}'"
+            ).fetchall()
             assert found == []
 
 
-@pytest.mark.parametrize("wrong", ["acme", "", "-1", "2001:db8::/48", "fdaa:0:18::/64", "fdaa:0:18::5", "fe80::/48"])
+@pytest.mark.parametrize(
+    "wrong", ["acme", "", "-1", "2001:db8::/48", "fdaa:0:18::/64", "fdaa:0:18::5", "fe80::/48"]
+)
 def test_a_network_id_that_is_none_is_a_usage_error(at: At, wrong: str) -> None:
     before = content(at.catalog)
     said = at.write("network", "add", "x", f"--id={wrong}", code=USAGE)
@@ -202,12 +221,21 @@ def test_a_network_id_that_is_none_is_a_usage_error(at: At, wrong: str) -> None:
 @pytest.mark.parametrize("wrong", ["0", str(1 << 32), "9" * 30])
 def test_a_network_id_out_of_bounds_is_refused(at: At, wrong: str) -> None:
     before = content(at.catalog)
-    said = run("network", "add", "x", "--id", wrong, "--catalog", at.catalog, *([] if at.server else ["--offline"]))
+    said = run(
+        "network",
+        "add",
+        "x",
+        "--id",
+        wrong,
+        "--catalog",
+        at.catalog,
+        *([] if at.server else ["--offline"]),
+    )
     assert said.code in (FINDING, USAGE)
     assert content(at.catalog) == before
 
 
-# ── app ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── app ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_app(at: At) -> None:
@@ -219,9 +247,18 @@ def test_app(at: At) -> None:
         {"network": at.name, "app": "blog", "machines": 0, "started": 0},
         {"network": at.name, "app": "web", "machines": 2, "started": 1},
     ]
-    assert at.read("app", "list", "--network", at.name).out.splitlines()[2].split() == [at.name, "web", "2", "1"]
+    assert at.read("app", "list", "--network", at.name).out.splitlines()[2].split() == [
+        at.name,
+        "web",
+        "2",
+        "1",
+    ]
     assert len(at.json("app", "list")) >= 9
-    assert at.json("app", "show", f"{at.name}/blog") == {"network": at.name, "app": "blog", "machines": []}
+    assert at.json("app", "show", f"{at.name}/blog") == {
+        "network": at.name,
+        "app": "blog",
+        "machines": [],
+    }
     shown = at.json("app", "show", f"{at.name}/WEB")["machines"]
     assert shown == [f"m{at.number} iad app started {at.prefix}:a7b:7d:1:1:2",
                      f"n{at.number} iad app stopped {at.prefix}:a7b:7d:1:2:2"]  # fmt: skip
@@ -230,18 +267,26 @@ def test_app(at: At) -> None:
     assert at.changed("app", "rm", f"{at.name}/blog") == 1
     assert at.json("app", "list", "--network", at.name) == []
     assert "there is no app" in at.refused("app", "rm", f"{at.name}/blog")
-    assert "there is no app" in told(at.read("app", "show", f"{at.name}/blog", code=FINDING), FINDING)["error"]
+    assert (
+        "there is no app"
+        in told(at.read("app", "show", f"{at.name}/blog", code=FINDING), FINDING)["error"]
+    )
     assert "bad name" in at.refused("app", "add", f"{at.name}/bad name")
 
 
 def test_a_name_without_its_network_is_a_usage_error(at: At) -> None:
     for words in (("app", "show", "web"), ("peer", "show", "/x"), ("flycast", "show", "x/")):
         assert "does not say of which network" in at.read(*words, code=USAGE).err
-    for words in (("app", "add", "web"), ("app", "rm", "web"), ("peer", "rm", "x"), ("flycast", "rm", "x")):
+    for words in (
+        ("app", "add", "web"),
+        ("app", "rm", "web"),
+        ("peer", "rm", "x"),
+        ("flycast", "rm", "x"),
+    ):
         assert "does not say of which network" in at.write(*words, code=USAGE).err
 
 
-# ── machine ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── machine ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_machine(at: At) -> None:
@@ -262,29 +307,69 @@ def test_machine(at: At) -> None:
     assert re.search(r"^metadata +role=leader$", text, re.MULTILINE)
     assert re.search(r"^services +http/tcp:8080$", text, re.MULTILINE)
     listed = at.json("machine", "list", "--network", at.name)
-    assert [(row["id"], row["network"], row["state"]) for row in listed] == [(ident, at.name, "created")]
+    assert [(row["id"], row["network"], row["state"]) for row in listed] == [
+        (ident, at.name, "created")
+    ]
     for option, value, found in (("app", "web", 1), ("app", "x", 0), ("state", "created", 1), ("state", "started", 0),
                                  ("region", "iad", 1), ("region", "ams", 0)):  # fmt: skip
         assert len(at.json("machine", "list", "--network", at.name, f"--{option}", value)) == found
     assert at.changed("machine", "start", ident) == 1
     assert at.changed("machine", "start", ident) == 0
     assert at.changed("machine", "stop", ident) == 1
-    assert at.changed("machine", "set", ident, "--state", "suspended", "--region", "ams", "--skip-registration") == 1
+    assert (
+        at.changed(
+            "machine",
+            "set",
+            ident,
+            "--state",
+            "suspended",
+            "--region",
+            "ams",
+            "--skip-registration",
+        )
+        == 1
+    )
     assert at.changed("machine", "set", ident, "--register", "--group", "app", "--app", "api") == 1
-    assert at.changed("machine", "set", ident, "--metadata", "role=replica", "--service", "http/tcp:80") == 2
-    assert at.changed("machine", "set", ident, "--service", "dns/udp:53", "--service", "dns/tcp:53") == 2
+    assert (
+        at.changed(
+            "machine", "set", ident, "--metadata", "role=replica", "--service", "http/tcp:80"
+        )
+        == 2
+    )
+    assert (
+        at.changed("machine", "set", ident, "--service", "dns/udp:53", "--service", "dns/tcp:53")
+        == 2
+    )
     assert at.write("machine", "set", ident).out == "as it was\n"
     shown = at.json("machine", "show", ident)
-    assert (shown["state"], shown["region"], shown["skip_registration"], shown["app"]) == ("suspended", "ams", 0, "api")
+    assert (shown["state"], shown["region"], shown["skip_registration"], shown["app"]) == (
+        "suspended",
+        "ams",
+        0,
+        "api",
+    )
     assert shown["metadata"]["role"] == "replica"
     assert shown["services"] == ["dns/tcp:53", "dns/udp:53", "http/tcp:80"]
     assert "is there already" in at.refused(
-        "machine", "add", ident, "--network", at.name, "--app", "x", "--address", f"{address}1", "--region", "iad"
+        "machine",
+        "add",
+        ident,
+        "--network",
+        at.name,
+        "--app",
+        "x",
+        "--address",
+        f"{address}1",
+        "--region",
+        "iad",
     )
     assert at.changed("machine", "rm", ident) == 1
     for verb in ("start", "stop", "rm", "set"):
         assert "there is no machine" in at.refused("machine", verb, ident)
-    assert "there is no machine" in told(at.read("machine", "show", ident, code=FINDING), FINDING)["error"]
+    assert (
+        "there is no machine"
+        in told(at.read("machine", "show", ident, code=FINDING), FINDING)["error"]
+    )
 
 
 def test_several_machines_are_started_and_removed_at_once_or_not_at_all(at: At) -> None:
@@ -301,26 +386,46 @@ def test_several_machines_are_started_and_removed_at_once_or_not_at_all(at: At) 
 def test_a_machine_that_cannot_be_is_refused(at: At) -> None:
     ident = f"m{at.number}"
     address = at.machine(ident)
-    other = ("machine", "add", "other", "--network", at.name, "--app", "web", "--region", "iad", "--state", "started")
+    other = (
+        "machine",
+        "add",
+        "other",
+        "--network",
+        at.name,
+        "--app",
+        "web",
+        "--region",
+        "iad",
+        "--state",
+        "started",
+    )
     assert ident in at.refused(*other, "--address", address)
     assert "is not one of" in at.refused(*other, "--address", "fdaa:0:18::1")
     assert "no valid app" in at.refused("machine", "set", ident, "--app", "a.b")
     assert "no valid region" in at.refused("machine", "set", ident, "--region", "")
-    assert "no valid id" in at.refused(*("machine", "add", "o'ther; --"), *other[3:], "--address", f"{address}1")
+    assert "no valid id" in at.refused(
+        *("machine", "add", "o'ther; --"), *other[3:], "--address", f"{address}1"
+    )
     assert "the port is" in at.refused("machine", "set", ident, "--service", "http/tcp:70000")
     assert "tcp or udp" in at.refused("machine", "set", ident, "--service", "http/sctp:70")
     for option, wrong in (("metadata", "x"), ("metadata", "=x"), ("service", "http"), ("service", "http/tcp"),
                           ("service", "http/tcp:x"), ("service", "/tcp:1"), ("service", "http/tcp:-1")):  # fmt: skip
         said = at.write("machine", "set", ident, f"--{option}", wrong, code=USAGE)
         assert f"--{option}" in said.err
-    assert "--address" in at.write("machine", "add", "x", "--network", at.name, "--app", "x", code=USAGE).err
+    assert (
+        "--address"
+        in at.write("machine", "add", "x", "--network", at.name, "--app", "x", code=USAGE).err
+    )
     assert "known are" in at.refused(*other[:4], "nowhere", *other[5:], "--address", address)
 
 
 def test_text_that_is_not_ascii_or_not_text_is_shown_and_refused_well(at: At) -> None:
     ident = f"m{at.number}"
     at.machine(ident)
-    assert at.changed("machine", "set", ident, "--metadata", "ключ=значение", "--metadata", "a=b=c\n") == 2
+    assert (
+        at.changed("machine", "set", ident, "--metadata", "ключ=значение", "--metadata", "a=b=c\n")
+        == 2
+    )
     assert at.json("machine", "show", ident)["metadata"] == {"ключ": "значение", "a": "b=c\n"}
     assert at.refused("machine", "set", ident, "--group", "ключ")
     how = [] if at.server else ["--offline"]
@@ -329,7 +434,7 @@ def test_text_that_is_not_ascii_or_not_text_is_shown_and_refused_well(at: At) ->
     assert "Traceback" not in said.err
 
 
-# ── peer, region, flycast ─────────────────────────────────────────────────────────────────────────────────────
+# ── peer, region, flycast ─────────────────────────────────────────────────────────────────────────
 
 
 def test_peer(at: At) -> None:
@@ -346,7 +451,9 @@ def test_peer(at: At) -> None:
     assert at.changed("peer", "set", f"{at.name}/alice", "--region", "ams") == 1
     assert at.changed("peer", "set", f"{at.name}/alice", "--region", "ams") == 0
     assert at.changed("peer", "set", f"{at.name}/alice", "--address", f"{address[:-3]}202") == 1
-    assert "is not one of" in at.refused("peer", "set", f"{at.name}/alice", "--address", "fdaa:0:18::1")
+    assert "is not one of" in at.refused(
+        "peer", "set", f"{at.name}/alice", "--address", "fdaa:0:18::1"
+    )
     assert "no valid region" in at.refused("peer", "set", f"{at.name}/alice", "--region", "a b")
     assert at.changed("peer", "rm", f"{at.name}/alice") == 1
     for verb in ("set", "rm"):
@@ -356,7 +463,12 @@ def test_peer(at: At) -> None:
 
 def test_region(at: At) -> None:
     code = f"r{at.number:x}"
-    assert at.changed("region", "add", code, "--name", "Somewhere", "--latitude", "1.5", "--longitude", "-2") == 1
+    assert (
+        at.changed(
+            "region", "add", code, "--name", "Somewhere", "--latitude", "1.5", "--longitude", "-2"
+        )
+        == 1
+    )
     assert "is there already" in at.refused("region", "add", code)
     row = {"code": code, "name": "Somewhere", "latitude": 1.5, "longitude": -2.0, "gateway": 0}
     assert at.json("region", "show", code) == row
@@ -380,7 +492,10 @@ def test_flycast(at: At) -> None:
     assert "is there already" in at.refused("flycast", "add", f"{at.name}/web", one)
     shown = {"network": at.name, "app": "web", "addresses": [one, two]}
     assert at.json("flycast", "show", f"{at.name}/web") == shown
-    assert [row["address"] for row in at.json("flycast", "list", "--network", at.name)] == [one, two]
+    assert [row["address"] for row in at.json("flycast", "list", "--network", at.name)] == [
+        one,
+        two,
+    ]
     assert one in at.read("flycast", "list").out
     assert "is not one of" in at.refused("flycast", "add", f"{at.name}/web", "fdaa:0:18:0:1::2")
     assert at.changed("flycast", "rm", f"{at.name}/web", one) == 1
@@ -394,13 +509,16 @@ def test_words_say_what_a_change_did(at: At) -> None:
     assert re.fullmatch(r"1 row changed, revision \d+\n", said)
     if at.server:
         assert re.fullmatch(
-            r"1 row changed, revision \d+, visible\n", at.write("app", "rm", f"{at.name}/x", "--wait").out
+            r"1 row changed, revision \d+, visible\n",
+            at.write("app", "rm", f"{at.name}/x", "--wait").out,
         )
 
 
 @pytest.mark.parametrize("group", ["network", "app", "machine", "peer", "region", "flycast"])
 def test_every_command_of_a_group_explains_itself(group: str) -> None:
-    verbs = re.findall(r"^  ([a-z]+)  +\S", run(group, "--help").out.partition("Commands:")[2], re.MULTILINE)
+    verbs = re.findall(
+        r"^  ([a-z]+)  +\S", run(group, "--help").out.partition("Commands:")[2], re.MULTILINE
+    )
     assert set(verbs) >= {"list", "show", "add", "rm"}
     for verb in verbs:
         said = run(group, verb, "--help")
@@ -429,16 +547,22 @@ WRITES: list[tuple[str, ...]] = [
 
 
 @pytest.mark.parametrize("words", READS, ids=" ".join)
-def test_every_read_has_json_and_works_on_a_foreign_file(demo: Path, foreign: Path, words: tuple[str, ...]) -> None:
+def test_every_read_has_json_and_works_on_a_foreign_file(
+    demo: Path, foreign: Path, words: tuple[str, ...]
+) -> None:
     ours, theirs = (run(*words, "--catalog", path, "--json") for path in (demo, foreign))
     assert ours.code == theirs.code
     assert ours.code == OK or words == ("check",)
     assert ours.json == theirs.json
-    assert run(*words, "--catalog", demo).out == run(*words, "--catalog", foreign).out.replace("foreign.db", "demo.db")
+    assert run(*words, "--catalog", demo).out == run(*words, "--catalog", foreign).out.replace(
+        "foreign.db", "demo.db"
+    )
 
 
 @pytest.mark.parametrize("words", [*READS, *WRITES], ids=" ".join)
-def test_without_a_catalog_every_command_says_how_to_make_one(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_without_a_catalog_every_command_says_how_to_make_one(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     absent = tmp_path / "absent.db"
     said = told(run(*words, "--catalog", absent, *["--offline"] * (words in WRITES)), CONFIGURATION)
     assert str(absent) in said["error"]
@@ -485,7 +609,7 @@ def test_a_shell_that_holds_the_file_is_said(demo: Path, monkeypatch: pytest.Mon
     assert "locked" in said["why"]
 
 
-# ── apply, diff, export ───────────────────────────────────────────────────────────────────────────────────────
+# ── apply, diff, export ───────────────────────────────────────────────────────────────────────────
 
 DOCUMENT = """
 [networks.NAME]
@@ -520,7 +644,9 @@ def document(at: At) -> str:
 
 
 @pytest.mark.parametrize("kind", ["toml", "json", "stdin toml", "stdin json"])
-def test_a_document_is_applied_whole_and_again_changes_nothing(at: At, tmp_path: Path, kind: str) -> None:
+def test_a_document_is_applied_whole_and_again_changes_nothing(
+    at: At, tmp_path: Path, kind: str
+) -> None:
     text = document(at)
     if "json" in kind:
         text = json.dumps(tomllib.loads(text), indent=1)
@@ -543,7 +669,9 @@ def test_a_document_is_applied_whole_and_again_changes_nothing(at: At, tmp_path:
     # What the document does not name any more goes.
     smaller = text.replace("[networks." + at.name + ".apps.blog]", "") if "toml" in kind else text
     if smaller != text:
-        assert at.write("apply", "-", "--json", stdin=smaller).json["lines"] == [f"- app {at.name}/blog"]
+        assert at.write("apply", "-", "--json", stdin=smaller).json["lines"] == [
+            f"- app {at.name}/blog"
+        ]
 
 
 def test_a_dry_run_tells_rows_and_answers_and_changes_nothing(at: At) -> None:
@@ -563,7 +691,9 @@ def test_a_dry_run_tells_rows_and_answers_and_changes_nothing(at: At) -> None:
     text = at.write("apply", "-", "--dry-run", "--wait", stdin=changed).out
     assert f"answer  {at.name}  web.internal\n" in text
     assert f"  + {at.prefix}:a7b:7d:1:2:2\n" in text
-    gone = at.write("apply", "-", "--dry-run", "--json", stdin=f"[networks.{at.name}]\nid = {at.number}\n").json
+    gone = at.write(
+        "apply", "-", "--dry-run", "--json", stdin=f"[networks.{at.name}]\nid = {at.number}\n"
+    ).json
     assert {a["name"]: a["after"][:8] for a in gone["answers"]}["web.internal"] == "NXDOMAIN"
     assert content(at.catalog) == before
     assert at.write("apply", "-", "--dry-run", "--json", stdin=document(at)).json["answers"] == []
@@ -584,7 +714,9 @@ def test_every_fault_of_a_document_is_told_with_its_line(at: At, tmp_path: Path)
         said = (at.write if verb == "apply" else at.read)(verb, file, *flags, code=FINDING)
         told(said, FINDING)
         lines = [int(line) for line in re.findall(r"bad\.toml:(\d+): ", said.err)]
-        assert lines == [text[: text.index(part)].count("\n") + 1 for part in ("port = 0", '"a b"')], said.err
+        assert lines == [
+            text[: text.index(part)].count("\n") + 1 for part in ("port = 0", '"a b"')
+        ], said.err
     assert content(at.catalog) == before
     (file := tmp_path / "broken.json").write_text('{"networks": {')
     assert "broken.json:1" in at.write("apply", file, code=FINDING).err
@@ -600,7 +732,9 @@ def test_pruning_removes_what_the_document_does_not_name(demo: Path) -> None:
     assert run("diff", "-", "--catalog", demo, stdin=only).code == OK
     assert run("diff", "-", "--prune", "--catalog", demo, stdin=only).code == FINDING
     before = content(demo)
-    tried = run("apply", "-", "--prune", "--dry-run", "--catalog", demo, "--offline", "--json", stdin=only).json
+    tried = run(
+        "apply", "-", "--prune", "--dry-run", "--catalog", demo, "--offline", "--json", stdin=only
+    ).json
     assert "- network globex" in tried["lines"]
     assert content(demo) == before
     assert run("apply", "-", "--prune", "--catalog", demo, "--offline", stdin=only).code == OK
@@ -613,7 +747,9 @@ def test_pruning_removes_what_the_document_does_not_name(demo: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["toml", "json"])
-def test_an_export_that_is_applied_elsewhere_is_exported_equal(demo: Path, empty: Path, kind: str) -> None:
+def test_an_export_that_is_applied_elsewhere_is_exported_equal(
+    demo: Path, empty: Path, kind: str
+) -> None:
     text = run("export", "--format", kind, "--catalog", demo).out
     assert run("diff", "-", "--prune", "--catalog", demo, stdin=text).code == OK
     assert run("apply", "-", "--catalog", empty, "--offline", stdin=text).code == OK
@@ -621,8 +757,15 @@ def test_an_export_that_is_applied_elsewhere_is_exported_equal(demo: Path, empty
     assert load(empty).catalog.networks.keys() == load(demo).catalog.networks.keys()
     for number, network in load(empty).catalog.networks.items():
         ours = load(demo).catalog.networks[number]
-        assert (network.apps, network.peers, network.flycasts) == (ours.apps, ours.peers, ours.flycasts)
-    assert run("export", "--json", "--catalog", demo).out == run("export", "--format", "json", "--catalog", demo).out
+        assert (network.apps, network.peers, network.flycasts) == (
+            ours.apps,
+            ours.peers,
+            ours.flycasts,
+        )
+    assert (
+        run("export", "--json", "--catalog", demo).out
+        == run("export", "--format", "json", "--catalog", demo).out
+    )
 
 
 def test_one_network_is_exported(demo: Path) -> None:
@@ -660,7 +803,12 @@ def test_a_foreign_file_is_compared_but_not_applied_to(foreign: Path, demo: Path
 def large(machines: int) -> str:
     """A document of one network with so many machines."""
     members = [
-        {"id": f"k{n}", "address": f"fdaa:0:99:a7b:7d:1:{n + 1:x}:2", "region": "iad", "state": "started"}
+        {
+            "id": f"k{n}",
+            "address": f"fdaa:0:99:a7b:7d:1:{n + 1:x}:2",
+            "region": "iad",
+            "state": "started",
+        }
         for n in range(machines)
     ]
     return json.dumps({"networks": {"large": {"id": 0x99, "apps": {"web": {"machines": members}}}}})
@@ -668,7 +816,16 @@ def large(machines: int) -> str:
 
 def test_an_apply_that_is_killed_leaves_all_of_it_or_nothing(demo: Path, tmp_path: Path) -> None:
     (file := tmp_path / "large.json").write_text(large(4_000))
-    command = [sys.executable, "-m", "internal_dns", "apply", str(file), "--catalog", str(demo), "--offline"]
+    command = [
+        sys.executable,
+        "-m",
+        "internal_dns",
+        "apply",
+        str(file),
+        "--catalog",
+        str(demo),
+        "--offline",
+    ]
     begin = time.monotonic()
     subprocess.run(command, check=True, capture_output=True, timeout=30)
     took = time.monotonic() - begin
@@ -676,7 +833,9 @@ def test_an_apply_that_is_killed_leaves_all_of_it_or_nothing(demo: Path, tmp_pat
     outcomes = set()
     for part in range(6):
         assert run("network", "rm", "large", "--cascade", "--catalog", demo, "--offline").code == OK
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
             time.sleep(took * (0.4 + part * 0.11))
             process.send_signal(signal.SIGKILL)
             process.wait(10)
@@ -690,7 +849,7 @@ def test_an_apply_that_is_killed_leaves_all_of_it_or_nothing(demo: Path, tmp_pat
     assert True in outcomes, "no apply was killed before its commit"
 
 
-# ── import ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── import ────────────────────────────────────────────────────────────────────────────────────────
 
 SOURCES = [
     ("wireguard", "wireguard.conf"), ("wireguard", "wireguard.dump"), ("docker", "docker.json"),
@@ -700,8 +859,18 @@ SOURCES = [
 
 
 @pytest.mark.parametrize(("source", "file"), SOURCES, ids=[file for _, file in SOURCES])
-def test_what_is_imported_can_be_applied(empty: Path, tmp_path: Path, source: str, file: str) -> None:
-    words = ["import", source, FIXTURES / file, "--network", "fdaa:0:18::/48=acme", "--catalog", empty]
+def test_what_is_imported_can_be_applied(
+    empty: Path, tmp_path: Path, source: str, file: str
+) -> None:
+    words = [
+        "import",
+        source,
+        FIXTURES / file,
+        "--network",
+        "fdaa:0:18::/48=acme",
+        "--catalog",
+        empty,
+    ]
     words += ["--peers"] * (file == "peers.csv")
     said = run(*words)
     assert said.code == OK
@@ -729,7 +898,10 @@ def test_an_import_that_makes_no_sense_says_why(tmp_path: Path, demo: Path) -> N
     for wrong in ("acme", "=acme", "x=acme"):
         assert "--network" in run("import", "fly", bad, "--network", wrong, "--catalog", demo).err
     fixture = FIXTURES / "fly-apps.json"
-    told(run("import", "fly", fixture, "--out", tmp_path / "no" / "out", "--catalog", demo), CONFIGURATION)
+    told(
+        run("import", "fly", fixture, "--out", tmp_path / "no" / "out", "--catalog", demo),
+        CONFIGURATION,
+    )
 
 
 def test_an_import_calls_networks_as_the_catalog_does(demo: Path) -> None:
@@ -737,7 +909,7 @@ def test_an_import_calls_networks_as_the_catalog_does(demo: Path) -> None:
     assert "acme" in tomllib.loads(said.out)["networks"]
 
 
-# ── with a server ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── with a server ─────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_change_that_was_waited_for_is_answered(demo: Path) -> None:
@@ -778,11 +950,23 @@ def test_the_server_of_a_foreign_file_answers_and_writes_nothing(foreign: Path) 
 
 
 def test_watch_shows_each_change_and_ends_with_the_server(demo: Path) -> None:
-    command = [sys.executable, "-W", "error", "-m", "internal_dns", "watch", "web.internal", "--json"]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "internal_dns",
+        "watch",
+        "web.internal",
+        "--json",
+    ]
     with (
         serving(demo) as server,
         subprocess.Popen(
-            [*command, "--catalog", str(demo)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, "--catalog", str(demo)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         ) as watching,
     ):
         timer = threading.Timer(15, watching.kill)
@@ -791,7 +975,9 @@ def test_watch_shows_each_change_and_ends_with_the_server(demo: Path) -> None:
         first = json.loads(watching.stdout.readline())
         for number in range(4):
             verb = ("stop", "start")[number % 2]
-            revision = run("machine", verb, "3d8d9930b03989", "--json", "--catalog", demo).json["revision"]
+            revision = run("machine", verb, "3d8d9930b03989", "--json", "--catalog", demo).json[
+                "revision"
+            ]
             line = json.loads(watching.stdout.readline())
             assert line["revision"] == revision
             assert (line["answer"] == first["answer"]) == (number % 2 == 1)
@@ -812,12 +998,16 @@ def test_watch_ends_after_so_many_answers(demo: Path) -> None:
         assert "fdaa:0:18:" not in said.out
 
 
-def test_a_client_that_is_killed_during_an_apply_leaves_all_of_it_or_nothing(demo: Path, tmp_path: Path) -> None:
+def test_a_client_that_is_killed_during_an_apply_leaves_all_of_it_or_nothing(
+    demo: Path, tmp_path: Path
+) -> None:
     (file := tmp_path / "large.json").write_text(large(4_000))
     command = [sys.executable, "-m", "internal_dns", "apply", str(file), "--catalog", str(demo)]
     with serving(demo) as server:
         for part in range(4):
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            with subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as process:
                 time.sleep(0.15 + 0.08 * part)
                 process.send_signal(signal.SIGKILL)
                 process.wait(10)
@@ -830,7 +1020,8 @@ def test_a_client_that_is_killed_during_an_apply_leaves_all_of_it_or_nothing(dem
 
 
 def test_the_end_of_a_server_in_the_middle_of_a_request_is_said(demo: Path) -> None:
-    """Whoever listens at the socket and hangs up: the change may or may not have been made, and that is said."""
+    """Whoever listens at the socket and hangs up: the change may or may not have been made, and
+    that is said."""
     import socket
 
     with socket.socket(socket.AF_UNIX) as listener:

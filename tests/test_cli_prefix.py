@@ -1,4 +1,5 @@
-"""With another prefix or other hidden peers in the environment, every command judges a catalog as `serve` would."""
+"""With another prefix or other hidden peers in the environment, every command judges a catalog as
+`serve` would."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
     "regions": [("iad", "Ashburn", 39.02, -77.54, 1)],
     "networks": [(24, "acme", "")],
     "machines": [("3d8d99", 24, "web", ADDRESS, "iad", "app", "started", 0, 0)],
-    "peers": [(24, "alice", "fdab:0:18:a7b:9::2", "iad"), (24, "tmp-1", "fdab:0:18:a7b:9::102", "iad")],
+    "peers": [
+        (24, "alice", "fdab:0:18:a7b:9::2", "iad"),
+        (24, "tmp-1", "fdab:0:18:a7b:9::102", "iad"),
+    ],
 }
 
 
@@ -46,7 +50,9 @@ def said(catalog: Path, *words: object) -> str:
     return result.stdout
 
 
-def test_a_catalog_of_another_prefix_goes_out_and_in_and_is_served(catalog: Path, tmp_path: Path) -> None:
+def test_a_catalog_of_another_prefix_goes_out_and_in_and_is_served(
+    catalog: Path, tmp_path: Path
+) -> None:
     document, copy = tmp_path / "acme.toml", tmp_path / "copy.db"
     create_catalog(copy, {})
     document.write_text(said(catalog, "export"))
@@ -58,13 +64,18 @@ def test_a_catalog_of_another_prefix_goes_out_and_in_and_is_served(catalog: Path
     assert "web.internal" in said(copy, "explain", ADDRESS, "--as", "acme")
 
 
-def test_the_default_prefix_serves_nothing_of_it(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_prefix_serves_nothing_of_it(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("INTERNAL_DNS_PREFIX")
     assert run(catalog, "check").exit_code == FINDING
 
 
 def test_objects_are_named_and_shown_by_the_prefix(catalog: Path) -> None:
-    assert json.loads(said(catalog, "network", "show", "fdab:0:18::/48", "--json"))["prefix"] == "fdab:0:18::/48"
+    assert (
+        json.loads(said(catalog, "network", "show", "fdab:0:18::/48", "--json"))["prefix"]
+        == "fdab:0:18::/48"
+    )
     assert "fdab:0:18::3/128" in said(catalog, "network", "list", "--routes")
     assert "DNS = fdab:0:18::3" in said(catalog, "peer", "show", "acme/alice", "--wireguard")
     said(catalog, "machine", "set", "3d8d99", "--address", "fdab:0:18:a7b:7d:1:1:3", "--offline")
@@ -86,10 +97,14 @@ def test_an_import_takes_addresses_of_the_prefix(catalog: Path, tmp_path: Path) 
     assert document["networks"]["acme"]["id"] == "fdab:0:18::/48"
 
 
-def test_hidden_peers_are_those_of_the_settings(catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_peers_are_those_of_the_settings(
+    catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two peers may share an address when one of them is hidden."""
     document = tmp_path / "acme.toml"
-    document.write_text(said(catalog, "export").replace("fdab:0:18:a7b:9::102", "fdab:0:18:a7b:9::2"))
+    document.write_text(
+        said(catalog, "export").replace("fdab:0:18:a7b:9::102", "fdab:0:18:a7b:9::2")
+    )
     assert isinstance(run(catalog, "diff", document).exception, Told)
     assert isinstance(run(catalog, "apply", document, "--offline").exception, Told)
     monkeypatch.setenv("INTERNAL_DNS_HIDDEN_PEERS", "tmp-")
@@ -98,7 +113,9 @@ def test_hidden_peers_are_those_of_the_settings(catalog: Path, tmp_path: Path, m
     assert "tmp-1" not in said(catalog, "explain", "_peer.internal", "--quiet")
 
 
-def test_a_setting_that_cannot_be_used_is_told(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_that_cannot_be_used_is_told(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("INTERNAL_DNS_PREFIX", "2001:db8::/32")
     for words in (["check"], ["export"], ["explain", "web.internal"], ["network", "show", "acme"]):
         error = run(catalog, *words).exception

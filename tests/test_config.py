@@ -1,4 +1,5 @@
-"""The settings: where each comes from, what is refused and in which words, and that each is documented."""
+"""The settings: where each comes from, what is refused and in which words, and that each is
+documented."""
 
 from __future__ import annotations
 
@@ -24,13 +25,17 @@ def _no_file_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def settings(
-    flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, file: Path | None = None
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
 ) -> Settings:
     return load_settings(flags or {}, environment or {}, file)
 
 
 def refused(
-    flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, file: Path | None = None
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
 ) -> list[str]:
     """The faults; fails when there are none."""
     with pytest.raises(ConfigurationError) as error:
@@ -45,7 +50,7 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-# ── where a setting comes from ────────────────────────────────────────────────────────────────────────────────
+# ── where a setting comes from ────────────────────────────────────────────────────────────────────
 
 
 def test_without_anything_the_defaults_hold() -> None:
@@ -53,7 +58,11 @@ def test_without_anything_the_defaults_hold() -> None:
     assert found.listen == (Endpoint.parse("[fdaa::3]:53"),)
     assert found.admin == Endpoint.parse("127.0.0.1:9153")
     assert found.catalog == Path("/var/lib/internal-dns/catalog.db")
-    assert (found.prefix, found.udp_limit, found.hidden_peers) == (b"\xfd\xaa", 8_192, ("interactive-",))
+    assert (found.prefix, found.udp_limit, found.hidden_peers) == (
+        b"\xfd\xaa",
+        8_192,
+        ("interactive-",),
+    )
     assert (found.upstream, found.region, found.map_source, found.nsid) == ((), None, (), b"")
     assert (found.cookie_secret, found.forward) == (None, {})
     assert set(found.origin.values()) == {"default"}
@@ -90,12 +99,16 @@ def parsed(name: str, text: str) -> Any:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_flags_win_over_the_environment_over_the_file_over_the_default(name: str, tmp_path: Path) -> None:
+def test_flags_win_over_the_environment_over_the_file_over_the_default(
+    name: str, tmp_path: Path
+) -> None:
     by_flag, by_environment, in_file, _ = EXAMPLES[name]
     other = {"map_source": {}, "prefix": {"listen": "[::1]:53"}}.get(name, {})
     many = ROWS[name].metadata["many"]
     variable = f"INTERNAL_DNS_{name.upper()}"
-    file = written(tmp_path, f'{name} = "{in_file}"\n' + "".join(f'{k} = "{v}"\n' for k, v in other.items()))
+    file = written(
+        tmp_path, f'{name} = "{in_file}"\n' + "".join(f'{k} = "{v}"\n' for k, v in other.items())
+    )
     flags: dict[str, Any] = {name: (by_flag,) if many else by_flag}
     dashed = f"--{name.replace('_', '-')}"
 
@@ -103,7 +116,10 @@ def test_flags_win_over_the_environment_over_the_file_over_the_default(name: str
     assert (getattr(found, name), found.origin[name]) == (parsed(name, by_flag), dashed)
     for nothing in ({}, {name: None}, {name: ()}):
         found = settings(nothing, {variable: by_environment}, file)
-        assert (getattr(found, name), found.origin[name]) == (parsed(name, by_environment), variable)
+        assert (getattr(found, name), found.origin[name]) == (
+            parsed(name, by_environment),
+            variable,
+        )
     found = settings({}, {variable: ""}, file)
     assert (getattr(found, name), found.origin[name]) == (parsed(name, in_file), f"{file}, {name}")
 
@@ -112,7 +128,9 @@ def test_every_setting_has_an_example_here() -> None:
     assert {*EXAMPLES, "forward"} == ROWS.keys()
 
 
-def test_the_file_of_the_host_is_read_when_no_other_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_of_the_host_is_read_when_no_other_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = written(tmp_path, 'region = "iad"')
     monkeypatch.setattr(config, "DEFAULT_FILE", file)
     assert settings().region == b"iad"
@@ -122,12 +140,16 @@ def test_the_file_of_the_host_is_read_when_no_other_is_named(tmp_path: Path, mon
     assert settings(file=other).region is None
 
 
-def test_lists_are_repeated_flags_words_in_the_environment_and_arrays_in_the_file(tmp_path: Path) -> None:
+def test_lists_are_repeated_flags_words_in_the_environment_and_arrays_in_the_file(
+    tmp_path: Path,
+) -> None:
     expected = (Endpoint.parse("[::1]:53"), Endpoint.parse("127.0.0.1:53"))
     assert settings({"listen": ("[::1]:53", "127.0.0.1:53")}).listen == expected
     for words in ("[::1]:53 127.0.0.1:53", "[::1]:53,127.0.0.1:53", " [::1]:53 ,\t127.0.0.1:53 "):
         assert settings({}, {"INTERNAL_DNS_LISTEN": words}).listen == expected
-    assert settings(file=written(tmp_path, 'listen = ["[::1]:53", "127.0.0.1:53"]')).listen == expected
+    assert (
+        settings(file=written(tmp_path, 'listen = ["[::1]:53", "127.0.0.1:53"]')).listen == expected
+    )
     assert settings(file=written(tmp_path, "hidden_peers = []")).hidden_peers == ()
 
 
@@ -136,7 +158,7 @@ def test_a_number_may_be_written_as_one_in_the_file(tmp_path: Path) -> None:
     assert settings(file=written(tmp_path, 'udp_limit = "4096"')).udp_limit == 4_096
 
 
-# ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────
+# ── what is refused ───────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -245,7 +267,8 @@ def test_a_value_at_its_bounds_is_taken(name: str, text: str, value: Any) -> Non
 def test_all_faults_are_told_at_once_each_with_its_place(tmp_path: Path) -> None:
     file = written(
         tmp_path,
-        'regoin = "iad"\nudp_limit = 3\nlisten = ["[::1]:53", "nowhere", "0.0.0.0:53"]\ncatalog = ["a", "b"]\n'
+        'regoin = "iad"\nudp_limit = 3\nlisten = ["[::1]:53", "nowhere", "0.0.0.0:53"]\ncatalog = '
+        '["a", "b"]\n'
         '[forward]\n"corp.example" = ["ftp://192.0.2.1"]\n',
     )
     faults = refused({"region": "a b"}, {"INTERNAL_DNS_COOKIE_SECRET": "no"}, file)
@@ -319,7 +342,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert "is not TOML" in fault
 
 
-# ── what cannot stand together ────────────────────────────────────────────────────────────────────────────────
+# ── what cannot stand together ────────────────────────────────────────────────────────────────────
 
 
 def test_none_excludes_other_upstreams() -> None:
@@ -346,7 +369,9 @@ def test_none_excludes_other_upstreams() -> None:
         ("[::]:1053", "udp://[::1]", False),
     ],
 )
-def test_an_upstream_that_is_this_server_is_refused(listen: str, upstream: str, loop: bool, tmp_path: Path) -> None:
+def test_an_upstream_that_is_this_server_is_refused(
+    listen: str, upstream: str, loop: bool, tmp_path: Path
+) -> None:
     flags = {"listen": (listen,)}
     by_rule = written(tmp_path, f'[forward]\n"corp.example" = ["{upstream}"]')
     if not loop:
@@ -395,16 +420,20 @@ def test_a_server_listens_somewhere(tmp_path: Path) -> None:
     assert "listen" in fault
 
 
-# ── the table of forward rules ────────────────────────────────────────────────────────────────────────────────
+# ── the table of forward rules ────────────────────────────────────────────────────────────────────
 
 
 def test_forward_rules_have_suffixes_and_upstreams(tmp_path: Path) -> None:
     file = written(
-        tmp_path, '[forward]\n"Corp.Example." = ["udp://192.0.2.1", "tcp://192.0.2.2:54"]\nlan = "192.0.2.3"\n'
+        tmp_path,
+        '[forward]\n"Corp.Example." = ["udp://192.0.2.1", "tcp://192.0.2.2:54"]\nlan = '
+        '"192.0.2.3"\n',
     )
     found = settings(file=file)
     assert found.forward == {
-        (b"corp", b"example"): Rule((Upstream.parse("udp://192.0.2.1"), Upstream.parse("tcp://192.0.2.2:54"))),
+        (b"corp", b"example"): Rule(
+            (Upstream.parse("udp://192.0.2.1"), Upstream.parse("tcp://192.0.2.2:54"))
+        ),
         (b"lan",): Rule((Upstream.parse("udp://192.0.2.3"),)),
     }
     assert found.origin["forward"] == f"{file}, forward"
@@ -412,7 +441,9 @@ def test_forward_rules_have_suffixes_and_upstreams(tmp_path: Path) -> None:
 
 def test_a_forward_rule_may_allow_addresses_of_the_prefix(tmp_path: Path) -> None:
     file = written(tmp_path, '[forward.lan]\nupstreams = ["192.0.2.1"]\nallow_prefix = true\n')
-    assert settings(file=file).forward == {(b"lan",): Rule((Upstream.parse("192.0.2.1"),), allow_prefix=True)}
+    assert settings(file=file).forward == {
+        (b"lan",): Rule((Upstream.parse("192.0.2.1"),), allow_prefix=True)
+    }
 
 
 @pytest.mark.parametrize(
@@ -446,7 +477,9 @@ def test_a_forward_rule_that_cannot_work_is_refused(rule: str, tmp_path: Path) -
 
 
 def test_forward_rules_and_no_upstream_at_all_contradict_each_other(tmp_path: Path) -> None:
-    (fault,) = refused({"upstream": ("none",)}, {}, written(tmp_path, '[forward]\nlan = "192.0.2.3"'))
+    (fault,) = refused(
+        {"upstream": ("none",)}, {}, written(tmp_path, '[forward]\nlan = "192.0.2.3"')
+    )
     assert "forward" in fault
 
 
@@ -459,12 +492,16 @@ def test_forward_is_a_table(where: str, tmp_path: Path) -> None:
     assert "table" in fault
 
 
-# ── documents ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── documents ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_setting_is_documented(name: str) -> None:
-    lines = [line for line in (DOCS / "settings.md").read_text().splitlines() if line.startswith(f"| `{name}` |")]
+    lines = [
+        line
+        for line in (DOCS / "settings.md").read_text().splitlines()
+        if line.startswith(f"| `{name}` |")
+    ]
     assert len(lines) == 1, f"docs/settings.md lacks {name}"
     metadata = ROWS[name].metadata
     assert metadata["words"] in lines[0]

@@ -1,4 +1,5 @@
-"""doctor: each trouble of a host, from files and sockets made for it, and the report a person reads."""
+"""doctor: each trouble of a host, from files and sockets made for it, and the report a person
+reads."""
 
 from __future__ import annotations
 
@@ -54,16 +55,19 @@ def found(*words: str | Path) -> dict[str, dict[str, Any]]:
     return {symptom["what"]: symptom for symptom in run("doctor", "--json", *words).json}
 
 
-# ── the report ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the report ────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_report_is_one_that_a_person_reads_with_pleasure() -> None:
     said = [
         Symptom("ok", "python", "3.11.7"),
-        Symptom("warn", "routes", "not local to this host: fdaa:0:18::3", "questions sent there never reach the server",
+        Symptom("warn", "routes", "not local to this host: fdaa:0:18::3", "questions sent there "
+                                                                          "never reach the server",
                 "ip -6 route add local fdaa:0:18::3/128 dev lo"),
-        Symptom("fail", "listen [fdaa::3]:53", "Address already in use", "`serve` could not listen there",
-                "Something else serves there: `ss -lunp 'sport = :53'` shows it; stop it or choose --listen"),
+        Symptom("fail", "listen [fdaa::3]:53", "Address already in use", "`serve` could not listen "
+                                                                         "there",
+                "Something else serves there: `ss -lunp 'sport = :53'` shows it; stop it or choose "
+                "--listen"),
         Symptom("ok", "catalog", "3 networks, 7 apps, 80 machines (73 started), 5 peers"),
     ]  # fmt: skip
     assert "\n".join(report(said)) + "\n" == (GOLDEN / "doctor.txt").read_text()
@@ -82,7 +86,7 @@ def test_the_last_line_counts(levels: str, last: str) -> None:
     assert report([Symptom(level, "x", "y", "z", "w") for level in levels.split()])[-1] == last
 
 
-# ── routes ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── routes ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def route(text: str, flags: int = 0x8020_0001) -> str:
@@ -102,7 +106,11 @@ ALL_LOCAL = ["fdaa::3/128", "fdaa:0:18::3/128", "fdaa:0:19::3/128", "fdaa:0:1a::
         ([route("fdaa::/16")], "ok", "4 addresses of the server are local"),
         ([route("::/0", 0x0045_0003)], "warn", "fdaa::3, fdaa:0:18::3, fdaa:0:19::3 and 1 more"),
         ([*map(route, ALL_LOCAL[:3])], "warn", "not local to this host: fdaa:0:1a::3"),
-        ([*map(route, ALL_LOCAL[1:]), route("fdaa::3/128", 1)], "warn", "not local to this host: fdaa::3"),
+        (
+            [*map(route, ALL_LOCAL[1:]), route("fdaa::3/128", 1)],
+            "warn",
+            "not local to this host: fdaa::3",
+        ),
         (["garbage\n", "\n"], "warn", "and 1 more"),
     ],
 )
@@ -133,7 +141,10 @@ def test_an_unreadable_table_is_said(catalog: Catalog, tmp_path: Path) -> None:
 def test_the_kernel_tells_local_routes_as_we_read_them() -> None:
     host = Host("routes")
     try:
-        for line in ("-6 route add local fdaa:0:18::3/128 dev lo", "-6 route add local fdab::/16 dev lo"):
+        for line in (
+            "-6 route add local fdaa:0:18::3/128 dev lo",
+            "-6 route add local fdab::/16 dev lo",
+        ):
             host.ip(line)
         table = local_routes(host.run("cat", "/proc/net/ipv6_route"))
         for text, length in (("fdaa:0:18::3", 128), ("fdab::", 16), ("::1", 128)):
@@ -142,7 +153,7 @@ def test_the_kernel_tells_local_routes_as_we_read_them() -> None:
         host.close()
 
 
-# ── upstreams ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── upstreams ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
@@ -154,7 +165,14 @@ def upstream(rcode: int) -> Iterator[str]:
         def serve() -> None:
             while (said := sock.recvfrom(4_096))[0] != b"stop":
                 octets = said[0]
-                sock.sendto(octets[:2] + bytes((0x81, 0x80 | rcode)) + octets[4:6] + bytes(6) + octets[12:17], said[1])
+                sock.sendto(
+                    octets[:2]
+                    + bytes((0x81, 0x80 | rcode))
+                    + octets[4:6]
+                    + bytes(6)
+                    + octets[12:17],
+                    said[1],
+                )
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -181,21 +199,39 @@ def test_each_upstream_is_asked(demo: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "listen", "level", "says"),
     [
-        ("nameserver 192.0.2.53\n", "127.0.0.1:1053", "ok", "udp://192.0.2.53:53, of /etc/resolv.conf"),
-        ("nameserver 127.0.0.1\nnameserver 192.0.2.53\n", "127.0.0.1:53", "ok", "which is left out"),
+        (
+            "nameserver 192.0.2.53\n",
+            "127.0.0.1:1053",
+            "ok",
+            "udp://192.0.2.53:53, of /etc/resolv.conf",
+        ),
+        (
+            "nameserver 127.0.0.1\nnameserver 192.0.2.53\n",
+            "127.0.0.1:53",
+            "ok",
+            "which is left out",
+        ),
         ("nameserver 127.0.0.1\n", "127.0.0.1:53", "warn", "names this server alone"),
         ("", "127.0.0.1:53", "ok", "udp://9.9.9.9:53: /etc/resolv.conf names no other"),
     ],
 )
 def test_a_circle_through_resolv_conf_is_seen(
-    text: str, listen: str, level: str, says: str, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str,
+    listen: str,
+    level: str,
+    says: str,
+    demo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def not_asked(*_: object) -> list[Symptom]:
         return []
 
     (tmp_path / "resolv.conf").write_text(text)
     read = upstreams.from_resolv_conf
-    monkeypatch.setattr(upstreams, "from_resolv_conf", lambda own: read(own, tmp_path / "resolv.conf"))
+    monkeypatch.setattr(
+        upstreams, "from_resolv_conf", lambda own: read(own, tmp_path / "resolv.conf")
+    )
     monkeypatch.setattr(sys.modules["internal_dns.cli.doctor"], "_probe_all", not_asked)
     said = found("--listen", listen, "--catalog", demo)["upstreams"]
     assert (said["level"], says in said["says"]) == (level, True), said
@@ -203,7 +239,7 @@ def test_a_circle_through_resolv_conf_is_seen(
         assert "circle" in said["why"]
 
 
-# ── admin and console ──────────────────────────────────────────────────────────────────────────────────────────
+# ── admin and console ─────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_ports_of_admin_and_console_are_looked_at(demo: Path) -> None:
@@ -217,7 +253,7 @@ def test_the_ports_of_admin_and_console_are_looked_at(demo: Path) -> None:
     assert said["console 127.0.0.1:0"]["level"] == "ok"
 
 
-# ── a running server ──────────────────────────────────────────────────────────────────────────────────────────
+# ── a running server ──────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.live
@@ -226,7 +262,9 @@ def test_a_running_server_is_no_port_clash_and_its_answers_are_read_twice(demo: 
         said = found("--listen", f"[::1]:{server.port}", "--upstream", "none", "--catalog", demo)
     assert said[f"listen [::1]:{server.port}"]["level"] == "ok"
     assert "running" in said[f"listen [::1]:{server.port}"]["says"]
-    assert said["answer _apps.internal."]["says"] == "NOERROR, 1 records; dnspython and dnslib agree"
+    assert (
+        said["answer _apps.internal."]["says"] == "NOERROR, 1 records; dnspython and dnslib agree"
+    )
 
 
 @pytest.mark.live

@@ -12,7 +12,9 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def test_contributing_lists_every_target_of_make() -> None:
-    phony = re.search(r"^\.PHONY:((?:.*\\\n)*.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    phony = re.search(
+        r"^\.PHONY:((?:.*\\\n)*.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE
+    )
     assert phony
     targets = set(phony[1].replace("\\\n", " ").split()) - {"help", "build-deps", "test-deps"}
     said = (REPOSITORY / "CONTRIBUTING.md").read_text()

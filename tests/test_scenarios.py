@@ -1,4 +1,5 @@
-"""Play every scenario in process, and show that the judge of the replies is not satisfied by a wrong one."""
+"""Play every scenario in process, and show that the judge of the replies is not satisfied by a
+wrong one."""
 
 from __future__ import annotations
 
@@ -11,7 +12,18 @@ import dns.message
 import dns.rrset
 import pytest
 
-from tests.scenario import FOLDER, Ask, Broken, InProcess, Runner, Scenario, Setting, all_scenarios, parsed, play
+from tests.scenario import (
+    FOLDER,
+    Ask,
+    Broken,
+    InProcess,
+    Runner,
+    Scenario,
+    Setting,
+    all_scenarios,
+    parsed,
+    play,
+)
 
 CORPUS = all_scenarios()
 DOCUMENT = Path(__file__).parents[1] / "docs" / "names.md"
@@ -31,7 +43,13 @@ def test_scenario(scenario: Scenario, runner: InProcess) -> None:
 
 
 def test_every_catalog_is_used_and_every_title_is_told_apart() -> None:
-    used = {part for s in CORPUS for step in s.steps for part in step.setting.catalog if part.endswith(".sql")}
+    used = {
+        part
+        for s in CORPUS
+        for step in s.steps
+        for part in step.setting.catalog
+        if part.endswith(".sql")
+    }
     assert used == {path.name for path in FOLDER.joinpath("catalogs").glob("*.sql")}
     titles = [(s.file.name, s.title) for s in CORPUS]
     assert len(titles) == len(set(titles))
@@ -42,12 +60,15 @@ def test_most_of_the_corpus_can_be_played_over_sockets() -> None:
 
 
 def documented() -> Iterator[tuple[str, str]]:
-    """The name forms and types of the tables of docs/names.md: `regions.` `vms.` before `<app>.internal` is two."""
+    """The name forms and types of the tables of docs/names.md: `regions.` `vms.` before
+    `<app>.internal` is two."""
     for line in DOCUMENT.read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) > 3 and cells[2] in ("AAAA", "TXT", "SRV", "PTR"):
             words = re.findall(r"`([^`]+)`", cells[1])
-            before = [word for word in words if word.endswith(".")] if " before " in cells[1] else [""]
+            before = (
+                [word for word in words if word.endswith(".")] if " before " in cells[1] else [""]
+            )
             forms = [word for word in words if word.endswith((".internal", ".flycast", ".arpa"))]
             assert forms, line
             yield from ((prefix + form, cells[2]) for prefix in before for form in forms)
@@ -55,9 +76,20 @@ def documented() -> Iterator[tuple[str, str]]:
 
 def pattern(form: str) -> str:
     """Return a regular expression for the names of *form*."""
-    several = {"<value>": r".+", "<anything>": r".+", "<nibbles>": r"([0-9a-f]\.){31}[0-9a-f]", "<N>": r"[1-9]\d*"}
+    several = {
+        "<value>": r".+",
+        "<anything>": r".+",
+        "<nibbles>": r"([0-9a-f]\.){31}[0-9a-f]",
+        "<N>": r"[1-9]\d*",
+    }
     parts = re.split(r"(<\w+>)", form)
-    return "".join(several.get(part, r"[^.]+") if part.startswith("<") else re.escape(part) for part in parts) + r"\."
+    return (
+        "".join(
+            several.get(part, r"[^.]+") if part.startswith("<") else re.escape(part)
+            for part in parts
+        )
+        + r"\."
+    )
 
 
 @pytest.mark.parametrize(("form", "rdtype"), sorted(set(documented())))
@@ -68,11 +100,12 @@ def test_every_documented_name_has_a_scenario_in_which_it_answers(form: str, rdt
     assert any(wanted.fullmatch(text) for text in answered)
 
 
-# ── the judge ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the judge ─────────────────────────────────────────────────────────────────────────────────────
 
 
 class Tampering(Runner):
-    """Answers right, then changes the reply: into None for silence, `why` saying what became of it."""
+    """Answers right, then changes the reply: into None for silence, `why` saying what became of
+    it."""
 
     def __init__(self, inner: InProcess, edit: Edit, why: str = "") -> None:
         self.inner, self.edit, self.reason = inner, edit, why
@@ -83,7 +116,9 @@ class Tampering(Runner):
     def prepare(self, setting: Setting) -> None:
         self.inner.prepare(setting)
 
-    def exchange(self, octets: bytes, source: str, destination: str, *, stream: bool) -> bytes | None:
+    def exchange(
+        self, octets: bytes, source: str, destination: str, *, stream: bool
+    ) -> bytes | None:
         reply = self.inner.exchange(octets, source, destination, stream=stream)
         changed = self.edit(reply or b"")
         self.why = self.reason if changed is None else ""
@@ -117,7 +152,8 @@ def rewritten(change: Callable[[dns.message.Message], object]) -> Edit:
 
 
 def spelled_out(octets: bytes) -> bytes:
-    """Write the owner of the first answer without compression: `db.internal.` in 13 octets, for `c00c`."""
+    """Write the owner of the first answer without compression: `db.internal.` in 13 octets, for
+    `c00c`."""
     return octets[:29] + octets[12:25] + octets[31:]
 
 
@@ -221,11 +257,14 @@ EXACT = SET + "size 124"
 
 
 def with_extra(message: dns.message.Message) -> None:
-    message.answer.append(dns.rrset.from_text(message.answer[0].name, 5, "IN", "AAAA", "fdaa:0:18:a7b:91:2:4:2"))
+    message.answer.append(
+        dns.rrset.from_text(message.answer[0].name, 5, "IN", "AAAA", "fdaa:0:18:a7b:91:2:4:2")
+    )
 
 
 def unlike(octets: bytes) -> bytes:
-    """Answer as a server whose EDE tells a name that another network has from one that is nobody's."""
+    """Answer as a server whose EDE tells a name that another network has from one that is
+    nobody's."""
     return octets.replace(b"this network", b"your network") if b"secret" in octets else octets
 
 
@@ -251,58 +290,177 @@ WRONG: list[tuple[str, str, Edit, str]] = [
     ("a missing RR", SET, rewritten(lambda m: m.answer.pop()), "answer: missing db"),
     ("an RR too many", SET, rewritten(with_extra), "answer: not expected db.*:91:2:4:2"),
     ("an RR twice", SET, rewritten(lambda m: m.answer.append(m.answer[0])), "answer: not expected"),
-    ("another address", SET, replaced(b"\x00\x02\x00\x03\x00\x02", b"\x00\x02\x00\x04\x00\x02"), "answer: missing"),
+    (
+        "another address",
+        SET,
+        replaced(b"\x00\x02\x00\x03\x00\x02", b"\x00\x02\x00\x04\x00\x02"),
+        "answer: missing",
+    ),
     ("another TTL", SET, replaced(b"\0\0\0\x05\0\x10", b"\0\0\0\x06\0\x10"), "answer: missing"),
     ("another class", SET, replaced(b"\0\x1c\0\x01\0\0", b"\0\x1c\0\x03\0\0"), "answer: missing"),
-    ("another type", NO_OPT, replaced(b"\0\x1c\0\x01\0\0", b"\0\x1d\0\x01\0\0"), "answer: missing|rejects"),
-    ("another order", ORDERED, rewritten(lambda m: m.answer.reverse()), "answer: not in this order"),
+    (
+        "another type",
+        NO_OPT,
+        replaced(b"\0\x1c\0\x01\0\0", b"\0\x1d\0\x01\0\0"),
+        "answer: missing|rejects",
+    ),
+    (
+        "another order",
+        ORDERED,
+        rewritten(lambda m: m.answer.reverse()),
+        "answer: not in this order",
+    ),
     ("an owner spelled out", SET, spelled_out, "takes 13 octets, 2 when compressed"),
-    ("compressed rdata", NAME_SERVER, rewritten(lambda m: None), "names inside the rdata of internal. are compressed"),
-    ("no SOA", NEGATIVE, rewritten(lambda m: m.authority.clear()), "authority: missing internal. 1 IN SOA"),
-    ("an SOA of TTL 5", NEGATIVE, replaced(b"\0\x06\0\x01\0\0\0\x01", b"\0\x06\0\x01\0\0\0\x05"), "authority: missing"),
-    ("an SOA beside an answer", SET, rewritten(lambda m: m.authority.append(m.answer[0])), "authority: not expected"),
-    ("no address of the name server", NAME_SERVER, rewritten(lambda m: m.additional.clear()), "additional: missing"),
-    ("an RR beside an answer", SET, rewritten(lambda m: m.additional.append(m.answer[0])), "additional: not expected"),
+    (
+        "compressed rdata",
+        NAME_SERVER,
+        rewritten(lambda m: None),
+        "names inside the rdata of internal. are compressed",
+    ),
+    (
+        "no SOA",
+        NEGATIVE,
+        rewritten(lambda m: m.authority.clear()),
+        "authority: missing internal. 1 IN SOA",
+    ),
+    (
+        "an SOA of TTL 5",
+        NEGATIVE,
+        replaced(b"\0\x06\0\x01\0\0\0\x01", b"\0\x06\0\x01\0\0\0\x05"),
+        "authority: missing",
+    ),
+    (
+        "an SOA beside an answer",
+        SET,
+        rewritten(lambda m: m.authority.append(m.answer[0])),
+        "authority: not expected",
+    ),
+    (
+        "no address of the name server",
+        NAME_SERVER,
+        rewritten(lambda m: m.additional.clear()),
+        "additional: missing",
+    ),
+    (
+        "an RR beside an answer",
+        SET,
+        rewritten(lambda m: m.additional.append(m.answer[0])),
+        "additional: not expected",
+    ),
     ("no OPT", SET, rewritten(lambda m: m.use_edns(False)), "no OPT, the query had one"),
-    ("an OPT", NO_OPT, rewritten(lambda m: m.use_edns(0, 0, 4096)), "an OPT that the query did not have"),
-    ("another OPT size", SET, rewritten(lambda m: m.use_edns(0, 0, 1232)), "OPT: version 0, size 1232"),
+    (
+        "an OPT",
+        NO_OPT,
+        rewritten(lambda m: m.use_edns(0, 0, 4096)),
+        "an OPT that the query did not have",
+    ),
+    (
+        "another OPT size",
+        SET,
+        rewritten(lambda m: m.use_edns(0, 0, 1232)),
+        "OPT: version 0, size 1232",
+    ),
     ("another OPT version", SET, rewritten(lambda m: m.use_edns(1, 0, 4096)), "OPT: version 1"),
     ("DO", SET, rewritten(lambda m: m.use_edns(0, dns.flags.DO, 4096)), "OPT: flags 0x8000"),
     ("no EDE", NEGATIVE, rewritten(lambda m: m.use_edns(0, 0, 4096)), "no EDE, expected"),
     ("another EDE", NEGATIVE, replaced(b"no such app in", b"no such app at"), "expected ede 0"),
-    ("an EDE that says the name", NEGATIVE, replaced(b"app in this net", b"nobody.internal"), "EDE: says the name"),
-    ("no NSID", OPTIONS, replaced(b"\0\x03\0\x05dns-7", b"\xfe\x00\0\x05dns-7"), "no nsid in the reply"),
+    (
+        "an EDE that says the name",
+        NEGATIVE,
+        replaced(b"app in this net", b"nobody.internal"),
+        "EDE: says the name",
+    ),
+    (
+        "no NSID",
+        OPTIONS,
+        replaced(b"\0\x03\0\x05dns-7", b"\xfe\x00\0\x05dns-7"),
+        "no nsid in the reply",
+    ),
     ("another NSID", OPTIONS, replaced(b"dns-7", b"dns-8"), "nsid: expected dns-7"),
-    ("another client cookie", OPTIONS, replaced(b"\x07\x08\x01", b"\x07\x09\x01"), "cookie: expected"),
+    (
+        "another client cookie",
+        OPTIONS,
+        replaced(b"\x07\x08\x01", b"\x07\x09\x01"),
+        "cookie: expected",
+    ),
     ("an option", NEGATIVE, replaced(b"\0\x0f\0", b"\xfe\0\0"), "EDNS options not expected: 65024"),
     ("a blank after the comma", LIST, replaced(b"iad,328", b"iad, 32"), "answer: missing"),
     ("an item less", LIST, replaced(b",d891256b604e78 ams", b"d" * 19), "answer: missing"),
-    ("fewer RRs than fit", CUT, rewritten(lambda m: m.answer.pop()), "expected 17 RRs of 60, got 16(.|\n)*would fit"),
-    ("an RR twice among those left", CUT, rewritten(lambda m: m.answer.__setitem__(0, m.answer[1])), "an RR twice"),
-    ("a stranger among those left", CUT, replaced(b"\0\x7d\0\x01", b"\0\x7d\0\x02"), "answer: not expected"),
+    (
+        "fewer RRs than fit",
+        CUT,
+        rewritten(lambda m: m.answer.pop()),
+        "expected 17 RRs of 60, got 16(.|\n)*would fit",
+    ),
+    (
+        "an RR twice among those left",
+        CUT,
+        rewritten(lambda m: m.answer.__setitem__(0, m.answer[1])),
+        "an RR twice",
+    ),
+    (
+        "a stranger among those left",
+        CUT,
+        replaced(b"\0\x7d\0\x01", b"\0\x7d\0\x02"),
+        "answer: not expected",
+    ),
     (
         "a list without its last item",
         JOINED,
         replaced(b" iad,0000000000003c iad", b" iad" * 5 + b" ia"),
         "items joined",
     ),
-    ("a list cut inside an item", JOINED, replaced(b"d iad,\xf7", b"d iad\xf7,"), "items joined|rejects"),
-    ("octets behind the end", SET, lambda octets: octets + b"\0", "rejects the reply: TrailingJunk"),
+    (
+        "a list cut inside an item",
+        JOINED,
+        replaced(b"d iad,\xf7", b"d iad\xf7,"),
+        "items joined|rejects",
+    ),
+    (
+        "octets behind the end",
+        SET,
+        lambda octets: octets + b"\0",
+        "rejects the reply: TrailingJunk",
+    ),
     ("half a reply", SET, lambda octets: octets[:60], "dnspython rejects"),
     ("no octets", SET, lambda octets: b"", "dnspython rejects"),
-    ("another letter case", SET.replace("db.internal", "dB.InTeRnAl"), one_spelling, "the question is not echoed"),
+    (
+        "another letter case",
+        SET.replace("db.internal", "dB.InTeRnAl"),
+        one_spelling,
+        "the question is not echoed",
+    ),
     ("silence", SET, lambda octets: None, "expected a reply, got silence"),
-    ("a reply instead of silence", SILENT, lambda octets: bytes(12), "expected silent, got a reply"),
-    ("a reply instead of forwarding", FORWARDED, lambda octets: bytes(12), "expected forwarded, got a reply"),
-    ("silence instead of forwarding", FORWARDED, lambda octets: None, "expected forwarded, got silence"),
+    (
+        "a reply instead of silence",
+        SILENT,
+        lambda octets: bytes(12),
+        "expected silent, got a reply",
+    ),
+    (
+        "a reply instead of forwarding",
+        FORWARDED,
+        lambda octets: bytes(12),
+        "expected forwarded, got a reply",
+    ),
+    (
+        "silence instead of forwarding",
+        FORWARDED,
+        lambda octets: None,
+        "expected forwarded, got silence",
+    ),
     ("always the same order", ROUND, rewritten(lambda m: m.answer.sort(key=str)), "first 3 times"),
     ("a difference between names", ALIKE, unlike, "differ beyond id and QNAME"),
     ("another size", EXACT, rewritten(lambda m: m.answer.pop()), "size: expected 124"),
 ]
 
 
-@pytest.mark.parametrize(("what", "text", "edit", "complaint"), WRONG, ids=[row[0] for row in WRONG])
-def test_the_judge_sees(what: str, text: str, edit: Edit, complaint: str, runner: InProcess) -> None:
+@pytest.mark.parametrize(
+    ("what", "text", "edit", "complaint"), WRONG, ids=[row[0] for row in WRONG]
+)
+def test_the_judge_sees(
+    what: str, text: str, edit: Edit, complaint: str, runner: InProcess
+) -> None:
     (scenario,) = parsed(f"; {what}\n{text}")
     play(scenario, runner)  # right before it was tampered with
     with pytest.raises(AssertionError, match=complaint):
@@ -313,7 +471,9 @@ def test_the_judge_holds_a_reply_to_the_limit_of_its_transport(runner: InProcess
     (scenario,) = parsed(CUT.replace("aa tc", "aa").replace("truncated 17", ""))
 
     class Boundless(Tampering):
-        def exchange(self, octets: bytes, source: str, destination: str, *, stream: bool) -> bytes | None:
+        def exchange(
+            self, octets: bytes, source: str, destination: str, *, stream: bool
+        ) -> bytes | None:
             return super().exchange(octets, source, destination, stream=True)
 
     with pytest.raises(AssertionError, match="1710 octets, 512 may be sent"):
@@ -341,7 +501,8 @@ def test_a_failure_says_where_what_and_both_sides(runner: InProcess) -> None:
         play(scenario, runner)
     words = str(failure.value)
     for part in (
-        "text.scn:8: asking fdaa:0:18:a7b:7d:f066:b83b:2 at fdaa::3\n> db.internal. AAAA +bufsize=512",
+        "text.scn:8: asking fdaa:0:18:a7b:7d:f066:b83b:2 at fdaa::3\n> db.internal. AAAA "
+        "+bufsize=512",
         "! answer: missing db.internal. 5 IN AAAA fdaa:0:18:a7b:7d:2:1:3",
         "! answer: not expected db.internal. 5 IN AAAA fdaa:0:18:a7b:7d:2:1:2",
         "expected\n    < NOERROR qr aa rd ra\n",
@@ -350,7 +511,7 @@ def test_a_failure_says_where_what_and_both_sides(runner: InProcess) -> None:
         assert part in words
 
 
-# ── the reader ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the reader ────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -388,5 +549,8 @@ def test_a_scenario_starts_where_the_lines_before_the_first_one_lead() -> None:
         "scenario Two.\n> b. A\n> c. A +tcp\nrefused\n"
     )
     assert [step.setting.source for step in (*first.steps, *second.steps)] == ["::2", "::1"]
-    assert [step.setting.changes for step in (*first.steps, *second.steps)] == [("DELETE FROM apps;",), ()]
+    assert [step.setting.changes for step in (*first.steps, *second.steps)] == [
+        ("DELETE FROM apps;",),
+        (),
+    ]
     assert (first.title, second.title) == ("One.", "Two.")

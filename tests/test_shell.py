@@ -1,4 +1,5 @@
-"""What shells and man know of the command line: completion by the real shells, a man page that is up to date."""
+"""What shells and man know of the command line: completion by the real shells, a man page that is
+up to date."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     program.write_text(
         f"#!{sys.executable}\nimport sys\nsys.argv[0] = 'internal-dns'\n"
         "from internal_dns.cli import main\nmain()\n"
-    )  # fmt: skip
+    )
     program.chmod(0o755)
     (tmp_path / "a-catalog.db").touch()
     return {
@@ -41,13 +42,19 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def shell(environment: dict[str, str], *words: str) -> str:
     done = subprocess.run(
-        words, env=environment, cwd=environment["HOME"], capture_output=True, text=True, timeout=30, check=False
+        words,
+        env=environment,
+        cwd=environment["HOME"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
 
 
-# ── completion ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── completion ────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", SHELLS)
@@ -93,7 +100,8 @@ def test_fish_completes(environment: dict[str, str]) -> None:
     def completed(typed: str) -> list[str]:
         script = f"internal-dns completion fish | source; complete -C 'internal-dns {typed}'"
         return [
-            line.partition("\t")[0] for line in shell(environment, "fish", "--no-config", "-c", script).splitlines()
+            line.partition("\t")[0]
+            for line in shell(environment, "fish", "--no-config", "-c", script).splitlines()
         ]
 
     assert completed("mach") == ["machine"]
@@ -133,12 +141,15 @@ def read_until(terminal: int, words: bytes) -> bytes:
     return seen
 
 
-# ── the man page ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── the man page ──────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_man_page_is_up_to_date() -> None:
     made = subprocess.run(
-        [sys.executable, REPOSITORY / "tools" / "man-page"], capture_output=True, text=True, check=True
+        [sys.executable, REPOSITORY / "tools" / "man-page"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert PAGE.read_text() == made.stdout, "docs/internal-dns.1 is not up to date: make docs"
 
@@ -162,6 +173,10 @@ def test_the_man_page_has_every_command_and_option() -> None:
 @requires_tool("groff")
 def test_groff_has_nothing_to_say_about_the_man_page() -> None:
     done = subprocess.run(
-        ["groff", "-man", "-ww", "-z", str(PAGE)], capture_output=True, text=True, timeout=30, check=False
+        ["groff", "-man", "-ww", "-z", str(PAGE)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -1,4 +1,5 @@
-"""Marks for tests that need something of the machine: they skip by name and reason where it is missing."""
+"""Marks for tests that need something of the machine: they skip by name and reason where it is
+missing."""
 
 import os
 import shutil
@@ -11,7 +12,9 @@ from internal_dns.transport import native
 def requires_tool(*names: str) -> pytest.MarkDecorator:
     """Skip unless every one of the commands *names* is on PATH."""
     missing = [name for name in names if shutil.which(name) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed (tests/debian-packages.txt)")
+    return pytest.mark.skipif(
+        bool(missing), reason=f"{', '.join(missing)} not installed (tests/debian-packages.txt)"
+    )
 
 
 def requires_root() -> pytest.MarkDecorator:
@@ -20,5 +23,6 @@ def requires_root() -> pytest.MarkDecorator:
 
 
 def requires_native() -> pytest.MarkDecorator:
-    """Skip where the native UDP path was not built: no C compiler. CI forbids skips, so there it must be."""
+    """Skip where the native UDP path was not built: no C compiler. CI forbids skips, so there it
+    must be."""
     return pytest.mark.skipif(bool(native.MISSING), reason=f"the native udp path: {native.MISSING}")

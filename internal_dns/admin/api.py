@@ -1,12 +1,14 @@
-"""The UNIX socket that the command line speaks to: one JSON object a line, request and reply. Mode 0600.
+"""The UNIX socket that the command line speaks to: one JSON object a line, request and reply. Mode
+0600.
 
     {"op": "write", "puts": [["machines", {"id": "…", "state": "stopped"}]], "wait": true}
     {"revision": 17, "rows": 1}
     {"op": "forward", "query": "…"}          what the forwarder knows of a question that is not ours
     {"steps": [["rule", "…"], ["cache", "…"], …]}
 
-An error is {"error": what, "faults": [...]}. `watch` goes on: a line for each change of the answer, until either ends.
-So does `queries`: a line for each question sampled. `busiest` tells what the answer table counts, for `top`.
+An error is {"error": what, "faults": [...]}. `watch` goes on: a line for each change of the answer,
+until either ends. So does `queries`: a line for each question sampled. `busiest` tells what the
+answer table counts, for `top`.
 """
 
 from __future__ import annotations
@@ -42,18 +44,32 @@ class Api:
     """Serves the socket of one server. The writer is opened with the first request, and kept."""
 
     def __init__(
-        self, catalog: Path, exchange: Exchange, prefix: bytes, hidden: tuple[str, ...], source: Source | None = None
+        self,
+        catalog: Path,
+        exchange: Exchange,
+        prefix: bytes,
+        hidden: tuple[str, ...],
+        source: Source | None = None,
     ) -> None:
-        self.catalog, self.exchange, self.prefix, self.hidden, self.source = catalog, exchange, prefix, hidden, source
+        self.catalog, self.exchange, self.prefix, self.hidden, self.source = (
+            catalog,
+            exchange,
+            prefix,
+            hidden,
+            source,
+        )
         self.thread = ThreadPoolExecutor(1, "writer")
         self.writer: Writer | None = None
-        self.changed = asyncio.Event()  # of the catalog that answers now: set when another does, then replaced
+        self.changed = (
+            asyncio.Event()
+        )  # of the catalog that answers now: set when another does, then replaced
         self.server: asyncio.Server | None = None
         self.path = socket_path(catalog)
         self.clients: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     async def start(self) -> None:
-        """Listen. A socket that a killed server left behind is replaced; one that answers is not."""
+        """Listen. A socket that a killed server left behind is replaced; one that answers is
+        not."""
         with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
             try:
                 probe.connect(str(self.path))
@@ -65,7 +81,9 @@ class Api:
                 raise OSError(f"another server has {self.path}")
         mask = os.umask(0o177)
         try:
-            self.server = await asyncio.start_unix_server(self._serve, str(self.path), limit=MAX_REQUEST)
+            self.server = await asyncio.start_unix_server(
+                self._serve, str(self.path), limit=MAX_REQUEST
+            )
         finally:
             os.umask(mask)
 
@@ -109,10 +127,14 @@ class Api:
             del self.clients[task]
             writer.close()
 
-    async def _reply(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _reply(
+        self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         try:
             request = msgspec.json.decode(line, type=dict[str, Any])
-            if going_on := {"watch": self._watch, "queries": self._queries}.get(str(request.get("op"))):
+            if going_on := {"watch": self._watch, "queries": self._queries}.get(
+                str(request.get("op"))
+            ):
                 await going_on(request, reader, writer)
                 return
             if request.get("op") == "forward":
@@ -120,13 +142,17 @@ class Api:
             elif request.get("op") == "busiest":
                 reply = await busiest(self.exchange, positive(request, "names", 1_000, MAX_NAMES))
             else:
-                reply = await asyncio.get_running_loop().run_in_executor(self.thread, self._perform, request)
+                reply = await asyncio.get_running_loop().run_in_executor(
+                    self.thread, self._perform, request
+                )
             if request.get("wait") and "revision" in reply:
                 reply["visible"] = await self._visible(reply["revision"])
         except (Refused, Faulty) as error:
             reply = {"error": "refused", "faults": [str(fault) for fault in error.faults]}
         except NotOurs as error:
-            reply = {"error": "not ours", "faults": [str(error)]} | ({"do": error.do} if error.do else {})
+            reply = {"error": "not ours", "faults": [str(error)]} | (
+                {"do": error.do} if error.do else {}
+            )
         except (BadRequest, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             reply = {"error": "bad request", "faults": [str(error) or type(error).__name__]}
         except OSError as error:
@@ -160,13 +186,17 @@ class Api:
     def _revision(self) -> int:
         return self.exchange.catalog.revision if self.exchange.catalog else 0
 
-    async def _watch(self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _watch(
+        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """Send the answer to `query` (hexadecimal) from `source`, now and whenever it differs."""
         query, source = bytes.fromhex(str(request["query"])), bytes.fromhex(str(request["source"]))
         if not isinstance(read_query(query), Query):
             raise BadRequest("`query` is no DNS query")
         if not self.exchange.answer_for_watch(query, source):
-            raise BadRequest("only names of ours can be watched: this one is asked of an upstream, or dropped")
+            raise BadRequest(
+                "only names of ours can be watched: this one is asked of an upstream, or dropped"
+            )
         gone = asyncio.ensure_future(reader.read(1))
         last = b""
         try:
@@ -187,7 +217,8 @@ class Api:
     async def _queries(
         self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Send one in `sample` questions as they are answered; `skipped` counts those that came too fast to send."""
+        """Send one in `sample` questions as they are answered; `skipped` counts those that came too
+        fast to send."""
         tap = Tap(positive(request, "sample", 1, 1_000_000_000))
         self.exchange.tap(tap)
         gone = asyncio.ensure_future(reader.read(1))
@@ -197,7 +228,9 @@ class Api:
                 try:
                     await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
                     if coming.done():
-                        told = described(coming.result(), self.exchange.catalog, self.exchange.rules)
+                        told = described(
+                            coming.result(), self.exchange.catalog, self.exchange.rules
+                        )
                         await _send(writer, {**told, "skipped": tap.skipped})
                 finally:
                     coming.cancel()

@@ -24,13 +24,23 @@ class NotAQuestion(ValueError):
 
 
 def usual_type(name: str, prefix: bytes = PREFIX) -> str:
-    """The type one asks a name for: TXT for the lists, SRV for services, PTR for reverse names, else AAAA."""
+    """The type one asks a name for: TXT for the lists, SRV for services, PTR for reverse names,
+    else AAAA."""
     labels = tuple(label.lower().encode() for label in name.rstrip(".").split(".") if label)
     zone = our_zone(labels, prefix)
     match asked_in(zone, labels, prefix) if zone else None:
-        case names.Apps() | names.Instances() | names.Peers() | names.Regions() | names.Machines() | names.WhoAmI():
+        case (
+            names.Apps()
+            | names.Instances()
+            | names.Peers()
+            | names.Regions()
+            | names.Machines()
+            | names.WhoAmI()
+        ):
             return "TXT"
-        case names.Page(names.Apps() | names.Instances() | names.Peers() | names.Regions() | names.Machines()):
+        case names.Page(
+            names.Apps() | names.Instances() | names.Peers() | names.Regions() | names.Machines()
+        ):
             return "TXT"
         case names.Services():
             return "SRV"
@@ -44,7 +54,8 @@ def usual_type(name: str, prefix: bytes = PREFIX) -> str:
 def query_for(
     name: str, qtype: str | None, who: str | None, prefix: bytes = PREFIX, size: int = ADVERTISED
 ) -> dns.message.QueryMessage:
-    """Return the query for *name*, asked as *who*, by someone who takes *size* octets by UDP. Raises NotAQuestion."""
+    """Return the query for *name*, asked as *who*, by someone who takes *size* octets by UDP.
+    Raises NotAQuestion."""
     import dns.edns
     import dns.exception
     import dns.message
@@ -75,7 +86,11 @@ def reply_value(reply: dns.message.Message) -> dict[str, Any]:
     import dns.flags
     import dns.rcode
 
-    sections = {"answer": reply.answer, "authority": reply.authority, "additional": reply.additional}
+    sections = {
+        "answer": reply.answer,
+        "authority": reply.authority,
+        "additional": reply.additional,
+    }
     return {
         "rcode": dns.rcode.to_text(reply.rcode()),
         "flags": dns.flags.to_text(reply.flags).lower().split(),

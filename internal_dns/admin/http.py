@@ -1,4 +1,5 @@
-"""The operator's port: GET /metrics, /healthz and /readyz, nothing else, in bounded time and memory."""
+"""The operator's port: GET /metrics, /healthz and /readyz, nothing else, in bounded time and
+memory."""
 
 from __future__ import annotations
 

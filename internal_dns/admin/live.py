@@ -1,4 +1,5 @@
-"""What `top` and `watch --queries` see of a running server: JSON objects for the UNIX socket. Nothing is stored."""
+"""What `top` and `watch --queries` see of a running server: JSON objects for the UNIX socket.
+Nothing is stored."""
 
 from __future__ import annotations
 
@@ -24,10 +25,11 @@ FORWARDED: Final = "(forwarded)"  # what upstreams said is kept once for all net
 
 
 async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
-    """Return the counts of the answer table: all, those of each network, and the *count* names repeated most.
+    """Return the counts of the answer table: all, those of each network, and the *count* names
+    repeated most.
 
-    Numbers grow from the start of the server, those of a name from when its answer was last decided. Between the
-    parts of a large table, queries are answered.
+    Numbers grow from the start of the server, those of a name from when its answer was last
+    decided. Between the parts of a large table, queries are answered.
     """
     answers, catalog = exchange.answers, exchange.catalog or NO_CATALOG
     names: list[Busy] = []
@@ -85,7 +87,8 @@ def network_name(number: NetworkId, catalog: Catalog) -> str:
 
 
 def name_text(wire: bytes) -> str:
-    """The text of an uncompressed name, for a terminal: what is not printable, and a dot within a label, as \\xNN."""
+    """The text of an uncompressed name, for a terminal: what is not printable, and a dot within a
+    label, as \\xNN."""
     labels, at = [], 0
     while wire[at]:
         labels.append(printable(wire[at + 1 : at + 1 + wire[at]]).replace(".", "\\x2e"))

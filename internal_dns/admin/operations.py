@@ -1,6 +1,7 @@
 """What the command line asks of a catalog: one function for each operation, JSON in and out.
 
-The running server performs them for whoever may open its socket (api.py); `--offline` performs the same without one.
+The running server performs them for whoever may open its socket (api.py); `--offline` performs the
+same without one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def perform(request: Request, writer: Writer) -> Reply:
     return operation(request, writer)
 
 
-def read_rows(connection: sqlite3.Connection, table: str, where: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_rows(
+    connection: sqlite3.Connection, table: str, where: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Return rows as dictionaries, text as str."""
     columns = TABLES[table]
     if unknown := [column for column in where if column not in columns]:
@@ -39,7 +42,8 @@ def read_rows(connection: sqlite3.Connection, table: str, where: Mapping[str, An
     condition = " AND ".join(f"{column} = ?" for column in where) or "1"
     order = ", ".join(KEYS[table])
     found = connection.execute(
-        f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {order}", tuple(where.values())
+        f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {order}",
+        tuple(where.values()),
     )
     return told(table, found)
 
@@ -57,7 +61,8 @@ def told(table: str, found: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def write(request: Request, writer: Writer) -> Reply:
-    """Put and delete rows in one transaction. `new`: the rows must not be there yet; `old`: they must."""
+    """Put and delete rows in one transaction. `new`: the rows must not be there yet; `old`: they
+    must."""
     puts = [(str(table), dict(row)) for table, row in request.get("puts", ())]
     deletes = [(str(table), dict(key)) for table, key in request.get("deletes", ())]
     for table, row in [*puts, *deletes]:
@@ -72,18 +77,26 @@ def write(request: Request, writer: Writer) -> Reply:
 
 
 def apply(request: Request, writer: Writer) -> Reply:
-    """Make the catalog what a declarative document says. `dry_run` tells what would change, answers included."""
+    """Make the catalog what a declarative document says. `dry_run` tells what would change, answers
+    included."""
     text = request.get("text")
     if not isinstance(text, str) or request.get("kind") not in (None, "toml", "json"):
         raise BadRequest("`text` must hold the document, `kind` may say toml or json")
     document = declare.parse(
-        text, name=str(request.get("name", "document")), kind=request.get("kind"),
-        prefix=writer.prefix, hidden=writer.hidden,
-    )  # fmt: skip
+        text,
+        name=str(request.get("name", "document")),
+        kind=request.get("kind"),
+        prefix=writer.prefix,
+        hidden=writer.hidden,
+    )
     if request.get("prune") and not document.rows()["networks"]:
         raise Refused(["the document names no network: with prune, every network would be deleted"])
     plan = declare.plan(writer.connection, document, prune=bool(request.get("prune")))
-    reply: Reply = {"summary": plan.summary(), "lines": plan.lines, "warnings": [*plan.warnings, *plan.notes]}
+    reply: Reply = {
+        "summary": plan.summary(),
+        "lines": plan.lines,
+        "warnings": [*plan.warnings, *plan.notes],
+    }
     if request.get("dry_run"):
         return {**reply, "answers": answers_that_change(writer, plan.puts, plan.deletes)}
     written = writer.write(plan.puts, plan.deletes)

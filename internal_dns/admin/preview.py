@@ -14,10 +14,14 @@ from internal_dns.store.sqlite import Reader
 from internal_dns.store.writer import Delete, Put, Writer
 
 
-def answers_that_change(writer: Writer, puts: Sequence[Put], deletes: Sequence[Delete]) -> list[dict[str, Any]]:
-    """Return name, network, answer before and after, for each common name whose answer the change would alter.
+def answers_that_change(
+    writer: Writer, puts: Sequence[Put], deletes: Sequence[Delete]
+) -> list[dict[str, Any]]:
+    """Return name, network, answer before and after, for each common name whose answer the change
+    would alter.
 
-    The change is made, read, and taken back, inside one transaction. Raises Refused as making it would.
+    The change is made, read, and taken back, inside one transaction. Raises Refused as making it
+    would.
     """
     before = _read(writer, Catalog())
     with writer.trying(puts, deletes):
@@ -25,10 +29,14 @@ def answers_that_change(writer: Writer, puts: Sequence[Put], deletes: Sequence[D
     found = []
     for number, labels in sorted(changed(before, after), key=lambda change: change[0]):
         for asked, name in _names(number, labels, before, after):
-            old, new = (_shown(asked, number, catalog, writer.prefix) for catalog in (before, after))
+            old, new = (
+                _shown(asked, number, catalog, writer.prefix) for catalog in (before, after)
+            )
             if old != new:
                 network = after.networks.get(number) or before.networks[number]
-                found.append({"network": network.label.decode(), "name": name, "before": old, "after": new})
+                found.append(
+                    {"network": network.label.decode(), "name": name, "before": old, "after": new}
+                )
     return found
 
 
@@ -67,7 +75,10 @@ def _of_machines(label: bytes, networks: list[Network]) -> Iterator[tuple[names.
     for group in sorted({group for a in apps for group in a.groups}):
         yield names.Addresses(label, group=group), f"{group.decode()}.process.{app}.internal"
     for service, protocol in sorted({published for a in apps for published in a.services}):
-        yield names.Services(label, service, protocol), f"_{service.decode()}._{protocol.decode()}.{app}.internal"
+        yield (
+            names.Services(label, service, protocol),
+            f"_{service.decode()}._{protocol.decode()}.{app}.internal",
+        )
     for ident in sorted({m.id for a in apps for m in a.machines}):
         yield names.MachineAddress(label, ident), f"{ident.decode()}.vm.{app}.internal"
 

@@ -56,7 +56,9 @@ class _Commands(click.Group):
 
 def _misused(error: click.UsageError) -> Told:
     path = error.ctx.command_path if error.ctx else "internal-dns"
-    return Told(f"{path}: wrong usage", error.format_message(), f"{path} --help lists what it takes", USAGE)
+    return Told(
+        f"{path}: wrong usage", error.format_message(), f"{path} --help lists what it takes", USAGE
+    )
 
 
 EPILOG: Final = """\b

@@ -1,6 +1,8 @@
-"""How the command line reaches a catalog: through the server that has it, or with --offline by itself.
+"""How the command line reaches a catalog: through the server that has it, or with --offline by
+itself.
 
-Reads open the file read-only, so they work beside any server and on files that another engine maintains.
+Reads open the file read-only, so they work beside any server and on files that another engine
+maintains.
 """
 
 from __future__ import annotations
@@ -22,13 +24,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def write_options(command: F) -> F:
     """The options of every command that writes."""
-    command = click.option("--wait", is_flag=True, help="Return when the server answers from the change.")(command)
-    return click.option("--offline", is_flag=True, help="Write the file without a server, under its lock.")(command)
+    command = click.option(
+        "--wait", is_flag=True, help="Return when the server answers from the change."
+    )(command)
+    return click.option(
+        "--offline", is_flag=True, help="Write the file without a server, under its lock."
+    )(command)
 
 
-def perform(catalog: str, request: dict[str, Any], *, offline: bool, wait: bool = False) -> dict[str, Any]:
+def perform(
+    catalog: str, request: dict[str, Any], *, offline: bool, wait: bool = False
+) -> dict[str, Any]:
     """Have an operation performed and return its reply. Raises Told."""
-    return _by_itself(Path(catalog), request) if offline else _by_server(Path(catalog), request | {"wait": wait})
+    return (
+        _by_itself(Path(catalog), request)
+        if offline
+        else _by_server(Path(catalog), request | {"wait": wait})
+    )
 
 
 def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +61,9 @@ def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
     except (Refused, Faulty) as error:
         raise _refused([str(fault) for fault in error.faults]) from error
     except (BadRequest, UnusableCatalog, sqlite3.Error, OSError) as error:
-        raise Told(f"cannot write {catalog}", str(error), "Nothing was changed", CONFIGURATION) from error
+        raise Told(
+            f"cannot write {catalog}", str(error), "Nothing was changed", CONFIGURATION
+        ) from error
 
 
 _NOT_OURS = "Stop that process, leave out --offline to go through it, or write with the engine that maintains the file"
@@ -61,7 +75,12 @@ def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
         line = server.makefile("rb").readline()
     if not line:
         why = "it closed the connection"
-        raise Told("the server did not answer", why, "See its log; the change may have been made", UNREACHABLE)
+        raise Told(
+            "the server did not answer",
+            why,
+            "See its log; the change may have been made",
+            UNREACHABLE,
+        )
     reply: dict[str, Any] = json.loads(line)
     faults = reply.get("faults", [])
     match reply.get("error"):
@@ -70,14 +89,22 @@ def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
         case "refused":
             raise _refused(faults)
         case "not ours":
-            raise Told(f"cannot write {catalog}", ", ".join(faults), reply.get("do") or _NOT_OURS, USAGE)
+            raise Told(
+                f"cannot write {catalog}", ", ".join(faults), reply.get("do") or _NOT_OURS, USAGE
+            )
         case error:
-            raise Told(f"cannot write {catalog}", f"{error}: {', '.join(faults)}", "Nothing was changed", CONFIGURATION)
+            raise Told(
+                f"cannot write {catalog}",
+                f"{error}: {', '.join(faults)}",
+                "Nothing was changed",
+                CONFIGURATION,
+            )
 
 
 @contextmanager
 def connected(catalog: Path, *, offline: bool = True) -> Iterator[socket.socket]:
-    """A connection to the server that has *catalog*. *offline*: the command could do without one. Raises Told."""
+    """A connection to the server that has *catalog*. *offline*: the command could do without one.
+    Raises Told."""
     from internal_dns.admin.api import socket_path
 
     path = socket_path(catalog)
@@ -87,16 +114,26 @@ def connected(catalog: Path, *, offline: bool = True) -> Iterator[socket.socket]
         except OSError as error:
             do = f"Start one: internal-dns serve --catalog {catalog}"
             do += "; or write the file by yourself with --offline" * offline
-            raise Told(f"no server at {path}", error.strerror or str(error), do, UNREACHABLE) from error
+            raise Told(
+                f"no server at {path}", error.strerror or str(error), do, UNREACHABLE
+            ) from error
         yield server
 
 
 def visibility(reply: dict[str, Any]) -> str:
     """Say whether the server answers from a change, when that was waited for."""
-    return "" if "visible" not in reply else ", visible" if reply["visible"] else ", but not visible yet"
+    return (
+        ""
+        if "visible" not in reply
+        else ", visible"
+        if reply["visible"]
+        else ", but not visible yet"
+    )
 
 
-def read_rows(catalog: str, table: str, where: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def read_rows(
+    catalog: str, table: str, where: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """Return rows of the file. Raises Told."""
     from internal_dns.admin.operations import read_rows as rows
 
@@ -114,14 +151,20 @@ def opened(catalog: str) -> Iterator[sqlite3.Connection]:
     except FileNotFoundError as error:
         raise _missing(Path(catalog)) from error
     except UnusableCatalog as error:
-        raise Told(f"catalog {catalog}", str(error), "Name a usable file with --catalog", CONFIGURATION) from error
+        raise Told(
+            f"catalog {catalog}", str(error), "Name a usable file with --catalog", CONFIGURATION
+        ) from error
     try:
         check_schema(connection)
         yield connection
     except (UnicodeEncodeError, OverflowError) as error:
-        raise click.UsageError(f"an argument is no text or number that a catalog can hold: {error}") from error
+        raise click.UsageError(
+            f"an argument is no text or number that a catalog can hold: {error}"
+        ) from error
     except (UnusableCatalog, sqlite3.Error) as error:
-        raise Told(f"catalog {catalog}", str(error), "Name a usable file with --catalog", CONFIGURATION) from error
+        raise Told(
+            f"catalog {catalog}", str(error), "Name a usable file with --catalog", CONFIGURATION
+        ) from error
     finally:
         connection.close()
 
@@ -133,4 +176,6 @@ def _missing(catalog: Path) -> Told:
 
 def _refused(faults: list[str]) -> Told:
     why = "\n       ".join(faults)
-    return Told("the change was refused; nothing was written", why, "Correct it and try again", FINDING)
+    return Told(
+        "the change was refused; nothing was written", why, "Correct it and try again", FINDING
+    )

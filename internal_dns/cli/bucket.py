@@ -34,7 +34,9 @@ T = TypeVar("T")
 class _Url(click.ParamType[Source]):
     name = "URL"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Source:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Source:
         if isinstance(value, Source):
             return value
         try:
@@ -56,7 +58,9 @@ def done(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except (Refused, Faulty) as error:
         why = "\n       ".join(str(fault) for fault in error.faults)
-        raise Told("the change was refused; nothing was written", why, "Correct it and try again", FINDING) from error
+        raise Told(
+            "the change was refused; nothing was written", why, "Correct it and try again", FINDING
+        ) from error
     except Conflict as error:
         do = "Run the command again: it goes on from what is there now"
         raise Told("the bucket was not written to the end", str(error), do, FINDING) from error
@@ -77,13 +81,31 @@ def apply_to(source: Source, request: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--to", "source", type=URL, required=True, help="The bucket: nats://HOST[,HOST…]/BUCKET?creds=FILE")
+@click.option(
+    "--to",
+    "source",
+    type=URL,
+    required=True,
+    help="The bucket: nats://HOST[,HOST…]/BUCKET?creds=FILE",
+)
 @click.option("--dry-run", is_flag=True, help="Write nothing; tell how much would be written.")
-@click.option("--replicas", type=click.IntRange(1, 5), default=1, show_default=True, help="Of a bucket that is made.")
-@click.option("--compact", is_flag=True, help="Then let go of tombstones; who missed a delete takes everything again.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 5),
+    default=1,
+    show_default=True,
+    help="Of a bucket that is made.",
+)
+@click.option(
+    "--compact",
+    is_flag=True,
+    help="Then let go of tombstones; who missed a delete takes everything again.",
+)
 @catalog_option
 @json_option
-def publish(source: Source, dry_run: bool, replicas: int, compact: bool, catalog: str, as_json: bool) -> None:
+def publish(
+    source: Source, dry_run: bool, replicas: int, compact: bool, catalog: str, as_json: bool
+) -> None:
     """Make a bucket what the catalog file is: every host that follows it will answer so."""
     from internal_dns.replicate import publishing
     from internal_dns.store.writer import Refused
@@ -94,8 +116,12 @@ def publish(source: Source, dry_run: bool, replicas: int, compact: bool, catalog
             wanted = publishing.values_of(connection, as_served.prefix, as_served.hidden_peers)
         except Refused as error:
             do = f"Correct the rows: internal-dns check --catalog {catalog}"
-            raise Told("nothing was published", "\n       ".join(error.faults), do, FINDING) from error
-    reply = done(publishing.publish(source, wanted, dry_run=dry_run, replicas=replicas, forget=compact))
+            raise Told(
+                "nothing was published", "\n       ".join(error.faults), do, FINDING
+            ) from error
+    reply = done(
+        publishing.publish(source, wanted, dry_run=dry_run, replicas=replicas, forget=compact)
+    )
     if as_json:
         print_json(reply)
         return
@@ -103,7 +129,11 @@ def publish(source: Source, dry_run: bool, replicas: int, compact: bool, catalog
     click.echo(f"{source}: {reply['puts']:,} rows {verb}put, {reply['deletes']:,} {verb}deleted")
     if not dry_run:
         forgotten = f", {reply['forgotten']:,} tombstones forgotten" if compact else ""
-        click.echo(f"revision {reply['revision']}{forgotten}" if reply["revision"] else f"nothing to change{forgotten}")
+        click.echo(
+            f"revision {reply['revision']}{forgotten}"
+            if reply["revision"]
+            else f"nothing to change{forgotten}"
+        )
 
 
 @click.group()
@@ -127,9 +157,15 @@ def status(source: Source | None, as_json: bool) -> None:
     else:
         click.echo(f"{found}: revision {last}, {len(hosts)} hosts")
         for host in hosts:
-            late = f"{host['behind']} behind, {host['lag_seconds']:.0f} s" if host["behind"] else "up to date"
+            late = (
+                f"{host['behind']} behind, {host['lag_seconds']:.0f} s"
+                if host["behind"]
+                else "up to date"
+            )
             said = f"{host['said_seconds_ago']:.0f} s ago"
-            line = f"{host['host']:24} {host['revision']:>10}  {late:22} said {said:10} {host['says']}"
+            line = (
+                f"{host['host']:24} {host['revision']:>10}  {late:22} said {said:10} {host['says']}"
+            )
             click.echo(line.rstrip() if host["ok"] else paint(line.rstrip(), "yellow"))
     raise SystemExit(0 if all(host["ok"] for host in hosts) else FINDING)
 
@@ -147,7 +183,9 @@ async def _reports(source: Source) -> tuple[int, list[dict[str, Any]]]:
         except NoBucket:
             return last, []  # no host has followed it yet
     reports = [_report(message.value) for message in found.values() if message.value is not None]
-    return last, sorted((report for report in reports if report), key=lambda report: str(report["host"]))
+    return last, sorted(
+        (report for report in reports if report), key=lambda report: str(report["host"])
+    )
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -180,4 +218,6 @@ def _judged(report: dict[str, Any], last: int, now: float) -> dict[str, Any]:
     behind = max(0, last - report["revision"])
     report |= {"behind": behind, "said_seconds_ago": round(ago, 1), "says": "; ".join(says)}
     # What was written since the report is not a fault yet.
-    return report | {"ok": not report["problem"] and ago <= SILENT and report["lag_seconds"] < SILENT}
+    return report | {
+        "ok": not report["problem"] and ago <= SILENT and report["lag_seconds"] < SILENT
+    }

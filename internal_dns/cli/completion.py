@@ -18,7 +18,8 @@ WHERE = {
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the completion script of SHELL. Now and here: eval "$(internal-dns completion bash)"."""
+    """Print the completion script of SHELL. Now and here: eval "$(internal-dns completion
+    bash)"."""
     from click.shell_completion import get_completion_class
 
     made = get_completion_class(shell)

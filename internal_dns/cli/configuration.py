@@ -1,4 +1,5 @@
-"""config show and config check: the effective settings, where each came from, and what is wrong with them."""
+"""config show and config check: the effective settings, where each came from, and what is wrong
+with them."""
 
 from __future__ import annotations
 
@@ -29,10 +30,14 @@ def show(config: Path | None, origin: bool, as_json: bool, **flags: Any) -> None
     found = effective(flags, config)
     values = {row.name: shown(row.name, getattr(found, row.name)) for row in table()}
     if as_json:
-        told = {name: {"value": value, "origin": found.origin[name]} for name, value in values.items()}
+        told = {
+            name: {"value": value, "origin": found.origin[name]} for name, value in values.items()
+        }
         print_json(told if origin else values)
     else:
-        click.echo("\n".join(_lines(values, lambda name: f"  # {found.origin[name]}" if origin else "")))
+        click.echo(
+            "\n".join(_lines(values, lambda name: f"  # {found.origin[name]}" if origin else ""))
+        )
     _warn()
 
 
@@ -51,7 +56,11 @@ def _lines(values: dict[str, Any], comment: Callable[[str], str]) -> list[str]:
             lines.append(f"{name} = {_toml(value)}{comment(name)}")
     for name, value in values.items():
         if isinstance(value, dict):
-            lines += ["", f"[{name}]{comment(name)}", *(f"{_toml(key)} = {_toml(one)}" for key, one in value.items())]
+            lines += [
+                "",
+                f"[{name}]{comment(name)}",
+                *(f"{_toml(key)} = {_toml(one)}" for key, one in value.items()),
+            ]
     return lines
 
 
@@ -78,7 +87,8 @@ def _warn() -> bool:
 @json_option
 @setting_options
 def check(config: Path | None, as_json: bool, **flags: Any) -> None:
-    """Say what is wrong with the settings: exit 78 if `serve` would not start or reload, 1 for a doubtful variable."""
+    """Say what is wrong with the settings: exit 78 if `serve` would not start or reload, 1 for a
+    doubtful variable."""
     from internal_dns.config import DEFAULT_FILE, misspelt
 
     effective(flags, config)

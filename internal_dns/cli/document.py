@@ -32,7 +32,10 @@ def _text(file: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise Told(
-            f"cannot read {file}", why, "Name a file that can be read, or - for standard input", USAGE
+            f"cannot read {file}",
+            why,
+            "Name a file that can be read, or - for standard input",
+            USAGE,
         ) from error
 
 
@@ -46,17 +49,35 @@ def _say(reply: dict[str, Any]) -> None:
 
 @click.command()
 @click.argument("file")
-@click.option("--dry-run", is_flag=True, help="Change nothing; tell which rows and which answers would change.")
-@click.option("--prune", is_flag=True, help="Remove what the document does not name: whole networks too.")
-@click.option("--to", "source", type=URL, help="Apply it to the catalog in this bucket, for all hosts that follow it.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Change nothing; tell which rows and which answers would change.",
+)
+@click.option(
+    "--prune", is_flag=True, help="Remove what the document does not name: whole networks too."
+)
+@click.option(
+    "--to",
+    "source",
+    type=URL,
+    help="Apply it to the catalog in this bucket, for all hosts that follow it.",
+)
 @write_options
 @catalog_option
 @json_option
 def apply(
-    file: str, dry_run: bool, prune: bool, source: Source | None, offline: bool, wait: bool, catalog: str,
+    file: str,
+    dry_run: bool,
+    prune: bool,
+    source: Source | None,
+    offline: bool,
+    wait: bool,
+    catalog: str,
     as_json: bool,
-) -> None:  # fmt: skip
-    """Make the catalog what FILE (TOML or JSON, - for standard input) says, all of it or nothing."""
+) -> None:
+    """Make the catalog what FILE (TOML or JSON, - for standard input) says, all of it or
+    nothing."""
     request = {"op": "apply", "text": _text(file), "name": file, "dry_run": dry_run, "prune": prune}
     if source is not None:
         if offline or wait:
@@ -78,7 +99,9 @@ def apply(
 
 @click.command()
 @click.argument("file")
-@click.option("--prune", is_flag=True, help="Count what the document does not name as a difference.")
+@click.option(
+    "--prune", is_flag=True, help="Count what the document does not name as a difference."
+)
 @catalog_option
 @json_option
 def diff(file: str, prune: bool, catalog: str, as_json: bool) -> None:
@@ -87,13 +110,19 @@ def diff(file: str, prune: bool, catalog: str, as_json: bool) -> None:
 
     as_served = settings()
     try:
-        document = declare.parse(_text(file), name=file, prefix=as_served.prefix, hidden=as_served.hidden_peers)
+        document = declare.parse(
+            _text(file), name=file, prefix=as_served.prefix, hidden=as_served.hidden_peers
+        )
     except declare.Faulty as error:
         why = "\n       ".join(map(str, error.faults))
         raise Told(f"{file} is not a catalog", why, "Correct it", FINDING) from error
     with opened(catalog) as connection:
         plan = declare.plan(connection, document, prune=prune)
-    reply = {"summary": plan.summary(), "lines": plan.lines, "warnings": [*plan.warnings, *plan.notes]}
+    reply = {
+        "summary": plan.summary(),
+        "lines": plan.lines,
+        "warnings": [*plan.warnings, *plan.notes],
+    }
     if as_json:
         print_json(reply)
     else:
@@ -102,8 +131,12 @@ def diff(file: str, prune: bool, catalog: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--network", "networks", multiple=True, metavar="NAME", help="Only this network; repeatable.")
-@click.option("--format", "kind", type=click.Choice(["toml", "json"]), default="toml", show_default=True)
+@click.option(
+    "--network", "networks", multiple=True, metavar="NAME", help="Only this network; repeatable."
+)
+@click.option(
+    "--format", "kind", type=click.Choice(["toml", "json"]), default="toml", show_default=True
+)
 @catalog_option
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) -> None:
@@ -113,7 +146,10 @@ def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) ->
     numbers = [network_of(catalog, name)["id"] for name in networks] or None
     with opened(catalog) as connection:
         document, notes = declare.export(connection, numbers, prefix=settings().prefix)
-    click.echo(declare.to_json(document) if as_json or kind == "json" else declare.to_toml(document), nl=False)
+    click.echo(
+        declare.to_json(document) if as_json or kind == "json" else declare.to_toml(document),
+        nl=False,
+    )
     for note in notes:
         click.echo(f"{paint('note', 'yellow', err=True)}  {note}", err=True)
 
@@ -121,7 +157,13 @@ def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) ->
 @click.command(name="import")
 @click.argument("source", type=click.Choice(["wireguard", "csv", "docker", "consul", "fly"]))
 @click.argument("file")
-@click.option("--network", "networks", multiple=True, metavar="ID=NAME", help="What a network is called; repeatable.")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="ID=NAME",
+    help="What a network is called; repeatable.",
+)
 @click.option("--app", "label", default="", help="The app of machines whose source names none.")
 @click.option("--region", default="", help="The region of machines whose source names none.")
 @click.option("--peers", is_flag=True, help="csv: the rows are peers, not machines.")
@@ -129,10 +171,18 @@ def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) ->
 @catalog_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON document instead of TOML.")
 def import_(
-    source: str, file: str, networks: tuple[str, ...], label: str, region: str, peers: bool, out: str | None,
-    catalog: str, as_json: bool,
-) -> None:  # fmt: skip
-    """Turn what another system knows (FILE, - for standard input) into a document for `apply`. Writes no catalog."""
+    source: str,
+    file: str,
+    networks: tuple[str, ...],
+    label: str,
+    region: str,
+    peers: bool,
+    out: str | None,
+    catalog: str,
+    as_json: bool,
+) -> None:
+    """Turn what another system knows (FILE, - for standard input) into a document for `apply`.
+    Writes no catalog."""
     from importlib import import_module
 
     from internal_dns import sources
@@ -145,12 +195,16 @@ def import_(
         number, equals, name = text.partition("=")
         found = network_number(number, prefix)
         if not equals or found is None:
-            raise click.UsageError(f"--network {text!r} is not ID=NAME, such as {slash_48(24, prefix)}=acme")
+            raise click.UsageError(
+                f"--network {text!r} is not ID=NAME, such as {slash_48(24, prefix)}=acme"
+            )
         names[found] = name
     more = {"kind": "peers"} if source == "csv" and peers else {}
     try:
         options = sources.Options(networks=names, app=label, region=region, prefix=prefix)
-        imported = import_module(f"internal_dns.sources.{source}").read(_text(file), options, **more)
+        imported = import_module(f"internal_dns.sources.{source}").read(
+            _text(file), options, **more
+        )
     except sources.SourceError as error:
         raise Told(error.what, error.why, error.do, FINDING) from error
     text = declare.to_json(imported.document) if as_json else declare.to_toml(imported.document)
@@ -162,4 +216,6 @@ def import_(
     try:
         Path(out).write_text(text, "utf-8")
     except OSError as error:
-        raise Told(f"cannot write {out}", error.strerror or str(error), "Name another file", CONFIGURATION) from error
+        raise Told(
+            f"cannot write {out}", error.strerror or str(error), "Name another file", CONFIGURATION
+        ) from error

@@ -23,11 +23,18 @@ from internal_dns.cli.words import (
 @click.command()
 @click.argument("file", default="catalog.db", type=click.Path(path_type=Path))
 @click.option("--demo", is_flag=True, help="Fill it with the demo catalog.")
-@click.option("--machines", metavar="N", type=click.IntRange(1, 10_000_000), help="Fill it with N made-up machines.")
+@click.option(
+    "--machines",
+    metavar="N",
+    type=click.IntRange(1, 10_000_000),
+    help="Fill it with N made-up machines.",
+)
 @click.option("--seed", default=1, show_default=True, help="Of the made-up machines.")
 @click.option("--if-missing", is_flag=True, help="Leave a FILE that is there as it is, and exit 0.")
 @json_option
-def init(file: Path, demo: bool, machines: int | None, seed: int, if_missing: bool, as_json: bool) -> None:
+def init(
+    file: Path, demo: bool, machines: int | None, seed: int, if_missing: bool, as_json: bool
+) -> None:
     """Make a catalog FILE: empty, the demo, or N machines for a bench."""
     from internal_dns.store.generate import create_catalog, demo_rows, sized_rows
 
@@ -45,7 +52,8 @@ def init(file: Path, demo: bool, machines: int | None, seed: int, if_missing: bo
         if if_missing:
             _say_made(file, None, as_json)
             return
-        raise Told(f"{file} is there already", "a catalog is never overwritten", "Remove it, name another file, or "
+        raise Told(f"{file} is there already", "a catalog is never overwritten", "Remove it, name "
+                                                                                 "another file, or "
                    "leave it as it is with --if-missing", CONFIGURATION) from error  # fmt: skip
     except (OSError, sqlite3.Error) as error:
         why = getattr(error, "strerror", None) or str(error)
@@ -72,7 +80,8 @@ def _say_made(file: Path, written: dict[str, int] | None, as_json: bool) -> None
 @catalog_option
 @json_option
 def check(catalog: str, as_json: bool) -> None:
-    """Find rows that cannot be served, names that cannot be asked, answers that do not fit. Exit 1 if any."""
+    """Find rows that cannot be served, names that cannot be asked, answers that do not fit. Exit 1
+    if any."""
     from internal_dns.store.check import findings
     from internal_dns.store.sqlite import UnusableCatalog, load
 
@@ -81,16 +90,24 @@ def check(catalog: str, as_json: bool) -> None:
         loaded = load(catalog, prefix=as_served.prefix, hidden=as_served.hidden_peers)
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise Told(f"catalog {catalog}", why, "Name the file with --catalog", CONFIGURATION) from error
+        raise Told(
+            f"catalog {catalog}", why, "Name the file with --catalog", CONFIGURATION
+        ) from error
     found = findings(loaded)
     if as_json:
-        print_json([{"level": f.level, "where": f.where, "what": f.what, "do": f.do} for f in found])
+        print_json(
+            [{"level": f.level, "where": f.where, "what": f.what, "do": f.do} for f in found]
+        )
     else:
         for f in found:
-            click.echo(f"{paint(f.level, 'red' if f.level == 'error' else 'yellow'):8} {f.where}: {f.what}")
+            click.echo(
+                f"{paint(f.level, 'red' if f.level == 'error' else 'yellow'):8} {f.where}: {f.what}"
+            )
             click.echo(f"         {f.do}")
         errors = sum(f.level == "error" for f in found)
         click.echo(
-            f"{catalog}: {errors} errors, {len(found) - errors} warnings" if found else f"{catalog}: no findings"
+            f"{catalog}: {errors} errors, {len(found) - errors} warnings"
+            if found
+            else f"{catalog}: no findings"
         )
     raise SystemExit(FINDING if found else 0)

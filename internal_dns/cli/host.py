@@ -10,30 +10,47 @@ from pathlib import Path
 
 import click
 
-from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, Told, json_option, print_json
+from internal_dns.cli.words import (
+    CONFIGURATION,
+    FINDING,
+    UNREACHABLE,
+    Told,
+    json_option,
+    print_json,
+)
 
 
 @click.command()
-@click.option("--admin", metavar="ADDR:PORT", help="The admin port to ask.  [default: the setting `admin` of serve]")
+@click.option(
+    "--admin",
+    metavar="ADDR:PORT",
+    help="The admin port to ask.  [default: the setting `admin` of serve]",
+)
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="As `serve` would.")
 @json_option
 def health(admin: str | None, config: Path | None, as_json: bool) -> None:
     """Ask a running server whether it is ready: for a container's healthcheck.
 
-    Exits 0 when it is, 1 when it is not, 3 when it cannot be reached. The port is that of `serve` with the same
-    environment and configuration file.
+    Exits 0 when it is, 1 when it is not, 3 when it cannot be reached. The port is that of `serve`
+    with the same environment and configuration file.
     """
     admin = _admin(config) if admin is None else admin
     host, _, port = admin.rpartition(":")
     try:
         # Not urllib: it would ask a proxy of the environment for our own loopback address.
-        with closing(http.client.HTTPConnection(host.strip("[]"), int(port), timeout=3)) as connection:
+        with closing(
+            http.client.HTTPConnection(host.strip("[]"), int(port), timeout=3)
+        ) as connection:
             connection.request("GET", "/readyz")
             with connection.getresponse() as answer:
-                ready, words = answer.status == 200, answer.read(4096).decode("utf-8", "replace").strip()
+                ready, words = (
+                    answer.status == 200,
+                    answer.read(4096).decode("utf-8", "replace").strip(),
+                )
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise Told(f"cannot ask http://{admin}/readyz", why, "Is it running, and with this --admin?",
+        raise Told(f"cannot ask http://{admin}/readyz", why, "Is it running, and with this "
+                                                             "--admin?",
                    UNREACHABLE) from error  # fmt: skip
     if as_json:
         print_json({"ready": ready, "says": words})
@@ -43,16 +60,19 @@ def health(admin: str | None, config: Path | None, as_json: bool) -> None:
 
 
 def _admin(config: Path | None) -> str:
-    """The admin port that `serve` has; a fault in another setting is no reason to call a running server ill."""
+    """The admin port that `serve` has; a fault in another setting is no reason to call a running
+    server ill."""
     from internal_dns.config import ConfigurationError, one_setting
 
     try:
         admin, where = one_setting("admin", {}, file=config)
     except ConfigurationError as error:
-        raise Told("it is not known where to ask", "\n       ".join(error.faults), "Correct it, or name the port "
+        raise Told("it is not known where to ask", "\n       ".join(error.faults), "Correct it, or "
+                                                                                   "name the port "
                    "with --admin", CONFIGURATION) from error  # fmt: skip
     if admin is None:
-        raise Told("there is no admin port to ask", f"it is none, by {where}", "Give `serve` one, or ask by DNS: "
+        raise Told("there is no admin port to ask", f"it is none, by {where}", "Give `serve` one, "
+                                                                               "or ask by DNS: "
                    "internal-dns dig --server ADDR:PORT _dns.internal", CONFIGURATION) from None  # fmt: skip
     return str(admin)
 

@@ -1,4 +1,5 @@
-"""dev --netns: the real thing on one machine. A network namespace in which every address of the prefix is local."""
+"""dev --netns: the real thing on one machine. A network namespace in which every address of the
+prefix is local."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ _PREPARE: Final = (
     "ip -6 route add local {prefix} dev lo",
     "sysctl -q -w net.ipv6.ip_nonlocal_bind=1",
 )
-RESOLV_CONF: Final = f"/etc/netns/{NAMESPACE}/resolv.conf"  # what `ip netns exec` puts over /etc/resolv.conf
+RESOLV_CONF: Final = (
+    f"/etc/netns/{NAMESPACE}/resolv.conf"  # what `ip netns exec` puts over /etc/resolv.conf
+)
 
 
 def serve_in_namespace(flags: dict[str, Any], config: Path | None) -> None:
@@ -33,17 +36,21 @@ def serve_in_namespace(flags: dict[str, Any], config: Path | None) -> None:
     from internal_dns.cli.run import demo_catalog
 
     if os.geteuid() != 0:
-        raise Told("--netns needs root", "only root makes network namespaces", "Run it with sudo, or use `internal-dns "
+        raise Told("--netns needs root", "only root makes network namespaces", "Run it with sudo, "
+                                                                               "or use `internal-dns "
                    "dev` without --netns", CONFIGURATION)  # fmt: skip
     if flags["listen"]:
-        raise click.UsageError("--netns serves [::]:53 in a namespace of its own; leave out --listen")
+        raise click.UsageError(
+            "--netns serves [::]:53 in a namespace of its own; leave out --listen"
+        )
     flags = {
         "upstream": ("none",), "admin": "none", **{name: value for name, value in flags.items() if value},
         "catalog": flags["catalog"] or str(demo_catalog()), "listen": ("[::]:53",),
     }  # fmt: skip
     settings = effective(flags, config)
     someone, name = _someone(settings)
-    # Who asks without saying from where asks as this address: without one, the kernel takes a source that is nobody's.
+    # Who asks without saying from where asks as this address: without one, the kernel takes a
+    # source that is nobody's.
     an_address = (f"ip -6 address add {someone}/128 dev lo nodad",) if someone else ()
     _ip("netns", "add", NAMESPACE)
     try:
@@ -57,15 +64,22 @@ def serve_in_namespace(flags: dict[str, Any], config: Path | None) -> None:
 
 
 def _someone(settings: Settings) -> tuple[IPv6Address | None, str]:
-    """A visible machine of the network of lowest id, in its largest app, and that app's name; None: nobody is there."""
+    """A visible machine of the network of lowest id, in its largest app, and that app's name; None:
+    nobody is there."""
     from internal_dns.store.sqlite import UnusableCatalog, load
 
     try:
-        catalog = load(settings.catalog, prefix=settings.prefix, hidden=settings.hidden_peers).catalog
+        catalog = load(
+            settings.catalog, prefix=settings.prefix, hidden=settings.hidden_peers
+        ).catalog
     except (FileNotFoundError, UnusableCatalog):
         return None, ""  # the server says what is wrong with it
     network = min(catalog.networks.values(), key=lambda n: n.id, default=None)
-    seen = {label: [m for m in app.machines if m.visible] for label, app in network.apps.items()} if network else {}
+    seen = (
+        {label: [m for m in app.machines if m.visible] for label, app in network.apps.items()}
+        if network
+        else {}
+    )
     if not any(seen.values()):
         return None, ""
     largest = max(sorted(seen), key=lambda label: len(seen[label]))
@@ -87,23 +101,30 @@ def _ip(*words: str) -> None:
     try:
         subprocess.run(["ip", *words], check=True, capture_output=True)
     except FileNotFoundError:
-        raise Told("there is no `ip` command", "it makes the namespace", "Install it: apt install iproute2",
+        raise Told("there is no `ip` command", "it makes the namespace", "Install it: apt install "
+                                                                         "iproute2",
                    CONFIGURATION) from None  # fmt: skip
     except subprocess.CalledProcessError as error:
         do = f"A left-over one of a killed server? ip netns pids {NAMESPACE}; then ip netns del {NAMESPACE}"
         raise Told(
-            f"cannot make network namespace {NAMESPACE}", error.stderr.decode().strip(), do, CONFIGURATION
+            f"cannot make network namespace {NAMESPACE}",
+            error.stderr.decode().strip(),
+            do,
+            CONFIGURATION,
         ) from error
 
 
 def _serve(flags: dict[str, Any], config: Path | None, to_try: str) -> int:
-    """Run the server in the namespace until it ends; signals to us are for it. Return its exit status."""
+    """Run the server in the namespace until it ends; signals to us are for it. Return its exit
+    status."""
     command = ["ip", "netns", "exec", NAMESPACE, sys.executable, "-m", "internal_dns", "serve"]
     for name, value in flags.items():
         for text in value if isinstance(value, tuple) else (value,):
             command += [f"--{name.replace('_', '-')}", str(text)] if text else []
     command += ["--config", str(config)] if config else []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as server:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.terminate())
         assert server.stdout is not None

@@ -15,7 +15,9 @@ from internal_dns.cli.words import FINDING, Told, catalog_option, json_option, p
 Rows = list[dict[str, Any]]
 
 
-def command(group: click.Group, name: str, *, writes: bool = False) -> Callable[[Callable[..., Any]], click.Command]:
+def command(
+    group: click.Group, name: str, *, writes: bool = False
+) -> Callable[[Callable[..., Any]], click.Command]:
     """Add a command with the options all of its kind have."""
 
     def add(function: Callable[..., Any]) -> click.Command:
@@ -30,10 +32,14 @@ def show_table(rows: Rows, columns: Sequence[str], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    cells = [[str("" if row.get(column) is None else row[column]) for column in columns] for row in rows]
+    cells = [
+        [str("" if row.get(column) is None else row[column]) for column in columns] for row in rows
+    ]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     for line in (list(columns), *cells):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        click.echo(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 def show_one(value: dict[str, Any], as_json: bool) -> None:
@@ -44,21 +50,38 @@ def show_one(value: dict[str, Any], as_json: bool) -> None:
     for key, said in value.items():
         if isinstance(said, list):
             for item in said:
-                click.echo(f"{key:18} {item if not isinstance(item, dict) else ' '.join(map(str, item.values()))}")
+                click.echo(
+                    f"{key:18} {item if not isinstance(item, dict) else ' '.join(map(str, item.values()))}"
+                )
         else:
             click.echo(f"{key:18} {'' if said is None else said}")
 
 
 def change(
-    catalog: str, puts: Iterable[Any], deletes: Iterable[Any] = (), *, offline: bool, wait: bool, as_json: bool,
-    new: Iterable[Any] = (), old: Iterable[Any] = (),
-) -> None:  # fmt: skip
+    catalog: str,
+    puts: Iterable[Any],
+    deletes: Iterable[Any] = (),
+    *,
+    offline: bool,
+    wait: bool,
+    as_json: bool,
+    new: Iterable[Any] = (),
+    old: Iterable[Any] = (),
+) -> None:
     """Make a change and say what became of it."""
-    request: dict[str, Any] = {"op": "write", "puts": [*puts], "deletes": [*deletes], "new": [*new], "old": [*old]}
+    request: dict[str, Any] = {
+        "op": "write",
+        "puts": [*puts],
+        "deletes": [*deletes],
+        "new": [*new],
+        "old": [*old],
+    }
     try:
         json.dumps(request, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise click.UsageError(f"an argument is not UTF-8: {error.object[error.start - 20 : error.end]!r}") from error
+        raise click.UsageError(
+            f"an argument is not UTF-8: {error.object[error.start - 20 : error.end]!r}"
+        ) from error
     reply = perform(catalog, request, offline=offline, wait=wait)
     if as_json:
         print_json(reply)
@@ -77,18 +100,33 @@ def network_of(catalog: str, text: str) -> dict[str, Any]:
     """Return the network that *text* names: a name, an id, or a /48. Raises Told."""
     number = network_number(text, settings().prefix)
     rows = read_rows(catalog, "networks")
-    found = [row for row in rows if row["id"] == number or (number is None and row["name"].lower() == text.lower())]
+    found = [
+        row
+        for row in rows
+        if row["id"] == number or (number is None and row["name"].lower() == text.lower())
+    ]
     if not found:
         known = ", ".join(row["name"] or str(row["id"]) for row in rows[:10]) or "none yet"
-        raise Told(f"there is no network {text}", f"known are: {known}", "Add it: internal-dns network add", FINDING)
+        raise Told(
+            f"there is no network {text}",
+            f"known are: {known}",
+            "Add it: internal-dns network add",
+            FINDING,
+        )
     if len(found) > 1:
         ids = " and ".join(str(row["id"]) for row in found)
-        raise Told(f"more than one network is called {text}", f"their ids are {ids}", "Name it by its id", FINDING)
+        raise Told(
+            f"more than one network is called {text}",
+            f"their ids are {ids}",
+            "Name it by its id",
+            FINDING,
+        )
     return found[0]
 
 
 def network_number(text: str, prefix: bytes) -> int | None:
-    """Return the id that *text* writes, as a number or a /48 of *prefix*; None when it is a name, or another's /48."""
+    """Return the id that *text* writes, as a number or a /48 of *prefix*; None when it is a name,
+    or another's /48."""
     if text.isascii() and text.isdigit():
         return int(text)
     try:
@@ -96,7 +134,11 @@ def network_number(text: str, prefix: bytes) -> int | None:
     except (AddressValueError, ValueError):
         return None
     packed = network.network_address.packed
-    return int.from_bytes(packed[2:6], "big") if packed.startswith(prefix) and network.prefixlen == 48 else None
+    return (
+        int.from_bytes(packed[2:6], "big")
+        if packed.startswith(prefix) and network.prefixlen == 48
+        else None
+    )
 
 
 def slash_48(number: int, prefix: bytes) -> str:
@@ -129,19 +171,24 @@ def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-# ── network ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── network ───────────────────────────────────────────────────────────────────────────────────────
 
 network = click.Group("network", help="The tenants' networks.")
 
 
 @command(network, "list")
-@click.option("--routes", is_flag=True, help="Print the routes that make <network>::3 local to this host.")
+@click.option(
+    "--routes", is_flag=True, help="Print the routes that make <network>::3 local to this host."
+)
 def network_list(catalog: str, as_json: bool, routes: bool) -> None:
     """List all networks."""
     ours = settings().prefix
     rows = [row | {"prefix": slash_48(row["id"], ours)} for row in read_rows(catalog, "networks")]
     if routes:
-        lines = [f"ip -6 route add local {row['prefix'].removesuffix('::/48')}::3/128 dev lo" for row in rows]
+        lines = [
+            f"ip -6 route add local {row['prefix'].removesuffix('::/48')}::3/128 dev lo"
+            for row in rows
+        ]
         print_json(lines) if as_json else click.echo("\n".join(lines))
     else:
         show_table(rows, ("name", "prefix", "id", "organization"), as_json)
@@ -170,7 +217,9 @@ def network_add(name: str, number: str, organization: str, **to: Any) -> None:
     prefix = settings().prefix
     found = network_number(number, prefix)
     if found is None or not 0 < found < 1 << 32:
-        raise click.UsageError(f"--id {number!r} is neither 1 to 4294967295 nor a /48 of {prefix.hex()}::/16")
+        raise click.UsageError(
+            f"--id {number!r} is neither 1 to 4294967295 nor a /48 of {prefix.hex()}::/16"
+        )
     row = {"id": found, "name": name, "organization": organization}
     change(to.pop("catalog"), [("networks", row)], new=[("networks", {"id": found})], **to)
 
@@ -179,7 +228,9 @@ def network_add(name: str, number: str, organization: str, **to: Any) -> None:
 @click.argument("name")
 @click.option("--name", "new_name", help="Another name.")
 @click.option("--organization", help="Another organization.")
-def network_set(name: str, new_name: str | None, organization: str | None, catalog: str, **to: Any) -> None:
+def network_set(
+    name: str, new_name: str | None, organization: str | None, catalog: str, **to: Any
+) -> None:
     """Change a network."""
     row = {"id": network_of(catalog, name)["id"]} | given(name=new_name, organization=organization)
     change(catalog, [("networks", row)], **to)
@@ -187,19 +238,26 @@ def network_set(name: str, new_name: str | None, organization: str | None, catal
 
 @command(network, "rm", writes=True)
 @click.argument("name")
-@click.option("--cascade", is_flag=True, help="With its apps, machines, peers and flycast addresses.")
+@click.option(
+    "--cascade", is_flag=True, help="With its apps, machines, peers and flycast addresses."
+)
 def network_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     """Remove a network."""
     number = network_of(catalog, name)["id"]
     tables = ("machines", "apps", "peers", "flycasts")
     inside = sum(len(read_rows(catalog, table, {"network_id": number})) for table in tables)
     if inside and not cascade:
-        raise Told(f"network {name} is not empty", f"{inside} rows belong to it", "Remove them too: --cascade", FINDING)
+        raise Told(
+            f"network {name} is not empty",
+            f"{inside} rows belong to it",
+            "Remove them too: --cascade",
+            FINDING,
+        )
     deletes = [*((table, {"network_id": number}) for table in tables), ("networks", {"id": number})]
     change(catalog, [], deletes, **to)
 
 
-# ── app ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── app ───────────────────────────────────────────────────────────────────────────────────────────
 
 app = click.Group("app", help="Apps; named NETWORK/APP.")
 
@@ -218,7 +276,12 @@ def app_list(catalog: str, as_json: bool, network_name: str | None) -> None:
         count[0] += 1
         count[1] += row["state"] == "started"
     rows = [
-        {"network": names.get(number, str(number)), "app": name, "machines": machines, "started": started}
+        {
+            "network": names.get(number, str(number)),
+            "app": name,
+            "machines": machines,
+            "started": started,
+        }
         for (number, name), (machines, started) in sorted(counts.items())
     ]
     show_table(rows, ("network", "app", "machines", "started"), as_json)
@@ -231,11 +294,15 @@ def app_show(catalog: str, as_json: bool, name: str) -> None:
     network_name, label = split(name, "APP")
     number = network_of(catalog, network_name)["id"]
     rows = [
-        row for row in read_rows(catalog, "machines", {"network_id": number}) if row["app"].lower() == label.lower()
+        row
+        for row in read_rows(catalog, "machines", {"network_id": number})
+        if row["app"].lower() == label.lower()
     ]
     if not rows:
         known(catalog, "apps", {"network_id": number, "name": label}, f"app {name}")
-    machines = [f"{m['id']} {m['region']} {m['process_group']} {m['state']} {m['address']}" for m in rows]
+    machines = [
+        f"{m['id']} {m['region']} {m['process_group']} {m['state']} {m['address']}" for m in rows
+    ]
     show_one({"network": network_name, "app": label, "machines": machines}, as_json)
 
 
@@ -261,11 +328,14 @@ def app_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
         raise Told(f"app {name} is not empty", why, "Remove them too: --cascade", FINDING)
     if not machines:
         known(catalog, "apps", {"network_id": number, "name": label}, f"app {name}")
-    deletes = [("machines", {"network_id": number, "app": label}), ("apps", {"network_id": number, "name": label})]
+    deletes = [
+        ("machines", {"network_id": number, "app": label}),
+        ("apps", {"network_id": number, "name": label}),
+    ]
     change(catalog, [], deletes, **to)
 
 
-# ── machine ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── machine ───────────────────────────────────────────────────────────────────────────────────────
 
 machine = click.Group("machine", help="Machines; named by their id.")
 _MACHINE = ("id", "network", "app", "region", "process_group", "state", "address")
@@ -277,7 +347,12 @@ _MACHINE = ("id", "network", "app", "region", "process_group", "state", "address
 @click.option("--state", help="In this state.")
 @click.option("--region", help="In this region.")
 def machine_list(
-    catalog: str, as_json: bool, network_name: str | None, label: str | None, state: str | None, region: str | None
+    catalog: str,
+    as_json: bool,
+    network_name: str | None,
+    label: str | None,
+    state: str | None,
+    region: str | None,
 ) -> None:
     """List machines."""
     own = given(app=label, state=state, region=region)
@@ -285,7 +360,11 @@ def machine_list(
         own["network_id"] = network_of(catalog, network_name)["id"]
     names = network_names(catalog)
     rows = read_rows(catalog, "machines", own)
-    show_table([r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in rows], _MACHINE, as_json)
+    show_table(
+        [r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in rows],
+        _MACHINE,
+        as_json,
+    )
 
 
 @command(machine, "show")
@@ -295,16 +374,31 @@ def machine_show(catalog: str, as_json: bool, ident: str) -> None:
     row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
     own = {"machine_id": ident}
     metadata = {r["key"]: r["value"] for r in read_rows(catalog, "machine_metadata", own)}
-    services = [f"{r['name']}/{r['protocol']}:{r['port']}" for r in read_rows(catalog, "machine_services", own)]
+    services = [
+        f"{r['name']}/{r['protocol']}:{r['port']}"
+        for r in read_rows(catalog, "machine_services", own)
+    ]
     shown = metadata if as_json else [f"{key}={value}" for key, value in metadata.items()]
     show_one(row | {"metadata": shown, "services": services}, as_json)
 
 
 def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--service", "services", multiple=True, metavar="NAME/PROTOCOL:PORT", help="A port it publishes."),
-        click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="An entry of its metadata."),
-        click.option("--skip-registration/--register", default=None, help="Leave it out of every name and list."),
+        click.option(
+            "--service",
+            "services",
+            multiple=True,
+            metavar="NAME/PROTOCOL:PORT",
+            help="A port it publishes.",
+        ),
+        click.option(
+            "--metadata", multiple=True, metavar="KEY=VALUE", help="An entry of its metadata."
+        ),
+        click.option(
+            "--skip-registration/--register",
+            default=None,
+            help="Leave it out of every name and list.",
+        ),
         click.option("--state", help="started, stopped, …"),
         click.option("--group", help="Its process group."),
     ):
@@ -324,7 +418,9 @@ def _belonging(ident: str, metadata: Iterable[str], services: Iterable[str]) -> 
         name, _, rest = text.partition("/")
         protocol, _, port = rest.partition(":")
         if not name or not protocol or not port.isascii() or not port.isdigit():
-            raise click.UsageError(f"--service {text!r} is not NAME/PROTOCOL:PORT, such as http/tcp:8080")
+            raise click.UsageError(
+                f"--service {text!r} is not NAME/PROTOCOL:PORT, such as http/tcp:8080"
+            )
         row = {"machine_id": ident, "name": name, "protocol": protocol, "port": int(port)}
         puts.append(("machine_services", row))
     return puts
@@ -338,16 +434,29 @@ def _belonging(ident: str, metadata: Iterable[str], services: Iterable[str]) -> 
 @click.option("--region", required=True, help="Where it runs.")
 @machine_options
 def machine_add(
-    ident: str, network_name: str, label: str, address: str, region: str, group: str | None, state: str | None,
-    skip_registration: bool | None, metadata: tuple[str, ...], services: tuple[str, ...], catalog: str, **to: Any,
-) -> None:  # fmt: skip
+    ident: str,
+    network_name: str,
+    label: str,
+    address: str,
+    region: str,
+    group: str | None,
+    state: str | None,
+    skip_registration: bool | None,
+    metadata: tuple[str, ...],
+    services: tuple[str, ...],
+    catalog: str,
+    **to: Any,
+) -> None:
     """Add a machine; its state is `created` unless --state says otherwise."""
     number = network_of(catalog, network_name)["id"]
     row = {"id": ident, "network_id": number, "app": label, "address": address, "region": region}
     row |= given(process_group=group, state=state, skip_registration=_flag(skip_registration))
     change(
-        catalog, [("machines", row), *_belonging(ident, metadata, services)], new=[("machines", {"id": ident})], **to
-    )  # fmt: skip
+        catalog,
+        [("machines", row), *_belonging(ident, metadata, services)],
+        new=[("machines", {"id": ident})],
+        **to,
+    )
 
 
 @command(machine, "set", writes=True)
@@ -357,17 +466,39 @@ def machine_add(
 @click.option("--region", help="Another region.")
 @machine_options
 def machine_set(
-    ident: str, label: str | None, address: str | None, region: str | None, group: str | None, state: str | None,
-    skip_registration: bool | None, metadata: tuple[str, ...], services: tuple[str, ...], catalog: str, **to: Any,
-) -> None:  # fmt: skip
+    ident: str,
+    label: str | None,
+    address: str | None,
+    region: str | None,
+    group: str | None,
+    state: str | None,
+    skip_registration: bool | None,
+    metadata: tuple[str, ...],
+    services: tuple[str, ...],
+    catalog: str,
+    **to: Any,
+) -> None:
     """Change a machine; what is not named stays. `--metadata KEY=` empties a value."""
     row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
     changes = given(
-        app=label, address=address, region=region, process_group=group, state=state,
+        app=label,
+        address=address,
+        region=region,
+        process_group=group,
+        state=state,
         skip_registration=_flag(skip_registration),
-    )  # fmt: skip
-    puts = [("machines", {c: v for c, v in (row | changes).items() if c != "updated_at"})] if changes else []
-    change(catalog, [*puts, *_belonging(ident, metadata, services)], old=[("machines", {"id": ident})], **to)
+    )
+    puts = (
+        [("machines", {c: v for c, v in (row | changes).items() if c != "updated_at"})]
+        if changes
+        else []
+    )
+    change(
+        catalog,
+        [*puts, *_belonging(ident, metadata, services)],
+        old=[("machines", {"id": ident})],
+        **to,
+    )
 
 
 def _flag(value: bool | None) -> int | None:
@@ -376,7 +507,10 @@ def _flag(value: bool | None) -> int | None:
 
 def _set_state(state: str, idents: tuple[str, ...], catalog: str, **to: Any) -> None:
     rows = [known(catalog, "machines", {"id": ident}, f"machine {ident}") for ident in idents]
-    puts = [("machines", {c: v for c, v in row.items() if c != "updated_at"} | {"state": state}) for row in rows]
+    puts = [
+        ("machines", {c: v for c, v in row.items() if c != "updated_at"} | {"state": state})
+        for row in rows
+    ]
     change(catalog, puts, old=[("machines", {"id": ident}) for ident in idents], **to)
 
 
@@ -403,7 +537,7 @@ def machine_rm(idents: tuple[str, ...], catalog: str, **to: Any) -> None:
     change(catalog, [], [("machines", {"id": ident}) for ident in idents], **to)
 
 
-# ── peer ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── peer ──────────────────────────────────────────────────────────────────────────────────────────
 
 peer = click.Group("peer", help="WireGuard peers; named NETWORK/PEER.")
 
@@ -414,13 +548,20 @@ def peer_list(catalog: str, as_json: bool, network_name: str | None) -> None:
     """List peers, hidden ones too."""
     own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
     names = network_names(catalog)
-    rows = [r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in read_rows(catalog, "peers", own)]
+    rows = [
+        r | {"network": names.get(r["network_id"], str(r["network_id"]))}
+        for r in read_rows(catalog, "peers", own)
+    ]
     show_table(rows, ("network", "name", "address", "region"), as_json)
 
 
 @command(peer, "show")
 @click.argument("name", metavar="NETWORK/PEER")
-@click.option("--wireguard", is_flag=True, help="Print the Address and DNS lines of its WireGuard configuration.")
+@click.option(
+    "--wireguard",
+    is_flag=True,
+    help="Print the Address and DNS lines of its WireGuard configuration.",
+)
 def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
     """Show a peer."""
     network_name, label = split(name, "PEER")
@@ -444,7 +585,12 @@ def peer_add(name: str, address: str, region: str, catalog: str, **to: Any) -> N
     """Add a peer."""
     network_name, label = split(name, "PEER")
     key = {"network_id": network_of(catalog, network_name)["id"], "name": label}
-    change(catalog, [("peers", key | {"address": address, "region": region})], new=[("peers", key)], **to)
+    change(
+        catalog,
+        [("peers", key | {"address": address, "region": region})],
+        new=[("peers", key)],
+        **to,
+    )
 
 
 @command(peer, "set", writes=True)
@@ -469,7 +615,7 @@ def peer_rm(name: str, catalog: str, **to: Any) -> None:
     change(catalog, [], [("peers", key)], **to)
 
 
-# ── region ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── region ────────────────────────────────────────────────────────────────────────────────────────
 
 region = click.Group("region", help="Regions and where they are.")
 
@@ -477,7 +623,9 @@ region = click.Group("region", help="Regions and where they are.")
 @command(region, "list")
 def region_list(catalog: str, as_json: bool) -> None:
     """List all regions."""
-    show_table(read_rows(catalog, "regions"), ("code", "name", "latitude", "longitude", "gateway"), as_json)
+    show_table(
+        read_rows(catalog, "regions"), ("code", "name", "latitude", "longitude", "gateway"), as_json
+    )
 
 
 @command(region, "show")
@@ -489,7 +637,9 @@ def region_show(catalog: str, as_json: bool, code: str) -> None:
 
 def region_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--gateway/--no-gateway", default=None, help="Whether WireGuard peers may end there."),
+        click.option(
+            "--gateway/--no-gateway", default=None, help="Whether WireGuard peers may end there."
+        ),
         click.option("--longitude", type=float, help="In degrees."),
         click.option("--latitude", type=float, help="In degrees."),
         click.option("--name", help="What people call it."),
@@ -504,7 +654,9 @@ def region_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def region_add(code: str, catalog: str, name: str | None, latitude: float | None, longitude: float | None,
                gateway: bool | None, **to: Any) -> None:  # fmt: skip
     """Add a region."""
-    row = {"code": code} | given(name=name, latitude=latitude, longitude=longitude, gateway=_flag(gateway))
+    row = {"code": code} | given(
+        name=name, latitude=latitude, longitude=longitude, gateway=_flag(gateway)
+    )
     change(catalog, [("regions", row)], new=[("regions", {"code": code})], **to)
 
 
@@ -527,9 +679,11 @@ def region_rm(code: str, catalog: str, **to: Any) -> None:
     change(catalog, [], [("regions", {"code": code})], **to)
 
 
-# ── flycast ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── flycast ───────────────────────────────────────────────────────────────────────────────────────
 
-flycast = click.Group("flycast", help="Flycast addresses: of an app name, on the network where it answers.")
+flycast = click.Group(
+    "flycast", help="Flycast addresses: of an app name, on the network where it answers."
+)
 
 
 @command(flycast, "list")
@@ -570,7 +724,9 @@ def flycast_add(name: str, address: str, catalog: str, **to: Any) -> None:
 def flycast_rm(name: str, address: str | None, catalog: str, **to: Any) -> None:
     """Give ADDRESS back, or all of the app's on that network."""
     network_name, label = split(name, "APP")
-    key = {"network_id": network_of(catalog, network_name)["id"], "app": label} | given(address=address)
+    key = {"network_id": network_of(catalog, network_name)["id"], "app": label} | given(
+        address=address
+    )
     known(catalog, "flycasts", key, f"flycast {name}")
     change(catalog, [], [("flycasts", key)], **to)
 

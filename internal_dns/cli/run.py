@@ -25,8 +25,11 @@ DEV_CATALOG: Final = Path("demo/catalog.db")
 DEV_CONSOLE: Final = Endpoint.parse("127.0.0.1:9154")
 
 
-def setting_options(command: Callable[..., Any], defaults: Mapping[str, str] = {}) -> Callable[..., Any]:
-    """Add one option for each row of the table of settings; *defaults* are told instead of the table's."""
+def setting_options(
+    command: Callable[..., Any], defaults: Mapping[str, str] = {}
+) -> Callable[..., Any]:
+    """Add one option for each row of the table of settings; *defaults* are told instead of the
+    table's."""
     for row in reversed(table()):
         if row.name == "forward":
             continue
@@ -38,9 +41,9 @@ def setting_options(command: Callable[..., Any], defaults: Mapping[str, str] = {
             f"--{row.name.replace('_', '-')}", row.name, metavar=row.metadata["metavar"],
             multiple=row.metadata["many"], help=words,
         )(command)  # fmt: skip
-    return click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="A TOML file of settings.")(
-        command
-    )
+    return click.option(
+        "--config", metavar="FILE", type=click.Path(path_type=Path), help="A TOML file of settings."
+    )(command)
 
 
 def dev_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,7 +51,12 @@ def dev_options(command: Callable[..., Any]) -> Callable[..., Any]:
     loopback = f"[::1]:{DEV_PORT}, 127.0.0.1:{DEV_PORT}"
     maps = "::1/128 and 127.0.0.0/8 as the network of lowest id"
     console = f"{DEV_CONSOLE}, where it is installed"
-    defaults = {"catalog": str(DEV_CATALOG), "listen": loopback, "map_source": maps, "console": console}
+    defaults = {
+        "catalog": str(DEV_CATALOG),
+        "listen": loopback,
+        "map_source": maps,
+        "console": console,
+    }
     return setting_options(command, defaults)
 
 
@@ -56,11 +64,18 @@ def dev_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @setting_options
 def serve(config: Path | None, **flags: Any) -> None:
     """Serve the catalog on the addresses of --listen until SIGTERM."""
-    _serve(effective(flags, config), dev=False, ready=_one_line, reread=lambda: load_settings(flags, file=config))
+    _serve(
+        effective(flags, config),
+        dev=False,
+        ready=_one_line,
+        reread=lambda: load_settings(flags, file=config),
+    )
 
 
 @click.command()
-@click.option("--netns", is_flag=True, help="Serve fdaa::3 in a network namespace of its own (root).")
+@click.option(
+    "--netns", is_flag=True, help="Serve fdaa::3 in a network namespace of its own (root)."
+)
 @dev_options
 def dev(netns: bool, config: Path | None, **flags: Any) -> None:
     """Try it without root: the demo catalog on [::1]:1053, where `dig --as NETWORK/REGION` asks as anyone."""
@@ -82,11 +97,14 @@ def dev(netns: bool, config: Path | None, **flags: Any) -> None:
         console = _why_no_console()
         settings = replace(settings, console=None if console else DEV_CONSOLE)
     # No re-reading: here SIGHUP means that the terminal was closed.
-    _serve(settings, dev=True, ready=lambda server: _dev_lines(server, network, console), reread=None)
+    _serve(
+        settings, dev=True, ready=lambda server: _dev_lines(server, network, console), reread=None
+    )
 
 
 def _why_no_console() -> str:
-    """Say what keeps `dev` from showing the console where nobody asked for it by name; empty: nothing."""
+    """Say what keeps `dev` from showing the console where nobody asked for it by name; empty:
+    nothing."""
     import socket
     from importlib.util import find_spec
 
@@ -102,8 +120,12 @@ def _why_no_console() -> str:
 
 
 def _serve(
-    settings: Settings, *, dev: bool, ready: Callable[[Server], None], reread: Callable[[], Settings] | None
-) -> None:  # fmt: skip
+    settings: Settings,
+    *,
+    dev: bool,
+    ready: Callable[[Server], None],
+    reread: Callable[[], Settings] | None,
+) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     for words in misspelt():
@@ -131,14 +153,19 @@ def _elsewhere() -> str:
 
 def _program() -> str:
     """How the user called us, for commands to try."""
-    program = sys.argv[0] if "/" in sys.argv[0] and not sys.argv[0].endswith("__main__.py") else "internal-dns"
+    program = (
+        sys.argv[0]
+        if "/" in sys.argv[0] and not sys.argv[0].endswith("__main__.py")
+        else "internal-dns"
+    )
     return program.removeprefix(os.getcwd() + "/")
 
 
 def _one_line(server: Server) -> None:
     words = server.summary()
     click.echo(
-        f"ready  {words['listen']} · {words['catalog']} · upstreams {words['upstreams']} · {words['limits']} · "
+        f"ready  {words['listen']} · {words['catalog']} · upstreams {words['upstreams']} · "
+        f"{words['limits']} · "
         f"admin {words['admin']}" + (f" · console {words['console']}" if server.console else "")
     )
     sys.stdout.flush()
@@ -174,7 +201,8 @@ def demo_catalog() -> Path:
             DEV_CATALOG.parent.mkdir(exist_ok=True)
             create_catalog(DEV_CATALOG, demo_rows())
         except OSError as error:
-            raise Told(f"cannot write {DEV_CATALOG}", str(error), "Change to a writable directory, or name a file with "
+            raise Told(f"cannot write {DEV_CATALOG}", str(error), "Change to a writable directory, "
+                                                                  "or name a file with "
                        "--catalog", CONFIGURATION) from error  # fmt: skip
     return DEV_CATALOG
 
@@ -203,7 +231,8 @@ def _lowest_network(settings: Settings) -> str:
     except FileNotFoundError:
         return ""
     except UnusableCatalog as error:
-        raise Told(f"catalog {settings.catalog}", str(error), "Name a usable file with --catalog, or make one: "
+        raise Told(f"catalog {settings.catalog}", str(error), "Name a usable file with --catalog, "
+                                                              "or make one: "
                    "internal-dns init FILE --demo", CONFIGURATION) from error  # fmt: skip
     lowest = min(catalog.networks.values(), key=lambda n: n.id, default=None)
     return f"{IPv6Address(lowest.prefix + bytes(10))}/48" if lowest else ""

@@ -1,4 +1,5 @@
-"""top: the busiest networks and names, from the counts that the answer table keeps with each entry."""
+"""top: the busiest networks and names, from the counts that the answer table keeps with each
+entry."""
 
 from __future__ import annotations
 
@@ -25,9 +26,18 @@ _CLEAR: Final = "\x1b[H\x1b[2J"
 
 
 @click.command()
-@click.option("--interval", type=click.FloatRange(0.1, 3_600), default=2.0, show_default=True, help="Seconds a look.")
 @click.option(
-    "--names", "count", type=click.IntRange(1, LOOKED_AT), help="How many names.  [default: what fits, or 20]"
+    "--interval",
+    type=click.FloatRange(0.1, 3_600),
+    default=2.0,
+    show_default=True,
+    help="Seconds a look.",
+)
+@click.option(
+    "--names",
+    "count",
+    type=click.IntRange(1, LOOKED_AT),
+    help="How many names.  [default: what fits, or 20]",
 )
 @click.option("--once", is_flag=True, help="One table, then end.")
 @catalog_option
@@ -51,11 +61,18 @@ def top(interval: float, count: int | None, once: bool, catalog: str, as_json: b
                 now = look()
                 shown = rates(before, now)
                 if as_json:
-                    print_json(shown | {"networks": shown["networks"][:count], "names": shown["names"][:count]})
+                    print_json(
+                        shown
+                        | {"networks": shown["networks"][:count], "names": shown["names"][:count]}
+                    )
                     return
                 size = shutil.get_terminal_size()
                 text = "\n".join(
-                    table(shown, size.columns if live else 100, count or (_fits(size.lines) if live else 20))
+                    table(
+                        shown,
+                        size.columns if live else 100,
+                        count or (_fits(size.lines) if live else 20),
+                    )
                 )
                 click.echo(_CLEAR * live + text + "\n" * (not once and not live))
                 if once:
@@ -68,13 +85,15 @@ def top(interval: float, count: int | None, once: bool, catalog: str, as_json: b
 def rates(before: Look, now: Look) -> Look:
     """Return what happened between two looks, a second, busiest first.
 
-    A name that the earlier look did not bring may be new, or was less busy than those it brought: count from there.
+    A name that the earlier look did not bring may be new, or was less busy than those it brought:
+    count from there.
     """
     seconds: float = max(now["at"] - before["at"], 1e-9)
     floor = before["names"][-1]["hits"] if len(before["names"]) >= LOOKED_AT else 0
 
     def per_second(hits: int, earlier: int) -> float:
-        # A decided-anew answer counts from nothing again; what was counted before it is then unknown.
+        # A decided-anew answer counts from nothing again; what was counted before it is then
+        # unknown.
         return round((hits - earlier if hits >= earlier else hits) / seconds, 1)
 
     names = {(n["network"], n["name"], n["type"]): n["hits"] for n in before["names"]}
@@ -85,17 +104,26 @@ def rates(before: Look, now: Look) -> Look:
         "repeated": per_second(now["repeated"], before["repeated"]),
         "entries": now["entries"],
         "networks": _busiest_first(
-            {**n, "rate": per_second(n["hits"], networks.get(n["network"], 0))} for n in now["networks"]
+            {**n, "rate": per_second(n["hits"], networks.get(n["network"], 0))}
+            for n in now["networks"]
         ),
         "names": _busiest_first(
-            {**n, "rate": per_second(n["hits"], names.get((n["network"], n["name"], n["type"]), min(floor, n["hits"])))}
+            {
+                **n,
+                "rate": per_second(
+                    n["hits"],
+                    names.get((n["network"], n["name"], n["type"]), min(floor, n["hits"])),
+                ),
+            }
             for n in now["names"]
         ),
     }
 
 
 def _busiest_first(rows: Iterator[Look]) -> list[Look]:
-    return sorted(rows, key=lambda row: (-row["rate"], -row["hits"], row.get("name", ""), row["network"]))
+    return sorted(
+        rows, key=lambda row: (-row["rate"], -row["hits"], row.get("name", ""), row["network"])
+    )
 
 
 def table(shown: Look, width: int, count: int) -> list[str]:
@@ -103,16 +131,25 @@ def table(shown: Look, width: int, count: int) -> list[str]:
     asked, repeated = shown["requests"], shown["repeated"]
     share = f"{min(repeated / asked, 1):.1%} repeated" if asked else "nothing asked"
     lines = [
-        _line("head", f"{asked:,.0f} questions/s · {share} · {shown['entries']:,} replies kept", width),
+        _line(
+            "head", f"{asked:,.0f} questions/s · {share} · {shown['entries']:,} replies kept", width
+        ),
         "",
         _line("title", f"{'a second':>10} {'share':>6}  network", width),
     ]
     for row in shown["networks"][: max(3, count // 3)]:
-        lines.append(_line("", f"{row['rate']:>10,.1f} {_share(row, repeated)}  {row['network']}", width))
-    lines += ["", _line("title", f"{'a second':>10} {'share':>6}  {'type':6} {'network':15} name", width)]
+        lines.append(
+            _line("", f"{row['rate']:>10,.1f} {_share(row, repeated)}  {row['network']}", width)
+        )
+    lines += [
+        "",
+        _line("title", f"{'a second':>10} {'share':>6}  {'type':6} {'network':15} name", width),
+    ]
     for row in shown["names"][:count]:
         who = f"{row['type']:6} {row['network']:15}"
-        lines.append(_line("", f"{row['rate']:>10,.1f} {_share(row, repeated)}  {who} {row['name']}", width))
+        lines.append(
+            _line("", f"{row['rate']:>10,.1f} {_share(row, repeated)}  {who} {row['name']}", width)
+        )
     if not shown["names"]:
         lines.append(_line("", f"{'':19}nothing was asked twice yet", width))
     return lines
@@ -135,17 +172,25 @@ def _fits(lines: int) -> int:
 def _reply(replies: IO[bytes]) -> Look:
     line = replies.readline()
     if not line:
-        raise Told("the server has ended", "it closed the connection", "Start it again", UNREACHABLE)
+        raise Told(
+            "the server has ended", "it closed the connection", "Start it again", UNREACHABLE
+        )
     found: Look = json.loads(line)
     if "error" in found:
         why = ", ".join(found["faults"])
-        raise Told("the server cannot tell", why, "Is it of this version? Restart it after an upgrade", UNREACHABLE)
+        raise Told(
+            "the server cannot tell",
+            why,
+            "Is it of this version? Restart it after an upgrade",
+            UNREACHABLE,
+        )
     return found
 
 
 @contextmanager
 def _keys(live: bool) -> Iterator[Callable[[float], bool]]:
-    """Give a function that waits so many seconds and returns whether q was pressed, which needs a terminal."""
+    """Give a function that waits so many seconds and returns whether q was pressed, which needs a
+    terminal."""
     if not live or not sys.stdin.isatty():
         yield _sleep
         return

@@ -18,20 +18,40 @@ from internal_dns.cli.words import UNREACHABLE, Told, catalog_option, json_optio
 
 
 @click.command()
-@click.option("--as", "who", metavar="NETWORK[/REGION]|ADDRESS", help="Whom to answer as. [default: the first network]")
-@click.option("--queries", is_flag=True, help="Print what is asked, by whom, and what it gets; nothing is kept.")
 @click.option(
-    "--sample", type=click.IntRange(1, 1_000_000_000), metavar="N", help="With --queries: one in N, by chance."
+    "--as",
+    "who",
+    metavar="NETWORK[/REGION]|ADDRESS",
+    help="Whom to answer as. [default: the first network]",
 )
-@click.option("--changes", type=click.IntRange(1), metavar="N", help="End after N answers, or questions.")
+@click.option(
+    "--queries",
+    is_flag=True,
+    help="Print what is asked, by whom, and what it gets; nothing is kept.",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(1, 1_000_000_000),
+    metavar="N",
+    help="With --queries: one in N, by chance.",
+)
+@click.option(
+    "--changes", type=click.IntRange(1), metavar="N", help="End after N answers, or questions."
+)
 @catalog_option
 @json_option
 @click.argument("name", required=False)
 @click.argument("qtype", required=False, metavar="[TYPE]")
 def watch(
-    who: str | None, queries: bool, sample: int | None, changes: int | None, catalog: str, as_json: bool,
-    name: str | None, qtype: str | None,
-) -> None:  # fmt: skip
+    who: str | None,
+    queries: bool,
+    sample: int | None,
+    changes: int | None,
+    catalog: str,
+    as_json: bool,
+    name: str | None,
+    qtype: str | None,
+) -> None:
     """Print the answer to NAME, and again whenever it becomes another. Ctrl-C ends.
 
     With --queries instead of NAME: the questions of all networks as they come.
@@ -50,7 +70,12 @@ def watch(
                 return
     except KeyboardInterrupt:
         return
-    raise Told("the server has ended", "it closed the connection", "Start it again and watch again", UNREACHABLE)
+    raise Told(
+        "the server has ended",
+        "it closed the connection",
+        "Start it again and watch again",
+        UNREACHABLE,
+    )
 
 
 def _watched(name: str, qtype: str | None, who: str | None, catalog: str) -> dict[str, Any]:

@@ -32,9 +32,12 @@ class Told(Exception):
     as_json = False  # set when the command was told --json
 
     def text(self) -> str:
-        """For people in three lines, for programs as JSON: {"error": {"what": …, "why": …, "do": …}}."""
+        """For people in three lines, for programs as JSON: {"error": {"what": …, "why": …, "do":
+        …}}."""
         if self.as_json:
-            return msgspec.json.encode({"error": {"what": self.what, "why": self.why, "do": self.do}}).decode()
+            return msgspec.json.encode(
+                {"error": {"what": self.what, "why": self.why, "do": self.do}}
+            ).decode()
         lines = [f"{paint('error', 'red', err=True)}  {self.what}"]
         if self.why:
             lines += [f"  why  {self.why}"]
@@ -46,7 +49,9 @@ class Told(Exception):
 def paint(text: str, colour: str, *, err: bool = False) -> str:
     """Colour *text* for a terminal; NO_COLOR (no-color.org) and pipes get it plain."""
     stream = sys.stderr if err else sys.stdout
-    return click.style(text, fg=colour) if stream.isatty() and not os.environ.get("NO_COLOR") else text
+    return (
+        click.style(text, fg=colour) if stream.isatty() and not os.environ.get("NO_COLOR") else text
+    )
 
 
 def print_json(value: Any) -> None:
@@ -55,7 +60,8 @@ def print_json(value: Any) -> None:
 
 
 def settings(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:
-    """The settings of `serve`: a catalog means the same, prefix and hidden peers, to all who read it. Raises Told."""
+    """The settings of `serve`: a catalog means the same, prefix and hidden peers, to all who read
+    it. Raises Told."""
     from internal_dns.config import ConfigurationError, load_settings
 
     try:

@@ -1,1 +1,2 @@
-"""The pure middle: octets in, octets out. No socket, SQL, clock, randomness or logging; start at `journey`."""
+"""The pure middle: octets in, octets out. No socket, SQL, clock, randomness or logging; start at
+`journey`."""

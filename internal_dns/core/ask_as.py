@@ -15,7 +15,8 @@ from internal_dns.core.wire import MAX_ASK_AS, Rcode
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """The option makes no sense (FORMERR), or names a network that is not there (REFUSED, with a reason)."""
+    """The option makes no sense (FORMERR), or names a network that is not there (REFUSED, with a
+    reason)."""
 
     rcode: Rcode
     reason: str = ""
@@ -41,5 +42,7 @@ def ask_as(
     for _, network in sorted(catalog.networks.items()):
         if network.name.lower() == wanted:
             place = region.lower().encode() or None
-            return Requester(network, source, mapped=True, region=place, by=f"dev mode: asked as {words}")
+            return Requester(
+                network, source, mapped=True, region=place, by=f"dev mode: asked as {words}"
+            )
     return Unclear(Rcode.REFUSED, "no network of this name")

@@ -1,7 +1,8 @@
 """The catalog as the server knows it: frozen values, and the indexes that answer a question.
 
-A Catalog is never changed; a commit makes a new one that shares every App and Network it did not touch. Indexes are
-built when first asked for. Names are lower-cased octets, as on the wire; addresses are 16 octets.
+A Catalog is never changed; a commit makes a new one that shares every App and Network it did not
+touch. Indexes are built when first asked for. Names are lower-cased octets, as on the wire;
+addresses are 16 octets.
 
     Catalog ── networks ─► Network ── apps ─► App ── machines ─► Machine
        │ regions, latency, hosts  └─ peers, flycasts
@@ -36,7 +37,8 @@ class Service(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """One machine. A tuple, not a dataclass: there may be a million, and a tuple is made four times as fast."""
+    """One machine. A tuple, not a dataclass: there may be a million, and a tuple is made four times
+    as fast."""
 
     id: bytes
     app: bytes
@@ -68,7 +70,8 @@ class Peer(NamedTuple):
 
 
 def _scattered(address: bytes) -> int:
-    """A sort key under which neighbours are far apart: Fibonacci hashing, the golden ratio as 128 bits."""
+    """A sort key under which neighbours are far apart: Fibonacci hashing, the golden ratio as 128
+    bits."""
     return int.from_bytes(address, "big") * 0x9E3779B97F4A7C15F39CC0605CEDC835 & (1 << 128) - 1
 
 
@@ -81,8 +84,13 @@ class App:
 
     @cached_property
     def visible(self) -> tuple[Machine, ...]:
-        """The visible machines, shuffled the same way every time, so that rotation spreads a truncated reply."""
-        return tuple(sorted((m for m in self.machines if m.visible), key=lambda m: (_scattered(m.address), m.id)))
+        """The visible machines, shuffled the same way every time, so that rotation spreads a
+        truncated reply."""
+        return tuple(
+            sorted(
+                (m for m in self.machines if m.visible), key=lambda m: (_scattered(m.address), m.id)
+            )
+        )
 
     @cached_property
     def by_id(self) -> Mapping[bytes, Machine]:
@@ -101,7 +109,9 @@ class App:
     @cached_property
     def services(self) -> frozenset[tuple[bytes, bytes]]:
         """(name, protocol) of every service that any machine publishes, whatever its state."""
-        return frozenset((s.name, s.protocol) for machine in self.machines for s in machine.services)
+        return frozenset(
+            (s.name, s.protocol) for machine in self.machines for s in machine.services
+        )
 
     @cached_property
     def by_region(self) -> Mapping[bytes, tuple[Machine, ...]]:
@@ -119,10 +129,14 @@ class App:
     @cached_property
     def by_key_value(self) -> Mapping[tuple[bytes, bytes], tuple[Machine, ...]]:
         """Visible machines by metadata key and value, both lower-cased."""
-        return _gather(((key.lower(), value.lower()), m) for m in self.visible for key, value in m.metadata)
+        return _gather(
+            ((key.lower(), value.lower()), m) for m in self.visible for key, value in m.metadata
+        )
 
 
-def group_by(machines: Iterable[Machine], key: Callable[[Machine], K]) -> dict[K, tuple[Machine, ...]]:
+def group_by(
+    machines: Iterable[Machine], key: Callable[[Machine], K]
+) -> dict[K, tuple[Machine, ...]]:
     """Split *machines* by *key*, order kept."""
     return _gather((key(machine), machine) for machine in machines)
 
@@ -146,7 +160,8 @@ class Network:
     flycasts: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     revision: int = 0
     known: bool = True  # False: a source claims it, the catalog does not have it
-    # What `amended` knows of the value before: its revision, and the apps and flycasts that are others now.
+    # What `amended` knows of the value before: its revision, and the apps and flycasts that are
+    # others now.
     since: int = field(default=-1, compare=False)
     touched: frozenset[bytes] = field(default=frozenset(), compare=False)
 
@@ -167,7 +182,8 @@ class Network:
 
     @cached_property
     def machine_by_112(self) -> Mapping[bytes, Machine]:
-        """Machines, stopped ones too, by the first 14 octets; of several a started one, then the lowest id."""
+        """Machines, stopped ones too, by the first 14 octets; of several a started one, then the
+        lowest id."""
         found: dict[bytes, Machine] = {}
         for app in self.apps.values():
             for machine in app.machines:
@@ -222,9 +238,11 @@ def amended(
     flycasts: Mapping[bytes, tuple[bytes, ...]],
     revision: int,
 ) -> Network:
-    """Return *old* with some parts replaced: None or an empty tuple is gone, None for all peers is as they were.
+    """Return *old* with some parts replaced: None or an empty tuple is gone, None for all peers is
+    as they were.
 
-    Indexes that *old* has built are carried over and amended: a change costs what changed, not what is there.
+    Indexes that *old* has built are carried over and amended: a change costs what changed, not what
+    is there.
     """
     same = (
         name == old.name
@@ -234,7 +252,9 @@ def amended(
     )
     if same and old.known:
         return old
-    kept_apps = dict(old.apps)  # a copy in C: a network may have ten thousand apps, and a hundred commits a second
+    kept_apps = dict(
+        old.apps
+    )  # a copy in C: a network may have ten thousand apps, and a hundred commits a second
     for label, app in apps.items():
         if app is None:
             kept_apps.pop(label, None)
@@ -242,9 +262,16 @@ def amended(
             kept_apps[label] = app
     kept_flycasts = {label: found for label, found in {**old.flycasts, **flycasts}.items() if found}
     made = Network(
-        old.id, old.prefix, name, kept_apps, old.peers if peers is None else peers, kept_flycasts, revision,
-        since=old.revision if old.known else -1, touched=frozenset(apps) | frozenset(flycasts),
-    )  # fmt: skip
+        old.id,
+        old.prefix,
+        name,
+        kept_apps,
+        old.peers if peers is None else peers,
+        kept_flycasts,
+        revision,
+        since=old.revision if old.known else -1,
+        touched=frozenset(apps) | frozenset(flycasts),
+    )
     gone = [old.apps[label] for label in apps if label in old.apps]
     come = [app for app in apps.values() if app is not None]
     if "machine_by_112" in old.__dict__:
@@ -258,7 +285,8 @@ def amended(
 
 
 def _carry_machines(old: Network, made: Network, gone: list[App], come: list[App]) -> None:
-    """Amend the index by /112, unless machines share one: then who is behind whom is worked out anew."""
+    """Amend the index by /112, unless machines share one: then who is behind whom is worked out
+    anew."""
     index = dict(old.machine_by_112)
     if len(index) < sum(len(app.machines) for app in old.apps.values()):
         return
@@ -273,7 +301,10 @@ def _carry_machines(old: Network, made: Network, gone: list[App], come: list[App
 
 
 def _carry_owners(
-    old: Network, made: Network, lost: Iterable[tuple[bytes, Labels]], won: Iterable[tuple[bytes, Labels]]
+    old: Network,
+    made: Network,
+    lost: Iterable[tuple[bytes, Labels]],
+    won: Iterable[tuple[bytes, Labels]],
 ) -> None:
     """Amend the reverse index."""
     index = dict(old.owners)
@@ -307,7 +338,8 @@ class Catalog:
     revision: int = 0
 
     def cost(self, here: bytes | None, there: bytes) -> float | None:
-        """How far region *there* is from *here*, in ms: measured, else great-circle km / 100, None if unknown."""
+        """How far region *there* is from *here*, in ms: measured, else great-circle km / 100, None
+        if unknown."""
         if here is None:
             return None
         measured = self.latency.get((here, there), self.latency.get((there, here)))
@@ -334,8 +366,8 @@ def _great_circle(a: Region | None, b: Region | None) -> float | None:
 def changed(old: Catalog, new: Catalog) -> Iterator[tuple[NetworkId, frozenset[bytes] | None]]:
     """Yield each network that differs, with the app and flycast labels that do; None: all of them.
 
-    Equal parts of two catalogs are the same objects (store/sqlite.py), so this compares identities. A change of
-    places (regions, latency, hosts) may concern every name of every network.
+    Equal parts of two catalogs are the same objects (store/sqlite.py), so this compares identities.
+    A change of places (regions, latency, hosts) may concern every name of every network.
     """
     places = (old.regions, old.latency, old.hosts) != (new.regions, new.latency, new.hosts)
     for number in old.networks.keys() | new.networks.keys():
@@ -343,8 +375,15 @@ def changed(old: Catalog, new: Catalog) -> Iterator[tuple[NetworkId, frozenset[b
         if places or before is None or after is None:
             yield number, None
         elif before is not after and after.since == before.revision:
-            yield number, after.touched  # found without a walk over ten thousand apps that are the same
+            yield (
+                number,
+                after.touched,
+            )  # found without a walk over ten thousand apps that are the same
         elif before is not after:
-            apps = {a for a in before.apps.keys() | after.apps.keys() if before.apps.get(a) is not after.apps.get(a)}
+            apps = {
+                a
+                for a in before.apps.keys() | after.apps.keys()
+                if before.apps.get(a) is not after.apps.get(a)
+            }
             flycasts = {a for a, _ in before.flycasts.items() ^ after.flycasts.items()}
             yield number, frozenset(apps | flycasts)

@@ -1,7 +1,9 @@
-"""Server cookies, RFC 7873 and RFC 9018: version 1, three reserved octets, a time stamp, SipHash-2-4.
+"""Server cookies, RFC 7873 and RFC 9018: version 1, three reserved octets, a time stamp,
+SipHash-2-4.
 
-Every server that holds the same secret makes the same cookie. No query is refused for its cookie (a reply always
-carries a fresh one), so a client that keeps score is content and a clock that is wrong does no harm.
+Every server that holds the same secret makes the same cookie. No query is refused for its cookie (a
+reply always carries a fresh one), so a client that keeps score is content and a clock that is wrong
+does no harm.
 """
 
 from __future__ import annotations
@@ -24,7 +26,12 @@ def full_cookie(client_cookie: bytes, source: bytes, secret: bytes, now: int) ->
 def siphash(octets: bytes, key: bytes) -> bytes:
     """Return SipHash-2-4 (8 octets); *key* has 16."""
     k0, k1 = unpack("<QQ", key)
-    v = (k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573)
+    v = (
+        k0 ^ 0x736F6D6570736575,
+        k1 ^ 0x646F72616E646F6D,
+        k0 ^ 0x6C7967656E657261,
+        k1 ^ 0x7465646279746573,
+    )
     tail = octets[len(octets) & ~7 :].ljust(7, b"\0") + bytes((len(octets) & 255,))
     padded = octets[: len(octets) & ~7] + tail
     for (word,) in (unpack("<Q", padded[at : at + 8]) for at in range(0, len(padded), 8)):

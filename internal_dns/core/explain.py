@@ -1,7 +1,8 @@
-"""The same journey, told in words: who asked, by which rule, what the name means, each machine and why it is in or out.
+"""The same journey, told in words: who asked, by which rule, what the name means, each machine and
+why it is in or out.
 
-The reply comes from `respond` itself; the words around it come from the same functions on the same arguments, so what
-is told is what is done.
+The reply comes from `respond` itself; the words around it come from the same functions on the same
+arguments, so what is told is what is done.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from itertools import islice
 from internal_dns.core import names
 from internal_dns.core.ask_as import Unclear
 from internal_dns.core.catalog import App, Catalog, Machine, Network
-from internal_dns.core.journey import Drop, Forward, Reply, Rules, asked_in, asker, our_zone, respond
+from internal_dns.core.journey import (
+    Drop,
+    Forward,
+    Reply,
+    Rules,
+    asked_in,
+    asker,
+    our_zone,
+    respond,
+)
 from internal_dns.core.lookup import NoSuchName, OfApp, View, find, mismatch
 from internal_dns.core.names import Asked
 from internal_dns.core.nearest import rank
@@ -50,11 +60,22 @@ class Explanation:
 
 
 def explain(
-    octets: bytes, source: bytes, destination: bytes, catalog: Catalog | None, rules: Rules,
-    *, turn: int = 0, stream: bool = False, now: int = 0, at_most: int | None = None,
-) -> Explanation:  # fmt: skip
-    """Return what `respond` returns for the same arguments, and why; judge *at_most* machines, the nearest first."""
-    outcome = respond(octets, source, destination, catalog, rules, turn=turn, stream=stream, now=now)
+    octets: bytes,
+    source: bytes,
+    destination: bytes,
+    catalog: Catalog | None,
+    rules: Rules,
+    *,
+    turn: int = 0,
+    stream: bool = False,
+    now: int = 0,
+    at_most: int | None = None,
+) -> Explanation:
+    """Return what `respond` returns for the same arguments, and why; judge *at_most* machines, the
+    nearest first."""
+    outcome = respond(
+        octets, source, destination, catalog, rules, turn=turn, stream=stream, now=now
+    )
     query = read_query(octets)
     if not isinstance(query, Query):
         reason = query.reason
@@ -71,7 +92,11 @@ def explain(
         steps.append(("place", _place(who, here, catalog, rules)))
         steps.append(("name", told(asked)))
         base = asked.of if isinstance(asked, names.Page) else asked
-        app = who.network.apps.get(getattr(base, "app", None) or b"") if isinstance(base, OfApp) else None
+        app = (
+            who.network.apps.get(getattr(base, "app", None) or b"")
+            if isinstance(base, OfApp)
+            else None
+        )
         if app is not None:
             of = len(app.machines)
             machines = _verdicts(base, app, View(who, catalog, here, rules.region, turn), at_most)
@@ -92,7 +117,11 @@ def _who(who: Requester | Outsider | Unclear, source: bytes) -> str:
 
 
 def _place(who: Requester, here: Place, catalog: Catalog, rules: Rules) -> str:
-    region = f"region {here.region.decode()}" if here.region else "region unknown: all machines are equally near"
+    region = (
+        f"region {here.region.decode()}"
+        if here.region
+        else "region unknown: all machines are equally near"
+    )
     if here.peer:
         return f"{region}, as peer {here.peer.name.decode()} owns this /120"
     if here.machine:
@@ -117,7 +146,9 @@ def told(asked: Asked) -> str:
     for slot in fields(asked):
         value = getattr(asked, slot.name)
         if value is not None and value is not False:
-            filled.append(f"{slot.name} {names.printable(value) if isinstance(value, bytes) else value}")
+            filled.append(
+                f"{slot.name} {names.printable(value) if isinstance(value, bytes) else value}"
+            )
     return f"{words[:1].lower()}{words[1:]}" + (f" ({', '.join(filled)})" if filled else "")
 
 
@@ -136,18 +167,30 @@ def _instead(label: bytes, network: Network) -> str:
 
 
 def _verdicts(asked: Asked, app: App, view: View, at_most: int | None) -> tuple[Verdict, ...]:
-    """Judge each machine of the app; for `nearest`, nearest first, with the distance and who is past the count."""
+    """Judge each machine of the app; for `nearest`, nearest first, with the distance and who is
+    past the count."""
     every = getattr(asked, "every", False)
     nearest = _nearest(asked, view) if isinstance(asked, names.Nearest) else None
     found = []
     for machine in _considered(app, nearest or {}, at_most):
-        why = mismatch(machine, asked) or ("" if (machine.listed if every else machine.visible) else _hidden(machine))
+        why = mismatch(machine, asked) or (
+            "" if (machine.listed if every else machine.visible) else _hidden(machine)
+        )
         if nearest is not None and not why and machine.address not in nearest:
             why = f"not among the {len(nearest)} nearest"
-        found.append(Verdict(machine, why, _distance(machine, view.here, view.catalog) if nearest is not None else ""))
+        found.append(
+            Verdict(
+                machine,
+                why,
+                _distance(machine, view.here, view.catalog) if nearest is not None else "",
+            )
+        )
     if nearest is not None:
         found.sort(
-            key=lambda v: (nearest.get(v.machine.address, len(nearest)), rank(v.machine, view.here, view.catalog))
+            key=lambda v: (
+                nearest.get(v.machine.address, len(nearest)),
+                rank(v.machine, view.here, view.catalog),
+            )
         )
     return tuple(found)
 
@@ -156,7 +199,11 @@ def _considered(app: App, nearest: dict[bytes, int], at_most: int | None) -> tup
     """Return the machines to judge: all, or as many as asked for, those among the nearest first."""
     if at_most is None or len(app.machines) <= at_most:
         return app.machines
-    near = [machine for machine in app.machines if machine.address in nearest][:at_most] if nearest else []
+    near = (
+        [machine for machine in app.machines if machine.address in nearest][:at_most]
+        if nearest
+        else []
+    )
     others = (machine for machine in app.machines if machine.address not in nearest)
     return (*near, *islice(others, at_most - len(near)))
 
@@ -172,13 +219,23 @@ def _nearest(asked: names.Nearest, view: View) -> dict[bytes, int]:
 
 
 def _hidden(machine: Machine) -> str:
-    return "skip_registration is set" if machine.skip_registration else names.printable(machine.state)
+    return (
+        "skip_registration is set" if machine.skip_registration else names.printable(machine.state)
+    )
 
 
 def _distance(machine: Machine, here: Place, catalog: Catalog) -> str:
     other, off_host, elsewhere, _ = rank(machine, here, catalog)
     cost = catalog.cost(here.region, machine.region)
-    near = "self" if not other else "same host" if not off_host else "same region" if not elsewhere else ""
+    near = (
+        "self"
+        if not other
+        else "same host"
+        if not off_host
+        else "same region"
+        if not elsewhere
+        else ""
+    )
     return ", ".join(filter(None, (near, "distance unknown" if cost is None else f"{cost:.1f} ms")))
 
 

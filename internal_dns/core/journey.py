@@ -1,10 +1,12 @@
-"""The journey of a message: octets in, and out comes a reply, a question to forward, or a drop. Start reading here.
+"""The journey of a message: octets in, and out comes a reply, a question to forward, or a drop.
+Start reading here.
 
     octets ─► wire.read_query ─► requester ─► names ─► lookup ─► message ─► Reply
                    │                 │           └── not ours ────────────► Forward
                    └─ Silent ────────┴── outsider: REFUSED                  Drop
 
-`respond` is pure: it reads no clock and draws no number (it takes `now` and `turn`), so `explain` cannot lie.
+`respond` is pure: it reads no clock and draws no number (it takes `now` and `turn`), so `explain`
+cannot lie.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from internal_dns.core.requester import (
     SourceMap,
     place,
     requester,
-)  # fmt: skip
+)
 from internal_dns.core.wire import (
     COOKIE,
     IN,
@@ -46,9 +48,11 @@ from internal_dns.core.wire import (
     Type,
     is_cookie,
     read_query,
-)  # fmt: skip
+)
 
-IDLE_TIMEOUT: Final = 10  # seconds a TCP connection may be idle; told to clients that ask (RFC 7828)
+IDLE_TIMEOUT: Final = (
+    10  # seconds a TCP connection may be idle; told to clients that ask (RFC 7828)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,9 @@ class Rules:
     dev: bool = False  # loopback may say whom to answer as
     nsid: bytes = b""
     secret: bytes = bytes(16)  # of the server cookies
-    forwarded: tuple[Labels, ...] = ()  # suffixes with an upstream of their own; they win over local zones
+    forwarded: tuple[
+        Labels, ...
+    ] = ()  # suffixes with an upstream of their own; they win over local zones
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,8 @@ class Remember:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Octets to send. `kind` is the metric's label: internal, flycast, reverse, forward or refused."""
+    """Octets to send. `kind` is the metric's label: internal, flycast, reverse, forward or
+    refused."""
 
     octets: bytes
     rcode: Rcode
@@ -108,13 +115,20 @@ NO_CATALOG: Final = Catalog()
 
 
 def respond(
-    octets: bytes, source: bytes, destination: bytes, catalog: Catalog | None, rules: Rules,
-    *, turn: int = 0, stream: bool = False, now: int = 0,
-) -> Reply | Forward | Drop:  # fmt: skip
+    octets: bytes,
+    source: bytes,
+    destination: bytes,
+    catalog: Catalog | None,
+    rules: Rules,
+    *,
+    turn: int = 0,
+    stream: bool = False,
+    now: int = 0,
+) -> Reply | Forward | Drop:
     """Decide what becomes of *octets* that *source* sent to *destination* (16 octets each, IPv4 as ::ffff:a.b.c.d).
 
-    *catalog* is None until the first one is loaded. *turn* is the edge's random number, *stream* says TCP, *now* is in
-    Unix seconds and goes into cookies only. Never raises.
+    *catalog* is None until the first one is loaded. *turn* is the edge's random number, *stream*
+    says TCP, *now* is in Unix seconds and goes into cookies only. Never raises.
     """
     query = read_query(octets)
     if isinstance(query, Silent):
@@ -128,7 +142,9 @@ def respond(
     if isinstance(query, Malformed):
         return _refuse(query, manner, Rcode.FORMERR)
     if isinstance(who, Unclear):
-        return _refuse(query, manner, who.rcode, (Ede.PROHIBITED, who.reason) if who.reason else None)
+        return _refuse(
+            query, manner, who.rcode, (Ede.PROHIBITED, who.reason) if who.reason else None
+        )
     if query.edns and query.edns.version:
         return _refuse(query, manner, Rcode.BADVERS)
     if not query.question:  # a client that only wants a cookie, RFC 7873 section 5.4
@@ -140,7 +156,9 @@ def respond(
     if (body := _local(query, rules)) is not None:
         return Reply(message(body, query, manner), body.rcode, "internal")
     if not query.rd:  # no looking into what others asked for
-        return _refuse(query, manner, Rcode.REFUSED, (Ede.NOT_AUTHORITATIVE, "recursion was not desired"))
+        return _refuse(
+            query, manner, Rcode.REFUSED, (Ede.NOT_AUTHORITATIVE, "recursion was not desired")
+        )
     if not rules.forwarding:
         return _refuse(query, manner, Rcode.REFUSED, (Ede.NOT_AUTHORITATIVE, "forwarding is off"))
     return Forward(query, manner, who.network.id)
@@ -156,11 +174,16 @@ def asker(
     return requester(source, destination, catalog, rules.prefix, rules.maps)
 
 
-def _manner(query: Query | Malformed, source: bytes, rules: Rules, turn: int, stream: bool, now: int) -> Manner:
-    """Return how to send the reply: the limit of its transport, and the EDNS options the query asks for."""
+def _manner(
+    query: Query | Malformed, source: bytes, rules: Rules, turn: int, stream: bool, now: int
+) -> Manner:
+    """Return how to send the reply: the limit of its transport, and the EDNS options the query asks
+    for."""
     edns = query.edns
     if edns is None:
-        return Manner(MAX_MESSAGE if stream else PLAIN_UDP_SIZE, rules.forwarding, turn, b"", stream)
+        return Manner(
+            MAX_MESSAGE if stream else PLAIN_UDP_SIZE, rules.forwarding, turn, b"", stream
+        )
     options = b""
     if edns.client_cookie is not None and is_cookie(edns.client_cookie):
         address = source[12:] if source.startswith(V4_MAPPED) else source
@@ -174,18 +197,23 @@ def _manner(query: Query | Malformed, source: bytes, rules: Rules, turn: int, st
 
 
 def _turn_away(query: Query | Malformed, octets: bytes, rules: Rules) -> Reply:
-    """Refuse an outsider with no more octets than it sent: the address may be forged, its owner the victim."""
+    """Refuse an outsider with no more octets than it sent: the address may be forged, its owner the
+    victim."""
     manner = Manner(len(octets), rules.forwarding)
     ede = (Ede.PROHIBITED, "")
-    return Reply(message(Body(Rcode.REFUSED, aa=False, ede=ede), query, manner), Rcode.REFUSED, "refused")
+    return Reply(
+        message(Body(Rcode.REFUSED, aa=False, ede=ede), query, manner), Rcode.REFUSED, "refused"
+    )
 
 
-def _refuse(query: Query | Malformed, manner: Manner, rcode: Rcode, ede: tuple[Ede, str] | None = None) -> Reply:
+def _refuse(
+    query: Query | Malformed, manner: Manner, rcode: Rcode, ede: tuple[Ede, str] | None = None
+) -> Reply:
     """Reply without records: to what is no query for us, or one we do not serve."""
     return Reply(message(Body(rcode, aa=False, ede=ede), query, manner), rcode, "refused")
 
 
-# ── our names ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── our names ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def our_zone(labels: Labels, prefix: bytes) -> Labels | None:
@@ -209,14 +237,27 @@ def asked_in(zone: Labels, labels: Labels, prefix: bytes) -> Asked:
     return names.flycast(rest) if zone == names.FLYCAST else names.reverse(rest, prefix)
 
 
-def _ours(query: Query, who: Requester, zone: Labels, catalog: Catalog | None, rules: Rules, manner: Manner) -> Reply:
+def _ours(
+    query: Query,
+    who: Requester,
+    zone: Labels,
+    catalog: Catalog | None,
+    rules: Rules,
+    manner: Manner,
+) -> Reply:
     """Answer for one of our zones, from the catalog alone."""
-    kind = "internal" if zone == names.INTERNAL else "flycast" if zone == names.FLYCAST else "reverse"
+    kind = (
+        "internal" if zone == names.INTERNAL else "flycast" if zone == names.FLYCAST else "reverse"
+    )
     if catalog is None:
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.NOT_READY, "the catalog is not loaded yet"))
         return Reply(message(body, query, manner), body.rcode, kind)
     asked = asked_in(zone, query.labels, rules.prefix)
-    here = place(who, catalog, rules.region) if isinstance(asked, names.Nearest | names.WhoAmI) else None
+    here = (
+        place(who, catalog, rules.region)
+        if isinstance(asked, names.Nearest | names.WhoAmI)
+        else None
+    )
     view = View(who, catalog, here or NOWHERE, rules.region, manner.turn)
     body, stored = conclude(find(asked, view), query, zone)
     remember = _remember(query, who, asked, here, body) if stored and who.network.known else None
@@ -234,34 +275,42 @@ def conclude(found: Found, query: Query, zone: Labels) -> tuple[Body, bool]:
 
 
 def negative(rcode: Rcode, reason: str, query: Query, zone: Labels) -> Body:
-    """Return NXDOMAIN or NODATA: the zone's SOA in the authority section (RFC 2308), the reason as an EDE."""
+    """Return NXDOMAIN or NODATA: the zone's SOA in the authority section (RFC 2308), the reason as
+    an EDE."""
     soa = rr(compressed(zone, query.labels), Type.SOA, SOA, SOA_TTL)
     return Body(rcode, authority=soa, ede=(Ede.OTHER, reason))
 
 
-def _remember(query: Query, who: Requester, asked: Asked, here: Place | None, body: Body) -> Remember:
-    """Say under which key the reply may be repeated and what it depends on (names.md, "The answer table")."""
+def _remember(
+    query: Query, who: Requester, asked: Asked, here: Place | None, body: Body
+) -> Remember:
+    """Say under which key the reply may be repeated and what it depends on (names.md, "The answer
+    table")."""
     return Remember(who.network, query.qtype, query.name, here, body, depends_on(asked))
 
 
 def depends_on(asked: Asked) -> bytes | None:
-    """Return the app (or flycast) label that alone decides the answer, or None: it depends on the whole network."""
+    """Return the app (or flycast) label that alone decides the answer, or None: it depends on the
+    whole network."""
     if isinstance(asked, names.Page | names.EmptyNonTerminal):
         return depends_on(asked.of)
     label: bytes | None = getattr(asked, "app", None)
     return label
 
 
-# ── names that never leave, whoever they belong to ────────────────────────────────────────────────────────────
+# ── names that never leave, whoever they belong to ────────────────────────────────────────────────
 
 
 def _local(query: Query, rules: Rules) -> Body | None:
-    """Answer localhost, zones that are local by definition, and bare host names; None: it may be forwarded."""
+    """Answer localhost, zones that are local by definition, and bare host names; None: it may be
+    forwarded."""
     labels = query.labels
     if labels[-1:] == (b"localhost",):
         address = LOCALHOST.get(Type.AAAA if query.qtype == Type.ANY else query.qtype)
         if address is None:
-            return negative(Rcode.NOERROR, "this name has A and AAAA records only", query, (b"localhost",))
+            return negative(
+                Rcode.NOERROR, "this name has A and AAAA records only", query, (b"localhost",)
+            )
         return body_of(RRset(address.type, ((address.rdata,),)), labels)
     if any(labels[-len(suffix) :] == suffix for suffix in rules.forwarded):
         return None

@@ -1,4 +1,5 @@
-"""Names that are nobody's on the Internet: answered here in every state of the catalog, never sent to an upstream."""
+"""Names that are nobody's on the Internet: answered here in every state of the catalog, never sent
+to an upstream."""
 
 from __future__ import annotations
 
@@ -50,5 +51,6 @@ def local_zone(labels: Labels) -> Labels | None:
 
 
 def is_bare(labels: Labels, qtype: int) -> bool:
-    """Whether this asks the address of a one-label name, such as a host's own: empty, at once, and uncacheable."""
+    """Whether this asks the address of a one-label name, such as a host's own: empty, at once, and
+    uncacheable."""
     return len(labels) == 1 and qtype in (Type.A, Type.AAAA)

@@ -1,7 +1,9 @@
-"""(asked, who, catalog) → the RRsets at that name, or that there is no such name; each with its reason.
+"""(asked, who, catalog) → the RRsets at that name, or that there is no such name; each with its
+reason.
 
-A name exists or not whatever the type; so the answer is a Node, and the type picks from it afterwards.
-Reasons go to the asker in an EDE: they tell this network's own facts and never quote the name.
+A name exists or not whatever the type; so the answer is a Node, and the type picks from it
+afterwards. Reasons go to the asker in an EDE: they tell this network's own facts and never quote
+the name.
 """
 
 from __future__ import annotations
@@ -12,7 +14,18 @@ from dataclasses import dataclass
 from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Machine, Network
 from internal_dns.core.nearest import tie_groups
-from internal_dns.core.records import NS, PAGE, SOA, Extra, RRset, TextList, address_text, addresses, rotated, srv
+from internal_dns.core.records import (
+    NS,
+    PAGE,
+    SOA,
+    Extra,
+    RRset,
+    TextList,
+    address_text,
+    addresses,
+    rotated,
+    srv,
+)
 from internal_dns.core.requester import NOWHERE, Place, Requester
 from internal_dns.core.wire import Type
 
@@ -42,7 +55,11 @@ class Node:
     def lack(self) -> str:
         """Why a type is not there."""
         types = " and ".join(found.type.name for found in self.sets)
-        only = f"this name has {types} records only" if types else "nothing is at this name itself, only below it"
+        only = (
+            f"this name has {types} records only"
+            if types
+            else "nothing is at this name itself, only below it"
+        )
         return self.reason or only
 
 
@@ -51,7 +68,8 @@ Found = Node | NoSuchName
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Through whose eyes a name is seen. `here` is looked up for the names that depend on it only."""
+    """Through whose eyes a name is seen. `here` is looked up for the names that depend on it
+    only."""
 
     who: Requester
     catalog: Catalog
@@ -91,13 +109,21 @@ def find(asked: names.Asked, view: View) -> Found:
             return Node((TextList(tuple(sorted(visible)), pageable=True),))
         case names.PeerAddress(name):
             peer = network.peers.get(name)
-            return Node((addresses((peer.address,)),)) if peer and peer.visible else NoSuchName("no such peer")
+            return (
+                Node((addresses((peer.address,)),))
+                if peer and peer.visible
+                else NoSuchName("no such peer")
+            )
         case names.Instances(None, every):
             apps = [network.apps[name] for name in sorted(network.apps)]
             return Node((_instances(apps, every),))
         case names.Flycast(name):
             found = network.flycasts.get(name)
-            return Node((addresses(found, pageable=True),)) if found else NoSuchName("no flycast address here")
+            return (
+                Node((addresses(found, pageable=True),))
+                if found
+                else NoSuchName("no flycast address here")
+            )
         case names.Reverse(nibbles):
             return _reverse(network, nibbles)
     assert isinstance(asked, OfApp)
@@ -106,16 +132,26 @@ def find(asked: names.Asked, view: View) -> Found:
 
 
 OfApp = (
-    names.Addresses | names.Nearest | names.MachineAddress | names.Metadata | names.Regions | names.Machines
-    | names.Instances | names.Services
-)  # fmt: skip
+    names.Addresses
+    | names.Nearest
+    | names.MachineAddress
+    | names.Metadata
+    | names.Regions
+    | names.Machines
+    | names.Instances
+    | names.Services
+)
 
 
 def _of_app(asked: OfApp, app: App, view: View) -> Found:
     """Return what is at a name of *app*, which exists."""
     match asked:
         case names.Addresses(_, region, group):
-            if region is not None and region not in app.regions and region not in view.catalog.regions:
+            if (
+                region is not None
+                and region not in app.regions
+                and region not in view.catalog.regions
+            ):
                 return NoSuchName("no such region")
             if group is not None and group not in app.groups:
                 return NoSuchName("no such process group")
@@ -126,7 +162,11 @@ def _of_app(asked: OfApp, app: App, view: View) -> Found:
             machine = app.by_id.get(ident)
             if machine is None:
                 return NoSuchName("no such machine")
-            return Node((addresses((machine.address,)),)) if machine.visible else Node((), "the machine is not started")
+            return (
+                Node((addresses((machine.address,)),))
+                if machine.visible
+                else Node((), "the machine is not started")
+            )
         case names.Nearest(_, _, group):
             if group is not None and group not in app.groups:
                 return NoSuchName("no such process group")
@@ -134,7 +174,11 @@ def _of_app(asked: OfApp, app: App, view: View) -> Found:
         case names.Regions(_, group, every) | names.Machines(_, group, every):
             if group is not None and group not in app.groups:
                 return NoSuchName("no such process group")
-            shown = [m for m in app.machines if (m.listed if every else m.visible) and group in (None, m.group)]
+            shown = [
+                m
+                for m in app.machines
+                if (m.listed if every else m.visible) and group in (None, m.group)
+            ]
             if isinstance(asked, names.Regions):
                 return Node((TextList(tuple(sorted({m.region for m in shown})), pageable=True),))
             return Node((TextList(tuple(m.id + b" " + m.region for m in shown), pageable=True),))
@@ -146,7 +190,8 @@ def _of_app(asked: OfApp, app: App, view: View) -> Found:
 
 
 def selected(asked: names.Addresses | names.Metadata, app: App) -> tuple[Machine, ...]:
-    """Return the visible machines that match, by index. `mismatch` says the same of one machine, in words."""
+    """Return the visible machines that match, by index. `mismatch` says the same of one machine, in
+    words."""
     match asked:
         case names.Addresses(_, None, None):
             return app.visible
@@ -202,14 +247,20 @@ def _set(asked: names.Addresses | names.Metadata, app: App) -> Node:
 
 def _none_started(asked: names.Asked, app: App) -> str:
     matching = sum(not mismatch(machine, asked) for machine in app.machines)
-    return f"{matching} machine{'s' * (matching != 1)}, none started" if matching else "no machine matches"
+    return (
+        f"{matching} machine{'s' * (matching != 1)}, none started"
+        if matching
+        else "no machine matches"
+    )
 
 
 def _nearest(asked: names.Nearest, app: App, view: View) -> Node:
     """Return `top<N>`: the addresses, and of the whole app as TXT what each costs."""
     members = app.visible if asked.group is None else app.by_group.get(asked.group, ())
     groups = tie_groups(members, asked.count, view.here, view.catalog)
-    priced = tuple(_priced(machine, view) for tied in groups for machine in rotated(tied, view.turn))
+    priced = tuple(
+        _priced(machine, view) for tied in groups for machine in rotated(tied, view.turn)
+    )
     sets: list[RRset | TextList] = []
     if groups:
         sets.append(RRset(Type.AAAA, _distinct(groups), asked.count))
@@ -219,21 +270,29 @@ def _nearest(asked: names.Nearest, app: App, view: View) -> Node:
 
 
 def _distinct(groups: tuple[tuple[Machine, ...], ...]) -> tuple[tuple[bytes, ...], ...]:
-    """Return the addresses of *groups*, each only where it first stands: RRsets have no duplicates (RFC 2181)."""
+    """Return the addresses of *groups*, each only where it first stands: RRsets have no duplicates
+    (RFC 2181)."""
     seen: dict[bytes, int] = {}
     for number, tied in enumerate(groups):
         for machine in tied:
             seen.setdefault(machine.address, number)
-    return tuple(tuple(a for a, at in seen.items() if at == number) for number in range(len(groups)))
+    return tuple(
+        tuple(a for a, at in seen.items() if at == number) for number in range(len(groups))
+    )
 
 
 def _priced(machine: Machine, view: View) -> bytes:
     cost = view.catalog.cost(view.here.region, machine.region)
-    return b"%s %s %s" % (machine.id, machine.region, b"-" if cost is None else b"%d" % int(cost + 0.5))
+    return b"%s %s %s" % (
+        machine.id,
+        machine.region,
+        b"-" if cost is None else b"%d" % int(cost + 0.5),
+    )
 
 
 def _services(app: App, service: bytes, protocol: bytes) -> Found:
-    """Return the SRV RRset of a service: one a visible machine and port, with the machines' addresses beside it."""
+    """Return the SRV RRset of a service: one a visible machine and port, with the machines'
+    addresses beside it."""
     if (service, protocol) not in app.services:
         return NoSuchName("no machine of the app publishes this service")
     published = [
@@ -250,7 +309,8 @@ def _services(app: App, service: bytes, protocol: bytes) -> Found:
 
 
 def _instances(apps: Iterable[App], every: bool) -> TextList:
-    """`instance=,app=,ip=,region=` of each machine: four fields in this order, which known clients split blindly."""
+    """`instance=,app=,ip=,region=` of each machine: four fields in this order, which known clients
+    split blindly."""
     shown = (m for app in apps for m in app.machines if (m.listed if every else m.visible))
     return TextList(tuple(map(_instance, shown)), b";", pageable=True)
 
@@ -285,7 +345,8 @@ def _reverse(network: Network, nibbles: bytes) -> Found:
 
 
 def _page(found: Found, number: int) -> Found:
-    """Cut page *number* out of a set or list, by canonical order: addresses ascending, lists as they are."""
+    """Cut page *number* out of a set or list, by canonical order: addresses ascending, lists as
+    they are."""
     if isinstance(found, NoSuchName) or not found.sets:
         return found
     whole, start = found.sets[0], (number - 1) * PAGE

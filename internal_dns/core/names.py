@@ -1,6 +1,7 @@
 """The grammar of our names: labels → what is asked for. The contract is docs/names.md.
 
-Read right to left: the zone, the app, then reserved labels before data. `a.b` stands for any label, [x] for optional.
+Read right to left: the zone, the app, then reserved labels before data. `a.b` stands for any label,
+[x] for optional.
 
     internal
       _apps                                     Apps
@@ -117,7 +118,8 @@ class MachineAddress:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """Visible machines that have the key, with this value if one is named. None as key: matches nothing."""
+    """Visible machines that have the key, with this value if one is named. None as key: matches
+    nothing."""
 
     app: bytes
     key: bytes | None
@@ -182,16 +184,28 @@ class EmptyNonTerminal:
 
 @dataclass(frozen=True, slots=True)
 class Unheard:
-    """A name no row of the grammar has. `reason` may be told to the asker: it never quotes the name."""
+    """A name no row of the grammar has. `reason` may be told to the asker: it never quotes the
+    name."""
 
     reason: str
 
 
 Pageable = Apps | Instances | Peers | Addresses | Metadata | Regions | Machines | Flycast
 Asked = (
-    Pageable | Apex | PeerAddress | ServerAddress | ApiAddress | WhoAmI | Nearest | MachineAddress | Services
-    | Reverse | Page | EmptyNonTerminal | Unheard
-)  # fmt: skip
+    Pageable
+    | Apex
+    | PeerAddress
+    | ServerAddress
+    | ApiAddress
+    | WhoAmI
+    | Nearest
+    | MachineAddress
+    | Services
+    | Reverse
+    | Page
+    | EmptyNonTerminal
+    | Unheard
+)
 
 _BELOW: Final = Unheard("nothing is below this name")
 _FORM: Final = Unheard("no name has this form")
@@ -230,7 +244,14 @@ def _of_app(app: bytes, rest: Labels) -> Asked:
     match rest:
         case () | (*_, b"_page"):
             return _paged(Addresses(app), rest)
-        case (b"vm",) | (b"process",) | (b"_tcp",) | (b"_udp",) | (b"_metadata",) | (b"kv", b"_metadata"):
+        case (
+            (b"vm",)
+            | (b"process",)
+            | (b"_tcp",)
+            | (b"_udp",)
+            | (b"_metadata",)
+            | (b"kv", b"_metadata")
+        ):
             return EmptyNonTerminal(Addresses(app))
         case (machine, b"vm"):
             return MachineAddress(app, machine)
@@ -249,7 +270,8 @@ def _of_app(app: bytes, rest: Labels) -> Asked:
 
 
 def _selected(app: bytes, group: bytes | None, rest: Labels) -> Asked:
-    """Return what the labels left of `<app>` or `<group>.process.<app>` ask for: the forms both have."""
+    """Return what the labels left of `<app>` or `<group>.process.<app>` ask for: the forms both
+    have."""
     match rest:
         case () | (*_, b"_page"):
             return _paged(Addresses(app, group=group), rest)
@@ -275,7 +297,8 @@ def _selected(app: bytes, group: bytes | None, rest: Labels) -> Asked:
 
 
 def _metadata(app: bytes, key: bytes, rest: Labels) -> Asked:
-    """Return what `<rest>.<key>.kv._metadata.<app>` asks for; values may have dots, so several labels."""
+    """Return what `<rest>.<key>.kv._metadata.<app>` asks for; values may have dots, so several
+    labels."""
     value, page = _split_page(rest)
     whole = key if not any(b"." in label for label in (key, *value)) else None
     return _paged(Metadata(app, whole, b".".join(value) if value else None), page)
@@ -298,7 +321,8 @@ def _split_page(rest: Labels) -> tuple[Labels, Labels]:
 
 
 def _paged(of: Pageable, rest: Labels | list[bytes]) -> Asked:
-    """Return *of* itself, a page of it, or the empty non-terminal between, by the labels left of it."""
+    """Return *of* itself, a page of it, or the empty non-terminal between, by the labels left of
+    it."""
     match tuple(rest):
         case ():
             return of
@@ -327,7 +351,8 @@ def reverse_zone(prefix: bytes) -> Labels:
 
 
 def printable(octets: bytes) -> str:
-    """Octets for a person's eyes: what is no printable character, a terminal's escape above all, as \\xNN."""
+    """Octets for a person's eyes: what is no printable character, a terminal's escape above all, as
+    \\xNN."""
     text = octets.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 

@@ -1,7 +1,7 @@
 """Order an app's machines by how far they are from the asker.
 
-The key is (self, same host, same region, cost); machines equal in all four are a tie group, in order of address. The
-reply rotates each group by the turn, so nobody is always first among equals.
+The key is (self, same host, same region, cost); machines equal in all four are a tie group, in
+order of address. The reply rotates each group by the turn, so nobody is always first among equals.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def rank(machine: Machine, place: Place, catalog: Catalog) -> Rank:
 def tie_groups(
     machines: Iterable[Machine], count: int, place: Place, catalog: Catalog
 ) -> tuple[tuple[Machine, ...], ...]:
-    """Split *machines* into tie groups, nearest first, no more than it takes to hold *count* addresses."""
+    """Split *machines* into tie groups, nearest first, no more than it takes to hold *count*
+    addresses."""
     costs = {}  # one cost a region, not one a machine
     ranked: dict[Rank, list[Machine]] = {}
     for machine in machines:

@@ -1,4 +1,5 @@
-"""What a name holds, and its octets: RRsets and TXT lists, and the rdata of each type this server makes."""
+"""What a name holds, and its octets: RRsets and TXT lists, and the rdata of each type this server
+makes."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ from typing import Final, TypeVar
 from internal_dns.core.names import Labels, wire
 from internal_dns.core.wire import IN, Type
 
-# 5 s: as long as a stopped machine may linger in a stub's cache, and what clients of the original have seen for years.
+# 5 s: as long as a stopped machine may linger in a stub's cache, and what clients of the original
+# have seen for years.
 TTL: Final = 5
-# RFC 2308 section 5: the smaller of the SOA's own TTL and its MINIMUM. A new machine must not stay unknown.
+# RFC 2308 section 5: the smaller of the SOA's own TTL and its MINIMUM. A new machine must not stay
+# unknown.
 SOA_TTL: Final = 1
 
 T = TypeVar("T")
@@ -36,7 +39,8 @@ class Extra:
 
 @dataclass(frozen=True, slots=True)
 class RRset:
-    """Rdata of one type in tie groups: each is rotated by the turn, their order stays. `at_most` 0 is no limit."""
+    """Rdata of one type in tie groups: each is rotated by the turn, their order stays. `at_most` 0
+    is no limit."""
 
     type: Type
     groups: tuple[tuple[bytes, ...], ...]
@@ -48,7 +52,8 @@ class RRset:
 
 @dataclass(frozen=True, slots=True)
 class TextList:
-    """One TXT RR: items joined by a separator, cut into strings of at most 255 octets behind a separator only."""
+    """One TXT RR: items joined by a separator, cut into strings of at most 255 octets behind a
+    separator only."""
 
     items: tuple[bytes, ...]
     separator: bytes = b","
@@ -105,7 +110,8 @@ def rr(owner: bytes, rtype: int, rdata: bytes, ttl: int = TTL) -> bytes:
 
 
 def compressed(owner: Labels, qname: Labels) -> bytes:
-    """*owner* in wire form, its common end with the question as a pointer into the question (which starts at 12)."""
+    """*owner* in wire form, its common end with the question as a pointer into the question (which
+    starts at 12)."""
     common = 0
     while common < min(len(owner), len(qname)) and owner[-1 - common] == qname[-1 - common]:
         common += 1
@@ -116,6 +122,7 @@ def compressed(owner: Labels, qname: Labels) -> bytes:
 
 
 def address_text(address: bytes) -> bytes:
-    """An address as RFC 5952 writes it; one that maps an IPv4 address in mixed notation (its section 5)."""
+    """An address as RFC 5952 writes it; one that maps an IPv4 address in mixed notation (its
+    section 5)."""
     found = IPv6Address(address)
     return (f"::ffff:{found.ipv4_mapped}" if found.ipv4_mapped else str(found)).encode()

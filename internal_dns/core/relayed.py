@@ -32,13 +32,19 @@ from internal_dns.core.wire import (
 )
 
 MAX_LIFETIME: Final = 3_600  # seconds
-MAX_NEGATIVE: Final = 900  # RFC 2308 section 5 allows three hours; a name that was just made should not wait for them
+MAX_NEGATIVE: Final = (
+    900  # RFC 2308 section 5 allows three hours; a name that was just made should not wait for them
+)
 WITHOUT_SOA: Final = 5  # a negative reply that does not say how long it holds
 STALE_TTL: Final = 30  # RFC 8767 section 4
 _HIGHEST_BIT: Final = b"\x80\0\0\0"  # a TTL that has it counts as 0, RFC 2181 section 8
 PER_TTL: Final = 40  # octets that the place of one TTL takes: a number, and where it is
-MAX_REBUILT: Final = 1_000  # RRs: honest replies as large as that are in order, and need not be written anew
-MAX_RECORDS: Final = 65_000  # octets; what is left for header, question and OPT of the largest message
+MAX_REBUILT: Final = (
+    1_000  # RRs: honest replies as large as that are in order, and need not be written anew
+)
+MAX_RECORDS: Final = (
+    65_000  # octets; what is left for header, question and OPT of the largest message
+)
 
 _IN: Final = IN.to_bytes(2, "big")
 _PROOFS: Final = frozenset({Type.NSEC, Type.NSEC3})
@@ -78,13 +84,23 @@ class Relayed:
 def scrub(checked: Checked, name: bytes, qtype: int, *, dnssec_ok: bool) -> Relayed:
     """Return what of *checked* answers *name* (wire form, lower-cased) and *qtype*.
 
-    Raises BadReply for a referral, a chain that loops or is longer than 16: another upstream may do better.
+    Raises BadReply for a referral, a chain that loops or is longer than 16: another upstream may do
+    better.
     """
     answers, authorities = checked.counts[:2]
     chain, last, found = _chain(checked, checked.spans[:answers], name, qtype, dnssec_ok)
     authority = checked.spans[answers : answers + authorities]
-    soa = None if found else next((s for s in authority if s[1] == Type.SOA and _within(last, s[0])), None)
-    if not found and soa is None and not checked.rcode and any(span[1] == Type.NS for span in authority):
+    soa = (
+        None
+        if found
+        else next((s for s in authority if s[1] == Type.SOA and _within(last, s[0])), None)
+    )
+    if (
+        not found
+        and soa is None
+        and not checked.rcode
+        and any(span[1] == Type.NS for span in authority)
+    ):
         raise BadReply("a lame referral", final=True)
     kept = [*chain, *_proofs(checked, authority, soa, dnssec_ok)]
     records, ttls = _cut(checked, kept, name)
@@ -96,13 +112,16 @@ def scrub(checked: Checked, name: bytes, qtype: int, *, dnssec_ok: bool) -> Rela
 def _chain(
     checked: Checked, answers: Sequence[Span], name: bytes, qtype: int, dnssec_ok: bool
 ) -> tuple[list[Span], bytes, bool]:
-    """Return the RRs that lead from *name* to what was asked, in this order, the last name, whether it has any."""
+    """Return the RRs that lead from *name* to what was asked, in this order, the last name, whether
+    it has any."""
     by_owner: dict[bytes, list[Span]] = {}
     octets = checked.octets
     for span in answers:
         if octets[span[3] - 8 : span[3] - 6] == _IN:
             by_owner.setdefault(span[0], []).append(span)
-    dnames = {span[0] for span in answers if span[1] == Type.DNAME} if qtype != Type.DNAME else set()
+    dnames = (
+        {span[0] for span in answers if span[1] == Type.DNAME} if qtype != Type.DNAME else set()
+    )
     kept: list[Span] = []
     for _ in range(MAX_HOPS + 1):
         if dnames:
@@ -131,7 +150,9 @@ def _chain(
     raise BadReply("a chain of more than 16 CNAMEs", final=True)
 
 
-def _proofs(checked: Checked, authority: Sequence[Span], soa: Span | None, dnssec_ok: bool) -> list[Span]:
+def _proofs(
+    checked: Checked, authority: Sequence[Span], soa: Span | None, dnssec_ok: bool
+) -> list[Span]:
     """Return what is kept of the authority section, in its order."""
     if not dnssec_ok:
         return [soa] if soa else []
@@ -141,11 +162,16 @@ def _proofs(checked: Checked, authority: Sequence[Span], soa: Span | None, dnsse
         for span in authority
         if span is soa
         or span[1] in _PROOFS
-        or (span[1] == Type.RRSIG and int.from_bytes(octets[span[3] : span[3] + 2], "big") in covered)
+        or (
+            span[1] == Type.RRSIG
+            and int.from_bytes(octets[span[3] : span[3] + 2], "big") in covered
+        )
     ]
 
 
-def _lifetime(checked: Checked, kept: Sequence[Span], soa: Span | None, *, found: bool, aliased: bool) -> int:
+def _lifetime(
+    checked: Checked, kept: Sequence[Span], soa: Span | None, *, found: bool, aliased: bool
+) -> int:
     """Return the seconds a reply may be kept (RFC 2308 section 5 for negative ones)."""
     if checked.rcode not in (Rcode.NOERROR, Rcode.NXDOMAIN):
         return 0
@@ -179,11 +205,17 @@ def _cut(checked: Checked, kept: Sequence[Span], name: bytes) -> tuple[bytes, tu
         places, at = [], 0
         for span in kept:
             owner = b"\xc0\x0c" if span[0] == name else span[0]
-            rest = _written_out(checked, span) if span[1] in NAMES_IN else octets[span[3] - 10 : span[4]]
+            rest = (
+                _written_out(checked, span)
+                if span[1] in NAMES_IN
+                else octets[span[3] - 10 : span[4]]
+            )
             parts += (owner, rest)
             places.append(at + len(owner) + 4)
             at += len(owner) + len(rest)
-            if at > MAX_RECORDS:  # at once: written out it could be fifteen times as long as it came
+            if (
+                at > MAX_RECORDS
+            ):  # at once: written out it could be fifteen times as long as it came
                 raise BadReply("too large", final=True)
         records, ttls = b"".join(parts), tuple(places)
     if ttls and max(records[at] for at in ttls) & 0x80:
@@ -228,11 +260,19 @@ def _within(name: bytes, zone: bytes) -> bool:
     return name[at:] == zone
 
 
-def relay(relayed: Relayed, query: Query, manner: Manner, records: bytes, ede: tuple[Ede, str] | None = None) -> bytes:
-    """Return an upstream's reply as ours: *records*, AD and RCODE, under the client's id, question and OPT.
+def relay(
+    relayed: Relayed,
+    query: Query,
+    manner: Manner,
+    records: bytes,
+    ede: tuple[Ede, str] | None = None,
+) -> bytes:
+    """Return an upstream's reply as ours: *records*, AD and RCODE, under the client's id, question
+    and OPT.
 
-    The records' compression pointers stay right: header and question have the length they had. AD is for who asked for
-    it (RFC 6840 section 5.8). What is too large for the client leaves as an empty reply with TC; it will ask by TCP.
+    The records' compression pointers stay right: header and question have the length they had. AD
+    is for who asked for it (RFC 6840 section 5.8). What is too large for the client leaves as an
+    empty reply with TC; it will ask by TCP.
     """
     counts, flags = relayed.counts, relayed.ad and wants_ad(query) and AD
     opt_record = opt(query, relayed.rcode, ede_option(ede) + manner.options)

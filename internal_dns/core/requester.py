@@ -5,7 +5,8 @@
     |---------------- /112: a machine ---------------|
     |---------------- /120: a WireGuard peer, looked for first ----|
 
-The source address is trusted: on a 6PN network nobody can send from another's. An outsider is one whom no rule maps.
+The source address is trusted: on a 6PN network nobody can send from another's. An outsider is one
+whom no rule maps.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ LOOPBACK: Final = (bytes(15) + b"\x01", V4_MAPPED + b"\x7f")
 
 @dataclass(frozen=True, slots=True)
 class SourceMap:
-    """Sources inside *source* ask as *network*: for development, and for hosts that cannot have a 6PN address."""
+    """Sources inside *source* ask as *network*: for development, and for hosts that cannot have a
+    6PN address."""
 
     source: IPv6Network
     network: NetworkId
@@ -40,7 +42,8 @@ class SourceMap:
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who asks. `mapped` sources are nowhere in the network; `region` is what dev mode's `NETWORK/REGION` says."""
+    """Who asks. `mapped` sources are nowhere in the network; `region` is what dev mode's
+    `NETWORK/REGION` says."""
 
     network: Network
     source: bytes
@@ -69,7 +72,8 @@ class Outsider:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the asker is, for `nearest`: None is unknown; `own` is the address of the machine that asks."""
+    """Where the asker is, for `nearest`: None is unknown; `own` is the address of the machine that
+    asks."""
 
     region: bytes | None = None
     host: bytes | None = None  # the four host octets
@@ -87,21 +91,32 @@ NOWHERE: Final = Place()
 
 
 def requester(
-    source: bytes, destination: bytes, catalog: Catalog, prefix: bytes, maps: tuple[SourceMap, ...] = ()
+    source: bytes,
+    destination: bytes,
+    catalog: Catalog,
+    prefix: bytes,
+    maps: tuple[SourceMap, ...] = (),
 ) -> Requester | Outsider:
-    """Return who *source* is to the server at *destination* (both 16 octets), or why it is refused."""
+    """Return who *source* is to the server at *destination* (both 16 octets), or why it is
+    refused."""
     if source[:2] == prefix:
         number = NetworkId(int.from_bytes(source[2:6], "big"))
         if not number:
             return Outsider("the source has network 0, which is nobody's")
         who = Requester(network_of(catalog, number, prefix), source)
     else:
-        best = max((m for m in maps if m.covers(source)), key=lambda m: m.source.prefixlen, default=None)
+        best = max(
+            (m for m in maps if m.covers(source)), key=lambda m: m.source.prefixlen, default=None
+        )
         if best is None:
             return Outsider("no rule maps this source to a network")
         network = network_of(catalog, best.network, prefix)
         who = Requester(network, source, mapped=True, by=best)
-    return who if may_ask_at(destination, who.network, prefix) else Outsider("it asked at another network's address")
+    return (
+        who
+        if may_ask_at(destination, who.network, prefix)
+        else Outsider("it asked at another network's address")
+    )
 
 
 def may_ask_at(destination: bytes, network: Network, prefix: bytes) -> bool:
@@ -121,7 +136,8 @@ def hex48(address: bytes) -> str:
 
 
 def place(who: Requester, catalog: Catalog, server_region: bytes | None) -> Place:
-    """Return where *who* is: peer by /120, machine by /112, `hosts` by the host bits, else the server's region."""
+    """Return where *who* is: peer by /120, machine by /112, `hosts` by the host bits, else the
+    server's region."""
     if who.mapped:
         return Place(who.region or server_region)
     host = who.source[6:10]

@@ -1,4 +1,5 @@
-"""Read octets from outside: clients' queries whole, upstreams' replies as far as they must be trusted.
+"""Read octets from outside: clients' queries whole, upstreams' replies as far as they must be
+trusted.
 
                   1  1  1  1  1  1
     0  1  2  3  4  5  6  7  8  9  0  1  2  3  4  5
@@ -7,8 +8,8 @@
   |  QDCOUNT  |  ANCOUNT  |  NSCOUNT  |  ARCOUNT  |   16 bits each
   QNAME · QTYPE · QCLASS, then for EDNS one OPT RR   RFC 6891
 
-No library parser sees a client's octets: one crafted message costs a general parser hundreds of milliseconds.
-Here every loop is bounded by the message's 4,096 octets and by MAX_ADDITIONAL.
+No library parser sees a client's octets: one crafted message costs a general parser hundreds of
+milliseconds. Here every loop is bounded by the message's 4,096 octets and by MAX_ADDITIONAL.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ MAX_MESSAGE: Final = 65_535
 MAX_QUERY: Final = 4_096
 # TSIG and SIG(0) ride beside OPT; nothing legal needs more.
 MAX_ADDITIONAL: Final = 32
-# Ports whose servers answer anything (echo, daytime, quote, chargen, time): a reply could start a loop.
+# Ports whose servers answer anything (echo, daytime, quote, chargen, time): a reply could start a
+# loop.
 SILENT_PORTS: Final = frozenset({0, 7, 13, 19, 37})
 
 # EDNS option codes.
@@ -112,7 +114,8 @@ class Edns:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query that parsed whole. `question` is as sent; `name` (wire) and `labels` are lower-cased."""
+    """A query that parsed whole. `question` is as sent; `name` (wire) and `labels` are
+    lower-cased."""
 
     id: bytes
     flags: int
@@ -134,7 +137,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A message that is no query of ours; `question` and `edns` are what had parsed before the fault."""
+    """A message that is no query of ours; `question` and `edns` are what had parsed before the
+    fault."""
 
     id: bytes
     flags: int
@@ -195,7 +199,8 @@ def read_query(octets: bytes) -> Query | Malformed | Silent:
 
 
 def _question(octets: bytes) -> tuple[int, bytes, tuple[bytes, ...], int, int]:
-    """Read the question behind the header: where it ends, QNAME (wire, lower-cased), labels, QTYPE, QCLASS."""
+    """Read the question behind the header: where it ends, QNAME (wire, lower-cased), labels, QTYPE,
+    QCLASS."""
     at, size = HEADER, len(octets)
     labels: list[bytes] = []
     while True:
@@ -219,7 +224,8 @@ def _question(octets: bytes) -> tuple[int, bytes, tuple[bytes, ...], int, int]:
 
 
 def _ixfr_serial(octets: bytes, at: int, qtype: int, authorities: int, flags: int) -> int:
-    """Step over the SOA that an IXFR query carries (RFC 1995 section 3); UPDATE and NOTIFY have records here."""
+    """Step over the SOA that an IXFR query carries (RFC 1995 section 3); UPDATE and NOTIFY have
+    records here."""
     if not flags >> 11 & 15 and (qtype != Type.IXFR or authorities > 1):
         raise _Fault("a query carries no authority records")
     if authorities > MAX_ADDITIONAL:
@@ -233,7 +239,8 @@ def _ixfr_serial(octets: bytes, at: int, qtype: int, authorities: int, flags: in
 
 
 def _record(octets: bytes, at: int) -> tuple[int, int, int, int, int]:
-    """Read an RR's head at *at*: where its rdata starts, type, class, TTL, rdata length (inside the message)."""
+    """Read an RR's head at *at*: where its rdata starts, type, class, TTL, rdata length (inside the
+    message)."""
     size = len(octets)
     while True:
         if at >= size:
@@ -256,7 +263,8 @@ def _record(octets: bytes, at: int) -> tuple[int, int, int, int, int]:
 
 
 def _additional(octets: bytes, at: int, count: int, opts: list[Edns]) -> int:
-    """Step over the additional section and put its one OPT into *opts*, even when a fault comes after its head."""
+    """Step over the additional section and put its one OPT into *opts*, even when a fault comes
+    after its head."""
     if count > MAX_ADDITIONAL:
         raise _Fault("too many additional records")
     for _ in range(count):
@@ -307,11 +315,12 @@ def _check_options(edns: Edns | None) -> None:
 
 
 def is_cookie(value: bytes) -> bool:
-    """A cookie is 8 octets from a client that has no server cookie yet, else 16 to 40 (RFC 7873 section 5.2.2)."""
+    """A cookie is 8 octets from a client that has no server cookie yet, else 16 to 40 (RFC 7873
+    section 5.2.2)."""
     return len(value) == 8 or 16 <= len(value) <= 40
 
 
-# ── upstreams' replies ────────────────────────────────────────────────────────────────────────────────────────
+# ── upstreams' replies ────────────────────────────────────────────────────────────────────────────
 
 
 class BadReply(Exception):
@@ -325,21 +334,27 @@ class BadReply(Exception):
         self.injected, self.final = injected, final
 
 
-# Owner (wire form, lower-cased), type, and where the RR starts, its rdata starts, and it ends in the message.
+# Owner (wire form, lower-cased), type, and where the RR starts, its rdata starts, and it ends in
+# the message.
 Span = tuple[bytes, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A reply that holds nothing of ours: header word, the three counts and records, all without its OPT."""
+    """A reply that holds nothing of ours: header word, the three counts and records, all without
+    its OPT."""
 
     flags: int
     counts: tuple[int, int, int]
     records: bytes
     extended: int = 0  # the upper eight bits of the RCODE, from the OPT
-    octets: bytes = field(default=b"", compare=False)  # the whole message, which spans and names refer to
+    octets: bytes = field(
+        default=b"", compare=False
+    )  # the whole message, which spans and names refer to
     spans: Sequence[Span] = ()  # the RRs of answer and authority
-    names: Mapping[int, tuple[bytes, bool]] = field(default_factory=dict, compare=False)  # by offset: lower-cased, ours
+    names: Mapping[int, tuple[bytes, bool]] = field(
+        default_factory=dict, compare=False
+    )  # by offset: lower-cased, ours
 
     @property
     def rcode(self) -> int:
@@ -347,24 +362,27 @@ class Checked:
 
 
 # Where names stand in the rdata of a type: octets before the first, how many, octets after the last (-1: parameters).
-# The types of RFC 1035 and those that RFC 3597 section 4 lists: their names may be compressed, and lead somewhere.
+# The types of RFC 1035 and those that RFC 3597 section 4 lists: their names may be compressed, and
+# lead somewhere.
 NAMES_IN: Final = {
     Type.NS: (0, 1, 0), 3: (0, 1, 0), 4: (0, 1, 0), Type.CNAME: (0, 1, 0), Type.SOA: (0, 2, 20),
     7: (0, 1, 0), 8: (0, 1, 0), 9: (0, 1, 0), Type.PTR: (0, 1, 0), 14: (0, 2, 0), Type.MX: (2, 1, 0),
     17: (0, 2, 0), 18: (2, 1, 0), 21: (2, 1, 0), 26: (2, 2, 0), Type.SRV: (6, 1, 0), Type.NAPTR: (4, 1, 0),
     36: (2, 1, 0), Type.DNAME: (0, 1, 0), 58: (0, 2, 0), Type.SVCB: (2, 1, -1), Type.HTTPS: (2, 1, -1),
 }  # fmt: skip
-# What one reply's names may take, one for each label, pointer and name: 2,500 hosts of one zone, as SRV RRs of 64 KB
-# lead to, take 7,500; a crafted reply costs milliseconds.
+# What one reply's names may take, one for each label, pointer and name: 2,500 hosts of one zone, as
+# SRV RRs of 64 KB lead to, take 7,500; a crafted reply costs milliseconds.
 MAX_LABELS: Final = 8_192
-MAX_RRS: Final = 4_096  # so many addresses fit into the longest message; what is shorter does not come in such numbers
+# so many addresses fit into the longest message; what is shorter does not come in such numbers
+MAX_RRS: Final = 4_096
 MAX_HOPS: Final = 16
 _IPV6HINT: Final = 6  # RFC 9460 section 7.3
 _ADDRESS_SIZE: Final = {Type.A: 4, Type.AAAA: 16}
 
 
 def is_reply_to(octets: bytes, ident: bytes, question: bytes) -> bool:
-    """Whether *octets* are a reply under *ident* to *question*, which is as we sent it, letter case included."""
+    """Whether *octets* are a reply under *ident* to *question*, which is as we sent it, letter case
+    included."""
     size = HEADER + len(question)
     return (
         len(octets) >= size
@@ -375,12 +393,14 @@ def is_reply_to(octets: bytes, ident: bytes, question: bytes) -> bool:
     )
 
 
-def check_reply(octets: bytes, ident: bytes, question: bytes, zones: frozenset[bytes], prefix: bytes | None) -> Checked:
+def check_reply(
+    octets: bytes, ident: bytes, question: bytes, zones: frozenset[bytes], prefix: bytes | None
+) -> Checked:
     """Check that *octets* answer *question* under *ident* and say nothing about what is ours.
 
-    *question* is as we sent it, letter case included. *zones* are our apexes in lower-cased wire form, *prefix* is the
-    first octets of our addresses, None where they may be told. Raises BadReply, nothing else; the cost is linear in
-    the octets.
+    *question* is as we sent it, letter case included. *zones* are our apexes in lower-cased wire
+    form, *prefix* is the first octets of our addresses, None where they may be told. Raises
+    BadReply, nothing else; the cost is linear in the octets.
     """
     if not is_reply_to(octets, ident, question):
         raise BadReply("not the reply to this query")
@@ -405,18 +425,29 @@ def check_reply(octets: bytes, ident: bytes, question: bytes, zones: frozenset[b
     return Checked(flags, counts, octets[size:end], extended, octets, spans, names.known)
 
 
-# Hot path: one call for all records of a section; a call for each doubles the time that a 64 KB reply takes.
+# Hot path: one call for all records of a section; a call for each doubles the time that a 64 KB
+# reply takes.
 def _check_records(
-    octets: bytes, at: int, count: int, names: _Names, prefix: bytes | None, spans: list[Span] | None
+    octets: bytes,
+    at: int,
+    count: int,
+    names: _Names,
+    prefix: bytes | None,
+    spans: list[Span] | None,
 ) -> tuple[int, int, int]:
-    """Check *count* RRs, or those before an OPT: where the next would start, where the last ends, how many.
+    """Check *count* RRs, or those before an OPT: where the next would start, where the last ends,
+    how many.
 
     What they are is added to *spans*.
     """
     size, known, unpack = len(octets), names.known, _RR.unpack_from
     for number in range(count):
         start = at
-        if at + 12 <= size and octets[at] >= 0xC0 and (found := known.get((octets[at] & 0x3F) << 8 | octets[at + 1])):
+        if (
+            at + 12 <= size
+            and octets[at] >= 0xC0
+            and (found := known.get((octets[at] & 0x3F) << 8 | octets[at + 1]))
+        ):
             at += 2
             owner, ours = found
         else:
@@ -447,18 +478,26 @@ def _check_records(
     return at, at, count
 
 
-def _check_targets(octets: bytes, rtype: int, rdata: int, end: int, names: _Names, prefix: bytes | None) -> bool:
+def _check_targets(
+    octets: bytes, rtype: int, rdata: int, end: int, names: _Names, prefix: bytes | None
+) -> bool:
     """Check rdata that leads to other names: whether one of them is ours."""
     skip, count, tail = NAMES_IN[rtype]
     at, ours, known = rdata + skip, False, names.known
-    if rtype == Type.NAPTR:  # flags, services and a regular expression come before, RFC 3403 section 4.1
+    if (
+        rtype == Type.NAPTR
+    ):  # flags, services and a regular expression come before, RFC 3403 section 4.1
         for _ in range(3):
             at += 1 + octets[at] if at < end else 1
     for _ in range(count):
         if at >= end:
             raise _Fault("rdata without its name")
         # Hot path: a pointer to a name that was read, as most targets are, without a call.
-        if octets[at] >= 0xC0 and at + 1 < end and (found := known.get((octets[at] & 0x3F) << 8 | octets[at + 1])):
+        if (
+            octets[at] >= 0xC0
+            and at + 1 < end
+            and (found := known.get((octets[at] & 0x3F) << 8 | octets[at + 1]))
+        ):
             known[at] = found
             at, one = at + 2, found[1]
         else:
@@ -486,11 +525,14 @@ def _check_targets(octets: bytes, rtype: int, rdata: int, end: int, names: _Name
 
 
 class _Names:
-    """The names of one message, each label and pointer read once: that is what makes a nest of pointers linear."""
+    """The names of one message, each label and pointer read once: that is what makes a nest of
+    pointers linear."""
 
     def __init__(self, octets: bytes, zones: frozenset[bytes]) -> None:
         self.octets, self.zones, self.left = octets, zones, MAX_LABELS
-        self.known: dict[int, tuple[bytes, bool]] = {}  # by offset: lower-cased wire form, whether in a zone of ours
+        self.known: dict[
+            int, tuple[bytes, bool]
+        ] = {}  # by offset: lower-cased wire form, whether in a zone of ours
 
     def read(self, at: int) -> tuple[int, bool]:
         """Read the name at *at*, compressed or not: where it ends, and whether it is ours."""
@@ -498,7 +540,8 @@ class _Names:
         passed: list[int] = []  # offsets of the labels and pointers on the way to the root
         name, ours, end, hops = b"\0", False, 0, 0
         while at not in known:
-            # What a pointer leads to lies wholly before it (RFC 1035 section 4.1.4), so `size` falls and it must end.
+            # What a pointer leads to lies wholly before it (RFC 1035 section 4.1.4), so `size`
+            # falls and it must end.
             if at >= size or (octets[at] >= 0xC0 and at + 2 > size):
                 raise _Fault("a name is cut off")
             length = octets[at]

@@ -1,7 +1,8 @@
 """One question on its way to upstreams, for all who wait for it.
 
-The Plan (policy.py) says whom to ask when; here are the sockets. A try by UDP has a socket, port, id and letter case of
-its own (0x20). What is not the reply is ignored, and once such a thing came the question goes on by TCP.
+The Plan (policy.py) says whom to ask when; here are the sockets. A try by UDP has a socket, port,
+id and letter case of its own (0x20). What is not the reply is ignored, and once such a thing came
+the question goes on by TCP.
 """
 
 from __future__ import annotations
@@ -42,12 +43,15 @@ OUR_SIZE: Final = 1_232
 PADDED: Final = 128  # RFC 8467: encrypted queries are a multiple of this long
 _PADDING: Final = 12  # RFC 7830
 _TRY_ANOTHER: Final = frozenset({Rcode.FORMERR, Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED})
-_CASE_BIT: Final = bytes(0x20 if chr(octet).isascii() and chr(octet).isalpha() else 0 for octet in range(256))
+_CASE_BIT: Final = bytes(
+    0x20 if chr(octet).isascii() and chr(octet).isalpha() else 0 for octet in range(256)
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: QNAME (wire form, lower-cased), QTYPE, and the two bits that change a reply."""
+    """What is asked: QNAME (wire form, lower-cased), QTYPE, and the two bits that change a
+    reply."""
 
     name: bytes
     qtype: int
@@ -65,19 +69,26 @@ class Question:
         return self.name + pack("!HB", self.qtype, self.variant)
 
     def section(self, *, mixed: bool) -> bytes:
-        """Return the question section; *mixed*: in random letter case, which the reply must repeat."""
+        """Return the question section; *mixed*: in random letter case, which the reply must
+        repeat."""
         name = mixed_case(self.name) if mixed else self.name
         return name + pack("!HH", self.qtype, 1)
 
     def query(self, section: bytes, *, padded: bool = False) -> bytes:
         """Return the query without its id: RD, AD, CD, DO, and no option of any client (so no ECS).
 
-        AD asks for the upstream's verdict (RFC 6840 section 5.7); who gets it is decided when the reply is relayed.
+        AD asks for the upstream's verdict (RFC 6840 section 5.7); who gets it is decided when the
+        reply is relayed.
         """
         head = pack("!5H", RD | AD | self.checking_disabled * CD, 1, 0, 0, 1) + section
         room = -(2 + len(head) + 11 + 4) % PADDED if padded else -4
         padding = pack("!HH", _PADDING, room) + bytes(room) if padded else b""
-        return head + b"\0" + pack("!HHIH", Type.OPT, OUR_SIZE, self.dnssec_ok << 15, len(padding)) + padding
+        return (
+            head
+            + b"\0"
+            + pack("!HHIH", Type.OPT, OUR_SIZE, self.dnssec_ok << 15, len(padding))
+            + padding
+        )
 
 
 NOBODY: Final = NetworkId(0)
@@ -87,7 +98,8 @@ PROBE: Final = Question(b"\0", Type.NS, False, False)
 def mixed_case(name: bytes) -> bytes:
     """Return *name* with each letter in a case of its own (draft-vixie-dnsext-dns0x20)."""
     size = len(name)
-    # Length octets are below 'A', so the wire form's letters are letters only. All octets at once: 1 µs, not 10.
+    # Length octets are below 'A', so the wire form's letters are letters only. All octets at once:
+    # 1 µs, not 10.
     letters = int.from_bytes(name.translate(_CASE_BIT), "big")
     chosen = int.from_bytes(secrets.token_bytes(size), "big") & letters
     return (int.from_bytes(name, "big") ^ chosen).to_bytes(size, "big")
@@ -103,7 +115,9 @@ class Failure:
 
 BUSY: Final = Failure("busy", (Ede.OTHER, "too many questions are waiting for upstreams"))
 _DEAD: Final = Failure("timeout", (Ede.NO_REACHABLE_AUTHORITY, "no upstream answered in time"))
-_NOBODY: Final = Failure("unreachable", (Ede.NO_REACHABLE_AUTHORITY, "no upstream could be reached"))
+_NOBODY: Final = Failure(
+    "unreachable", (Ede.NO_REACHABLE_AUTHORITY, "no upstream could be reached")
+)
 _FAILING: Final = Failure("failing", (Ede.NETWORK_ERROR, "every upstream that answered failed"))
 _INJECTED: Final = Failure("injected", (Ede.BLOCKED, "the upstream spoke for internal names"))
 FAULT: Final = Failure("error", (Ede.OTHER, "the server failed on this question"))
@@ -127,7 +141,8 @@ class State:
 
     @property
     def sockaddr(self) -> Any:
-        """The address as sockets take it. Raises OSError while an interface in it does not exist."""
+        """The address as sockets take it. Raises OSError while an interface in it does not
+        exist."""
         if self._sockaddr is None:
             found = self.upstream.endpoint.sockaddr
             if any(found[3:]):
@@ -164,14 +179,28 @@ class Try:
 
 
 class Asking:
-    """A question on its way. *done* is called once, with the outcome and the upstream's state if one answered."""
+    """A question on its way. *done* is called once, with the outcome and the upstream's state if
+    one answered."""
 
     def __init__(
-        self, question: Question, states: Sequence[State], plan: Plan, guard: Guard,
+        self,
+        question: Question,
+        states: Sequence[State],
+        plan: Plan,
+        guard: Guard,
         done: Callable[[Asking, Outcome, State | None], None],
-        *, network: NetworkId = NOBODY, allow_prefix: bool = False, probe: bool = False,
-    ) -> None:  # fmt: skip
-        self.question, self.states, self.plan, self.guard, self.done = question, states, plan, guard, done
+        *,
+        network: NetworkId = NOBODY,
+        allow_prefix: bool = False,
+        probe: bool = False,
+    ) -> None:
+        self.question, self.states, self.plan, self.guard, self.done = (
+            question,
+            states,
+            plan,
+            guard,
+            done,
+        )
         self.prefix = None if allow_prefix else guard.prefix
         self.network, self.probe = network, probe
         self.loop = asyncio.get_running_loop()
@@ -207,7 +236,8 @@ class Asking:
                     self.end(_FAILING if reached else _DEAD if late else _NOBODY)
 
     async def wait(self, network: NetworkId, patience: float | None) -> Outcome:
-        """Return the outcome for a client of *network*. Raises TimeoutError after *patience* seconds."""
+        """Return the outcome for a client of *network*. Raises TimeoutError after *patience*
+        seconds."""
         if self.outcome is not None:
             return self.outcome
         waiter: asyncio.Future[Outcome] = self.loop.create_future()
@@ -218,7 +248,8 @@ class Asking:
             del self.waiters[waiter]
 
     def is_own(self, ident: bytes, section: bytes) -> bool:
-        """Whether a query with this id and question, letter case included, is one of our own tries come back."""
+        """Whether a query with this id and question, letter case included, is one of our own tries
+        come back."""
         return any(each.ident == ident and each.section == section for each in self._tries)
 
     def end(self, outcome: Outcome, state: State | None = None) -> None:
@@ -257,7 +288,7 @@ class Asking:
             if now - since >= HEDGE / 2 and at not in self._answered:
                 self.guard.unheard(self.states[at], self.question.name)
 
-    # ── by UDP ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── by UDP ────────────────────────────────────────────────────────────────────────────────────
 
     def _by_udp(self, at: int) -> None:
         state = self.states[at]
@@ -265,7 +296,8 @@ class Asking:
         section = self.question.section(mixed=True)
         ident = secrets.token_bytes(2)
         try:
-            # A socket of our own, not an asyncio endpoint: connected, so that only the upstream can speak, in one step.
+            # A socket of our own, not an asyncio endpoint: connected, so that only the upstream can
+            # speak, in one step.
             sock = socket.socket(endpoint.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             try:
                 sock.connect(state.sockaddr)
@@ -306,7 +338,8 @@ class Asking:
         self._judge(made.at, octets, made.ident, made.section, made.sent_at, made)
 
     def _missed(self, made: Try) -> None:
-        """Something that is not the reply came from the upstream's address: somebody may be guessing."""
+        """Something that is not the reply came from the upstream's address: somebody may be
+        guessing."""
         self.states[made.at].failures["near miss"] += 1
         if not made.near_miss and self.plan.by_stream():
             self._by_stream(made.at, must=False)
@@ -319,10 +352,11 @@ class Asking:
         self.states[made.at].outstanding -= 1
         self.guard.sockets -= 1
 
-    # ── by TCP, TLS, HTTPS ──────────────────────────────────────────────────────────────────────────────────
+    # ── by TCP, TLS, HTTPS ────────────────────────────────────────────────────────────────────────
 
     def _by_stream(self, at: int, *, must: bool) -> None:
-        """Ask over the kept connection. Unless it *must* answer, a reply by UDP is still awaited beside it."""
+        """Ask over the kept connection. Unless it *must* answer, a reply by UDP is still awaited
+        beside it."""
         task = self.loop.create_task(self._ask_stream(at, must))
         self._streams[task] = at, time.monotonic()
         task.add_done_callback(lambda done: self._streams.pop(done, None))
@@ -351,9 +385,11 @@ class Asking:
         if self.outcome is None:
             self._judge(at, octets, b"\0\0", section, sent_at, None)
 
-    # ── what came ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── what came ─────────────────────────────────────────────────────────────────────────────────
 
-    def _judge(self, at: int, octets: bytes, ident: bytes, section: bytes, sent_at: float, made: Try | None) -> None:
+    def _judge(
+        self, at: int, octets: bytes, ident: bytes, section: bytes, sent_at: float, made: Try | None
+    ) -> None:
         """Take a reply, and decide whether it ends the question."""
         state = self.states[at]
         try:
@@ -365,7 +401,9 @@ class Asking:
                 relayed = None
             else:
                 question = self.question
-                relayed = scrub(checked, question.name, question.qtype, dnssec_ok=question.dnssec_ok)
+                relayed = scrub(
+                    checked, question.name, question.qtype, dnssec_ok=question.dnssec_ok
+                )
         except BadReply as bad:
             if bad.injected:
                 state.failures["injected"] += 1
@@ -373,7 +411,9 @@ class Asking:
                 self.end(_INJECTED)
                 return
             if made is not None and not bad.final:
-                self._missed(made)  # who guessed id and letter case may still have got the rest wrong
+                self._missed(
+                    made
+                )  # who guessed id and letter case may still have got the rest wrong
                 return
             state.failures["malformed"] += 1
             relayed = None
@@ -392,7 +432,9 @@ class Asking:
         """Count the reply; whether another upstream should be asked."""
         state = self.states[at]
         state.replies[checked.rcode] += 1
-        if self.probe or (checked.rcode < 16 and checked.rcode not in _TRY_ANOTHER and not checked.flags & TC):
+        if self.probe or (
+            checked.rcode < 16 and checked.rcode not in _TRY_ANOTHER and not checked.flags & TC
+        ):
             return False
         state.health.refused(self.question.name)
         return True
@@ -408,7 +450,9 @@ class Asking:
             self.go_on()
 
 
-_NO_SOCKET: Final = frozenset({23, 24, 105, 12})  # ENFILE, EMFILE, ENOBUFS, ENOMEM: ours, not the upstream's fault
+_NO_SOCKET: Final = frozenset(
+    {23, 24, 105, 12}
+)  # ENFILE, EMFILE, ENOBUFS, ENOMEM: ours, not the upstream's fault
 
 
 def _reason(error: OSError) -> str:

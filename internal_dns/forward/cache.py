@@ -1,4 +1,5 @@
-"""What upstreams said, whole replies under their question, for as long as it holds and a little longer.
+"""What upstreams said, whole replies under their question, for as long as it holds and a little
+longer.
 
 Pure: it takes `now`, in seconds of any clock that only goes forward, and says what it has.
 
@@ -19,7 +20,9 @@ from internal_dns.core.wire import Ede, Rcode
 
 MAX_ENTRIES: Final = 100_000
 MAX_OCTETS: Final = 64 << 20
-MAX_STALE: Final = 86_400  # seconds after its end that a reply may stand in for one that cannot be had (RFC 8767)
+MAX_STALE: Final = (
+    86_400  # seconds after its end that a reply may stand in for one that cannot be had (RFC 8767)
+)
 PROTECTED: Final = 0.8  # of the room, for what was asked for more than once
 REFRESH: Final = 0.9  # of its life after which it is asked for again, before anyone has to wait
 FAILED: Final = 2  # seconds a failure is remembered (RFC 9520 section 3.2)
@@ -28,7 +31,8 @@ _OVERHEAD: Final = 550  # octets an entry takes beside its records, measured wit
 
 _DEFINITIVE: Final = frozenset({Rcode.NOERROR, Rcode.NXDOMAIN})
 
-# QNAME (wire form, lower-cased), QTYPE and, in one octet, DO and CD: what else is in a question changes no reply.
+# QNAME (wire form, lower-cased), QTYPE and, in one octet, DO and CD: what else is in a question
+# changes no reply.
 Key = bytes
 Reason = tuple[Ede, str]  # why there was no answer
 
@@ -149,7 +153,7 @@ class Cache:
         while (
             self._protected_octets > PROTECTED * self.max_octets
             or len(self._protected) > PROTECTED * self.max_entries
-        ):  # fmt: skip
+        ):
             old, out = self._protected.popitem(last=False)
             self._protected_octets -= out.octets
             self._probation[old] = out

@@ -1,10 +1,11 @@
-"""Answer what is not ours: from the cache, or from upstreams, one outstanding question for all who ask it.
+"""Answer what is not ours: from the cache, or from upstreams, one outstanding question for all who
+ask it.
 
     known and fresh ─► reply                       known and stale ─► ask; after 1.8 s, or failure, the stale reply
     failed just now ─► SERVFAIL                    unknown ─► ask, or wait with those who asked before
 
-A network may have 1,000 clients waiting; sockets are bounded in all, and when they run out the network that has most
-questions on their way loses its oldest.
+A network may have 1,000 clients waiting; sockets are bounded in all, and when they run out the
+network that has most questions on their way loses its oldest.
 """
 
 from __future__ import annotations
@@ -25,7 +26,17 @@ from internal_dns.core.message import Body, message
 from internal_dns.core.names import Labels
 from internal_dns.core.relayed import Relayed, relay
 from internal_dns.core.wire import CD, Ede, Query, Rcode
-from internal_dns.forward.asking import BUSY, FAULT, LOOP, PROBE, Asking, Failure, Outcome, Question, State
+from internal_dns.forward.asking import (
+    BUSY,
+    FAULT,
+    LOOP,
+    PROBE,
+    Asking,
+    Failure,
+    Outcome,
+    Question,
+    State,
+)
 from internal_dns.forward.cache import FAILED, Age, Cache, Kept
 from internal_dns.forward.policy import PATIENCE, PROBE_TIMEOUT, Plan, preferred
 from internal_dns.forward.streams import channel
@@ -34,7 +45,9 @@ from internal_dns.metrics import Metrics, UpstreamFigures, rcode_name
 from internal_dns.transport.sockets import packed
 
 PER_NETWORK: Final = 1_000  # clients waiting
-CLIENT_PATIENCE: Final = 1.8  # seconds until a stale reply is better than a late one (RFC 8767 section 5)
+CLIENT_PATIENCE: Final = (
+    1.8  # seconds until a stale reply is better than a late one (RFC 8767 section 5)
+)
 HOPELESS: Final = 2.0  # seconds a question may take while all its upstreams are known to be down
 LOOK_AT: Final = 16  # of the questions that may have to make room
 _STALE: Final = (Ede.STALE, "no upstream answered; this is what one said before")
@@ -46,33 +59,48 @@ class Forwarder:
     """Forwards questions; one per server."""
 
     def __init__(
-        self, upstreams: Sequence[Upstream], metrics: Metrics, prefix: bytes,
-        *, rules: Mapping[Labels, Rule] | None = None, limit: int = 4_096, ca: Path | None = None,
+        self,
+        upstreams: Sequence[Upstream],
+        metrics: Metrics,
+        prefix: bytes,
+        *,
+        rules: Mapping[Labels, Rule] | None = None,
+        limit: int = 4_096,
+        ca: Path | None = None,
         cache: Cache | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.metrics, self.prefix, self.limit, self.ca = metrics, prefix, limit, ca
-        self.zones = frozenset(map(names.wire, (names.INTERNAL, names.FLYCAST, names.reverse_zone(prefix))))
+        self.zones = frozenset(
+            map(names.wire, (names.INTERNAL, names.FLYCAST, names.reverse_zone(prefix)))
+        )
         self.cache = cache or Cache()
         self.sockets = 0
         self.waiting: Counter[NetworkId] = Counter()
         self.asking: dict[bytes, Asking] = {}
-        self.of_network: dict[NetworkId, dict[Asking, None]] = {}  # the oldest first; those of before `use` too
+        self.of_network: dict[
+            NetworkId, dict[Asking, None]
+        ] = {}  # the oldest first; those of before `use` too
         self.states: dict[Upstream, State] = {}
         # The answer table's, so that what is asked for again is repeated without us.
-        self.keep: Callable[[bytes, int, int, Relayed, float, float, float], None] = lambda *kept: None
+        self.keep: Callable[[bytes, int, int, Relayed, float, float, float], None] = lambda *kept: (
+            None
+        )
         self.forget: Callable[[], None] = lambda: None
         self._probes: set[Asking] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self.use(upstreams, rules or {})
 
     def use(self, upstreams: Sequence[Upstream], rules: Mapping[Labels, Rule]) -> None:
-        """Ask these from now on. What others said is forgotten; health and connections of those that stay are not.
+        """Ask these from now on. What others said is forgotten; health and connections of those
+        that stay are not.
 
         What is on its way is answered for those who wait for it already, and not kept.
         """
         before = self.states
         self.default, self.rules = Rule(tuple(upstreams)), dict(rules)
-        every = dict.fromkeys((*upstreams, *(u for rule in self.rules.values() for u in rule.upstreams)))
+        every = dict.fromkeys(
+            (*upstreams, *(u for rule in self.rules.values() for u in rule.upstreams))
+        )
         self.states = {u: before.get(u) or State(u, channel(u, self.ca)) for u in every}
         self.cache.clear()
         self.forget()
@@ -84,7 +112,11 @@ class Forwarder:
 
     async def _leave(self, state: State) -> None:
         """Close the connections to an upstream when all that it has been asked is over."""
-        over = [asking.wait(asking.network, None) for asking in self._on_their_way() if state in asking.states]
+        over = [
+            asking.wait(asking.network, None)
+            for asking in self._on_their_way()
+            if state in asking.states
+        ]
         await asyncio.gather(*over)
         await state.channel.close()
 
@@ -98,9 +130,11 @@ class Forwarder:
         for state in self.states.values():
             if state.probe_timer:
                 state.probe_timer.cancel()
-        await asyncio.gather(*(state.channel.close() for state in self.states.values()), *self._closing)
+        await asyncio.gather(
+            *(state.channel.close() for state in self.states.values()), *self._closing
+        )
 
-    # ── clients ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── clients ───────────────────────────────────────────────────────────────────────────────────
 
     def answer(self, forward: Forward, source: bytes) -> bytes | Coroutine[Any, Any, bytes]:
         """Return the reply, or what will return it when upstreams have been asked."""
@@ -117,10 +151,18 @@ class Forwarder:
                     self._start(question, query.labels, forward.network)
                 refresh_at = kept.refresh_at if kept.due else kept.until
                 self.keep(
-                    question.name, question.qtype, question.variant, kept.reply, kept.since, refresh_at, kept.until
+                    question.name,
+                    question.qtype,
+                    question.variant,
+                    kept.reply,
+                    kept.since,
+                    refresh_at,
+                    kept.until,
                 )
                 self.metrics.forwards["cached"] += 1
-                return relay(kept.reply, query, forward.manner, kept.reply.aged(int(now - kept.since)))
+                return relay(
+                    kept.reply, query, forward.manner, kept.reply.aged(int(now - kept.since))
+                )
         if (why := self.cache.failure(key, now)) is not None:
             return self._concluded(forward, Failure("failed before", why), stale)
         asking = None if stale else self.asking.get(key)
@@ -130,11 +172,14 @@ class Forwarder:
                 return self._fail(forward, LOOP)
         return self._ask(forward, question, stale)
 
-    def _ask(self, forward: Forward, question: Question, stale: Kept | None) -> bytes | Coroutine[Any, Any, bytes]:
+    def _ask(
+        self, forward: Forward, question: Question, stale: Kept | None
+    ) -> bytes | Coroutine[Any, Any, bytes]:
         """Join those who ask this, or ask it."""
         number, asking = forward.network, None
         if self.waiting[number] < PER_NETWORK:
-            # At once: were it done by the coroutine, a reply could come before that runs, and be asked for again.
+            # At once: were it done by the coroutine, a reply could come before that runs, and be
+            # asked for again.
             asking = self._start(question, forward.query.labels, number)
         if asking is None:
             return self._concluded(forward, BUSY, stale)
@@ -171,9 +216,11 @@ class Forwarder:
 
     def _fail(self, forward: Forward, failure: Failure) -> bytes:
         self.metrics.forwards[failure.outcome] += 1
-        return message(Body(Rcode.SERVFAIL, aa=False, ede=failure.ede), forward.query, forward.manner)
+        return message(
+            Body(Rcode.SERVFAIL, aa=False, ede=failure.ede), forward.query, forward.manner
+        )
 
-    # ── questions ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── questions ─────────────────────────────────────────────────────────────────────────────────
 
     def _start(self, question: Question, labels: Labels, number: NetworkId) -> Asking | None:
         """Send a question on its way for *number*; None when there is no room for it."""
@@ -189,7 +236,7 @@ class Forwarder:
         plan = Plan(preferred(health, now), now, patience)
         asking = Asking(
             question, states, plan, self, self._done, network=number, allow_prefix=rule.allow_prefix
-        )  # fmt: skip
+        )
         self.asking[question.key] = asking
         self.of_network.setdefault(number, {})[asking] = None
         asking.go_on()
@@ -214,9 +261,13 @@ class Forwarder:
                 self._tell_loop()
 
     def _make_room(self, number: NetworkId) -> bool:
-        """End the oldest question of the network that has most on their way, if it has more than *number*."""
+        """End the oldest question of the network that has most on their way, if it has more than
+        *number*."""
         greedy = max(self.of_network, key=lambda n: len(self.of_network[n]), default=number)
-        if greedy == number or len(self.of_network[greedy]) <= len(self.of_network.get(number, ())) + 1:
+        if (
+            greedy == number
+            or len(self.of_network[greedy]) <= len(self.of_network.get(number, ())) + 1
+        ):
             return False
         for asking in tuple(islice(self.of_network[greedy], LOOK_AT)):
             if all(waiting == greedy for waiting in asking.waiters.values()):
@@ -225,24 +276,35 @@ class Forwarder:
         return False
 
     def rule_for(self, labels: Labels) -> tuple[Labels, Rule]:
-        """Return the longest suffix with a rule, and the rule; else the root and the default upstreams."""
+        """Return the longest suffix with a rule, and the rule; else the root and the default
+        upstreams."""
         for at in range(len(labels)):
             if found := self.rules.get(labels[at:]):
                 return labels[at:], found
         return (), self.default
 
     def told(self, query: Query) -> list[tuple[str, str]]:
-        """Return what would become of *query* now, in steps of (title, sentence), without asking or counting it."""
+        """Return what would become of *query* now, in steps of (title, sentence), without asking or
+        counting it."""
         now, question = asyncio.get_running_loop().time(), question_of(query)
         key = question.key
-        steps = [("rule", self._rule_in_words(query.labels)), ("cache", self._cache_in_words(key, now))]
+        steps = [
+            ("rule", self._rule_in_words(query.labels)),
+            ("cache", self._cache_in_words(key, now)),
+        ]
         if (asking := self.asking.get(key)) is not None:
             steps.append(
-                ("asked", f"{time.monotonic() - asking.started_at:.1f} s ago; {len(asking.waiters)} wait for the reply")
+                (
+                    "asked",
+                    f"{time.monotonic() - asking.started_at:.1f} s ago; {len(asking.waiters)} wait "
+                    f"for the reply",
+                )
             )
         states = [self.states[upstream] for upstream in self.rule_for(query.labels)[1].upstreams]
         order = preferred([state.health for state in states], now)
-        steps += [("upstream", f"{number}. {_in_words(states[at])}") for number, at in enumerate(order, 1)]
+        steps += [
+            ("upstream", f"{number}. {_in_words(states[at])}") for number, at in enumerate(order, 1)
+        ]
         return steps
 
     def _rule_in_words(self, labels: Labels) -> str:
@@ -257,9 +319,7 @@ class Forwarder:
             return f"failed a moment ago, not asked again for {FAILED} s: {why[1]}"
         if (kept := self.cache.peek(key)) is None:
             return "nothing: an upstream would be asked"
-        what = (
-            f"{rcode_name(kept.reply.rcode)}, {sum(kept.reply.counts)} RRs from {kept.to} {now - kept.since:.0f} s ago"
-        )
+        what = f"{rcode_name(kept.reply.rcode)}, {sum(kept.reply.counts)} RRs from {kept.to} {now - kept.since:.0f} s ago"
         if now < kept.until:
             return f"{what}, good for {kept.until - now:.0f} s more: repeated without asking"
         return f"{what}, past its time: sent only if no upstream answers within {CLIENT_PATIENCE} s"
@@ -280,7 +340,7 @@ class Forwarder:
             for state in self.states.values()
         ]
 
-    # ── upstreams ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── upstreams ─────────────────────────────────────────────────────────────────────────────────
 
     def unheard(self, state: State, name: bytes) -> None:
         """Count that *state* did not answer for *name*; see whether it is there at all."""
@@ -297,7 +357,8 @@ class Forwarder:
         self.metrics.errors += 1
 
     def _probe_at(self, state: State, when: float) -> None:
-        """Probe *state* then, and not also when that was due that something else has answered since."""
+        """Probe *state* then, and not also when that was due that something else has answered
+        since."""
         if state.probe_timer:
             state.probe_timer.cancel()
         state.probe_timer = asyncio.get_running_loop().call_at(when, self._probe, state)
@@ -317,9 +378,13 @@ class Forwarder:
                 health.probe_missed(loop.time())
                 self._probe_at(state, health.probe_at)
             if was_up and not health.up:
-                _log.warning("upstream %s does not answer: the others are asked first", state.upstream)
+                _log.warning(
+                    "upstream %s does not answer: the others are asked first", state.upstream
+                )
 
-        asking = Asking(PROBE, [state], Plan((0,), loop.time(), PROBE_TIMEOUT, tries=1), self, done, probe=True)
+        asking = Asking(
+            PROBE, [state], Plan((0,), loop.time(), PROBE_TIMEOUT, tries=1), self, done, probe=True
+        )
         self._probes.add(asking)
         asking.go_on()
 
@@ -331,7 +396,10 @@ class Forwarder:
         now = asyncio.get_running_loop().time()
         if now >= self._loop_told_until:
             self._loop_told_until = now + 60
-            _log.warning("an upstream asks us what we ask it: a loop? Nothing it asks can be answered by asking it")
+            _log.warning(
+                "an upstream asks us what we ask it: a loop? Nothing it asks can be answered by "
+                "asking it"
+            )
 
     _loop_told_until = 0.0
 
@@ -341,7 +409,11 @@ def _in_words(state: State) -> str:
     if not state.queries:
         return f"{state.upstream}, not asked so far"
     latency = f", {health.latency * 1000:.1f} ms" if health.latency else ""
-    ratio = f", {health.success_ratio:.0%} of the latest names answered" if health.success_ratio < 1 else ""
+    ratio = (
+        f", {health.success_ratio:.0%} of the latest names answered"
+        if health.success_ratio < 1
+        else ""
+    )
     return f"{state.upstream} {'answers' if health.up else 'does not answer'}{latency}{ratio}"
 
 

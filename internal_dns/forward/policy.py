@@ -20,7 +20,9 @@ HEDGE: Final = 0.4  # seconds after which the next upstream is asked too
 # glibc gives up, or asks again, after 5 s: an answer must be there before.
 PATIENCE: Final = 4.4
 TRIES: Final = 3
-PACKETS: Final = 4  # UDP messages, and questions by TCP, that one question may cost: the tries and one by TCP
+PACKETS: Final = (
+    4  # UDP messages, and questions by TCP, that one question may cost: the tries and one by TCP
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,12 @@ class GiveUp:
 
 
 class Plan:
-    """The tries of one question. *order* holds upstreams by preference; times are seconds of the caller's clock."""
+    """The tries of one question. *order* holds upstreams by preference; times are seconds of the
+    caller's clock."""
 
-    def __init__(self, order: Sequence[int], now: float, patience: float = PATIENCE, tries: int = TRIES) -> None:
+    def __init__(
+        self, order: Sequence[int], now: float, patience: float = PATIENCE, tries: int = TRIES
+    ) -> None:
         self.order, self.end, self.most = tuple(order), now + patience, tries
         self.packets = self.tries = 0
         self.reached = False
@@ -103,7 +108,7 @@ class Plan:
         self._open.pop(upstream, None)
 
 
-# ── over many questions ───────────────────────────────────────────────────────────────────────────────────────
+# ── over many questions ───────────────────────────────────────────────────────────────────────────
 
 WINDOW: Final = 64  # names
 SUSPECT: Final = 8  # names in a row that an upstream did not answer before it is probed
@@ -115,7 +120,8 @@ PROBE_AGAIN: Final = (0.5, 1.0, 2.0, 5.0)  # seconds between probes
 
 @dataclass(slots=True)
 class Health:
-    """Whether an upstream is there. One name's failures say nothing: each name counts once, and a probe decides."""
+    """Whether an upstream is there. One name's failures say nothing: each name counts once, and a
+    probe decides."""
 
     up: bool = True
     latency: float = 0.0  # seconds, smoothed as TCP does (RFC 6298)
@@ -123,7 +129,9 @@ class Health:
     probe_at: float = 0.0
     missed: int = 0  # probes in a row
     silent_until: float = 0.0  # it was silent a moment ago: another one is asked first
-    _names: OrderedDict[bytes, bool] = field(default_factory=OrderedDict)  # the latest names, whether answered
+    _names: OrderedDict[bytes, bool] = field(
+        default_factory=OrderedDict
+    )  # the latest names, whether answered
     _in_a_row: set[bytes] = field(default_factory=set)
 
     @property
@@ -138,7 +146,8 @@ class Health:
         self._is_there()
 
     def silent(self, name: bytes, now: float) -> None:
-        """Count a name that got no reply in time. A few different ones, and nothing between: probe."""
+        """Count a name that got no reply in time. A few different ones, and nothing between:
+        probe."""
         self._count(name, good=False)
         self.silent_until = now + AVOID
         if len(self._in_a_row) < SUSPECT:
@@ -147,7 +156,8 @@ class Health:
             self.probing, self.probe_at, self.missed = True, now, 0
 
     def refused(self, name: bytes) -> None:
-        """Count a reply that is no answer, such as SERVFAIL: the upstream is there, the name may be at fault."""
+        """Count a reply that is no answer, such as SERVFAIL: the upstream is there, the name may be
+        at fault."""
         self._count(name, good=False)
         self._is_there()
 
@@ -173,5 +183,10 @@ class Health:
 
 
 def preferred(health: Sequence[Health], now: float) -> tuple[int, ...]:
-    """Return the upstreams in the order to ask them: as configured, those silent a moment ago later, the down last."""
-    return tuple(sorted(range(len(health)), key=lambda at: (not health[at].up, now < health[at].silent_until)))
+    """Return the upstreams in the order to ask them: as configured, those silent a moment ago
+    later, the down last."""
+    return tuple(
+        sorted(
+            range(len(health)), key=lambda at: (not health[at].up, now < health[at].silent_until)
+        )
+    )

@@ -1,7 +1,7 @@
 """Connections to upstreams that are kept: DNS over TCP and TLS, and over HTTPS.
 
-One connection an upstream with many questions on it at once, each under an id of its own (RFC 7766 section 6.2.1.1).
-A kept connection that turns out to be closed costs one new one, not the question.
+One connection an upstream with many questions on it at once, each under an id of its own (RFC 7766
+section 6.2.1.1). A kept connection that turns out to be closed costs one new one, not the question.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from internal_dns.forward.upstreams import Upstream
 
 IDLE: Final = 10  # seconds without a question after which a connection is closed
 SILENT: Final = 1.2  # seconds that nothing comes after a question until a connection is given up
-CONNECT: Final = 4.0  # seconds for a connection, TLS included: SYNs at 0, 1 and 3 s; the next question starts anew
+# seconds for a connection, TLS included: SYNs at 0, 1 and 3 s; the next question starts anew
+CONNECT: Final = 4.0
 LEAVE: Final = 0.5  # seconds for the end of a TLS connection
 MOST: Final = 4_096  # questions on one connection
 
@@ -46,7 +47,8 @@ def channel(upstream: Upstream, ca: Path | None) -> Channel:
 
 
 def context(ca: Path | None) -> ssl.SSLContext:
-    """Return how certificates are verified: by the system's authorities, or by those in *ca* (PEM)."""
+    """Return how certificates are verified: by the system's authorities, or by those in *ca*
+    (PEM)."""
     made = ssl.create_default_context(cafile=str(ca) if ca else None)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     return made
@@ -68,7 +70,8 @@ class Streams:
             try:
                 return await connection.ask(question)
             except ConnectionError:
-                # Only when the upstream has closed a kept connection: not a new one, nor when this one is merely full.
+                # Only when the upstream has closed a kept connection: not a new one, nor when this
+                # one is merely full.
                 if fresh or connection.usable or not again():
                     raise
 
@@ -175,8 +178,13 @@ class Connection(asyncio.Protocol):
             reply = bytes(buffer[2:end])
             del buffer[:end]
             question, arrived = self._waiting.get(reply[:2], (b"", None))
-            # 10 octets of header, then the question without the 11 octets of the OPT, which may have grown by padding.
-            if arrived and not arrived.done() and is_reply_to(reply, reply[:2], _question_of(question)):
+            # 10 octets of header, then the question without the 11 octets of the OPT, which may
+            # have grown by padding.
+            if (
+                arrived
+                and not arrived.done()
+                and is_reply_to(reply, reply[:2], _question_of(question))
+            ):
                 arrived.set_result(b"\0\0" + reply[2:])
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -186,7 +194,9 @@ class Connection(asyncio.Protocol):
             self._idle.cancel()
         for _, arrived in self._waiting.values():
             if not arrived.done():
-                arrived.set_exception(ConnectionResetError(str(error or "the upstream closed the connection")))
+                arrived.set_exception(
+                    ConnectionResetError(str(error or "the upstream closed the connection"))
+                )
 
     def eof_received(self) -> bool:
         self.usable = False
@@ -197,7 +207,8 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     async def end(self) -> None:
-        """Close, and see that it is closed: TLS takes its leave first, which the other side may not answer."""
+        """Close, and see that it is closed: TLS takes its leave first, which the other side may not
+        answer."""
         self.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.lost.wait(), LEAVE)
@@ -214,7 +225,8 @@ def _question_of(query: bytes) -> bytes:
 
 
 class Https:
-    """DNS over HTTPS, by the HTTP library that dnspython's extra `doh` brings; HTTP/2 where the server has it."""
+    """DNS over HTTPS, by the HTTP library that dnspython's extra `doh` brings; HTTP/2 where the
+    server has it."""
 
     def __init__(self, upstream: Upstream, ca: Path | None) -> None:
         import httpx2  # late: it costs a tenth of a second, and few ask by HTTPS
@@ -232,7 +244,11 @@ class Https:
         self.extensions = {"sni_hostname": str(host)}  # what the certificate is verified for, too
         self.tls = context(ca)
         # RuntimeError: the client was closed.
-        self.failures: tuple[type[Exception], ...] = (httpx2.HTTPError, httpx2.InvalidURL, RuntimeError)
+        self.failures: tuple[type[Exception], ...] = (
+            httpx2.HTTPError,
+            httpx2.InvalidURL,
+            RuntimeError,
+        )
         self.client, self.silence = self._client(), Silence()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -241,7 +257,9 @@ class Https:
 
         # RFC 8484 section 8.2.3: cookies would tell questions' askers apart.
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-        return httpx2.AsyncClient(http2=True, verify=self.tls, trust_env=False, timeout=None, cookies=no_cookies)
+        return httpx2.AsyncClient(
+            http2=True, verify=self.tls, trust_env=False, timeout=None, cookies=no_cookies
+        )
 
     async def ask(self, question: bytes, again: Callable[[], bool]) -> bytes:
         loop = asyncio.get_running_loop()
@@ -261,7 +279,11 @@ class Https:
     async def _post(self, client: Any, question: bytes) -> bytes:
         # RFC 8484 section 4.1: the id 0, so that HTTP caches see equal questions.
         asked = client.stream(
-            "POST", self.url, content=b"\0\0" + question, headers=self.headers, extensions=self.extensions
+            "POST",
+            self.url,
+            content=b"\0\0" + question,
+            headers=self.headers,
+            extensions=self.extensions,
         )
         async with asked as reply:
             self.silence.ended()

@@ -1,4 +1,5 @@
-"""Where questions that are not ours go: the upstreams, written as URLs, and the rules that say which for what.
+"""Where questions that are not ours go: the upstreams, written as URLs, and the rules that say
+which for what.
 
     udp://ADDR[:53]    fresh sockets, TCP when the reply is too large or something forged came
     tcp://ADDR[:53]    one kept connection
@@ -38,7 +39,9 @@ class Upstream:
         """Read a URL as above, or a bare address. Raises ValueError in words for the operator."""
         parts = urlsplit(url if "//" in url else f"udp://{_bracketed(url)}")
         if parts.scheme not in PORTS or parts.query or parts.username:
-            raise ValueError(f"{url!r} is no upstream: write udp://, tcp://, tls:// or https://ADDR:PORT")
+            raise ValueError(
+                f"{url!r} is no upstream: write udp://, tcp://, tls:// or https://ADDR:PORT"
+            )
         try:
             endpoint = Endpoint.parse(parts.netloc, PORTS[parts.scheme])
         except ValueError as error:
@@ -46,8 +49,12 @@ class Upstream:
         if not endpoint.port:
             raise ValueError(f"{url!r}: nothing can be asked at port 0")
         encrypted = parts.scheme in ("tls", "https")
-        if (parts.fragment and not encrypted) or (parts.path.strip("/") and parts.scheme != "https"):
-            raise ValueError(f"{url!r} is no upstream: write {parts.scheme}://ADDR:PORT and nothing behind it")
+        if (parts.fragment and not encrypted) or (
+            parts.path.strip("/") and parts.scheme != "https"
+        ):
+            raise ValueError(
+                f"{url!r} is no upstream: write {parts.scheme}://ADDR:PORT and nothing behind it"
+            )
         path = (parts.path.rstrip("/") or DOH_PATH) if parts.scheme == "https" else ""
         return cls(endpoint, parts.scheme, parts.fragment.lower(), path)
 
@@ -61,7 +68,11 @@ class Upstream:
 
 def _in_words(url: str, parts: SplitResult, error: ValueError) -> str:
     """Say what is wrong with the address; a name there is the usual mistake."""
-    if parts.hostname and parts.scheme in ("tls", "https") and not parts.hostname.replace(".", "").isdigit():
+    if (
+        parts.hostname
+        and parts.scheme in ("tls", "https")
+        and not parts.hostname.replace(".", "").isdigit()
+    ):
         return f"{url!r}: names cannot be looked up before there is an upstream: write {parts.scheme}://ADDR#NAME"
     return str(error)
 
@@ -78,7 +89,9 @@ class Rule:
     allow_prefix: bool = False
 
 
-def from_resolv_conf(is_own: Callable[[Endpoint], bool], path: Path = RESOLV_CONF) -> tuple[Upstream, ...]:
+def from_resolv_conf(
+    is_own: Callable[[Endpoint], bool], path: Path = RESOLV_CONF
+) -> tuple[Upstream, ...]:
     """Return the host's own upstreams without this server's addresses, else public ones."""
     found = []
     try:

@@ -1,4 +1,5 @@
-"""One catalog on many hosts: each host's file follows a bucket of rows, and answers whether or not the bucket is up.
+"""One catalog on many hosts: each host's file follows a bucket of rows, and answers whether or not
+the bucket is up.
 
 bucket ─ nats.py ─► messages ─ follower.py ─► what to apply ─ store/replica.py ─► the file, rows and position at once
 

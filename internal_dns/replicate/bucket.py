@@ -47,7 +47,8 @@ class Deliveries(Protocol):
     """A consumer of a bucket's messages, in order."""
 
     async def next(self, timeout: float) -> list[Item]:
-        """Return what has come, at least one item; none after *timeout*. The next call says that these were dealt with.
+        """Return what has come, at least one item; none after *timeout*. The next call says that
+        these were dealt with.
 
         Raises Unavailable when the connection is lost.
         """
@@ -59,7 +60,8 @@ class Bucket(Protocol):
     async def facts(self) -> Facts: ...
 
     def follow(self, after: int | None) -> AbstractAsyncContextManager[Deliveries]:
-        """Have the messages behind revision *after* delivered; None: each key's last, then what comes."""
+        """Have the messages behind revision *after* delivered; None: each key's last, then what
+        comes."""
 
     async def get(self, key: str) -> Message | None:
         """Return the last message of *key*, a tombstone too."""

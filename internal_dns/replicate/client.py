@@ -1,4 +1,5 @@
-"""The NATS client, made safe against servers that want no TLS and against messages that it cannot read.
+"""The NATS client, made safe against servers that want no TLS and against messages that it cannot
+read.
 
 Imported when it is used: it needs the client library.
 """
@@ -14,8 +15,8 @@ from nats.aio.client import Client
 class SafeClient(Client):  # type: ignore[misc, unused-ignore]
     """One connection. *tls*: no credentials and no question are sent without it.
 
-    The library has no other place for these three than methods of its own: tests/live/test_replicate.py sees that they
-    are still called.
+    The library has no other place for these three than methods of its own:
+    tests/live/test_replicate.py sees that they are still called.
     """
 
     def __init__(self, tls: bool) -> None:
@@ -23,13 +24,17 @@ class SafeClient(Client):  # type: ignore[misc, unused-ignore]
         self.tls = tls
 
     def _connect_command(self) -> bytes:
-        # Called when TLS is there if the server has asked for it; whoever is between could leave that out.
+        # Called when TLS is there if the server has asked for it; whoever is between could leave
+        # that out.
         if self.tls and not self._server_info.get("tls_required"):
-            raise nats.errors.Error("the server does not offer TLS, and the address asks for it: nothing was sent")
+            raise nats.errors.Error(
+                "the server does not offer TLS, and the address asks for it: nothing was sent"
+            )
         return super()._connect_command()
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        # An exception ends the library's reading without a word: one such message would stop every host.
+        # An exception ends the library's reading without a word: one such message would stop every
+        # host.
         try:
             return await super()._process_headers(headers)
         except (ValueError, IndexError):
@@ -37,4 +42,6 @@ class SafeClient(Client):  # type: ignore[misc, unused-ignore]
 
     def _build_message(self, sid: int, subject: bytes, *rest: Any) -> Any:
         # A subject may be any octets.
-        return super()._build_message(sid, subject.decode("utf-8", "backslashreplace").encode(), *rest)
+        return super()._build_message(
+            sid, subject.decode("utf-8", "backslashreplace").encode(), *rest
+        )

@@ -1,4 +1,5 @@
-"""What a follower does with what it is told. No socket, no file, no clock: messages and `now` in, what to do out.
+"""What a follower does with what it is told. No socket, no file, no clock: messages and `now` in,
+what to do out.
 
     start     where to go on: after the last revision, from the beginning, or not yet
     sort      messages to rows: what to put, what to delete, what to keep out
@@ -6,9 +7,10 @@
     Lag       how late we are
     backoff   when to try again
 
-A bucket tells each row's last value in the order of its revisions. Two things it cannot tell: a delete whose tombstone
-was purged, and anything of a stream that was made anew. For both there is the full resync: all rows are told again, and
-what was not among them is removed, in one transaction.
+A bucket tells each row's last value in the order of its revisions. Two things it cannot tell: a
+delete whose tombstone was purged, and anything of a stream that was made anew. For both there is
+the full resync: all rows are told again, and what was not among them is removed, in one
+transaction.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from internal_dns.replicate.form import FLOOR, Key, Malformed, Stored, read_floor, read_key, read_value
+from internal_dns.replicate.form import (
+    FLOOR,
+    Key,
+    Malformed,
+    Stored,
+    read_floor,
+    read_key,
+    read_value,
+)
 from internal_dns.store.rows import Values
 
 HEARTBEAT: Final = 1.0  # seconds between signs of life of an idle bucket
@@ -28,7 +38,8 @@ RETRY_MOST: Final = 30.0
 Revision = int
 
 
-# Hot path: there are hundreds of thousands of these at a time, and a named tuple is made in a third of the time.
+# Hot path: there are hundreds of thousands of these at a time, and a named tuple is made in a third
+# of the time.
 class Message(NamedTuple):
     """A key's value as of a revision; None says that it was deleted."""
 
@@ -47,7 +58,8 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a bucket says of itself. `stream` is another when it was made anew; `keys` counts tombstones too."""
+    """What a bucket says of itself. `stream` is another when it was made anew; `keys` counts
+    tombstones too."""
 
     stream: str
     last: Revision
@@ -81,7 +93,8 @@ class Wait:
 def start(position: Position | None, facts: Facts) -> Full | After | Wait:
     """Decide where to start.
 
-    Without a floor key nobody has said that the bucket is whole: removing what it lacks could empty every host.
+    Without a floor key nobody has said that the bucket is whole: removing what it lacks could empty
+    every host.
     """
     if facts.floor is None:
         return Wait("the bucket has no floor key: nothing was published whole yet")
@@ -90,13 +103,18 @@ def start(position: Position | None, facts: Facts) -> Full | After | Wait:
     if position.stream != facts.stream:
         return Full(facts.last, "the bucket is another than was followed, or was made anew")
     if position.revision > facts.last:
-        return Full(facts.last, f"the bucket ends at {facts.last}, before what was applied: it was restored")
+        return Full(
+            facts.last, f"the bucket ends at {facts.last}, before what was applied: it was restored"
+        )
     if position.revision < facts.floor:
-        return Full(facts.last, f"deletes up to {facts.floor} are no longer told, and we know {position.revision}")
+        return Full(
+            facts.last,
+            f"deletes up to {facts.floor} are no longer told, and we know {position.revision}",
+        )
     return After(position.revision, facts.last)
 
 
-# ── messages ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── messages ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +132,9 @@ class Batch:
 
     puts: dict[str, list[Stored]] = field(default_factory=dict)
     deletes: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
-    revisions: list[tuple[str, Revision, str]] = field(default_factory=list)  # key, revision; row, gone or bad
+    revisions: list[tuple[str, Revision, str]] = field(
+        default_factory=list
+    )  # key, revision; row, gone or bad
     quarantined: list[Quarantined] = field(default_factory=list)
     floor: Revision | None = None
     stale: int = 0  # messages that were older than what is known
@@ -122,16 +142,21 @@ class Batch:
     @property
     def rows(self) -> int:
         """How many rows of the file it puts or deletes."""
-        puts = sum(1 + len(s.metadata) + len(s.services) for some in self.puts.values() for s in some)
+        puts = sum(
+            1 + len(s.metadata) + len(s.services) for some in self.puts.values() for s in some
+        )
         return puts + sum(map(len, self.deletes.values()))
 
 
 def sort(messages: Iterable[Message], known: Mapping[str, Revision], values: Values) -> Batch:
-    """Return what *messages* come to, in whatever order they are; *known* has the revisions that were applied."""
+    """Return what *messages* come to, in whatever order they are; *known* has the revisions that
+    were applied."""
     batch, newest = Batch(), dict[str, Message]()
     for message in messages:
         before = newest.get(message.key)
-        if message.revision <= known.get(message.key, 0) or (before and before.revision >= message.revision):
+        if message.revision <= known.get(message.key, 0) or (
+            before and before.revision >= message.revision
+        ):
             batch.stale += 1
         else:
             newest[message.key] = message
@@ -162,14 +187,14 @@ def _sort(message: Message, batch: Batch, values: Values) -> str:
     return "row"
 
 
-# ── deliveries ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── deliveries ────────────────────────────────────────────────────────────────────────────────────
 
 
 class Replay:
     """Follows one consumer's deliveries, which are numbered: one that is missing is noticed.
 
-    It is complete when a revision at or past the bound has come. That nothing is pending is no sign: a consumer that
-    was just made, or that has lost its leader, says so before it has looked.
+    It is complete when a revision at or past the bound has come. That nothing is pending is no
+    sign: a consumer that was just made, or that has lost its leader, says so before it has looked.
     """
 
     def __init__(self, after: Revision, bound: Revision) -> None:
@@ -190,14 +215,16 @@ class Replay:
         return delivered == self.delivered
 
     def nothing_more(self) -> None:
-        """The bucket says that it holds nothing behind our revision: what was at the bound was purged."""
+        """The bucket says that it holds nothing behind our revision: what was at the bound was
+        purged."""
         self.revision = max(self.revision, self.bound)
         self.complete = True
 
 
 @dataclass(slots=True)
 class Lag:
-    """How late a file is. `revisions` as the bucket last said; `seconds` since we last knew to be up to date."""
+    """How late a file is. `revisions` as the bucket last said; `seconds` since we last knew to be
+    up to date."""
 
     since: float  # of `now`: when we were last up to date, or started
     revisions: int = 0
@@ -224,6 +251,7 @@ class Lag:
 
 
 def backoff(attempt: int, chance: float) -> float:
-    """Return seconds to wait before *attempt* (from 1): full jitter, so that a thousand hosts do not come at once."""
+    """Return seconds to wait before *attempt* (from 1): full jitter, so that a thousand hosts do
+    not come at once."""
     most = min(RETRY_MOST, RETRY_LEAST * float(1 << min(attempt, 8)))
     return RETRY_LEAST + (most - RETRY_LEAST) * chance

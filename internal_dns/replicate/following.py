@@ -1,7 +1,8 @@
 """Follow a bucket in a thread of its own, beside the server that answers.
 
-Nothing here is between a question and its answer: the thread writes the file, and the server notices commits as it
-would notice anyone's. A bucket that is down, frozen or wiped leaves the file as it is.
+Nothing here is between a question and its answer: the thread writes the file, and the server
+notices commits as it would notice anyone's. A bucket that is down, frozen or wiped leaves the file
+as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from typing import Final
 
 import msgspec
 
-from internal_dns.replicate.bucket import Beat, Bucket, Deliveries, Delivery, Item, Lost, Unavailable
+from internal_dns.replicate.bucket import (
+    Beat,
+    Bucket,
+    Deliveries,
+    Delivery,
+    Item,
+    Lost,
+    Unavailable,
+)
 from internal_dns.replicate.follower import (
     HEARTBEAT,
     SILENT,
@@ -51,7 +60,9 @@ COUNTED: Final = 60.0  # seconds between looks whether file and bucket have the 
 REPORTED: Final = 5.0  # seconds between reports to the fleet
 NOT_YET: Final = "not connected yet"
 ASKED: Final = 1_000  # keys that are looked up one by one before their rows are removed
-KEPT_NAMES: Final = 200_000  # names that are known to be valid; a follower lives for months, names may not
+KEPT_NAMES: Final = (
+    200_000  # names that are known to be valid; a follower lives for months, names may not
+)
 
 _log = logging.getLogger("internal_dns")
 
@@ -94,12 +105,31 @@ class Following:
     """Keeps *path* as the bucket at *source* is."""
 
     def __init__(
-        self, path: Path, source: Source, host: str, *, prefix: bytes = b"\xfd\xaa",
-        hidden: tuple[str, ...] = HIDDEN_PEERS, connect: Connect | None = None,
-        now: Callable[[], float] = time.monotonic, pause: Pause = asyncio.sleep, chance: Random | None = None,
-    ) -> None:  # fmt: skip
-        self.path, self.source, self.host, self.prefix, self.hidden = path, source, host, prefix, hidden
-        self.connect, self.now, self.pause, self.chance = connect or _nats(), now, pause, chance or Random()
+        self,
+        path: Path,
+        source: Source,
+        host: str,
+        *,
+        prefix: bytes = b"\xfd\xaa",
+        hidden: tuple[str, ...] = HIDDEN_PEERS,
+        connect: Connect | None = None,
+        now: Callable[[], float] = time.monotonic,
+        pause: Pause = asyncio.sleep,
+        chance: Random | None = None,
+    ) -> None:
+        self.path, self.source, self.host, self.prefix, self.hidden = (
+            path,
+            source,
+            host,
+            prefix,
+            hidden,
+        )
+        self.connect, self.now, self.pause, self.chance = (
+            connect or _nats(),
+            now,
+            pause,
+            chance or Random(),
+        )
         self.status = Status(Lag(now()))
         self.values = Values(prefix, hidden)
         self.replica: Replica | None = None
@@ -109,11 +139,13 @@ class Following:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.task: asyncio.Task[None] | None = None
 
-    # ── the thread ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── the thread ────────────────────────────────────────────────────────────────────────────────
 
     def begin(self) -> None:
         """Follow from now on."""
-        self.thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="follower", daemon=True)
+        self.thread = threading.Thread(
+            target=lambda: asyncio.run(self._main()), name="follower", daemon=True
+        )
         self.thread.start()
 
     def end(self, timeout: float = 5) -> None:
@@ -139,7 +171,7 @@ class Following:
             self.replica.writer.close()
             self.replica = None
 
-    # ── connections ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── connections ───────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
         """Follow for ever: connect, follow until the connection is lost, wait, again."""
@@ -150,7 +182,8 @@ class Following:
                 self._trouble(str(error))
                 self.close()
             except Exception as error:
-                # Whatever comes of a message or a library must not end the following, nor go unseen.
+                # Whatever comes of a message or a library must not end the following, nor go
+                # unseen.
                 _log.exception("replication: unexpected")
                 self._trouble(f"{type(error).__name__}: {error}")
                 self.close()
@@ -158,7 +191,10 @@ class Following:
             await self.pause(backoff(self.attempt, self.chance.random()))
 
     def _trouble(self, problem: str) -> None:
-        if self.status.problem in ("", NOT_YET):  # one line for the trouble, however its words change
+        if self.status.problem in (
+            "",
+            NOT_YET,
+        ):  # one line for the trouble, however its words change
             _log.warning("replication: %s; the file stays as it is, and answers go on", problem)
         self.status.problem = problem
         self.status.lag.lost()
@@ -176,14 +212,19 @@ class Following:
                 reporting.cancel()
 
     async def _follow(self, bucket: Bucket) -> None:
-        """Make consumer after consumer; a bucket that does not answer is asked again for PATIENCE."""
+        """Make consumer after consumer; a bucket that does not answer is asked again for
+        PATIENCE."""
         heard, force = self.now(), ""
         while True:
             try:
                 facts = await bucket.facts()
                 heard, self.attempt = self.now(), 0
                 position = self._replica.position()
-                decided = Full(facts.last, force) if force and facts.floor is not None else start(position, facts)
+                decided = (
+                    Full(facts.last, force)
+                    if force and facts.floor is not None
+                    else start(position, facts)
+                )
                 if isinstance(decided, Wait):
                     self._trouble(decided.why)
                     await self.pause(HEARTBEAT)
@@ -193,7 +234,9 @@ class Following:
             except Again as error:
                 heard = self.now()
                 self._trouble(str(error))
-                await self.pause(HEARTBEAT / 2)  # a fault that comes again and again must not be a storm of consumers
+                await self.pause(
+                    HEARTBEAT / 2
+                )  # a fault that comes again and again must not be a storm of consumers
             except Resync as error:
                 force = str(error)
             except Replaced as error:
@@ -212,7 +255,7 @@ class Following:
         assert self.replica is not None
         return self.replica
 
-    # ── messages ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── messages ──────────────────────────────────────────────────────────────────────────────────
 
     async def _consume(self, bucket: Bucket, stream: str, decided: Full | After) -> None:
         """Follow one consumer. Raises Again, Resync, Replaced, Unavailable; never returns."""
@@ -244,7 +287,8 @@ class Following:
         self._applied(position.revision if position else 0)
 
     async def _next(self, bucket: Bucket, deliveries: Deliveries, replay: Replay) -> list[Message]:
-        """Return the next messages; none when the bucket is idle. Raises Again when any was lost, or none comes."""
+        """Return the next messages; none when the bucket is idle. Raises Again when any was lost,
+        or none comes."""
         # The first of all takes longer: the server looks for the last message of every key.
         patience = SILENT if replay.heard else PATIENCE
         items = await deliveries.next(patience)
@@ -265,7 +309,9 @@ class Following:
     def _note(self, item: Item, replay: Replay) -> Message | None:
         if isinstance(item, Beat):
             if not replay.heartbeat(item.delivered):
-                raise Again(f"{self.source}: {item.delivered - replay.delivered} deliveries were lost")
+                raise Again(
+                    f"{self.source}: {item.delivered - replay.delivered} deliveries were lost"
+                )
             return None
         if not replay.message(item.number, item.message.revision):
             raise Again(f"{self.source}: a delivery was lost")
@@ -287,10 +333,13 @@ class Following:
         status.quarantined = self._replica.quarantined()
         status.lag.applied(self.now())
 
-    # ── everything again ────────────────────────────────────────────────────────────────────────────────────
+    # ── everything again ──────────────────────────────────────────────────────────────────────────
 
-    async def _take_all(self, bucket: Bucket, deliveries: Deliveries, replay: Replay, stream: str, why: str) -> None:
-        """Take every row and remove what was not told, in one transaction: until then the file stays as it is."""
+    async def _take_all(
+        self, bucket: Bucket, deliveries: Deliveries, replay: Replay, stream: str, why: str
+    ) -> None:
+        """Take every row and remove what was not told, in one transaction: until then the file
+        stays as it is."""
         _log.info("replication: taking all of %s: %s", self.source, why)
         began, self.status.full = self.now(), self.status.full + 1
         replica = self._replica
@@ -298,23 +347,30 @@ class Following:
         with replica.transaction(), replica.unseen() if beside else nullcontext():
             replica.forget()
             await self._replay(bucket, deliveries, replay)
-            # Meanwhile written keys were skipped where they stood and come at their new place: wait for that, too.
+            # Meanwhile written keys were skipped where they stood and come at their new place: wait
+            # for that, too.
             replay.bound = (await self._whole(bucket, stream)).last
             replay.complete = replay.revision >= replay.bound
             await self._replay(bucket, deliveries, replay)
             spared = await self._still_there(bucket)
-            await self._whole(bucket, stream)  # whatever was asked since was asked of the same stream
+            await self._whole(
+                bucket, stream
+            )  # whatever was asked since was asked of the same stream
             swept = replica.sweep(spared)
             replica.move(Position(stream, replay.revision), time.time())
         if beside:
             self._put_in_place()
         took = self.now() - began
-        _log.info("replication: %d keys, %d rows removed, %.1f s", self._replica.keys(), swept, took)
+        _log.info(
+            "replication: %d keys, %d rows removed, %.1f s", self._replica.keys(), swept, took
+        )
 
     async def _whole(self, bucket: Bucket, stream: str) -> Facts:
-        """Return what the bucket says. Raises Again when it is another by now, or nobody says that it is whole.
+        """Return what the bucket says. Raises Again when it is another by now, or nobody says that
+        it is whole.
 
-        One that was made anew in the middle of a replay has nothing behind our revision: that is no end.
+        One that was made anew in the middle of a replay has nothing behind our revision: that is no
+        end.
         """
         facts = await bucket.facts()
         if facts.stream != stream or facts.floor is None:
@@ -327,18 +383,21 @@ class Following:
                 self._apply(messages)
 
     async def _still_there(self, bucket: Bucket) -> list[str]:
-        """Return which of the keys that were not told the bucket has all the same: just written, on their way."""
+        """Return which of the keys that were not told the bucket has all the same: just written, on
+        their way."""
         untold = self._replica.untold(ASKED + 1)
         if len(untold) > ASKED:
             return []  # so many are not on their way: this file was another's
         found = await asyncio.gather(*(bucket.get(key) for key in untold))
-        return [message.key for message in found if message is not None and message.value is not None]
+        return [
+            message.key for message in found if message is not None and message.value is not None
+        ]
 
     async def _count(self, bucket: Bucket, replay: Replay) -> None:
         """When idle: look whether file and bucket have the same keys. Raises Resync.
 
-        A tombstone that was purged while we were away, and no floor key told of it, shows only here: whatever the
-        bucket has we have seen, so equal numbers mean equal keys.
+        A tombstone that was purged while we were away, and no floor key told of it, shows only
+        here: whatever the bucket has we have seen, so equal numbers mean equal keys.
         """
         if self.now() - self.counted < COUNTED:
             return
@@ -351,13 +410,18 @@ class Following:
         self.counted = self.now()
         if facts.keys == (known := self._replica.keys()):
             return
-        if facts.floor is None or not await self._forget_tombstones(bucket, facts.floor, known - facts.keys):
-            raise Resync(f"the bucket has {facts.keys} keys and we know {known}: something was purged")
+        if facts.floor is None or not await self._forget_tombstones(
+            bucket, facts.floor, known - facts.keys
+        ):
+            raise Resync(
+                f"the bucket has {facts.keys} keys and we know {known}: something was purged"
+            )
 
     async def _forget_tombstones(self, bucket: Bucket, floor: int, missing: int) -> int:
         """Forget the deletes up to *floor* that the bucket tells no longer; return how many.
 
-        The floor says that they may be purged, not that they are: whoever purges takes a while, or purges some only.
+        The floor says that they may be purged, not that they are: whoever purges takes a while, or
+        purges some only.
         """
         gone = self._replica.gone(floor)
         if len(gone) != missing or missing <= ASKED:
@@ -370,7 +434,7 @@ class Following:
             self._replica.purge(gone)
         return len(gone)
 
-    # ── the file ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the file ──────────────────────────────────────────────────────────────────────────────────
 
     def _open(self) -> Replica:
         """Open the file, or one beside it to be put in its place once it is whole."""
@@ -389,7 +453,8 @@ class Following:
         return replica
 
     def _refuse_second(self, path: Path) -> None:
-        """Raise NotOurs where another process is about to fill the same file; what a killed one left is made anew."""
+        """Raise NotOurs where another process is about to fill the same file; what a killed one
+        left is made anew."""
         with suppress(FileNotFoundError, UnusableCatalog, sqlite3.Error):
             Writer(path, following=True).close()
 
@@ -406,7 +471,7 @@ class Following:
             os.unlink(f"{beside}.lock")
         self.replica = self._open()
 
-    # ── the fleet ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── the fleet ─────────────────────────────────────────────────────────────────────────────────
 
     async def _report(self, bucket: Bucket) -> None:
         """Tell the fleet how this host is, again and again."""
@@ -414,18 +479,25 @@ class Following:
         while True:
             with suppress(Unavailable):
                 await bucket.report(host, self.report())
-            await self.pause(HEARTBEAT if self.status.problem else REPORTED)  # that a trouble is over is told soon
+            await self.pause(
+                HEARTBEAT if self.status.problem else REPORTED
+            )  # that a trouble is over is told soon
 
     def report(self) -> bytes:
         """What this host says of itself."""
         status, now = self.status, self.now()
         return msgspec.json.encode(
             {
-                "version": 1, "host": self.host, "revision": status.revision, "lag_revisions": status.lag.revisions,
-                "lag_seconds": round(status.lag.seconds(now), 1), "quarantined": status.quarantined,
-                "problem": status.problem, "at": round(time.time(), 1),
+                "version": 1,
+                "host": self.host,
+                "revision": status.revision,
+                "lag_revisions": status.lag.revisions,
+                "lag_seconds": round(status.lag.seconds(now), 1),
+                "quarantined": status.quarantined,
+                "problem": status.problem,
+                "at": round(time.time(), 1),
             }
-        )  # fmt: skip
+        )
 
 
 def _nats() -> Connect:

@@ -1,4 +1,5 @@
-"""A row of the catalog as key and value of a bucket. docs/replication.md and docs/bucket.schema.json are for others.
+"""A row of the catalog as key and value of a bucket. docs/replication.md and
+docs/bucket.schema.json are for others.
 
     key     machines.cpj64e35ehp62ob3c8     table, then the row's key columns, each in base32hex; an empty one is `-`
     value   {"version": 1, "id": "3d8d99…", "network_id": 24, …, "metadata": {"role": "leader"}, "services": […]}
@@ -34,7 +35,9 @@ Key = tuple[str, tuple[str, ...]]  # table, key columns as text
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
 Region = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,63}$")]
-Address = Annotated[str, Meta(description="an IPv6 address of the network's /48, as RFC 5952 writes it")]
+Address = Annotated[
+    str, Meta(description="an IPv6 address of the network's /48, as RFC 5952 writes it")
+]
 NetworkId = Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)]
 Time = Annotated[int, Meta(ge=0, le=(1 << 53), description="Unix seconds")]
 
@@ -122,7 +125,8 @@ class Entry(_Value, frozen=True, kw_only=True):
 
 
 class Floor(_Value, frozen=True, kw_only=True):
-    """Deletes up to this revision are no longer told. That there is one says: the bucket is whole."""
+    """Deletes up to this revision are no longer told. That there is one says: the bucket is
+    whole."""
 
     floor: Annotated[int, Meta(ge=0)]
 
@@ -138,7 +142,9 @@ _PART: Final = re.compile(r"-|[0-9a-v]{1,2048}")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 # Key columns that are whole numbers.
 NUMBERS: Final[Mapping[str, tuple[bool, ...]]] = {
-    table: tuple(c == "network_id" or (c == "id" and table in ("networks", "hosts")) for c in KEYS[table])
+    table: tuple(
+        c == "network_id" or (c == "id" and table in ("networks", "hosts")) for c in KEYS[table]
+    )
     for table in FORMS
 }
 # What JSON that is none raises; the last is of brackets in brackets in brackets.
@@ -153,7 +159,7 @@ class Stored(NamedTuple):
     services: tuple[tuple[str, str, str, int], ...] = ()
 
 
-# ── keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── keys ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def bucket_key(table: str, parts: tuple[object, ...]) -> str:
@@ -167,21 +173,27 @@ def _part(value: object) -> str:
 
 
 def read_key(key: str) -> Key:
-    """Return table and key columns of *key*. Raises Malformed; a key that is not the row's only one is malformed."""
+    """Return table and key columns of *key*. Raises Malformed; a key that is not the row's only one
+    is malformed."""
     table, *parts = key.split(".")
     if table not in FORMS:
         raise Malformed(f"{shown(table)} is no table")
     if len(parts) != len(KEYS[table]):
-        raise Malformed(f"a key of {table} has {len(KEYS[table])} parts after the table: {', '.join(KEYS[table])}")
+        raise Malformed(
+            f"a key of {table} has {len(KEYS[table])} parts after the table: "
+            f"{', '.join(KEYS[table])}"
+        )
     found = tuple(map(_text, parts))
     for text, number in zip(found, NUMBERS[table], strict=True):
-        # SQLite finds row 24 by 024 and by 2.4e1, too: a tombstone there would delete a row of another key.
+        # SQLite finds row 24 by 024 and by 2.4e1, too: a tombstone there would delete a row of
+        # another key.
         if number and not _NUMBER.fullmatch(text):
             raise Malformed(f"{shown(text)} is not how a key writes a whole number")
     return table, found
 
 
-# Hot path: int() with base 32 knows exactly this alphabet, and takes a tenth of the time base64.b32hexdecode does.
+# Hot path: int() with base 32 knows exactly this alphabet, and takes a tenth of the time
+# base64.b32hexdecode does.
 def _text(part: str) -> str:
     if not _PART.fullmatch(part):
         raise Malformed(f"{shown(part)} is not base32hex in lower case without padding")
@@ -200,11 +212,12 @@ def _text(part: str) -> str:
     return text
 
 
-# ── values ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── values ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def read_value(key: Key, value: bytes, values: Values) -> Stored:
-    """Return the rows that *value* at *key* means. Raises Malformed for all that the server could not answer from."""
+    """Return the rows that *value* at *key* means. Raises Malformed for all that the server could
+    not answer from."""
     table, parts = key
     try:
         made: Any = _DECODERS[table].decode(value)
@@ -234,21 +247,33 @@ def _version(value: bytes) -> str:
     except _BROKEN:
         return ""
     version = found.get("version") if isinstance(found, dict) else None
-    return "" if version in (None, VERSION) else f"version {shown(version)} is not known here: update internal-dns"
+    return (
+        ""
+        if version in (None, VERSION)
+        else f"version {shown(version)} is not known here: update internal-dns"
+    )
 
 
 def _machine(made: Machine, row: tuple[Any, ...], values: Values) -> Stored:
     ident = made.id.encode()
     cells = (
-        ident, made.network_id, made.app.encode(), made.address.encode(), made.region.encode(),
-        made.process_group.encode(), made.state.encode(), made.skip_registration,
-    )  # fmt: skip
+        ident,
+        made.network_id,
+        made.app.encode(),
+        made.address.encode(),
+        made.region.encode(),
+        made.process_group.encode(),
+        made.state.encode(),
+        made.skip_registration,
+    )
     if values.machine(cells, {}, {}) is None:
         raise Malformed(_why(values))
     values.capitals.clear()
     taken: list[Any] = []
     for service in made.services:
-        found = values.service((ident, service.name.encode(), service.protocol.encode(), service.port), taken)
+        found = values.service(
+            (ident, service.name.encode(), service.protocol.encode(), service.port), taken
+        )
         if isinstance(found, str):
             raise Malformed(f"service {shown(service.name)}: {found}")
         taken.append(found)
@@ -260,7 +285,8 @@ def _machine(made: Machine, row: tuple[Any, ...], values: Values) -> Stored:
 
 
 def _check(table: str, row: tuple[Any, ...], values: Values) -> None:
-    """Let the reader of the file judge: what it would leave out is refused here. Raises Malformed."""
+    """Let the reader of the file judge: what it would leave out is refused here. Raises
+    Malformed."""
     cells = tuple(cell.encode() if isinstance(cell, str) else cell for cell in row)
     match table:
         case "networks":
@@ -315,31 +341,44 @@ def same(table: str, one: bytes, other: bytes) -> bool:
         return False
 
 
-# ── from a file ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── from a file ───────────────────────────────────────────────────────────────────────────────────
 
 
 def file_values(connection: sqlite3.Connection) -> Iterator[tuple[str, str, bytes]]:
-    """Yield table, key and value of every row of a file, parents first. The connection reads text as octets.
+    """Yield table, key and value of every row of a file, parents first. The connection reads text
+    as octets.
 
-    Rows are told as they are: what no value can hold (not UTF-8, of another type) is for `read_value` to refuse.
+    Rows are told as they are: what no value can hold (not UTF-8, of another type) is for
+    `read_value` to refuse.
     """
     metadata: dict[object, dict[str, Any]] = {}
-    for machine, name, text in connection.execute("SELECT machine_id, key, value FROM machine_metadata ORDER BY 1, 2"):
+    for machine, name, text in connection.execute(
+        "SELECT machine_id, key, value FROM machine_metadata ORDER BY 1, 2"
+    ):
         metadata.setdefault(machine, {})[_decoded(name)] = _decoded(text)
     services: dict[object, list[dict[str, Any]]] = {}
     columns = TABLES["machine_services"]
-    for row in connection.execute(f"SELECT {', '.join(columns)} FROM machine_services ORDER BY 1, 2, 3"):
-        services.setdefault(row[0], []).append(dict(zip(columns[1:], map(_decoded, row[1:]), strict=True)))
+    for row in connection.execute(
+        f"SELECT {', '.join(columns)} FROM machine_services ORDER BY 1, 2, 3"
+    ):
+        services.setdefault(row[0], []).append(
+            dict(zip(columns[1:], map(_decoded, row[1:]), strict=True))
+        )
     for table in ORDER:
         keys, columns = KEYS[table], TABLES[table]
         flags = [column for column in columns if column in ("skip_registration", "gateway")]
-        for row in connection.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {', '.join(keys)}"):
+        for row in connection.execute(
+            f"SELECT {', '.join(columns)} FROM {table} ORDER BY {', '.join(keys)}"
+        ):
             cells = dict(zip(columns, row, strict=True))
             key = bucket_key(table, tuple(cells[column] for column in keys))
             value = {"version": VERSION, **{c: _decoded(v) for c, v in cells.items()}}
             value |= {flag: bool(cells[flag]) for flag in flags}
             if table == "machines":
-                value |= {"metadata": metadata.get(row[0], {}), "services": services.get(row[0], [])}
+                value |= {
+                    "metadata": metadata.get(row[0], {}),
+                    "services": services.get(row[0], []),
+                }
             yield table, key, _ENCODER.encode(value)
 
 
@@ -350,10 +389,13 @@ def _decoded(cell: object) -> Any:
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of every value, by table: docs/bucket.schema.json."""
     named = {**FORMS, FLOOR: Floor}
-    refs, components = msgspec.json.schema_components(list(named.values()), ref_template="#/$defs/{name}")
+    refs, components = msgspec.json.schema_components(
+        list(named.values()), ref_template="#/$defs/{name}"
+    )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Values of an internal-dns bucket, version 1: the member of `properties` is the first part of the key",
+        "title": "Values of an internal-dns bucket, version 1: the member of `properties` is the "
+        "first part of the key",
         "type": "object",
         "properties": dict(zip(named, refs, strict=True)),
         "$defs": components,

@@ -1,12 +1,14 @@
-"""A bucket kept by NATS JetStream. Only this file and client.py speak NATS; the library is imported when it is used.
+"""A bucket kept by NATS JetStream. Only this file and client.py speak NATS; the library is imported
+when it is used.
 
     stream    KV_<bucket>                    one message a key; its sequence is the revision
     subject   $KV.<bucket>.<key>             a message with KV-Operation DEL or PURGE is a tombstone
     stream    KV_<bucket>-fleet              what the hosts say of themselves
 
-The client library's watch cannot go on from a revision, and its ordered consumer does not notice a server that has
-gone silent. So the consumer is made here: pushed, unacknowledged, numbered, with heartbeats and flow control. Every
-follower has one at most: it is deleted before it is made anew, and the server forgets it when nobody listens.
+The client library's watch cannot go on from a revision, and its ordered consumer does not notice a
+server that has gone silent. So the consumer is made here: pushed, unacknowledged, numbered, with
+heartbeats and flow control. Every follower has one at most: it is deleted before it is made anew,
+and the server forgets it when nobody listens.
 """
 
 from __future__ import annotations
@@ -25,7 +27,15 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from internal_dns.replicate.bucket import Beat, Conflict, Delivery, Item, Lost, NoBucket, Unavailable
+from internal_dns.replicate.bucket import (
+    Beat,
+    Conflict,
+    Delivery,
+    Item,
+    Lost,
+    NoBucket,
+    Unavailable,
+)
 from internal_dns.replicate.follower import HEARTBEAT, Facts, Message
 from internal_dns.replicate.form import FLOOR, Malformed, read_floor
 from internal_dns.replicate.source import Source
@@ -34,7 +44,9 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
-CONNECT_TIMEOUT: Final = 2  # seconds for one server; a frozen one takes the connection and says nothing
+CONNECT_TIMEOUT: Final = (
+    2  # seconds for one server; a frozen one takes the connection and says nothing
+)
 REQUEST_TIMEOUT: Final = 2.0
 ACKNOWLEDGED_WITHIN: Final = 10.0  # seconds for the next one
 MOST_UNACKNOWLEDGED: Final = 1_000
@@ -61,7 +73,7 @@ class NatsBucket:
         self.fleet = f"{source.bucket}-fleet"
         self.consumer = consumer
 
-    # ── asking ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── asking ────────────────────────────────────────────────────────────────────────────────────
 
     async def _api(self, verb: str, request: Any = None) -> dict[str, Any]:
         """Ask JetStream. Raises Unavailable, NoBucket."""
@@ -71,7 +83,9 @@ class NatsBucket:
             octets = json.dumps(request).encode() if request is not None else b""
             reply = await self.client.request(f"$JS.API.{verb}", octets, timeout=REQUEST_TIMEOUT)
         except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise (Lost if self.lost.is_set() else Unavailable)(f"{self.source}: {_words(error)}") from error
+            raise (Lost if self.lost.is_set() else Unavailable)(
+                f"{self.source}: {_words(error)}"
+            ) from error
         made: dict[str, Any] = json.loads(reply.data)
         if refused := made.get("error"):
             kind = NoBucket if refused.get("err_code") == _STREAM_NOT_FOUND else Unavailable
@@ -83,7 +97,9 @@ class NatsBucket:
         info = await self._api(f"STREAM.INFO.{self.stream}")
         floor = await self.get(FLOOR)
         state = info["state"]
-        return Facts(info["created"], state["last_seq"], state.get("num_subjects", 0), _floor(floor))
+        return Facts(
+            info["created"], state["last_seq"], state.get("num_subjects", 0), _floor(floor)
+        )
 
     async def get(self, key: str) -> Message | None:
         """Return the last message of *key*, a tombstone too."""
@@ -91,7 +107,9 @@ class NatsBucket:
 
     async def any_after(self, revision: int) -> bool:
         """Whether any message is behind *revision*."""
-        return await self._message({"seq": revision + 1, "next_by_subj": f"{self.start}>"}) is not None
+        return (
+            await self._message({"seq": revision + 1, "next_by_subj": f"{self.start}>"}) is not None
+        )
 
     async def _message(self, request: dict[str, Any]) -> Message | None:
         try:
@@ -103,15 +121,18 @@ class NatsBucket:
                 return None
             raise
         headers = b64decode(found.get("hdrs", "")).decode("utf-8", "replace")
-        gone = _MARKER in headers or any(f"KV-Operation: {operation}" in headers for operation in _TOMBSTONES)
+        gone = _MARKER in headers or any(
+            f"KV-Operation: {operation}" in headers for operation in _TOMBSTONES
+        )
         value = None if gone else b64decode(found.get("data", ""))
         return Message(found["subject"].removeprefix(self.start), found["seq"], value)
 
-    # ── following ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── following ─────────────────────────────────────────────────────────────────────────────────
 
     @asynccontextmanager
     async def follow(self, after: int | None) -> AsyncIterator[NatsDeliveries]:
-        """Have the messages behind revision *after* delivered; None: each key's last, then what comes."""
+        """Have the messages behind revision *after* delivered; None: each key's last, then what
+        comes."""
         import nats.errors
 
         inbox = self.client.new_inbox()
@@ -150,7 +171,7 @@ class NatsBucket:
             if not self.lost.is_set():
                 await self._api(f"CONSUMER.DELETE.{self.stream}.{self.consumer}")
 
-    # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── writing ───────────────────────────────────────────────────────────────────────────────────
 
     async def create(self, replicas: int = 1) -> None:
         """Make the bucket unless it is there."""
@@ -168,9 +189,11 @@ class NatsBucket:
         await self._api(f"STREAM.CREATE.KV_{bucket}", config)
 
     async def write(self, changes: Sequence[tuple[str, bytes | None, int | None]]) -> int:
-        """Write keys, in order: key, value (None deletes) and the revision it must have (0: none; None: any).
+        """Write keys, in order: key, value (None deletes) and the revision it must have (0: none;
+        None: any).
 
-        Returns the last revision. Raises Conflict, and then some may be written: a bucket has no transactions.
+        Returns the last revision. Raises Conflict, and then some may be written: a bucket has no
+        transactions.
         """
         import nats.errors
 
@@ -178,10 +201,16 @@ class NatsBucket:
         try:
             subscription = await self.client.subscribe(f"{inbox}.*", cb=acknowledged.take)
             for number, (key, value, expected) in enumerate(changes):
-                headers = {} if expected is None else {"Nats-Expected-Last-Subject-Sequence": str(expected)}
+                headers = (
+                    {}
+                    if expected is None
+                    else {"Nats-Expected-Last-Subject-Sequence": str(expected)}
+                )
                 if value is None:
                     headers["KV-Operation"] = "DEL"
-                await self.client.publish(f"{self.start}{key}", value or b"", f"{inbox}.{number}", headers or None)
+                await self.client.publish(
+                    f"{self.start}{key}", value or b"", f"{inbox}.{number}", headers or None
+                )
                 if number % MOST_UNACKNOWLEDGED == 0:
                     await acknowledged.until(number - MOST_UNACKNOWLEDGED)
             await acknowledged.until(len(changes))
@@ -195,7 +224,7 @@ class NatsBucket:
         request = {"filter": f"{self.start}{key}", "seq": before}
         await self._api(f"STREAM.PURGE.{self.stream}", request)
 
-    # ── the fleet ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── the fleet ─────────────────────────────────────────────────────────────────────────────────
 
     async def report(self, host: str, value: bytes) -> None:
         """Say to the fleet how *host* is. The bucket for it is made by whoever comes first."""
@@ -206,7 +235,9 @@ class NatsBucket:
             try:
                 await self.client.request(subject, value, timeout=REQUEST_TIMEOUT)
             except nats.errors.NoRespondersError:
-                await self._create(self.fleet, 1, {"max_age": FLEET_AGE * 10**9, "storage": "memory"})
+                await self._create(
+                    self.fleet, 1, {"max_age": FLEET_AGE * 10**9, "storage": "memory"}
+                )
                 await self.client.request(subject, value, timeout=REQUEST_TIMEOUT)
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise Unavailable(f"{self.source}: {_words(error)}") from error
@@ -214,11 +245,17 @@ class NatsBucket:
     def of_fleet(self) -> NatsBucket:
         """The bucket in which the hosts report, over the same connection."""
         files = self.source.files
-        return NatsBucket(Source(self.source.servers, self.fleet, files=files), self.client, self.lost, self.consumer)
+        return NatsBucket(
+            Source(self.source.servers, self.fleet, files=files),
+            self.client,
+            self.lost,
+            self.consumer,
+        )
 
 
 class _Acknowledged:
-    """Counts what the stream says to messages that were published. The library's own never tells of a refusal."""
+    """Counts what the stream says to messages that were published. The library's own never tells of
+    a refusal."""
 
     def __init__(self, bucket: NatsBucket) -> None:
         self.bucket, self.count, self.last, self.came = bucket, 0, 0, asyncio.Event()
@@ -272,7 +309,8 @@ class NatsDeliveries:
 
     # Hot path: called for every message; the library awaits it, so it must be a coroutine.
     async def take(self, message: Msg) -> None:
-        # Not by the headers: a publisher may write any, and a delivery that is taken for another thing is a lost one.
+        # Not by the headers: a publisher may write any, and a delivery that is taken for another
+        # thing is a lost one.
         if message.reply.startswith(_DELIVERED):
             if (found := _delivery(message, len(self.bucket.start))) is not None:
                 self.items.append(found)
@@ -289,11 +327,14 @@ class NatsDeliveries:
         self.items.append(Beat(int(headers.get("Nats-Last-Consumer", "0"))))
 
     async def next(self, timeout: float) -> list[Item]:
-        """Return what has come; none after *timeout*. Raises Unavailable when the connection is lost."""
+        """Return what has come; none after *timeout*. Raises Unavailable when the connection is
+        lost."""
         await self._go_on()
         if not self.items:
             self.came.clear()
-            waiting = [asyncio.ensure_future(event.wait()) for event in (self.came, self.bucket.lost)]
+            waiting = [
+                asyncio.ensure_future(event.wait()) for event in (self.came, self.bucket.lost)
+            ]
             try:
                 await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -308,7 +349,8 @@ class NatsDeliveries:
         return found
 
     async def _go_on(self) -> None:
-        """Answer flow control once most of what was delivered has been dealt with, and not so late that it stalls."""
+        """Answer flow control once most of what was delivered has been dealt with, and not so late
+        that it stalls."""
         if len(self.items) > 2 * MOST_AT_ONCE:
             return
         flow, self.flow = self.flow, []
@@ -318,9 +360,11 @@ class NatsDeliveries:
 
 
 def _delivery(message: Msg, start: int) -> Delivery | None:
-    """Return the delivery of a message, whose reply subject says the numbers; None when it is of nobody's consumer.
+    """Return the delivery of a message, whose reply subject says the numbers; None when it is of
+    nobody's consumer.
 
-    $JS.ACK.<stream>.<consumer>.<tries>.<revision>.<delivery>.<time>.<pending>, or with domain and account after ACK.
+    $JS.ACK.<stream>.<consumer>.<tries>.<revision>.<delivery>.<time>.<pending>, or with domain and
+    account after ACK.
     """
     fields = message.reply.split(".")
     first = 5 if len(fields) == 9 else 7
@@ -328,19 +372,23 @@ def _delivery(message: Msg, start: int) -> Delivery | None:
         return None
     revision, number, pending = int(fields[first]), int(fields[first + 1]), int(fields[first + 3])
     headers = message.headers
-    gone = headers is not None and (headers.get("KV-Operation") in _TOMBSTONES or _MARKER in headers)
+    gone = headers is not None and (
+        headers.get("KV-Operation") in _TOMBSTONES or _MARKER in headers
+    )
     value = None if gone else message.data
     return Delivery(Message(message.subject[start:], revision, value), number, pending)
 
 
-# ── connecting ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── connecting ────────────────────────────────────────────────────────────────────────────────────
 
 
 @asynccontextmanager
 async def connected(source: Source, consumer: str = "") -> AsyncIterator[NatsBucket]:
-    """A connection to one of the servers, in any order. Raises Unavailable with what each of them says.
+    """A connection to one of the servers, in any order. Raises Unavailable with what each of them
+    says.
 
-    *consumer*: what this follower called its consumer before, so that reconnecting leaves none behind.
+    *consumer*: what this follower called its consumer before, so that reconnecting leaves none
+    behind.
     """
     lost, said = asyncio.Event(), list[str]()
     options = _options(source)
@@ -379,13 +427,21 @@ async def _connect(
 
     client = SafeClient(source.tls)
     try:
-        # Twice the time: the library's own does not cover a server that takes the connection and says nothing.
+        # Twice the time: the library's own does not cover a server that takes the connection and
+        # says nothing.
         async with asyncio.timeout(2 * CONNECT_TIMEOUT):
             await client.connect(
-                [f"{'tls' if source.tls else 'nats'}://{server}"], name="internal-dns", allow_reconnect=False,
-                connect_timeout=CONNECT_TIMEOUT, ping_interval=10, max_outstanding_pings=2,
-                disconnected_cb=gone, closed_cb=gone, error_cb=erred, **options,
-            )  # fmt: skip
+                [f"{'tls' if source.tls else 'nats'}://{server}"],
+                name="internal-dns",
+                allow_reconnect=False,
+                connect_timeout=CONNECT_TIMEOUT,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                disconnected_cb=gone,
+                closed_cb=gone,
+                error_cb=erred,
+                **options,
+            )
     except (nats.errors.Error, OSError, TimeoutError) as error:
         said.append(f"{server}: {_words(error)}")
         with suppress(Exception):
@@ -400,7 +456,9 @@ def _options(source: Source) -> dict[str, Any]:
     try:
         import nats  # noqa: F401
     except ImportError:
-        raise Unavailable("the NATS client is not installed: pip install 'internal-dns[nats]'") from None
+        raise Unavailable(
+            "the NATS client is not installed: pip install 'internal-dns[nats]'"
+        ) from None
     options: dict[str, Any] = {}
     if source.user and source.password:
         options = {"user": source.user, "password": source.password}
@@ -423,7 +481,8 @@ def _options(source: Source) -> dict[str, Any]:
 
 
 def _check_seed(path: Path, *, creds: bool) -> None:
-    """Look whether a file has what the library will read from it. Raises OSError, ValueError, Unavailable.
+    """Look whether a file has what the library will read from it. Raises OSError, ValueError,
+    Unavailable.
 
     The library reads a creds file without a JWT for ever.
     """
@@ -433,7 +492,10 @@ def _check_seed(path: Path, *, creds: bool) -> None:
         following = {line.strip(b"- "): after for line, after in pairwise(lines)}
         seed = following.get(b"BEGIN USER NKEY SEED", b"")
         if not seed or not following.get(b"BEGIN NATS USER JWT"):
-            raise ValueError(f"{path} is no creds file: it has no `BEGIN NATS USER JWT` and `BEGIN USER NKEY SEED`")
+            raise ValueError(
+                f"{path} is no creds file: it has no `BEGIN NATS USER JWT` and `BEGIN USER NKEY "
+                f"SEED`"
+            )
     if not _SEED.fullmatch(seed.strip()):
         raise ValueError(f"{path} has no seed of a user's nkey (SU…)")
     if find_spec("nkeys") is None:  # no part of the extra: it has no wheel

@@ -1,7 +1,7 @@
 """Write a bucket: as a file is, or as a document wants it. Only what differs is written.
 
-A bucket has no transactions: rows are written one after the other, parents first, deletes last, each only if nobody
-else has written it since it was read. Hosts see them in this order.
+A bucket has no transactions: rows are written one after the other, parents first, deletes last,
+each only if nobody else has written it since it was read. Hosts see them in this order.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ from internal_dns.store.rows import Values
 from internal_dns.store.sqlite import HIDDEN_PEERS
 from internal_dns.store.writer import Refused, Writer
 
-PATIENCE: Final = 10.0  # seconds for the first message: the server looks for the last one of every key
+PATIENCE: Final = (
+    10.0  # seconds for the first message: the server looks for the last one of every key
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,9 @@ async def read(bucket: Bucket) -> dict[str, Message]:
     return found
 
 
-async def _read(bucket: Bucket, deliveries: Deliveries, replay: Replay, found: dict[str, Message]) -> None:
+async def _read(
+    bucket: Bucket, deliveries: Deliveries, replay: Replay, found: dict[str, Message]
+) -> None:
     while not replay.complete:
         items = await deliveries.next(SILENT if replay.heard else PATIENCE)
         if not items:
@@ -71,7 +75,9 @@ async def _read(bucket: Bucket, deliveries: Deliveries, replay: Replay, found: d
             await _take(item, replay, found, bucket)
 
 
-async def _take(item: Beat | Delivery, replay: Replay, found: dict[str, Message], bucket: Bucket) -> None:
+async def _take(
+    item: Beat | Delivery, replay: Replay, found: dict[str, Message], bucket: Bucket
+) -> None:
     if isinstance(item, Delivery):
         if not replay.message(item.number, item.message.revision):
             raise Unavailable("a message was lost while the bucket was read; try again")
@@ -82,8 +88,11 @@ async def _take(item: Beat | Delivery, replay: Replay, found: dict[str, Message]
         replay.nothing_more()
 
 
-def values_of(connection: sqlite3.Connection, prefix: bytes, hidden: tuple[str, ...]) -> dict[str, bytes]:
-    """Return key and value of every row of a file, parents first. Raises Refused for rows that could not be served."""
+def values_of(
+    connection: sqlite3.Connection, prefix: bytes, hidden: tuple[str, ...]
+) -> dict[str, bytes]:
+    """Return key and value of every row of a file, parents first. Raises Refused for rows that
+    could not be served."""
     values, found, faults = Values(prefix, hidden), dict[str, bytes](), list[str]()
     for table, key, value in file_values(connection):
         try:
@@ -97,16 +106,25 @@ def values_of(connection: sqlite3.Connection, prefix: bytes, hidden: tuple[str, 
     return found
 
 
-def difference(present: Mapping[str, Message], wanted: Mapping[str, bytes], *, only: set[str] | None = None) -> Changes:
-    """Return what to write so that a bucket of *present* is as *wanted*; of *only* these keys, when given."""
+def difference(
+    present: Mapping[str, Message], wanted: Mapping[str, bytes], *, only: set[str] | None = None
+) -> Changes:
+    """Return what to write so that a bucket of *present* is as *wanted*; of *only* these keys, when
+    given."""
     puts: list[tuple[str, bytes | None, int | None]] = []
     for key, value in wanted.items():
         old = present.get(key)
         if old is None or old.value is None or not same(key.partition(".")[0], old.value, value):
             puts.append((key, value, old.revision if old else 0))
-    gone = [key for key, old in present.items() if old.value is not None and key != FLOOR and key not in wanted]
+    gone = [
+        key
+        for key, old in present.items()
+        if old.value is not None and key != FLOOR and key not in wanted
+    ]
     deletes: list[tuple[str, bytes | None, int | None]] = [
-        (key, None, present[key].revision) for key in sorted(gone, key=_children_first) if only is None or key in only
+        (key, None, present[key].revision)
+        for key in sorted(gone, key=_children_first)
+        if only is None or key in only
     ]
     return Changes(puts, deletes)
 
@@ -117,21 +135,26 @@ def _children_first(key: str) -> tuple[int, str]:
 
 
 async def write(bucket: NatsBucket, present: Mapping[str, Message], changes: Changes) -> int:
-    """Write *changes*, then the floor if there is none: the bucket is whole. Returns its last revision."""
+    """Write *changes*, then the floor if there is none: the bucket is whole. Returns its last
+    revision."""
     last = await bucket.write(changes.puts)
     last = max(last, await bucket.write(changes.deletes))
     if _floor(present) is None:
-        # What was purged under a floor that is lost, nobody knows: whoever has followed this bucket takes it again.
+        # What was purged under a floor that is lost, nobody knows: whoever has followed this bucket
+        # takes it again.
         least = max((message.revision for message in present.values()), default=0)
         last = await bucket.write([_floor_at(least, present)])
     return last
 
 
 def _floor(present: Mapping[str, Message]) -> int | None:
-    """Return the floor; None when there is none, or it cannot be read: then every host waits for one."""
+    """Return the floor; None when there is none, or it cannot be read: then every host waits for
+    one."""
     message = present.get(FLOOR)
     try:
-        return read_floor(message.value) if message is not None and message.value is not None else None
+        return (
+            read_floor(message.value) if message is not None and message.value is not None else None
+        )
     except Malformed:
         return None
 
@@ -141,7 +164,8 @@ def _floor_at(revision: int, present: Mapping[str, Message]) -> tuple[str, bytes
 
 
 async def compact(bucket: NatsBucket, present: Mapping[str, Message]) -> int:
-    """Let go of tombstones; return how many. The floor is raised first: who missed one takes everything again."""
+    """Let go of tombstones; return how many. The floor is raised first: who missed one takes
+    everything again."""
     gone = [message for message in present.values() if message.value is None]
     if gone:
         # Never lower: what was purged before may be younger than what is left.
@@ -153,7 +177,12 @@ async def compact(bucket: NatsBucket, present: Mapping[str, Message]) -> int:
 
 
 async def publish(
-    source: Source, wanted: Mapping[str, bytes], *, dry_run: bool = False, replicas: int = 1, forget: bool = False
+    source: Source,
+    wanted: Mapping[str, bytes],
+    *,
+    dry_run: bool = False,
+    replicas: int = 1,
+    forget: bool = False,
 ) -> dict[str, Any]:
     """Make the bucket as *wanted*. Raises Refused, Conflict, Unavailable."""
     async with connected(source) as bucket:
@@ -166,7 +195,10 @@ async def publish(
         changes = difference(present, wanted)
         if changes.deletes and not any(key.startswith("networks.") for key in wanted):
             raise Refused(
-                [f"the file has no network: all {len(changes.deletes):,} rows of the bucket would be deleted"]
+                [
+                    f"the file has no network: all {len(changes.deletes):,} rows of the bucket "
+                    f"would be deleted"
+                ]
             )
         reply: dict[str, Any] = {"puts": len(changes.puts), "deletes": len(changes.deletes)}
         if dry_run:
@@ -177,8 +209,11 @@ async def publish(
         return reply
 
 
-async def apply(source: Source, request: dict[str, Any], prefix: bytes, hidden: tuple[str, ...]) -> dict[str, Any]:
-    """Perform `apply` on the catalog in a bucket: read it into a file, apply there under all its rules, write the rest.
+async def apply(
+    source: Source, request: dict[str, Any], prefix: bytes, hidden: tuple[str, ...]
+) -> dict[str, Any]:
+    """Perform `apply` on the catalog in a bucket: read it into a file, apply there under all its
+    rules, write the rest.
 
     Raises Refused, Faulty, Conflict, Unavailable.
     """
@@ -201,9 +236,12 @@ async def apply(source: Source, request: dict[str, Any], prefix: bytes, hidden: 
 
 
 def rows(
-    present: Mapping[str, Message], prefix: bytes = b"\xfd\xaa", hidden: tuple[str, ...] = HIDDEN_PEERS
+    present: Mapping[str, Message],
+    prefix: bytes = b"\xfd\xaa",
+    hidden: tuple[str, ...] = HIDDEN_PEERS,
 ) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the rows of a file that *present* comes to; what a follower would keep out is left out."""
+    """Return the rows of a file that *present* comes to; what a follower would keep out is left
+    out."""
     values, found = Values(prefix, hidden), defaultdict[str, list[tuple[Any, ...]]](list)
     for message in present.values():
         try:

@@ -1,4 +1,5 @@
-"""The address of a bucket: `nats://HOST[:PORT][,HOST…]/BUCKET?creds=FILE`. Its secrets are never printed."""
+"""The address of a bucket: `nats://HOST[:PORT][,HOST…]/BUCKET?creds=FILE`. Its secrets are never
+printed."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ _EXAMPLE: Final = "nats://nats.example:4222/internal-dns?creds=/etc/internal-dns
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a catalog is followed from, or published to. `servers` are host:port; `files` by option."""
+    """Where a catalog is followed from, or published to. `servers` are host:port; `files` by
+    option."""
 
     servers: tuple[str, ...]
     bucket: str = BUCKET
@@ -28,7 +30,8 @@ class Source:
         return f"{'tls' if self.tls else 'nats'}://{','.join(self.servers)}/{self.bucket}"
 
     def without_secrets(self) -> str:
-        """Return the address with its options, which are names of files; user, password and token left out."""
+        """Return the address with its options, which are names of files; user, password and token
+        left out."""
         options = urlencode(dict(self.files), safe="/")
         return f"{self}?{options}" if options else str(self)
 
@@ -48,21 +51,30 @@ class Source:
         except ValueError:
             raise ValueError(f"that is no address of a bucket: write {_EXAMPLE}") from None
         if url.scheme not in ("nats", "tls"):
-            raise ValueError(f"the address of a bucket starts with nats:// or tls://, such as {_EXAMPLE}")
+            raise ValueError(
+                f"the address of a bucket starts with nats:// or tls://, such as {_EXAMPLE}"
+            )
         login, _, hosts = url.netloc.rpartition("@")
         user, _, password = login.partition(":")
         bucket = url.path.strip("/") or BUCKET
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", bucket):
             raise ValueError("a bucket's name is 1 to 64 of letters, digits, - and _")
         if unknown := [name for name in options if name not in _OPTIONS]:
-            raise ValueError(f"{unknown[0]!r} is no option of a bucket's address: there are {', '.join(_OPTIONS)}")
+            raise ValueError(
+                f"{unknown[0]!r} is no option of a bucket's address: there are "
+                f"{', '.join(_OPTIONS)}"
+            )
         servers = tuple(_server(host) for host in hosts.split(","))
         tls = url.scheme == "tls" or bool(options.keys() & {"ca", "cert"})
-        return cls(servers, bucket, tls, unquote(user), unquote(password), tuple(sorted(options.items())))
+        return cls(
+            servers, bucket, tls, unquote(user), unquote(password), tuple(sorted(options.items()))
+        )
 
 
 def _server(text: str) -> str:
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?", text)
     if not found or int(found[2] or PORT) > 65_535:
-        raise ValueError(f"the address names no HOST or HOST:PORT before the bucket: write {_EXAMPLE}")
+        raise ValueError(
+            f"the address names no HOST or HOST:PORT before the bucket: write {_EXAMPLE}"
+        )
     return f"{found[1]}:{found[2] or PORT}"

@@ -1,4 +1,5 @@
-"""Tell the service manager how we are (sd_notify(3)): lines of text in one datagram to the socket it names.
+"""Tell the service manager how we are (sd_notify(3)): lines of text in one datagram to the socket
+it names.
 
 Nothing is told, and nothing fails, where no service manager asks for it.
 """
@@ -22,7 +23,9 @@ class ServiceManager:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self.address = environment.get("NOTIFY_SOCKET", "")
-        self.watchdog = _watchdog(environment) if self.address else None  # seconds within which it wants to hear of us
+        self.watchdog = (
+            _watchdog(environment) if self.address else None
+        )  # seconds within which it wants to hear of us
         self._told_failure = False
 
     def ready(self, status: str) -> None:
@@ -30,7 +33,9 @@ class ServiceManager:
 
     def reloading(self) -> None:
         """READY=1 must follow. The time stamp lets systemd match the two (Type=notify-reload)."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000}")
+        self._tell(
+            "RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000}"
+        )
 
     def status(self, status: str) -> None:
         self._tell(f"STATUS={status}")
@@ -50,14 +55,20 @@ class ServiceManager:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
                 sock.sendto("\n".join(line.replace("\n", " ") for line in lines).encode(), address)
         except OSError as error:
-            # Never wait for it, and never end over it: a watchdog that hears nothing acts by itself.
+            # Never wait for it, and never end over it: a watchdog that hears nothing acts by
+            # itself.
             if not self._told_failure:
                 self._told_failure = True
-                _log.warning("cannot tell the service manager at %s: %s", self.address, error.strerror or error)
+                _log.warning(
+                    "cannot tell the service manager at %s: %s",
+                    self.address,
+                    error.strerror or error,
+                )
 
 
 def _watchdog(environment: Mapping[str, str]) -> float | None:
-    """Return the interval in seconds, or None when no watchdog is on or it watches another process."""
+    """Return the interval in seconds, or None when no watchdog is on or it watches another
+    process."""
     microseconds = environment.get("WATCHDOG_USEC", "")
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None

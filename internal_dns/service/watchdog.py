@@ -1,8 +1,8 @@
 """The watchdog: tell the service manager that we live, but only after having really answered.
 
-A question is sent to each address that is served, by a socket as a client's would be. Its answer has gone through the
-kernel's queue, our receiving, the loop, and the journey; a server that hangs, or has stopped reading, says nothing
-more, and the service manager starts another.
+A question is sent to each address that is served, by a socket as a client's would be. Its answer
+has gone through the kernel's queue, our receiving, the loop, and the journey; a server that hangs,
+or has stopped reading, says nothing more, and the service manager starts another.
 """
 
 from __future__ import annotations
@@ -23,19 +23,24 @@ from internal_dns.transport.sockets import Endpoint
 
 # One question may be lost in a full queue without the service being at fault.
 CHANCES: Final = 4
-# The journey answers it each time, or refuses an outsider: it needs no catalog, and is never forwarded or remembered.
+# The journey answers it each time, or refuses an outsider: it needs no catalog, and is never
+# forwarded or remembered.
 _QUESTION: Final = b"\x09localhost\0" + pack("!HH", Type.AAAA, IN)
 
 _log = logging.getLogger("internal_dns")
 
 
 async def watch_ourselves(manager: ServiceManager, endpoints: Sequence[Endpoint]) -> None:
-    """Ask ourselves, and tell *manager* when every address answered, until cancelled. It must have a watchdog on."""
+    """Ask ourselves, and tell *manager* when every address answered, until cancelled. It must have
+    a watchdog on."""
     assert manager.watchdog is not None
     every, silent = manager.watchdog / CHANCES, False
     asked, loop = _on_this_host(endpoints), asyncio.get_running_loop()
     if not asked:
-        _log.warning("watchdog: none of our addresses is on this host yet, so that it watches the event loop alone")
+        _log.warning(
+            "watchdog: none of our addresses is on this host yet, so that it watches the event "
+            "loop alone"
+        )
     while True:
         begin = loop.time()
         answered = await asyncio.gather(*(answers(endpoint, every) for endpoint in asked))
@@ -43,14 +48,17 @@ async def watch_ourselves(manager: ServiceManager, endpoints: Sequence[Endpoint]
             manager.alive()
         elif not silent:
             mute = ", ".join(str(e) for e, said in zip(asked, answered, strict=True) if not said)
-            _log.error("watchdog: our own question to %s was not answered within %.1f s", mute, every)
+            _log.error(
+                "watchdog: our own question to %s was not answered within %.1f s", mute, every
+            )
         silent = not all(answered)
         await asyncio.sleep(begin + every - loop.time())
         asked = _on_this_host(endpoints)
 
 
 def _on_this_host(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
-    """The addresses that can be asked: FREEBIND also serves those whose route comes later, or is another host's."""
+    """The addresses that can be asked: FREEBIND also serves those whose route comes later, or is
+    another host's."""
     found = [Endpoint(IPv6Address("::1"), e.port) if e.wildcard else e for e in endpoints]
     return [endpoint for endpoint in found if _is_local(endpoint)]
 

@@ -1,9 +1,11 @@
-"""Read what another system knows of machines and peers, and write it as a declarative catalog document.
+"""Read what another system knows of machines and peers, and write it as a declarative catalog
+document.
 
     text or JSON ─► wireguard · csv · docker · consul · fly ─► Draft ─► Imported(document, notes)
 
-Each reader is pure: `read(source, options)` touches no file and no network. The document has the structure that
-`internal-dns apply` takes (docs/import.md). What a reader leaves out, changes or guesses stands in the notes.
+Each reader is pure: `read(source, options)` touches no file and no network. The document has the
+structure that `internal-dns apply` takes (docs/import.md). What a reader leaves out, changes or
+guesses stands in the notes.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class SourceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A declarative document, and what was left out, changed or guessed on the way to it, with the reason."""
+    """A declarative document, and what was left out, changed or guessed on the way to it, with the
+    reason."""
 
     document: dict[str, Any]
     notes: list[str]
@@ -50,9 +53,12 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the operator knows and the source does not. `app` and `region` stand in where the source names none."""
+    """What the operator knows and the source does not. `app` and `region` stand in where the source
+    names none."""
 
-    networks: Mapping[int, str] = field(default_factory=dict)  # names; the others are called net-<hex>
+    networks: Mapping[int, str] = field(
+        default_factory=dict
+    )  # names; the others are called net-<hex>
     app: str = ""
     region: str = ""
     prefix: bytes = b"\xfd\xaa"
@@ -62,14 +68,22 @@ class Options:
         named: dict[str, int] = {}
         for number, name in self.networks.items():
             if not 0 < number < 1 << 32:
-                raise SourceError(f"network {number}", "a network id is 1 to 4294967295", "Correct --network")
-            if named.setdefault(name.lower(), number) != number or not may_be_called(number, name.lower()):
+                raise SourceError(
+                    f"network {number}", "a network id is 1 to 4294967295", "Correct --network"
+                )
+            if named.setdefault(name.lower(), number) != number or not may_be_called(
+                number, name.lower()
+            ):
                 why = f"another network is called {shown(name)}"
-                raise SourceError(f"network {number} ({number:x} in addresses)", why, "Correct --network")
+                raise SourceError(
+                    f"network {number} ({number:x} in addresses)", why, "Correct --network"
+                )
         for name in (*self.networks.values(), *filter(None, (self.app, self.region))):
             if not _NAME.match(name):
                 why = "a name has 1 to 63 letters, digits, - and _"
-                raise SourceError(f"the name {shown(name)}", why, "Correct --network, --app or --region")
+                raise SourceError(
+                    f"the name {shown(name)}", why, "Correct --network, --app or --region"
+                )
 
 
 def may_be_called(number: int, name: str) -> bool:
@@ -82,7 +96,8 @@ def default_name(number: int) -> str:
 
 
 class Draft:
-    """A document in the making: names made valid, addresses checked, doubles refused, and everything noted."""
+    """A document in the making: names made valid, addresses checked, doubles refused, and
+    everything noted."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -97,10 +112,11 @@ class Draft:
     def note(self, reason: str, *who: str) -> None:
         self.noted.setdefault(reason, []).extend(who)
 
-    # ── values ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── values ────────────────────────────────────────────────────────────────────────────────────
 
     def name(self, raw: str, kind: str, who: str, longest: int = 63) -> str:
-        """Return *raw* as a lower-cased name, empty when it has no letter or digit; changes are noted."""
+        """Return *raw* as a lower-cased name, empty when it has no letter or digit; changes are
+        noted."""
         made = re.sub(r"[^A-Za-z0-9_-]", "-", raw[:longest]).lower()
         if not re.search(r"[a-z0-9]", made):
             if raw:
@@ -136,16 +152,28 @@ class Draft:
         if name and (self.numbers.get(name, number) != number or not may_be_called(number, name)):
             self.note("network name not used, it is another network's", f"{who} ({shown(raw)})")
         elif name and self.names.setdefault(number, name) != name:
-            self.note(f"network name not used, it is called {self.names[number]} already", f"{who} ({shown(raw)})")
+            self.note(
+                f"network name not used, it is called {self.names[number]} already",
+                f"{who} ({shown(raw)})",
+            )
         elif name:
             self.numbers[name] = number
 
-    # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── rows ──────────────────────────────────────────────────────────────────────────────────────
 
     def machine(
-        self, raw_id: str, app: str, address: str, *, state: str, region: str = "", group: str = "",
-        skip_registration: bool = False, metadata: Mapping[str, str] | None = None, services: Services = (),
-    ) -> None:  # fmt: skip
+        self,
+        raw_id: str,
+        app: str,
+        address: str,
+        *,
+        state: str,
+        region: str = "",
+        group: str = "",
+        skip_registration: bool = False,
+        metadata: Mapping[str, str] | None = None,
+        services: Services = (),
+    ) -> None:
         """Add a machine, or note why not."""
         who = shown(raw_id)
         placed = self.place(address, who)
@@ -161,7 +189,10 @@ class Draft:
         else:
             other = self.owners.setdefault(packed, ident)
             if other != ident:
-                self.note("share an address, which `apply` refuses while both are started", f"{other} and {ident}")
+                self.note(
+                    "share an address, which `apply` refuses while both are started",
+                    f"{other} and {ident}",
+                )
             self.homes[ident] = number, app
             made = {"id": ident, "address": address_text(packed).decode(), "region": self._region(region, who),
                     "group": self.name(group, "group", who) or "app",
@@ -171,7 +202,8 @@ class Draft:
             self.machines[ident] = made | {key: value for key, value in more.items() if value}
 
     def peer(self, raw: str, address: str, *, region: str = "", rename: bool = False) -> None:
-        """Add a WireGuard peer, or note why not; with *rename* a name that is taken gets a number behind it."""
+        """Add a WireGuard peer, or note why not; with *rename* a name that is taken gets a number
+        behind it."""
         who = shown(raw)
         placed = self.place(address, who)
         if placed is None:
@@ -186,10 +218,14 @@ class Draft:
                 self.note("left out, a peer before it has this name", f"{who} ({shown(address)})")
                 return
             name = self._free(number, name)
-            self.note("named with a number, because the name was taken", f"{name} ({shown(address)})")
+            self.note(
+                "named with a number, because the name was taken", f"{name} ({shown(address)})"
+            )
         other = self.owners.setdefault(packed[:15], name)
         if other != name:
-            self.note("lie in one /120, so the server takes one for the other", f"{other} and {name}")
+            self.note(
+                "lie in one /120, so the server takes one for the other", f"{other} and {name}"
+            )
         made = {"address": address_text(packed).decode()}
         if region := self.name(region or self.options.region, "region", who):
             made["region"] = region
@@ -208,7 +244,11 @@ class Draft:
         return region or UNKNOWN_REGION
 
     def _metadata(self, pairs: Mapping[str, str], who: str) -> dict[str, str]:
-        kept = {key: value for key, value in sorted(pairs.items()) if key and storable(key) and storable(value)}
+        kept = {
+            key: value
+            for key, value in sorted(pairs.items())
+            if key and storable(key) and storable(value)
+        }
         for key in sorted(pairs.keys() - kept.keys()):
             self.note("metadata left out: no key, NUL, or not Unicode", f"{who} ({shown(key)})")
         return kept
@@ -216,20 +256,27 @@ class Draft:
     def _services(self, services: Services, who: str) -> list[dict[str, Any]]:
         kept = {}
         for raw, protocol, port in services:
-            name = self.name(raw, "service", who, 62)  # One octet of the label is for the _ before it.
+            name = self.name(
+                raw, "service", who, 62
+            )  # One octet of the label is for the _ before it.
             if name and protocol in ("tcp", "udp") and 0 < port < 65_536:
                 kept[name, protocol] = {"name": name, "protocol": protocol, "port": port}
             else:
-                self.note("services left out: tcp or udp, and port 1 to 65535", f"{who} ({shown(raw)})")
+                self.note(
+                    "services left out: tcp or udp, and port 1 to 65535", f"{who} ({shown(raw)})"
+                )
         return [kept[key] for key in sorted(kept)]
 
-    # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── the whole ─────────────────────────────────────────────────────────────────────────────────
 
     def done(self) -> Imported:
-        """Return the document, in an order of its own so that two imports can be compared, and the notes."""
+        """Return the document, in an order of its own so that two imports can be compared, and the
+        notes."""
         found: dict[int, dict[str, Any]] = {}
         for number in sorted({number for number, _ in (*self.homes.values(), *self.peers)}):
-            address = address_text(self.options.prefix + number.to_bytes(4, "big") + bytes(10)).decode()
+            address = address_text(
+                self.options.prefix + number.to_bytes(4, "big") + bytes(10)
+            ).decode()
             found[number] = {"id": f"{address}/48"}
         for ident, (number, app) in sorted(self.homes.items(), key=lambda item: (item[1], item[0])):
             apps = found[number].setdefault("apps", {})
@@ -242,7 +289,9 @@ class Draft:
             self.note(told, *networks)
         else:
             self.note("nothing found to import")
-        notes = [reason if not who else f"{reason}: {_listed(who)}" for reason, who in self.noted.items()]
+        notes = [
+            reason if not who else f"{reason}: {_listed(who)}" for reason, who in self.noted.items()
+        ]
         return Imported({"networks": networks}, notes)
 
 
@@ -252,7 +301,7 @@ def _listed(who: list[str]) -> str:
     return ", ".join(who[:NAMED_IN_A_NOTE]) + (f" and {more:,} more" if more > 0 else "")
 
 
-# ── input ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── input ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def octets(address: str) -> bytes | None:
@@ -269,16 +318,21 @@ def storable(text: str) -> bool:
 
 
 def text_of(source: str | bytes, what: str) -> str:
-    """Return the text of *source* without a byte order mark. Raises SourceError for what is no UTF-8 text."""
+    """Return the text of *source* without a byte order mark. Raises SourceError for what is no
+    UTF-8 text."""
     try:
         text = source.decode() if isinstance(source, bytes) else source
     except UnicodeDecodeError as error:
         why = f"octet {error.start + 1} is not UTF-8"
-        raise SourceError(f"no {what}", why, "Save it as UTF-8 (PowerShell's > writes UTF-16)") from error
+        raise SourceError(
+            f"no {what}", why, "Save it as UTF-8 (PowerShell's > writes UTF-16)"
+        ) from error
     text = text.removeprefix("\ufeff")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise SourceError(f"no {what}", f"line {line} has a NUL", "Give the text itself, saved as UTF-8")
+        raise SourceError(
+            f"no {what}", f"line {line} has a NUL", "Give the text itself, saved as UTF-8"
+        )
     return text
 
 
@@ -289,7 +343,11 @@ def json_of(source: object, what: str) -> object:
     try:
         return msgspec.json.decode(text_of(source, what))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        why = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not JSON: {error}"
+        why = (
+            "it is nested too deeply"
+            if isinstance(error, RecursionError)
+            else f"it is not JSON: {error}"
+        )
         raise SourceError(f"no {what}", why, "Give the whole output, as it was printed") from error
 
 

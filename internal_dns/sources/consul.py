@@ -107,7 +107,9 @@ def read(source: object, options: Options | None = None) -> Imported:
     else:
         instances = [_of_flat(one) for one in shaped(value, list[_FlatInstance], WHAT, DO)]
         if instances:
-            draft.note("all taken as started: the catalog has no checks, /v1/health/service/NAME has")
+            draft.note(
+                "all taken as started: the catalog has no checks, /v1/health/service/NAME has"
+            )
     nodes = defaultdict(set)
     for instance in instances:
         nodes[instance.id].add(instance.node)
@@ -131,23 +133,41 @@ def _add(draft: Draft, instance: _Instance, *, shared: bool) -> None:
     udp = "udp" in instance.tags and "tcp" not in instance.tags
     left = [tag for tag in instance.tags if tag not in ("tcp", "udp")]
     if left:
-        draft.note("tags left out, metadata has keys and values", f"{who} ({shown(', '.join(left))})")
+        draft.note(
+            "tags left out, metadata has keys and values", f"{who} ({shown(', '.join(left))})"
+        )
     draft.machine(
-        ident, instance.name, inside[0], region=instance.region, state="stopped" if instance.failing else "started",
+        ident,
+        instance.name,
+        inside[0],
+        region=instance.region,
+        state="stopped" if instance.failing else "started",
         metadata=instance.meta,
         services=[(instance.name, "udp" if udp else "tcp", instance.port)] if instance.port else [],
-    )  # fmt: skip
+    )
 
 
 def _of_flat(one: _FlatInstance) -> _Instance:
-    addresses = (one.service_address, _lan(one.tagged), one.address, (one.node_tagged or {}).get(LAN, ""))
+    addresses = (
+        one.service_address,
+        _lan(one.tagged),
+        one.address,
+        (one.node_tagged or {}).get(LAN, ""),
+    )
     region = (one.node_meta or {}).get("region", "") or one.datacenter
-    return _Instance(one.node, one.id, one.name, addresses, region, one.meta or {}, one.tags or [], one.port, "")
+    return _Instance(
+        one.node, one.id, one.name, addresses, region, one.meta or {}, one.tags or [], one.port, ""
+    )
 
 
 def _of_checked(one: _CheckedInstance) -> _Instance:
     node, service = one.node, one.service
-    addresses = (service.address, _lan(service.tagged), node.address, (node.tagged or {}).get(LAN, ""))
+    addresses = (
+        service.address,
+        _lan(service.tagged),
+        node.address,
+        (node.tagged or {}).get(LAN, ""),
+    )
     region = (node.meta or {}).get("region", "") or node.datacenter
     statuses = {check.status for check in one.checks or []} - {"passing"}
     failing = "" if not statuses else "warning" if statuses == {"warning"} else "critical"

@@ -7,7 +7,8 @@
     peers      name, address               needed
                network, region
 
-Commas, or semicolons when the header has no comma; quotes, CRLF and a byte order mark are as spreadsheets write them.
+Commas, or semicolons when the header has no comma; quotes, CRLF and a byte order mark are as
+spreadsheets write them.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ Record = dict[str, str]
 
 
 def read(
-    source: str | bytes, options: Options | None = None, *, kind: Literal["machines", "peers"] = "machines"
+    source: str | bytes,
+    options: Options | None = None,
+    *,
+    kind: Literal["machines", "peers"] = "machines",
 ) -> Imported:
-    """Return the machines or peers of a table. Raises SourceError, naming the lines, for a table that is not whole."""
+    """Return the machines or peers of a table. Raises SourceError, naming the lines, for a table
+    that is not whole."""
     draft = Draft(options or Options())
     for line, record in _records(draft, text_of(source, WHAT), kind):
         address, who = record["address"], f"line {line}"
@@ -45,10 +50,18 @@ def read(
         if not state:
             draft.note("state started guessed, because none is given", shown(record["id"]) or who)
         draft.machine(
-            record["id"], record.get("app", ""), address, region=record.get("region", ""),
-            group=record.get("group", ""), state=state or "started",
-            metadata={c.removeprefix(METADATA): v for c, v in record.items() if c.startswith(METADATA) and v},
-        )  # fmt: skip
+            record["id"],
+            record.get("app", ""),
+            address,
+            region=record.get("region", ""),
+            group=record.get("group", ""),
+            state=state or "started",
+            metadata={
+                c.removeprefix(METADATA): v
+                for c, v in record.items()
+                if c.startswith(METADATA) and v
+            },
+        )
     return draft.done()
 
 
@@ -63,16 +76,23 @@ def _records(draft: Draft, text: str, kind: str) -> Iterator[tuple[int, Record]]
         broken = []
         for row in rows:
             if len(row) == len(columns):
-                yield rows.line_num, {column: cell.strip() for column, cell in zip(columns, row, strict=True)}
+                yield (
+                    rows.line_num,
+                    {column: cell.strip() for column, cell in zip(columns, row, strict=True)},
+                )
             elif row:
                 broken.append(f"line {rows.line_num} has {len(row)} fields")
     except csv.Error as error:
         why = f"line {rows.line_num}: {error}"
-        raise SourceError(f"no {WHAT}", why, "Give the whole file, with its quotes closed") from error
+        raise SourceError(
+            f"no {WHAT}", why, "Give the whole file, with its quotes closed"
+        ) from error
     if broken:
         more = f" and {len(broken) - 10:,} more" if len(broken) > 10 else ""
         why = f"{', '.join(broken[:10])}{more}; the header has {len(columns)}"
-        raise SourceError(f"no {WHAT}", why, "Give every line a field for each column, empty ones too")
+        raise SourceError(
+            f"no {WHAT}", why, "Give every line a field for each column, empty ones too"
+        )
 
 
 def _column(cell: str) -> str:
@@ -86,7 +106,9 @@ def _check_columns(draft: Draft, columns: list[str], kind: str) -> None:
     missing = [name for name in needed if name not in columns]
     if missing:
         why = f"line 1, the header, has no column {' and no '.join(missing)}"
-        raise SourceError(f"no {WHAT}", why, f"A header of {kind} is {','.join((*NEEDED[kind], *READ[kind]))}")
+        raise SourceError(
+            f"no {WHAT}", why, f"A header of {kind} is {','.join((*NEEDED[kind], *READ[kind]))}"
+        )
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         why = f"line 1, the header, has {', '.join(map(shown, twice))} twice"
@@ -108,13 +130,17 @@ def _network_fits(draft: Draft, written: str, address: str, who: str) -> bool:
     if number is None and (number := draft.numbers.get(written.lower())) is None:
         draft.call_network(placed[0], written, who)
     elif number != placed[0]:
-        draft.note("left out, the address is of another network", f"{who} ({shown(address)}, not {shown(written)})")
+        draft.note(
+            "left out, the address is of another network",
+            f"{who} ({shown(address)}, not {shown(written)})",
+        )
         return False
     return True
 
 
 def _number(written: str, prefix: bytes) -> int | None:
-    """Return the id that *written* is, decimal or a /48: 0, which no network has, for one of another prefix."""
+    """Return the id that *written* is, decimal or a /48: 0, which no network has, for one of
+    another prefix."""
     if written.isascii() and written.isdecimal():
         return int(written[:20])
     try:

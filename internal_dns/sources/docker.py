@@ -36,7 +36,8 @@ class _Attachment(Struct):
 
     @property
     def wanted(self) -> str:
-        """The address, or the one it will have: a stopped container has only what was fixed for it."""
+        """The address, or the one it will have: a stopped container has only what was fixed for
+        it."""
         return self.address or (self.fixed and self.fixed.address) or ""
 
 
@@ -76,7 +77,10 @@ def read(source: object, options: Options | None = None) -> Imported:
         _add(draft, container, projects)
     for app, several in sorted(projects.items()):
         if len(several) > 1:
-            draft.note("compose projects became one app", f"{app} of {', '.join(map(shown, sorted(several)))}")
+            draft.note(
+                "compose projects became one app",
+                f"{app} of {', '.join(map(shown, sorted(several)))}",
+            )
     return draft.done()
 
 
@@ -90,16 +94,24 @@ def _add(draft: Draft, container: _Container, projects: dict[str, set[str]]) -> 
     if address is None:
         return
     project = labels.get("com.docker.compose.project", "")
-    app = labels.get("internal-dns.app") or labels.get("com.docker.compose.service") or draft.options.app or name
+    app = (
+        labels.get("internal-dns.app")
+        or labels.get("com.docker.compose.service")
+        or draft.options.app
+        or name
+    )
     if project:
         projects.setdefault(shown(app), set()).add(project)
     draft.machine(
-        container.id[:12], app, address,
-        region=labels.get("internal-dns.region", ""), group=labels.get("internal-dns.group", ""),
+        container.id[:12],
+        app,
+        address,
+        region=labels.get("internal-dns.region", ""),
+        group=labels.get("internal-dns.group", ""),
         state="started" if container.state.running and not container.state.paused else "stopped",
         metadata={"project": project} if project else {},
         services=_services(draft, container.config.exposed or {}, shown(name)),
-    )  # fmt: skip
+    )
 
 
 def _address(draft: Draft, container: _Container, who: str) -> str | None:
@@ -109,11 +121,16 @@ def _address(draft: Draft, container: _Container, who: str) -> str | None:
     inside = [pair for pair in found if (octets(pair[1]) or b"").startswith(draft.options.prefix)]
     if not inside:
         why = f"left out, no IPv6 address in {draft.options.prefix.hex()}::/16 (a stopped one keeps only a fixed one)"
-        draft.note(why, f"{who} ({shown(', '.join(address for _, address in found)) if found else 'none'})")
+        draft.note(
+            why, f"{who} ({shown(', '.join(address for _, address in found)) if found else 'none'})"
+        )
         return None
     for pair in found:
         if pair != inside[0]:
-            draft.note("other addresses left out, a machine has one", f"{who} ({shown(pair[1])} of {shown(pair[0])})")
+            draft.note(
+                "other addresses left out, a machine has one",
+                f"{who} ({shown(pair[1])} of {shown(pair[0])})",
+            )
     return inside[0][1]
 
 

@@ -88,9 +88,16 @@ def _add(draft: Draft, around: str, machine: _Machine) -> None:
         app = metadata[key]
         draft.note(f"app guessed from metadata {key}", f"{shown(machine.id)} ({shown(app)})")
     draft.machine(
-        machine.id, app, machine.private_ip or "", region=machine.region, state=machine.state,
-        group=metadata.get("fly_process_group", ""), metadata=metadata,
+        machine.id,
+        app,
+        machine.private_ip or "",
+        region=machine.region,
+        state=machine.state,
+        group=metadata.get("fly_process_group", ""),
+        metadata=metadata,
         skip_registration=config.dns is not None and config.dns.skip_registration is True,
-        services=[(f"{one.protocol}-{one.internal_port}", one.protocol, one.internal_port)
-                  for one in config.services or []],
-    )  # fmt: skip
+        services=[
+            (f"{one.protocol}-{one.internal_port}", one.protocol, one.internal_port)
+            for one in config.services or []
+        ],
+    )

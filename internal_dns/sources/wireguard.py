@@ -33,7 +33,9 @@ _SECTION: Final = re.compile(r"\[([A-Za-z]+)\]\Z")
 _NAMED: Final = re.compile(r"(?:friendly_)?name\s*[=:]\s*(.+)\Z", re.IGNORECASE)
 # `# Endpoint = …` is a setting switched off; it, or a key alone, may be a secret.
 _NO_NAME: Final = re.compile(r"[A-Za-z]\w*\s*=|end\s+\S|.*[A-Za-z0-9+/]{43}=", re.IGNORECASE)
-_MARK: Final = re.compile(r"(begin|client:?)\s+(?=\S)", re.IGNORECASE)  # of set-up scripts: `### begin alice ###`
+_MARK: Final = re.compile(
+    r"(begin|client:?)\s+(?=\S)", re.IGNORECASE
+)  # of set-up scripts: `### begin alice ###`
 
 
 @dataclass
@@ -47,7 +49,8 @@ class _Peer:
 
 
 def read(source: str | bytes, options: Options | None = None) -> Imported:
-    """Return a peer for each allowed IP in the prefix that is one (/120 or /128). Raises SourceError."""
+    """Return a peer for each allowed IP in the prefix that is one (/120 or /128). Raises
+    SourceError."""
     text = text_of(source, WHAT)
     draft = Draft(options or Options())
     lines = [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
@@ -68,9 +71,15 @@ def _add(draft: Draft, peer: _Peer) -> None:
     for item in peer.allowed:
         interface = _interface(item)
         if interface is None or not interface.ip.packed.startswith(draft.options.prefix):
-            draft.note(f"allowed IPs left out, not in {draft.options.prefix.hex()}::/16", f"{who} ({shown(item)})")
+            draft.note(
+                f"allowed IPs left out, not in {draft.options.prefix.hex()}::/16",
+                f"{who} ({shown(item)})",
+            )
         elif interface.network.prefixlen not in (120, 128):
-            draft.note("allowed IPs left out: a route, not one peer's /120 or /128", f"{who} ({shown(item)})")
+            draft.note(
+                "allowed IPs left out: a route, not one peer's /120 or /128",
+                f"{who} ({shown(item)})",
+            )
         elif interface.network.prefixlen == 128 or interface.ip.packed[15]:
             exact.append(interface.ip.packed)
         else:
@@ -80,7 +89,10 @@ def _add(draft: Draft, peer: _Peer) -> None:
     for start in masked:
         if not any(address[:15] == start[:15] for address in exact):
             exact.append(start[:15] + bytes([GUESSED_HOST]))
-            draft.note(f"address guessed: the {GUESSED_HOST} in a /120 that does not tell the peer's own", who)
+            draft.note(
+                f"address guessed: the {GUESSED_HOST} in a /120 that does not tell the peer's own",
+                who,
+            )
     for address in dict.fromkeys(exact):
         draft.peer(name, address_text(address).decode(), rename=True)
 
@@ -122,10 +134,14 @@ def _of_dump(lines: list[str]) -> Iterator[_Peer]:
 
 
 def _of_conf(lines: list[str]) -> Iterator[_Peer]:
-    """Yield the peers of a .conf file. Raises SourceError for what is no section, setting or comment."""
+    """Yield the peers of a .conf file. Raises SourceError for what is no section, setting or
+    comment."""
     peers: list[_Peer] = []
     section, above = "", list[str]()  # `above`: comments that the next [Peer] may claim
-    attached = blank = True  # `attached`: the comments follow a line of the section at once, so they may be its own
+    attached = blank = (
+        # `attached`: the comments follow a line of the section at once, so they may be its own
+        True
+    )
     for number, line in enumerate(lines, 1):
         body, _, comment = (part.strip() for part in line.partition("#"))
         if header := _SECTION.match(body):
@@ -133,7 +149,9 @@ def _of_conf(lines: list[str]) -> Iterator[_Peer]:
             if section == PEER_SECTION:
                 peers.append(_Peer(number, "", [*filter(None, [comment]), *reversed(above)]))
             elif section != "interface":
-                raise SourceError(f"no {WHAT}", f"line {number} is neither [Interface] nor [Peer]", WHOLE)
+                raise SourceError(
+                    f"no {WHAT}", f"line {number} is neither [Interface] nor [Peer]", WHOLE
+                )
             above = []
         elif not body and comment:
             attached = attached if above else not blank
@@ -163,4 +181,6 @@ def _setting(peer: _Peer, body: str) -> None:
 
 def _check_key(key: str, line: int) -> None:
     if not _KEY.fullmatch(key):
-        raise SourceError(f"no {WHAT}", f"the peer of line {line} has no public key of 44 characters", WHOLE)
+        raise SourceError(
+            f"no {WHAT}", f"the peer of line {line} has no public key of 44 characters", WHOLE
+        )

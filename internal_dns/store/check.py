@@ -1,4 +1,5 @@
-"""Lint a catalog: what was left out and why, what can never be asked for, what does not fit into an answer."""
+"""Lint a catalog: what was left out and why, what can never be asked for, what does not fit into an
+answer."""
 
 from __future__ import annotations
 
@@ -37,12 +38,24 @@ def findings(loaded: Loaded) -> list[Finding]:
     found = [
         Finding("warning", f"{fault.table} {fault.row}", fault.reason, "Correct the row")
         if fault.reason.startswith("loaded, but")
-        else Finding("error", f"{fault.table} {fault.row}", f"not loaded: {fault.reason}", "Correct or delete the row")
+        else Finding(
+            "error",
+            f"{fault.table} {fault.row}",
+            f"not loaded: {fault.reason}",
+            "Correct or delete the row",
+        )
         for fault in loaded.faults
     ]
     if loaded.fault_count > len(loaded.faults):
         more = loaded.fault_count - len(loaded.faults)
-        found.append(Finding("error", "catalog", f"{more:,} more rows were not loaded", "Correct those above first"))
+        found.append(
+            Finding(
+                "error",
+                "catalog",
+                f"{more:,} more rows were not loaded",
+                "Correct those above first",
+            )
+        )
     for _, network in sorted(loaded.catalog.networks.items()):
         found += _network(network, loaded.catalog)
     return found
@@ -65,7 +78,12 @@ def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
         yield from _list(title, find(asked, View(who, catalog)), where)
     for name, peer in network.peers.items():
         if name == b"_page":
-            yield Finding("warning", f"{where} peer {name.decode()}", "the grammar reads _page as a page", "Rename it")
+            yield Finding(
+                "warning",
+                f"{where} peer {name.decode()}",
+                "the grammar reads _page as a page",
+                "Rename it",
+            )
         if peer.region and peer.region not in catalog.regions:
             yield _unknown_region(f"{where} peer {name.decode()}", peer.region)
 
@@ -78,9 +96,11 @@ def _list(name: str, found: Found, where: str) -> Iterator[Finding]:
     fits = items_that_fit(items, found.sets[0].separator, MAX_TEXT)
     if fits < len(items):
         yield Finding(
-            "warning", where, f"{name} lists {len(items):,}, and a message holds {fits:,} of them",
+            "warning",
+            where,
+            f"{name} lists {len(items):,}, and a message holds {fits:,} of them",
             f"Ask for 1._page.{name} and so on",
-        )  # fmt: skip
+        )
 
 
 def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:
@@ -94,39 +114,58 @@ def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:
     for address, who in sorted(owners.items()):
         if len(who) > 1:
             text = address_text(address).decode()
-            yield Finding("error", where, f"{text} belongs to {' and '.join(who)}", "Give each an address of its own")
+            yield Finding(
+                "error",
+                where,
+                f"{text} belongs to {' and '.join(who)}",
+                "Give each an address of its own",
+            )
 
 
 def _app(app: App, where: str, catalog: Catalog) -> Iterator[Finding]:
     if app.name in APEX_WORDS:
         yield Finding(
-            "warning", where, f"{app.name.decode()}.internal is a name of the grammar, not the app",
+            "warning",
+            where,
+            f"{app.name.decode()}.internal is a name of the grammar, not the app",
             "Rename the app; its machines stay reachable by <id>.vm and in lists",
-        )  # fmt: skip
+        )
     if len(app.visible) > MAX_AAAA:
         yield Finding(
-            "warning", where, f"{len(app.visible):,} addresses are more than any message holds ({MAX_AAAA:,})",
+            "warning",
+            where,
+            f"{len(app.visible):,} addresses are more than any message holds ({MAX_AAAA:,})",
             "Ask for pages, 1._page.<app>.internal and so on",
-        )  # fmt: skip
+        )
     for region in sorted(app.regions):
         if region in RESERVED:
-            yield Finding("warning", where, f"region {region.decode()} is a reserved word", "Rename the region")
+            yield Finding(
+                "warning",
+                where,
+                f"region {region.decode()} is a reserved word",
+                "Rename the region",
+            )
         if region not in catalog.regions:
             yield _unknown_region(where, region)
     for state in sorted({machine.state for machine in app.machines} - STATES):
         yield Finding(
-            "warning", where, f"state {printable(state)} is none of the original's; only started machines are answered",
+            "warning",
+            where,
+            f"state {printable(state)} is none of the original's; only started machines are "
+            f"answered",
             "A slip of the pen? Correct the machines' state",
-        )  # fmt: skip
+        )
     for machine in app.machines:
         yield from _metadata(machine, f"{where} machine {machine.id.decode()}")
 
 
 def _unknown_region(where: str, region: bytes) -> Finding:
     return Finding(
-        "warning", where, f"region {region.decode()} is not in table regions, so it is far from everywhere",
+        "warning",
+        where,
+        f"region {region.decode()} is not in table regions, so it is far from everywhere",
         "Add it with its coordinates",
-    )  # fmt: skip
+    )
 
 
 def _metadata(machine: Machine, where: str) -> Iterator[Finding]:
@@ -134,19 +173,25 @@ def _metadata(machine: Machine, where: str) -> Iterator[Finding]:
         shown = key.decode("utf-8", "backslashreplace")
         if not 0 < len(key) <= 63 or b"." in key:
             yield Finding(
-                "warning", where, f"metadata key {shown!r} cannot be asked for: it is no single label",
+                "warning",
+                where,
+                f"metadata key {shown!r} cannot be asked for: it is no single label",
                 "Use 1 to 63 octets without a dot",
-            )  # fmt: skip
+            )
             continue
         parts = value.split(b".")
         name = len(value) + len(key) + len(machine.app) + len("...kv._metadata..internal")
         if not value or not all(0 < len(part) <= 63 for part in parts):
             yield Finding(
-                "warning", where, f"the value of metadata {shown!r} cannot be asked for, only the key",
+                "warning",
+                where,
+                f"the value of metadata {shown!r} cannot be asked for, only the key",
                 "Use parts of 1 to 63 octets between dots",
-            )  # fmt: skip
+            )
         elif name > MAX_NAME:
             yield Finding(
-                "warning", where, f"the name for metadata {shown!r} would have {name} octets, more than {MAX_NAME}",
+                "warning",
+                where,
+                f"the name for metadata {shown!r} would have {name} octets, more than {MAX_NAME}",
                 "Use a shorter value",
-            )  # fmt: skip
+            )

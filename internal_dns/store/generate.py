@@ -8,8 +8,8 @@ An address says where it belongs:
     |--- /48: network -|
     |--- /112: the machine --------------|          their own peer is the /120 of ...:f066:b83b:102 in it
 
-Every other machine of the demo has `<number of the app>:<number of the machine>` for its machine bits, so
-`fdaa:0:18:a7b:91:1:3:2` is read as: network acme, host ams-1, first app, third machine.
+Every other machine of the demo has `<number of the app>:<number of the machine>` for its machine
+bits, so `fdaa:0:18:a7b:91:1:3:2` is read as: network acme, host ams-1, first app, third machine.
 
     network       app       what it shows
     0x18 acme     web       groups web and worker, every state, one machine that skips registration
@@ -53,10 +53,10 @@ def create_catalog(
 ) -> dict[str, int]:
     """Write *rows* as a new catalog at *path*; return the number of rows of each table.
 
-    The file appears complete or not at all. Raises FileExistsError if *path* exists and *replace* is not
-    set, OSError if its directory cannot be used, ValueError for a table that schema.sql does not have,
-    sqlite3.Error for rows that it does not take, and whatever iterating over *rows* raises.
-    *replace* asks nobody: that no other process owns the file is for the caller to know.
+    The file appears complete or not at all. Raises FileExistsError if *path* exists and *replace*
+    is not set, OSError if its directory cannot be used, ValueError for a table that schema.sql does
+    not have, sqlite3.Error for rows that it does not take, and whatever iterating over *rows*
+    raises. *replace* asks nobody: that no other process owns the file is for the caller to know.
     """
     path = Path(path)
     _refuse_existing(path, replace)
@@ -72,28 +72,40 @@ def create_catalog(
     return counts
 
 
-def _write(path: Path, rows: Mapping[str, Iterable[Row]], progress: Progress | None) -> dict[str, int]:
+def _write(
+    path: Path, rows: Mapping[str, Iterable[Row]], progress: Progress | None
+) -> dict[str, int]:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        # Nobody else sees this file yet and a failed one is deleted: a journal would only write it all twice.
+        # Nobody else sees this file yet and a failed one is deleted: a journal would only write it
+        # all twice.
         connection.execute("PRAGMA journal_mode = OFF")
         # Machine ids come in no order; 64 MiB keep the index of a million of them off the disk.
         connection.execute("PRAGMA cache_size = -65536")
         schema = resources.files("internal_dns").joinpath("schema.sql").read_text("utf-8")
         connection.executescript(f"BEGIN; {schema}")
-        counts = {table: _insert(connection, table, of_table, progress) for table, of_table in rows.items()}
+        counts = {
+            table: _insert(connection, table, of_table, progress)
+            for table, of_table in rows.items()
+        }
         # After the rows: what is there from the start is no change. The first revision is 1.
         journal = resources.files("internal_dns.store").joinpath("journal.sql").read_text("utf-8")
         connection.execute("COMMIT")
-        connection.executescript(f"BEGIN; {journal}; INSERT INTO journal (kind) VALUES ('places'); COMMIT;")
+        connection.executescript(
+            f"BEGIN; {journal}; INSERT INTO journal (kind) VALUES ('places'); COMMIT;"
+        )
         connection.execute("PRAGMA journal_mode = WAL")  # stays in the file's header
     finally:
         connection.close()
     return counts
 
 
-def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Row], progress: Progress | None) -> int:
-    columns = connection.execute("SELECT count(*) FROM pragma_table_info(?)", (table,)).fetchone()[0]
+def _insert(
+    connection: sqlite3.Connection, table: str, rows: Iterable[Row], progress: Progress | None
+) -> int:
+    columns = connection.execute("SELECT count(*) FROM pragma_table_info(?)", (table,)).fetchone()[
+        0
+    ]
     if not columns:
         raise ValueError(f"schema.sql has no table {table!r}")
     insert = f'INSERT INTO "{table}" VALUES ({", ".join("?" * columns)})'
@@ -111,8 +123,9 @@ def put_in_place(temporary: Path, path: Path) -> None:
     """Let *temporary*, which nobody has open, be *path* from now on."""
     left = [file for file in _companions(path) if file.exists()]
     if left:
-        # SQLite would replay another file's -wal into ours. The file goes first: it, too, must not be
-        # opened without its -wal. For that moment the catalog is missing, which every reader must bear.
+        # SQLite would replay another file's -wal into ours. The file goes first: it, too, must not
+        # be opened without its -wal. For that moment the catalog is missing, which every reader
+        # must bear.
         path.unlink(missing_ok=True)
         for file in left:
             file.unlink(missing_ok=True)
@@ -138,15 +151,19 @@ def _address(network: int, host: int, machine: int, free: int = 2) -> str:
 
 
 def _flycast(network: int, number: int) -> str:
-    return _address(network, 1, 0, number)  # the original's look: fdaa:0:18:0:1::2; no host has id 1
+    return _address(
+        network, 1, 0, number
+    )  # the original's look: fdaa:0:18:0:1::2; no host has id 1
 
 
 def _machine_id(start: int, number: int) -> str:
-    # An odd step modulo 2**56 never repeats within 2**56 numbers; the golden ratio makes it look random.
+    # An odd step modulo 2**56 never repeats within 2**56 numbers; the golden ratio makes it look
+    # random.
     return f"{(start + number * 0x9E3779B97F4A7D) % 2**56:014x}"
 
 
-# -- What both kinds of catalog share: the places ------------------------------------------------------
+# -- What both kinds of catalog share: the places
+# ------------------------------------------------------
 
 # code, name, latitude, longitude, gateway
 _REGIONS: tuple[Row, ...] = (
@@ -174,7 +191,8 @@ _LATENCIES: tuple[Row, ...] = (
 _TIME = 1_767_225_600  # 2026-01-01 UTC: a fixed moment, so that the same call makes the same rows
 
 
-# -- The demo ------------------------------------------------------------------------------------------
+# -- The demo
+# ------------------------------------------------------------------------------------------
 
 _ACME, _GLOBEX, _INITECH = 0x18, 0x19, 0x1A  # acme is lowest: dev mode maps loopback to it
 
@@ -237,11 +255,31 @@ def demo_rows() -> Rows:
             ("91857500c46483", "dns", "tcp", 53),
         ],
         "peers": [
-            (_ACME, "alice-laptop", _address(_ACME, _HOSTS["iad-1"][0], _DOCUMENTS_MACHINE, 0x102), ""),
+            (
+                _ACME,
+                "alice-laptop",
+                _address(_ACME, _HOSTS["iad-1"][0], _DOCUMENTS_MACHINE, 0x102),
+                "",
+            ),
             (_ACME, "bob-desktop", _address(_ACME, _HOSTS["ams-1"][0], 0x9_0001, 0x102), "ams"),
-            (_ACME, "interactive-alice-7f3a", _address(_ACME, _HOSTS["iad-1"][0], 0x9_0002, 0x102), "iad"),
-            (_GLOBEX, "carol-laptop", _address(_GLOBEX, _HOSTS["gru-1"][0], 0x9_0001, 0x102), "gru"),
-            (_GLOBEX, "interactive-carol-02c9", _address(_GLOBEX, _HOSTS["gru-1"][0], 0x9_0002, 0x102), ""),
+            (
+                _ACME,
+                "interactive-alice-7f3a",
+                _address(_ACME, _HOSTS["iad-1"][0], 0x9_0002, 0x102),
+                "iad",
+            ),
+            (
+                _GLOBEX,
+                "carol-laptop",
+                _address(_GLOBEX, _HOSTS["gru-1"][0], 0x9_0001, 0x102),
+                "gru",
+            ),
+            (
+                _GLOBEX,
+                "interactive-carol-02c9",
+                _address(_GLOBEX, _HOSTS["gru-1"][0], 0x9_0002, 0x102),
+                "",
+            ),
         ],
         "flycasts": [
             (_ACME, "web", _flycast(_ACME, 2)),
@@ -267,7 +305,9 @@ def _demo_machines() -> list[Row]:
         _demo_machine("683d920b195638", _ACME, "web", "ams-1", 0x1_0007, "worker", "suspended"),
         _demo_machine("9080524f610e87", _ACME, "web", "ord-1", 0x1_0008, "web", "created"),
         _demo_machine("1857705c2ee4e8", _ACME, "web", "iad-2", 0x1_0009, "web", "destroyed"),
-        _demo_machine("6e82dd75b4e987", _ACME, "web", "iad-2", 0x1_000A, "release", skip_registration=1),
+        _demo_machine(
+            "6e82dd75b4e987", _ACME, "web", "iad-2", 0x1_000A, "release", skip_registration=1
+        ),
         _demo_machine("148e306c77e789", _ACME, "db", "iad-1", 0x2_0001),
         _demo_machine("32874445f04218", _ACME, "db", "ord-1", 0x2_0002),
         _demo_machine("d891256b604e78", _ACME, "db", "ams-1", 0x2_0003),
@@ -279,7 +319,9 @@ def _demo_machines() -> list[Row]:
         _demo_machine("080e325c719e87", _GLOBEX, "resolver", "ams-1", 0x2_0001),
         _demo_machine("91857500c46483", _GLOBEX, "resolver", "nrt-1", 0x2_0002),
         *(
-            _demo_machine(_machine_id(0, n), _INITECH, "render", list(_HOSTS)[n % len(_HOSTS)], 0x1_0000 + n)
+            _demo_machine(
+                _machine_id(0, n), _INITECH, "render", list(_HOSTS)[n % len(_HOSTS)], 0x1_0000 + n
+            )
             for n in range(1, 61)
         ),
     ]
@@ -300,7 +342,8 @@ def _demo_machine(
     return (machine_id, network, app, address, region, group, state, skip_registration, _TIME)
 
 
-# -- Any size ------------------------------------------------------------------------------------------
+# -- Any size
+# ------------------------------------------------------------------------------------------
 
 
 def sized_rows(
@@ -320,7 +363,9 @@ def sized_rows(
     Large tables are generators: constant memory, and each can be iterated over once.
     """
     if machines < 0 or apps_per_network < 1 or machines_per_app < 1:
-        raise ValueError("machines must be at least 0, apps_per_network and machines_per_app at least 1")
+        raise ValueError(
+            "machines must be at least 0, apps_per_network and machines_per_app at least 1"
+        )
     shape = _Shape(machines, seed, apps_per_network, machines_per_app, started)
     return {
         "organizations": shape.organizations(),
@@ -395,7 +440,9 @@ class _Shape:
         for n in range(self.machines):
             network, app = self.app_key(n // self.machines_per_app)
             host = int(random.random() * hosts)  # randrange would take three times as long
-            state, skip = ("started", 0) if random.random() < self.started else random.choice(_INVISIBLE)
+            state, skip = (
+                ("started", 0) if random.random() < self.started else random.choice(_INVISIBLE)
+            )
             yield (
                 _machine_id(first_id, n),
                 network,

@@ -1,7 +1,8 @@
-"""A catalog file that follows a bucket: what the follower decided, rows and position in one transaction.
+"""A catalog file that follows a bucket: what the follower decided, rows and position in one
+transaction.
 
-The file's one writer belongs to the follower; whoever else would write it is refused (writer.py), and told where to
-publish.
+The file's one writer belongs to the follower; whoever else would write it is refused (writer.py),
+and told where to publish.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ KEPT_TOMBSTONES: Final = 100_000
 
 
 class Replaced(Exception):
-    """Another file has taken the place of the one that was followed: where it stands must be read anew."""
+    """Another file has taken the place of the one that was followed: where it stands must be read
+    anew."""
 
 
 class Replica:
@@ -32,9 +34,12 @@ class Replica:
     def __init__(self, writer: Writer, source: str) -> None:
         self.writer, self.source = writer, source
         self.connection = writer.connection
-        # The position is in the same transaction as the rows: a commit that a power cut loses is followed again.
+        # The position is in the same transaction as the rows: a commit that a power cut loses is
+        # followed again.
         self.connection.execute("PRAGMA synchronous = NORMAL")
-        self.connection.execute("PRAGMA journal_mode = WAL")  # a long transaction must not keep readers out
+        self.connection.execute(
+            "PRAGMA journal_mode = WAL"
+        )  # a long transaction must not keep readers out
         # In a container with a read-only root there may be nowhere to put a temporary file.
         self.connection.execute("PRAGMA temp_store = MEMORY")
         self.connection.create_function("bucket_key", -1, _key, deterministic=True)
@@ -64,12 +69,13 @@ class Replica:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
 
-    # ── inside a transaction ────────────────────────────────────────────────────────────────────────────────
+    # ── inside a transaction ──────────────────────────────────────────────────────────────────────
 
     def known(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the revisions that were applied of *keys*."""
         rows = self.connection.execute(
-            "SELECT key, revision FROM replica_rows WHERE key IN (SELECT value FROM json_each(?))", (_json(keys),)
+            "SELECT key, revision FROM replica_rows WHERE key IN (SELECT value FROM json_each(?))",
+            (_json(keys),),
         )
         return {key.decode(): revision for key, revision in rows}
 
@@ -88,8 +94,11 @@ class Replica:
         many("INSERT OR REPLACE INTO replica_rows VALUES (?, ?, ?)", batch.revisions)
         self._quarantine(batch.revisions, batch.quarantined)
         if batch.floor is not None:
-            # A few are forgotten by whoever counts and sees that they are purged; a bucket may never be idle, though.
-            (gone,) = self.connection.execute("SELECT count(*) FROM replica_rows WHERE state = 'gone'").fetchone()
+            # A few are forgotten by whoever counts and sees that they are purged; a bucket may
+            # never be idle, though.
+            (gone,) = self.connection.execute(
+                "SELECT count(*) FROM replica_rows WHERE state = 'gone'"
+            ).fetchone()
             if gone > KEPT_TOMBSTONES:
                 self.purge(self.gone(batch.floor))
 
@@ -97,8 +106,14 @@ class Replica:
         """Make what belongs to machines what their values say."""
         self._clear(s.row[0] for s in machines)
         many = self.connection.executemany
-        many("INSERT INTO machine_metadata VALUES (?, ?, ?)", [m for s in machines for m in s.metadata])
-        many("INSERT INTO machine_services VALUES (?, ?, ?, ?)", [v for s in machines for v in s.services])
+        many(
+            "INSERT INTO machine_metadata VALUES (?, ?, ?)",
+            [m for s in machines for m in s.metadata],
+        )
+        many(
+            "INSERT INTO machine_services VALUES (?, ?, ?, ?)",
+            [v for s in machines for v in s.services],
+        )
 
     def _clear(self, machines: Iterable[str]) -> None:
         bound = (_json(machines),)
@@ -106,17 +121,25 @@ class Replica:
             those = "machine_id IN (SELECT value FROM json_each(?))"
             self.connection.execute(f"DELETE FROM {table} WHERE {those}", bound)
 
-    def _quarantine(self, revisions: Sequence[tuple[str, int, str]], bad: Sequence[Quarantined]) -> None:
+    def _quarantine(
+        self, revisions: Sequence[tuple[str, int, str]], bad: Sequence[Quarantined]
+    ) -> None:
         many = self.connection.executemany
         if self.quarantined():
             good = [(key,) for key, _, state in revisions if state != "bad"]
             many("DELETE FROM replica_quarantine WHERE key = ?", good)
-        many("INSERT OR REPLACE INTO replica_quarantine VALUES (?, ?, ?)", [(q.key, q.revision, q.why) for q in bad])
+        many(
+            "INSERT OR REPLACE INTO replica_quarantine VALUES (?, ?, ?)",
+            [(q.key, q.revision, q.why) for q in bad],
+        )
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
-        """Inside a transaction on a file that nobody reads yet: what is written needs no entry in the journal."""
-        triggers = self.connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        """Inside a transaction on a file that nobody reads yet: what is written needs no entry in
+        the journal."""
+        triggers = self.connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall()
         for name, _ in triggers:
             self.connection.execute(f"DROP TRIGGER {name.decode()}")
         yield
@@ -135,10 +158,13 @@ class Replica:
 
     def purge(self, keys: Iterable[str]) -> None:
         """Forget keys whose tombstone is no longer told."""
-        self.connection.executemany("DELETE FROM replica_rows WHERE key = ? AND state = 'gone'", [(k,) for k in keys])
+        self.connection.executemany(
+            "DELETE FROM replica_rows WHERE key = ? AND state = 'gone'", [(k,) for k in keys]
+        )
 
     def untold(self, limit: int) -> list[str]:
-        """Find the rows that were not told; return the keys of at most *limit*. A key kept out protects its row."""
+        """Find the rows that were not told; return the keys of at most *limit*. A key kept out
+        protects its row."""
         execute = self.connection.execute
         execute("DROP TABLE IF EXISTS temp.untold")
         execute("CREATE TEMP TABLE untold (name TEXT, row INTEGER, key TEXT)")
@@ -148,14 +174,17 @@ class Replica:
             # Whatever was told is there: equal numbers mean that nothing else is.
             if execute(told, (f"{table}.", f"{table}/")).fetchone()[0] < rows:
                 execute(
-                    f"INSERT INTO untold SELECT ?, rowid, {_sql_key(table)} FROM {table} WHERE NOT EXISTS "
-                    f"(SELECT 1 FROM replica_rows r WHERE r.state IN ('row', 'bad') AND r.key = {_sql_key(table)})",
+                    f"INSERT INTO untold SELECT ?, rowid, {_sql_key(table)} FROM {table} WHERE NOT "
+                    f"EXISTS "
+                    f"(SELECT 1 FROM replica_rows r WHERE r.state IN ('row', 'bad') AND r.key = "
+                    f"{_sql_key(table)})",
                     (table,),
                 )
         return [key.decode() for (key,) in execute("SELECT key FROM untold LIMIT ?", (limit,))]
 
     def sweep(self, spared: Iterable[str]) -> int:
-        """Delete the rows that `untold` found, but those with a key of *spared*; return how many."""
+        """Delete the rows that `untold` found, but those with a key of *spared*; return how
+        many."""
         execute = self.connection.execute
         self.connection.executemany("DELETE FROM untold WHERE key = ?", [(key,) for key in spared])
         swept = 0
@@ -163,14 +192,18 @@ class Replica:
             rows = "SELECT row FROM untold WHERE name = ?"
             swept += execute(f"DELETE FROM {table} WHERE rowid IN ({rows})", (table,)).rowcount
         for table in ("machine_metadata", "machine_services"):
-            swept += execute(f"DELETE FROM {table} WHERE machine_id NOT IN (SELECT id FROM machines)").rowcount
+            swept += execute(
+                f"DELETE FROM {table} WHERE machine_id NOT IN (SELECT id FROM machines)"
+            ).rowcount
         return swept
 
     def move(self, position: Position, now: float) -> None:
         """Say what the file holds."""
         execute = self.connection.execute
         bound = (self.source, position.stream, position.revision, now)
-        if not execute("UPDATE replica SET source = ?, stream = ?, revision = ?, at = ?", bound).rowcount:
+        if not execute(
+            "UPDATE replica SET source = ?, stream = ?, revision = ?, at = ?", bound
+        ).rowcount:
             execute("INSERT INTO replica VALUES (?, ?, ?, ?)", bound)
 
     def quarantined(self) -> int:
@@ -199,11 +232,14 @@ def _where(table: str) -> str:
 
 def _bound(table: str, key: tuple[str, ...]) -> tuple[Any, ...]:
     """Return key columns as the file has them."""
-    return tuple(int(part) if number else part for part, number in zip(key, NUMBERS[table], strict=True))
+    return tuple(
+        int(part) if number else part for part, number in zip(key, NUMBERS[table], strict=True)
+    )
 
 
 def _sql_key(table: str) -> str:
-    """SQL for the bucket's key of a row. As octets: text that is no UTF-8 would stop the statement."""
+    """SQL for the bucket's key of a row. As octets: text that is no UTF-8 would stop the
+    statement."""
     return f"bucket_key('{table}', {', '.join(f'CAST({table}.{column} AS BLOB)' for column in KEYS[table])})"
 
 
@@ -216,17 +252,23 @@ def _key(table: str, *parts: object) -> str:
     return bucket_key(table, parts)
 
 
-# ── of any file ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── of any file ───────────────────────────────────────────────────────────────────────────────────
 
 
 def followed(path: Path) -> dict[str, Any] | None:
-    """Return source, stream, revision and time of a replica; None of any other file. Raises as `connect` does."""
+    """Return source, stream, revision and time of a replica; None of any other file. Raises as
+    `connect` does."""
     connection = connect(path)
     try:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'replica'").fetchone():
             return None
         row = connection.execute("SELECT source, stream, revision, at FROM replica").fetchone()
-        return row and {"source": row[0].decode(), "stream": row[1].decode(), "revision": row[2], "at": row[3]}
+        return row and {
+            "source": row[0].decode(),
+            "stream": row[1].decode(),
+            "revision": row[2],
+            "at": row[3],
+        }
     finally:
         connection.close()
 
@@ -235,10 +277,14 @@ def quarantine(path: Path, limit: int) -> tuple[int, list[tuple[str, int, str]]]
     """Return how many keys are kept out of a replica, and the first of them: key, revision, why."""
     connection = connect(path)
     try:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'replica_quarantine'").fetchone():
+        if not connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'replica_quarantine'"
+        ).fetchone():
             return 0, []
         (count,) = connection.execute("SELECT count(*) FROM replica_quarantine").fetchone()
-        rows = connection.execute("SELECT key, revision, why FROM replica_quarantine ORDER BY key LIMIT ?", (limit,))
+        rows = connection.execute(
+            "SELECT key, revision, why FROM replica_quarantine ORDER BY key LIMIT ?", (limit,)
+        )
         return count, [(key.decode(), revision, why.decode()) for key, revision, why in rows]
     finally:
         connection.close()

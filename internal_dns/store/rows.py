@@ -1,4 +1,5 @@
-"""Turn rows into values: names, addresses, machines; what breaks a rule of docs/names.md becomes a Fault.
+"""Turn rows into values: names, addresses, machines; what breaks a rule of docs/names.md becomes a
+Fault.
 
 Text comes as octets: a row with broken UTF-8 must not stop a load.
 """
@@ -20,7 +21,9 @@ _NAME: Final = re.compile(rb"[A-Za-z0-9_-]{1,63}\Z")
 _PLAIN: Final = re.compile(rb"[a-z0-9_-]{1,63}\Z")
 
 Row = tuple[Any, ...]
-Scope = tuple[Any, ...]  # the part of the catalog a fault belongs to: ("app", 24, b"web"), ("peers", 24), ("places",)
+Scope = tuple[
+    Any, ...
+]  # the part of the catalog a fault belongs to: ("app", 24, b"web"), ("peers", 24), ("places",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ class Faults:
 
 
 class Values:
-    """Makes values of rows, one object for each name, state and metadata pair however often it occurs."""
+    """Makes values of rows, one object for each name, state and metadata pair however often it
+    occurs."""
 
     def __init__(self, prefix: bytes, hidden: tuple[str, ...]) -> None:
         self.prefix = prefix
@@ -69,7 +73,9 @@ class Values:
         self.states: dict[object, bytes] = {}
         self.pairs: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
         self.prefixes: dict[object, bytes] = {}  # the first six octets of a network's addresses
-        self.capitals: dict[int, bytes] = {}  # by id() of a machine: its id as written, when that has capitals
+        self.capitals: dict[
+            int, bytes
+        ] = {}  # by id() of a machine: its id as written, when that has capitals
 
     def name(self, raw: object) -> bytes | None:
         """Return *raw* as a lower-cased label, the same object each time, or None."""
@@ -80,7 +86,8 @@ class Values:
         return known
 
     def scope(self, kind: str, number: object, raw: object) -> Scope:
-        """Return the scope of a row's faults: all spellings of a valid name are one, any other stands for itself."""
+        """Return the scope of a row's faults: all spellings of a valid name are one, any other
+        stands for itself."""
         return kind, number, self.name(raw) or raw
 
     def network(self, number: object) -> bytes | None:
@@ -101,9 +108,13 @@ class Values:
             return None
         return packed if packed.startswith(start) else None
 
-    # Hot path: a million of these make the start of a large server; every name is looked up, few are checked.
+    # Hot path: a million of these make the start of a large server; every name is looked up, few
+    # are checked.
     def machine(
-        self, row: Row, metadata: Mapping[object, list[tuple[bytes, bytes]]], services: Mapping[object, list[Service]]
+        self,
+        row: Row,
+        metadata: Mapping[object, list[tuple[bytes, bytes]]],
+        services: Mapping[object, list[Service]],
     ) -> Machine | None:
         """Return the machine of a row of TABLES["machines"], or None and a fault."""
         raw, number, raw_app, text, raw_region, raw_group, state, skip = row
@@ -112,22 +123,35 @@ class Values:
         region = names.get(raw_region) or self.name(raw_region)
         group = names.get(raw_group) or self.name(raw_group)
         plain = isinstance(raw, bytes) and _PLAIN.match(raw)
-        ident = raw if plain else raw.lower() if isinstance(raw, bytes) and _NAME.match(raw) else None
+        ident = (
+            raw if plain else raw.lower() if isinstance(raw, bytes) and _NAME.match(raw) else None
+        )
         address = self.address(text, number)
         if ident is None or app is None or region is None or group is None or address is None:
             why = (
-                "no valid id" if ident is None
-                else "no valid app" if app is None
-                else "no valid region" if region is None
-                else "no valid process_group" if group is None
+                "no valid id"
+                if ident is None
+                else "no valid app"
+                if app is None
+                else "no valid region"
+                if region is None
+                else "no valid process_group"
+                if group is None
                 else self.why_not(text, number)
-            )  # fmt: skip
+            )
             self.faults.add(self.scope("app", number, raw_app), "machines", raw, why)
             return None
         made = Machine(
-            ident, app, address, region, group, self.states.get(state) or self._state(state), bool(skip),
-            tuple(metadata[raw]) if raw in metadata else (), tuple(services[raw]) if raw in services else (),
-        )  # fmt: skip
+            ident,
+            app,
+            address,
+            region,
+            group,
+            self.states.get(state) or self._state(state),
+            bool(skip),
+            tuple(metadata[raw]) if raw in metadata else (),
+            tuple(services[raw]) if raw in services else (),
+        )
         if not plain:
             self.capitals[id(made)] = raw
         return made
@@ -136,7 +160,8 @@ class Values:
         return self.states.setdefault(state, state if isinstance(state, bytes) else b"")
 
     def distinct(self, machines: list[Machine], scope: Scope) -> tuple[Machine, ...]:
-        """Return an app's machines by id; of ids that differ in letter case only, the first by octets as written."""
+        """Return an app's machines by id; of ids that differ in letter case only, the first by
+        octets as written."""
         capitals = self.capitals
         if len(machines) > 1:
             machines.sort(key=lambda m: (m[0], capitals.get(id(m), m[0])) if capitals else m[0])
@@ -145,7 +170,9 @@ class Values:
                 for machine in machines:
                     if kept and kept[-1].id == machine.id:
                         why = "another machine of the app has this id but for letter case"
-                        self.faults.add(scope, "machines", capitals.get(id(machine), machine.id), why)
+                        self.faults.add(
+                            scope, "machines", capitals.get(id(machine), machine.id), why
+                        )
                     else:
                         kept.append(machine)
                 return tuple(kept)
@@ -160,7 +187,8 @@ class Values:
         return self.pairs.setdefault(made, made)
 
     def service(self, row: Row, taken: Iterable[Service]) -> Service | str:
-        """Return the service of a row (machine_id, name, protocol, port), or what is wrong with it."""
+        """Return the service of a row (machine_id, name, protocol, port), or what is wrong with
+        it."""
         machine, raw, protocol, port = row
         name = self.name(raw)
         if not isinstance(machine, bytes):
@@ -202,7 +230,8 @@ class Values:
         return None
 
     def region(self, row: Row) -> tuple[bytes, Region] | None:
-        """Return code and place of a row (code, name, latitude, longitude, gateway), or None and a fault."""
+        """Return code and place of a row (code, name, latitude, longitude, gateway), or None and a
+        fault."""
         raw, _, latitude, longitude, _ = row
         code = self.name(raw)
         if code is None:
@@ -215,7 +244,8 @@ class Values:
         return code, Region(float(latitude), float(longitude)) if placed else Region(None, None)
 
     def latency(self, row: Row) -> tuple[tuple[bytes, bytes], float] | None:
-        """Return the regions and ms of a row (from_region, to_region, milliseconds), or None and a fault."""
+        """Return the regions and ms of a row (from_region, to_region, milliseconds), or None and a
+        fault."""
         raw_from, raw_to, milliseconds = row
         here, there = self.name(raw_from), self.name(raw_to)
         if here is None or there is None:
@@ -256,4 +286,9 @@ def octets(value: object) -> bytes:
 
 def shown(value: object) -> str:
     """Return a cell for an operator's eyes: at most 80 printable characters."""
-    return printable(value if isinstance(value, bytes) else str(value).encode("utf-8", "backslashreplace"))[:80] or "''"
+    return (
+        printable(
+            value if isinstance(value, bytes) else str(value).encode("utf-8", "backslashreplace")
+        )[:80]
+        or "''"
+    )

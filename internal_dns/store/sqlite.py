@@ -1,8 +1,8 @@
 """Read a catalog file into frozen values. All reading SQL is here.
 
-The file is opened read-only and never mapped into memory (a truncated mapping is a SIGBUS), and never as
-`immutable`, which serves stale pages silently. A row that breaks a rule of docs/names.md is left out and becomes a
-Fault (rows.py); the rest of the catalog is loaded.
+The file is opened read-only and never mapped into memory (a truncated mapping is a SIGBUS), and
+never as `immutable`, which serves stale pages silently. A row that breaks a rule of docs/names.md
+is left out and becomes a Fault (rows.py); the rest of the catalog is loaded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from internal_dns.core.catalog import (
     Region,
     Service,
     amended,
-)  # fmt: skip
+)
 from internal_dns.store.rows import Fault, Row, Values
 
 Progress = Callable[[str, int], None]  # (what is being read, rows so far)
@@ -56,7 +56,8 @@ MANY_CHANGES: Final = 20_000
 
 
 class UnusableCatalog(Exception):
-    """The file is there and cannot be served from; the text says what is wrong with it, and what to do.
+    """The file is there and cannot be served from; the text says what is wrong with it, and what to
+    do.
 
     `passing` means that waiting may help: another program holds the file.
     """
@@ -92,7 +93,10 @@ def connect(path: str | Path) -> sqlite3.Connection:
         raise FileNotFoundError(path)
     try:
         connection = sqlite3.connect(
-            f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+            f"file:{quote(str(path.absolute()))}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
         )
         connection.text_factory = bytes
         for pragma in ("query_only = 1", "mmap_size = 0", "trusted_schema = 0"):
@@ -106,7 +110,9 @@ def connect(path: str | Path) -> sqlite3.Connection:
 
 def _refuse_truncated(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse a file that ends early: what is missing may be what no query happens to read."""
-    (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    (pages,), (size,) = (
+        connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
+    )
     wal = path.with_name(path.name + "-wal")
     if path.stat().st_size < pages * size and not (wal.exists() and wal.stat().st_size):
         raise sqlite3.DatabaseError("database disk image is malformed: the file ends early")
@@ -121,21 +127,27 @@ def explained(path: Path, error: sqlite3.Error) -> str:
     words = str(error)
     if "unable to open" in words and path.exists():
         return (
-            f"{path}: {words}. A catalog in WAL mode needs its -wal and -shm files, which SQLite must create beside "
+            f"{path}: {words}. A catalog in WAL mode needs its -wal and -shm files, which SQLite "
+            f"must create beside "
             "it: make the directory writable, or keep a writer connected"
         )
     if "not a database" in words or "malformed" in words:
-        return f"{path}: {words}. Restore it from a backup, or make a new one with `internal-dns init`"
+        return (
+            f"{path}: {words}. Restore it from a backup, or make a new one with `internal-dns init`"
+        )
     return f"{path}: {words}"
 
 
 def load(path: str | Path, *, previous: Catalog | None = None, **options: Any) -> Loaded:
-    """Open, read and close *path*. Raises UnusableCatalog, or FileNotFoundError when there is no file."""
+    """Open, read and close *path*. Raises UnusableCatalog, or FileNotFoundError when there is no
+    file."""
     with Reader(path, **options) as reader:
         return reader.read(previous)
 
 
-def read(connection: sqlite3.Connection, *, previous: Catalog | None = None, **options: Any) -> Loaded:
+def read(
+    connection: sqlite3.Connection, *, previous: Catalog | None = None, **options: Any
+) -> Loaded:
     """Read the whole catalog over an open connection; see Reader.read."""
     reader = Reader("", **options)
     reader.connection = connection
@@ -148,16 +160,21 @@ def check_schema(connection: sqlite3.Connection) -> None:
         present = {row[1].decode() for row in connection.execute(f"PRAGMA table_info({table})")}
         missing = [column for column in columns if column not in present]
         if not present:
-            raise UnusableCatalog(f"table {table} is missing: is this a catalog? schema.sql says what one has")
+            raise UnusableCatalog(
+                f"table {table} is missing: is this a catalog? schema.sql says what one has"
+            )
         if missing:
-            raise UnusableCatalog(f"table {table} lacks column {missing[0]}: add it as schema.sql declares it")
+            raise UnusableCatalog(
+                f"table {table} lacks column {missing[0]}: add it as schema.sql declares it"
+            )
 
 
 class Reader:
     """Reads one catalog file: whole, and then what each commit changed.
 
-    An owned file has a journal that names the changed parts (journal.sql). Any other file is read whole again. Either
-    way values that equal those before are the same objects, so that their indexes and what was remembered stay.
+    An owned file has a journal that names the changed parts (journal.sql). Any other file is read
+    whole again. Either way values that equal those before are the same objects, so that their
+    indexes and what was remembered stay.
     """
 
     def __init__(
@@ -172,8 +189,11 @@ class Reader:
         self.connection: sqlite3.Connection | None = None
         self.values = Values(prefix, hidden)
         self.named: dict[NetworkId, bytes] = {}  # networks that have a row of their own
-        self.spellings: dict[tuple[int, bytes], set[bytes]] = defaultdict(set)  # app names written with capitals
-        self.seen = 0  # revision of the journal, and when its last change was made: a restored file has another
+        self.spellings: dict[tuple[int, bytes], set[bytes]] = defaultdict(
+            set
+        )  # app names written with capitals
+        # revision of the journal, and when its last change was made: a restored file has another
+        self.seen = 0
         self.mark: object = None
 
     def __enter__(self) -> Reader:
@@ -204,11 +224,13 @@ class Reader:
         return self.read(before.catalog)
 
     def read_inside(self, previous: Catalog) -> Loaded:
-        """Read everything inside a transaction that the connection is in: what it has changed is seen."""
+        """Read everything inside a transaction that the connection is in: what it has changed is
+        seen."""
         return self._read_all(previous)
 
     def update(self, before: Loaded) -> Loaded:
-        """Read what changed since *before*, as of one commit; the same value when nothing did. Raises as `read`."""
+        """Read what changed since *before*, as of one commit; the same value when nothing did.
+        Raises as `read`."""
         return self._in_transaction(lambda: self._read_changes(before))
 
     def _in_transaction(self, work: Callable[[], Loaded]) -> Loaded:
@@ -223,10 +245,14 @@ class Reader:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
 
-    def _select(self, table: str, columns: tuple[str, ...] = (), rest: str = "", bound: Row = ()) -> Iterator[Row]:
+    def _select(
+        self, table: str, columns: tuple[str, ...] = (), rest: str = "", bound: Row = ()
+    ) -> Iterator[Row]:
         """Yield rows of *table*; tells the progress when it is read whole."""
         assert self.connection is not None
-        cursor = self.connection.execute(f"SELECT {', '.join(columns or TABLES[table])} FROM {table} {rest}", bound)
+        cursor = self.connection.execute(
+            f"SELECT {', '.join(columns or TABLES[table])} FROM {table} {rest}", bound
+        )
         if self.progress is None or bound:
             return iter(cursor)
         return self._told(table, cursor, self.progress)
@@ -238,7 +264,7 @@ class Reader:
                 progress(table, count)
             yield row
 
-    # ── the whole file ──────────────────────────────────────────────────────────────────────────────────────
+    # ── the whole file ────────────────────────────────────────────────────────────────────────────
 
     def _read_all(self, previous: Catalog) -> Loaded:
         assert self.connection is not None
@@ -279,16 +305,23 @@ class Reader:
             catalog=catalog,
             faults=self.values.faults.all(),
             fault_count=self.values.faults.total,
-            machines=sum(len(app.machines) for network in networks for app in network.apps.values()),
+            machines=sum(
+                len(app.machines) for network in networks for app in network.apps.values()
+            ),
             started=started,
             peers=sum(len(network.peers) for network in networks),
             owned=owned,
         )
 
     def _network(
-        self, old: Network | None, number: NetworkId, apps: Mapping[bytes, App], peers: Mapping[bytes, Peer],
-        flycasts: Mapping[bytes, tuple[bytes, ...]], revision: int,
-    ) -> Network:  # fmt: skip
+        self,
+        old: Network | None,
+        number: NetworkId,
+        apps: Mapping[bytes, App],
+        peers: Mapping[bytes, Peer],
+        flycasts: Mapping[bytes, tuple[bytes, ...]],
+        revision: int,
+    ) -> Network:
         """Return the network's value: the old one when nothing differs."""
         start = self.prefix + number.to_bytes(4, "big")
         made = Network(number, start, self.named.get(number, b""), apps, peers, flycasts)
@@ -300,7 +333,9 @@ class Reader:
         found = {}
         for number, raw, _ in self._select("networks", (), rest, bound):
             if self.values.network(number) is None:
-                self.values.faults.add(("network", number), "networks", number, "the id must be 1 to 4294967295")
+                self.values.faults.add(
+                    ("network", number), "networks", number, "the id must be 1 to 4294967295"
+                )
                 continue
             if self.values.name(raw) is None:
                 why = "loaded, but without its name: letters, digits, - and _ only"
@@ -323,11 +358,15 @@ class Reader:
         if raw != name and isinstance(number, int) and isinstance(raw, bytes):
             self.spellings[number, name].add(raw)
 
-    def _machines(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, list[Machine]]]:
+    def _machines(
+        self, rest: str = "", bound: Row = ()
+    ) -> dict[NetworkId, dict[bytes, list[Machine]]]:
         """Read machines with what belongs to them, by network and app. *rest* narrows to some."""
         values = self.values
         inner = f"WHERE machine_id IN (SELECT id FROM machines {rest})" if rest else ""
-        wrong: dict[object, list[tuple[str, object, str]]] = defaultdict(list)  # by machine: faults of what is its
+        wrong: dict[object, list[tuple[str, object, str]]] = defaultdict(
+            list
+        )  # by machine: faults of what is its
         metadata: dict[object, list[tuple[bytes, bytes]]] = defaultdict(list)
         for row in self._select("machine_metadata", (), inner, bound):
             if isinstance(pair := values.pair(row), str):
@@ -337,7 +376,9 @@ class Reader:
         for pairs in metadata.values():
             pairs.sort()
         services: dict[object, list[Service]] = defaultdict(list)
-        for row in self._select("machine_services", (), f"{inner} ORDER BY machine_id, name, protocol", bound):
+        for row in self._select(
+            "machine_services", (), f"{inner} ORDER BY machine_id, name, protocol", bound
+        ):
             if isinstance(service := values.service(row, services[row[0]]), str):
                 wrong[row[0]].append(("machine_services", row[1], service))
             else:
@@ -379,40 +420,63 @@ class Reader:
                 found.setdefault(row[0], of_network)[peer.name] = peer
         return found
 
-    def _flycasts(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, tuple[bytes, ...]]]:
+    def _flycasts(
+        self, rest: str = "", bound: Row = ()
+    ) -> dict[NetworkId, dict[bytes, tuple[bytes, ...]]]:
         found: dict[NetworkId, dict[bytes, set[bytes]]] = {}
         for row in self._select("flycasts", (), rest, bound):
             if (made := self.values.flycast(row)) is not None:
                 found.setdefault(row[0], {}).setdefault(made[0], set()).add(made[1])
-        return {number: {app: tuple(sorted(a)) for app, a in apps.items()} for number, apps in found.items()}
+        return {
+            number: {app: tuple(sorted(a)) for app, a in apps.items()}
+            for number, apps in found.items()
+        }
 
-    def _places(self) -> tuple[dict[bytes, Region], dict[tuple[bytes, bytes], float], dict[int, bytes]]:
+    def _places(
+        self,
+    ) -> tuple[dict[bytes, Region], dict[tuple[bytes, bytes], float], dict[int, bytes]]:
         """Read regions, latency and hosts."""
         values = self.values
         # In reverse, so that of codes that differ in letter case only the first by octets stays.
         return (
-            dict(filter(None, map(values.region, self._select("regions", (), "ORDER BY code DESC")))),
-            dict(filter(None, map(values.latency, self._select("region_latency", (), "ORDER BY 1 DESC, 2 DESC")))),
+            dict(
+                filter(None, map(values.region, self._select("regions", (), "ORDER BY code DESC")))
+            ),
+            dict(
+                filter(
+                    None,
+                    map(
+                        values.latency,
+                        self._select("region_latency", (), "ORDER BY 1 DESC, 2 DESC"),
+                    ),
+                )
+            ),
             dict(filter(None, map(values.host, self._select("hosts")))),
         )
 
-    # ── what a commit changed ───────────────────────────────────────────────────────────────────────────────
+    # ── what a commit changed ─────────────────────────────────────────────────────────────────────
 
     def _owned(self) -> bool:
         assert self.connection is not None
-        found = self.connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'journal'")
+        found = self.connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'journal'"
+        )
         return found.fetchone() is not None
 
     def _journal_revision(self) -> int:
         """Return the revision of the last change the journal has seen; trimming keeps it."""
         assert self.connection is not None
-        row = self.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'journal'").fetchone()
+        row = self.connection.execute(
+            "SELECT seq FROM sqlite_sequence WHERE name = 'journal'"
+        ).fetchone()
         return int(row[0]) if row else 0
 
     def _mark(self) -> object:
         """Return when the last change we know was made, as the journal has it now."""
         assert self.connection is not None
-        row = self.connection.execute("SELECT written_at FROM journal WHERE revision = ?", (self.seen,)).fetchone()
+        row = self.connection.execute(
+            "SELECT written_at FROM journal WHERE revision = ?", (self.seen,)
+        ).fetchone()
         return row and row[0]
 
     def _read_changes(self, before: Loaded) -> Loaded:
@@ -425,11 +489,15 @@ class Reader:
         if revision == since:
             return before
         execute = self.connection.execute
-        # Two questions, as SQLite answers each from one end of the index; in one it would walk the whole journal.
+        # Two questions, as SQLite answers each from one end of the index; in one it would walk the
+        # whole journal.
         (oldest,) = execute("SELECT min(revision) FROM journal").fetchone()
-        (written_at,) = execute("SELECT min(written_at) FROM journal WHERE revision > ?", (since,)).fetchone()
+        (written_at,) = execute(
+            "SELECT min(written_at) FROM journal WHERE revision > ?", (since,)
+        ).fetchone()
         changes = execute(
-            "SELECT DISTINCT kind, network_id, label FROM journal WHERE revision > ? LIMIT ?", (since, MANY_CHANGES + 1)
+            "SELECT DISTINCT kind, network_id, label FROM journal WHERE revision > ? LIMIT ?",
+            (since, MANY_CHANGES + 1),
         ).fetchall()
         if oldest is None or oldest > since + 1 or revision < since or len(changes) > MANY_CHANGES:
             return self._read_all(before.catalog)
@@ -440,7 +508,9 @@ class Reader:
     def _apply(self, before: Loaded, changes: list[Row], revision: int) -> Loaded:
         """Return *before* with the parts that *changes* (kind, network, label) name read again."""
         networks = dict(before.catalog.networks)
-        parts: dict[NetworkId, dict[bytes, set[bytes | None]]] = defaultdict(lambda: defaultdict(set))
+        parts: dict[NetworkId, dict[bytes, set[bytes | None]]] = defaultdict(
+            lambda: defaultdict(set)
+        )
         for kind, number, raw in changes:
             label = self.values.name(raw)
             if kind == b"places":
@@ -454,7 +524,11 @@ class Reader:
         machines, started, peers = before.machines, before.started, before.peers
         for number, kinds in parts.items():
             old = networks.get(number)
-            apps = {name: self._app(number, name, old) for name in kinds.get(b"app", ()) if name is not None}
+            apps = {
+                name: self._app(number, name, old)
+                for name in kinds.get(b"app", ())
+                if name is not None
+            }
             for name, app in apps.items():
                 was = old.apps.get(name) if old else None
                 machines += len(app.machines if app else ()) - len(was.machines if was else ())
@@ -463,13 +537,17 @@ class Reader:
             own_peers = self._own_peers(number) if b"peers" in kinds else None
             if own_peers is not None:
                 peers += len(own_peers) - len(old.peers if old else ())
-            flycasts = {a: self._own_flycasts(number, a) for a in kinds.get(b"flycast", ()) if a is not None}
+            flycasts = {
+                a: self._own_flycasts(number, a) for a in kinds.get(b"flycast", ()) if a is not None
+            }
             if b"network" in kinds:
                 self.values.faults.forget(("network", number))
                 self.named.pop(number, None)
                 self.named.update(self._networks("WHERE id = ?", (number,)))
             empty = Network(number, self.prefix + number.to_bytes(4, "big"), known=False)
-            made = amended(old or empty, self.named.get(number, b""), apps, own_peers, flycasts, revision)
+            made = amended(
+                old or empty, self.named.get(number, b""), apps, own_peers, flycasts, revision
+            )
             if number in self.named or made.apps or made.peers or made.flycasts:
                 networks[number] = made
             else:
@@ -483,13 +561,19 @@ class Reader:
             catalog=Catalog(networks, *places, revision),
             faults=self.values.faults.all(),
             fault_count=self.values.faults.total,
-            machines=machines, started=started, peers=peers, owned=True, parts=len(changes),
-        )  # fmt: skip
+            machines=machines,
+            started=started,
+            peers=peers,
+            owned=True,
+            parts=len(changes),
+        )
 
     def _read_faults(self, kind: bytes, number: object, raw: object) -> None:
-        """Read rows that cannot be served, as network or name are not valid, for their faults alone."""
+        """Read rows that cannot be served, as network or name are not valid, for their faults
+        alone."""
         faults, label = self.values.faults, self.values.name(raw)
-        # All spellings of a valid name share a scope. Octets may stand in the file as text or as a blob.
+        # All spellings of a valid name share a scope. Octets may stand in the file as text or as a
+        # blob.
         bound = (number, raw, raw) if label is None else (number, label, label)
         named = "WHERE network_id IS ? AND ({0} IS ? OR {0} IS CAST(? AS TEXT))"
         if label is not None:
@@ -514,12 +598,16 @@ class Reader:
         """Read one app again: None when it is gone, the old value when it is equal."""
         self.values.faults.forget(("app", number, name))
         self.values.capitals.clear()
-        written = [spelling.decode() for spelling in {name, *self.spellings.get((number, name), ())}]
+        written = [
+            spelling.decode() for spelling in {name, *self.spellings.get((number, name), ())}
+        ]
         places = ", ".join("?" * len(written))
         bound = (number, *written)
         found = self._machines(f"WHERE network_id = ? AND app IN ({places})", bound)
         members = found.get(number, {}).get(name, [])
-        if not members and not any(self._select("apps", (), f"WHERE network_id = ? AND name IN ({places})", bound)):
+        if not members and not any(
+            self._select("apps", (), f"WHERE network_id = ? AND name IN ({places})", bound)
+        ):
             return None
         made = App(name, self.values.distinct(members, ("app", number, name)))
         before = old.apps.get(name) if old else None

@@ -1,8 +1,9 @@
 """Notice commits: read what changed, and keep the last good catalog when the file cannot be read.
 
-A commit by anyone (our writer, a shell, another engine) changes SQLite's `data_version`; a file renamed over ours
-changes device or inode, which an open connection never sees. Both are looked at every few milliseconds, which costs
-some five microseconds. Reading happens in a thread of its own, so that answers go on meanwhile.
+A commit by anyone (our writer, a shell, another engine) changes SQLite's `data_version`; a file
+renamed over ours changes device or inode, which an open connection never sees. Both are looked at
+every few milliseconds, which costs some five microseconds. Reading happens in a thread of its own,
+so that answers go on meanwhile.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _log = logging.getLogger("internal_dns")
 
 
 class Watcher:
-    """Keeps one catalog file loaded. `problem` says why the file cannot be read at present, empty when it can."""
+    """Keeps one catalog file loaded. `problem` says why the file cannot be read at present, empty
+    when it can."""
 
     def __init__(self, path: Path, apply: Callable[[Loaded], None], **options: Any) -> None:
         self.path, self.apply, self.options = path, apply, options
@@ -54,7 +56,8 @@ class Watcher:
             self._anew = True
 
     async def run(self) -> None:
-        """Load, then follow the file until cancelled. Raises UnusableCatalog when the first load meets a bad file."""
+        """Load, then follow the file until cancelled. Raises UnusableCatalog when the first load
+        meets a bad file."""
         with ThreadPoolExecutor(1, "catalog") as thread:
             while True:
                 try:
@@ -63,7 +66,8 @@ class Watcher:
                 except FileNotFoundError:
                     self._trouble("the file is not there")
                 except UnusableCatalog as error:
-                    # At the start it is the operator's mistake; later a file that is being made, or was damaged.
+                    # At the start it is the operator's mistake; later a file that is being made, or
+                    # was damaged.
                     if not (self.loaded or self.problem or error.passing):
                         raise
                     self._trouble(str(error))
@@ -72,7 +76,8 @@ class Watcher:
                 await asyncio.sleep(RETRY)
 
     async def _follow(self, thread: ThreadPoolExecutor) -> None:
-        """Load the file now and after each commit; return when another file has taken its place, or to begin anew."""
+        """Load the file now and after each commit; return when another file has taken its place, or
+        to begin anew."""
         identity = self._identity()
         connection = connect(self.path)
         connection.execute("PRAGMA busy_timeout = 0")  # a look must not wait
@@ -88,7 +93,8 @@ class Watcher:
                     await self._load(thread, reader, whole=seen == -1 or shape != schema)
                     seen, schema = version, shape
                 elif looked != (looks := self._looks()):
-                    # Written, but not by a commit we were told of: a checkpoint, or something that is not SQLite.
+                    # Written, but not by a commit we were told of: a checkpoint, or something that
+                    # is not SQLite.
                     await asyncio.get_running_loop().run_in_executor(thread, _try, self.path)
                     looked = looks
                 await asyncio.sleep(INTERVAL)
@@ -109,7 +115,9 @@ class Watcher:
         self.noticed = time.monotonic()
         before = self.loaded
         work = Reader.read_after if whole or before is None else Reader.update
-        loaded = await asyncio.get_running_loop().run_in_executor(thread, work, reader, before or Loaded())
+        loaded = await asyncio.get_running_loop().run_in_executor(
+            thread, work, reader, before or Loaded()
+        )
         self.load_seconds = time.monotonic() - self.noticed
         if self.problem:
             _log.info("catalog %s: readable again", self.path)
@@ -120,22 +128,29 @@ class Watcher:
         if changed:
             self.apply(loaded)
         if not loaded.owned:
-            # A file without a journal is compared whole; leave at least half of the time to answers.
+            # A file without a journal is compared whole; leave at least half of the time to
+            # answers.
             await asyncio.sleep(self.load_seconds)
 
     def _trouble(self, problem: str) -> None:
-        """Go on with the last good catalog; one log line for the trouble, however its words change."""
+        """Go on with the last good catalog; one log line for the trouble, however its words
+        change."""
         problem = problem.removeprefix(f"{self.path}: ")
         if not self.problem:
             _log.warning(
-                "catalog %s: %s; %s", self.path, problem,
-                "the last good catalog answers" if self.loaded else "our names get SERVFAIL until it can be read",
-            )  # fmt: skip
+                "catalog %s: %s; %s",
+                self.path,
+                problem,
+                "the last good catalog answers"
+                if self.loaded
+                else "our names get SERVFAIL until it can be read",
+            )
         self.problem = problem
 
 
 def _pragma(connection: sqlite3.Connection, name: str, seen: int) -> int:
-    """Return data_version (changes with every commit) or schema_version; *seen* while a writer holds the file."""
+    """Return data_version (changes with every commit) or schema_version; *seen* while a writer
+    holds the file."""
     with suppress(sqlite3.OperationalError):
         return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
     return seen

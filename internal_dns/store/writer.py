@@ -1,8 +1,8 @@
 """The one writer of an owned catalog: whole transactions, checked before they are committed.
 
-It holds an exclusive lock on FILE.lock for as long as it lives, so no second internal-dns process writes. A file
-without our journal belongs to another engine (a gossiping SQLite, say) and is refused. A change is refused whole when
-any row of it could not be served afterwards.
+It holds an exclusive lock on FILE.lock for as long as it lives, so no second internal-dns process
+writes. A file without our journal belongs to another engine (a gossiping SQLite, say) and is
+refused. A change is refused whole when any row of it could not be served afterwards.
 """
 
 from __future__ import annotations
@@ -43,12 +43,15 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 Row = Mapping[str, Any]
-Put = tuple[str, Row]  # table, columns to write; those not named keep what they are, or their default
+Put = tuple[
+    str, Row
+]  # table, columns to write; those not named keep what they are, or their default
 Delete = tuple[str, Row]  # table, key columns
 
 
 class NotOurs(Exception):
-    """The file is written by another engine, or by another process; the text says which, `do` what to do instead."""
+    """The file is written by another engine, or by another process; the text says which, `do` what
+    to do instead."""
 
     def __init__(self, words: str, do: str = "") -> None:
         super().__init__(words)
@@ -78,12 +81,17 @@ class Written:
 
 
 class Writer:
-    """Opens *path* for writing; *following*: for a follower. Raises NotOurs, FileNotFoundError, sqlite3.Error."""
+    """Opens *path* for writing; *following*: for a follower. Raises NotOurs, FileNotFoundError,
+    sqlite3.Error."""
 
     def __init__(
-        self, path: str | Path, prefix: bytes = b"\xfd\xaa", hidden: tuple[str, ...] = HIDDEN_PEERS, *,
+        self,
+        path: str | Path,
+        prefix: bytes = b"\xfd\xaa",
+        hidden: tuple[str, ...] = HIDDEN_PEERS,
+        *,
         following: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.path, self.prefix, self.hidden, self.following = Path(path), prefix, hidden, following
         if not self.path.exists():
             raise FileNotFoundError(self.path)
@@ -102,15 +110,22 @@ class Writer:
     def _connect(self) -> sqlite3.Connection:
         opened = self._identity()
         connection = sqlite3.connect(
-            f"file:{quote(str(self.path.absolute()))}?mode=rw", uri=True, isolation_level=None,
-            timeout=BUSY_TIMEOUT, check_same_thread=False,
-        )  # fmt: skip
+            f"file:{quote(str(self.path.absolute()))}?mode=rw",
+            uri=True,
+            isolation_level=None,
+            timeout=BUSY_TIMEOUT,
+            check_same_thread=False,
+        )
         try:
             connection.text_factory = bytes
             connection.execute("PRAGMA trusted_schema = 1")  # the journal's triggers are ours
             check_schema(connection)
-            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'journal'").fetchone():
-                raise NotOurs(f"{self.path} has no journal: another engine maintains it, and writes it")
+            if not connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'journal'"
+            ).fetchone():
+                raise NotOurs(
+                    f"{self.path} has no journal: another engine maintains it, and writes it"
+                )
             self._refuse_replica(connection)
         except BaseException:
             connection.close()
@@ -127,8 +142,14 @@ class Writer:
             connection.close()
 
     def _refuse_replica(self, connection: sqlite3.Connection) -> None:
-        """What is written beside a follower would be undone by it, or differ from other hosts for ever."""
-        if self.following or not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'replica'").fetchone():
+        """What is written beside a follower would be undone by it, or differ from other hosts for
+        ever."""
+        if (
+            self.following
+            or not connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'replica'"
+            ).fetchone()
+        ):
             return
         row = connection.execute("SELECT source FROM replica").fetchone()
         if row is not None:
@@ -145,8 +166,11 @@ class Writer:
         self.connection.close()
         os.close(self.lock)
 
-    def write(self, puts: Sequence[Put], deletes: Sequence[Delete] = (), *, keep: bool = True) -> Written:
-        """Make a change in one transaction: all of it or nothing. *keep* False tries it and takes it back.
+    def write(
+        self, puts: Sequence[Put], deletes: Sequence[Delete] = (), *, keep: bool = True
+    ) -> Written:
+        """Make a change in one transaction: all of it or nothing. *keep* False tries it and takes
+        it back.
 
         Deletes come first. Raises Refused with every fault, sqlite3.Error.
         """
@@ -159,11 +183,14 @@ class Writer:
 
     def trim(self) -> None:
         """Let go of the journal's oldest entries, inside a transaction."""
-        self.connection.execute("DELETE FROM journal WHERE revision <= ?", (self.revision() - KEPT_CHANGES,))
+        self.connection.execute(
+            "DELETE FROM journal WHERE revision <= ?", (self.revision() - KEPT_CHANGES,)
+        )
 
     @contextmanager
     def trying(self, puts: Sequence[Put], deletes: Sequence[Delete] = ()) -> Iterator[Written]:
-        """Have a change made and checked inside the `with`; it is taken back at its end, unless committed there."""
+        """Have a change made and checked inside the `with`; it is taken back at its end, unless
+        committed there."""
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         try:
@@ -177,7 +204,8 @@ class Writer:
                 execute("ROLLBACK")
 
     def follow(self) -> None:
-        """Open the file anew when another has taken its place: what is written must be what is served."""
+        """Open the file anew when another has taken its place: what is written must be what is
+        served."""
         if self.replaced():
             passed, self.connection = self.connection, self._connect()
             passed.close()
@@ -192,21 +220,32 @@ class Writer:
 
     def revision(self) -> int:
         """The journal's revision now."""
-        row = self.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'journal'").fetchone()
+        row = self.connection.execute(
+            "SELECT seq FROM sqlite_sequence WHERE name = 'journal'"
+        ).fetchone()
         return int(row[0]) if row else 0
 
     def _put(self, table: str, row: Row) -> int:
-        """Insert *row*, or change the columns it names of the row with its key; return how many rows that changed."""
+        """Insert *row*, or change the columns it names of the row with its key; return how many
+        rows that changed."""
         columns, keys = _columns(table, row), KEYS[table]
         if missing := [key for key in keys if key not in row]:
             raise Refused([f"{table}: {missing[0]} is missing"])
-        where, key = " AND ".join(f"{column} = ?" for column in keys), tuple(row[column] for column in keys)
-        execute, rest = self.connection.execute, [column for column in columns if column not in keys]
+        where, key = (
+            " AND ".join(f"{column} = ?" for column in keys),
+            tuple(row[column] for column in keys),
+        )
+        execute, rest = (
+            self.connection.execute,
+            [column for column in columns if column not in keys],
+        )
         now = {"updated_at": int(time.time())} if table == "machines" else {}
         if not execute(f"SELECT 1 FROM {table} WHERE {where}", key).fetchone():
             made = {**row, **now}
             places = ", ".join("?" * len(made))
-            return execute(f"INSERT INTO {table} ({', '.join(made)}) VALUES ({places})", tuple(made.values())).rowcount
+            return execute(
+                f"INSERT INTO {table} ({', '.join(made)}) VALUES ({places})", tuple(made.values())
+            ).rowcount
         if not rest:
             return 0
         # A row that is as it was is left alone: no entry in the journal, no new updated_at.
@@ -217,22 +256,29 @@ class Writer:
         return execute(f"UPDATE {table} SET {sets} WHERE {where} AND ({differs})", bound).rowcount
 
     def _delete(self, table: str, key: Row) -> int:
-        """Delete the rows with these columns, a machine with what belongs to it; return how many that were."""
+        """Delete the rows with these columns, a machine with what belongs to it; return how many
+        that were."""
         columns = _columns(table, key)
         if not columns:
             raise Refused([f"{table}: which row to delete is not said"])
-        where, values = " AND ".join(f"{column} = ?" for column in columns), tuple(key[column] for column in columns)
+        where, values = (
+            " AND ".join(f"{column} = ?" for column in columns),
+            tuple(key[column] for column in columns),
+        )
         if table == "machines":
             for belonging in ("machine_metadata", "machine_services"):
                 self.connection.execute(
-                    f"DELETE FROM {belonging} WHERE machine_id IN (SELECT id FROM machines WHERE {where})", values
+                    f"DELETE FROM {belonging} WHERE machine_id IN (SELECT id FROM machines WHERE "
+                    f"{where})",
+                    values,
                 )
         return self.connection.execute(f"DELETE FROM {table} WHERE {where}", values).rowcount
 
-    # ── validation ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── validation ────────────────────────────────────────────────────────────────────────────────
 
     def faults(self, puts: Iterable[Put]) -> list[str]:
-        """Say what of the rows just put could not be served: the rules of reading, and what collides."""
+        """Say what of the rows just put could not be served: the rules of reading, and what
+        collides."""
         values, found = Values(self.prefix, self.hidden), list[str]()
         neighbours: dict[int, _Neighbours] = {}
         for table, row in puts:
@@ -240,19 +286,34 @@ class Writer:
         found += [str(fault) for fault in values.faults.all()]
         return list(dict.fromkeys(found))
 
-    def _row_faults(self, values: Values, table: str, row: Row, neighbours: dict[int, _Neighbours]) -> list[str]:
-        where, key = " AND ".join(f"{c} = ?" for c in KEYS[table]), tuple(row[c] for c in KEYS[table])
+    def _row_faults(
+        self, values: Values, table: str, row: Row, neighbours: dict[int, _Neighbours]
+    ) -> list[str]:
+        where, key = (
+            " AND ".join(f"{c} = ?" for c in KEYS[table]),
+            tuple(row[c] for c in KEYS[table]),
+        )
         columns = TABLES[table][:8] if table == "machines" else TABLES[table]
-        stored = self.connection.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", key).fetchone()
+        stored = self.connection.execute(
+            f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", key
+        ).fetchone()
         if stored is None:
             return []
         match table:
             case "machines":
                 machine = values.machine(stored, {}, {})
-                return self._near(values, stored[1], neighbours).faults(machine, stored[0]) if machine else []
+                return (
+                    self._near(values, stored[1], neighbours).faults(machine, stored[0])
+                    if machine
+                    else []
+                )
             case "peers":
                 peer = values.peer(stored, {})
-                return self._near(values, stored[0], neighbours).faults(peer, stored[1]) if peer else []
+                return (
+                    self._near(values, stored[0], neighbours).faults(peer, stored[1])
+                    if peer
+                    else []
+                )
             case "networks":
                 if values.network(stored[0]) is None:
                     return [f"networks {stored[0]}: the id must be 1 to 4294967295"]
@@ -292,15 +353,22 @@ class Writer:
                 f"SELECT {', '.join(TABLES[table])} FROM {table} WHERE machine_id = ?", (ident,)
             ).fetchall()
             taken = (values.service(other, ()) for other in others if other[:3] != stored[:3])
-            wrong = values.service(stored, [service for service in taken if isinstance(service, Service)])
+            wrong = values.service(
+                stored, [service for service in taken if isinstance(service, Service)]
+            )
         return [f"{table} {shown(stored[1])}: {wrong}"] if isinstance(wrong, str) else []
 
     def _near(self, values: Values, number: int, neighbours: dict[int, _Neighbours]) -> _Neighbours:
-        """Return who is on network *number*; read once a change, however many rows of it are put."""
+        """Return who is on network *number*; read once a change, however many rows of it are
+        put."""
         if number not in neighbours:
-            own = Values(self.prefix, self.hidden)  # what is wrong with others is not this change's fault
+            own = Values(
+                self.prefix, self.hidden
+            )  # what is wrong with others is not this change's fault
             execute = self.connection.execute
-            machines = f"SELECT {', '.join(TABLES['machines'][:8])} FROM machines WHERE network_id = ?"
+            machines = (
+                f"SELECT {', '.join(TABLES['machines'][:8])} FROM machines WHERE network_id = ?"
+            )
             peers = f"SELECT {', '.join(TABLES['peers'])} FROM peers WHERE network_id = ?"
             near = neighbours[number] = _Neighbours()
             for row in execute(machines, (number,)):
@@ -311,7 +379,8 @@ class Writer:
 
 
 class _Neighbours:
-    """Who is on a network: by address whoever is visible there, and by name however it is written."""
+    """Who is on a network: by address whoever is visible there, and by name however it is
+    written."""
 
     def __init__(self) -> None:
         self.addresses: dict[bytes, list[str]] = {}
@@ -342,7 +411,11 @@ def _identity(found: Machine | Peer) -> tuple[bytes, ...]:
 
 
 def _called(found: Machine | Peer) -> str:
-    return f"machine {found.id.decode()}" if isinstance(found, Machine) else f"peer {found.name.decode()}"
+    return (
+        f"machine {found.id.decode()}"
+        if isinstance(found, Machine)
+        else f"peer {found.name.decode()}"
+    )
 
 
 def _columns(table: str, row: Row) -> list[str]:
@@ -352,7 +425,9 @@ def _columns(table: str, row: Row) -> list[str]:
     if unknown := [column for column in row if column not in TABLES[table]]:
         raise Refused([f"{table}: '{shown(unknown[0])}' is no column"])
     if faults := [
-        f"{table}.{c}: {shown(v)} is no {_wanted(table, c)}" for c, v in row.items() if not _fits(table, c, v)
+        f"{table}.{c}: {shown(v)} is no {_wanted(table, c)}"
+        for c, v in row.items()
+        if not _fits(table, c, v)
     ]:
         raise Refused(faults)
     return list(row)
@@ -369,7 +444,8 @@ def _wanted(table: str, column: str) -> str:
 
 
 def _fits(table: str, column: str, value: object) -> bool:
-    """Whether *value* has the type schema.sql gives *column*: SQLite itself would make text of a number."""
+    """Whether *value* has the type schema.sql gives *column*: SQLite itself would make text of a
+    number."""
     match _wanted(table, column):
         case "whole number":
             return isinstance(value, int) and -(1 << 63) <= value < 1 << 63

@@ -1,13 +1,15 @@
 """The answer table: replies that may be repeated, and the repeating.
 
-Python decides once (core/journey.py), afterwards the same question gets the same octets with its own id, RD, CD,
-letter case, OPT and rotation. Anything unusual in a query is a miss, and the journey decides again.
+Python decides once (core/journey.py), afterwards the same question gets the same octets with its
+own id, RD, CD, letter case, OPT and rotation. Anything unusual in a query is a miss, and the
+journey decides again.
 
     network ─► lower-cased QNAME + QTYPE + QCLASS ─► Entry            (nearest: ─► place of the asker ─► Entry)
     everyone ─► the same + DO, CD ─► RelayedEntry                     (what upstreams said: its TTLs fall, it runs out)
 
-An entry goes when what it was computed from goes: one app, or for lists, reverse names and peers the whole network.
-The table is bounded in octets and entries; a network that asks for many names pushes out its own entries first.
+An entry goes when what it was computed from goes: one app, or for lists, reverse names and peers
+the whole network. The table is bounded in octets and entries; a network that asks for many names
+pushes out its own entries first.
 """
 
 from __future__ import annotations
@@ -37,10 +39,14 @@ Key = tuple[bytes, PlaceKey | None]  # QNAME with QTYPE and QCLASS; the place fo
 _ONE_QUESTION: Final = pack("!4H", 1, 0, 0, 0)
 _AND_ADDITIONAL: Final = pack("!4H", 1, 0, 0, 1)
 _OPT_HEAD: Final = b"\0" + pack("!H", Type.OPT)
-_OPT_SIZE: Final = 11  # an OPT without options: root, type, size, extended RCODE, version, flags, length
+_OPT_SIZE: Final = (
+    11  # an OPT without options: root, type, size, extended RCODE, version, flags, length
+)
 _OVERHEAD: Final = 660  # octets an entry takes beside its records, measured with tracemalloc
 MAX_ENTRIES: Final = 262_144
-MAX_OCTETS: Final = 96 << 20  # with what the allocator adds, less than 128 MiB of RSS (bench/soak.py)
+MAX_OCTETS: Final = (
+    96 << 20
+)  # with what the allocator adds, less than 128 MiB of RSS (bench/soak.py)
 _KNOWN_SOURCES: Final = 4_096
 # What upstreams said is the same for all networks; network 0 is nobody's.
 EVERYONE: Final = b"\0\0\0\0"
@@ -68,7 +74,10 @@ class Entry:
 
     def by_groups(self, turn: int) -> bytes:
         """The answer section when there are several tie groups, each rotated by itself."""
-        parts = (ring[(at := turn % count * self.unit) : at + count * self.unit] for ring, count in self.rings)
+        parts = (
+            ring[(at := turn % count * self.unit) : at + count * self.unit]
+            for ring, count in self.rings
+        )
         return b"".join(parts)[: self.shown]
 
 
@@ -91,7 +100,8 @@ class RelayedEntry:
 
 
 class Busy(NamedTuple):
-    """How often one name was repeated to one network since its answer was decided; network 0: an upstream's answer."""
+    """How often one name was repeated to one network since its answer was decided; network 0: an
+    upstream's answer."""
 
     network: NetworkId
     name: bytes  # wire form, lower-cased
@@ -105,11 +115,16 @@ hits_of: Final = attrgetter("hits")
 def split(network: bytes, key: bytes) -> tuple[bytes, int, int]:
     """The QNAME, QTYPE and variant (DO + 2 CD, of relayed answers) that are in *key*."""
     end = len(key) - (5 if network == EVERYONE else 4)
-    return key[:end], int.from_bytes(key[end : end + 2], "big"), int.from_bytes(key[end + 4 :], "big")
+    return (
+        key[:end],
+        int.from_bytes(key[end : end + 2], "big"),
+        int.from_bytes(key[end + 4 :], "big"),
+    )
 
 
 class Mirror(Protocol):
-    """Another table that is to hold what this one holds (transport/native.py). Keys are as here, without a place."""
+    """Another table that is to hold what this one holds (transport/native.py). Keys are as here,
+    without a place."""
 
     def put(self, network: bytes, key: bytes, entry: Entry) -> int:
         """Keep *entry*; return the octets it takes there."""
@@ -124,10 +139,15 @@ class Mirror(Protocol):
         """How often the entry of *key* was repeated there."""
 
     def watch(self, every: int) -> None:
-        """Show one in *every* of what is repeated or dropped there, 0 for nothing (Exchange.show_elsewhere)."""
+        """Show one in *every* of what is repeated or dropped there, 0 for nothing
+        (Exchange.show_elsewhere)."""
 
     def change(
-        self, number: NetworkId, before: Network | None, after: Network | None, labels: frozenset[bytes] | None
+        self,
+        number: NetworkId,
+        before: Network | None,
+        after: Network | None,
+        labels: frozenset[bytes] | None,
     ) -> None:
         """Network *number* is another one from now on, *labels* are those that `changed` yields."""
 
@@ -136,11 +156,16 @@ class AnswerTable:
     """All entries of all networks; see the module's docstring."""
 
     def __init__(
-        self, rules: Rules, count_into: Callable[[Reply, int], Cell] | None = None,
-        *, count_relayed: Callable[[int, int], Cell] | None = None, max_octets: int = MAX_OCTETS,
-        max_entries: int = MAX_ENTRIES, clock: Callable[[], float] = time.monotonic,
+        self,
+        rules: Rules,
+        count_into: Callable[[Reply, int], Cell] | None = None,
+        *,
+        count_relayed: Callable[[int, int], Cell] | None = None,
+        max_octets: int = MAX_OCTETS,
+        max_entries: int = MAX_ENTRIES,
+        clock: Callable[[], float] = time.monotonic,
         mirror: Mirror | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.rules, self.prefix = rules, rules.prefix
         self.catalog: Catalog | None = None
         self.max_octets, self.max_entries = max_octets, max_entries
@@ -148,15 +173,23 @@ class AnswerTable:
         self.clock, self.mirror = clock, mirror
         self._count_into = count_into or (lambda reply, qtype: [0])
         self._count_relayed = count_relayed or (lambda rcode, qtype: [0])
-        self._tables: dict[bytes, OrderedDict[bytes, Entry | RelayedEntry | dict[PlaceKey | None, Entry]]] = {}
+        self._tables: dict[
+            bytes, OrderedDict[bytes, Entry | RelayedEntry | dict[PlaceKey | None, Entry]]
+        ] = {}
         self._by_label: dict[bytes, dict[bytes | None, set[Key]]] = {}
         self._sizes: dict[bytes, int] = {}
         self._sources: dict[bytes, bytes | None] = {}
-        self.forgotten_hits: dict[NetworkId, int] = {}  # of entries that are gone, so that a network's sum never falls
+        self.forgotten_hits: dict[
+            NetworkId, int
+        ] = {}  # of entries that are gone, so that a network's sum never falls
 
-    # Hot path: every octet string here is built by slices of the query and of the entry, nothing is parsed.
-    def repeat(self, octets: bytes, source: bytes, destination: bytes, turn: int, limit: int = 0) -> bytes | None:
-        """Return the reply to *octets* when it is known, else None. *limit* 0 is UDP's, by the query's OPT."""
+    # Hot path: every octet string here is built by slices of the query and of the entry, nothing is
+    # parsed.
+    def repeat(
+        self, octets: bytes, source: bytes, destination: bytes, turn: int, limit: int = 0
+    ) -> bytes | None:
+        """Return the reply to *octets* when it is known, else None. *limit* 0 is UDP's, by the
+        query's OPT."""
         counts, flags = octets[4:12], octets[2:3]
         if flags != b"\1" and flags != b"\0":  # noqa: PLR1714 - twice as fast as `in`
             return None
@@ -166,7 +199,9 @@ class AnswerTable:
         elif counts == _AND_ADDITIONAL:
             end, edns = len(octets) - _OPT_SIZE, 4
             opt = octets[end:]
-            if opt[:3] != _OPT_HEAD or opt[6:7] != b"\0" or opt[9:] != b"\0\0":  # version 0, no options
+            if (
+                opt[:3] != _OPT_HEAD or opt[6:7] != b"\0" or opt[9:] != b"\0\0"
+            ):  # version 0, no options
                 return None
             limit = limit or min(max(opt[3] << 8 | opt[4], PLAIN_UDP_SIZE), self.rules.udp_limit)
         else:
@@ -195,7 +230,9 @@ class AnswerTable:
             entry.tail,
             entry.opts[opt[7] >> 7] if edns else b"",
         ))  # fmt: skip
-        if len(reply) > limit:  # what is left out then, and that TC is set, is for the journey to decide
+        if (
+            len(reply) > limit
+        ):  # what is left out then, and that TC is set, is for the journey to decide
             return None
         entry.hits += 1
         entry.counter[0] += 1
@@ -205,14 +242,17 @@ class AnswerTable:
     def _repeat_relayed(self, octets: bytes, key: bytes, end: int, limit: int) -> bytes | None:
         """Return what an upstream said before, its TTLs less the seconds since."""
         dnssec_ok = octets[end + 7] >> 7 if end < len(octets) else 0
-        entry = self._tables.get(EVERYONE, _NONE).get(key + _VARIANTS[dnssec_ok | octets[3] >> 3 & 2])
+        entry = self._tables.get(EVERYONE, _NONE).get(
+            key + _VARIANTS[dnssec_ok | octets[3] >> 3 & 2]
+        )
         if entry is None:
             self.misses += 1
             return None
         assert isinstance(entry, RelayedEntry)
         now = self.clock()
         if now >= entry.refresh_at:
-            # One question goes the whole way, where the reply is asked for again; the others do until it has run out.
+            # One question goes the whole way, where the reply is asked for again; the others do
+            # until it has run out.
             entry.refresh_at = entry.until
             self.misses += 1
             return None
@@ -224,14 +264,25 @@ class AnswerTable:
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
-        return b"".join((octets[:2], head, octets[HEADER:end], entry.records, entry.opt if end < len(octets) else b""))
+        return b"".join(
+            (
+                octets[:2],
+                head,
+                octets[HEADER:end],
+                entry.records,
+                entry.opt if end < len(octets) else b"",
+            )
+        )
 
     def mapped(self, source: bytes) -> bytes | None:
-        """Return the network octets of a source outside the prefix by the configured maps, or None."""
+        """Return the network octets of a source outside the prefix by the configured maps, or
+        None."""
         if source not in self._sources:
             if len(self._sources) >= _KNOWN_SOURCES:
                 self._sources.clear()
-            who = requester(source, bytes(16), self.catalog or Catalog(), self.prefix, self.rules.maps)
+            who = requester(
+                source, bytes(16), self.catalog or Catalog(), self.prefix, self.rules.maps
+            )
             self._sources[source] = None if isinstance(who, Outsider) else who.network.prefix[2:]
         return self._sources[source]
 
@@ -240,14 +291,21 @@ class AnswerTable:
         if self.catalog is None:
             return None
         who = requester(source, destination, self.catalog, self.prefix, self.rules.maps)
-        return None if isinstance(who, Outsider) else place(who, self.catalog, self.rules.region).key
+        return (
+            None if isinstance(who, Outsider) else place(who, self.catalog, self.rules.region).key
+        )
 
-    # ── filling and emptying ────────────────────────────────────────────────────────────────────────────────
+    # ── filling and emptying ──────────────────────────────────────────────────────────────────────
 
     def remember(self, reply: Reply) -> None:
-        """Keep *reply* when it may be repeated, its sets fit the scheme, and what it was computed from is current."""
+        """Keep *reply* when it may be repeated, its sets fit the scheme, and what it was computed
+        from is current."""
         said = reply.remember
-        if said is None or self.catalog is None or self.catalog.networks.get(said.network.id) is not said.network:
+        if (
+            said is None
+            or self.catalog is None
+            or self.catalog.networks.get(said.network.id) is not said.network
+        ):
             return
         entry = cut(said, self.rules, self._count_into(reply, said.qtype))
         if entry is None:
@@ -269,9 +327,17 @@ class AnswerTable:
             self._evict(network)
 
     def remember_relayed(
-        self, name: bytes, qtype: int, variant: int, reply: Relayed, since: float, refresh_at: float, until: float
+        self,
+        name: bytes,
+        qtype: int,
+        variant: int,
+        reply: Relayed,
+        since: float,
+        refresh_at: float,
+        until: float,
     ) -> None:
-        """Keep what an upstream said, for all networks. *variant* is DO + 2 CD; times are those of `clock`."""
+        """Keep what an upstream said, for all networks. *variant* is DO + 2 CD; times are those of
+        `clock`."""
         key = name + pack("!2HB", qtype, 1, variant)
         self._drop(EVERYONE, (key, None))
         counter = self._count_relayed(reply.rcode, qtype)
@@ -293,14 +359,17 @@ class AnswerTable:
         old = self.catalog or Catalog()
         for number, labels in changed(old, catalog):
             if self.mirror:
-                self.mirror.change(number, old.networks.get(number), catalog.networks.get(number), labels)
+                self.mirror.change(
+                    number, old.networks.get(number), catalog.networks.get(number), labels
+                )
             self.forget(number, labels)
             if number not in catalog.networks:
                 self.forgotten_hits.pop(number, None)
         self.catalog = catalog
 
     def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> None:
-        """Forget everything: who asks, what fits and what is said may be another by *rules*. *mirror* is a new one."""
+        """Forget everything: who asks, what fits and what is said may be another by *rules*.
+        *mirror* is a new one."""
         for octets in tuple(self._by_label):
             self.forget(NetworkId(int.from_bytes(octets, "big")), None)
         self._sources.clear()
@@ -310,7 +379,8 @@ class AnswerTable:
                 mirror.change(number, None, network, None)
 
     def forget(self, number: NetworkId, labels: frozenset[bytes] | None) -> None:
-        """Drop what depends on these app labels of network *number* and on the whole network; None: all it has."""
+        """Drop what depends on these app labels of network *number* and on the whole network; None:
+        all it has."""
         network = number.to_bytes(4, "big")
         known = self._by_label.get(network, {})
         for label in tuple(known) if labels is None else (*labels, None):
@@ -344,7 +414,7 @@ class AnswerTable:
         if not table:
             del self._tables[network], self._sizes[network], self._by_label[network]
 
-    # ── who is busy ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── who is busy ───────────────────────────────────────────────────────────────────────────────
 
     def busiest(self, count: int) -> list[Busy]:
         """Return the *count* names repeated most since each was decided, busiest first."""
@@ -353,7 +423,10 @@ class AnswerTable:
     def parts(self) -> Iterator[list[Busy]]:
         """Yield all that is kept, a bounded part at a time: the table may change in between."""
         for network in tuple(self._tables):
-            number, table = NetworkId(int.from_bytes(network, "big")), self._tables.get(network, OrderedDict())
+            number, table = (
+                NetworkId(int.from_bytes(network, "big")),
+                self._tables.get(network, OrderedDict()),
+            )
             # References only, and not in order, which dict copies ten times as fast as OrderedDict.
             keys = tuple(dict.keys(table))
             for at in range(0, len(keys), _PART):
@@ -361,7 +434,11 @@ class AnswerTable:
                 for key in keys[at : at + _PART]:
                     entry = table.get(key)
                     if entry is not None:
-                        hits = sum(map(hits_of, entry.values())) if isinstance(entry, dict) else entry.hits
+                        hits = (
+                            sum(map(hits_of, entry.values()))
+                            if isinstance(entry, dict)
+                            else entry.hits
+                        )
                         hits += self.mirror.hits(network, key) if self.mirror else 0
                         part.append(Busy(number, *split(network, key)[:2], hits))
                 yield part
@@ -372,7 +449,8 @@ class AnswerTable:
         self._sizes[network] = self._sizes.get(network, 0) + octets
 
     def _evict(self, network: bytes) -> None:
-        """Drop an oldest entry: the inserting network's if it has more than its share, else the largest's."""
+        """Drop an oldest entry: the inserting network's if it has more than its share, else the
+        largest's."""
         if self._sizes.get(network, 0) * len(self._sizes) <= self.octets:
             network = max(self._sizes, key=self._sizes.__getitem__)
         key, entry = next(iter(self._tables[network].items()))
@@ -381,29 +459,42 @@ class AnswerTable:
 
 
 @lru_cache(4_096)
-def _heads(base: int, questions: int, answers: int, authorities: int, additionals: int) -> tuple[bytes, ...]:
+def _heads(
+    base: int, questions: int, answers: int, authorities: int, additionals: int
+) -> tuple[bytes, ...]:
     """Return flags and counts by RD + 2 CD + 4 OPT; most replies have the same."""
     return tuple(
         pack("!5H", base | rd * RD | cd * CD, questions, answers, authorities, additionals + opt)
-        for opt in (0, 1) for cd in (0, 1) for rd in (0, 1)
-    )  # fmt: skip
+        for opt in (0, 1)
+        for cd in (0, 1)
+        for rd in (0, 1)
+    )
 
 
 @lru_cache(4_096)
 def _opts(options: bytes) -> tuple[bytes, ...]:
     """Return our OPT RR by DO."""
     return tuple(
-        _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, dnssec_ok << 15, len(options)) + options for dnssec_ok in (0, 1)
+        _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, dnssec_ok << 15, len(options)) + options
+        for dnssec_ok in (0, 1)
     )
 
 
 def _relayed_entry(
-    reply: Relayed, variant: int, since: float, refresh_at: float, until: float, counter: Cell, size: int
+    reply: Relayed,
+    variant: int,
+    since: float,
+    refresh_at: float,
+    until: float,
+    counter: Cell,
+    size: int,
 ) -> RelayedEntry:
     dnssec_ok, checking_disabled = variant & 1, variant >> 1
     base = QR | RD | RA | checking_disabled * CD | reply.rcode & 15
     heads = tuple(
-        pack("!5H", base | ad * reply.ad * AD, 1, *reply.counts, has_opt) for has_opt in (0, 1) for ad in (0, 1)
+        pack("!5H", base | ad * reply.ad * AD, 1, *reply.counts, has_opt)
+        for has_opt in (0, 1)
+        for ad in (0, 1)
     )
     ttl = reply.rcode >> 4 << 24 | dnssec_ok << 15
     opt = _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, ttl, 0)
@@ -411,7 +502,8 @@ def _relayed_entry(
 
 
 def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
-    """Cut a reply into an Entry; None when it does not fit the scheme (RRs of several lengths that rotate)."""
+    """Cut a reply into an Entry; None when it does not fit the scheme (RRs of several lengths that
+    rotate)."""
     body = said.body
     groups = [tied for tied in body.answer if tied]
     records = [record for tied in groups for record in tied]

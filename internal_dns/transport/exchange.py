@@ -1,7 +1,8 @@
 """One message in, at most one out: the place where transports meet the core.
 
-Knows the current catalog, asks the answer table first, then the journey, and hands questions that are not ours to the
-forwarder. The server's one broad `except` is here: a fault of ours costs one SERVFAIL and a log line, not the server.
+Knows the current catalog, asks the answer table first, then the journey, and hands questions that
+are not ours to the forwarder. The server's one broad `except` is here: a fault of ours costs one
+SERVFAIL and a log line, not the server.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from internal_dns.core.catalog import Catalog, Network
 from internal_dns.core.journey import Drop, Forward, Reply, Rules, respond
 from internal_dns.core.message import Body, Manner, message
 from internal_dns.core.relayed import Relayed
-from internal_dns.core.wire import HEADER, MAX_MESSAGE, SILENT_PORTS, Ede, Query, Rcode, Silent, Type, read_query
+from internal_dns.core.wire import (
+    HEADER,
+    MAX_MESSAGE,
+    SILENT_PORTS,
+    Ede,
+    Query,
+    Rcode,
+    Silent,
+    Type,
+    read_query,
+)
 from internal_dns.metrics import Metrics
 from internal_dns.transport.answers import AnswerTable, Mirror
 from internal_dns.transport.sampling import Sample, Tap, show, tapped
@@ -30,7 +41,9 @@ _AAAA: Final = int(Type.AAAA).to_bytes(2, "big")
 _log = logging.getLogger("internal_dns")
 
 
-Keep = Callable[[bytes, int, int, Relayed, float, float, float], None]  # AnswerTable.remember_relayed
+Keep = Callable[
+    [bytes, int, int, Relayed, float, float, float], None
+]  # AnswerTable.remember_relayed
 
 
 class Forwarder(Protocol):
@@ -50,7 +63,11 @@ class Exchange:
     """Answers messages from the catalog that is current."""
 
     def __init__(
-        self, rules: Rules, metrics: Metrics, forwarder: Forwarder | None = None, mirror: Mirror | None = None
+        self,
+        rules: Rules,
+        metrics: Metrics,
+        forwarder: Forwarder | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
         self.rules, self.metrics, self.forwarder = rules, metrics, forwarder
         self.catalog: Catalog | None = None
@@ -65,7 +82,10 @@ class Exchange:
         self._one_in = 0  # so many messages the native path shows one; 0: nobody watches
         self._silent_until = 0.0
         if forwarder is not None:
-            forwarder.keep, forwarder.forget = self.answers.remember_relayed, self.answers.forget_relayed
+            forwarder.keep, forwarder.forget = (
+                self.answers.remember_relayed,
+                self.answers.forget_relayed,
+            )
         self._deciding = 0.0  # seconds of the present batch that went into deciding
         self._repeats = metrics.durations["repeat"]
         self._timed_hits = 0  # repeated replies whose time is counted
@@ -82,20 +102,28 @@ class Exchange:
             self.answers.use_rules(rules, mirror)
             self._watch()
 
-    def handle(self, octets: bytes, source: bytes, destination: bytes, port: int, *, stream: bool = False) -> Outcome:
-        """Return the reply, None for silence, or a coroutine that returns either when an upstream must be asked."""
+    def handle(
+        self, octets: bytes, source: bytes, destination: bytes, port: int, *, stream: bool = False
+    ) -> Outcome:
+        """Return the reply, None for silence, or a coroutine that returns either when an upstream
+        must be asked."""
         if port in SILENT_PORTS:
             self.metrics.drop("port")
             return None
         try:
             turn = getrandbits(32)
-            known = self.answers.repeat(octets, source, destination, turn, MAX_MESSAGE if stream else 0)
+            known = self.answers.repeat(
+                octets, source, destination, turn, MAX_MESSAGE if stream else 0
+            )
             return known or self._decide_in_turn(octets, source, destination, turn, stream)
         except Exception:
             return self._failed(octets)
 
-    def _decide_in_turn(self, octets: bytes, source: bytes, destination: bytes, turn: int, stream: bool) -> Outcome:
-        """Decide, unless the network of *source* takes more than its share of that; by TCP it is slowed down anyway."""
+    def _decide_in_turn(
+        self, octets: bytes, source: bytes, destination: bytes, turn: int, stream: bool
+    ) -> Outcome:
+        """Decide, unless the network of *source* takes more than its share of that; by TCP it is
+        slowed down anyway."""
         begin, network = perf_counter(), self._share_of(source)
         if not stream and not self.shares.may(network, begin):
             self.metrics.drop("share")
@@ -108,18 +136,34 @@ class Exchange:
             self.shares.spend(network, took)
 
     def _share_of(self, source: bytes) -> bytes:
-        """Return the network that pays for a question of *source*; all that are not in the catalog pay together."""
-        network = source[2:6] if source[:2] == self.rules.prefix else self.answers.mapped(source) or b""
+        """Return the network that pays for a question of *source*; all that are not in the catalog
+        pay together."""
+        network = (
+            source[2:6] if source[:2] == self.rules.prefix else self.answers.mapped(source) or b""
+        )
         known = self.catalog is not None and int.from_bytes(network, "big") in self.catalog.networks
         return network if known else b""
 
     def _decide(
-        self, octets: bytes, source: bytes, destination: bytes, turn: int, stream: bool, begin: float
+        self,
+        octets: bytes,
+        source: bytes,
+        destination: bytes,
+        turn: int,
+        stream: bool,
+        begin: float,
     ) -> Outcome:
         """Go the whole way, for a message that is not simply repeated."""
         said = respond(
-            octets, source, destination, self.catalog, self.rules, turn=turn, stream=stream, now=int(time.time())
-        )  # fmt: skip
+            octets,
+            source,
+            destination,
+            self.catalog,
+            self.rules,
+            turn=turn,
+            stream=stream,
+            now=int(time.time()),
+        )
         match said:
             case Drop(reason):
                 self.metrics.drop(reason)
@@ -136,10 +180,11 @@ class Exchange:
         return said.octets
 
     def end_batch(self, begin: float) -> None:
-        """Count how long the replies repeated since *begin* (of perf_counter) took, system calls included.
+        """Count how long the replies repeated since *begin* (of perf_counter) took, system calls
+        included.
 
-        Two looks at the clock for each reply would cost it 2 %. So the batch is measured: its time, less that of what
-        was decided in it, in equal parts.
+        Two looks at the clock for each reply would cost it 2 %. So the batch is measured: its time,
+        less that of what was decided in it, in equal parts.
         """
         hits = self.answers.hits
         if repeated := hits - self._timed_hits:
@@ -153,7 +198,8 @@ class Exchange:
         self._timed_hits += count
 
     def tap(self, tap: Tap) -> None:
-        """Show messages to *tap* until `untap`. While there is none, this costs nothing: `handle` is what it was."""
+        """Show messages to *tap* until `untap`. While there is none, this costs nothing: `handle`
+        is what it was."""
         self.taps.append(tap)
         vars(self)["handle"] = self._handle_tapped
         self._watch()
@@ -170,15 +216,19 @@ class Exchange:
         if self.answers.mirror:
             self.answers.mirror.watch(self._one_in)
 
-    def show_elsewhere(self, octets: bytes, source: bytes, destination: bytes, *, dropped: bool) -> None:
-        """Show what the native path has dropped, or has answered: *octets* then end with the reply's header."""
+    def show_elsewhere(
+        self, octets: bytes, source: bytes, destination: bytes, *, dropped: bool
+    ) -> None:
+        """Show what the native path has dropped, or has answered: *octets* then end with the
+        reply's header."""
         taps = [tap for tap in self.taps if tap.wants(self._one_in)]
         how, reply = ("dropped", None) if dropped else ("repeated", octets[-HEADER:])
         octets = octets if dropped else octets[:-HEADER]
         show(taps, Sample(0.0, octets, source, destination, False, how, reply))
 
     def not_shown(self, count: int) -> None:
-        """*count* messages were to be shown by `show_elsewhere`, and could not be: they came too fast."""
+        """*count* messages were to be shown by `show_elsewhere`, and could not be: they came too
+        fast."""
         for tap in self.taps:
             tap.skipped += count * self._one_in // tap.every
 
@@ -196,14 +246,23 @@ class Exchange:
             return Sample(0.0, octets, source, destination, stream, how, reply and reply[:HEADER])
 
         if outcome is None or isinstance(outcome, bytes):
-            how = "dropped" if outcome is None else "repeated" if self.answers.hits > before else "decided"
+            how = (
+                "dropped"
+                if outcome is None
+                else "repeated"
+                if self.answers.hits > before
+                else "decided"
+            )
             show(taps, sample(outcome, how))
             return outcome
         return tapped(outcome, taps, sample)
 
     def answer_for_watch(self, octets: bytes, source: bytes) -> bytes:
-        """Return the reply to one query as it would be by TCP now, without counting it; empty when there is none."""
-        said = respond(octets, source, bytes(16), self.catalog, replace(self.rules, dev=True), stream=True)
+        """Return the reply to one query as it would be by TCP now, without counting it; empty when
+        there is none."""
+        said = respond(
+            octets, source, bytes(16), self.catalog, replace(self.rules, dev=True), stream=True
+        )
         return said.octets if isinstance(said, Reply) else b""
 
     def _forward(self, forward: Forward, source: bytes, begin: float) -> Outcome:
@@ -214,7 +273,9 @@ class Exchange:
             return reply
         return self._forwarded(forward, reply, begin)
 
-    async def _forwarded(self, forward: Forward, asked: Coroutine[Any, Any, bytes], begin: float) -> bytes:
+    async def _forwarded(
+        self, forward: Forward, asked: Coroutine[Any, Any, bytes], begin: float
+    ) -> bytes:
         reply = await asked
         self._count_forwarded(forward, reply, begin)
         return reply
@@ -224,11 +285,14 @@ class Exchange:
         self.metrics.response("forward", reply[3] & 15, forward.query.qtype)[0] += 1
 
     def _failed(self, octets: bytes, reason: str = "") -> bytes | None:
-        """Our trouble: SERVFAIL that names the question, a counter, and at most one log line a second."""
+        """Our trouble: SERVFAIL that names the question, a counter, and at most one log line a
+        second."""
         self.metrics.errors += 1
         if (now := time.monotonic()) >= self._silent_until:
             self._silent_until = now + 1
-            _log.error("failed on a message: %s", reason or octets[:HEADER].hex(), exc_info=not reason)
+            _log.error(
+                "failed on a message: %s", reason or octets[:HEADER].hex(), exc_info=not reason
+            )
         query = read_query(octets)
         if isinstance(query, Silent):
             return None
@@ -238,7 +302,8 @@ class Exchange:
 
 
 def leaks(body: Body, network: Network) -> bool:
-    """Whether *body* holds an address of our prefix that is neither the asker's network's nor everyone's."""
+    """Whether *body* holds an address of our prefix that is neither the asker's network's nor
+    everyone's."""
     prefix, own = network.prefix[:2], network.prefix[2:]
     return any(
         record[-16:-14] == prefix and record[-14:-10] not in (own, b"\0\0\0\0")
@@ -249,7 +314,8 @@ def leaks(body: Body, network: Network) -> bool:
 
 
 def _qtype(octets: bytes) -> int:
-    """The QTYPE of a message that was answered, for the counters; 0 when it has no whole question."""
+    """The QTYPE of a message that was answered, for the counters; 0 when it has no whole
+    question."""
     at = HEADER
     if octets[4:6] == b"\0\0":
         return 0

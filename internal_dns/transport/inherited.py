@@ -1,9 +1,11 @@
-"""Sockets that were bound before us: by systemd, or by whatever else speaks its protocol (sd_listen_fds(3)).
+"""Sockets that were bound before us: by systemd, or by whatever else speaks its protocol
+(sd_listen_fds(3)).
 
     LISTEN_FDS=4  LISTEN_PID=<ours>  LISTEN_FDNAMES=dns:dns:dns:dns      descriptors 3, 4, 5, 6
 
-They are taken as they are, several UDP sockets of one address too, and closed at the end, never shut down: who passed
-them keeps them, and with them the questions that nobody has read yet. So a restart loses none.
+They are taken as they are, several UDP sockets of one address too, and closed at the end, never
+shut down: who passed them keeps them, and with them the questions that nobody has read yet. So a
+restart loses none.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from collections.abc import MutableMapping
 from ipaddress import ip_address
 from typing import Final
 
-from internal_dns.transport.sockets import IP_FREEBIND, IPV6_FREEBIND, SO_TIMESTAMP, Bound, Endpoint, widen
+from internal_dns.transport.sockets import (
+    IP_FREEBIND,
+    IPV6_FREEBIND,
+    SO_TIMESTAMP,
+    Bound,
+    Endpoint,
+    widen,
+)
 
 FIRST: Final = 3  # SD_LISTEN_FDS_START: the descriptors follow standard error
 _VARIABLES: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -29,7 +38,9 @@ class Unfit(Exception):
         self.what, self.why, self.do = what, why, do
 
 
-def inherited(environment: MutableMapping[str, str] = os.environ, first: int = FIRST) -> list[Bound]:
+def inherited(
+    environment: MutableMapping[str, str] = os.environ, first: int = FIRST
+) -> list[Bound]:
     """Return the sockets passed to this process by address, none if none were. Raises Unfit.
 
     The variables are removed: a child of ours is not meant.
@@ -39,7 +50,9 @@ def inherited(environment: MutableMapping[str, str] = os.environ, first: int = F
     made: list[socket.socket] = []
     try:
         for number in range(first, first + count):
-            what = f"inherited descriptor {number}" + (f" ({names[number - first]})" if names[number - first :] else "")
+            what = f"inherited descriptor {number}" + (
+                f" ({names[number - first]})" if names[number - first :] else ""
+            )
             sock = _adopted(number, what)
             made.append(sock)
             endpoint = _endpoint(sock, what)
@@ -63,7 +76,11 @@ def _passed(environment: MutableMapping[str, str]) -> tuple[int, list[str]]:
     for name in _VARIABLES:
         environment.pop(name, None)
     if not count.isascii() or not count.isdigit():
-        raise Unfit(f"LISTEN_FDS={count}", "it is no number", "Let systemd set it, or unset LISTEN_FDS to use --listen")
+        raise Unfit(
+            f"LISTEN_FDS={count}",
+            "it is no number",
+            "Let systemd set it, or unset LISTEN_FDS to use --listen",
+        )
     return int(count), names.split(":") if names else []
 
 
@@ -71,10 +88,16 @@ def _adopted(number: int, what: str) -> socket.socket:
     """Return descriptor *number* as a socket that children do not inherit."""
     try:
         if not stat.S_ISSOCK(os.fstat(number).st_mode):
-            raise Unfit(what, "it is no socket", "Pass only the DNS sockets: ListenDatagram= and ListenStream=")
+            raise Unfit(
+                what,
+                "it is no socket",
+                "Pass only the DNS sockets: ListenDatagram= and ListenStream=",
+            )
     except OSError as error:
         raise Unfit(
-            what, f"it is not open ({error.strerror})", "LISTEN_FDS says how many follow 2; pass as many"
+            what,
+            f"it is not open ({error.strerror})",
+            "LISTEN_FDS says how many follow 2; pass as many",
         ) from None
     os.set_inheritable(number, False)
     return socket.socket(fileno=number)
@@ -87,7 +110,9 @@ def _endpoint(sock: socket.socket, what: str) -> Endpoint:
         raise Unfit(what, f"it is of {sock.family.name}, DNS clients come by IPv6 or IPv4", do)
     if sock.type not in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         raise Unfit(what, f"it is of {sock.type.name}, neither UDP nor TCP", do)
-    if sock.type == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    if sock.type == socket.SOCK_STREAM and not sock.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
         raise Unfit(what, "it is a TCP socket that does not listen", do)
     name = sock.getsockname()
     scope = f"%{socket.if_indextoname(name[3])}" if len(name) == 4 and name[3] else ""
@@ -95,15 +120,24 @@ def _endpoint(sock: socket.socket, what: str) -> Endpoint:
     if not endpoint.port:
         raise Unfit(what, "it is bound to no port", do)
     if endpoint.host.is_unspecified and endpoint.host.version == 4:
-        raise Unfit(what, f"{endpoint} would not know which address was asked", "Name the IPv4 addresses one by one")
+        raise Unfit(
+            what,
+            f"{endpoint} would not know which address was asked",
+            "Name the IPv4 addresses one by one",
+        )
     if endpoint.wildcard and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
         why = f"{endpoint} takes IPv4 too, which would not know which address was asked"
-        raise Unfit(what, why, "Set BindIPv6Only=ipv6-only in the .socket unit; it cannot be changed once bound")
+        raise Unfit(
+            what,
+            why,
+            "Set BindIPv6Only=ipv6-only in the .socket unit; it cannot be changed once bound",
+        )
     return endpoint
 
 
 def _prepare(sock: socket.socket, endpoint: Endpoint, what: str) -> None:
-    """Set what can still be set: packet info, replies from addresses that are not on the host, the buffer."""
+    """Set what can still be set: packet info, replies from addresses that are not on the host, the
+    buffer."""
     try:
         if endpoint.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
@@ -113,10 +147,13 @@ def _prepare(sock: socket.socket, endpoint: Endpoint, what: str) -> None:
             sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     except OSError as error:
         raise Unfit(
-            what, f"an option cannot be set: {error.strerror}", "Set FreeBind=yes in the .socket unit"
+            what,
+            f"an option cannot be set: {error.strerror}",
+            "Set FreeBind=yes in the .socket unit",
         ) from error
     if sock.type == socket.SOCK_DGRAM:
-        # A time stamp (Timestamping= in the unit) would stand before packet info, and a reply cannot take it back.
+        # A time stamp (Timestamping= in the unit) would stand before packet info, and a reply
+        # cannot take it back.
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 0)
         widen(sock)
     sock.setblocking(False)
@@ -124,7 +161,10 @@ def _prepare(sock: socket.socket, endpoint: Endpoint, what: str) -> None:
 
 def _whole(group: Bound) -> None:
     """See that an address has both transports: a truncated reply by UDP is asked again by TCP."""
-    for sockets, lacks, line in ((group.udp, "UDP", "ListenDatagram"), (group.tcp, "TCP", "ListenStream")):
+    for sockets, lacks, line in (
+        (group.udp, "UDP", "ListenDatagram"),
+        (group.tcp, "TCP", "ListenStream"),
+    ):
         if not sockets:
             do = f"Add {line}={group.endpoint} to the .socket unit"
             raise Unfit(f"inherited sockets of {group.endpoint}", f"there is none for {lacks}", do)

@@ -4,8 +4,9 @@
                      └── else ─► ring ─► Udp._readable ─► Exchange.handle       │ Mirror.put, drop, change
                                                               └─► socket        └─► fast.Table, which workers read
 
-`transport/udp.py` and `answers.py` do the same in Python; they are what runs without the extension, and the oracle of
-the tests. AnswerTable knows what depends on what and when an answer must go; the table here only follows it.
+`transport/udp.py` and `answers.py` do the same in Python; they are what runs without the extension,
+and the oracle of the tests. AnswerTable knows what depends on what and when an answer must go; the
+table here only follows it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.core.wire import AD, IN, QR, RA, RD, Rcode, Type
 from internal_dns.metrics import Metrics
-from internal_dns.transport.answers import EVERYONE, MAX_ENTRIES, Cell, Entry, RelayedEntry, cut, split
+from internal_dns.transport.answers import (
+    EVERYONE,
+    MAX_ENTRIES,
+    Cell,
+    Entry,
+    RelayedEntry,
+    cut,
+    split,
+)
 from internal_dns.transport.exchange import Exchange
 from internal_dns.transport.sockets import packed
 from internal_dns.transport.turns import Turns
@@ -37,21 +46,29 @@ try:
 except ImportError as error:
     MISSING = f"it was not built at installation ({error})"
 
-Handed = tuple[bytes, bytes, bytes, int, bytes | None]  # octets, source, destination, port, the way back
+Handed = tuple[
+    bytes, bytes, bytes, int, bytes | None
+]  # octets, source, destination, port, the way back
 QUEUES: Final = 8  # as repeat.h; here it must be known without the extension too
-AT_ONCE: Final = 1_024  # messages taken from the ring in one turn, so that no network's flood fills it
-BATCH: Final = 16  # messages answered in one turn of the event loop, and in one system call: what a reply waits for
+AT_ONCE: Final = (
+    1_024  # messages taken from the ring in one turn, so that no network's flood fills it
+)
+# messages answered in one turn of the event loop, and in one system call: what a reply waits for
+BATCH: Final = 16
 _OPT_SIZE: Final = 11
 _NETWORKS: Final = 16_384  # chains; more networks make them longer
 _ROOM: Final = 64  # labels that a network may gain before its set is made anew, at least
 
 
 class Mirror:
-    """Keeps the native table like the AnswerTable it belongs to, and brings the workers' counts home."""
+    """Keeps the native table like the AnswerTable it belongs to, and brings the workers' counts
+    home."""
 
     def __init__(self, rules: Rules, metrics: Metrics) -> None:
         longest_first = sorted(rules.maps, key=lambda m: -m.source.prefixlen)
-        maps = [(m.source.network_address.packed, m.source.prefixlen, m.network) for m in longest_first]
+        maps = [
+            (m.source.network_address.packed, m.source.prefixlen, m.network) for m in longest_first
+        ]
         self.table = fast.Table(rules.prefix, maps, rules.udp_limit, MAX_ENTRIES, _NETWORKS)
         self.prefix = rules.prefix
         self._cells: list[Cell] = []
@@ -68,7 +85,8 @@ class Mirror:
         return number
 
     def _set_unknown(self, rules: Rules, metrics: Metrics) -> None:
-        """Tell the table what names get that are certainly not there, and which labels make a name uncertain."""
+        """Tell the table what names get that are certainly not there, and which labels make a name
+        uncertain."""
         for depth, entry in enumerate(unknown(rules, fast.UNKNOWN_DEPTHS), 1):
             flags, counts, records, options = octets_of(entry)
             self.table.set_unknown(depth, flags, counts, records, options)
@@ -77,23 +95,37 @@ class Mirror:
             cell = metrics.response("internal", Rcode.NXDOMAIN, qtype)
             self.table.set_unknown_cell(qtype, self._number(cell))
 
-    # ── what AnswerTable tells ──────────────────────────────────────────────────────────────────────────────
+    # ── what AnswerTable tells ────────────────────────────────────────────────────────────────────
 
     def put(self, network: bytes, key: bytes, entry: Entry) -> int:
         """Keep *entry*; return the octets it takes here, 0 when only Python can repeat it."""
         number = self._number(entry.counter)
         in_turns = any(count > 1 for _, count in entry.rings)  # by distance: group by group
-        if in_turns or number >= fast.MAX_CELLS or entry.shown + len(entry.tail) > fast.LARGEST_REPLY:
+        if (
+            in_turns
+            or number >= fast.MAX_CELLS
+            or entry.shown + len(entry.tail) > fast.LARGEST_REPLY
+        ):
             return 0
         flags, counts, records, options = octets_of(entry)
         turns = entry.count if entry.count > 1 else 0
         name, qtype, _ = split(network, key)
         return self.table.put(
-            int.from_bytes(network, "big"), name, qtype, flags, counts, entry.unit, turns, records, options, number
+            int.from_bytes(network, "big"),
+            name,
+            qtype,
+            flags,
+            counts,
+            entry.unit,
+            turns,
+            records,
+            options,
+            number,
         )
 
     def put_relayed(self, key: bytes, entry: RelayedEntry) -> int:
-        """Keep *entry* for everyone; return the octets it takes here, 0 when only Python can repeat it."""
+        """Keep *entry* for everyone; return the octets it takes here, 0 when only Python can repeat
+        it."""
         number, reply = self._number(entry.counter), entry.reply
         if number >= fast.MAX_CELLS or len(reply.records) > fast.LARGEST_REPLY:
             return 0
@@ -101,10 +133,21 @@ class Mirror:
         # Upwards: who is sent up to have it refreshed must find that it is time there too.
         refresh, until = ceil(entry.refresh_at * 1_000), ceil(entry.until * 1_000)
         return self.table.put_relayed(
-            name, qtype, bool(variant & 1), bool(variant & 2), QR | RA | reply.ad * AD | reply.rcode & 15,
-            reply.rcode >> 4, (*reply.counts, 0), reply.records, b"", reply.ttls, int(entry.since * 1_000), refresh,
-            until, number,
-        )  # fmt: skip
+            name,
+            qtype,
+            bool(variant & 1),
+            bool(variant & 2),
+            QR | RA | reply.ad * AD | reply.rcode & 15,
+            reply.rcode >> 4,
+            (*reply.counts, 0),
+            reply.records,
+            b"",
+            reply.ttls,
+            int(entry.since * 1_000),
+            refresh,
+            until,
+            number,
+        )
 
     def drop(self, network: bytes, key: bytes) -> None:
         name, qtype, variant = split(network, key)
@@ -114,7 +157,11 @@ class Mirror:
             self.table.drop(int.from_bytes(network, "big"), name, qtype)
 
     def change(
-        self, number: NetworkId, before: Network | None, after: Network | None, labels: frozenset[bytes] | None
+        self,
+        number: NetworkId,
+        before: Network | None,
+        after: Network | None,
+        labels: frozenset[bytes] | None,
     ) -> None:
         """Let names under the apps of *after* go up to Python from now on."""
         if after is None:
@@ -123,7 +170,8 @@ class Mirror:
         elif before is None:
             self._know(after)
         elif before.apps is not after.apps:
-            # A name may stay in the set when its app is gone: then it goes up, and is remembered there.
+            # A name may stay in the set when its app is gone: then it goes up, and is remembered
+            # there.
             maybe = after.apps if labels is None else labels
             new = [app for app in maybe if app in after.apps and app not in before.apps]
             self._room[number] -= len(new)
@@ -137,7 +185,9 @@ class Mirror:
 
     def _know(self, network: Network) -> None:
         room = max(_ROOM, len(network.apps))
-        self.table.know(network.id, names.APEX_WORDS | network.apps.keys(), len(network.apps) + room)
+        self.table.know(
+            network.id, names.APEX_WORDS | network.apps.keys(), len(network.apps) + room
+        )
         self._room[network.id] = room
 
     def hits(self, network: bytes, key: bytes) -> int:
@@ -156,23 +206,33 @@ def octets_of(entry: Entry) -> tuple[int, tuple[int, int, int], bytes, bytes]:
     """Flags without RD and CD, counts without OPT, records, and EDNS options of an entry."""
     flags, _, answers, authorities, additionals = unpack("!5H", entry.heads[0])
     answer = entry.by_groups(0) if entry.rings else entry.ring[: entry.shown]
-    return flags, (answers, authorities, additionals), answer + entry.tail, entry.opts[0][_OPT_SIZE:]
+    return (
+        flags,
+        (answers, authorities, additionals),
+        answer + entry.tail,
+        entry.opts[0][_OPT_SIZE:],
+    )
 
 
 def unknown(rules: Rules, depths: int) -> Iterator[Entry]:
-    """Yield what core says to names without a telling label, with one label below `internal`, with two, and so on."""
+    """Yield what core says to names without a telling label, with one label below `internal`, with
+    two, and so on."""
     network = Network(NetworkId(1), rules.prefix + (1).to_bytes(4, "big"))
     for depth in range(1, depths + 1):
         question = names.wire((b"x",) * depth + names.INTERNAL) + pack("!2H", Type.AAAA, IN)
         octets = pack("!6H", 0, RD, 1, 0, 0, 0) + question
-        said = respond(octets, network.prefix + bytes(10), bytes(16), Catalog({network.id: network}), rules)
+        said = respond(
+            octets, network.prefix + bytes(10), bytes(16), Catalog({network.id: network}), rules
+        )
         assert isinstance(said, Reply)
         assert said.rcode == Rcode.NXDOMAIN
         assert said.remember is not None
         entry = cut(said.remember, rules, [0])
         assert entry is not None
         # Its owner is where the C core puts the pointer of the question at hand.
-        assert entry.tail[:2] == pack("!H", 0xC000 | len(octets) - 4 - len(names.wire(names.INTERNAL)))
+        assert entry.tail[:2] == pack(
+            "!H", 0xC000 | len(octets) - 4 - len(names.wire(names.INTERNAL))
+        )
         yield entry
 
 
@@ -180,19 +240,27 @@ class Udp:
     """Serves groups of UDP sockets with native workers; a group is the queues of one address."""
 
     def __init__(
-        self, groups: Sequence[Sequence[socket.socket]], exchange: Exchange, metrics: Metrics, mirror: Mirror,
+        self,
+        groups: Sequence[Sequence[socket.socket]],
+        exchange: Exchange,
+        metrics: Metrics,
+        mirror: Mirror,
         workers: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.groups, self.exchange, self.metrics = groups, exchange, metrics
         self.loop = asyncio.get_running_loop()
         self.pending: set[asyncio.Task[None]] = set()
-        self.shares = [[sock for group in groups for sock in group[n::workers]] for n in range(workers)]
+        self.shares = [
+            [sock for group in groups for sock in group[n::workers]] for n in range(workers)
+        ]
         metrics.before_collecting.append(self.count)
         self.start(mirror, self.made(mirror))
 
     def made(self, mirror: Mirror) -> list[fast.Worker]:
         """Return workers that answer from *mirror*, for `start`. Raises OSError."""
-        return [fast.Worker(mirror.table, [_served(s) for s in share]) for share in self.shares if share]
+        return [
+            fast.Worker(mirror.table, [_served(s) for s in share]) for share in self.shares if share
+        ]
 
     def start(self, mirror: Mirror, workers: list[fast.Worker]) -> None:
         """Begin to read, or go on after `stop_reading`, with *workers* that were `made`."""
@@ -200,14 +268,17 @@ class Udp:
         self._counted = [worker.counted() for worker in self.workers]
         self._unseen = 0
         self.turns = [Turns[Handed]() for _ in workers]
-        self.threads = [Thread(target=w.run, name=f"udp-{n}", daemon=True) for n, w in enumerate(self.workers)]
+        self.threads = [
+            Thread(target=w.run, name=f"udp-{n}", daemon=True) for n, w in enumerate(self.workers)
+        ]
         for number, worker in enumerate(self.workers):
             self.loop.add_reader(worker.up, self._readable, number)
         for thread in self.threads:
             thread.start()
 
     def stop_reading(self) -> None:
-        """Read nothing more, and answer all that was read. What the sockets still hold is the next process's."""
+        """Read nothing more, and answer all that was read. What the sockets still hold is the next
+        process's."""
         for worker in self.workers:
             worker.stop()
         for thread in self.threads:
@@ -220,7 +291,8 @@ class Udp:
         self.count()
 
     def close(self) -> None:
-        """Leave the sockets alone from now on: they may be closed, and their numbers those of other files."""
+        """Leave the sockets alone from now on: they may be closed, and their numbers those of other
+        files."""
         self.stop_reading()
         self.workers, self._counted = [], []
         for task in self.pending:
@@ -233,15 +305,23 @@ class Udp:
             os.eventfd_write(up, 1)  # when others of the event loop had their turn
 
     def _answer(self, number: int) -> bool:
-        """Take what was handed up, and answer one batch of what waits; return whether there may be more."""
-        handle, replies, worker, waiting = self.exchange.handle, [], self.workers[number], self.turns[number]
+        """Take what was handed up, and answer one batch of what waits; return whether there may be
+        more."""
+        handle, replies, worker, waiting = (
+            self.exchange.handle,
+            [],
+            self.workers[number],
+            self.turns[number],
+        )
         begin, prefix = perf_counter(), self.mirror.prefix
         taken = worker.take(AT_ONCE)
         for message in taken:
             octets, source, destination, _, back = message
             if not back:
                 self.exchange.show_elsewhere(octets, source, destination, dropped=back is None)
-            elif not waiting.put(source[:6] if source[:2] == prefix else b"", message):  # those of no network together
+            elif not waiting.put(
+                source[:6] if source[:2] == prefix else b"", message
+            ):  # those of no network together
                 self.metrics.drop("turn")
         for _ in range(min(BATCH, len(waiting))):
             octets, source, destination, port, back = waiting.take()
@@ -294,5 +374,6 @@ def _served(sock: socket.socket) -> tuple[int, bool, bytes | None]:
 
 
 def spread_by_network(sock: socket.socket) -> None:
-    """Let the source's network choose the queue, in the group that *sock* belongs to. Raises OSError."""
+    """Let the source's network choose the queue, in the group that *sock* belongs to. Raises
+    OSError."""
     fast.spread_by_network(sock.fileno())

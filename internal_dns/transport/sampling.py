@@ -1,4 +1,5 @@
-"""Watch questions as they are answered, on request only: nothing is kept while nobody looks, or ever written."""
+"""Watch questions as they are answered, on request only: nothing is kept while nobody looks, or
+ever written."""
 
 from __future__ import annotations
 
@@ -26,13 +27,16 @@ class Sample(NamedTuple):
 class Tap:
     """Takes one in *every* messages, by chance, into `queue`."""
 
-    def __init__(self, every: int = 1, *, size: int = QUEUE, draw: Callable[[], float] = random) -> None:
+    def __init__(
+        self, every: int = 1, *, size: int = QUEUE, draw: Callable[[], float] = random
+    ) -> None:
         self.every, self.draw = every, draw
         self.queue: asyncio.Queue[Sample] = asyncio.Queue(size)
         self.skipped = 0
 
     def wants(self, one_in: int = 1) -> bool:
-        """Whether the present message, itself *one_in* so many by chance, is one of those to show."""
+        """Whether the present message, itself *one_in* so many by chance, is one of those to
+        show."""
         return self.every <= one_in or self.draw() * self.every < one_in
 
     def put(self, sample: Sample) -> None:
@@ -43,7 +47,9 @@ class Tap:
 
 
 async def tapped(
-    reply: Coroutine[Any, Any, bytes | None], taps: list[Tap], make: Callable[[bytes | None, str], Sample]
+    reply: Coroutine[Any, Any, bytes | None],
+    taps: list[Tap],
+    make: Callable[[bytes | None, str], Sample],
 ) -> bytes | None:
     """Return what *reply* returns, and show it."""
     octets = await reply

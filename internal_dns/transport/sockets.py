@@ -33,7 +33,8 @@ class Endpoint:
 
     @classmethod
     def parse(cls, text: str, port: int | None = None) -> Endpoint:
-        """Read `ADDR:PORT`, with brackets round IPv6. Raises ValueError in words for the operator."""
+        """Read `ADDR:PORT`, with brackets round IPv6. Raises ValueError in words for the
+        operator."""
         host, colon, number = text.rpartition(":")
         if text.count(":") > 1 and (not text.startswith("[") or not host.endswith("]")):
             if port is None or not (text.startswith("[") and text.endswith("]")):
@@ -48,7 +49,9 @@ class Endpoint:
         except ValueError:
             raise ValueError(f"{host!r} is not an IP address") from None
         if address == IPv4Address(0):
-            raise ValueError("0.0.0.0 would not know which address was asked: name the IPv4 addresses")
+            raise ValueError(
+                "0.0.0.0 would not know which address was asked: name the IPv4 addresses"
+            )
         return cls(address, int(number))
 
     @property
@@ -68,12 +71,15 @@ class Endpoint:
         return self.host == IPv6Address(0)
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"
+        return (
+            f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"
+        )
 
 
 @dataclass(slots=True)
 class Bound:
-    """The sockets of one address: one of each kind when we bind them, perhaps several when they are inherited."""
+    """The sockets of one address: one of each kind when we bind them, perhaps several when they are
+    inherited."""
 
     endpoint: Endpoint
     udp: list[socket.socket] = field(default_factory=list)
@@ -81,7 +87,8 @@ class Bound:
 
 
 def bind(endpoint: Endpoint, kind: socket.SocketKind, *, queue: bool = False) -> socket.socket:
-    """Return a bound, non-blocking socket (TCP: listening), one of several if *queue*. Raises OSError."""
+    """Return a bound, non-blocking socket (TCP: listening), one of several if *queue*. Raises
+    OSError."""
     made = socket.socket(endpoint.family, kind)
     try:
         if kind == socket.SOCK_STREAM:
@@ -92,7 +99,9 @@ def bind(endpoint: Endpoint, kind: socket.SocketKind, *, queue: bool = False) ->
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if endpoint.family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            made.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)  # also lets replies leave from <network>::3
+            made.setsockopt(
+                socket.IPPROTO_IPV6, IPV6_FREEBIND, 1
+            )  # also lets replies leave from <network>::3
             if endpoint.wildcard:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
@@ -108,18 +117,22 @@ def bind(endpoint: Endpoint, kind: socket.SocketKind, *, queue: bool = False) ->
 
 
 def bind_pair(endpoint: Endpoint) -> tuple[socket.socket, socket.socket]:
-    """Return the UDP and the TCP socket of *endpoint*. Port 0: a port that is free for both. Raises OSError."""
+    """Return the UDP and the TCP socket of *endpoint*. Port 0: a port that is free for both. Raises
+    OSError."""
     (udp,), tcp = bind_queues(endpoint, 1)
     return udp, tcp
 
 
 def bind_queues(endpoint: Endpoint, queues: int) -> tuple[list[socket.socket], socket.socket]:
-    """Return the UDP sockets of *endpoint*, a SO_REUSEPORT group if several, and the TCP socket. Raises OSError."""
+    """Return the UDP sockets of *endpoint*, a SO_REUSEPORT group if several, and the TCP socket.
+    Raises OSError."""
     for left in reversed(range(PORT_TRIES)):
         udp = [bind(endpoint, socket.SOCK_DGRAM, queue=queues > 1)]
         there = Endpoint(endpoint.host, udp[0].getsockname()[1])
         try:
-            tcp = bind(there, socket.SOCK_STREAM)  # before the other queues: what TCP cannot have is given back soon
+            tcp = bind(
+                there, socket.SOCK_STREAM
+            )  # before the other queues: what TCP cannot have is given back soon
             udp += [bind(there, socket.SOCK_DGRAM, queue=True) for _ in range(queues - 1)]
             return udp, tcp
         except OSError as error:
@@ -137,7 +150,8 @@ def widen(made: socket.socket, octets: int = RECEIVE_BUFFER) -> None:
     with suppress(OSError):
         made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, octets)
         return
-    # Who passed us a socket may have had the right to widen it: SO_RCVBUF could then only make it smaller.
+    # Who passed us a socket may have had the right to widen it: SO_RCVBUF could then only make it
+    # smaller.
     with socket.socket(made.family, socket.SOCK_DGRAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
         allowed = probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -146,7 +160,8 @@ def widen(made: socket.socket, octets: int = RECEIVE_BUFFER) -> None:
 
 
 def kernel_drops(sock: socket.socket) -> int:
-    """How many datagrams the kernel dropped because *sock*'s receive buffer was full; 0 once it is closed."""
+    """How many datagrams the kernel dropped because *sock*'s receive buffer was full; 0 once it is
+    closed."""
     if sock.fileno() < 0:
         return 0
     # SO_MEMINFO, linux/sock_diag.h: nine 32-bit numbers, the last is SK_MEMINFO_DROPS.

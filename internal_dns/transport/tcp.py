@@ -1,7 +1,8 @@
 """TCP: frames in, frames out (RFC 7766), and limits so that no client can hold what others need.
 
-A reply leaves when it is ready, so a slow upstream never blocks the questions behind it. A connection ends when a
-message stays half sent for 2 s, nothing is asked for 10 s, or replies stay unread for 10 s.
+A reply leaves when it is ready, so a slow upstream never blocks the questions behind it. A
+connection ends when a message stays half sent for 2 s, nothing is asked for 10 s, or replies stay
+unread for 10 s.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Connections:
 
     def relieve(self) -> None:
         """Close the fullest connections until all buffers together are within their bound."""
-        held = {connection: connection.transport.get_write_buffer_size() for connection in self.open}
+        held = {
+            connection: connection.transport.get_write_buffer_size() for connection in self.open
+        }
         while sum(held.values()) > ALL_BUFFERS:
             fullest = max(held, key=held.__getitem__)
             del held[fullest]
@@ -83,7 +86,7 @@ class Connection(asyncio.Protocol):
         self.since = self.loop.time()  # when the present wait began
         self.timer: asyncio.TimerHandle | None = None
 
-    # ── asyncio.Protocol ────────────────────────────────────────────────────────────────────────────────────
+    # ── asyncio.Protocol ──────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -132,12 +135,25 @@ class Connection(asyncio.Protocol):
         for task in self.waiting:
             task.cancel()
 
-    # ── frames ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── frames ────────────────────────────────────────────────────────────────────────────────────
 
     def _read(self) -> None:
-        """Answer the whole messages that have come, as many as may be in flight; replies leave together."""
-        received, at, replies, held, wrong, begin = self.received, 0, bytearray(), 0, "", perf_counter()
-        while len(received) - at >= 2 and self.in_flight < MAX_IN_FLIGHT and not self.blocked and held < HIGH_WATER:
+        """Answer the whole messages that have come, as many as may be in flight; replies leave
+        together."""
+        received, at, replies, held, wrong, begin = (
+            self.received,
+            0,
+            bytearray(),
+            0,
+            "",
+            perf_counter(),
+        )
+        while (
+            len(received) - at >= 2
+            and self.in_flight < MAX_IN_FLIGHT
+            and not self.blocked
+            and held < HIGH_WATER
+        ):
             length = received[at] << 8 | received[at + 1]
             if length < HEADER:
                 wrong = "frame"
@@ -147,7 +163,9 @@ class Connection(asyncio.Protocol):
             message = bytes(received[at + 2 : at + 2 + length])
             at += 2 + length
             self.counted[0] += 1
-            reply = self.exchange.handle(message, self.source, self.destination, self.port, stream=True)
+            reply = self.exchange.handle(
+                message, self.source, self.destination, self.port, stream=True
+            )
             if reply is None:
                 if message[2] << 8 & QR:
                     wrong = "qr"
@@ -169,10 +187,13 @@ class Connection(asyncio.Protocol):
             self._pace()
 
     def _pace(self) -> None:
-        """Read on only while another message may be answered, and come back for those already here."""
+        """Read on only while another message may be answered, and come back for those already
+        here."""
         if self.transport.is_closing():
             return
-        whole = len(self.received) >= 2 and len(self.received) >= 2 + (self.received[0] << 8 | self.received[1])
+        whole = len(self.received) >= 2 and len(self.received) >= 2 + (
+            self.received[0] << 8 | self.received[1]
+        )
         if self.blocked or self.in_flight >= MAX_IN_FLIGHT:
             self.transport.pause_reading()
         elif whole:
@@ -205,10 +226,11 @@ class Connection(asyncio.Protocol):
         self.waiting.add(task)
         task.add_done_callback(self.waiting.discard)
 
-    # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── ends ──────────────────────────────────────────────────────────────────────────────────────
 
     def _watch(self) -> None:
-        """End the connection when what it waits for took too long; else look again when it may have."""
+        """End the connection when what it waits for took too long; else look again when it may
+        have."""
         if self.blocked:
             limit, reason = UNREAD_TIMEOUT, "unread"
         elif self.in_flight:
@@ -221,7 +243,8 @@ class Connection(asyncio.Protocol):
         if left <= 0:
             self.end(reason)
         else:
-            # A message may be half sent at any time, so never look away for longer than that may take.
+            # A message may be half sent at any time, so never look away for longer than that may
+            # take.
             self.timer = self.loop.call_later(min(left, PARTIAL_TIMEOUT), self._watch)
 
     def end(self, reason: str) -> None:

@@ -1,6 +1,7 @@
 """Who is next: messages wait in a line for each network, and the networks take turns.
 
-So a network that sends much waits for itself alone, and a neighbour's message is the next but a few.
+So a network that sends much waits for itself alone, and a neighbour's message is the next but a
+few.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """UDP in pure Python: read what has come, answer, send from the address that was asked.
 
-asyncio's datagram transport hides packet info, so the sockets are read here, when the loop says they are readable.
+asyncio's datagram transport hides packet info, so the sockets are read here, when the loop says
+they are readable.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from internal_dns.metrics import Metrics
 from internal_dns.transport.exchange import Exchange
 from internal_dns.transport.sockets import packed
 
-# Datagrams a turn: enough to keep system calls on the way, few enough for others to have their turn.
+# Datagrams a turn: enough to keep system calls on the way, few enough for others to have their
+# turn.
 BATCH: Final = 64
-_ANCILLARY: Final = socket.CMSG_SPACE(20)  # struct in6_pktinfo: 16 octets of address, 4 of interface
+_ANCILLARY: Final = socket.CMSG_SPACE(
+    20
+)  # struct in6_pktinfo: 16 octets of address, 4 of interface
 
 
 class UdpListener:
@@ -41,7 +45,8 @@ class UdpListener:
         for task in self.pending:
             task.cancel()
 
-    # Hot path: both loops are written out; a shared inner function costs half a microsecond a query.
+    # Hot path: both loops are written out; a shared inner function costs half a microsecond a
+    # query.
     def _readable(self) -> None:
         receive, send, handle, destination = (
             self.sock.recvfrom,
@@ -83,7 +88,8 @@ class UdpListener:
             if not ancillary:
                 self.metrics.drop("packet info")
                 continue
-            # The same control message sends the reply from the address that was asked, over the way it came.
+            # The same control message sends the reply from the address that was asked, over the way
+            # it came.
             reply = handle(octets, packed(address[0]), ancillary[0][2][:16], address[1])
             if reply.__class__ is bytes:
                 try:

@@ -103,7 +103,9 @@ async def running(path: Path) -> AsyncIterator[Running]:
     found = Running(path)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(
-        lambda _, context: found.troubles.append(f"{context['message']}: {context.get('exception')!r}")
+        lambda _, context: found.troubles.append(
+            f"{context['message']}: {context.get('exception')!r}"
+        )
     )
     watching = loop.create_task(found.watcher.run())
     try:
@@ -144,7 +146,7 @@ def refused(reply: dict[str, Any], word: str) -> list[str]:
     return list(reply["faults"])
 
 
-# ── the socket ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the socket ────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_only_its_owner_may_open_the_socket(path: Path) -> None:
@@ -200,7 +202,7 @@ def test_what_is_no_socket_is_not_removed(path: Path) -> None:
     assert socket_path(path).read_text() == "someone's file"
 
 
-# ── requests that make no sense ───────────────────────────────────────────────────────────────────────────────
+# ── requests that make no sense ───────────────────────────────────────────────────────────────────
 
 NONSENSE: list[Any] = [
     b"", b"{", b"null", b"[]", b"7", b'"write"', b"\xff\xfe", b'{"op": "write"} x', b'{"op": NaN}', b"{" * 100_000,
@@ -227,7 +229,9 @@ NONSENSE: list[Any] = [
 
 
 @pytest.mark.parametrize("request_", NONSENSE, ids=lambda r: repr(r)[:60])
-def test_a_request_without_sense_gets_an_error_and_the_next_one_is_served(path: Path, request_: Any) -> None:
+def test_a_request_without_sense_gets_an_error_and_the_next_one_is_served(
+    path: Path, request_: Any
+) -> None:
     async def story() -> None:
         async with running(path) as server:
             reply = await server.ask(request_)
@@ -246,7 +250,9 @@ VALUES: list[Any] = [
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda v: repr(v)[:20])
-@pytest.mark.parametrize("column", ["id", "network_id", "app", "address", "region", "process_group"])
+@pytest.mark.parametrize(
+    "column", ["id", "network_id", "app", "address", "region", "process_group"]
+)
 def test_a_value_of_any_kind_is_refused_in_words(path: Path, column: str, value: Any) -> None:
     row = {"id": "new", "address": "fdaa:0:18:a7b:7d:7:7:2", **MACHINE, column: value}
 
@@ -254,18 +260,24 @@ def test_a_value_of_any_kind_is_refused_in_words(path: Path, column: str, value:
         async with running(path) as server:
             for key in ("puts", "deletes", "new", "old"):
                 named = row if key == "puts" else {column: value}
-                request = json.dumps({"op": "write", key: [["machines", named]]}).replace("Infinity", "1e400")
+                request = json.dumps({"op": "write", key: [["machines", named]]}).replace(
+                    "Infinity", "1e400"
+                )
                 reply = await server.ask(request.encode())
                 if "error" in reply:
                     refused(reply, reply["error"])
                 else:
-                    # There is no such row to delete; and SQLite makes text of a number where text belongs.
+                    # There is no such row to delete; and SQLite makes text of a number where text
+                    # belongs.
                     assert key in ("deletes", "new") or isinstance(value, int), (key, reply)
 
     run(story())
     assert state(path) == "started"
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT count(*) FROM machines").fetchone()[0] in (80, 80 + isinstance(value, int))
+        assert connection.execute("SELECT count(*) FROM machines").fetchone()[0] in (
+            80,
+            80 + isinstance(value, int),
+        )
     assert load(path).fault_count == 0
 
 
@@ -301,7 +313,9 @@ def test_a_client_that_goes_in_the_middle_of_a_line_harms_nobody(path: Path) -> 
     run(story())
 
 
-def test_a_line_past_the_limit_ends_the_connection_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_past_the_limit_ends_the_connection_only(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(api_module, "MAX_REQUEST", 10_000)
 
     async def story() -> None:
@@ -318,7 +332,10 @@ def test_a_line_past_the_limit_ends_the_connection_only(path: Path, monkeypatch:
 def test_a_request_of_five_megabytes_is_served(path: Path) -> None:
     async def story() -> None:
         puts = [
-            ["machine_metadata", {"machine_id": "3d8d9930b03989", "key": f"k{n}", "value": "v" * 1_000}]
+            [
+                "machine_metadata",
+                {"machine_id": "3d8d9930b03989", "key": f"k{n}", "value": "v" * 1_000},
+            ]
             for n in range(5_000)
         ]
         async with running(path) as server:
@@ -328,7 +345,7 @@ def test_a_request_of_five_megabytes_is_served(path: Path) -> None:
     run(story())
 
 
-# ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── writing ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_write_that_waits_returns_when_it_is_visible(path: Path) -> None:
@@ -357,7 +374,9 @@ def test_a_write_that_waits_returns_when_it_is_visible(path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_write_that_changes_no_answer_is_visible_at_once(path: Path, request_: dict[str, Any], rows: int) -> None:
+def test_a_write_that_changes_no_answer_is_visible_at_once(
+    path: Path, request_: dict[str, Any], rows: int
+) -> None:
     async def story() -> None:
         async with running(path) as server:
             async with asyncio.timeout(3):
@@ -367,7 +386,9 @@ def test_a_write_that_changes_no_answer_is_visible_at_once(path: Path, request_:
     run(story())
 
 
-def test_a_change_that_is_not_visible_in_time_is_said_to_be_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_that_is_not_visible_in_time_is_said_to_be_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(api_module, "WAIT", 0.1)
 
     async def story() -> None:
@@ -384,7 +405,9 @@ def test_a_refused_write_names_every_fault(path: Path) -> None:
         async with running(path) as server:
             bad = {"id": "bad id", "address": "fdaa:0:18::9", **MACHINE}
             far = {"id": "far", "address": "fdaa:0:19::9", **MACHINE}
-            reply = await server.ask({"op": "write", "puts": [["machines", bad], ["machines", far]]})
+            reply = await server.ask(
+                {"op": "write", "puts": [["machines", bad], ["machines", far]]}
+            )
             assert len(refused(reply, "refused")) == 2
             there = {"op": "write", "new": [["machines", {"id": "3d8d9930b03989"}]]}
             assert "is there already" in refused(await server.ask(there), "refused")[0]
@@ -437,7 +460,9 @@ def test_a_file_that_is_not_there_yet_is_an_error_until_it_is(tmp_path: Path) ->
     run(story())
 
 
-def test_a_write_reaches_the_file_that_has_taken_the_place_of_ours(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_reaches_the_file_that_has_taken_the_place_of_ours(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(api_module, "WAIT", 1)
 
     async def story() -> None:
@@ -454,7 +479,8 @@ def test_a_write_reaches_the_file_that_has_taken_the_place_of_ours(path: Path, m
 
 
 def test_a_restored_backup_does_not_deceive_who_waits(path: Path, tmp_path: Path) -> None:
-    """Its revision is lower than what the server has answered from: that is not what was waited for."""
+    """Its revision is lower than what the server has answered from: that is not what was waited
+    for."""
     shutil.copy(path, backup := tmp_path / "backup.db")
 
     async def story() -> None:
@@ -463,7 +489,10 @@ def test_a_restored_backup_does_not_deceive_who_waits(path: Path, tmp_path: Path
                 await server.ask({**(STOP, START)[number % 2], "wait": True})
             catalog = server.exchange.catalog
             assert catalog is not None
-            with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(path)) as target:
+            with (
+                closing(sqlite3.connect(backup)) as source,
+                closing(sqlite3.connect(path)) as target,
+            ):
                 source.backup(target)  # what it holds is equal to what is answered now
             loads = server.watcher.loads
             await server.until(lambda: server.watcher.loads > loads)
@@ -518,15 +547,24 @@ def test_two_clients_write_at_once(path: Path) -> None:
         connection = await server.connect()
         rows = 0
         for turn in range(20):
-            row = {"id": f"c{number}", "address": f"fdaa:0:18:a7b:7d:7:{number + 1}:2", **MACHINE, "region": f"r{turn}"}
-            reply = await connection.ask({"op": "write", "puts": [["machines", row]], "wait": turn % 5 == 0})
+            row = {
+                "id": f"c{number}",
+                "address": f"fdaa:0:18:a7b:7d:7:{number + 1}:2",
+                **MACHINE,
+                "region": f"r{turn}",
+            }
+            reply = await connection.ask(
+                {"op": "write", "puts": [["machines", row]], "wait": turn % 5 == 0}
+            )
             rows += reply["rows"]
         await connection.close()
         return rows
 
     async def story() -> None:
         async with running(path) as server:
-            assert await asyncio.gather(*(client(server, number) for number in range(4))) == [20] * 4
+            assert (
+                await asyncio.gather(*(client(server, number) for number in range(4))) == [20] * 4
+            )
 
     run(story())
 
@@ -548,7 +586,7 @@ def test_a_client_that_waits_holds_up_nobody(path: Path) -> None:
     run(story())
 
 
-# ── watching ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── watching ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def watch(name: str = "web.internal", rdtype: int = AAAA, source: bytes = ASKER) -> dict[str, str]:
@@ -597,7 +635,9 @@ def test_many_watchers_all_hear_of_a_change(path: Path) -> None:
             clients = [await server.connect() for _ in range(50)]
             counts = [shown(await client.ask(watch())) for client in clients]
             await server.ask(STOP)
-            assert [shown(await client.line()) for client in clients] == [count - 1 for count in counts]
+            assert [shown(await client.line()) for client in clients] == [
+                count - 1 for count in counts
+            ]
             for client in clients:
                 await client.close()
 
@@ -645,7 +685,7 @@ def test_what_cannot_be_watched_is_said(path: Path) -> None:
     run(story())
 
 
-# ── who is busy, and with what ────────────────────────────────────────────────────────────────────────────────
+# ── who is busy, and with what ────────────────────────────────────────────────────────────────────
 
 
 def test_hits_are_counted_by_name_and_by_network_and_a_networks_never_fall(path: Path) -> None:
@@ -655,7 +695,9 @@ def test_hits_are_counted_by_name_and_by_network_and_a_networks_never_fall(path:
                 for _ in range(times + 1):
                     server.exchange.handle(query(name), ASKER, ip("fdaa::3"), 4_000)
             told = await server.ask({"op": "busiest", "names": 1})
-            assert told["names"] == [{"network": "acme", "name": "web.internal", "type": "AAAA", "hits": 5}]
+            assert told["names"] == [
+                {"network": "acme", "name": "web.internal", "type": "AAAA", "hits": 5}
+            ]
             assert told["networks"] == [{"network": "acme", "hits": 8}]
             assert told["repeated"] == 8
             await server.ask({**STOP, "wait": True})
@@ -691,12 +733,24 @@ def test_questions_are_shown_while_somebody_looks_and_cost_nothing_after(path: P
     ("octets", "source", "expected"),
     [
         (query("web.internal"), ASKER, ("acme", "web.internal", "AAAA", "NOERROR")),
-        (query("nosuch.internal", 65_280), ASKER, ("acme", "nosuch.internal", "TYPE65280", "NXDOMAIN")),
-        (query("web.internal", AAAA, opt(version=1)), ASKER, ("acme", "web.internal", "AAAA", "BADVERS")),
+        (
+            query("nosuch.internal", 65_280),
+            ASKER,
+            ("acme", "nosuch.internal", "TYPE65280", "NXDOMAIN"),
+        ),
+        (
+            query("web.internal", AAAA, opt(version=1)),
+            ASKER,
+            ("acme", "web.internal", "AAAA", "BADVERS"),
+        ),
         (query("web.internal")[:-1], ASKER, ("acme", None, None, "FORMERR")),
         (query("web.internal"), ip("2001:db8::1"), (None, "web.internal", "AAAA", "REFUSED")),
         (query("web.internal"), ip("fdaa:0:77::2"), ("119", "web.internal", "AAAA", "NXDOMAIN")),
-        (query((b"a.b\x1b", b"internal")), ASKER, ("acme", "a\\x2eb\\x1b.internal", "AAAA", "NXDOMAIN")),
+        (
+            query((b"a.b\x1b", b"internal")),
+            ASKER,
+            ("acme", "a\\x2eb\\x1b.internal", "AAAA", "NXDOMAIN"),
+        ),
         (b"x", ASKER, (None, None, None, None)),
     ],
 )
@@ -745,14 +799,23 @@ def test_of_what_the_native_path_shows_each_tap_takes_its_part() -> None:
 
     async def story() -> None:
         exchange = Exchange(Rules(), Metrics(), mirror=cast("Any", Watched()))
-        half, tenth = Tap(2), Tap(10, draw=iter([0.19, 0.2]).__next__)  # one in five of those that `half` takes
+        half, tenth = (
+            Tap(2),
+            Tap(10, draw=iter([0.19, 0.2]).__next__),
+        )  # one in five of those that `half` takes
         exchange.tap(tenth)
         exchange.tap(half)
         for _ in range(2):
-            exchange.show_elsewhere(query("web.internal") + bytes(12), ASKER, ip("fdaa::3"), dropped=False)
+            exchange.show_elsewhere(
+                query("web.internal") + bytes(12), ASKER, ip("fdaa::3"), dropped=False
+            )
         assert (half.queue.qsize(), tenth.queue.qsize()) == (2, 1)
         sample = half.queue.get_nowait()
-        assert (sample.octets, sample.how, sample.reply) == (query("web.internal"), "repeated", bytes(12))
+        assert (sample.octets, sample.how, sample.reply) == (
+            query("web.internal"),
+            "repeated",
+            bytes(12),
+        )
         exchange.not_shown(50)
         assert (half.skipped, tenth.skipped) == (50, 10)
         exchange.untap(half)
@@ -772,7 +835,9 @@ def test_what_upstreams_said_is_one_name_for_all_networks(path: Path) -> None:
         for octets in (query("example", A), query("example", A), query("example", A, opt(do=True))):
             exchange.handle(octets, ASKER, ip("fdaa::3"), 4_000)
         told = await busiest(exchange, 10)
-        assert told["names"] == [{"network": "(forwarded)", "name": "example", "type": "A", "hits": 3}]
+        assert told["names"] == [
+            {"network": "(forwarded)", "name": "example", "type": "A", "hits": 3}
+        ]
         assert told["networks"] == [{"network": "(forwarded)", "hits": 3}]
 
     run(story())

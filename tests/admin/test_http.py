@@ -1,4 +1,5 @@
-"""The admin port: three paths, GET only, in bounded time and memory; metrics that name nobody and are documented."""
+"""The admin port: three paths, GET only, in bounded time and memory; metrics that name nobody and
+are documented."""
 
 from __future__ import annotations
 
@@ -58,9 +59,13 @@ async def said(at: tuple[str, int], octets: bytes, *, half_closed: bool = False)
         writer.close()
 
 
-async def get(at: tuple[str, int], path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+async def get(
+    at: tuple[str, int], path: str, method: str = "GET"
+) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of a request."""
-    answer = await said(at, f"{method} {path} HTTP/1.1\r\nHost: admin\r\nUser-Agent: test\r\n\r\n".encode())
+    answer = await said(
+        at, f"{method} {path} HTTP/1.1\r\nHost: admin\r\nUser-Agent: test\r\n\r\n".encode()
+    )
     head, _, body = answer.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines[1:])
@@ -73,7 +78,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
     asyncio.run(story)
 
 
-# ── paths and methods ─────────────────────────────────────────────────────────────────────────────────────────
+# ── paths and methods ─────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_running_server_is_healthy_whether_ready_or_not() -> None:
@@ -130,7 +135,9 @@ def test_nothing_else_is_served(path: str) -> None:
     run(story())
 
 
-@pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get", "GETX", "CONNECT"])
+@pytest.mark.parametrize(
+    "method", ["HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get", "GETX", "CONNECT"]
+)
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
 def test_only_get_is_answered(method: str, path: str) -> None:
     async def story() -> None:
@@ -149,7 +156,7 @@ def test_a_query_part_is_ignored() -> None:
     run(story())
 
 
-# ── bounds ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── bounds ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -177,9 +184,9 @@ def test_a_head_within_the_bound_is_answered() -> None:
     async def story() -> None:
         async with admin() as at:
             head = b"GET /healthz HTTP/1.1\r\nX: "
-            assert (await said(at, head + b"x" * (http.MAX_HEAD - len(head) - 8) + b"\r\n\r\n")).startswith(
-                b"HTTP/1.1 200"
-            )
+            assert (
+                await said(at, head + b"x" * (http.MAX_HEAD - len(head) - 8) + b"\r\n\r\n")
+            ).startswith(b"HTTP/1.1 200")
 
     run(story())
 
@@ -188,14 +195,18 @@ def test_a_head_within_the_bound_is_answered() -> None:
 def test_a_head_past_the_bound_ends_the_connection(size: int) -> None:
     async def story() -> None:
         async with admin() as at:
-            assert b"200 OK" not in await said(at, b"GET /healthz HTTP/1.1\r\nX: " + b"x" * size + b"\r\n\r\n")
+            assert b"200 OK" not in await said(
+                at, b"GET /healthz HTTP/1.1\r\nX: " + b"x" * size + b"\r\n\r\n"
+            )
             assert b"200 OK" not in await said(at, b"x" * size)
             assert (await get(at, "/healthz"))[0] == 200
 
     run(story())
 
 
-@pytest.mark.parametrize("octets", [b"", b"GET /healthz HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nX: y\r\n\r"])
+@pytest.mark.parametrize(
+    "octets", [b"", b"GET /healthz HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nX: y\r\n\r"]
+)
 def test_a_client_that_ends_early_is_let_go(octets: bytes) -> None:
     async def story() -> None:
         async with admin() as at:
@@ -213,7 +224,9 @@ def test_a_slow_client_is_cut_off_in_time(monkeypatch: pytest.MonkeyPatch) -> No
             start = loop.time()
             assert await said(at, b"GET /metr") == b""
             assert 0.05 < loop.time() - start < 1
-            reader, writer = await asyncio.open_connection(*at)  # a letter at a time does not buy more
+            reader, writer = await asyncio.open_connection(
+                *at
+            )  # a letter at a time does not buy more
             start = loop.time()
             while not (reader.at_eof() or reader.exception()) and loop.time() - start < 2:
                 writer.write(b"x")
@@ -224,12 +237,16 @@ def test_a_slow_client_is_cut_off_in_time(monkeypatch: pytest.MonkeyPatch) -> No
     run(story())
 
 
-def test_many_slow_clients_hold_up_the_others_no_longer_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_slow_clients_hold_up_the_others_no_longer_than_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(http, "TIMEOUT", 0.2)
 
     async def story() -> None:
         async with admin() as at:
-            slow = [asyncio.create_task(said(at, b"GET /")) for _ in range(3 * http.MAX_CONNECTIONS)]
+            slow = [
+                asyncio.create_task(said(at, b"GET /")) for _ in range(3 * http.MAX_CONNECTIONS)
+            ]
             await asyncio.sleep(0.05)
             loop = asyncio.get_running_loop()
             start = loop.time()
@@ -249,7 +266,7 @@ def test_as_many_fast_clients_as_like_are_served() -> None:
     run(story())
 
 
-# ── metrics ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── metrics ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def families(text: str) -> dict[str, Metric]:
@@ -289,7 +306,9 @@ def drive(server: Server) -> None:
         for source in sources:
             for qtype in (AAAA, TXT, 1, 255, 252, 65_280):
                 for _ in range(2):
-                    server.exchange.handle(query(name, qtype, opt()), ip(source), ip("fdaa::3"), 4_000)
+                    server.exchange.handle(
+                        query(name, qtype, opt()), ip(source), ip("fdaa::3"), 4_000
+                    )
     for octets in (
         b"",
         query("web.internal", flags=0x8000),
@@ -313,7 +332,11 @@ def test_metrics_are_in_prometheus_format(server: Server) -> None:
             assert family.documentation
         total = sum(sample.value for sample in found["internal_dns_responses"].samples)
         assert total == sum(cell[0] for cell in server.metrics.responses.values()) > 500
-        assert found["internal_dns_answer_table_entries"].samples[0].value == server.exchange.answers.entries > 0
+        assert (
+            found["internal_dns_answer_table_entries"].samples[0].value
+            == server.exchange.answers.entries
+            > 0
+        )
 
     run(story())
 
@@ -330,9 +353,30 @@ def test_metrics_name_no_network_no_app_and_nothing_that_was_asked(server: Serve
             for label, value in sample.labels.items()
             if label != "le" and family.name != "internal_dns_build_info"
         }
-        known = {"repeat", "internal", "flycast", "reverse", "forward", "refused", "other", "udp", "tcp", "4", "6"}
-        known |= {"fresh", "due", "stale", "udp://192.0.2.1:53"}  # the cache's ages, and the upstream of this server
-        known |= {t.name for t in Type} | {r.name for r in Rcode} | {"python", "native", "runt", "qr", "port"}
+        known = {
+            "repeat",
+            "internal",
+            "flycast",
+            "reverse",
+            "forward",
+            "refused",
+            "other",
+            "udp",
+            "tcp",
+            "4",
+            "6",
+        }
+        known |= {
+            "fresh",
+            "due",
+            "stale",
+            "udp://192.0.2.1:53",
+        }  # the cache's ages, and the upstream of this server
+        known |= (
+            {t.name for t in Type}
+            | {r.name for r in Rcode}
+            | {"python", "native", "runt", "qr", "port"}
+        )
         assert values <= known
 
     run(story())
@@ -347,13 +391,16 @@ def test_metrics_grow_with_nobodys_catalog_or_questions(server: Server) -> None:
             octets = query(f"x{number}.internal", 1_000 + number, opt(size=number))
             server.exchange.handle(octets, source, ip("fdaa::3"), 1_000 + number)
         after = await scraped(server.metrics)
-        assert {n: len(f.samples) for n, f in before.items()} == {n: len(f.samples) for n, f in after.items()}
+        assert {n: len(f.samples) for n, f in before.items()} == {
+            n: len(f.samples) for n, f in after.items()
+        }
 
     run(story())
 
 
 def test_there_are_never_more_than_200_series(server: Server) -> None:
-    """The worst that can be counted: every kind with every RCODE, all types, every reason there may be."""
+    """The worst that can be counted: every kind with every RCODE, all types, every reason there may
+    be."""
     metrics = server.metrics
     for kind in ("internal", "flycast", "reverse", "refused"):
         for rcode in Rcode:
@@ -379,7 +426,11 @@ def test_there_are_never_more_than_200_series(server: Server) -> None:
 
 def documented() -> dict[str, tuple[str, str]]:
     """Type and labels of each metric in docs/metrics.md."""
-    rows = re.findall(r"^\| `((?:internal_dns|process)_[a-z_]+)` \| (\w+) \| ([^|]*)\|", DOCS.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `((?:internal_dns|process)_[a-z_]+)` \| (\w+) \| ([^|]*)\|",
+        DOCS.read_text(),
+        re.MULTILINE,
+    )
     return {name: (kind, labels) for name, kind, labels in rows}
 
 
@@ -403,12 +454,22 @@ def test_every_metric_is_documented(server: Server) -> None:
 
 
 def test_no_metric_is_documented_that_does_not_exist(server: Server) -> None:
-    assert documented().keys() == {as_documented(family) for family in registry(server.metrics).collect()}
+    assert documented().keys() == {
+        as_documented(family) for family in registry(server.metrics).collect()
+    }
 
 
 def test_the_outcomes_of_forwarding_are_documented() -> None:
-    (line,) = [line for line in DOCS.read_text().splitlines() if "`internal_dns_forward_outcomes_total`" in line]
-    code = "".join(path.read_text() for path in (Path(http.__file__).parents[1] / "forward").glob("*.py"))
-    outcomes = set(re.findall(r'Failure\("([\w ]+)"', code)) | set(re.findall(r'forwards\["(\w+)"\]', code))
+    (line,) = [
+        line
+        for line in DOCS.read_text().splitlines()
+        if "`internal_dns_forward_outcomes_total`" in line
+    ]
+    code = "".join(
+        path.read_text() for path in (Path(http.__file__).parents[1] / "forward").glob("*.py")
+    )
+    outcomes = set(re.findall(r'Failure\("([\w ]+)"', code)) | set(
+        re.findall(r'forwards\["(\w+)"\]', code)
+    )
     assert len(outcomes) > 5
     assert all(outcome in line for outcome in outcomes)

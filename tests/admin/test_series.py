@@ -1,4 +1,5 @@
-"""What `/metrics` counts and times: few series whoever asks, durations that add up, names as Prometheus likes them."""
+"""What `/metrics` counts and times: few series whoever asks, durations that add up, names as
+Prometheus likes them."""
 
 from __future__ import annotations
 
@@ -41,21 +42,37 @@ def many_networks() -> dict[str, list[tuple[object, ...]]]:
         "networks": [(n, f"tenant{n}", "") for n in numbers],
         "apps": [(n, f"secret{n % 7}") for n in numbers],
         "machines": [
-            (f"m{n}", n, f"secret{n % 7}", f"fdaa:{n >> 16:x}:{n & 65535:x}:1:1:1:1:2", "ams", "app", "started", 0, 0)
+            (
+                f"m{n}",
+                n,
+                f"secret{n % 7}",
+                f"fdaa:{n >> 16:x}:{n & 65535:x}:1:1:1:1:2",
+                "ams",
+                "app",
+                "started",
+                0,
+                0,
+            )
             for n in numbers
         ],
     }
 
 
 def server_of(tmp_path: Path, rows: dict[str, list[tuple[object, ...]]]) -> Server:
-    flags = {"catalog": str(tmp_path / "c.db"), "listen": ("[::1]:0",), "upstream": ("192.0.2.1", "192.0.2.2")}
+    flags = {
+        "catalog": str(tmp_path / "c.db"),
+        "listen": ("[::1]:0",),
+        "upstream": ("192.0.2.1", "192.0.2.2"),
+    }
     server = Server(load_settings(flags, {}, None))
     server.exchange.use(loaded(rows=rows).catalog)
     return server
 
 
 @pytest.mark.slow
-def test_ten_thousand_networks_asking_for_everything_make_no_more_than_200_series(tmp_path: Path) -> None:
+def test_ten_thousand_networks_asking_for_everything_make_no_more_than_200_series(
+    tmp_path: Path,
+) -> None:
     server = server_of(tmp_path, many_networks())
     names = """{app}.internal nosuch.internal {app}.flycast _apps.internal _instances.internal m{n}.vm.{app}.internal
     _whoami.internal x{n}.internal 3.a.a.d.f.ip6.arpa internal flycast localhost printer 1.10.in-addr.arpa
@@ -64,27 +81,51 @@ def test_ten_thousand_networks_asking_for_everything_make_no_more_than_200_serie
     types = [*Type, 3, 13, 99, 257, 32_769, 65_280]
     for n in range(1, NETWORKS + 1):
         source = b"\xfd\xaa" + n.to_bytes(4, "big") + ip("::1:1:1:1:2")[6:]
-        name, qtype = names[n % len(names)].format(app=f"secret{n % 7}", n=n), types[n // 3 % len(types)]
-        manner = (query(name, qtype), query(name, qtype, opt()), query(name, qtype, flags=0), query(name, AAAA))[n % 4]
+        name, qtype = (
+            names[n % len(names)].format(app=f"secret{n % 7}", n=n),
+            types[n // 3 % len(types)],
+        )
+        manner = (
+            query(name, qtype),
+            query(name, qtype, opt()),
+            query(name, qtype, flags=0),
+            query(name, AAAA),
+        )[n % 4]
         for octets in (manner, query("web.internal", AAAA))[: 1 + (n % 10 == 0)]:
             outcome = server.exchange.handle(octets, source, SERVER, 4_000)
             if asyncio.iscoroutine(outcome):
                 outcome.close()
     server.exchange.end_batch(0.0)
-    for octets in (b"", query("x.internal", flags=0x8000), query("x.internal", opcode=5), query("x.internal") + b"x"):
+    for octets in (
+        b"",
+        query("x.internal", flags=0x8000),
+        query("x.internal", opcode=5),
+        query("x.internal") + b"x",
+    ):
         server.exchange.handle(octets, ip("fdaa:0:1::2"), SERVER, 4_000)
         server.exchange.handle(octets, OUTSIDER, SERVER, 7)
     for proto in ("udp", "tcp"):
         for family in ("4", "6"):
             server.metrics.requests[proto, family][0] += 1
-    for reason in ("connections", "send", "tcp idle", "tcp partial", "tcp unread", "tcp buffers", "tcp frame"):
+    for reason in (
+        "connections",
+        "send",
+        "tcp idle",
+        "tcp partial",
+        "tcp unread",
+        "tcp buffers",
+        "tcp frame",
+    ):
         server.metrics.drop(reason)
     for rcode in (0, 2, 3, 5):
         server.metrics.response("forward", rcode, AAAA)[0] += 1
     server.metrics.durations["forward"].observe(0.01)
     found = series(server.metrics)
     assert len(found) <= 200, len(found)
-    assert sum(value for key, value in found.items() if key[0] == "internal_dns_questions_total") >= NETWORKS
+    assert (
+        sum(value for key, value in found.items() if key[0] == "internal_dns_questions_total")
+        >= NETWORKS
+    )
     kinds = {key[1] for key in found if key[0] == "internal_dns_request_duration_seconds_count"}
     assert kinds == {"internal", "flycast", "reverse", "forward", "refused", "repeat"}
     words = " ".join(value for key in found for value in key)
@@ -103,11 +144,13 @@ def test_promtool_finds_nothing_wrong_with_names_types_and_words(tmp_path: Path)
     server.metrics.drop("send")
     server.metrics.propagation.observe(0.005)
     text = generate_latest(registry(server.metrics))
-    made = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=20, check=False)
+    made = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, timeout=20, check=False
+    )
     assert (made.returncode, made.stdout + made.stderr) == (0, b"")
 
 
-# ── durations ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── durations ─────────────────────────────────────────────────────────────────────────────────────
 
 
 class Clock:
@@ -144,11 +187,19 @@ def exchange_at(monkeypatch: pytest.MonkeyPatch, *times: float) -> Exchange:
 
 def timed(exchange: Exchange) -> dict[str, tuple[int, float]]:
     """How many of each kind, and the seconds they took together."""
-    return {kind: (sum(h.counts), round(h.total, 9)) for kind, h in exchange.metrics.durations.items() if any(h.counts)}
+    return {
+        kind: (sum(h.counts), round(h.total, 9))
+        for kind, h in exchange.metrics.durations.items()
+        if any(h.counts)
+    }
 
 
-def test_a_batch_of_one_decided_reply_and_its_repeats_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    exchange = exchange_at(monkeypatch, 1.0, 1.5, 1.5, 2.0)  # deciding begins and ends, twice looked at; the batch ends
+def test_a_batch_of_one_decided_reply_and_its_repeats_adds_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exchange = exchange_at(
+        monkeypatch, 1.0, 1.5, 1.5, 2.0
+    )  # deciding begins and ends, twice looked at; the batch ends
     for _ in range(5):
         exchange.handle(query("web.internal"), IN_WEB, SERVER, 4_000)
     exchange.end_batch(0.9)
@@ -166,7 +217,9 @@ def test_a_batch_without_repeats_counts_none(monkeypatch: pytest.MonkeyPatch) ->
     assert timed(exchange)["repeat"] == (1, 0.3)
 
 
-def test_time_spent_on_what_is_dropped_is_not_that_of_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_spent_on_what_is_dropped_is_not_that_of_repeats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     exchange = exchange_at(monkeypatch, 1.0, 1.0, 1.0, 2.0, 2.7, 3.0)
     exchange.handle(query("web.internal"), IN_WEB, SERVER, 4_000)
     exchange.handle(query("web.internal", flags=0x8000), IN_WEB, SERVER, 4_000)
@@ -176,7 +229,9 @@ def test_time_spent_on_what_is_dropped_is_not_that_of_repeats(monkeypatch: pytes
     assert timed(exchange).keys() == {"internal", "repeat"}
 
 
-def test_a_forwarded_question_is_timed_until_its_reply_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forwarded_question_is_timed_until_its_reply_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     exchange = exchange_at(monkeypatch, 1.0, 1.1, 4.0)
     outcome = exchange.handle(query("example.com"), IN_WEB, SERVER, 4_000)
     assert asyncio.iscoroutine(outcome)
@@ -194,7 +249,7 @@ def test_a_histogram_counts_each_observation_once() -> None:
     assert histogram.total == pytest.approx(sum(seconds * times for seconds, times in seen))
 
 
-# ── the kernel ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the kernel ────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.live

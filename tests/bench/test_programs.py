@@ -32,8 +32,16 @@ def generate(tmp_path: Path) -> Generate:
     """Send questions for 0.3 s and return what the generator tells."""
 
     def run(server: Server, questions: zones.Questions, rate: int, *flags: str) -> dict[str, Any]:
-        words = [built("sendmmsg", tmp_path), *flags, "::1", str(server.port), str(questions.as_octets(tmp_path))]
-        done = subprocess.run([*words, "0.3", str(rate), "20"], capture_output=True, text=True, check=True, timeout=30)
+        words = [
+            built("sendmmsg", tmp_path),
+            *flags,
+            "::1",
+            str(server.port),
+            str(questions.as_octets(tmp_path)),
+        ]
+        done = subprocess.run(
+            [*words, "0.3", str(rate), "20"], capture_output=True, text=True, check=True, timeout=30
+        )
         said: dict[str, Any] = json.loads(done.stdout)
         return said
 
@@ -44,13 +52,17 @@ def generate(tmp_path: Path) -> Generate:
 def test_the_floor_answers_every_question_with_three_records(
     pktinfo: bool, tmp_path: Path, stack: ExitStack, generate: Generate
 ) -> None:
-    server = stack.enter_context(servers.floor(tmp_path, pktinfo=pktinfo))  # it waits for three records
+    server = stack.enter_context(
+        servers.floor(tmp_path, pktinfo=pktinfo)
+    )  # it waits for three records
     said = generate(server, zones.external(10), 0, "-s")
     assert said["answered"] == said["sent"] > 0
     assert said["stray"] == said["empty"] == 0
 
 
-def test_the_upstream_answers_after_its_delay_and_counts(tmp_path: Path, stack: ExitStack, generate: Generate) -> None:
+def test_the_upstream_answers_after_its_delay_and_counts(
+    tmp_path: Path, stack: ExitStack, generate: Generate
+) -> None:
     server = stack.enter_context(servers.upstream(tmp_path, 20))
     before = servers.asked(tmp_path, 20)
     said = generate(server, zones.external_new(), 100, "-s", "-u")
@@ -74,8 +86,12 @@ def test_no_name_is_asked_twice(tmp_path: Path, stack: ExitStack, generate: Gene
 
 
 def test_the_tables_are_printed_from_the_json(tmp_path: Path) -> None:
-    machine = dict.fromkeys(("cpu", "cores", "virtual", "system", "kernel", "python", "commit", "dirty", "date"), "x")
-    (tmp_path / "run.json").write_text(json.dumps({"machine": machine, "skipped": [], "results": []}))
+    machine = dict.fromkeys(
+        ("cpu", "cores", "virtual", "system", "kernel", "python", "commit", "dirty", "date"), "x"
+    )
+    (tmp_path / "run.json").write_text(
+        json.dumps({"machine": machine, "skipped": [], "results": []})
+    )
     words = [sys.executable, "-m", "bench", "table", str(tmp_path / "run.json")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.startswith("**Bars**")

@@ -12,7 +12,14 @@ from bench.markdown import markdown_table, tables
 from bench.profile import read_report
 from bench.results import Case
 
-GOOD = {"answered": 1000, "sent": 1000, "seconds": 0.05, "loss": 0.0, "wrong": 0, "rcodes": {"NOERROR": 1000}}
+GOOD = {
+    "answered": 1000,
+    "sent": 1000,
+    "seconds": 0.05,
+    "loss": 0.0,
+    "wrong": 0,
+    "rcodes": {"NOERROR": 1000},
+}
 
 
 def stored(*cases: Case) -> dict[str, Any]:
@@ -24,10 +31,12 @@ def stored(*cases: Case) -> dict[str, Any]:
 
 
 def case(subject: str, load: str, *repetitions: Mapping[str, Any], part: str = "udp") -> Case:
-    return Case(part, f"{subject} · {load}", [{"void": "", **r} for r in repetitions], subject, load)
+    return Case(
+        part, f"{subject} · {load}", [{"void": "", **r} for r in repetitions], subject, load
+    )
 
 
-# ── what counts ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what counts ───────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -67,26 +76,33 @@ def test_the_report_of_perf_is_read_with_and_without_its_empty_columns() -> None
     ]
 
 
-# ── questions ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── questions ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_mixed_questions_are_the_same_every_time_and_in_the_shares_that_are_told() -> None:
     zone = zones.first_zone(100)
     mixed = zones.mixed(zone)
     assert mixed == zones.mixed(zone)
-    share = {qtype: sum(t == qtype for _, t in mixed.asked) / len(mixed.asked) for qtype in ("AAAA", "TXT")}
-    regions = sum(name.count(".") == 2 and t == "AAAA" for name, t in mixed.asked) / len(mixed.asked)
+    share = {
+        qtype: sum(t == qtype for _, t in mixed.asked) / len(mixed.asked)
+        for qtype in ("AAAA", "TXT")
+    }
+    regions = sum(name.count(".") == 2 and t == "AAAA" for name, t in mixed.asked) / len(
+        mixed.asked
+    )
     assert share["TXT"] == pytest.approx(0.05, abs=0.005)
     assert regions == pytest.approx(0.15, abs=0.005)
     assert mixed.nxdomain == pytest.approx(0.10, abs=0.005)
 
 
 @pytest.mark.parametrize("questions", [zones.external_new(), zones.internal_new()])
-def test_a_name_that_is_never_the_same_has_room_for_the_ten_digits(questions: zones.Questions) -> None:
+def test_a_name_that_is_never_the_same_has_room_for_the_ten_digits(
+    questions: zones.Questions,
+) -> None:
     assert len(questions.asked[0][0].split(".")[0]) >= 10
 
 
-# ── bars ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── bars ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -116,8 +132,14 @@ def test_bars_are_ratios_of_medians_to_the_best_peer_and_to_the_floor() -> None:
         case("gdnsd", load, {"cpu_us": 5.0, "qps": 250_000}),
     ))  # fmt: skip
     found = {what: (measured, verdict) for what, _, measured, verdict in judged(run)}
-    assert found["native path, CPU a query saturated ÷ the best of gdnsd, Knot, NSD, PowerDNS"] == ("0.80 ×", "beyond")
-    assert found["native path with packet info, CPU a query saturated ÷ the floor's"] == ("1.50 ×", "**missed**")
+    assert found["native path, CPU a query saturated ÷ the best of gdnsd, Knot, NSD, PowerDNS"] == (
+        "0.80 ×",
+        "beyond",
+    )
+    assert found["native path with packet info, CPU a query saturated ÷ the floor's"] == (
+        "1.50 ×",
+        "**missed**",
+    )
     assert found["native path, queries a second ÷ NSD's"] == ("2.00 ×", "met")
     assert found["native path, queries a second ÷ gdnsd's"] == ("0.80 ×", "**missed**")
 
@@ -133,15 +155,19 @@ def test_a_bar_of_a_disturbed_repetition_says_so() -> None:
 def test_a_bar_without_figures_says_what_is_missing() -> None:
     rows = list(judged(Run(stored())))
     assert len(rows) == len(BUDGETS)
-    assert all(measured == "–" and verdict.startswith("not measured (") for _, _, measured, verdict in rows)
+    assert all(
+        measured == "–" and verdict.startswith("not measured (") for _, _, measured, verdict in rows
+    )
 
 
 def test_a_repetition_that_is_void_makes_no_bar() -> None:
-    run = Run(stored(case(OURS, "saturated by sendmmsg", {"qps": 1.0, "void": "nothing was answered"})))
+    run = Run(
+        stored(case(OURS, "saturated by sendmmsg", {"qps": 1.0, "void": "nothing was answered"}))
+    )
     assert all(measured == "–" for _, _, measured, _ in judged(run))
 
 
-# ── Markdown ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Markdown ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_tables_have_a_row_for_each_server_and_its_ratio_to_the_floor() -> None:
@@ -157,4 +183,6 @@ def test_the_tables_have_a_row_for_each_server_and_its_ratio_to_the_floor() -> N
 
 
 def test_numbers_stand_to_the_right_and_a_bar_does_not_end_a_cell() -> None:
-    assert markdown_table(("a", "b"), [("x|y", "1.5")]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1.5 |"
+    assert (
+        markdown_table(("a", "b"), [("x|y", "1.5")]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1.5 |"
+    )

@@ -1,4 +1,5 @@
-"""The image, built once; the server of deploy/compose.yaml, running; and hosts of its two tenants."""
+"""The image, built once; the server of deploy/compose.yaml, running; and hosts of its two
+tenants."""
 
 from __future__ import annotations
 
@@ -14,17 +15,21 @@ from tests.live import hosts
 from tests.live.hosts import Host, join, until
 from tests.live.upstream import Upstream, answering
 
-# podman would ask for higher limits than a small machine allows, and log to a journal that may not run.
+# podman would ask for higher limits than a small machine allows, and log to a journal that may not
+# run.
 MACHINE = ("--ulimit=nproc=4096:4096", "--log-driver=k8s-file")
 NO_FILES = "--ulimit=nofile=4096:4096"  # for what the compose file sets no limit
-ACME_WEB = "fdaa:0:18:a7b:7e:1:2:2"  # another machine of acme's web in the demo, on the same host here
+ACME_WEB = (
+    "fdaa:0:18:a7b:7e:1:2:2"  # another machine of acme's web in the demo, on the same host here
+)
 ACME_DB = "fdaa:0:18:a7b:7d:2:1:2"
 EXTERNAL = "2001:db8::80"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Remove the namespaces of this run, whatever happens, and all that earlier ones left that were killed."""
+    """Remove the namespaces of this run, whatever happens, and all that earlier ones left that were
+    killed."""
     remove_left_over()
     hosts.remove_left_over()
     yield
@@ -70,7 +75,8 @@ class Site:
         return pid
 
     def ready(self) -> str:
-        """Wait for the ready line, and return it: the last one, if the container was started again."""
+        """Wait for the ready line, and return it: the last one, if the container was started
+        again."""
         until(lambda: "ready " in self.logs(), 20, "the server did not get ready")
         return self.logs().strip().splitlines()[-1]
 
@@ -108,12 +114,17 @@ def make_catalog(podman: Podman, file: dict[str, Any]) -> None:
     """Run the compose file's service that makes the demo catalog; each `up` does."""
     service = file["services"]["catalog"]
     options = command_of(service)
-    podman.run("run", "--rm", "--network=none", *MACHINE, NO_FILES, *options, IMAGE, *service["command"])
+    podman.run(
+        "run", "--rm", "--network=none", *MACHINE, NO_FILES, *options, IMAGE, *service["command"]
+    )
 
 
 def command_of(service: dict[str, Any]) -> tuple[str, ...]:
-    """A service's flags; podman takes the first word of an entrypoint there, the rest as the command."""
-    one = {**service, "entrypoint": service["entrypoint"][:1]} if "entrypoint" in service else service
+    """A service's flags; podman takes the first word of an entrypoint there, the rest as the
+    command."""
+    one = (
+        {**service, "entrypoint": service["entrypoint"][:1]} if "entrypoint" in service else service
+    )
     return tuple(flags(one))
 
 

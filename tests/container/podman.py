@@ -1,4 +1,5 @@
-"""Podman with a store of its own under one folder: what a test run makes in it, nobody else sees, and it goes whole."""
+"""Podman with a store of its own under one folder: what a test run makes in it, nobody else sees,
+and it goes whole."""
 
 from __future__ import annotations
 
@@ -15,8 +16,14 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 BASES = REPOSITORY / "build/container"
-# For a machine that is a container or a small virtual machine itself: no overlay, systemd or cgroup manager needed.
-MACHINERY = ("--storage-driver=vfs", "--runtime=runc", "--cgroup-manager=cgroupfs", "--events-backend=file")
+# For a machine that is a container or a small virtual machine itself: no overlay, systemd or cgroup
+# manager needed.
+MACHINERY = (
+    "--storage-driver=vfs",
+    "--runtime=runc",
+    "--cgroup-manager=cgroupfs",
+    "--events-backend=file",
+)
 IMAGE = "localhost/internal-dns"
 STORES = "internal-dns-podman"  # folders of the temporary directory: `<this>-<pid>-<random>`
 
@@ -27,12 +34,20 @@ class Podman:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         places = (("root", "store"), ("runroot", "run"), ("tmpdir", "tmp"))
-        self.command = ("podman", *(f"--{flag}={folder / name}" for flag, name in places), *MACHINERY)
+        self.command = (
+            "podman",
+            *(f"--{flag}={folder / name}" for flag, name in places),
+            *MACHINERY,
+        )
 
     def run(self, *words: str, timeout: float = 60, fails: bool = False) -> str:
         """Run a podman command; return what it prints to standard output."""
-        done = subprocess.run((*self.command, *words), capture_output=True, text=True, timeout=timeout, check=False)
-        assert fails or done.returncode == 0, f"podman {' '.join(words)}: exit {done.returncode}\n{done.stderr}"
+        done = subprocess.run(
+            (*self.command, *words), capture_output=True, text=True, timeout=timeout, check=False
+        )
+        assert fails or done.returncode == 0, (
+            f"podman {' '.join(words)}: exit {done.returncode}\n{done.stderr}"
+        )
         return done.stdout
 
     def inspect(self, name: str) -> dict[str, Any]:
@@ -40,7 +55,8 @@ class Podman:
         return found
 
     def build(self) -> str:
-        """Build the image as `make image` does, on bases that were not fetched; return what the build said."""
+        """Build the image as `make image` does, on bases that were not fetched; return what the
+        build said."""
         for base in ("base", "build-base"):
             self.run("import", "--quiet", str(BASES / f"{base}.tar"), base, timeout=120)
         flags = "--layers=false --isolation=chroot --network=host"
@@ -71,7 +87,8 @@ class Podman:
 
 
 def new_store() -> Podman:
-    """A store of this run. Not under pytest's folder, which keeps those of three runs: it takes a gigabyte."""
+    """A store of this run. Not under pytest's folder, which keeps those of three runs: it takes a
+    gigabyte."""
     return Podman(Path(tempfile.mkdtemp(prefix=f"{STORES}-{os.getpid()}-")))
 
 
@@ -85,7 +102,8 @@ def remove_left_over() -> None:
 
 
 def _end_commands(folder: Path) -> None:
-    """End podman commands on a store whose run was killed: they outlive it, and might still be making a container."""
+    """End podman commands on a store whose run was killed: they outlive it, and might still be
+    making a container."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # it may end by itself
             words = path.read_bytes().split(b"\0")

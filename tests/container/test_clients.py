@@ -16,12 +16,20 @@ from tests.container.conftest import ACME_DB, ACME_WEB, EXTERNAL, Site, make_cat
 from tests.live.hosts import Host, until
 from tests.tools import requires_root, requires_tool
 
-pytestmark = [pytest.mark.container, requires_root(), requires_tool("podman", "runc", "ip", "dig", "curl", "psql")]
+pytestmark = [
+    pytest.mark.container,
+    requires_root(),
+    requires_tool("podman", "runc", "ip", "dig", "curl", "psql"),
+]
 
 
 def dig(host: Host, name: str, rdtype: str = "AAAA", *words: str, at: str = "fdaa::3") -> list[str]:
     """The answer section that a client gets, sorted, without owner names and TTLs."""
-    return sorted(host.run("dig", f"@{at}", "+short", "+time=3", "+tries=1", *words, name, rdtype).splitlines())
+    return sorted(
+        host.run(
+            "dig", f"@{at}", "+short", "+time=3", "+tries=1", *words, name, rdtype
+        ).splitlines()
+    )
 
 
 def status(host: Host, name: str) -> str:
@@ -29,7 +37,7 @@ def status(host: Host, name: str) -> str:
     return said.partition("status: ")[2].partition(",")[0]
 
 
-# ── whose names ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── whose names ───────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("transport", ["+notcp", "+tcp"])
@@ -41,8 +49,14 @@ def test_each_tenant_sees_its_own_machines_and_no_others(site: Site, transport: 
 
 
 def test_an_app_of_the_other_tenant_does_not_exist(site: Site) -> None:
-    assert (status(site.acme, "db.internal"), status(site.globex, "db.internal")) == ("NOERROR", "NXDOMAIN")
-    assert (status(site.acme, "resolver.internal"), status(site.globex, "resolver.internal")) == ("NXDOMAIN", "NOERROR")
+    assert (status(site.acme, "db.internal"), status(site.globex, "db.internal")) == (
+        "NOERROR",
+        "NXDOMAIN",
+    )
+    assert (status(site.acme, "resolver.internal"), status(site.globex, "resolver.internal")) == (
+        "NXDOMAIN",
+        "NOERROR",
+    )
 
 
 def test_the_networks_own_address_answers_its_network_from_that_address(site: Site) -> None:
@@ -59,7 +73,7 @@ def test_the_server_knows_the_machine_that_asks(site: Site) -> None:
         assert ",server=iad," in said
 
 
-# ── real clients ────────────────────────────────────────────────────────────────────────────────────────────
+# ── real clients ──────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_c_library_resolves_through_it(site: Site) -> None:
@@ -72,30 +86,44 @@ def test_curl_fetches_from_a_machine_by_name(site: Site) -> None:
     page = b"this is a machine of web"
     reply = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page)
     with listening(site.acme, ACME_WEB, 8080, lambda read: reply) as heard:
-        said = site.acme.run("curl", "--silent", "--max-time", "10", "http://5683d474b40d8e.vm.web.internal:8080/")
+        said = site.acme.run(
+            "curl", "--silent", "--max-time", "10", "http://5683d474b40d8e.vm.web.internal:8080/"
+        )
         assert said == page.decode()
         assert b"Host: 5683d474b40d8e.vm.web.internal:8080" in heard[0]
-        # The plain name has five addresses, of which this host has two: curl tries one after the other.
+        # The plain name has five addresses, of which this host has two: curl tries one after the
+        # other.
         both = site.acme.run(
-            "curl", "--silent", "--max-time", "20", "--connect-timeout", "2", "http://web.internal:8080/"
+            "curl",
+            "--silent",
+            "--max-time",
+            "20",
+            "--connect-timeout",
+            "2",
+            "http://web.internal:8080/",
         )
         assert both == page.decode()
 
 
 def test_psql_reaches_the_leader_by_name(site: Site) -> None:
-    """The listener refuses in the protocol's words, and psql prints them: name, address and connection were right."""
+    """The listener refuses in the protocol's words, and psql prints them: name, address and
+    connection were right."""
     fields = b"SFATAL\0VFATAL\0C28000\0Mthis is the leader of db\0\0"
     refusal = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
     where = "host=leader.role.kv._metadata.db.internal user=app dbname=orders sslmode=disable gssencmode=disable"
     with listening(site.acme, ACME_DB, 5432, lambda read: refusal) as heard:
-        said = site.acme.run("psql", "--no-password", f"{where} connect_timeout=10", "-c", "SELECT 1", fails=True)
+        said = site.acme.run(
+            "psql", "--no-password", f"{where} connect_timeout=10", "-c", "SELECT 1", fails=True
+        )
     assert "this is the leader of db" in said
     assert ACME_DB in said
     assert b"database\0orders\0" in heard[0]
 
 
 @contextmanager
-def listening(host: Host, at: str, port: int, answer: Callable[[bytes], bytes]) -> Iterator[list[bytes]]:
+def listening(
+    host: Host, at: str, port: int, answer: Callable[[bytes], bytes]
+) -> Iterator[list[bytes]]:
     """Answer whatever connects to *at*; yield what was read, in order."""
     heard: list[bytes] = []
     ended = threading.Event()
@@ -132,7 +160,7 @@ def listener_of(host: Host, at: str, port: int) -> socket.socket:
     return host.inside(make)
 
 
-# ── everything else ─────────────────────────────────────────────────────────────────────────────────────────
+# ── everything else ───────────────────────────────────────────────────────────────────────────────
 
 
 def test_external_names_are_forwarded_and_ours_never(site: Site) -> None:
@@ -161,7 +189,7 @@ def test_a_flood_of_clients_at_once_is_answered(site: Site) -> None:
     assert site.globex.run(sys.executable, "-c", script) == "{2}\n"
 
 
-# ── the life of a container ─────────────────────────────────────────────────────────────────────────────────
+# ── the life of a container ───────────────────────────────────────────────────────────────────────
 
 
 def test_a_machine_that_stops_leaves_the_answer_and_a_restart_keeps_the_catalog(site: Site) -> None:

@@ -1,4 +1,5 @@
-"""deploy/compose.yaml, as docker-compose reads it; the other tests here run its server and ask from its addresses."""
+"""deploy/compose.yaml, as docker-compose reads it; the other tests here run its server and ask from
+its addresses."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ def file() -> dict[str, Any]:
     return compose()
 
 
-def test_the_server_is_at_the_address_of_the_documents_on_the_prefix_of_all_networks(file: dict[str, Any]) -> None:
+def test_the_server_is_at_the_address_of_the_documents_on_the_prefix_of_all_networks(
+    file: dict[str, Any],
+) -> None:
     (pool,) = file["networks"]["sixpn"]["ipam"]["config"]
     assert file["networks"]["sixpn"]["enable_ipv6"] is True
     assert ip_network(pool["subnet"]) == ip_network("fdaa::/16")
@@ -30,7 +33,10 @@ def test_the_clients_are_machines_of_two_networks_of_the_demo(file: dict[str, An
     machines = {str(row[3]): row[1] for row in demo_rows()["machines"]}
     found = [machines[address(file, client)] for client in ("acme", "globex")]
     assert found == [0x18, 0x19]
-    assert all(ip_address(address(file, client)) in ip_network("fdaa::/16") for client in ("acme", "globex"))
+    assert all(
+        ip_address(address(file, client)) in ip_network("fdaa::/16")
+        for client in ("acme", "globex")
+    )
 
 
 def test_nothing_in_it_has_a_capability_or_a_writable_root(file: dict[str, Any]) -> None:

@@ -33,8 +33,13 @@ print(json.dumps(found))
 def test_the_image_says_what_it_is_and_how_it_runs(built: Built) -> None:
     image = built.podman.inspect(IMAGE)
     config = image["Config"]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    labels = {
+        name.removeprefix("org.opencontainers.image."): value
+        for name, value in config["Labels"].items()
+    }
     assert labels["title"] == "internal-dns"
     assert labels["licenses"] == "Apache-2.0"
     assert labels["revision"] == commit.stdout.strip()
@@ -47,7 +52,9 @@ def test_the_image_says_what_it_is_and_how_it_runs(built: Built) -> None:
     assert image["Healthcheck"]["Test"] == ["CMD", "internal-dns", "health"]
 
 
-def test_the_build_the_version_and_the_ready_line_name_the_same_udp_path(built: Built, site: Site) -> None:
+def test_the_build_the_version_and_the_ready_line_name_the_same_udp_path(
+    built: Built, site: Site
+) -> None:
     """The build base has gcc: where there is an extension to compile, the native path must run."""
     version = json.loads(site.internal_dns("version", "--json"))
     path = "native" if any(Path(REPOSITORY, "internal_dns").rglob("*.pyx")) else "python"
@@ -65,9 +72,13 @@ def test_what_only_a_build_needs_is_not_in_it(built: Built) -> None:
 
 
 def test_the_server_is_not_root_and_has_no_capability(site: Site) -> None:
-    status = dict(re.findall(r"^(\w+):\s+(.+)$", Path(f"/proc/{site.pid()}/status").read_text(), re.MULTILINE))
+    status = dict(
+        re.findall(r"^(\w+):\s+(.+)$", Path(f"/proc/{site.pid()}/status").read_text(), re.MULTILINE)
+    )
     assert all(int(uid) > 0 for uid in (status["Uid"] + " " + status["Gid"]).split())
-    assert [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")] == [0] * 5
+    assert [
+        int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+    ] == [0] * 5
     assert status["NoNewPrivs"] == "1"
 
 
@@ -75,8 +86,11 @@ def test_it_can_write_to_its_volume_and_nowhere_else(site: Site) -> None:
     said = site.podman.run("exec", site.name, "/opt/internal-dns/bin/python", "-c", WRITE_ANYWHERE)
     found = json.loads(said)
     assert found.pop("/var/lib/internal-dns") == "written"
-    # As nobody's user it may see "Permission denied" first; as root, here, only the read-only root stops it.
-    said = site.podman.run("exec", "--user=0", site.name, "/opt/internal-dns/bin/python", "-c", WRITE_ANYWHERE)
+    # As nobody's user it may see "Permission denied" first; as root, here, only the read-only root
+    # stops it.
+    said = site.podman.run(
+        "exec", "--user=0", site.name, "/opt/internal-dns/bin/python", "-c", WRITE_ANYWHERE
+    )
     as_root = json.loads(said)
     as_root.pop("/var/lib/internal-dns")
     assert set(found.values()) <= {"Read-only file system", "Permission denied"}, found
@@ -87,7 +101,9 @@ def test_it_can_write_to_its_volume_and_nowhere_else(site: Site) -> None:
 def test_without_the_sysctl_it_ends_with_78_and_says_which(built: Built, site: Site) -> None:
     """The tenant's namespace has none: port 53 is not for everyone there."""
     where = ("--rm", f"--network=ns:/var/run/netns/{site.acme.name}", *MACHINE, NO_FILES)
-    done = subprocess.run((*built.podman.command, "run", *where, IMAGE), capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        (*built.podman.command, "run", *where, IMAGE), capture_output=True, timeout=60, check=False
+    )
     assert done.returncode == 78
     assert b"sysctl net.ipv4.ip_unprivileged_port_start=53" in done.stderr
 
@@ -103,7 +119,10 @@ def test_a_container_that_does_not_serve_is_not_healthy(built: Built) -> None:
     podman.run("run", "--detach", f"--name={name}", *idle, IMAGE, "60")
     try:
         done = subprocess.run(
-            (*podman.command, "healthcheck", "run", name), capture_output=True, timeout=30, check=False
+            (*podman.command, "healthcheck", "run", name),
+            capture_output=True,
+            timeout=30,
+            check=False,
         )
         assert done.returncode == 1
     finally:

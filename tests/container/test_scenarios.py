@@ -1,4 +1,5 @@
-"""A subset of the scenarios, played to the server in a container; tests/live plays all of them to one outside."""
+"""A subset of the scenarios, played to the server in a container; tests/live plays all of them to
+one outside."""
 
 from __future__ import annotations
 
@@ -27,12 +28,24 @@ WHERE = "/var/lib/internal-dns"
 class Contained(Served):
     """The image's `serve` in a namespace of the test, on a catalog in a folder of the host."""
 
-    def __init__(self, podman: Podman, host: Host, folder: Path, name: str, flags: list[str]) -> None:
+    def __init__(
+        self, podman: Podman, host: Host, folder: Path, name: str, flags: list[str]
+    ) -> None:
         self.podman, self.name = podman, name
         podman.run(
-            "run", "--detach", f"--name={name}", f"--network=ns:/var/run/netns/{host.name}", "--read-only",
-            "--cap-drop=ALL", f"--volume={folder}:{WHERE}", *MACHINE, NO_FILES, IMAGE, "serve", *flags,
-        )  # fmt: skip
+            "run",
+            "--detach",
+            f"--name={name}",
+            f"--network=ns:/var/run/netns/{host.name}",
+            "--read-only",
+            "--cap-drop=ALL",
+            f"--volume={folder}:{WHERE}",
+            *MACHINE,
+            NO_FILES,
+            IMAGE,
+            "serve",
+            *flags,
+        )
         until(lambda: "ready " in podman.run("logs", name), 20, "the server did not get ready")
         self.ready = podman.run("logs", name)
         self.port = int(re.findall(r"udp\+tcp \S+:(\d+)", self.ready)[0])
@@ -46,7 +59,8 @@ class Contained(Served):
 
 
 class Containers(Sockets):
-    """The runner of tests/live, with its servers in containers. Changes are committed from outside, as root."""
+    """The runner of tests/live, with its servers in containers. Changes are committed from outside,
+    as root."""
 
     def __init__(self, podman: Podman, folder: Path) -> None:
         super().__init__(folder, "auto")
@@ -61,14 +75,18 @@ class Containers(Sockets):
         for path in (folder, file):
             os.chown(path, USER, USER)
         listen = ["--listen", "[::]:0", "--listen", f"{IPV4}:0", "--admin", "none"]
-        served = Contained(self.podman, self.host, folder, f"scenarios-{number}", [*listen, *self._flags(setting)])
+        served = Contained(
+            self.podman, self.host, folder, f"scenarios-{number}", [*listen, *self._flags(setting)]
+        )
         return Living(served, file, pristine)
 
 
 def plain(scenario: Scenario) -> bool:
     """Whether one server with the tenants' catalog and no flags can play it."""
     settings = [step.setting for step in scenario.steps]
-    return not scenario.in_process_only and all(s.catalog == ("acme.sql",) and s.server == Server() for s in settings)
+    return not scenario.in_process_only and all(
+        s.catalog == ("acme.sql",) and s.server == Server() for s in settings
+    )
 
 
 SCENARIOS = [scenario for scenario in all_scenarios() if plain(scenario)]
@@ -84,7 +102,8 @@ def runner(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def test_the_subset_is_worth_its_name() -> None:
-    """Names, outcomes, reverse zones, flycast, hostile messages: most files of the corpus have a part in it."""
+    """Names, outcomes, reverse zones, flycast, hostile messages: most files of the corpus have a
+    part in it."""
     assert len(SCENARIOS) >= 60
     assert len({scenario.file for scenario in SCENARIOS}) >= 8
 

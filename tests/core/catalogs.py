@@ -1,6 +1,7 @@
 """Random small catalogs with nasty names, and random questions to them.
 
-Names are drawn from few words, most of which mean something in the grammar, so that they meet and shadow each other.
+Names are drawn from few words, most of which mean something in the grammar, so that they meet and
+shadow each other.
 """
 
 from __future__ import annotations
@@ -18,17 +19,52 @@ HOSTS = (0x0A7B_007D, 0x0A7B_0091, 1)
 APPS = "web web web db WEB a-b vms vm _apps _page _instances _peer global all internal kv of 7 top1 ams _api".split()
 REGIONS = "ams ams iad iad nrt AMS global vms _page kv lax".split()
 GROUPS = "app app worker Worker vm process _page all ams web".split()
-IDS = [*(f"m{i}" for i in range(8)), "M1", "m1x", "vm", "all", "_page", "3d8d9", "AB", "Ab", "aB", "ab", "1"]
+IDS = [
+    *(f"m{i}" for i in range(8)),
+    "M1",
+    "m1x",
+    "vm",
+    "all",
+    "_page",
+    "3d8d9",
+    "AB",
+    "Ab",
+    "aB",
+    "ab",
+    "1",
+]
 STATES = "started started started started started stopped created destroyed Started".split()
 KEYS = ["role", "Role", "a.b", "", "_page", "kv", "1", "k é"]
-VALUES = ["leader", "LEADER", "iad.leader", "", "_page", "1._page", "x..y", "é", "leader.role", "a" * 70, "7"]
+VALUES = [
+    "leader",
+    "LEADER",
+    "iad.leader",
+    "",
+    "_page",
+    "1._page",
+    "x..y",
+    "é",
+    "leader.role",
+    "a" * 70,
+    "7",
+]
 SERVICES = ["http", "http", "http", "HTTP", "_http", "", "x" * 62, "x" * 63, "a b", "_tcp"]
 PEERS = "laptop Laptop _apps _page interactive-1 Interactive-2 web _peer all 1 internal".split()
 BAD_NAMES = ["", "a b", "a.b", "x" * 64, "é", "x\0", "*", "web.", None]
-BAD_ADDRESSES = ["", "fdaa::1", "fdaa:0:77::1", "::1", "192.0.2.1", "fdaa:0:18::1%eth0", "web", "fdaa:0:18:1:1:1:1:1 "]
+BAD_ADDRESSES = [
+    "",
+    "fdaa::1",
+    "fdaa:0:77::1",
+    "::1",
+    "192.0.2.1",
+    "fdaa:0:18::1%eth0",
+    "web",
+    "fdaa:0:18:1:1:1:1:1 ",
+]
 # Words of the grammar, and others that stand for data.
 WORDS = (
-    "vm vms all regions global process of nearest kv _metadata _instances _page _tcp _udp _apps _peer _api _dns "
+    "vm vms all regions global process of nearest kv _metadata _instances _page _tcp _udp _apps "
+    "_peer _api _dns "
     "_whoami top1 top2 top3 top99999 top100000 top0 top01 topx 1 2 0 01 9 nosuch"
 ).split()
 
@@ -41,10 +77,16 @@ def address(rng: Random, network: int) -> str:
     """An address in *network*, often one that another row has."""
     if rng.random() < 0.02:
         return rng.choice(BAD_ADDRESSES)
-    host, number, free = rng.choice(HOSTS), rng.randint(1, 3), rng.choice((2, 2, 2, 3, 0x102, 0x103, 0x202))
+    host, number, free = (
+        rng.choice(HOSTS),
+        rng.randint(1, 3),
+        rng.choice((2, 2, 2, 3, 0x102, 0x103, 0x202)),
+    )
     if rng.random() < 0.02:
         host, number, free = 0, 0, 3  # the network's server address
-    text = IPv6Address(0xFDAA << 112 | (network & 0xFFFF_FFFF) << 80 | host << 48 | number << 16 | free)
+    text = IPv6Address(
+        0xFDAA << 112 | (network & 0xFFFF_FFFF) << 80 | host << 48 | number << 16 | free
+    )
     return str(text) if rng.random() < 0.8 else text.exploded.upper()
 
 
@@ -58,7 +100,9 @@ def random_rows(rng: Random) -> Rows:
 
     rows: Rows = {
         "networks": [
-            (n, rng.choice(["acme", "Acme", "", "a b", "acme.x"]), "") for n in networks if rng.random() < 0.7
+            (n, rng.choice(["acme", "Acme", "", "a b", "acme.x"]), "")
+            for n in networks
+            if rng.random() < 0.7
         ],
         "apps": [(in_network(), named(rng, APPS)) for _ in range(rng.randint(0, 4))],
         "machines": [],
@@ -71,7 +115,9 @@ def random_rows(rng: Random) -> Rows:
             named(rng, REGIONS), named(rng, GROUPS), rng.choice(STATES), int(rng.random() < 0.1), 0,
         ))  # fmt: skip
     rows["machine_metadata"] = [
-        (rng.choice(ids), rng.choice(KEYS), rng.choice(VALUES)) for _ in range(rng.randint(0, 10)) if ids
+        (rng.choice(ids), rng.choice(KEYS), rng.choice(VALUES))
+        for _ in range(rng.randint(0, 10))
+        if ids
     ]
     rows["machine_services"] = [
         (
@@ -101,7 +147,8 @@ def random_rows(rng: Random) -> Rows:
         if rng.random() < 0.5
     ]  # fmt: skip
     rows["region_latency"] = [
-        (rng.choice(REGIONS), rng.choice(REGIONS), rng.choice((0, 1, 1.5, 2.5, 80.4))) for _ in range(rng.randint(0, 4))
+        (rng.choice(REGIONS), rng.choice(REGIONS), rng.choice((0, 1, 1.5, 2.5, 80.4)))
+        for _ in range(rng.randint(0, 4))
     ]
     rows["hosts"] = [(host, "", named(rng, REGIONS)) for host in HOSTS if rng.random() < 0.4]
     return deduplicated(rows)
@@ -109,7 +156,16 @@ def random_rows(rng: Random) -> Rows:
 
 PRIMARY_KEYS = {"networks": 1, "apps": 2, "machines": 1, "machine_metadata": 2, "machine_services": 3, "peers": 2,
                 "flycasts": 3, "regions": 1, "region_latency": 2, "hosts": 1}  # fmt: skip
-NOT_NULL = {"networks", "apps", "machines", "peers", "flycasts", "machine_metadata", "machine_services", "hosts"}
+NOT_NULL = {
+    "networks",
+    "apps",
+    "machines",
+    "peers",
+    "flycasts",
+    "machine_metadata",
+    "machine_services",
+    "hosts",
+}
 
 
 def deduplicated(rows: Rows) -> Rows:
@@ -138,19 +194,28 @@ def random_source(rng: Random, rows: Rows) -> bytes:
         return bytes(found)
     if drawn < 0.9:
         network, host = rng.choice((*NETWORKS, 0x18, 0x77)), rng.choice((*HOSTS, 5))
-        return IPv6Address(0xFDAA << 112 | network << 80 | host << 48 | rng.randint(1, 4) << 16 | 2).packed
-    return ip(rng.choice(["::1", "127.0.0.1", "2001:db8::1", "fdaa::3", "fdaa::1", "fdab:0:18::1", "10.0.0.1"]))
+        return IPv6Address(
+            0xFDAA << 112 | network << 80 | host << 48 | rng.randint(1, 4) << 16 | 2
+        ).packed
+    return ip(
+        rng.choice(
+            ["::1", "127.0.0.1", "2001:db8::1", "fdaa::3", "fdaa::1", "fdab:0:18::1", "10.0.0.1"]
+        )
+    )
 
 
 def random_name(rng: Random, rows: Rows, source: bytes = b"") -> tuple[bytes, ...]:
-    """A name built from the grammar, sometimes bent; more often than not of something in the network of *source*."""
+    """A name built from the grammar, sometimes bent; more often than not of something in the
+    network of *source*."""
     drawn = rng.random()
     if drawn < 0.08:
         name = reverse_name(rng, rows)
     elif drawn < 0.11:
         name = labels(rng.choice(ELSEWHERE))
     else:
-        name = tuple(part.encode() for part in our_name(rng, rows, int.from_bytes(source[2:6], "big")))
+        name = tuple(
+            part.encode() for part in our_name(rng, rows, int.from_bytes(source[2:6], "big"))
+        )
     if rng.random() < 0.15:
         name = bent(rng, name)
     while sum(len(label) + 1 for label in name) > 254:
@@ -165,7 +230,9 @@ b.a.d.f.ip6.arpa f.ip6.arpa ip6.arpa arpa internal.example xinternal local inter
 
 
 def reverse_name(rng: Random, rows: Rows) -> tuple[bytes, ...]:
-    known = [row[3] for row in rows["machines"]] + [row[2] for row in (*rows["peers"], *rows["flycasts"])]
+    known = [row[3] for row in rows["machines"]] + [
+        row[2] for row in (*rows["peers"], *rows["flycasts"])
+    ]
     known += ["fdaa::3", "fdaa:0:18::3", "fdaa:0:19::3", "fdaa:0:77::3", "fdaa:0:18::9", "fdaa::"]
     try:
         nibbles = [*ip(rng.choice(known)).hex()][::-1]
@@ -214,7 +281,10 @@ def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
     ))  # fmt: skip
     zone = "internal"
     if rng.random() < 0.1:
-        zone, form = "flycast", rng.choice(("", "a.", "a.b.", "_page.x.")) + beside("flycasts", 1, APPS)
+        zone, form = (
+            "flycast",
+            rng.choice(("", "a.", "a.b.", "_page.x.")) + beside("flycasts", 1, APPS),
+        )
     return [part[:63] for part in f"{paging}{form}.{zone}".split(".") if part]
 
 
@@ -235,7 +305,9 @@ def bent(rng: Random, name: tuple[bytes, ...]) -> tuple[bytes, ...]:
             at %= len(bent) - 1
             bent[at : at + 2] = [(bent[at] + b"." + bent[at + 1])[:63]]
         case 5:
-            bent.insert(at, rng.choice((b"\0", b"\xff", b"\xc3\xa9", b"a.b", b'"', b" ", b"\xc3\x89")))
+            bent.insert(
+                at, rng.choice((b"\0", b"\xff", b"\xc3\xa9", b"a.b", b'"', b" ", b"\xc3\x89"))
+            )
         case 6 if bent:
             at %= len(bent)
             bent[at] = (bent[at] + rng.choice((b"\0", b".", b"x", b"\n")))[:63]
@@ -245,7 +317,9 @@ def bent(rng: Random, name: tuple[bytes, ...]) -> tuple[bytes, ...]:
 
 
 def random_type(rng: Random) -> int:
-    return rng.choice((AAAA, AAAA, AAAA, AAAA, TXT, TXT, TXT, SRV, PTR, ANY, A, SOA, NS, MX, 0, 65_535, 65, AXFR))
+    return rng.choice(
+        (AAAA, AAAA, AAAA, AAAA, TXT, TXT, TXT, SRV, PTR, ANY, A, SOA, NS, MX, 0, 65_535, 65, AXFR)
+    )
 
 
 def natural_type(name: tuple[bytes, ...], rng: Random) -> int:

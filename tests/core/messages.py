@@ -39,7 +39,11 @@ def ip(text: str) -> bytes:
 
 
 def labels(name: Name) -> tuple[bytes, ...]:
-    return name if isinstance(name, tuple) else tuple(part.encode() for part in name.split(".") if part)
+    return (
+        name
+        if isinstance(name, tuple)
+        else tuple(part.encode() for part in name.split(".") if part)
+    )
 
 
 def wire(name: Name) -> bytes:
@@ -51,12 +55,27 @@ def question(name: Name, qtype: int = AAAA, qclass: int = IN) -> bytes:
 
 
 def header(
-    flags: int = RD, qd: int = 1, an: int = 0, ns: int = 0, ar: int = 0, *, opcode: int = 0, ident: int = 0x1234
+    flags: int = RD,
+    qd: int = 1,
+    an: int = 0,
+    ns: int = 0,
+    ar: int = 0,
+    *,
+    opcode: int = 0,
+    ident: int = 0x1234,
 ) -> bytes:
     return pack("!6H", ident, flags | opcode << 11, qd, an, ns, ar)
 
 
-def rr(owner: bytes, rtype: int, rdata: bytes = b"", *, rclass: int = IN, ttl: int = 60, rdlen: int = -1) -> bytes:
+def rr(
+    owner: bytes,
+    rtype: int,
+    rdata: bytes = b"",
+    *,
+    rclass: int = IN,
+    ttl: int = 60,
+    rdlen: int = -1,
+) -> bytes:
     return owner + pack("!HHIH", rtype, rclass, ttl, len(rdata) if rdlen < 0 else rdlen) + rdata
 
 
@@ -65,21 +84,31 @@ def option(code: int, value: bytes = b"", *, length: int = -1) -> bytes:
 
 
 def opt(
-    *options: bytes, size: int = 1232, version: int = 0, do: bool = False, owner: bytes = b"\0", rdlen: int = -1
+    *options: bytes,
+    size: int = 1232,
+    version: int = 0,
+    do: bool = False,
+    owner: bytes = b"\0",
+    rdlen: int = -1,
 ) -> bytes:
     return rr(owner, OPT, b"".join(options), rclass=size, ttl=version << 16 | do << 15, rdlen=rdlen)
 
 
 def query(
-    name: Name, qtype: int = AAAA, *additional: bytes,
-    qclass: int = IN, flags: int = RD, opcode: int = 0, ident: int = 0x1234,
-) -> bytes:  # fmt: skip
+    name: Name,
+    qtype: int = AAAA,
+    *additional: bytes,
+    qclass: int = IN,
+    flags: int = RD,
+    opcode: int = 0,
+    ident: int = 0x1234,
+) -> bytes:
     """A whole query; *additional* are records such as `opt()`."""
     head = header(flags, ar=len(additional), opcode=opcode, ident=ident)
     return head + question(name, qtype, qclass) + b"".join(additional)
 
 
-# ── catalogs ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── catalogs ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def opened(*statements: str, rows: TableRows | None = None) -> sqlite3.Connection:
@@ -96,7 +125,9 @@ def opened(*statements: str, rows: TableRows | None = None) -> sqlite3.Connectio
 
 def insert(connection: sqlite3.Connection, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
     for row in rows:
-        connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})", row)
+        connection.execute(
+            f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})", row
+        )
 
 
 def loaded(*statements: str, rows: TableRows | None = None) -> Loaded:
@@ -116,9 +147,16 @@ MANY = 100  # machines of the app `many`: 2,800 octets of AAAA RRs
 
 
 def machine(
-    ident: str, address: str, app: str = "web", region: str = "ams",
-    *, network: int = ACME, group: str = "app", state: str = "started", skip: int = 0,
-) -> tuple[Any, ...]:  # fmt: skip
+    ident: str,
+    address: str,
+    app: str = "web",
+    region: str = "ams",
+    *,
+    network: int = ACME,
+    group: str = "app",
+    state: str = "started",
+    skip: int = 0,
+) -> tuple[Any, ...]:
     return (ident, network, app, address, region, group, state, skip, 0)
 
 
@@ -143,13 +181,20 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
 CATALOG = loaded(rows=ROWS).catalog
 
 
-# ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── asking ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def outcome(
-    octets: bytes, *, source: bytes = IN_WEB, destination: bytes = SERVER, catalog: Catalog | None = CATALOG,
-    rules: Rules = Rules(), turn: int = 0, stream: bool = False, now: int = 0,  # noqa: B008 - frozen
-) -> Reply | Forward | Drop:  # fmt: skip
+    octets: bytes,
+    *,
+    source: bytes = IN_WEB,
+    destination: bytes = SERVER,
+    catalog: Catalog | None = CATALOG,
+    rules: Rules = Rules(),
+    turn: int = 0,
+    stream: bool = False,
+    now: int = 0,
+) -> Reply | Forward | Drop:
     return respond(octets, source, destination, catalog, rules, turn=turn, stream=stream, now=now)
 
 
@@ -172,7 +217,8 @@ def counts(octets: bytes) -> tuple[int, ...]:
 
 
 def rcode(octets: bytes) -> int:
-    """The RCODE with its extended bits, read as if the opcode were QUERY (dnspython judges those of UPDATE)."""
+    """The RCODE with its extended bits, read as if the opcode were QUERY (dnspython judges those of
+    UPDATE)."""
     return int(dns.message.from_wire(octets[:2] + bytes((octets[2] & 0x87,)) + octets[3:]).rcode())
 
 

@@ -1,7 +1,8 @@
-"""The server against tests/reference.py on random catalogs: `python -m tests.core.reference_run --triples N --seed N`.
+"""The server against tests/reference.py on random catalogs: `python -m tests.core.reference_run
+--triples N --seed N`.
 
-A triple is (catalog, source, question). Replies must agree in RCODE, answer RRset (in order where it has one) and
-the owner of the SOA.
+A triple is (catalog, source, question). Replies must agree in RCODE, answer RRset (in order where
+it has one) and the owner of the SOA.
 """
 
 from __future__ import annotations
@@ -56,13 +57,17 @@ class Disagreement:
         source = ":".join(self.source.hex()[at : at + 4] for at in range(0, 32, 4))
         tables = "\n".join(f"    {table}: {rows}" for table, rows in self.rows.items() if rows)
         return (
-            f"{b'.'.join(self.name)!r} type {self.qtype} from {source} region {self.region} turn {self.turn}\n"
+            f"{b'.'.join(self.name)!r} type {self.qtype} from {source} region {self.region} turn "
+            f"{self.turn}\n"
             f"  reference: {self.expected}\n  server:    {self.said}\n{tables}"
         )
 
 
-def disagreements(seed: int, triples: int, asked: Counter[str] | None = None) -> Iterator[Disagreement | None]:
-    """Yield after each catalog: None, or what the two disagree about. *asked* counts the outcomes."""
+def disagreements(
+    seed: int, triples: int, asked: Counter[str] | None = None
+) -> Iterator[Disagreement | None]:
+    """Yield after each catalog: None, or what the two disagree about. *asked* counts the
+    outcomes."""
     rng, counter = Random(seed), Counter[str]() if asked is None else asked
     while counter.total() < triples:
         rows = random_rows(rng)
@@ -73,16 +78,26 @@ def disagreements(seed: int, triples: int, asked: Counter[str] | None = None) ->
             source, turn = random_source(rng, rows), rng.choice((0, 1, 2, rng.getrandbits(32)))
             name = random_name(rng, rows, source)
             qtype = natural_type(name, rng)
-            found = respond(query(name, qtype), source, SERVER, catalog, rules, turn=turn, stream=True)
-            said = in_words(found.octets) if not isinstance(found, Forward | Drop) else Said("FORWARD")
+            found = respond(
+                query(name, qtype), source, SERVER, catalog, rules, turn=turn, stream=True
+            )
+            said = (
+                in_words(found.octets) if not isinstance(found, Forward | Drop) else Said("FORWARD")
+            )
             asker = catalog.networks.get(NetworkId(int.from_bytes(source[2:6], "big")))
             mapped = [n for network, n, _ in REFERENCE_MAPS if covers(network, source)]
             if mapped:
                 asker = catalog.networks.get(NetworkId(mapped[0]))
             expected = reference.resolve(
-                oracle, source, name, qtype,
-                region=region, turn=turn, maps=REFERENCE_MAPS, revision=asker.revision if asker else 0,
-            )  # fmt: skip
+                oracle,
+                source,
+                name,
+                qtype,
+                region=region,
+                turn=turn,
+                maps=REFERENCE_MAPS,
+                revision=asker.revision if asker else 0,
+            )
             counter[f"{said.rcode} {said.type}"] += 1
             if not agree(expected, said):
                 yield Disagreement(rows, source, name, qtype, region, turn, expected, said)
@@ -96,11 +111,17 @@ def covers(network: IPv6Network, address: bytes) -> bool:
 def agree(expected: reference.Expected, said: Said) -> bool:
     rdata = said.rdata if expected.ordered else tuple(sorted(said.rdata))
     wanted = expected.rdata if expected.ordered else tuple(sorted(expected.rdata))
-    return (expected.rcode, expected.type, wanted, expected.soa) == (said.rcode, said.type, rdata, said.soa)
+    return (expected.rcode, expected.type, wanted, expected.soa) == (
+        said.rcode,
+        said.type,
+        rdata,
+        said.soa,
+    )
 
 
 def in_words(octets: bytes) -> Said:
-    """Read a reply of ours: owners in the answer section are the question, names in rdata are not compressed."""
+    """Read a reply of ours: owners in the answer section are the question, names in rdata are not
+    compressed."""
     flags, _, answers, authorities = unpack("!4H", octets[2:10])
     rcode = RCODES[flags & 15]
     at = name_at(octets, 12)[1] + 4
@@ -164,7 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         passed = time.monotonic() - start
         if passed > printed + 5:
             printed = passed
-            print(f"{passed:6.0f} s  {asked.total():>10,} triples  {wrong} disagreements", flush=True)
+            print(
+                f"{passed:6.0f} s  {asked.total():>10,} triples  {wrong} disagreements", flush=True
+            )
     print(*(f"{count:>10,}  {words}" for words, count in asked.most_common()), sep="\n")
     print(f"{asked.total():,} triples, {wrong} disagreements, seed {options.seed}")
     return 1 if wrong else 0

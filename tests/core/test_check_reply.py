@@ -49,7 +49,12 @@ ADDRESS = rr(QNAME, A, b"\1\2\3\4")
 
 
 def message(
-    *records: bytes, an: int = -1, ns: int = 0, ar: int = 0, flags: int = QR | RD | RA, asked: bytes = ASKED
+    *records: bytes,
+    an: int = -1,
+    ns: int = 0,
+    ar: int = 0,
+    flags: int = QR | RD | RA,
+    asked: bytes = ASKED,
 ) -> bytes:
     """A reply; every record is an answer unless the counts say otherwise."""
     answers = len(records) - ns - ar if an < 0 else an
@@ -71,7 +76,7 @@ def record_start(*before: bytes) -> int:
     return 12 + len(ASKED) + sum(map(len, before))
 
 
-# ── good replies ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── good replies ──────────────────────────────────────────────────────────────────────────────────
 
 CHAIN = rr(QNAME, CNAME, b"\3www\xc0\x14")  # ExAmple.com CNAME www.com
 GOOD = {
@@ -136,14 +141,17 @@ def test_a_reply_of_64_kib_is_read_whole() -> None:
     octets = message(*[ADDRESS] * count)
     assert 65_519 < len(octets) <= 65_535
     assert checked(octets).counts == (count, 0, 0)
-    hosts = [rr(b"\xc0\x0c", SRV, bytes(6) + b"\x07h%06d" % number + b"\xc0\x0c", ttl=60) for number in range(2_300)]
+    hosts = [
+        rr(b"\xc0\x0c", SRV, bytes(6) + b"\x07h%06d" % number + b"\xc0\x0c", ttl=60)
+        for number in range(2_300)
+    ]
     assert 63_000 < len(message(*hosts)) <= 65_535
     assert checked(message(*hosts)).counts == (2_300, 0, 0)
     injected = rr(QNAME, AAAA, ip("fdaa:0:18::1"))
     assert refused(message(*[ADDRESS] * (count - 1), injected)).injected
 
 
-# ── not the reply to this query ───────────────────────────────────────────────────────────────────────────────
+# ── not the reply to this query ───────────────────────────────────────────────────────────────────
 
 OTHER = {
     "another id": b"\x12\x35" + message(ADDRESS)[2:],
@@ -168,7 +176,7 @@ def test_a_reply_to_anything_else_is_not_taken(octets: bytes) -> None:
     assert not refused(octets).injected
 
 
-# ── broken ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── broken ────────────────────────────────────────────────────────────────────────────────────────
 
 HERE = record_start()
 BROKEN = {
@@ -186,19 +194,28 @@ BROKEN = {
     "a label past the end": message(b"\x3fwww", an=1),
     "half a pointer": message(b"\xc0", an=1),
     "a pointer to itself": message(rr(pack("!H", 0xC000 | HERE), A, bytes(4))),
-    "a pointer to the label before itself": message(rr(b"\1x" + pack("!H", 0xC000 | HERE), A, bytes(4))),
-    "two pointers at each other": message(
-        rr(QNAME, 1_000, pack("!HH", 0xC000 | HERE + 14, 0xC000 | HERE + 12)), rr(pack("!H", 0xC000 | HERE + 12), A)
+    "a pointer to the label before itself": message(
+        rr(b"\1x" + pack("!H", 0xC000 | HERE), A, bytes(4))
     ),
-    "a forward pointer": message(rr(pack("!H", 0xC000 | HERE + 16), A, bytes(4)), rr(wire("x"), A, bytes(4))),
+    "two pointers at each other": message(
+        rr(QNAME, 1_000, pack("!HH", 0xC000 | HERE + 14, 0xC000 | HERE + 12)),
+        rr(pack("!H", 0xC000 | HERE + 12), A),
+    ),
+    "a forward pointer": message(
+        rr(pack("!H", 0xC000 | HERE + 16), A, bytes(4)), rr(wire("x"), A, bytes(4))
+    ),
     "a pointer past the end": message(rr(b"\xff\xff", A, bytes(4))),
     "a pointer into the header": message(rr(b"\xc0\x04", A, bytes(4))),
     "a pointer to the id": message(rr(b"\xc0\x00", A, bytes(4))),
     "a label type 0x40": message(rr(b"\x41x\0", A, bytes(4))),
     "a label type 0x80": message(rr(b"\x80\0", A, bytes(4))),
-    "a pointer to a label type 0x80": message(rr(QNAME, 1_000, b"\x80\0"), rr(pack("!H", 0xC000 | HERE + 12), A)),
+    "a pointer to a label type 0x80": message(
+        rr(QNAME, 1_000, b"\x80\0"), rr(pack("!H", 0xC000 | HERE + 12), A)
+    ),
     "a name of 256 octets": message(rr(wire((b"x" * 63,) * 3 + (b"y" * 62,)), A, bytes(4))),
-    "a name of 266 octets by a pointer": message(rr(wire((b"x" * 63,) * 4)[:-1] + QNAME, A, bytes(4))),
+    "a name of 266 octets by a pointer": message(
+        rr(wire((b"x" * 63,) * 4)[:-1] + QNAME, A, bytes(4))
+    ),
     "a name of 128 labels": message(rr(wire((b"x",) * 128), A, bytes(4))),
     "a CNAME without target": message(rr(QNAME, CNAME)),
     "a CNAME that ends after its rdata": message(rr(QNAME, CNAME, b"\3foo\0", rdlen=4)),
@@ -216,7 +233,9 @@ BROKEN = {
     "OPT owned by a pointer": message(opt(owner=QNAME), ar=1),
     "OPT owned by a name": message(opt(owner=wire("x")), ar=1),
     "octets behind the last record": message(ADDRESS) + b"x",
-    "a service parameter past its rdata": message(rr(QNAME, SVCB, b"\0\1\0" + option(6, b"", length=16))),
+    "a service parameter past its rdata": message(
+        rr(QNAME, SVCB, b"\0\1\0" + option(6, b"", length=16))
+    ),
     "a service parameter cut off": message(rr(QNAME, SVCB, b"\0\1\0\0\6\0")),
 }
 
@@ -236,7 +255,7 @@ def test_every_reply_that_is_cut_short_is_not_taken() -> None:
                 refused(octets[:cut])
 
 
-# ── injected ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── injected ──────────────────────────────────────────────────────────────────────────────────────
 
 OURS = [
     "internal",
@@ -287,7 +306,10 @@ LEADING = [
 def carriers(name: Name) -> dict[str, list[bytes]]:
     """Records that speak of *name*: it written out, and it behind compression pointers."""
     whole = wire(name)
-    found = {"as owner": [rr(whole, A, bytes(4))], "as owner of an unknown type": [rr(whole, 65_280)]}
+    found = {
+        "as owner": [rr(whole, A, bytes(4))],
+        "as owner of an unknown type": [rr(whole, 65_280)],
+    }
     if len(whole) + 12 < 250:
         at = record_start() + 12
         hoard = rr(QNAME, 65_280, whole)  # an unknown type's rdata hides the name
@@ -326,12 +348,17 @@ def test_a_name_that_only_looks_like_ours_is_nobodys(name: Name) -> None:
 
 
 def test_a_letter_case_trick_by_pointer_into_the_question_is_an_injection() -> None:
-    """The question ends in `.com`; a label in front of a pointer to a hidden `INTERNAL` is still ours."""
+    """The question ends in `.com`; a label in front of a pointer to a hidden `INTERNAL` is still
+    ours."""
     hidden = rr(QNAME, 65_280, wire("INTERNAL"))
-    assert refused(message(hidden, rr(b"\3web" + pack("!H", 0xC000 | HERE + 12), A, bytes(4)))).injected
+    assert refused(
+        message(hidden, rr(b"\3web" + pack("!H", 0xC000 | HERE + 12), A, bytes(4)))
+    ).injected
 
 
-@pytest.mark.parametrize("address", ["fdaa::3", "fdaa:0:18::1", "fdaa:ffff:ffff:ffff:ffff:ffff:ffff:ffff"])
+@pytest.mark.parametrize(
+    "address", ["fdaa::3", "fdaa:0:18::1", "fdaa:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
+)
 def test_an_address_of_our_prefix_is_an_injection(address: str) -> None:
     packed = ip(address)
     for record in (
@@ -351,7 +378,7 @@ def test_the_prefix_is_a_setting() -> None:
         check_reply(octets, IDENT, ASKED, ZONES, b"\xfd\x12")
 
 
-# ── any octets ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── any octets ────────────────────────────────────────────────────────────────────────────────────
 
 
 @given(st.binary(max_size=200))
@@ -364,16 +391,33 @@ def test_any_octets_are_a_reply_or_a_bad_reply(tail: bytes) -> None:
 
 PIECES = st.sampled_from(
     [
-        *(wire(name) for name in ("internal", "web.InternaL", "flycast", "example.com", "a.a.d.f.ip6.arpa")),
-        b"\x08internal", b"\3web", b"\xc0\x0c", b"\xc0\x14", b"\xc0\x1d", b"\xc0\x29", b"\0", ip("fdaa::3"),
-        pack("!HHIH", A, 1, 60, 4), pack("!HHIH", AAAA, 1, 60, 16), pack("!HHIH", CNAME, 1, 60, 2),
-        pack("!HHIH", SRV, 1, 60, 8), pack("!HHIH", 65_280, 1, 60, 12), pack("!HHIH", MX, 1, 60, 4), opt(),
+        *(
+            wire(name)
+            for name in ("internal", "web.InternaL", "flycast", "example.com", "a.a.d.f.ip6.arpa")
+        ),
+        b"\x08internal",
+        b"\3web",
+        b"\xc0\x0c",
+        b"\xc0\x14",
+        b"\xc0\x1d",
+        b"\xc0\x29",
+        b"\0",
+        ip("fdaa::3"),
+        pack("!HHIH", A, 1, 60, 4),
+        pack("!HHIH", AAAA, 1, 60, 16),
+        pack("!HHIH", CNAME, 1, 60, 2),
+        pack("!HHIH", SRV, 1, 60, 8),
+        pack("!HHIH", 65_280, 1, 60, 12),
+        pack("!HHIH", MX, 1, 60, 4),
+        opt(),
     ]
-)  # fmt: skip
+)
 
 
 @given(st.lists(PIECES | st.binary(max_size=3), max_size=12), st.tuples(*[st.integers(0, 3)] * 3))
-def test_pieces_of_replies_are_a_reply_or_a_bad_reply(pieces: list[bytes], counts: tuple[int, int, int]) -> None:
+def test_pieces_of_replies_are_a_reply_or_a_bad_reply(
+    pieces: list[bytes], counts: tuple[int, int, int]
+) -> None:
     judge(IDENT + pack("!5H", QR | AA, 1, *counts) + ASKED + b"".join(pieces))
 
 

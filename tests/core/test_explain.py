@@ -1,4 +1,5 @@
-"""`explain` cannot lie: its reply is the server's own, and each machine's verdict agrees with the answer."""
+"""`explain` cannot lie: its reply is the server's own, and each machine's verdict agrees with the
+answer."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ SERVER = ip("fdaa::3")
 MACHINE = ip("fdaa:0:18:a7b:7d:f066:b83b:2")
 IN_GLOBEX = ip("fdaa:0:19:a7b:c1:1:2:2")
 IN_INITECH = ip("fdaa:0:1a:a7b:7e:1:1:2")
-RULES = Rules(region=b"ams", dev=True, maps=(SourceMap.of(ip_network("10.0.0.0/8"), NetworkId(0x18)),))
+RULES = Rules(
+    region=b"ams", dev=True, maps=(SourceMap.of(ip_network("10.0.0.0/8"), NetworkId(0x18)),)
+)
 SOURCES = (
     MACHINE,
     ip("fdaa:0:18:a7b:7d:f066:b83b:102"),  # the peer in its /112
@@ -85,7 +88,13 @@ def demo() -> Catalog:
 
 
 def both(
-    octets: bytes, source: bytes, catalog: Catalog | None, *, rules: Rules = RULES, turn: int = 0, stream: bool = False
+    octets: bytes,
+    source: bytes,
+    catalog: Catalog | None,
+    *,
+    rules: Rules = RULES,
+    turn: int = 0,
+    stream: bool = False,
 ) -> Explanation:
     """The explanation; fails unless its outcome is what the server would do."""
     said = respond(octets, source, SERVER, catalog, rules, turn=turn, stream=stream, now=7)
@@ -99,11 +108,24 @@ def both(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_explained_is_what_is_answered(name: str) -> None:
-    for source, qtype, stream in product(SOURCES, (AAAA, TXT, SRV, PTR, SOA, ANY, A), (False, True)):
+    for source, qtype, stream in product(
+        SOURCES, (AAAA, TXT, SRV, PTR, SOA, ANY, A), (False, True)
+    ):
         both(query(name, qtype), source, demo(), turn=qtype * 7, stream=stream)
-        both(query(name.upper(), qtype, opt(option(10, bytes(8)), size=600)), source, demo(), stream=stream)
+        both(
+            query(name.upper(), qtype, opt(option(10, bytes(8)), size=600)),
+            source,
+            demo(),
+            stream=stream,
+        )
         if qtype == AAAA:
-            both(query(name, qtype, flags=0), source, demo(), rules=Rules(forwarding=False), stream=stream)
+            both(
+                query(name, qtype, flags=0),
+                source,
+                demo(),
+                rules=Rules(forwarding=False),
+                stream=stream,
+            )
     both(query(name), MACHINE, None)
 
 
@@ -128,7 +150,9 @@ def test_odd_messages_are_explained_too(octets: bytes) -> None:
         both(octets, source, None)
 
 
-@pytest.mark.parametrize("said", [b"acme", b"globex/gru", b"nosuch", b"", b"\xff", b"fdaa:0:19::1", b"a:b", b"x" * 200])
+@pytest.mark.parametrize(
+    "said", [b"acme", b"globex/gru", b"nosuch", b"", b"\xff", b"fdaa:0:19::1", b"a:b", b"x" * 200]
+)
 def test_who_dev_mode_asks_as_is_explained(said: bytes) -> None:
     story = both(query("web.internal", AAAA, opt(option(65_001, said))), ip("::1"), demo())
     assert story.steps[0][0] == "asks"
@@ -143,19 +167,27 @@ def test_every_catalog_is_explained_as_it_is_answered(seed: int) -> None:
     for _ in range(30):
         name = random_name(rng, rows)
         octets = query(name, natural_type(name, rng), opt(size=4096), flags=rng.choice((0, RD)))
-        both(octets, random_source(rng, rows), catalog, turn=rng.getrandbits(32), stream=rng.random() < 0.5)
+        both(
+            octets,
+            random_source(rng, rows),
+            catalog,
+            turn=rng.getrandbits(32),
+            stream=rng.random() < 0.5,
+        )
 
 
 def test_a_state_of_broken_utf_8_is_explained() -> None:
     connection = opened(rows=demo_rows())
-    connection.execute("UPDATE machines SET state = CAST(x'ff' AS TEXT) WHERE id = '3d8d9930b03989'")
+    connection.execute(
+        "UPDATE machines SET state = CAST(x'ff' AS TEXT) WHERE id = '3d8d9930b03989'"
+    )
     catalog = read(connection).catalog
     connection.close()
     story = both(query("web.internal"), MACHINE, catalog)
     assert [v.why for v in story.machines if v.machine.id == b"3d8d9930b03989"] == ["\\xff"]
 
 
-# ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── verdicts ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def included(story: Explanation) -> list[bytes]:
@@ -167,7 +199,11 @@ def answer(story: Explanation, rtype: int) -> list[str]:
     return records(dns.message.from_wire(story.octets), rtype)
 
 
-APPS = {MACHINE: ("web", "db", "batch", "blog"), IN_GLOBEX: ("web", "resolver"), IN_INITECH: ("render",)}
+APPS = {
+    MACHINE: ("web", "db", "batch", "blog"),
+    IN_GLOBEX: ("web", "resolver"),
+    IN_INITECH: ("render",),
+}
 ADDRESS_FORMS = """
 {} global.{} iad.{} ams.{} lhr.{} web.process.{} worker.process.{} app.process.{} iad.worker.process.{}
 global.app.process.{} version.kv._metadata.{} 1.2.3.version.kv._metadata.{} leader.role.kv._metadata.{}
@@ -180,7 +216,9 @@ top2.nearest.of.worker.process.{} top1.nearest.of.app.process.{}
 def test_a_machine_is_marked_as_in_when_its_address_is_in_the_set(form: str) -> None:
     for source, apps in APPS.items():
         for app, turn in product(apps, (0, 1, 5)):
-            story = both(query(f"{form.format(app)}.internal", AAAA), source, demo(), stream=True, turn=turn)
+            story = both(
+                query(f"{form.format(app)}.internal", AAAA), source, demo(), stream=True, turn=turn
+            )
             marked = {address_text(v.machine.address).decode() for v in story.machines if not v.why}
             assert marked == set(answer(story, AAAA))
 
@@ -188,34 +226,46 @@ def test_a_machine_is_marked_as_in_when_its_address_is_in_the_set(form: str) -> 
 def test_every_machine_of_the_app_has_one_verdict() -> None:
     for source, apps in APPS.items():
         for app in apps:
-            found = demo().networks[NetworkId(int.from_bytes(source[2:6], "big"))].apps[app.encode()]
+            found = (
+                demo().networks[NetworkId(int.from_bytes(source[2:6], "big"))].apps[app.encode()]
+            )
             for form in ADDRESS_FORMS:
                 story = both(query(f"{form.format(app)}.internal"), source, demo())
-                assert sorted(v.machine.id for v in story.machines) == sorted(m.id for m in found.machines)
+                assert sorted(v.machine.id for v in story.machines) == sorted(
+                    m.id for m in found.machines
+                )
                 assert all(v.why.isprintable() for v in story.machines)
 
 
-@pytest.mark.parametrize("ident", ["3d8d9930b03989", "287444ec026748", "6e82dd75b4e987", "148e306c77e789", "nosuch"])
+@pytest.mark.parametrize(
+    "ident", ["3d8d9930b03989", "287444ec026748", "6e82dd75b4e987", "148e306c77e789", "nosuch"]
+)
 def test_the_machine_of_a_vm_name_is_in_when_it_is_answered(ident: str) -> None:
     story = both(query(f"{ident}.vm.web.internal"), MACHINE, demo())
     assert included(story) == ([ident.encode()] if answer(story, AAAA) else [])
 
 
-@pytest.mark.parametrize("name", ["_http._tcp.web", "_http._udp.web", "_postgres._tcp.db", "_nosuch._tcp.db"])
+@pytest.mark.parametrize(
+    "name", ["_http._tcp.web", "_http._udp.web", "_postgres._tcp.db", "_nosuch._tcp.db"]
+)
 def test_a_machine_of_a_service_is_in_when_it_is_a_target(name: str) -> None:
     story = both(query(f"{name}.internal", SRV), MACHINE, demo(), stream=True)
     targets = [text.split()[-1].split(".")[0].encode() for text in answer(story, SRV)]
     assert included(story) == sorted(targets)
 
 
-@pytest.mark.parametrize("name", ["vms.web", "all.vms.web", "vms.worker.process.web", "all.vms.batch", "vms.blog"])
+@pytest.mark.parametrize(
+    "name", ["vms.web", "all.vms.web", "vms.worker.process.web", "all.vms.batch", "vms.blog"]
+)
 def test_a_machine_of_a_list_is_in_when_it_is_listed(name: str) -> None:
     story = both(query(f"{name}.internal", TXT), MACHINE, demo(), stream=True)
     listed = "".join(answer(story, TXT)).replace('" "', "").strip('"')
     assert included(story) == sorted(item.split()[0].encode() for item in listed.split(",") if item)
 
 
-@pytest.mark.parametrize("name", ["_instances.web", "all._instances.web", "_instances.batch", "all._instances.batch"])
+@pytest.mark.parametrize(
+    "name", ["_instances.web", "all._instances.web", "_instances.batch", "all._instances.batch"]
+)
 def test_a_machine_of_instances_is_in_when_it_is_listed(name: str) -> None:
     story = both(query(f"{name}.internal", TXT), MACHINE, demo(), stream=True)
     listed = "".join(answer(story, TXT)).replace('" "', "").strip('"')
@@ -223,7 +273,9 @@ def test_a_machine_of_instances_is_in_when_it_is_listed(name: str) -> None:
     assert included(story) == sorted(field.removeprefix("instance=").encode() for field in fields)
 
 
-@pytest.mark.parametrize("name", ["regions.web", "all.regions.web", "regions.worker.process.web", "regions.batch"])
+@pytest.mark.parametrize(
+    "name", ["regions.web", "all.regions.web", "regions.worker.process.web", "regions.batch"]
+)
 def test_the_regions_listed_are_those_of_the_machines_that_are_in(name: str) -> None:
     story = both(query(f"{name}.internal", TXT), MACHINE, demo(), stream=True)
     listed = "".join(answer(story, TXT)).strip('"')
@@ -232,7 +284,15 @@ def test_the_regions_listed_are_those_of_the_machines_that_are_in(name: str) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["web.flycast", "vm.web.internal", "of.web.internal", "_tcp.web.internal", "_apps.internal", "internal"]
+    "name",
+    [
+        "web.flycast",
+        "vm.web.internal",
+        "of.web.internal",
+        "_tcp.web.internal",
+        "_apps.internal",
+        "internal",
+    ],
 )
 def test_no_machine_is_judged_where_none_decides(name: str) -> None:
     assert both(query(name), MACHINE, demo()).machines == ()
@@ -242,7 +302,11 @@ def test_machines_are_told_to_their_own_network_only() -> None:
     for source in SOURCES:
         for name in ("web.internal", "top9.nearest.of.web.internal", "resolver.internal"):
             for verdict in both(query(name), source, demo()).machines:
-                own = NetworkId(0x18) if source == ip("10.0.0.1") else NetworkId(int.from_bytes(source[2:6], "big"))
+                own = (
+                    NetworkId(0x18)
+                    if source == ip("10.0.0.1")
+                    else NetworkId(int.from_bytes(source[2:6], "big"))
+                )
                 assert verdict.machine.address[2:6] == own.to_bytes(4, "big")
 
 
@@ -266,10 +330,16 @@ def test_nearest_lists_machines_in_the_order_of_the_answer() -> None:
                 "3d8d9930b03989": "",
             },
         ),
-        ("worker.process.web.internal", {"3d8d9930b03989": "process group is web", "683d920b195638": "suspended"}),
+        (
+            "worker.process.web.internal",
+            {"3d8d9930b03989": "process group is web", "683d920b195638": "suspended"},
+        ),
         ("3d8d9930b03989.vm.web.internal", {"3d8d9930b03989": "", "5683d474b40d8e": "another id"}),
         ("1.2.3.version.kv._metadata.web.internal", {"4d89696a2e7508": "metadata lacks the key"}),
-        ("1.2.3.version.kv._metadata.web.internal", {"7811e63fd4de08": "metadata has another value"}),
+        (
+            "1.2.3.version.kv._metadata.web.internal",
+            {"7811e63fd4de08": "metadata has another value"},
+        ),
         ("_http._tcp.web.internal", {"4d89696a2e7508": "does not publish the service"}),
     ],
 )
@@ -284,8 +354,14 @@ def test_a_machine_that_is_out_is_told_why(name: str, reasons: dict[str, str]) -
     [
         (MACHINE, "region iad, as machine 3d8d9930b03989 (started) owns this /112"),
         (ip("fdaa:0:18:a7b:7d:f066:b83b:102"), "region iad, as peer alice-laptop owns this /120"),
-        (ip("fdaa:0:18:a7b:7d:9:2:102"), "region iad, as peer interactive-alice-7f3a owns this /120"),
-        (ip("fdaa:0:18:a7b:b1:1:6:2"), "region syd, as machine 287444ec026748 (stopped) owns this /112"),
+        (
+            ip("fdaa:0:18:a7b:7d:9:2:102"),
+            "region iad, as peer interactive-alice-7f3a owns this /120",
+        ),
+        (
+            ip("fdaa:0:18:a7b:b1:1:6:2"),
+            "region syd, as machine 287444ec026748 (stopped) owns this /112",
+        ),
         (ip("fdaa:0:18:a7b:a1:7:7:2"), "region nrt, by the host bits of the address"),
         (ip("fdaa:0:18:5:5:7:7:2"), "region ams, that of this server"),
         (ip("10.0.0.1"), "region ams, that of this server"),
@@ -297,16 +373,22 @@ def test_the_place_of_the_asker_is_told_with_its_rule(source: bytes, says: str) 
 
 @pytest.mark.parametrize(
     ("name", "source", "outcome"),
-    [("example.com", MACHINE, Forward), ("web.internal", ip("2001:db8::1"), Reply), ("web.internal", MACHINE, Reply)],
+    [
+        ("example.com", MACHINE, Forward),
+        ("web.internal", ip("2001:db8::1"), Reply),
+        ("web.internal", MACHINE, Reply),
+    ],
 )
-def test_the_outcome_is_told_last_but_for_the_revision(name: str, source: bytes, outcome: type) -> None:
+def test_the_outcome_is_told_last_but_for_the_revision(
+    name: str, source: bytes, outcome: type
+) -> None:
     story = both(query(name), source, demo())
     assert isinstance(story.outcome, outcome)
     assert [title for title, _ in story.steps][-1] in ("outcome", "revision")
     assert isinstance(both(b"", source, demo()).outcome, Drop)
 
 
-# ── the command ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── the command ───────────────────────────────────────────────────────────────────────────────────
 
 GOLDEN = {
     "iad.web.internal --as acme/iad": """\
@@ -371,10 +453,20 @@ def catalog_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("words", GOLDEN)
 def test_the_command_tells_the_story(words: str, catalog_file: Path) -> None:
     told = subprocess.run(
-        [sys.executable, "-m", "internal_dns", "explain", "--catalog", str(catalog_file), *words.split()],
+        [
+            sys.executable,
+            "-m",
+            "internal_dns",
+            "explain",
+            "--catalog",
+            str(catalog_file),
+            *words.split(),
+        ],
         env={k: v for k, v in os.environ.items() if not k.startswith("INTERNAL_DNS_")},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert told.stderr == ""
     assert told.stdout == GOLDEN[words]
     assert told.returncode == ("NXDOMAIN" in told.stdout)

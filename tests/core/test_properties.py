@@ -61,7 +61,7 @@ QUERIES = seeds("respond")
 UNSHRUNK = settings(max_examples=60, deadline=None)
 
 
-# ── any octets ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── any octets ────────────────────────────────────────────────────────────────────────────────────
 
 
 @given(st.binary(max_size=300))
@@ -89,7 +89,9 @@ def test_many_octets_are_answered_forwarded_or_dropped(kind: str) -> None:
                 octets = mutated(rng.choice(pool), rng, QUERIES)
                 pool.append(octets)
             case _:
-                octets = rng.choice(QUERIES)[: rng.randint(12, 30)] + rng.randbytes(rng.randint(0, 60))
+                octets = rng.choice(QUERIES)[: rng.randint(12, 30)] + rng.randbytes(
+                    rng.randint(0, 60)
+                )
         targets.read_query(octets)
         source = (IN_WEB, OUTSIDER, targets.IN_DEV)[turn % 3]
         targets.judge(octets, source, stream=bool(turn % 2))
@@ -100,7 +102,8 @@ def test_no_reply_exceeds_its_limit_and_none_is_cut_needlessly() -> None:
     for _ in range(300):
         rows = random_rows(rng)
         rows["machines"] += [
-            machine(f"z{i}", f"fdaa:0:18:1:1:1:{i:x}:1", "web", "nrt") for i in range(rng.choice((0, 20, 400)))
+            machine(f"z{i}", f"fdaa:0:18:1:1:1:{i:x}:1", "web", "nrt")
+            for i in range(rng.choice((0, 20, 400)))
         ]
         catalog = loaded(rows=deduplicated(rows)).catalog
         for _ in range(30):
@@ -123,9 +126,12 @@ def test_no_reply_exceeds_its_limit_and_none_is_cut_needlessly() -> None:
                     assert len(whole.octets) > limit or not truncated
 
 
-# ── isolation ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── isolation ─────────────────────────────────────────────────────────────────────────────────────
 
-TENANT, OTHER = 0x0000_4141, 0x0000_5A5A  # the other network's address octets do not come up by chance
+TENANT, OTHER = (
+    0x0000_4141,
+    0x0000_5A5A,
+)  # the other network's address octets do not come up by chance
 
 
 def renamed(rng: Random, word: str) -> str:
@@ -134,8 +140,12 @@ def renamed(rng: Random, word: str) -> str:
 
 
 def two_tenants(rng: Random) -> tuple[Rows, dict[str, str]]:
-    """Two networks with some names in common, and for each kind of name a token that only the other network has."""
-    tokens = {kind: f"zq{kind}{rng.randrange(100):02}" for kind in "app region group id peer key value service".split()}
+    """Two networks with some names in common, and for each kind of name a token that only the other
+    network has."""
+    tokens = {
+        kind: f"zq{kind}{rng.randrange(100):02}"
+        for kind in "app region group id peer key value service".split()
+    }
     rows = random_rows(rng)
     for table, of_table in rows.items():
         at = {"machines": 1, "apps": 0, "peers": 0, "flycasts": 0, "networks": 0}.get(table)
@@ -148,7 +158,9 @@ def two_tenants(rng: Random) -> tuple[Rows, dict[str, str]]:
             address = f"fdaa:0:5a5a:1:1:{rng.randint(1, 5)}:{i}:2"
             state = rng.choice(("started", "started", "stopped"))
             group, region = tokens["group"], tokens["region"]
-            rows["machines"].append(machine(ident, address, app, region, network=OTHER, group=group, state=state))
+            rows["machines"].append(
+                machine(ident, address, app, region, network=OTHER, group=group, state=state)
+            )
             rows["machine_metadata"].append((ident, tokens["key"], tokens["value"]))
             rows["machine_metadata"].append((ident, "role", tokens["value"]))
             rows["machine_services"].append((ident, tokens["service"], "tcp", 80))
@@ -165,11 +177,18 @@ def two_tenants(rng: Random) -> tuple[Rows, dict[str, str]]:
 def moved(row: tuple[Any, ...], at: int) -> tuple[Any, ...]:
     """The row of network 0x18 in the tenant's network."""
     cells = [TENANT if i == at and cell == ACME else cell for i, cell in enumerate(row)]
-    return tuple(cell.replace("fdaa:0:18:", "fdaa:0:4141:") if isinstance(cell, str) else cell for cell in cells)
+    return tuple(
+        cell.replace("fdaa:0:18:", "fdaa:0:4141:") if isinstance(cell, str) else cell
+        for cell in cells
+    )
 
 
-def as_tenant(name: tuple[bytes, ...], qtype: int, catalog: Catalog, **how: Any) -> Reply | Forward | Drop:
-    return outcome(query(name, qtype, opt()), source=ip("fdaa:0:4141:1:1:1:1:2"), catalog=catalog, **how)
+def as_tenant(
+    name: tuple[bytes, ...], qtype: int, catalog: Catalog, **how: Any
+) -> Reply | Forward | Drop:
+    return outcome(
+        query(name, qtype, opt()), source=ip("fdaa:0:4141:1:1:1:1:2"), catalog=catalog, **how
+    )
 
 
 FORMS = """
@@ -197,10 +216,13 @@ def test_nothing_of_another_network_is_ever_in_a_reply(seed: int) -> None:
     names = [random_name(rng, rows, ip("fdaa:0:4141::")) for _ in range(60)]
     names += [labels(form.format(**tokens)) for form in rng.sample(NAME_FORMS, 20)]
     names += [
-        labels(f"{form}.internal") for form in ("_apps", "_instances", "all._instances", "_peer", "_whoami", "_api")
+        labels(f"{form}.internal")
+        for form in ("_apps", "_instances", "all._instances", "_peer", "_whoami", "_api")
     ]
     names += [
-        labels(f"{form}.{app}.internal") for form in ("vms", "all.vms", "_instances") for app in ("web", "shared")
+        labels(f"{form}.{app}.internal")
+        for form in ("vms", "all.vms", "_instances")
+        for app in ("web", "shared")
     ]
     for name in names:
         found = as_tenant(name, natural_type(name, rng), catalog, stream=rng.random() < 0.5)
@@ -220,7 +242,10 @@ def test_what_exists_in_another_network_is_what_exists_nowhere(seed: int) -> Non
     catalog = loaded(rows=rows).catalog
     nowhere = {kind: renamed(rng, token) for kind, token in tokens.items()}
     for form in NAME_FORMS:
-        qtype, stream = rng.choice((natural_type(labels(form), rng), random_type(rng))), rng.random() < 0.5
+        qtype, stream = (
+            rng.choice((natural_type(labels(form), rng), random_type(rng))),
+            rng.random() < 0.5,
+        )
         name, other = (labels(form.format(**words)) for words in (tokens, nowhere))
         there = as_tenant(name, qtype, catalog, stream=stream)
         not_there = as_tenant(other, qtype, catalog, stream=stream)
@@ -228,7 +253,9 @@ def test_what_exists_in_another_network_is_what_exists_nowhere(seed: int) -> Non
         assert isinstance(not_there, Reply)
         assert there.octets.replace(wire(name), wire(other)) == not_there.octets, form
         assert (there.rcode, there.kind) == (not_there.rcode, not_there.kind)
-        assert there.remember is None or (not_there.remember and there.remember.body == not_there.remember.body)
+        assert there.remember is None or (
+            not_there.remember and there.remember.body == not_there.remember.body
+        )
 
 
 @given(numbers)
@@ -238,7 +265,9 @@ def test_an_address_of_another_network_is_an_address_of_nobody(seed: int) -> Non
     rows, _ = two_tenants(rng)
     catalog = loaded(rows=rows).catalog
     known = [row[3] for row in rows["machines"] if row[1] == OTHER]
-    known += [row[2] for table in ("peers", "flycasts") for row in rows[table] if row[0] == OTHER] + ["fdaa:0:5a5a::3"]
+    known += [
+        row[2] for table in ("peers", "flycasts") for row in rows[table] if row[0] == OTHER
+    ] + ["fdaa:0:5a5a::3"]
     for address in known:
         octets = bytearray(ip(address))
         there = bytes(octets)
@@ -255,7 +284,7 @@ def reverse_of(address: bytes) -> tuple[bytes, ...]:
     return (*(nibble.encode() for nibble in reversed(address.hex())), b"ip6", b"arpa")
 
 
-# ── order ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── order ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def addresses_in(octets: bytes, name: str, qtype: int = AAAA) -> list[bytes]:
@@ -273,7 +302,9 @@ def app_of(size: int) -> Catalog:
 @pytest.mark.parametrize(
     "name", ["web.internal", "global.web.internal", "ams.web.internal", "app.process.web.internal"]
 )
-def test_every_address_is_first_equally_often_in_truncated_replies_too(name: str, size: int) -> None:
+def test_every_address_is_first_equally_often_in_truncated_replies_too(
+    name: str, size: int
+) -> None:
     catalog = app_of(size)
     for extra in ((), (opt(size=1_232),)):
         firsts, shown = Counter[bytes](), Counter[bytes]()
@@ -290,13 +321,19 @@ def test_every_address_is_first_equally_often_in_truncated_replies_too(name: str
 
 def test_rotation_starts_from_no_order_an_operator_can_see() -> None:
     """Else what is cut off a truncated reply would be neighbours: one host, one rack."""
-    found = addresses_in(reply(query("web.internal"), catalog=app_of(64), stream=True), "web.internal")
+    found = addresses_in(
+        reply(query("web.internal"), catalog=app_of(64), stream=True), "web.internal"
+    )
     assert found != sorted(found)
-    assert found == addresses_in(reply(query("web.internal"), catalog=app_of(64), stream=True), "web.internal")
+    assert found == addresses_in(
+        reply(query("web.internal"), catalog=app_of(64), stream=True), "web.internal"
+    )
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 12), numbers)
-def test_of_the_nearest_equals_each_is_first_equally_often(near: int, far: int, count: int, start: int) -> None:
+def test_of_the_nearest_equals_each_is_first_equally_often(
+    near: int, far: int, count: int, start: int
+) -> None:
     rows = {
         "machines": [
             *(machine(f"n{i}", f"fdaa:0:18:1:1:1:{i + 1:x}:2", region="ams") for i in range(near)),
@@ -340,7 +377,8 @@ def test_the_turn_changes_the_order_and_nothing_else(seed: int, turn: int) -> No
             continue  # top<N> may leave out another of equals
         for qtype in (natural_type(name, rng), A):
             first, second = (
-                outcome(query(name, qtype), source=source, catalog=catalog, turn=t, stream=True) for t in (0, turn)
+                outcome(query(name, qtype), source=source, catalog=catalog, turn=t, stream=True)
+                for t in (0, turn)
             )
             if isinstance(first, Reply) and isinstance(second, Reply):
                 assert sorted(first.octets) == sorted(second.octets)
@@ -348,10 +386,11 @@ def test_the_turn_changes_the_order_and_nothing_else(seed: int, turn: int) -> No
                 assert (first.rcode, first.remember) == (second.rcode, second.remember)
 
 
-# ── TXT ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── TXT ───────────────────────────────────────────────────────────────────────────────────────────
 
 item_lists = st.lists(
-    st.integers(0, 254).map(lambda size: b"x" * size) | st.sampled_from([b"", b"a", b"ams", b"y" * 127, b"z" * 254]),
+    st.integers(0, 254).map(lambda size: b"x" * size)
+    | st.sampled_from([b"", b"a", b"ams", b"y" * 127, b"z" * 254]),
     max_size=40,
 )
 
@@ -379,8 +418,12 @@ def test_the_strings_of_a_txt_make_up_the_list_and_are_cut_behind_a_separator_on
 
 
 @given(item_lists, st.sampled_from([b",", b";"]), st.integers(1, 6_000))
-def test_items_that_fit_agrees_with_trying_them_all(items: list[bytes], separator: bytes, room: int) -> None:
-    fitting = [n for n in range(1, len(items) + 1) if len(text(tuple(items[:n]), separator)) <= room]
+def test_items_that_fit_agrees_with_trying_them_all(
+    items: list[bytes], separator: bytes, room: int
+) -> None:
+    fitting = [
+        n for n in range(1, len(items) + 1) if len(text(tuple(items[:n]), separator)) <= room
+    ]
     assert items_that_fit(tuple(items), separator, room) == max(fitting, default=0)
 
 
@@ -389,7 +432,8 @@ def test_items_that_fit_agrees_with_trying_them_all(items: list[bytes], separato
 def test_a_list_too_long_for_tcp_shows_whole_items_with_tc(size: int, form: str) -> None:
     rows = {
         "machines": [
-            machine(f"{i:04x}{'d' * 40}", f"fdaa:0:18:1:1:{i // 200 + 1:x}:{i % 200 + 1:x}:2") for i in range(size)
+            machine(f"{i:04x}{'d' * 40}", f"fdaa:0:18:1:1:{i // 200 + 1:x}:{i % 200 + 1:x}:2")
+            for i in range(size)
         ]
     }
     catalog, name = loaded(rows=rows).catalog, f"{form}.web.internal"
@@ -405,10 +449,12 @@ def test_a_list_too_long_for_tcp_shows_whole_items_with_tc(size: int, form: str)
     per_item = len(shown[0]) + 1
     assert len(shown) == size or len(octets) + 2 * per_item > 65_535
     assert len({item.split(b" ")[0].split(b",")[0] for item in shown}) == len(shown)
-    assert {len(item) for item in shown if b"_" not in item} <= set(range(per_item - 6, per_item + 6))
+    assert {len(item) for item in shown if b"_" not in item} <= set(
+        range(per_item - 6, per_item + 6)
+    )
 
 
-# ── values ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── values ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @given(numbers)
@@ -430,7 +476,9 @@ def test_answering_changes_no_value_of_the_catalog(seed: int) -> None:
 def fields_of(value: Any) -> Any:
     """A value's declared fields, without the indexes it built, as plain nested tuples."""
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value).__name__, tuple(fields_of(getattr(value, field.name)) for field in fields(value))
+        return type(value).__name__, tuple(
+            fields_of(getattr(value, field.name)) for field in fields(value)
+        )
     if isinstance(value, dict):
         return tuple(sorted((repr(key), fields_of(found)) for key, found in value.items()))
     return repr(value)
@@ -469,7 +517,10 @@ def test_rereading_keeps_every_value_that_is_equal(seed: int) -> None:
 
 def loaded_again(rows: Rows, like: Catalog) -> Catalog:
     """The catalog read afresh from the changed rows, with the revisions of *like*."""
-    more = {**rows, "machines": [*rows["machines"], machine("zz9", "fdaa:0:18:1:1:9:9:2", "changed", "ams")]}
+    more = {
+        **rows,
+        "machines": [*rows["machines"], machine("zz9", "fdaa:0:18:1:1:9:9:2", "changed", "ams")],
+    }
     fresh = loaded(rows=deduplicated(more)).catalog
     object.__setattr__(fresh, "revision", like.revision)
     for number, network in fresh.networks.items():
@@ -484,7 +535,12 @@ def test_every_name_form_of_the_isolation_tests_means_something_to_its_owner() -
     there = Counter[int]()
     for form in NAME_FORMS:
         name = labels(form.format(**tokens))
-        found = outcome(query(name, ANY), source=ip("fdaa:0:5a5a:1:1:1:1:2"), catalog=catalog, destination=SERVER)
+        found = outcome(
+            query(name, ANY),
+            source=ip("fdaa:0:5a5a:1:1:1:1:2"),
+            catalog=catalog,
+            destination=SERVER,
+        )
         assert isinstance(found, Reply)
         there[found.rcode] += 1
     assert there[0] > 0.8 * len(NAME_FORMS)

@@ -13,10 +13,11 @@ import internal_dns.core
 CORE = Path(internal_dns.core.__file__).parent
 MODULES = sorted(CORE.glob("**/*.py"))
 # A list of what is allowed: what is new must be thought about.
-PURE = frozenset("__future__ bisect collections collections.abc dataclasses enum functools".split()) | frozenset(
-    "itertools math re struct typing zlib".split()
-)
-# Of these, only names that compute; `ipaddress` parses and formats addresses, `difflib` compares texts.
+PURE = frozenset(
+    "__future__ bisect collections collections.abc dataclasses enum functools".split()
+) | frozenset("itertools math re struct typing zlib".split())
+# Of these, only names that compute; `ipaddress` parses and formats addresses, `difflib` compares
+# texts.
 PURE_NAMES = {
     "difflib": {"get_close_matches"},
     "ipaddress": {
@@ -29,7 +30,9 @@ PURE_NAMES = {
         "ip_network",
     },
 }
-BUILTINS = frozenset({"open", "input", "print", "eval", "exec", "compile", "__import__", "breakpoint", "id"})
+BUILTINS = frozenset(
+    {"open", "input", "print", "eval", "exec", "compile", "__import__", "breakpoint", "id"}
+)
 
 
 def impurities(source: str) -> Iterator[str]:
@@ -42,7 +45,9 @@ def impurities(source: str) -> Iterator[str]:
                 if level or module is None:
                     yield "a relative import"
                 elif module in PURE_NAMES:
-                    yield from (f"{module}.{n.name}" for n in names if n.name not in PURE_NAMES[module])
+                    yield from (
+                        f"{module}.{n.name}" for n in names if n.name not in PURE_NAMES[module]
+                    )
                 elif module == "internal_dns":
                     yield from (f"internal_dns.{n.name}" for n in names if n.name != "core")
                 elif not pure(module):
@@ -54,7 +59,9 @@ def impurities(source: str) -> Iterator[str]:
 
 
 def pure(module: str) -> bool:
-    return module in PURE or module == "internal_dns.core" or module.startswith("internal_dns.core.")
+    return (
+        module in PURE or module == "internal_dns.core" or module.startswith("internal_dns.core.")
+    )
 
 
 def test_the_core_has_modules() -> None:

@@ -1,4 +1,5 @@
-"""The server and tests/reference.py, two readings of docs/names.md, agree. The long run: `reference_run.py`."""
+"""The server and tests/reference.py, two readings of docs/names.md, agree. The long run:
+`reference_run.py`."""
 
 from __future__ import annotations
 
@@ -15,5 +16,12 @@ def test_the_server_agrees_with_an_independent_reading_of_the_contract() -> None
         assert found is None, str(found)
     # The questions are worth asking: every outcome is among them.
     seen = {kind for kind, count in asked.items() if count > TRIPLES / 2_000}
-    assert {"NOERROR 28", "NOERROR 16", "NOERROR 12", "NOERROR 33", "NOERROR None", "NXDOMAIN None"} <= seen
+    assert {
+        "NOERROR 28",
+        "NOERROR 16",
+        "NOERROR 12",
+        "NOERROR 33",
+        "NOERROR None",
+        "NXDOMAIN None",
+    } <= seen
     assert {"REFUSED None", "FORWARD None"} <= seen

@@ -26,20 +26,30 @@ def reply(qtype: int, *answer: str, authority: tuple[str, ...] = (), additional:
     """What is relayed of a reply to www.example with these records."""
     asked = read_query(query("www.example", qtype, opt(do=do)))
     assert isinstance(asked, Query)
-    message = dns.message.make_response(dns.message.from_wire(query("www.example", qtype)), recursion_available=True)
+    message = dns.message.make_response(
+        dns.message.from_wire(query("www.example", qtype)), recursion_available=True
+    )
     message.set_rcode(dns.rcode.Rcode(rcode))
-    sections = (message.answer, answer), (message.authority, authority), (message.additional, additional)
+    sections = (
+        (message.answer, answer),
+        (message.authority, authority),
+        (message.additional, additional),
+    )
     for section, texts in sections:
         for text in texts:
             owner, ttl, rdtype, rdata = text.split(None, 3)
-            section.append(dns.rrset.from_text(owner.rstrip(".") + ".", int(ttl), "IN", rdtype, rdata))
+            section.append(
+                dns.rrset.from_text(owner.rstrip(".") + ".", int(ttl), "IN", rdtype, rdata)
+            )
     octets = message.to_wire()
     checked = check_reply(octets, octets[:2], asked.question, ZONES, b"\xfd\xaa")
     return asked, scrub(checked, asked.name, qtype, dnssec_ok=do)
 
 
 def shown(asked: Query, relayed: Relayed, records: bytes | None = None) -> list[str]:
-    octets = relay(relayed, asked, Manner(limit=65_535), relayed.records if records is None else records)
+    octets = relay(
+        relayed, asked, Manner(limit=65_535), relayed.records if records is None else records
+    )
     message = dns.message.from_wire(octets, one_rr_per_rrset=True)
     assert not message.additional
     return [rrset.to_text() for rrset in (*message.answer, *message.authority)]
@@ -64,7 +74,8 @@ SIG = "8 2 300 20300101000000 20200101000000 1 example. AAAA"
         ((), ("example 60 NS ns.example.", SOA), 1),
         (CHAIN[:2], ("other 600 SOA ns.other. root.other. 1 2 3 4 60",), 3),
     ],
-    ids="plain chain reversed shuffled stray-before strays-after ns-after nodata ns-before-soa aliased-nodata".split(),
+    ids="plain chain reversed shuffled stray-before strays-after ns-after nodata ns-before-soa "
+    "aliased-nodata".split(),
 )
 def test_the_chain_from_qname_in_order_and_the_soa_of_a_negative_reply_are_kept(
     answer: tuple[str, ...], authority: tuple[str, ...], kept: int
@@ -86,7 +97,9 @@ def test_only_the_soa_of_a_zone_the_name_is_in_is_kept() -> None:
 
 
 def test_any_takes_all_of_the_name_and_nothing_else() -> None:
-    asked, relayed = reply(ANY, f"www.example 60 A {GOOD}", "www.example 60 TXT x", f"b.example 60 A {GOOD}")
+    asked, relayed = reply(
+        ANY, f"www.example 60 A {GOOD}", "www.example 60 TXT x", f"b.example 60 A {GOOD}"
+    )
     assert len(shown(asked, relayed)) == 2
 
 
@@ -101,11 +114,18 @@ def test_a_dname_and_what_it_makes_are_kept() -> None:
 
 
 def test_proofs_are_kept_for_who_asks_with_do() -> None:
-    records = (f"www.example 60 A {GOOD}", f"www.example 60 RRSIG A {SIG}", f"www.example 60 RRSIG TXT {SIG}")
+    records = (
+        f"www.example 60 A {GOOD}",
+        f"www.example 60 RRSIG A {SIG}",
+        f"www.example 60 RRSIG TXT {SIG}",
+    )
     authority = (
-        SOA, f"example 60 RRSIG SOA {SIG}", "example 60 NSEC x.example. A", "example 60 NS ns.example.",
+        SOA,
+        f"example 60 RRSIG SOA {SIG}",
+        "example 60 NSEC x.example. A",
+        "example 60 NS ns.example.",
         f"example 60 RRSIG NS {SIG}",
-    )  # fmt: skip
+    )
     asked, relayed = reply(A, *records, do=True)
     assert relayed.counts == (3, 0)
     asked, relayed = reply(A, *records)
@@ -131,7 +151,11 @@ def test_sixteen_aliases_and_no_more() -> None:
     [
         ["www.example 60 CNAME www.example."],
         ["www.example 60 CNAME a.example.", "a.example 60 CNAME www.example."],
-        ["www.example 60 CNAME a.example.", "a.example 60 CNAME b.example.", "b.example 60 CNAME a.example."],
+        [
+            "www.example 60 CNAME a.example.",
+            "a.example 60 CNAME b.example.",
+            "b.example 60 CNAME a.example.",
+        ],
     ],
 )
 def test_a_loop_is_no_answer(answer: list[str]) -> None:
@@ -173,10 +197,19 @@ def test_how_long_a_reply_may_be_kept(
 def test_a_ttl_with_its_highest_bit_is_zero() -> None:
     asked = read_query(query("www.example", A))
     assert isinstance(asked, Query)
-    for before in (b"", b"\1x\xc0\x0c" + pack("!HHIH", A, 1, 9, 4) + bytes(4)):  # kept as it came, and rebuilt
+    for before in (
+        b"",
+        b"\1x\xc0\x0c" + pack("!HHIH", A, 1, 9, 4) + bytes(4),
+    ):  # kept as it came, and rebuilt
         record = b"\xc0\x0c" + pack("!HHIH", A, 1, 1 << 31, 4) + bytes(4)
         counts = pack("!5H", 0x8180, 1, 1 + bool(before), 0, 0)
-        checked = check_reply(b"\0\0" + counts + asked.question + before + record, b"\0\0", asked.question, ZONES, None)
+        checked = check_reply(
+            b"\0\0" + counts + asked.question + before + record,
+            b"\0\0",
+            asked.question,
+            ZONES,
+            None,
+        )
         relayed = scrub(checked, asked.name, A, dnssec_ok=False)
         assert relayed.lifetime == 0
         assert [line.split()[1] for line in shown(asked, relayed)] == ["0"]
@@ -184,9 +217,22 @@ def test_a_ttl_with_its_highest_bit_is_zero() -> None:
 
 def test_ttls_fall_by_the_second_and_never_below_zero() -> None:
     asked, relayed = reply(A, *CHAIN)
-    ttls = [[line.split()[1] for line in shown(asked, relayed, relayed.aged(age))] for age in (0, 1, 39, 45, 100)]
-    assert ttls == [["60", "50", "40"], ["59", "49", "39"], ["21", "11", "1"], ["15", "5", "0"], ["0", "0", "0"]]
-    assert [line.split()[1] for line in shown(asked, relayed, relayed.stale())] == ["30", "30", "30"]
+    ttls = [
+        [line.split()[1] for line in shown(asked, relayed, relayed.aged(age))]
+        for age in (0, 1, 39, 45, 100)
+    ]
+    assert ttls == [
+        ["60", "50", "40"],
+        ["59", "49", "39"],
+        ["21", "11", "1"],
+        ["15", "5", "0"],
+        ["0", "0", "0"],
+    ]
+    assert [line.split()[1] for line in shown(asked, relayed, relayed.stale())] == [
+        "30",
+        "30",
+        "30",
+    ]
 
 
 def test_records_of_another_class_are_not_kept() -> None:
@@ -200,7 +246,8 @@ def test_records_of_another_class_are_not_kept() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_rebuilt_records_say_what_the_upstream_said(seed: int) -> None:
-    """Shuffled and mixed with strays, every record of the chain comes out with its own rdata and TTL."""
+    """Shuffled and mixed with strays, every record of the chain comes out with its own rdata and
+    TTL."""
     rng = random.Random(seed)
     types = ("MX 10 mail.example.", "MX 20 b.mail.example.", "MX 5 www.example.")
     wanted = [*aliases(3), *(f"n2.example {60 + n} {text}" for n, text in enumerate(types))]
@@ -208,7 +255,10 @@ def test_rebuilt_records_say_what_the_upstream_said(seed: int) -> None:
     mixed = wanted + strays
     rng.shuffle(mixed)
     asked, relayed = reply(15, *mixed)
-    expected = {" ".join((line.split()[0] + ".", line.split()[1], "IN", *line.split()[2:])) for line in wanted}
+    expected = {
+        " ".join((line.split()[0] + ".", line.split()[1], "IN", *line.split()[2:]))
+        for line in wanted
+    }
     assert set(shown(asked, relayed)) == expected
 
 
@@ -221,7 +271,8 @@ def test_what_is_too_large_for_the_client_is_truncated() -> None:
 
 
 def test_a_large_reply_is_relayed_in_order_only() -> None:
-    """To put a thousand records in order would cost milliseconds, and no honest upstream asks for that."""
+    """To put a thousand records in order would cost milliseconds, and no honest upstream asks for
+    that."""
     many = [f"www.example 60 A 192.0.{n // 250}.{n % 250}" for n in range(1_001)]
     _, relayed = reply(A, *many, f"stray.example 60 A {GOOD}")
     assert relayed.counts == (1_001, 0)

@@ -11,7 +11,21 @@ import pytest
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.journey import Rules
 from internal_dns.core.requester import Outsider, Place, Requester, SourceMap, place, requester
-from tests.core.messages import AAAA, ACME, EDE, TXT, dig, ip, loaded, machine, opt, option, options, query, records
+from tests.core.messages import (
+    AAAA,
+    ACME,
+    EDE,
+    TXT,
+    dig,
+    ip,
+    loaded,
+    machine,
+    opt,
+    option,
+    options,
+    query,
+    records,
+)
 
 PREFIX = b"\xfd\xaa"
 ROWS: dict[str, list[tuple[Any, ...]]] = {
@@ -36,13 +50,17 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
 CATALOG = loaded(rows=ROWS).catalog
 
 
-def asking(source: str, *, maps: tuple[SourceMap, ...] = (), destination: str = "fdaa::3") -> Requester:
+def asking(
+    source: str, *, maps: tuple[SourceMap, ...] = (), destination: str = "fdaa::3"
+) -> Requester:
     found = requester(ip(source), ip(destination), CATALOG, PREFIX, maps)
     assert isinstance(found, Requester)
     return found
 
 
-def placed(source: str, *, server: bytes | None = b"srv", maps: tuple[SourceMap, ...] = ()) -> Place:
+def placed(
+    source: str, *, server: bytes | None = b"srv", maps: tuple[SourceMap, ...] = ()
+) -> Place:
     return place(asking(source, maps=maps), CATALOG, server)
 
 
@@ -59,7 +77,8 @@ HOST = bytes.fromhex("0a7b007d")
         ("fdaa:0:18:a7b:7d:f066:b83c:2", b"nrt", HOST, "fdaa:0:18:a7b:7d:f066:b83c:4"),
         # in any state
         ("fdaa:0:18:a7b:7d:f066:b83d:2", b"syd", HOST, "fdaa:0:18:a7b:7d:f066:b83d:2"),
-        # a peer's /120 is longer: its region, else that of its host, else the server's; no host, no self
+        # a peer's /120 is longer: its region, else that of its host, else the server's; no host, no
+        # self
         ("fdaa:0:18:a7b:7d:f066:b83b:102", b"iad", None, None),
         ("fdaa:0:18:a7b:7d:f066:b83b:1ff", b"iad", None, None),
         ("fdaa:0:18:a7b:7d:f066:b83b:202", b"waw", None, None),
@@ -96,7 +115,11 @@ def source_map(text: str, network: int) -> SourceMap:
 
 
 def test_the_longest_map_wins_and_ipv4_is_mapped() -> None:
-    maps = (source_map("0.0.0.0/0", 0x18), source_map("10.0.0.0/8", 0x19), source_map("10.1.0.0/16", 0x1A))
+    maps = (
+        source_map("0.0.0.0/0", 0x18),
+        source_map("10.0.0.0/8", 0x19),
+        source_map("10.1.0.0/16", 0x1A),
+    )
     assert asking("192.0.2.1", maps=maps).network.id == 0x18
     assert asking("10.2.0.1", maps=maps).network.id == 0x19
     assert asking("10.1.255.255", maps=maps).network.id == 0x1A
@@ -111,7 +134,9 @@ def test_a_mapped_source_is_in_the_servers_region_and_on_no_host() -> None:
 def test_a_source_of_the_prefix_is_never_remapped() -> None:
     everything = (source_map("::/0", 0x19),)
     assert asking("fdaa:0:18::1", maps=everything).network.id == 0x18
-    assert isinstance(requester(ip("fdaa::1"), ip("fdaa::3"), CATALOG, PREFIX, everything), Outsider)
+    assert isinstance(
+        requester(ip("fdaa::1"), ip("fdaa::3"), CATALOG, PREFIX, everything), Outsider
+    )
 
 
 def test_a_network_that_is_not_in_the_catalog_is_empty_and_unknown() -> None:
@@ -135,24 +160,36 @@ def test_a_network_that_is_not_in_the_catalog_is_empty_and_unknown() -> None:
         ("fdaa:0:77::3", False),
     ],
 )
-def test_the_server_is_asked_at_an_address_of_ones_own_network_or_of_none(destination: str, allowed: bool) -> None:
+def test_the_server_is_asked_at_an_address_of_ones_own_network_or_of_none(
+    destination: str, allowed: bool
+) -> None:
     for source in ("fdaa:0:18::1", "::1"):
-        found = requester(ip(source), ip(destination), CATALOG, PREFIX, (source_map("::1/128", 0x18),))
+        found = requester(
+            ip(source), ip(destination), CATALOG, PREFIX, (source_map("::1/128", 0x18),)
+        )
         assert isinstance(found, Requester) == allowed
 
 
 def test_whoami_says_what_the_server_takes_the_asker_for() -> None:
     for source, expected in (
-        ("fdaa:0:18:a7b:7d:f066:b83b:2", "network=acme,region=ord,address=fdaa:0:18:a7b:7d:f066:b83b:2,server=ams"),
+        (
+            "fdaa:0:18:a7b:7d:f066:b83b:2",
+            "network=acme,region=ord,address=fdaa:0:18:a7b:7d:f066:b83b:2,server=ams",
+        ),
         ("fdaa:0:1a::1", "network=26,region=ams,address=fdaa:0:1a::1,server=ams"),
         ("fdaa:0:77::1", "network=,region=ams,address=fdaa:0:77::1,server=ams"),
     ):
-        found = dig(query("_whoami.internal", TXT), source=ip(source), catalog=CATALOG, rules=Rules(region=b"ams"))
+        found = dig(
+            query("_whoami.internal", TXT),
+            source=ip(source),
+            catalog=CATALOG,
+            rules=Rules(region=b"ams"),
+        )
         (text,) = records(found, TXT)
         assert text.strip('"').rpartition(",")[0] == expected
 
 
-# ── dev mode ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── dev mode ──────────────────────────────────────────────────────────────────────────────────────
 
 DEV = Rules(dev=True, region=b"ams")
 
@@ -173,7 +210,9 @@ def whoami(said: bytes, source: str = "::1", rules: Rules = DEV) -> Any:
     ],
 )
 @pytest.mark.parametrize("source", ["::1", "127.0.0.1", "127.9.9.9"])
-def test_in_dev_mode_loopback_says_whom_to_answer_as(said: bytes, network: str, region: str, source: str) -> None:
+def test_in_dev_mode_loopback_says_whom_to_answer_as(
+    said: bytes, network: str, region: str, source: str
+) -> None:
     (text,) = records(whoami(said, source), TXT)
     assert text.startswith(f'"network={network},region={region},')
 
@@ -206,6 +245,8 @@ def test_outside_dev_mode_and_from_elsewhere_the_wish_is_an_unknown_option() -> 
     assert records(elsewhere, TXT)[0].startswith('"network=globex,')
     assert whoami(b"acme", "2001:db8::1").rcode() == 5
     outsider = dig(
-        query("web.internal", AAAA, opt(option(65_001, b"acme"))), source=ip("::1"), rules=replace(DEV, dev=False)
+        query("web.internal", AAAA, opt(option(65_001, b"acme"))),
+        source=ip("::1"),
+        rules=replace(DEV, dev=False),
     )
     assert options(outsider)[EDE] == b"\0\x12"

@@ -1,4 +1,5 @@
-"""What the server does with a client's octets: the table "Queries" of docs/protocol.md, row by row."""
+"""What the server does with a client's octets: the table "Queries" of docs/protocol.md, row by
+row."""
 
 from __future__ import annotations
 
@@ -82,21 +83,27 @@ def has_no_records(octets: bytes) -> bool:
     return counts(octets)[1:3] == (0, 0) and not message.additional
 
 
-# ── silence ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── silence ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @transports
 @pytest.mark.parametrize("source", [None, OUTSIDER], ids=["tenant", "outsider"])
 @pytest.mark.parametrize("size", range(12))
-def test_a_message_shorter_than_a_header_gets_silence(size: int, source: bytes | None, stream: bool) -> None:
-    found = outcome(query("web.internal")[:size], source=source or ip("fdaa:0:18::1"), stream=stream)
+def test_a_message_shorter_than_a_header_gets_silence(
+    size: int, source: bytes | None, stream: bool
+) -> None:
+    found = outcome(
+        query("web.internal")[:size], source=source or ip("fdaa:0:18::1"), stream=stream
+    )
     assert found == Drop("runt")
 
 
 @transports
 @pytest.mark.parametrize("source", [None, OUTSIDER], ids=["tenant", "outsider"])
 @pytest.mark.parametrize("opcode", range(16))
-def test_a_response_gets_silence_whatever_its_opcode(opcode: int, source: bytes | None, stream: bool) -> None:
+def test_a_response_gets_silence_whatever_its_opcode(
+    opcode: int, source: bytes | None, stream: bool
+) -> None:
     octets = query("web.internal", flags=QR | RD, opcode=opcode)
     for cut in (octets, octets[:12], octets + b"x", octets[:20]):
         assert outcome(cut, source=source or ip("fdaa:0:18::1"), stream=stream) == Drop("qr")
@@ -106,7 +113,7 @@ def test_the_ports_of_services_that_answer_anything_are_never_answered() -> None
     assert frozenset({0, 7, 13, 19, 37}) == SILENT_PORTS
 
 
-# ── outsiders come before everything but silence ──────────────────────────────────────────────────────────────
+# ── outsiders come before everything but silence ──────────────────────────────────────────────────
 
 ODD_QUERIES = {
     "a plain query": query("web.internal"),
@@ -134,7 +141,9 @@ odd_queries = pytest.mark.parametrize("octets", ODD_QUERIES.values(), ids=ODD_QU
 
 @transports
 @odd_queries
-def test_an_outsider_is_refused_before_anything_else_is_looked_at(octets: bytes, stream: bool) -> None:
+def test_an_outsider_is_refused_before_anything_else_is_looked_at(
+    octets: bytes, stream: bool
+) -> None:
     refused = reply(octets, source=OUTSIDER, stream=stream, rules=Rules(nsid=b"here"))
     assert rcode(refused) == dns.rcode.REFUSED
     assert has_no_records(refused)
@@ -176,7 +185,7 @@ def test_a_source_that_no_rule_maps_is_an_outsider(source: str, destination: str
     assert found.rcode() == dns.rcode.REFUSED
 
 
-# ── opcodes ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── opcodes ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @transports
@@ -197,7 +206,7 @@ def test_an_opcode_other_than_query_is_not_implemented(opcode: int, stream: bool
         assert counts(found)[1:3] == (0, 0)
 
 
-# ── structure ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── structure ─────────────────────────────────────────────────────────────────────────────────────
 
 MALFORMED = {
     # name: (message, the question that the reply must echo)
@@ -279,9 +288,15 @@ def test_a_malformed_query_gets_formerr_and_nothing_malformed_gets_data(
 
 @transports
 @malformed
-def test_formerr_echoes_the_question_only_if_it_parsed_whole(octets: bytes, echoed: bytes | None, stream: bool) -> None:
+def test_formerr_echoes_the_question_only_if_it_parsed_whole(
+    octets: bytes, echoed: bytes | None, stream: bool
+) -> None:
     found = reply(octets, stream=stream)
-    end = len(found) - 11 * (counts(found)[3] == 1) if COOKIE not in options(dns.message.from_wire(found)) else None
+    end = (
+        len(found) - 11 * (counts(found)[3] == 1)
+        if COOKIE not in options(dns.message.from_wire(found))
+        else None
+    )
     if counts(found)[0] == 0:
         assert not echoed
         assert found[12:13] in (b"", b"\0")  # nothing, or the owner of OPT
@@ -289,7 +304,9 @@ def test_formerr_echoes_the_question_only_if_it_parsed_whole(octets: bytes, echo
         assert echoed is None or found[12:end].startswith(echoed)
         assert echoed != b""
     if not counts(found)[3]:
-        assert len(found) == 12 + len(echoed if counts(found)[0] and echoed is not None else found[12:])
+        assert len(found) == 12 + len(
+            echoed if counts(found)[0] and echoed is not None else found[12:]
+        )
 
 
 @pytest.mark.parametrize("length", range(0, 60))
@@ -335,7 +352,7 @@ def test_a_name_of_255_octets_is_answered(stream: bool) -> None:
     assert dig(query(many), stream=stream).rcode() == dns.rcode.NXDOMAIN
 
 
-# ── the order of the questions the server asks itself ─────────────────────────────────────────────────────────
+# ── the order of the questions the server asks itself ─────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -358,8 +375,12 @@ def test_the_first_matching_rule_wins(octets: bytes, expected: int) -> None:
 
 @transports
 @pytest.mark.parametrize("version", [1, 2, 255])
-@pytest.mark.parametrize("rdata", [b"", option(COOKIE, b"x"), b"\xff\xff\xff"], ids=["plain", "cookie", "garbage"])
-def test_a_later_version_of_edns_gets_badvers_and_version_0(version: int, rdata: bytes, stream: bool) -> None:
+@pytest.mark.parametrize(
+    "rdata", [b"", option(COOKIE, b"x"), b"\xff\xff\xff"], ids=["plain", "cookie", "garbage"]
+)
+def test_a_later_version_of_edns_gets_badvers_and_version_0(
+    version: int, rdata: bytes, stream: bool
+) -> None:
     for name in ("web.internal", "example.com"):
         found = reply(query(name, AAAA, opt(rdata, version=version, do=True)), stream=stream)
         message = dns.message.from_wire(found)
@@ -372,14 +393,18 @@ def test_a_later_version_of_edns_gets_badvers_and_version_0(version: int, rdata:
 @transports
 @pytest.mark.parametrize("name", ["web.internal", "example.com", "version.bind", "localhost", "."])
 @pytest.mark.parametrize("qclass", [0, CH, 4, NONE, ANY_CLASS, 65_535])
-def test_a_class_other_than_in_is_refused_and_discloses_nothing(qclass: int, name: str, stream: bool) -> None:
+def test_a_class_other_than_in_is_refused_and_discloses_nothing(
+    qclass: int, name: str, stream: bool
+) -> None:
     found = reply(query(name, TXT, qclass=qclass), stream=stream)
     assert rcode(found) == dns.rcode.REFUSED
     assert has_no_records(found)
 
 
 @transports
-@pytest.mark.parametrize("name", ["web.internal", "internal", "web.flycast", "example.com", ".", "localhost"])
+@pytest.mark.parametrize(
+    "name", ["web.internal", "internal", "web.flycast", "example.com", ".", "localhost"]
+)
 @pytest.mark.parametrize("qtype", [AXFR, IXFR])
 def test_a_zone_transfer_is_refused(qtype: int, name: str, stream: bool) -> None:
     found = reply(query(name, qtype), stream=stream)
@@ -408,7 +433,7 @@ def test_with_forwarding_off_an_outside_name_is_refused_with_ede_20() -> None:
     assert not found.flags & dns.flags.RA
 
 
-# ── header bits ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── header bits ───────────────────────────────────────────────────────────────────────────────────
 
 
 @transports
@@ -432,14 +457,17 @@ def test_the_id_is_copied(ident: int) -> None:
     assert dig(query("web.internal", ident=ident)).id == ident
 
 
-# ── types ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── types ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 @transports
 @pytest.mark.parametrize(
-    "qtype", [0, A, 2, 5, SOA, PTR, MX, TXT, 33, 41, 43, 46, SVCB, 65, TSIG, 254, 256, 65_280, 65_535]
+    "qtype",
+    [0, A, 2, 5, SOA, PTR, MX, TXT, 33, 41, 43, 46, SVCB, 65, TSIG, 254, 256, 65_280, 65_535],
 )
-def test_another_type_at_an_existing_name_gets_nodata_with_the_soa(qtype: int, stream: bool) -> None:
+def test_another_type_at_an_existing_name_gets_nodata_with_the_soa(
+    qtype: int, stream: bool
+) -> None:
     found = dig(query("web.internal", qtype), stream=stream)
     assert (found.rcode(), found.answer) == (dns.rcode.NOERROR, [])
     assert [rrset.to_text() for rrset in found.authority] == [
@@ -458,7 +486,7 @@ def test_any_gets_one_rrset(name: str, rtype: int) -> None:
     assert records(found, rtype) == records(dig(query(name, rtype)), rtype)
 
 
-# ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── names ─────────────────────────────────────────────────────────────────────────────────────────
 
 ODD_LABELS: list[tuple[bytes, ...]] = [
     (b"my-app.internal",),
@@ -481,7 +509,9 @@ ODD_LABELS: list[tuple[bytes, ...]] = [
 
 @transports
 @pytest.mark.parametrize("name", ODD_LABELS, ids=repr)
-def test_a_label_is_octets_and_is_echoed_byte_for_byte(name: tuple[bytes, ...], stream: bool) -> None:
+def test_a_label_is_octets_and_is_echoed_byte_for_byte(
+    name: tuple[bytes, ...], stream: bool
+) -> None:
     found = outcome(query(name), stream=stream)
     if name[-1] == b"internal":
         assert isinstance(found, Reply)
@@ -502,7 +532,9 @@ def test_a_dot_inside_a_label_makes_no_name_of_ours() -> None:
 
 
 @transports
-@pytest.mark.parametrize("name", ["wEb.InTeRnAl", "VMS.WEB.INTERNAL", "nOsUcH.iNtErNaL", "LOCALhost", "x.TEST"])
+@pytest.mark.parametrize(
+    "name", ["wEb.InTeRnAl", "VMS.WEB.INTERNAL", "nOsUcH.iNtErNaL", "LOCALhost", "x.TEST"]
+)
 def test_letter_case_is_ignored_and_kept(name: str, stream: bool) -> None:
     for qtype in (AAAA, TXT):
         found = reply(query(name, qtype), stream=stream)
@@ -520,13 +552,15 @@ def test_letters_are_ascii_letters_only() -> None:
     assert found.query.labels == ("ÄÖ".encode(), b"example")
 
 
-# ── EDNS ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── EDNS ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 @transports
 @pytest.mark.parametrize("name", ["web.internal", "nosuch.internal", "localhost", "x.test"])
 @pytest.mark.parametrize("do", [False, True])
-def test_opt_is_in_the_reply_iff_in_the_query_and_do_is_copied(name: str, do: bool, stream: bool) -> None:
+def test_opt_is_in_the_reply_iff_in_the_query_and_do_is_copied(
+    name: str, do: bool, stream: bool
+) -> None:
     assert dig(query(name), stream=stream).edns == -1
     found = dig(query(name, AAAA, opt(do=do)), stream=stream)
     assert found.edns == 0
@@ -581,7 +615,13 @@ def test_nsid_is_told_when_asked_for_and_configured(stream: bool) -> None:
 
 
 def test_the_options_of_a_query_are_not_echoed() -> None:
-    found = dig(query("web.internal", AAAA, opt(option(12, bytes(30)), option(65_300, b"x"), option(EDE, b"\0\1hi"))))
+    found = dig(
+        query(
+            "web.internal",
+            AAAA,
+            opt(option(12, bytes(30)), option(65_300, b"x"), option(EDE, b"\0\1hi")),
+        )
+    )
     assert options(found) == {}
 
 
@@ -600,7 +640,9 @@ def test_an_ede_is_the_first_to_go_when_there_is_no_room() -> None:
     assert EDE not in options(found)
 
 
-@pytest.mark.parametrize("name", ["nosuch.internal", "batch.internal", "nosuch.flycast", "x.vm.web.internal"])
+@pytest.mark.parametrize(
+    "name", ["nosuch.internal", "batch.internal", "nosuch.flycast", "x.vm.web.internal"]
+)
 def test_a_negative_reply_says_why_but_never_the_name(name: str) -> None:
     value = options(dig(query(name, AAAA, opt())))[EDE]
     assert value[:2] == b"\0\0"
@@ -618,7 +660,7 @@ def test_without_a_catalog_our_zones_servfail_with_ede_14_and_the_rest_works() -
     assert records(dig(query("localhost"), catalog=None), AAAA) == ["::1"]
 
 
-# ── cookies ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── cookies ───────────────────────────────────────────────────────────────────────────────────────
 
 FIRST = "e5e973e5a6b2a43f48e7dc849e37bfcf"
 RFC_9018 = [  # Appendix A: secret, client address, client cookie, time stamp, server cookie
@@ -645,7 +687,9 @@ RFC_9018 = [  # Appendix A: secret, client address, client cookie, time stamp, s
 def test_a_server_cookie_is_that_of_rfc_9018_and_a_bad_one_gets_a_fresh_one(
     secret: str, address: str, client: str, now: int, expected: str, old: bytes
 ) -> None:
-    everyone = tuple(SourceMap.of(ip_network(text), NetworkId(0x18)) for text in ("0.0.0.0/0", "::/0"))
+    everyone = tuple(
+        SourceMap.of(ip_network(text), NetworkId(0x18)) for text in ("0.0.0.0/0", "::/0")
+    )
     rules = Rules(maps=everyone, secret=bytes.fromhex(secret))
     octets = query("web.internal", AAAA, opt(option(COOKIE, bytes.fromhex(client) + old)))
     found = dig(octets, source=ip(address), rules=rules, now=now)
@@ -682,7 +726,7 @@ def test_a_query_without_question_but_with_a_cookie_gets_a_cookie(stream: bool) 
     assert len(options(dns.message.from_wire(found))[COOKIE]) == 24
 
 
-# ── isolation of the destination, local names ─────────────────────────────────────────────────────────────────
+# ── isolation of the destination, local names ─────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("destination", ["fdaa::3", "fdaa:0:18::3", "::1", "192.0.2.1"])
@@ -729,7 +773,14 @@ def test_a_bare_host_name_gets_an_empty_reply_at_once() -> None:
 
 
 def test_a_suffix_with_an_upstream_of_its_own_is_forwarded_unless_it_is_ours() -> None:
-    rules = Rules(forwarded=(labels("test"), labels("10.in-addr.arpa"), labels("internal"), labels("localhost")))
+    rules = Rules(
+        forwarded=(
+            labels("test"),
+            labels("10.in-addr.arpa"),
+            labels("internal"),
+            labels("localhost"),
+        )
+    )
     assert isinstance(outcome(query("x.test"), rules=rules), Forward)
     assert isinstance(outcome(query("1.10.in-addr.arpa", PTR), rules=rules), Forward)
     assert records(dig(query("web.internal"), rules=rules), AAAA)
@@ -758,7 +809,11 @@ def test_the_server_answers_alike_for_equal_arguments(name: Name) -> None:
 def test_another_prefix_works_as_well() -> None:
     rules = replace(Rules(), prefix=b"\xfd\x12")
     found = dig(
-        query("_api.internal"), source=ip("fd12:0:18::5"), destination=ip("fd12::3"), rules=rules, catalog=Catalog()
+        query("_api.internal"),
+        source=ip("fd12:0:18::5"),
+        destination=ip("fd12::3"),
+        rules=rules,
+        catalog=Catalog(),
     )
     assert records(found, AAAA) == ["fd12:0:18::3"]
     assert rcode(reply(query("_api.internal"), rules=rules)) == dns.rcode.REFUSED

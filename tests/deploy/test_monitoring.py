@@ -1,4 +1,5 @@
-"""deploy/: the metrics that dashboard and alerts name exist; every alert fires when it should, and is explained."""
+"""deploy/: the metrics that dashboard and alerts name exist; every alert fires when it should, and
+is explained."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ WORDS = {
 }  # fmt: skip
 
 
-# ── reading the files ─────────────────────────────────────────────────────────────────────────────────────────
+# ── reading the files ─────────────────────────────────────────────────────────────────────────────
 
 
 def alerts() -> dict[str, dict[str, str]]:
@@ -53,27 +54,39 @@ def queries() -> Iterator[str]:
     """Every expression of the dashboard."""
     for panel in dashboard()["panels"]:
         yield from (target["expr"] for target in panel.get("targets", ()))
-    yield from (v["query"]["query"] for v in dashboard()["templating"]["list"] if v["type"] == "query")
+    yield from (
+        v["query"]["query"] for v in dashboard()["templating"]["list"] if v["type"] == "query"
+    )
 
 
 def metrics_of(expr: str) -> dict[str, set[str]]:
     """The metrics of an expression, each with the labels that it is asked for."""
     expr = re.sub(r"\bby \(([^)]*)\)", "", expr)
     found: dict[str, set[str]] = {}
-    for name, labels in re.findall(r"([a-zA-Z_:][\w:]*)(?:\{([^}]*)\})?", re.sub(r"\[[^]]*\]", "", expr)):
+    for name, labels in re.findall(
+        r"([a-zA-Z_:][\w:]*)(?:\{([^}]*)\})?", re.sub(r"\[[^]]*\]", "", expr)
+    ):
         if name not in WORDS and not (name == "instance" and expr.startswith("label_values")):
-            found.setdefault(name, set()).update(re.findall(r"(\w+)\s*=", re.sub(r'"[^"]*"', "", labels)))
+            found.setdefault(name, set()).update(
+                re.findall(r"(\w+)\s*=", re.sub(r'"[^"]*"', "", labels))
+            )
     return found
 
 
 def grouped_by(expr: str) -> set[str]:
-    return {label.strip() for labels in re.findall(r"\bby \(([^)]*)\)", expr) for label in labels.split(",")}
+    return {
+        label.strip()
+        for labels in re.findall(r"\bby \(([^)]*)\)", expr)
+        for label in labels.split(",")
+    }
 
 
 def exposed() -> dict[str, set[str]]:
     """Every series name that a server exposes, with its labels as docs/metrics.md has them."""
     rows = re.findall(
-        r"^\| `((?:internal_dns|process)_[a-z_]+)` \| (\w+) \| ([^|]*)\|", METRICS.read_text(), re.MULTILINE
+        r"^\| `((?:internal_dns|process)_[a-z_]+)` \| (\w+) \| ([^|]*)\|",
+        METRICS.read_text(),
+        re.MULTILINE,
     )
     found = {}
     for name, kind, labels in rows:
@@ -90,7 +103,9 @@ def test_every_metric_that_is_named_exists_with_those_labels(expr: str) -> None:
     assert found
     for name, labels in found.items():
         assert name in known, f"there is no metric {name}"
-        assert labels <= known[name] | SCRAPED, f"{name} has no label {labels - known[name] - SCRAPED}"
+        assert labels <= known[name] | SCRAPED, (
+            f"{name} has no label {labels - known[name] - SCRAPED}"
+        )
     assert grouped_by(expr) <= SCRAPED.union(*(known[name] for name in found))
 
 
@@ -105,7 +120,7 @@ def test_metrics_are_found_in_expressions(expr: str, found: dict[str, set[str]])
     assert metrics_of(expr) == found
 
 
-# ── the dashboard ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── the dashboard ─────────────────────────────────────────────────────────────────────────────────
 
 
 def test_no_two_panels_lie_on_each_other() -> None:
@@ -125,16 +140,25 @@ def test_panels_have_numbers_of_their_own_and_take_the_chosen_source_and_servers
     for panel in panels:
         for target in panel.get("targets", ()):
             assert target["datasource"]["uid"] == "${datasource}"
-            assert '{instance=~"$instance"' in target["expr"] or 'instance=~"$instance"}' in target["expr"]
+            assert (
+                '{instance=~"$instance"' in target["expr"]
+                or 'instance=~"$instance"}' in target["expr"]
+            )
 
 
 def test_every_metric_of_ours_is_on_the_dashboard() -> None:
-    shown = {re.sub("_(bucket|sum|count)$", "", name) for expr in queries() for name in metrics_of(expr)}
-    all_of_them = {re.sub("_(bucket|sum|count)$", "", name) for name in exposed() if name.startswith("internal_dns")}
+    shown = {
+        re.sub("_(bucket|sum|count)$", "", name) for expr in queries() for name in metrics_of(expr)
+    }
+    all_of_them = {
+        re.sub("_(bucket|sum|count)$", "", name)
+        for name in exposed()
+        if name.startswith("internal_dns")
+    }
     assert all_of_them == {name for name in shown if name.startswith("internal_dns")}
 
 
-# ── the alerts ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the alerts ────────────────────────────────────────────────────────────────────────────────────
 
 
 def anchors() -> dict[str, str]:
@@ -267,7 +291,12 @@ def test_every_alert_is_tried() -> None:
 @requires_tool("promtool")
 def test_alerts_fire_when_they_should_and_not_when_they_should_not(tmp_path: Path) -> None:
     tests = [
-        {"name": f"{name}, {word}", "interval": "1m", "input_series": series, "promql_expr_test": [firing(name, times)]}
+        {
+            "name": f"{name}, {word}",
+            "interval": "1m",
+            "input_series": series,
+            "promql_expr_test": [firing(name, times)],
+        }
         for name, (fires, quiet) in CASES.items()
         for word, series, times in (("fires", fires, 1), ("quiet", quiet, 0))
     ]
@@ -275,12 +304,17 @@ def test_alerts_fire_when_they_should_and_not_when_they_should_not(tmp_path: Pat
     (tmp_path / "test.yaml").write_text(
         json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": tests})
     )
-    for words in (("check", "rules", "--lint-fatal", str(ALERTS)), ("test", "rules", str(tmp_path / "test.yaml"))):
-        done = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=60, check=False)
+    for words in (
+        ("check", "rules", "--lint-fatal", str(ALERTS)),
+        ("test", "rules", str(tmp_path / "test.yaml")),
+    ):
+        done = subprocess.run(
+            ["promtool", *words], capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-# ── a real Prometheus ─────────────────────────────────────────────────────────────────────────────────────────
+# ── a real Prometheus ─────────────────────────────────────────────────────────────────────────────
 
 
 def free_port() -> int:
@@ -301,21 +335,28 @@ def test_prometheus_scrapes_a_server_and_loads_the_rules(tmp_path: Path) -> None
     create_catalog(tmp_path / "demo.db", demo_rows())
     admin, port = free_port(), free_port()
     (tmp_path / "prometheus.yml").write_text(
-        json.dumps({
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(ALERTS)],
-            "scrape_configs": [
-                {"job_name": "internal-dns", "static_configs": [{"targets": [f"127.0.0.1:{admin}"]}]}
-            ],
-        })
-    )  # fmt: skip
+        json.dumps(
+            {
+                "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                "rule_files": [str(ALERTS)],
+                "scrape_configs": [
+                    {
+                        "job_name": "internal-dns",
+                        "static_configs": [{"targets": [f"127.0.0.1:{admin}"]}],
+                    }
+                ],
+            }
+        )
+    )
     command = [
         "prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
         f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
     ]  # fmt: skip
     with (
         # By this path each reply is timed; what the native one repeats is not.
-        serving(tmp_path / "demo.db", "--admin", f"127.0.0.1:{admin}", "--udp-path", "python") as server,
+        serving(
+            tmp_path / "demo.db", "--admin", f"127.0.0.1:{admin}", "--udp-path", "python"
+        ) as server,
         subprocess.Popen(command, stderr=subprocess.DEVNULL) as prometheus,
     ):
         try:
@@ -330,7 +371,11 @@ def test_prometheus_scrapes_a_server_and_loads_the_rules(tmp_path: Path) -> None
                     return -1  # it is starting
                 return float(found[0]["value"][1]) if found else -1
 
-            until(lambda: value("internal_dns_answer_table_hits_total") == 4, 20, "the counters were not scraped")
+            until(
+                lambda: value("internal_dns_answer_table_hits_total") == 4,
+                20,
+                "the counters were not scraped",
+            )
             assert value("sum(internal_dns_questions_total)") == 6
             assert value("sum(internal_dns_request_duration_seconds_count)") == 6
             assert value('up{job="internal-dns"}') == 1

@@ -45,7 +45,9 @@ class Doh:
                     if isinstance(event, h2.events.RequestReceived):
                         self.asked.append({k.decode(): v.decode() for k, v in event.headers or ()})
                     elif isinstance(event, h2.events.DataReceived):
-                        bodies[event.stream_id] = bodies.get(event.stream_id, b"") + (event.data or b"")
+                        bodies[event.stream_id] = bodies.get(event.stream_id, b"") + (
+                            event.data or b""
+                        )
                     elif isinstance(event, h2.events.StreamEnded):
                         self._answer(connection, event.stream_id, bodies.pop(event.stream_id, b""))
                 writer.write(connection.data_to_send())

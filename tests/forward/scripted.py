@@ -16,14 +16,18 @@ import dns.rrset
 
 from internal_dns.forward.upstreams import Upstream
 
-Script = Callable[[bytes, bool], Iterable[bytes]]  # (query, whether by TCP) → what is sent back, in order
+Script = Callable[
+    [bytes, bool], Iterable[bytes]
+]  # (query, whether by TCP) → what is sent back, in order
 
 
 def good(text: str = "192.0.2.80", **how: Any) -> Script:
     return lambda octets, _: [reply(octets, text, **how)]
 
 
-def reply(octets: bytes, text: str = "192.0.2.80", *, rcode: int = 0, flags: int = 0, owner: str = "") -> bytes:
+def reply(
+    octets: bytes, text: str = "192.0.2.80", *, rcode: int = 0, flags: int = 0, owner: str = ""
+) -> bytes:
     """A reply to *octets* with one address."""
     message = dns.message.from_wire(octets)
     made = dns.message.make_response(message, recursion_available=True)
@@ -31,7 +35,9 @@ def reply(octets: bytes, text: str = "192.0.2.80", *, rcode: int = 0, flags: int
     made.set_rcode(dns.rcode.Rcode(rcode))
     if text:
         kind = "AAAA" if ":" in text else "A"
-        made.answer.append(dns.rrset.from_text(owner or str(message.question[0].name), 60, "IN", kind, text))
+        made.answer.append(
+            dns.rrset.from_text(owner or str(message.question[0].name), 60, "IN", kind, text)
+        )
     return made.to_wire(max_size=65_535)
 
 
@@ -64,7 +70,9 @@ class Scripted:
         self.writers.append(writer)
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
-                octets = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+                octets = await reader.readexactly(
+                    int.from_bytes(await reader.readexactly(2), "big")
+                )
                 for answer in self.answers(octets, True):
                     writer.write(pack("!H", len(answer)) + answer)
                 await writer.drain()

@@ -25,9 +25,17 @@ def age(cache: Cache, key: bytes, now: float) -> Age | None:
 def test_a_reply_is_fresh_then_due_once_then_stale_then_gone() -> None:
     cache = Cache()
     cache.keep(b"k", reply(100), 1_000)
-    ages = [age(cache, b"k", 1_000 + at) for at in (0, 89.9, 90, 90, 99.9, 100, 100 + MAX_STALE - 1, 100 + MAX_STALE)]
+    ages = [
+        age(cache, b"k", 1_000 + at)
+        for at in (0, 89.9, 90, 90, 99.9, 100, 100 + MAX_STALE - 1, 100 + MAX_STALE)
+    ]
     assert ages == [Age.FRESH, Age.FRESH, Age.DUE, Age.FRESH, Age.FRESH, Age.STALE, Age.STALE, None]
-    assert (cache.hits[Age.FRESH], cache.hits[Age.DUE], cache.hits[Age.STALE], cache.misses) == (4, 1, 2, 1)
+    assert (cache.hits[Age.FRESH], cache.hits[Age.DUE], cache.hits[Age.STALE], cache.misses) == (
+        4,
+        1,
+        2,
+        1,
+    )
 
 
 def test_a_reply_without_a_lifetime_is_not_kept() -> None:
@@ -38,7 +46,9 @@ def test_a_reply_without_a_lifetime_is_not_kept() -> None:
 
 @pytest.mark.parametrize("protected", [False, True])
 @pytest.mark.parametrize(("rcode", "left"), [(0, 0), (3, 0), (9, 1)])
-def test_what_a_newer_reply_without_a_lifetime_contradicts_is_forgotten(protected: bool, rcode: int, left: int) -> None:
+def test_what_a_newer_reply_without_a_lifetime_contradicts_is_forgotten(
+    protected: bool, rcode: int, left: int
+) -> None:
     cache = Cache()
     cache.keep(b"k", reply(100), 0)
     if protected:
@@ -56,7 +66,11 @@ def test_what_a_reply_takes_is_counted_its_list_of_ttls_included() -> None:
         cache = Cache()
         before = tracemalloc.get_traced_memory()[0]
         for number in range(count):
-            cache.keep(b"%d" % number, Relayed(0, False, (4_000, 0), records + bytes((number,)), tuple(ttls), 100), 0)
+            cache.keep(
+                b"%d" % number,
+                Relayed(0, False, (4_000, 0), records + bytes((number,)), tuple(ttls), 100),
+                0,
+            )
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
@@ -87,7 +101,9 @@ def test_looking_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("bound", [{"max_entries": 100}, {"max_octets": 100 * 600}])
-def test_what_is_asked_for_once_does_not_push_out_what_is_asked_for_often(bound: dict[str, int]) -> None:
+def test_what_is_asked_for_once_does_not_push_out_what_is_asked_for_often(
+    bound: dict[str, int],
+) -> None:
     cache = Cache(**bound)
     often = [b"often%d" % n for n in range(50)]
     for key in often:
@@ -111,7 +127,10 @@ def test_its_bounds_hold_whatever_is_done() -> None:
             cache.find(key, step / 100)
         assert len(cache) <= 50
         assert cache.octets <= 60_000
-        parts = [sum(kept.octets for kept in part.values()) for part in (cache._probation, cache._protected)]
+        parts = [
+            sum(kept.octets for kept in part.values())
+            for part in (cache._probation, cache._protected)
+        ]
         assert [cache.octets, cache._protected_octets] == [sum(parts), parts[1]]
         assert len(cache._protected) <= PROTECTED * 50
     assert cache.evictions
@@ -122,7 +141,11 @@ def test_its_bounds_hold_whatever_is_done() -> None:
 def test_a_failure_is_remembered_two_seconds_and_an_answer_ends_it() -> None:
     cache, why = Cache(), (Ede.NETWORK_ERROR, "why")
     cache.failed(b"k", why, 10)
-    assert [cache.failure(b"k", now) for now in (10, 10 + FAILED - 0.01, 10 + FAILED)] == [why, why, None]
+    assert [cache.failure(b"k", now) for now in (10, 10 + FAILED - 0.01, 10 + FAILED)] == [
+        why,
+        why,
+        None,
+    ]
     cache.failed(b"k", why, 20)
     cache.keep(b"k", reply(), 20)
     assert cache.failure(b"k", 20) is None

@@ -1,4 +1,5 @@
-"""Play `tests/scenarios/forward/*.scn`: a forwarder and its upstreams in virtual time, sharp to a tenth of a second.
+"""Play `tests/scenarios/forward/*.scn`: a forwarder and its upstreams in virtual time, sharp to a
+tenth of a second.
 
     ; Comment.
     scenario A title is a sentence.
@@ -127,7 +128,9 @@ def _about(pair: Pair, word: str, rest: str) -> bool:
         case "ede":
             pair.ede.append(rest)
         case "asked":
-            pair.asked = {name: int(count) for name, count in (each.split() for each in rest.split(","))}
+            pair.asked = {
+                name: int(count) for name, count in (each.split() for each in rest.split(","))
+            }
         case _:
             return False
     return True
@@ -139,7 +142,7 @@ def seconds(text: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3_600}[found[2]]
 
 
-# ── upstreams ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── upstreams ─────────────────────────────────────────────────────────────────────────────────────
 
 
 class Speaker(asyncio.DatagramProtocol):
@@ -171,7 +174,10 @@ class Speaker(asyncio.DatagramProtocol):
         reply.set_rcode(dns.rcode.from_text(pair.rcode))
         owner = query.question[0].name.to_text()
         for section, lines in ((reply.answer, "answer"), (reply.authority, "authority")):
-            section += [dns.rrset.from_text(*_fields(line.replace("@", owner))) for line in pair.sections[lines]]
+            section += [
+                dns.rrset.from_text(*_fields(line.replace("@", owner)))
+                for line in pair.sections[lines]
+            ]
         octets = reply.to_wire()
         asyncio.get_running_loop().call_later(pair.after, self._send, octets, addr)
 
@@ -185,20 +191,25 @@ def _fields(line: str) -> tuple[str, int, str, str, str]:
     return owner, int(ttl), rdclass, rdtype, rdata
 
 
-# ── playing ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── playing ───────────────────────────────────────────────────────────────────────────────────────
 
 
 async def play(scenario: Scenario) -> None:
     loop = asyncio.get_running_loop()
     with ExitStack() as stack:
         for module in (asking, forwarder_module):  # they read the clock without the loop, too
-            stack.enter_context(patch.object(module, "time", SimpleNamespace(monotonic=loop.time), create=True))
+            stack.enter_context(
+                patch.object(module, "time", SimpleNamespace(monotonic=loop.time), create=True)
+            )
         speakers: dict[str, Speaker] = {}
         for name in scenario.upstreams:
             transport, speaker = await loop.create_datagram_endpoint(Speaker, local_addr=("::1", 0))
             stack.callback(transport.close)
             speakers[name] = speaker
-        urls = [f"udp://[::1]:{speaker.transport.get_extra_info('sockname')[1]}" for speaker in speakers.values()]
+        urls = [
+            f"udp://[::1]:{speaker.transport.get_extra_info('sockname')[1]}"
+            for speaker in speakers.values()
+        ]
         forwarder = Forwarder([Upstream.parse(url) for url in urls], Metrics(), b"\xfd\xaa")
         try:
             for step in scenario.steps:
@@ -213,11 +224,15 @@ async def play(scenario: Scenario) -> None:
     await asyncio.sleep(0)
 
 
-async def judge(scenario: Scenario, pair: Pair, forwarder: Forwarder, speakers: dict[str, Speaker]) -> None:
+async def judge(
+    scenario: Scenario, pair: Pair, forwarder: Forwarder, speakers: dict[str, Speaker]
+) -> None:
     name, rdtype, *options = pair.words
     said = dict(option.lstrip("+").partition("=")[::2] for option in options)
     network = int(said.pop("network", "18"), 16)
-    query = dns.message.make_query(name, rdtype, use_edns=0, payload=4_096, want_dnssec="do" in said)
+    query = dns.message.make_query(
+        name, rdtype, use_edns=0, payload=4_096, want_dnssec="do" in said
+    )
     source = b"\xfd\xaa" + network.to_bytes(4, "big") + bytes(9) + b"\2"
     forward = respond(query.to_wire(), source, b"\xfd\xaa" + bytes(13) + b"\3", Catalog(), Rules())
     assert isinstance(forward, Forward)

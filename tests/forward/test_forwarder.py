@@ -1,4 +1,5 @@
-"""Forwarding over real sockets: what counts as a reply, what is kept, and how little an upstream can spoil."""
+"""Forwarding over real sockets: what counts as a reply, what is kept, and how little an upstream
+can spoil."""
 
 from __future__ import annotations
 
@@ -21,7 +22,23 @@ from internal_dns.forward.asking import Question
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.metrics import Metrics
-from tests.core.messages import AAAA, AD, CD, COOKIE, EDE, NSID, RD, TXT, A, ip, opt, option, options, query, records
+from tests.core.messages import (
+    AAAA,
+    AD,
+    CD,
+    COOKIE,
+    EDE,
+    NSID,
+    RD,
+    TXT,
+    A,
+    ip,
+    opt,
+    option,
+    options,
+    query,
+    records,
+)
 from tests.forward.scripted import Script, good, reply, scripted
 
 PREFIX = b"\xfd\xaa"
@@ -29,13 +46,19 @@ ECS = 8
 
 
 def asked(
-    name: str = "www.example.com", qtype: int = A, *additional: bytes, flags: int = RD, network: int = 0x18,
+    name: str = "www.example.com",
+    qtype: int = A,
+    *additional: bytes,
+    flags: int = RD,
+    network: int = 0x18,
     stream: bool = False,
-) -> Forward:  # fmt: skip
+) -> Forward:
     """What the journey hands over for a query; EDNS with 1232 octets unless told."""
     octets = query(name, qtype, *(additional or (opt(),)), flags=flags)
     source = b"\xfd\xaa" + network.to_bytes(4, "big") + bytes(9) + b"\2"
-    found = respond(octets, source, ip("fdaa::3"), Catalog(), Rules(forwarded=((b"lan",),)), stream=stream)
+    found = respond(
+        octets, source, ip("fdaa::3"), Catalog(), Rules(forwarded=((b"lan",),)), stream=stream
+    )
     assert isinstance(found, Forward)
     return found
 
@@ -73,7 +96,8 @@ def _in_a_tenth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times so long that what happens within half a second was not waited for, even on a busy machine."""
+    """Times so long that what happens within half a second was not waited for, even on a busy
+    machine."""
     set_times(monkeypatch, HEDGE=1.0, TRY_TIMEOUT=2.0, PATIENCE=4.0)
 
 
@@ -108,7 +132,9 @@ def test_a_reply_is_relayed_under_the_clients_id_and_question() -> None:
     async def story() -> None:
         async with scripted(good(flags=int(dns.flags.AD))) as (upstream,):
             metrics = Metrics()
-            message = await ask(made(upstream.udp, metrics=metrics), asked("wWw.Example.com", A, opt(do=True)))
+            message = await ask(
+                made(upstream.udp, metrics=metrics), asked("wWw.Example.com", A, opt(do=True))
+            )
             assert (message.id, message.rcode()) == (0x1234, 0)
             assert records(message, A) == ["192.0.2.80"]
             assert message.question[0].to_text() == "wWw.Example.com. IN A"
@@ -168,9 +194,13 @@ def not_a_reply(octets: bytes) -> bytes:
     ],
     ids="id name case type query empty short noise cut trailing".split(),
 )
-def test_a_forged_or_broken_packet_does_not_end_the_wait_for_the_true_one(bad: Callable[[bytes], bytes]) -> None:
+def test_a_forged_or_broken_packet_does_not_end_the_wait_for_the_true_one(
+    bad: Callable[[bytes], bytes],
+) -> None:
     async def story() -> None:
-        async with scripted(lambda octets, _: [bad(octets), bad(octets), reply(octets)]) as (upstream,):
+        async with scripted(lambda octets, _: [bad(octets), bad(octets), reply(octets)]) as (
+            upstream,
+        ):
             message = await ask(made(upstream.udp))
             assert message.rcode() == 0
             assert records(message, A) == ["192.0.2.80"]
@@ -206,7 +236,9 @@ def test_a_reply_too_large_for_the_client_leaves_truncated() -> None:
     def script(octets: bytes, _: bool) -> list[bytes]:
         made = dns.message.make_response(dns.message.from_wire(octets))
         name = str(made.question[0].name)
-        made.answer.append(dns.rrset.from_text_list(name, 60, "IN", "A", [f"192.0.2.{n}" for n in range(60)]))
+        made.answer.append(
+            dns.rrset.from_text_list(name, 60, "IN", "A", [f"192.0.2.{n}" for n in range(60)])
+        )
         return [made.to_wire()]
 
     async def story() -> None:
@@ -295,7 +327,9 @@ def test_when_no_upstream_can_be_reached_the_reply_says_so() -> None:
     run(story())
 
 
-def test_a_silent_upstream_delays_the_answer_until_the_next_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_upstream_delays_the_answer_until_the_next_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     set_times(monkeypatch, TRY_TIMEOUT=2.0, PATIENCE=4.0)
 
     async def story() -> None:
@@ -350,12 +384,16 @@ def test_a_question_never_costs_more_than_four_packets() -> None:
     ids=["address", "internal", "flycast"],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_upstream_that_speaks_for_us_is_not_believed_nor_is_another_asked(script: Script, stream: bool) -> None:
+def test_an_upstream_that_speaks_for_us_is_not_believed_nor_is_another_asked(
+    script: Script, stream: bool
+) -> None:
     async def story() -> None:
         async with scripted(script, good("2001:db8::80")) as (injecting, other):
             metrics = Metrics()
             first = injecting.tcp if stream else injecting.udp
-            message = await ask(made(first, other.udp, metrics=metrics), asked("www.example.com", AAAA))
+            message = await ask(
+                made(first, other.udp, metrics=metrics), asked("www.example.com", AAAA)
+            )
             assert message.rcode() == dns.rcode.SERVFAIL
             assert ede(message) == 15
             assert not message.answer
@@ -414,14 +452,18 @@ def test_the_longest_suffix_with_a_rule_decides() -> None:
         assert forwarder.rule_for(labels)[1].upstreams == (expected,), name
 
 
-# ── how much at a time ────────────────────────────────────────────────────────────────────────────────────────
+# ── how much at a time ────────────────────────────────────────────────────────────────────────────
 
 
 def waiting(forwarder: Forwarder, *names: str, network: int = 0x18) -> list[asyncio.Task[bytes]]:
-    return [asyncio.create_task(octets_of(forwarder, asked(name, network=network))) for name in names]
+    return [
+        asyncio.create_task(octets_of(forwarder, asked(name, network=network))) for name in names
+    ]
 
 
-def test_a_network_may_have_so_many_clients_waiting_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_may_have_so_many_clients_waiting_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(forwarder_module, "PER_NETWORK", 20)
 
     async def story() -> None:
@@ -454,7 +496,9 @@ def test_when_sockets_run_out_the_network_that_has_most_makes_room() -> None:
             assert metrics.forwards["busy"] == 15
             assert {n: len(of) for n, of in forwarder.of_network.items()} == {0x18: 5, 0x19: 5}
             assert forwarder.sockets == 10
-            refused = waiting(forwarder, "z.example", network=0x19)  # both have as much: nobody has to make room
+            refused = waiting(
+                forwarder, "z.example", network=0x19
+            )  # both have as much: nobody has to make room
             await asyncio.sleep(0.01)
             assert metrics.forwards["busy"] == 16
             await asyncio.gather(*flood, *others, *refused)
@@ -496,7 +540,7 @@ def test_a_client_that_goes_away_leaves_the_question_to_those_who_wait() -> None
     run(story())
 
 
-# ── one question for all who ask it, and what is kept ─────────────────────────────────────────────────────────
+# ── one question for all who ask it, and what is kept ─────────────────────────────────────────────
 
 
 def test_a_thousand_who_ask_the_same_cost_one_packet() -> None:
@@ -555,8 +599,12 @@ def test_letter_case_is_random_by_udp_and_the_clients_own_in_the_reply() -> None
             forwarder = made(upstream.udp)
             for number in range(30):
                 message = await ask(forwarder, asked(f"a-name-to-be-mixed-{number:02}.ExAmple"))
-                assert message.question[0].name.to_text() == f"a-name-to-be-mixed-{number:02}.ExAmple."
-                assert message.answer[0].name.to_text() == f"a-name-to-be-mixed-{number:02}.ExAmple."
+                assert (
+                    message.question[0].name.to_text() == f"a-name-to-be-mixed-{number:02}.ExAmple."
+                )
+                assert (
+                    message.answer[0].name.to_text() == f"a-name-to-be-mixed-{number:02}.ExAmple."
+                )
             spelled = {octets[13:32] for octets, _ in upstream.asked}
             assert len(spelled) > 25  # of 30, with 16 letters each
             assert len({bytes(o & 0xDF for o in spelling[:17]) for spelling in spelled}) == 1
@@ -618,7 +666,9 @@ def test_a_loop_back_to_this_server_is_seen_at_once() -> None:
                 task = asyncio.ensure_future(back(data))
                 task.add_done_callback(lambda done: self.transport.sendto(done.result(), addr))
 
-        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Back, local_addr=("127.0.0.1", 0))
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            Back, local_addr=("127.0.0.1", 0)
+        )
         port = transport.get_extra_info("sockname")[1]
         forwarder = made(Upstream.parse(f"127.0.0.1:{port}"), metrics=metrics)
         message = dns.message.from_wire(await octets_of(forwarder, asked()))
@@ -629,7 +679,9 @@ def test_a_loop_back_to_this_server_is_seen_at_once() -> None:
     run(story())
 
 
-def test_an_upstream_that_is_silent_for_many_names_is_probed_and_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upstream_that_is_silent_for_many_names_is_probed_and_asked_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(forwarder_module, "PROBE_TIMEOUT", 0.05)
     monkeypatch.setattr(policy, "PROBE_AGAIN", (0.01,))
     monkeypatch.setattr(policy, "AVOID", 0.0)
@@ -637,7 +689,10 @@ def test_an_upstream_that_is_silent_for_many_names_is_probed_and_asked_last(monk
 
     async def story() -> None:
         nonlocal alive
-        async with scripted(lambda octets, _: [reply(octets)] if alive else [], good()) as (first, other):
+        async with scripted(lambda octets, _: [reply(octets)] if alive else [], good()) as (
+            first,
+            other,
+        ):
             forwarder = made(first.udp, other.udp)
             health = forwarder.states[first.udp].health
             for number in range(policy.SUSPECT):
@@ -665,7 +720,9 @@ def test_one_dead_name_says_nothing_about_its_upstream(monkeypatch: pytest.Monke
     monkeypatch.setattr("internal_dns.forward.cache.FAILED", 0)
 
     async def story() -> None:
-        async with scripted(lambda octets, _: [] if b"dead" in octets.lower() else [reply(octets)]) as (upstream,):
+        async with scripted(
+            lambda octets, _: [] if b"dead" in octets.lower() else [reply(octets)]
+        ) as (upstream,):
             forwarder = made(upstream.udp)
             for _ in range(policy.SUSPECT + 1):
                 assert (await ask(forwarder, asked("dead.example"))).rcode() == dns.rcode.SERVFAIL
@@ -685,7 +742,9 @@ def test_a_failure_is_remembered_for_a_moment() -> None:
     run(story())
 
 
-def test_what_has_run_out_stands_in_while_nothing_better_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_run_out_stands_in_while_nothing_better_can_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(forwarder_module, "CLIENT_PATIENCE", 0.05)
     alive = True
 
@@ -751,7 +810,9 @@ def test_what_the_upstreams_of_before_still_say_is_told_to_those_who_wait_and_no
             before.writers[0].write(len(answer).to_bytes(2, "big") + answer)
             assert dns.message.from_wire(await early).answer[0][0].to_text() == "192.0.2.1"
             assert (await ask(forwarder)).answer[0][0].to_text() == "192.0.2.2"
-            while forwarder._closing:  # the connection goes when its last question has been answered
+            while (
+                forwarder._closing
+            ):  # the connection goes when its last question has been answered
                 await asyncio.sleep(0.001)
             assert (before.connections, len(before.asked), len(after.asked)) == (1, 1, 1)
 
@@ -781,7 +842,9 @@ def test_a_server_that_ends_does_not_wait_for_the_upstreams_of_before() -> None:
     run(story())
 
 
-def test_an_upstream_is_probed_once_at_a_time_however_often_it_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upstream_is_probed_once_at_a_time_however_often_it_comes_and_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(policy, "PROBE_AGAIN", (3_600.0,))
     monkeypatch.setattr(forwarder_module, "PROBE_TIMEOUT", 0.02)
 
@@ -797,7 +860,11 @@ def test_an_upstream_is_probed_once_at_a_time_however_often_it_comes_and_goes(mo
                     await asyncio.sleep(0.001)
                 timers.append(state.probe_timer)
                 state.health.answered(b"", 0.01)
-            assert [timer is not None and timer.cancelled() for timer in timers] == [True, True, False]
+            assert [timer is not None and timer.cancelled() for timer in timers] == [
+                True,
+                True,
+                False,
+            ]
             await forwarder.close()
             assert timers[-1] is not None
             assert timers[-1].cancelled()
@@ -827,7 +894,9 @@ def test_an_interface_that_comes_back_has_another_number(monkeypatch: pytest.Mon
     run(story())
 
 
-def test_who_waits_is_told_even_when_keeping_the_reply_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_is_told_even_when_keeping_the_reply_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             forwarder = made(upstream.udp)
@@ -842,17 +911,23 @@ def test_who_waits_is_told_even_when_keeping_the_reply_fails(monkeypatch: pytest
     run(story())
 
 
-# ── what is sent ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── what is sent ──────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("do", [False, True])
 @pytest.mark.parametrize("cd", [False, True])
 def test_an_upstream_gets_do_and_cd_and_no_option_of_the_client(do: bool, cd: bool) -> None:
     loud = opt(
-        option(COOKIE, bytes(8)), option(ECS, b"\0\1\x18\0\xc0\0\2"), option(NSID), option(65_001, b"acme"), do=do,
+        option(COOKIE, bytes(8)),
+        option(ECS, b"\0\1\x18\0\xc0\0\2"),
+        option(NSID),
+        option(65_001, b"acme"),
+        do=do,
         size=4_096,
-    )  # fmt: skip
-    question = forwarder_module.question_of(asked("wWw.eXample.com", TXT, loud, flags=RD | CD * cd).query)
+    )
+    question = forwarder_module.question_of(
+        asked("wWw.eXample.com", TXT, loud, flags=RD | CD * cd).query
+    )
     octets = question.query(question.section(mixed=False))
     message = dns.message.from_wire(b"\0\0" + octets)
     assert message.question[0].to_text() == "www.example.com. IN TXT"

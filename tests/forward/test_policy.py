@@ -26,7 +26,9 @@ from internal_dns.forward.policy import (
 )
 
 
-def played(plan: Plan, events: dict[float, Callable[[Plan], object]] | None = None) -> list[tuple[float, int]]:
+def played(
+    plan: Plan, events: dict[float, Callable[[Plan], object]] | None = None
+) -> list[tuple[float, int]]:
     """Run *plan* from 0 s to its end: who was asked when. *events* happen at their time."""
     events, now, asked = dict(sorted((events or {}).items())), 0.0, []
     while True:
@@ -115,7 +117,7 @@ def test_the_times_keep_the_promise_of_four_and_a_half_seconds() -> None:
     assert TRIES * TRY_TIMEOUT < PATIENCE
 
 
-# ── health ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── health ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def name(number: int) -> bytes:

@@ -1,4 +1,5 @@
-"""Kept connections: when one is left for another, how often a question is sent, and what HTTPS may not do."""
+"""Kept connections: when one is left for another, how often a question is sent, and what HTTPS may
+not do."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ async def given_up(channel: Channel, number: int = 0, after: float = 0.02) -> No
             await channel.ask(query(number), lambda: True)
 
 
-def test_a_question_too_many_on_one_connection_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_too_many_on_one_connection_fails_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(streams, "MOST", 2)
 
     async def story() -> None:
@@ -104,12 +107,18 @@ def test_a_connection_on_which_nothing_comes_is_left_though_no_question_waits_lo
     run(story())
 
 
-def test_a_connection_that_does_not_come_about_gives_way_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_does_not_come_about_gives_way_to_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(streams, "CONNECT", 0.05)
 
     async def story() -> None:
-        async with scripted(lambda octets, _: []) as (upstream,):  # it says nothing, so TLS never begins
-            channel = Streams(Upstream.parse(f"tls://127.0.0.1:{upstream.port}"), streams.context(None))
+        async with scripted(lambda octets, _: []) as (
+            upstream,
+        ):  # it says nothing, so TLS never begins
+            channel = Streams(
+                Upstream.parse(f"tls://127.0.0.1:{upstream.port}"), streams.context(None)
+            )
             for opened in (1, 2):
                 with pytest.raises(TimeoutError):
                     await channel.ask(query(0), lambda: True)
@@ -131,7 +140,7 @@ def test_a_connection_nobody_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> 
     run(story())
 
 
-# ── HTTPS ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── HTTPS ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +149,18 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def by_https(authority: Authority) -> Callable[[Callable[[Doh, Https], Coroutine[Any, Any, None]]], None]:
+def by_https(
+    authority: Authority,
+) -> Callable[[Callable[[Doh, Https], Coroutine[Any, Any, None]]], None]:
     """Run a story of a server and the way to ask it."""
     context = authority.sign("IP:127.0.0.1").context("h2")
 
     def tell(story: Callable[[Doh, Https], Coroutine[Any, Any, None]]) -> None:
         async def whole() -> None:
             async with doh(context) as server:
-                channel = Https(Upstream.parse(f"https://127.0.0.1:{server.port}"), Path(authority.pem))
+                channel = Https(
+                    Upstream.parse(f"https://127.0.0.1:{server.port}"), Path(authority.pem)
+                )
                 await story(server, channel)
                 await channel.close()
 
@@ -168,7 +181,10 @@ def test_cookies_are_not_sent_back_and_nothing_is_packed(by_https: Tell) -> None
             assert await channel.ask(query(number), lambda: True)
         assert {headers.get("cookie") for headers in server.asked} == {None}
         assert {headers["accept-encoding"] for headers in server.asked} == {"identity"}
-        server.headers, server.body = (("content-encoding", "gzip"),), gzip.compress(bytes(1_000_000))
+        server.headers, server.body = (
+            (("content-encoding", "gzip"),),
+            gzip.compress(bytes(1_000_000)),
+        )
         assert await channel.ask(query(0), lambda: True) == server.body
 
     by_https(story)
@@ -190,7 +206,10 @@ def test_the_media_type_may_have_parameters_and_letters_of_any_case(by_https: Te
 @pytest.mark.parametrize("status", [302, 307, 404, 503])
 def test_redirects_and_errors_are_no_replies(by_https: Tell, status: int) -> None:
     async def story(server: Doh, channel: Https) -> None:
-        server.status, server.headers = status, (("location", f"https://127.0.0.1:{server.port}/elsewhere"),)
+        server.status, server.headers = (
+            status,
+            (("location", f"https://127.0.0.1:{server.port}/elsewhere"),),
+        )
         with pytest.raises(ConnectionError, match=str(status)):
             await channel.ask(query(0), lambda: True)
         assert [headers[":path"] for headers in server.asked] == ["/dns-query"]
@@ -199,7 +218,9 @@ def test_redirects_and_errors_are_no_replies(by_https: Tell, status: int) -> Non
 
 
 @needs_openssl
-def test_https_leaves_a_connection_on_which_nothing_comes(by_https: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_leaves_a_connection_on_which_nothing_comes(
+    by_https: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(streams, "SILENT", 0.05)
 
     async def story(server: Doh, channel: Https) -> None:

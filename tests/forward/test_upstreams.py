@@ -12,7 +12,7 @@ from internal_dns.config import load_settings
 from internal_dns.forward.upstreams import PUBLIC, Upstream, from_resolv_conf
 from internal_dns.transport.sockets import Endpoint
 
-# ── which upstreams there are ─────────────────────────────────────────────────────────────────────────────────
+# ── which upstreams there are ─────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,10 @@ from internal_dns.transport.sockets import Endpoint
         ("tls://[2620:fe::fe]#dns.quad9.net", "tls://[2620:fe::fe]:853#dns.quad9.net"),
         ("https://9.9.9.9", "https://9.9.9.9:443/dns-query"),
         ("https://9.9.9.9/", "https://9.9.9.9:443/dns-query"),
-        ("https://[2620:fe::fe]:8443/q#dns.quad9.net", "https://[2620:fe::fe]:8443/q#dns.quad9.net"),
+        (
+            "https://[2620:fe::fe]:8443/q#dns.quad9.net",
+            "https://[2620:fe::fe]:8443/q#dns.quad9.net",
+        ),
     ],
 )
 def test_an_upstream_is_an_address_with_a_transport(url: str, text: str) -> None:
@@ -75,7 +78,9 @@ def test_an_encrypted_upstream_by_name_is_told_how_to_write_it() -> None:
         Upstream.parse("tls://dns.example")
 
 
-def resolv_conf(tmp_path: Path, text: str, is_own: Callable[[Endpoint], bool] = lambda endpoint: False) -> list[str]:
+def resolv_conf(
+    tmp_path: Path, text: str, is_own: Callable[[Endpoint], bool] = lambda endpoint: False
+) -> list[str]:
     path = tmp_path / "resolv.conf"
     path.write_bytes(text.encode("latin-1"))
     return [str(upstream) for upstream in from_resolv_conf(is_own, path)]
@@ -83,7 +88,11 @@ def resolv_conf(tmp_path: Path, text: str, is_own: Callable[[Endpoint], bool] = 
 
 def test_the_upstreams_of_the_host_are_those_of_its_resolv_conf(tmp_path: Path) -> None:
     text = "# made by hand\nsearch lan\nnameserver 192.0.2.1\n  nameserver\t2001:db8::1  \nnameserver 192.0.2.2 # x\n"
-    assert resolv_conf(tmp_path, text) == ["udp://192.0.2.1:53", "udp://[2001:db8::1]:53", "udp://192.0.2.2:53"]
+    assert resolv_conf(tmp_path, text) == [
+        "udp://192.0.2.1:53",
+        "udp://[2001:db8::1]:53",
+        "udp://192.0.2.2:53",
+    ]
 
 
 def test_an_interface_in_resolv_conf_is_kept(tmp_path: Path) -> None:
@@ -91,7 +100,13 @@ def test_an_interface_in_resolv_conf_is_kept(tmp_path: Path) -> None:
 
 
 def test_lines_of_resolv_conf_that_make_no_sense_are_skipped(tmp_path: Path) -> None:
-    lines = ["nameserver", "nameserver nowhere", "nameserver 0.0.0.0", "nameservers 192.0.2.9", "\xff\xfe"]
+    lines = [
+        "nameserver",
+        "nameserver nowhere",
+        "nameserver 0.0.0.0",
+        "nameservers 192.0.2.9",
+        "\xff\xfe",
+    ]
     lines += [";nameserver 192.0.2.8", "nameserver 192.0.2.1"]
     assert resolv_conf(tmp_path, "\n".join(lines)) == ["udp://192.0.2.1:53"]
 
@@ -100,7 +115,9 @@ def test_lines_of_resolv_conf_that_make_no_sense_are_skipped(tmp_path: Path) -> 
 def test_without_any_upstream_of_the_host_public_ones_are_asked(text: str, tmp_path: Path) -> None:
     own = load_settings({}, {}, None).is_own
     assert resolv_conf(tmp_path, text, own) == [f"{url}:53" for url in PUBLIC]
-    assert [str(u) for u in from_resolv_conf(own, tmp_path / "nosuch")] == [f"{url}:53" for url in PUBLIC]
+    assert [str(u) for u in from_resolv_conf(own, tmp_path / "nosuch")] == [
+        f"{url}:53" for url in PUBLIC
+    ]
     assert [str(u) for u in from_resolv_conf(own, tmp_path)] == [f"{url}:53" for url in PUBLIC]
 
 

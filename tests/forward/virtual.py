@@ -1,7 +1,8 @@
 """An event loop whose clock stands still while anything happens, and jumps when nothing does.
 
-Sockets are real. On loopback what was sent is there at once; a stream may take a moment, for which `GRACE` is waited in
-real time before the clock jumps to the next timer. So a day passes in milliseconds, and a wait of 1.8 s is 1.8 s sharp.
+Sockets are real. On loopback what was sent is there at once; a stream may take a moment, for which
+`GRACE` is waited in real time before the clock jumps to the next timer. So a day passes in
+milliseconds, and a wait of 1.8 s is 1.8 s sharp.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Fuzz what reads octets from outside: `python -m tests.fuzz [--seconds 60] [--seed N] [--target NAME]`.
+"""Fuzz what reads octets from outside: `python -m tests.fuzz [--seconds 60] [--seed N] [--target
+NAME]`.
 
-Mutation over a small kept corpus (corpus/*.hex) and what it finds on its way: no coverage feedback, only volume.
-Exits 1 with the octets that break an invariant.
+Mutation over a small kept corpus (corpus/*.hex) and what it finds on its way: no coverage feedback,
+only volume. Exits 1 with the octets that break an invariant.
 """
 
 from __future__ import annotations
@@ -34,13 +35,16 @@ def from_hex(text: str) -> bytes:
 
 
 def fuzz(target: str, seconds: float, rng: Random) -> int:
-    """Run one target; return how many inputs it took. Raises what the target raises, with the octets as a note."""
+    """Run one target; return how many inputs it took. Raises what the target raises, with the
+    octets as a note."""
     check, corpus = TARGETS[target], seeds(target)
     pool, count, end = [*corpus], 0, time.monotonic() + seconds
     while time.monotonic() < end:
         for _ in range(BATCH):
             octets = (
-                rng.randbytes(rng.randint(0, 80)) if not rng.randrange(50) else mutated(rng.choice(pool), rng, corpus)
+                rng.randbytes(rng.randint(0, 80))
+                if not rng.randrange(50)
+                else mutated(rng.choice(pool), rng, corpus)
             )
             try:
                 check(octets)
@@ -71,12 +75,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 count = fuzz(target, slice_of, rng)
             except Exception as error:
-                print(f"\nthe invariant of {target} does not hold: {TARGETS[target].__doc__}", file=sys.stderr)
-                print(f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+                print(
+                    f"\nthe invariant of {target} does not hold: {TARGETS[target].__doc__}",
+                    file=sys.stderr,
+                )
+                print(
+                    f"{type(error).__name__}: {error}",
+                    *getattr(error, "__notes__", ()),
+                    sep="\n",
+                    file=sys.stderr,
+                )
                 return 1
             total[target] += count
             done += slice_of
-            print(f"{done:5.0f} s  {target:<12} {total[target]:>10,} inputs  {count / slice_of:>8,.0f}/s", flush=True)
+            print(
+                f"{done:5.0f} s  {target:<12} {total[target]:>10,} inputs  "
+                f"{count / slice_of:>8,.0f}/s",
+                flush=True,
+            )
     print(f"no violation in {sum(total.values()):,} inputs")
     return 0
 

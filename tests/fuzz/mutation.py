@@ -10,10 +10,21 @@ from typing import Final
 TELLING: Final = (0, 1, 2, 3, 12, 16, 28, 41, 63, 64, 65, 127, 128, 192, 193, 254, 255)
 WORDS: Final = (0, 1, 2, 5, 10, 15, 28, 41, 255, 256, 512, 4_096, 32_768, 49_164, 65_001, 65_535)
 PIECES: Final = (
-    b"\0", b"\xc0\x0c", b"\xc0\x10", b"\xff\xff", b"\x08internal\0", b"\x07flycast\0", b"\3web\x08internal\0",
-    b"\0\0\x29\x04\xd0\0\0\0\0\0\0", b"\0\x0a\0\x08abcdefgh", b"\0\x0b\0\0", b"\0\3\0\0", b"\xfd\xaa\0\0\0\x18",
-    b"\x3f" + b"x" * 63, b"\1a" * 40,
-)  # fmt: skip
+    b"\0",
+    b"\xc0\x0c",
+    b"\xc0\x10",
+    b"\xff\xff",
+    b"\x08internal\0",
+    b"\x07flycast\0",
+    b"\3web\x08internal\0",
+    b"\0\0\x29\x04\xd0\0\0\0\0\0\0",
+    b"\0\x0a\0\x08abcdefgh",
+    b"\0\x0b\0\0",
+    b"\0\3\0\0",
+    b"\xfd\xaa\0\0\0\x18",
+    b"\x3f" + b"x" * 63,
+    b"\1a" * 40,
+)
 
 
 def mutated(octets: bytes, rng: Random, others: Sequence[bytes] = ()) -> bytes:
@@ -39,7 +50,9 @@ def mutated(octets: bytes, rng: Random, others: Sequence[bytes] = ()) -> bytes:
                 found[at:at] = piece * rng.choice((1, 1, 2, 20))
             case 7 if len(found) >= 12:  # a count or the flags
                 where = rng.choice((2, 4, 6, 8, 10))
-                found[where : where + 2] = rng.choice((0, 0, 1, 1, 2, 3, 33, 256, 65_535)).to_bytes(2, "big")
+                found[where : where + 2] = rng.choice((0, 0, 1, 1, 2, 3, 33, 256, 65_535)).to_bytes(
+                    2, "big"
+                )
             case 8 if len(found) > 1:
                 where = at % (len(found) - 1)
                 found[where : where + 2] = rng.choice(WORDS).to_bytes(2, "big")

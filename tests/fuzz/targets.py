@@ -1,4 +1,5 @@
-"""What must hold for any octets. Each target takes some and raises AssertionError when its invariant does not hold."""
+"""What must hold for any octets. Each target takes some and raises AssertionError when its
+invariant does not hold."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ TABLE_ENTRIES: Final = 2_000
 
 
 def read_query(octets: bytes) -> None:
-    """Any octets are Silent, Malformed or a Query, never an exception; a Query puts together what was sent."""
+    """Any octets are Silent, Malformed or a Query, never an exception; a Query puts together what
+    was sent."""
     found = wire.read_query(octets)
     if len(octets) < 12 or octets[2] & 0x80:
         assert isinstance(found, Silent)
@@ -50,12 +52,15 @@ def read_query(octets: bytes) -> None:
         assert found.question.lower()[:-4] == found.name
         assert found.question[-4:] == pack("!HH", found.qtype, found.qclass)
     assert (
-        found.edns is None or found.edns.client_cookie is None or len(found.edns.client_cookie) in (8, *range(16, 41))
+        found.edns is None
+        or found.edns.client_cookie is None
+        or len(found.edns.client_cookie) in (8, *range(16, 41))
     )
 
 
 def respond(octets: bytes) -> None:
-    """Any octets get a Reply that keeps to its limit and that dnspython reads, a Forward if RD is set, or a Drop."""
+    """Any octets get a Reply that keeps to its limit and that dnspython reads, a Forward if RD is
+    set, or a Drop."""
     for source in (IN_WEB, OUTSIDER, IN_DEV):
         for stream in (False, True):
             judge(octets, source, stream)
@@ -72,7 +77,9 @@ def judge(octets: bytes, source: bytes, stream: bool) -> Reply | Forward | Drop:
         assert found.query.labels[-1:] not in ((b"internal",), (b"flycast",), (b"localhost",))
     elif isinstance(found, Reply):
         judge_reply(octets, found, stream)
-        assert source != OUTSIDER or (found.rcode == wire.Rcode.REFUSED and len(found.octets) <= len(octets))
+        assert source != OUTSIDER or (
+            found.rcode == wire.Rcode.REFUSED and len(found.octets) <= len(octets)
+        )
     return found
 
 
@@ -106,7 +113,8 @@ def limit(octets: bytes, stream: bool) -> int:
 
 
 def repeat(octets: bytes) -> None:
-    """What an answer table repeats is what the journey says, and the native one repeats what Python's does."""
+    """What an answer table repeats is what the journey says, and the native one repeats what
+    Python's does."""
     TWINS.table.max_entries = TABLE_ENTRIES
     for source in (IN_WEB, NEIGHBOUR, OUTSIDER):
         for destination in (SERVER, IN_WEB[:6] + SERVER[6:]):
@@ -116,7 +124,8 @@ def repeat(octets: bytes) -> None:
 
 
 def check_reply(octets: bytes) -> None:
-    """Any octets give BadReply, or a Checked that holds nothing of ours and passes again when relayed."""
+    """Any octets give BadReply, or a Checked that holds nothing of ours and passes again when
+    relayed."""
     octets = IDENT + octets[2:12].ljust(10, b"\0") + ASKED + octets[12 + len(ASKED) :]
     try:
         found = wire.check_reply(octets, IDENT, ASKED, ZONES, PREFIX)

@@ -1,4 +1,5 @@
-"""A headless Chromium driven by the WebDriver protocol: JSON over HTTP to chromedriver, no library between.
+"""A headless Chromium driven by the WebDriver protocol: JSON over HTTP to chromedriver, no library
+between.
 
 https://www.w3.org/TR/webdriver2/ has the endpoints; `cdp` is Chromium's own.
 """
@@ -18,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 TAB, ENTER = "\ue004", "\ue007"
-_ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element reference, fixed by the standard
+_ELEMENT = (
+    "element-6066-11e4-a52e-4f735466cecf"  # the key of an element reference, fixed by the standard
+)
 _FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars --force-device-scale-factor=1"
 ).split()
 _GONE = ("stale element", "does not belong to the document")
@@ -32,14 +36,21 @@ class Browser:
     def __init__(self, driver: str, profile: Path) -> None:
         self.session = driver
         options = {"args": [*_FLAGS, f"--user-data-dir={profile}"]}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+        wanted = {
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }
         made = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self.session = f"{driver}/session/{made['sessionId']}"
-        self._call("POST", "/timeouts", {"implicit": 10_000})  # milliseconds: a page may still be coming
+        self._call(
+            "POST", "/timeouts", {"implicit": 10_000}
+        )  # milliseconds: a page may still be coming
 
     def _call(self, method: str, path: str, value: Any = None) -> Any:
         body = None if method == "GET" else json.dumps(value or {}).encode()
-        request = urllib.request.Request(self.session + path, body, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self.session + path, body, {"Content-Type": "application/json"}, method=method
+        )
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
                 return json.load(response)["value"]
@@ -80,17 +91,27 @@ class Browser:
     def keys(self, *keys: str) -> None:
         """Press keys where the focus is, as a keyboard does."""
         actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
-        self._call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
+        self._call(
+            "POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]}
+        )
 
     def cdp(self, command: str, **parameters: Any) -> Any:
         return self._call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def scheme(self, name: str) -> None:
         """Prefer colours that are `dark` or `light`."""
-        self.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+        self.cdp(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}]
+        )
 
     def size(self, width: int, height: int) -> None:
-        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.cdp(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def screenshot(self, path: Path) -> bytes:
         """Write the whole page as a PNG."""
@@ -99,13 +120,18 @@ class Browser:
         return octets
 
     def log(self, kind: str) -> list[dict[str, Any]]:
-        """What was logged since the last look: `browser` (the console) or `performance` (requests)."""
+        """What was logged since the last look: `browser` (the console) or `performance`
+        (requests)."""
         return list(self._call("POST", "/se/log", {"type": kind}))
 
     def requests(self) -> list[str]:
         """The URLs that pages asked for since the last look."""
         messages = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
-        return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return [
+            m["params"]["request"]["url"]
+            for m in messages
+            if m["method"] == "Network.requestWillBeSent"
+        ]
 
     def until(self, what: Callable[[], bool], words: str) -> None:
         """Wait for something of the page, at most ten seconds."""
@@ -127,13 +153,16 @@ class Browser:
     @property
     def focused(self) -> str:
         """What has the focus: its text, else its id."""
-        return str(self.run("const e = document.activeElement; return (e.innerText || '').trim() || e.id"))
+        return str(
+            self.run("const e = document.activeElement; return (e.innerText || '').trim() || e.id")
+        )
 
     def close(self) -> None:
         self._call("DELETE", "")
 
     def _on(self, how: str, which: str, method: str, path: str, value: Any = None) -> Any:
-        """Do something with an element; again when another page took the place of its page meanwhile."""
+        """Do something with an element; again when another page took the place of its page
+        meanwhile."""
         for left in reversed(range(5)):
             try:
                 found = self._call("POST", "/element", {"using": how, "value": which})[_ELEMENT]
@@ -150,10 +179,16 @@ def browsing() -> Iterator[Browser]:
     """A browser with a new profile, gone at the end."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["chromedriver", "--port=0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as driver:
             assert driver.stdout is not None
             try:
-                port = next(line.split()[-1].rstrip(".") for line in driver.stdout if "successfully on port" in line)
+                port = next(
+                    line.split()[-1].rstrip(".")
+                    for line in driver.stdout
+                    if "successfully on port" in line
+                )
                 browser = Browser(f"http://127.0.0.1:{port}", Path(folder, "profile"))
                 try:
                     yield browser

@@ -33,22 +33,67 @@ class Authority:
         self.folder, self.name = folder, name
         self.pem, self.key = folder / f"{name}.pem", folder / f"{name}.key"
         command(
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", CURVE, "-nodes", "-days", "2",
-            "-keyout", str(self.key), "-out", str(self.pem), "-subj", f"/CN={name}",
-            "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
-        )  # fmt: skip
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            CURVE,
+            "-nodes",
+            "-days",
+            "2",
+            "-keyout",
+            str(self.key),
+            "-out",
+            str(self.pem),
+            "-subj",
+            f"/CN={name}",
+            "-addext",
+            "basicConstraints=critical,CA:TRUE",
+            "-addext",
+            "keyUsage=critical,keyCertSign,cRLSign",
+        )
 
     def sign(self, *names: str, days: int = 2) -> Pair:
         """A certificate for *names*, such as `IP:::1` and `DNS:dns.example`; with *days* < 0 it is over."""
         stem = f"{self.name}-{len(list(self.folder.glob('*.pem')))}"
-        key, request, signed, extra = (self.folder / f"{stem}.{kind}" for kind in ("key", "csr", "pem", "ext"))
+        key, request, signed, extra = (
+            self.folder / f"{stem}.{kind}" for kind in ("key", "csr", "pem", "ext")
+        )
         command(
-            "openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", CURVE, "-nodes",
-            "-keyout", str(key), "-out", str(request), "-subj", "/CN=upstream",
-        )  # fmt: skip
+            "openssl",
+            "req",
+            "-new",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            CURVE,
+            "-nodes",
+            "-keyout",
+            str(key),
+            "-out",
+            str(request),
+            "-subj",
+            "/CN=upstream",
+        )
         extra.write_text(f"subjectAltName={','.join(names)}\nbasicConstraints=CA:FALSE\n")
         command(
-            "openssl", "x509", "-req", "-in", str(request), "-CA", str(self.pem), "-CAkey", str(self.key),
-            "-CAcreateserial", "-days", str(days), "-extfile", str(extra), "-out", str(signed),
-        )  # fmt: skip
+            "openssl",
+            "x509",
+            "-req",
+            "-in",
+            str(request),
+            "-CA",
+            str(self.pem),
+            "-CAkey",
+            str(self.key),
+            "-CAcreateserial",
+            "-days",
+            str(days),
+            "-extfile",
+            str(extra),
+            "-out",
+            str(signed),
+        )
         return Pair(signed, key)

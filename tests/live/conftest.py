@@ -24,13 +24,16 @@ def nothing_is_left() -> Iterator[None]:
     for host in tuple(hosts.made_hosts):
         host.close()
     ours = f"idns-{os.getpid()}-*"
-    left += [str(path) for folder in ("/var/run/netns", "/etc/netns") for path in Path(folder).glob(ours)]
+    left += [
+        str(path) for folder in ("/var/run/netns", "/etc/netns") for path in Path(folder).glob(ours)
+    ]
     assert not left, f"left behind: {', '.join(left)}"
 
 
 @pytest.fixture
 def acme(tmp_path: Path) -> Path:
-    """A catalog file of two tenants, as the scenarios have it, in WAL mode like one that others write to."""
+    """A catalog file of two tenants, as the scenarios have it, in WAL mode like one that others
+    write to."""
     return catalog_file(tmp_path / "catalog.db", "acme.sql")
 
 

@@ -43,10 +43,16 @@ class Got:
 
 
 def ask_all(
-    server: Served, messages: Sequence[dns.message.Message], *, timeout: float = 6, sources: int = 8,
-    at: tuple[str, int] | None = None, spacing: float = 0.0,
-) -> list[Got]:  # fmt: skip
-    """Send all of *messages* from a few sockets, then wait for the replies: by id, in the order of the questions.
+    server: Served,
+    messages: Sequence[dns.message.Message],
+    *,
+    timeout: float = 6,
+    sources: int = 8,
+    at: tuple[str, int] | None = None,
+    spacing: float = 0.0,
+) -> list[Got]:
+    """Send all of *messages* from a few sockets, then wait for the replies: by id, in the order of
+    the questions.
 
     *at* is another address of the server.
     """
@@ -98,7 +104,8 @@ def ask_by_tcp(server: Served, message: dns.message.Message, timeout: float = 6)
 
 @dataclass(slots=True)
 class Case:
-    """A question below a suffix that has upstreams of its own. `None` as a script: a port where nobody is."""
+    """A question below a suffix that has upstreams of its own. `None` as a script: a port where
+    nobody is."""
 
     name: str
     scripts: tuple[Script | None, ...]
@@ -124,7 +131,8 @@ class Played:
     def packets(self) -> int:
         """What the question cost: datagrams and connections."""
         return sum(
-            sum(not asked.stream for asked in upstream.asked) + upstream.connections for upstream in self.upstreams
+            sum(not asked.stream for asked in upstream.asked) + upstream.connections
+            for upstream in self.upstreams
         )
 
     @property
@@ -133,7 +141,9 @@ class Played:
 
 
 @contextmanager
-def gallery(catalog: Path, cases: Iterable[Case], folder: Path) -> Iterator[tuple[Served, dict[str, list[Upstream]]]]:
+def gallery(
+    catalog: Path, cases: Iterable[Case], folder: Path
+) -> Iterator[tuple[Served, dict[str, list[Upstream]]]]:
     """A server with a rule for each case, and its upstreams by the case's name."""
     with ExitStack() as stack:
         found: dict[str, list[Upstream]] = {}
@@ -152,7 +162,10 @@ def gallery(catalog: Path, cases: Iterable[Case], folder: Path) -> Iterator[tupl
         config = folder / "rules.toml"
         config.write_text("\n".join(rules))
         default = stack.enter_context(Nobody())
-        yield stack.enter_context(serving(catalog, "--config", str(config), upstream=default.url)), found
+        yield (
+            stack.enter_context(serving(catalog, "--config", str(config), upstream=default.url)),
+            found,
+        )
 
 
 def play_all(catalog: Path, cases: Sequence[Case], folder: Path) -> dict[str, Played]:
@@ -160,7 +173,10 @@ def play_all(catalog: Path, cases: Sequence[Case], folder: Path) -> dict[str, Pl
     with gallery(catalog, cases, folder) as (server, upstreams):
         messages = [query(case.question, case.rdtype, **case.ask) for case in cases]
         found = ask_all(server, messages, sources=len(cases))
-        return {case.name: Played(got, upstreams[case.name]) for case, got in zip(cases, found, strict=True)}
+        return {
+            case.name: Played(got, upstreams[case.name])
+            for case, got in zip(cases, found, strict=True)
+        }
 
 
 def until_true(what: Callable[[], bool], seconds: float = 5) -> bool:

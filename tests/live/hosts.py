@@ -1,9 +1,11 @@
-"""Hosts for live tests: network namespaces with real 6PN addresses, and servers that are really started.
+"""Hosts for live tests: network namespaces with real 6PN addresses, and servers that are really
+started.
 
     server  fdaa::3, <network>::3 (AnyIP)   fe80::1 ── veth ── fe80::2   acme    fdaa:0:18:a7b:7d:f066:b83b:2, ...
                                             fe80::1 ── veth ── fe80::2   globex  fdaa:0:19:a7b:7d:1:1:2
 
-A namespace is called `idns-<pid>-<number>-<role>`; those of a run that was killed are removed by the next one.
+A namespace is called `idns-<pid>-<number>-<role>`; those of a run that was killed are removed by
+the next one.
 """
 
 from __future__ import annotations
@@ -69,18 +71,29 @@ class Host:
 
     def run(self, *words: str, fails: bool = False, timeout: float = 20) -> str:
         """Run a command here and return what it says, standard error after standard output."""
-        done = subprocess.run(self.within(*words), capture_output=True, text=True, timeout=timeout, check=False)
-        assert fails or done.returncode == 0, f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        done = subprocess.run(
+            self.within(*words), capture_output=True, text=True, timeout=timeout, check=False
+        )
+        assert fails or done.returncode == 0, (
+            f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        )
         return done.stdout + done.stderr
 
     def nameserver(self, address: str, options: str = "") -> None:
-        """Name the one server of this host's /etc/resolv.conf, and the options of glibc's resolver."""
+        """Name the one server of this host's /etc/resolv.conf, and the options of glibc's
+        resolver."""
         self.resolv_conf.parent.mkdir(parents=True, exist_ok=True)
-        self.resolv_conf.write_text(f"nameserver {address}\n" + f"options {options}\n" * bool(options))
+        self.resolv_conf.write_text(
+            f"nameserver {address}\n" + f"options {options}\n" * bool(options)
+        )
 
     def inside(self, make: Callable[[], T]) -> T:
         """Call *make* with this thread in the namespace: the sockets it makes stay there."""
-        with _entering, open("/proc/thread-self/ns/net") as home, open(f"/var/run/netns/{self.name}") as there:
+        with (
+            _entering,
+            open("/proc/thread-self/ns/net") as home,
+            open(f"/var/run/netns/{self.name}") as there,
+        ):
             _enter(there.fileno())
             try:
                 return make()
@@ -88,7 +101,8 @@ class Host:
                 _enter(home.fileno())
 
     def socket(self, kind: socket.SocketKind, source: str = "") -> socket.socket:
-        """Return a socket of this host that sends from *source*, which need not be an address of an interface."""
+        """Return a socket of this host that sends from *source*, which need not be an address of an
+        interface."""
         return self.inside(lambda: client_socket(kind, source))
 
     def close(self) -> None:
@@ -105,7 +119,8 @@ def _enter(descriptor: int) -> None:
 
 
 def client_socket(kind: socket.SocketKind, source: str = "") -> socket.socket:
-    """Return a socket of the present namespace, bound to *source* if given, with a timeout of 5 s."""
+    """Return a socket of the present namespace, bound to *source* if given, with a timeout of 5
+    s."""
     family = socket.AF_INET if "." in source else socket.AF_INET6
     made = socket.socket(family, kind)
     made.settimeout(5)
@@ -137,8 +152,11 @@ def remove_left_over() -> None:
             shutil.rmtree(Path("/etc/netns", path.name), ignore_errors=True)
 
 
-def join(server: Host, tenant: Host, link: str, networks: tuple[str, ...], addresses: tuple[str, ...]) -> None:
-    """Lay a cable between *server* and *tenant*, who has *addresses* of *networks* (such as fdaa:0:18)."""
+def join(
+    server: Host, tenant: Host, link: str, networks: tuple[str, ...], addresses: tuple[str, ...]
+) -> None:
+    """Lay a cable between *server* and *tenant*, who has *addresses* of *networks* (such as
+    fdaa:0:18)."""
     server.ip(f"link add {link} type veth peer name eth0 netns {tenant.name}")
     for host, name, address in ((server, link, "fe80::1/64"), (tenant, "eth0", "fe80::2/64")):
         host.ip(f"-6 addr add {address} dev {name} nodad")
@@ -152,17 +170,22 @@ def join(server: Host, tenant: Host, link: str, networks: tuple[str, ...], addre
     tenant.ip(f"-6 route add default via fe80::1 dev eth0 src {addresses[0]}")
 
 
-# ── servers ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── servers ───────────────────────────────────────────────────────────────────────────────────────
 
 
 class Served:
     """A running `internal-dns serve`, or `dev`."""
 
     def __init__(
-        self, *flags: str, host: Host | None = None, verb: str = "serve", folder: Path = REPOSITORY,
+        self,
+        *flags: str,
+        host: Host | None = None,
+        verb: str = "serve",
+        folder: Path = REPOSITORY,
         program: tuple[str, ...] = PROGRAM,
-        sockets: Sequence[socket.socket] = (), environment: Mapping[str, str] = {},
-    ) -> None:  # fmt: skip
+        sockets: Sequence[socket.socket] = (),
+        environment: Mapping[str, str] = {},
+    ) -> None:
         """Start it; *sockets* are passed on as systemd would."""
         self.host = host
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by stop
@@ -172,9 +195,15 @@ class Served:
         launcher = (sys.executable, str(LAUNCHER), ",".join(map(str, numbers))) if sockets else ()
         words = (*outlived, *launcher, *program, verb, *flags)
         self.process = subprocess.Popen(
-            host.within(*words) if host else words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=self.errors, text=True, cwd=folder, pass_fds=numbers, env={**os.environ, **environment},
-        )  # fmt: skip
+            host.within(*words) if host else words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            cwd=folder,
+            pass_fds=numbers,
+            env={**os.environ, **environment},
+        )
         started.append(self)
         try:
             self.ready = self._wait_until_ready(verb)
@@ -198,7 +227,11 @@ class Served:
             waiting.register(self.process.stdout, selectors.EVENT_READ)
             while not any(line.startswith(last) for line in said.split("\n")[:-1]):
                 left = deadline - time.monotonic()
-                piece = os.read(self.process.stdout.fileno(), 65_536) if left > 0 and waiting.select(left) else b""
+                piece = (
+                    os.read(self.process.stdout.fileno(), 65_536)
+                    if left > 0 and waiting.select(left)
+                    else b""
+                )
                 if not piece:
                     raise AssertionError(f"the server did not get ready: {said}{self.stderr()}")
                 said += piece.decode()
@@ -246,18 +279,32 @@ class Served:
 
 @contextmanager
 def serving(
-    catalog: Path, *flags: str, host: Host | None = None, upstream: str = "none", port: int = 0,
-    wrapped: tuple[str, ...] = (), environment: Mapping[str, str] = {}, map_loopback: bool = True,
-) -> Iterator[Served]:  # fmt: skip
+    catalog: Path,
+    *flags: str,
+    host: Host | None = None,
+    upstream: str = "none",
+    port: int = 0,
+    wrapped: tuple[str, ...] = (),
+    environment: Mapping[str, str] = {},
+    map_loopback: bool = True,
+) -> Iterator[Served]:
     """A server of *catalog*: on [::1], for which we are network 0x18, or on port 53 of every address of *host*."""
     where = ["--listen", LISTEN_ANYWHERE] if host else ["--listen", f"[::1]:{port}"]
     where += ["--map-source", MAP_LOOPBACK] if map_loopback and not host else []
     upstreams = [word for url in upstream.split() for word in ("--upstream", url)]
     program = (*wrapped, *PROGRAM)
     server = Served(
-        "--catalog", str(catalog), *where, *upstreams, "--admin", "none", *flags, host=host, program=program,
+        "--catalog",
+        str(catalog),
+        *where,
+        *upstreams,
+        "--admin",
+        "none",
+        *flags,
+        host=host,
+        program=program,
         environment=environment,
-    )  # fmt: skip
+    )
     try:
         yield server
     except BaseException:
@@ -269,7 +316,7 @@ def serving(
 MAP_LOOPBACK = "::1/128=fdaa:0:18::/48"
 
 
-# ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── asking ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def query(name: str, rdtype: str = "AAAA", **options: object) -> dns.message.QueryMessage:
@@ -277,7 +324,9 @@ def query(name: str, rdtype: str = "AAAA", **options: object) -> dns.message.Que
     return dns.message.make_query(name, rdtype, **{"use_edns": 0, "payload": 1232, **options})  # type: ignore[arg-type]
 
 
-def ask(server: Served, asked: dns.message.Message | str, *, timeout: float = 5) -> dns.message.Message:
+def ask(
+    server: Served, asked: dns.message.Message | str, *, timeout: float = 5
+) -> dns.message.Message:
     """Ask a server on [::1] by UDP; the reply must come from there and have the query's id."""
     message = query(asked) if isinstance(asked, str) else asked
     with client_socket(socket.SOCK_DGRAM) as sock:
@@ -296,7 +345,9 @@ def addresses(reply: dns.message.Message) -> list[str]:
 
 def outcome(reply: dns.message.Message) -> str:
     """The RCODE, and the code of the EDE if there is one: `SERVFAIL 14`."""
-    codes = [str(int(option.code)) for option in reply.options if isinstance(option, dns.edns.EDEOption)]
+    codes = [
+        str(int(option.code)) for option in reply.options if isinstance(option, dns.edns.EDEOption)
+    ]
     return " ".join([dns.rcode.to_text(reply.rcode()), *codes])
 
 

@@ -1,6 +1,7 @@
 """Do to a program what systemd's socket activation does: launcher.py FD,FD,… PROGRAM WORD …
 
-The descriptors become 3, 4, …, the environment says so with our own process id, and the program takes our place.
+The descriptors become 3, 4, …, the environment says so with our own process id, and the program
+takes our place.
 """
 
 import fcntl
@@ -17,7 +18,9 @@ def main() -> None:
     for place, number in enumerate(aside, 3):
         os.dup2(number, place)
     names = ":".join(["dns"] * len(numbers))
-    os.environ.update(LISTEN_FDS=str(len(numbers)), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=names)
+    os.environ.update(
+        LISTEN_FDS=str(len(numbers)), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=names
+    )
     os.execvp(sys.argv[2], sys.argv[2:])
 
 

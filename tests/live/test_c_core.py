@@ -1,4 +1,5 @@
-"""The C core, built alone: every warning is an error, and sanitizers watch. `make fuzz` does the same for longer."""
+"""The C core, built alone: every warning is an error, and sanitizers watch. `make fuzz` does the
+same for longer."""
 
 from __future__ import annotations
 

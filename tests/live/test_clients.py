@@ -44,7 +44,9 @@ GLOBEX_WEB = [OTHER, "fdaa:0:19:a7b:c1:1:2:2"]
 REVERSE = "2.0.0.0.b.3.8.b.6.6.0.f.d.7.0.0.b.7.a.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa."
 
 # Everything that dig and kdig print when something about a reply displeases them.
-COMPLAINT = re.compile(r"(?im)^.*(warn|\berror|unexpected|mismatch|malformed|\bbad\b|not available|timed out).*$")
+COMPLAINT = re.compile(
+    r"(?im)^.*(warn|\berror|unexpected|mismatch|malformed|\bbad\b|not available|timed out).*$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,14 @@ def resolve(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The path of resolve.c, compiled against musl."""
     program = tmp_path_factory.mktemp("musl") / "resolve"
     command(
-        "musl-gcc", "-static", "-O1", "-Wall", "-Werror", "-o", str(program), str(Path(__file__).with_name("resolve.c"))
+        "musl-gcc",
+        "-static",
+        "-O1",
+        "-Wall",
+        "-Werror",
+        "-o",
+        str(program),
+        str(Path(__file__).with_name("resolve.c")),
     )
     return str(program)
 
@@ -107,7 +116,7 @@ def exchange(
     return dns.message.from_wire(octets), peer[0]
 
 
-# ── dig and kdig ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── dig and kdig ──────────────────────────────────────────────────────────────────────────────────
 
 
 @requires_tool("dig")
@@ -121,11 +130,26 @@ class TestDig:
 
     @pytest.mark.parametrize(
         "words",
-        [[], ["+noedns"], ["+tcp"], ["+tcp", "+noedns"], ["+bufsize=512"], ["+nocookie"], ["+nsid"], ["+dnssec"],
-         ["+norecurse"], ["+cdflag"], ["+keepalive", "+tcp"], ["+padding=64"], ["+subnet=192.0.2.0/24"]],
+        [
+            [],
+            ["+noedns"],
+            ["+tcp"],
+            ["+tcp", "+noedns"],
+            ["+bufsize=512"],
+            ["+nocookie"],
+            ["+nsid"],
+            ["+dnssec"],
+            ["+norecurse"],
+            ["+cdflag"],
+            ["+keepalive", "+tcp"],
+            ["+padding=64"],
+            ["+subnet=192.0.2.0/24"],
+        ],
         ids=" ".join,
-    )  # fmt: skip
-    def test_no_option_of_the_query_changes_the_answer(self, hosts: Hosts, words: list[str]) -> None:
+    )
+    def test_no_option_of_the_query_changes_the_answer(
+        self, hosts: Hosts, words: list[str]
+    ) -> None:
         assert short(hosts.acme, *words, "db.internal", "AAAA") == DB
         assert "status: NXDOMAIN" in dig(hosts.acme, *words, "nobody.internal", "AAAA")
 
@@ -150,7 +174,9 @@ class TestDig:
         assert ";; Truncated, retrying in TCP mode." in said
         assert "(TCP)" in said
         assert len(re.findall("instance=", said)) == 9
-        assert "flags: qr aa tc" in dig(hosts.acme, "+bufsize=512", "+ignore", "_instances.internal", "TXT")
+        assert "flags: qr aa tc" in dig(
+            hosts.acme, "+bufsize=512", "+ignore", "_instances.internal", "TXT"
+        )
 
     def test_empty_lists_are_one_empty_string(self, hosts: Hosts) -> None:
         assert short(hosts.acme, "vms.blog.internal", "TXT") == ['""']
@@ -158,7 +184,9 @@ class TestDig:
     def test_srv_has_its_addresses_with_it(self, hosts: Hosts) -> None:
         said = dig(hosts.acme, "_postgres._tcp.db.internal", "SRV")
         assert "0 1 5432 148e306c77e789.vm.db.internal." in said
-        assert re.search(r"148e306c77e789\.vm\.db\.internal\.\s+5\s+IN\s+AAAA\s+fdaa:0:18:a7b:7d:2:1:2", said)
+        assert re.search(
+            r"148e306c77e789\.vm\.db\.internal\.\s+5\s+IN\s+AAAA\s+fdaa:0:18:a7b:7d:2:1:2", said
+        )
 
 
 @requires_tool("kdig")
@@ -169,10 +197,12 @@ def test_kdig_finds_the_same(hosts: Hosts, words: list[str]) -> None:
     asked = [*words, "@fdaa::3", "db.internal", "AAAA"]
     assert short(hosts.acme, *asked, program="kdig") == DB
     assert "Flags: qr aa" in dig(hosts.acme, *asked, program="kdig")
-    assert "status: NXDOMAIN" in dig(hosts.acme, *words, "@fdaa::3", "nobody.internal", "AAAA", program="kdig")
+    assert "status: NXDOMAIN" in dig(
+        hosts.acme, *words, "@fdaa::3", "nobody.internal", "AAAA", program="kdig"
+    )
 
 
-# ── resolvers of C libraries ──────────────────────────────────────────────────────────────────────────────────
+# ── resolvers of C libraries ──────────────────────────────────────────────────────────────────────
 
 
 @requires_tool("getent")
@@ -185,7 +215,9 @@ def test_glibc_finds_addresses_although_there_is_no_a(hosts: Hosts) -> None:
 
 
 @requires_tool("getent")
-@pytest.mark.parametrize("options", ["use-vc", "edns0", "edns0 trust-ad", "single-request", "single-request-reopen"])
+@pytest.mark.parametrize(
+    "options", ["use-vc", "edns0", "edns0 trust-ad", "single-request", "single-request-reopen"]
+)
 def test_glibc_finds_addresses_with_its_options_set(hosts: Hosts, options: str) -> None:
     hosts.acme.nameserver("fdaa::3", options)
     try:
@@ -215,14 +247,23 @@ def test_musl_finds_addresses_although_there_is_no_a(hosts: Hosts, resolve: str)
     assert found["db.internal"] == DB
     assert found["web.flycast"] == ["fdaa:0:18:0:1::2", "fdaa:0:18:0:1::5"]
     assert found["nobody.internal"] == ["EAI_NONAME"]
-    assert found["blog.internal"] != ["EAI_AGAIN"]  # there is such an app, without a machine: no reason to try again
+    assert found["blog.internal"] != [
+        "EAI_AGAIN"
+    ]  # there is such an app, without a machine: no reason to try again
 
 
 @requires_tool("musl-gcc")
 def test_musl_uses_what_a_truncated_reply_holds(hosts: Hosts, resolve: str) -> None:
-    # 30 addresses are 30 * 28 octets: too many for 512, and musl before 1.2.4 asks neither by EDNS nor by TCP.
-    rows = ",".join(f"('m{n}', 24, 'many', 'fdaa:0:18:a7b:7d:9:{n:x}:2', 'iad', 'started')" for n in range(1, 31))
-    change(hosts.catalog, f"INSERT INTO machines (id, network_id, app, address, region, state) VALUES {rows}")
+    # 30 addresses are 30 * 28 octets: too many for 512, and musl before 1.2.4 asks neither by EDNS
+    # nor by TCP.
+    rows = ",".join(
+        f"('m{n}', 24, 'many', 'fdaa:0:18:a7b:7d:9:{n:x}:2', 'iad', 'started')"
+        for n in range(1, 31)
+    )
+    change(
+        hosts.catalog,
+        f"INSERT INTO machines (id, network_id, app, address, region, state) VALUES {rows}",
+    )
     until(lambda: "NOERROR" in hosts.acme.run("dig", "many.internal", "AAAA"), 5)
     found = hosts.acme.run(resolve, "many.internal").split()[1:]
     assert len(set(found)) >= 15
@@ -237,7 +278,7 @@ def test_busybox_nslookup_finds_addresses(hosts: Hosts) -> None:
     assert "vms.db" in hosts.acme.run("busybox", "nslookup", "-type=txt", "vms.db.internal")
 
 
-# ── tenants ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── tenants ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @requires_tool("dig")
@@ -259,7 +300,9 @@ def test_hidden_peers_are_in_no_name_and_no_list(hosts: Hosts) -> None:
 @pytest.mark.parametrize(
     ("source", "own"), [(MACHINE, "fdaa:0:18::3"), (PEER, "fdaa:0:18::3"), (VACANT, "fdaa:0:1a::3")]
 )
-def test_the_reply_comes_from_the_address_that_was_asked(hosts: Hosts, source: str, own: str) -> None:
+def test_the_reply_comes_from_the_address_that_was_asked(
+    hosts: Hosts, source: str, own: str
+) -> None:
     for asked in ("fdaa::3", own, "fdaa::3"):
         reply, peer = exchange(hosts.acme, query("_api.internal"), source, asked)
         assert (peer, addresses(reply)) == (asked, [own])
@@ -272,7 +315,11 @@ def test_the_reply_comes_from_the_address_that_was_asked(hosts: Hosts, source: s
 
 def test_another_networks_address_is_refused(hosts: Hosts) -> None:
     for name in ("web.internal", "nobody.internal", "_api.internal"):
-        for source, asked in ((VACANT, "fdaa:0:18::3"), (MACHINE, "fdaa:0:1a::3"), (MACHINE, "fdaa:0:19::3")):
+        for source, asked in (
+            (VACANT, "fdaa:0:18::3"),
+            (MACHINE, "fdaa:0:1a::3"),
+            (MACHINE, "fdaa:0:19::3"),
+        ):
             for _ in range(2):
                 reply, peer = exchange(hosts.acme, query(name), source, asked)
                 assert peer == asked
@@ -307,14 +354,20 @@ def test_every_address_comes_first_equally_often(hosts: Hosts) -> None:
         sock.connect(("fdaa::3", 53))
         for _ in range(1_000):
             sock.send(query("web.internal").to_wire())
-            first[dns.message.from_wire(sock.recv(4_096), one_rr_per_rrset=True).answer[0][0].to_text()] += 1
+            first[
+                dns.message.from_wire(sock.recv(4_096), one_rr_per_rrset=True)
+                .answer[0][0]
+                .to_text()
+            ] += 1
     assert sorted(first) == WEB
     # 200 each are expected, and one in 10^7 runs has one below 130 (binomial, n = 1000, p = 1/5).
     assert min(first.values()) > 130, first
 
 
 @requires_tool("dig")
-def test_a_machine_that_stops_leaves_the_answer(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_that_stops_leaves_the_answer(
+    hosts: Hosts, capsys: pytest.CaptureFixture[str]
+) -> None:
     machine, address = "32874445f04218", "fdaa:0:18:a7b:81:2:2:2"
 
     def seen() -> list[str]:
@@ -328,13 +381,20 @@ def test_a_machine_that_stops_leaves_the_answer(hosts: Hosts, capsys: pytest.Cap
     back = until(lambda: seen() == DB, 5)
     with capsys.disabled():
         print(
-            f"\n  a stopped machine left the answer after {took * 1000:.0f} ms, and was back after {back * 1000:.0f} ms"
+            f"\n  a stopped machine left the answer after {took * 1000:.0f} ms, and was back after "
+            f"{back * 1000:.0f} ms"
         )
 
 
 def test_the_same_question_on_one_socket_is_answered_for_the_one_who_asks(hosts: Hosts) -> None:
-    """Repeated replies are kept by network: ask in turns, so that what one got is there when the other asks."""
+    """Repeated replies are kept by network: ask in turns, so that what one got is there when the
+    other asks."""
     for _ in range(3):
         assert addresses(exchange(hosts.acme, query("web.internal"), MACHINE, "fdaa::3")[0]) == WEB
-        assert addresses(exchange(hosts.globex, query("web.internal"), OTHER, "fdaa::3")[0]) == GLOBEX_WEB
-        assert outcome(exchange(hosts.acme, query("web.internal"), VACANT, "fdaa::3")[0]).startswith("NXDOMAIN")
+        assert (
+            addresses(exchange(hosts.globex, query("web.internal"), OTHER, "fdaa::3")[0])
+            == GLOBEX_WEB
+        )
+        assert outcome(
+            exchange(hosts.acme, query("web.internal"), VACANT, "fdaa::3")[0]
+        ).startswith("NXDOMAIN")

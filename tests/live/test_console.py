@@ -1,4 +1,5 @@
-"""The web console in a real browser: with a mouse, with a keyboard alone, without JavaScript, in the dark."""
+"""The web console in a real browser: with a mouse, with a keyboard alone, without JavaScript, in
+the dark."""
 
 from __future__ import annotations
 
@@ -37,13 +38,18 @@ def started() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(started: Browser, served: Served) -> Iterator[Browser]:
-    """The browser, without cookies; afterwards no page had an error, and none asked for anything elsewhere."""
+    """The browser, without cookies; afterwards no page had an error, and none asked for anything
+    elsewhere."""
     started.open(base(served))
     started.forget()
     yield started
     started.cdp("Emulation.setScriptExecutionDisabled", value=False)
     started.open(base(served))
-    wrong = [entry["message"] for entry in started.log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    wrong = [
+        entry["message"]
+        for entry in started.log("browser")
+        if entry["level"] in ("SEVERE", "WARNING")
+    ]
     assert [line for line in wrong if "status of 401" not in line] == []
     asked = {urlsplit(url).hostname for url in started.requests() if not url.startswith("data:")}
     assert asked <= {"127.0.0.1"}
@@ -90,7 +96,10 @@ def test_what_is_shown_is_what_is_there_now(browser: Browser, served: Served) ->
     browser.until(lambda: "10 machines, 5 visible" in browser.text(), "the page")
     catalog = re.search(r"· (\S+\.db): 3 networks", served.ready)
     assert catalog
-    change(Path(catalog[1]), f"UPDATE machines SET state = 'stopped', updated_at = 4000000000 WHERE id = '{MACHINE}'")
+    change(
+        Path(catalog[1]),
+        f"UPDATE machines SET state = 'stopped', updated_at = 4000000000 WHERE id = '{MACHINE}'",
+    )
     browser.until(lambda: "10 machines, 4 visible" in reloaded(browser), "the stop is seen")
     change(Path(catalog[1]), f"UPDATE machines SET state = 'started' WHERE id = '{MACHINE}'")
     browser.until(lambda: "10 machines, 5 visible" in reloaded(browser), "the start is seen")
@@ -156,7 +165,10 @@ def test_the_status_page_refreshes_itself_until_paused(browser: Browser, served:
     browser.until(lambda: "NXDOMAIN" in browser.text("#now"), "the queries are seen")
     assert browser.run("return document.body.dataset.same") == "page"  # and it was not loaded again
     browser.press("#pause")
-    assert browser.run("return document.querySelector('#pause').getAttribute('aria-pressed')") == "true"
+    assert (
+        browser.run("return document.querySelector('#pause').getAttribute('aria-pressed')")
+        == "true"
+    )
 
 
 def test_it_says_when_the_server_is_gone(started: Browser, tmp_path: Path) -> None:
@@ -174,7 +186,11 @@ def test_by_day_and_by_night(browser: Browser, served: Served, tmp_path: Path) -
     seen = {}
     for scheme in ("light", "dark"):
         browser.scheme(scheme)
-        for name, path in (("networks", ""), ("ask", "ask?name=web.internal&as=acme"), ("status", "status")):
+        for name, path in (
+            ("networks", ""),
+            ("ask", "ask?name=web.internal&as=acme"),
+            ("status", "status"),
+        ):
             browser.open(base(served) + path)
             seen[scheme, name] = browser.screenshot(tmp_path / f"{name}-{scheme}.png")
         ground = browser.run("return getComputedStyle(document.body).backgroundColor")

@@ -1,4 +1,5 @@
-"""Catalogs that are missing, replaced or broken while they are served, and servers that cannot start."""
+"""Catalogs that are missing, replaced or broken while they are served, and servers that cannot
+start."""
 
 from __future__ import annotations
 
@@ -58,18 +59,25 @@ def good(server: Served) -> bool:
 def refuses(*flags: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
     """Start a server that should not start; return its exit status and what it says."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "internal_dns", "serve", *flags], cwd=REPOSITORY, capture_output=True,
-        text=True, timeout=10, check=False, env={**os.environ, **(environment or {})},
-    )  # fmt: skip
+        [sys.executable, "-W", "error", "-m", "internal_dns", "serve", *flags],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
 
 
-# ── the catalog's file ────────────────────────────────────────────────────────────────────────────────────────
+# ── the catalog's file ────────────────────────────────────────────────────────────────────────────
 
 
-def test_without_a_catalog_our_names_fail_and_it_is_served_when_it_comes(tmp_path: Path, acme: Path) -> None:
+def test_without_a_catalog_our_names_fail_and_it_is_served_when_it_comes(
+    tmp_path: Path, acme: Path
+) -> None:
     later = tmp_path / "later.db"
     with serving(later) as server:
         assert "the file is not there" in server.ready
@@ -84,7 +92,8 @@ def test_without_a_catalog_our_names_fail_and_it_is_served_when_it_comes(tmp_pat
 
 
 def test_a_catalog_that_is_made_in_place_is_served(tmp_path: Path) -> None:
-    """Someone makes the file with a shell, step by step: an empty file and a half-made one must not end the server."""
+    """Someone makes the file with a shell, step by step: an empty file and a half-made one must not
+    end the server."""
     later = tmp_path / "later.db"
     with serving(later) as server:
         later.touch()
@@ -159,7 +168,9 @@ def test_the_last_good_catalog_answers_when_the_file_is_harmed(
     tmp_path: Path, acme: Path, harm: Callable[[Path], None]
 ) -> None:
     repaired = tmp_path / "repaired.db"
-    make_catalog(acme_plain := tmp_path / "plain.db", ("acme.sql",))  # one file: no WAL holds what is harmed
+    make_catalog(
+        acme_plain := tmp_path / "plain.db", ("acme.sql",)
+    )  # one file: no WAL holds what is harmed
     shutil.copy(acme_plain, repaired)
     with serving(acme_plain) as server:
         assert good(server)
@@ -176,7 +187,8 @@ def test_the_last_good_catalog_answers_when_the_file_is_harmed(
         until(lambda: web(server) == 4, VISIBLE)
         said = server.stop()
     troubles = [line for line in said.splitlines() if "the last good catalog answers" in line]
-    # SQLite looks at the header for changes: what is harmed behind it is noticed with the next commit.
+    # SQLite looks at the header for changes: what is harmed behind it is noticed with the next
+    # commit.
     assert (harm is not garbage_behind_the_header) <= len(troubles) <= 3, said
     assert len(said.splitlines()) <= 8, said
 
@@ -222,13 +234,22 @@ def test_commits_become_visible(acme: Path, capsys: pytest.CaptureFixture[str]) 
                 "INSERT INTO machines (id, network_id, app, address, region, state) VALUES"
                 f" ('new{number}', 24, 'fresh', '{address}', 'iad', 'started')",
             )
-            took.append(until(lambda n=number: len(addresses(ask(server, "fresh.internal"))) == n + 1, VISIBLE))  # type: ignore[misc]
+            took.append(
+                until(
+                    lambda n=number: len(addresses(ask(server, "fresh.internal"))) == n + 1, VISIBLE
+                )
+            )  # type: ignore[misc]
     with capsys.disabled():
-        print(f"\n  20 commits were visible after {median(took) * 1000:.0f} ms (p50), {max(took) * 1000:.0f} ms (most)")
+        print(
+            f"\n  20 commits were visible after {median(took) * 1000:.0f} ms (p50), "
+            f"{max(took) * 1000:.0f} ms (most)"
+        )
 
 
 def test_a_writer_that_is_killed_does_no_harm(acme: Path) -> None:
-    started = "('3d8d9930b03989', '5683d474b40d8e', '7811e63fd4de08', 'e2865013bd7d86', '4d89696a2e7508')"
+    started = (
+        "('3d8d9930b03989', '5683d474b40d8e', '7811e63fd4de08', 'e2865013bd7d86', '4d89696a2e7508')"
+    )
     program = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=5)
@@ -241,7 +262,9 @@ while True:
 """
     with serving(acme) as server:
         for number in range(8):
-            writer = subprocess.Popen([sys.executable, "-c", program, str(acme), started], stdout=subprocess.PIPE)
+            writer = subprocess.Popen(
+                [sys.executable, "-c", program, str(acme), started], stdout=subprocess.PIPE
+            )
             assert writer.stdout is not None
             for _ in range(3 + number):
                 writer.stdout.readline()
@@ -252,7 +275,7 @@ while True:
                 assert good(server)
 
 
-# ── starting and stopping ─────────────────────────────────────────────────────────────────────────────────────
+# ── starting and stopping ─────────────────────────────────────────────────────────────────────────
 
 
 def test_sigterm_finishes_what_is_in_flight(acme: Path) -> None:
@@ -365,7 +388,14 @@ def test_a_port_that_is_taken(acme: Path, kind: socket.SocketKind) -> None:
             taken.listen()
         port = taken.getsockname()[1]
         code, said = refuses(
-            "--catalog", str(acme), "--listen", f"[::1]:{port}", "--upstream", "none", "--admin", "none"
+            "--catalog",
+            str(acme),
+            "--listen",
+            f"[::1]:{port}",
+            "--upstream",
+            "none",
+            "--admin",
+            "none",
         )
     assert code == 78
     assert re.search(rf"^error  cannot listen on \[::1\]:{port}$", said, re.MULTILINE)
@@ -374,12 +404,16 @@ def test_a_port_that_is_taken(acme: Path, kind: socket.SocketKind) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", [emptied, garbage, garbage_behind_the_header, another_schema], ids=lambda f: str(f.__name__)
+    "harm",
+    [emptied, garbage, garbage_behind_the_header, another_schema],
+    ids=lambda f: str(f.__name__),
 )
 def test_a_catalog_that_cannot_be_used(tmp_path: Path, harm: Callable[[Path], None]) -> None:
     make_catalog(path := tmp_path / "plain.db", ("acme.sql",))
     harm(path)
-    code, said = refuses("--catalog", str(path), "--listen", "[::1]:0", "--upstream", "none", "--admin", "none")
+    code, said = refuses(
+        "--catalog", str(path), "--listen", "[::1]:0", "--upstream", "none", "--admin", "none"
+    )
     assert code == 78
     assert said.startswith("error  ")
     assert str(path) in said
@@ -391,10 +425,24 @@ def test_all_bad_flags_are_told_at_once(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('lisen = ["[::1]:53"]\n')
     code, said = refuses(
-        "--config", str(config), "--listen", "nonsense", "--listen", "fdaa::3:53", "--udp-limit", "5", "--prefix",
-        "10.0.0.0/8", "--map-source", "::1/128", "--upstream", "ftp://192.0.2.1", "--region", "a b",
+        "--config",
+        str(config),
+        "--listen",
+        "nonsense",
+        "--listen",
+        "fdaa::3:53",
+        "--udp-limit",
+        "5",
+        "--prefix",
+        "10.0.0.0/8",
+        "--map-source",
+        "::1/128",
+        "--upstream",
+        "ftp://192.0.2.1",
+        "--region",
+        "a b",
         environment={"INTERNAL_DNS_COOKIE_SECRET": "short"},
-    )  # fmt: skip
+    )
     assert code == 78
     assert said.count("error  ") == 1
     for fault in ("--listen: 'nonsense'", "--listen: 'fdaa::3:53'", "--udp-limit: '5'", "--prefix: '10.0.0.0/8'",
@@ -405,9 +453,19 @@ def test_all_bad_flags_are_told_at_once(tmp_path: Path) -> None:
 
 def test_settings_that_contradict_each_other(acme: Path) -> None:
     code, said = refuses(
-        "--catalog", str(acme), "--listen", "[::1]:0", "--upstream", "none", "--upstream", "udp://192.0.2.1",
-        "--map-source", "fdaa:0:18::1/128=fdaa:0:19::/48", "--map-source", "::1/128=fdaa::/48",
-    )  # fmt: skip
+        "--catalog",
+        str(acme),
+        "--listen",
+        "[::1]:0",
+        "--upstream",
+        "none",
+        "--upstream",
+        "udp://192.0.2.1",
+        "--map-source",
+        "fdaa:0:18::1/128=fdaa:0:19::/48",
+        "--map-source",
+        "::1/128=fdaa::/48",
+    )
     assert code == 78
     for words in ("none excludes", "is inside the prefix", "network 0"):
         assert words in said, said
@@ -418,9 +476,17 @@ def test_two_addresses_one_of_them_taken(acme: Path) -> None:
     with client_socket(socket.SOCK_DGRAM, "::1") as taken:
         port = taken.getsockname()[1]
         code, said = refuses(
-            "--catalog", str(acme), "--listen", "[::1]:0", "--listen", f"[::1]:{port}", "--upstream", "none",
-            "--admin", "none",
-        )  # fmt: skip
+            "--catalog",
+            str(acme),
+            "--listen",
+            "[::1]:0",
+            "--listen",
+            f"[::1]:{port}",
+            "--upstream",
+            "none",
+            "--admin",
+            "none",
+        )
     assert code == 78
     assert f"[::1]:{port}" in said
 
@@ -470,6 +536,7 @@ def test_the_ready_line_says_what_runs(acme: Path) -> None:
     with serving(acme) as server:
         line = server.ready
         assert line.count("\n") == 1
-        for words in (r"udp\+tcp \[::1\]:\d+", r"3 networks, \d+ apps, 19 machines \(\d+ started\), 5 peers",
+        for words in (r"udp\+tcp \[::1\]:\d+", r"3 networks, \d+ apps, 19 machines \(\d+ "
+                                               r"started\), 5 peers",
                       "upstreams none", "admin none"):  # fmt: skip
             assert re.search(words, line), line

@@ -1,6 +1,8 @@
-"""Any engine that maintains the SQLite file will do: what Corrosion, LiteFS and Litestream do to it, done under load.
+"""Any engine that maintains the SQLite file will do: what Corrosion, LiteFS and Litestream do to
+it, done under load.
 
-Those programs are not started here (docs/replication.md says so): what is tested is what each of them does to a file.
+Those programs are not started here (docs/replication.md says so): what is tested is what each of
+them does to a file.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ def address(number: int) -> str:
 
 
 def make(path: Path, number: int, *, mode: str = "WAL", more: str = "") -> None:
-    """A file as another engine makes it: schema.sql, no journal of ours, web at address *number*."""
+    """A file as another engine makes it: schema.sql, no journal of ours, web at address
+    *number*."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA journal_mode = {mode}")
         connection.executescript(f"BEGIN; {SCHEMA}; {more}; COMMIT")
@@ -64,7 +67,11 @@ def asked(server: Served) -> Iterator[Counter[str]]:
 
 
 def shows(server: Served, number: int) -> None:
-    until(lambda: addresses(ask(server, "web.internal")) == [address(number)], SEEN, f"address {number} did not show")
+    until(
+        lambda: addresses(ask(server, "web.internal")) == [address(number)],
+        SEEN,
+        f"address {number} did not show",
+    )
 
 
 def put_in_place(new: Path, path: Path) -> None:
@@ -103,9 +110,12 @@ def test_another_process_writes_in_each_journal_mode(tmp_path: Path, mode: str) 
         for number in range(2, 12):
             script = (
                 "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=10)\n"
-                "c.execute(\"UPDATE machines SET address = ? WHERE id = 'a'\", (sys.argv[2],)); c.commit()"
+                "c.execute(\"UPDATE machines SET address = ? WHERE id = 'a'\", (sys.argv[2],)); "
+                "c.commit()"
             )
-            subprocess.run([sys.executable, "-c", script, str(path), address(number)], check=True, timeout=20)
+            subprocess.run(
+                [sys.executable, "-c", script, str(path), address(number)], check=True, timeout=20
+            )
             shows(server, number)
     assert seen.keys() == {"NOERROR"}
 

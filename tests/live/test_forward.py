@@ -30,7 +30,9 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def forwarding(catalog: Path, *scripts: Script, flags: Iterable[str] = ()) -> Iterator[tuple[Served, list[Upstream]]]:
+def forwarding(
+    catalog: Path, *scripts: Script, flags: Iterable[str] = ()
+) -> Iterator[tuple[Served, list[Upstream]]]:
     """A server with one upstream for each of *scripts*."""
     with ExitStack() as stack:
         upstreams = [stack.enter_context(Upstream(script)) for script in scripts]
@@ -45,14 +47,16 @@ def good(catalog: Path) -> Iterator[tuple[Served, Upstream]]:
         yield server, upstreams[0]
 
 
-def timed(server: Served, name: str = "example.com", rdtype: str = "A") -> tuple[str, list[str], float]:
+def timed(
+    server: Served, name: str = "example.com", rdtype: str = "A"
+) -> tuple[str, list[str], float]:
     """Ask as glibc does, which waits 5 s: what came, and after how many seconds."""
     begin = time.monotonic()
     reply = ask(server, query(name, rdtype))
     return outcome(reply), addresses(reply), time.monotonic() - begin
 
 
-# ── good upstreams ────────────────────────────────────────────────────────────────────────────────────────────
+# ── good upstreams ────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_answer_is_relayed(good: tuple[Served, Upstream]) -> None:
@@ -100,16 +104,25 @@ def test_do_and_cd_pass(good: tuple[Served, Upstream], do: bool, cd: bool) -> No
 
 
 def test_ad_passes_back(catalog: Path) -> None:
-    with forwarding(catalog, lambda asked: [asked.reply(f"@ 5 IN A {GOOD}", flags=dns.flags.AD)]) as (server, _):
+    with forwarding(
+        catalog, lambda asked: [asked.reply(f"@ 5 IN A {GOOD}", flags=dns.flags.AD)]
+    ) as (server, _):
         asked = query("example.com", "A", want_dnssec=True)
         assert ask(server, asked).flags & dns.flags.AD
 
 
 def test_no_option_of_a_client_is_copied(good: tuple[Served, Upstream]) -> None:
     server, upstream = good
-    contents = {3: b"", 10: b"\1" * 8, 12: bytes(20), 65_001: b"globex"}  # NSID, COOKIE, padding, and dev mode's own
+    contents = {
+        3: b"",
+        10: b"\1" * 8,
+        12: bytes(20),
+        65_001: b"globex",
+    }  # NSID, COOKIE, padding, and dev mode's own
     options: list[dns.edns.Option] = [dns.edns.ECSOption("192.0.2.1", 24)]
-    options += [dns.edns.GenericOption(dns.edns.OptionType(code), value) for code, value in contents.items()]
+    options += [
+        dns.edns.GenericOption(dns.edns.OptionType(code), value) for code, value in contents.items()
+    ]
     reply = ask(server, query("options.example.com", "A", options=options))
     assert addresses(reply) == [GOOD]
     said = upstream.asked[-1].message
@@ -121,7 +134,12 @@ def test_no_option_of_a_client_is_copied(good: tuple[Served, Upstream]) -> None:
 
 @pytest.mark.parametrize("rdtype", ["TXT", "HTTPS", "TYPE65399", "NS"])
 def test_types_pass_through(catalog: Path, rdtype: str) -> None:
-    rdata = {"TXT": '"a" "b"', "HTTPS": "1 . alpn=h2", "TYPE65399": r"\# 3 010203", "NS": "ns.example."}[rdtype]
+    rdata = {
+        "TXT": '"a" "b"',
+        "HTTPS": "1 . alpn=h2",
+        "TYPE65399": r"\# 3 010203",
+        "NS": "ns.example.",
+    }[rdtype]
     with forwarding(catalog, answering(f"@ 60 IN {rdtype} {rdata}")) as (server, _):
         reply = ask(server, query("example.com", rdtype))
         assert outcome(reply) == "NOERROR"
@@ -135,15 +153,25 @@ def test_nxdomain_with_and_without_soa(catalog: Path) -> None:
         yield asked.reply(rcode=3, authority=[soa] if asked.name.startswith("with.") else [])
 
     with forwarding(catalog, script) as (server, _):
-        assert [rrset.name.to_text() for rrset in ask(server, query("with.example", "A")).authority] == ["example."]
+        assert [
+            rrset.name.to_text() for rrset in ask(server, query("with.example", "A")).authority
+        ] == ["example."]
         assert outcome(ask(server, query("without.example", "A"))) == "NXDOMAIN"
 
 
 def test_a_chain_of_cnames_is_relayed_in_order(catalog: Path) -> None:
-    chain = ["@ 60 IN CNAME a.example.", "a.example. 60 IN CNAME b.example.", f"b.example. 60 IN A {GOOD}"]
+    chain = [
+        "@ 60 IN CNAME a.example.",
+        "a.example. 60 IN CNAME b.example.",
+        f"b.example. 60 IN A {GOOD}",
+    ]
     with forwarding(catalog, answering(*chain)) as (server, _):
         reply = ask(server, query("www.example", "A"))
-        assert [rrset.name.to_text() for rrset in reply.answer] == ["www.example.", "a.example.", "b.example."]
+        assert [rrset.name.to_text() for rrset in reply.answer] == [
+            "www.example.",
+            "a.example.",
+            "b.example.",
+        ]
 
 
 def test_a_reply_too_large_for_the_client_is_tc(catalog: Path) -> None:
@@ -160,7 +188,7 @@ def test_a_reply_too_large_for_the_client_is_tc(catalog: Path) -> None:
         assert len(addresses(dns.message.from_wire(received[2:]))) == 60
 
 
-# ── replies that are not to be believed ───────────────────────────────────────────────────────────────────────
+# ── replies that are not to be believed ───────────────────────────────────────────────────────────
 
 
 def other_id(asked: Asked) -> bytes:
@@ -168,7 +196,9 @@ def other_id(asked: Asked) -> bytes:
 
 
 def other_question(asked: Asked) -> bytes:
-    forged = Asked(query("evil.example", "A", id=int.from_bytes(asked.octets[:2], "big")).to_wire(), False)
+    forged = Asked(
+        query("evil.example", "A", id=int.from_bytes(asked.octets[:2], "big")).to_wire(), False
+    )
     return forged.reply("@ 60 IN A 203.0.113.66")
 
 
@@ -194,9 +224,13 @@ def cut_off(asked: Asked) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "forged", [other_id, other_question, other_type, a_query, short, garbage, cut_off], ids=lambda f: str(f.__name__)
+    "forged",
+    [other_id, other_question, other_type, a_query, short, garbage, cut_off],
+    ids=lambda f: str(f.__name__),
 )
-def test_a_forged_packet_before_the_reply_changes_nothing(catalog: Path, forged: Callable[[Asked], bytes]) -> None:
+def test_a_forged_packet_before_the_reply_changes_nothing(
+    catalog: Path, forged: Callable[[Asked], bytes]
+) -> None:
     def script(asked: Asked) -> Iterable[bytes | float]:
         if not asked.stream:
             yield forged(asked)
@@ -223,7 +257,9 @@ def test_a_forged_packet_before_the_reply_changes_nothing(catalog: Path, forged:
     ],
     ids=" / ".join,
 )
-def test_an_upstream_does_not_speak_for_our_names_and_addresses(catalog: Path, records: list[str]) -> None:
+def test_an_upstream_does_not_speak_for_our_names_and_addresses(
+    catalog: Path, records: list[str]
+) -> None:
     with forwarding(catalog, answering(*records)) as (server, upstreams):
         what, found, took = timed(server, rdtype="AAAA")
         assert (what, found) == ("SERVFAIL 15", [])
@@ -233,7 +269,7 @@ def test_an_upstream_does_not_speak_for_our_names_and_addresses(catalog: Path, r
         assert len(addresses(ask(server, "web.internal"))) == 5
 
 
-# ── upstreams that fail ───────────────────────────────────────────────────────────────────────────────────────
+# ── upstreams that fail ───────────────────────────────────────────────────────────────────────────
 
 
 def test_truncated_by_udp_is_asked_by_tcp(catalog: Path) -> None:
@@ -246,14 +282,20 @@ def test_truncated_by_udp_is_asked_by_tcp(catalog: Path) -> None:
 
 
 def test_an_upstream_may_be_asked_by_tcp_only(catalog: Path) -> None:
-    with Upstream(answering(f"@ 60 IN A {GOOD}")) as upstream, serving(catalog, upstream=upstream.tcp_url) as server:
+    with (
+        Upstream(answering(f"@ 60 IN A {GOOD}")) as upstream,
+        serving(catalog, upstream=upstream.tcp_url) as server,
+    ):
         assert timed(server)[:2] == ("NOERROR", [GOOD])
         assert [asked.stream for asked in upstream.asked] == [True]
 
 
 @pytest.mark.parametrize("rcode", [1, 2, 4, 5], ids=["FORMERR", "SERVFAIL", "NOTIMP", "REFUSED"])
 def test_the_next_upstream_is_asked_when_one_fails(catalog: Path, rcode: int) -> None:
-    with forwarding(catalog, answering(rcode=rcode), answering(f"@ 60 IN A {GOOD}")) as (server, upstreams):
+    with forwarding(catalog, answering(rcode=rcode), answering(f"@ 60 IN A {GOOD}")) as (
+        server,
+        upstreams,
+    ):
         what, found, took = timed(server)
         assert (what, found) == ("NOERROR", [GOOD])
         assert took < 1
@@ -303,7 +345,7 @@ def test_four_packets_a_question_at_most(catalog: Path) -> None:
         assert sum(len(upstream.asked) for upstream in upstreams) <= 4
 
 
-# ── what is never forwarded ───────────────────────────────────────────────────────────────────────────────────
+# ── what is never forwarded ───────────────────────────────────────────────────────────────────────
 
 OURS = [
     ("web.internal", "AAAA"), ("web.internal", "A"), ("nobody.internal", "AAAA"), ("internal", "NS"),
@@ -338,12 +380,19 @@ def test_our_names_never_leave_before_there_is_a_catalog(tmp_path: Path) -> None
         assert timed(server)[:2] == ("NOERROR", [GOOD])
 
 
-@pytest.mark.parametrize(("name", "rdtype"), [(".", "NS"), ("com", "NS"), ("com", "DS"), ("internal.example", "A")])
-def test_what_only_looks_like_ours_is_forwarded(good: tuple[Served, Upstream], name: str, rdtype: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "rdtype"), [(".", "NS"), ("com", "NS"), ("com", "DS"), ("internal.example", "A")]
+)
+def test_what_only_looks_like_ours_is_forwarded(
+    good: tuple[Served, Upstream], name: str, rdtype: str
+) -> None:
     server, upstream = good
     ask(server, query(name, rdtype))
     said = upstream.asked[-1].message.question[0]
-    assert (said.name.to_text().rstrip(".").lower(), dns.rdatatype.to_text(said.rdtype)) == (name.rstrip("."), rdtype)
+    assert (said.name.to_text().rstrip(".").lower(), dns.rdatatype.to_text(said.rdtype)) == (
+        name.rstrip("."),
+        rdtype,
+    )
 
 
 def test_without_rd_nothing_is_forwarded(good: tuple[Served, Upstream]) -> None:
@@ -364,12 +413,21 @@ def test_without_forwarding_other_names_are_refused(catalog: Path) -> None:
 def test_a_suffix_may_have_an_upstream_of_its_own(catalog: Path, tmp_path: Path) -> None:
     with Upstream(answering("@ 60 IN A 198.51.100.1"), overridden=("home.arpa",)) as corporate:
         config = tmp_path / "config.toml"
-        config.write_text(f'[forward]\n"corp.example" = ["{corporate.url}"]\n"home.arpa" = ["{corporate.url}"]\n')
-        with forwarding(catalog, answering(f"@ 60 IN A {GOOD}"), flags=["--config", str(config)]) as (
+        config.write_text(
+            f'[forward]\n"corp.example" = ["{corporate.url}"]\n"home.arpa" = ["{corporate.url}"]\n'
+        )
+        with forwarding(
+            catalog, answering(f"@ 60 IN A {GOOD}"), flags=["--config", str(config)]
+        ) as (
             server,
             upstreams,
         ):
-            for name in ("corp.example", "www.corp.example", "WWW.Corp.Example", "printer.home.arpa"):
+            for name in (
+                "corp.example",
+                "www.corp.example",
+                "WWW.Corp.Example",
+                "printer.home.arpa",
+            ):
                 assert timed(server, name)[:2] == ("NOERROR", ["198.51.100.1"])
             for name in ("example", "xcorp.example", "corp.example.com"):
                 if "." in name:

@@ -1,4 +1,5 @@
-"""What is remembered of upstreams' replies, for how long, and who shares it. Lifetimes are a second or two."""
+"""What is remembered of upstreams' replies, for how long, and who shares it. Lifetimes are a second
+or two."""
 
 from __future__ import annotations
 
@@ -39,8 +40,16 @@ SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
     "short": ((f"@ 1 IN A {GOOD}",), (), 0),
     "zero": ((f"@ 0 IN A {GOOD}",), (), 0),
     # The chain lives as long as its shortest link.
-    "shortest-last": (("@ 300 IN CNAME t1.cache.example.", f"t1.cache.example. 1 IN A {GOOD}"), (), 0),
-    "shortest-first": (("@ 1 IN CNAME t2.cache.example.", f"t2.cache.example. 300 IN A {GOOD}"), (), 0),
+    "shortest-last": (
+        ("@ 300 IN CNAME t1.cache.example.", f"t1.cache.example. 1 IN A {GOOD}"),
+        (),
+        0,
+    ),
+    "shortest-first": (
+        ("@ 1 IN CNAME t2.cache.example.", f"t2.cache.example. 300 IN A {GOOD}"),
+        (),
+        0,
+    ),
     "nxdomain": ((), (soa(300, 300),), 3),
     "nxdomain-short": ((), (soa(300, 1),), 3),
     "nxdomain-ttl": ((), (soa(1, 300),), 3),
@@ -64,7 +73,8 @@ def scripted(asked: Asked) -> Iterable[Said]:
 
 @dataclass(slots=True)
 class Story:
-    """The same questions at some times after the start: replies, and packets to the upstream until then."""
+    """The same questions at some times after the start: replies, and packets to the upstream until
+    then."""
 
     times: list[float] = field(default_factory=list)
     replies: list[dict[str, Got]] = field(default_factory=list)
@@ -97,7 +107,9 @@ def test_a_reply_is_repeated_from_the_cache(name: str, story: Story) -> None:
     assert [rrset.to_text().split()[3:] for rrset in first.answer] == [
         rrset.to_text().split()[3:] for rrset in second.answer
     ]
-    assert [rrset.rdtype for rrset in first.authority] == [rrset.rdtype for rrset in second.authority]
+    assert [rrset.rdtype for rrset in first.authority] == [
+        rrset.rdtype for rrset in second.authority
+    ]
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -135,7 +147,7 @@ def test_a_cname_always_has_its_target(name: str, story: Story) -> None:
         assert [rrset.rdtype for rrset in reply.answer] == [dns.rdatatype.CNAME, dns.rdatatype.A]
 
 
-# ── under what it is kept ─────────────────────────────────────────────────────────────────────────────────────
+# ── under what it is kept ─────────────────────────────────────────────────────────────────────────
 
 
 def test_a_cached_cname_is_no_answer_for_another_type(catalog: Path) -> None:
@@ -181,7 +193,10 @@ def test_do_and_cd_are_kept_apart_and_letter_case_is_not(catalog: Path) -> None:
 
 
 def test_without_rd_the_cache_is_closed(catalog: Path) -> None:
-    with Upstream(answering(f"@ 300 IN A {GOOD}")) as upstream, serving(catalog, upstream=upstream.url) as server:
+    with (
+        Upstream(answering(f"@ 300 IN A {GOOD}")) as upstream,
+        serving(catalog, upstream=upstream.url) as server,
+    ):
         ask(server, query("www.example", "A"))
         for name in ("www.example", "other.example"):
             reply = ask(server, query(name, "A", flags=0))
@@ -193,7 +208,11 @@ def test_a_failed_name_is_not_asked_again_at_once(catalog: Path) -> None:
     """RFC 9520. That it is after 2 s, tests/scenarios/forward tells."""
 
     def script(asked: Asked) -> Iterable[Said]:
-        yield asked.reply("@ 60 IN AAAA fdaa::1") if asked.first == "injected" else asked.reply(rcode=2)
+        yield (
+            asked.reply("@ 60 IN AAAA fdaa::1")
+            if asked.first == "injected"
+            else asked.reply(rcode=2)
+        )
 
     with Upstream(script) as upstream, serving(catalog, upstream=upstream.url) as server:
         messages = [query("failed.example"), query("injected.example")]
@@ -201,11 +220,14 @@ def test_a_failed_name_is_not_asked_again_at_once(catalog: Path) -> None:
         assert [got.outcome for got in ask_all(server, messages)] == ["SERVFAIL 23", "SERVFAIL 15"]
         before = len(upstream.asked)
         for _ in range(5):
-            assert [got.outcome for got in ask_all(server, messages)] == ["SERVFAIL 23", "SERVFAIL 15"]
+            assert [got.outcome for got in ask_all(server, messages)] == [
+                "SERVFAIL 23",
+                "SERVFAIL 15",
+            ]
         assert len(upstream.asked) == before or time.monotonic() - begin > 1.9
 
 
-# ── shared ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── shared ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_thousand_who_ask_the_same_at_once_cost_one_packet(catalog: Path) -> None:
@@ -213,7 +235,13 @@ def test_a_thousand_who_ask_the_same_at_once_cost_one_packet(catalog: Path) -> N
         Upstream(after(0.1, answering(f"@ 300 IN A {GOOD}"))) as upstream,
         serving(catalog, upstream=upstream.url) as server,
     ):
-        got = ask_all(server, [query("WWW.shared.example" if n % 2 else "www.shared.example", "A") for n in range(900)])
+        got = ask_all(
+            server,
+            [
+                query("WWW.shared.example" if n % 2 else "www.shared.example", "A")
+                for n in range(900)
+            ],
+        )
         assert all(each.addresses == [GOOD] for each in got)
         assert len(upstream.asked) == 1
         got = ask_all(server, [query("www.shared.example", "A") for n in range(100)])
@@ -222,7 +250,10 @@ def test_a_thousand_who_ask_the_same_at_once_cost_one_packet(catalog: Path) -> N
 
 
 def test_those_who_share_a_failure_all_hear_of_it(catalog: Path) -> None:
-    with Upstream(after(0.3, answering(rcode=2))) as upstream, serving(catalog, upstream=upstream.url) as server:
+    with (
+        Upstream(after(0.3, answering(rcode=2))) as upstream,
+        serving(catalog, upstream=upstream.url) as server,
+    ):
         got = ask_all(server, [query("www.shared.example", "A") for _ in range(200)])
         assert {each.outcome for each in got} == {"SERVFAIL 23"}
         assert len(upstream.asked) <= 4
@@ -244,12 +275,15 @@ def test_a_client_that_leaves_does_not_take_the_reply_of_others_with_it(catalog:
         assert len(upstream.asked) == 1
 
 
-# ── stale ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── stale ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def stale(reply: dns.message.Message) -> bool:
     """Whether it says so: Stale Answer, or Stale NXDOMAIN Answer (RFC 8914)."""
-    return any(isinstance(option, dns.edns.EDEOption) and option.code in (3, 19) for option in reply.options)
+    return any(
+        isinstance(option, dns.edns.EDEOption) and option.code in (3, 19)
+        for option in reply.options
+    )
 
 
 @dataclass(slots=True)
@@ -270,7 +304,9 @@ def one_second(asked: Asked) -> Iterable[Said]:
     if asked.first == "chain":
         yield asked.reply("@ 1 IN CNAME t.example.", f"t.example. 1 IN A {GOOD}")
     elif asked.first == "none":
-        yield asked.reply(rcode=3, authority=["example. 1 IN SOA ns.example. root.example. 1 2 3 4 1"])
+        yield asked.reply(
+            rcode=3, authority=["example. 1 IN SOA ns.example. root.example. 1 2 3 4 1"]
+        )
     else:
         yield asked.reply(f"@ 1 IN A {GOOD}")
 
@@ -305,11 +341,14 @@ def suffer(catalog: Path, kind: str) -> Outage:
 
 
 def _recovered(server: Served, messages: list[dns.message.QueryMessage]) -> list[Got]:
-    """Ask until nothing is stale any more: the upstream is back, a failed name is remembered for 2 s."""
+    """Ask until nothing is stale any more: the upstream is back, a failed name is remembered for 2
+    s."""
     end = time.monotonic() + 6
     while True:
         got = ask_all(server, messages)
-        fresh = all(each.reply and not stale(each.reply) and each.reply.rcode() != 2 for each in got)
+        fresh = all(
+            each.reply and not stale(each.reply) and each.reply.rcode() != 2 for each in got
+        )
         if fresh or time.monotonic() > end:
             return got
         time.sleep(0.2)
@@ -327,7 +366,9 @@ def outages(catalog: Path) -> dict[str, Outage]:
         except BaseException as error:
             faults.append(error)
 
-    threads = [threading.Thread(target=run, args=(kind,)) for kind in ("silent", "servfail", "gone")]
+    threads = [
+        threading.Thread(target=run, args=(kind,)) for kind in ("silent", "servfail", "gone")
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -337,7 +378,9 @@ def outages(catalog: Path) -> dict[str, Outage]:
 
 
 @pytest.mark.parametrize("kind", ["silent", "servfail", "gone"])
-def test_what_was_known_is_told_stale_when_its_upstream_fails(kind: str, outages: dict[str, Outage]) -> None:
+def test_what_was_known_is_told_stale_when_its_upstream_fails(
+    kind: str, outages: dict[str, Outage]
+) -> None:
     outage = outages[kind]
     for before, during in zip(outage.before, outage.during, strict=True):
         assert during.reply
@@ -356,7 +399,9 @@ def test_what_was_known_is_told_stale_when_its_upstream_fails(kind: str, outages
 
 
 @pytest.mark.parametrize("kind", ["silent", "servfail", "gone"])
-def test_what_was_stale_is_fresh_when_its_upstream_is_back(kind: str, outages: dict[str, Outage]) -> None:
+def test_what_was_stale_is_fresh_when_its_upstream_is_back(
+    kind: str, outages: dict[str, Outage]
+) -> None:
     for got in outages[kind].after:
         assert got.reply
         assert not stale(got.reply)

@@ -1,4 +1,5 @@
-"""Upstreams that lie, fail or fall silent: all cases at once, against one server with a rule for each."""
+"""Upstreams that lie, fail or fall silent: all cases at once, against one server with a rule for
+each."""
 
 from __future__ import annotations
 
@@ -12,7 +13,17 @@ import pytest
 from tests.live.conftest import catalog_file
 from tests.live.forwarding import EVIL, GOOD, Case, Played, play_all
 from tests.live.hosts import query
-from tests.live.upstream import Asked, Elsewhere, HangUp, Raw, Said, Script, after, answering, silent
+from tests.live.upstream import (
+    Asked,
+    Elsewhere,
+    HangUp,
+    Raw,
+    Said,
+    Script,
+    after,
+    answering,
+    silent,
+)
 
 pytestmark = pytest.mark.live
 
@@ -20,7 +31,7 @@ good = answering(f"@ 300 IN A {GOOD}")
 GUARD = 5.0  # glibc asks again then; protocol.md promises 4.5
 
 
-# ── forged, then the true reply ───────────────────────────────────────────────────────────────────────────────
+# ── forged, then the true reply ───────────────────────────────────────────────────────────────────
 
 
 def evil(asked: Asked) -> bytes:
@@ -30,7 +41,9 @@ def evil(asked: Asked) -> bytes:
 def forged_for(asked: Asked, name: str, rdtype: str = "A") -> bytes:
     """A reply with the right id to another question."""
     other = query(name, rdtype, id=int.from_bytes(asked.octets[:2], "big"))
-    return Asked(other.to_wire(), asked.stream).reply(f"@ 300 IN A {EVIL}" if rdtype == "A" else "@ 300 IN AAAA ::66")
+    return Asked(other.to_wire(), asked.stream).reply(
+        f"@ 300 IN A {EVIL}" if rdtype == "A" else "@ 300 IN AAAA ::66"
+    )
 
 
 def other_id(asked: Asked) -> bytes:
@@ -138,13 +151,16 @@ BELIEVED_LATER = [
     *(Case(f"forged-{hyphened(forge)}", (then_good(forge),)) for forge in FORGED),
     # "A mismatch is ignored and the wait goes on": also where TCP has nothing to say.
     *(Case(f"no-tcp-{hyphened(forge)}", (then_good(forge, by_tcp=False),)) for forge in FORGED),
-    *(Case(f"refused-tcp-{hyphened(forge)}", (then_good(forge),), listens=False) for forge in FORGED),
+    *(
+        Case(f"refused-tcp-{hyphened(forge)}", (then_good(forge),), listens=False)
+        for forge in FORGED
+    ),
     Case("another-port", (from_another_port,)),
     Case("another-port-only-udp", (from_another_port,), listens=False),
 ]
 
 
-# ── one upstream that fails, and one that does not ────────────────────────────────────────────────────────────
+# ── one upstream that fails, and one that does not ────────────────────────────────────────────────
 
 
 def rcode(number: int, edns: bool = True) -> Script:
@@ -152,7 +168,9 @@ def rcode(number: int, edns: bool = True) -> Script:
 
 
 def lame(asked: Asked) -> Iterable[Said]:
-    yield asked.reply(authority=["example. 300 IN NS ns1.example.", "example. 300 IN NS ns2.example."])
+    yield asked.reply(
+        authority=["example. 300 IN NS ns1.example.", "example. 300 IN NS ns2.example."]
+    )
 
 
 def upwards(asked: Asked) -> Iterable[Said]:
@@ -164,7 +182,11 @@ def always_truncated(asked: Asked) -> Iterable[Said]:
 
 
 def truncated_by_udp(asked: Asked) -> Iterable[Said]:
-    yield asked.reply(f"@ 300 IN A {GOOD}") if asked.stream else asked.reply(f"@ 300 IN A {EVIL}", flags=dns.flags.TC)
+    yield (
+        asked.reply(f"@ 300 IN A {GOOD}")
+        if asked.stream
+        else asked.reply(f"@ 300 IN A {EVIL}", flags=dns.flags.TC)
+    )
 
 
 def truncated_and(by_tcp: Script) -> Script:
@@ -224,8 +246,9 @@ FAILING: dict[str, Script | None] = {
     "tcp-forged": truncated_and(lambda asked: [other_id(asked)]),
     "tcp-garbage": truncated_and(lambda asked: [Raw(b"\xff" * 300)]),
 }
-# An RCODE that nobody has defined, or that belongs to updates and TSIG, may be taken as a failure or relayed: neither
-# is promised. With a second upstream in reach it must not keep the client waiting.
+# An RCODE that nobody has defined, or that belongs to updates and TSIG, may be taken as a failure
+# or relayed: neither is promised. With a second upstream in reach it must not keep the client
+# waiting.
 ALONE = [Case(f"alone-{name}", (script,)) for name, script in FAILING.items()]
 THEN_GOOD = [Case(f"then-{name}", (script, good)) for name, script in FAILING.items()]
 AFTER_GOOD = [Case(f"behind-{name}", (good, script)) for name, script in FAILING.items()]
@@ -250,7 +273,8 @@ STREAMS = [
     Case("second-of-three", (silent, good, silent)),
 ]
 NEAR_MISSES = [
-    Case(f"moves-{hyphened(forge)}", (then_by_tcp(forge),)) for forge in (other_id, other_name, other_type, other_case)
+    Case(f"moves-{hyphened(forge)}", (then_by_tcp(forge),))
+    for forge in (other_id, other_name, other_type, other_case)
 ]
 EVERY = [*BELIEVED_LATER, *NEAR_MISSES, *ALONE, *THEN_GOOD, *AFTER_GOOD, *ALL_DEAD, *STREAMS]
 
@@ -275,7 +299,10 @@ def test_what_is_forged_is_passed_over_and_the_true_reply_taken(name: str, playe
 @pytest.mark.parametrize("name", names(NEAR_MISSES))
 def test_after_a_near_miss_the_question_moves_to_tcp(name: str, played: Results) -> None:
     assert played[name].told == ("NOERROR", [GOOD])
-    assert sum(not asked.stream for asked in played[name].upstreams[0].asked) == 1 or played[name].got.seconds > 1.2
+    assert (
+        sum(not asked.stream for asked in played[name].upstreams[0].asked) == 1
+        or played[name].got.seconds > 1.2
+    )
 
 
 @pytest.mark.parametrize("name", names(THEN_GOOD))
@@ -310,12 +337,16 @@ def test_a_client_is_told_in_time_that_upstreams_fail(name: str, played: Results
         assert got.outcome in ("SERVFAIL 22", "SERVFAIL 23")
 
 
-@pytest.mark.parametrize("name", ["alone-silent", "alone-nobody", "all-silent", "all-nobody", "all-tcp-silent"])
+@pytest.mark.parametrize(
+    "name", ["alone-silent", "alone-nobody", "all-silent", "all-nobody", "all-tcp-silent"]
+)
 def test_nobody_reached_is_ede_22(name: str, played: Results) -> None:
     assert played[name].got.outcome == "SERVFAIL 22"
 
 
-@pytest.mark.parametrize("name", ["alone-rcode-2", "alone-rcode-5", "all-servfail", "alone-lame", "alone-upwards"])
+@pytest.mark.parametrize(
+    "name", ["alone-rcode-2", "alone-rcode-5", "all-servfail", "alone-lame", "alone-upwards"]
+)
 def test_reached_but_failing_is_ede_23(name: str, played: Results) -> None:
     assert played[name].got.outcome == "SERVFAIL 23"
 

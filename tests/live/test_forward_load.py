@@ -1,4 +1,5 @@
-"""Much at once: what is random, what has a cap, who may not spoil it for whom, and questions that go in circles."""
+"""Much at once: what is random, what has a cap, who may not spoil it for whom, and questions that
+go in circles."""
 
 from __future__ import annotations
 
@@ -39,13 +40,16 @@ def other_network(server: Served) -> tuple[str, int]:
     return "127.0.0.1", int(found[1])
 
 
-# ── random ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── random ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_ports_ids_and_letter_case_are_random(catalog: Path) -> None:
     """10,000 questions; protocol.md wants 8,000 distinct source ports of them."""
     questions = 10_000
-    with Upstream(lambda asked: [asked.denied()]) as upstream, serving(catalog, upstream=upstream.url) as server:
+    with (
+        Upstream(lambda asked: [asked.denied()]) as upstream,
+        serving(catalog, upstream=upstream.url) as server,
+    ):
         _ask_quickly(server, questions)
         asked = tuple(upstream.asked)
     # A busy machine may ask again here and there.
@@ -63,7 +67,10 @@ def test_ports_ids_and_letter_case_are_random(catalog: Path) -> None:
     for at in (-17, -12, -8, -2):  # letters of the common part of the names, from the end
         upper = sum(each.spelled[at].isupper() for each in asked)
         assert 4_700 < upper < 5_300, at
-    assert len({"".join("10"[c.islower()] for c in each.spelled if c.isalpha()) for each in asked}) > 9_000
+    assert (
+        len({"".join("10"[c.islower()] for c in each.spelled if c.isalpha()) for each in asked})
+        > 9_000
+    )
 
 
 def _ask_quickly(server: Served, questions: int, window: int = 200) -> None:
@@ -79,7 +86,7 @@ def _ask_quickly(server: Served, questions: int, window: int = 200) -> None:
             assert {reply[3] & 15 for reply in replies} == {3}
 
 
-# ── caps ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── caps ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def a_network_has_a_thousand_questions_outstanding_at_most(catalog: Path) -> None:
@@ -124,7 +131,8 @@ def _need(server: Served, outstanding: int) -> None:
     assert found, server.ready
     if int(found[1]) < outstanding:
         raise AssertionError(
-            f"RLIMIT_NOFILE allows {found[1]} questions at a time only: the cap of a network is not reached"
+            f"RLIMIT_NOFILE allows {found[1]} questions at a time only: the cap of a network is "
+            f"not reached"
         )
 
 
@@ -147,12 +155,16 @@ def all_networks_together_leave_descriptors_for_the_rest(catalog: Path) -> None:
 
     with (
         Upstream(script) as upstream,
-        serving(catalog, *OTHERS, upstream=upstream.url, wrapped=("prlimit", f"--nofile={limit}")) as server,
+        serving(
+            catalog, *OTHERS, upstream=upstream.url, wrapped=("prlimit", f"--nofile={limit}")
+        ) as server,
     ):
         halves = [[query(f"x{network}-{n}.example", "A") for n in range(100)] for network in "ab"]
         most, results = [0], list[list[Got]]()
         threads = [
-            threading.Thread(target=lambda half=half, at=at: results.append(ask_all(server, half, at=at)))
+            threading.Thread(
+                target=lambda half=half, at=at: results.append(ask_all(server, half, at=at))
+            )
             for half, at in zip(halves, (None, other_network(server)), strict=True)
         ]
         for thread in threads:
@@ -171,7 +183,7 @@ def all_networks_together_leave_descriptors_for_the_rest(catalog: Path) -> None:
         assert "Too many open files" not in server.stderr()
 
 
-# ── dead names, and upstreams that come and go ────────────────────────────────────────────────────────────────
+# ── dead names, and upstreams that come and go ────────────────────────────────────────────────────
 
 
 def names_that_nobody_answers_do_not_black_out_the_upstream(catalog: Path) -> None:
@@ -185,7 +197,9 @@ def names_that_nobody_answers_do_not_black_out_the_upstream(catalog: Path) -> No
         results: list[Got] = []
 
         def flood() -> None:
-            results.extend(ask_all(server, dead, at=other_network(server), spacing=0.002, timeout=5))
+            results.extend(
+                ask_all(server, dead, at=other_network(server), spacing=0.002, timeout=5)
+            )
 
         thread = threading.Thread(target=flood)
         thread.start()
@@ -221,12 +235,13 @@ def one_upstream_that_comes_and_goes_costs_no_answer(catalog: Path) -> None:
             time.sleep(0.08)
 
 
-# ── circles ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── circles ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
 def relaying() -> Iterator[tuple[Upstream, list[tuple[str, int]]]]:
-    """An upstream that hands each query to the address that is put into the list, and says what that says."""
+    """An upstream that hands each query to the address that is put into the list, and says what
+    that says."""
     to: list[tuple[str, int]] = []
 
     def script(asked: Asked) -> Iterable[Said]:
@@ -248,10 +263,14 @@ def relaying() -> Iterator[tuple[Upstream, list[tuple[str, int]]]]:
         yield upstream, to
 
 
-def an_upstream_that_is_this_server_by_another_address_is_a_failure_and_no_storm(catalog: Path) -> None:
+def an_upstream_that_is_this_server_by_another_address_is_a_failure_and_no_storm(
+    catalog: Path,
+) -> None:
     with relaying() as (relay, to), serving(catalog, upstream=relay.url) as server:
         to.append(("::1", server.port))
-        got = ask_all(server, [query("www.example", "A"), query("other.example", "AAAA", want_dnssec=True)])
+        got = ask_all(
+            server, [query("www.example", "A"), query("other.example", "AAAA", want_dnssec=True)]
+        )
         for each in got:
             assert each.outcome.split()[0] == "SERVFAIL"
             assert each.seconds < 5
@@ -273,7 +292,7 @@ def two_servers_that_forward_to_each_other_fail_and_make_no_storm(catalog: Path)
         assert 1 <= len(relay.asked) <= 8
 
 
-# ── all of these at once: each waits for seconds, on servers of its own ────────────────────────────────────────
+# ── all of these at once: each waits for seconds, on servers of its own ───────────────────────────
 
 STORIES: dict[str, Callable[[Path], None]] = {
     story.__name__: story
@@ -303,7 +322,7 @@ def test_much_at_once(name: str, told: dict[str, BaseException | None]) -> None:
         raise error
 
 
-# ── streams ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── streams ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_stream_upstream_is_asked_by_few_connections(catalog: Path) -> None:
@@ -321,7 +340,9 @@ def test_a_stream_upstream_is_asked_by_few_connections(catalog: Path) -> None:
 
 
 @pytest.mark.parametrize("hard", [False, True], ids=["closed", "reset"])
-def test_a_connection_that_ends_between_questions_costs_no_answer(catalog: Path, hard: bool) -> None:
+def test_a_connection_that_ends_between_questions_costs_no_answer(
+    catalog: Path, hard: bool
+) -> None:
     def script(asked: Asked) -> Iterable[Said]:
         yield asked.reply(f"@ 60 IN A {GOOD}")
         yield 0.05
@@ -336,10 +357,14 @@ def test_a_connection_that_ends_between_questions_costs_no_answer(catalog: Path,
 
 
 def test_a_connection_that_ends_instead_of_an_answer_is_made_again(catalog: Path) -> None:
-    """A kept connection may have been closed just then: RFC 7766 section 6.2.4 asks to try again."""
+    """A kept connection may have been closed just then: RFC 7766 section 6.2.4 asks to try
+    again."""
 
     def script(asked: Asked) -> Iterable[Said]:
-        if asked.connection % 2 and sum(each.connection == asked.connection for each in upstream.asked) > 1:
+        if (
+            asked.connection % 2
+            and sum(each.connection == asked.connection for each in upstream.asked) > 1
+        ):
             yield HangUp()  # the second question on an odd connection
         else:
             yield asked.reply(f"@ 60 IN A {GOOD}")

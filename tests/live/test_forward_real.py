@@ -1,4 +1,5 @@
-"""Real upstreams: Debian's Unbound by UDP, TCP, TLS and HTTPS, and our answers against its own, name by name."""
+"""Real upstreams: Debian's Unbound by UDP, TCP, TLS and HTTPS, and our answers against its own,
+name by name."""
 
 from __future__ import annotations
 
@@ -43,22 +44,30 @@ class World:
 
 
 def zone(seed: int, names: int) -> str:
-    """*names* names with records of every kind: chains, wildcards, empty non-terminals, large sets, 8-bit octets."""
+    """*names* names with records of every kind: chains, wildcards, empty non-terminals, large sets,
+    8-bit octets."""
     draw = random.Random(seed)
     lines = [
         "$ORIGIN example.", "$TTL 300", "@ IN SOA ns.example. root.example. 1 3600 600 86400 60", "@ IN NS ns.example.",
-        "@ IN MX 10 n0", "ns IN AAAA 2001:db8::53", f"upstream IN A {GOOD}", "*.wild IN A 198.18.9.9",
-        "*.wild IN TXT \"star\"", "deep.a.b.c IN A 198.18.9.8", "odd\\\\000\\\\255\\\\.x IN A 198.18.9.7",
+        "@ IN MX 10 n0", "ns IN AAAA 2001:db8::53", f"upstream IN A {GOOD}", "*.wild IN A "
+                                                                             "198.18.9.9",
+        "*.wild IN TXT \"star\"", "deep.a.b.c IN A 198.18.9.8", "odd\\\\000\\\\255\\\\.x IN A "
+                                                                "198.18.9.7",
     ]  # fmt: skip
     for n in range(names):
         kind = draw.randrange(8)
         if kind == 0:
-            lines.append(f"n{n} IN CNAME n{draw.randrange(n + 1, n + 9)}")  # to one that may be a CNAME or be missing
+            lines.append(
+                f"n{n} IN CNAME n{draw.randrange(n + 1, n + 9)}"
+            )  # to one that may be a CNAME or be missing
             continue
         if kind == 1:
             continue  # this one does not exist
         for _ in range(draw.choice((1, 1, 2, 5, 40))):
-            lines.append(f"n{n} {draw.choice((1, 60, 86400))} IN A 198.18.{draw.randrange(256)}.{draw.randrange(256)}")
+            lines.append(
+                f"n{n} {draw.choice((1, 60, 86400))} IN A "
+                f"198.18.{draw.randrange(256)}.{draw.randrange(256)}"
+            )
         if kind > 2:
             lines.append(f"n{n} IN AAAA 2001:db8::{draw.randrange(1, 65536):x}")
         if kind > 3:
@@ -144,10 +153,14 @@ def test_through_us_and_straight_there_is_no_difference(world: World) -> None:
     with serving(world.catalog, upstream=world.unbound.url) as server:
         for _ in range(2):
             differences = []
-            for (name, rdtype), theirs, ours in zip(QUESTIONS, expected, asked_of(server, QUESTIONS), strict=True):
+            for (name, rdtype), theirs, ours in zip(
+                QUESTIONS, expected, asked_of(server, QUESTIONS), strict=True
+            ):
                 if essence(theirs) != essence(ours):
                     differences.append(f"{name} {rdtype}: {essence(theirs)} became {essence(ours)}")
-            assert not differences, "\n".join([f"{len(differences)} differences", *differences[:10]])
+            assert not differences, "\n".join(
+                [f"{len(differences)} differences", *differences[:10]]
+            )
     print(f"\n  {2 * len(QUESTIONS)} answers compared with Unbound's: 0 differences")
 
 
@@ -163,7 +176,9 @@ def test_unbound_by_every_transport(kind: str, world: World) -> None:
     theirs = asked_of(straight(world), existing)
     with (
         Counting(url) as counting,
-        serving(world.catalog, *world.trusting(), upstream=counting.url if kind != "udp" else url) as server,
+        serving(
+            world.catalog, *world.trusting(), upstream=counting.url if kind != "udp" else url
+        ) as server,
     ):
         ours = [ask_all(server, [query(*question)])[0] for question in existing[:50]]
         ours += asked_of(server, existing[50:])
@@ -173,7 +188,7 @@ def test_unbound_by_every_transport(kind: str, world: World) -> None:
         assert bool(counting.connections) == (kind != "udp")
 
 
-# ── certificates ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── certificates ──────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(slots=True)
@@ -201,20 +216,26 @@ TRUST = {
 
 
 @pytest.fixture(scope="module")
-def trusted(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Got, Upstream]]:
+def trusted(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Got, Upstream]]:
     """Each asked once, all at once, of one server with a rule for each."""
     folder = tmp_path_factory.mktemp("trust")
     stranger = Authority(folder, "stranger")
     with ExitStack() as stack:
         upstreams, rules = {}, [f'upstream_ca = "{world.authority.pem}"', "[forward]"]
         for name, trust in TRUST.items():
-            pair = (stranger if trust.stranger else world.authority).sign(*trust.names, days=trust.days)
+            pair = (stranger if trust.stranger else world.authority).sign(
+                *trust.names, days=trust.days
+            )
             upstream = stack.enter_context(Upstream(_good, tls=pair.context("dot")))
             upstreams[name] = upstream
             rules.append(f'"{name}.example" = ["{upstream.tls_url}{trust.fragment}"]')
         config = folder / "config.toml"
         config.write_text("\n".join(rules))
-        server = stack.enter_context(serving(world.catalog, "--config", str(config), upstream=world.unbound.url))
+        server = stack.enter_context(
+            serving(world.catalog, "--config", str(config), upstream=world.unbound.url)
+        )
         got = ask_all(server, [query(f"www.{name}.example", "A") for name in TRUST])
         for name, trust in TRUST.items():
             if trust.believed:  # kept connections, by TLS too
@@ -242,7 +263,7 @@ def test_an_upstream_is_believed_if_its_certificate_is_good(
         assert upstream.asked == []  # no question leaves for a stranger
 
 
-# ── a client of another make ──────────────────────────────────────────────────────────────────────────────────
+# ── a client of another make ──────────────────────────────────────────────────────────────────────
 
 
 KDIG = ("", "+tcp", "+dnssec", "+noedns", "+cookie +nsid", "+bufsize=4096 +ednsopt=65001:00")
@@ -253,7 +274,8 @@ def test_kdig_gets_what_unbound_says(world: World) -> None:
     names = ["upstream.example", "x.wild.example", "n3.example", "nobody.example"]
 
     def kdig(port: int) -> list[str]:
-        """What it says about each name, with each of the options: lines, sorted, since the order may turn."""
+        """What it says about each name, with each of the options: lines, sorted, since the order
+        may turn."""
         words = ["kdig", "@::1", "-p", str(port), "+short", "+timeout=5"]
         for options in KDIG:
             for name in names:

@@ -1,4 +1,5 @@
-"""What is in an upstream's reply, and what of it reaches the client: all names at once, from one upstream."""
+"""What is in an upstream's reply, and what of it reaches the client: all names at once, from one
+upstream."""
 
 from __future__ import annotations
 
@@ -44,19 +45,25 @@ class Says:
         owner = asked.message.question[0].name.to_text()
         answer = [text.replace("@", owner) for text in self.answer]
         return asked.reply(
-            *answer, rcode=self.rcode, flags=self.flags, edns=self.edns, authority=self.authority,
+            *answer,
+            rcode=self.rcode,
+            flags=self.flags,
+            edns=self.edns,
+            authority=self.authority,
             additional=self.additional,
-        )  # fmt: skip
+        )
 
 
 @dataclass(slots=True)
 class SaysMuch(Says):
-    """So many addresses, as octets: building 60,000 of them from text would hold the other names up."""
+    """So many addresses, as octets: building 60,000 of them from text would hold the other names
+    up."""
 
     def reply(self, asked: Asked) -> bytes:
         kind, size = (28, 16) if self.rdtype == "AAAA" else (1, 4)
         records = b"".join(
-            b"\xc0\x0c" + pack("!HHIH", kind, 1, 60, size) + ip_address(text.split()[-1]).packed for text in self.answer
+            b"\xc0\x0c" + pack("!HHIH", kind, 1, 60, size) + ip_address(text.split()[-1]).packed
+            for text in self.answer
         )
         head = asked.octets[:2] + pack("!5H", 0x8180, 1, len(self.answer), 0, 0)
         return head + asked.question + records
@@ -69,7 +76,7 @@ def chain(length: int, last: str = f"A {GOOD}") -> tuple[str, ...]:
     return (*links, f"{owners[-1]} 60 IN {last}")
 
 
-# ── injected ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── injected ──────────────────────────────────────────────────────────────────────────────────────
 
 # Types whose rdata leads to another name.
 POINTING = {
@@ -101,7 +108,9 @@ IN_THE_ANSWER = {
     "cname-reverse": Says(("@ 60 IN CNAME 3.0.a.a.d.f.ip6.arpa.",)),
     "cname-case": Says(("@ 60 IN CNAME WeB.fLyCaSt.",)),
     "hint": Says(("@ 60 IN SVCB 1 . ipv6hint=fdaa:0:18::1",), rdtype="SVCB"),
-    "hint-second": Says(("@ 60 IN HTTPS 1 . alpn=h2 ipv6hint=2001:db8::1,fdaa:0:18::1",), rdtype="HTTPS"),
+    "hint-second": Says(
+        ("@ 60 IN HTTPS 1 . alpn=h2 ipv6hint=2001:db8::1,fdaa:0:18::1",), rdtype="HTTPS"
+    ),
     "nxdomain-cname": Says(("@ 60 IN CNAME nobody.internal.",), (SOA,), rcode=3),
     **{
         f"to-{rdtype.lower()}": Says((f"@ 60 IN {rdtype} {rdata}",), rdtype=rdtype)
@@ -110,11 +119,18 @@ IN_THE_ANSWER = {
 }
 # Beside them: refused as well, or left out.
 STRAY = (
-    "web.internal. 60 IN A 192.0.2.1", "web.flycast. 60 IN AAAA 2001:db8::1", "x.example. 60 IN AAAA fdaa::1",
-    "3.0.a.a.d.f.ip6.arpa. 60 IN PTR www.example.", "internal. 60 IN NS ns.example.", "example. 60 IN NS ns.flycast.",
-    "INTERNAL. 60 IN SOA ns.example. root.example. 1 2 3 4 60", "x.example. 60 IN SRV 0 0 1 web.internal.",
-    "x.example. 60 IN SVCB 1 . ipv6hint=fdaa::1", "*.internal. 60 IN A 192.0.2.1", "x.internal. 60 IN TXT x",
-)  # fmt: skip
+    "web.internal. 60 IN A 192.0.2.1",
+    "web.flycast. 60 IN AAAA 2001:db8::1",
+    "x.example. 60 IN AAAA fdaa::1",
+    "3.0.a.a.d.f.ip6.arpa. 60 IN PTR www.example.",
+    "internal. 60 IN NS ns.example.",
+    "example. 60 IN NS ns.flycast.",
+    "INTERNAL. 60 IN SOA ns.example. root.example. 1 2 3 4 60",
+    "x.example. 60 IN SRV 0 0 1 web.internal.",
+    "x.example. 60 IN SVCB 1 . ipv6hint=fdaa::1",
+    "*.internal. 60 IN A 192.0.2.1",
+    "x.internal. 60 IN TXT x",
+)
 BESIDE = {
     f"{section}-{number}": Says(
         (f"@ 60 IN A {GOOD}", *(stray,) * (section == "answer")),
@@ -128,11 +144,13 @@ HARMLESS = {
     "not-first": Says(("@ 60 IN AAAA 2001:fdaa::fdaa",), rdtype="AAAA"),
     "text": Says(('@ 60 IN TXT "web.internal" "fdaa::3"',), rdtype="TXT"),
     "below": Says(("@ 60 IN CNAME web.internal.example.", f"web.internal.example. 60 IN A {GOOD}")),
-    "unknown": Says(("@ 60 IN TYPE65399 \\# 16 fdaa0000000000000000000000000003",), rdtype="TYPE65399"),
+    "unknown": Says(
+        ("@ 60 IN TYPE65399 \\# 16 fdaa0000000000000000000000000003",), rdtype="TYPE65399"
+    ),
     "hint-other": Says(("@ 60 IN HTTPS 1 . ipv6hint=fdab::1",), rdtype="HTTPS"),
 }
 
-# ── chains and strays ─────────────────────────────────────────────────────────────────────────────────────────
+# ── chains and strays ─────────────────────────────────────────────────────────────────────────────
 
 EVIL = (
     "evil.example.net. 60 IN A 203.0.113.66",
@@ -149,7 +167,8 @@ CHAINS = {
     "stray-additional": Says((f"@ 60 IN A {GOOD}",), (), EVIL),
     "stray-chain": Says((*chain(2)[:1], *EVIL[:2], *chain(2)[1:])),
     "other-branch": Says((
-        *chain(1), "x7.records.example. 60 IN CNAME x8.records.example.", "x8.records.example. 60 IN A 203.0.113.66",
+        *chain(1), "x7.records.example. 60 IN CNAME x8.records.example.", "x8.records.example. 60 "
+                                                                          "IN A 203.0.113.66",
     )),
     "other-type": Says((f"@ 60 IN A {GOOD}", "c9.records.example. 60 IN AAAA 2001:db8::66")),
 }  # fmt: skip
@@ -164,7 +183,7 @@ LOOPS = {
     "chain-40": Says(chain(40)),
 }  # fmt: skip
 
-# ── what passes through ───────────────────────────────────────────────────────────────────────────────────────
+# ── what passes through ───────────────────────────────────────────────────────────────────────────
 
 RRSIG = "RRSIG A 8 3 60 20300101000000 20200101000000 1 records.example. AAAA"
 PASSING = {
@@ -202,9 +221,15 @@ TTLS = {
 }
 MANY = 1_700
 LARGE = {
-    "octets-1300": SaysMuch(tuple(f"@ 60 IN A 198.18.0.{n}" for n in range(80)), ask={"payload": 4096}),
-    "octets-3000": SaysMuch(tuple(f"@ 60 IN A 198.18.0.{n}" for n in range(180)), ask={"payload": 4096}),
-    "octets-60000": SaysMuch(tuple(f"@ 60 IN AAAA 2001:db8::{n:x}" for n in range(1, MANY + 500)), rdtype="AAAA"),
+    "octets-1300": SaysMuch(
+        tuple(f"@ 60 IN A 198.18.0.{n}" for n in range(80)), ask={"payload": 4096}
+    ),
+    "octets-3000": SaysMuch(
+        tuple(f"@ 60 IN A 198.18.0.{n}" for n in range(180)), ask={"payload": 4096}
+    ),
+    "octets-60000": SaysMuch(
+        tuple(f"@ 60 IN AAAA 2001:db8::{n:x}" for n in range(1, MANY + 500)), rdtype="AAAA"
+    ),
 }
 ALL: dict[str, Says] = {
     f"{kind}-{name}": says
@@ -240,7 +265,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     catalog: Path = catalog_file(tmp_path_factory.mktemp("records") / "catalog.db", "acme.sql")
     with Upstream(script) as upstream, serving(catalog, upstream=upstream.url) as server:
         first, second = (
-            dict(zip(ALL, ask_all(server, [question(name) for name in ALL], sources=16), strict=True)) for _ in range(2)
+            dict(
+                zip(ALL, ask_all(server, [question(name) for name in ALL], sources=16), strict=True)
+            )
+            for _ in range(2)
         )
         yield World(server, upstream, first, second)
 
@@ -265,7 +293,11 @@ def written(says: Says, section: tuple[str, ...], name: str) -> list[dns.rrset.R
 
 def texts(rrsets: Iterable[dns.rrset.RRset]) -> list[str]:
     """One line an RR, without TTL."""
-    return [f"{r.name} {dns.rdatatype.to_text(r.rdtype)} {rr.to_text()}".lower() for r in rrsets for rr in r]
+    return [
+        f"{r.name} {dns.rdatatype.to_text(r.rdtype)} {rr.to_text()}".lower()
+        for r in rrsets
+        for rr in r
+    ]
 
 
 def speaks_of_ours(message: dns.message.Message) -> list[str]:
@@ -274,9 +306,16 @@ def speaks_of_ours(message: dns.message.Message) -> list[str]:
     for section in (message.answer, message.authority, message.additional):
         for rrset in section:
             for rr in rrset:
-                words = [rrset.name.to_text(), *rr.to_text().replace(",", " ").replace("=", " ").split()]
-                ours = any(word.endswith(".") and must_stay(word, dns.rdatatype.NONE) for word in words)
-                if rrset.rdtype != dns.rdatatype.TXT and (ours or any(w.lower().startswith("fdaa:") for w in words)):
+                words = [
+                    rrset.name.to_text(),
+                    *rr.to_text().replace(",", " ").replace("=", " ").split(),
+                ]
+                ours = any(
+                    word.endswith(".") and must_stay(word, dns.rdatatype.NONE) for word in words
+                )
+                if rrset.rdtype != dns.rdatatype.TXT and (
+                    ours or any(w.lower().startswith("fdaa:") for w in words)
+                ):
                     found.append(f"{rrset.name} {rr}")
     return found
 
@@ -304,7 +343,9 @@ def test_what_only_looks_like_ours_passes(name: str, world: World) -> None:
 
 
 @pytest.mark.parametrize("name", of("c", CHAINS))
-def test_the_chain_from_the_name_asked_is_relayed_in_order_and_nothing_else(name: str, world: World) -> None:
+def test_the_chain_from_the_name_asked_is_relayed_in_order_and_nothing_else(
+    name: str, world: World
+) -> None:
     for message in both(world, name):
         assert message.rcode() == 0
         here = dns.name.from_text(f"{name}.records.example.")
@@ -316,7 +357,9 @@ def test_the_chain_from_the_name_asked_is_relayed_in_order_and_nothing_else(name
         for section in (message.authority, message.additional):
             assert not texts(section)
         if "-stray-" not in name:
-            links = [text for text in ALL[name].answer if "CNAME" in text and not text.startswith("x7.")]
+            links = [
+                text for text in ALL[name].answer if "CNAME" in text and not text.startswith("x7.")
+            ]
             assert len(message.answer) - 1 == len(links)
 
 
@@ -343,7 +386,9 @@ def test_negative_replies_keep_their_rcode_chain_and_soa(name: str, world: World
     for message in both(world, name):
         assert message.rcode() == says.rcode
         assert texts(message.answer) == texts(written(says, says.answer, name))
-        assert sorted(texts(message.authority)) == sorted(texts(written(says, says.authority, name)))
+        assert sorted(texts(message.authority)) == sorted(
+            texts(written(says, says.authority, name))
+        )
 
 
 @pytest.mark.parametrize("name", of("t", TTLS))
@@ -368,12 +413,16 @@ def test_large_replies_arrive_whole_or_with_tc(name: str, world: World) -> None:
     whole = ask_by_tcp(world.server, question(name)).reply
     assert whole
     assert sorted(texts(whole.answer)) == sorted(texts(written(says, says.answer, name)))
-    small = ask_by_tcp(world.server, query(f"{name}.records.example", says.rdtype, use_edns=-1)).reply
+    small = ask_by_tcp(
+        world.server, query(f"{name}.records.example", says.rdtype, use_edns=-1)
+    ).reply
     assert small
     assert sum(map(len, small.answer)) == len(says.answer)
 
 
-@pytest.mark.parametrize("name", ["in-aaaa", "in-cname-and-a", "by-additional-0", "c-backwards-8", "n-nxdomain"])
+@pytest.mark.parametrize(
+    "name", ["in-aaaa", "in-cname-and-a", "by-additional-0", "c-backwards-8", "n-nxdomain"]
+)
 def test_by_tcp_the_same(name: str, world: World) -> None:
     reply = ask_by_tcp(world.server, question(name)).reply
     first, _ = both(world, name)

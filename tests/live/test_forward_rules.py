@@ -1,4 +1,5 @@
-"""Who may tell what: suffixes with upstreams of their own, the prefix's addresses, the cache and other clients."""
+"""Who may tell what: suffixes with upstreams of their own, the prefix's addresses, the cache and
+other clients."""
 
 from __future__ import annotations
 
@@ -32,25 +33,41 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def say(asked: Asked) -> Iterable[Said]:
     """An address of the prefix, in several ways, by the first label of the name."""
     yield {
-        "cname": lambda: asked.reply("@ 60 IN CNAME www.corp.example.", f"www.corp.example. 60 IN AAAA {OURS}"),
-        "out": lambda: asked.reply("@ 60 IN CNAME www.other.example.", f"www.other.example. 60 IN AAAA {OURS}"),
+        "cname": lambda: asked.reply(
+            "@ 60 IN CNAME www.corp.example.", f"www.corp.example. 60 IN AAAA {OURS}"
+        ),
+        "out": lambda: asked.reply(
+            "@ 60 IN CNAME www.other.example.", f"www.other.example. 60 IN AAAA {OURS}"
+        ),
         "hint": lambda: asked.reply(f"@ 60 IN HTTPS 1 . ipv6hint={OURS}"),
         "leads": lambda: asked.reply("@ 60 IN CNAME web.internal."),
-        "owns": lambda: asked.reply("@ 60 IN CNAME web.internal.", "web.internal. 60 IN AAAA 2001:db8::1"),
+        "owns": lambda: asked.reply(
+            "@ 60 IN CNAME web.internal.", "web.internal. 60 IN AAAA 2001:db8::1"
+        ),
         "flycast": lambda: asked.reply("@ 60 IN SRV 0 0 1 web.flycast."),
     }.get(asked.first, lambda: asked.reply(f"@ 60 IN AAAA {OURS}"))()
 
 
-def test_a_rule_may_allow_addresses_of_the_prefix_from_its_own_upstream(catalog: Path, tmp_path: Path) -> None:
+def test_a_rule_may_allow_addresses_of_the_prefix_from_its_own_upstream(
+    catalog: Path, tmp_path: Path
+) -> None:
     with ExitStack() as stack:
-        default, corp, lan = (stack.enter_context(Upstream(say, overridden=("home.arpa",))) for _ in range(3))
+        default, corp, lan = (
+            stack.enter_context(Upstream(say, overridden=("home.arpa",))) for _ in range(3)
+        )
         config = tmp_path / "rules.toml"
         config.write_text(
             f'[forward]\n"corp.example" = {{ upstreams = ["{corp.url}"], allow_prefix = true }}\n'
             f'"home.arpa" = ["{lan.url}"]\n"strict.corp.example" = ["{lan.url}"]\n'
         )
-        server = stack.enter_context(serving(catalog, "--config", str(config), upstream=default.url))
-        allowed = [("www.corp.example", "AAAA"), ("cname.corp.example", "AAAA"), ("corp.example", "AAAA")]
+        server = stack.enter_context(
+            serving(catalog, "--config", str(config), upstream=default.url)
+        )
+        allowed = [
+            ("www.corp.example", "AAAA"),
+            ("cname.corp.example", "AAAA"),
+            ("corp.example", "AAAA"),
+        ]
         refused = [
             ("www.example", "AAAA"), ("cname.example", "AAAA"), ("hint.example", "HTTPS"),
             ("www.xcorp.example", "AAAA"),
@@ -60,7 +77,9 @@ def test_a_rule_may_allow_addresses_of_the_prefix_from_its_own_upstream(catalog:
         ]  # fmt: skip
         for _ in range(3):  # asked, cached, repeated
             got = ask_all(server, [query(*question) for question in allowed])
-            assert [(each.outcome, each.addresses) for each in got] == [("NOERROR", [OURS])] * len(allowed)
+            assert [(each.outcome, each.addresses) for each in got] == [("NOERROR", [OURS])] * len(
+                allowed
+            )
             got = ask_all(server, [query(*question) for question in refused])
             assert [each.outcome for each in got] == ["SERVFAIL 15"] * len(refused)
             (hint,) = ask_all(server, [query("hint.corp.example", "HTTPS")])
@@ -70,7 +89,10 @@ def test_a_rule_may_allow_addresses_of_the_prefix_from_its_own_upstream(catalog:
             "www.corp.example.", "cname.corp.example.", "corp.example.", "hint.corp.example.", "leads.corp.example.",
             "owns.corp.example.", "flycast.corp.example.",
         }  # fmt: skip
-        assert {asked.name for asked in lan.asked} == {"printer.home.arpa.", "x.strict.corp.example."}
+        assert {asked.name for asked in lan.asked} == {
+            "printer.home.arpa.",
+            "x.strict.corp.example.",
+        }
         assert not [asked.name for asked in default.asked if asked.name.endswith(".corp.example.")]
 
 
@@ -86,21 +108,28 @@ def test_another_prefix_is_watched_instead(catalog: Path) -> None:
         assert addresses(ask(server, "theirs.example")) == ["fdaa:0:18::1"]
 
 
-# ── a repeated answer is each client's own ────────────────────────────────────────────────────────────────────
+# ── a repeated answer is each client's own ────────────────────────────────────────────────────────
 
 
 def test_a_repeated_answer_is_made_for_each_client(catalog: Path) -> None:
     many = [f"@ 300 IN A 198.18.0.{n}" for n in range(60)]
     flags = (
-        "--listen", "127.0.0.1:0", "--nsid", "here",
-        "--listen", "127.0.0.2:0", "--map-source", "127.0.0.2/32=fdaa:0:19::/48",
-    )  # fmt: skip
+        "--listen",
+        "127.0.0.1:0",
+        "--nsid",
+        "here",
+        "--listen",
+        "127.0.0.2:0",
+        "--map-source",
+        "127.0.0.2/32=fdaa:0:19::/48",
+    )
     with (
         Upstream(lambda asked: [asked.reply(*many, flags=dns.flags.AD)]) as upstream,
         serving(catalog, *flags, upstream=upstream.url) as server,
     ):
         outside, other = (
-            (host, int(port)) for host, port in re.findall(r"(127\.0\.0\.[12]):(\d+)", server.ready.split("\n")[0])
+            (host, int(port))
+            for host, port in re.findall(r"(127\.0\.0\.[12]):(\d+)", server.ready.split("\n")[0])
         )
         for turn in range(3):
             whole = ask(server, query("www.example", "A", payload=4_096))
@@ -117,8 +146,14 @@ def test_a_repeated_answer_is_made_for_each_client(catalog: Path) -> None:
             with_ad.flags |= dns.flags.AD
             assert ask(server, with_ad).flags & dns.flags.AD
             contents = {10: bytes(8), 3: b""}  # COOKIE, NSID
-            options = [dns.edns.GenericOption(dns.edns.OptionType(code), data) for code, data in contents.items()]
-            found = {int(o.otype) for o in ask(server, query("www.example", "A", options=options)).options}
+            options = [
+                dns.edns.GenericOption(dns.edns.OptionType(code), data)
+                for code, data in contents.items()
+            ]
+            found = {
+                int(o.otype)
+                for o in ask(server, query("www.example", "A", options=options)).options
+            }
             assert found == {10, 3}
             refused = ask(server, query("www.example", "A", flags=0))
             assert outcome(refused).startswith("REFUSED")
@@ -134,11 +169,12 @@ def test_a_repeated_answer_is_made_for_each_client(catalog: Path) -> None:
         assert 0 < ttls <= 300
 
 
-# ── noise ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── noise ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def mutated(octets: bytes, draw: random.Random) -> bytes:
-    """A reply with some octets changed, taken out, put in or cut off; id and question are mostly left alone."""
+    """A reply with some octets changed, taken out, put in or cut off; id and question are mostly
+    left alone."""
     found = bytearray(octets)
     for _ in range(draw.choice((1, 1, 2, 5, 20))):
         at = draw.randrange(2 if draw.random() < 0.1 else 12, max(13, len(found)))
@@ -151,19 +187,23 @@ def mutated(octets: bytes, draw: random.Random) -> bytes:
                 found[at:at] = draw.choice((b"\xc0\x0c", b"\xff\xff", b"\0", draw.randbytes(4)))
             case _:
                 found[6:12] = draw.randbytes(6) if draw.random() < 0.3 else found[6:12]
-                found = found[: draw.randrange(12, len(found) + 1)] if draw.random() < 0.3 else found
+                found = (
+                    found[: draw.randrange(12, len(found) + 1)] if draw.random() < 0.3 else found
+                )
         if len(found) < 13:
             break
     return bytes(found)
 
 
 def test_noise_from_an_upstream_ends_in_an_answer_or_a_failure_in_time(catalog: Path) -> None:
-    """900 replies with octets changed, by UDP, then by TCP: what comes through is well formed and about the name."""
+    """900 replies with octets changed, by UDP, then by TCP: what comes through is well formed and
+    about the name."""
     draw = random.Random(20)
     said = (
-        "@ 60 IN CNAME a.noise.example.", "a.noise.example. 60 IN CNAME b.noise.example.",
+        "@ 60 IN CNAME a.noise.example.",
+        "a.noise.example. 60 IN CNAME b.noise.example.",
         f"b.noise.example. 60 IN A {GOOD}",
-    )  # fmt: skip
+    )
     soa = "noise.example. 60 IN SOA ns.noise.example. root.noise.example. 1 2 3 4 5"
 
     def script(asked: Asked) -> Iterable[Said]:
@@ -171,7 +211,11 @@ def test_noise_from_an_upstream_ends_in_an_answer_or_a_failure_in_time(catalog: 
             yield asked.denied()
             return
         odd = int(asked.first.removeprefix("x")) % 3
-        reply = asked.reply(rcode=3, authority=[soa]) if odd == 2 else asked.reply(*said, authority=[soa] * odd)
+        reply = (
+            asked.reply(rcode=3, authority=[soa])
+            if odd == 2
+            else asked.reply(*said, authority=[soa] * odd)
+        )
         yield mutated(reply, draw)
 
     with Upstream(script) as upstream, serving(catalog, upstream=upstream.url) as server:

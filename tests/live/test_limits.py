@@ -20,7 +20,8 @@ from tests.tools import requires_root, requires_tool
 pytestmark = pytest.mark.live
 
 CONNECTIONS = 10_000
-# Says how many connections it opened, and keeps its ends of them until its standard input is closed.
+# Says how many connections it opened, and keeps its ends of them until its standard input is
+# closed.
 FLOOD = f"""
 import socket, sys
 FREEBIND, source, opened = 78, "fdaa:0:18:a7b:7d:f066:b83b:2", []
@@ -48,9 +49,12 @@ def host() -> Iterator[Host]:
 
 @contextmanager
 def flooding(host: Host) -> Iterator[int]:
-    """Ten thousand connections of network 0x18, from a process with as many descriptors; how many were opened."""
+    """Ten thousand connections of network 0x18, from a process with as many descriptors; how many
+    were opened."""
     words = host.within("prlimit", f"--nofile={CONNECTIONS + 100}", sys.executable, "-c", FLOOD)
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -79,13 +83,18 @@ def test_ten_thousand_idle_connections_of_one_network_leave_the_others_theirs(
                 assert len(addresses(dns.message.from_wire(sock.recv(65_535)[2:]))) == 2
             took.append(time.monotonic() - begin)
         with capsys.disabled():
-            print(f"\n  {opened:,} idle connections of another network: 10/10, slowest {max(took) * 1000:.1f} ms")
+            print(
+                f"\n  {opened:,} idle connections of another network: 10/10, slowest "
+                f"{max(took) * 1000:.1f} ms"
+            )
         assert server.descriptors() < 256 + 100
 
 
-# ── the clock ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the clock ─────────────────────────────────────────────────────────────────────────────────────
 
-LIBRARY = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), Path("/absent"))
+LIBRARY = next(
+    iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), Path("/absent")
+)
 DAY = 86_400
 CLIENT_COOKIE = bytes(range(8))
 
@@ -96,7 +105,8 @@ def cookie(server_cookie: bytes = b"") -> dns.edns.GenericOption:
 
 @requires_tool("faketime")
 def test_a_clock_that_is_set_changes_nothing_but_the_cookies(acme: Path, tmp_path: Path) -> None:
-    """RFC 9018: the server cookie holds the time at octets 4 to 8, which shows that the clock really was another."""
+    """RFC 9018: the server cookie holds the time at octets 4 to 8, which shows that the clock
+    really was another."""
     clock = tmp_path / "clock"
     clock.write_text("+0")
     faked = {"LD_PRELOAD": str(LIBRARY), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",

@@ -1,6 +1,8 @@
-"""A living catalog that is harmed: writers killed in the middle, files locked, broken, gone. No client notices.
+"""A living catalog that is harmed: writers killed in the middle, files locked, broken, gone. No
+client notices.
 
-; The file goes through thirty hells. The client sees one state or the next, never a third, never a failure.
+; The file goes through thirty hells. The client sees one state or the next, never a third, never a
+failure.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ KILLS = 200
 SERVED_AGAIN = 2.0  # seconds; what is promised is 1, which a busy machine may miss
 FIRST, SECOND = "('3d8d9930b03989', '5683d474b40d8e')", "('7811e63fd4de08', 'e2865013bd7d86')"
 OURS = f"({FIRST[1:-1]}, {SECOND[1:-1]})"
-# One transaction of many statements takes the one pair of machines out of the answer and brings the other in.
+# One transaction of many statements takes the one pair of machines out of the answer and brings the
+# other in.
 WRITER = f"""
 import os, sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
@@ -79,7 +82,8 @@ class Seen:
 
 @contextmanager
 def client(server: Served, name: str = "web.internal") -> Iterator[Seen]:
-    """Ask again and again in the background, with a name whose answer may be repeated and one that never is."""
+    """Ask again and again in the background, with a name whose answer may be repeated and one that
+    never is."""
     seen = Seen()
     in_turn: Iterator[dict[str, Any]] = cycle(({}, {"use_edns": False}))
 
@@ -126,18 +130,22 @@ def test_killed_writers_show_no_client_anything_but_the_old_or_the_new(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with closing(sqlite3.connect(path)) as connection:
-        addresses_of = dict(connection.execute(f"SELECT id, address FROM machines WHERE id IN {OURS}"))
+        addresses_of = dict(
+            connection.execute(f"SELECT id, address FROM machines WHERE id IN {OURS}")
+        )
     commit(path, "DELETE FROM machines WHERE app = 'web' AND id NOT IN " + OURS)
     commit(path, f"UPDATE machines SET state = 'stopped' WHERE id IN {SECOND}")
     first, second = (
-        tuple(sorted(addresses_of[ident] for ident in re.findall(r"\w+", pair))) for pair in (FIRST, SECOND)
+        tuple(sorted(addresses_of[ident] for ident in re.findall(r"\w+", pair)))
+        for pair in (FIRST, SECOND)
     )
     begin = time.monotonic()
     with serving(path) as server:
         with client(server) as seen:
             for number in range(KILLS):
                 with subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", WRITER, str(path), "0"], stdout=subprocess.PIPE
+                    [sys.executable, "-I", "-S", "-c", WRITER, str(path), "0"],
+                    stdout=subprocess.PIPE,
                 ) as writer:
                     assert writer.stdout is not None
                     writer.stdout.readline()
@@ -147,11 +155,14 @@ def test_killed_writers_show_no_client_anything_but_the_old_or_the_new(
         assert seen.answers.keys() <= {first, second}, seen.answers
         assert seen.rcodes.keys() == {"NOERROR"}
         assert seen.lost == 0
-        assert min(seen.answers[first], seen.answers[second]) > 0, "the writers were killed before they wrote"
+        assert min(seen.answers[first], seen.answers[second]) > 0, (
+            "the writers were killed before they wrote"
+        )
         # What is answered in the end is what is in the file.
         with closing(sqlite3.connect(path)) as connection:
             rows = connection.execute(
-                "SELECT address FROM machines WHERE app = 'web' AND network_id = 24 AND state = 'started'"
+                "SELECT address FROM machines WHERE app = 'web' AND network_id = 24 AND state = "
+                "'started'"
             )
             wanted = sorted(address for (address,) in rows)
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -161,7 +172,7 @@ def test_killed_writers_show_no_client_anything_but_the_old_or_the_new(
         print(f"\n  {KILLS} writers killed in {took:.1f} s: {dict(seen.rcodes)}, {seen.lost} lost")
 
 
-# ── damage ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── damage ────────────────────────────────────────────────────────────────────────────────────────
 
 Repair = Callable[[], None]
 ONE_LESS = "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'"
@@ -218,7 +229,9 @@ def another_schema(path: Path, good: Path) -> Repair:
 def a_column_less(path: Path, good: Path) -> Repair:
     commit(path, "ALTER TABLE machines RENAME COLUMN process_group TO process")
 
-    return lambda: commit(path, f"ALTER TABLE machines RENAME COLUMN process TO process_group; {ONE_LESS}")
+    return lambda: commit(
+        path, f"ALTER TABLE machines RENAME COLUMN process TO process_group; {ONE_LESS}"
+    )
 
 
 def a_table_less(path: Path, good: Path) -> Repair:
@@ -235,16 +248,26 @@ def copied_in_place(path: Path, good: Path) -> None:
     shutil.copyfile(good, path)
 
 
-# What is harmed in the file of a catalog in WAL mode is noticed when it is next read from it: nobody is hurt till then.
+# What is harmed in the file of a catalog in WAL mode is noticed when it is next read from it:
+# nobody is hurt till then.
 HARMS = [
-    *((harm, "delete") for harm in (locked, truncated, emptied, garbage, deleted, another_schema, a_column_less)),
+    *(
+        (harm, "delete")
+        for harm in (locked, truncated, emptied, garbage, deleted, another_schema, a_column_less)
+    ),
     *((harm, "wal") for harm in (locked, deleted, another_schema, a_table_less)),
 ]
 
 
-@pytest.mark.parametrize(("harm", "mode"), HARMS, ids=[f"{harm.__name__}-{mode}" for harm, mode in HARMS])
+@pytest.mark.parametrize(
+    ("harm", "mode"), HARMS, ids=[f"{harm.__name__}-{mode}" for harm, mode in HARMS]
+)
 def test_a_harmed_catalog_goes_on_answering_and_is_served_when_repaired(
-    path: Path, tmp_path: Path, harm: Callable[[Path, Path], Repair], mode: str, capsys: pytest.CaptureFixture[str]
+    path: Path,
+    tmp_path: Path,
+    harm: Callable[[Path, Path], Repair],
+    mode: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if mode == "delete":
         _without_wal(path)
@@ -264,14 +287,19 @@ def test_a_harmed_catalog_goes_on_answering_and_is_served_when_repaired(
             elif harm is locked:
                 time.sleep(1)
             else:
-                until(lambda: "degraded: the last good catalog answers" in get(server, "/readyz"), SERVED_AGAIN)
+                until(
+                    lambda: "degraded: the last good catalog answers" in get(server, "/readyz"),
+                    SERVED_AGAIN,
+                )
                 assert gauge(server, "internal_dns_catalog_readable") == 0
                 time.sleep(0.7)
                 assert "degraded" in get(server, "/readyz")
         assert {*seen.answers} == {before}
         assert ({*seen.rcodes}, seen.lost) == ({"NOERROR"}, 0)
         repair()
-        took = until(lambda: len(addresses(ask(server, "web.internal"))) == len(before) - 1, SERVED_AGAIN)
+        took = until(
+            lambda: len(addresses(ask(server, "web.internal"))) == len(before) - 1, SERVED_AGAIN
+        )
         until(lambda: get(server, "/readyz") == "ready\n", SERVED_AGAIN)
         assert gauge(server, "internal_dns_catalog_readable") == 1
         # And what is committed then is followed.
@@ -280,10 +308,15 @@ def test_a_harmed_catalog_goes_on_answering_and_is_served_when_repaired(
         said = server.stop()
     assert sum("the last good catalog answers" in line for line in said.splitlines()) <= 3, said
     with capsys.disabled():
-        print(f"\n  {harm.__name__} ({mode}): {seen.rcodes.total()} answers, repaired in {took * 1000:.0f} ms")
+        print(
+            f"\n  {harm.__name__} ({mode}): {seen.rcodes.total()} answers, repaired in "
+            f"{took * 1000:.0f} ms"
+        )
 
 
-def test_a_catalog_that_is_renamed_over_again_and_again_is_followed(path: Path, tmp_path: Path) -> None:
+def test_a_catalog_that_is_renamed_over_again_and_again_is_followed(
+    path: Path, tmp_path: Path
+) -> None:
     whole = {"web.internal": 0}
     with serving(path) as server:
         whole["web.internal"] = len(addresses(ask(server, "web.internal")))
@@ -297,8 +330,14 @@ def test_a_catalog_that_is_renamed_over_again_and_again_is_followed(path: Path, 
                 _without_wal(other)
                 os.rename(other, path)
                 wanted = whole["web.internal"] - (number % 2 == 0)
-                until(lambda wanted=wanted: len(addresses(ask(server, "web.internal"))) == wanted, SERVED_AGAIN)  # type: ignore[misc]
-        assert {len(answer) for answer in seen.answers} == {whole["web.internal"], whole["web.internal"] - 1}
+                until(
+                    lambda wanted=wanted: len(addresses(ask(server, "web.internal"))) == wanted,
+                    SERVED_AGAIN,
+                )  # type: ignore[misc]
+        assert {len(answer) for answer in seen.answers} == {
+            whole["web.internal"],
+            whole["web.internal"] - 1,
+        }
         assert ({*seen.rcodes}, seen.lost) == ({"NOERROR"}, 0)
 
 
@@ -313,15 +352,19 @@ def test_the_command_line_writes_on_while_writers_are_killed(path: Path) -> None
     with serving(path) as server:
         for number in range(4):
             with subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", WRITER, str(path), "0.05"], stdout=subprocess.PIPE
+                [sys.executable, "-I", "-S", "-c", WRITER, str(path), "0.05"],
+                stdout=subprocess.PIPE,
             ) as writer:
                 assert writer.stdout is not None
                 writer.stdout.readline()
                 verb = ("stop", "start")[number % 2]
                 done = subprocess.run(
-                    [*command, verb, "148e306c77e789", "--wait", "--catalog", str(path)], capture_output=True,
-                    text=True, timeout=20, check=False,
-                )  # fmt: skip
+                    [*command, verb, "148e306c77e789", "--wait", "--catalog", str(path)],
+                    capture_output=True,
+                    text=True,
+                    timeout=20,
+                    check=False,
+                )
                 writer.kill()
                 writer.wait(10)
             assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,5 @@
-"""The native UDP path with real sockets: what it counts, that it needs no lock, how it stops, where it is missing."""
+"""The native UDP path with real sockets: what it counts, that it needs no lock, how it stops, where
+it is missing."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ NATIVE = ("--udp-path", "native")
 WEB, OTHER = plain("web.internal"), plain("other.internal")
 
 
-# ── a worker by itself ────────────────────────────────────────────────────────────────────────────────────────
+# ── a worker by itself ────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass
@@ -141,7 +142,9 @@ def test_answers_come_while_python_holds_its_lock() -> None:
         assert waiting(client) == [header(QR | AA | RA | 0x100) + WEB[12:]]
 
 
-def test_what_a_worker_has_read_when_it_stops_is_answered_or_handed_up_and_the_rest_is_the_next_ones() -> None:
+def test_what_a_worker_has_read_when_it_stops_is_answered_or_handed_up_and_the_rest_is_the_next_ones() -> (
+    None
+):
     with alone() as (server, client):
         for number in range(400):  # the client's buffer takes 256 replies
             client.send(number.to_bytes(2, "big") + (WEB, OTHER)[number % 2][2:])
@@ -176,7 +179,9 @@ def test_a_message_handed_up_comes_whole_with_its_addresses_and_its_reply_finds_
         here = client.getsockname()
         for _, source, destination, port, _ in taken:
             assert (source, destination, port) == (bytes(15) + b"\1", bytes(15) + b"\1", here[1])
-        server.worker.send([(back, b"reply to " + octets[:2]) for octets, *_, back in taken if back])
+        server.worker.send(
+            [(back, b"reply to " + octets[:2]) for octets, *_, back in taken if back]
+        )
         assert waiting(client) == [b"reply to \x12\x34"] * 4
 
 
@@ -217,7 +222,9 @@ def test_who_watches_sees_what_was_dropped() -> None:
         for octets in dropped:
             client.send(octets)
         until(lambda: server.counted("6") == 2, 5)
-        assert [(octets, back) for octets, *_, back in server.worker.take(9)] == [(octets, None) for octets in dropped]
+        assert [(octets, back) for octets, *_, back in server.worker.take(9)] == [
+            (octets, None) for octets in dropped
+        ]
         assert (server.counted("runt"), server.counted("qr")) == (1, 1)
 
 
@@ -235,7 +242,8 @@ def test_one_in_so_many_is_shown_by_chance() -> None:
 
 
 def test_watching_takes_no_room_from_what_must_go_up() -> None:
-    """Python takes nothing: no more than a sixteenth of the ring is filled with what is only shown."""
+    """Python takes nothing: no more than a sixteenth of the ring is filled with what is only
+    shown."""
     with alone() as (server, client):
         server.mirror.table.watch(1)
         server.thread.start()
@@ -243,7 +251,11 @@ def test_watching_takes_no_room_from_what_must_go_up() -> None:
             for _ in range(50):
                 client.send(WEB)
             received(client, 50)
-        assert (server.counted("hits"), server.counted("full"), server.counted("flood")) == (3_000, 0, 0)
+        assert (server.counted("hits"), server.counted("full"), server.counted("flood")) == (
+            3_000,
+            0,
+            0,
+        )
         client.send(OTHER)
         until(lambda: server.counted("6") == 3_001, 5)
         server.stop()
@@ -330,7 +342,7 @@ def test_the_network_of_the_source_chooses_the_queue() -> None:
         host.close()
 
 
-# ── a server ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── a server ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -348,7 +360,10 @@ def metrics(server: Served) -> dict[str, float]:
     assert found
     with urllib.request.urlopen(f"{found[1]}/metrics", timeout=5) as page:
         lines = page.read().decode().splitlines()
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+    return {
+        name: float(value)
+        for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
+    }
 
 
 def test_the_ready_line_and_a_metric_say_that_it_is_native(served: Served) -> None:
@@ -360,13 +375,26 @@ def test_every_message_is_counted_once_whoever_answers_it(served: Served) -> Non
     before = metrics(served)
     with client_socket(socket.SOCK_DGRAM) as sock:
         sock.connect(("::1", served.port))
-        for octets in (b"", b"\0\1\2", plain("web.internal", flags=QR), plain("x.internal", flags=QR)):
+        for octets in (
+            b"",
+            b"\0\1\2",
+            plain("web.internal", flags=QR),
+            plain("x.internal", flags=QR),
+        ):
             sock.send(octets)
     for _ in range(20):
-        for name, rdtype in (("web.internal", "AAAA"), ("nosuch.internal", "A"), ("vms.web.internal", "TXT")):
+        for name, rdtype in (
+            ("web.internal", "AAAA"),
+            ("nosuch.internal", "A"),
+            ("vms.web.internal", "TXT"),
+        ):
             ask(served, query(name, rdtype, use_edns=False))
     after = metrics(served)
-    grown = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+    grown = {
+        name: after[name] - before.get(name, 0)
+        for name in after
+        if after[name] != before.get(name, 0)
+    }
     expected = {
         'internal_dns_requests_total{family="6",proto="udp"}': 64,
         'internal_dns_drops_total{reason="runt"}': 2,
@@ -392,8 +420,14 @@ def test_a_name_that_is_not_there_counts_under_its_own_qtype(served: Served) -> 
             sock.send(plain("nosuch.internal", qtype))
             sock.recv(512)
     after = metrics(served)
-    grown = {name: after[name] - before.get(name, 0) for name in after if "_questions_total" in name}
-    assert {name.split('"')[1]: count for name, count in grown.items() if count} == {"A": 1, "TXT": 1, "other": 3}
+    grown = {
+        name: after[name] - before.get(name, 0) for name in after if "_questions_total" in name
+    }
+    assert {name.split('"')[1]: count for name, count in grown.items() if count} == {
+        "A": 1,
+        "TXT": 1,
+        "other": 3,
+    }
 
 
 def test_a_change_is_seen_natively(acme: Path) -> None:
@@ -401,15 +435,25 @@ def test_a_change_is_seen_natively(acme: Path) -> None:
         for _ in range(3):
             assert len(addresses(ask(server, "web.internal"))) == 5
             assert ask(server, "fresh.internal").rcode() == dns.rcode.NXDOMAIN
-        change(acme, "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'; INSERT INTO machines (id, "
-               "network_id, app, address, region, state) VALUES ('n', 24, 'fresh', 'fdaa:0:18:a7b:7d:7:7:2', 'iad', "
+        change(acme, "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'; INSERT "
+                     "INTO machines (id, "
+               "network_id, app, address, region, state) VALUES ('n', 24, 'fresh', "
+               "'fdaa:0:18:a7b:7d:7:7:2', 'iad', "
                "'started')")  # fmt: skip
         until(lambda: len(addresses(ask(server, "fresh.internal"))) == 1, 5)
         assert len(addresses(ask(server, "web.internal"))) == 4
 
 
 def test_ipv4_is_served_natively_too(acme: Path) -> None:
-    flags = ("--listen", "127.0.0.1:0", "--map-source", "127.0.0.0/8=fdaa:0:18::/48", *NATIVE, "--workers", "2")
+    flags = (
+        "--listen",
+        "127.0.0.1:0",
+        "--map-source",
+        "127.0.0.0/8=fdaa:0:18::/48",
+        *NATIVE,
+        "--workers",
+        "2",
+    )
     with serving(acme, *flags) as server, client_socket(socket.SOCK_DGRAM, "127.0.0.1") as sock:
         sock.connect(("127.0.0.1", int(server.ready.split("127.0.0.1:")[1].split()[0].rstrip(","))))
         for name, count in (("web.internal", 5), ("web.internal", 5), ("nosuch.internal", 0)):
@@ -431,9 +475,12 @@ def test_a_network_that_floods_does_not_cost_another_one_an_answer(acme: Path) -
             for sock in (attacker, victim):
                 sock.connect(("fdaa::3", server.port))
             attacker.setblocking(False)
-            new = query("web.internal", options=[dns.edns.GenericOption(dns.edns.OptionType(65_002), b"")]).to_wire()
+            new = query(
+                "web.internal", options=[dns.edns.GenericOption(dns.edns.OptionType(65_002), b"")]
+            ).to_wire()
             octets = query("web.internal").to_wire()
-            # 200 new questions of the one for each of the other: all that a queue and Python take, and more.
+            # 200 new questions of the one for each of the other: all that a queue and Python take,
+            # and more.
             for number in range(150):
                 for _ in range(200):
                     with suppress(BlockingIOError):
@@ -446,7 +493,7 @@ def test_a_network_that_floods_does_not_cost_another_one_an_answer(acme: Path) -
         host.close()
 
 
-# ── without the extension ─────────────────────────────────────────────────────────────────────────────────────
+# ── without the extension ─────────────────────────────────────────────────────────────────────────
 
 WITHOUT = "import sys; sys.modules['internal_dns.transport.fast'] = None; from internal_dns.cli import main; main()"
 
@@ -465,24 +512,57 @@ def test_without_the_extension_the_python_path_serves_and_says_so(acme: Path) ->
 
 
 def test_a_native_path_that_is_demanded_and_missing_is_an_error(acme: Path) -> None:
-    words = [sys.executable, "-c", WITHOUT, "serve", "--catalog", str(acme), "--listen", "[::1]:0", *NATIVE]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=10, check=False)
+    words = [
+        sys.executable,
+        "-c",
+        WITHOUT,
+        "serve",
+        "--catalog",
+        str(acme),
+        "--listen",
+        "[::1]:0",
+        *NATIVE,
+    ]
+    done = subprocess.run(
+        words, cwd=REPOSITORY, capture_output=True, text=True, timeout=10, check=False
+    )
     assert done.returncode == 78
-    for words_said in ("error  udp path native", "why  it was not built", "do   Install a C compiler"):
+    for words_said in (
+        "error  udp path native",
+        "why  it was not built",
+        "do   Install a C compiler",
+    ):
         assert words_said in done.stderr, done.stderr
 
 
 def test_without_a_compiler_the_wheel_is_made_without_the_extension(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    shutil.copytree(REPOSITORY / "internal_dns", source / "internal_dns", ignore=shutil.ignore_patterns("*.so", "*.c"))
+    shutil.copytree(
+        REPOSITORY / "internal_dns",
+        source / "internal_dns",
+        ignore=shutil.ignore_patterns("*.so", "*.c"),
+    )
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir",
-         str(tmp_path), str(source)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            str(tmp_path),
+            str(source),
+        ],
         env={**os.environ, "CC": str(tmp_path / "no-compiler")},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = {name.rpartition("/")[2] for name in zipfile.ZipFile(wheel).namelist()}

@@ -1,7 +1,8 @@
 """README.md tells the truth: its transcripts are typed in, and what comes back is what it shows.
 
-In a block fenced as `console`, a line that begins with `$ ` is a command, and what follows is its output: `…` (or
-`...`) stands for anything within a line, and alone on a line for any number of lines. `make` commands are not run.
+In a block fenced as `console`, a line that begins with `$ ` is a command, and what follows is its
+output: `…` (or `...`) stands for anything within a line, and alone on a line for any number of
+lines. `make` commands are not run.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def pattern(shown: str) -> re.Pattern[str]:
         if line.strip() in ("…", "..."):
             made += r"(?:.*\n)*?"
             continue
-        words = [re.escape(word) for word in re.split(r"…|\.\.\.", re.sub(r"\s+", " ", line.rstrip()))]
+        words = [
+            re.escape(word) for word in re.split(r"…|\.\.\.", re.sub(r"\s+", " ", line.rstrip()))
+        ]
         made += ".*?".join(words) + r"\n"
     return re.compile(made + r"\Z")
 
@@ -61,13 +64,19 @@ def plain(output: str) -> str:
 
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Path, Served]]:
-    """A directory like the repository after `make demo`, and the demo, in a namespace where its ports are free."""
+    """A directory like the repository after `make demo`, and the demo, in a namespace where its
+    ports are free."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / ".venv").symlink_to(REPOSITORY / ".venv")
     host = Host("readme")
     try:
         served = Served(
-            "--upstream", "udp://192.0.2.53", host=host, verb="dev", folder=folder, program=(".venv/bin/internal-dns",)
+            "--upstream",
+            "udp://192.0.2.53",
+            host=host,
+            verb="dev",
+            folder=folder,
+            program=(".venv/bin/internal-dns",),
         )
         yield host, folder, served
         served.stop()
@@ -82,8 +91,12 @@ def test_make_demo_prints_what_is_shown(terminal: tuple[Host, Path, Served]) -> 
     assert shown, "README.md does not show what `make demo` prints"
     for line in plain(shown[0]).splitlines():
         # Versions and limits are the machine's own.
-        found = re.sub(r"sqlite\\ [\d\\.]+|\d+(?=\\ tcp|\\ forwarded)", lambda m: r"[\w .]+", re.escape(line))
-        assert any(re.fullmatch(found, other) for other in said), f"{line}\nis not in\n{served.ready}"
+        found = re.sub(
+            r"sqlite\\ [\d\\.]+|\d+(?=\\ tcp|\\ forwarded)", lambda m: r"[\w .]+", re.escape(line)
+        )
+        assert any(re.fullmatch(found, other) for other in said), (
+            f"{line}\nis not in\n{served.ready}"
+        )
 
 
 def test_transcripts_are_what_happens(terminal: tuple[Host, Path, Served]) -> None:
@@ -95,9 +108,15 @@ def test_transcripts_are_what_happens(terminal: tuple[Host, Path, Served]) -> No
             if typed.startswith("make"):
                 continue
             done = subprocess.run(
-                host.within("bash", "-c", typed), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True, timeout=30, check=False, env=environment,
-            )  # fmt: skip
+                host.within("bash", "-c", typed),
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=30,
+                check=False,
+                env=environment,
+            )
             run += 1
             if not pattern(shown).match(plain(done.stdout)):
                 wrong.append(f"$ {typed}\nshown:\n{shown}\ngot:\n{done.stdout}")

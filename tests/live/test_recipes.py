@@ -1,4 +1,5 @@
-"""The recipes of docs/operating.md, read from it: other resolvers on a machine of the network, and dig through them."""
+"""The recipes of docs/operating.md, read from it: other resolvers on a machine of the network, and
+dig through them."""
 
 from __future__ import annotations
 
@@ -17,14 +18,17 @@ from tests.tools import requires_root, requires_tool
 pytestmark = [pytest.mark.live, requires_root(), requires_tool("ip", "dig")]
 
 MACHINE = "fdaa:0:18:a7b:7d:f066:b83b:2"
-# The root's key of 2017: with a trust anchor, unbound must be told which zones cannot have signatures.
+# The root's key of 2017: with a trust anchor, unbound must be told which zones cannot have
+# signatures.
 ROOT_KEY = ". DS 20326 8 2 E06D44B80B8F1D39A95C0B0D7C65D08458E880409BBC683457104237C7F8EC8D"
 
 
 def recipe(file: str) -> str:
     """The block of docs/operating.md that begins with the name of this file."""
     text = (REPOSITORY / "docs" / "operating.md").read_text()
-    blocks = re.findall(rf"^```text\n# {re.escape(file)}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        rf"^```text\n# {re.escape(file)}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+    )
     assert len(blocks) == 1, f"{len(blocks)} recipes for {file}"
     return str(blocks[0])
 
@@ -47,9 +51,17 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 @contextmanager
 def running(host: Host, *words: str) -> Iterator[None]:
     """A resolver in the foreground, which answers at 127.0.0.1 of *host*."""
-    with subprocess.Popen(host.within(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        host.within(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         try:
-            until(lambda: process.poll() is not None or bool(host.run("ss", "-Hlun", "sport = :53").strip()), 10)
+            until(
+                lambda: (
+                    process.poll() is not None
+                    or bool(host.run("ss", "-Hlun", "sport = :53").strip())
+                ),
+                10,
+            )
             assert process.poll() is None, process.stdout.read() if process.stdout else ""
             yield
         finally:

@@ -1,4 +1,5 @@
-"""Hosts that follow one bucket of a real nats-server: whatever becomes of it, answers go on and no row is lost."""
+"""Hosts that follow one bucket of a real nats-server: whatever becomes of it, answers go on and no
+row is lost."""
 
 from __future__ import annotations
 
@@ -30,8 +31,28 @@ from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import connect
 from tests import commands, nats_servers
 from tests.live.certificates import Authority
-from tests.live.hosts import Host, Served, addresses, ask, change, join, meanwhile, outcome, query, until
-from tests.nats_servers import NatsServer, asked, contents, create, nats_cluster, nats_server, publish, put
+from tests.live.hosts import (
+    Host,
+    Served,
+    addresses,
+    ask,
+    change,
+    join,
+    meanwhile,
+    outcome,
+    query,
+    until,
+)
+from tests.nats_servers import (
+    NatsServer,
+    asked,
+    contents,
+    create,
+    nats_cluster,
+    nats_server,
+    publish,
+    put,
+)
 from tests.replicate.values import machine, network
 from tests.tools import requires_root, requires_tool
 
@@ -67,16 +88,32 @@ def filled(nats: NatsServer, name: str) -> Source:
 
 @contextmanager
 def following(
-    path: Path, source: Source | str, *flags: str, host: Host | None = None, environment: Mapping[str, str] = {}
+    path: Path,
+    source: Source | str,
+    *flags: str,
+    host: Host | None = None,
+    environment: Mapping[str, str] = {},
 ) -> Iterator[Served]:
-    """A server whose file follows *source*, an address where there are secrets; it answers when this returns."""
-    where = ["--listen", "[::]:53"] if host else ["--listen", "[::1]:0", "--map-source", "::1/128=fdaa:0:18::/48"]
+    """A server whose file follows *source*, an address where there are secrets; it answers when
+    this returns."""
+    where = (
+        ["--listen", "[::]:53"]
+        if host
+        else ["--listen", "[::1]:0", "--map-source", "::1/128=fdaa:0:18::/48"]
+    )
     (port,) = nats_servers.free_ports(1)
     server = Served(
-        "--catalog", str(path), *where, "--upstream", "none",
-        "--source", source if isinstance(source, str) else source.without_secrets(),
-        *(flags or ("--admin", f"127.0.0.1:{port}")), host=host, environment=environment,
-    )  # fmt: skip
+        "--catalog",
+        str(path),
+        *where,
+        "--upstream",
+        "none",
+        "--source",
+        source if isinstance(source, str) else source.without_secrets(),
+        *(flags or ("--admin", f"127.0.0.1:{port}")),
+        host=host,
+        environment=environment,
+    )
     try:
         yield server
     finally:
@@ -127,7 +164,7 @@ def asking(server: Served) -> Iterator[Counter[str]]:
         yield seen
 
 
-# ── following ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── following ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_empty_host_waits_for_the_first_bucket_then_answers_from_it(
@@ -155,14 +192,20 @@ def test_a_put_and_a_delete_show_in_another_hosts_answer(bucket: Source, tmp_pat
         assert differences(tmp_path / "catalog.db", bucket) == []
 
 
-def test_a_follower_that_is_killed_makes_up_for_2000_changes_exactly(bucket: Source, tmp_path: Path) -> None:
+def test_a_follower_that_is_killed_makes_up_for_2000_changes_exactly(
+    bucket: Source, tmp_path: Path
+) -> None:
     path = tmp_path / "catalog.db"
-    publish(bucket, dict([network(), *(machine(f"m{n}", n + 1, app=f"app-{n}") for n in range(500))]))
+    publish(
+        bucket, dict([network(), *(machine(f"m{n}", n + 1, app=f"app-{n}") for n in range(500))])
+    )
     with following(path, bucket) as server:
         until(lambda: revision(path) > 500, SOON)
         server.process.send_signal(signal.SIGKILL)
         server.process.wait(10)
-    changes = [machine(f"m{n % 500}", n % 500 + 1, app=f"app-{n % 500}", updated_at=n) for n in range(1900)]
+    changes = [
+        machine(f"m{n % 500}", n % 500 + 1, app=f"app-{n % 500}", updated_at=n) for n in range(1900)
+    ]
     put(bucket, *changes, *((machine(f"m{n}")[0], None) for n in range(100)))
     with following(path, bucket) as server:
         last = nats_servers.using(bucket, lambda b: b.facts()).last
@@ -171,7 +214,9 @@ def test_a_follower_that_is_killed_makes_up_for_2000_changes_exactly(bucket: Sou
     assert differences(path, bucket) == []
 
 
-def test_a_follower_below_the_floor_takes_all_and_one_above_it_does_not(bucket: Source, tmp_path: Path) -> None:
+def test_a_follower_below_the_floor_takes_all_and_one_above_it_does_not(
+    bucket: Source, tmp_path: Path
+) -> None:
     path = tmp_path / "catalog.db"
     put(bucket, machine("b", 2))
     with following(path, bucket) as server:
@@ -195,7 +240,9 @@ def publish_command(path: Path, bucket: Source, *flags: str) -> Any:
     return said.json
 
 
-def test_a_stream_made_anew_empties_nobody_until_it_is_whole(bucket: Source, tmp_path: Path) -> None:
+def test_a_stream_made_anew_empties_nobody_until_it_is_whole(
+    bucket: Source, tmp_path: Path
+) -> None:
     with following(tmp_path / "catalog.db", bucket) as server:
         until(lambda: shows(server, 1), SOON)
         with asking(server) as seen:
@@ -207,14 +254,19 @@ def test_a_stream_made_anew_empties_nobody_until_it_is_whole(bucket: Source, tmp
         assert seen.keys() == {"NOERROR"}
 
 
-def test_bad_values_are_kept_out_counted_and_listed_and_the_rest_goes_on(bucket: Source, tmp_path: Path) -> None:
+def test_bad_values_are_kept_out_counted_and_listed_and_the_rest_goes_on(
+    bucket: Source, tmp_path: Path
+) -> None:
     path = tmp_path / "catalog.db"
     with following(path, bucket) as server:
         until(lambda: shows(server, 1), SOON)
         put(
-            bucket, ("nonsense", b"x"), (machine("a")[0], b'{"version": 9}'), machine("b", 2, address="::1"),
+            bucket,
+            ("nonsense", b"x"),
+            (machine("a")[0], b'{"version": 9}'),
+            machine("b", 2, address="::1"),
             machine("c", 3),
-        )  # fmt: skip
+        )
         until(lambda: shows(server, 1, 3), SOON)
     said = commands.run("doctor", "--catalog", path, "--listen", "[::1]:0", "--json")
     listed = [s for s in said.json if s["what"].startswith("kept out")]
@@ -222,7 +274,9 @@ def test_bad_values_are_kept_out_counted_and_listed_and_the_rest_goes_on(bucket:
     assert any("version 9 is not known here" in s["why"] for s in listed)
 
 
-def test_every_host_says_how_it_is_and_one_command_shows_them(bucket: Source, tmp_path: Path) -> None:
+def test_every_host_says_how_it_is_and_one_command_shows_them(
+    bucket: Source, tmp_path: Path
+) -> None:
     with (
         following(tmp_path / "a.db", bucket, "--host-name", "iad-1", "--admin", "none"),
         following(tmp_path / "b.db", bucket, "--host-name", "ams-1", "--admin", "none"),
@@ -240,7 +294,9 @@ def test_every_host_says_how_it_is_and_one_command_shows_them(bucket: Source, tm
         assert said.out.count("up to date") == 2
 
 
-def test_what_writes_a_replica_is_told_to_publish_and_that_works(bucket: Source, tmp_path: Path) -> None:
+def test_what_writes_a_replica_is_told_to_publish_and_that_works(
+    bucket: Source, tmp_path: Path
+) -> None:
     path = tmp_path / "catalog.db"
     with following(path, bucket) as server:
         until(lambda: shows(server, 1), SOON)
@@ -250,15 +306,21 @@ def test_what_writes_a_replica_is_told_to_publish_and_that_works(bucket: Source,
             assert f"follows {bucket}" in said.err
             assert f"apply FILE --to {bucket}" in said.err
         document = tmp_path / "new.toml"
-        document.write_text(commands.run("export", "--catalog", path).out.replace("7d:1:1:2", "7d:1:5:2"))
+        document.write_text(
+            commands.run("export", "--catalog", path).out.replace("7d:1:1:2", "7d:1:5:2")
+        )
         dry = commands.run("apply", document, "--to", bucket, "--dry-run", "--json")
-        assert [answer["after"] for answer in dry.json["answers"] if answer["name"] == NAME] == [address(5)]
+        assert [answer["after"] for answer in dry.json["answers"] if answer["name"] == NAME] == [
+            address(5)
+        ]
         assert shows(server, 1)
         assert commands.run("apply", document, "--to", bucket).code == 0
         until(lambda: shows(server, 5), SOON)
 
 
-def test_a_document_that_collides_is_refused_before_anything_is_published(bucket: Source, tmp_path: Path) -> None:
+def test_a_document_that_collides_is_refused_before_anything_is_published(
+    bucket: Source, tmp_path: Path
+) -> None:
     document = {"networks": {"acme": {"id": 24, "apps": {"web": {"machines": [
         {"id": ident, "address": address(1), "region": "iad", "state": "started"} for ident in "xy"
     ]}}}}}  # fmt: skip
@@ -295,7 +357,9 @@ def test_a_file_without_a_network_does_not_empty_a_bucket(bucket: Source, tmp_pa
 
 def test_rows_that_could_not_be_served_are_not_published(bucket: Source, tmp_path: Path) -> None:
     create_catalog(tmp_path / "catalog.db", demo_rows())
-    change(tmp_path / "catalog.db", "UPDATE machines SET address = '::1' WHERE id = '3d8d9930b03989'")
+    change(
+        tmp_path / "catalog.db", "UPDATE machines SET address = '::1' WHERE id = '3d8d9930b03989'"
+    )
     before = contents(bucket)
     said = commands.run("publish", "--to", bucket, "--catalog", tmp_path / "catalog.db")
     assert said.code == 1
@@ -303,7 +367,7 @@ def test_rows_that_could_not_be_served_are_not_published(bucket: Source, tmp_pat
     assert contents(bucket) == before
 
 
-# ── what becomes of the engine ────────────────────────────────────────────────────────────────────────────────
+# ── what becomes of the engine ────────────────────────────────────────────────────────────────────
 
 
 def consumers(source: Source) -> int:
@@ -323,7 +387,9 @@ def reads_go_on_while_the_server_restarts_and_freezes(tmp_path: Path) -> None:
                 put(bucket, machine("b", 2))
                 until(lambda: shows(server, 1, 2), SOON)
                 nats.send(signal.SIGSTOP)
-                until(lambda: "degraded" in readyz(server), SOON)  # three seconds; `make soak` has eight
+                until(
+                    lambda: "degraded" in readyz(server), SOON
+                )  # three seconds; `make soak` has eight
                 nats.send(signal.SIGCONT)
                 put(bucket, machine("c", 3))
                 until(lambda: shows(server, 1, 2, 3), SOON)
@@ -332,12 +398,18 @@ def reads_go_on_while_the_server_restarts_and_freezes(tmp_path: Path) -> None:
 
 
 def a_storm_of_reconnects_leaves_one_consumer(tmp_path: Path) -> None:
-    with nats_server(tmp_path / "nats") as nats, following(tmp_path / "catalog.db", filled(nats, "catalog")) as server:
+    with (
+        nats_server(tmp_path / "nats") as nats,
+        following(tmp_path / "catalog.db", filled(nats, "catalog")) as server,
+    ):
         bucket = nats_servers.source(nats)
         until(lambda: shows(server, 1), SOON)
         for number in range(2, 12):
-            for name in [c["name"] for c in asked(bucket, f"CONSUMER.LIST.KV_{bucket.bucket}")["consumers"]]:
-                # Whoever deletes the consumer makes the follower notice the silence, or its successor come.
+            for name in [
+                c["name"] for c in asked(bucket, f"CONSUMER.LIST.KV_{bucket.bucket}")["consumers"]
+            ]:
+                # Whoever deletes the consumer makes the follower notice the silence, or its
+                # successor come.
                 asked(bucket, f"CONSUMER.DELETE.KV_{bucket.bucket}.{name}")
             put(bucket, machine(f"n{number}", number, app="other"))
             if number == 2:
@@ -384,7 +456,7 @@ def _put(where: Source, value: tuple[str, bytes]) -> bool:
     return True
 
 
-# ── who may ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── who may ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def follows_it(source: str, path: Path) -> None:
@@ -404,7 +476,9 @@ def refusal(source: str) -> str:
 
 
 @requires_tool("openssl")
-def test_a_bucket_is_followed_over_tls_and_only_of_a_server_that_is_vouched_for(tmp_path: Path) -> None:
+def test_a_bucket_is_followed_over_tls_and_only_of_a_server_that_is_vouched_for(
+    tmp_path: Path,
+) -> None:
     ours, other = Authority(tmp_path), Authority(tmp_path, "other")
     pair, client = ours.sign("IP:127.0.0.1"), ours.sign("DNS:host")
     tls = f'tls {{ cert_file: "{pair.certificate}", key_file: "{pair.key}", ca_file: "{ours.pem}", verify: true }}\n'
@@ -425,7 +499,9 @@ def test_nothing_is_said_to_a_server_that_leaves_tls_out() -> None:
             connection = listener.accept()[0]
             with connection:
                 connection.settimeout(10)
-                connection.sendall(b'INFO {"server_id":"x","version":"2.9.10","max_payload":65536,"headers":true}\r\n')
+                connection.sendall(
+                    b'INFO {"server_id":"x","version":"2.9.10","max_payload":65536,"headers":true}\r\n'
+                )
                 while octets := connection.recv(4096):
                     heard.extend(octets)
                     connection.sendall(b"PONG\r\n")
@@ -438,17 +514,30 @@ def test_nothing_is_said_to_a_server_that_leaves_tls_out() -> None:
     assert heard == b""
 
 
-def test_an_nkey_without_the_package_for_it_is_told_in_words(nats: NatsServer, tmp_path: Path) -> None:
+def test_an_nkey_without_the_package_for_it_is_told_in_words(
+    nats: NatsServer, tmp_path: Path
+) -> None:
     (tmp_path / "seed").write_text(f"SU{'A' * 56}\n")
-    assert "pip install nkeys" in refusal(f"nats://127.0.0.1:{nats.port}/catalog?nkey={tmp_path / 'seed'}")
+    assert "pip install nkeys" in refusal(
+        f"nats://127.0.0.1:{nats.port}/catalog?nkey={tmp_path / 'seed'}"
+    )
 
 
 @pytest.mark.parametrize(
     ("option", "text"),
-    [("creds", ""), ("creds", "-----BEGIN USER NKEY SEED-----\nhunter2\n"), ("nkey", "hunter2"), ("creds", None),
-     ("creds", "-----BEGIN NATS USER JWT-----\nx\n---\n-----BEGIN USER NKEY SEED-----\nhunter2\n---\n"),
-     ("token_file", None), ("ca", "hunter2")],
-)  # fmt: skip
+    [
+        ("creds", ""),
+        ("creds", "-----BEGIN USER NKEY SEED-----\nhunter2\n"),
+        ("nkey", "hunter2"),
+        ("creds", None),
+        (
+            "creds",
+            "-----BEGIN NATS USER JWT-----\nx\n---\n-----BEGIN USER NKEY SEED-----\nhunter2\n---\n",
+        ),
+        ("token_file", None),
+        ("ca", "hunter2"),
+    ],
+)
 def test_a_file_without_what_it_should_have_is_named_and_not_shown(
     nats: NatsServer, tmp_path: Path, option: str, text: str | None
 ) -> None:
@@ -463,7 +552,9 @@ def test_a_file_without_what_it_should_have_is_named_and_not_shown(
 def a_host_answers_from_its_file_at_once_whatever_keeps_it_from_the_bucket(tmp_path: Path) -> None:
     """No server, no extra, no right to: each is said, and mended while it runs."""
     path = tmp_path / "catalog.db"
-    with nats_server(tmp_path / "nats", more='authorization { user: u, password: "right-one" }\n') as nats:
+    with nats_server(
+        tmp_path / "nats", more='authorization { user: u, password: "right-one" }\n'
+    ) as nats:
         right = f"nats://u:right-one@127.0.0.1:{nats.port}/catalog"
         follows_it(right, path)
         wrong = f"nats://u:hunter2@127.0.0.1:{nats.port}/catalog"
@@ -474,7 +565,10 @@ def a_host_answers_from_its_file_at_once_whatever_keeps_it_from_the_bucket(tmp_p
             put(Source.parse(right), machine("b", 2))
             nats.stop()
             nats.config.write_text(nats.config.read_text().replace("right-one", "hunter2"))
-            until(lambda: "refused" in readyz(server).lower() or "connect" in readyz(server).lower(), 2 * SOON)
+            until(
+                lambda: "refused" in readyz(server).lower() or "connect" in readyz(server).lower(),
+                2 * SOON,
+            )
             nats.start()
             until(lambda: shows(server, 1, 2), 2 * SOON)
     (tmp_path / "blocked").mkdir()
@@ -484,7 +578,7 @@ def a_host_answers_from_its_file_at_once_whatever_keeps_it_from_the_bucket(tmp_p
         until(lambda: "pip install 'internal-dns[nats]'" in readyz(server), SOON)
 
 
-# ── all of these at once: each waits for seconds, on servers of its own ────────────────────────────────────────
+# ── all of these at once: each waits for seconds, on servers of its own ───────────────────────────
 
 STORIES: dict[str, Callable[[Path], None]] = {
     story.__name__: story
@@ -512,10 +606,12 @@ def test_a_long_story(name: str, told: dict[str, BaseException | None]) -> None:
         raise error
 
 
-# ── what others write ─────────────────────────────────────────────────────────────────────────────────────────
+# ── what others write ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_messages_that_the_client_library_cannot_read_stop_nobody(bucket: Source, tmp_path: Path) -> None:
+def test_messages_that_the_client_library_cannot_read_stop_nobody(
+    bucket: Source, tmp_path: Path
+) -> None:
     start = f"$KV.{bucket.bucket}."
     with following(tmp_path / "catalog.db", bucket) as server:
         until(lambda: shows(server, 1), SOON)
@@ -541,10 +637,19 @@ def _publish(bucket: Source, subject: bytes, headers: bytes, value: bytes) -> No
     host, _, port = bucket.servers[0].partition(":")
     with socket.create_connection((host, int(port)), 10) as sock, sock.makefile("rb") as lines:
         lines.readline()
-        verb = b"HPUB %s %d %d" % (subject, len(headers), len(headers) + len(value)) if headers else None
+        verb = (
+            b"HPUB %s %d %d" % (subject, len(headers), len(headers) + len(value))
+            if headers
+            else None
+        )
         line = verb or b"PUB %s %d" % (subject, len(value))
         sock.sendall(
-            b'CONNECT {"verbose":false,"headers":true}\r\n' + line + b"\r\n" + headers + value + b"\r\nPING\r\n"
+            b'CONNECT {"verbose":false,"headers":true}\r\n'
+            + line
+            + b"\r\n"
+            + headers
+            + value
+            + b"\r\nPING\r\n"
         )
         assert lines.readline() == b"PONG\r\n"
 
@@ -552,7 +657,9 @@ def _publish(bucket: Source, subject: bytes, headers: bytes, value: bytes) -> No
 def test_a_wrong_password_is_no_secret_spilled(tmp_path: Path) -> None:
     with nats_server(tmp_path / "nats") as nats:
         nats.stop()
-        nats.config.write_text(nats.config.read_text() + 'authorization { user: u, password: "right-one" }\n')
+        nats.config.write_text(
+            nats.config.read_text() + 'authorization { user: u, password: "right-one" }\n'
+        )
         nats.start()
         wrong = f"nats://u:hunter2@{nats.address}:{nats.port}/catalog"
         said = commands.run("fleet", "status", "--source", wrong)
@@ -561,10 +668,13 @@ def test_a_wrong_password_is_no_secret_spilled(tmp_path: Path) -> None:
         assert "hunter2" not in said.err + said.out
         right = Source.parse(wrong.replace("hunter2", "right-one"))
         create(right)
-        assert commands.run("fleet", "status", "--source", wrong.replace("hunter2", "right-one")).code == 0
+        assert (
+            commands.run("fleet", "status", "--source", wrong.replace("hunter2", "right-one")).code
+            == 0
+        )
 
 
-# ── three hosts ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── three hosts ───────────────────────────────────────────────────────────────────────────────────
 
 
 @requires_root()
@@ -585,8 +695,12 @@ def test_three_servers_in_three_namespaces_give_byte_equal_lists(tmp_path: Path)
             host.ip("-6 route add local fdaa::3/128 dev lo")
             join(host, client, "client", ("fdaa:0:18",), (address(1),))
         nats = NatsServer(tmp_path / "nats", "single", 4222, "0.0.0.0")
-        process = subprocess.Popen(hub.within(nats_servers.PROGRAM, "-c", str(nats.config)), stderr=subprocess.DEVNULL)
-        values = dict([network(), *(machine(f"m{n}", n + 1, app=f"app-{n % 7}") for n in range(300))])
+        process = subprocess.Popen(
+            hub.within(nats_servers.PROGRAM, "-c", str(nats.config)), stderr=subprocess.DEVNULL
+        )
+        values = dict(
+            [network(), *(machine(f"m{n}", n + 1, app=f"app-{n % 7}") for n in range(300))]
+        )
         where = Source.parse("nats://127.0.0.1:4222/catalog")
         until(lambda: hub.inside(lambda: _listening(4222)), SOON)
         hub.inside(lambda: create(where))
@@ -606,10 +720,16 @@ def test_three_servers_in_three_namespaces_give_byte_equal_lists(tmp_path: Path)
             servers.append(Served(*words, "--source", source, host=host))
         last = hub.inside(lambda: nats_servers.using(where, lambda b: b.facts())).last
         until(
-            lambda: all((tmp_path / f"{n}.db").exists() and revision(tmp_path / f"{n}.db") == last for n in range(3)),
+            lambda: all(
+                (tmp_path / f"{n}.db").exists() and revision(tmp_path / f"{n}.db") == last
+                for n in range(3)
+            ),
             SOON,
         )
-        until(lambda: all(len(_lists(client)["_instances.internal"]) > 5_000 for client in clients), SOON)
+        until(
+            lambda: all(len(_lists(client)["_instances.internal"]) > 5_000 for client in clients),
+            SOON,
+        )
         lists = [_lists(client) for client in clients]
         assert lists[0] == lists[1] == lists[2]
     finally:
@@ -663,10 +783,19 @@ def test_nats_is_not_needed_where_it_is_not_used(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "internal_dns"]
     for words, code, said in (
         (("version",), 0, ""),
-        (("fleet", "status", "--source", "nats://127.0.0.1:1/x"), 3, "pip install 'internal-dns[nats]'"),
+        (
+            ("fleet", "status", "--source", "nats://127.0.0.1:1/x"),
+            3,
+            "pip install 'internal-dns[nats]'",
+        ),
     ):
         done = subprocess.run(
-            [*program, *words], env=environment, capture_output=True, text=True, check=False, timeout=30
+            [*program, *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
         )
         assert done.returncode == code, done.stderr
         assert said in done.stderr

@@ -1,4 +1,5 @@
-"""Restarts on inherited sockets: what nobody has read yet waits in the kernel for the next process."""
+"""Restarts on inherited sockets: what nobody has read yet waits in the kernel for the next
+process."""
 
 from __future__ import annotations
 
@@ -49,12 +50,22 @@ def bound(text: str = "[::1]:0") -> Iterator[tuple[socket.socket, socket.socket]
         yield udp, tcp
 
 
-def activated(catalog: Path, sockets: tuple[socket.socket, ...], *flags: str, upstream: str = "none") -> Served:
+def activated(
+    catalog: Path, sockets: tuple[socket.socket, ...], *flags: str, upstream: str = "none"
+) -> Served:
     """A server on inherited sockets."""
     return Served(
-        "--catalog", str(catalog), "--map-source", MAP_LOOPBACK, "--upstream", upstream, "--admin", "none", *flags,
+        "--catalog",
+        str(catalog),
+        "--map-source",
+        MAP_LOOPBACK,
+        "--upstream",
+        upstream,
+        "--admin",
+        "none",
+        *flags,
         sockets=sockets,
-    )  # fmt: skip
+    )
 
 
 class Asker(threading.Thread):
@@ -79,7 +90,9 @@ class Asker(threading.Thread):
             while self.sent < due:
                 try:
                     self.sock.send(self.sent.to_bytes(2, "big") + self.asked)
-                except ConnectionRefusedError:  # nobody holds the socket: that question, or one before, is lost
+                except (
+                    ConnectionRefusedError
+                ):  # nobody holds the socket: that question, or one before, is lost
                     self.refused += 1
                 self.sent += 1
             self.collect()
@@ -100,7 +113,9 @@ class Asker(threading.Thread):
 
 @requires_root()  # a queue of 4 MiB holds what comes while nobody reads
 @pytest.mark.slow
-def test_no_question_is_lost_in_eight_restarts(acme: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_question_is_lost_in_eight_restarts(
+    acme: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with bound() as sockets:
         server = activated(acme, sockets)
         asker = Asker(server.port)
@@ -120,11 +135,17 @@ def test_no_question_is_lost_in_eight_restarts(acme: Path, capsys: pytest.Captur
                 lost = QUERIES - len(asker.answers)
             with capsys.disabled():
                 took = time.monotonic() - begin
-                print(f"\n  {restarts} restarts under {RATE} qps: {lost} of {QUERIES} lost, {took:.1f} s")
+                print(
+                    f"\n  {restarts} restarts under {RATE} qps: {lost} of {QUERIES} lost, "
+                    f"{took:.1f} s"
+                )
         server.stop()
     assert (lost, asker.refused, asker.sent) == (0, 0, QUERIES)
     assert {reply[3] & 15 for reply in asker.answers.values()} == {0}
-    assert all(len(addresses(dns.message.from_wire(reply))) == 5 for reply in list(asker.answers.values())[::997])
+    assert all(
+        len(addresses(dns.message.from_wire(reply))) == 5
+        for reply in list(asker.answers.values())[::997]
+    )
 
 
 def test_two_servers_hand_over_without_a_gap(acme: Path) -> None:
@@ -147,7 +168,11 @@ def test_two_servers_hand_over_without_a_gap(acme: Path) -> None:
 
 def test_what_nobody_has_read_is_answered_by_the_next(acme: Path) -> None:
     asked = query("web.internal").to_wire()
-    with bound() as sockets, client_socket(socket.SOCK_DGRAM) as udp, client_socket(socket.SOCK_STREAM) as tcp:
+    with (
+        bound() as sockets,
+        client_socket(socket.SOCK_DGRAM) as udp,
+        client_socket(socket.SOCK_STREAM) as tcp,
+    ):
         server = activated(acme, sockets)
         port = server.port
         server.stop()
@@ -179,9 +204,11 @@ def test_sigterm_answers_what_was_read_and_leaves_the_rest(acme: Path) -> None:
         return 1.0, asked.reply("@ 60 IN A 192.0.2.1")
 
     with (
-        Upstream(script) as upstream, bound() as sockets, client_socket(socket.SOCK_DGRAM) as early,
+        Upstream(script) as upstream,
+        bound() as sockets,
+        client_socket(socket.SOCK_DGRAM) as early,
         client_socket(socket.SOCK_DGRAM) as late,
-    ):  # fmt: skip
+    ):
         server = activated(acme, sockets, upstream=upstream.url)
         for client in (early, late):
             client.connect(("::1", server.port))
@@ -220,7 +247,9 @@ def test_a_tcp_question_that_came_before_the_end_is_answered(acme: Path) -> None
 
 def test_several_addresses_in_any_order(acme: Path) -> None:
     with bound() as one, bound("127.0.0.1:0") as two:
-        server = activated(acme, (one[1], two[0], one[0], two[1]), "--map-source", "127.0.0.0/8=fdaa:0:19::/48")
+        server = activated(
+            acme, (one[1], two[0], one[0], two[1]), "--map-source", "127.0.0.0/8=fdaa:0:19::/48"
+        )
         assert len(addresses(asked_at(one[0].getsockname()))) == 5
         assert len(addresses(asked_at(two[0].getsockname()))) == 2
         server.stop()
@@ -229,13 +258,19 @@ def test_several_addresses_in_any_order(acme: Path) -> None:
 def test_several_udp_sockets_of_one_address_are_all_read(acme: Path) -> None:
     """A group that the kernel spreads clients over (SO_REUSEPORT)."""
     with contextlib.ExitStack() as stack:
-        group = [stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) for _ in range(4)]
+        group = [
+            stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) for _ in range(4)
+        ]
         for sock in group:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(("::1", group[0].getsockname()[1]))
-        tcp = stack.enter_context(socket.create_server(group[0].getsockname()[:2], family=socket.AF_INET6))
+        tcp = stack.enter_context(
+            socket.create_server(group[0].getsockname()[:2], family=socket.AF_INET6)
+        )
         server = activated(acme, (*group, tcp))
-        for _ in range(40):  # each from a port of its own: one socket in four would be missed with 1 in 100,000
+        for _ in range(
+            40
+        ):  # each from a port of its own: one socket in four would be missed with 1 in 100,000
             assert len(addresses(asked_at(group[0].getsockname()))) == 5
         server.stop()
 
@@ -287,10 +322,28 @@ def test_sockets_that_do_not_fit_end_the_start(acme: Path, kinds: str, says: str
         known = {"u": udp.fileno(), "t": tcp.fileno(), "f": file.fileno(), "x": local.fileno()}
         numbers = [known[kind] for kind in kinds]
         done = subprocess.run(
-            [sys.executable, str(LAUNCHER), ",".join(map(str, numbers)), sys.executable, "-m", "internal_dns", "serve",
-             "--catalog", str(acme), "--upstream", "none", "--admin", "none"],
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=10, check=False, pass_fds=numbers,
-        )  # fmt: skip
+            [
+                sys.executable,
+                str(LAUNCHER),
+                ",".join(map(str, numbers)),
+                sys.executable,
+                "-m",
+                "internal_dns",
+                "serve",
+                "--catalog",
+                str(acme),
+                "--upstream",
+                "none",
+                "--admin",
+                "none",
+            ],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            pass_fds=numbers,
+        )
     assert done.returncode == 78
     assert re.search(r"^error  inherited", done.stderr, re.MULTILINE)
     assert f"  why  {says}" in done.stderr

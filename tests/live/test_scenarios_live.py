@@ -1,4 +1,5 @@
-"""Play the scenarios over real sockets to servers that were really started, from real source addresses."""
+"""Play the scenarios over real sockets to servers that were really started, from real source
+addresses."""
 
 from __future__ import annotations
 
@@ -24,10 +25,13 @@ pytestmark = [pytest.mark.live, requires_root(), requires_tool("ip")]
 
 IPV4 = "192.0.2.53"  # where IPv4 sources ask: what they are told does not depend on it
 DUMMY_MAP = "203.0.113.1/32=fdaa:0:18::/48"  # `dev` without any map makes its own
-# A network that no scenario has. Its name changes with each commit, so `_whoami.internal` tells when it is served.
+# A network that no scenario has. Its name changes with each commit, so `_whoami.internal` tells
+# when it is served.
 WITNESS = 0xFFFF_FFFE
 # The option makes Python answer: the native path would overtake what it handed up before.
-PROBE = query("_dns.internal", id=0x5EE5, options=[dns.edns.GenericOption(dns.edns.OptionType(65_002), b"")]).to_wire()
+PROBE = query(
+    "_dns.internal", id=0x5EE5, options=[dns.edns.GenericOption(dns.edns.OptionType(65_002), b"")]
+).to_wire()
 
 
 @dataclass(slots=True)
@@ -56,7 +60,7 @@ class Sockets(Runner):
         self.now: Living | None = None
         self.slowest = 0.0  # commit until visible
 
-    # ── servers ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── servers ───────────────────────────────────────────────────────────────────────────────────
 
     def prepare(self, setting: Setting) -> None:
         key = Setting(catalog=setting.catalog, server=setting.server)
@@ -70,17 +74,30 @@ class Sockets(Runner):
     def _start(self, setting: Setting) -> Living:
         pristine = self.pristine.get(setting.catalog)
         if pristine is None:
-            pristine = catalog_file(self.folder / f"catalog-{len(self.pristine)}.db", *setting.catalog)
+            pristine = catalog_file(
+                self.folder / f"catalog-{len(self.pristine)}.db", *setting.catalog
+            )
             self.pristine[setting.catalog] = pristine
         file = Path(shutil.copy(pristine, self.folder / f"served-{len(self.servers)}.db"))
         flags = ["--catalog", str(file), "--listen", "[::]:0", "--listen", f"{IPV4}:0", "--admin", "none",
                  *self._flags(setting)]  # fmt: skip
-        return Living(Served(*flags, host=self.host, verb="dev" if setting.server.dev else "serve"), file, pristine)
+        return Living(
+            Served(*flags, host=self.host, verb="dev" if setting.server.dev else "serve"),
+            file,
+            pristine,
+        )
 
     def _flags(self, setting: Setting) -> Iterable[str]:
         said = setting.server
         yield from ("--udp-path", self.udp_path, "--workers", "2")
-        yield from ("--prefix", f"{said.prefix}::/16", "--udp-limit", str(said.udp_limit), "--cookie-secret", "00" * 16)
+        yield from (
+            "--prefix",
+            f"{said.prefix}::/16",
+            "--udp-limit",
+            str(said.udp_limit),
+            "--cookie-secret",
+            "00" * 16,
+        )
         if said.region:
             yield from ("--region", said.region)
         if said.nsid:
@@ -88,7 +105,9 @@ class Sockets(Runner):
         for start in said.hidden:
             yield from ("--hidden-peers", start)
         for source, number in said.maps:
-            network = IPv6Address(bytes.fromhex(said.prefix) + number.to_bytes(4, "big") + bytes(10))
+            network = IPv6Address(
+                bytes.fromhex(said.prefix) + number.to_bytes(4, "big") + bytes(10)
+            )
             yield from ("--map-source", f"{source}={network}/48")
         if said.dev and not said.maps:
             yield from ("--map-source", DUMMY_MAP)
@@ -97,13 +116,18 @@ class Sockets(Runner):
             config = self.folder / f"config-{len(self.servers)}.toml"
             # What is answered here in any case, the configuration refuses to forward.
             ours = ("internal", "flycast", "a.a.d.f.ip6.arpa")
-            suffixes = [suffix for suffix in said.forward if not f".{suffix}".endswith(tuple(f".{o}" for o in ours))]
+            suffixes = [
+                suffix
+                for suffix in said.forward
+                if not f".{suffix}".endswith(tuple(f".{o}" for o in ours))
+            ]
             rules = (f'"{suffix}" = ["{self.upstream.url}"]\n' for suffix in suffixes)
             config.write_text("[forward]\n" + "".join(rules))
             yield from ("--config", str(config))
 
     def _change(self, living: Living, setting: Setting) -> None:
-        """Bring the file to the changes of *setting* in one commit, and wait until that is served."""
+        """Bring the file to the changes of *setting* in one commit, and wait until that is
+        served."""
         done, wanted = living.changes, setting.changes
         sql = [] if wanted[: len(done)] == done else _restored(living.pristine)
         sql += wanted[len(done) :] if not sql else wanted
@@ -113,12 +137,18 @@ class Sockets(Runner):
         change(living.file, ";".join(statement.rstrip("; \n") for statement in sql))
         living.changes = wanted
         self.now = living
-        source = str(IPv6Address(bytes.fromhex(setting.server.prefix) + WITNESS.to_bytes(4, "big") + bytes(9) + b"\2"))
+        source = str(
+            IPv6Address(
+                bytes.fromhex(setting.server.prefix) + WITNESS.to_bytes(4, "big") + bytes(9) + b"\2"
+            )
+        )
         at = str(IPv6Address(bytes.fromhex(setting.server.prefix) + bytes(13) + b"\3"))
         whoami = query("_whoami.internal", "TXT").to_wire()
 
         def served() -> bool:
-            return f"network={name},".encode() in (self.exchange(whoami, source, at, stream=False) or b"")
+            return f"network={name},".encode() in (
+                self.exchange(whoami, source, at, stream=False) or b""
+            )
 
         self.slowest = max(self.slowest, until(served, 2, "the commit was not served"))
 
@@ -134,14 +164,18 @@ class Sockets(Runner):
         self.host.close()
         assert not failures, "\n".join(failures)
 
-    # ── octets ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── octets ────────────────────────────────────────────────────────────────────────────────────
 
-    def exchange(self, octets: bytes, source: str, destination: str, *, stream: bool) -> bytes | None:
+    def exchange(
+        self, octets: bytes, source: str, destination: str, *, stream: bool
+    ) -> bytes | None:
         assert self.now is not None
         if ":" in source and (mapped := IPv6Address(source).ipv4_mapped):
             source = str(mapped)  # the edge passes IPv4 on so
         server = (IPV4 if "." in source else destination, self._port(source))
-        reply = self._by_tcp(octets, source, server) if stream else self._by_udp(octets, source, server)
+        reply = (
+            self._by_tcp(octets, source, server) if stream else self._by_udp(octets, source, server)
+        )
         self.why = "forwarded" if reply is not None and reply[3] & 15 == MARK else ""
         return None if self.why else reply
 
@@ -189,7 +223,9 @@ class Sockets(Runner):
                     assert not received, "half a frame"
                     return None
                 received += piece
-            assert len(received) == 2 + int.from_bytes(received[:2], "big"), "octets behind the reply"
+            assert len(received) == 2 + int.from_bytes(received[:2], "big"), (
+                "octets behind the reply"
+            )
             return received[2:]
 
 
@@ -204,11 +240,15 @@ def forwarded(asked: Asked) -> Iterable[bytes]:
 
 
 def _restored(pristine: Path) -> list[str]:
-    """SQL that makes the catalog what it was, for one transaction: SQLite attaches no file within one."""
+    """SQL that makes the catalog what it was, for one transaction: SQLite attaches no file within
+    one."""
     connection = sqlite3.connect(f"file:{pristine}?mode=ro", uri=True)
     try:
         dump = [line for line in connection.iterdump() if line.startswith("INSERT INTO")]
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
     finally:
         connection.close()
     return [*(f"DELETE FROM {table}" for table in tables), *dump]
@@ -218,7 +258,9 @@ SCENARIOS = [scenario for scenario in all_scenarios() if not scenario.in_process
 
 
 @pytest.fixture(scope="module", params=[pytest.param("native", marks=requires_native()), "python"])
-def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sockets]:
+def runner(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sockets]:
     found = Sockets(tmp_path_factory.mktemp("scenarios"), request.param)
     yield found
     found.close()

@@ -16,7 +16,17 @@ from pathlib import Path
 import dns.edns
 import pytest
 
-from tests.live.hosts import MAP_LOOPBACK, Host, Served, addresses, ask, change, outcome, query, until
+from tests.live.hosts import (
+    MAP_LOOPBACK,
+    Host,
+    Served,
+    addresses,
+    ask,
+    change,
+    outcome,
+    query,
+    until,
+)
 from tests.live.upstream import Upstream, answering
 from tests.tools import requires_native, requires_root, requires_tool
 
@@ -37,7 +47,9 @@ class Manager:
     def hears(self, key: str, value: str | None = None, seconds: float = 15) -> dict[str, str]:
         """Wait for a message with this line; return all its lines."""
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and select.select([self.sock], [], [], left)[0]:
+        while (left := deadline - time.monotonic()) > 0 and select.select(
+            [self.sock], [], [], left
+        )[0]:
             lines = dict(line.split("=", 1) for line in self.sock.recv(4_096).decode().split("\n"))
             self.heard.append(lines)
             if key in lines and value in (None, lines[key]):
@@ -66,16 +78,29 @@ def abstract() -> Iterator[Manager]:
 
 @contextmanager
 def service(
-    catalog: Path, manager: Manager, *flags: str, watchdog: float = 0, upstream: str = "none", host: Host | None = None
+    catalog: Path,
+    manager: Manager,
+    *flags: str,
+    watchdog: float = 0,
+    upstream: str = "none",
+    host: Host | None = None,
 ) -> Iterator[Served]:
     environment = {"NOTIFY_SOCKET": manager.address}
     if watchdog:
         environment["WATCHDOG_USEC"] = str(int(watchdog * 1_000_000))
     where = () if host else ("--listen", "[::1]:0", "--map-source", MAP_LOOPBACK)
     server = Served(
-        "--catalog", str(catalog), *where, "--upstream", upstream, "--admin", "none", *flags,
-        environment=environment, host=host,
-    )  # fmt: skip
+        "--catalog",
+        str(catalog),
+        *where,
+        "--upstream",
+        upstream,
+        "--admin",
+        "none",
+        *flags,
+        environment=environment,
+        host=host,
+    )
     try:
         yield server
     except BaseException:
@@ -120,7 +145,9 @@ def test_the_watchdog_hears_nothing_of_a_stopped_process(acme: Path, manager: Ma
 
 @requires_root()
 @requires_tool("ip")
-def test_an_address_that_is_on_no_interface_yet_is_no_reason_to_be_killed(acme: Path, tmp_path: Path) -> None:
+def test_an_address_that_is_on_no_interface_yet_is_no_reason_to_be_killed(
+    acme: Path, tmp_path: Path
+) -> None:
     host, manager = Host("watchdog"), Manager(str(tmp_path / "notify"))
     try:
         with manager.sock, service(acme, manager, watchdog=WATCHDOG, host=host) as server:
@@ -152,14 +179,16 @@ def test_a_service_manager_that_is_gone_is_told_of_once(acme: Path, tmp_path: Pa
         assert outcome(ask(server, "web.internal")) == "NOERROR"
 
 
-# ── SIGHUP ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── SIGHUP ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
 def configured(catalog: Path, file: Path, text: str) -> Iterator[Served]:
     """A server whose settings are in *file*."""
     file.write_text(text)
-    server = Served("--catalog", str(catalog), "--config", str(file), "--listen", "[::1]:0", "--admin", "none")
+    server = Served(
+        "--catalog", str(catalog), "--config", str(file), "--listen", "[::1]:0", "--admin", "none"
+    )
     try:
         yield server
     except BaseException:
@@ -184,15 +213,19 @@ def test_what_can_change_at_run_time_changes(acme: Path, tmp_path: Path) -> None
                  "(24, 'build-7', 'fdaa:0:18:a7b:7d:0:7:2', 'iad')")  # fmt: skip
     file = tmp_path / "config.toml"
     with (
-        Upstream(answering("@ 60 IN A 192.0.2.1")) as one, Upstream(answering("@ 60 IN A 192.0.2.2")) as two,
-        configured(acme, file, f'upstream = "{one.url}"\nmap_source = "{ACME}"\nnsid = "first"\n') as server,
-    ):  # fmt: skip
+        Upstream(answering("@ 60 IN A 192.0.2.1")) as one,
+        Upstream(answering("@ 60 IN A 192.0.2.2")) as two,
+        configured(
+            acme, file, f'upstream = "{one.url}"\nmap_source = "{ACME}"\nnsid = "first"\n'
+        ) as server,
+    ):
         assert len(addresses(ask(server, "web.internal"))) == 5
         assert addresses(ask(server, query("www.example.com", "A"))) == ["192.0.2.1"]
         assert addresses(ask(server, "build-7._peer.internal")) != []
         assert nsid(server) == "first"
         file.write_text(
-            f'upstream = "none"\nmap_source = "{GLOBEX}"\nnsid = "second"\nudp_limit = 512\nregion = "nrt"\n'
+            f'upstream = "none"\nmap_source = "{GLOBEX}"\nnsid = "second"\nudp_limit = 512\nregion '
+            f'= "nrt"\n'
         )
         said = reread(server)
         assert f"upstream {one.url} -> none" in said
@@ -213,11 +246,15 @@ def test_what_can_change_at_run_time_changes(acme: Path, tmp_path: Path) -> None
 
 def nsid(server: Served) -> str:
     reply = ask(server, query("web.internal", options=[dns.edns.GenericOption(dns.edns.NSID, b"")]))
-    return next(str(o.to_text()).removeprefix("NSID ") for o in reply.options if o.otype == dns.edns.NSID)
+    return next(
+        str(o.to_text()).removeprefix("NSID ") for o in reply.options if o.otype == dns.edns.NSID
+    )
 
 
 def test_what_cannot_is_said_in_one_line(acme: Path, tmp_path: Path) -> None:
-    with configured(acme, file := tmp_path / "config.toml", f'upstream = "none"\nmap_source = "{ACME}"\n') as server:
+    with configured(
+        acme, file := tmp_path / "config.toml", f'upstream = "none"\nmap_source = "{ACME}"\n'
+    ) as server:
         file.write_text('upstream = "none"\nprefix = "fdab::/16"\nregion = "iad"\n')
         assert "region none -> iad" in reread(server)
         until(lambda: "not changed, because" in server.stderr(), 5)
@@ -225,8 +262,13 @@ def test_what_cannot_is_said_in_one_line(acme: Path, tmp_path: Path) -> None:
 
 
 @requires_native()
-def test_a_reload_that_finds_no_descriptors_leaves_the_workers_that_read(acme: Path, tmp_path: Path) -> None:
-    file, text = tmp_path / "config.toml", f'upstream = "none"\nmap_source = "{ACME}"\nudp_path = "native"\n'
+def test_a_reload_that_finds_no_descriptors_leaves_the_workers_that_read(
+    acme: Path, tmp_path: Path
+) -> None:
+    file, text = (
+        tmp_path / "config.toml",
+        f'upstream = "none"\nmap_source = "{ACME}"\nudp_path = "native"\n',
+    )
     with configured(acme, file, text) as server:
         file.write_text(text + 'region = "iad"\n')
         before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
@@ -243,7 +285,9 @@ def test_a_reload_that_finds_no_descriptors_leaves_the_workers_that_read(acme: P
 
 
 def test_a_faulty_configuration_leaves_the_one_before(acme: Path, tmp_path: Path) -> None:
-    with configured(acme, file := tmp_path / "config.toml", f'upstream = "none"\nmap_source = "{ACME}"\n') as server:
+    with configured(
+        acme, file := tmp_path / "config.toml", f'upstream = "none"\nmap_source = "{ACME}"\n'
+    ) as server:
         for text, why in (
             ("upstream = \n", "is not TOML"),
             ('upstreem = "none"\n', "did you mean 'upstream'?"),
@@ -271,7 +315,17 @@ def test_a_misspelt_variable_is_told_at_the_start(acme: Path) -> None:
 
 
 def test_a_terminal_that_is_closed_ends_the_demo(acme: Path) -> None:
-    server = Served("--catalog", str(acme), "--listen", "[::1]:0", "--admin", "none", "--upstream", "none", verb="dev")
+    server = Served(
+        "--catalog",
+        str(acme),
+        "--listen",
+        "[::1]:0",
+        "--admin",
+        "none",
+        "--upstream",
+        "none",
+        verb="dev",
+    )
     server.process.send_signal(signal.SIGHUP)
     assert server.process.wait(10) == 0
     server.stop()

@@ -1,4 +1,5 @@
-"""TCP: frames however they arrive, answers out of order, and limits that no client can talk the server out of."""
+"""TCP: frames however they arrive, answers out of order, and limits that no client can talk the
+server out of."""
 
 from __future__ import annotations
 
@@ -14,7 +15,17 @@ import dns.message
 import pytest
 
 from tests.live.conftest import catalog_file
-from tests.live.hosts import Host, Served, addresses, ask, client_socket, outcome, query, serving, until
+from tests.live.hosts import (
+    Host,
+    Served,
+    addresses,
+    ask,
+    client_socket,
+    outcome,
+    query,
+    serving,
+    until,
+)
 from tests.live.upstream import Asked, Upstream
 from tests.tools import requires_root, requires_tool
 
@@ -70,7 +81,9 @@ def frames(sock: socket.socket, count: int = 1 << 30) -> list[dns.message.Messag
             assert not received, "half a frame before the end"
             break
         received += piece
-        while len(received) >= 2 and len(received) >= 2 + (length := int.from_bytes(received[:2], "big")):
+        while len(received) >= 2 and len(received) >= 2 + (
+            length := int.from_bytes(received[:2], "big")
+        ):
             found.append(dns.message.from_wire(bytes(received[2 : 2 + length])))
             del received[: 2 + length]
     return found
@@ -94,7 +107,7 @@ def is_open(sock: socket.socket) -> bool:
         return False
 
 
-# ── frames ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── frames ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_message_may_arrive_octet_by_octet(server: Served) -> None:
@@ -108,7 +121,9 @@ def test_a_message_may_arrive_octet_by_octet(server: Served) -> None:
 
 def test_a_thousand_questions_at_once_are_all_answered(server: Served) -> None:
     names = ["db.internal", "web.internal", "nobody.internal", "www.example.com", "_dns.internal"]
-    asked = [query(names[n % len(names)], "A" if n % 5 == 3 else "AAAA", id=n) for n in range(1_000)]
+    asked = [
+        query(names[n % len(names)], "A" if n % 5 == 3 else "AAAA", id=n) for n in range(1_000)
+    ]
     with connected(server) as sock:
         sock.sendall(b"".join(map(frame, asked)))
         replies = frames(sock, 1_000)
@@ -121,7 +136,10 @@ def test_a_thousand_questions_at_once_are_all_answered(server: Served) -> None:
 def test_a_slow_upstream_does_not_hold_up_what_is_behind(server: Served) -> None:
     with connected(server) as sock:
         begin = time.monotonic()
-        sock.sendall(frame(query(SLOW, "A", id=1)) + b"".join(frame(query("db.internal", id=n)) for n in range(2, 12)))
+        sock.sendall(
+            frame(query(SLOW, "A", id=1))
+            + b"".join(frame(query("db.internal", id=n)) for n in range(2, 12))
+        )
         first = frames(sock, 10)
         took = time.monotonic() - begin
         assert sorted(reply.id for reply in first) == list(range(2, 12))
@@ -137,7 +155,9 @@ def test_more_slow_questions_than_may_be_in_flight_are_answered_too(server: Serv
 
 
 @pytest.mark.parametrize(
-    "octets", [b"\0\0", b"\0\1x", b"\0\x0b" + bytes(11)], ids=["empty", "one octet", "eleven octets"]
+    "octets",
+    [b"\0\0", b"\0\1x", b"\0\x0b" + bytes(11)],
+    ids=["empty", "one octet", "eleven octets"],
 )
 def test_a_frame_too_short_for_a_query_closes(server: Served, octets: bytes) -> None:
     with connected(server) as sock:
@@ -170,7 +190,10 @@ def test_a_malformed_message_does_not_close(server: Served) -> None:
 def test_a_client_that_has_asked_all_it_wants_is_still_answered(server: Served) -> None:
     with connected(server) as sock:
         sock.sendall(
-            b"".join(frame(query(name, "A", id=n)) for n, name in enumerate(["db.internal", SLOW, "x.example"]))
+            b"".join(
+                frame(query(name, "A", id=n))
+                for n, name in enumerate(["db.internal", SLOW, "x.example"])
+            )
         )
         sock.shutdown(socket.SHUT_WR)
         assert sorted(reply.id for reply in frames(sock)) == [0, 1, 2]
@@ -190,7 +213,9 @@ def test_a_client_that_goes_away_leaves_nothing(server: Served) -> None:
         with connected(server) as sock:
             slow = [frame(query(f"slow-{number}-{n}.example", "A")) for n in range(50)]
             sock.sendall(b"".join([*slow, frame(query("db.internal"))]))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))  # a reset, not an end
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0)
+            )  # a reset, not an end
     assert len(addresses(ask(server, "db.internal"))) == 3
     until(lambda: server.descriptors() <= before, 5, "descriptors were not closed")
 
@@ -206,13 +231,19 @@ def test_length_and_message_leave_in_one_segment(server: Served) -> None:
 ASKED = frame(query("db.internal"))
 
 
-# ── limits ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── limits ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.slow
 def test_who_says_nothing_more_is_let_go(server: Served) -> None:
-    """Half a message may take 2 s, and 10 s may pass without a question; four connections at once."""
-    says = {"half a length": b"\0", "half a message": b"\0\x40\x12\x34", "nothing": b"", "one question": ASKED}
+    """Half a message may take 2 s, and 10 s may pass without a question; four connections at
+    once."""
+    says = {
+        "half a length": b"\0",
+        "half a message": b"\0\x40\x12\x34",
+        "nothing": b"",
+        "one question": ASKED,
+    }
     begin, took = time.monotonic(), dict.fromkeys(says, 0.0)
     with contextlib.ExitStack() as stack:
         waiting = {stack.enter_context(connected(server)): words for words in says}
@@ -246,9 +277,13 @@ def test_a_message_that_trickles_in_is_let_go(server: Served) -> None:
 
 
 @pytest.mark.slow
-def test_a_client_that_never_reads_costs_little_and_is_let_go(large: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_client_that_never_reads_costs_little_and_is_let_go(
+    large: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with serving(large) as server:
-        with connected(server) as warm:  # the reply is in the answer table, memory has its working size
+        with connected(
+            server
+        ) as warm:  # the reply is in the answer table, memory has its working size
             warm.sendall(frame(query("vms.big.internal", "TXT")) * 50)
             assert len(frames(warm, 50)) == 50
         before, most = server.rss(), 0
@@ -269,14 +304,20 @@ def test_a_client_that_never_reads_costs_little_and_is_let_go(large: Path, capsy
         assert len(ask(server, query("big.internal", payload=8_192)).answer) == 1
         with capsys.disabled():
             grown = (most - before) / MIB
-            print(f"\n  {sent} octets of questions, {grown:.1f} MiB more memory, closed after {took:.1f} s")
+            print(
+                f"\n  {sent} octets of questions, {grown:.1f} MiB more memory, closed after "
+                f"{took:.1f} s"
+            )
         assert most - before < 8 * MIB
         assert 9.5 < took < 14
 
 
 @pytest.mark.slow
-def test_many_clients_that_never_read_stay_within_the_bound(large: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All buffers together are at most 64 MiB; 200 clients would like to have 36 KB times 500 each."""
+def test_many_clients_that_never_read_stay_within_the_bound(
+    large: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All buffers together are at most 64 MiB; 200 clients would like to have 36 KB times 500
+    each."""
     asked = frame(query("vms.big.internal", "TXT")) * 500
     with serving(large) as server, contextlib.ExitStack() as stack:
         before, most = server.rss(), 0

@@ -1,4 +1,5 @@
-"""The systemd units: what systemd's own judge says of them, and that the server fits into the cage they build."""
+"""The systemd units: what systemd's own judge says of them, and that the server fits into the cage
+they build."""
 
 from __future__ import annotations
 
@@ -23,8 +24,12 @@ SERVICE, SOCKET = DEPLOY / "internal-dns.service", DEPLOY / "internal-dns.socket
 
 def analyzed(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["systemd-analyze", "--no-pager", *map(str, words)], capture_output=True, text=True, timeout=60, check=False
-    )  # fmt: skip
+        ["systemd-analyze", "--no-pager", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def directives(unit: Path, section: str, key: str) -> list[str]:
@@ -43,7 +48,10 @@ def test_what_the_service_may_do_is_rated_at_most_one_and_a_half() -> None:
 def test_systemd_finds_no_fault(tmp_path: Path) -> None:
     """Without a word: an unknown directive is a line. The program is named where it really is."""
     text, count = re.subn(
-        r"^ExecStart=\S+ ", f"ExecStart={sys.executable} -m internal_dns ", SERVICE.read_text(), flags=re.MULTILINE
+        r"^ExecStart=\S+ ",
+        f"ExecStart={sys.executable} -m internal_dns ",
+        SERVICE.read_text(),
+        flags=re.MULTILINE,
     )
     assert count == 1
     (tmp_path / SERVICE.name).write_text(text)
@@ -60,7 +68,11 @@ def test_the_service_has_no_capability_and_no_user_of_the_host() -> None:
 
 
 def test_udp_and_tcp_are_of_one_address() -> None:
-    assert directives(SOCKET, "Socket", "ListenDatagram") == directives(SOCKET, "Socket", "ListenStream") != []
+    assert (
+        directives(SOCKET, "Socket", "ListenDatagram")
+        == directives(SOCKET, "Socket", "ListenStream")
+        != []
+    )
     assert directives(SOCKET, "Socket", "BindIPv6Only") == ["ipv6-only"]
 
 
@@ -77,7 +89,9 @@ def allowed() -> set[str]:
     groups: dict[str, set[str]] = {}
     for block in re.split(r"\n(?=@)", analyzed("syscall-filter").stdout):
         name, *lines = block.splitlines() or [""]
-        groups[name] = {word for line in lines if (word := line.strip()) and not word.startswith("#")}
+        groups[name] = {
+            word for line in lines if (word := line.strip()) and not word.startswith("#")
+        }
 
     def expanded(name: str) -> set[str]:
         return set().union(*(expanded(w) if w.startswith("@") else {w} for w in groups[name]))
@@ -93,19 +107,45 @@ def allowed() -> set[str]:
 @requires_root()
 @requires_tool("strace", "unshare")
 def test_the_server_makes_no_system_call_that_the_service_may_not(tmp_path: Path) -> None:
-    """Started as the unit does, without a right; it answers natively, writes, starts new workers and ends."""
+    """Started as the unit does, without a right; it answers natively, writes, starts new workers
+    and ends."""
     calls, catalog, config = tmp_path / "calls", tmp_path / "catalog.db", tmp_path / "config.toml"
     config.write_text('region = "iad"\n')
     create_catalog(catalog, demo_rows())
     # In a user namespace of our own: a user without rights, who may read what we may.
     program = (
-        "unshare", "--user", "--map-user=1000", "strace", "-D", "-f", "-qq", "-o", str(calls),
-        sys.executable, "-m", "internal_dns",
-    )  # fmt: skip
+        "unshare",
+        "--user",
+        "--map-user=1000",
+        "strace",
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        str(calls),
+        sys.executable,
+        "-m",
+        "internal_dns",
+    )
     server = Served(
-        "--catalog", str(catalog), "--listen", "[::1]:0", "--map-source", MAP_LOOPBACK, "--upstream", "udp://[::1]:9",
-        "--admin", "127.0.0.1:0", "--udp-path", "native", "--workers", "2", "--config", str(config), program=program,
-    )  # fmt: skip
+        "--catalog",
+        str(catalog),
+        "--listen",
+        "[::1]:0",
+        "--map-source",
+        MAP_LOOPBACK,
+        "--upstream",
+        "udp://[::1]:9",
+        "--admin",
+        "127.0.0.1:0",
+        "--udp-path",
+        "native",
+        "--workers",
+        "2",
+        "--config",
+        str(config),
+        program=program,
+    )
     for _ in range(3):  # decided, then repeated
         assert outcome(ask(server, "web.internal")) == "NOERROR"
     assert outcome(ask(server, "www.example.com")).startswith("SERVFAIL")
@@ -114,16 +154,38 @@ def test_the_server_makes_no_system_call_that_the_service_may_not(tmp_path: Path
     until(lambda: "configuration reloaded: region iad -> nrt" in server.stderr(), 10)
     assert outcome(ask(server, "web.internal")) == "NOERROR"
     subprocess.run(
-        [sys.executable, "-m", "internal_dns", "machine", "start", "17811953f92389", "--wait",
-         "--catalog", str(catalog)],
-        cwd=REPOSITORY, check=True, timeout=20, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "internal_dns",
+            "machine",
+            "start",
+            "17811953f92389",
+            "--wait",
+            "--catalog",
+            str(catalog),
+        ],
+        cwd=REPOSITORY,
+        check=True,
+        timeout=20,
+        stdout=subprocess.DEVNULL,
+    )
     server.stop()
     until(lambda: "exit_group" in calls.read_text(), 5)  # strace is its background process
     lines = calls.read_text().splitlines()
     made = {found[1] for line in lines if (found := re.match(r"\d+ +(\w+)\(", line))}
-    assert {"sendto", "recvfrom", "epoll_ctl", "recvmmsg", "sendmmsg", "eventfd2", "exit_group"} <= made
+    assert {
+        "sendto",
+        "recvfrom",
+        "epoll_ctl",
+        "recvmmsg",
+        "sendmmsg",
+        "eventfd2",
+        "exit_group",
+    } <= made
     assert made - allowed() == set()
     # MemoryDenyWriteExecute= refuses memory to write and execute, and to make any executable later.
-    denied = re.compile(r"\d+ +(mmap\(.*PROT_WRITE\|PROT_EXEC|mprotect\(.*PROT_EXEC|pkey_mprotect\(.*PROT_EXEC)")
+    denied = re.compile(
+        r"\d+ +(mmap\(.*PROT_WRITE\|PROT_EXEC|mprotect\(.*PROT_EXEC|pkey_mprotect\(.*PROT_EXEC)"
+    )
     assert [line for line in lines if denied.match(line)] == []

@@ -37,7 +37,8 @@ def free_ports(count: int) -> list[int]:
 
 
 class Counting:
-    """Passes TCP connections on to the port in *url*, and counts them; `url` is the same by way of here."""
+    """Passes TCP connections on to the port in *url*, and counts them; `url` is the same by way of
+    here."""
 
     def __init__(self, url: str) -> None:
         self.connections = 0
@@ -98,12 +99,18 @@ class Unbound:
         self.port, self.tls_port, self.https_port = free_ports(3)
         self.folder = folder
         self.url, self.tcp_url = f"udp://[::1]:{self.port}", f"tcp://[::1]:{self.port}"
-        self.tls_url, self.https_url = f"tls://[::1]:{self.tls_port}", f"https://[::1]:{self.https_port}/dns-query"
+        self.tls_url, self.https_url = (
+            f"tls://[::1]:{self.tls_port}",
+            f"https://[::1]:{self.https_port}/dns-query",
+        )
         config = folder / "unbound.conf"
         config.write_text(self._config(zones, pair))
         self.errors = (folder / "unbound.log").open("w+")
         self.process = subprocess.Popen(
-            ["unbound", "-d", "-p", "-c", str(config)], stdin=subprocess.DEVNULL, stdout=self.errors, stderr=self.errors
+            ["unbound", "-d", "-p", "-c", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=self.errors,
+            stderr=self.errors,
         )
         try:
             self._wait()
@@ -112,22 +119,29 @@ class Unbound:
             raise
 
     def _config(self, zones: dict[str, Path], pair: Pair) -> str:
-        interfaces = "".join(f'    interface: "::1@{port}"\n' for port in (self.port, self.tls_port, self.https_port))
+        interfaces = "".join(
+            f'    interface: "::1@{port}"\n' for port in (self.port, self.tls_port, self.https_port)
+        )
         parts = "".join(
-            f'auth-zone:\n    name: "{name}"\n    zonefile: "{file}"\n    for-downstream: no\n    for-upstream: yes\n'
+            f'auth-zone:\n    name: "{name}"\n    zonefile: "{file}"\n    for-downstream: no\n    '
+            f"for-upstream: yes\n"
             f"    fallback-enabled: no\n"
             for name, file in zones.items()
         )
         return (
             f"server:\n{interfaces}"
-            f"    access-control: ::1/128 allow\n    do-daemonize: no\n    username: ''\n    chroot: ''\n"
-            f"    directory: '{self.folder}'\n    pidfile: ''\n    use-syslog: no\n    module-config: 'iterator'\n"
-            f"    do-not-query-localhost: no\n    num-threads: 1\n    so-reuseport: no\n    verbosity: 0\n"
+            f"    access-control: ::1/128 allow\n    do-daemonize: no\n    username: ''\n    "
+            f"chroot: ''\n"
+            f"    directory: '{self.folder}'\n    pidfile: ''\n    use-syslog: no\n    "
+            f"module-config: 'iterator'\n"
+            f"    do-not-query-localhost: no\n    num-threads: 1\n    so-reuseport: no\n    "
+            f"verbosity: 0\n"
             f"    tls-port: {self.tls_port}\n    https-port: {self.https_port}\n"
             f"    tls-service-key: '{pair.key}'\n    tls-service-pem: '{pair.certificate}'\n"
             f"    rrset-roundrobin: no\n    minimal-responses: yes\n    qname-minimisation: no\n"
             f"    edns-tcp-keepalive: no\n"
-            f"    incoming-num-tcp: 200\n    outgoing-range: 200\n    root-hints: '{self._no_roots()}'\n"
+            f"    incoming-num-tcp: 200\n    outgoing-range: 200\n    root-hints: "
+            f"'{self._no_roots()}'\n"
             f"    do-ip4: no\nremote-control:\n    control-enable: no\n{parts}"
         )
 

@@ -1,6 +1,8 @@
-"""An upstream that does as a test says: answers, lies, stays silent, and remembers what it was asked.
+"""An upstream that does as a test says: answers, lies, stays silent, and remembers what it was
+asked.
 
-Whatever the test, a query for a name that must never leave fails it: `must_stay` is written from names.md alone.
+Whatever the test, a query for a name that must never leave fails it: `must_stay` is written from
+names.md alone.
 """
 
 from __future__ import annotations
@@ -30,9 +32,20 @@ IDLE = 20  # seconds until a silent connection is closed
 OUR_ZONES = ("internal", "flycast", "a.a.d.f.ip6.arpa", "localhost")
 LOCAL_ZONES = (
     *("home.arpa", "test", "invalid", "onion", "d.f.ip6.arpa"),
-    *("10.in-addr.arpa", "168.192.in-addr.arpa", "127.in-addr.arpa", "254.169.in-addr.arpa", "0.in-addr.arpa"),
+    *(
+        "10.in-addr.arpa",
+        "168.192.in-addr.arpa",
+        "127.in-addr.arpa",
+        "254.169.in-addr.arpa",
+        "0.in-addr.arpa",
+    ),
     *(f"{n}.172.in-addr.arpa" for n in range(16, 32)),
-    *("2.0.192.in-addr.arpa", "100.51.198.in-addr.arpa", "113.0.203.in-addr.arpa", "255.255.255.255.in-addr.arpa"),
+    *(
+        "2.0.192.in-addr.arpa",
+        "100.51.198.in-addr.arpa",
+        "113.0.203.in-addr.arpa",
+        "255.255.255.255.in-addr.arpa",
+    ),
     *("0." * 32 + "ip6.arpa", "1." + "0." * 31 + "ip6.arpa"),
     *(f"{n}.e.f.ip6.arpa" for n in "89ab"),
     "8.b.d.0.1.0.0.2.ip6.arpa",
@@ -40,7 +53,8 @@ LOCAL_ZONES = (
 
 
 def must_stay(name: str, rdtype: int, overridden: Iterable[str] = ()) -> bool:
-    """Whether this question must never reach an upstream, whatever the catalog; *overridden* zones have a rule."""
+    """Whether this question must never reach an upstream, whatever the catalog; *overridden* zones
+    have a rule."""
     name = "." + name.lower().removesuffix(".")
 
     def below(zones: Iterable[str]) -> bool:
@@ -99,9 +113,14 @@ class Asked:
         return self.octets[:2] + b"\x81\x83\0\1\0\0\0\0\0\0" + self.question
 
     def reply(
-        self, *records: str, rcode: int = 0, flags: int = 0, authority: Iterable[str] = (),
-        additional: Iterable[str] = (), edns: bool = True,
-    ) -> bytes:  # fmt: skip
+        self,
+        *records: str,
+        rcode: int = 0,
+        flags: int = 0,
+        authority: Iterable[str] = (),
+        additional: Iterable[str] = (),
+        edns: bool = True,
+    ) -> bytes:
         """A reply with these records (`@` is the name asked) in the question's own letter case."""
         message = dns.message.make_response(self.message, recursion_available=True)
         if not edns:
@@ -109,7 +128,11 @@ class Asked:
         message.flags |= dns.flags.Flag(flags)
         message.set_rcode(dns.rcode.Rcode(rcode))
         asked = self.message.question[0].name.to_text()
-        sections = ((message.answer, records), (message.authority, authority), (message.additional, additional))
+        sections = (
+            (message.answer, records),
+            (message.authority, authority),
+            (message.additional, additional),
+        )
         for section, texts in sections:
             for text in texts:
                 owner, ttl, rdclass, rdtype, rdata = text.split(None, 4)
@@ -127,7 +150,8 @@ class Elsewhere:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Octets for a stream as they are, without a length, in pieces of *size* with a wait between them."""
+    """Octets for a stream as they are, without a length, in pieces of *size* with a wait between
+    them."""
 
     octets: bytes
     size: int = 65_537
@@ -187,9 +211,15 @@ class Upstream:
     """
 
     def __init__(
-        self, script: Script, host: Host | None = None, *, overridden: Iterable[str] = (),
-        tls: ssl.SSLContext | None = None, listens: bool = True, port: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        script: Script,
+        host: Host | None = None,
+        *,
+        overridden: Iterable[str] = (),
+        tls: ssl.SSLContext | None = None,
+        listens: bool = True,
+        port: int = 0,
+    ) -> None:
         self.script, self.overridden, self.tls = script, tuple(overridden), tls
         self.asked: list[Asked] = []
         self.connections = 0
@@ -211,14 +241,18 @@ class Upstream:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
         if error is None and self.faults:
             raise self.faults[0]
 
     def close(self) -> None:
-        """End it at once: then connections to its port are refused, and datagrams answered by ICMP."""
+        """End it at once: then connections to its port are refused, and datagrams answered by
+        ICMP."""
         if self.thread.is_alive():
             self.loop.call_soon_threadsafe(self.ended.set)
             self.thread.join(10)
@@ -297,7 +331,13 @@ class Upstream:
                 if what.hard:
                     writer.transport.abort()
                 raise _Gone
-            raw = what if isinstance(what, Raw) else Raw.framed(what) if isinstance(what, bytes) else Raw(b"")
+            raw = (
+                what
+                if isinstance(what, Raw)
+                else Raw.framed(what)
+                if isinstance(what, bytes)
+                else Raw(b"")
+            )
             for at in range(0, len(raw.octets), raw.size):
                 writer.write(raw.octets[at : at + raw.size])
                 await writer.drain()
@@ -307,7 +347,9 @@ class Upstream:
         async def serve() -> None:
             while True:
                 async with asyncio.timeout(IDLE):
-                    octets = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+                    octets = await reader.readexactly(
+                        int.from_bytes(await reader.readexactly(2), "big")
+                    )
                 said = self._hear(Asked(octets, True, port, connection, time.monotonic()))
                 # Each query has a task: a slow one does not hold up those behind it.
                 self._start(self._say(iter(said), send, over=writer.close))
@@ -336,9 +378,12 @@ class Upstream:
         return task
 
     async def _say(
-        self, said: Iterable[Said], send: Callable[[Said], Awaitable[None]], wait: float = 0.0,
+        self,
+        said: Iterable[Said],
+        send: Callable[[Said], Awaitable[None]],
+        wait: float = 0.0,
         over: Callable[[], object] = bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Send what a script says; call *over* when it hangs up, or the asker has."""
         try:
             await asyncio.sleep(wait)

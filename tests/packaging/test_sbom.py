@@ -21,7 +21,9 @@ BUILD_TOOLS = {"setuptools", "cython"}
 def written(folder: Path) -> Path:
     words = [sys.executable, str(REPOSITORY / "tools/sbom"), str(folder)]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
-    said = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60, env=environment)
+    said = subprocess.run(
+        words, check=True, capture_output=True, text=True, timeout=60, env=environment
+    )
     return Path(said.stdout.strip())
 
 
@@ -44,7 +46,9 @@ def test_it_names_every_release_of_the_lock_that_is_installed_and_its_hashes(bil
     for component in bill["components"]:
         assert component["purl"] == f"pkg:pypi/{component['name']}@{component['version']}"
         entry = lock.split(f"{component['name']}=={component['version']}")[1].partition("# via")[0]
-        assert {p["value"] for p in component["properties"]} == set(re.findall(r"sha256:([0-9a-f]{64})", entry))
+        assert {p["value"] for p in component["properties"]} == set(
+            re.findall(r"sha256:([0-9a-f]{64})", entry)
+        )
 
 
 def test_it_is_about_this_release_and_says_what_needs_what(bill: Any) -> None:
@@ -52,7 +56,10 @@ def test_it_is_about_this_release_and_says_what_needs_what(bill: Any) -> None:
     assert (ours["name"], ours["type"]) == ("internal-dns", "application")
     assert ours["licenses"] == [{"expression": "Apache-2.0"}]
     names = {c["bom-ref"]: c["name"] for c in (ours, *bill["components"])}
-    needs = {names[d["ref"]]: {names[ref] for ref in d.get("dependsOn", ())} for d in bill["dependencies"]}
+    needs = {
+        names[d["ref"]]: {names[ref] for ref in d.get("dependsOn", ())}
+        for d in bill["dependencies"]
+    }
     assert needs.keys() == set(names.values())
     assert {"dnspython", "uvloop", "click"} <= needs["internal-dns"]
     assert needs["jinja2"] == {"markupsafe"}
@@ -71,5 +78,7 @@ def test_equal_locks_give_equal_octets(file: Path, tmp_path: Path) -> None:
 def test_a_reader_of_the_format_understands_it(bill: Any) -> None:
     assert bill["specVersion"] == "1.6"
     read = Bom.from_json(bill)  # type: ignore[attr-defined]
-    assert {component.name for component in read.components} == {c["name"] for c in bill["components"]}
+    assert {component.name for component in read.components} == {
+        c["name"] for c in bill["components"]
+    }
     assert read.validate()

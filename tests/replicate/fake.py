@@ -1,4 +1,5 @@
-"""A bucket in memory, with every fault a real one has shown: for tests of following without a server."""
+"""A bucket in memory, with every fault a real one has shown: for tests of following without a
+server."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ class Stream:
     messages: dict[str, Message] = field(default_factory=dict)
     down: bool = False
     consumers: int = 0
-    lose: set[int] = field(default_factory=set)  # numbers of deliveries that the first consumer loses
+    lose: set[int] = field(
+        default_factory=set
+    )  # numbers of deliveries that the first consumer loses
     reports: list[bytes] = field(default_factory=list)
     early: bool = False  # says that nothing is pending when something is
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -111,5 +114,7 @@ class FakeDeliveries:
             self.after = message.revision
             if self.number in self.stream.lose and self.stream.consumers == 1:
                 continue
-            items.append(Delivery(message, self.number, 0 if self.stream.early else len(behind) - at))
+            items.append(
+                Delivery(message, self.number, 0 if self.stream.early else len(behind) - at)
+            )
         return items or [Beat(self.number)]

@@ -72,7 +72,9 @@ def test_the_last_message_of_a_key_counts_in_whatever_order_they_come() -> None:
 def test_what_is_older_than_what_is_known_is_left_out() -> None:
     key, value = machine("a")
     for revision in (4, 5):
-        batch = sort([Message(key, revision, value), Message(key, revision, None)], {key: 5}, values())
+        batch = sort(
+            [Message(key, revision, value), Message(key, revision, None)], {key: 5}, values()
+        )
         assert (batch.puts, batch.deletes, batch.revisions, batch.stale) == ({}, {}, [], 2)
 
 
@@ -80,7 +82,10 @@ def test_what_is_older_than_what_is_known_is_left_out() -> None:
 def test_no_order_of_replay_regresses_a_row(order: list[int], random: Random) -> None:
     """For any order and any cut into batches, every key ends at its highest revision."""
     keys = [machine(ident)[0] for ident in "ab"]
-    told = {r: Message(keys[r % 2], r, None if r in (3, 6) else machine("ba"[r % 2 == 0])[1]) for r in order}
+    told = {
+        r: Message(keys[r % 2], r, None if r in (3, 6) else machine("ba"[r % 2 == 0])[1])
+        for r in order
+    }
     known: dict[str, int] = {}
     rest = [told[r] for r in order]
     while rest:
@@ -96,10 +101,15 @@ def test_no_order_of_replay_regresses_a_row(order: list[int], random: Random) ->
 def test_a_bad_value_is_kept_out_and_the_others_go_on() -> None:
     good, value = machine("a")
     batch = sort(
-        [Message("nonsense", 1, b"{}"), Message(good, 2, value), Message(network()[0], 3, b'{"version": 9}'),
-         Message("also.nonsense", 4, None)],
-        {}, values(),
-    )  # fmt: skip
+        [
+            Message("nonsense", 1, b"{}"),
+            Message(good, 2, value),
+            Message(network()[0], 3, b'{"version": 9}'),
+            Message("also.nonsense", 4, None),
+        ],
+        {},
+        values(),
+    )
     assert [(q.key, q.revision) for q in batch.quarantined] == [("nonsense", 1), (network()[0], 3)]
     assert "version 9" in batch.quarantined[1].why
     assert list(batch.puts) == ["machines"]

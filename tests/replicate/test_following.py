@@ -1,4 +1,5 @@
-"""A file that follows a bucket in memory: it ends as the bucket is, whatever is lost, purged or made anew."""
+"""A file that follows a bucket in memory: it ends as the bucket is, whatever is lost, purged or
+made anew."""
 
 from __future__ import annotations
 
@@ -46,7 +47,13 @@ class Host:
     def __init__(self, path: Path, stream: Stream) -> None:
         self.path, self.stream, self.clock = path, stream, Clock()
         self.following = Following(
-            path, SOURCE, "iad-1", connect=stream.connect, now=self.clock.now, pause=self.clock.pause, chance=Random(1)
+            path,
+            SOURCE,
+            "iad-1",
+            connect=stream.connect,
+            now=self.clock.now,
+            pause=self.clock.pause,
+            chance=Random(1),
         )
 
     @asynccontextmanager
@@ -138,7 +145,9 @@ def test_a_change_is_followed_and_only_that(host: Host, stream: Stream) -> None:
     assert (host.following.status.full, stream.consumers) == (1, 1)
 
 
-def test_what_was_missed_is_made_up_for_without_taking_all_again(host: Host, stream: Stream) -> None:
+def test_what_was_missed_is_made_up_for_without_taking_all_again(
+    host: Host, stream: Stream
+) -> None:
     asyncio.run(host.follow())
     for number in range(2000):
         stream.put(*machine("abcde"[number % 5], number % 5 + 1, updated_at=number))
@@ -149,7 +158,9 @@ def test_what_was_missed_is_made_up_for_without_taking_all_again(host: Host, str
     assert again.following.status.full == 0
 
 
-def test_a_follower_below_the_floor_takes_everything_again_and_removes_what_is_gone(host: Host, stream: Stream) -> None:
+def test_a_follower_below_the_floor_takes_everything_again_and_removes_what_is_gone(
+    host: Host, stream: Stream
+) -> None:
     asyncio.run(host.follow())
     gone = stream.put(machine("c")[0], None)
     stream.floor(gone)
@@ -161,7 +172,9 @@ def test_a_follower_below_the_floor_takes_everything_again_and_removes_what_is_g
     assert again.following.status.full == 1
 
 
-def test_a_follower_that_saw_the_deletes_goes_on_above_the_floor(host: Host, stream: Stream) -> None:
+def test_a_follower_that_saw_the_deletes_goes_on_above_the_floor(
+    host: Host, stream: Stream
+) -> None:
     async def session() -> None:
         async with host.running():
             await host.caught_up()
@@ -178,7 +191,9 @@ def test_a_follower_that_saw_the_deletes_goes_on_above_the_floor(host: Host, str
     assert host.is_as_the_bucket()
 
 
-def test_a_delete_whose_tombstone_somebody_purged_shows_in_the_number_of_keys(host: Host, stream: Stream) -> None:
+def test_a_delete_whose_tombstone_somebody_purged_shows_in_the_number_of_keys(
+    host: Host, stream: Stream
+) -> None:
     asyncio.run(host.follow())
     stream.put(machine("c")[0], None)
     stream.purge(machine("c")[0])  # and no floor key tells of it
@@ -193,7 +208,9 @@ def test_a_delete_whose_tombstone_somebody_purged_shows_in_the_number_of_keys(ho
     assert again.is_as_the_bucket()
 
 
-def test_a_row_that_was_purged_while_the_connection_was_lost_goes_each_time(host: Host, stream: Stream) -> None:
+def test_a_row_that_was_purged_while_the_connection_was_lost_goes_each_time(
+    host: Host, stream: Stream
+) -> None:
     async def session() -> None:
         async with host.running():
             await host.caught_up()
@@ -229,7 +246,9 @@ def test_a_stream_made_anew_is_followed_once_it_is_whole(host: Host, stream: Str
     assert again.is_as_the_bucket()
 
 
-def test_a_bucket_that_was_restored_to_an_earlier_state_is_taken_whole(host: Host, stream: Stream) -> None:
+def test_a_bucket_that_was_restored_to_an_earlier_state_is_taken_whole(
+    host: Host, stream: Stream
+) -> None:
     asyncio.run(host.follow())
     stream.purge(machine("j")[0])
     stream.last = 9
@@ -245,7 +264,9 @@ def test_a_delivery_that_is_lost_is_delivered_again(host: Host, stream: Stream) 
     assert stream.consumers == 2
 
 
-def test_a_bucket_that_says_too_early_that_nothing_is_pending_is_not_believed(host: Host, stream: Stream) -> None:
+def test_a_bucket_that_says_too_early_that_nothing_is_pending_is_not_believed(
+    host: Host, stream: Stream
+) -> None:
     stream.early = True
     asyncio.run(host.follow())
     assert host.is_as_the_bucket()
@@ -271,12 +292,16 @@ def test_a_row_that_is_written_while_all_is_taken_is_not_swept(
     deleted: list[str] = []
     asyncio.run(again.follow())
     with closing(sqlite3.connect(host.path)) as connection:
-        deleted += [row[0] for row in connection.execute("SELECT id FROM machines WHERE state = 'stopped'")]
+        deleted += [
+            row[0] for row in connection.execute("SELECT id FROM machines WHERE state = 'stopped'")
+        ]
     assert deleted == ["a"]
     assert again.is_as_the_bucket()
 
 
-def test_rows_that_others_wrote_into_the_file_are_swept_and_repaired(tmp_path: Path, stream: Stream) -> None:
+def test_rows_that_others_wrote_into_the_file_are_swept_and_repaired(
+    tmp_path: Path, stream: Stream
+) -> None:
     create_catalog(tmp_path / "catalog.db", demo_rows())
     host = Host(tmp_path / "catalog.db", stream)
     asyncio.run(host.follow())
@@ -288,7 +313,9 @@ def test_rows_that_others_wrote_into_the_file_are_swept_and_repaired(tmp_path: P
     assert host.is_as_the_bucket()
 
 
-def test_bad_messages_are_kept_out_counted_and_listed_and_their_rows_stay(host: Host, stream: Stream) -> None:
+def test_bad_messages_are_kept_out_counted_and_listed_and_their_rows_stay(
+    host: Host, stream: Stream
+) -> None:
     async def session() -> None:
         async with host.running():
             await host.caught_up()
@@ -313,7 +340,9 @@ def test_bad_messages_are_kept_out_counted_and_listed_and_their_rows_stay(host: 
     assert quarantine(host.path, 10)[0] == 1
 
 
-def test_a_bucket_that_is_down_leaves_the_file_and_is_tried_again_and_again(host: Host, stream: Stream) -> None:
+def test_a_bucket_that_is_down_leaves_the_file_and_is_tried_again_and_again(
+    host: Host, stream: Stream
+) -> None:
     asyncio.run(host.follow())
     again = Host(host.path, stream)
 
@@ -366,7 +395,9 @@ def test_a_full_resync_that_is_cut_off_changes_nothing(
     assert position["stream"] == "first"
 
 
-def test_a_file_that_is_restored_from_a_backup_goes_on_from_where_it_stands(host: Host, stream: Stream) -> None:
+def test_a_file_that_is_restored_from_a_backup_goes_on_from_where_it_stands(
+    host: Host, stream: Stream
+) -> None:
     asyncio.run(host.follow())
     backup = host.path.with_name("backup.db")
     with closing(sqlite3.connect(host.path)) as here, closing(sqlite3.connect(backup)) as there:
@@ -389,12 +420,16 @@ def test_a_file_that_is_restored_from_a_backup_goes_on_from_where_it_stands(host
 
 
 def test_a_large_resync_needs_no_temporary_file(host: Host, stream: Stream) -> None:
-    """A container's root is read-only, and may have no /tmp: the rows to sweep are kept in memory."""
+    """A container's root is read-only, and may have no /tmp: the rows to sweep are kept in
+    memory."""
     asyncio.run(host.follow())
     with closing(sqlite3.connect(host.path, isolation_level=None)) as connection:
-        idents = ((f"stale-{n:050}",) for n in range(60_000))  # more than SQLite's cache of two megabytes
+        idents = (
+            (f"stale-{n:050}",) for n in range(60_000)
+        )  # more than SQLite's cache of two megabytes
         connection.execute("BEGIN")
-        connection.executemany("INSERT INTO machines (id, network_id, app, address, region) VALUES (?, 24, '', '', '')",
+        connection.executemany("INSERT INTO machines (id, network_id, app, address, region) VALUES "
+                               "(?, 24, '', '', '')",
                                idents)  # fmt: skip
         connection.execute("UPDATE replica SET stream = 'another'")
         connection.execute("COMMIT")
@@ -402,7 +437,9 @@ def test_a_large_resync_needs_no_temporary_file(host: Host, stream: Stream) -> N
     real = Replica.sweep
 
     def sweep(self: Replica, spared: Iterable[str]) -> int:
-        opened.update(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd))
+        opened.update(
+            os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)
+        )
         return real(self, spared)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -430,7 +467,11 @@ def test_two_followers_of_one_file_do_not_fight(host: Host, stream: Stream) -> N
             await host.caught_up()
             second = Host(host.path, stream)
             async with second.running():
-                await second.until(lambda: "follows" in second.following.status.problem or len(second.clock.pauses) > 3)
+                await second.until(
+                    lambda: (
+                        "follows" in second.following.status.problem or len(second.clock.pauses) > 3
+                    )
+                )
                 assert "another internal-dns process" in second.following.status.problem
 
     asyncio.run(session())
@@ -440,7 +481,12 @@ def test_a_host_tells_the_fleet_how_it_is(host: Host, stream: Stream) -> None:
     asyncio.run(host.follow())
     told = json.loads(host.following.report())
     assert stream.reports
-    assert (told["host"], told["revision"], told["lag_revisions"], told["problem"]) == ("iad-1", 12, 0, "")
+    assert (told["host"], told["revision"], told["lag_revisions"], told["problem"]) == (
+        "iad-1",
+        12,
+        0,
+        "",
+    )
 
 
 def test_a_floor_that_is_no_floor_is_kept_out_and_stops_nothing(host: Host, stream: Stream) -> None:
@@ -456,7 +502,9 @@ def test_a_floor_that_is_no_floor_is_kept_out_and_stops_nothing(host: Host, stre
     assert [key for key, _, _ in quarantine(host.path, 5)[1]] == [FLOOR]
 
 
-def test_a_floor_above_tombstones_that_are_still_told_is_no_reason_to_take_all(host: Host, stream: Stream) -> None:
+def test_a_floor_above_tombstones_that_are_still_told_is_no_reason_to_take_all(
+    host: Host, stream: Stream
+) -> None:
     """Whoever purges raises the floor first, takes a while, and may never end."""
 
     async def counts(what: Callable[[], object]) -> None:
@@ -510,7 +558,9 @@ def test_a_bucket_that_is_made_anew_while_all_is_taken_empties_nobody(
 
     async def session() -> None:
         async with again.running():
-            await again.until(lambda: again.following.status.problem and stream.identity == "second")
+            await again.until(
+                lambda: again.following.status.problem and stream.identity == "second"
+            )
             if floor:
                 await again.caught_up()
             else:
@@ -519,7 +569,9 @@ def test_a_bucket_that_is_made_anew_while_all_is_taken_empties_nobody(
     asyncio.run(session())
     position = followed(host.path)
     assert position is not None
-    assert (machines(host.path), position["stream"]) == ((set(), "second") if floor else (set("abcdefghij"), "another"))
+    assert (machines(host.path), position["stream"]) == (
+        (set(), "second") if floor else (set("abcdefghij"), "another")
+    )
 
 
 def test_a_file_that_cannot_be_opened_yet_is_opened_later(
@@ -553,11 +605,15 @@ def test_a_delete_at_another_spelling_of_a_key_deletes_nothing(host: Host, strea
             await host.caught_up()
 
     asyncio.run(session())
-    assert set(host.values()) == {key for key, m in stream.messages.items() if m.value is not None and key != FLOOR}
+    assert set(host.values()) == {
+        key for key, m in stream.messages.items() if m.value is not None and key != FLOOR
+    }
     assert load(host.path).machines == 10
 
 
-def test_a_host_that_is_ended_in_its_first_replay_begins_it_again(host: Host, stream: Stream) -> None:
+def test_a_host_that_is_ended_in_its_first_replay_begins_it_again(
+    host: Host, stream: Stream
+) -> None:
     """Neither half a catalog nor a lock is left behind."""
 
     async def ended() -> None:

@@ -1,4 +1,5 @@
-"""A row has one key, and a value that the server could not answer from is refused with its reason."""
+"""A row has one key, and a value that the server could not answer from is refused with its
+reason."""
 
 from __future__ import annotations
 
@@ -40,9 +41,15 @@ def read(key: str, value: bytes) -> Stored:
 
 
 def test_a_key_is_the_table_and_the_key_columns_in_base32hex() -> None:
-    assert bucket_key("networks", (24,)) == "networks." + b32hexencode(b"24").decode().rstrip("=").lower()
+    assert (
+        bucket_key("networks", (24,))
+        == "networks." + b32hexencode(b"24").decode().rstrip("=").lower()
+    )
     assert bucket_key("meta", ("",)) == "meta.-"
-    assert read_key(bucket_key("flycasts", (24, "db", "fdaa:0:18::3"))) == ("flycasts", ("24", "db", "fdaa:0:18::3"))
+    assert read_key(bucket_key("flycasts", (24, "db", "fdaa:0:18::3"))) == (
+        "flycasts",
+        ("24", "db", "fdaa:0:18::3"),
+    )
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60))
@@ -61,11 +68,32 @@ def test_a_key_that_is_read_is_the_only_one_of_its_row(part: str) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["", "floor", "machines", "machines.", "machines.a.b", "apps.68", "rows.68", "machines.CPJ6", "machines.cpj6====",
-     "machines.w", "machines.0", "machines.1_0", "machines. 1", "machines.v\n", "machines.+1", "meta.vvvvvvv", "x.y.z",
-     *(bucket_key("networks", (n,)) for n in ("024", "2.4e1", " 24", "+24", "-1", "", "\u0662\u0664", "9" * 19)),
-     bucket_key("apps", ("024", "web")), bucket_key("machines", ("a\0b",))],
-)  # fmt: skip
+    [
+        "",
+        "floor",
+        "machines",
+        "machines.",
+        "machines.a.b",
+        "apps.68",
+        "rows.68",
+        "machines.CPJ6",
+        "machines.cpj6====",
+        "machines.w",
+        "machines.0",
+        "machines.1_0",
+        "machines. 1",
+        "machines.v\n",
+        "machines.+1",
+        "meta.vvvvvvv",
+        "x.y.z",
+        *(
+            bucket_key("networks", (n,))
+            for n in ("024", "2.4e1", " 24", "+24", "-1", "", "\u0662\u0664", "9" * 19)
+        ),
+        bucket_key("apps", ("024", "web")),
+        bucket_key("machines", ("a\0b",)),
+    ],
+)
 def test_keys_of_the_wrong_shape_are_refused(key: str) -> None:
     with pytest.raises(Malformed):
         read_key(key)
@@ -73,11 +101,23 @@ def test_keys_of_the_wrong_shape_are_refused(key: str) -> None:
 
 def test_a_machine_carries_what_belongs_to_it() -> None:
     key, value = machine(
-        "3d8d", skip_registration=True, metadata={"role": "leader"},
+        "3d8d",
+        skip_registration=True,
+        metadata={"role": "leader"},
         services=[{"name": "http", "port": 80}, {"name": "dns", "protocol": "udp", "port": 53}],
-    )  # fmt: skip
+    )
     stored = read(key, value)
-    assert stored.row == ("3d8d", 24, "web", "fdaa:0:18:a7b:7d:1:1:2", "iad", "app", "started", 1, 0)
+    assert stored.row == (
+        "3d8d",
+        24,
+        "web",
+        "fdaa:0:18:a7b:7d:1:1:2",
+        "iad",
+        "app",
+        "started",
+        1,
+        0,
+    )
     assert stored.metadata == (("3d8d", "role", "leader"),)
     assert stored.services == (("3d8d", "http", "tcp", 80), ("3d8d", "dns", "udp", 53))
 
@@ -104,7 +144,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("more", "why"), WRONG)
-def test_values_that_check_would_refuse_are_refused_in_words(more: dict[str, Any], why: str) -> None:
+def test_values_that_check_would_refuse_are_refused_in_words(
+    more: dict[str, Any], why: str
+) -> None:
     key, value = machine("3d8d", **more)
     with pytest.raises(Malformed, match=why.replace("[", r"\[")):
         read(key, value)
@@ -139,20 +181,27 @@ def test_no_octets_raise_anything_else(value: bytes, table: str) -> None:
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters()), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters()), inner, max_size=3)
+    ),
 )
 MEMBERS = sorted({name for form in FORMS.values() for name in form.__struct_fields__})
 
 
 @given(
     st.sampled_from(sorted(FORMS)),
-    st.dictionaries(st.sampled_from(MEMBERS), ANY_JSON | st.sampled_from(["a", "24", 24, "fdaa:0:18::1", {"a": "b"}])),
+    st.dictionaries(
+        st.sampled_from(MEMBERS),
+        ANY_JSON | st.sampled_from(["a", "24", 24, "fdaa:0:18::1", {"a": "b"}]),
+    ),
 )
 def test_any_message_is_a_row_or_is_kept_out(table: str, more: dict[str, Any]) -> None:
     """Whatever is written to a bucket: never an exception, and never both."""
     value = {**json.loads(machine("a")[1]), **more}
     value = {name: value[name] for name in FORMS[table].__struct_fields__ if name in value}
-    key = bucket_key(table, tuple(str(value.get(c, "a")).encode("utf-8", "replace") for c in KEYS[table]))
+    key = bucket_key(
+        table, tuple(str(value.get(c, "a")).encode("utf-8", "replace") for c in KEYS[table])
+    )
     batch = sort([Message(key, 5, json.dumps(value).encode())], {}, Values(b"\xfd\xaa", ()))
     assert [state for _, _, state in batch.revisions] == (["bad"] if batch.quarantined else ["row"])
     assert len(batch.quarantined) + sum(map(len, batch.puts.values())) == 1
@@ -171,7 +220,9 @@ def test_one_refusal_does_not_colour_the_next() -> None:
         with pytest.raises(Malformed, match="::1"):
             read_value(read_key(key), value, values)
     code = {"version": 1, "code": "iad", "latitude": 38.9, "longitude": -77.4, "gateway": True}
-    stored = read_value(read_key(bucket_key("regions", ("iad",))), json.dumps(code).encode(), values)
+    stored = read_value(
+        read_key(bucket_key("regions", ("iad",))), json.dumps(code).encode(), values
+    )
     assert stored.row == ("iad", "", 38.9, -77.4, 1)
     half = {"version": 1, "code": "iad", "latitude": 38.9}
     with pytest.raises(Malformed, match="without coordinates"):
@@ -204,7 +255,13 @@ def test_two_writings_of_one_value_are_the_same() -> None:
 
 def test_a_floor_is_a_revision() -> None:
     assert read_floor(write_floor(17)) == 17
-    for wrong in (b"", b"17", b'{"version": 1}', b'{"version": 2, "floor": 1}', b'{"version": 1, "floor": -1}'):
+    for wrong in (
+        b"",
+        b"17",
+        b'{"version": 1}',
+        b'{"version": 2, "floor": 1}',
+        b'{"version": 1, "floor": -1}',
+    ):
         with pytest.raises(Malformed):
             read_floor(wrong)
 

@@ -1,4 +1,5 @@
-"""What is written to a bucket: only what differs, parents first, deletes last, each key only as it was read."""
+"""What is written to a bucket: only what differs, parents first, deletes last, each key only as it
+was read."""
 
 from __future__ import annotations
 
@@ -28,19 +29,30 @@ def present(*values: tuple[str, bytes | None]) -> dict[str, Message]:
 def test_only_what_differs_is_written() -> None:
     key, value = machine("a")
     spaced = json.dumps(json.loads(value), indent=3).encode()
-    assert difference(present(network(), (key, spaced), (FLOOR, write_floor(0))), dict([network(), (key, value)])).empty
+    assert difference(
+        present(network(), (key, spaced), (FLOOR, write_floor(0))), dict([network(), (key, value)])
+    ).empty
 
 
 def test_each_key_is_written_only_as_it_was_read() -> None:
     changed, new, back = machine("a", state="stopped"), machine("b"), machine("c")
-    found = difference(present(network(), machine("a"), (back[0], None)), dict([network(), changed, new, back]))
+    found = difference(
+        present(network(), machine("a"), (back[0], None)), dict([network(), changed, new, back])
+    )
     assert found.puts == [(*changed, 2), (*new, 0), (*back, 3)]
     assert found.deletes == []
 
 
 def test_what_is_not_wanted_is_deleted_children_first_and_the_floor_stays() -> None:
     app = bucket_key("apps", (24, "web"))
-    there = present(network(), (app, b"{}"), machine("a"), (FLOOR, write_floor(0)), ("nonsense", b"x"), ("gone", None))
+    there = present(
+        network(),
+        (app, b"{}"),
+        machine("a"),
+        (FLOOR, write_floor(0)),
+        ("nonsense", b"x"),
+        ("gone", None),
+    )
     found = difference(there, {})
     assert [key for key, _, _ in found.deletes] == [machine("a")[0], app, network()[0], "nonsense"]
     assert all(value is None for _, value, _ in found.deletes)
@@ -74,7 +86,9 @@ class Written:
         self.floors: list[int] = []
 
     async def write(self, changes: list[tuple[str, bytes | None, int | None]]) -> int:
-        self.floors += [read_floor(value) for key, value, _ in changes if key == FLOOR and value is not None]
+        self.floors += [
+            read_floor(value) for key, value, _ in changes if key == FLOOR and value is not None
+        ]
         return 9
 
     async def purge(self, key: str, before: int) -> None:
@@ -83,9 +97,13 @@ class Written:
 
 @pytest.mark.parametrize(
     ("there", "floor"),
-    [((), [0]), ((network(), (FLOOR, write_floor(0))), []), ((network(), (FLOOR, b"{}"), machine("a")), [3]),
-     ((network(), (FLOOR, None)), [2])],
-)  # fmt: skip
+    [
+        ((), [0]),
+        ((network(), (FLOOR, write_floor(0))), []),
+        ((network(), (FLOOR, b"{}"), machine("a")), [3]),
+        ((network(), (FLOOR, None)), [2]),
+    ],
+)
 def test_a_bucket_without_a_floor_gets_one_that_loses_no_delete(
     there: tuple[tuple[str, bytes | None], ...], floor: list[int]
 ) -> None:

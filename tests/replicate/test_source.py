@@ -13,7 +13,12 @@ from internal_dns.replicate.source import Source
 def test_an_address_names_servers_and_a_bucket() -> None:
     found = Source.parse("nats://a.example,[2001:db8::1]:5222,192.0.2.1:1/prod?creds=/etc/x.creds")
     assert found.servers == ("a.example:4222", "[2001:db8::1]:5222", "192.0.2.1:1")
-    assert (found.bucket, found.tls, found.file("creds"), found.file("ca")) == ("prod", False, "/etc/x.creds", None)
+    assert (found.bucket, found.tls, found.file("creds"), found.file("ca")) == (
+        "prod",
+        False,
+        "/etc/x.creds",
+        None,
+    )
     assert str(found) == "nats://a.example:4222,[2001:db8::1]:5222,192.0.2.1:1/prod"
 
 
@@ -22,7 +27,9 @@ def test_what_is_left_out_has_a_default() -> None:
     assert (found.servers, found.bucket) == (("a:4222",), "internal-dns")
 
 
-@pytest.mark.parametrize("text", ["tls://a/b", "nats://a/b?ca=/ca.pem", "nats://a/b?cert=/c.pem&key=/k.pem"])
+@pytest.mark.parametrize(
+    "text", ["tls://a/b", "nats://a/b?ca=/ca.pem", "nats://a/b?cert=/c.pem&key=/k.pem"]
+)
 def test_tls_is_asked_for_by_scheme_or_by_certificates(text: str) -> None:
     assert Source.parse(text).tls
     assert str(Source.parse(text)) == "tls://a:4222/b"
@@ -34,7 +41,9 @@ def test_the_settings_that_are_shown_have_the_options_and_no_secret() -> None:
     assert Source.parse(shown).files == (("cert", "/c.pem"), ("key", "/k x.pem"))
 
 
-@pytest.mark.parametrize("text", ["nats://user:hunter2@a/b", "nats://hunter2@a/b", "tls://u:hunter%32@a/b"])
+@pytest.mark.parametrize(
+    "text", ["nats://user:hunter2@a/b", "nats://hunter2@a/b", "tls://u:hunter%32@a/b"]
+)
 def test_secrets_are_kept_and_never_printed(text: str) -> None:
     found = Source.parse(text)
     assert "hunter2" in (found.user, found.password)
@@ -43,10 +52,22 @@ def test_secrets_are_kept_and_never_printed(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "hunter2", "http://hunter2@a/b", "nats://", "nats:///hunter2", "nats://u:hunter2@a/b/c", "nats://u:hunter2@a:x/b",
-     "nats://u:hunter2@a:99999/b", "nats://u:hunter2@a b/c", "nats://hunter2@a/b?pasword=hunter2", "nats://hunter2@,/b",
-     "nats://hunter2@a/b?creds", "nats://u:hunter2@[::1/b"],
-)  # fmt: skip
+    [
+        "",
+        "hunter2",
+        "http://hunter2@a/b",
+        "nats://",
+        "nats:///hunter2",
+        "nats://u:hunter2@a/b/c",
+        "nats://u:hunter2@a:x/b",
+        "nats://u:hunter2@a:99999/b",
+        "nats://u:hunter2@a b/c",
+        "nats://hunter2@a/b?pasword=hunter2",
+        "nats://hunter2@,/b",
+        "nats://hunter2@a/b?creds",
+        "nats://u:hunter2@[::1/b",
+    ],
+)
 def test_no_refusal_repeats_what_may_be_a_secret(text: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         load_settings({"source": text}, {}, None)

@@ -17,4 +17,6 @@ def machine(ident: str, host: int = 1, **more: Any) -> tuple[str, bytes]:
 
 
 def network(number: int = 24, name: str = "acme") -> tuple[str, bytes]:
-    return bucket_key("networks", (number,)), json.dumps({"version": 1, "id": number, "name": name}).encode()
+    return bucket_key("networks", (number,)), json.dumps(
+        {"version": 1, "id": number, "name": name}
+    ).encode()

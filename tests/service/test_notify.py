@@ -27,7 +27,9 @@ def test_lines_are_one_datagram(tmp_path: Path) -> None:
         manager.reloading()
         first, second = listening.recv(4_096).split(b"\n")
         assert first == b"RELOADING=1"
-        assert before <= int(second.removeprefix(b"MONOTONIC_USEC=")) <= time.monotonic_ns() // 1_000
+        assert (
+            before <= int(second.removeprefix(b"MONOTONIC_USEC=")) <= time.monotonic_ns() // 1_000
+        )
         manager.stopping()
         assert listening.recv(4_096).startswith(b"STOPPING=1\n")
 
@@ -53,7 +55,9 @@ OURS = str(os.getpid())
         ({}, None),
     ],
 )
-def test_a_watchdog_is_on_when_it_is_meant_for_us(environment: dict[str, str], seconds: float | None) -> None:
+def test_a_watchdog_is_on_when_it_is_meant_for_us(
+    environment: dict[str, str], seconds: float | None
+) -> None:
     assert ServiceManager({"NOTIFY_SOCKET": "@nobody", **environment}).watchdog == seconds
 
 

@@ -47,7 +47,8 @@ def test_only_what_may_change_does() -> None:
     assert (found.admin, found.listen) == (None, old.listen)
     assert found.origin["region"] == "--region"
     assert found.origin["listen"] == "default"
-    assert differences(old, new) == (["region iad -> nrt", "udp_limit 8192 -> 600", "nsid old -> none"],
+    assert differences(old, new) == (["region iad -> nrt", "udp_limit 8192 -> 600", "nsid old -> "
+                                                                                    "none"],
                                      ["listen", "admin"])  # fmt: skip
 
 

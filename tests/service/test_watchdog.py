@@ -1,4 +1,5 @@
-"""The watchdog asks over the server's own socket, and is silent when the way of a question is broken anywhere."""
+"""The watchdog asks over the server's own socket, and is silent when the way of a question is
+broken anywhere."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def watched(
         udp, tcp = bind_pair(Endpoint.parse(where))
         with udp, tcp:
             metrics = Metrics()
-            listener = UdpListener(udp, exchange or Exchange(Rules(forwarding=False), metrics), metrics)
+            listener = UdpListener(
+                udp, exchange or Exchange(Rules(forwarding=False), metrics), metrics
+            )
             endpoint, manager = Endpoint(Endpoint.parse(where).host, udp.getsockname()[1]), Heard()
             watching = asyncio.create_task(watch_ourselves(manager, [endpoint]))
             try:

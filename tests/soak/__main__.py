@@ -1,7 +1,9 @@
-"""`make soak`: random writes, kills, freezes and purges for ten minutes; then file and bucket must have the same rows.
+"""`make soak`: random writes, kills, freezes and purges for ten minutes; then file and bucket must
+have the same rows.
 
-Two hosts follow one bucket. One is never killed and must never leave a question without its answer; the other is killed
-again and again. What is done, and in which order, comes from the seed alone; how long each thing takes does not.
+Two hosts follow one bucket. One is never killed and must never leave a question without its answer;
+the other is killed again and again. What is done, and in which order, comes from the seed alone;
+how long each thing takes does not.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ from pathlib import Path
 from random import Random
 
 from internal_dns.replicate.follower import Message
-from internal_dns.replicate.form import FLOOR, Malformed, bucket_key, file_values, read_key, read_value
+from internal_dns.replicate.form import (
+    FLOOR,
+    Malformed,
+    bucket_key,
+    file_values,
+    read_key,
+    read_value,
+)
 from internal_dns.replicate.publishing import difference
 from internal_dns.replicate.source import Source
 from internal_dns.store.rows import Values
@@ -70,9 +79,21 @@ class Soak:
 
     def serve(self, name: str) -> None:
         self.hosts[name] = Served(
-            "--catalog", str(self.path(name)), "--listen", "[::1]:0", "--map-source", "::1/128=fdaa:0:18::/48",
-            "--upstream", "none", "--admin", "none", "--source", str(self.source), "--host-name", name,
-        )  # fmt: skip
+            "--catalog",
+            str(self.path(name)),
+            "--listen",
+            "[::1]:0",
+            "--map-source",
+            "::1/128=fdaa:0:18::/48",
+            "--upstream",
+            "none",
+            "--admin",
+            "none",
+            "--source",
+            str(self.source),
+            "--host-name",
+            name,
+        )
 
     def asking(self) -> None:
         """Ask the steady host for a machine that never changes."""
@@ -80,7 +101,9 @@ class Soak:
             began = time.monotonic()
             try:
                 found = addresses(ask(self.hosts["steady"], "fixed.internal", timeout=5))
-                self.answers["right" if found == ["fdaa:0:18:a7b:7d:1:ffff:2"] else f"wrong: {found}"] += 1
+                self.answers[
+                    "right" if found == ["fdaa:0:18:a7b:7d:1:ffff:2"] else f"wrong: {found}"
+                ] += 1
             except (TimeoutError, OSError) as error:
                 self.answers[type(error).__name__] += 1
             self.slowest = max(self.slowest, time.monotonic() - began)
@@ -91,12 +114,16 @@ class Soak:
         getattr(self, operation.replace(" ", "_"))()
         self.done[operation] += 1
 
-    # ── what is done ────────────────────────────────────────────────────────────────────────────────────────
+    # ── what is done ──────────────────────────────────────────────────────────────────────────────
 
     def a_machine(self) -> tuple[str, bytes]:
         n = self.random.randrange(MACHINES)
-        more = {"metadata": {"role": self.random.choice("abc")}} if self.random.random() < 0.3 else {}
-        return machine(f"m{n}", n + 1, state=self.random.choice(STATES), app=f"app-{n % 50}", **more)
+        more = (
+            {"metadata": {"role": self.random.choice("abc")}} if self.random.random() < 0.3 else {}
+        )
+        return machine(
+            f"m{n}", n + 1, state=self.random.choice(STATES), app=f"app-{n % 50}", **more
+        )
 
     def keep(self, *values: tuple[str, bytes]) -> None:
         put(self.source, *values)
@@ -120,13 +147,17 @@ class Soak:
             del self.wanted[key]
 
     def bad_value(self) -> None:
-        key = self.random.choice(["nonsense", bucket_key("machines", (f"bad{self.random.randrange(50)}",))])
+        key = self.random.choice(
+            ["nonsense", bucket_key("machines", (f"bad{self.random.randrange(50)}",))]
+        )
         put(self.source, (key, self.random.choice([b"", b"{}", b'{"version": 2}', b"\xff" * 40])))
         self.bad.add(key)
 
     def purge_above_the_floor(self) -> None:
         self.delete()
-        gone = {key: message for key, message in contents(self.source).items() if message.value is None}
+        gone = {
+            key: message for key, message in contents(self.source).items() if message.value is None
+        }
         floor = max(message.revision for message in gone.values())
         for key in gone:
             purge(self.source, key, floor=floor)
@@ -163,7 +194,7 @@ class Soak:
         self.bad.clear()
         publish(self.source, self.wanted)
 
-    # ── what must be ────────────────────────────────────────────────────────────────────────────────────────
+    # ── what must be ──────────────────────────────────────────────────────────────────────────────
 
     def differences(self, name: str, present: dict[str, Message]) -> list[str]:
         """Compare the file's rows with the bucket's: both ways, cell by cell."""
@@ -184,21 +215,29 @@ class Soak:
 
     def caught_up(self, name: str) -> float:
         """Wait until the file has the bucket's last revision; return the seconds."""
-        began, last = time.monotonic(), nats_servers.using(self.source, lambda bucket: bucket.facts()).last
+        began, last = (
+            time.monotonic(),
+            nats_servers.using(self.source, lambda bucket: bucket.facts()).last,
+        )
         while time.monotonic() - began < CAUGHT_UP:
             try:
-                with closing(sqlite3.connect(f"file:{self.path(name)}?mode=ro", uri=True)) as connection:
+                with closing(
+                    sqlite3.connect(f"file:{self.path(name)}?mode=ro", uri=True)
+                ) as connection:
                     stream = connection.execute("SELECT revision FROM replica").fetchone()
                     if stream and stream[0] == last:
                         return time.monotonic() - began
             except sqlite3.Error:
                 pass
             time.sleep(0.1)
-        raise AssertionError(f"{name} has not caught up in {CAUGHT_UP} s: {self.hosts[name].stderr()[-2000:]}")
+        raise AssertionError(
+            f"{name} has not caught up in {CAUGHT_UP} s: {self.hosts[name].stderr()[-2000:]}"
+        )
 
     def judged(self) -> int:
         """Wait until all is followed; return how many rows differ."""
-        # Keys that were purged without a floor show when a host counts: at its next consumer, or after a minute.
+        # Keys that were purged without a floor show when a host counts: at its next consumer, or
+        # after a minute.
         self.restart_the_server()
         found = 0
         for name in self.hosts:
@@ -207,7 +246,10 @@ class Soak:
             while (differing := self.differences(name, present)) and time.monotonic() < deadline:
                 time.sleep(0.5)
             found += len(differing)
-            print(f"{name}: caught up in {took:.1f} s, {len(differing)} differences {differing[:5]}", flush=True)
+            print(
+                f"{name}: caught up in {took:.1f} s, {len(differing)} differences {differing[:5]}",
+                flush=True,
+            )
         bucket = {k for k, m in present.items() if m.value is not None and k != FLOOR} - self.bad
         if bucket != self.wanted.keys():
             print(f"the bucket lost or kept {sorted(bucket ^ self.wanted.keys())[:5]}")
@@ -220,7 +262,10 @@ def main() -> None:
     words.add_argument("--seconds", type=float, default=600)
     words.add_argument("--seed", type=int, default=1)
     given = words.parse_args()
-    with tempfile.TemporaryDirectory(prefix="idns-soak-") as folder, nats_server(Path(folder) / "nats") as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="idns-soak-") as folder,
+        nats_server(Path(folder) / "nats") as server,
+    ):
         soak = Soak(Path(folder), given.seed, server)
         try:
             soak.begin()

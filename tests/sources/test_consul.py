@@ -27,7 +27,8 @@ def test_what_the_catalog_does_not_give_is_noted() -> None:
         "node put before the id, because nodes share it: node-a-db, node-b-db",
         "tags left out, metadata has keys and values: node-a-db (primary)",
         "left out, no address in fdaa::/16: db-d (10.0.0.4, 10.0.0.4)",
-        "`apply` makes a network exactly as written, so add first what this source does not tell of: acme",
+        "`apply` makes a network exactly as written, so add first what this source does not tell "
+        "of: acme",
     ]
 
 
@@ -44,7 +45,10 @@ def test_doubts_about_checks_and_addresses_are_noted() -> None:
         (HEALTH[: len(HEALTH) // 2], "it is not JSON"),
         ('{"web": ["primary"], "consul": []}', "it is not a list"),
         ('[{"Node": "a", "Address": "fdaa:0:18::1"}]', "missing required field `ServiceID`"),
-        ('[{"Node": {"Node": "a", "Address": ""}, "Service": {"ID": "a"}}]', "missing required field"),
+        (
+            '[{"Node": {"Node": "a", "Address": ""}, "Service": {"ID": "a"}}]',
+            "missing required field",
+        ),
         ('[{"Node": {}, "Service": []}]', "at `$[0]"),
         (json.dumps([*json.loads(HEALTH), 7]), "at `$[5]`"),
         ("null", "it is not a list"),

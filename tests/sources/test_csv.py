@@ -28,14 +28,16 @@ def test_what_a_table_of_machines_cannot_give_is_noted() -> None:
         "columns not read: owner",
         "state started guessed, because none is given: db_1",
         "left out, a machine before it has this id: web-1 (fdaa:0:18:1:1:0:4:2)",
-        "network name changed, it may have 63 letters, digits, - and _: line 8 (Globex Corp is now globex-corp)",
+        "network name changed, it may have 63 letters, digits, - and _: line 8 (Globex Corp is now "
+        "globex-corp)",
         "region local guessed, because none is named: far",
         "left out, the address is of another network: line 9 (fdaa:0:19:1:1:0:2:2, not acme)",
         "left out, no IPv6 address: line 10 (192.0.2.1)",
         "left out, the address is not in fdaa::/16: line 11 (2001:db8::1)",
         "left out, no id: '' (fdaa:0:18:1:1:0:5:2)",
         "left out, no app: no-app (fdaa:0:18:1:1:0:6:2)",
-        "`apply` makes a network exactly as written, so add first what this source does not tell of: acme, globex-corp",
+        "`apply` makes a network exactly as written, so add first what this source does not tell "
+        "of: acme, globex-corp",
     ]
 
 
@@ -51,10 +53,22 @@ def test_what_a_table_of_peers_cannot_give_is_noted() -> None:
 
 @pytest.mark.parametrize(
     ("network", "called"),
-    [("", "net-18"), ("acme", "acme"), ("24", "net-18"), ("fdaa:0:18::/48", "net-18"), ("net-18", "net-18"),
-     ("net-19", "net-18"), ("///", "net-18"), ("25", None), ("fdbb:0:18::/48", None), ("fdaa:0:19::/48", None)],
-)  # fmt: skip
-def test_a_network_is_named_or_numbered_and_its_address_decides(network: str, called: str | None) -> None:
+    [
+        ("", "net-18"),
+        ("acme", "acme"),
+        ("24", "net-18"),
+        ("fdaa:0:18::/48", "net-18"),
+        ("net-18", "net-18"),
+        ("net-19", "net-18"),
+        ("///", "net-18"),
+        ("25", None),
+        ("fdbb:0:18::/48", None),
+        ("fdaa:0:19::/48", None),
+    ],
+)
+def test_a_network_is_named_or_numbered_and_its_address_decides(
+    network: str, called: str | None
+) -> None:
     found = rows(f"a,web,fdaa:0:18:1:1:0:1:2,{network},iad,started").document["networks"]
     assert list(found) == ([called] if called else [])
 
@@ -68,7 +82,13 @@ def test_the_operators_name_of_a_network_wins() -> None:
 def test_the_app_given_needs_no_column() -> None:
     imported = read("id,address\na,fdaa:0:18:1:1:0:1:2\n", Options(app="web", region="ams"))
     assert imported.document["networks"]["net-18"]["apps"]["web"]["machines"] == [
-        {"id": "a", "address": "fdaa:0:18:1:1:0:1:2", "region": "ams", "group": "app", "state": "started"}
+        {
+            "id": "a",
+            "address": "fdaa:0:18:1:1:0:1:2",
+            "region": "ams",
+            "group": "app",
+            "state": "started",
+        }
     ]
 
 
@@ -79,7 +99,10 @@ def test_the_app_given_needs_no_column() -> None:
         ('{"id": 1}', "line 1, the header, has no column"),
         ("id;name\n1;2\n", "line 1, the header, has no column app and no address"),
         ("id,app,address,ID\n", "line 1, the header, has id twice"),
-        (HEADER + "a,web,fdaa:0:18:1:1:0:1:2,,iad,started\n\nb,we", "line 4 has 2 fields; the header has 6"),
+        (
+            HEADER + "a,web,fdaa:0:18:1:1:0:1:2,,iad,started\n\nb,we",
+            "line 4 has 2 fields; the header has 6",
+        ),
         (HEADER + "a\n" * 12, "line 11 has 1 fields and 2 more; the header has 6"),
         (HEADER + 'a,web,"fdaa:0:18:1', "line 2: unexpected end of data"),
         (HEADER + "a," + "x" * 200_000, "line 2: field larger than field limit"),

@@ -1,4 +1,5 @@
-"""Containers: labels say what Docker does not know, and what is no machine of a network is noted."""
+"""Containers: labels say what Docker does not know, and what is no machine of a network is
+noted."""
 
 import json
 import tomllib
@@ -34,13 +35,15 @@ def test_what_docker_does_not_give_is_noted() -> None:
         "other addresses left out, a machine has one: "
         "shop-web-1 (2001:db8:1::2 of shop_front), shop-web-1 (fdaa:0:19:1:1:0:a:2 of shop_zeta)",
         "exposed ports left out, neither tcp nor udp: shop-web-1 (9999/sctp)",
-        "app changed, it may have 63 letters, digits, - and _: 3d3d3d3d3d3d (Batch Jobs is now batch-jobs)",
+        "app changed, it may have 63 letters, digits, - and _: 3d3d3d3d3d3d (Batch Jobs is now "
+        "batch-jobs)",
         "region local guessed, because none is named: 4c4c4c4c4c4c, 5b5b5b5b5b5b",
         "left out, a one-off `docker compose run`: shop-web-run-1a2b",
         "left out, no IPv6 address in fdaa::/16 (a stopped one keeps only a fixed one): "
         "old (none), hostly (none), v4only (2001:db8::7)",
         "compose projects became one app: web of blog, shop",
-        "`apply` makes a network exactly as written, so add first what this source does not tell of: acme, net-19",
+        "`apply` makes a network exactly as written, so add first what this source does not tell "
+        "of: acme, net-19",
     ]
 
 

@@ -1,4 +1,5 @@
-"""Machines of the Machines API: as they are, with the app from around the list, the operator or the metadata."""
+"""Machines of the Machines API: as they are, with the app from around the list, the operator or the
+metadata."""
 
 import json
 import tomllib
@@ -16,7 +17,12 @@ TEXT = (FIXTURES / "fly.json").read_text()
 
 
 def machine(**parts: Any) -> dict[str, Any]:
-    return {"id": "a1", "state": "started", "region": "iad", "private_ip": "fdaa:0:18:1:1:0:1:2"} | parts
+    return {
+        "id": "a1",
+        "state": "started",
+        "region": "iad",
+        "private_ip": "fdaa:0:18:1:1:0:1:2",
+    } | parts
 
 
 def apps(source: object, app: str = "") -> list[str]:

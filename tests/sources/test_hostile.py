@@ -113,15 +113,24 @@ def test_metadata_that_no_catalog_can_hold_is_left_out() -> None:
     imported = fly.read([machine], Options(app="web"))
     (made,) = imported.document["networks"]["net-18"]["apps"]["web"]["machines"]
     assert made["metadata"] == {"lines": "a\nb"}
-    assert imported.notes[0] == "metadata left out: no key, NUL, or not Unicode: a (''), a (half), a (nul)"
+    assert (
+        imported.notes[0]
+        == "metadata left out: no key, NUL, or not Unicode: a (''), a (half), a (nul)"
+    )
 
 
-scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just("fdaa:0:18:1:1:0:1:2")
-keys = st.sampled_from(
-    "id state region private_ip config metadata services app machines Id Name State Running Config Labels Networks "
-    "NetworkSettings GlobalIPv6Address Node Address ServiceID ServiceName ServicePort Service Checks Status ID".split()
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just("fdaa:0:18:1:1:0:1:2")
 )
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner), max_leaves=30)
+keys = st.sampled_from(
+    "id state region private_ip config metadata services app machines Id Name State Running Config "
+    "Labels Networks "
+    "NetworkSettings GlobalIPv6Address Node Address ServiceID ServiceName ServicePort Service "
+    "Checks Status ID".split()
+)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner), max_leaves=30
+)
 
 
 @given(st.lists(values) | values)
@@ -145,7 +154,8 @@ def test_any_text_is_read_or_refused(text: str | bytes) -> None:
             check(read(text))
 
 
-# -- what the operator gives --------------------------------------------------------------------------------
+# -- what the operator gives
+# --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -174,5 +184,7 @@ def test_another_prefix_can_be_imported() -> None:
 
 
 def test_long_lists_in_notes_are_counted() -> None:
-    table = "id,app,address,region,state\n" + "".join(f"m{n},web,10.0.0.{n},iad,started\n" for n in range(99))
+    table = "id,app,address,region,state\n" + "".join(
+        f"m{n},web,10.0.0.{n},iad,started\n" for n in range(99)
+    )
     assert csv.read(table).notes[0].endswith("m9 (10.0.0.9) and 89 more")

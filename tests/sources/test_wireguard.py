@@ -1,4 +1,5 @@
-"""Peers of WireGuard: a dump and a .conf file become the same kind of document, and no key leaks."""
+"""Peers of WireGuard: a dump and a .conf file become the same kind of document, and no key
+leaks."""
 
 import tomllib
 from pathlib import Path
@@ -15,7 +16,9 @@ SECRET = "dGVzdC1vbmx5LCBubyBwcml2YXRlIGtleS4uLi4uLi4="
 
 
 def names(conf: str) -> list[str]:
-    return [name for network in read(conf).document["networks"].values() for name in network["peers"]]
+    return [
+        name for network in read(conf).document["networks"].values() for name in network["peers"]
+    ]
 
 
 def peer(above: str = "", inside: str = "", address: str = "fdaa:0:18:1:1:0:1:2/128") -> str:
@@ -30,20 +33,29 @@ def test_the_document_is_the_golden_one(file: str) -> None:
 
 def test_what_a_conf_file_does_not_give_is_noted() -> None:
     assert read((FIXTURES / "wireguard.conf").read_bytes(), ACME).notes == [
-        "peer name changed, it may have 63 letters, digits, - and _: Bob's phone (Bob's phone is now bob-s-phone)",
+        "peer name changed, it may have 63 letters, digits, - and _: Bob's phone (Bob's phone is "
+        "now bob-s-phone)",
         "allowed IPs left out, not in fdaa::/16: carol (10.9.0.4/32)",
-        "named after the public key, no comment names it: peer-zxjpbidzihb1ymxp, peer-c2l0zsdzihb1ymxp",
+        "named after the public key, no comment names it: peer-zxjpbidzihb1ymxp, "
+        "peer-c2l0zsdzihb1ymxp",
         "address guessed: the 2 in a /120 that does not tell the peer's own: peer-zxjpbidzihb1ymxp",
-        "allowed IPs left out: a route, not one peer's /120 or /128: peer-c2l0zsdzihb1ymxp (fdaa:0:18::/48)",
+        "allowed IPs left out: a route, not one peer's /120 or /128: peer-c2l0zsdzihb1ymxp "
+        "(fdaa:0:18::/48)",
         "left out, <network>::3 is the server's own address: peer-c2l0zsdzihb1ymxp (fdaa:0:18::3)",
-        "`apply` makes a network exactly as written, so add first what this source does not tell of: acme, net-19",
+        "`apply` makes a network exactly as written, so add first what this source does not tell "
+        "of: acme, net-19",
     ]
 
 
 def test_a_dump_of_one_interface_lacks_the_first_field_only() -> None:
     whole = (FIXTURES / "wireguard.dump").read_text()
-    one = "".join(line.partition("\t")[2] + "\n" for line in whole.splitlines() if line.startswith("wg0"))
-    assert read(one, ACME).document["networks"]["acme"] == read(whole, ACME).document["networks"]["acme"]
+    one = "".join(
+        line.partition("\t")[2] + "\n" for line in whole.splitlines() if line.startswith("wg0")
+    )
+    assert (
+        read(one, ACME).document["networks"]["acme"]
+        == read(whole, ACME).document["networks"]["acme"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,9 +93,9 @@ def test_peers_of_one_name_are_numbered() -> None:
 
 
 def test_the_region_given_is_that_of_every_peer() -> None:
-    assert read(peer("# alice\n"), Options(region="ams")).document["networks"]["net-18"]["peers"] == {
-        "alice": {"address": "fdaa:0:18:1:1:0:1:2", "region": "ams"}
-    }
+    assert read(peer("# alice\n"), Options(region="ams")).document["networks"]["net-18"][
+        "peers"
+    ] == {"alice": {"address": "fdaa:0:18:1:1:0:1:2", "region": "ams"}}
 
 
 @pytest.mark.parametrize("file", ["wireguard.dump", "wireguard.conf"])
@@ -106,8 +118,14 @@ def test_no_key_is_kept_or_told(file: str) -> None:
         ("[]", "its first line is not an interface"),
         ('[{"id": 1}]', "its first line is not an interface"),
         ("interface: wg0\n  public key: …\n", "its first line is not an interface"),
-        (f"wg0\t{SECRET}\t{KEY}\t51820\toff\nwg0\t{KEY}\t(none)\t(no", "line 2 has 4 fields, not 5 or 9"),
-        (f"wg0\t{SECRET}\t{KEY}\t51820\toff\nwg0\tshort" + "\t0" * 7, "the peer of line 2 has no public key"),
+        (
+            f"wg0\t{SECRET}\t{KEY}\t51820\toff\nwg0\t{KEY}\t(none)\t(no",
+            "line 2 has 4 fields, not 5 or 9",
+        ),
+        (
+            f"wg0\t{SECRET}\t{KEY}\t51820\toff\nwg0\tshort" + "\t0" * 7,
+            "the peer of line 2 has no public key",
+        ),
         ("[Peer]\nAllowedIPs = ::/0\n", "the peer of line 1 has no public key"),
         (f"[Peer]\nPublicKey = {KEY[:20]}", "the peer of line 1 has no public key"),
         (f"[Peer]\nPublicKey = {KEY}\nAllowedI", "line 3 is no setting"),

@@ -1,4 +1,5 @@
-"""Documents say what is wrong where; what is exported comes back; a plan once carried out leaves nothing to do."""
+"""Documents say what is wrong where; what is exported comes back; a plan once carried out leaves
+nothing to do."""
 
 import json
 import re
@@ -109,7 +110,9 @@ def catalog(rows: Mapping[str, list[dict[str, Any]]] | None = None) -> sqlite3.C
 
 def insert(connection: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
     columns, places = ", ".join(row), ", ".join("?" * len(row))
-    connection.execute(f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({places})", tuple(row.values()))
+    connection.execute(
+        f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({places})", tuple(row.values())
+    )
 
 
 def document(text: str, **options: Any) -> Document:
@@ -119,7 +122,10 @@ def document(text: str, **options: Any) -> Document:
 def carry_out(connection: sqlite3.Connection, planned: Plan) -> None:
     for table, key in planned.deletes:
         where = " AND ".join(f"{column} = ?" for column in key)
-        assert connection.execute(f"DELETE FROM {table} WHERE {where}", tuple(key.values())).rowcount == 1, (table, key)
+        assert (
+            connection.execute(f"DELETE FROM {table} WHERE {where}", tuple(key.values())).rowcount
+            == 1
+        ), (table, key)
     for table, row in planned.puts:
         insert(connection, table, row)
 
@@ -131,7 +137,7 @@ def faults(text: str, **options: Any) -> list[str]:
     return [str(fault) for fault in caught.value.faults]
 
 
-# ── what a document means ───────────────────────────────────────────────────────────────────────────────────
+# ── what a document means ─────────────────────────────────────────────────────────────────────────
 
 
 def test_a_document_is_rows_of_the_schemas_columns_with_defaults() -> None:
@@ -183,13 +189,20 @@ def test_rows_come_in_the_same_order_however_the_document_is_ordered() -> None:
 
 @pytest.mark.parametrize(
     ("written", "number"),
-    [("24", 24), ('"fdaa:0:18::/48"', 24), ('"FDAA:0:0018:0::/48"', 24), ('"fdaa:ffff:ffff::/48"', 0xFFFFFFFF)],
+    [
+        ("24", 24),
+        ('"fdaa:0:18::/48"', 24),
+        ('"FDAA:0:0018:0::/48"', 24),
+        ('"fdaa:ffff:ffff::/48"', 0xFFFFFFFF),
+    ],
 )
 def test_a_network_id_is_a_48_or_an_integer(written: str, number: int) -> None:
     assert document(f"[networks.a]\nid = {written}").rows()["networks"][0]["id"] == number
 
 
-@pytest.mark.parametrize(("written", "number"), [("a7b:7d", 0x0A7B007D), ("0A7B:007d", 0x0A7B007D), ("24", 24)])
+@pytest.mark.parametrize(
+    ("written", "number"), [("a7b:7d", 0x0A7B007D), ("0A7B:007d", 0x0A7B007D), ("24", 24)]
+)
 def test_a_host_is_its_32_bits_or_the_integer(written: str, number: int) -> None:
     assert document(f'[hosts."{written}"]\nregion = "iad"').rows()["hosts"][0]["id"] == number
 
@@ -214,7 +227,7 @@ def test_an_empty_document_is_no_fault() -> None:
         assert not any(parse(text, name="-").rows().values())
 
 
-# ── faults ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── faults ────────────────────────────────────────────────────────────────────────────────────────
 
 BROKEN_TOML = """\
 # badly broken
@@ -433,7 +446,8 @@ flycasts = { web = ["fdaa:0:1::1"], db = ["fdaa:0:1::1"] }
 """
     assert not document(text).warnings
     assert numbered(faults(text, hidden=("x-",))) == (
-        "9: networks.a.peers.interactive-p.address: fdaa:0:1::1 is that of networks.a.apps.web.machines[0] "
+        "9: networks.a.peers.interactive-p.address: fdaa:0:1::1 is that of "
+        "networks.a.apps.web.machines[0] "
         "in line 4 too. Give each an address of its own\n"
     )
 
@@ -463,15 +477,19 @@ id = 2
     assert [str(warning).removeprefix("catalog.toml:") for warning in document(text).warnings] == [
         "3: networks.a.apps.all: all.internal is a name of the grammar, not this app. "
         "Rename the app; its machines stay reachable by <id>.vm and in lists",
-        "4: networks.a.apps.ALL: ALL and all in line 3 are one name: letter case is ignored. Spell it one way",
+        "4: networks.a.apps.ALL: ALL and all in line 3 are one name: letter case is ignored. Spell "
+        "it one way",
         "4: networks.a.apps.ALL: all.internal is a name of the grammar, not this app. "
         "Rename the app; its machines stay reachable by <id>.vm and in lists",
-        "8: networks.a.apps.web.machines[0].region: global is a word of the grammar: no name asks for this region. "
+        "8: networks.a.apps.web.machines[0].region: global is a word of the grammar: no name asks "
+        "for this region. "
         "Rename it",
         "8: networks.a.apps.web.machines[0].region: region 'global' is not in this document. "
         "Add it with its coordinates, unless the catalog has it: else it is far from everywhere",
-        "9: networks.a.apps.web.machines[0].state: 'startd' is no known state. Did you mean started?",
-        "14: networks.a.peers._page: the grammar reads _page as a page, not as this peer. Rename it",
+        "9: networks.a.apps.web.machines[0].state: 'startd' is no known state. Did you mean "
+        "started?",
+        "14: networks.a.peers._page: the grammar reads _page as a page, not as this peer. Rename "
+        "it",
         "17: networks.A: A and a in line 1 are one name: letter case is ignored. Spell it one way",
     ]
 
@@ -480,14 +498,25 @@ id = 2
 
 keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 plain = st.one_of(
-    keys, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False)
+    keys,
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
 )
-values = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3))
+values = st.recursive(
+    plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3)
+)
 tables = st.dictionaries(keys, values, max_size=4)
 
 
 def paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, inner in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         yield (*path, key)
         yield from paths(inner, (*path, key))
 
@@ -510,7 +539,9 @@ def test_the_line_of_a_path_has_its_last_key(kind: str, value: dict[str, Any]) -
     for path in paths(value):
         if isinstance(path[-1], str):
             key = (
-                msgspec.json.encode(path[-1]).decode() if kind == "json" else to_toml({path[-1]: 0}).split(" = 0\n")[0]
+                msgspec.json.encode(path[-1]).decode()
+                if kind == "json"
+                else to_toml({path[-1]: 0}).split(" = 0\n")[0]
             )
             assert key in told[lines.line(path) - 1]
 
@@ -521,7 +552,11 @@ def test_any_text_is_a_document_or_faulty(text: str, kind: Any) -> None:
     assert all(fault.line >= 1 and fault.what and fault.do for fault in told)
 
 
-@given(st.dictionaries(st.sampled_from(["networks", "regions", "hosts", "latency", "organizations"]), values))
+@given(
+    st.dictionaries(
+        st.sampled_from(["networks", "regions", "hosts", "latency", "organizations"]), values
+    )
+)
 def test_any_value_is_a_document_or_faulty(value: dict[str, Any]) -> None:
     for fault in faults_or_none(lambda: document(to_toml(value))):
         assert str(fault).startswith(f"catalog.toml:{fault.line}: {fault.where}")
@@ -535,7 +570,7 @@ def faults_or_none(work: Callable[[], Document]) -> list[DocumentFault]:
     return []
 
 
-# ── catalogs ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── catalogs ──────────────────────────────────────────────────────────────────────────────────────
 
 names = st.from_regex(r"[A-Za-z0-9_-]{1,6}", fullmatch=True)
 few_names = st.sampled_from(["web", "db", "Web", "all", "iad", "x"])
@@ -546,7 +581,8 @@ degrees = st.floats(-90, 90)
 
 @st.composite
 def catalogs(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
-    """Rows of a catalog that is loaded whole: over few names, so that two of them have much in common."""
+    """Rows of a catalog that is loaded whole: over few names, so that two of them have much in
+    common."""
     numbers = draw(st.lists(st.sampled_from([1, 24, 0x10000, 0xFFFFFFFF]), unique=True, max_size=3))
     called = draw(st.lists(names, unique=True, min_size=len(numbers), max_size=len(numbers)))
     free = iter(draw(st.permutations(range(4, 60))))
@@ -563,35 +599,54 @@ def catalogs(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
             rows["apps"].append({"network_id": number, "name": app})
         for peer in draw(st.sets(st.sampled_from(["bob", "alice", "interactive-z"]), max_size=3)):
             region = draw(st.just("") | names)
-            rows["peers"].append({"network_id": number, "name": peer, "address": address(number), "region": region})
+            rows["peers"].append(
+                {"network_id": number, "name": peer, "address": address(number), "region": region}
+            )
         for app in draw(st.sets(few_names, max_size=2)):
             rows["flycasts"].append({"network_id": number, "app": app, "address": address(number)})
     for ident in idents if numbers else ():
         number = draw(st.sampled_from(numbers))
         rows["machines"].append(
             {
-                "id": ident, "network_id": number, "app": draw(few_names), "address": address(number),
-                "region": draw(names), "process_group": draw(st.just("app") | names),
+                "id": ident,
+                "network_id": number,
+                "app": draw(few_names),
+                "address": address(number),
+                "region": draw(names),
+                "process_group": draw(st.just("app") | names),
                 "state": draw(st.sampled_from(["started", "stopped", "created"]) | texts),
-                "skip_registration": draw(st.integers(0, 2)), "updated_at": 7,
+                "skip_registration": draw(st.integers(0, 2)),
+                "updated_at": 7,
             }
-        )  # fmt: skip
+        )
         for key, value in draw(st.dictionaries(texts, texts, max_size=3)).items():
             rows["machine_metadata"].append({"machine_id": ident, "key": key, "value": value})
-        for name, protocol in draw(st.sets(st.tuples(lower_names, st.sampled_from(["tcp", "udp"])), max_size=2)):
+        for name, protocol in draw(
+            st.sets(st.tuples(lower_names, st.sampled_from(["tcp", "udp"])), max_size=2)
+        ):
             port = draw(st.integers(1, 65_535))
-            rows["machine_services"].append({"machine_id": ident, "name": name, "protocol": protocol, "port": port})
+            rows["machine_services"].append(
+                {"machine_id": ident, "name": name, "protocol": protocol, "port": port}
+            )
     for slug, name in draw(st.dictionaries(texts.filter(bool), texts, max_size=2)).items():
         rows["organizations"].append({"slug": slug, "name": name})
     for code in draw(st.sets(few_names, max_size=3)):
         place = draw(st.tuples(degrees, degrees) | st.just((None, None)))
         gateway = draw(st.integers(0, 1))
         rows["regions"].append(
-            {"code": code, "name": draw(texts), "latitude": place[0], "longitude": place[1], "gateway": gateway}
+            {
+                "code": code,
+                "name": draw(texts),
+                "latitude": place[0],
+                "longitude": place[1],
+                "gateway": gateway,
+            }
         )
     for here, there in draw(st.sets(st.tuples(few_names, few_names), max_size=2)):
         milliseconds = draw(st.floats(0, 1e6))
-        rows["region_latency"].append({"from_region": here, "to_region": there, "milliseconds": milliseconds})
+        rows["region_latency"].append(
+            {"from_region": here, "to_region": there, "milliseconds": milliseconds}
+        )
     for host in draw(st.sets(st.integers(0, 2**32 - 1), max_size=2)):
         rows["hosts"].append({"id": host, "name": draw(texts), "region": draw(names)})
     return rows
@@ -600,7 +655,9 @@ def catalogs(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.parametrize("kind", ["toml", "json"])
 @settings(deadline=None)
 @given(rows=catalogs())
-def test_applying_what_was_exported_changes_nothing(kind: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
+def test_applying_what_was_exported_changes_nothing(
+    kind: Any, rows: dict[str, list[dict[str, Any]]]
+) -> None:
     connection = catalog(rows)
     assert not read_faults(connection)
     value, notes = export(connection)
@@ -638,7 +695,8 @@ def test_once_carried_out_a_plan_is_empty(before: Any, after: Any, prune: bool) 
 
 
 def canonical(value: Any) -> Any:
-    """A document with its addresses as RFC 5952 has them: those that mean the same are left as they are written."""
+    """A document with its addresses as RFC 5952 has them: those that mean the same are left as they
+    are written."""
     text = re.sub(r"(?i)fdaa:[0-9a-f:]+", lambda found: str(IPv6Address(found[0])), to_json(value))
     return json.loads(text)
 
@@ -664,7 +722,8 @@ def test_the_demo_exported_is_the_demo(tmp_path: Path, kind: Any) -> None:
     new = catalog()
     planned = plan(new, wanted)
     assert planned.summary() == (
-        "3 networks added, 7 apps added, 80 machines added, 5 peers added, 4 flycast addresses added, "
+        "3 networks added, 7 apps added, 80 machines added, 5 peers added, 4 flycast addresses "
+        "added, "
         "3 organizations added, 7 regions added, 7 latency pairs added, 7 hosts added"
     )
     carry_out(new, planned)
@@ -677,12 +736,18 @@ def test_the_demo_exported_is_the_demo(tmp_path: Path, kind: Any) -> None:
 
 
 @pytest.mark.parametrize("factory", [str, bytes])
-def test_export_reads_over_any_connection_and_leaves_it_as_it_was(acme: sqlite3.Connection, factory: Any) -> None:
+def test_export_reads_over_any_connection_and_leaves_it_as_it_was(
+    acme: sqlite3.Connection, factory: Any
+) -> None:
     acme.text_factory = factory
     acme.row_factory = sqlite3.Row
     assert export(acme).document == tomllib.loads(ACME)
     assert plan(acme, document(ACME)).empty
-    assert (acme.text_factory, acme.row_factory, acme.in_transaction) == (factory, sqlite3.Row, False)
+    assert (acme.text_factory, acme.row_factory, acme.in_transaction) == (
+        factory,
+        sqlite3.Row,
+        False,
+    )
 
 
 def test_export_is_readable_and_the_same_each_time(acme: sqlite3.Connection) -> None:
@@ -700,17 +765,23 @@ METADATA = {
 @pytest.mark.parametrize("kind", ["toml", "json"])
 def test_metadata_is_carried_whatever_is_in_it(acme: sqlite3.Connection, kind: Any) -> None:
     for key, value in METADATA.items():
-        insert(acme, "machine_metadata", {"machine_id": "5683d474b40d8e", "key": key, "value": value})
+        insert(
+            acme, "machine_metadata", {"machine_id": "5683d474b40d8e", "key": key, "value": value}
+        )
     wanted = parse(WRITERS[kind](export(acme).document), name="x", kind=kind)
     assert plan(acme, wanted, prune=True).empty
     new = catalog()
     carry_out(new, plan(new, wanted))
-    found = new.execute("SELECT key, value FROM machine_metadata WHERE machine_id = '5683d474b40d8e'")
+    found = new.execute(
+        "SELECT key, value FROM machine_metadata WHERE machine_id = '5683d474b40d8e'"
+    )
     assert dict(found.fetchall()) == METADATA
     new.close()
 
 
-def test_rows_that_are_not_served_are_exported_as_they_are_and_told_by_parse(empty: sqlite3.Connection) -> None:
+def test_rows_that_are_not_served_are_exported_as_they_are_and_told_by_parse(
+    empty: sqlite3.Connection,
+) -> None:
     rows: list[tuple[str, dict[str, Any]]] = [
         ("networks", {"id": 0, "name": "zero"}),
         ("networks", {"id": 24, "name": "my net"}),
@@ -808,7 +879,9 @@ def test_a_network_without_a_name_of_its_own_goes_by_its_number(empty: sqlite3.C
     ]
 
 
-def test_some_networks_are_exported_with_their_organizations_alone(acme: sqlite3.Connection) -> None:
+def test_some_networks_are_exported_with_their_organizations_alone(
+    acme: sqlite3.Connection,
+) -> None:
     insert(acme, "networks", {"id": 25, "name": "globex", "organization": "globex"})
     insert(acme, "organizations", {"slug": "globex", "name": "Globex"})
     value, notes = export(acme, [25, 99])
@@ -821,7 +894,7 @@ def test_some_networks_are_exported_with_their_organizations_alone(acme: sqlite3
     assert export(acme, []).document == {}
 
 
-# ── plans ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── plans ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def edited(*changes: tuple[str, str]) -> Document:
@@ -868,10 +941,14 @@ def test_a_plan_says_in_words_what_it_does(acme: sqlite3.Connection) -> None:
         "~ host a7b:7d: name iad-1 -> iad-one",
     ]
     assert planned.summary() == (
-        "1 network changed, 1 app added, 1 removed, 1 machine added, 1 changed, 1 removed, 1 peer added, 1 removed, "
-        "1 flycast address added, 1 organization changed, 1 region changed, 1 latency pair changed, 1 host changed"
+        "1 network changed, 1 app added, 1 removed, 1 machine added, 1 changed, 1 removed, 1 peer "
+        "added, 1 removed, "
+        "1 flycast address added, 1 organization changed, 1 region changed, 1 latency pair "
+        "changed, 1 host changed"
     )
-    assert [table for table, _ in planned.puts] == sorted((t for t, _ in planned.puts), key=list(KEYS).index)
+    assert [table for table, _ in planned.puts] == sorted(
+        (t for t, _ in planned.puts), key=list(KEYS).index
+    )
     assert planned.deletes == [
         ("peers", {"network_id": 24, "name": "alice-laptop"}),
         ("machine_metadata", {"machine_id": "3d8d9930b03989", "key": "version"}),
@@ -887,8 +964,10 @@ def test_what_a_document_does_not_name_stays_unless_pruned(acme: sqlite3.Connect
     assert planned.deletes == []
     pruned = plan(acme, small, prune=True)
     assert pruned.summary() == (
-        "1 network added, 1 removed, 2 apps removed, 2 machines removed, 1 peer removed, 1 flycast address removed, "
-        "1 organization removed, 1 region changed, 1 removed, 1 latency pair removed, 1 host removed"
+        "1 network added, 1 removed, 2 apps removed, 2 machines removed, 1 peer removed, 1 flycast "
+        "address removed, "
+        "1 organization removed, 1 region changed, 1 removed, 1 latency pair removed, 1 host "
+        "removed"
     )
     insert(acme, "meta", {"key": "name", "value": "stays"})
     carry_out(acme, pruned)
@@ -928,7 +1007,13 @@ id = 27
 
 
 def test_an_app_stays_when_its_last_machine_goes(empty: sqlite3.Connection) -> None:
-    machine = {"id": "m", "network_id": 24, "app": "web", "address": "fdaa:0:18::9", "region": "iad"}
+    machine = {
+        "id": "m",
+        "network_id": 24,
+        "app": "web",
+        "address": "fdaa:0:18::9",
+        "region": "iad",
+    }
     insert(empty, "networks", {"id": 24, "name": "acme"})
     insert(empty, "machines", machine)
     planned = plan(empty, document("[networks.acme]\nid = 24\napps.web = {}"))
@@ -945,8 +1030,12 @@ def test_regions_that_the_catalog_knows_need_no_warning(acme: sqlite3.Connection
     assert plan(acme, wanted, prune=True).warnings == [str(wanted.warnings[0])]
 
 
-def test_what_was_left_of_a_machine_of_old_does_not_cling_to_the_new_one(empty: sqlite3.Connection) -> None:
-    insert(empty, "machine_metadata", {"machine_id": "3d8d9930b03989", "key": "ghost", "value": "boo"})
+def test_what_was_left_of_a_machine_of_old_does_not_cling_to_the_new_one(
+    empty: sqlite3.Connection,
+) -> None:
+    insert(
+        empty, "machine_metadata", {"machine_id": "3d8d9930b03989", "key": "ghost", "value": "boo"}
+    )
     carry_out(empty, plan(empty, document(ACME)))
     found = empty.execute("SELECT key FROM machine_metadata ORDER BY key").fetchall()
     assert found == [("role",), ("version",)]
@@ -971,21 +1060,30 @@ def test_planning_and_exporting_write_nothing(acme: sqlite3.Connection) -> None:
     assert acme.total_changes == before
 
 
-# ── the schema ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── the schema ────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_schema_in_docs_is_the_one_in_the_code() -> None:
-    """To write it anew: python -c 'from internal_dns.store.declare import *; print(to_json(json_schema()), end="")'"""
+    """To write it anew: python -c 'from internal_dns.store.declare import *;
+    print(to_json(json_schema()), end="")'"""
     assert (ROOT / "docs/catalog.schema.json").read_text() == to_json(json_schema())
 
 
-JSON_TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
+JSON_TYPES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+}
 
 
 def violations(schema: Mapping[str, Any], value: Any, at: str = "") -> Iterator[str]:
     """As much of JSON Schema as ours uses. `format` only annotates."""
     known = (
-        "$schema title description default format type properties additionalProperties required propertyNames "
+        "$schema title description default format type properties additionalProperties required "
+        "propertyNames "
         "items anyOf enum pattern minLength minimum maximum"
     ).split()
     assert set(known).issuperset(schema), schema
@@ -995,12 +1093,16 @@ def violations(schema: Mapping[str, Any], value: Any, at: str = "") -> Iterator[
         yield f"{at}: enum"
     if "type" in schema:
         wanted: Any = JSON_TYPES[schema["type"]]
-        if not isinstance(value, wanted) or (isinstance(value, bool) and schema["type"] != "boolean"):
+        if not isinstance(value, wanted) or (
+            isinstance(value, bool) and schema["type"] != "boolean"
+        ):
             yield f"{at}: no {schema['type']}"
             return
     match value:
         case str():
-            if len(value) < schema.get("minLength", 0) or not re.search(schema.get("pattern", ""), value):
+            if len(value) < schema.get("minLength", 0) or not re.search(
+                schema.get("pattern", ""), value
+            ):
                 yield f"{at}: pattern"
         case int() | float():
             if not schema.get("minimum", value) <= value <= schema.get("maximum", value):
@@ -1009,10 +1111,14 @@ def violations(schema: Mapping[str, Any], value: Any, at: str = "") -> Iterator[
             for position, item in enumerate(value):
                 yield from violations(schema.get("items", {}), item, f"{at}[{position}]")
         case dict():
-            yield from (f"{at}: {key} missing" for key in schema.get("required", ()) if key not in value)
+            yield from (
+                f"{at}: {key} missing" for key in schema.get("required", ()) if key not in value
+            )
             for key, item in value.items():
                 yield from violations(schema.get("propertyNames", {}), key, f"{at}.{key}")
-                inner = schema.get("properties", {}).get(key, schema.get("additionalProperties", True))
+                inner = schema.get("properties", {}).get(
+                    key, schema.get("additionalProperties", True)
+                )
                 if inner is False:
                     yield f"{at}.{key}: unknown"
                 elif inner is not True:
@@ -1049,4 +1155,11 @@ def test_the_examples_in_docs_are_documents() -> None:
     for kind, example in examples:
         wanted = parse(example, name="docs/declarative.md", kind=kind)
         assert any(wanted.rows().values())
-        assert list(violations(json_schema(), tomllib.loads(example) if kind == "toml" else json.loads(example))) == []
+        assert (
+            list(
+                violations(
+                    json_schema(), tomllib.loads(example) if kind == "toml" else json.loads(example)
+                )
+            )
+            == []
+        )

@@ -36,11 +36,14 @@ def bits(address: str, start: int, length: int) -> int:
     return int(IPv6Address(address)) >> (128 - start - length) & ((1 << length) - 1)
 
 
-# -- the demo --------------------------------------------------------------------------------------------
+# -- the demo
+# --------------------------------------------------------------------------------------------
 
 
 def test_the_demo_has_three_networks_each_with_an_organization(demo: sqlite3.Connection) -> None:
-    networks = demo.execute("SELECT id, networks.name FROM networks JOIN organizations ON slug = organization")
+    networks = demo.execute(
+        "SELECT id, networks.name FROM networks JOIN organizations ON slug = organization"
+    )
     assert sorted(networks) == [(ACME, "acme"), (GLOBEX, "globex"), (INITECH, "initech")]
 
 
@@ -59,25 +62,38 @@ def test_the_demo_has_seven_apps_and_two_tenants_with_a_web(demo: sqlite3.Connec
     )
 
 
-def test_the_demo_has_the_documents_own_machine_and_their_peer_in_its_112(demo: sqlite3.Connection) -> None:
-    machines = demo.execute("SELECT network_id, app FROM machines WHERE address = ?", (DOCUMENTS_MACHINE,))
+def test_the_demo_has_the_documents_own_machine_and_their_peer_in_its_112(
+    demo: sqlite3.Connection,
+) -> None:
+    machines = demo.execute(
+        "SELECT network_id, app FROM machines WHERE address = ?", (DOCUMENTS_MACHINE,)
+    )
     assert machines.fetchall() == [(ACME, "web")]
     assert column(demo, "SELECT network_id FROM peers WHERE address = ?", DOCUMENTS_PEER) == [ACME]
     assert bits(DOCUMENTS_PEER, 0, 112) == bits(DOCUMENTS_MACHINE, 0, 112)
     assert bits(DOCUMENTS_PEER, 0, 120) != bits(DOCUMENTS_MACHINE, 0, 120)
 
 
-def test_every_demo_machine_lies_in_its_48_on_a_host_of_its_region(demo: sqlite3.Connection) -> None:
+def test_every_demo_machine_lies_in_its_48_on_a_host_of_its_region(
+    demo: sqlite3.Connection,
+) -> None:
     hosts = dict(demo.execute("SELECT id, region FROM hosts"))
     assert hosts[0x0A7B007D] == "iad"
-    for network, address, region in demo.execute("SELECT network_id, address, region FROM machines"):
+    for network, address, region in demo.execute(
+        "SELECT network_id, address, region FROM machines"
+    ):
         assert str(IPv6Address(address)) == address
         assert (bits(address, 0, 16), bits(address, 16, 32)) == (0xFDAA, network)
         assert hosts[bits(address, 48, 32)] == region
 
 
-def test_every_demo_machine_has_a_112_of_its_own_and_every_peer_a_120(demo: sqlite3.Connection) -> None:
-    machines, peers = column(demo, "SELECT address FROM machines"), column(demo, "SELECT address FROM peers")
+def test_every_demo_machine_has_a_112_of_its_own_and_every_peer_a_120(
+    demo: sqlite3.Connection,
+) -> None:
+    machines, peers = (
+        column(demo, "SELECT address FROM machines"),
+        column(demo, "SELECT address FROM peers"),
+    )
     assert len({bits(address, 0, 112) for address in machines}) == len(machines)
     assert len({bits(address, 0, 120) for address in machines + peers}) == len(machines + peers)
 
@@ -93,14 +109,22 @@ def test_the_demo_has_a_stopped_app_and_an_empty_one(demo: sqlite3.Connection) -
     assert column(demo, "SELECT id FROM machines WHERE app = 'blog'") == []
 
 
-def test_the_demo_has_an_app_of_sixty_started_machines_in_six_regions(demo: sqlite3.Connection) -> None:
-    states = column(demo, "SELECT state FROM machines WHERE network_id = ? AND app = 'render'", INITECH)
+def test_the_demo_has_an_app_of_sixty_started_machines_in_six_regions(
+    demo: sqlite3.Connection,
+) -> None:
+    states = column(
+        demo, "SELECT state FROM machines WHERE network_id = ? AND app = 'render'", INITECH
+    )
     assert states == ["started"] * 60
     assert len(set(column(demo, "SELECT region FROM machines WHERE app = 'render'"))) == 6
 
 
-def test_the_demo_has_every_state_and_one_machine_that_skips_registration(demo: sqlite3.Connection) -> None:
-    states = set(column(demo, "SELECT state FROM machines WHERE network_id = ? AND app = 'web'", ACME))
+def test_the_demo_has_every_state_and_one_machine_that_skips_registration(
+    demo: sqlite3.Connection,
+) -> None:
+    states = set(
+        column(demo, "SELECT state FROM machines WHERE network_id = ? AND app = 'web'", ACME)
+    )
     assert states == {"created", "started", "stopped", "suspended", "destroyed"}
     assert column(demo, "SELECT state FROM machines WHERE skip_registration") == ["started"]
 
@@ -117,7 +141,10 @@ def test_the_demo_has_process_groups(demo: sqlite3.Connection) -> None:
 
 def test_the_demo_has_metadata_with_dots_and_capitals(demo: sqlite3.Connection) -> None:
     metadata = Counter(
-        demo.execute("SELECT key, value FROM machine_metadata JOIN machines ON id = machine_id WHERE state = 'started'")
+        demo.execute(
+            "SELECT key, value FROM machine_metadata JOIN machines ON id = machine_id WHERE state "
+            "= 'started'"
+        )
     )
     assert metadata["role", "Leader"] == 1
     assert metadata["version", "1.2.3"] == 3
@@ -125,7 +152,10 @@ def test_the_demo_has_metadata_with_dots_and_capitals(demo: sqlite3.Connection) 
 
 def test_the_demo_has_services_over_tcp_and_udp(demo: sqlite3.Connection) -> None:
     services = set(
-        demo.execute("SELECT app, name, protocol, port FROM machine_services JOIN machines ON id = machine_id")
+        demo.execute(
+            "SELECT app, name, protocol, port FROM machine_services JOIN machines ON id = "
+            "machine_id"
+        )
     )
     assert services >= {("web", "http", "tcp", 8080), ("resolver", "dns", "udp", 53)}
 
@@ -147,24 +177,34 @@ def test_the_demo_has_five_peers_some_named_some_interactive(demo: sqlite3.Conne
     }
 
 
-def test_some_demo_peers_have_a_region_and_some_take_that_of_their_host(demo: sqlite3.Connection) -> None:
+def test_some_demo_peers_have_a_region_and_some_take_that_of_their_host(
+    demo: sqlite3.Connection,
+) -> None:
     hosts = dict(demo.execute("SELECT id, region FROM hosts"))
     regions = column(demo, "SELECT region FROM peers")
     assert "" in regions
     assert any(regions)
-    assert all(bits(address, 48, 32) in hosts for address in column(demo, "SELECT address FROM peers"))
+    assert all(
+        bits(address, 48, 32) in hosts for address in column(demo, "SELECT address FROM peers")
+    )
 
 
-def test_a_demo_flycast_answers_on_another_network_than_its_app_lives_on(demo: sqlite3.Connection) -> None:
+def test_a_demo_flycast_answers_on_another_network_than_its_app_lives_on(
+    demo: sqlite3.Connection,
+) -> None:
     flycasts = demo.execute("SELECT network_id, app, address FROM flycasts").fetchall()
     assert all(bits(address, 0, 48) == 0xFDAA << 32 | network for network, _, address in flycasts)
     assert all(str(IPv6Address(address)) == address for _, _, address in flycasts)
     apps = set(demo.execute("SELECT network_id, name FROM apps"))
-    assert [(network, app) for network, app, _ in flycasts if (network, app) not in apps] == [(GLOBEX, "db")]
+    assert [(network, app) for network, app, _ in flycasts if (network, app) not in apps] == [
+        (GLOBEX, "db")
+    ]
     assert (ACME, "batch") in {(network, app) for network, app, _ in flycasts}
 
 
-def test_demo_regions_have_names_and_coordinates_and_none_is_missing(demo: sqlite3.Connection) -> None:
+def test_demo_regions_have_names_and_coordinates_and_none_is_missing(
+    demo: sqlite3.Connection,
+) -> None:
     found = demo.execute("SELECT code, name, latitude, longitude FROM regions")
     regions = {code: rest for code, *rest in found}
     assert set(regions) >= {"iad", "ord", "ams", "nrt", "syd", "gru"}
@@ -173,18 +213,26 @@ def test_demo_regions_have_names_and_coordinates_and_none_is_missing(demo: sqlit
         assert -90 <= latitude <= 90
         assert -180 <= longitude <= 180
     used = column(demo, "SELECT region FROM machines UNION SELECT region FROM hosts")
-    used += column(demo, "SELECT from_region FROM region_latency UNION SELECT to_region FROM region_latency")
+    used += column(
+        demo, "SELECT from_region FROM region_latency UNION SELECT to_region FROM region_latency"
+    )
     assert set(used) <= set(regions)
     assert set(column(demo, "SELECT gateway FROM regions")) == {0, 1}
 
 
-def test_demo_latencies_name_a_pair_once_and_leave_some_to_the_great_circle(demo: sqlite3.Connection) -> None:
-    pairs = [frozenset(pair) for pair in demo.execute("SELECT from_region, to_region FROM region_latency")]
+def test_demo_latencies_name_a_pair_once_and_leave_some_to_the_great_circle(
+    demo: sqlite3.Connection,
+) -> None:
+    pairs = [
+        frozenset(pair)
+        for pair in demo.execute("SELECT from_region, to_region FROM region_latency")
+    ]
     assert len(set(pairs)) == len(pairs)
     assert 0 < len(pairs) < 7 * 6 / 2
 
 
-# -- any size --------------------------------------------------------------------------------------------
+# -- any size
+# --------------------------------------------------------------------------------------------
 
 
 def everything(rows: Rows) -> dict[str, list[Row]]:
@@ -253,13 +301,16 @@ def test_rows_of_a_huge_catalog_come_at_once_and_in_constant_memory() -> None:
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("wrong", [{"machines": -1}, {"apps_per_network": 0}, {"machines_per_app": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"machines": -1}, {"apps_per_network": 0}, {"machines_per_app": 0}]
+)
 def test_an_impossible_size_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least"):
         sized_rows(**{"machines": 1} | wrong)
 
 
-# -- the file --------------------------------------------------------------------------------------------
+# -- the file
+# --------------------------------------------------------------------------------------------
 
 
 def names_in(directory: Path) -> list[str]:
@@ -291,7 +342,9 @@ def test_tables_without_rows_are_there_and_empty(tmp_path: Path) -> None:
     path = tmp_path / "empty.db"
     assert create_catalog(path, {"apps": []}) == {"apps": 0}
     connection = sqlite3.connect(path)
-    assert column(connection, "SELECT count(*) FROM machines UNION SELECT count(*) FROM apps") == [0]
+    assert column(connection, "SELECT count(*) FROM machines UNION SELECT count(*) FROM apps") == [
+        0
+    ]
     connection.close()
 
 
@@ -377,7 +430,9 @@ def test_an_exception_in_the_middle_leaves_the_file_that_was_to_be_replaced(tmp_
         ({"apps": [(1, "web"), (1, "web")]}, sqlite3.IntegrityError),
     ],
 )
-def test_rows_that_the_schema_does_not_take_leave_nothing(tmp_path: Path, rows: Rows, error: type[Exception]) -> None:
+def test_rows_that_the_schema_does_not_take_leave_nothing(
+    tmp_path: Path, rows: Rows, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         create_catalog(tmp_path / "catalog.db", rows)
     assert names_in(tmp_path) == []
@@ -390,6 +445,8 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
 
 def test_progress_counts_the_rows_of_each_table(tmp_path: Path) -> None:
     calls: list[tuple[str, int]] = []
-    counts = create_catalog(tmp_path / "catalog.db", sized_rows(25_000), lambda *call: calls.append(call))
+    counts = create_catalog(
+        tmp_path / "catalog.db", sized_rows(25_000), lambda *call: calls.append(call)
+    )
     assert [rows for table, rows in calls if table == "machines"] == [10_000, 20_000, 25_000]
     assert dict(calls) == counts

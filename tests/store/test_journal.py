@@ -1,4 +1,5 @@
-"""Reading what a commit changed gives what reading everything gives: the plain load is the oracle of the quick one."""
+"""Reading what a commit changed gives what reading everything gives: the plain load is the oracle
+of the quick one."""
 
 from __future__ import annotations
 
@@ -26,18 +27,34 @@ NETWORKS = (ACME, GLOBEX, INITECH, NetworkId(0x1B), NetworkId(0))
 APPS = ("web", "Web", "WEB", "db", "new", "New", "bad name", "Bad Name", "")
 REGIONS = ("iad", "ams", "IAD", "xyz", "", "no region")
 STATES = ("started", "started", "started", "stopped", "destroyed", "odd")
-IDENTS = (*(f"n{i}" for i in range(8)), *(f"N{i}" for i in range(8)), "bad id", "3d8d9930b03989", "148e306c77e789")
+IDENTS = (
+    *(f"n{i}" for i in range(8)),
+    *(f"N{i}" for i in range(8)),
+    "bad id",
+    "3d8d9930b03989",
+    "148e306c77e789",
+)
 TABLES = (
-    "networks", "apps", "machines", "machine_metadata", "machine_services", "peers", "flycasts", "regions",
-    "region_latency", "hosts",
-)  # fmt: skip
+    "networks",
+    "apps",
+    "machines",
+    "machine_metadata",
+    "machine_services",
+    "peers",
+    "flycasts",
+    "regions",
+    "region_latency",
+    "hosts",
+)
 
 
 def six_pn(rng: Random, number: int, free: int = 2) -> str:
     """An address, mostly of that network; some are written in full, in capitals, or are none."""
     machine = rng.randrange(40)
     if rng.random() < 0.07:
-        return rng.choice(("", "192.0.2.1", f"fdaa:0:99:a7b:7d:1:{machine:x}:{free:x}", "fdaa:0:18::g"))
+        return rng.choice(
+            ("", "192.0.2.1", f"fdaa:0:99:a7b:7d:1:{machine:x}:{free:x}", "fdaa:0:18::g")
+        )
     if rng.random() < 0.1:
         return f"FDAA:0:{number:04X}:0A7B:007D:0001:{machine:04x}:{free:04x}"
     return f"fdaa:0:{number:x}:a7b:7d:1:{machine:x}:{free:x}"
@@ -89,11 +106,18 @@ class Changes:
         number = self.network()
         ident = self.rng.choice((self.ident(), self.rng.choice(IDENTS)))
         self.do(
-            f"{verb} INTO machines (id, network_id, app, address, region, process_group, state, skip_registration)"
+            f"{verb} INTO machines (id, network_id, app, address, region, process_group, state, "
+            f"skip_registration)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            ident, number, self.app(), six_pn(self.rng, number), self.rng.choice(REGIONS),
-            self.rng.choice(("app", "Worker", "")), self.rng.choice(STATES), int(self.rng.random() < 0.1),
-        )  # fmt: skip
+            ident,
+            number,
+            self.app(),
+            six_pn(self.rng, number),
+            self.rng.choice(REGIONS),
+            self.rng.choice(("app", "Worker", "")),
+            self.rng.choice(STATES),
+            int(self.rng.random() < 0.1),
+        )
 
     def insert_machine(self) -> None:
         self.machine("INSERT OR IGNORE")
@@ -108,17 +132,27 @@ class Changes:
         number = self.network()
         self.do(
             "UPDATE machines SET network_id = ?, app = ?, address = ? WHERE id = ?",
-            number, self.app(), six_pn(self.rng, number), self.ident(),
-        )  # fmt: skip
+            number,
+            self.app(),
+            six_pn(self.rng, number),
+            self.ident(),
+        )
 
     def renamed(self) -> None:
-        self.do("UPDATE OR IGNORE machines SET id = ? WHERE id = ?", self.rng.choice(IDENTS), self.ident())
+        self.do(
+            "UPDATE OR IGNORE machines SET id = ? WHERE id = ?",
+            self.rng.choice(IDENTS),
+            self.ident(),
+        )
 
     def renamed_over_another(self) -> None:
         self.do("UPDATE OR REPLACE machines SET id = ? WHERE id = ?", self.ident(), self.ident())
 
     def skipped(self) -> None:
-        self.do("UPDATE machines SET skip_registration = NOT skip_registration WHERE id = ?", self.ident())
+        self.do(
+            "UPDATE machines SET skip_registration = NOT skip_registration WHERE id = ?",
+            self.ident(),
+        )
 
     def deleted(self) -> None:
         self.do("DELETE FROM machines WHERE id = ?", self.ident())
@@ -127,21 +161,37 @@ class Changes:
         self.do("DELETE FROM machines WHERE network_id = ? AND app = ?", self.network(), self.app())
 
     def metadata(self) -> None:
-        key, value = self.rng.choice(("role", "Role", "k")), self.rng.choice(("leader", "Leader", "v.w", ""))
-        self.do("INSERT OR REPLACE INTO machine_metadata VALUES (?, ?, ?)", self.ident(), key, value)
+        key, value = (
+            self.rng.choice(("role", "Role", "k")),
+            self.rng.choice(("leader", "Leader", "v.w", "")),
+        )
+        self.do(
+            "INSERT OR REPLACE INTO machine_metadata VALUES (?, ?, ?)", self.ident(), key, value
+        )
 
     def metadata_moved(self) -> None:
         self.do(
-            "UPDATE OR REPLACE machine_metadata SET machine_id = ? WHERE machine_id = ?", self.ident(), self.ident()
+            "UPDATE OR REPLACE machine_metadata SET machine_id = ? WHERE machine_id = ?",
+            self.ident(),
+            self.ident(),
         )
 
     def metadata_deleted(self) -> None:
         self.do("DELETE FROM machine_metadata WHERE machine_id = ?", self.ident())
 
     def service(self) -> None:
-        name, protocol = self.rng.choice(("http", "HTTP", "dns", "no name")), self.rng.choice(("tcp", "udp", "sctp"))
+        name, protocol = (
+            self.rng.choice(("http", "HTTP", "dns", "no name")),
+            self.rng.choice(("tcp", "udp", "sctp")),
+        )
         port = self.rng.choice((53, 8080, 0, 70_000))
-        self.do("INSERT OR REPLACE INTO machine_services VALUES (?, ?, ?, ?)", self.ident(), name, protocol, port)
+        self.do(
+            "INSERT OR REPLACE INTO machine_services VALUES (?, ?, ?, ?)",
+            self.ident(),
+            name,
+            protocol,
+            port,
+        )
 
     def service_changed(self) -> None:
         port = self.rng.choice((53, 443, 0))
@@ -149,7 +199,9 @@ class Changes:
 
     def service_moved(self) -> None:
         self.do(
-            "UPDATE OR REPLACE machine_services SET machine_id = ? WHERE machine_id = ?", self.ident(), self.ident()
+            "UPDATE OR REPLACE machine_services SET machine_id = ? WHERE machine_id = ?",
+            self.ident(),
+            self.ident(),
         )
 
     def service_deleted(self) -> None:
@@ -159,12 +211,20 @@ class Changes:
         number = self.network()
         name = self.rng.choice(("p", "P", "interactive-x", "bad name", "alice-laptop"))
         region = self.rng.choice(REGIONS)
-        self.do("INSERT OR REPLACE INTO peers VALUES (?, ?, ?, ?)", number, name, six_pn(self.rng, number, 258), region)
+        self.do(
+            "INSERT OR REPLACE INTO peers VALUES (?, ?, ?, ?)",
+            number,
+            name,
+            six_pn(self.rng, number, 258),
+            region,
+        )
 
     def peer_moved(self) -> None:
         number = self.network()
         self.do(
-            "UPDATE OR REPLACE peers SET network_id = ?, address = ? WHERE name = 'p'", number, six_pn(self.rng, number)
+            "UPDATE OR REPLACE peers SET network_id = ?, address = ? WHERE name = 'p'",
+            number,
+            six_pn(self.rng, number),
         )
 
     def peers_deleted(self) -> None:
@@ -172,7 +232,12 @@ class Changes:
 
     def flycast(self) -> None:
         number = self.network()
-        self.do("INSERT OR IGNORE INTO flycasts VALUES (?, ?, ?)", number, self.app(), six_pn(self.rng, number, 9))
+        self.do(
+            "INSERT OR IGNORE INTO flycasts VALUES (?, ?, ?)",
+            number,
+            self.app(),
+            six_pn(self.rng, number, 9),
+        )
 
     def flycast_moved(self) -> None:
         self.do("UPDATE OR REPLACE flycasts SET app = ? WHERE app = ?", self.app(), self.app())
@@ -197,14 +262,20 @@ class Changes:
         self.do("INSERT OR REPLACE INTO apps VALUES (?, ?)", self.network(), self.app())
 
     def app_row_renamed(self) -> None:
-        self.do("UPDATE OR REPLACE apps SET name = ? WHERE network_id = ?", self.app(), self.network())
+        self.do(
+            "UPDATE OR REPLACE apps SET name = ? WHERE network_id = ?", self.app(), self.network()
+        )
 
     def app_rows_deleted(self) -> None:
         self.do("DELETE FROM apps WHERE network_id = ?", self.network())
 
     def region(self) -> None:
         latitude = self.rng.choice((None, 1.0, 99.0, "x"))
-        self.do("INSERT OR REPLACE INTO regions VALUES (?, '', ?, 2.0, 0)", self.rng.choice(REGIONS), latitude)
+        self.do(
+            "INSERT OR REPLACE INTO regions VALUES (?, '', ?, 2.0, 0)",
+            self.rng.choice(REGIONS),
+            latitude,
+        )
 
     def region_deleted(self) -> None:
         self.do("DELETE FROM regions WHERE code = ?", self.rng.choice(REGIONS))
@@ -212,7 +283,10 @@ class Changes:
     def latency(self) -> None:
         here, there = self.rng.choice(REGIONS), self.rng.choice(REGIONS)
         self.do(
-            "INSERT OR REPLACE INTO region_latency VALUES (?, ?, ?)", here, there, self.rng.choice((-1, 5, 80.5, "x"))
+            "INSERT OR REPLACE INTO region_latency VALUES (?, ?, ?)",
+            here,
+            there,
+            self.rng.choice((-1, 5, 80.5, "x")),
         )
 
     def host(self) -> None:
@@ -224,21 +298,30 @@ class Changes:
 
     def not_utf_8(self) -> None:
         sql = "INSERT OR REPLACE INTO {} VALUES (?, CAST(x'ff41' AS TEXT){})"
-        table, rest = self.rng.choice((("apps", ""), ("flycasts", ", 'fdaa:0:18:0:1::3'"), ("peers", ", '', ''")))
+        table, rest = self.rng.choice(
+            (("apps", ""), ("flycasts", ", 'fdaa:0:18:0:1::3'"), ("peers", ", '', ''"))
+        )
         self.do(sql.format(table, rest), self.network())
 
 
 KINDS: tuple[Callable[[Changes], None], ...] = (
     *((Changes.machine, Changes.insert_machine, Changes.state, Changes.moved, Changes.deleted) * 4),
     *((Changes.metadata, Changes.service, Changes.peer, Changes.flycast, Changes.app_row) * 2),
-    *(kind for name, kind in vars(Changes).items() if name not in
-      ("commit", "do", "ident", "two", "network", "app", "machine") and callable(kind) and not name.startswith("_")),
-)  # fmt: skip
+    *(
+        kind
+        for name, kind in vars(Changes).items()
+        if name not in ("commit", "do", "ident", "two", "network", "app", "machine")
+        and callable(kind)
+        and not name.startswith("_")
+    ),
+)
 
 
 def plain(catalog: Catalog) -> tuple[Any, ...]:
     """A catalog as a value, revisions apart."""
-    networks = {number: replace(network, revision=0) for number, network in catalog.networks.items()}
+    networks = {
+        number: replace(network, revision=0) for number, network in catalog.networks.items()
+    }
     return networks, catalog.regions, catalog.latency, catalog.hosts
 
 
@@ -265,7 +348,8 @@ def same(quick: Loaded, full: Loaded, *, faults: bool = True) -> None:
 
 
 def unchanged_are_the_same(before: Catalog, after: Catalog) -> None:
-    """Fail if an App that equals the one before is another object, or a network that nothing touched."""
+    """Fail if an App that equals the one before is another object, or a network that nothing
+    touched."""
     for number, network in after.networks.items():
         was = before.networks.get(number)
         if was is None:
@@ -290,12 +374,14 @@ def path(tmp_path: Path) -> Path:
     return made(tmp_path / "catalog.db")
 
 
-# ── random changes ────────────────────────────────────────────────────────────────────────────────────────────
+# ── random changes ────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("faults", [False, True], ids=["values", "faults"])
 @pytest.mark.parametrize("seed", range(8))
-def test_what_a_commit_changed_is_what_a_full_load_finds(path: Path, seed: int, faults: bool) -> None:
+def test_what_a_commit_changed_is_what_a_full_load_finds(
+    path: Path, seed: int, faults: bool
+) -> None:
     with Reader(path) as reader, Changes(path, seed) as changes:
         before = reader.read()
         build_indexes(before.catalog)
@@ -351,11 +437,14 @@ def test_a_change_to_each_table_is_noticed(path: Path, table: str) -> None:
 
 
 def test_a_row_that_another_renamed_row_replaces_leaves_its_app(path: Path) -> None:
-    """UPDATE OR REPLACE deletes the row it collides with without any trigger, as INSERT OR REPLACE does."""
+    """UPDATE OR REPLACE deletes the row it collides with without any trigger, as INSERT OR REPLACE
+    does."""
     with Reader(path) as reader:
         before = reader.read()
         # A machine of acme's db takes the id of one of globex's resolver.
-        run(path, "UPDATE OR REPLACE machines SET id = '080e325c719e87' WHERE id = '148e306c77e789'")
+        run(
+            path, "UPDATE OR REPLACE machines SET id = '080e325c719e87' WHERE id = '148e306c77e789'"
+        )
         after = reader.update(before)
         assert b"080e325c719e87" not in after.catalog.networks[GLOBEX].apps[b"resolver"].by_id
         same(after, load(path))
@@ -369,27 +458,39 @@ FAULTY = {
     "a machine's app": ("UPDATE machines SET app = 'bad name' WHERE id = '3d8d9930b03989'",
                         "UPDATE machines SET app = 'web' WHERE id = '3d8d9930b03989'"),
     "a machine's address": ("UPDATE machines SET address = 'x' WHERE id = '3d8d9930b03989'",
-                            "UPDATE machines SET address = 'fdaa:0:18::9' WHERE id = '3d8d9930b03989'"),
+                            "UPDATE machines SET address = 'fdaa:0:18::9' WHERE id = "
+                            "'3d8d9930b03989'"),
     "a machine's network": ("UPDATE machines SET network_id = 0 WHERE id = '3d8d9930b03989'",
                             "UPDATE machines SET network_id = 24 WHERE id = '3d8d9930b03989'"),
-    "a machine's app in capitals": ("UPDATE machines SET app = 'WEB', address = '' WHERE id = '3d8d9930b03989'",
+    "a machine's app in capitals": ("UPDATE machines SET app = 'WEB', address = '' WHERE id = "
+                                    "'3d8d9930b03989'",
                                     "UPDATE machines SET state = 'stopped' WHERE app = 'web'"),
-    "an app": ("INSERT INTO apps VALUES (24, 'bad name')", "DELETE FROM apps WHERE name = 'bad name'"),
-    "an app's network": ("INSERT INTO apps VALUES (0, 'x')", "DELETE FROM apps WHERE network_id = 0"),
-    "a peer": ("INSERT INTO peers VALUES (24, 'bad name', '', '')", "DELETE FROM peers WHERE name = 'bad name'"),
-    "a peer's network": ("INSERT INTO peers VALUES (0, 'x', '', '')", "DELETE FROM peers WHERE network_id = 0"),
-    "a flycast's app": ("INSERT INTO flycasts VALUES (24, 'bad name', '')", "DELETE FROM flycasts WHERE address = ''"),
-    "a flycast's address": ("INSERT INTO flycasts VALUES (24, 'x', '')", "DELETE FROM flycasts WHERE address = ''"),
-    "a network's id": ("INSERT INTO networks VALUES (0, 'x', '')", "DELETE FROM networks WHERE id = 0"),
+    "an app": ("INSERT INTO apps VALUES (24, 'bad name')", "DELETE FROM apps WHERE name = 'bad "
+                                                           "name'"),
+    "an app's network": ("INSERT INTO apps VALUES (0, 'x')", "DELETE FROM apps WHERE network_id = "
+                                                             "0"),
+    "a peer": ("INSERT INTO peers VALUES (24, 'bad name', '', '')", "DELETE FROM peers WHERE name "
+                                                                    "= 'bad name'"),
+    "a peer's network": ("INSERT INTO peers VALUES (0, 'x', '', '')", "DELETE FROM peers WHERE "
+                                                                      "network_id = 0"),
+    "a flycast's app": ("INSERT INTO flycasts VALUES (24, 'bad name', '')", "DELETE FROM flycasts "
+                                                                            "WHERE address = ''"),
+    "a flycast's address": ("INSERT INTO flycasts VALUES (24, 'x', '')", "DELETE FROM flycasts "
+                                                                         "WHERE address = ''"),
+    "a network's id": ("INSERT INTO networks VALUES (0, 'x', '')", "DELETE FROM networks WHERE id "
+                                                                   "= 0"),
     "a network's name": ("UPDATE networks SET name = 'bad name' WHERE id = 24",
                          "UPDATE networks SET name = 'acme' WHERE id = 24"),
-    "a region": ("INSERT INTO regions VALUES ('bad code', '', 1, 1, 0)", "DELETE FROM regions WHERE code = 'bad code'"),
+    "a region": ("INSERT INTO regions VALUES ('bad code', '', 1, 1, 0)", "DELETE FROM regions "
+                                                                         "WHERE code = 'bad code'"),
     "latency": ("INSERT INTO region_latency VALUES ('a', 'b', -1)",
                 "DELETE FROM region_latency WHERE from_region = 'a'"),
     "a host": ("INSERT INTO hosts VALUES (-1, '', 'iad')", "DELETE FROM hosts WHERE id = -1"),
     "an id that differs in case": (
-        "INSERT INTO machines SELECT upper(id), network_id, app, address, region, process_group, state, 0, 0"
-        " FROM machines WHERE id = '3d8d9930b03989'", "DELETE FROM machines WHERE id = '3D8D9930B03989'"),
+        "INSERT INTO machines SELECT upper(id), network_id, app, address, region, process_group, "
+        "state, 0, 0"
+        " FROM machines WHERE id = '3d8d9930b03989'", "DELETE FROM machines WHERE id = "
+                                                      "'3D8D9930B03989'"),
     "an app that is not UTF-8": ("INSERT INTO apps VALUES (24, CAST(x'ff41' AS TEXT))",
                                  "DELETE FROM apps WHERE hex(name) = 'FF41'"),
 }  # fmt: skip
@@ -426,7 +527,7 @@ def test_what_belongs_to_no_machine_is_no_fault(path: Path) -> None:
             same(found, load(path))
 
 
-# ── what stays ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what stays ────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_what_a_commit_does_not_touch_stays_the_same_object(path: Path) -> None:
@@ -465,7 +566,8 @@ def test_a_full_read_keeps_equal_values(path: Path) -> None:
 
 
 def test_a_reply_never_mixes_two_revisions_of_an_app(path: Path) -> None:
-    """A transaction is read whole or not at all, however often the reader looks while it is made."""
+    """A transaction is read whole or not at all, however often the reader looks while it is
+    made."""
     with Reader(path) as reader, closing(sqlite3.connect(path, isolation_level=None)) as writer:
         loaded = reader.read()
         members = [m.id.decode() for m in loaded.catalog.networks[INITECH].apps[b"render"].machines]
@@ -484,13 +586,17 @@ def test_a_reply_never_mixes_two_revisions_of_an_app(path: Path) -> None:
             assert {app.by_id[i.encode()].state for i in members[:20]} == {state.encode()}
 
 
-# ── when the journal does not tell ────────────────────────────────────────────────────────────────────────────
+# ── when the journal does not tell ────────────────────────────────────────────────────────────────
 
 
 def test_a_trimmed_journal_is_no_loss(path: Path) -> None:
     with Reader(path) as reader:
         loaded = reader.read()
-        run(path, "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'", "DELETE FROM journal")
+        run(
+            path,
+            "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'",
+            "DELETE FROM journal",
+        )
         after = reader.update(loaded)
         assert after.parts == 0
         same(after, load(path))
@@ -517,7 +623,11 @@ def test_a_trimmed_journal_that_changed_nothing_still_moves_the_revision(path: P
     """Who waits for a revision (`--wait`) must see it come."""
     with Reader(path) as reader:
         loaded = reader.read()
-        run(path, "UPDATE machines SET updated_at = 7 WHERE id = '3d8d9930b03989'", "DELETE FROM journal")
+        run(
+            path,
+            "UPDATE machines SET updated_at = 7 WHERE id = '3d8d9930b03989'",
+            "DELETE FROM journal",
+        )
         after = reader.update(loaded)
         assert after.catalog.revision == loaded.catalog.revision + 1
         same(after, load(path))
@@ -546,7 +656,11 @@ def test_a_file_without_a_journal_is_read_whole_and_compared(tmp_path: Path) -> 
             unchanged_are_the_same(before.catalog, after.catalog)
             for number, network in after.catalog.networks.items():
                 was = before.catalog.networks.get(number)
-                assert network is was or was is None or replace(network, revision=0) != replace(was, revision=0)
+                assert (
+                    network is was
+                    or was is None
+                    or replace(network, revision=0) != replace(was, revision=0)
+                )
             before = after
 
 
@@ -555,7 +669,9 @@ def test_a_journal_that_is_dropped_in_the_middle_is_no_loss(path: Path) -> None:
         before = reader.read()
         changes.commit()
         before = reader.update(before)
-        triggers = changes.connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        triggers = changes.connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall()
         run(path, *(f"DROP TRIGGER {name}" for (name,) in triggers), "DROP TABLE journal",
             "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'")  # fmt: skip
         after = reader.update(before)
@@ -610,7 +726,9 @@ def test_a_restored_backup_of_the_same_revision_is_noticed(path: Path, tmp_path:
         same(reader.update(loaded), load(path))
 
 
-def test_a_restored_backup_that_has_caught_up_with_the_revision_is_noticed(path: Path, tmp_path: Path) -> None:
+def test_a_restored_backup_that_has_caught_up_with_the_revision_is_noticed(
+    path: Path, tmp_path: Path
+) -> None:
     backup = tmp_path / "backup.db"
     restored(path, backup)
     with Reader(path) as reader:
@@ -623,7 +741,7 @@ def test_a_restored_backup_that_has_caught_up_with_the_revision_is_noticed(path:
         same(reader.update(loaded), load(path))
 
 
-# ── what was remembered ───────────────────────────────────────────────────────────────────────────────────────
+# ── what was remembered ───────────────────────────────────────────────────────────────────────────
 
 SERVER = ip("fdaa::3")
 RULES = Rules()
@@ -631,12 +749,23 @@ RULES = Rules()
 
 def questions(catalog: Catalog) -> Iterator[tuple[bytes, bytes]]:
     """Plain queries that every network can ask, with the address they come from."""
-    names = {b"_apps", b"_instances", b"all._instances", b"_peer", b"_whoami", b"_api", b"_dns", b""}
+    names = {
+        b"_apps",
+        b"_instances",
+        b"all._instances",
+        b"_peer",
+        b"_whoami",
+        b"_api",
+        b"_dns",
+        b"",
+    }
     labels: set[bytes] = set()
     for network in catalog.networks.values():
         labels |= {*network.apps, *network.flycasts}
         names |= {peer + b"._peer" for peer in network.peers}
-        names |= {m.id + b".vm." + app.name for app in network.apps.values() for m in app.machines[:4]}
+        names |= {
+            m.id + b".vm." + app.name for app in network.apps.values() for m in app.machines[:4]
+        }
     for label in labels | {b"new"}:
         names |= {
             start + label for start in (
@@ -644,7 +773,9 @@ def questions(catalog: Catalog) -> Iterator[tuple[bytes, bytes]]:
                 b"leader.role.kv._metadata.", b"_http._tcp.", b"app.process.", b"1._page.", b"_instances.",
             )
         }  # fmt: skip
-    asked = [(tuple(filter(None, (*name.split(b"."), b"internal"))), natural(name)) for name in names]
+    asked = [
+        (tuple(filter(None, (*name.split(b"."), b"internal"))), natural(name)) for name in names
+    ]
     asked += [((label, b"flycast"), AAAA) for label in labels]
     for number, network in catalog.networks.items():
         source = network.prefix + bytes.fromhex("0a7b007d000100010002")
@@ -659,7 +790,16 @@ def questions(catalog: Catalog) -> Iterator[tuple[bytes, bytes]]:
 def natural(name: bytes) -> int:
     if b"_http" in name:
         return SRV
-    words = (b"_apps", b"_instances", b"_peer", b"regions.", b"vms.", b"_whoami", b"all.", b"1._page.")
+    words = (
+        b"_apps",
+        b"_instances",
+        b"_peer",
+        b"regions.",
+        b"vms.",
+        b"_whoami",
+        b"all.",
+        b"1._page.",
+    )
     if name == b"":
         return ANY
     return TXT if name.startswith(words) and not name.endswith(b"._peer") else AAAA
@@ -673,7 +813,8 @@ def answered(catalog: Catalog, octets: bytes, source: bytes, turn: int) -> Reply
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_remembered_is_forgotten_when_it_changes(path: Path, seed: int) -> None:
-    """The twin law over a sequence of commits: what the answer table repeats is what would be answered now."""
+    """The twin law over a sequence of commits: what the answer table repeats is what would be
+    answered now."""
     table = AnswerTable(RULES)
     asked: dict[tuple[bytes, bytes], None] = {}
     repeated = 0
@@ -692,7 +833,9 @@ def test_what_is_remembered_is_forgotten_when_it_changes(path: Path, seed: int) 
                 known = table.repeat(octets, source, SERVER, turn)
                 if known is not None:
                     repeated += 1
-                    assert known == answered(loaded.catalog, octets, source, turn).octets, "\n".join(done)
+                    assert known == answered(loaded.catalog, octets, source, turn).octets, (
+                        "\n".join(done)
+                    )
     assert repeated > 2_000
 
 
@@ -708,5 +851,9 @@ def test_a_change_of_one_app_forgets_that_app_and_the_lists_only(path: Path) -> 
             table.remember(answered(loaded.catalog, octets, source, 0))
         run(path, "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'")
         table.change(reader.update(loaded).catalog)
-        kept = {name for name, octets in asked.items() if table.repeat(octets, source, SERVER, 0) is not None}
+        kept = {
+            name
+            for name, octets in asked.items()
+            if table.repeat(octets, source, SERVER, 0) is not None
+        }
         assert kept == {"db.internal", "db.flycast", "regions.db.internal"}

@@ -32,7 +32,10 @@ CONTRACT: dict[str, tuple[list[str], list[str]]] = {
         ["id"],
     ),
     "machine_metadata": (["machine_id", "key", "value"], ["machine_id", "key"]),
-    "machine_services": (["machine_id", "name", "protocol", "port"], ["machine_id", "name", "protocol"]),
+    "machine_services": (
+        ["machine_id", "name", "protocol", "port"],
+        ["machine_id", "name", "protocol"],
+    ),
     "peers": (["network_id", "name", "address", "region"], ["network_id", "name"]),
     "flycasts": (["network_id", "app", "address"], ["network_id", "app", "address"]),
     "regions": (["code", "name", "latitude", "longitude", "gateway"], ["code"]),
@@ -41,20 +44,30 @@ CONTRACT: dict[str, tuple[list[str], list[str]]] = {
     "meta": (["key", "value"], ["key"]),
 }
 
-MACHINE_DEFAULTS = {"process_group": "app", "state": "created", "skip_registration": 0, "updated_at": 0}
+MACHINE_DEFAULTS = {
+    "process_group": "app",
+    "state": "created",
+    "skip_registration": 0,
+    "updated_at": 0,
+}
 
 
 def faults_of(schema: str) -> list[str]:
-    """Return what *schema* does outside the profile; every sentence names the table or the statement."""
+    """Return what *schema* does outside the profile; every sentence names the table or the
+    statement."""
     connection = sqlite3.connect(":memory:")
     try:
         faults = [
             f"only CREATE TABLE and CREATE INDEX: {statement}"
             for statement in statements(schema)
-            if not re.match(r"CREATE\s+(TABLE|INDEX)\s(?!.*\sAS\s+SELECT\s)", statement, re.IGNORECASE)
+            if not re.match(
+                r"CREATE\s+(TABLE|INDEX)\s(?!.*\sAS\s+SELECT\s)", statement, re.IGNORECASE
+            )
         ]
         connection.executescript(schema)
-        for table, sql in connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'"):
+        for table, sql in connection.execute(
+            "SELECT name, sql FROM sqlite_schema WHERE type = 'table'"
+        ):
             faults += [f"{table}: {fault}" for fault in faults_of_table(connection, table, sql)]
         return faults
     finally:
@@ -66,7 +79,8 @@ def faults_of_table(connection: sqlite3.Connection, table: str, sql: str) -> Ite
         yield "CHECK"
     if connection.execute("SELECT 1 FROM pragma_foreign_key_list(?)", (table,)).fetchone():
         yield "FOREIGN KEY"
-    # origin is pk for the index that SQLite makes for a primary key, u for UNIQUE, c for CREATE INDEX.
+    # origin is pk for the index that SQLite makes for a primary key, u for UNIQUE, c for CREATE
+    # INDEX.
     indexes = "SELECT name FROM pragma_index_list(?) WHERE \"unique\" AND origin <> 'pk'"
     for (index,) in connection.execute(indexes, (table,)):
         yield f"UNIQUE index {index}"
@@ -86,7 +100,8 @@ def faults_of_table(connection: sqlite3.Connection, table: str, sql: str) -> Ite
 
 
 def statements(script: str) -> Iterator[str]:
-    """Yield each statement on one line without its comments (no string of a schema holds '--' or '/*')."""
+    """Yield each statement on one line without its comments (no string of a schema holds '--' or
+    '/*')."""
     statement = ""
     for piece in re.sub(r"--[^\n]*|/\*.*?\*/", " ", script, flags=re.DOTALL).split(";"):
         statement += piece + ";"
@@ -121,7 +136,8 @@ GOOD = "CREATE TABLE t (k TEXT NOT NULL DEFAULT '' PRIMARY KEY, v TEXT);\n"
     "schema",
     [
         GOOD,
-        "create table IF NOT EXISTS t (k TEXT NOT NULL DEFAULT '' PRIMARY KEY); CREATE INDEX i ON t (k);",
+        "create table IF NOT EXISTS t (k TEXT NOT NULL DEFAULT '' PRIMARY KEY); CREATE INDEX i ON "
+        "t (k);",
         """-- CHECK; VIEW
         CREATE TABLE t ("check" TEXT NOT NULL DEFAULT 'CHECK;' PRIMARY KEY /* CHECK */);""",
         "CREATE TABLE t (a INTEGER NOT NULL DEFAULT 0, b REAL, PRIMARY KEY (a));",
@@ -147,7 +163,9 @@ def test_a_schema_inside_the_profile_has_no_faults(schema: str) -> None:
     ],
 )
 def test_a_statement_outside_the_profile_is_a_fault(statement: str) -> None:
-    assert f"only CREATE TABLE and CREATE INDEX: {statement}" in faults_of(f"{GOOD} -- and:\n{statement};")
+    assert f"only CREATE TABLE and CREATE INDEX: {statement}" in faults_of(
+        f"{GOOD} -- and:\n{statement};"
+    )
 
 
 def test_a_unique_index_is_a_fault_of_its_table_too() -> None:
@@ -157,7 +175,10 @@ def test_a_unique_index_is_a_fault_of_its_table_too() -> None:
 @pytest.mark.parametrize(
     ("columns", "fault"),
     [
-        ("k TEXT NOT NULL DEFAULT '' PRIMARY KEY, v TEXT UNIQUE", "UNIQUE index sqlite_autoindex_x_2"),
+        (
+            "k TEXT NOT NULL DEFAULT '' PRIMARY KEY, v TEXT UNIQUE",
+            "UNIQUE index sqlite_autoindex_x_2",
+        ),
         (
             "k TEXT NOT NULL DEFAULT '' PRIMARY KEY, v TEXT, UNIQUE (k, v)",
             "UNIQUE index sqlite_autoindex_x_2",
@@ -178,7 +199,10 @@ def test_a_unique_index_is_a_fault_of_its_table_too() -> None:
             "l is in the primary key and not NOT NULL",
         ),
         ("k TEXT NOT NULL PRIMARY KEY", "k is NOT NULL without a DEFAULT"),
-        ("k TEXT NOT NULL DEFAULT '' PRIMARY KEY, v TEXT NOT NULL", "v is NOT NULL without a DEFAULT"),
+        (
+            "k TEXT NOT NULL DEFAULT '' PRIMARY KEY, v TEXT NOT NULL",
+            "v is NOT NULL without a DEFAULT",
+        ),
         (
             "k TEXT NOT NULL DEFAULT '' PRIMARY KEY, v TEXT NOT NULL DEFAULT NULL",
             "v is NOT NULL without a DEFAULT",
@@ -202,7 +226,9 @@ def test_a_table_has_the_columns_and_the_primary_key_of_the_contract(
     found = connection.execute("SELECT name, pk FROM pragma_table_info(?)", (table,)).fetchall()
     columns, primary_key = CONTRACT[table]
     assert [name for name, _ in found] == columns
-    assert [name for name, pk in sorted(found, key=lambda column: int(column[1])) if pk] == primary_key
+    assert [
+        name for name, pk in sorted(found, key=lambda column: int(column[1])) if pk
+    ] == primary_key
 
 
 def test_a_machine_that_only_has_an_id_takes_the_defaults(connection: sqlite3.Connection) -> None:
@@ -212,5 +238,7 @@ def test_a_machine_that_only_has_an_id_takes_the_defaults(connection: sqlite3.Co
 
 
 def test_machines_of_one_app_are_found_by_an_index(connection: sqlite3.Connection) -> None:
-    plan = connection.execute("EXPLAIN QUERY PLAN SELECT * FROM machines WHERE network_id = 24 AND app = 'web'")
+    plan = connection.execute(
+        "EXPLAIN QUERY PLAN SELECT * FROM machines WHERE network_id = 24 AND app = 'web'"
+    )
     assert "USING INDEX machines_by_app" in plan.fetchone()[3]

@@ -1,4 +1,5 @@
-"""Reading a catalog file: what is wrong with a row is told and left out; what is wrong with the file is told."""
+"""Reading a catalog file: what is wrong with a row is told and left out; what is wrong with the
+file is told."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ def with_machine(*cells: Any) -> Loaded:
     return loaded(rows={"machines": [(*cells, *machine("m1", ADDRESS)[len(cells) :])]})
 
 
-# ── the schema ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the schema ────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_catalog_is_read_whole(path: Path) -> None:
@@ -82,7 +83,8 @@ def test_a_missing_table_is_named(path: Path, table: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "column"), [(table, column) for table, columns in TABLES.items() for column in columns]
+    ("table", "column"),
+    [(table, column) for table, columns in TABLES.items() for column in columns],
 )
 def test_a_missing_column_is_named_with_its_table(path: Path, table: str, column: str) -> None:
     changed(
@@ -97,7 +99,9 @@ def test_a_missing_column_is_named_with_its_table(path: Path, table: str, column
 def test_a_table_may_have_more_columns_and_none_of_our_types(path: Path) -> None:
     for table, columns in TABLES.items():
         changed(
-            path, f"ALTER TABLE {table} RENAME TO old", f"CREATE TABLE {table} (extra, {', '.join(reversed(columns))})"
+            path,
+            f"ALTER TABLE {table} RENAME TO old",
+            f"CREATE TABLE {table} (extra, {', '.join(reversed(columns))})",
         )
         names = ", ".join(columns)
         changed(path, f"INSERT INTO {table} ({names}) SELECT {names} FROM old", "DROP TABLE old")
@@ -110,7 +114,7 @@ def test_every_table_of_the_schema_is_checked() -> None:
     assert set(re.findall(r"^CREATE TABLE (\w+)", SCHEMA, re.MULTILINE)) == set(TABLES)
 
 
-# ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── rows ──────────────────────────────────────────────────────────────────────────────────────────
 
 BAD_NAMES = {
     "empty": "",
@@ -135,7 +139,9 @@ bad_names = pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES.ke
 
 
 @bad_names
-@pytest.mark.parametrize(("at", "what"), [(0, "id"), (2, "app"), (4, "region"), (5, "process_group")])
+@pytest.mark.parametrize(
+    ("at", "what"), [(0, "id"), (2, "app"), (4, "region"), (5, "process_group")]
+)
 def test_a_machine_with_a_bad_name_is_left_out(name: Any, at: int, what: str) -> None:
     cells = [*machine("m1", ADDRESS)]
     cells[at] = name
@@ -175,11 +181,25 @@ def test_any_other_row_with_a_bad_name_is_left_out(name: Any) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "", "fdaa:0:19::1", "fdaa::1", "::1", "192.0.2.1", "fdaa:0:18::1 ", "fdaa:0:18::1%lo", "fdaa:0:18::1/48",
-        "fdaa:0:18::1\0", "fdaa:0:18:1:1:1:1:1:1", b"\xfd\xaa\0\0\0\x18" + bytes(10), b"\xff", "é", 7, 1.5,
-        "web", "x" * 10_000,
+        "",
+        "fdaa:0:19::1",
+        "fdaa::1",
+        "::1",
+        "192.0.2.1",
+        "fdaa:0:18::1 ",
+        "fdaa:0:18::1%lo",
+        "fdaa:0:18::1/48",
+        "fdaa:0:18::1\0",
+        "fdaa:0:18:1:1:1:1:1:1",
+        b"\xfd\xaa\0\0\0\x18" + bytes(10),
+        b"\xff",
+        "é",
+        7,
+        1.5,
+        "web",
+        "x" * 10_000,
     ],
-)  # fmt: skip
+)
 def test_a_row_whose_address_is_not_one_of_its_network_is_left_out(address: Any) -> None:
     for table, row in (
         ("machines", ("m1", ACME, "web", address)),
@@ -193,7 +213,9 @@ def test_a_row_whose_address_is_not_one_of_its_network_is_left_out(address: Any)
         assert found.catalog.networks == {}
 
 
-@pytest.mark.parametrize("network", [0, -1, 1 << 32, (1 << 63) - 1, -(1 << 63), 1.5, "x", "0x18", b"\0"])
+@pytest.mark.parametrize(
+    "network", [0, -1, 1 << 32, (1 << 63) - 1, -(1 << 63), 1.5, "x", "0x18", b"\0"]
+)
 def test_a_row_of_an_impossible_network_is_left_out(network: Any) -> None:
     for table, row in (
         ("apps", (network, "web")),
@@ -201,7 +223,9 @@ def test_a_row_of_an_impossible_network_is_left_out(network: Any) -> None:
         ("peers", (network, "p", ADDRESS, "")),
         ("flycasts", (network, "web", ADDRESS)),
     ):
-        rows_ = {table: [row]} | ({"machines": [machine("m1", ADDRESS)]} if table == "machine_services" else {})
+        rows_ = {table: [row]} | (
+            {"machines": [machine("m1", ADDRESS)]} if table == "machine_services" else {}
+        )
         found = loaded(rows=rows_)
         assert only(found)[0] == table
         assert "network_id" in only(found)[2]
@@ -216,24 +240,39 @@ def test_nulls_and_blobs_of_a_laxer_writer_are_faults_and_never_a_crash() -> Non
         connection = sqlite3.connect(":memory:", isolation_level=None)
         for table, columns in TABLES.items():
             connection.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
-            good = {"network_id": ACME, "address": ADDRESS, "state": "started", "process_group": "app", "region": "ams"}
+            good = {
+                "network_id": ACME,
+                "address": ADDRESS,
+                "state": "started",
+                "process_group": "app",
+                "region": "ams",
+            }
             for column in columns:
                 cells = [odd if c == column else good.get(c, "ok") for c in columns]
-                connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(cells))})", cells)
+                connection.execute(
+                    f"INSERT INTO {table} VALUES ({', '.join('?' * len(cells))})", cells
+                )
             connection.execute(f"INSERT INTO {table} DEFAULT VALUES")
         connection.text_factory = bytes
         found = read(connection)
         connection.close()
         assert found.fault_count > 20
-        assert all(fault.table in TABLES and fault.reason and fault.row.isprintable() for fault in found.faults)
+        assert all(
+            fault.table in TABLES and fault.reason and fault.row.isprintable()
+            for fault in found.faults
+        )
 
 
 def test_what_is_dropped_of_metadata_is_counted() -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     for table, columns in TABLES.items():
         connection.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
-    connection.execute("INSERT INTO machine_metadata VALUES (NULL, 'key', 'value'), ('m1', NULL, 'value')")
-    connection.execute("INSERT INTO machines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", machine("m1", ADDRESS))
+    connection.execute(
+        "INSERT INTO machine_metadata VALUES (NULL, 'key', 'value'), ('m1', NULL, 'value')"
+    )
+    connection.execute(
+        "INSERT INTO machines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", machine("m1", ADDRESS)
+    )
     connection.text_factory = bytes
     assert read(connection).fault_count == 2
     connection.close()
@@ -252,7 +291,10 @@ def test_what_is_dropped_of_metadata_is_counted() -> None:
     ],
 )
 def test_a_service_that_cannot_be_answered_is_left_out(row: tuple[Any, ...], reason: str) -> None:
-    assert reason in only(loaded(rows={"machines": [machine("m1", ADDRESS)], "machine_services": [row]}))[2]
+    assert (
+        reason
+        in only(loaded(rows={"machines": [machine("m1", ADDRESS)], "machine_services": [row]}))[2]
+    )
 
 
 def test_regions_hosts_and_latencies_have_bounds() -> None:
@@ -263,11 +305,16 @@ def test_regions_hosts_and_latencies_have_bounds() -> None:
     assert only(loaded(rows={"hosts": [(1 << 32, "", "ams")]}))[0] == "hosts"
     assert only(loaded(rows={"hosts": [(-1, "", "ams")]}))[0] == "hosts"
     for milliseconds in (-1.0, 1e12, "fast", float("inf")):
-        assert only(loaded(rows={"region_latency": [("ams", "iad", milliseconds)]}))[0] == "region_latency"
+        assert (
+            only(loaded(rows={"region_latency": [("ams", "iad", milliseconds)]}))[0]
+            == "region_latency"
+        )
 
 
 def test_names_are_lower_cased() -> None:
-    found = loaded(rows={"machines": [machine("M1", ADDRESS, "WEB", "AMS", group="App")]}).catalog.networks
+    found = loaded(
+        rows={"machines": [machine("M1", ADDRESS, "WEB", "AMS", group="App")]}
+    ).catalog.networks
     (app,) = found[next(iter(found))].apps.values()
     (only_machine,) = app.machines
     assert (app.name, only_machine[:2], only_machine.region, only_machine.group) == (
@@ -279,8 +326,12 @@ def test_names_are_lower_cased() -> None:
 
 
 @pytest.mark.parametrize("ids", [("A1", "a1"), ("a1", "A1"), ("AB", "Ab", "aB", "ab")])
-def test_of_ids_that_differ_in_letter_case_the_first_by_octets_is_loaded(ids: tuple[str, ...]) -> None:
-    found = loaded(rows={"machines": [machine(x, f"fdaa:0:18:1:1:1:1:{n}") for n, x in enumerate(ids)]})
+def test_of_ids_that_differ_in_letter_case_the_first_by_octets_is_loaded(
+    ids: tuple[str, ...],
+) -> None:
+    found = loaded(
+        rows={"machines": [machine(x, f"fdaa:0:18:1:1:1:1:{n}") for n, x in enumerate(ids)]}
+    )
     assert found.machines == 1
     assert found.fault_count == len(ids) - 1
     assert "letter case" in found.faults[0].reason
@@ -314,7 +365,7 @@ def test_faults_beyond_a_thousand_are_counted_but_not_kept() -> None:
     assert (found.fault_count, len(found.faults)) == (1_500, KEPT_FAULTS)
 
 
-# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── files ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
@@ -323,7 +374,9 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # and none was made
 
 
-@pytest.mark.parametrize("octets", [b"garbage" * 1_000, b"SQLite format 3\0" + b"\xff" * 5_000, b"x" * 600], ids=len)
+@pytest.mark.parametrize(
+    "octets", [b"garbage" * 1_000, b"SQLite format 3\0" + b"\xff" * 5_000, b"x" * 600], ids=len
+)
 def test_garbage_is_no_catalog(tmp_path: Path, octets: bytes) -> None:
     file = tmp_path / "garbage.db"
     file.write_bytes(octets)
@@ -372,7 +425,9 @@ def test_a_locked_file_is_said_to_be_locked(path: Path, monkeypatch: pytest.Monk
     writer.close()
 
 
-def test_a_writer_in_wal_mode_does_not_disturb_and_what_it_has_not_committed_is_not_seen(path: Path) -> None:
+def test_a_writer_in_wal_mode_does_not_disturb_and_what_it_has_not_committed_is_not_seen(
+    path: Path,
+) -> None:
     writer = sqlite3.connect(path, isolation_level=None)
     writer.execute("PRAGMA journal_mode = WAL")
     writer.execute("BEGIN IMMEDIATE")

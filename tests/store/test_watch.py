@@ -1,4 +1,5 @@
-"""The watcher follows a catalog file: commits are seen, what did not change stays, harm to the file harms no answer."""
+"""The watcher follows a catalog file: commits are seen, what did not change stays, harm to the file
+harms no answer."""
 
 from __future__ import annotations
 
@@ -24,7 +25,11 @@ from internal_dns.store.sqlite import Loaded, UnusableCatalog, load
 from internal_dns.store.watch import Watcher
 
 ACME, GLOBEX, INITECH = NetworkId(0x18), NetworkId(0x19), NetworkId(0x1A)
-KINDS = ("owned", "wal", "delete")  # with our journal; made by others, in either of SQLite's journal modes
+KINDS = (
+    "owned",
+    "wal",
+    "delete",
+)  # with our journal; made by others, in either of SQLite's journal modes
 STOP = "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'"
 
 
@@ -112,7 +117,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
     asyncio.run(story)
 
 
-# ── commits ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── commits ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_file_is_loaded_at_the_start(path: Path) -> None:
@@ -157,7 +162,10 @@ def test_what_a_commit_does_not_touch_stays_the_same_object(path: Path) -> None:
 def test_the_revision_moves_for_the_changed_network_only(path: Path) -> None:
     async def story() -> None:
         async with following(path) as found:
-            for number, statement in ((ACME, STOP), (GLOBEX, "DELETE FROM peers WHERE name = 'carol-laptop'")):
+            for number, statement in (
+                (ACME, STOP),
+                (GLOBEX, "DELETE FROM peers WHERE name = 'carol-laptop'"),
+            ):
                 before = found.catalog
                 after = await found.after(lambda statement=statement: commit(path, statement))  # type: ignore[misc]
                 assert after.revision > before.revision
@@ -171,16 +179,24 @@ def test_the_revision_moves_for_the_changed_network_only(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["UPDATE machines SET updated_at = 5", "UPDATE meta SET value = 'x'", "UPDATE organizations SET name = 'x'"],
+    [
+        "UPDATE machines SET updated_at = 5",
+        "UPDATE meta SET value = 'x'",
+        "UPDATE organizations SET name = 'x'",
+    ],
 )
-def test_a_commit_of_what_nobody_is_told_leaves_every_network_as_it_is(path: Path, statement: str) -> None:
+def test_a_commit_of_what_nobody_is_told_leaves_every_network_as_it_is(
+    path: Path, statement: str
+) -> None:
     async def story() -> None:
         async with following(path) as found:
             before, loads = found.catalog, found.watcher.loads
             commit(path, statement)
             await found.until(lambda: found.watcher.loads > loads)
             assert found.catalog.networks == before.networks
-            assert all(found.catalog.networks[n] is network for n, network in before.networks.items())
+            assert all(
+                found.catalog.networks[n] is network for n, network in before.networks.items()
+            )
 
     run(story())
 
@@ -204,12 +220,18 @@ def test_one_commit_is_seen_whole(path: Path) -> None:
     async def story() -> None:
         async with following(path) as found:
             commit(
-                path, STOP, "UPDATE machines SET state = 'stopped' WHERE id = '148e306c77e789'", "DELETE FROM flycasts"
+                path,
+                STOP,
+                "UPDATE machines SET state = 'stopped' WHERE id = '148e306c77e789'",
+                "DELETE FROM flycasts",
             )
             await found.until(lambda: found.state() == b"stopped")
             for loaded in found.applied:
                 acme = loaded.catalog.networks[ACME]
-                seen = acme.apps[b"web"].by_id[b"3d8d9930b03989"].state, acme.apps[b"db"].by_id[b"148e306c77e789"].state
+                seen = (
+                    acme.apps[b"web"].by_id[b"3d8d9930b03989"].state,
+                    acme.apps[b"db"].by_id[b"148e306c77e789"].state,
+                )
                 assert seen in ((b"started", b"started"), (b"stopped", b"stopped"))
                 assert bool(acme.flycasts) == (seen[0] == b"started")
 
@@ -270,14 +292,19 @@ def test_what_is_followed_is_what_a_fresh_load_would_read(path: Path, seed: int)
             while changes:
                 batch = [changes.pop(0) for _ in range(min(len(changes), rng.randint(1, 3)))]
                 loads = found.watcher.loads
-                commit(path, *(re.sub(r"^(INSERT|UPDATE) (?!OR )", r"\1 OR IGNORE ", sql) for sql in batch))
+                commit(
+                    path,
+                    *(re.sub(r"^(INSERT|UPDATE) (?!OR )", r"\1 OR IGNORE ", sql) for sql in batch),
+                )
                 await found.until(lambda loads=loads: found.watcher.loads > loads)  # type: ignore[misc]
                 fresh = load(path)
                 assert comparable(found.catalog) == comparable(fresh.catalog), batch
                 now = found.watcher.loaded
                 assert now is not None
                 counts = now.fault_count, now.machines, now.started, now.peers
-                assert counts == (fresh.fault_count, fresh.machines, fresh.started, fresh.peers), batch
+                assert counts == (fresh.fault_count, fresh.machines, fresh.started, fresh.peers), (
+                    batch
+                )
 
     changes = list(changes)
     run(story())
@@ -285,19 +312,28 @@ def test_what_is_followed_is_what_a_fresh_load_would_read(path: Path, seed: int)
 
 def comparable(catalog: Catalog) -> object:
     """Everything but revisions, which count what this process has seen."""
-    networks = {n: (w.name, dict(w.apps), dict(w.peers), dict(w.flycasts)) for n, w in catalog.networks.items()}
+    networks = {
+        n: (w.name, dict(w.apps), dict(w.peers), dict(w.flycasts))
+        for n, w in catalog.networks.items()
+    }
     return networks, dict(catalog.regions), dict(catalog.latency), dict(catalog.hosts)
 
 
-# ── another file in its place ─────────────────────────────────────────────────────────────────────────────────
+# ── another file in its place ─────────────────────────────────────────────────────────────────────
 
 
 def sidecars(path: Path) -> list[Path]:
-    return [found for suffix in ("-wal", "-shm", "-journal") if (found := Path(f"{path}{suffix}")).exists()]
+    return [
+        found
+        for suffix in ("-wal", "-shm", "-journal")
+        if (found := Path(f"{path}{suffix}")).exists()
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_renamed_over_the_catalog_is_served_within_a_second(path: Path, kind: str, tmp_path: Path) -> None:
+def test_a_file_renamed_over_the_catalog_is_served_within_a_second(
+    path: Path, kind: str, tmp_path: Path
+) -> None:
     other = make(tmp_path / "other.db", kind)
     commit(other, STOP)
 
@@ -311,7 +347,9 @@ def test_a_file_renamed_over_the_catalog_is_served_within_a_second(path: Path, k
             assert found.catalog.networks[GLOBEX] is before.networks[GLOBEX]
             assert found.catalog.networks[ACME].apps[b"db"] is before.networks[ACME].apps[b"db"]
             commit(path, "DELETE FROM machines WHERE id = '3d8d9930b03989'")
-            await found.until(lambda: b"3d8d9930b03989" not in found.catalog.networks[ACME].apps[b"web"].by_id, 1)
+            await found.until(
+                lambda: b"3d8d9930b03989" not in found.catalog.networks[ACME].apps[b"web"].by_id, 1
+            )
             assert found.watcher.problem == ""
 
     run(story())
@@ -328,7 +366,7 @@ def test_a_catalog_made_anew_in_place_is_served(tmp_path: Path) -> None:
     run(story())
 
 
-# ── harm ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── harm ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def delete(path: Path) -> None:
@@ -435,7 +473,9 @@ def test_a_locked_file_is_waited_for_without_holding_up_anything_else(path: Path
 def test_faults_are_counted_as_they_come_and_go(path: Path) -> None:
     async def story() -> None:
         async with following(path) as found:
-            await found.after(lambda: commit(path, STOP, "INSERT INTO apps VALUES (24, 'a b'), (24, 'c d')"))
+            await found.after(
+                lambda: commit(path, STOP, "INSERT INTO apps VALUES (24, 'a b'), (24, 'c d')")
+            )
             assert found.watcher.faults() == 2
             commit(path, "DELETE FROM apps WHERE name = 'a b'")
             await found.until(lambda: found.watcher.faults() == 1, 1)
@@ -443,7 +483,7 @@ def test_faults_are_counted_as_they_come_and_go(path: Path) -> None:
     run(story())
 
 
-# ── the start ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the start ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.usefixtures("impatient")
@@ -480,7 +520,9 @@ def test_a_file_that_is_being_made_does_not_end_a_server_that_waits_for_it(tmp_p
             path.touch()
             await asyncio.sleep(0.1)
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-                connection.execute("CREATE TABLE meta (key TEXT NOT NULL DEFAULT '' PRIMARY KEY, value TEXT)")
+                connection.execute(
+                    "CREATE TABLE meta (key TEXT NOT NULL DEFAULT '' PRIMARY KEY, value TEXT)"
+                )
                 await asyncio.sleep(0.1)
                 assert found.watcher.problem
                 assert not found.task.done()
@@ -526,7 +568,9 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
 
     async def story() -> None:
         applied: list[Loaded] = []
-        task = asyncio.create_task(Watcher(path, applied.append, prefix=b"\xfd\xab", hidden=("alice",)).run())
+        task = asyncio.create_task(
+            Watcher(path, applied.append, prefix=b"\xfd\xab", hidden=("alice",)).run()
+        )
         async with asyncio.timeout(3):
             while not applied:
                 await asyncio.sleep(0.002)
@@ -541,13 +585,17 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "INSERT OR REPLACE INTO machines SELECT id, 25, 'web', 'fdaa:0:19:5:5:5:5:2', region, 'app', state, 0, 0 "
+        "INSERT OR REPLACE INTO machines SELECT id, 25, 'web', 'fdaa:0:19:5:5:5:5:2', region, "
+        "'app', state, 0, 0 "
         "FROM machines WHERE id = '148e306c77e789'",
-        "INSERT OR REPLACE INTO machines SELECT id, 24, 'web', address, region, process_group, state, 0, 0 "
+        "INSERT OR REPLACE INTO machines SELECT id, 24, 'web', address, region, process_group, "
+        "state, 0, 0 "
         "FROM machines WHERE id = '148e306c77e789'",
         "REPLACE INTO machine_metadata VALUES ('148e306c77e789', 'role', 'other')",
-        "UPDATE machine_metadata SET machine_id = '3d8d9930b03989' WHERE machine_id = '148e306c77e789'",
-        "UPDATE machine_services SET machine_id = '4d89696a2e7508' WHERE machine_id = '148e306c77e789'",
+        "UPDATE machine_metadata SET machine_id = '3d8d9930b03989' WHERE machine_id = "
+        "'148e306c77e789'",
+        "UPDATE machine_services SET machine_id = '4d89696a2e7508' WHERE machine_id = "
+        "'148e306c77e789'",
         "UPDATE OR REPLACE machines SET id = '3d8d9930b03989' WHERE id = '148e306c77e789'",
         "DELETE FROM machines WHERE app = 'web'",
         "UPDATE flycasts SET network_id = 25, address = 'fdaa:0:19:0:1::77' WHERE app = 'web'",

@@ -25,7 +25,13 @@ from internal_dns.store.writer import Delete, NotOurs, Put, Refused, Writer
 
 ACME = NetworkId(0x18)
 ALICE = "fdaa:0:18:a7b:7d:f066:b83b:102"
-NEW = {"id": "new", "network_id": 0x18, "app": "web", "address": "fdaa:0:18:a7b:7d:7:7:2", "region": "iad"}
+NEW = {
+    "id": "new",
+    "network_id": 0x18,
+    "app": "web",
+    "address": "fdaa:0:18:a7b:7d:7:7:2",
+    "region": "iad",
+}
 STARTED = {**NEW, "state": "started"}
 
 
@@ -45,12 +51,17 @@ def content(path: Path) -> list[str]:
     """Everything in the file, the journal too."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         connection.text_factory = lambda octets: octets.decode("utf-8", "surrogateescape")
-        return [*connection.iterdump(), str(connection.execute("SELECT * FROM sqlite_sequence").fetchall())]
+        return [
+            *connection.iterdump(),
+            str(connection.execute("SELECT * FROM sqlite_sequence").fetchall()),
+        ]
 
 
 def journal(path: Path) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT kind, network_id, label FROM journal ORDER BY revision").fetchall()
+        return connection.execute(
+            "SELECT kind, network_id, label FROM journal ORDER BY revision"
+        ).fetchall()
 
 
 def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -70,7 +81,9 @@ def refused(writer: Writer, *puts: Put, deletes: tuple[Delete, ...] = ()) -> lis
     assert content(writer.path) == before
     assert digest(writer.path) == octets
     assert not writer.connection.in_transaction
-    assert all(fault.isprintable() and len(fault) < 400 for fault in caught.value.faults), caught.value.faults
+    assert all(fault.isprintable() and len(fault) < 400 for fault in caught.value.faults), (
+        caught.value.faults
+    )
     return caught.value.faults
 
 
@@ -80,7 +93,7 @@ def digest(path: Path) -> list[str]:
     return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()]
 
 
-# ── who writes ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── who writes ────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_second_writer_is_refused_until_the_first_is_gone(path: Path) -> None:
@@ -93,14 +106,18 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(path: Path) -> None:
 def test_a_second_writer_of_another_process_is_refused(path: Path) -> None:
     program = f"from internal_dns.store.writer import Writer\nWriter({str(path)!r})"
     with Writer(path):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=20)
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=20
+        )
     assert done.returncode == 1
     assert "NotOurs: another internal-dns process writes" in done.stderr
 
 
 def test_the_lock_of_a_killed_writer_is_free(path: Path) -> None:
     program = f"from internal_dns.store.writer import Writer\nw = Writer({str(path)!r})\nprint(flush=True)\ninput()"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         with pytest.raises(NotOurs):
@@ -129,7 +146,9 @@ def test_what_is_no_catalog_is_refused(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE journal (x)")
     with pytest.raises(UnusableCatalog, match="is missing"):
         Writer(tmp_path / "other.db")
-    (tmp_path / "text.db").write_text("this is a text of more than a hundred octets, which no database begins with" * 9)
+    (tmp_path / "text.db").write_text(
+        "this is a text of more than a hundred octets, which no database begins with" * 9
+    )
     for _ in range(2):
         with pytest.raises(sqlite3.Error, match="not a database"):
             Writer(tmp_path / "text.db")
@@ -143,17 +162,34 @@ def test_a_file_whose_name_means_something_in_a_uri_is_written(tmp_path: Path) -
     assert load(path).catalog.networks[ACME].apps[b"web"].by_id[b"new"]
 
 
-# ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────
+# ── what is refused ───────────────────────────────────────────────────────────────────────────────
 
 EVIL = (
-    "'; DROP TABLE machines; --", '" OR 1=1', "a\0b", "\0", "", " ", "a b", "a.b", "ü", "x" * 64, "y" * 300,
-    "*", "a\nb", "\x1b[2J", "\u202e", "%s{0}", "a/b",
-)  # fmt: skip
+    "'; DROP TABLE machines; --",
+    '" OR 1=1',
+    "a\0b",
+    "\0",
+    "",
+    " ",
+    "a b",
+    "a.b",
+    "ü",
+    "x" * 64,
+    "y" * 300,
+    "*",
+    "a\nb",
+    "\x1b[2J",
+    "\u202e",
+    "%s{0}",
+    "a/b",
+)
 
 
 @pytest.mark.parametrize("text", EVIL, ids=range(len(EVIL)))
 @pytest.mark.parametrize("column", ["id", "app", "region", "process_group", "address"])
-def test_a_machine_with_a_name_that_cannot_be_is_refused(writer: Writer, column: str, text: str) -> None:
+def test_a_machine_with_a_name_that_cannot_be_is_refused(
+    writer: Writer, column: str, text: str
+) -> None:
     faults = refused(writer, ("machines", {**STARTED, column: text}))
     assert len(faults) == 1
     assert faults[0].startswith("machines ")
@@ -166,8 +202,14 @@ NOT_NAMES: list[Put] = [
     ("peers", {"network_id": ACME, "name": "x", "address": "NAME"}),
     ("flycasts", {"network_id": ACME, "app": "NAME", "address": "fdaa:0:18:0:1::9"}),
     ("flycasts", {"network_id": ACME, "app": "x", "address": "NAME"}),
-    ("machine_services", {"machine_id": "3d8d9930b03989", "name": "NAME", "protocol": "tcp", "port": 1}),
-    ("machine_services", {"machine_id": "3d8d9930b03989", "name": "x", "protocol": "NAME", "port": 1}),
+    (
+        "machine_services",
+        {"machine_id": "3d8d9930b03989", "name": "NAME", "protocol": "tcp", "port": 1},
+    ),
+    (
+        "machine_services",
+        {"machine_id": "3d8d9930b03989", "name": "x", "protocol": "NAME", "port": 1},
+    ),
     ("regions", {"code": "NAME"}),
     ("region_latency", {"from_region": "NAME", "to_region": "iad", "milliseconds": 1}),
     ("region_latency", {"from_region": "iad", "to_region": "NAME", "milliseconds": 1}),
@@ -175,10 +217,14 @@ NOT_NAMES: list[Put] = [
 ]
 
 
-@pytest.mark.parametrize("put", NOT_NAMES, ids=lambda put: f"{put[0]}.{list(put[1].values()).index('NAME')}")
+@pytest.mark.parametrize(
+    "put", NOT_NAMES, ids=lambda put: f"{put[0]}.{list(put[1].values()).index('NAME')}"
+)
 def test_a_row_of_any_table_with_a_name_that_cannot_be_is_refused(writer: Writer, put: Put) -> None:
     for text in EVIL:
-        faults = refused(writer, (put[0], {c: text if v == "NAME" else v for c, v in put[1].items()}))
+        faults = refused(
+            writer, (put[0], {c: text if v == "NAME" else v for c, v in put[1].items()})
+        )
         assert len(faults) == 1
         assert faults[0].startswith(f"{put[0]} ")
 
@@ -228,7 +274,10 @@ def test_every_fault_of_a_change_is_told(writer: Writer) -> None:
         ("apps", {"network_id": ACME, "name": "fine"}),
         ("peers", {"network_id": ACME, "name": "bad name", "address": ALICE}),
         ("hosts", {"id": -1, "region": "iad"}),
-        ("machine_services", {"machine_id": "3d8d9930b03989", "name": "x", "protocol": "tcp", "port": 0}),
+        (
+            "machine_services",
+            {"machine_id": "3d8d9930b03989", "name": "x", "protocol": "tcp", "port": 0},
+        ),
     )
     assert len(faults) == 5
     for part in ("bad id", "far", "bad name", "hosts -1", "the port"):
@@ -236,39 +285,72 @@ def test_every_fault_of_a_change_is_told(writer: Writer) -> None:
 
 
 def test_a_table_or_column_that_is_made_up_is_refused(writer: Writer) -> None:
-    assert refused(writer, ("sqlite_master", {"name": "x"})) == ["'sqlite_master' is no table of a catalog"]
+    assert refused(writer, ("sqlite_master", {"name": "x"})) == [
+        "'sqlite_master' is no table of a catalog"
+    ]
     assert refused(writer, ("journal", {"revision": 1})) == ["'journal' is no table of a catalog"]
-    assert refused(writer, ("machines; DROP TABLE apps", {"id": "x"}))[0].endswith("is no table of a catalog")
-    assert refused(writer, ("machines", {"id": "x", "rowid": 1})) == ["machines: 'rowid' is no column"]
-    assert refused(writer, ("machines", {"id": "x", "state = 'x' --": 1}))[0].endswith("is no column")
+    assert refused(writer, ("machines; DROP TABLE apps", {"id": "x"}))[0].endswith(
+        "is no table of a catalog"
+    )
+    assert refused(writer, ("machines", {"id": "x", "rowid": 1})) == [
+        "machines: 'rowid' is no column"
+    ]
+    assert refused(writer, ("machines", {"id": "x", "state = 'x' --": 1}))[0].endswith(
+        "is no column"
+    )
     assert refused(writer, ("apps", {"name": "x"})) == ["apps: network_id is missing"]
     assert refused(writer, deletes=(("apps", {}),)) == ["apps: which row to delete is not said"]
-    assert refused(writer, deletes=(("journal", {"revision": 1}),)) == ["'journal' is no table of a catalog"]
+    assert refused(writer, deletes=(("journal", {"revision": 1}),)) == [
+        "'journal' is no table of a catalog"
+    ]
     assert refused(writer, deletes=(("apps", {"1 OR 1": 1}),))[0].endswith("is no column")
 
 
 def test_no_table_is_hurt_by_names_that_look_like_sql(writer: Writer) -> None:
     for table, keys in writing.KEYS.items():
         with suppress(Refused):  # where numbers belong
-            assert writer.write([], [(table, dict.fromkeys(keys, "' OR 1=1; DROP TABLE machines; --"))]).rows == 0
+            assert (
+                writer.write(
+                    [], [(table, dict.fromkeys(keys, "' OR 1=1; DROP TABLE machines; --"))]
+                ).rows
+                == 0
+            )
     writer.write(
-        [("machine_metadata", {"machine_id": "3d8d9930b03989", "key": "'", "value": "'); DELETE FROM apps;--"})]
+        [
+            (
+                "machine_metadata",
+                {"machine_id": "3d8d9930b03989", "key": "'", "value": "'); DELETE FROM apps;--"},
+            )
+        ]
     )
     assert query(writer.path, "SELECT count(*) FROM machines") == [(80,)]
-    assert ("'", "'); DELETE FROM apps;--") in query(writer.path, "SELECT key, value FROM machine_metadata")
+    assert ("'", "'); DELETE FROM apps;--") in query(
+        writer.path, "SELECT key, value FROM machine_metadata"
+    )
 
 
 def test_the_rows_of_a_refused_change_are_not_deleted_either(writer: Writer) -> None:
-    refused(writer, ("apps", {"network_id": ACME, "name": "bad name"}), deletes=(("machines", {"network_id": ACME}),))
+    refused(
+        writer,
+        ("apps", {"network_id": ACME, "name": "bad name"}),
+        deletes=(("machines", {"network_id": ACME}),),
+    )
     assert len(load(writer.path).catalog.networks[ACME].apps[b"web"].machines) > 5
 
 
 @pytest.mark.parametrize(
     "spelling",
-    ["fdaa:0:18:a7b:7d:f066:b83b:2", "FDAA:0:18:A7B:7D:F066:B83B:2", "fdaa:0000:0018:0a7b:007d:f066:b83b:0002",
-     "fdaa::18:a7b:7d:f066:b83b:2", "fdaa:0:18:a7b:7d:f066:184.59.0.2"],
-)  # fmt: skip
-def test_an_address_that_a_live_machine_has_is_refused_however_it_is_written(writer: Writer, spelling: str) -> None:
+    [
+        "fdaa:0:18:a7b:7d:f066:b83b:2",
+        "FDAA:0:18:A7B:7D:F066:B83B:2",
+        "fdaa:0000:0018:0a7b:007d:f066:b83b:0002",
+        "fdaa::18:a7b:7d:f066:b83b:2",
+        "fdaa:0:18:a7b:7d:f066:184.59.0.2",
+    ],
+)
+def test_an_address_that_a_live_machine_has_is_refused_however_it_is_written(
+    writer: Writer, spelling: str
+) -> None:
     faults = refused(writer, ("machines", {**STARTED, "address": spelling}))
     assert len(faults) == 1
     assert "machine new" in faults[0]
@@ -276,9 +358,14 @@ def test_an_address_that_a_live_machine_has_is_refused_however_it_is_written(wri
 
 
 @pytest.mark.parametrize("spelling", [ALICE, ALICE.upper(), "fdaa:0000:18:a7b:7d:f066:b83b:0102"])
-def test_an_address_that_a_peer_has_is_refused_however_it_is_written(writer: Writer, spelling: str) -> None:
+def test_an_address_that_a_peer_has_is_refused_however_it_is_written(
+    writer: Writer, spelling: str
+) -> None:
     assert "alice-laptop" in refused(writer, ("machines", {**STARTED, "address": spelling}))[0]
-    assert "alice-laptop" in refused(writer, ("peers", {"network_id": ACME, "name": "x", "address": spelling}))[0]
+    assert (
+        "alice-laptop"
+        in refused(writer, ("peers", {"network_id": ACME, "name": "x", "address": spelling}))[0]
+    )
 
 
 def test_two_rows_of_one_change_may_not_have_one_address(writer: Writer) -> None:
@@ -291,14 +378,21 @@ def test_a_stopped_machine_may_keep_an_address_until_it_starts(writer: Writer) -
     taken = {**NEW, "address": "fdaa:0:18:a7b:7d:f066:b83b:2", "state": "stopped"}
     writer.write([("machines", taken)])
     assert "has address" in refused(writer, ("machines", {"id": "new", "state": "started"}))[0]
-    writer.write([("machines", {"id": "new", "state": "started", "address": "fdaa:0:18:a7b:7d:7:7:3"})])
+    writer.write(
+        [("machines", {"id": "new", "state": "started", "address": "fdaa:0:18:a7b:7d:7:7:3"})]
+    )
 
 
 def test_addresses_may_be_swapped_within_one_change(writer: Writer) -> None:
     a, b = "3d8d9930b03989", "5683d474b40d8e"
     had = dict(query(writer.path, f"SELECT id, address FROM machines WHERE id IN ('{a}', '{b}')"))
-    writer.write([("machines", {"id": a, "address": had[b]}), ("machines", {"id": b, "address": had[a]})])
-    assert dict(query(writer.path, f"SELECT id, address FROM machines WHERE id IN ('{a}', '{b}')"))[a] == had[b]
+    writer.write(
+        [("machines", {"id": a, "address": had[b]}), ("machines", {"id": b, "address": had[a]})]
+    )
+    assert (
+        dict(query(writer.path, f"SELECT id, address FROM machines WHERE id IN ('{a}', '{b}')"))[a]
+        == had[b]
+    )
 
 
 @pytest.mark.parametrize(
@@ -306,12 +400,18 @@ def test_addresses_may_be_swapped_within_one_change(writer: Writer) -> None:
     [
         ("machines", {**STARTED, "id": "3D8D9930B03989"}),
         ("peers", {"network_id": ACME, "name": "Alice-Laptop", "address": ALICE[:-3] + "202"}),
-        ("machine_services", {"machine_id": "3d8d9930b03989", "name": "HTTP", "protocol": "tcp", "port": 1}),
+        (
+            "machine_services",
+            {"machine_id": "3d8d9930b03989", "name": "HTTP", "protocol": "tcp", "port": 1},
+        ),
     ],
     ids=lambda put: str(put[0]),
 )
-def test_a_name_that_differs_from_another_in_letter_case_only_is_refused(writer: Writer, put: Put) -> None:
-    """Only one of the two could be served: `a change is refused whole when any row of it could not be served`."""
+def test_a_name_that_differs_from_another_in_letter_case_only_is_refused(
+    writer: Writer, put: Put
+) -> None:
+    """Only one of the two could be served: `a change is refused whole when any row of it could not
+    be served`."""
     assert "letter case" in refused(writer, put)[0]
 
 
@@ -330,7 +430,9 @@ def test_what_belongs_to_a_machine_that_is_not_there_is_refused(
 
 def test_what_was_faulty_before_does_not_hinder_other_changes(writer: Writer) -> None:
     with closing(sqlite3.connect(writer.path, isolation_level=None)) as connection:
-        connection.execute("INSERT INTO machines (id, network_id, app) VALUES ('bad id', 24, 'web')")
+        connection.execute(
+            "INSERT INTO machines (id, network_id, app) VALUES ('bad id', 24, 'web')"
+        )
     assert writer.write([("machines", STARTED)]).rows == 1
 
 
@@ -341,7 +443,7 @@ def test_any_state_is_taken(writer: Writer) -> None:
     assert load(writer.path).fault_count == 0
 
 
-# ── what is written ───────────────────────────────────────────────────────────────────────────────────────────
+# ── what is written ───────────────────────────────────────────────────────────────────────────────
 
 
 def test_what_is_as_it_was_leaves_no_trace(writer: Writer) -> None:
@@ -372,7 +474,8 @@ def test_what_is_not_named_stays_or_has_its_default(writer: Writer) -> None:
     begin = int(time.time())
     writer.write([("machines", NEW)])
     writer.write([("machines", {"id": "new", "region": "ams"})])
-    row = query(writer.path, "SELECT app, region, process_group, state, skip_registration, updated_at FROM machines"
+    row = query(writer.path, "SELECT app, region, process_group, state, skip_registration, "
+                             "updated_at FROM machines"
                 " WHERE id = 'new'")[0]  # fmt: skip
     assert row[:-1] == ("web", "ams", "app", "created", 0)
     assert begin <= row[-1] <= time.time()
@@ -385,14 +488,19 @@ def test_a_change_tells_the_revision_and_the_reader_comes_to_it(writer: Writer) 
             written = writer.write([("machines", {**STARTED, "region": f"r{number}"})])
             loaded = reader.update(loaded)
             assert loaded.catalog.revision == written.revision == writer.revision()
-            assert loaded.catalog.networks[ACME].apps[b"web"].by_id[b"new"].region == f"r{number}".encode()
+            assert (
+                loaded.catalog.networks[ACME].apps[b"web"].by_id[b"new"].region
+                == f"r{number}".encode()
+            )
 
 
 def test_a_deleted_machine_takes_its_metadata_and_services_along(writer: Writer) -> None:
     written = writer.write([], [("machines", {"id": "3d8d9930b03989"})])
     assert written.rows == 1
     for table in ("machine_metadata", "machine_services"):
-        assert query(writer.path, f"SELECT * FROM {table} WHERE machine_id = '3d8d9930b03989'") == []
+        assert (
+            query(writer.path, f"SELECT * FROM {table} WHERE machine_id = '3d8d9930b03989'") == []
+        )
         assert query(writer.path, f"SELECT count(*) FROM {table}")[0][0] > 3
     writer.write([], [("machines", {"network_id": 0x19})])
     left = "SELECT count(*) FROM {} WHERE machine_id NOT IN (SELECT id FROM machines)"
@@ -401,7 +509,10 @@ def test_a_deleted_machine_takes_its_metadata_and_services_along(writer: Writer)
 
 def test_a_row_may_be_deleted_and_put_in_one_change(writer: Writer) -> None:
     """Deletes come first."""
-    writer.write([("machines", {**STARTED, "id": "3d8d9930b03989"})], [("machines", {"id": "3d8d9930b03989"})])
+    writer.write(
+        [("machines", {**STARTED, "id": "3d8d9930b03989"})],
+        [("machines", {"id": "3d8d9930b03989"})],
+    )
     found = load(writer.path).catalog.networks[ACME].apps[b"web"].by_id[b"3d8d9930b03989"]
     assert (found.metadata, found.services, found.region) == ((), (), b"iad")
 
@@ -434,7 +545,7 @@ def test_the_journal_is_trimmed(writer: Writer, monkeypatch: pytest.MonkeyPatch)
     assert writer.write([("machines", {**STARTED, "region": "again"})]).revision == revision + 1
 
 
-# ── harm ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── harm ──────────────────────────────────────────────────────────────────────────────────────────
 
 LARGE_WRITE = """
 import sys
@@ -454,7 +565,8 @@ def test_a_writer_that_is_killed_leaves_all_of_a_change_or_nothing(path: Path) -
         loaded = reader.read()
         for number in range(8):
             process = subprocess.Popen(
-                [sys.executable, "-c", LARGE_WRITE, str(path), str(number * 1_000)], stdout=subprocess.PIPE
+                [sys.executable, "-c", LARGE_WRITE, str(path), str(number * 1_000)],
+                stdout=subprocess.PIPE,
             )
             with process:
                 assert process.stdout is not None
@@ -504,7 +616,8 @@ def test_a_shell_that_ends_its_transaction_in_time_is_waited_for(path: Path) -> 
         timer.start()
         assert writer.write([("machines", STARTED)]).rows == 1
         timer.join()
-    assert query(path, "SELECT state FROM machines WHERE id IN ('3d8d9930b03989', 'new') ORDER BY 1") == [
+    assert query(path, "SELECT state FROM machines WHERE id IN ('3d8d9930b03989', 'new') ORDER BY "
+                       "1") == [
         ("started",), ("stopped",),
     ]  # fmt: skip
 
@@ -525,18 +638,23 @@ def test_a_full_disk_changes_nothing(path: Path) -> None:
 
 
 def test_a_file_that_took_the_place_of_ours_is_not_written_past(path: Path) -> None:
-    """A catalog that is renamed over ours is the catalog now; a write to the one without a name would be lost."""
+    """A catalog that is renamed over ours is the catalog now; a write to the one without a name
+    would be lost."""
     with Writer(path) as writer:
         writer.write([("machines", {**STARTED, "id": "first"})])
         create_catalog(path, demo_rows(), replace=True)
         try:
-            writer.write([("machines", {**STARTED, "id": "second", "address": "fdaa:0:18:a7b:7d:7:8:2"})])
+            writer.write(
+                [("machines", {**STARTED, "id": "second", "address": "fdaa:0:18:a7b:7d:7:8:2"})]
+            )
         except (NotOurs, sqlite3.Error, OSError):
             return  # said, not lost
     assert query(path, "SELECT id FROM machines WHERE id = 'second'") == [("second",)]
 
 
-def test_a_file_that_could_not_be_opened_anew_at_first_is_written_later(path: Path, tmp_path: Path) -> None:
+def test_a_file_that_could_not_be_opened_anew_at_first_is_written_later(
+    path: Path, tmp_path: Path
+) -> None:
     """What took its place was no catalog yet; the next write finds one."""
     with Writer(path) as writer:
         (tmp_path / "other").write_bytes(b"no catalog" * 500)
@@ -544,7 +662,9 @@ def test_a_file_that_could_not_be_opened_anew_at_first_is_written_later(path: Pa
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         (tmp_path / "other").replace(path)
         for _ in range(2):
-            with pytest.raises((NotOurs, UnusableCatalog, sqlite3.DatabaseError), match="not a database"):
+            with pytest.raises(
+                (NotOurs, UnusableCatalog, sqlite3.DatabaseError), match="not a database"
+            ):
                 writer.write([("machines", STARTED)])
         create_catalog(path, demo_rows(), replace=True)
         assert writer.write([("machines", STARTED)]).rows == 1

@@ -1,4 +1,5 @@
-"""The answer table and its plain twin: what is repeated is, to the octet, what `respond` would say again."""
+"""The answer table and its plain twin: what is repeated is, to the octet, what `respond` would say
+again."""
 
 from __future__ import annotations
 
@@ -98,7 +99,10 @@ PLAIN = [
     (flags, additional)
     for flags, additional in product(
         (0, RD, RD | CD, CD, RD | AD | RA | Z),
-        ((), *((opt(size=size, do=do),) for size in (0, 600, 1232, 65_535) for do in (False, True))),
+        (
+            (),
+            *((opt(size=size, do=do),) for size in (0, 600, 1232, 65_535) for do in (False, True)),
+        ),
     )
 ]
 
@@ -127,7 +131,9 @@ class Twins:
         metrics = Metrics()
         self.mirror = None if native.MISSING else native.Mirror(self.rules, metrics)
         self.table = AnswerTable(
-            self.rules, lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype), mirror=self.mirror
+            self.rules,
+            lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype),
+            mirror=self.mirror,
         )
         self.table.change(self.catalog)
 
@@ -151,7 +157,9 @@ class Twins:
         """What the table says; fails unless the journey agrees."""
         found = self.table.repeat(octets, source, destination, turn, 65_535 if stream else 0)
         if found is not None:
-            said = respond(octets, source, destination, self.catalog, self.rules, turn=turn, stream=stream)
+            said = respond(
+                octets, source, destination, self.catalog, self.rules, turn=turn, stream=stream
+            )
             assert isinstance(said, Reply), (octets, source)
             assert found == said.octets, (octets, source, turn)
             self.repeated += 1
@@ -160,9 +168,16 @@ class Twins:
         return found
 
     def ask_natively(
-        self, mirror: native.Mirror, found: bytes | None, octets: bytes, source: bytes, destination: bytes, turn: int
+        self,
+        mirror: native.Mirror,
+        found: bytes | None,
+        octets: bytes,
+        source: bytes,
+        destination: bytes,
+        turn: int,
     ) -> None:
-        """Fail unless the C core says what Python's table said (*found*), or what the journey says, or leaves it."""
+        """Fail unless the C core says what Python's table said (*found*), or what the journey says,
+        or leaves it."""
         said = mirror.table.answer_one(octets, source, destination, turn)
         if said:
             decided = respond(octets, source, destination, self.catalog, self.rules, turn=turn)
@@ -174,7 +189,9 @@ class Twins:
             by_place = any(word in octets.lower() for word in (b"\x07nearest", b"\x07_whoami"))
             assert found is None or by_place or len(found) > 8_192, (octets, source, turn)
         else:
-            assert isinstance(respond(octets, source, destination, self.catalog, self.rules), Drop), octets
+            assert isinstance(
+                respond(octets, source, destination, self.catalog, self.rules), Drop
+            ), octets
 
     def learn(self, name: Name, qtype: int = AAAA, source: bytes = MACHINE) -> bytes:
         """Ask, so that it is known from now on; fails when it is not."""
@@ -206,16 +223,25 @@ def audit(table: AnswerTable) -> None:
     assert table.entries == len(entries)
     assert table.octets == sum(sizes.values())
     assert table._sizes == dict(sizes)
-    books = [(n, label, keys) for n, by_label in table._by_label.items() for label, keys in by_label.items()]
+    books = [
+        (n, label, keys)
+        for n, by_label in table._by_label.items()
+        for label, keys in by_label.items()
+    ]
     assert {(n, label, *key) for n, label, keys in books for key in keys} == labels
     assert all(keys for _, _, keys in books)
     assert all(table._tables.values())
     assert all(table._by_label.values())
     if isinstance(table.mirror, native.Mirror):
-        mirrored = {(network, key) for (network, key, where), entry in entries.items() if not where and small(entry)}
+        mirrored = {
+            (network, key)
+            for (network, key, where), entry in entries.items()
+            if not where and small(entry)
+        }
         kept = table.mirror.table.kept()
         assert {
-            (n.to_bytes(4, "big"), name + qtype.to_bytes(2, "big") + b"\0\1") for n, name, qtype, _ in kept
+            (n.to_bytes(4, "big"), name + qtype.to_bytes(2, "big") + b"\0\1")
+            for n, name, qtype, _ in kept
         } == mirrored
 
 
@@ -227,11 +253,14 @@ def small(entry: Entry) -> bool:
 def in_other_case(rng: Random, octets: bytes) -> bytes:
     """*octets* with the question's letters in random case (0x20)."""
     end = octets.index(0, 12)
-    name = bytes(c ^ 0x20 if chr(c).isalpha() and c < 128 and rng.random() < 0.5 else c for c in octets[12:end])
+    name = bytes(
+        c ^ 0x20 if chr(c).isalpha() and c < 128 and rng.random() < 0.5 else c
+        for c in octets[12:end]
+    )
     return octets[:12] + name + octets[end:]
 
 
-# ── the twin law ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── the twin law ──────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -241,7 +270,9 @@ def test_what_is_repeated_is_what_would_be_answered(name: str) -> None:
         for source in SOURCES:
             twins.decide(query(name, qtype), source, SERVER)
         for flags, additional in PLAIN:
-            octets = in_other_case(rng, query(name, qtype, *additional, flags=flags, ident=rng.getrandbits(16)))
+            octets = in_other_case(
+                rng, query(name, qtype, *additional, flags=flags, ident=rng.getrandbits(16))
+            )
             for source in rng.sample(SOURCES, 3):
                 twins.ask(octets, source, turn=rng.getrandbits(32), stream=rng.random() < 0.5)
     audit(twins.table)
@@ -256,13 +287,20 @@ def test_what_is_repeated_is_what_would_be_answered(name: str) -> None:
 
 def test_what_was_learned_by_tcp_with_options_is_repeated_to_plain_clients_by_udp() -> None:
     twins = Twins(demo(), Rules(nsid=b"me", maps=MAPS))
-    loud = query("WEB.internal", AAAA, opt(option(COOKIE, bytes(8)), option(NSID), size=512), flags=RD | CD)
+    loud = query(
+        "WEB.internal", AAAA, opt(option(COOKIE, bytes(8)), option(NSID), size=512), flags=RD | CD
+    )
     twins.decide(loud, MACHINE, SERVER, stream=True, turn=3, now=99)
     for flags, additional in PLAIN:
-        assert twins.ask(query("web.internal", AAAA, *additional, flags=flags), NEIGHBOUR, turn=5) is not None
+        assert (
+            twins.ask(query("web.internal", AAAA, *additional, flags=flags), NEIGHBOUR, turn=5)
+            is not None
+        )
 
 
-@pytest.mark.parametrize("rules", [Rules(forwarding=False), Rules(udp_limit=512), Rules(udp_limit=1_000, dev=True)])
+@pytest.mark.parametrize(
+    "rules", [Rules(forwarding=False), Rules(udp_limit=512), Rules(udp_limit=1_000, dev=True)]
+)
 def test_the_twins_agree_under_other_rules(rules: Rules) -> None:
     twins = Twins(demo(), rules)
     for name, qtype in product(NAMES, TYPES):
@@ -278,7 +316,10 @@ def questions(rng: Random, rows: Rows, count: int) -> Iterator[tuple[bytes, byte
     for _ in range(count):
         name = random_name(rng, rows)
         flags, additional = rng.choice(PLAIN)
-        yield query(name, natural_type(name, rng), *additional, flags=flags), random_source(rng, rows)
+        yield (
+            query(name, natural_type(name, rng), *additional, flags=flags),
+            random_source(rng, rows),
+        )
 
 
 @given(st.integers(0, 1 << 32))
@@ -294,8 +335,16 @@ def test_the_twins_agree_for_every_catalog(seed: int) -> None:
     sources = [source for _, source in asked]
     for octets, source in asked:
         for who in (source, *rng.sample(sources, 4)):
-            destination = rng.choice((SERVER, who[:6] + bytes(9) + b"\3", ip("fdaa:0:19::3"), ip("::1")))
-            twins.ask(in_other_case(rng, octets), who, destination, rng.getrandbits(32), stream=rng.random() < 0.5)
+            destination = rng.choice(
+                (SERVER, who[:6] + bytes(9) + b"\3", ip("fdaa:0:19::3"), ip("::1"))
+            )
+            twins.ask(
+                in_other_case(rng, octets),
+                who,
+                destination,
+                rng.getrandbits(32),
+                stream=rng.random() < 0.5,
+            )
     assert twins.repeated or not twins.table.entries
 
 
@@ -304,7 +353,10 @@ def test_the_twins_agree_for_every_catalog(seed: int) -> None:
 def test_the_twins_agree_after_any_change(seed: int) -> None:
     rng = Random(seed)
     before, after = random_rows(rng), random_rows(rng)
-    changed = {table: after[table] if rng.random() < 0.3 else of_table for table, of_table in before.items()}
+    changed = {
+        table: after[table] if rng.random() < 0.3 else of_table
+        for table, of_table in before.items()
+    }
     for table, of_table in changed.items():
         if of_table and rng.random() < 0.2:
             changed[table] = [row for row in of_table if rng.random() < 0.8]
@@ -316,7 +368,9 @@ def test_the_twins_agree_after_any_change(seed: int) -> None:
     for table, of_table in changed.items():
         connection.execute(f"DELETE FROM {table}")
         for row in of_table:
-            connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})", row)
+            connection.execute(
+                f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})", row
+            )
     twins.catalog = read(connection, previous=twins.catalog).catalog
     connection.close()
     twins.table.change(twins.catalog)
@@ -325,7 +379,7 @@ def test_the_twins_agree_after_any_change(seed: int) -> None:
         twins.ask(octets, source, turn=rng.getrandbits(32), stream=True)
 
 
-# ── what is not repeated ──────────────────────────────────────────────────────────────────────────────────────
+# ── what is not repeated ──────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -376,7 +430,9 @@ def test_an_unusual_message_is_never_repeated(octets: bytes) -> None:
 
 
 @pytest.mark.parametrize("additional", [(), (opt(size=1232),)])
-def test_a_query_with_any_one_octet_changed_is_repeated_rightly_or_not_at_all(additional: tuple[bytes, ...]) -> None:
+def test_a_query_with_any_one_octet_changed_is_repeated_rightly_or_not_at_all(
+    additional: tuple[bytes, ...],
+) -> None:
     twins = Twins(demo())
     for name, qtype in product(("web.internal", "db.internal", "internal"), (AAAA, TXT, SOA, A)):
         twins.learn(name, qtype)
@@ -393,7 +449,11 @@ def test_a_query_with_any_one_octet_changed_is_repeated_rightly_or_not_at_all(ad
 def test_types_that_look_like_letters_are_not_confused() -> None:
     twins = Twins(demo())
     for upper in range(65, 91):
-        for qtype, other in ((upper, upper + 32), (upper + 32, upper), (upper << 8, upper + 32 << 8)):
+        for qtype, other in (
+            (upper, upper + 32),
+            (upper + 32, upper),
+            (upper << 8, upper + 32 << 8),
+        ):
             octets = twins.learn(f"x{qtype}.internal", qtype)
             assert twins.ask(octets) is not None
             assert twins.ask(query(f"X{qtype}.internal", qtype)) is not None
@@ -413,7 +473,15 @@ def test_an_asker_at_another_networks_address_gets_nothing_from_the_table() -> N
 def test_one_networks_answer_is_never_another_networks() -> None:
     twins = Twins(demo())
     octets = twins.learn("web.internal")
-    for source in (IN_GLOBEX, IN_INITECH, STRANGER, OUTSIDER, TEN, ip("fdaa::3"), ip("fdaa::18:0:0:0")):
+    for source in (
+        IN_GLOBEX,
+        IN_INITECH,
+        STRANGER,
+        OUTSIDER,
+        TEN,
+        ip("fdaa::3"),
+        ip("fdaa::18:0:0:0"),
+    ):
         assert twins.ask(octets, source) is None
 
 
@@ -453,7 +521,9 @@ def test_two_machines_of_one_host_do_not_share_self() -> None:
 def test_askers_of_one_place_share_the_order_by_distance() -> None:
     twins = Twins(demo())
     octets = twins.learn("top2.nearest.of.db.internal", source=ip("fdaa:0:18:a7b:a1:5:5:2"))
-    assert twins.ask(octets, ip("fdaa:0:18:a7b:a1:5:6:2"), turn=1) is not None  # nobody's, on host nrt-1
+    assert (
+        twins.ask(octets, ip("fdaa:0:18:a7b:a1:5:6:2"), turn=1) is not None
+    )  # nobody's, on host nrt-1
     assert twins.ask(octets, ip("fdaa:0:18:a7b:b1:5:6:2")) is None  # on syd-1
     assert twins.ask(octets, PEER) is None
 
@@ -478,7 +548,9 @@ def test_nothing_is_stored_for_a_network_that_is_not_in_the_catalog() -> None:
     assert not twins.table._tables
 
 
-@pytest.mark.parametrize("name", ["localhost", "10.in-addr.arpa", "test", "hostname", "example.com", "x.invalid"])
+@pytest.mark.parametrize(
+    "name", ["localhost", "10.in-addr.arpa", "test", "hostname", "example.com", "x.invalid"]
+)
 def test_names_that_are_not_ours_are_not_stored(name: str) -> None:
     twins = Twins(demo())
     twins.decide(query(name, A), MACHINE, SERVER)
@@ -527,13 +599,15 @@ def test_hits_and_misses_are_counted() -> None:
     assert [entry.hits for entry in held(table).values()] == [3]
 
 
-# ── changes ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── changes ───────────────────────────────────────────────────────────────────────────────────────
 
 OF_APP = {
-    "web": "web global.web iad.web lhr.web 3d8d9930b03989.vm.web worker.process.web 1.2.3.version.kv._metadata.web "
+    "web": "web global.web iad.web lhr.web 3d8d9930b03989.vm.web worker.process.web "
+    "1.2.3.version.kv._metadata.web "
     "regions.web vms.web _instances.web _http._tcp.web vm.web of.web _page.web 1._page.web "
     "top2.nearest.of.web",
-    "db": "db iad.db role.kv._metadata.db all.vms.db leader.role.kv._metadata.db 2._page.db top1.nearest.of.db",
+    "db": "db iad.db role.kv._metadata.db all.vms.db leader.role.kv._metadata.db 2._page.db "
+    "top1.nearest.of.db",
     "blog": "blog vms.blog process.blog",
     "later": "later iad.later x.vm.later",
 }
@@ -558,13 +632,20 @@ def label_of(name: str) -> str:
     words = name.split(".")
     if words[-1] == "flycast":
         return words[-2]
-    if words[-1] == "arpa" or len(words) == 1 or name.removesuffix(".internal") in OF_NETWORK.split():
+    if (
+        words[-1] == "arpa"
+        or len(words) == 1
+        or name.removesuffix(".internal") in OF_NETWORK.split()
+    ):
         return ""
     return words[-2]
 
 
-def filled() -> tuple[sqlite3.Connection, Twins, dict[tuple[int, str], list[tuple[bytes, bytes, Any]]]]:
-    """A table with every kind of name of two networks, and which entries belong to (network, label)."""
+def filled() -> tuple[
+    sqlite3.Connection, Twins, dict[tuple[int, str], list[tuple[bytes, bytes, Any]]]
+]:
+    """A table with every kind of name of two networks, and which entries belong to (network,
+    label)."""
     connection = opened_demo()
     twins = Twins(read(connection).catalog)
     owners: dict[tuple[int, str], list[tuple[bytes, bytes, Any]]] = {}
@@ -572,7 +653,9 @@ def filled() -> tuple[sqlite3.Connection, Twins, dict[tuple[int, str], list[tupl
         for (name, qtype), source in asked_of(network).items():
             before = held(twins.table).keys()
             twins.learn(name, qtype, source)
-            owners.setdefault((network, label_of(name)), []).extend(held(twins.table).keys() - before)
+            owners.setdefault((network, label_of(name)), []).extend(
+                held(twins.table).keys() - before
+            )
     audit(twins.table)
     return connection, twins, owners
 
@@ -583,14 +666,32 @@ EVERYTHING = {(network, label) for network in (ACME, GLOBEX) for label in (*OF_A
 @pytest.mark.parametrize(
     ("change", "gone"),
     [
-        ("UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'", {(ACME, "web"), (ACME, "")}),
-        ("UPDATE machines SET region = 'xxx' WHERE id = '148e306c77e789'", {(ACME, "db"), (ACME, "")}),
-        ("UPDATE machines SET state = 'stopped' WHERE id = '784e469c461d38'", {(GLOBEX, "web"), (GLOBEX, "")}),
+        (
+            "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'",
+            {(ACME, "web"), (ACME, "")},
+        ),
+        (
+            "UPDATE machines SET region = 'xxx' WHERE id = '148e306c77e789'",
+            {(ACME, "db"), (ACME, "")},
+        ),
+        (
+            "UPDATE machines SET state = 'stopped' WHERE id = '784e469c461d38'",
+            {(GLOBEX, "web"), (GLOBEX, "")},
+        ),
         ("INSERT INTO apps VALUES (24, 'later')", {(ACME, "later"), (ACME, "")}),
         ("DELETE FROM apps WHERE name = 'blog'", {(ACME, "blog"), (ACME, "")}),
-        ("UPDATE machine_metadata SET value = 'x' WHERE value = 'Leader'", {(ACME, "db"), (ACME, "")}),
-        ("UPDATE machine_services SET port = 81 WHERE machine_id = '3d8d9930b03989'", {(ACME, "web"), (ACME, "")}),
-        ("INSERT INTO flycasts VALUES (24, 'later', 'fdaa:0:18:0:1::9')", {(ACME, "later"), (ACME, "")}),
+        (
+            "UPDATE machine_metadata SET value = 'x' WHERE value = 'Leader'",
+            {(ACME, "db"), (ACME, "")},
+        ),
+        (
+            "UPDATE machine_services SET port = 81 WHERE machine_id = '3d8d9930b03989'",
+            {(ACME, "web"), (ACME, "")},
+        ),
+        (
+            "INSERT INTO flycasts VALUES (24, 'later', 'fdaa:0:18:0:1::9')",
+            {(ACME, "later"), (ACME, "")},
+        ),
         ("DELETE FROM flycasts WHERE network_id = 25", {(GLOBEX, "db"), (GLOBEX, "")}),
         ("DELETE FROM peers WHERE name = 'alice-laptop'", {(ACME, "")}),
         ("UPDATE networks SET name = 'other' WHERE id = 24", {(ACME, "")}),
@@ -604,7 +705,9 @@ EVERYTHING = {(network, label) for network in (ACME, GLOBEX) for label in (*OF_A
         ("UPDATE hosts SET region = 'nrt'", EVERYTHING),
     ],
 )
-def test_a_change_makes_exactly_what_depends_on_it_forgotten(change: str, gone: set[tuple[int, str]]) -> None:
+def test_a_change_makes_exactly_what_depends_on_it_forgotten(
+    change: str, gone: set[tuple[int, str]]
+) -> None:
     connection, twins, owners = filled()
     assert owners.keys() == EVERYTHING
     before = held(twins.table)
@@ -625,7 +728,10 @@ def test_a_change_makes_exactly_what_depends_on_it_forgotten(change: str, gone: 
 def test_a_network_that_leaves_the_catalog_takes_its_answers_along() -> None:
     connection, twins, owners = filled()
     before = held(twins.table)
-    for table in ("networks WHERE id", *(f"{t} WHERE network_id" for t in ("apps", "machines", "peers", "flycasts"))):
+    for table in (
+        "networks WHERE id",
+        *(f"{t} WHERE network_id" for t in ("apps", "machines", "peers", "flycasts")),
+    ):
         connection.execute(f"DELETE FROM {table} = 25")
     twins.catalog = read(connection, previous=twins.catalog).catalog
     connection.close()
@@ -643,7 +749,9 @@ def remembered(octets: bytes, source: bytes, catalog: Catalog) -> Reply:
     return said
 
 
-@pytest.mark.parametrize("name", ["web.internal", "_apps.internal", "top1.nearest.of.web.internal", "nosuch.internal"])
+@pytest.mark.parametrize(
+    "name", ["web.internal", "_apps.internal", "top1.nearest.of.web.internal", "nosuch.internal"]
+)
 def test_a_reply_from_before_a_change_is_not_remembered_after_it(name: str) -> None:
     connection = opened_demo()
     old = read(connection).catalog
@@ -670,12 +778,14 @@ def test_the_same_question_is_held_once() -> None:
     assert twins.table.entries == 3
 
 
-# ── bounds ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── bounds ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def bounded(*, max_entries: int = 1 << 20, max_octets: int = 1 << 30) -> Twins:
     twins = Twins(demo())
-    twins.table = AnswerTable(RULES, mirror=twins.mirror, max_entries=max_entries, max_octets=max_octets)
+    twins.table = AnswerTable(
+        RULES, mirror=twins.mirror, max_entries=max_entries, max_octets=max_octets
+    )
     twins.table.change(demo())
     return twins
 
@@ -686,7 +796,10 @@ def bounded(*, max_entries: int = 1 << 20, max_octets: int = 1 << 30) -> Twins:
 def test_the_bounds_hold_and_a_flood_pushes_out_its_own_answers(bounds: dict[str, int]) -> None:
     twins = bounded(**bounds)
     table = twins.table
-    victims = [twins.learn(name, source=IN_GLOBEX) for name in ("web.internal", "resolver.internal", "_dns.internal")]
+    victims = [
+        twins.learn(name, source=IN_GLOBEX)
+        for name in ("web.internal", "resolver.internal", "_dns.internal")
+    ]
     kept = held(table)
     for number in range(1_000):
         twins.decide(query(f"x{number}.internal"), MACHINE, SERVER)
@@ -696,7 +809,9 @@ def test_the_bounds_hold_and_a_flood_pushes_out_its_own_answers(bounds: dict[str
     audit(table)
     assert {key: held(table)[key] for key in kept} == kept
     assert all(twins.ask(octets, IN_GLOBEX) is not None for octets in victims)
-    assert twins.ask(query("top1000.nearest.of.web.internal"), MACHINE) is not None  # the newest stays
+    assert (
+        twins.ask(query("top1000.nearest.of.web.internal"), MACHINE) is not None
+    )  # the newest stays
     assert table.evictions == 2_003 - table.entries
 
 
@@ -751,7 +866,11 @@ def test_the_books_are_empty_when_everything_is_forgotten(seed: int) -> None:
         name, source = rng.choice(NAMES), rng.choice(SOURCES)
         twins.decide(query(name, rng.choice(TYPES)), source, SERVER)
         if rng.random() < 0.1:
-            labels = frozenset(rng.sample([b"web", b"db", b"render", b"nosuch"], 2)) if rng.random() < 0.8 else None
+            labels = (
+                frozenset(rng.sample([b"web", b"db", b"render", b"nosuch"], 2))
+                if rng.random() < 0.8
+                else None
+            )
             twins.table.forget(rng.choice(numbers), labels)
     audit(twins.table)
     if rng.random() < 0.5:
@@ -765,7 +884,7 @@ def test_the_books_are_empty_when_everything_is_forgotten(seed: int) -> None:
     assert not twins.table._sizes
 
 
-# ── turns ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── turns ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def first_address(octets: bytes, asked: bytes) -> bytes:
@@ -780,7 +899,11 @@ def first_address(octets: bytes, asked: bytes) -> bytes:
     [
         ("web.internal", MACHINE, 5),
         ("render.internal", IN_INITECH, 60),
-        ("top99999.nearest.of.render.internal", ip("fdaa:0:1a:9:9:9:9:2"), 60),  # nobody, nowhere: all are equal
+        (
+            "top99999.nearest.of.render.internal",
+            ip("fdaa:0:1a:9:9:9:9:2"),
+            60,
+        ),  # nobody, nowhere: all are equal
     ],
 )
 def test_each_address_is_first_equally_often(name: str, source: bytes, count: int) -> None:
@@ -788,12 +911,15 @@ def test_each_address_is_first_equally_often(name: str, source: bytes, count: in
     twins = Twins(demo(), Rules())
     octets = twins.learn(name, source=source)
     in_turn = Counter(
-        first_address(twins.ask(octets, source, turn=turn, stream=True) or b"", octets) for turn in range(3 * count)
+        first_address(twins.ask(octets, source, turn=turn, stream=True) or b"", octets)
+        for turn in range(3 * count)
     )
     assert set(in_turn.values()) == {3}
     assert len(in_turn) == count
     drawn = Counter(
-        first_address(twins.table.repeat(octets, source, SERVER, rng.getrandbits(32), 65_535) or b"", octets)
+        first_address(
+            twins.table.repeat(octets, source, SERVER, rng.getrandbits(32), 65_535) or b"", octets
+        )
         for _ in range(1_000 * count)
     )
     assert drawn.keys() == in_turn.keys()

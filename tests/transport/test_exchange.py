@@ -1,4 +1,5 @@
-"""One message in, at most one out: faults of ours cost one SERVFAIL, nothing goes uncounted, no address leaks."""
+"""One message in, at most one out: faults of ours cost one SERVFAIL, nothing goes uncounted, no
+address leaks."""
 
 from __future__ import annotations
 
@@ -75,7 +76,9 @@ def serving(catalog: Catalog | None = None, **rules: Any) -> Exchange:
     return made
 
 
-def ask(server: Exchange, octets: bytes, source: bytes = IN_ACME, *, stream: bool = False) -> bytes | None:
+def ask(
+    server: Exchange, octets: bytes, source: bytes = IN_ACME, *, stream: bool = False
+) -> bytes | None:
     """What a client gets."""
     said = server.handle(octets, source, SERVER, PORT, stream=stream)
     if isinstance(said, Coroutine):
@@ -96,7 +99,7 @@ def answered(metrics: Metrics) -> int:
     return sum(responses(metrics).values())
 
 
-# ── a fault of ours ───────────────────────────────────────────────────────────────────────────────────────────
+# ── a fault of ours ───────────────────────────────────────────────────────────────────────────────
 
 
 def planted(*_: object, **__: object) -> None:
@@ -104,7 +107,9 @@ def planted(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("where", ["exchange.respond", "answers.remember", "answers.repeat"])
-def test_a_bug_costs_one_servfail_and_is_counted(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_bug_costs_one_servfail_and_is_counted(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     server = serving(demo())
     with monkeypatch.context() as patch:
         owner, name = where.split(".")
@@ -123,7 +128,9 @@ def test_a_bug_costs_one_servfail_and_is_counted(monkeypatch: pytest.MonkeyPatch
     assert server.metrics.errors == 1
 
 
-def test_the_servfail_for_a_bug_is_one_that_stub_resolvers_take(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_servfail_for_a_bug_is_one_that_stub_resolvers_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """glibc drops a reply whose question is not its own, and would wait for 5 s."""
     server = serving(demo())
     monkeypatch.setattr(exchange, "respond", planted)
@@ -148,7 +155,9 @@ def test_not_even_a_bug_makes_the_server_answer_a_response_or_a_runt(
     assert server.metrics.errors == 1
 
 
-def test_a_bug_is_logged_once_a_second(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_logged_once_a_second(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     server, now = serving(demo()), [100.0]
     monkeypatch.setattr(exchange, "respond", planted)
     monkeypatch.setattr("internal_dns.transport.exchange.time.monotonic", lambda: now[0])
@@ -164,22 +173,33 @@ def test_a_bug_is_logged_once_a_second(monkeypatch: pytest.MonkeyPatch, caplog: 
     assert server.metrics.errors == 51
 
 
-# ── the last check of isolation ───────────────────────────────────────────────────────────────────────────────
+# ── the last check of isolation ───────────────────────────────────────────────────────────────────
 
 FOREIGN = ip("fdaa:0:19:a7b:7d:1:1:2")
 
 
 def crossed(address: bytes = FOREIGN) -> Catalog:
-    """A catalog that no loader makes: acme's app has a machine, acme a flycast address, of globex."""
+    """A catalog that no loader makes: acme's app has a machine, acme a flycast address, of
+    globex."""
     machine = Machine(
-        b"m1", b"web", address, b"ams", b"app", b"started", skip_registration=False,
-        metadata=((b"role", b"leader"),), services=(Service(b"http", b"tcp", 80),),
-    )  # fmt: skip
+        b"m1",
+        b"web",
+        address,
+        b"ams",
+        b"app",
+        b"started",
+        skip_registration=False,
+        metadata=((b"role", b"leader"),),
+        services=(Service(b"http", b"tcp", 80),),
+    )
     good = machine._replace(id=b"m2", address=IN_ACME)
     acme = Network(
-        NetworkId(0x18), b"\xfd\xaa\0\0\0\x18", b"acme", {b"web": App(b"web", (machine, good))},
+        NetworkId(0x18),
+        b"\xfd\xaa\0\0\0\x18",
+        b"acme",
+        {b"web": App(b"web", (machine, good))},
         flycasts={b"web": (address,)},
-    )  # fmt: skip
+    )
     return Catalog({acme.id: acme})
 
 
@@ -213,7 +233,13 @@ def test_an_address_of_another_network_is_held_back(name: str, qtype: int, strea
 
 
 @pytest.mark.parametrize(
-    ("name", "qtype"), [("m2.vm.web.internal", AAAA), ("_dns.internal", AAAA), ("internal", 2), ("_api.internal", AAAA)]
+    ("name", "qtype"),
+    [
+        ("m2.vm.web.internal", AAAA),
+        ("_dns.internal", AAAA),
+        ("internal", 2),
+        ("_api.internal", AAAA),
+    ],
 )
 def test_addresses_of_ones_own_and_of_everyone_are_no_leak(name: str, qtype: int) -> None:
     server = serving(crossed())
@@ -227,14 +253,22 @@ def test_addresses_of_ones_own_and_of_everyone_are_no_leak(name: str, qtype: int
 def test_no_leak_is_seen_in_an_honest_catalog() -> None:
     server = serving(demo())
     for source in (IN_ACME, IN_GLOBEX):
-        for name in ("web", "top9.nearest.of.web", "_http._tcp.web", "resolver", "_dns._udp.resolver", "db", "_apps"):
+        for name in (
+            "web",
+            "top9.nearest.of.web",
+            "_http._tcp.web",
+            "resolver",
+            "_dns._udp.resolver",
+            "db",
+            "_apps",
+        ):
             for qtype in (AAAA, TXT, SRV, 255):
                 ask(server, query(f"{name}.internal", qtype), source)
         ask(server, query("db.flycast"), source)
     assert server.metrics.leaks == server.metrics.errors == 0
 
 
-# ── silence ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── silence ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("port", [0, 7, 13, 19, 37])
@@ -254,7 +288,8 @@ def test_other_ports_are_answered(port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "reason"), [(b"", "runt"), (bytes(11), "runt"), (query("web.internal", flags=QR), "qr")]
+    ("octets", "reason"),
+    [(b"", "runt"), (bytes(11), "runt"), (query("web.internal", flags=QR), "qr")],
 )
 def test_what_must_not_be_answered_is_counted(octets: bytes, reason: str) -> None:
     server = serving(demo())
@@ -263,13 +298,18 @@ def test_what_must_not_be_answered_is_counted(octets: bytes, reason: str) -> Non
     assert not responses(server.metrics)
 
 
-# ── counting ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── counting ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_repeated_answer_counts_like_a_decided_one() -> None:
     server = serving(demo())
     for _ in range(5):
-        for name, qtype in (("web.internal", AAAA), ("nosuch.internal", TXT), ("web.flycast", A), ("web.internal", 99)):
+        for name, qtype in (
+            ("web.internal", AAAA),
+            ("nosuch.internal", TXT),
+            ("web.flycast", A),
+            ("web.internal", 99),
+        ):
             ask(server, query(name, qtype))
     assert responses(server.metrics) == {
         ("internal", 0, AAAA): 5,
@@ -282,13 +322,15 @@ def test_a_repeated_answer_counts_like_a_decided_one() -> None:
 
 def test_every_message_is_counted_as_a_reply_or_a_drop() -> None:
     rng, server = Random(7), serving(demo())
-    names = (
-        "web.internal db.internal nosuch.internal web.flycast example.com localhost a.test 1.0.10.in-addr.arpa".split()
-    )
+    names = "web.internal db.internal nosuch.internal web.flycast example.com localhost a.test 1.0.10.in-addr.arpa".split()
     total = 3_000
     for number in range(total):
         octets = bytearray(
-            query(rng.choice(names), rng.choice((AAAA, TXT, 255, 99)), opt() if rng.random() < 0.5 else b"")
+            query(
+                rng.choice(names),
+                rng.choice((AAAA, TXT, 255, 99)),
+                opt() if rng.random() < 0.5 else b"",
+            )
         )
         if rng.random() < 0.5:
             octets[rng.randrange(len(octets))] = rng.randrange(256)
@@ -317,7 +359,7 @@ def test_a_message_without_a_whole_question_has_no_type_in_the_counts(octets: by
     assert {qtype for _, _, qtype in responses(server.metrics)} == {0}
 
 
-# ── the catalog, and what is not ours ─────────────────────────────────────────────────────────────────────────
+# ── the catalog, and what is not ours ─────────────────────────────────────────────────────────────
 
 
 def test_before_the_first_catalog_our_names_fail_with_the_reason_and_others_are_forwarded() -> None:
@@ -358,9 +400,7 @@ def test_a_forwarded_reply_is_relayed_and_counted() -> None:
 
 def test_names_of_ours_are_never_forwarded() -> None:
     server = serving(demo())
-    for name in (
-        "web.internal nosuch.internal x.flycast internal 3.a.a.d.f.ip6.arpa localhost x.test 1.10.in-addr.arpa".split()
-    ):
+    for name in "web.internal nosuch.internal x.flycast internal 3.a.a.d.f.ip6.arpa localhost x.test 1.10.in-addr.arpa".split():
         for qtype in (A, AAAA, TXT, 99):
             for source in (IN_ACME, ip("fdaa:0:77::2"), ip("2001:db8::1")):
                 ask(server, query(name, qtype), source)

@@ -1,4 +1,5 @@
-"""Sockets that are passed to us: which are ours, what is set on them, and what is refused in which words."""
+"""Sockets that are passed to us: which are ours, what is set on them, and what is refused in which
+words."""
 
 from __future__ import annotations
 
@@ -23,9 +24,15 @@ def stack() -> Iterator[ExitStack]:
 
 
 def bound(
-    stack: ExitStack, family: socket.AddressFamily, kind: socket.SocketKind, host: str, port: int = 0, *,
-    only_v6: bool = True, listens: bool = True,
-) -> socket.socket:  # fmt: skip
+    stack: ExitStack,
+    family: socket.AddressFamily,
+    kind: socket.SocketKind,
+    host: str,
+    port: int = 0,
+    *,
+    only_v6: bool = True,
+    listens: bool = True,
+) -> socket.socket:
     sock = stack.enter_context(socket.socket(family, kind))
     if family == V6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
@@ -36,13 +43,16 @@ def bound(
     return sock
 
 
-def pair(stack: ExitStack, family: socket.AddressFamily, host: str) -> tuple[socket.socket, socket.socket]:
+def pair(
+    stack: ExitStack, family: socket.AddressFamily, host: str
+) -> tuple[socket.socket, socket.socket]:
     tcp = bound(stack, family, TCP, host)
     return bound(stack, family, UDP, host, tcp.getsockname()[1]), tcp
 
 
 def taken(stack: ExitStack, *sockets: socket.socket, **environment: str) -> list[Bound]:
-    """What is found when *sockets* are passed. The copies are ours to close, the sockets stay open."""
+    """What is found when *sockets* are passed. The copies are ours to close, the sockets stay
+    open."""
     for number, sock in enumerate(sockets, FIRST):
         os.dup2(sock.fileno(), number)
         stack.callback(closed, number)
@@ -61,7 +71,9 @@ def closed(number: int) -> None:
 
 
 @pytest.mark.parametrize(("family", "host"), [(V6, "::1"), (V4, "127.0.0.1"), (V6, "::")])
-def test_udp_and_tcp_of_one_address_belong_together(stack: ExitStack, family: socket.AddressFamily, host: str) -> None:
+def test_udp_and_tcp_of_one_address_belong_together(
+    stack: ExitStack, family: socket.AddressFamily, host: str
+) -> None:
     udp, tcp = pair(stack, family, host)
     (group,) = taken(stack, udp, tcp)
     assert (str(group.endpoint.host), group.endpoint.port) == (host, udp.getsockname()[1])
@@ -91,7 +103,9 @@ def test_packet_info_is_all_that_comes_with_a_datagram(stack: ExitStack, option:
     client = bound(stack, V6, UDP, "::1")
     client.sendto(b"x", ("::1", group.endpoint.port))
     _, ancillary, _, _ = udp.recvmsg(1, 200)
-    assert [(level, kind) for level, kind, _ in ancillary] == [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)]
+    assert [(level, kind) for level, kind, _ in ancillary] == [
+        (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)
+    ]
 
 
 def test_a_buffer_is_never_made_smaller(stack: ExitStack) -> None:

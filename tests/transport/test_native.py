@@ -1,6 +1,8 @@
-"""The C core against its oracles: the journey for names that are not there, plain arithmetic for relayed answers.
+"""The C core against its oracles: the journey for names that are not there, plain arithmetic for
+relayed answers.
 
-What the Python table repeats, the C core repeats to the octet: that is in test_answers.py, whose Twins ask both.
+What the Python table repeats, the C core repeats to the octet: that is in test_answers.py, whose
+Twins ask both.
 """
 
 from __future__ import annotations
@@ -81,11 +83,13 @@ def serving(catalog: Catalog, rules: Rules = RULES) -> tuple[native.Mirror, Answ
     return mirror, table
 
 
-def native_answer(mirror: native.Mirror, octets: bytes, source: bytes = MACHINE, **how: Any) -> bytes | None:
+def native_answer(
+    mirror: native.Mirror, octets: bytes, source: bytes = MACHINE, **how: Any
+) -> bytes | None:
     return mirror.table.answer_one(octets, source, SERVER, how.pop("turn", 0), **how)
 
 
-# ── names that are not there ──────────────────────────────────────────────────────────────────────────────────
+# ── names that are not there ──────────────────────────────────────────────────────────────────────
 
 LABELS = (*names.RESERVED, *names.APEX_WORDS, b"x", b"nosuch", b"web", b"db", b"internal", b"flycast", b"_http", b"1",
           b"top1", b"ams", b"iad", b"a.b", b"\0", b"\xff", b"X" * 63, b"1" * 11)  # fmt: skip
@@ -120,7 +124,9 @@ def test_a_name_that_is_certainly_not_there_gets_what_the_journey_says(seed: int
         name = maybe_unknown(rng, rows, source)
         qtype = rng.choice((natural_type(labels(name), rng), AXFR, IXFR, 0, 41, 65_535))
         additional = rng.choice(((), (opt(),), (opt(do=True, size=rng.choice((0, 512, 4_096))),)))
-        octets = in_other_case(rng, query(name, qtype, *additional, flags=rng.choice((RD, 0, RD | CD, RD | AD))))
+        octets = in_other_case(
+            rng, query(name, qtype, *additional, flags=rng.choice((RD, 0, RD | CD, RD | AD)))
+        )
         compare(mirror, catalog, octets, source)
 
 
@@ -129,7 +135,10 @@ def test_random_names_do_not_reach_python() -> None:
     rng, natively = Random(5), 0
     for _ in range(2_000):
         name = ".".join(f"{rng.getrandbits(40):x}" for _ in range(rng.randint(1, 4))) + ".internal"
-        natively += compare(mirror, demo(), query(name, rng.choice((AAAA, A, TXT)), opt()), MACHINE) is not None
+        natively += (
+            compare(mirror, demo(), query(name, rng.choice((AAAA, A, TXT)), opt()), MACHINE)
+            is not None
+        )
     assert natively > 1_800  # the set of first labels lets one in seventy of them up
     assert mirror.table.kept() == []
 
@@ -142,7 +151,13 @@ def test_a_network_that_is_not_in_the_catalog_has_no_unknown_names(source: bytes
 
 def network(*apps: str, number: int = 0x18) -> Catalog:
     found = {app.encode(): App(app.encode()) for app in apps}
-    return Catalog({NetworkId(number): Network(NetworkId(number), b"\xfd\xaa" + number.to_bytes(4, "big"), apps=found)})
+    return Catalog(
+        {
+            NetworkId(number): Network(
+                NetworkId(number), b"\xfd\xaa" + number.to_bytes(4, "big"), apps=found
+            )
+        }
+    )
 
 
 def test_an_app_goes_up_from_the_moment_it_is_in_the_catalog() -> None:
@@ -156,7 +171,10 @@ def test_an_app_goes_up_from_the_moment_it_is_in_the_catalog() -> None:
         table.change(network(*known))
         assert native_answer(mirror, query(f"{new}.internal")) is None
         assert native_answer(mirror, query(f"iad.{known[0]}.internal")) is None
-    natively = sum(native_answer(mirror, query(f"other-{number}.internal")) is not None for number in range(700))
+    natively = sum(
+        native_answer(mirror, query(f"other-{number}.internal")) is not None
+        for number in range(700)
+    )
     # One in seventy goes up without need, more when the set is about to be made anew.
     assert before > 600
     assert natively > 600
@@ -188,7 +206,7 @@ def test_unknown_names_follow_every_change(seed: int) -> None:
             assert said is None or said[3] & 15 == 3
 
 
-# ── any octets ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── any octets ────────────────────────────────────────────────────────────────────────────────────
 
 
 @given(st.integers(0, 1 << 32))
@@ -211,20 +229,32 @@ def test_both_paths_say_the_same_to_mutated_queries_whatever_the_table_holds(see
         for _ in range(rng.choice((0, 1, 1, 2))):
             octets = mutated(octets, rng, good)
         source = random_source(rng, rows) if rng.random() < 0.8 else rng.choice(SOURCES)
-        destination = rng.choice((SERVER, SERVER, source[:6] + bytes(9) + b"\3", ip("fdaa:0:19::3"), ip("::1")))
+        destination = rng.choice(
+            (SERVER, SERVER, source[:6] + bytes(9) + b"\3", ip("fdaa:0:19::3"), ip("::1"))
+        )
         twins.ask(octets, source, destination, rng.getrandbits(32))
 
 
 def test_silence_is_for_runts_and_responses() -> None:
     mirror, _ = serving(demo())
-    for octets in (b"", b"\0", bytes(11), query("web.internal", flags=QR), query("web.internal", flags=QR | RD)):
+    for octets in (
+        b"",
+        b"\0",
+        bytes(11),
+        query("web.internal", flags=QR),
+        query("web.internal", flags=QR | RD),
+    ):
         assert native_answer(mirror, octets) == b""
         assert native_answer(mirror, octets, OUTSIDER) == b""
 
 
 def test_ports_that_answer_anything_are_left_to_python() -> None:
     mirror, _ = serving(demo())
-    left = {port for port in range(65_536) if native_answer(mirror, query("nosuch.internal"), port=port) is None}
+    left = {
+        port
+        for port in range(65_536)
+        if native_answer(mirror, query("nosuch.internal"), port=port) is None
+    }
     assert left == SILENT_PORTS
 
 
@@ -268,7 +298,9 @@ def test_each_address_is_first_equally_often_natively() -> None:
     twins = Twins(demo())
     octets = twins.learn("web.internal")
     assert twins.mirror is not None
-    firsts = Counter((native_answer(twins.mirror, octets, turn=turn) or b"")[-28:] for turn in range(1_000))
+    firsts = Counter(
+        (native_answer(twins.mirror, octets, turn=turn) or b"")[-28:] for turn in range(1_000)
+    )
     assert sorted(firsts.values()) == [200] * 5
 
 
@@ -286,7 +318,7 @@ def test_the_busiest_names_are_told_with_both_tables_hits() -> None:
     ]  # fmt: skip
 
 
-# ── relayed answers ───────────────────────────────────────────────────────────────────────────────────────────
+# ── relayed answers ───────────────────────────────────────────────────────────────────────────────
 
 STORED, REFRESH, EXPIRES = 1_000_000, 1_270_000, 1_300_000
 NAME = wire("example.com")
@@ -303,7 +335,9 @@ def relaying(**said: Any) -> native.Mirror:
         "records": ANSWER, "options": b"", "ttls": TTLS, "stored": STORED, "refresh": REFRESH, "expires": EXPIRES,
         "cell": 9,
     }  # fmt: skip
-    assert mirror.table.put_relayed(said.pop("name", NAME), said.pop("qtype", A), **{**how, **said}) > len(ANSWER)
+    assert mirror.table.put_relayed(
+        said.pop("name", NAME), said.pop("qtype", A), **{**how, **said}
+    ) > len(ANSWER)
     return mirror
 
 
@@ -311,7 +345,9 @@ ASKED = query("Example.com", A)
 
 
 def relayed(flags: int = QR | RD | RA, age: int = 0, additional: bytes = b"") -> bytes:
-    records = rr(HEAD, A, b"\xc0\0\2\1", ttl=max(0, 300 - age)) + rr(HEAD, A, b"\xc0\0\2\2", ttl=max(0, 20 - age))
+    records = rr(HEAD, A, b"\xc0\0\2\1", ttl=max(0, 300 - age)) + rr(
+        HEAD, A, b"\xc0\0\2\2", ttl=max(0, 20 - age)
+    )
     return header(flags, an=2, ar=bool(additional)) + ASKED[12:] + records + additional
 
 
@@ -332,7 +368,10 @@ def test_a_relayed_answer_is_everybodys_who_may_ask() -> None:
     ask = partial(native_answer, mirror, now=STORED)
     for source in (MACHINE, IN_GLOBEX, STRANGER, LOOPBACK, TEN):
         assert ask(ASKED, source) == relayed()
-    for source in (OUTSIDER, ip("fdaa::1")):  # nobody, and network 0, under which these answers are kept
+    for source in (
+        OUTSIDER,
+        ip("fdaa::1"),
+    ):  # nobody, and network 0, under which these answers are kept
         assert ask(ASKED, source) is None
     assert mirror.table.answer_one(ASKED, MACHINE, ip("fdaa:0:19::3"), 0, STORED) is None
 
@@ -349,7 +388,9 @@ def test_do_and_cd_have_answers_of_their_own(dnssec_ok: bool, checking_disabled:
         for flags in (RD, RD | CD):
             asked = query("example.com", A, opt(do=with_do), flags=flags)
             said = native_answer(mirror, asked, now=STORED)
-            assert (said is not None) == ((with_do, flags == RD | CD) == (dnssec_ok, checking_disabled))
+            assert (said is not None) == (
+                (with_do, flags == RD | CD) == (dnssec_ok, checking_disabled)
+            )
             assert said is None or said[2:4] == (QR | flags | RA | AD * with_do).to_bytes(2, "big")
 
 
@@ -375,9 +416,21 @@ def test_a_refreshed_answer_takes_the_place_of_the_old_one() -> None:
     assert native_answer(mirror, ASKED, now=REFRESH) is None
     later = EXPIRES
     mirror.table.put_relayed(
-        NAME, A, False, False, QR | RA, 0, (1, 0, 0), ANSWER[: TTLS[1] - 6], b"", TTLS[:1], later, later + 9_000,
-        later + 10_000, 9,
-    )  # fmt: skip
+        NAME,
+        A,
+        False,
+        False,
+        QR | RA,
+        0,
+        (1, 0, 0),
+        ANSWER[: TTLS[1] - 6],
+        b"",
+        TTLS[:1],
+        later,
+        later + 9_000,
+        later + 10_000,
+        9,
+    )
     assert len(mirror.table.kept()) == 1
     said = native_answer(mirror, ASKED, now=later + 2_000)
     assert said is not None
@@ -389,7 +442,9 @@ def test_the_extended_rcode_and_options_are_in_the_opt() -> None:
     options = b"\0\x0f\0\2\0\3"
     mirror = relaying(extended=1, options=options, flags=QR | RA | 3)
     said = native_answer(mirror, query("Example.com", A, opt()), now=STORED)
-    assert said == relayed(QR | RD | RA | 3, additional=rr(b"\0", OPT, options, rclass=4_096, ttl=1 << 24))
+    assert said == relayed(
+        QR | RD | RA | 3, additional=rr(b"\0", OPT, options, rclass=4_096, ttl=1 << 24)
+    )
     assert native_answer(mirror, ASKED, now=STORED) == relayed(QR | RD | RA | 3)
 
 
@@ -414,30 +469,53 @@ def test_both_tables_relay_the_same_at_any_time() -> None:
 
 
 def relayed_alike(seed: int) -> int:
-    """Fail unless both tables say the same in a random life; return how often they said something."""
+    """Fail unless both tables say the same in a random life; return how often they said
+    something."""
     rng, now = Random(seed), [1_000.0]
     mirror = native.Mirror(RULES, Metrics())
     table = AnswerTable(RULES, clock=lambda: now[0], mirror=mirror)
-    asked = [query(name, qtype) for name in ("example.com", "a.example.com", ".") for qtype in (A, AAAA)]
+    asked = [
+        query(name, qtype) for name in ("example.com", "a.example.com", ".") for qtype in (A, AAAA)
+    ]
     repeated = 0
     for _ in range(150):
         now[0] += rng.choice((0, 0, 0.25, 1, 1, 5, 40))
         octets = rng.choice(asked)
         if rng.random() < 0.2:
             some = [
-                rr(HEAD, A, rng.randbytes(rng.choice((4, 4, 300))), ttl=rng.choice((0, 1, 30, 1 << 31))) for _ in "xy"
+                rr(
+                    HEAD,
+                    A,
+                    rng.randbytes(rng.choice((4, 4, 300))),
+                    ttl=rng.choice((0, 1, 30, 1 << 31)),
+                )
+                for _ in "xy"
             ]
             reply = Relayed(
-                rng.choice((0, 3, 16, 23)), rng.random() < 0.5, (1, 1), b"".join(some), (6, len(some[0]) + 6), 60
+                rng.choice((0, 3, 16, 23)),
+                rng.random() < 0.5,
+                (1, 1),
+                b"".join(some),
+                (6, len(some[0]) + 6),
+                60,
             )
             refresh_at = now[0] + rng.choice((1, 10, 50))
             table.remember_relayed(
-                octets[12:-4], octets[-3], rng.randrange(4), reply, now[0], refresh_at, refresh_at + rng.choice((0, 5))
+                octets[12:-4],
+                octets[-3],
+                rng.randrange(4),
+                reply,
+                now[0],
+                refresh_at,
+                refresh_at + rng.choice((0, 5)),
             )
         elif rng.random() < 0.02:
             table.forget_relayed()
         additional = rng.choice((b"", opt(), opt(do=True), opt(size=512, do=True)))
-        octets = header(rng.choice((RD, RD, RD | AD, RD | CD, RD | CD | AD, 0)), ar=bool(additional)) + octets[12:]
+        octets = (
+            header(rng.choice((RD, RD, RD | AD, RD | CD, RD | CD | AD, 0)), ar=bool(additional))
+            + octets[12:]
+        )
         source = rng.choice((MACHINE, STRANGER, TEN, OUTSIDER))
         expected = table.repeat(octets + additional, source, SERVER, 0)
         said = mirror.table.answer_one(octets + additional, source, SERVER, 0, int(now[0] * 1_000))
@@ -449,7 +527,14 @@ def relayed_alike(seed: int) -> int:
 
 
 @pytest.mark.parametrize(
-    "said", [{"ttls": (len(ANSWER) - 3,)}, {"name": b""}, {"name": bytes(256)}, {"cell": 1_024}, {"counts": (1, 2)}]
+    "said",
+    [
+        {"ttls": (len(ANSWER) - 3,)},
+        {"name": b""},
+        {"name": bytes(256)},
+        {"cell": 1_024},
+        {"counts": (1, 2)},
+    ],
 )
 def test_the_table_takes_no_nonsense(said: dict[str, Any]) -> None:
     with pytest.raises(ValueError):

@@ -1,4 +1,5 @@
-"""What upstreams said, repeated by the answer table: for all networks, with TTLs that fall, until it runs out."""
+"""What upstreams said, repeated by the answer table: for all networks, with TTLs that fall, until
+it runs out."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ class Clock:
         return self.now
 
 
-def filled(reply: Relayed = REPLY, variants: tuple[int, ...] = (0, 1, 2, 3)) -> tuple[AnswerTable, Clock]:
+def filled(
+    reply: Relayed = REPLY, variants: tuple[int, ...] = (0, 1, 2, 3)
+) -> tuple[AnswerTable, Clock]:
     clock = Clock()
     table = AnswerTable(Rules(), clock=clock)
     for variant in variants:
@@ -37,9 +40,13 @@ def filled(reply: Relayed = REPLY, variants: tuple[int, ...] = (0, 1, 2, 3)) -> 
 ADDITIONAL = {"no edns": (), "edns": (opt(),), "do": (opt(do=True),), "small": (opt(size=512),)}
 
 
-@pytest.mark.parametrize(("additional", "flags"), [*product(ADDITIONAL.values(), (RD, RD | CD, RD | AD, RD | AD | CD))])
+@pytest.mark.parametrize(
+    ("additional", "flags"), [*product(ADDITIONAL.values(), (RD, RD | CD, RD | AD, RD | AD | CD))]
+)
 @pytest.mark.parametrize("stream", [False, True])
-def test_it_repeats_what_would_be_relayed(additional: tuple[bytes, ...], flags: int, stream: bool) -> None:
+def test_it_repeats_what_would_be_relayed(
+    additional: tuple[bytes, ...], flags: int, stream: bool
+) -> None:
     table, clock = filled()
     octets = query("wWw.eXample", A, *additional, flags=flags)
     said = respond(octets, SOURCE, SERVER, Catalog(), Rules(), stream=stream)
@@ -55,7 +62,12 @@ def test_near_its_end_one_question_goes_the_whole_way_and_at_its_end_all_do() ->
     table, clock = filled()
     octets = query("www.example", A)
     clock.now = 1_054
-    assert [bool(table.repeat(octets, SOURCE, SERVER, 0)) for _ in range(4)] == [False, True, True, True]
+    assert [bool(table.repeat(octets, SOURCE, SERVER, 0)) for _ in range(4)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
     clock.now = 1_060
     assert not any(table.repeat(octets, SOURCE, SERVER, 0) for _ in range(4))
     table.remember_relayed(NAME, A, 0, REPLY, 1_060, 1_114, 1_120)
@@ -89,7 +101,10 @@ def test_outsiders_are_told_nothing(source: str) -> None:
 def test_do_and_cd_have_replies_of_their_own() -> None:
     table, _ = filled(variants=(1,))
     assert table.repeat(query("www.example", A), SOURCE, SERVER, 0) is None
-    assert table.repeat(query("www.example", A, opt(do=True), flags=RD | CD), SOURCE, SERVER, 0) is None
+    assert (
+        table.repeat(query("www.example", A, opt(do=True), flags=RD | CD), SOURCE, SERVER, 0)
+        is None
+    )
     assert table.repeat(query("www.example", A, opt(do=True)), SOURCE, SERVER, 0) is not None
 
 
@@ -115,7 +130,9 @@ def test_its_room_is_shared_and_the_greedy_lose_first() -> None:
 
 def test_replies_are_counted_by_rcode_and_type() -> None:
     cell = [0]
-    table = AnswerTable(Rules(), count_relayed=lambda rcode, qtype: cell if (rcode, qtype) == (0, A) else [0])
+    table = AnswerTable(
+        Rules(), count_relayed=lambda rcode, qtype: cell if (rcode, qtype) == (0, A) else [0]
+    )
     table.clock = Clock()
     table.remember_relayed(NAME, A, 0, REPLY, 1_000, 1_054, 1_060)
     for _ in range(3):
@@ -125,7 +142,11 @@ def test_replies_are_counted_by_rcode_and_type() -> None:
 
 def test_who_is_busy_counts_what_upstreams_said_under_network_0() -> None:
     table, _ = filled(variants=(0, 1))
-    for octets in (query("www.example", A), query("WWW.example", A), query("www.example", A, opt(do=True))):
+    for octets in (
+        query("www.example", A),
+        query("WWW.example", A),
+        query("www.example", A, opt(do=True)),
+    ):
         assert table.repeat(octets, SOURCE, SERVER, 0)
     assert table.busiest(5) == [Busy(NetworkId(0), NAME, A, 2), Busy(NetworkId(0), NAME, A, 1)]
     table.forget_relayed()

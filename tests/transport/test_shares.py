@@ -9,8 +9,11 @@ import pytest
 from internal_dns.transport.shares import BURST, SLICE, Shares
 
 
-def played(seconds: float, rates: dict[bytes, float], cost: float = 0.0001, seed: int = 1) -> dict[bytes, float]:
-    """Let networks ask at *rates* a second, each question costing *cost*: which part of each one's was heard."""
+def played(
+    seconds: float, rates: dict[bytes, float], cost: float = 0.0001, seed: int = 1
+) -> dict[bytes, float]:
+    """Let networks ask at *rates* a second, each question costing *cost*: which part of each one's
+    was heard."""
     rng, shares, now = Random(seed), Shares(), 0.0
     asked, heard = dict.fromkeys(rates, 0), dict.fromkeys(rates, 0)
     networks, weights = list(rates), list(rates.values())
@@ -45,7 +48,8 @@ def test_while_there_is_time_nobody_is_held_back() -> None:
 
 
 def test_a_burst_is_no_flood() -> None:
-    """A fleet that starts asks two thousand new names at once, beside a network that goes on asking."""
+    """A fleet that starts asks two thousand new names at once, beside a network that goes on
+    asking."""
     shares, now = Shares(), 0.0
     for number in range(2_500):
         now += 0.0001

@@ -11,7 +11,9 @@ from internal_dns.transport.sockets import Endpoint, bind_pair
 def test_a_port_that_tcp_has_already_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     bind, taken = sockets.bind, list[socket.socket]()
 
-    def first_port_is_taken(endpoint: Endpoint, kind: socket.SocketKind, **how: bool) -> socket.socket:
+    def first_port_is_taken(
+        endpoint: Endpoint, kind: socket.SocketKind, **how: bool
+    ) -> socket.socket:
         made = bind(endpoint, kind, **how)
         if kind == socket.SOCK_DGRAM and not taken:
             taken.append(bind(Endpoint(endpoint.host, made.getsockname()[1]), socket.SOCK_STREAM))

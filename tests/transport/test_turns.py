@@ -20,12 +20,16 @@ def test_networks_take_turns_and_each_keeps_its_order() -> None:
 
 def test_a_flood_waits_for_itself_alone() -> None:
     waiting = Turns[int]()
-    assert [waiting.put(b"flood", number) for number in range(2 * MOST)] == [True] * MOST + [False] * MOST
+    assert [waiting.put(b"flood", number) for number in range(2 * MOST)] == [True] * MOST + [
+        False
+    ] * MOST
     assert waiting.put(b"quiet", -1)
     assert [waiting.take() for _ in range(3)] == [0, -1, 1]
 
 
-def test_all_together_are_bounded_and_everyone_keeps_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_together_are_bounded_and_everyone_keeps_a_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(turns, "MOST_OF_ALL", 100)
     waiting = Turns[int]()
     for number in range(100):

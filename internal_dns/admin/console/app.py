@@ -1,4 +1,5 @@
-"""Paths to pages. A page is built in the console's one thread, so that it never stands before an answer."""
+"""Paths to pages. A page is built in the console's one thread, so that it never stands before an
+answer."""
 
 from __future__ import annotations
 
@@ -75,7 +76,9 @@ class App:
             Route("/networks/{network:int}/peers", self.page(_peers)),
             Route("/networks/{network:int}/flycasts", self.page(_flycasts)),
             Route("/networks/{network:int}/apps/{app}", self.page(self._app)),
-            Route("/networks/{network:int}/apps/{app}/machines/{machine}", self.page(self._machine)),
+            Route(
+                "/networks/{network:int}/apps/{app}/machines/{machine}", self.page(self._machine)
+            ),
             Route("/search", self.page(_search)),
             Route("/ask", self.page(self._ask)),
             Route("/status", self.page(self._status)),
@@ -86,7 +89,7 @@ class App:
         app = Starlette(routes=routes, exception_handlers={HTTPException: self.told})
         return Guard(app, self.token, self.refused)
 
-    # ── how a page is made ────────────────────────────────────────────────────────────────────────────────────
+    # ── how a page is made ────────────────────────────────────────────────────────────────────────
 
     def page(self, build: Build) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -100,15 +103,26 @@ class App:
         catalog = self.sources.catalog()
         try:
             if any(len(value) > MAX_FIELD for value in request.query_params.values()):
-                return self.render("message.html", 400, title="Too long", text=f"At most {MAX_FIELD} characters.")
+                return self.render(
+                    "message.html", 400, title="Too long", text=f"At most {MAX_FIELD} characters."
+                )
             template, values = build(request, catalog or Catalog())
-            return self.render(template, path=request.url.path, ready=self.sources.ready(), **values)
+            return self.render(
+                template, path=request.url.path, ready=self.sources.ready(), **values
+            )
         except pages.NotThere as missing:
-            return self.render("message.html", 404, title="Not there", text=f"The catalog has no {missing.args[0]}.")
+            return self.render(
+                "message.html",
+                404,
+                title="Not there",
+                text=f"The catalog has no {missing.args[0]}.",
+            )
         except Exception as error:
             # Neither the path nor the error's words are logged: they name tenants.
             _log.error("console: a page failed: %s at %s", type(error).__name__, _where(error))
-            return self.render("message.html", 500, title="This page failed", text="The server's log says where.")
+            return self.render(
+                "message.html", 500, title="This page failed", text="The server's log says where."
+            )
 
     def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         shared = {"path": "", "ready": (True, "ready"), "q": "", "now": time.time()}
@@ -116,10 +130,12 @@ class App:
 
     async def told(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        text = {404: "There is no such page.", 405: "The console only reads: GET."}.get(error.status_code, error.detail)
+        text = {404: "There is no such page.", 405: "The console only reads: GET."}.get(
+            error.status_code, error.detail
+        )
         return self.render("message.html", error.status_code, title="No such page", text=text)
 
-    # ── the way in ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the way in ────────────────────────────────────────────────────────────────────────────────
 
     async def refused(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask for the token. Every path says the same: nobody learns what is there."""
@@ -134,11 +150,14 @@ class App:
             return self.render("login.html", 401, wrong=bool(given))
         response = RedirectResponse("/", 303)
         response.set_cookie(
-            cookie_name(request.headers.get("host", "")), cookie_value(self.token), httponly=True, samesite="strict"
-        )  # fmt: skip
+            cookie_name(request.headers.get("host", "")),
+            cookie_value(self.token),
+            httponly=True,
+            samesite="strict",
+        )
         return response
 
-    # ── pages that need more than the catalog ─────────────────────────────────────────────────────────────────
+    # ── pages that need more than the catalog ─────────────────────────────────────────────────────
 
     def _app(self, request: Request, catalog: Catalog) -> tuple[str, Values]:
         number, name = request.path_params["network"], request.path_params["app"]
@@ -181,7 +200,8 @@ class App:
         return "status_now.html", self._status_values(catalog)
 
     def _status_values(self, catalog: Catalog) -> Values:
-        # tuple() of a deque is one step of the interpreter: the loop does not add a sample half-way.
+        # tuple() of a deque is one step of the interpreter: the loop does not add a sample
+        # half-way.
         found = status(tuple(self.sampler.kept))
         found["configured"] = self.sources.upstreams()
         return {**found, "loaded": self.sources.loaded(), "revision": catalog.revision}
@@ -231,14 +251,19 @@ def _where(error: Exception) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "an unknown place"
+    return (
+        f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        if trace
+        else "an unknown place"
+    )
 
 
-# ── how values are written ────────────────────────────────────────────────────────────────────────────────────
+# ── how values are written ────────────────────────────────────────────────────────────────────────
 
 
 def age(at: int | None, now: float) -> str:
-    """How long ago *at* (Unix seconds) was, in the largest unit that gives two or more, or seconds."""
+    """How long ago *at* (Unix seconds) was, in the largest unit that gives two or more, or
+    seconds."""
     if at is None:
         return "–"
     seconds = max(0, int(now) - at)
@@ -260,9 +285,12 @@ def moment(at: int) -> str:
 def templates() -> jinja2.Environment:
     """The templates, compiled: later that would hold up answers."""
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     made.filters |= FILTERS
     made.globals |= {"version": __version__, "asks_as": pages.asks_as, "refresh": REFRESH}
     for name in made.list_templates():

@@ -1,7 +1,8 @@
 """The door: who may come in, and what every response says to the browser.
 
-Without the token nothing of any tenant is shown. A page of another site can neither read ours (the cookie is
-SameSite=Strict, and DNS rebinding fails at the Host header) nor frame it; and there is nothing to change.
+Without the token nothing of any tenant is shown. A page of another site can neither read ours (the
+cookie is SameSite=Strict, and DNS rebinding fails at the Host header) nor frame it; and there is
+nothing to change.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src "
+        "'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
@@ -59,8 +61,10 @@ class Guard:
     def _choose(self, path: str, headers: Headers) -> ASGIApp:
         if not is_ours(headers.get("host", "")):
             return PlainTextResponse(
-                "This is the console of a DNS server. It answers to its address, or to localhost, and to no other "
-                "name:\na name can be pointed here by a page you visit. Open it by the address of its start line.\n",
+                "This is the console of a DNS server. It answers to its address, or to localhost, "
+                "and to no other "
+                "name:\na name can be pointed here by a page you visit. Open it by the address of "
+                "its start line.\n",
                 421,
             )
         if path.startswith(OPEN) or self.knows(headers):
@@ -69,12 +73,15 @@ class Guard:
 
     def knows(self, headers: Headers) -> bool:
         """Whether a request brings the cookie that the token was exchanged for."""
-        brought = cookie_parser(headers.get("cookie", "")).get(cookie_name(headers.get("host", "")), "")
+        brought = cookie_parser(headers.get("cookie", "")).get(
+            cookie_name(headers.get("host", "")), ""
+        )
         return same(brought, cookie_value(self.token))
 
 
 def is_ours(host: str) -> bool:
-    """Whether a Host header is an address or localhost: a page that rebinds its own name to us is neither."""
+    """Whether a Host header is an address or localhost: a page that rebinds its own name to us is
+    neither."""
     name, colon, port = host.rpartition(":")
     if not colon or host.endswith("]"):
         name, port = host, ""
@@ -83,7 +90,9 @@ def is_ours(host: str) -> bool:
     if name.lower() == "localhost":
         return True
     try:
-        return ip_address(name[1:-1] if name[:1] + name[-1:] == "[]" else name).version == (6 if "[" in name else 4)
+        return ip_address(name[1:-1] if name[:1] + name[-1:] == "[]" else name).version == (
+            6 if "[" in name else 4
+        )
     except ValueError:
         return False
 
@@ -95,7 +104,8 @@ def cookie_name(host: str) -> str:
 
 
 def cookie_value(token: str) -> str:
-    """What the token is exchanged for: who sees the cookie does not learn the token, and it outlives a restart."""
+    """What the token is exchanged for: who sees the cookie does not learn the token, and it
+    outlives a restart."""
     return hmac.new(token.encode(), b"internal-dns console cookie", hashlib.sha256).hexdigest()
 
 

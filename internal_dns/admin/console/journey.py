@@ -1,4 +1,5 @@
-"""One question, asked as anyone, and its journey: what the page draws. Nothing leaves the process."""
+"""One question, asked as anyone, and its journey: what the page draws. Nothing leaves the
+process."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from internal_dns.core.journey import Forward, Rules, asked_in, asker, depends_o
 from internal_dns.core.requester import Requester
 from internal_dns.core.wire import MAX_MESSAGE, Query, read_query
 
-LARGEST: Final = 20_000  # machines a question may concern: sorting more holds the interpreter, and so the answers
+# machines a question may concern: sorting more holds the interpreter, and so the answers
+LARGEST: Final = 20_000
 JUDGED: Final = 5_000  # of them, those a page tells the reasons of
 SHOWN: Final = 200  # of them, and of the reply's records
 TYPES: Final = ("AAAA", "TXT", "SRV", "PTR", "SOA", "NS", "A", "MX", "ANY")
@@ -53,21 +55,25 @@ class Record:
 
 
 def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any]:
-    """Return what happens to *question*, step by step. Raises NotAQuestion, also where it would take too long."""
+    """Return what happens to *question*, step by step. Raises NotAQuestion, also where it would
+    take too long."""
     size = 8_192 if question.by == "udp8192" else ADVERTISED
     tcp, source, said = question.by == "tcp", _LOOPBACK, question.who or None
     with suppress(AddressValueError):
         source, said = IPv6Address(question.who).packed, None
     query = query_for(question.name, question.type or None, said, rules.prefix, size)
-    # Whom to ask as travels in the option of dev mode, as with `internal-dns explain`; an address simply asks.
+    # Whom to ask as travels in the option of dev mode, as with `internal-dns explain`; an address
+    # simply asks.
     octets, rules = query.to_wire(), replace(rules, dev=True)
     if (machines := concerned(octets, source, catalog, rules)) > LARGEST:
         raise NotAQuestion(
             f"{question.name} is not explained here",
             f"it concerns {machines:,} machines, and more than {LARGEST:,} would hold up answers",
             "Run `internal-dns explain`, which is a process of its own",
-        )  # fmt: skip
-    story = explain(octets, source, _EVERYONES, catalog, rules, turn=question.turn, stream=tcp, at_most=JUDGED)
+        )
+    story = explain(
+        octets, source, _EVERYONES, catalog, rules, turn=question.turn, stream=tcp, at_most=JUDGED
+    )
     asked = query.question[0]
     labels = [names.printable(label) for label in asked.name.labels[:-1]]
     limit = MAX_MESSAGE if tcp else min(size, rules.udp_limit)
@@ -94,20 +100,25 @@ def concerned(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> i
     if (label := depends_on(asked)) is not None:
         found = who.network.apps.get(label)
         return len(found.machines) if found else 0
-    if isinstance(asked.of if isinstance(asked, names.Page) else asked, names.Instances | names.Reverse):
+    if isinstance(
+        asked.of if isinstance(asked, names.Page) else asked, names.Instances | names.Reverse
+    ):
         return sum(len(app.machines) for app in who.network.apps.values())
     return 0
 
 
 def _sentence(says: str) -> str:
-    """A step's words for a page: no Markdown, and no loopback that only stands for whom one asks as."""
+    """A step's words for a page: no Markdown, and no loopback that only stands for whom one asks
+    as."""
     says = re.sub(r"^::1 is (.*), by dev mode: .*", r"\1, as asked", says).replace("`", "")
     return says[:1].upper() + says[1:]
 
 
 def _machines(story: Explanation) -> dict[str, Any]:
     """The machines that were considered, those of the answer first."""
-    found = sorted(story.machines, key=lambda verdict: bool(verdict.why))  # stable: nearest stay nearest first
+    found = sorted(
+        story.machines, key=lambda verdict: bool(verdict.why)
+    )  # stable: nearest stay nearest first
     inside = sum(not verdict.why for verdict in found)
     reasons: dict[str, int] = {}
     for verdict in found[inside:]:
@@ -124,14 +135,19 @@ def _machines(story: Explanation) -> dict[str, Any]:
 
 
 def _both(found: list[Verdict], inside: int) -> list[Verdict]:
-    """Return at most SHOWN: of those in and of those out at least a quarter, if there are as many."""
+    """Return at most SHOWN: of those in and of those out at least a quarter, if there are as
+    many."""
     first = min(inside, max(SHOWN - (len(found) - inside), SHOWN * 3 // 4))
     return [*found[:first], *found[inside : inside + SHOWN - first]]
 
 
 def _reply(octets: bytes, limit: int) -> dict[str, Any]:
     reply = dns.message.from_wire(octets, one_rr_per_rrset=True)
-    sections = (("Answer", reply.answer), ("Authority", reply.authority), ("Additional", reply.additional))
+    sections = (
+        ("Answer", reply.answer),
+        ("Authority", reply.authority),
+        ("Additional", reply.additional),
+    )
     return {
         "rcode": dns.rcode.to_text(reply.rcode()),
         "flags": dns.flags.to_text(reply.flags).lower().split(),
@@ -142,13 +158,20 @@ def _reply(octets: bytes, limit: int) -> dict[str, Any]:
         "ttl": min((rrset.ttl for rrset in reply.answer), default=None),
         "answers": len(reply.answer),
         "reasons": [
-            (int(option.code), option.text or "") for option in reply.options if isinstance(option, dns.edns.EDEOption)
+            (int(option.code), option.text or "")
+            for option in reply.options
+            if isinstance(option, dns.edns.EDEOption)
         ],
         "sections": [
             (
                 title,
                 [
-                    Record(str(rrset.name), rrset.ttl, dns.rdatatype.to_text(rrset.rdtype), rrset[0].to_text())
+                    Record(
+                        str(rrset.name),
+                        rrset.ttl,
+                        dns.rdatatype.to_text(rrset.rdtype),
+                        rrset[0].to_text(),
+                    )
                     for rrset in rrsets[:SHOWN]
                 ],
                 len(rrsets),

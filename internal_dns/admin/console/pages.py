@@ -1,7 +1,8 @@
 """What the pages on the catalog show: plain functions from a catalog to a template's values.
 
-They run in the console's thread. A page shows at most PAGE rows, and what is counted for it is bounded too: looking at
-a catalog of a million machines must not be felt by those who ask the server.
+They run in the console's thread. A page shows at most PAGE rows, and what is counted for it is
+bounded too: looking at a catalog of a million machines must not be felt by those who ask the
+server.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def part(of: Sequence[T], number: int) -> Part[T]:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """An app and how many machines it has; `visible` is None for an app with too many to count for a list."""
+    """An app and how many machines it has; `visible` is None for an app with too many to count for
+    a list."""
 
     name: bytes
     machines: int
@@ -69,36 +71,51 @@ class Counted:
 
 def counted(app: App) -> Counted:
     few = len(app.machines) <= COUNTED
-    return Counted(app.name, len(app.machines), sum(m.visible for m in app.machines) if few else None)
+    return Counted(
+        app.name, len(app.machines), sum(m.visible for m in app.machines) if few else None
+    )
 
 
-# ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── pages ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def networks(catalog: Catalog, number: int) -> Values:
     shown = part(sorted(catalog.networks), number)
     rows = [catalog.networks[each] for each in shown.items]
-    machines = {network.id: sum(len(app.machines) for app in network.apps.values()) for network in rows}
+    machines = {
+        network.id: sum(len(app.machines) for app in network.apps.values()) for network in rows
+    }
     return {"part": shown, "networks": rows, "machines": machines}
 
 
 def network(catalog: Catalog, number: int, page: int) -> Values:
     found = network_of(catalog, number)
     shown = part(sorted(found.apps), page)
-    return {"network": found, "part": shown, "apps": [counted(found.apps[name]) for name in shown.items]}
+    return {
+        "network": found,
+        "part": shown,
+        "apps": [counted(found.apps[name]) for name in shown.items],
+    }
 
 
 def peers(catalog: Catalog, number: int, page: int) -> Values:
     found = network_of(catalog, number)
     shown = part(sorted(found.peers), page)
-    rows = [(peer := found.peers[name], region_of(catalog, peer.region, peer.address)) for name in shown.items]
+    rows = [
+        (peer := found.peers[name], region_of(catalog, peer.region, peer.address))
+        for name in shown.items
+    ]
     return {"network": found, "part": shown, "peers": rows}
 
 
 def flycasts(catalog: Catalog, number: int, page: int) -> Values:
     found = network_of(catalog, number)
     shown = part(sorted(found.flycasts), page)
-    return {"network": found, "part": shown, "flycasts": [(name, found.flycasts[name]) for name in shown.items]}
+    return {
+        "network": found,
+        "part": shown,
+        "flycasts": [(name, found.flycasts[name]) for name in shown.items],
+    }
 
 
 def app(catalog: Catalog, number: int, name: str, page: int, file: Path) -> Values:
@@ -160,7 +177,9 @@ def region_of(catalog: Catalog, own: bytes, address: bytes) -> bytes:
 
 def names_of(found: Machine) -> list[tuple[str, str]]:
     """The names that lead to a machine, each with what it is."""
-    named, ident, region, group = (each.decode() for each in (found.app, found.id, found.region, found.group))
+    named, ident, region, group = (
+        each.decode() for each in (found.app, found.id, found.region, found.group)
+    )
     names = [
         (f"{ident}.vm.{named}.internal", "this machine alone"),
         (f"{named}.internal", "every visible machine of the app"),
@@ -168,7 +187,10 @@ def names_of(found: Machine) -> list[tuple[str, str]]:
         (f"{group}.process.{named}.internal", f"those of process group {group}"),
         (f"top3.nearest.of.{named}.internal", "the three nearest to whoever asks"),
     ]
-    names += [(f"_{s.name.decode()}._{s.protocol.decode()}.{named}.internal", f"port {s.port}") for s in found.services]
+    names += [
+        (f"_{s.name.decode()}._{s.protocol.decode()}.{named}.internal", f"port {s.port}")
+        for s in found.services
+    ]
     return [*names, (address_text(found.address).decode(), "its reverse name")]
 
 
@@ -178,7 +200,8 @@ def asks_as(net: Network) -> str:
 
 
 def updated(file: Path, idents: Iterable[bytes]) -> Mapping[bytes, int]:
-    """Return when these machines' rows were last written, from the file: the catalog in memory has no use for it.
+    """Return when these machines' rows were last written, from the file: the catalog in memory has
+    no use for it.
 
     Empty while the file cannot be read, and without those that the file spells in capitals.
     """
@@ -187,13 +210,15 @@ def updated(file: Path, idents: Iterable[bytes]) -> Mapping[bytes, int]:
         with closing(connect(file)) as connection:
             connection.execute("PRAGMA busy_timeout = 100")
             marks = ",".join("?" * len(wanted))
-            rows = connection.execute(f"SELECT id, updated_at FROM machines WHERE id IN ({marks})", wanted)
+            rows = connection.execute(
+                f"SELECT id, updated_at FROM machines WHERE id IN ({marks})", wanted
+            )
             return {ident: at for ident, at in rows if isinstance(at, int) and at > 0}
     except (OSError, UnusableCatalog, sqlite3.Error):
         return {}
 
 
-# ── search ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── search ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(slots=True)
@@ -209,12 +234,19 @@ class Results:
 
     @property
     def total(self) -> int:
-        kinds: tuple[Sequence[object], ...] = (self.networks, self.apps, self.machines, self.peers, self.owners)
+        kinds: tuple[Sequence[object], ...] = (
+            self.networks,
+            self.apps,
+            self.machines,
+            self.peers,
+            self.owners,
+        )
         return sum(len(kind) for kind in kinds)
 
 
 def search(catalog: Catalog, text: str) -> Results:
-    """Find networks, apps and peers whose name holds *text*, machines whose id starts with it; or an address."""
+    """Find networks, apps and peers whose name holds *text*, machines whose id starts with it; or
+    an address."""
     found = Results()
     try:
         address = IPv6Address(text.strip()).packed
@@ -234,8 +266,16 @@ def search(catalog: Catalog, text: str) -> Results:
             break
         if wanted in net.name.lower():
             _add(found.networks, [net], found)
-        _add(found.apps, ((net, net.apps[name]) for name in sorted(net.apps) if wanted in name), found)
-        _add(found.peers, ((net, net.peers[name]) for name in sorted(net.peers) if wanted in name), found)
+        _add(
+            found.apps,
+            ((net, net.apps[name]) for name in sorted(net.apps) if wanted in name),
+            found,
+        )
+        _add(
+            found.peers,
+            ((net, net.peers[name]) for name in sorted(net.peers) if wanted in name),
+            found,
+        )
         for each in net.apps.values():
             _add(found.machines, ((net, m) for m in _starting(each, wanted)), found)
     return found
@@ -270,11 +310,14 @@ def _by_address(catalog: Catalog, address: bytes, found: Results) -> None:
 
 
 def _names_at(net: Network, address: bytes, owner: Machine | None, peer: Peer | None) -> list[str]:
-    """The names an address answers to. Not by the reverse index: to make that of a large network takes seconds."""
+    """The names an address answers to. Not by the reverse index: to make that of a large network
+    takes seconds."""
     names = []
     if owner is not None and owner.visible and owner.address == address:
         names.append(f"{owner.id.decode()}.vm.{owner.app.decode()}.internal")
     if peer is not None and peer.visible and peer.address == address:
         names.append(f"{peer.name.decode()}._peer.internal")
-    flycasts = (name for name, addresses in islice(net.flycasts.items(), EXAMINED) if address in addresses)
+    flycasts = (
+        name for name, addresses in islice(net.flycasts.items(), EXAMINED) if address in addresses
+    )
     return [*names, *(f"{name.decode()}.flycast" for name in islice(flycasts, FOUND))]

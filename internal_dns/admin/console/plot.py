@@ -1,4 +1,5 @@
-"""Plots as numbers for a template: paths in a box of 300 × 100, scales in round figures, and the same in words.
+"""Plots as numbers for a template: paths in a box of 300 × 100, scales in round figures, and the
+same in words.
 
 The box is stretched to whatever width there is, so text stands beside it and not inside it.
 """
@@ -56,8 +57,8 @@ class Plot:
 
 
 def lines(title: str, unit: str, note: str, series: Mapping[str, Values], room: int) -> Plot:
-    """Draw *series*, the newest value at the right edge, *room* values wide. None is a gap; what has no value is left
-    out and keeps its colour for when it has.
+    """Draw *series*, the newest value at the right edge, *room* values wide. None is a gap; what
+    has no value is left out and keeps its colour for when it has.
     """
     highest = max((v for values in series.values() for v in values if v is not None), default=0.0)
     top = round_above(highest)
@@ -86,19 +87,30 @@ def _paths(values: Values, top: float, room: int) -> tuple[str, str]:
         if value is None:
             runs.append([])
         else:
-            runs[-1].append((round(left + at * step, 1), round(HEIGHT * (1 - min(value, top) / top), 1)))
+            runs[-1].append(
+                (round(left + at * step, 1), round(HEIGHT * (1 - min(value, top) / top), 1))
+            )
     runs = [run for run in runs if run]
-    line = [" ".join(f"{'L' if at else 'M'}{x:g} {y:g}" for at, (x, y) in enumerate(run)) for run in runs]
-    area = [f"{path} L{run[-1][0]:g} {HEIGHT} L{run[0][0]:g} {HEIGHT} Z" for path, run in zip(line, runs, strict=True)]
+    line = [
+        " ".join(f"{'L' if at else 'M'}{x:g} {y:g}" for at, (x, y) in enumerate(run))
+        for run in runs
+    ]
+    area = [
+        f"{path} L{run[-1][0]:g} {HEIGHT} L{run[0][0]:g} {HEIGHT} Z"
+        for path, run in zip(line, runs, strict=True)
+    ]
     return " ".join(line), " ".join(area)
 
 
 def round_above(value: float) -> float:
-    """Return the least of 1, 2, 3, 4, 6, 8 × 10ⁿ that is not below *value*; 1 when there is nothing."""
+    """Return the least of 1, 2, 3, 4, 6, 8 × 10ⁿ that is not below *value*; 1 when there is
+    nothing."""
     if value <= 0:
         return 1.0
     power = 10.0 ** floor(log10(value))
-    return next(power * step for step in (1, 2, 3, 4, 6, 8, 10) if power * step >= value * (1 - 1e-9))
+    return next(
+        power * step for step in (1, 2, 3, 4, 6, 8, 10) if power * step >= value * (1 - 1e-9)
+    )
 
 
 def figure(value: float | None) -> str:
@@ -107,4 +119,6 @@ def figure(value: float | None) -> str:
         return "–"
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}".removesuffix(".0") if value >= 10 else f"{value:.2f}".rstrip("0").rstrip(".")
+    return (
+        f"{value:.1f}".removesuffix(".0") if value >= 10 else f"{value:.2f}".rstrip("0").rstrip(".")
+    )

@@ -1,4 +1,5 @@
-"""The last minutes of the metrics, a sample a second, in memory: what the plots of the status page are drawn from.
+"""The last minutes of the metrics, a sample a second, in memory: what the plots of the status page
+are drawn from.
 
 A DNS server has no use for a database of its own past; Prometheus has one (docs/metrics.md).
 """
@@ -33,7 +34,8 @@ _WANTED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The counters at one moment. `delay` is the longest that the loop kept anyone waiting since the sample before."""
+    """The counters at one moment. `delay` is the longest that the loop kept anyone waiting since
+    the sample before."""
 
     at: float
     counts: Mapping[Key, float]
@@ -74,8 +76,11 @@ class Sampler:
             self.take(loop.time(), longest)
 
 
-def per_second(samples: Sequence[Sample], name: str, label: int | None = None) -> dict[str, list[float]]:
-    """Return the rate of counter *name* between each two samples, by its label number *label*, or in all as ""."""
+def per_second(
+    samples: Sequence[Sample], name: str, label: int | None = None
+) -> dict[str, list[float]]:
+    """Return the rate of counter *name* between each two samples, by its label number *label*, or
+    in all as ""."""
     found: dict[str, list[float]] = defaultdict(lambda: [0.0] * max(0, len(samples) - 1))
     for at, (before, after) in enumerate(pairwise(samples)):
         seconds = max(after.at - before.at, 1e-9)
@@ -87,7 +92,8 @@ def per_second(samples: Sequence[Sample], name: str, label: int | None = None) -
 
 
 def in_buckets(samples: Sequence[Sample], name: str) -> list[tuple[str, float]]:
-    """Return how many each bucket of histogram *name* got between the first and the last sample: (bound, count)."""
+    """Return how many each bucket of histogram *name* got between the first and the last sample:
+    (bound, count)."""
     if not samples:
         return []
     first, last = samples[0].counts, samples[-1].counts

@@ -33,9 +33,12 @@ class _Uvicorn(uvicorn.Server):
 
 
 class Console:
-    """A running console. `url` is what a person opens; it holds the token when that was made for this run."""
+    """A running console. `url` is what a person opens; it holds the token when that was made for
+    this run."""
 
-    def __init__(self, endpoint: Endpoint, token: str | None, sources: Sources, sampler: Sampler) -> None:
+    def __init__(
+        self, endpoint: Endpoint, token: str | None, sources: Sources, sampler: Sampler
+    ) -> None:
         """Listen. Raises OSError."""
         self.sock = bind(endpoint, socket.SOCK_STREAM)
         self.address = self.sock.getsockname()
@@ -47,20 +50,33 @@ class Console:
         app = App(sources, sampler, made, self.thread).asgi()
         self.uvicorn = _Uvicorn(
             uvicorn.Config(
-                app, lifespan="off", http="h11", ws="none", log_config=None, log_level="critical", access_log=False,
-                server_header=False, proxy_headers=False, limit_concurrency=CONNECTIONS,
-                h11_max_incomplete_event_size=MAX_HEAD, timeout_graceful_shutdown=CLOSE_TIMEOUT,
+                app,
+                lifespan="off",
+                http="h11",
+                ws="none",
+                log_config=None,
+                log_level="critical",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=CONNECTIONS,
+                h11_max_incomplete_event_size=MAX_HEAD,
+                timeout_graceful_shutdown=CLOSE_TIMEOUT,
             )
-        )  # fmt: skip
+        )
         self.tasks: list[asyncio.Task[None]] = []
         if not endpoint.host.is_loopback:
-            _log.warning("console: %s is not a loopback address, and what goes there, the token too, is not encrypted; "
+            _log.warning("console: %s is not a loopback address, and what goes there, the token "
+                         "too, is not encrypted; "
                          "prefer 127.0.0.1 and ssh -L", endpoint)  # fmt: skip
 
     def start(self) -> None:
         """Serve, in the running loop."""
         loop = asyncio.get_running_loop()
-        self.tasks = [loop.create_task(self.uvicorn.serve([self.sock])), loop.create_task(self.sampler.run())]
+        self.tasks = [
+            loop.create_task(self.uvicorn.serve([self.sock])),
+            loop.create_task(self.sampler.run()),
+        ]
 
     async def close(self) -> None:
         """Finish what is being sent, then end."""

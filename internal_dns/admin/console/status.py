@@ -1,4 +1,5 @@
-"""The status page: how the server does, as plots of the last minutes and a table of its upstreams."""
+"""The status page: how the server does, as plots of the last minutes and a table of its
+upstreams."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ UPSTREAMS_DRAWN: Final = 5  # a plot of more lines is none
 def status(samples: Sequence[Sample]) -> dict[str, Any]:
     """Return the figures of this moment and the plots."""
     last = samples[-2:]
-    responses, hits = (_now(last, f"internal_dns_{name}_total") for name in ("responses", "answer_table_hits"))
+    responses, hits = (
+        _now(last, f"internal_dns_{name}_total") for name in ("responses", "answer_table_hits")
+    )
     return {
         "queries": _now(last, "internal_dns_requests_total"),
         "drops": _now(last, "internal_dns_drops_total"),
@@ -36,14 +39,18 @@ def plots(samples: Sequence[Sample]) -> list[Plot]:
               per_second(samples, "internal_dns_requests_total", 0), KEPT),
         lines("Responses by RCODE", "a second", "What the replies said.",
               _in_order(per_second(samples, responses, 0), _RCODES), KEPT),
-        lines("Responses by kind", "a second", "Our three zones, from the catalog; forwarded; refused.",
+        lines("Responses by kind", "a second", "Our three zones, from the catalog; forwarded; "
+                                               "refused.",
               _in_order(per_second(samples, responses, 1), _KINDS), KEPT),
-        lines("Latency: wait for the loop", "ms", "The longest that a query had to wait for its turn in each second.",
+        lines("Latency: wait for the loop", "ms", "The longest that a query had to wait for its "
+                                                  "turn in each second.",
               {"longest wait": delays} if delays else {}, KEPT),
-        bars("Propagation", "commits", "From a commit to its first answer: in so many milliseconds at most.",
+        bars("Propagation", "commits", "From a commit to its first answer: in so many milliseconds "
+                                       "at most.",
              [(_milliseconds(bound), count)
               for bound, count in in_buckets(samples, "internal_dns_propagation_seconds_bucket")]),
-        lines("Latency: upstreams", "ms", "What an upstream takes to answer, as the forwarder reckons it.",
+        lines("Latency: upstreams", "ms", "What an upstream takes to answer, as the forwarder "
+                                          "reckons it.",
               _latencies(samples), KEPT),
     ]  # fmt: skip
 
@@ -60,7 +67,8 @@ def _now(last: Sequence[Sample], name: str) -> float:
 
 
 def _in_order(found: Mapping[str, list[float]], known: Sequence[str]) -> dict[str, list[float]]:
-    """The known series in their order, so that a colour keeps its meaning; then whatever else there is, as one."""
+    """The known series in their order, so that a colour keeps its meaning; then whatever else there
+    is, as one."""
     ordered = {name: found.get(name, []) for name in known}
     if rest := [values for name, values in found.items() if name not in known]:
         ordered["other"] = [sum(column) for column in zip(*rest, strict=True)]
@@ -72,7 +80,10 @@ def _latencies(samples: Sequence[Sample]) -> dict[str, list[float | None]]:
     found: dict[str, list[float | None]] = {}
     for url in list(urls)[:UPSTREAMS_DRAWN]:
         # 0 is what an upstream has before its first reply.
-        seen = [next((u.latency_seconds or None for u in s.upstreams if u.to == url), None) for s in samples[1:]]
+        seen = [
+            next((u.latency_seconds or None for u in s.upstreams if u.to == url), None)
+            for s in samples[1:]
+        ]
         if any(value is not None for value in seen):
             found[url] = [None if value is None else value * 1000 for value in seen]
     return found

@@ -1,4 +1,5 @@
-"""The declarative catalog: a TOML or JSON document, the rows it means, and what would have to change for them.
+"""The declarative catalog: a TOML or JSON document, the rows it means, and what would have to
+change for them.
 
     text ─ parse ─► Document ─ plan ─► Plan(puts, deletes) ─► the writer
                                  ▲
@@ -11,9 +12,10 @@
     planning.py, difference.py Document and file to Plan
     exporting.py, text.py      file to plain value, plain value to text
 
-docs/declarative.md describes the format. What a document names it names whole: a network becomes exactly as written,
-with all its apps, machines, peers and flycasts; regions, hosts, organizations and latency pairs one by one. What it
-does not name stays, unless pruned. Names keep their letter case: the reader of the catalog lower-cases them.
+docs/declarative.md describes the format. What a document names it names whole: a network becomes
+exactly as written, with all its apps, machines, peers and flycasts; regions, hosts, organizations
+and latency pairs one by one. What it does not name stays, unless pruned. Names keep their letter
+case: the reader of the catalog lower-cases them.
 """
 
 from internal_dns.store.declare.difference import Change

@@ -40,13 +40,19 @@ class Change:
 class Difference:
     """Compares wanted with present rows, table by table."""
 
-    def __init__(self, wanted: Mapping[str, list[Row]], present: Mapping[str, list[Row]], *, prune: bool) -> None:
+    def __init__(
+        self, wanted: Mapping[str, list[Row]], present: Mapping[str, list[Row]], *, prune: bool
+    ) -> None:
         self.prune, self.present = prune, present
         self.puts: list[tuple[str, Row]] = []
         self.deletes: list[tuple[str, Row]] = []
         self.notes: list[str] = []
-        self.wanted = {table: {_key(table, row): row for row in rows} for table, rows in wanted.items()}
-        self.before: dict[str, dict[tuple[Any, ...], Row]] = {}  # present rows by key, those in doubt left out
+        self.wanted = {
+            table: {_key(table, row): row for row in rows} for table, rows in wanted.items()
+        }
+        self.before: dict[
+            str, dict[tuple[Any, ...], Row]
+        ] = {}  # present rows by key, those in doubt left out
         self.named = {row["id"] for row in wanted["networks"]}
         self.old_apps = {(row["network_id"], row["app"]) for row in present["machines"]}
         self.new_apps = {(row["network_id"], row["app"]) for row in wanted["machines"]}
@@ -54,11 +60,16 @@ class Difference:
     def work_out(self) -> None:
         for table in KEYS:
             # Of addresses that are written two ways the one as we write it is kept.
-            rows = sorted(self.present[table], key=lambda row: row.get("address") != _canonical(row.get("address")))
+            rows = sorted(
+                self.present[table],
+                key=lambda row: row.get("address") != _canonical(row.get("address")),
+            )
             before = self.before[table] = {}
             for row in rows:
                 if not all(bindable(row[column]) for column in KEYS[table]):
-                    self.notes.append(f"{table} {key_text(table, row)}: left as it is: no statement finds its key")
+                    self.notes.append(
+                        f"{table} {key_text(table, row)}: left as it is: no statement finds its key"
+                    )
                 elif (key := _key(table, row)) in before:
                     self.delete(table, row)
                 else:
@@ -89,14 +100,24 @@ class Difference:
             *self.told("networks", "network", lambda row: self.network(row["id"])),
             *self.apps(),
             *self.machines(),
-            *self.told("peers", "peer", lambda row: f"{self.network(row['network_id'])}/{cell_text(row['name'])}"),
-            *self.told("flycasts", "flycast", lambda row: f"{self.of_app(row)} {cell_text(row['address'])}"),
+            *self.told(
+                "peers",
+                "peer",
+                lambda row: f"{self.network(row['network_id'])}/{cell_text(row['name'])}",
+            ),
+            *self.told(
+                "flycasts", "flycast", lambda row: f"{self.of_app(row)} {cell_text(row['address'])}"
+            ),
             *self.told("organizations", "organization", lambda row: cell_text(row["slug"])),
             *self.told("regions", "region", lambda row: cell_text(row["code"])),
             *self.told("region_latency", "latency", _pair),
             *self.told("hosts", "host", lambda row: host_text(row["id"])),
         ]
-        strays = [(table, key) for table, key in self.deletes if table in OF_MACHINE and not self.is_known(key)]
+        strays = [
+            (table, key)
+            for table, key in self.deletes
+            if table in OF_MACHINE and not self.is_known(key)
+        ]
         for table, key in strays:
             kind, name = ("metadata", "key") if table == "machine_metadata" else ("service", "name")
             words = f"{cell_text(key[name])} of machine {cell_text(key['machine_id'])}, which is not there"
@@ -104,7 +125,10 @@ class Difference:
         return found
 
     def is_known(self, key: Row) -> bool:
-        return any((key["machine_id"],) in machines for machines in (self.before["machines"], self.wanted["machines"]))
+        return any(
+            (key["machine_id"],) in machines
+            for machines in (self.before["machines"], self.wanted["machines"])
+        )
 
     def told(self, table: str, kind: str, name: Callable[[Row], str]) -> Iterator[Change]:
         for _, row in sorted(self.of(table, self.deletes), key=lambda found: _in_order(found[0])):
@@ -122,7 +146,11 @@ class Difference:
 
     def apps(self) -> Iterator[Change]:
         """An app is there by its row or by its machines."""
-        old = {key for key in {*self.before["apps"], *self.old_apps} if self.prune or key[0] in self.named}
+        old = {
+            key
+            for key in {*self.before["apps"], *self.old_apps}
+            if self.prune or key[0] in self.named
+        }
         new = {*self.wanted["apps"], *self.new_apps}
         for sign, found in ("-", old - new), ("+", new - old):
             for number, app in sorted(found, key=_in_order):
@@ -139,14 +167,18 @@ class Difference:
                 how = f"{cell_text(old[value])} -> {cell_text(row[value])}" if old else "added"
                 parts[row["machine_id"]].append(f"{kind} {_part(row)} {how}")
         old_rows, new_rows = self.before["machines"], self.wanted["machines"]
-        for key, row in sorted(self.of("machines", self.deletes), key=lambda found: _in_order(found[0])):
+        for key, row in sorted(
+            self.of("machines", self.deletes), key=lambda found: _in_order(found[0])
+        ):
             yield Change("-", "machine", f"{cell_text(row['id'])} of {self.of_app(old_rows[key])}")
         for key, row in new_rows.items():
             words = f"{cell_text(row['id'])} of {self.of_app(row)}"
             if (was := old_rows.get(key)) is None:
                 yield Change("+", "machine", words)
                 continue
-            moved = [f"network {self.network(was['network_id'])} -> {self.network(row['network_id'])}"]
+            moved = [
+                f"network {self.network(was['network_id'])} -> {self.network(row['network_id'])}"
+            ]
             changed = moved if was["network_id"] != row["network_id"] else []
             changed = changed + _fields_changed(was, row) + parts.get(row["id"], [])
             if changed:
@@ -162,17 +194,24 @@ class Difference:
 
     def warnings(self) -> list[str]:
         found = []
-        kept = [] if self.prune else [row for row in self.present["networks"] if row["id"] not in self.named]
+        kept = (
+            []
+            if self.prune
+            else [row for row in self.present["networks"] if row["id"] not in self.named]
+        )
         names = {str(row["name"]).lower(): row for row in self.wanted["networks"].values()}
         for row in kept:
             if (new := names.get(str(row["name"]).lower())) is not None:
                 found.append(
-                    f"network {row['id']} of the catalog is called {cell_text(new['name'])} too, like {new['id']}"
+                    f"network {row['id']} of the catalog is called {cell_text(new['name'])} too, "
+                    f"like {new['id']}"
                 )
         for key, new in self.wanted["machines"].items():
             old = self.before["machines"].get(key)
             if old is not None and old["network_id"] not in self.named:
-                whence = f"network {self.network(old['network_id'])}, which the document does not name"
+                whence = (
+                    f"network {self.network(old['network_id'])}, which the document does not name"
+                )
                 found.append(f"machine {cell_text(new['id'])} moves away from {whence}")
         return found
 
@@ -199,7 +238,8 @@ def _meant(column: str, value: Any) -> Any:
 
 def _fields_changed(old: Row, new: Row) -> list[str]:
     return [
-        f"{column.removeprefix('process_')} {_meaning(column, old[column])} -> {_meaning(column, value)}"
+        f"{column.removeprefix('process_')} {_meaning(column, old[column])} -> "
+        f"{_meaning(column, value)}"
         for column, value in new.items()
         if column != "network_id" and _meant(column, old[column]) != _meant(column, value)
     ]
@@ -212,7 +252,11 @@ def _meaning(column: str, value: Any) -> str:
 
 
 def _part(row: Row) -> str:
-    return cell_text(row["key"]) if "key" in row else f"{cell_text(row['name'])}/{cell_text(row['protocol'])}"
+    return (
+        cell_text(row["key"])
+        if "key" in row
+        else f"{cell_text(row['name'])}/{cell_text(row['protocol'])}"
+    )
 
 
 def _pair(row: Row) -> str:

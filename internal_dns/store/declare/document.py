@@ -33,7 +33,8 @@ class Faulty(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document without faults. `unknown_regions`: the warnings that a catalog's own regions may settle."""
+    """A document without faults. `unknown_regions`: the warnings that a catalog's own regions may
+    settle."""
 
     name: str
     tables: Mapping[str, Sequence[Row]]
@@ -41,9 +42,13 @@ class Document:
     unknown_regions: Mapping[str, DocumentFault] = field(default_factory=dict)
 
     def rows(self) -> dict[str, list[Row]]:
-        """Return the rows of every table in schema.sql's columns without `updated_at`, sorted by primary key."""
+        """Return the rows of every table in schema.sql's columns without `updated_at`, sorted by
+        primary key."""
         found = {}
         for table, key in KEYS.items():
-            made = [{column: row[column] for column in COLUMNS[table]} for row in self.tables.get(table, ())]
+            made = [
+                {column: row[column] for column in COLUMNS[table]}
+                for row in self.tables.get(table, ())
+            ]
             found[table] = sorted(made, key=itemgetter(*key))
         return found

@@ -35,14 +35,17 @@ class Exported(NamedTuple):
 
 
 def export(
-    connection: sqlite3.Connection, networks: Iterable[int] | None = None, *, prefix: bytes = form.PREFIX
+    connection: sqlite3.Connection,
+    networks: Iterable[int] | None = None,
+    *,
+    prefix: bytes = form.PREFIX,
 ) -> Exported:
     """Return the file as a document: all of it, or only some *networks* with their organizations.
 
-    Rows are told as they are, also those that `parse` refuses; flags as the reader takes them (anything but 0 is true).
-    What no document can hold is left out and noted: octets that are not UTF-8, blobs, infinities, what belongs to a
-    machine that does not exist. A network without a name, or with one that is taken, goes by its number, with a note.
-    Raises sqlite3.Error.
+    Rows are told as they are, also those that `parse` refuses; flags as the reader takes them
+    (anything but 0 is true). What no document can hold is left out and noted: octets that are not
+    UTF-8, blobs, infinities, what belongs to a machine that does not exist. A network without a
+    name, or with one that is taken, goes by its number, with a note. Raises sqlite3.Error.
     """
     only = None if networks is None else sorted(set(networks))
     with snapshot(connection):
@@ -54,7 +57,9 @@ def export(
 
 
 class _Export:
-    def __init__(self, rows: Mapping[str, list[Row]], only: Sequence[int] | None, prefix: bytes) -> None:
+    def __init__(
+        self, rows: Mapping[str, list[Row]], only: Sequence[int] | None, prefix: bytes
+    ) -> None:
         self.notes: list[str] = []
         self.only, self.prefix = only, prefix
         self.rows = {table: self.sayable(table, rows[table]) for table in KEYS}
@@ -63,19 +68,30 @@ class _Export:
         """Return the rows of *table* that a document can hold, sorted."""
         found = []
         for row in rows:
-            why = next((f"{c} {why}" for c in COLUMNS[table] if (why := _unsayable(table, c, row[c]))), None)
+            why = next(
+                (f"{c} {why}" for c in COLUMNS[table] if (why := _unsayable(table, c, row[c]))),
+                None,
+            )
             if why is None:
                 found.append(row)
             else:
                 self.notes.append(f"{table} {key_text(table, row)}: left out: {why}")
-        return sorted(found, key=lambda row: [(isinstance(row[c], str), row[c]) for c in KEYS[table]])
+        return sorted(
+            found, key=lambda row: [(isinstance(row[c], str), row[c]) for c in KEYS[table]]
+        )
 
     def exported(self) -> Exported:
         names = self.network_names()
-        self.notes += [f"networks {number}: nothing is there" for number in self.only or () if number not in names]
+        self.notes += [
+            f"networks {number}: nothing is there"
+            for number in self.only or ()
+            if number not in names
+        ]
         document = {
             "networks": {names[number]: value for number, value in self.networks(names).items()},
-            "organizations": {row["slug"]: _said(row, form.ORGANIZATION) for row in self.rows["organizations"]},
+            "organizations": {
+                row["slug"]: _said(row, form.ORGANIZATION) for row in self.rows["organizations"]
+            },
             "regions": {row["code"]: _said(row, form.REGION) for row in self.rows["regions"]},
             "latency": [_said(row, form.LATENCY) for row in self.rows["region_latency"]],
             "hosts": {host_text(row["id"]): _said(row, form.HOST) for row in self.rows["hosts"]},
@@ -92,7 +108,13 @@ class _Export:
         for number in sorted({*named, *numbers}):
             name = named.get(number)
             if not name or name in used:
-                why = "has no row in networks" if name is None else "has the name of another" if name else "has no name"
+                why = (
+                    "has no row in networks"
+                    if name is None
+                    else "has the name of another"
+                    if name
+                    else "has no name"
+                )
                 name = next(n for n in _stand_ins(number) if n not in taken)
                 self.notes.append(f"networks {number}: {why}, so it goes by {name}")
                 taken.add(name)
@@ -101,7 +123,9 @@ class _Export:
         return names
 
     def networks(self, names: Mapping[int, str]) -> dict[int, dict[str, Any]]:
-        found: dict[int, dict[str, Any]] = {number: {"id": self.network_id(number)} for number in names}
+        found: dict[int, dict[str, Any]] = {
+            number: {"id": self.network_id(number)} for number in names
+        }
         for row in self.rows["networks"]:
             found[row["id"]] |= {"organization": row["organization"]} if row["organization"] else {}
         machines = self.machines()
@@ -129,7 +153,10 @@ class _Export:
             services[row["machine_id"]].append(_said(row, form.SERVICE))
         found: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
         for row in self.rows["machines"]:
-            of_machine = {"metadata": metadata.pop(row["id"], {}), "services": services.pop(row["id"], [])}
+            of_machine = {
+                "metadata": metadata.pop(row["id"], {}),
+                "services": services.pop(row["id"], []),
+            }
             found[row["network_id"], row["app"]].append(_said({**row, **of_machine}, form.MACHINE))
         if self.only is None:
             for machine in sorted({*metadata, *services}):

@@ -1,4 +1,5 @@
-"""The rows of a catalog file that a document speaks of. Unlike store/sqlite.py this keeps texts and blobs apart."""
+"""The rows of a catalog file that a document speaks of. Unlike store/sqlite.py this keeps texts and
+blobs apart."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from internal_dns.store.sqlite import TABLES
 
 # Parents first: the order of puts. Deletes take it backwards. `meta` is no part of a document.
 ORDER: Final = (
-    "organizations regions region_latency hosts networks apps machines machine_metadata machine_services peers flycasts"
+    "organizations regions region_latency hosts networks apps machines machine_metadata "
+    "machine_services peers flycasts"
 ).split()
 KEYS: Final = {table: writer.KEYS[table] for table in ORDER}
 # When a machine's row changed is for the writer to say.
@@ -42,17 +44,23 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def select(connection: sqlite3.Connection, table: str, rest: str = "", bound: Sequence[Any] = ()) -> list[Row]:
+def select(
+    connection: sqlite3.Connection, table: str, rest: str = "", bound: Sequence[Any] = ()
+) -> list[Row]:
     columns = COLUMNS[table]
     cursor = connection.execute(f"SELECT {', '.join(columns)} FROM {table} {rest}", tuple(bound))
     return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
 
 
-def select_in(connection: sqlite3.Connection, table: str, column: str, values: Iterable[Any]) -> list[Row]:
+def select_in(
+    connection: sqlite3.Connection, table: str, column: str, values: Iterable[Any]
+) -> list[Row]:
     """Return the rows whose *column* is one of *values*."""
     remaining, found = iter(values), []
     while some := tuple(islice(remaining, 500)):  # SQLite before 3.32 binds 999 at most
-        found += select(connection, table, f"WHERE {column} IN ({', '.join('?' * len(some))})", some)
+        found += select(
+            connection, table, f"WHERE {column} IN ({', '.join('?' * len(some))})", some
+        )
     return found
 
 

@@ -1,4 +1,5 @@
-"""The form of a document: every key of every table, from which the parser and the JSON Schema derive."""
+"""The form of a document: every key of every table, from which the parser and the JSON Schema
+derive."""
 
 from __future__ import annotations
 
@@ -56,12 +57,18 @@ def object_of(known: Mapping[str, Field]) -> dict[str, Any]:
         if default is not REQUIRED and default not in (None, {}, []):
             properties[key]["default"] = bool(default) if known_field.kind is FLAG else default
     required = [key for key, known_field in known.items() if known_field.default is REQUIRED]
-    schema: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
     return schema | ({"required": required} if required else {})
 
 
 SERVICE: Final = {
-    "name": Field("name", SERVICE_NAME, "Its name, without the underscore: http is asked for as _http._tcp."),
+    "name": Field(
+        "name", SERVICE_NAME, "Its name, without the underscore: http is asked for as _http._tcp."
+    ),
     "protocol": Field("protocol", PROTOCOL, "tcp or udp.", "tcp"),
     "port": Field("port", PORT, "Where it listens."),
 }
@@ -76,7 +83,11 @@ MACHINE: Final = {
                        "Texts by key.", {}),
     "services": Field("services", array_of(object_of(SERVICE)), "What it publishes as SRV.", []),
 }  # fmt: skip
-APP: Final = {"machines": Field("machines", array_of(object_of(MACHINE)), "Its machines; an app may have none.", [])}
+APP: Final = {
+    "machines": Field(
+        "machines", array_of(object_of(MACHINE)), "Its machines; an app may have none.", []
+    )
+}
 PEER: Final = {
     "address": Field("address", ADDRESS, "Its address, of this network."),
     "region": Field("region", PEER_REGION, "The code of its region; empty: that of its host.", ""),
@@ -87,13 +98,19 @@ NETWORK: Final = {
     "organization": Field("organization", TEXT, "The slug of the organization that owns it.", ""),
     "apps": Field("apps", table_of(object_of(APP), NAME), "Apps by name.", {}),
     "peers": Field("peers", table_of(object_of(PEER), NAME), "WireGuard peers by name.", {}),
-    "flycasts": Field("flycasts", _FLYCASTS, "Addresses on this network, by the app they lead to.", {}),
+    "flycasts": Field(
+        "flycasts", _FLYCASTS, "Addresses on this network, by the app they lead to.", {}
+    ),
 }
 ORGANIZATION: Final = {"name": Field("name", TEXT, "What it is called.", "")}
 REGION: Final = {
     "name": Field("name", TEXT, "What it is called.", ""),
-    "latitude": Field("latitude", ranged("degrees", -90, 90), "Degrees north; with longitude, or unknown.", None),
-    "longitude": Field("longitude", ranged("degrees", -180, 180), "Degrees east; with latitude, or unknown.", None),
+    "latitude": Field(
+        "latitude", ranged("degrees", -90, 90), "Degrees north; with longitude, or unknown.", None
+    ),
+    "longitude": Field(
+        "longitude", ranged("degrees", -180, 180), "Degrees east; with latitude, or unknown.", None
+    ),
     "gateway": Field("gateway", FLAG, "WireGuard peers may end there.", 0),
 }
 LATENCY: Final = {
@@ -113,12 +130,14 @@ DOCUMENT: Final = {
     "regions": Field("regions", table_of(object_of(REGION), NAME), "Regions by code.", {}),
     "latency": Field("latency", array_of(object_of(LATENCY)), "Round trips between regions.", []),
     "hosts": Field("hosts", table_of(object_of(HOST), HOST_ID),
-                    "Hosts by their 32 bits as in an address (a7b:7d), or as an integer in quotes.", {}),
+                    "Hosts by their 32 bits as in an address (a7b:7d), or as an integer in "
+                    "quotes.", {}),
 }  # fmt: skip
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of a document. What spans several keys only `parse` can say."""
+    """Return the JSON Schema (2020-12) of a document. What spans several keys only `parse` can
+    say."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "internal-dns catalog",

@@ -25,8 +25,8 @@ class Syntax(Exception):
 class Lines:
     """Decodes a text, and knows in which line each key and array element of it stands.
 
-    The decoders do not tell, so the text is walked once more, when the first fault asks. It is known to be well-formed
-    by then, so the walk judges nothing.
+    The decoders do not tell, so the text is walked once more, when the first fault asks. It is
+    known to be well-formed by then, so the walk judges nothing.
     """
 
     def __init__(self, text: str, kind: str) -> None:
@@ -37,7 +37,9 @@ class Lines:
         try:
             octets = self.text.encode()
         except UnicodeEncodeError as error:
-            raise Syntax(self.text.count("\n", 0, error.start) + 1, "an octet that is not UTF-8") from error
+            raise Syntax(
+                self.text.count("\n", 0, error.start) + 1, "an octet that is not UTF-8"
+            ) from error
         try:
             return tomllib.loads(self.text) if self.kind == "toml" else msgspec.json.decode(octets)
         except msgspec.DecodeError as error:
@@ -45,7 +47,9 @@ class Lines:
             before = octets[: int(byte[1])] if byte else octets.rstrip()
             what = re.sub(r" \(byte \d+\)", "", str(error)).removeprefix("JSON is malformed: ")
             raise Syntax(before.count(b"\n") + 1, what) from error
-        except ValueError as error:  # TOMLDecodeError, or an integer of more digits than Python reads
+        except (
+            ValueError
+        ) as error:  # TOMLDecodeError, or an integer of more digits than Python reads
             line = re.search(r" \(at line (\d+), column \d+\)", str(error))
             last = self.text.rstrip().count("\n") + 1 if "end of document" in str(error) else 1
             what = re.sub(r" \(at [^()]*\)$", "", str(error))
@@ -147,7 +151,10 @@ class _JsonWalk(_Walk):
 class _TomlWalk(_Walk):
     blank = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
     key = re.compile(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'|[A-Za-z0-9_-]+')
-    token = re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:[^"\\]|\\.)*"|\'[^\']*\'|[^,\]}#\n]+', re.DOTALL)
+    token = re.compile(
+        r'"""(?:[^\\]|\\.)*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:[^"\\]|\\.)*"|\'[^\']*\'|[^,\]}#\n]+',
+        re.DOTALL,
+    )
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -160,7 +167,8 @@ class _TomlWalk(_Walk):
                 self.pair(table, 0)
 
     def header(self) -> Path:
-        """Walk [a.b] or [[a.b]]; return the path it opens: every array on the way means its last member."""
+        """Walk [a.b] or [[a.b]]; return the path it opens: every array on the way means its last
+        member."""
         start, width = self.at, 2 if self.text.startswith("[[", self.at) else 1
         self.at += width
         keys = self.keys()

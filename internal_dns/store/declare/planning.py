@@ -10,16 +10,25 @@ from typing import Final
 
 from internal_dns.store.declare.difference import Change, Difference
 from internal_dns.store.declare.document import Document
-from internal_dns.store.declare.file import KEYS, OF_MACHINE, Row, of_networks, select, select_in, snapshot
+from internal_dns.store.declare.file import (
+    KEYS,
+    OF_MACHINE,
+    Row,
+    of_networks,
+    select,
+    select_in,
+    snapshot,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to write so that the file is as the document wants it.
 
-    A row is never both put and deleted, so either may come first; parents come first in `puts`, last in `deletes`. A
-    put is a whole row without `updated_at`, to be inserted or to replace the row with its key. `warnings` are those of
-    the document that the file does not settle, and what else deserves a look; `notes` say what cannot be written.
+    A row is never both put and deleted, so either may come first; parents come first in `puts`,
+    last in `deletes`. A put is a whole row without `updated_at`, to be inserted or to replace the
+    row with its key. `warnings` are those of the document that the file does not settle, and what
+    else deserves a look; `notes` say what cannot be written.
     """
 
     puts: list[tuple[str, Row]]
@@ -44,7 +53,9 @@ class Plan:
             noun = True
             for sign, verb in ("+", "added"), ("~", "changed"), ("-", "removed"):
                 if found := counts[kind, sign]:
-                    said.append(f"{found:,} {(one if found == 1 else many) + ' ' if noun else ''}{verb}")
+                    said.append(
+                        f"{found:,} {(one if found == 1 else many) + ' ' if noun else ''}{verb}"
+                    )
                     noun = False
         return ", ".join(said) or "nothing to change"
 
@@ -67,25 +78,34 @@ _KINDS: Final = {
 def plan(connection: sqlite3.Connection, document: Document, *, prune: bool = False) -> Plan:
     """Return the difference between the file and what *document* wants of it. Raises sqlite3.Error.
 
-    *prune*: what the document does not name goes too, `meta` excepted. Addresses are compared by value and flags by
-    truth; an app that both sides have by its machines needs no row of its own. Idempotent: once applied, the next plan
-    is empty.
+    *prune*: what the document does not name goes too, `meta` excepted. Addresses are compared by
+    value and flags by truth; an app that both sides have by its machines needs no row of its own.
+    Idempotent: once applied, the next plan is empty.
     """
     wanted = document.rows()
     with snapshot(connection):
-        present = {table: select(connection, table) for table in KEYS} if prune else _touched(connection, wanted)
+        present = (
+            {table: select(connection, table) for table in KEYS}
+            if prune
+            else _touched(connection, wanted)
+        )
     difference = Difference(wanted, present, prune=prune)
     difference.work_out()
     known = set() if prune else {str(row["code"]).lower() for row in present["regions"]}
     settled = [warning for region, warning in document.unknown_regions.items() if region in known]
     warnings = [str(warning) for warning in document.warnings if warning not in settled]
     return Plan(
-        difference.puts, difference.deletes[::-1], difference.changes(), warnings + difference.warnings(),
+        difference.puts,
+        difference.deletes[::-1],
+        difference.changes(),
+        warnings + difference.warnings(),
         difference.notes,
-    )  # fmt: skip
+    )
 
 
-def _touched(connection: sqlite3.Connection, wanted: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
+def _touched(
+    connection: sqlite3.Connection, wanted: Mapping[str, list[Row]]
+) -> dict[str, list[Row]]:
     """Return the rows a document can change when nothing is pruned; of networks and places all."""
     rows = of_networks(connection, [row["id"] for row in wanted["networks"]])
     for table in "networks", "organizations", "regions", "region_latency", "hosts":

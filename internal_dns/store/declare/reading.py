@@ -41,24 +41,33 @@ def parse(
 ) -> Document:
     """Return the document in *text*, or raise Faulty with every fault of it.
 
-    *name* is the file's, for faults; without *kind* its suffix says what it is, else the first character. A syntax
-    error is the only fault told, since nothing after it can be trusted. Every other fault has the line of the very key
-    or array element it is about; a key that is missing has the line of the table that lacks it.
+    *name* is the file's, for faults; without *kind* its suffix says what it is, else the first
+    character. A syntax error is the only fault told, since nothing after it can be trusted. Every
+    other fault has the line of the very key or array element it is about; a key that is missing has
+    the line of the table that lacks it.
     """
     text = text.removeprefix("\ufeff")
     if kind is None:
         suffix = name.lower().rpartition(".")[2]
-        kind = "json" if suffix == "json" or (suffix != "toml" and text.lstrip()[:1] == "{") else "toml"
+        kind = (
+            "json"
+            if suffix == "json" or (suffix != "toml" and text.lstrip()[:1] == "{")
+            else "toml"
+        )
     lines = Lines(text, kind)
     try:
         value = lines.value()
         reading = _Reading(name, prefix, hidden, lines)
         reading.document(value)
     except Syntax as error:
-        raise Faulty([DocumentFault(name, error.line, "", error.what, f"Correct the {kind.upper()}")]) from error
+        raise Faulty(
+            [DocumentFault(name, error.line, "", error.what, f"Correct the {kind.upper()}")]
+        ) from error
     except RecursionError as error:
         what = "tables or arrays are nested too deeply"
-        raise Faulty([DocumentFault(name, 1, "", what, "Write it as docs/declarative.md says")]) from error
+        raise Faulty(
+            [DocumentFault(name, 1, "", what, "Write it as docs/declarative.md says")]
+        ) from error
     return reading.result()
 
 
@@ -72,7 +81,9 @@ class _Reading:
         self.warnings: list[DocumentFault] = []
         self.unknown_regions: dict[str, DocumentFault] = {}
         self.rows: dict[str, list[Row]] = {table: [] for table in KEYS}
-        self.taken: dict[tuple[Any, ...], Path] = {}  # what there may be only one of, and where it stands
+        self.taken: dict[
+            tuple[Any, ...], Path
+        ] = {}  # what there may be only one of, and where it stands
         self.regions: dict[str, Path] = {}  # every region by its first mention
 
     def result(self) -> Document:
@@ -92,7 +103,12 @@ class _Reading:
             self.region(code, item, path)
         for item, path in self.listed(found, (), "latency"):
             row = self.row("region_latency", self.fields(path, item, form.LATENCY))
-            self.once(path, "latency", (row.get("from_region"), row.get("to_region")), "this pair of regions")
+            self.once(
+                path,
+                "latency",
+                (row.get("from_region"), row.get("to_region")),
+                "this pair of regions",
+            )
             for key, column in ("from", "from_region"), ("to", "to_region"):
                 self.mention(row.get(column), (*path, key))
         for text, item, path in self.keyed(found, (), "hosts", HOST_ID):
@@ -107,7 +123,11 @@ class _Reading:
     def region(self, code: str, item: Any, path: Path) -> None:
         row = self.row("regions", self.fields(path, item, form.REGION), code=code)
         if isinstance(item, dict) and ("latitude" in item) != ("longitude" in item):
-            self.fault(path, "one coordinate alone says nothing", "Write latitude and longitude, or neither")
+            self.fault(
+                path,
+                "one coordinate alone says nothing",
+                "Write latitude and longitude, or neither",
+            )
         self.same_but_for_case(path, ("region",), str(row["code"]))
         self.regions[code.lower()] = path
 
@@ -136,7 +156,11 @@ class _Reading:
         if isinstance(found, bytes):
             if not found.startswith(self.prefix):
                 start = f"{self.prefix.hex()}::/16"
-                self.fault(path, f"the network is not in {start}", f"Write a /48 of {start}, or the integer")
+                self.fault(
+                    path,
+                    f"the network is not in {start}",
+                    f"Write a /48 of {start}, or the integer",
+                )
                 return None
             found = int.from_bytes(found[2:], "big")
         self.once(path, "network", (found,), "this id")
@@ -158,7 +182,9 @@ class _Reading:
         ident, address, state = found.get("id"), found.get("address"), found.get("state")
         if self.once((*path, "id"), "machine", (ident,), "this machine id"):
             what = "this machine id, but for letter case, of the same app"
-            self.once((*path, "id"), "machine of", (number, app.lower(), ident and ident.lower()), what)
+            self.once(
+                (*path, "id"), "machine of", (number, app.lower(), ident and ident.lower()), what
+            )
         self.inside(address, number, (*path, "address"))
         if state == "started" and not row.get("skip_registration"):
             self.alone(address, (*path, "address"))
@@ -175,7 +201,9 @@ class _Reading:
             self.row("machine_services", of_service, machine_id=ident)
             name, protocol = of_service.get("name"), of_service.get("protocol")
             named = (path, name and name.lower(), protocol)
-            self.once(at, "service", named, "this service of the machine, whatever its letter case,")
+            self.once(
+                at, "service", named, "this service of the machine, whatever its letter case,"
+            )
 
     def peer(self, number: int | None, network: str, name: str, item: Any, path: Path) -> None:
         row = self.row("peers", self.fields(path, item, form.PEER), network_id=number, name=name)
@@ -218,7 +246,9 @@ class _Reading:
             self.fault(path, *wrong.args)
             return None
 
-    def keyed(self, found: Row, path: Path, key: str, names: Kind) -> Iterator[tuple[str, Any, Path]]:
+    def keyed(
+        self, found: Row, path: Path, key: str, names: Kind
+    ) -> Iterator[tuple[str, Any, Path]]:
         """Yield name, value and path of each member of a table of tables."""
         for name, value in found.get(key, {}).items():
             at = (*path, key, name)
@@ -227,7 +257,9 @@ class _Reading:
 
     @staticmethod
     def listed(found: Row, path: Path, key: str) -> Iterator[tuple[Any, Path]]:
-        return ((value, (*path, key, position)) for position, value in enumerate(found.get(key, ())))
+        return (
+            (value, (*path, key, position)) for position, value in enumerate(found.get(key, ()))
+        )
 
     def row(self, table: str, found: Row, **given: Any) -> Row:
         made = {**found, **given}
@@ -240,14 +272,25 @@ class _Reading:
             return True
         first = self.taken.setdefault((kind, *key), path)
         if first != path:
-            self.fault(path, f"{what} stands in line {self.lines.line(first)} already", "Remove or change one")
+            self.fault(
+                path,
+                f"{what} stands in line {self.lines.line(first)} already",
+                "Remove or change one",
+            )
         return first == path
 
     def alone(self, address: str | None, path: Path) -> None:
         """A visible machine or peer has this address, so no other has."""
         packed = octets(address)
-        if packed is not None and (first := self.taken.setdefault(("address", packed), path)) != path:
-            owner = f"{_pointed(first[:-1])} in line {self.lines.line(first)} too" if first else "the server itself"
+        if (
+            packed is not None
+            and (first := self.taken.setdefault(("address", packed), path)) != path
+        ):
+            owner = (
+                f"{_pointed(first[:-1])} in line {self.lines.line(first)} too"
+                if first
+                else "the server itself"
+            )
             self.fault(path, f"{address} is that of {owner}", "Give each an address of its own")
 
     def inside(self, address: str | None, number: int | None, path: Path) -> None:
@@ -258,7 +301,9 @@ class _Reading:
         network = self.prefix + number.to_bytes(4, "big")
         if not packed.startswith(network):
             do = f"Write an address that starts like {inet_ntop(AF_INET6, network + bytes(10))}"
-            self.fault(path, f"{address} is not in {slash_48(number, self.prefix)}, the network's own", do)
+            self.fault(
+                path, f"{address} is not in {slash_48(number, self.prefix)}, the network's own", do
+            )
 
     def mention(self, region: str | None, path: Path) -> None:
         if region is not None:
@@ -268,7 +313,11 @@ class _Reading:
         known = {str(row["code"]).lower() for row in self.rows["regions"]}
         for region, path in self.regions.items():
             if region.encode("utf-8", "replace") in RESERVED:
-                self.warn(path, f"{region} is a word of the grammar: no name asks for this region", "Rename it")
+                self.warn(
+                    path,
+                    f"{region} is a word of the grammar: no name asks for this region",
+                    "Rename it",
+                )
             if region not in known:
                 what = f"region {quoted(region)} is not in this document"
                 do = "Add it with its coordinates, unless the catalog has it: else it is far from everywhere"
@@ -282,10 +331,14 @@ class _Reading:
             self.warn(path, what, "Spell it one way")
 
     def fault(self, path: Path, what: str, do: str) -> None:
-        self.faults.append(DocumentFault(self.name, self.lines.line(path), _pointed(path), what, do))
+        self.faults.append(
+            DocumentFault(self.name, self.lines.line(path), _pointed(path), what, do)
+        )
 
     def warn(self, path: Path, what: str, do: str) -> None:
-        self.warnings.append(DocumentFault(self.name, self.lines.line(path), _pointed(path), what, do))
+        self.warnings.append(
+            DocumentFault(self.name, self.lines.line(path), _pointed(path), what, do)
+        )
 
 
 def _is_host(text: str) -> bool:

@@ -9,7 +9,15 @@ from typing import Any, Final
 import msgspec
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
-_SHORT: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b", "\f": "\\f"}
+_SHORT: Final = {
+    '"': '\\"',
+    "\\": "\\\\",
+    "\n": "\\n",
+    "\t": "\\t",
+    "\r": "\\r",
+    "\b": "\\b",
+    "\f": "\\f",
+}
 
 
 def to_json(value: Mapping[str, Any]) -> str:
@@ -18,12 +26,14 @@ def to_json(value: Mapping[str, Any]) -> str:
 
 
 def to_toml(value: Mapping[str, Any]) -> str:
-    """Return an exported document as TOML: tables under headers, what is inside an array's tables in one line each."""
+    """Return an exported document as TOML: tables under headers, what is inside an array's tables
+    in one line each."""
     return "\n".join(_toml_tables((), value))
 
 
 def _toml_tables(path: tuple[str, ...], value: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one paragraph for each table. A table's own values come first: after a header they would be that one's."""
+    """Yield one paragraph for each table. A table's own values come first: after a header they
+    would be that one's."""
     tables = {key: of_key for key, of_key in value.items() if _has_headers(of_key)}
     pairs = {key: of_key for key, of_key in value.items() if key not in tables}
     if pairs or (path and not tables):
@@ -40,7 +50,11 @@ def _toml_tables(path: tuple[str, ...], value: Mapping[str, Any]) -> Iterator[st
 
 def _has_headers(value: object) -> bool:
     """Tables and arrays of tables have; an array with anything else in it stands in one line."""
-    array = isinstance(value, list) and bool(value) and all(isinstance(member, Mapping) for member in value)
+    array = (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(member, Mapping) for member in value)
+    )
     return array or isinstance(value, Mapping)
 
 
@@ -56,7 +70,9 @@ def _toml_inline(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{toml_key(key)} = {_toml_inline(of_key)}" for key, of_key in value.items())
+        pairs = ", ".join(
+            f"{toml_key(key)} = {_toml_inline(of_key)}" for key, of_key in value.items()
+        )
         return f"{{ {pairs} }}" if pairs else "{}"
     return f"[{', '.join(map(_toml_inline, value))}]"
 
@@ -66,7 +82,9 @@ def toml_key(key: str) -> str:
 
 
 def _toml_string(text: str) -> str:
-    return f'"{"".join(_SHORT.get(c) or (c if c.isprintable() else _escaped(ord(c))) for c in text)}"'
+    return (
+        f'"{"".join(_SHORT.get(c) or (c if c.isprintable() else _escaped(ord(c))) for c in text)}"'
+    )
 
 
 def _escaped(code: int) -> str:

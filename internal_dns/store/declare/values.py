@@ -1,4 +1,5 @@
-"""What a value of a document may be: one Kind for each, which reads it, or says what is wrong with it."""
+"""What a value of a document may be: one Kind for each, which reads it, or says what is wrong with
+it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ class Wrong(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Reads a value of a document into one for a row, or raises Wrong; and what JSON Schema calls it."""
+    """Reads a value of a document into one for a row, or raises Wrong; and what JSON Schema calls
+    it."""
 
     read: Callable[[Any], Any]
     schema: Mapping[str, Any]
@@ -25,7 +27,14 @@ class Kind:
 
 def _typed(value: object) -> str:
     """Name the type of *value* as both TOML and JSON would."""
-    names = {dict: "table", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
+    names = {
+        dict: "table",
+        list: "array",
+        str: "string",
+        bool: "boolean",
+        int: "integer",
+        float: "number",
+    }
     name = names.get(type(value), "date or time")
     return "null" if value is None else f"{'an' if name[0] in 'ai' else 'a'} {name}"
 
@@ -110,7 +119,9 @@ def octets(text: object) -> bytes | None:
 def _address(value: Any) -> str:
     packed = octets(_text(value))
     if packed is None:
-        raise Wrong(f"{quoted(value)} is no IPv6 address", "Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2")
+        raise Wrong(
+            f"{quoted(value)} is no IPv6 address", "Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2"
+        )
     return inet_ntop(AF_INET6, packed)
 
 
@@ -118,14 +129,20 @@ def _network_id(value: Any) -> int | bytes:
     """Return the integer, or the first six octets of the /48."""
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 < value < 1 << 32:
-            raise Wrong(f"{shown(value)} is no network id", "Use 1 to 4294967295: the 32 bits after the prefix")
+            raise Wrong(
+                f"{shown(value)} is no network id",
+                "Use 1 to 4294967295: the 32 bits after the prefix",
+            )
         return value
     if not isinstance(value, str):
         raise _misplaced(value, "a network id", "Write its /48 in quotes, or the integer")
     start, _, length = value.partition("/")
     packed = octets(start)
     if packed is None or length != "48" or any(packed[6:]):
-        raise Wrong(f"{quoted(value)} is no network", "Write its /48, such as fdaa:0:18::/48, or the integer")
+        raise Wrong(
+            f"{quoted(value)} is no network",
+            "Write its /48, such as fdaa:0:18::/48, or the integer",
+        )
     if not any(packed[2:6]):
         raise Wrong(f"{quoted(value)} is network 0, which is refused", "Use another")
     return packed[:6]
@@ -140,7 +157,10 @@ def host_id(value: Any) -> int:
         number = int(decimal) if decimal else int(high, 16) << 16 | int(low, 16)
         if number < 1 << 32:
             return number
-    raise Wrong(f"{quoted(value)} is no host", "Write its 32 bits as in an address, such as a7b:7d, or the integer")
+    raise Wrong(
+        f"{quoted(value)} is no host",
+        "Write its 32 bits as in an address, such as a7b:7d, or the integer",
+    )
 
 
 def read_table(value: Any) -> dict[str, Any]:
@@ -167,17 +187,24 @@ ADDRESS: Final = Kind(_address, {"type": "string", "format": "ipv6"})
 MILLISECONDS: Final = ranged("milliseconds", 0, 999_999_999)
 NETWORK_ID: Final = Kind(
     _network_id,
-    {"anyOf": [
-        {"type": "string", "pattern": "^[0-9A-Fa-f:]+/48$"},
-        {"type": "integer", "minimum": 1, "maximum": 4_294_967_295},
-    ]},
-)  # fmt: skip
+    {
+        "anyOf": [
+            {"type": "string", "pattern": "^[0-9A-Fa-f:]+/48$"},
+            {"type": "integer", "minimum": 1, "maximum": 4_294_967_295},
+        ]
+    },
+)
 HOST_ID: Final = Kind(host_id, {"pattern": f"^({_HOST_BITS.pattern})$"})
 
 
 def table_of(items: Mapping[str, Any], names: Kind) -> Kind:
     return Kind(
-        read_table, {"type": "object", "propertyNames": dict(names.schema), "additionalProperties": dict(items)}
+        read_table,
+        {
+            "type": "object",
+            "propertyNames": dict(names.schema),
+            "additionalProperties": dict(items),
+        },
     )
 
 

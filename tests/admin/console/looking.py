@@ -1,4 +1,5 @@
-"""A console over a catalog of the test's, without a server: what a browser would get, and how it is read."""
+"""A console over a catalog of the test's, without a server: what a browser would get, and how it is
+read."""
 
 from __future__ import annotations
 
@@ -25,13 +26,21 @@ NOWHERE: Final = Path("/nosuch/catalog.db")
 
 @contextmanager
 def console(
-    catalog: Catalog | None = CATALOG, *, file: Path = NOWHERE, ready: tuple[bool, str] = (True, "ready"),
-    sampler: Sampler | None = None, upstreams: tuple[str, ...] = ("udp://192.0.2.1:53",), inside: bool = True,
-    base: str = "http://127.0.0.1:9154", rules: Rules = Rules(),  # noqa: B008 - frozen
-) -> Iterator[TestClient]:  # fmt: skip
+    catalog: Catalog | None = CATALOG,
+    *,
+    file: Path = NOWHERE,
+    ready: tuple[bool, str] = (True, "ready"),
+    sampler: Sampler | None = None,
+    upstreams: tuple[str, ...] = ("udp://192.0.2.1:53",),
+    inside: bool = True,
+    base: str = "http://127.0.0.1:9154",
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+) -> Iterator[TestClient]:
     """A client of the console, logged in unless told otherwise."""
     loaded = Loaded(catalog=catalog) if catalog else None
-    sources = Sources(lambda: catalog, lambda: loaded, lambda: ready, lambda: rules, file, lambda: upstreams)
+    sources = Sources(
+        lambda: catalog, lambda: loaded, lambda: ready, lambda: rules, file, lambda: upstreams
+    )
     with ThreadPoolExecutor(1) as thread:
         app = App(sources, sampler or Sampler(Metrics()), TOKEN, thread).asgi()
         with TestClient(app, base_url=base, follow_redirects=False) as client:
@@ -41,7 +50,8 @@ def console(
 
 
 class Page(HTMLParser):
-    """A page as its elements, in order: (name, attributes, text inside without that of its children's)."""
+    """A page as its elements, in order: (name, attributes, text inside without that of its
+    children's)."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -70,7 +80,11 @@ class Page(HTMLParser):
 
     def all(self, *tags: str) -> list[tuple[dict[str, str], str]]:
         """Attributes and text of the elements of these names."""
-        return [(attrs, " ".join("".join(text).split())) for tag, attrs, text in self.elements if tag in tags]
+        return [
+            (attrs, " ".join("".join(text).split()))
+            for tag, attrs, text in self.elements
+            if tag in tags
+        ]
 
     def rows(self, table: int = 0) -> list[list[str]]:
         """The cells of the rows of the body of one table."""

@@ -1,4 +1,5 @@
-"""Anyone can use the pages: labels, headings, landmarks, tables, and contrast computed from the colours."""
+"""Anyone can use the pages: labels, headings, landmarks, tables, and contrast computed from the
+colours."""
 
 from __future__ import annotations
 
@@ -14,13 +15,32 @@ from tests.admin.console.test_status import busy, upstream
 
 CSS = (Path(package.__file__).parent / "static" / "console.css").read_text()
 PATHS = (
-    "/", "/networks/24", "/networks/25", "/networks/24/peers", "/networks/24/flycasts", "/networks/25/peers",
-    "/networks/25/flycasts", "/networks/24/apps/web", "/networks/24/apps/blog", "/networks/24/apps/many?page=2",
-    "/networks/24/apps/web/machines/m1", "/search", "/search?q=we", "/search?q=fdaa:0:18:a7b:7d:1:1:102", "/ask",
-    "/ask?name=web.internal&as=acme", "/ask?name=top1.nearest.of.web.internal&as=acme/iad", "/ask?name=a..b",
-    "/ask?name=_http._tcp.web.internal&as=acme", "/ask?name=example.com&as=acme", "/ask?name=nosuch.internal&as=globex",
-    "/status", "/status?refresh=off", "/nosuch", "/networks/99",
-)  # fmt: skip
+    "/",
+    "/networks/24",
+    "/networks/25",
+    "/networks/24/peers",
+    "/networks/24/flycasts",
+    "/networks/25/peers",
+    "/networks/25/flycasts",
+    "/networks/24/apps/web",
+    "/networks/24/apps/blog",
+    "/networks/24/apps/many?page=2",
+    "/networks/24/apps/web/machines/m1",
+    "/search",
+    "/search?q=we",
+    "/search?q=fdaa:0:18:a7b:7d:1:1:102",
+    "/ask",
+    "/ask?name=web.internal&as=acme",
+    "/ask?name=top1.nearest.of.web.internal&as=acme/iad",
+    "/ask?name=a..b",
+    "/ask?name=_http._tcp.web.internal&as=acme",
+    "/ask?name=example.com&as=acme",
+    "/ask?name=nosuch.internal&as=globex",
+    "/status",
+    "/status?refresh=off",
+    "/nosuch",
+    "/networks/99",
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +66,12 @@ def test_every_field_has_a_label(path: str, shown: dict[str, tuple[str, Page]]) 
     for attrs, _ in page.all("input", "select", "textarea"):
         if attrs.get("type") != "hidden":
             assert labelled.get(attrs.get("id", "")), attrs
-    assert all(text for _, text in page.all("button", "label", "a", "summary", "caption", "th", "h1", "h2", "h3"))
+    assert all(
+        text
+        for _, text in page.all(
+            "button", "label", "a", "summary", "caption", "th", "h1", "h2", "h3"
+        )
+    )
 
 
 @ALL
@@ -77,7 +102,9 @@ def test_tables_say_what_they_are(path: str, shown: dict[str, tuple[str, Page]])
 
 
 @ALL
-def test_ids_are_unique_and_what_is_referred_to_is_there(path: str, shown: dict[str, tuple[str, Page]]) -> None:
+def test_ids_are_unique_and_what_is_referred_to_is_there(
+    path: str, shown: dict[str, tuple[str, Page]]
+) -> None:
     page = shown[path][1]
     ids = [attrs["id"] for _, attrs, _ in page.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
@@ -92,13 +119,19 @@ def test_ids_are_unique_and_what_is_referred_to_is_there(path: str, shown: dict[
 
 
 @ALL
-def test_pictures_have_words_or_are_decoration(path: str, shown: dict[str, tuple[str, Page]]) -> None:
+def test_pictures_have_words_or_are_decoration(
+    path: str, shown: dict[str, tuple[str, Page]]
+) -> None:
     for attrs, _ in shown[path][1].all("svg", "img"):
-        assert attrs.get("aria-hidden") == "true" or (attrs.get("role") == "img" and attrs["aria-label"]), attrs
+        assert attrs.get("aria-hidden") == "true" or (
+            attrs.get("role") == "img" and attrs["aria-label"]
+        ), attrs
 
 
 @ALL
-def test_nothing_is_inline_and_nothing_comes_from_elsewhere(path: str, shown: dict[str, tuple[str, Page]]) -> None:
+def test_nothing_is_inline_and_nothing_comes_from_elsewhere(
+    path: str, shown: dict[str, tuple[str, Page]]
+) -> None:
     text, page = shown[path]
     assert "://" not in re.sub(r"(udp|tcp)://", "", text)
     for tag, attrs, content in page.elements:
@@ -110,27 +143,44 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere(path: str, shown: di
 
 
 @ALL
-def test_what_speaks_up_by_itself_does_so_with_reason(path: str, shown: dict[str, tuple[str, Page]]) -> None:
-    live = [attrs["id"] for _, attrs, _ in shown[path][1].elements if attrs.get("role") in ("alert", "status")]
+def test_what_speaks_up_by_itself_does_so_with_reason(
+    path: str, shown: dict[str, tuple[str, Page]]
+) -> None:
+    live = [
+        attrs["id"]
+        for _, attrs, _ in shown[path][1].elements
+        if attrs.get("role") in ("alert", "status")
+    ]
     live += [attrs["id"] for _, attrs, _ in shown[path][1].elements if "aria-live" in attrs]
-    assert set(live) <= {"fault", "wrong", "trouble"}  # never the figures, which change every two seconds
+    assert set(live) <= {
+        "fault",
+        "wrong",
+        "trouble",
+    }  # never the figures, which change every two seconds
 
 
 @pytest.mark.parametrize(("path", "current"), [
     ("/", "Networks"), ("/networks/24", "Networks"), ("/ask", "Ask"), ("/status", "Status"),
 ])  # fmt: skip
-def test_the_menu_says_where_one_is(path: str, current: str, shown: dict[str, tuple[str, Page]]) -> None:
-    assert current in [text for attrs, text in shown[path][1].all("a") if attrs.get("aria-current") == "page"]
+def test_the_menu_says_where_one_is(
+    path: str, current: str, shown: dict[str, tuple[str, Page]]
+) -> None:
+    assert current in [
+        text for attrs, text in shown[path][1].all("a") if attrs.get("aria-current") == "page"
+    ]
 
 
-# ── colours ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── colours ───────────────────────────────────────────────────────────────────────────────────────
 
 TEXT = [  # what stands on what
     ("ink", "ground"), ("ink", "surface"), ("quiet", "ground"), ("quiet", "surface"), ("link", "ground"),
     ("link", "surface"), ("link", "soft"), ("on-button", "button"), ("good", "good-soft"), ("warn", "warn-soft"),
     ("bad", "bad-soft"), ("bad", "surface"), ("off", "off-soft"), ("ink", "off-soft"), ("off", "surface"),
 ]  # fmt: skip
-PICTURES = [(f"s{number}", "surface") for number in range(1, 7)] + [("link", "ground"), ("off", "ground")]
+PICTURES = [(f"s{number}", "surface") for number in range(1, 7)] + [
+    ("link", "ground"),
+    ("off", "ground"),
+]
 
 
 def schemes() -> dict[str, dict[str, str]]:

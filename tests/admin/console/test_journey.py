@@ -19,10 +19,22 @@ from tests.core.messages import CATALOG, IN_WEB, SERVER, ip
 
 RULES = Rules(region=b"ams")
 NAMES = (
-    "web.internal", "top2.nearest.of.web.internal", "_instances.internal", "_apps.internal", "laptop._peer.internal",
-    "web.flycast", "many.internal", "m1.vm.web.internal", "_http._tcp.web.internal", "nosuch.internal",
-    "batch.internal", "2.1.kv._metadata.web.internal", "localhost", "printer", "internal",
-)  # fmt: skip
+    "web.internal",
+    "top2.nearest.of.web.internal",
+    "_instances.internal",
+    "_apps.internal",
+    "laptop._peer.internal",
+    "web.flycast",
+    "many.internal",
+    "m1.vm.web.internal",
+    "_http._tcp.web.internal",
+    "nosuch.internal",
+    "batch.internal",
+    "2.1.kv._metadata.web.internal",
+    "localhost",
+    "printer",
+    "internal",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,10 +46,19 @@ def test_a_machine_is_shown_the_reply_that_it_would_get(name: str, by: str) -> N
     said = respond(query.to_wire(), IN_WEB, SERVER, CATALOG, RULES, turn=7, stream=by == "tcp")
     assert isinstance(said, Reply)
     reply = dns.message.from_wire(said.octets, one_rr_per_rrset=True)
-    assert (shown["reply"]["rcode"], shown["reply"]["octets"]) == (said.rcode.name, len(said.octets))
+    assert (shown["reply"]["rcode"], shown["reply"]["octets"]) == (
+        said.rcode.name,
+        len(said.octets),
+    )
     records = [record for _, records, _ in shown["reply"]["sections"] for record in records]
-    expected = [rrset for section in (reply.answer, reply.authority, reply.additional) for rrset in section[:200]]
-    assert [(r.name, r.ttl, r.data) for r in records] == [(str(e.name), e.ttl, e[0].to_text()) for e in expected]
+    expected = [
+        rrset
+        for section in (reply.answer, reply.authority, reply.additional)
+        for rrset in section[:200]
+    ]
+    assert [(r.name, r.ttl, r.data) for r in records] == [
+        (str(e.name), e.ttl, e[0].to_text()) for e in expected
+    ]
 
 
 def test_each_machine_is_in_or_out_with_a_reason() -> None:
@@ -51,14 +72,24 @@ def test_each_machine_is_in_or_out_with_a_reason() -> None:
 
 def test_the_page_draws_the_steps_in_order() -> None:
     with console() as client:
-        page = get(client, "/ask?name=top1.nearest.of.web.internal&as=fdaa:0:18:a7b:91:1:3:2&type=AAAA")
+        page = get(
+            client, "/ask?name=top1.nearest.of.web.internal&as=fdaa:0:18:a7b:91:1:3:2&type=AAAA"
+        )
         titles = [text for _, text in page.all("h3")]
-        assert titles == ["Who asks", "From where", "What the name means", "Which machines", "What comes back"]
+        assert titles == [
+            "Who asks",
+            "From where",
+            "What the name means",
+            "Which machines",
+            "What comes back",
+        ]
         text = page.all("main")[0][1]
         assert "as machine m3 (started) owns this /112" in text
         assert "1 in 3 out" in text
         assert "self, 0.0 ms" in text
-        assert page.rows(1) == [["top1.nearest.of.web.internal.", "5", "AAAA", "fdaa:0:18:a7b:91:1:3:2"]]
+        assert page.rows(1) == [
+            ["top1.nearest.of.web.internal.", "5", "AAAA", "fdaa:0:18:a7b:91:1:3:2"]
+        ]
 
 
 def test_reasons_of_negative_answers_are_shown() -> None:
@@ -79,7 +110,9 @@ def test_one_tenant_is_never_told_of_another() -> None:
 
 def test_turns_are_linked_and_change_who_is_first() -> None:
     first = [
-        journey(Question("web.internal", who="acme", turn=turn), CATALOG, RULES)["reply"]["sections"][0][1][0].data
+        journey(Question("web.internal", who="acme", turn=turn), CATALOG, RULES)["reply"][
+            "sections"
+        ][0][1][0].data
         for turn in range(3)
     ]
     assert len(set(first)) == 3
@@ -104,7 +137,9 @@ def test_what_does_not_fit_is_marked() -> None:
 def test_whoever_asks_is_told_what_they_would_be(who: str, words: str) -> None:
     with console() as client:
         page = get(client, f"/ask?name=web.internal&as={who}")
-        assert words in [text for attrs, text in page.all("span") if "badge" in attrs.get("class", "")]
+        assert words in [
+            text for attrs, text in page.all("span") if "badge" in attrs.get("class", "")
+        ]
 
 
 def test_a_mapped_source_asks_by_its_map() -> None:
@@ -119,7 +154,10 @@ def test_names_of_others_are_told_and_not_asked() -> None:
         text = get(client, "/ask?name=example.com&as=acme").all("main")[0][1]
         assert "forwarded The server would ask udp://192.0.2.53:53." in text
     with console(rules=Rules(forwarding=False), upstreams=()) as client:
-        assert "EDE 20: forwarding is off" in get(client, "/ask?name=example.com&as=acme").all("main")[0][1]
+        assert (
+            "EDE 20: forwarding is off"
+            in get(client, "/ask?name=example.com&as=acme").all("main")[0][1]
+        )
 
 
 @pytest.mark.parametrize(("field", "value"), [
@@ -138,19 +176,35 @@ def test_what_cannot_be_asked_is_told_what_why_do(field: str, value: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["WEB.internal", "web.internal.", ".", "fdaa:0:18:a7b:7d:1:1:2", "\\000.internal", "*.internal"]
+    "name",
+    [
+        "WEB.internal",
+        "web.internal.",
+        ".",
+        "fdaa:0:18:a7b:7d:1:1:2",
+        "\\000.internal",
+        "*.internal",
+    ],
 )
 def test_odd_questions_have_a_page(name: str) -> None:
     with console() as client:
         for qtype in ("", "A", "TYPE65280", "OPT", "AXFR", "any"):
-            get(client, "/ask", params={"name": name, "type": qtype, "as": "acme", "by": "pigeon", "turn": "x"})
+            get(
+                client,
+                "/ask",
+                params={"name": name, "type": qtype, "as": "acme", "by": "pigeon", "turn": "x"},
+            )
 
 
 def test_of_a_large_app_only_so_many_machines_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "JUDGED", 10)
     monkeypatch.setattr(module, "SHOWN", 8)
     shown = journey(Question("many.internal", who="acme", by="tcp"), CATALOG, RULES)
-    assert (shown["machines"]["judged"], shown["machines"]["of"], len(shown["machines"]["shown"])) == (10, 100, 8)
+    assert (
+        shown["machines"]["judged"],
+        shown["machines"]["of"],
+        len(shown["machines"]["shown"]),
+    ) == (10, 100, 8)
     assert shown["reply"]["answers"] == 100
     with console() as client:
         text = get(client, "/ask?name=many.internal&as=acme").all("main")[0][1]
@@ -167,7 +221,9 @@ def test_the_nearest_are_judged_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_long_list_of_machines_shows_both_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHOWN", 20)
-    shown = journey(Question("top50.nearest.of.many.internal", who="acme", by="tcp"), CATALOG, RULES)["machines"]
+    shown = journey(
+        Question("top50.nearest.of.many.internal", who="acme", by="tcp"), CATALOG, RULES
+    )["machines"]
     assert (shown["inside"], shown["outside"]) == (50, 50)
     assert [bool(v.why) for v in shown["shown"]] == [False] * 15 + [True] * 5
 

@@ -35,9 +35,18 @@ def test_a_network_lists_its_apps_and_only_its_own() -> None:
 def test_peers_and_flycasts_have_pages_of_their_own() -> None:
     with console() as client:
         assert get(client, f"/networks/{ACME}/peers").rows() == [
-            ["laptop", "fdaa:0:18:a7b:7d:1:1:102", "–", "shown", "laptop._peer.internal", "as laptop"]
+            [
+                "laptop",
+                "fdaa:0:18:a7b:7d:1:1:102",
+                "–",
+                "shown",
+                "laptop._peer.internal",
+                "as laptop",
+            ]
         ]
-        assert get(client, f"/networks/{ACME}/flycasts").rows() == [["web", "fdaa:0:18:0:1::9", "web.flycast"]]
+        assert get(client, f"/networks/{ACME}/flycasts").rows() == [
+            ["web", "fdaa:0:18:0:1::9", "web.flycast"]
+        ]
 
 
 def test_an_app_lists_its_machines_as_they_are() -> None:
@@ -54,18 +63,27 @@ def test_an_app_lists_its_machines_as_they_are() -> None:
 def test_a_machine_shows_its_facts_and_the_names_that_lead_to_it() -> None:
     with console() as client:
         page = get(client, f"/networks/{ACME}/apps/web/machines/m1")
-        facts = {name: value for (_, name), (_, value) in zip(page.all("dt"), page.all("dd"), strict=True)}
+        facts = {
+            name: value
+            for (_, name), (_, value) in zip(page.all("dt"), page.all("dd"), strict=True)
+        }
         assert facts["State"] == "started"
         assert facts["role metadata"] == "leader"
         assert facts["http service"] == "8080/tcp"
         assert facts["laptop peer inside its /112"] == "fdaa:0:18:a7b:7d:1:1:102"
-        assert "/ask?name=_http._tcp.web.internal&as=fdaa%3A0%3A18%3Aa7b%3A7d%3A1%3A1%3A2" in page.links
+        assert (
+            "/ask?name=_http._tcp.web.internal&as=fdaa%3A0%3A18%3Aa7b%3A7d%3A1%3A1%3A2"
+            in page.links
+        )
 
 
 def test_every_link_of_every_page_leads_somewhere() -> None:
     seen: set[str] = set()
     left = ["/"]
-    few = {**ROWS, "machines": [row for row in ROWS["machines"] if row[0][0] != "n" or row[0] < "n002"]}
+    few = {
+        **ROWS,
+        "machines": [row for row in ROWS["machines"] if row[0][0] != "n" or row[0] < "n002"],
+    }
     with console(loaded(rows=few).catalog) as client:
         while left:
             path = left.pop()
@@ -79,9 +97,16 @@ def test_every_link_of_every_page_leads_somewhere() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/networks/99", "/networks/24/apps/nope", "/networks/25/apps/batch", "/networks/24/apps/web/machines/m9",
-     "/networks/24/apps/batch/machines/m1", "/nosuch", "/networks/x"],
-)  # fmt: skip
+    [
+        "/networks/99",
+        "/networks/24/apps/nope",
+        "/networks/25/apps/batch",
+        "/networks/24/apps/web/machines/m9",
+        "/networks/24/apps/batch/machines/m1",
+        "/nosuch",
+        "/networks/x",
+    ],
+)
 def test_what_is_not_there_is_said_so(path: str) -> None:
     with console() as client:
         get(client, path, 404)
@@ -119,16 +144,25 @@ def test_a_catalog_that_is_not_loaded_or_empty_is_said_so() -> None:
         assert "The catalog has no network." in get(client, "/").all("main")[0][1]
 
 
-# ── ages ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── ages ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_ages_come_from_the_file(tmp_path: Path) -> None:
-    rows = {**ROWS, "machines": [(*machine("m1", "fdaa:0:18:a7b:7d:1:1:2")[:8], 1_000), machine("m2", "fdaa:0:18::2")]}
+    rows = {
+        **ROWS,
+        "machines": [
+            (*machine("m1", "fdaa:0:18:a7b:7d:1:1:2")[:8], 1_000),
+            machine("m2", "fdaa:0:18::2"),
+        ],
+    }
     create_catalog(tmp_path / "c.db", rows)
     assert pages.updated(tmp_path / "c.db", [b"m1", b"m2", b"m3"]) == {b"m1": 1_000}  # 0 is no time
     with console(load(tmp_path / "c.db").catalog, file=tmp_path / "c.db") as client:
         assert get(client, f"/networks/{ACME}/apps/web").rows()[0][5].endswith(" d")
-        assert "1970-01-01 00:16:40 UTC" in get(client, f"/networks/{ACME}/apps/web/machines/m1").all("dl")[0][1]
+        assert (
+            "1970-01-01 00:16:40 UTC"
+            in get(client, f"/networks/{ACME}/apps/web/machines/m1").all("dl")[0][1]
+        )
 
 
 def test_a_file_that_cannot_be_read_costs_the_ages_only(tmp_path: Path) -> None:
@@ -153,7 +187,7 @@ def test_moments_past_any_calendar_are_told_as_numbers() -> None:
     assert moment(10**18) == str(10**18)
 
 
-# ── search ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── search ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -171,7 +205,9 @@ def test_moments_past_any_calendar_are_told_as_numbers() -> None:
         ("nosuch", [], [], [], []),
     ],
 )
-def test_search(text: str, networks: list[str], apps: list[str], machines: list[str], peers: list[str]) -> None:
+def test_search(
+    text: str, networks: list[str], apps: list[str], machines: list[str], peers: list[str]
+) -> None:
     catalog = loaded(rows=ROWS).catalog
     found = pages.search(catalog, text)
     assert [net.name.decode() for net in found.networks] == networks
@@ -196,10 +232,12 @@ def test_search_stops_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pages.search(catalog, "globex").stopped
 
 
-# ── a large catalog ───────────────────────────────────────────────────────────────────────────────────────────
+# ── a large catalog ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_page_shows_as_much_of_a_large_catalog_as_of_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_shows_as_much_of_a_large_catalog_as_of_a_small_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     catalog = loaded(rows=sized_rows(30_000, apps_per_network=40, machines_per_app=250)).catalog
     big = max(catalog.networks.values(), key=lambda net: len(net.apps))
     monkeypatch.setattr(pages, "COUNTED", 100)
@@ -234,4 +272,6 @@ def test_peers_take_the_region_of_their_host() -> None:
     catalog = loaded(rows={**ROWS, "hosts": [(host, "ams-1", "ams")]}).catalog
     with console(catalog) as client:
         assert get(client, f"/networks/{ACME}/peers").rows()[0][2] == "ams"
-        assert "a7b:7d in ams" in get(client, f"/networks/{ACME}/apps/web/machines/m1").all("dl")[0][1]
+        assert (
+            "a7b:7d in ams" in get(client, f"/networks/{ACME}/apps/web/machines/m1").all("dl")[0][1]
+        )

@@ -1,4 +1,5 @@
-"""The console's port: in the server's loop, ended with it, and its packages loaded only when it is on."""
+"""The console's port: in the server's loop, ended with it, and its packages loaded only when it is
+on."""
 
 from __future__ import annotations
 
@@ -36,8 +37,13 @@ TOKEN = "a-token-of-the-tests"
 @asynccontextmanager
 async def running(token: str | None = TOKEN, host: str = "127.0.0.1") -> AsyncIterator[Console]:
     sources = Sources(
-        lambda: CATALOG, lambda: Loaded(catalog=CATALOG), lambda: (True, "ready"), Rules, Path("/nosuch"), tuple
-    )  # fmt: skip
+        lambda: CATALOG,
+        lambda: Loaded(catalog=CATALOG),
+        lambda: (True, "ready"),
+        Rules,
+        Path("/nosuch"),
+        tuple,
+    )
     console = Console(Endpoint.parse(f"{host}:0"), token, sources, Sampler(Metrics()))
     console.start()
     try:
@@ -82,10 +88,14 @@ def test_it_serves_in_the_loop_and_ends_with_it() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
-def test_a_token_of_its_own_is_in_the_address_that_is_told_and_a_configured_one_is_not(host: str) -> None:
+def test_a_token_of_its_own_is_in_the_address_that_is_told_and_a_configured_one_is_not(
+    host: str,
+) -> None:
     async def told() -> None:
         async with running(None, host) as console:
-            found = re.fullmatch(rf"http://{re.escape(host)}:\d+(/login\?token=[\w-]{{32}})", console.url)
+            found = re.fullmatch(
+                rf"http://{re.escape(host)}:\d+(/login\?token=[\w-]{{32}})", console.url
+            )
             assert found, console.url
             assert (await get(console, found[1])).startswith("HTTP/1.1 303 ")
             other = console.url
@@ -102,7 +112,9 @@ def test_the_signals_stay_those_of_the_server() -> None:
         before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
         async with running() as console:
             await get(console, "/")
-            assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+            assert [
+                signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+            ] == before
 
     story(told())
 
@@ -122,7 +134,9 @@ def test_a_connection_that_is_kept_does_not_hold_up_the_end() -> None:
 def test_connections_and_heads_are_bounded() -> None:
     async def told() -> None:
         async with running() as console:
-            assert (await said(console, b"GET / HTTP/1.1\r\nX: " + b"x" * 65_536)).startswith("HTTP/1.1 400 ")
+            assert (await said(console, b"GET / HTTP/1.1\r\nX: " + b"x" * 65_536)).startswith(
+                "HTTP/1.1 400 "
+            )
             held = [await asyncio.open_connection(*console.address[:2]) for _ in range(CONNECTIONS)]
             assert "HTTP/1.1 503 " in await get(console, "/login")
             for _, writer in held:
@@ -170,11 +184,13 @@ def test_nothing_is_logged_by_uvicorn(caplog: pytest.LogCaptureFixture) -> None:
     assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
-# ── with the server ───────────────────────────────────────────────────────────────────────────────────────────
+# ── with the server ───────────────────────────────────────────────────────────────────────────────
 
 
 def settings(tmp_path: Path, **flags: str) -> Any:
-    return load_settings({"catalog": str(tmp_path / "c.db"), "listen": ("[::1]:0",), "admin": "none", **flags}, {})
+    return load_settings(
+        {"catalog": str(tmp_path / "c.db"), "listen": ("[::1]:0",), "admin": "none", **flags}, {}
+    )
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "starlette.applications", "uvicorn"])
@@ -203,7 +219,10 @@ def test_a_taken_port_is_told_what_why_do(tmp_path: Path) -> None:
             server = Server(settings(tmp_path, console=taken, upstream="none"))
             with pytest.raises(CannotStart) as error:
                 await server.run(lambda _: None)
-            assert (error.value.what, error.value.why) == (f"cannot open console {taken}", "Address already in use")
+            assert (error.value.what, error.value.why) == (
+                f"cannot open console {taken}",
+                "Address already in use",
+            )
 
     story(told())
 
@@ -211,30 +230,41 @@ def test_a_taken_port_is_told_what_why_do(tmp_path: Path) -> None:
 def test_nothing_of_it_is_loaded_while_it_is_off() -> None:
     program = (
         "import sys, internal_dns.server, internal_dns.cli.run\n"
-        "print(sorted({'starlette', 'uvicorn', 'jinja2', 'internal_dns.admin.console'} & sys.modules.keys()))"
+        "print(sorted({'starlette', 'uvicorn', 'jinja2', 'internal_dns.admin.console'} & "
+        "sys.modules.keys()))"
     )
-    made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=20)
+    made = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=20
+    )
     assert made.stdout == "[]\n"
 
 
 def test_dev_says_why_there_is_no_console(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli_run, "DEV_CONSOLE", Endpoint.parse("127.0.0.1:0"))
     assert cli_run._why_no_console() == ""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvicorn" else object())
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "uvicorn" else object()
+    )
     assert cli_run._why_no_console() == "none: pip install 'internal-dns[console]' brings it"
     monkeypatch.undo()
 
     async def told() -> None:
         async with running() as console:
-            monkeypatch.setattr(cli_run, "DEV_CONSOLE", at := Endpoint.parse(f"127.0.0.1:{console.address[1]}"))
+            monkeypatch.setattr(
+                cli_run, "DEV_CONSOLE", at := Endpoint.parse(f"127.0.0.1:{console.address[1]}")
+            )
             said = cli_run._why_no_console()
             assert said == f"none: {at}: Address already in use; --console ADDR:PORT names another"
 
     story(told())
 
 
-@pytest.mark.parametrize("text", ["short", "x" * 15, "with blank in it", "ümlaut-ümlaut-ümlaut", "a/b/c/d/e/f/g/h/i"])
-def test_tokens_that_could_be_guessed_or_do_not_fit_an_address_are_refused(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["short", "x" * 15, "with blank in it", "ümlaut-ümlaut-ümlaut", "a/b/c/d/e/f/g/h/i"]
+)
+def test_tokens_that_could_be_guessed_or_do_not_fit_an_address_are_refused(
+    text: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigurationError) as error:
         settings(tmp_path, console_token=text)
     assert "a token is at least 16 letters, digits, - and _" in error.value.faults[0]
@@ -248,7 +278,9 @@ def test_a_page_is_not_built_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def slow(*given: Any) -> Any:
         begin, seen = time.monotonic(), turns
-        while turns < seen + 3:  # waits for the loop: would wait for ever if it were the loop's thread
+        while (
+            turns < seen + 3
+        ):  # waits for the loop: would wait for ever if it were the loop's thread
             assert time.monotonic() < begin + 10
             time.sleep(0.001)
         return real(*given)

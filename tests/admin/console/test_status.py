@@ -1,4 +1,5 @@
-"""The status page: rates are differences of counters, plots are those numbers, and what is missing is said."""
+"""The status page: rates are differences of counters, plots are those numbers, and what is missing
+is said."""
 
 from __future__ import annotations
 
@@ -12,12 +13,15 @@ from internal_dns.metrics import Metrics, UpstreamFigures
 from tests.admin.console.looking import console, get
 
 
-def upstream(to: str = "udp://192.0.2.1:53", up: bool = True, latency: float = 0.0123) -> UpstreamFigures:
+def upstream(
+    to: str = "udp://192.0.2.1:53", up: bool = True, latency: float = 0.0123
+) -> UpstreamFigures:
     return UpstreamFigures(to, up, 0.5, latency, 3, {}, {}, {})
 
 
 def busy(seconds: int = 10, upstreams: tuple[UpstreamFigures, ...] = ()) -> Sampler:
-    """A sampler of a server that had 20 queries, 5 of them NXDOMAIN, in every second, and one commit in all."""
+    """A sampler of a server that had 20 queries, 5 of them NXDOMAIN, in every second, and one
+    commit in all."""
     metrics = Metrics()
     sampler = Sampler(metrics, lambda: upstreams)
     sampler.take(100.0)
@@ -60,9 +64,17 @@ def test_samples_are_kept_for_five_minutes_and_no_longer() -> None:
 
 def test_the_figures_of_this_moment() -> None:
     found = status(tuple(busy().kept))
-    assert (found["queries"], found["drops"], found["repeated"], found["seconds"]) == (20.0, 0, 0.0, 10)
+    assert (found["queries"], found["drops"], found["repeated"], found["seconds"]) == (
+        20.0,
+        0,
+        0.0,
+        10,
+    )
     rcodes = next(plot for plot in found["plots"] if plot.title == "Responses by RCODE")
-    assert [(line.number, line.name, line.now) for line in rcodes.lines] == [(1, "NOERROR", "15"), (2, "NXDOMAIN", "5")]
+    assert [(line.number, line.name, line.now) for line in rcodes.lines] == [
+        (1, "NOERROR", "15"),
+        (2, "NXDOMAIN", "5"),
+    ]
     kinds = next(plot for plot in found["plots"] if plot.title == "Responses by kind")
     assert [line.name for line in kinds.lines] == ["internal", "flycast"]
     delay = next(plot for plot in found["plots"] if "loop" in plot.title)
@@ -77,7 +89,10 @@ def test_a_colour_is_that_of_the_series_not_of_its_place() -> None:
     metrics.response("internal", Rcode.NOTIMP, Type.A)[0] += 1
     sampler.take(1.0)
     plot = status(tuple(sampler.kept))["plots"][1]
-    assert [(line.number, line.name, line.now) for line in plot.lines] == [(4, "REFUSED", "1"), (5, "other", "2")]
+    assert [(line.number, line.name, line.now) for line in plot.lines] == [
+        (4, "REFUSED", "1"),
+        (5, "other", "2"),
+    ]
 
 
 def test_before_the_second_sample_there_is_no_data_and_a_page() -> None:
@@ -97,7 +112,8 @@ def test_the_page_tells_the_numbers_in_words_too() -> None:
         assert "Queries, a second: udp now 16, highest 16. tcp now 4, highest 4. " in labels
         assert any("1 up to 5. " in label for label in labels)
         assert "20 Queries a second" in " ".join(
-            f"{value} {name}" for (_, name), (_, value) in zip(page.all("dt"), page.all("dd"), strict=True)
+            f"{value} {name}"
+            for (_, name), (_, value) in zip(page.all("dt"), page.all("dd"), strict=True)
         )
 
 
@@ -110,11 +126,14 @@ def test_the_fragment_is_the_part_of_the_page_that_changes() -> None:
 
 def test_it_refreshes_without_javascript_and_can_be_stopped() -> None:
     with console() as client:
-        assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in client.get("/status").text
+        assert (
+            '<noscript><meta http-equiv="refresh" content="5"></noscript>'
+            in client.get("/status").text
+        )
         assert 'http-equiv="refresh"' not in client.get("/status?refresh=off").text
 
 
-# ── upstreams ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── upstreams ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_upstreams_are_shown_as_the_forwarder_tells_of_them() -> None:
@@ -130,12 +149,17 @@ def test_upstreams_are_shown_as_the_forwarder_tells_of_them() -> None:
 
 def test_a_forwarder_that_tells_nothing_has_no_data() -> None:
     with console(sampler=busy()) as client:
-        assert "udp://192.0.2.1:53: no data on their health." in get(client, "/status").all("main")[0][1]
+        assert (
+            "udp://192.0.2.1:53: no data on their health."
+            in get(client, "/status").all("main")[0][1]
+        )
     with console(sampler=busy(), upstreams=()) as client:
-        assert "None: names that are not ours are refused." in get(client, "/status").all("main")[0][1]
+        assert (
+            "None: names that are not ours are refused." in get(client, "/status").all("main")[0][1]
+        )
 
 
-# ── plots ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── plots ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(("value", "above"), [
