@@ -131,7 +131,7 @@ build/lock/bin/pip-compile: Makefile
 	$(PYTHON) -m venv --clear .venv
 
 # The native UDP path, built by the install.
-NATIVE = setup.py $(wildcard internal_dns/transport/*.pyx internal_dns/transport/*.pxd internal_dns/transport/*.h)
+NATIVE = setup.py $(wildcard internal_dns/transport/native/*.pyx internal_dns/transport/native/*.pxd internal_dns/transport/native/*.h)
 
 # Stamps: a second run installs nothing. A development install includes the plain one.
 .venv/run.stamp: .venv/bin/pip pyproject.toml requirements.lock $(NATIVE)

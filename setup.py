@@ -8,11 +8,11 @@ import os
 
 from setuptools import Extension, setup
 
-TRANSPORT = "internal_dns/transport"
+NATIVE = "internal_dns/transport/native"
 FAST = Extension(
-    "internal_dns.transport.fast",
-    [f"{TRANSPORT}/fast.pyx"],
-    depends=[f"{TRANSPORT}/{name}" for name in ("fast.pxd", "repeat.h", "table.h", "worker.h")],
+    "internal_dns.transport.native.fast",
+    [f"{NATIVE}/fast.pyx"],
+    depends=[f"{NATIVE}/{name}" for name in ("fast.pxd", "repeat.h", "table.h", "worker.h")],
     define_macros=[("_GNU_SOURCE", None)],
     # Socket addresses are read through pointers to structs that they were not declared as.
     extra_compile_args=["-O2", "-std=c11", "-pthread", "-fno-strict-aliasing"],

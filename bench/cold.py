@@ -25,8 +25,8 @@ from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.metrics import Metrics
 from internal_dns.store.generate import create_catalog, sized_rows
 from internal_dns.store.sqlite import load
-from internal_dns.transport.answers import AnswerTable
-from internal_dns.transport.exchange import Exchange
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.table.table import AnswerTable
 
 ROUNDS = 5
 MACHINES = 30_000  # 100 networks of 100 apps of 3 machines

@@ -176,14 +176,15 @@ def best_path() -> str:
 @cache
 def _has_native() -> bool:
     return (
-        option("--udp-path") and importlib.util.find_spec("internal_dns.transport.fast") is not None
+        option("--udp-path")
+        and importlib.util.find_spec("internal_dns.transport.native.fast") is not None
     )
 
 
 def path_words(path: str) -> tuple[str, ...]:
     """The option that asks for a UDP path. Raises Missing when it is not built."""
     if path == "native" and not _has_native():
-        raise Missing("not built: internal_dns.transport.fast is not there")
+        raise Missing("not built: internal_dns.transport.native.fast is not there")
     return ("--udp-path", path) if option("--udp-path") else ()
 
 

@@ -31,15 +31,24 @@ from internal_dns.service.watchdog import watch_ourselves
 from internal_dns.store.sqlite import Loaded, UnusableCatalog
 from internal_dns.store.watch import Watcher
 from internal_dns.transport import native
-from internal_dns.transport.exchange import Exchange
-from internal_dns.transport.inherited import Unfit, inherited
-from internal_dns.transport.sockets import BACKLOG, Bound, Endpoint, bind_queues, kernel_drops
-from internal_dns.transport.tcp import Connections
-from internal_dns.transport.udp import UdpListener
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.listen.inherited import Unfit, inherited
+from internal_dns.transport.listen.sockets import (
+    BACKLOG,
+    Bound,
+    Endpoint,
+    bind_queues,
+    kernel_drops,
+)
+from internal_dns.transport.listen.tcp import Connections
+from internal_dns.transport.listen.udp import UdpListener
+from internal_dns.transport.native.listener import Udp as NativeUdp
+from internal_dns.transport.native.listener import spread_by_network
+from internal_dns.transport.native.mirror import Mirror
 
 if TYPE_CHECKING:
     from internal_dns.admin.console.serve import Console
-    from internal_dns.transport import fast
+    from internal_dns.transport.native import fast
 
 DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
 BUILD_NATIVE: Final = (
@@ -52,7 +61,7 @@ PROGRESS_ROWS: Final = 250_000
 _log = logging.getLogger("internal_dns")
 
 
-NewWorkers = tuple[native.Mirror, list[tuple[native.Udp, "list[fast.Worker]"]]]
+NewWorkers = tuple[Mirror, list[tuple[NativeUdp, "list[fast.Worker]"]]]
 
 
 class CannotStart(Exception):
@@ -84,7 +93,7 @@ class Server:
         self.forward_limit = max(16, descriptors // 4)
         self.forwarder = _forwarder(settings, self.upstreams, self.metrics, self.forward_limit)
         rules = self._rules(settings, self.upstreams)
-        self.mirror = native.Mirror(rules, self.metrics) if self.udp_path == "native" else None
+        self.mirror = Mirror(rules, self.metrics) if self.udp_path == "native" else None
         self.exchange = Exchange(rules, self.metrics, self.forwarder, self.mirror)
         self.connections = Connections(self.exchange, self.metrics)
         self.watcher = Watcher(
@@ -98,7 +107,7 @@ class Server:
             settings.catalog, self.exchange, settings.prefix, settings.hidden_peers, settings.source
         )
         self.following = _following(settings)
-        self.udp: list[UdpListener] | list[native.Udp] = []
+        self.udp: list[UdpListener] | list[NativeUdp] = []
         self.servers: list[asyncio.Server] = []
         self.groups: list[Bound] = []
         self.loaded = asyncio.Event()
@@ -204,7 +213,7 @@ class Server:
         udp = [group.udp for group in self.groups]
         if self.mirror:
             self.udp = [
-                native.Udp(udp, self.exchange, self.metrics, self.mirror, self.settings.workers)
+                NativeUdp(udp, self.exchange, self.metrics, self.mirror, self.settings.workers)
             ]
         else:
             self.udp = [
@@ -318,9 +327,9 @@ class Server:
         if not self.mirror or rules == self.exchange.rules:
             return None
         try:
-            mirror = native.Mirror(rules, self.metrics)
+            mirror = Mirror(rules, self.metrics)
             return mirror, [
-                (udp, udp.made(mirror)) for udp in self.udp if isinstance(udp, native.Udp)
+                (udp, udp.made(mirror)) for udp in self.udp if isinstance(udp, NativeUdp)
             ]
         except (OSError, MemoryError) as error:
             raise ConfigurationError(
@@ -516,7 +525,7 @@ def _are_queues(group: Bound) -> bool:
 def _spread(queue: socket.socket) -> None:
     """Give each network its queue, in the group of *queue*."""
     try:
-        native.spread_by_network(queue)
+        spread_by_network(queue)
     except OSError as error:
         _log.warning(
             "no filter for the queues (%s): one network's flood may hurt any other", error.strerror

@@ -31,8 +31,8 @@ from internal_dns.core.wire import Query, read_query
 from internal_dns.replicate.source import Source
 from internal_dns.store.declare import Faulty
 from internal_dns.store.writer import NotOurs, Refused, Writer, follows
-from internal_dns.transport.exchange import Exchange
-from internal_dns.transport.sampling import Tap
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.tap import Tap
 
 MAX_REQUEST: Final = 64 << 20  # a declarative document of a large platform
 WAIT: Final = 10  # seconds until a change must be visible

@@ -16,9 +16,9 @@ from internal_dns.core.journey import NO_CATALOG, Rules, asker
 from internal_dns.core.names import printable
 from internal_dns.core.requester import Requester
 from internal_dns.core.wire import Query, Rcode, Silent, Type, read_query
-from internal_dns.transport.answers import Busy, hits_of
-from internal_dns.transport.exchange import Exchange
-from internal_dns.transport.sampling import Sample
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.table.table import Busy, hits_of
+from internal_dns.transport.tap import Sample
 
 MAX_NAMES: Final = 10_000
 FORWARDED: Final = "(forwarded)"  # what upstreams said is kept once for all networks

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from internal_dns.replicate.follower import Facts
     from internal_dns.replicate.source import Source
     from internal_dns.server import CannotStart
-    from internal_dns.transport.sockets import Endpoint
+    from internal_dns.transport.listen.sockets import Endpoint
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
 ROUTES: Final = Path("/proc/net/ipv6_route")
@@ -266,7 +266,7 @@ def _port(
     running, has it."""
     import errno
 
-    from internal_dns.transport.sockets import bind
+    from internal_dns.transport.listen.sockets import bind
 
     what = f"{setting} {endpoint}"
     try:
@@ -282,7 +282,7 @@ def _port(
 
 def reachable(endpoint: Endpoint) -> Endpoint:
     """Where to ask a server that listens on *endpoint*."""
-    from internal_dns.transport.sockets import Endpoint as Made
+    from internal_dns.transport.listen.sockets import Endpoint as Made
 
     return Made(IPv6Address("::1"), endpoint.port) if endpoint.wildcard else endpoint
 
@@ -498,7 +498,7 @@ def _cross_check(server: str) -> Iterator[Symptom]:
     import dns.rcode
     import dnslib
 
-    from internal_dns.transport.sockets import Endpoint
+    from internal_dns.transport.listen.sockets import Endpoint
 
     try:
         endpoint = Endpoint.parse(server, 53)

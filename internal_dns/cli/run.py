@@ -18,7 +18,7 @@ from internal_dns.cli.words import settings as effective
 from internal_dns.config import Settings, load_settings, misspelt, table
 from internal_dns.core.catalog import Catalog
 from internal_dns.server import CannotStart, Server, run
-from internal_dns.transport.sockets import Endpoint
+from internal_dns.transport.listen.sockets import Endpoint
 
 DEV_PORT: Final = 1053  # 5353 is multicast DNS
 DEV_CATALOG: Final = Path("demo/catalog.db")
@@ -108,7 +108,7 @@ def _why_no_console() -> str:
     import socket
     from importlib.util import find_spec
 
-    from internal_dns.transport.sockets import bind
+    from internal_dns.transport.listen.sockets import bind
 
     if not all(map(find_spec, ("jinja2", "starlette", "uvicorn"))):
         return "none: pip install 'internal-dns[console]' brings it"
@@ -139,7 +139,7 @@ def _serve(
 
 def _elsewhere() -> str:
     """A command that serves the demo on a port that is free now."""
-    from internal_dns.transport.sockets import bind_pair
+    from internal_dns.transport.listen.sockets import bind_pair
 
     for port in range(DEV_PORT + 1, 0xFFFF):
         try:

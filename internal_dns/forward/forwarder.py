@@ -42,7 +42,7 @@ from internal_dns.forward.policy import PATIENCE, PROBE_TIMEOUT, Plan, preferred
 from internal_dns.forward.streams import channel
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.metrics import Metrics, UpstreamFigures, rcode_name
-from internal_dns.transport.sockets import packed
+from internal_dns.transport.listen.sockets import packed
 
 PER_NETWORK: Final = 1_000  # clients waiting
 CLIENT_PATIENCE: Final = (
@@ -319,7 +319,8 @@ class Forwarder:
             return f"failed a moment ago, not asked again for {FAILED} s: {why[1]}"
         if (kept := self.cache.peek(key)) is None:
             return "nothing: an upstream would be asked"
-        what = f"{rcode_name(kept.reply.rcode)}, {sum(kept.reply.counts)} RRs from {kept.to} {now - kept.since:.0f} s ago"
+        rcode, count = rcode_name(kept.reply.rcode), sum(kept.reply.counts)
+        what = f"{rcode}, {count} RRs from {kept.to} {now - kept.since:.0f} s ago"
         if now < kept.until:
             return f"{what}, good for {kept.until - now:.0f} s more: repeated without asking"
         return f"{what}, past its time: sent only if no upstream answers within {CLIENT_PATIENCE} s"

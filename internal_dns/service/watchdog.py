@@ -19,7 +19,7 @@ from typing import Final
 from internal_dns.core.wire import IN, QR, Type
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.routes import is_local
-from internal_dns.transport.sockets import Endpoint
+from internal_dns.transport.listen.sockets import Endpoint
 
 # One question may be lost in a full queue without the service being at fault.
 CHANCES: Final = 4

@@ -29,8 +29,8 @@ from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import HIDDEN_PEERS, Loaded, load
 from internal_dns.store.watch import Watcher
 from internal_dns.store.writer import Writer
-from internal_dns.transport.exchange import Exchange
-from internal_dns.transport.sampling import Tap
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.tap import Tap
 from tests.core.messages import AAAA, A, ip, loaded, opt, query
 
 STOP = {"op": "write", "puts": [["machines", {"id": "3d8d9930b03989", "state": "stopped"}]]}

@@ -19,8 +19,8 @@ from internal_dns.core.journey import Forward, Rules
 from internal_dns.core.wire import Query, Type
 from internal_dns.metrics import Histogram, Metrics, registry
 from internal_dns.server import Server
-from internal_dns.transport.exchange import Exchange, Keep
-from internal_dns.transport.sockets import Endpoint, bind, kernel_drops
+from internal_dns.transport.answer import Exchange, Keep
+from internal_dns.transport.listen.sockets import Endpoint, bind, kernel_drops
 from tests.core.messages import AAAA, IN_WEB, OUTSIDER, ROWS, SERVER, TXT, ip, loaded, opt, query
 from tests.tools import requires_tool
 
@@ -181,7 +181,7 @@ class LateForwarder:
 def exchange_at(monkeypatch: pytest.MonkeyPatch, *times: float) -> Exchange:
     exchange = Exchange(Rules(), Metrics(), LateForwarder())
     exchange.use(loaded(rows=ROWS).catalog)
-    monkeypatch.setattr("internal_dns.transport.exchange.perf_counter", Clock(*times))
+    monkeypatch.setattr("internal_dns.transport.answer.perf_counter", Clock(*times))
     return exchange
 
 

@@ -190,7 +190,7 @@ def outcome(
     source: bytes = IN_WEB,
     destination: bytes = SERVER,
     catalog: Catalog | None = CATALOG,
-    rules: Rules = Rules(),
+    rules: Rules = Rules(),  # noqa: B008 - frozen
     turn: int = 0,
     stream: bool = False,
     now: int = 0,

@@ -85,7 +85,7 @@ def test_a_module_of_the_core_is_pure(path: Path) -> None:
         ("from ipaddress import *", "ipaddress.*"),
         ("from internal_dns.store import sqlite", "internal_dns.store"),
         ("from internal_dns import forward", "internal_dns.forward"),
-        ("import internal_dns.transport.udp", "internal_dns.transport.udp"),
+        ("import internal_dns.transport.listen.udp", "internal_dns.transport.listen.udp"),
         ("import internal_dns", "internal_dns"),
         ("from . import names", "a relative import"),
         ("try:\n    import logging\nexcept ImportError:\n    pass", "logging"),

@@ -351,6 +351,11 @@ def outcome(reply: dns.message.Message) -> str:
     return " ".join([dns.rcode.to_text(reply.rcode()), *codes])
 
 
+def shows(server: Served, name: str, count: int) -> bool:
+    """Whether *name* has *count* addresses now."""
+    return len(addresses(ask(server, name))) == count
+
+
 def until(what: Callable[[], bool], seconds: float, words: str = "it did not happen") -> float:
     """Wait until *what* is true; return how long it took. Fails after *seconds*."""
     begin = time.monotonic()

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
 from statistics import median
@@ -35,6 +36,7 @@ from tests.live.hosts import (
     outcome,
     query,
     serving,
+    shows,
     until,
 )
 from tests.live.upstream import Asked, Upstream
@@ -234,11 +236,7 @@ def test_commits_become_visible(acme: Path, capsys: pytest.CaptureFixture[str]) 
                 "INSERT INTO machines (id, network_id, app, address, region, state) VALUES"
                 f" ('new{number}', 24, 'fresh', '{address}', 'iad', 'started')",
             )
-            took.append(
-                until(
-                    lambda n=number: len(addresses(ask(server, "fresh.internal"))) == n + 1, VISIBLE
-                )
-            )  # type: ignore[misc]
+            took.append(until(partial(shows, server, "fresh.internal", number + 1), VISIBLE))
     with capsys.disabled():
         print(
             f"\n  20 commits were visible after {median(took) * 1000:.0f} ms (p50), "

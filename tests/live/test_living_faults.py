@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import dns.rcode
 import pytest
 
 from internal_dns.store.generate import create_catalog, demo_rows
-from tests.live.hosts import Served, addresses, ask, meanwhile, query, serving, until
+from tests.live.hosts import Served, addresses, ask, meanwhile, query, serving, shows, until
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -330,10 +331,7 @@ def test_a_catalog_that_is_renamed_over_again_and_again_is_followed(
                 _without_wal(other)
                 os.rename(other, path)
                 wanted = whole["web.internal"] - (number % 2 == 0)
-                until(
-                    lambda wanted=wanted: len(addresses(ask(server, "web.internal"))) == wanted,
-                    SERVED_AGAIN,
-                )  # type: ignore[misc]
+                until(partial(shows, server, "web.internal", wanted), SERVED_AGAIN)
         assert {len(answer) for answer in seen.answers} == {
             whole["web.internal"],
             whole["web.internal"] - 1,

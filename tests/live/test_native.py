@@ -32,7 +32,9 @@ from internal_dns.core.journey import Rules
 from internal_dns.core.requester import SourceMap
 from internal_dns.metrics import Metrics
 from internal_dns.transport import native
-from internal_dns.transport.sockets import Endpoint, bind_queues
+from internal_dns.transport.listen.sockets import Endpoint, bind_queues
+from internal_dns.transport.native.listener import Udp, spread_by_network
+from internal_dns.transport.native.mirror import Mirror
 from tests.core.messages import AA, QR, RA, header
 from tests.core.messages import query as plain
 from tests.live.hosts import (
@@ -51,7 +53,7 @@ from tests.live.hosts import (
 from tests.tools import requires_native, requires_root, requires_tool
 
 if not native.MISSING:
-    from internal_dns.transport import fast
+    from internal_dns.transport.native import fast
 
 pytestmark = [pytest.mark.live, requires_native()]
 
@@ -67,13 +69,13 @@ class Alone:
     """A worker on a socket of [::1], in whose table `web.internal` is all there is; Python takes nothing from it."""
 
     sock: socket.socket
-    mirror: native.Mirror = field(init=False)
+    mirror: Mirror = field(init=False)
     worker: fast.Worker = field(init=False)
     thread: Thread = field(init=False)
 
     def __post_init__(self) -> None:
         maps = (SourceMap(IPv6Network("::1/128"), NetworkId(0x18)),)
-        self.mirror = native.Mirror(Rules(maps=maps), Metrics())
+        self.mirror = Mirror(Rules(maps=maps), Metrics())
         self.mirror.table.put(0x18, WEB[12:-4], 28, QR | AA | RA, (0, 0, 0), 0, 0, b"", b"", 0)
         self.worker = fast.Worker(self.mirror.table, [(self.sock.fileno(), True, None)])
         self.thread = Thread(target=self.worker.run)
@@ -295,7 +297,7 @@ class Late:
 def test_a_late_reply_leaves_by_the_workers_that_are_there_or_not_at_all(then: str) -> None:
     async def story(server: Alone, client: socket.socket) -> None:
         exchange: Any = Late()
-        udp = native.Udp([[server.sock]], exchange, Metrics(), server.mirror, 1)
+        udp = Udp([[server.sock]], exchange, Metrics(), server.mirror, 1)
         client.send(OTHER)
         async with asyncio.timeout(5):
             while not exchange.asked:
@@ -329,7 +331,7 @@ def test_the_network_of_the_source_chooses_the_queue() -> None:
         with ExitStack() as stack:
             for made in (*queues, tcp):
                 stack.enter_context(made)
-            native.spread_by_network(queues[3])  # of any of them: it is the group's
+            spread_by_network(queues[3])  # of any of them: it is the group's
             for network in (0x18, 0x19, 0x1A, 7, 0xFFFF_FFFF, 8):
                 for machine in (1, 2, 3):
                     source = f"fdaa:{network >> 16:x}:{network & 0xFFFF:x}:5:6:7:{machine}:2"
@@ -495,7 +497,10 @@ def test_a_network_that_floods_does_not_cost_another_one_an_answer(acme: Path) -
 
 # ── without the extension ─────────────────────────────────────────────────────────────────────────
 
-WITHOUT = "import sys; sys.modules['internal_dns.transport.fast'] = None; from internal_dns.cli import main; main()"
+WITHOUT = (
+    "import sys; sys.modules['internal_dns.transport.native.fast'] = None; "
+    "from internal_dns.cli import main; main()"
+)
 
 
 def test_without_the_extension_the_python_path_serves_and_says_so(acme: Path) -> None:
@@ -566,5 +571,5 @@ def test_without_a_compiler_the_wheel_is_made_without_the_extension(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = {name.rpartition("/")[2] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {"fast.pyi", "native.py"} <= names
+    assert {"fast.pyi", "mirror.py"} <= names
     assert not any(name.endswith((".so", ".c")) for name in names)

@@ -19,7 +19,7 @@ import dns.message
 import pytest
 
 from internal_dns.transport import native
-from internal_dns.transport.sockets import SO_RCVBUFFORCE, Endpoint, bind_pair, bind_queues
+from internal_dns.transport.listen.sockets import SO_RCVBUFFORCE, Endpoint, bind_pair, bind_queues
 from tests.live.hosts import (
     LAUNCHER,
     MAP_LOOPBACK,

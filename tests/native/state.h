@@ -5,7 +5,7 @@
 #include <assert.h>
 #include <stdio.h>
 
-#include "../../internal_dns/transport/table.h"
+#include "../../internal_dns/transport/native/table.h"
 
 static const uint8_t SOURCE[16] = {0xfd, 0xaa, 0, 0, 0, 0x18}, SERVER[16] = {0xfd, 0xaa, [15] = 3};
 

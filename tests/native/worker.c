@@ -1,5 +1,5 @@
 /* The parts of worker.h that time and chance would hide: the token bucket, the ring when it wraps and when it is full. */
-#include "../../internal_dns/transport/worker.h"
+#include "../../internal_dns/transport/native/worker.h"
 
 #include "state.h"
 

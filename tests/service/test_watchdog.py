@@ -13,9 +13,9 @@ from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.watchdog import CHANCES, answers, watch_ourselves
-from internal_dns.transport.exchange import Exchange
-from internal_dns.transport.sockets import Endpoint, bind_pair
-from internal_dns.transport.udp import UdpListener
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.listen.sockets import Endpoint, bind_pair
+from internal_dns.transport.listen.udp import UdpListener
 
 INTERVAL = 0.4
 

@@ -19,7 +19,7 @@ from internal_dns.core.catalog import Catalog, NetworkId, changed
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import Loaded, Reader, load
-from internal_dns.transport.answers import AnswerTable
+from internal_dns.transport.table.table import AnswerTable
 from tests.core.messages import AAAA, ANY, PTR, SRV, TXT, ip, query
 
 ACME, GLOBEX, INITECH = NetworkId(0x18), NetworkId(0x19), NetworkId(0x1A)

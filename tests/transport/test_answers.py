@@ -24,7 +24,8 @@ from internal_dns.metrics import Metrics
 from internal_dns.store.generate import demo_rows
 from internal_dns.store.sqlite import read
 from internal_dns.transport import native
-from internal_dns.transport.answers import AnswerTable, Entry
+from internal_dns.transport.native.mirror import Mirror
+from internal_dns.transport.table.table import AnswerTable, Entry
 from tests.core.catalogs import Rows, natural_type, random_name, random_rows, random_source
 from tests.core.messages import (
     AA,
@@ -123,13 +124,13 @@ class Twins:
     catalog: Catalog
     rules: Rules = RULES
     table: AnswerTable = field(init=False)
-    mirror: native.Mirror | None = field(init=False)
+    mirror: Mirror | None = field(init=False)
     repeated: int = 0
     repeated_natively: int = 0
 
     def __post_init__(self) -> None:
         metrics = Metrics()
-        self.mirror = None if native.MISSING else native.Mirror(self.rules, metrics)
+        self.mirror = None if native.MISSING else Mirror(self.rules, metrics)
         self.table = AnswerTable(
             self.rules,
             lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype),
@@ -169,7 +170,7 @@ class Twins:
 
     def ask_natively(
         self,
-        mirror: native.Mirror,
+        mirror: Mirror,
         found: bytes | None,
         octets: bytes,
         source: bytes,
@@ -232,7 +233,7 @@ def audit(table: AnswerTable) -> None:
     assert all(keys for _, _, keys in books)
     assert all(table._tables.values())
     assert all(table._by_label.values())
-    if isinstance(table.mirror, native.Mirror):
+    if isinstance(table.mirror, Mirror):
         mirrored = {
             (network, key)
             for (network, key, where), entry in entries.items()

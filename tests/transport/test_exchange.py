@@ -20,8 +20,8 @@ from internal_dns.core.journey import Forward, Rules
 from internal_dns.core.wire import Query
 from internal_dns.metrics import Metrics
 from internal_dns.store.generate import demo_rows
-from internal_dns.transport import exchange
-from internal_dns.transport.exchange import Exchange
+from internal_dns.transport import answer as exchange
+from internal_dns.transport.answer import Exchange
 from tests.core.messages import (
     AAAA,
     COOKIE,
@@ -160,7 +160,7 @@ def test_a_bug_is_logged_once_a_second(
 ) -> None:
     server, now = serving(demo()), [100.0]
     monkeypatch.setattr(exchange, "respond", planted)
-    monkeypatch.setattr("internal_dns.transport.exchange.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("internal_dns.transport.answer.time.monotonic", lambda: now[0])
     with caplog.at_level(logging.ERROR, "internal_dns"):
         for _ in range(50):
             ask(server, query("secret-app.internal"))
@@ -322,7 +322,10 @@ def test_a_repeated_answer_counts_like_a_decided_one() -> None:
 
 def test_every_message_is_counted_as_a_reply_or_a_drop() -> None:
     rng, server = Random(7), serving(demo())
-    names = "web.internal db.internal nosuch.internal web.flycast example.com localhost a.test 1.0.10.in-addr.arpa".split()
+    names = (
+        "web.internal db.internal nosuch.internal web.flycast example.com localhost a.test "
+        "1.0.10.in-addr.arpa"
+    ).split()
     total = 3_000
     for number in range(total):
         octets = bytearray(
@@ -400,7 +403,10 @@ def test_a_forwarded_reply_is_relayed_and_counted() -> None:
 
 def test_names_of_ours_are_never_forwarded() -> None:
     server = serving(demo())
-    for name in "web.internal nosuch.internal x.flycast internal 3.a.a.d.f.ip6.arpa localhost x.test 1.10.in-addr.arpa".split():
+    for name in (
+        "web.internal nosuch.internal x.flycast internal 3.a.a.d.f.ip6.arpa localhost x.test "
+        "1.10.in-addr.arpa"
+    ).split():
         for qtype in (A, AAAA, TXT, 99):
             for source in (IN_ACME, ip("fdaa:0:77::2"), ip("2001:db8::1")):
                 ask(server, query(name, qtype), source)

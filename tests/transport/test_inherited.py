@@ -10,8 +10,13 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from internal_dns.transport.inherited import Unfit, inherited
-from internal_dns.transport.sockets import IPV6_FREEBIND, RECEIVE_BUFFER, SO_RCVBUFFORCE, Bound
+from internal_dns.transport.listen.inherited import Unfit, inherited
+from internal_dns.transport.listen.sockets import (
+    IPV6_FREEBIND,
+    RECEIVE_BUFFER,
+    SO_RCVBUFFORCE,
+    Bound,
+)
 
 FIRST = 200  # out of the way of what pytest has open
 V6, V4, UDP, TCP = socket.AF_INET6, socket.AF_INET, socket.SOCK_DGRAM, socket.SOCK_STREAM

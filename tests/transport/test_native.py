@@ -23,7 +23,8 @@ from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import MAX_QUERY, SILENT_PORTS
 from internal_dns.metrics import Metrics
 from internal_dns.transport import native
-from internal_dns.transport.answers import AnswerTable
+from internal_dns.transport.native.mirror import Mirror
+from internal_dns.transport.table.table import AnswerTable
 from tests.core.catalogs import Rows, natural_type, random_name, random_rows, random_source
 from tests.core.messages import (
     AA,
@@ -70,21 +71,21 @@ from tests.transport.test_answers import (
 )
 
 if not native.MISSING:
-    from internal_dns.transport import fast
+    from internal_dns.transport.native import fast
 
 pytestmark = requires_native()
 
 
-def serving(catalog: Catalog, rules: Rules = RULES) -> tuple[native.Mirror, AnswerTable]:
+def serving(catalog: Catalog, rules: Rules = RULES) -> tuple[Mirror, AnswerTable]:
     """An empty table for *catalog*."""
-    mirror = native.Mirror(rules, Metrics())
+    mirror = Mirror(rules, Metrics())
     table = AnswerTable(rules, mirror=mirror)
     table.change(catalog)
     return mirror, table
 
 
 def native_answer(
-    mirror: native.Mirror, octets: bytes, source: bytes = MACHINE, **how: Any
+    mirror: Mirror, octets: bytes, source: bytes = MACHINE, **how: Any
 ) -> bytes | None:
     return mirror.table.answer_one(octets, source, SERVER, how.pop("turn", 0), **how)
 
@@ -102,7 +103,7 @@ def maybe_unknown(rng: Random, rows: Rows, source: bytes) -> Name:
     return (*rng.choices(LABELS, k=rng.choice((1, 1, 1, 2, 2, 3, 4, 8))), b"internal")
 
 
-def compare(mirror: native.Mirror, catalog: Catalog, octets: bytes, source: bytes) -> bytes | None:
+def compare(mirror: Mirror, catalog: Catalog, octets: bytes, source: bytes) -> bytes | None:
     """What the C core says of its own accord; fails unless the journey says the same."""
     said = native_answer(mirror, octets, source)
     if said is not None:
@@ -327,7 +328,7 @@ ANSWER = rr(HEAD, A, b"\xc0\0\2\1", ttl=300) + rr(HEAD, A, b"\xc0\0\2\2", ttl=20
 TTLS = (6, 6 + len(ANSWER) // 2)
 
 
-def relaying(**said: Any) -> native.Mirror:
+def relaying(**said: Any) -> Mirror:
     """A table with one relayed answer."""
     mirror, _ = serving(demo())
     how: dict[str, Any] = {
@@ -472,7 +473,7 @@ def relayed_alike(seed: int) -> int:
     """Fail unless both tables say the same in a random life; return how often they said
     something."""
     rng, now = Random(seed), [1_000.0]
-    mirror = native.Mirror(RULES, Metrics())
+    mirror = Mirror(RULES, Metrics())
     table = AnswerTable(RULES, clock=lambda: now[0], mirror=mirror)
     asked = [
         query(name, qtype) for name in ("example.com", "a.example.com", ".") for qtype in (A, AAAA)

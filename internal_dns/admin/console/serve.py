@@ -15,7 +15,7 @@ import uvicorn
 
 from internal_dns.admin.console.app import App, Sources
 from internal_dns.admin.console.samples import Sampler
-from internal_dns.transport.sockets import Endpoint, bind
+from internal_dns.transport.listen.sockets import Endpoint, bind
 
 CONNECTIONS: Final = 32  # a browser opens six
 MAX_HEAD: Final = 8_192  # octets of request line and headers

@@ -123,7 +123,7 @@ def split(network: bytes, key: bytes) -> tuple[bytes, int, int]:
 
 
 class Mirror(Protocol):
-    """Another table that is to hold what this one holds (transport/native.py). Keys are as here,
+    """Another table that is to hold what this one holds (transport/native/mirror.py). Keys are as here,
     without a place."""
 
     def put(self, network: bytes, key: bytes, entry: Entry) -> int:

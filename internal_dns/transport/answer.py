@@ -31,9 +31,9 @@ from internal_dns.core.wire import (
     read_query,
 )
 from internal_dns.metrics import Metrics
-from internal_dns.transport.answers import AnswerTable, Mirror
-from internal_dns.transport.sampling import Sample, Tap, show, tapped
 from internal_dns.transport.shares import Shares
+from internal_dns.transport.table.table import AnswerTable, Mirror
+from internal_dns.transport.tap import Sample, Tap, show, tapped
 
 Outcome = bytes | None | Coroutine[Any, Any, bytes | None]
 

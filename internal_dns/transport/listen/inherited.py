@@ -17,7 +17,7 @@ from collections.abc import MutableMapping
 from ipaddress import ip_address
 from typing import Final
 
-from internal_dns.transport.sockets import (
+from internal_dns.transport.listen.sockets import (
     IP_FREEBIND,
     IPV6_FREEBIND,
     SO_TIMESTAMP,

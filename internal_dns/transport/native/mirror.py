@@ -1,32 +1,19 @@
-"""The native UDP path: what goes into the C core's table and comes out of its workers.
-
-    socket ─► fast.Worker, a thread ─► known? repeat it ─► socket          Exchange.handle ─► AnswerTable
-                     └── else ─► ring ─► Udp._readable ─► Exchange.handle       │ Mirror.put, drop, change
-                                                              └─► socket        └─► fast.Table, which workers read
-
-`transport/udp.py` and `answers.py` do the same in Python; they are what runs without the extension,
-and the oracle of the tests. AnswerTable knows what depends on what and when an answer must go; the
-table here only follows it.
-"""
+"""The native table as Python fills it: AnswerTable knows what depends on what, this follows it."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from math import ceil
 from struct import pack, unpack
-from threading import Thread
-from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from internal_dns.core import names
 from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.core.wire import AD, IN, QR, RA, RD, Rcode, Type
 from internal_dns.metrics import Metrics
-from internal_dns.transport.answers import (
+from internal_dns.transport.native import MISSING
+from internal_dns.transport.table.table import (
     EVERYONE,
     MAX_ENTRIES,
     Cell,
@@ -35,29 +22,14 @@ from internal_dns.transport.answers import (
     cut,
     split,
 )
-from internal_dns.transport.exchange import Exchange
-from internal_dns.transport.sockets import packed
-from internal_dns.transport.turns import Turns
 
-try:
-    from internal_dns.transport import fast
+if not MISSING:
+    from internal_dns.transport.native import fast
 
-    MISSING = ""
-except ImportError as error:
-    MISSING = f"it was not built at installation ({error})"
-
-Handed = tuple[
-    bytes, bytes, bytes, int, bytes | None
-]  # octets, source, destination, port, the way back
-QUEUES: Final = 8  # as repeat.h; here it must be known without the extension too
-AT_ONCE: Final = (
-    1_024  # messages taken from the ring in one turn, so that no network's flood fills it
-)
-# messages answered in one turn of the event loop, and in one system call: what a reply waits for
-BATCH: Final = 16
 _OPT_SIZE: Final = 11
 _NETWORKS: Final = 16_384  # chains; more networks make them longer
-_ROOM: Final = 64  # labels that a network may gain before its set is made anew, at least
+# Labels that a network may gain before its set is made anew, at least.
+_ROOM: Final = 64
 
 
 class Mirror:
@@ -234,146 +206,3 @@ def unknown(rules: Rules, depths: int) -> Iterator[Entry]:
             "!H", 0xC000 | len(octets) - 4 - len(names.wire(names.INTERNAL))
         )
         yield entry
-
-
-class Udp:
-    """Serves groups of UDP sockets with native workers; a group is the queues of one address."""
-
-    def __init__(
-        self,
-        groups: Sequence[Sequence[socket.socket]],
-        exchange: Exchange,
-        metrics: Metrics,
-        mirror: Mirror,
-        workers: int,
-    ) -> None:
-        self.groups, self.exchange, self.metrics = groups, exchange, metrics
-        self.loop = asyncio.get_running_loop()
-        self.pending: set[asyncio.Task[None]] = set()
-        self.shares = [
-            [sock for group in groups for sock in group[n::workers]] for n in range(workers)
-        ]
-        metrics.before_collecting.append(self.count)
-        self.start(mirror, self.made(mirror))
-
-    def made(self, mirror: Mirror) -> list[fast.Worker]:
-        """Return workers that answer from *mirror*, for `start`. Raises OSError."""
-        return [
-            fast.Worker(mirror.table, [_served(s) for s in share]) for share in self.shares if share
-        ]
-
-    def start(self, mirror: Mirror, workers: list[fast.Worker]) -> None:
-        """Begin to read, or go on after `stop_reading`, with *workers* that were `made`."""
-        self.mirror, self.workers = mirror, workers
-        self._counted = [worker.counted() for worker in self.workers]
-        self._unseen = 0
-        self.turns = [Turns[Handed]() for _ in workers]
-        self.threads = [
-            Thread(target=w.run, name=f"udp-{n}", daemon=True) for n, w in enumerate(self.workers)
-        ]
-        for number, worker in enumerate(self.workers):
-            self.loop.add_reader(worker.up, self._readable, number)
-        for thread in self.threads:
-            thread.start()
-
-    def stop_reading(self) -> None:
-        """Read nothing more, and answer all that was read. What the sockets still hold is the next
-        process's."""
-        for worker in self.workers:
-            worker.stop()
-        for thread in self.threads:
-            thread.join()
-        self.threads = []
-        for number, worker in enumerate(self.workers):
-            self.loop.remove_reader(worker.up)
-            while self._answer(number):
-                pass
-        self.count()
-
-    def close(self) -> None:
-        """Leave the sockets alone from now on: they may be closed, and their numbers those of other
-        files."""
-        self.stop_reading()
-        self.workers, self._counted = [], []
-        for task in self.pending:
-            task.cancel()
-
-    def _readable(self, number: int) -> None:
-        up = self.workers[number].up
-        os.eventfd_read(up)
-        if self._answer(number):
-            os.eventfd_write(up, 1)  # when others of the event loop had their turn
-
-    def _answer(self, number: int) -> bool:
-        """Take what was handed up, and answer one batch of what waits; return whether there may be
-        more."""
-        handle, replies, worker, waiting = (
-            self.exchange.handle,
-            [],
-            self.workers[number],
-            self.turns[number],
-        )
-        begin, prefix = perf_counter(), self.mirror.prefix
-        taken = worker.take(AT_ONCE)
-        for message in taken:
-            octets, source, destination, _, back = message
-            if not back:
-                self.exchange.show_elsewhere(octets, source, destination, dropped=back is None)
-            elif not waiting.put(
-                source[:6] if source[:2] == prefix else b"", message
-            ):  # those of no network together
-                self.metrics.drop("turn")
-        for _ in range(min(BATCH, len(waiting))):
-            octets, source, destination, port, back = waiting.take()
-            assert back
-            reply = handle(octets, source, destination, port)
-            if reply.__class__ is bytes:
-                replies.append((back, reply))
-            elif reply is not None:
-                self._later(reply, number, back)
-        worker.send(replies)
-        self.exchange.end_batch(begin)
-        if self.exchange.taps:
-            self._tell_unseen()
-        return len(waiting) > 0 or len(taken) == AT_ONCE
-
-    def _tell_unseen(self) -> None:
-        before, self._unseen = self._unseen, sum(worker.unseen for worker in self.workers)
-        self.exchange.not_shown(self._unseen - before)
-
-    def _later(self, reply: Any, number: int, back: bytes) -> None:
-        """Send what a coroutine returns, when it does, by the worker that then has the sockets."""
-
-        async def send() -> None:
-            if (octets := await reply) is not None and self.workers:
-                self.workers[number].send([(back, octets)])
-
-        task = self.loop.create_task(send())
-        self.pending.add(task)
-        task.add_done_callback(self.pending.discard)
-
-    def count(self) -> None:
-        """Add what the workers have counted since the last time to the metrics."""
-        before, self._counted = self._counted, [worker.counted() for worker in self.workers]
-        for (named, cells), (named_before, cells_before) in zip(self._counted, before, strict=True):
-            self.mirror.bring_home(cells, cells_before)
-            for name, count in named.items():
-                new = count - named_before[name]
-                if name in ("4", "6"):
-                    self.metrics.requests["udp", name][0] += new
-                elif name == "hits":
-                    self.exchange.repeated_elsewhere(new)
-                elif new:
-                    self.metrics.drops[name] += new
-
-
-def _served(sock: socket.socket) -> tuple[int, bool, bytes | None]:
-    """A socket as fast.Worker takes it."""
-    host = sock.getsockname()[0]
-    return sock.fileno(), sock.family == socket.AF_INET6, None if host == "::" else packed(host)
-
-
-def spread_by_network(sock: socket.socket) -> None:
-    """Let the source's network choose the queue, in the group that *sock* belongs to. Raises
-    OSError."""
-    fast.spread_by_network(sock.fileno())

@@ -1,0 +1,1 @@
+"""Sockets: bound here or inherited, datagrams and streams read and written."""

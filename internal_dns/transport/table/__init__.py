@@ -1,0 +1,1 @@
+"""The answer table: replies that may be repeated."""
