@@ -15,8 +15,11 @@ INSTALL_SELF = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 # SKIPS=forbid: a skipped or xfailed test is a failure (tests/conftest.py).
 export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
 
-.PHONY: help demo test unit live container lint types fmt docs lock bench compare soak fuzz dist sbom wheelhouse image \
+.PHONY: help demo test quick unit live container lint types fmt docs lock bench compare soak fuzz dist sbom wheelhouse image \
 	clean build-deps test-deps
+# These share nothing, so they may use every core; the live tests share ports.
+UNIT = $(BIN)/python -m pytest -q -n auto -m
+
 .NOTPARALLEL:  # Two tests at once would share ports.
 
 help:  ## This list
@@ -27,10 +30,14 @@ demo: build-deps  ## Install, then serve the demo catalog on [::1]:1053
 	$(BIN)/internal-dns dev
 
 test: test-deps lint types  ## Everything: lint, types, unit, scenarios, live (SKIPS=forbid: no test may skip)
-	$(BIN)/python -m pytest -q
+	$(UNIT) 'not live'
+	$(BIN)/python -m pytest -q -m live
 
 unit: .venv/dev.stamp  ## The tests that need no tool, root or real socket
-	$(BIN)/python -m pytest -q -m 'not live'
+	$(UNIT) 'not live'
+
+quick: .venv/dev.stamp  ## What a change needs first: the unit tests that are not slow
+	$(UNIT) 'not live and not slow'
 
 live: test-deps .venv/dev.stamp  ## The tests with real sockets, tools and namespaces
 	$(BIN)/python -m pytest -q -m live

@@ -131,6 +131,7 @@ def test_every_setting_is_a_flag_of_serve_and_dev() -> None:
 @pytest.mark.parametrize(
     "words", [["--help"], ["dig", "--help"], ["serve", "--help"], ["health", "--help"]]
 )
+@pytest.mark.slow
 def test_help_does_not_load_what_only_other_commands_need(words: list[str]) -> None:
     program = (
         "import sys\n"
@@ -159,6 +160,7 @@ def test_version_tells_what_it_runs_on() -> None:
 @pytest.mark.parametrize(
     "words", [["nosuch"], ["dig"], ["dig", "--nosuch", "x"], ["init", "--machines", "x"], []]
 )
+@pytest.mark.slow
 def test_wrong_usage_exits_2(words: list[str]) -> None:
     said = spawn(*words)
     assert said.code == 2
@@ -629,6 +631,7 @@ def closed_port() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("words", [[], ["--tcp"]])
+@pytest.mark.slow
 def test_dig_says_what_to_do_when_nobody_answers(words: list[str]) -> None:
     with closed_port() as server:
         said = spawn("dig", *words, "--timeout", "0.2", "--server", server, "web.internal")
@@ -926,6 +929,7 @@ def test_serve_tells_every_fault_of_the_settings_at_once() -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "dev"])
+@pytest.mark.slow
 def test_a_server_with_an_unusable_catalog_does_not_start(command: str, tmp_path: Path) -> None:
     (tmp_path / "c.db").write_bytes(b"garbage\n" * 1_000)
     said = spawn(
@@ -985,6 +989,7 @@ def on_a_terminal(*words: str | Path, **environment: str) -> str:
             os.close(secondary)
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colours_and_no_color_and_pipes_get_plain_text(demo: Path) -> None:
     words = ("explain", "--catalog", demo, "iad.web.internal")
     assert ESCAPE in on_a_terminal(*words)
@@ -993,6 +998,7 @@ def test_a_terminal_gets_colours_and_no_color_and_pipes_get_plain_text(demo: Pat
     assert plain.replace("\r\n", "\n") == spawn(*words).out
 
 
+@pytest.mark.slow
 def test_errors_are_coloured_on_a_terminal_only() -> None:
     words = ("check", "--catalog", "/nosuch.db")
     assert ESCAPE in on_a_terminal(*words)

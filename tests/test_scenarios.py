@@ -12,18 +12,9 @@ import dns.message
 import dns.rrset
 import pytest
 
-from tests.scenario import (
-    FOLDER,
-    Ask,
-    Broken,
-    InProcess,
-    Runner,
-    Scenario,
-    Setting,
-    all_scenarios,
-    parsed,
-    play,
-)
+from tests.scenario.language import FOLDER, Ask, Broken, Scenario, Setting, all_scenarios, parsed
+from tests.scenario.play import play
+from tests.scenario.runner import InProcess, Runner
 
 CORPUS = all_scenarios()
 DOCUMENT = Path(__file__).parents[1] / "docs" / "names.md"

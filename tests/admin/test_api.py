@@ -229,6 +229,7 @@ NONSENSE: list[Any] = [
 
 
 @pytest.mark.parametrize("request_", NONSENSE, ids=lambda r: repr(r)[:60])
+@pytest.mark.slow
 def test_a_request_without_sense_gets_an_error_and_the_next_one_is_served(
     path: Path, request_: Any
 ) -> None:
@@ -253,6 +254,7 @@ VALUES: list[Any] = [
 @pytest.mark.parametrize(
     "column", ["id", "network_id", "app", "address", "region", "process_group"]
 )
+@pytest.mark.slow
 def test_a_value_of_any_kind_is_refused_in_words(path: Path, column: str, value: Any) -> None:
     row = {"id": "new", "address": "fdaa:0:18:a7b:7d:7:7:2", **MACHINE, column: value}
 

@@ -16,7 +16,8 @@ from tests.container.podman import IMAGE, Podman
 from tests.live.conftest import catalog_file
 from tests.live.hosts import Host, Served, until
 from tests.live.test_scenarios_live import IPV4, Living, Sockets
-from tests.scenario import Scenario, Server, Setting, all_scenarios, play
+from tests.scenario.language import Scenario, Server, Setting, all_scenarios
+from tests.scenario.play import play
 from tests.tools import requires_root, requires_tool
 
 pytestmark = [pytest.mark.container, requires_root(), requires_tool("podman", "runc", "ip")]

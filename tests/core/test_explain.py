@@ -107,6 +107,7 @@ def both(
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_what_is_explained_is_what_is_answered(name: str) -> None:
     for source, qtype, stream in product(
         SOURCES, (AAAA, TXT, SRV, PTR, SOA, ANY, A), (False, True)
@@ -160,6 +161,7 @@ def test_who_dev_mode_asks_as_is_explained(said: bytes) -> None:
 
 @given(st.integers(0, 1 << 32))
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_every_catalog_is_explained_as_it_is_answered(seed: int) -> None:
     rng = Random(seed)
     rows = random_rows(rng)
@@ -451,6 +453,7 @@ def catalog_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("words", GOLDEN)
+@pytest.mark.slow
 def test_the_command_tells_the_story(words: str, catalog_file: Path) -> None:
     told = subprocess.run(
         [

@@ -97,6 +97,7 @@ def test_many_octets_are_answered_forwarded_or_dropped(kind: str) -> None:
         targets.judge(octets, source, stream=bool(turn % 2))
 
 
+@pytest.mark.slow
 def test_no_reply_exceeds_its_limit_and_none_is_cut_needlessly() -> None:
     rng = Random(SEED)
     for _ in range(300):
@@ -208,6 +209,7 @@ NAME_FORMS = [f"{form}.internal" for form in FORMS] + [f"{form}.flycast" for for
 
 @given(numbers)
 @UNSHRUNK
+@pytest.mark.slow
 def test_nothing_of_another_network_is_ever_in_a_reply(seed: int) -> None:
     rng = Random(seed)
     rows, tokens = two_tenants(rng)
@@ -236,6 +238,7 @@ def test_nothing_of_another_network_is_ever_in_a_reply(seed: int) -> None:
 
 @given(numbers)
 @settings(max_examples=200, deadline=None)  # 200 × 57 names: more than 10,000 pairs
+@pytest.mark.slow
 def test_what_exists_in_another_network_is_what_exists_nowhere(seed: int) -> None:
     rng = Random(seed)
     rows, tokens = two_tenants(rng)
@@ -459,6 +462,7 @@ def test_a_list_too_long_for_tcp_shows_whole_items_with_tc(size: int, form: str)
 
 @given(numbers)
 @UNSHRUNK
+@pytest.mark.slow
 def test_answering_changes_no_value_of_the_catalog(seed: int) -> None:
     rng = Random(seed)
     rows = random_rows(rng)

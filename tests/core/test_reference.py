@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from tests.core.reference_run import disagreements
 
 TRIPLES = 40_000
 
 
+@pytest.mark.slow
 def test_the_server_agrees_with_an_independent_reading_of_the_contract() -> None:
     asked = Counter[str]()
     for found in disagreements(1, TRIPLES, asked):

@@ -348,6 +348,7 @@ def test_a_silent_upstream_delays_the_answer_until_the_next_is_asked(
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.slow
 def test_silence_of_all_ends_in_time_with_few_packets(count: int) -> None:
     async def story() -> None:
         async with scripted(*[lambda *_: []] * count) as found:
@@ -461,6 +462,7 @@ def waiting(forwarder: Forwarder, *names: str, network: int = 0x18) -> list[asyn
     ]
 
 
+@pytest.mark.slow
 def test_a_network_may_have_so_many_clients_waiting_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -483,6 +485,7 @@ def test_a_network_may_have_so_many_clients_waiting_and_no_more(
     run(story())
 
 
+@pytest.mark.slow
 def test_when_sockets_run_out_the_network_that_has_most_makes_room() -> None:
     async def story() -> None:
         async with scripted(lambda *_: []) as (silent,):
@@ -524,6 +527,7 @@ def test_a_bug_while_forwarding_is_one_servfail(monkeypatch: pytest.MonkeyPatch)
     run(story())
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_away_leaves_the_question_to_those_who_wait() -> None:
     async def story() -> None:
         async with scripted(lambda *_: []) as (silent,):
@@ -679,6 +683,7 @@ def test_a_loop_back_to_this_server_is_seen_at_once() -> None:
     run(story())
 
 
+@pytest.mark.slow
 def test_an_upstream_that_is_silent_for_many_names_is_probed_and_asked_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -716,6 +721,7 @@ def test_an_upstream_that_is_silent_for_many_names_is_probed_and_asked_last(
     run(story())
 
 
+@pytest.mark.slow
 def test_one_dead_name_says_nothing_about_its_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("internal_dns.forward.cache.FAILED", 0)
 
@@ -742,6 +748,7 @@ def test_a_failure_is_remembered_for_a_moment() -> None:
     run(story())
 
 
+@pytest.mark.slow
 def test_what_has_run_out_stands_in_while_nothing_better_can_be_had(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

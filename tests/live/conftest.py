@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.live import hosts
-from tests.scenario import make_catalog
+from tests.scenario.runner import make_catalog
 
 
 @pytest.fixture(scope="session", autouse=True)

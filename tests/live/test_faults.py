@@ -40,7 +40,7 @@ from tests.live.hosts import (
     until,
 )
 from tests.live.upstream import Asked, Upstream
-from tests.scenario import make_catalog
+from tests.scenario.runner import make_catalog
 from tests.tools import requires_root, requires_tool
 
 pytestmark = pytest.mark.live

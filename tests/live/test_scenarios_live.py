@@ -18,7 +18,9 @@ import pytest
 from tests.live.conftest import catalog_file
 from tests.live.hosts import Host, Served, change, query, until
 from tests.live.upstream import Asked, Upstream
-from tests.scenario import Runner, Scenario, Setting, all_scenarios, play
+from tests.scenario.language import Scenario, Setting, all_scenarios
+from tests.scenario.play import play
+from tests.scenario.runner import Runner
 from tests.tools import requires_native, requires_root, requires_tool
 
 pytestmark = [pytest.mark.live, requires_root(), requires_tool("ip")]

@@ -419,6 +419,7 @@ def test_a_file_that_is_restored_from_a_backup_goes_on_from_where_it_stands(
     assert {"new", "newer"} <= machines(host.path)
 
 
+@pytest.mark.slow
 def test_a_large_resync_needs_no_temporary_file(host: Host, stream: Stream) -> None:
     """A container's root is read-only, and may have no /tmp: the rows to sweep are kept in
     memory."""

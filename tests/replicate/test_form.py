@@ -195,6 +195,7 @@ MEMBERS = sorted({name for form in FORMS.values() for name in form.__struct_fiel
         ANY_JSON | st.sampled_from(["a", "24", 24, "fdaa:0:18::1", {"a": "b"}]),
     ),
 )
+@pytest.mark.slow
 def test_any_message_is_a_row_or_is_kept_out(table: str, more: dict[str, Any]) -> None:
     """Whatever is written to a bucket: never an exception, and never both."""
     value = {**json.loads(machine("a")[1]), **more}

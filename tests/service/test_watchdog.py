@@ -64,6 +64,7 @@ async def heard(manager: Heard, pings: int) -> None:
 
 
 @pytest.mark.parametrize("where", ["[::1]:0", "127.0.0.1:0", "[::]:0"])
+@pytest.mark.slow
 def test_a_server_that_answers_is_alive(where: str) -> None:
     async def play(manager: Heard, listener: UdpListener, endpoint: Endpoint) -> None:
         await heard(manager, 2)
@@ -72,6 +73,7 @@ def test_a_server_that_answers_is_alive(where: str) -> None:
     watched(play, where)
 
 
+@pytest.mark.slow
 def test_a_loop_that_runs_without_reading_is_not() -> None:
     async def play(manager: Heard, listener: UdpListener, endpoint: Endpoint) -> None:
         await heard(manager, 1)
@@ -84,6 +86,7 @@ def test_a_loop_that_runs_without_reading_is_not() -> None:
     watched(play)
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_on_every_question_is_not() -> None:
     class Broken(Exchange):
         def handle(self, *args: object, **options: object) -> None:
@@ -96,6 +99,7 @@ def test_a_server_that_fails_on_every_question_is_not() -> None:
     watched(play, exchange=Broken(Rules(forwarding=False), Metrics()))
 
 
+@pytest.mark.slow
 def test_a_loop_that_is_blocked_is_not() -> None:
     async def play(manager: Heard, listener: UdpListener, endpoint: Endpoint) -> None:
         await heard(manager, 1)

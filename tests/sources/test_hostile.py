@@ -134,6 +134,7 @@ values = st.recursive(
 
 
 @given(st.lists(values) | values)
+@pytest.mark.slow
 def test_any_json_is_read_or_refused(value: Any) -> None:
     for module in (docker, consul, fly):
         for source in (value, json.dumps(value)):

@@ -533,6 +533,7 @@ def test_whatever_is_written_as_json_is_read_back(value: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("kind", ["toml", "json"])
 @given(value=tables)
+@pytest.mark.slow
 def test_the_line_of_a_path_has_its_last_key(kind: str, value: dict[str, Any]) -> None:
     text = WRITERS[kind](value)
     lines, told = Lines(text, kind), text.split("\n")
@@ -557,6 +558,7 @@ def test_any_text_is_a_document_or_faulty(text: str, kind: Any) -> None:
         st.sampled_from(["networks", "regions", "hosts", "latency", "organizations"]), values
     )
 )
+@pytest.mark.slow
 def test_any_value_is_a_document_or_faulty(value: dict[str, Any]) -> None:
     for fault in faults_or_none(lambda: document(to_toml(value))):
         assert str(fault).startswith(f"catalog.toml:{fault.line}: {fault.where}")
@@ -655,6 +657,7 @@ def catalogs(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.parametrize("kind", ["toml", "json"])
 @settings(deadline=None)
 @given(rows=catalogs())
+@pytest.mark.slow
 def test_applying_what_was_exported_changes_nothing(
     kind: Any, rows: dict[str, list[dict[str, Any]]]
 ) -> None:
@@ -672,6 +675,7 @@ def test_applying_what_was_exported_changes_nothing(
 
 @settings(deadline=None)
 @given(catalogs(), catalogs(), st.booleans())
+@pytest.mark.slow
 def test_once_carried_out_a_plan_is_empty(before: Any, after: Any, prune: bool) -> None:
     connection, other = catalog(before), catalog(after)
     insert(connection, "machine_metadata", {"machine_id": "m0", "key": "of old", "value": ""})
@@ -1127,6 +1131,7 @@ def violations(schema: Mapping[str, Any], value: Any, at: str = "") -> Iterator[
 
 @settings(deadline=None)
 @given(catalogs())
+@pytest.mark.slow
 def test_what_is_exported_is_as_the_schema_says(rows: dict[str, list[dict[str, Any]]]) -> None:
     connection = catalog(rows)
     value = json.loads(to_json(export(connection).document))

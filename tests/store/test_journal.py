@@ -379,6 +379,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("faults", [False, True], ids=["values", "faults"])
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.slow
 def test_what_a_commit_changed_is_what_a_full_load_finds(
     path: Path, seed: int, faults: bool
 ) -> None:
@@ -397,6 +398,7 @@ def test_what_a_commit_changed_is_what_a_full_load_finds(
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow
 def test_many_commits_may_be_read_at_once(path: Path, seed: int) -> None:
     with Reader(path) as reader, Changes(path, f"many {seed}") as changes:
         before = reader.read()
@@ -812,6 +814,7 @@ def answered(catalog: Catalog, octets: bytes, source: bytes, turn: int) -> Reply
 
 
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.slow
 def test_what_is_remembered_is_forgotten_when_it_changes(path: Path, seed: int) -> None:
     """The twin law over a sequence of commits: what the answer table repeats is what would be
     answered now."""

@@ -201,6 +201,7 @@ def test_a_commit_of_what_nobody_is_told_leaves_every_network_as_it_is(
     run(story())
 
 
+@pytest.mark.slow
 def test_a_change_that_is_rolled_back_is_never_seen(path: Path) -> None:
     async def story() -> None:
         async with following(path) as found:
@@ -283,6 +284,7 @@ DELETE FROM apps WHERE network_id = 25
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow
 def test_what_is_followed_is_what_a_fresh_load_would_read(path: Path, seed: int) -> None:
     rng = Random(seed)
     changes = CHANGES if seed == 0 else rng.sample(CHANGES, len(CHANGES))
@@ -331,6 +333,7 @@ def sidecars(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_file_renamed_over_the_catalog_is_served_within_a_second(
     path: Path, kind: str, tmp_path: Path
 ) -> None:
@@ -402,6 +405,7 @@ def without_a_table(path: Path) -> None:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("harm", [delete, garbage, cut, empty, replaced_by_text, without_a_table])
+@pytest.mark.slow
 def test_the_last_good_catalog_stays_while_the_file_is_harmed_and_repair_is_noticed(
     harm: Callable[[Path], None], path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -438,6 +442,7 @@ def test_the_last_good_catalog_stays_while_the_file_is_harmed_and_repair_is_noti
     run(story())
 
 
+@pytest.mark.slow
 def test_a_schema_repaired_by_a_commit_is_served_again(path: Path) -> None:
     async def story() -> None:
         async with following(path) as found:
@@ -450,6 +455,7 @@ def test_a_schema_repaired_by_a_commit_is_served_again(path: Path) -> None:
     run(story())
 
 
+@pytest.mark.slow
 def test_a_locked_file_is_waited_for_without_holding_up_anything_else(path: Path) -> None:
     async def story() -> None:
         async with following(path) as found:
@@ -488,6 +494,7 @@ def test_faults_are_counted_as_they_come_and_go(path: Path) -> None:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_file_that_is_missing_at_first_is_served_when_it_comes(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -605,6 +612,7 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
         "UPDATE apps SET name = 'blag' WHERE name = 'blog'",
     ],
 )
+@pytest.mark.slow
 def test_a_row_that_moves_leaves_where_it_was(path: Path, statement: str) -> None:
     async def story() -> None:
         async with following(path) as found:

@@ -220,6 +220,7 @@ NOT_NAMES: list[Put] = [
 @pytest.mark.parametrize(
     "put", NOT_NAMES, ids=lambda put: f"{put[0]}.{list(put[1].values()).index('NAME')}"
 )
+@pytest.mark.slow
 def test_a_row_of_any_table_with_a_name_that_cannot_be_is_refused(writer: Writer, put: Put) -> None:
     for text in EVIL:
         faults = refused(
@@ -559,6 +560,7 @@ with Writer(sys.argv[1]) as writer:
 """
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_all_of_a_change_or_nothing(path: Path) -> None:
     seen = set()
     with Reader(path) as reader:
@@ -594,6 +596,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_impatient")
+@pytest.mark.slow
 def test_a_shell_that_holds_the_file_is_waited_for_then_told(path: Path) -> None:
     with Writer(path) as writer, closing(sqlite3.connect(path, isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")

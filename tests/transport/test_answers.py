@@ -265,6 +265,7 @@ def in_other_case(rng: Random, octets: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_what_is_repeated_is_what_would_be_answered(name: str) -> None:
     twins, rng = Twins(demo()), Random(name)
     for qtype in TYPES:
@@ -302,6 +303,7 @@ def test_what_was_learned_by_tcp_with_options_is_repeated_to_plain_clients_by_ud
 @pytest.mark.parametrize(
     "rules", [Rules(forwarding=False), Rules(udp_limit=512), Rules(udp_limit=1_000, dev=True)]
 )
+@pytest.mark.slow
 def test_the_twins_agree_under_other_rules(rules: Rules) -> None:
     twins = Twins(demo(), rules)
     for name, qtype in product(NAMES, TYPES):
@@ -325,6 +327,7 @@ def questions(rng: Random, rows: Rows, count: int) -> Iterator[tuple[bytes, byte
 
 @given(st.integers(0, 1 << 32))
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_the_twins_agree_for_every_catalog(seed: int) -> None:
     rng = Random(seed)
     rows = random_rows(rng)
@@ -351,6 +354,7 @@ def test_the_twins_agree_for_every_catalog(seed: int) -> None:
 
 @given(st.integers(0, 1 << 32))
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_the_twins_agree_after_any_change(seed: int) -> None:
     rng = Random(seed)
     before, after = random_rows(rng), random_rows(rng)
@@ -706,6 +710,7 @@ EVERYTHING = {(network, label) for network in (ACME, GLOBEX) for label in (*OF_A
         ("UPDATE hosts SET region = 'nrt'", EVERYTHING),
     ],
 )
+@pytest.mark.slow
 def test_a_change_makes_exactly_what_depends_on_it_forgotten(
     change: str, gone: set[tuple[int, str]]
 ) -> None:
@@ -794,6 +799,7 @@ def bounded(*, max_entries: int = 1 << 20, max_octets: int = 1 << 30) -> Twins:
 @pytest.mark.parametrize(
     "bounds", [{"max_entries": 50}, {"max_octets": 50_000}, {"max_entries": 9, "max_octets": 9_000}]
 )
+@pytest.mark.slow
 def test_the_bounds_hold_and_a_flood_pushes_out_its_own_answers(bounds: dict[str, int]) -> None:
     twins = bounded(**bounds)
     table = twins.table
@@ -859,6 +865,7 @@ def test_an_answer_larger_than_all_room_is_not_kept() -> None:
 
 @given(st.integers(0, 1 << 32))
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_the_books_are_empty_when_everything_is_forgotten(seed: int) -> None:
     rng = Random(seed)
     twins = bounded(max_entries=rng.choice((3, 10, 1_000)), max_octets=rng.choice((5_000, 1 << 20)))
@@ -907,6 +914,7 @@ def first_address(octets: bytes, asked: bytes) -> bytes:
         ),  # nobody, nowhere: all are equal
     ],
 )
+@pytest.mark.slow
 def test_each_address_is_first_equally_often(name: str, source: bytes, count: int) -> None:
     rng = Random(name)
     twins = Twins(demo(), Rules())

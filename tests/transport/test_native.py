@@ -115,6 +115,7 @@ def compare(mirror: Mirror, catalog: Catalog, octets: bytes, source: bytes) -> b
 
 @given(st.integers(0, 1 << 32))
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_a_name_that_is_certainly_not_there_gets_what_the_journey_says(seed: int) -> None:
     rng = Random(seed)
     rows = random_rows(rng)
@@ -191,6 +192,7 @@ def test_an_app_that_is_gone_is_answered_rightly() -> None:
 
 @given(st.integers(0, 1 << 32))
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_unknown_names_follow_every_change(seed: int) -> None:
     rng = Random(seed)
     rows = random_rows(rng)
@@ -212,6 +214,7 @@ def test_unknown_names_follow_every_change(seed: int) -> None:
 
 @given(st.integers(0, 1 << 32))
 @settings(max_examples=30, deadline=None)
+@pytest.mark.slow
 def test_both_paths_say_the_same_to_mutated_queries_whatever_the_table_holds(seed: int) -> None:
     rng = Random(seed)
     rows = random_rows(rng)

@@ -77,6 +77,7 @@ def test_a_machine_shows_its_facts_and_the_names_that_lead_to_it() -> None:
         )
 
 
+@pytest.mark.slow
 def test_every_link_of_every_page_leads_somewhere() -> None:
     seen: set[str] = set()
     left = ["/"]
@@ -235,6 +236,7 @@ def test_search_stops_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 # ── a large catalog ───────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_a_page_shows_as_much_of_a_large_catalog_as_of_a_small_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

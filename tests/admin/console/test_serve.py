@@ -88,6 +88,7 @@ def test_it_serves_in_the_loop_and_ends_with_it() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+@pytest.mark.slow
 def test_a_token_of_its_own_is_in_the_address_that_is_told_and_a_configured_one_is_not(
     host: str,
 ) -> None:
