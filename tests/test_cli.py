@@ -678,6 +678,7 @@ def test_with_json_an_error_is_json_too(words: list[str], code: int) -> None:
     assert all(error.values())
 
 
+@pytest.mark.slow
 def test_without_json_or_where_it_is_a_name_an_error_is_for_people() -> None:
     assert "Usage:" in spawn("init", "--machines", "x").err
     told(run("dig", "--server", "nowhere", "--", "--json"))
@@ -920,6 +921,7 @@ def test_doctor_tells_people_what_it_tells_programs(demo: Path) -> None:
 # ── serve: the operator's mistakes ────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_serve_tells_every_fault_of_the_settings_at_once() -> None:
     said = spawn("serve", "--listen", "nowhere", "--udp-limit", "1", INTERNAL_DNS_REGION="a b")
     assert said.code == 78
@@ -947,6 +949,7 @@ def test_a_server_with_an_unusable_catalog_does_not_start(command: str, tmp_path
     assert "init" in told(said)["do"]
 
 
+@pytest.mark.slow
 def test_a_server_whose_port_is_taken_does_not_start(demo: Path) -> None:
     with closed_port() as taken:
         said = spawn(

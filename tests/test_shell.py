@@ -144,6 +144,7 @@ def read_until(terminal: int, words: bytes) -> bytes:
 # ── the man page ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_the_man_page_is_up_to_date() -> None:
     made = subprocess.run(
         [sys.executable, REPOSITORY / "tools" / "man-page"],

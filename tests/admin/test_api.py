@@ -331,6 +331,7 @@ def test_a_line_past_the_limit_ends_the_connection_only(
     run(story())
 
 
+@pytest.mark.slow
 def test_a_request_of_five_megabytes_is_served(path: Path) -> None:
     async def story() -> None:
         puts = [
@@ -350,6 +351,7 @@ def test_a_request_of_five_megabytes_is_served(path: Path) -> None:
 # ── writing ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_a_write_that_waits_returns_when_it_is_visible(path: Path) -> None:
     async def story() -> None:
         async with running(path) as server:
@@ -617,6 +619,7 @@ def test_a_watched_answer_comes_at_once_and_with_each_change(path: Path) -> None
     run(story())
 
 
+@pytest.mark.slow
 def test_a_watcher_hears_nothing_of_other_changes(path: Path) -> None:
     async def story() -> None:
         async with running(path) as server:

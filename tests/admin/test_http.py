@@ -215,6 +215,7 @@ def test_a_client_that_ends_early_is_let_go(octets: bytes) -> None:
     run(story())
 
 
+@pytest.mark.slow
 def test_a_slow_client_is_cut_off_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "TIMEOUT", 0.1)
 
@@ -237,6 +238,7 @@ def test_a_slow_client_is_cut_off_in_time(monkeypatch: pytest.MonkeyPatch) -> No
     run(story())
 
 
+@pytest.mark.slow
 def test_many_slow_clients_hold_up_the_others_no_longer_than_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

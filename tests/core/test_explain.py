@@ -215,6 +215,7 @@ top2.nearest.of.worker.process.{} top1.nearest.of.app.process.{}
 
 
 @pytest.mark.parametrize("form", ADDRESS_FORMS)
+@pytest.mark.slow
 def test_a_machine_is_marked_as_in_when_its_address_is_in_the_set(form: str) -> None:
     for source, apps in APPS.items():
         for app, turn in product(apps, (0, 1, 5)):

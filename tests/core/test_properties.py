@@ -78,6 +78,7 @@ def test_any_damaged_query_is_answered_forwarded_or_dropped(octets: bytes, seed:
 
 
 @pytest.mark.parametrize("kind", ["random", "mutated", "header and random"])
+@pytest.mark.slow
 def test_many_octets_are_answered_forwarded_or_dropped(kind: str) -> None:
     rng = Random(SEED)
     pool = [*QUERIES]
@@ -263,6 +264,7 @@ def test_what_exists_in_another_network_is_what_exists_nowhere(seed: int) -> Non
 
 @given(numbers)
 @UNSHRUNK
+@pytest.mark.slow
 def test_an_address_of_another_network_is_an_address_of_nobody(seed: int) -> None:
     rng = Random(seed)
     rows, _ = two_tenants(rng)
@@ -305,6 +307,7 @@ def app_of(size: int) -> Catalog:
 @pytest.mark.parametrize(
     "name", ["web.internal", "global.web.internal", "ams.web.internal", "app.process.web.internal"]
 )
+@pytest.mark.slow
 def test_every_address_is_first_equally_often_in_truncated_replies_too(
     name: str, size: int
 ) -> None:
@@ -334,6 +337,7 @@ def test_rotation_starts_from_no_order_an_operator_can_see() -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 12), numbers)
+@pytest.mark.slow
 def test_of_the_nearest_equals_each_is_first_equally_often(
     near: int, far: int, count: int, start: int
 ) -> None:
@@ -369,6 +373,7 @@ def test_of_the_nearest_equals_each_is_first_equally_often(
 
 @given(numbers, numbers)
 @UNSHRUNK
+@pytest.mark.slow
 def test_the_turn_changes_the_order_and_nothing_else(seed: int, turn: int) -> None:
     rng = Random(seed)
     rows = random_rows(rng)
@@ -499,6 +504,7 @@ def test_rereading_an_unchanged_file_gives_the_very_same_catalog(seed: int) -> N
 
 @given(numbers)
 @UNSHRUNK
+@pytest.mark.slow
 def test_rereading_keeps_every_value_that_is_equal(seed: int) -> None:
     rng = Random(seed)
     rows = random_rows(rng)

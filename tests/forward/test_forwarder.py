@@ -408,6 +408,7 @@ def test_an_upstream_that_speaks_for_us_is_not_believed_nor_is_another_asked(
     "answer",
     [b"", b"\0", b"\xff" * 40, query("other.example")],
 )
+@pytest.mark.slow
 def test_garbage_by_tcp_ends_that_try_only(answer: bytes) -> None:
     async def story() -> None:
         async with scripted(lambda *_: [answer], good()) as (broken, other):

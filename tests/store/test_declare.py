@@ -522,11 +522,13 @@ def paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | 
 
 
 @given(tables)
+@pytest.mark.slow
 def test_whatever_is_written_as_toml_is_read_back(value: dict[str, Any]) -> None:
     assert tomllib.loads(to_toml(value)) == value
 
 
 @given(tables)
+@pytest.mark.slow
 def test_whatever_is_written_as_json_is_read_back(value: dict[str, Any]) -> None:
     assert json.loads(to_json(value)) == value
 

@@ -499,6 +499,7 @@ FAULTY = {
 
 
 @pytest.mark.parametrize("what", FAULTY)
+@pytest.mark.slow
 def test_faults_come_and_go_with_the_row_that_has_them(path: Path, what: str) -> None:
     wrong, right = FAULTY[what]
     with Reader(path) as reader:
@@ -645,6 +646,7 @@ def foreign(path: Path, rows: dict[str, Any] | None = None) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_file_without_a_journal_is_read_whole_and_compared(tmp_path: Path) -> None:
     path = foreign(tmp_path / "foreign.db")
     with Reader(path) as reader, Changes(path, "foreign") as changes:

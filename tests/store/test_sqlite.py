@@ -154,6 +154,7 @@ def test_a_machine_with_a_bad_name_is_left_out(name: Any, at: int, what: str) ->
 
 
 @bad_names
+@pytest.mark.slow
 def test_any_other_row_with_a_bad_name_is_left_out(name: Any) -> None:
     for table, row in (
         ("apps", (ACME, name)),

@@ -185,6 +185,7 @@ def test_the_revision_moves_for_the_changed_network_only(path: Path) -> None:
         "UPDATE organizations SET name = 'x'",
     ],
 )
+@pytest.mark.slow
 def test_a_commit_of_what_nobody_is_told_leaves_every_network_as_it_is(
     path: Path, statement: str
 ) -> None:
@@ -519,6 +520,7 @@ def test_a_file_that_is_missing_at_first_is_served_when_it_comes(
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.slow
 def test_a_file_that_is_being_made_does_not_end_a_server_that_waits_for_it(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
 

@@ -187,6 +187,7 @@ EVIL = (
 
 @pytest.mark.parametrize("text", EVIL, ids=range(len(EVIL)))
 @pytest.mark.parametrize("column", ["id", "app", "region", "process_group", "address"])
+@pytest.mark.slow
 def test_a_machine_with_a_name_that_cannot_be_is_refused(
     writer: Writer, column: str, text: str
 ) -> None:
@@ -259,6 +260,7 @@ NOT_VALUES: list[Put] = [
 
 
 @pytest.mark.parametrize("put", NOT_VALUES, ids=str)
+@pytest.mark.slow
 def test_a_value_that_cannot_be_served_is_refused(writer: Writer, put: Put) -> None:
     before = content(writer.path)
     with pytest.raises((Refused, sqlite3.IntegrityError)) as caught:
@@ -608,6 +610,7 @@ def test_a_shell_that_holds_the_file_is_waited_for_then_told(path: Path) -> None
         assert writer.write([("machines", STARTED)]).rows == 1
 
 
+@pytest.mark.slow
 def test_a_shell_that_ends_its_transaction_in_time_is_waited_for(path: Path) -> None:
     with (
         Writer(path) as writer,

@@ -435,6 +435,7 @@ def test_an_unusual_message_is_never_repeated(octets: bytes) -> None:
 
 
 @pytest.mark.parametrize("additional", [(), (opt(size=1232),)])
+@pytest.mark.slow
 def test_a_query_with_any_one_octet_changed_is_repeated_rightly_or_not_at_all(
     additional: tuple[bytes, ...],
 ) -> None:

@@ -162,6 +162,7 @@ def network(*apps: str, number: int = 0x18) -> Catalog:
     )
 
 
+@pytest.mark.slow
 def test_an_app_goes_up_from_the_moment_it_is_in_the_catalog() -> None:
     mirror, table = serving(network())
     known: list[str] = []

@@ -31,6 +31,7 @@ def test_a_network_alone_is_always_heard() -> None:
     assert played(1, {b"a": 20_000}) == {b"a": 1}
 
 
+@pytest.mark.slow
 def test_a_flood_leaves_its_neighbours_alone() -> None:
     heard = played(10, {b"flood": 20_000, b"one": 200, b"two": 500})
     assert heard[b"one"] == heard[b"two"] == 1

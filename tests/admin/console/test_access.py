@@ -60,6 +60,7 @@ ALL = pytest.mark.parametrize("path", [*PATHS, "/login", "/login?token=wrong"])
 
 
 @ALL
+@pytest.mark.slow
 def test_every_field_has_a_label(path: str, shown: dict[str, tuple[str, Page]]) -> None:
     page = shown[path][1]
     labelled = {attrs["for"]: text for attrs, text in page.all("label")}

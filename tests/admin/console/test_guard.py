@@ -39,6 +39,7 @@ PATHS = (
         f"internal_dns_console_9154={cookie_value('another-token-entirely')}",
     ],
 )
+@pytest.mark.slow
 def test_without_the_cookie_every_path_says_the_same(cookie: str) -> None:
     with console(inside=False) as client:
         same = client.get("/").text

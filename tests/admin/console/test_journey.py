@@ -186,6 +186,7 @@ def test_what_cannot_be_asked_is_told_what_why_do(field: str, value: str) -> Non
         "*.internal",
     ],
 )
+@pytest.mark.slow
 def test_odd_questions_have_a_page(name: str) -> None:
     with console() as client:
         for qtype in ("", "A", "TYPE65280", "OPT", "AXFR", "any"):

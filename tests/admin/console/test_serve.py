@@ -74,6 +74,7 @@ def story(told: Coroutine[Any, Any, None]) -> None:
     asyncio.run(told)
 
 
+@pytest.mark.slow
 def test_it_serves_in_the_loop_and_ends_with_it() -> None:
     async def told() -> None:
         async with running() as console:
@@ -108,6 +109,7 @@ def test_a_token_of_its_own_is_in_the_address_that_is_told_and_a_configured_one_
     story(told())
 
 
+@pytest.mark.slow
 def test_the_signals_stay_those_of_the_server() -> None:
     async def told() -> None:
         before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
@@ -120,6 +122,7 @@ def test_the_signals_stay_those_of_the_server() -> None:
     story(told())
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_kept_does_not_hold_up_the_end() -> None:
     async def told() -> None:
         async with running() as console:
@@ -132,6 +135,7 @@ def test_a_connection_that_is_kept_does_not_hold_up_the_end() -> None:
     story(told())
 
 
+@pytest.mark.slow
 def test_connections_and_heads_are_bounded() -> None:
     async def told() -> None:
         async with running() as console:
@@ -157,6 +161,7 @@ def test_samples_are_taken_while_it_runs() -> None:
     story(told())
 
 
+@pytest.mark.slow
 def test_an_address_that_others_reach_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     async def told() -> None:
         async with running(host="[::]"):
@@ -174,6 +179,7 @@ def test_an_address_that_others_reach_is_warned_of(caplog: pytest.LogCaptureFixt
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_nothing_is_logged_by_uvicorn(caplog: pytest.LogCaptureFixture) -> None:
     async def told() -> None:
         async with running() as console:
@@ -213,6 +219,7 @@ def test_without_the_extra_it_says_what_to_install(
     story(told())
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_told_what_why_do(tmp_path: Path) -> None:
     async def told() -> None:
         async with running() as console:
@@ -228,6 +235,7 @@ def test_a_taken_port_is_told_what_why_do(tmp_path: Path) -> None:
     story(told())
 
 
+@pytest.mark.slow
 def test_nothing_of_it_is_loaded_while_it_is_off() -> None:
     program = (
         "import sys, internal_dns.server, internal_dns.cli.run\n"
@@ -272,6 +280,7 @@ def test_tokens_that_could_be_guessed_or_do_not_fit_an_address_are_refused(
     assert text not in error.value.faults[0]  # it may be nearly right
 
 
+@pytest.mark.slow
 def test_a_page_is_not_built_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a page takes its time, the loop goes on."""
     turns = 0
