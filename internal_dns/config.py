@@ -21,8 +21,8 @@ from internal_dns.core.journey import our_zone
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
 from internal_dns.forward.upstreams import Rule, Upstream
+from internal_dns.net import Endpoint
 from internal_dns.replicate.source import Source
-from internal_dns.transport.listen.sockets import Endpoint
 
 DEFAULT_FILE: Final = Path("/etc/internal-dns/config.toml")
 ENVIRONMENT: Final = "INTERNAL_DNS_"

@@ -24,6 +24,7 @@ from internal_dns.core.journey import Rules
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Upstream, from_resolv_conf
 from internal_dns.metrics import Metrics
+from internal_dns.net import Endpoint
 from internal_dns.replicate.following import Following
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.reload import differences, merged
@@ -33,13 +34,7 @@ from internal_dns.store.watch import Watcher
 from internal_dns.transport import native
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.listen.inherited import Unfit, inherited
-from internal_dns.transport.listen.sockets import (
-    BACKLOG,
-    Bound,
-    Endpoint,
-    bind_queues,
-    kernel_drops,
-)
+from internal_dns.transport.listen.sockets import BACKLOG, Bound, bind_queues, kernel_drops
 from internal_dns.transport.listen.tcp import Connections
 from internal_dns.transport.listen.udp import UdpListener
 from internal_dns.transport.native.listener import Udp as NativeUdp

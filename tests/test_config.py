@@ -14,7 +14,7 @@ from internal_dns import config
 from internal_dns.config import ConfigurationError, Settings, load_settings, table
 from internal_dns.core.requester import SourceMap
 from internal_dns.forward.upstreams import Rule, Upstream
-from internal_dns.transport.listen.sockets import Endpoint
+from internal_dns.net import Endpoint
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -18,8 +18,8 @@ from internal_dns import config
 from internal_dns.cli.doctor import Symptom, local_routes, report, routes
 from internal_dns.core.catalog import Catalog
 from internal_dns.forward import upstreams
+from internal_dns.net import Endpoint
 from internal_dns.store.generate import create_catalog, demo_rows
-from internal_dns.transport.listen.sockets import Endpoint
 from tests.commands import run
 from tests.core.messages import loaded
 from tests.live.hosts import Host, serving

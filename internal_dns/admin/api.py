@@ -26,10 +26,10 @@ from typing import Any, Final
 import msgspec
 
 from internal_dns.admin.live import MAX_NAMES, busiest, described, positive
-from internal_dns.admin.operations import BadRequest, perform
 from internal_dns.core.wire import Query, read_query
 from internal_dns.replicate.source import Source
 from internal_dns.store.declare import Faulty
+from internal_dns.store.operations import BadRequest, perform
 from internal_dns.store.writer import NotOurs, Refused, Writer, follows
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.tap import Tap

@@ -84,7 +84,7 @@ def dig(
     import dns.message
     import dns.query
 
-    from internal_dns.transport.listen.sockets import Endpoint
+    from internal_dns.net import Endpoint
 
     query = query_for(name, qtype, who)
     try:

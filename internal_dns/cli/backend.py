@@ -44,9 +44,9 @@ def perform(
 
 
 def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
-    from internal_dns.admin.operations import BadRequest
-    from internal_dns.admin.operations import perform as performed
     from internal_dns.store.declare import Faulty
+    from internal_dns.store.operations import BadRequest
+    from internal_dns.store.operations import perform as performed
     from internal_dns.store.sqlite import UnusableCatalog
     from internal_dns.store.writer import NotOurs, Refused, Writer
 
@@ -135,7 +135,7 @@ def read_rows(
     catalog: str, table: str, where: dict[str, Any] | None = None
 ) -> list[dict[str, Any]]:
     """Return rows of the file. Raises Told."""
-    from internal_dns.admin.operations import read_rows as rows
+    from internal_dns.store.operations import read_rows as rows
 
     with opened(catalog) as connection:
         return rows(connection, table, where or {})

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from internal_dns.config import Settings
     from internal_dns.core.catalog import Catalog
     from internal_dns.forward.upstreams import Upstream
+    from internal_dns.net import Endpoint
     from internal_dns.replicate.follower import Facts
     from internal_dns.replicate.source import Source
     from internal_dns.server import CannotStart
-    from internal_dns.transport.listen.sockets import Endpoint
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
 ROUTES: Final = Path("/proc/net/ipv6_route")
@@ -282,7 +282,7 @@ def _port(
 
 def reachable(endpoint: Endpoint) -> Endpoint:
     """Where to ask a server that listens on *endpoint*."""
-    from internal_dns.transport.listen.sockets import Endpoint as Made
+    from internal_dns.net import Endpoint as Made
 
     return Made(IPv6Address("::1"), endpoint.port) if endpoint.wildcard else endpoint
 
@@ -498,7 +498,7 @@ def _cross_check(server: str) -> Iterator[Symptom]:
     import dns.rcode
     import dnslib
 
-    from internal_dns.transport.listen.sockets import Endpoint
+    from internal_dns.net import Endpoint
 
     try:
         endpoint = Endpoint.parse(server, 53)
@@ -558,7 +558,7 @@ def _cross_check(server: str) -> Iterator[Symptom]:
 
 def _replica(settings: Settings) -> Iterator[Symptom]:
     """Whether the file follows a bucket, how far it is, and what is kept out of it."""
-    from internal_dns.store.replica import followed, quarantine
+    from internal_dns.replicate.replica import followed, quarantine
     from internal_dns.store.sqlite import UnusableCatalog
 
     if settings.source:

@@ -17,8 +17,8 @@ from internal_dns.cli.words import CONFIGURATION, Told
 from internal_dns.cli.words import settings as effective
 from internal_dns.config import Settings, load_settings, misspelt, table
 from internal_dns.core.catalog import Catalog
+from internal_dns.net import Endpoint
 from internal_dns.server import CannotStart, Server, run
-from internal_dns.transport.listen.sockets import Endpoint
 
 DEV_PORT: Final = 1053  # 5353 is multicast DNS
 DEV_CATALOG: Final = Path("demo/catalog.db")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from internal_dns.transport.listen.sockets import Endpoint
+from internal_dns.net import Endpoint
 
 PUBLIC: Final = ("udp://1.1.1.1", "udp://9.9.9.9")
 RESOLV_CONF: Final = Path("/etc/resolv.conf")

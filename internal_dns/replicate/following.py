@@ -48,9 +48,9 @@ from internal_dns.replicate.follower import (
     start,
 )
 from internal_dns.replicate.form import bucket_key
+from internal_dns.replicate.replica import Replaced, Replica
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog, put_in_place
-from internal_dns.store.replica import Replaced, Replica
 from internal_dns.store.rows import Values
 from internal_dns.store.sqlite import HIDDEN_PEERS, UnusableCatalog
 from internal_dns.store.writer import NotOurs, Writer

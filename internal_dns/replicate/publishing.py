@@ -217,7 +217,7 @@ async def apply(
 
     Raises Refused, Faulty, Conflict, Unavailable.
     """
-    from internal_dns.admin.operations import perform
+    from internal_dns.store.operations import perform
 
     async with connected(source) as bucket:
         present = await read(bucket)

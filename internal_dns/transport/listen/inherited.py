@@ -17,12 +17,12 @@ from collections.abc import MutableMapping
 from ipaddress import ip_address
 from typing import Final
 
+from internal_dns.net import Endpoint
 from internal_dns.transport.listen.sockets import (
     IP_FREEBIND,
     IPV6_FREEBIND,
     SO_TIMESTAMP,
     Bound,
-    Endpoint,
     widen,
 )
 

@@ -26,9 +26,9 @@ from internal_dns.cli import run as cli_run
 from internal_dns.config import ConfigurationError, load_settings
 from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
+from internal_dns.net import Endpoint
 from internal_dns.server import CannotStart, Server
 from internal_dns.store.sqlite import Loaded
-from internal_dns.transport.listen.sockets import Endpoint
 from tests.core.messages import CATALOG
 
 TOKEN = "a-token-of-the-tests"

@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from internal_dns.admin.preview import answers_that_change
 from internal_dns.store import declare
+from internal_dns.store.preview import answers_that_change
 from internal_dns.store.sqlite import TABLES
 from internal_dns.store.writer import KEYS, Refused, Writer
 
