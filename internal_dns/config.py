@@ -20,6 +20,7 @@ from internal_dns.core.catalog import NetworkId
 from internal_dns.core.journey import our_zone
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
+from internal_dns.errors import OperatorError
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.net import Endpoint
 from internal_dns.replicate.source import Source
@@ -31,11 +32,15 @@ NOT_SETTINGS: Final = frozenset({"INTERNAL_DNS_FORBID_SKIPS"})  # of the tests
 UDP_PATHS: Final = ("auto", "native", "python")
 
 
-class ConfigurationError(Exception):
+class ConfigurationError(OperatorError):
     """Settings that cannot be used; `faults` has one line each."""
 
     def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
+        super().__init__(
+            "the configuration cannot be used",
+            "\n".join(faults),
+            "Correct it; `internal-dns serve --help` lists every setting",
+        )
         self.faults = faults
 
 

@@ -40,7 +40,7 @@ def refused(
     """The faults; fails when there are none."""
     with pytest.raises(ConfigurationError) as error:
         settings(flags, environment, file)
-    assert str(error.value) == "\n".join(error.value.faults)
+    assert error.value.why == "\n".join(error.value.faults)
     return error.value.faults
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -35,7 +36,10 @@ from internal_dns.transport.answer import Exchange
 from internal_dns.transport.tap import Tap
 
 MAX_REQUEST: Final = 64 << 20  # a declarative document of a large platform
+RETRY: Final = 1  # seconds until the socket is tried again
 WAIT: Final = 10  # seconds until a change must be visible
+
+_log = logging.getLogger("internal_dns")
 
 Perform = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -86,6 +90,14 @@ class Api:
             )
         finally:
             os.umask(mask)
+
+    async def take_over(self) -> None:
+        """Serve write commands as soon as the server that does, on the same catalog, has left."""
+        while self.server is None:
+            await asyncio.sleep(RETRY)
+            with contextlib.suppress(OSError):
+                await self.start()
+        _log.info("write commands are taken at %s", self.path)
 
     async def close(self) -> None:
         if self.server is not None:

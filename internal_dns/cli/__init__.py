@@ -22,7 +22,7 @@ from internal_dns.cli.objects import GROUPS
 from internal_dns.cli.run import dev, serve
 from internal_dns.cli.top import top
 from internal_dns.cli.watch import watch
-from internal_dns.cli.words import USAGE, Told
+from internal_dns.cli.words import USAGE, AsJson, Told, error_text
 
 _JSON: Final = "internal_dns.json"
 
@@ -50,8 +50,7 @@ class _Commands(click.Group):
             if not ctx.meta[_JSON]:
                 raise
             told = error if isinstance(error, Told) else _misused(error)
-            told.as_json = True
-            raise told from None
+            raise AsJson(told) from None
 
 
 def _misused(error: click.UsageError) -> Told:
@@ -94,5 +93,5 @@ def main() -> None:
     try:
         cli(standalone_mode=True)
     except Told as told:
-        click.echo(told.text(), err=True)
+        click.echo(error_text(told), err=True)
         sys.exit(told.code)

@@ -175,7 +175,7 @@ def _missing(catalog: Path) -> Told:
 
 
 def _refused(faults: list[str]) -> Told:
-    why = "\n       ".join(faults)
+    why = "\n".join(faults)
     return Told(
         "the change was refused; nothing was written", why, "Correct it and try again", FINDING
     )

@@ -24,11 +24,11 @@ from internal_dns.store.rows import shown
 if TYPE_CHECKING:
     from internal_dns.config import Settings
     from internal_dns.core.catalog import Catalog
+    from internal_dns.errors import OperatorError
     from internal_dns.forward.upstreams import Upstream
     from internal_dns.net import Endpoint
     from internal_dns.replicate.follower import Facts
     from internal_dns.replicate.source import Source
-    from internal_dns.server import CannotStart
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
 ROUTES: Final = Path("/proc/net/ipv6_route")
@@ -167,7 +167,7 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
 
 
 def _programs() -> Iterator[Symptom]:
-    from internal_dns.server import BUILD_NATIVE
+    from internal_dns.service.errors import BUILD_NATIVE
     from internal_dns.transport import native
 
     yield Symptom("ok", "python", platform.python_version())
@@ -234,7 +234,7 @@ def is_running(catalog: Path) -> bool:
 def _ports(settings: Settings, running: bool) -> Generator[Symptom, None, Endpoint | None]:
     """Yield whether each port of `serve` is free; return an address where the running server has
     taken it."""
-    from internal_dns.server import cannot_listen, cannot_open
+    from internal_dns.service.errors import cannot_listen, cannot_open
 
     taken = None
     for endpoint in settings.listen:
@@ -260,7 +260,7 @@ def _port(
     endpoint: Endpoint,
     kinds: Iterable[socket.SocketKind],
     running: bool,
-    reason: Callable[[OSError], CannotStart],
+    reason: Callable[[OSError], OperatorError],
 ) -> tuple[Symptom, bool]:
     """Whether *endpoint* is free; and whether it is not because a server of this catalog, which is
     running, has it."""
@@ -452,7 +452,7 @@ async def _all_of(reply: bytes | Awaitable[bytes]) -> bytes:
 
 def _catalog(settings: Settings) -> Generator[Symptom, None, Catalog | None]:
     """Yield what is to say; return the catalog, or None when there is none."""
-    from internal_dns.server import counted
+    from internal_dns.service.summary import counted
     from internal_dns.store.sqlite import UnusableCatalog, load
 
     try:

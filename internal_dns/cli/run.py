@@ -17,8 +17,9 @@ from internal_dns.cli.words import CONFIGURATION, Told
 from internal_dns.cli.words import settings as effective
 from internal_dns.config import Settings, load_settings, misspelt, table
 from internal_dns.core.catalog import Catalog
+from internal_dns.errors import OperatorError
 from internal_dns.net import Endpoint
-from internal_dns.server import CannotStart, Server, run
+from internal_dns.server import Server, run
 
 DEV_PORT: Final = 1053  # 5353 is multicast DNS
 DEV_CATALOG: Final = Path("demo/catalog.db")
@@ -132,9 +133,10 @@ def _serve(
         logging.getLogger("internal_dns").warning("%s", words)
     try:
         run(settings, ready, dev=dev, reread=reread)
-    except CannotStart as error:
-        do = f"{error.do}\n       Beside it: {_elsewhere()}" if dev and error.busy else error.do
-        raise Told(error.what, error.why, do, CONFIGURATION) from error
+    except OperatorError as error:
+        if dev and error.in_use:
+            error.do += f"\nBeside it: {_elsewhere()}"
+        raise
 
 
 def _elsewhere() -> str:
