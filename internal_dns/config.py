@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from internal_dns.core.catalog import NetworkId
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.journey import our_zone
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
@@ -275,6 +276,11 @@ class Settings:
             )
             for own in self.listen
         )
+
+    @property
+    def catalog_rules(self) -> CatalogRules:
+        """How the catalog is read."""
+        return CatalogRules(self.prefix, self.hidden_peers)
 
     @property
     def maps(self) -> tuple[SourceMap, ...]:

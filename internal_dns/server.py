@@ -65,13 +65,10 @@ class Server:
         self.watcher = Watcher(
             settings.catalog,
             self._apply,
-            prefix=settings.prefix,
-            hidden=settings.hidden_peers,
+            rules=settings.catalog_rules,
             progress=log_progress,
         )
-        self.api = Api(
-            settings.catalog, self.exchange, settings.prefix, settings.hidden_peers, settings.source
-        )
+        self.api = Api(settings.catalog, self.exchange, settings.catalog_rules, settings.source)
         self.following = parts.make_following(settings)
         self.udp: list[UdpListener] | list[NativeUdp] = []
         self.servers: list[asyncio.Server] = []

@@ -27,6 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from internal_dns.admin.live import MAX_NAMES, busiest, described, positive
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.wire import Query, read_query
 from internal_dns.replicate.source import Source
 from internal_dns.store.declare import Faulty
@@ -51,17 +52,10 @@ class Api:
         self,
         catalog: Path,
         exchange: Exchange,
-        prefix: bytes,
-        hidden: tuple[str, ...],
+        rules: CatalogRules,
         source: Source | None = None,
     ) -> None:
-        self.catalog, self.exchange, self.prefix, self.hidden, self.source = (
-            catalog,
-            exchange,
-            prefix,
-            hidden,
-            source,
-        )
+        self.catalog, self.exchange, self.rules, self.source = catalog, exchange, rules, source
         self.thread = ThreadPoolExecutor(1, "writer")
         self.writer: Writer | None = None
         self.changed = (
@@ -115,11 +109,11 @@ class Api:
         if self.writer is not None:
             self.writer.close()
 
-    def hide(self, hidden: tuple[str, ...]) -> None:
-        """Judge changes by another set of hidden peers from now on."""
-        self.hidden = hidden
+    def use(self, rules: CatalogRules) -> None:
+        """Judge changes by *rules* from now on."""
+        self.rules = rules
         if self.writer is not None:
-            self.writer.hidden = hidden
+            self.writer.rules = rules
 
     def notify(self) -> None:
         """Another catalog answers now."""
@@ -177,7 +171,7 @@ class Api:
         if self.source is not None:
             raise follows(self.catalog, str(self.source))
         if self.writer is None:
-            self.writer = Writer(self.catalog, self.prefix, self.hidden)
+            self.writer = Writer(self.catalog, self.rules)
         return perform(request, self.writer)
 
     async def _visible(self, revision: int) -> bool:

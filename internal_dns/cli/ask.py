@@ -196,7 +196,7 @@ def explain(
 
     as_served = settings()
     try:
-        loaded = load(catalog, prefix=as_served.prefix, hidden=as_served.hidden_peers)
+        loaded = load(catalog, rules=as_served.catalog_rules)
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise Told(f"catalog {catalog}", why, "Name it with --catalog, or make one: internal-dns "

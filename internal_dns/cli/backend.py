@@ -52,7 +52,7 @@ def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
 
     as_served = settings()
     try:
-        with Writer(catalog, as_served.prefix, as_served.hidden_peers) as writer:
+        with Writer(catalog, as_served.catalog_rules) as writer:
             return performed(request, writer)
     except FileNotFoundError as error:
         raise _missing(catalog) from error

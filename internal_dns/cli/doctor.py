@@ -456,7 +456,7 @@ def _catalog(settings: Settings) -> Generator[Symptom, None, Catalog | None]:
     from internal_dns.store.sqlite import UnusableCatalog, load
 
     try:
-        loaded = load(settings.catalog, prefix=settings.prefix, hidden=settings.hidden_peers)
+        loaded = load(settings.catalog, rules=settings.catalog_rules)
     except FileNotFoundError:
         why = "our names get SERVFAIL until it is there"
         yield Symptom(

@@ -110,9 +110,7 @@ def diff(file: str, prune: bool, catalog: str, as_json: bool) -> None:
 
     as_served = settings()
     try:
-        document = declare.parse(
-            _text(file), name=file, prefix=as_served.prefix, hidden=as_served.hidden_peers
-        )
+        document = declare.parse(_text(file), name=file, rules=as_served.catalog_rules)
     except declare.Faulty as error:
         why = "\n       ".join(map(str, error.faults))
         raise Told(f"{file} is not a catalog", why, "Correct it", FINDING) from error
@@ -145,7 +143,7 @@ def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) ->
 
     numbers = [network_of(catalog, name)["id"] for name in networks] or None
     with opened(catalog) as connection:
-        document, notes = declare.export(connection, numbers, prefix=settings().prefix)
+        document, notes = declare.export(connection, numbers, rules=settings().catalog_rules)
     click.echo(
         declare.to_json(document) if as_json or kind == "json" else declare.to_toml(document),
         nl=False,

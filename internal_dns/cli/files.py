@@ -87,7 +87,7 @@ def check(catalog: str, as_json: bool) -> None:
 
     as_served = settings()
     try:
-        loaded = load(catalog, prefix=as_served.prefix, hidden=as_served.hidden_peers)
+        loaded = load(catalog, rules=as_served.catalog_rules)
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise Told(

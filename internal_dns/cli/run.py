@@ -229,7 +229,7 @@ def _lowest_network(settings: Settings) -> str:
     from internal_dns.store.sqlite import UnusableCatalog, load
 
     try:
-        catalog: Catalog = load(settings.catalog, prefix=settings.prefix).catalog
+        catalog: Catalog = load(settings.catalog, rules=settings.catalog_rules).catalog
     except FileNotFoundError:
         return ""
     except UnusableCatalog as error:

@@ -80,8 +80,7 @@ def make_following(settings: Settings) -> Following | None:
         settings.catalog,
         settings.source,
         settings.host_name or socket.gethostname(),
-        prefix=settings.prefix,
-        hidden=settings.hidden_peers,
+        rules=settings.catalog_rules,
     )
 
 

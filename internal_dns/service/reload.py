@@ -107,8 +107,8 @@ class Reloader:
                 ) from error
         now.settings, now.upstreams, now.secret, now.rules = settings, upstreams, secret, rules
         self._use_rules(rules, workers)
-        self.api.hide(settings.hidden_peers)
-        self.watcher.hide(settings.hidden_peers)
+        self.api.use(settings.catalog_rules)
+        self.watcher.use(settings.catalog_rules)
 
     def _workers(self, rules: Rules) -> NewWorkers | None:
         """Make the native workers that answer by *rules*, if those are new. Raises

@@ -86,8 +86,7 @@ def apply(request: Request, writer: Writer) -> Reply:
         text,
         name=str(request.get("name", "document")),
         kind=request.get("kind"),
-        prefix=writer.prefix,
-        hidden=writer.hidden,
+        rules=writer.rules,
     )
     if request.get("prune") and not document.rows()["networks"]:
         raise Refused(["the document names no network: with prune, every network would be deleted"])

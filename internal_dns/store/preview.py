@@ -30,7 +30,7 @@ def answers_that_change(
     for number, labels in sorted(changed(before, after), key=lambda change: change[0]):
         for asked, name in _names(number, labels, before, after):
             old, new = (
-                _shown(asked, number, catalog, writer.prefix) for catalog in (before, after)
+                _shown(asked, number, catalog, writer.rules.prefix) for catalog in (before, after)
             )
             if old != new:
                 network = after.networks.get(number) or before.networks[number]
@@ -42,7 +42,7 @@ def answers_that_change(
 
 def _read(writer: Writer, previous: Catalog) -> Catalog:
     """Read the catalog as the writer's connection sees it, uncommitted changes included."""
-    reader = Reader(writer.path, prefix=writer.prefix, hidden=writer.hidden)
+    reader = Reader(writer.path, rules=writer.rules)
     reader.connection = writer.connection
     return reader.read_inside(previous).catalog
 

@@ -13,6 +13,7 @@ from socket import AF_INET6, inet_pton
 from typing import Any, Final
 
 from internal_dns.core.catalog import Machine, Peer, Region, Service
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.names import printable
 
 # Faults are counted in full; this many are kept in words.
@@ -65,9 +66,9 @@ class Values:
     """Makes values of rows, one object for each name, state and metadata pair however often it
     occurs."""
 
-    def __init__(self, prefix: bytes, hidden: tuple[str, ...]) -> None:
-        self.prefix = prefix
-        self.hidden = tuple(start.lower().encode() for start in hidden)
+    def __init__(self, rules: CatalogRules) -> None:
+        self.prefix = rules.prefix
+        self.hidden = tuple(start.lower().encode() for start in rules.hidden)
         self.faults = Faults()
         self.names: dict[object, bytes] = {}  # valid names by how they are written
         self.states: dict[object, bytes] = {}

@@ -28,6 +28,7 @@ from internal_dns.core.catalog import (
     Service,
     amended,
 )
+from internal_dns.core.catalog_rules import USUAL, CatalogRules
 from internal_dns.store.rows import Fault, Row, Values
 
 Progress = Callable[[str, int], None]  # (what is being read, rows so far)
@@ -49,7 +50,6 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "hosts": ("id", "name", "region"),
     "meta": ("key", "value"),
 }  # fmt: skip
-HIDDEN_PEERS: Final = ("interactive-",)
 _PROGRESS_ROWS: Final = 50_000
 # Past this many changed parts reading the whole file is quicker than part by part.
 MANY_CHANGES: Final = 20_000
@@ -181,13 +181,12 @@ class Reader:
         self,
         path: str | Path,
         *,
-        prefix: bytes = b"\xfd\xaa",
-        hidden: tuple[str, ...] = HIDDEN_PEERS,
+        rules: CatalogRules = USUAL,
         progress: Progress | None = None,
     ) -> None:
-        self.path, self.prefix, self.hidden, self.progress = Path(path), prefix, hidden, progress
+        self.path, self.rules, self.progress = Path(path), rules, progress
         self.connection: sqlite3.Connection | None = None
-        self.values = Values(prefix, hidden)
+        self.values = Values(rules)
         self.named: dict[NetworkId, bytes] = {}  # networks that have a row of their own
         self.spellings: dict[tuple[int, bytes], set[bytes]] = defaultdict(
             set
@@ -270,7 +269,7 @@ class Reader:
         assert self.connection is not None
         check_schema(self.connection)
         owned = self._owned()
-        self.values = Values(self.prefix, self.hidden)
+        self.values = Values(self.rules)
         self.spellings.clear()
         self.seen = self._journal_revision() if owned else 0
         self.mark = self._mark() if owned else None
@@ -323,7 +322,7 @@ class Reader:
         revision: int,
     ) -> Network:
         """Return the network's value: the old one when nothing differs."""
-        start = self.prefix + number.to_bytes(4, "big")
+        start = self.rules.prefix + number.to_bytes(4, "big")
         made = Network(number, start, self.named.get(number, b""), apps, peers, flycasts)
         if old is not None and made == replace(old, revision=0):
             return old
@@ -544,7 +543,7 @@ class Reader:
                 self.values.faults.forget(("network", number))
                 self.named.pop(number, None)
                 self.named.update(self._networks("WHERE id = ?", (number,)))
-            empty = Network(number, self.prefix + number.to_bytes(4, "big"), known=False)
+            empty = Network(number, self.rules.prefix + number.to_bytes(4, "big"), known=False)
             made = amended(
                 old or empty, self.named.get(number, b""), apps, own_peers, flycasts, revision
             )

@@ -15,6 +15,7 @@ from random import Random
 
 import pytest
 
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.replicate.bucket import Item
 from internal_dns.replicate.following import COUNTED, PATIENCE, Following
 from internal_dns.replicate.form import FLOOR, bucket_key, file_values
@@ -50,6 +51,7 @@ class Host:
             path,
             SOURCE,
             "iad-1",
+            rules=CatalogRules(),
             connect=stream.connect,
             now=self.clock.now,
             pause=self.clock.pause,

@@ -128,6 +128,6 @@ def test_what_goes_wrong_while_the_settings_are_taken_ends_in_ready_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, told = running(tmp_path)
-    monkeypatch.setattr(server.api, "hide", lambda hidden: 1 / 0)
+    monkeypatch.setattr(server.api, "use", lambda rules: 1 / 0)
     server.reload(lambda: settings(upstream="none", region="iad"))
     assert [line.partition(" ")[0] for line in told.lines] == ["RELOADING", "READY"]
