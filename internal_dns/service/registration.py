@@ -82,7 +82,7 @@ def register_catalog(
         ),
         (
             "internal_dns_catalog_faults",
-            "Number of rows that are not served because they are invalid.",
+            "Number of invalid rows, which are not served as they are written.",
             watcher.faults,
         ),
         (
