@@ -20,6 +20,7 @@ from internal_dns.core.catalog import Catalog
 from internal_dns.errors import OperatorError
 from internal_dns.net import Endpoint
 from internal_dns.server import Server, run
+from internal_dns.text import printable_text
 
 DEV_PORT: Final = 1053  # 5353 is multicast DNS
 DEV_CATALOG: Final = Path("demo/catalog.db")
@@ -120,6 +121,13 @@ def _why_no_console() -> str:
     return ""
 
 
+class OneLine(logging.Formatter):
+    """Formats a message as one printable line, whatever of a catalog or an upstream is in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable_text(super().formatMessage(record))
+
+
 def _serve(
     settings: Settings,
     *,
@@ -127,7 +135,9 @@ def _serve(
     ready: Callable[[Server], None],
     reread: Callable[[], Settings] | None,
 ) -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     for words in misspelt():
         logging.getLogger("internal_dns").warning("%s", words)

@@ -13,6 +13,7 @@ import msgspec
 
 from internal_dns import errors
 from internal_dns.errors import OperatorError
+from internal_dns.text import printable_json, printable_text
 
 if TYPE_CHECKING:
     from internal_dns.config import Settings
@@ -40,8 +41,8 @@ def error_text(error: OperatorError) -> str:
     "do": …}}."""
     if isinstance(error, AsJson):
         told = {"what": error.what, "why": error.why, "do": error.do}
-        return msgspec.json.encode({"error": told}).decode()
-    lines = [f"{paint('error', 'red', err=True)}  {error.what}"]
+        return printable_json(msgspec.json.encode({"error": told}).decode())
+    lines = [f"{paint('error', 'red', err=True)}  {printable_text(error.what)}"]
     if error.why:
         lines += [f"  why  {_indented(error.why)}"]
     if error.do:
@@ -51,7 +52,7 @@ def error_text(error: OperatorError) -> str:
 
 def _indented(text: str) -> str:
     """Several lines, the second and on as far in as the first."""
-    return "\n       ".join(line.strip() for line in text.split("\n"))
+    return "\n       ".join(printable_text(line.strip()) for line in text.split("\n"))
 
 
 def paint(text: str, colour: str, *, err: bool = False) -> str:
@@ -64,7 +65,8 @@ def paint(text: str, colour: str, *, err: bool = False) -> str:
 
 def print_json(value: Any) -> None:
     """Print *value* as indented JSON."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    click.echo(printable_json(text))
 
 
 def settings(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:

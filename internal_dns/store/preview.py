@@ -93,7 +93,7 @@ def _shown(asked: names.Asked, number: NetworkId, catalog: Catalog, prefix: byte
         return f"no data ({found.lack})"
     match found.sets[0]:
         case TextList(items, separator):
-            return separator.decode().join(item.decode("utf-8", "replace") for item in items)
+            return separator.decode().join(map(names.printable, items))
         case RRset(_, groups):
             rdata = sorted(rdata for tied in groups for rdata in tied)
             return ", ".join(address_text(r).decode() if len(r) == 16 else r.hex() for r in rdata)

@@ -115,23 +115,30 @@ def _refuse_truncated(connection: sqlite3.Connection, path: Path) -> None:
     )
     wal = path.with_name(path.name + "-wal")
     if path.stat().st_size < pages * size and not (wal.exists() and wal.stat().st_size):
-        raise sqlite3.DatabaseError("database disk image is malformed: the file ends early")
+        error = sqlite3.DatabaseError("database disk image is malformed: the file ends early")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
 
 
 def _passing(error: sqlite3.Error) -> bool:
-    return "locked" in str(error) or "busy" in str(error)
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for an error that is not SQLite's."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def explained(path: Path, error: sqlite3.Error) -> str:
     """Say what SQLite's *error* means for the operator."""
     words = str(error)
-    if "unable to open" in words and path.exists():
+    if _code(error) == sqlite3.SQLITE_CANTOPEN and path.exists():
         return (
             f"{path}: {words}. A catalog in WAL mode needs its -wal and -shm files, which SQLite "
             f"must create beside "
             "it: make the directory writable, or keep a writer connected"
         )
-    if "not a database" in words or "malformed" in words:
+    if _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return (
             f"{path}: {words}. Restore it from a backup, or make a new one with `internal-dns init`"
         )
@@ -338,7 +345,7 @@ class Reader:
                 continue
             if self.values.name(raw) is None:
                 why = "loaded, but without its name: letters, digits, - and _ only"
-                self.values.faults.add(("network", number), "networks", number, why)
+                self.values.faults.add(("network", number), "networks", number, why, "warning")
                 raw = b""  # noqa: PLW2901
             found[NetworkId(number)] = raw  # shown as written, compared in lower case
         return found

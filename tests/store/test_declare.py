@@ -32,6 +32,7 @@ from internal_dns.store.declare.file import KEYS
 from internal_dns.store.declare.lines import Lines
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import read
+from internal_dns.text import printable_json
 from internal_dns.store.writer import Writer
 
 ROOT = Path(__file__).parents[2]
@@ -543,7 +544,7 @@ def test_the_line_of_a_path_has_its_last_key(kind: str, value: dict[str, Any]) -
     for path in paths(value):
         if isinstance(path[-1], str):
             key = (
-                msgspec.json.encode(path[-1]).decode()
+                printable_json(msgspec.json.encode(path[-1]).decode())
                 if kind == "json"
                 else to_toml({path[-1]: 0}).split(" = 0\n")[0]
             )
