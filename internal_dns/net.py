@@ -25,8 +25,11 @@ class Endpoint:
             host, colon = text, ""
         if not colon:
             host, number = text, str(port or "")
-        if not number.isascii() or not number.isdigit() or not int(number) < 65_536:
+        digits = number.isascii() and number.isdigit() and len(number.lstrip("0")) <= 5
+        if not digits or not int(number) < 65_536:
             raise ValueError(f"{text!r} has no port from 0 to 65535")
+        if not text.isprintable():  # a scope may be any text, but names an interface
+            raise ValueError(f"{text!r} is no address: it has characters that are not printable")
         try:
             address = ip_address(host.removeprefix("[").removesuffix("]"))
         except ValueError:

@@ -32,8 +32,8 @@ from internal_dns.store.declare.file import KEYS
 from internal_dns.store.declare.lines import Lines
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import read
-from internal_dns.text import printable_json
 from internal_dns.store.writer import Writer
+from internal_dns.text import printable_json
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = (ROOT / "schema.sql").read_text()
