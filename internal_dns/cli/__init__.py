@@ -5,6 +5,7 @@ Exit status: 0 ok, 1 a finding or a negative answer, 2 usage, 3 unreachable, 78 
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any, Final
 
@@ -90,6 +91,8 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line; errors say what, why, and what to do."""
+    # It warns of what libraries do, which no operator can change.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
         cli(standalone_mode=True)
     except Told as told:

@@ -138,7 +138,6 @@ def _serve(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("asyncio").setLevel(logging.ERROR)
     for words in misspelt():
         logging.getLogger("internal_dns").warning("%s", words)
     try:
