@@ -21,7 +21,7 @@ from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId,
 from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
-from internal_dns.service.summary import loop_name
+from internal_dns.service.loop import loop_name
 
 MACHINES: Final = 1_000_000
 TOKEN: Final = "bench-bench-bench"

@@ -9,19 +9,19 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from internal_dns.admin.api import Api
 from internal_dns.admin.http import AdminPort
-from internal_dns.config import Settings, contradictions
+from internal_dns.config import Settings
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
 from internal_dns.service import errors, parts, registration, sockets
 from internal_dns.service.drain import drain
+from internal_dns.service.loop import loop_factory, loop_name
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.reload import InUse, Reloader
-from internal_dns.service.summary import counted, log_progress, loop_name, path_in_words
+from internal_dns.service.summary import counted, log_loaded, log_progress, path_in_words
 from internal_dns.service.watchdog import watch_ourselves
 from internal_dns.store.sqlite import Loaded, UnusableCatalog
 from internal_dns.store.watch import Watcher
@@ -244,26 +244,13 @@ class Server:
     def _apply(self, loaded: Loaded) -> None:
         """Answer from what was loaded; say what changed."""
         first = not self.loaded.is_set()
-        if first or loaded.catalog is not self.exchange.catalog:
+        changed = loaded.catalog is not self.exchange.catalog
+        if first or changed:
             self.exchange.use(loaded.catalog)
             if loaded.written_at is not None and not first:
                 self.metrics.propagation.observe(time.time() - loaded.written_at)
             self.api.notify()
-            if not first:
-                # There may be a hundred small commits a second; a file read whole is worth a line.
-                level = logging.DEBUG if loaded.parts else logging.INFO
-                took = self.watcher.load_seconds * 1000
-                _log.log(
-                    level,
-                    "catalog revision %d, %d parts, %.0f ms",
-                    loaded.catalog.revision,
-                    loaded.parts,
-                    took,
-                )
-        if loaded.fault_count and first:
-            _log.warning(
-                "%d rows were left out; `internal-dns check` lists them", loaded.fault_count
-            )
+        log_loaded(loaded, self.watcher.load_seconds, first=first, changed=changed)
         self.loaded.set()
 
     def ready(self) -> tuple[bool, str]:
@@ -322,21 +309,12 @@ def run(
     reread: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve until told to stop, on inherited sockets if there are any. Raises OperatorError."""
-    factory: Any = None
-    try:
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    except ImportError:
-        _log.warning("uvloop is missing: serving on asyncio's own loop, at about half the speed")
     passed = inherited()
     if passed:
-        settings = replace(settings, listen=tuple(group.endpoint for group in passed))
-        if faults := contradictions(settings):
-            raise errors.unfit_sockets(faults)
+        settings = sockets.adopt(settings, passed)
 
     async def serve() -> None:
         await Server(settings, dev=dev, passed=passed).run(ready, reread)
 
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve())

@@ -20,6 +20,7 @@ import click
 
 from internal_dns.cli.words import FINDING, json_option, paint, print_json
 from internal_dns.store.rows import shown
+from internal_dns.text import printable_text
 
 if TYPE_CHECKING:
     from internal_dns.config import Settings
@@ -88,12 +89,13 @@ def doctor(
 
 def report(found: Sequence[Symptom]) -> list[str]:
     """Return the lines for a person, a count of what is wrong last."""
-    width = max(len(s.what) for s in found)
+    width = max(len(printable_text(s.what)) for s in found)
     lines = []
     for s in found:
-        lines.append(f"{paint(f'{s.level:4}', _COLOURS[s.level])}  {s.what:{width}}  {s.says}")
+        what, says = printable_text(s.what), printable_text(s.says)
+        lines.append(f"{paint(f'{s.level:4}', _COLOURS[s.level])}  {what:{width}}  {says}")
         lines += [
-            f"{'':6}{paint(word, 'cyan')}{'':{5 - len(word)}}{text}"
+            f"{'':6}{paint(word, 'cyan')}{'':{5 - len(word)}}{printable_text(text)}"
             for word, text in (("why", s.why), ("do", s.do))
             if text
         ]

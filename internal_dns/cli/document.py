@@ -23,6 +23,7 @@ from internal_dns.cli.words import (
     settings,
 )
 from internal_dns.replicate.source import Source
+from internal_dns.text import printable_text
 
 
 def _text(file: str) -> str:
@@ -41,9 +42,9 @@ def _text(file: str) -> str:
 
 def _say(reply: dict[str, Any]) -> None:
     for line in reply["lines"]:
-        click.echo(paint(line, {"+": "green", "-": "red"}.get(line[:1], "yellow")))
+        click.echo(paint(printable_text(line), {"+": "green", "-": "red"}.get(line[:1], "yellow")))
     for line in reply["warnings"]:
-        click.echo(f"{paint('warning', 'yellow', err=True)}  {line}", err=True)
+        click.echo(f"{paint('warning', 'yellow', err=True)}  {printable_text(line)}", err=True)
     click.echo(reply["summary"])
 
 
@@ -90,9 +91,9 @@ def apply(
         return
     _say(reply)
     for answer in reply.get("answers", []):
-        click.echo(f"answer  {answer['network']}  {answer['name']}")
-        click.echo(paint(f"  - {answer['before']}", "red"))
-        click.echo(paint(f"  + {answer['after']}", "green"))
+        click.echo(printable_text(f"answer  {answer['network']}  {answer['name']}"))
+        click.echo(paint(printable_text(f"  - {answer['before']}"), "red"))
+        click.echo(paint(printable_text(f"  + {answer['after']}"), "green"))
     if not dry_run:
         click.echo(f"revision {reply['revision']}{visibility(reply)}")
 
@@ -149,7 +150,7 @@ def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) ->
         nl=False,
     )
     for note in notes:
-        click.echo(f"{paint('note', 'yellow', err=True)}  {note}", err=True)
+        click.echo(f"{paint('note', 'yellow', err=True)}  {printable_text(note)}", err=True)
 
 
 @click.command(name="import")
@@ -207,7 +208,7 @@ def import_(
         raise Told(error.what, error.why, error.do, FINDING) from error
     text = declare.to_json(imported.document) if as_json else declare.to_toml(imported.document)
     for note in imported.notes:
-        click.echo(f"{paint('note', 'yellow', err=True)}  {note}", err=True)
+        click.echo(f"{paint('note', 'yellow', err=True)}  {printable_text(note)}", err=True)
     if out is None:
         click.echo(text, nl=False)
         return

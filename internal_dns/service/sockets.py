@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from internal_dns.config import Settings, contradictions
 from internal_dns.net import Endpoint
-from internal_dns.service.errors import cannot_listen
+from internal_dns.service.errors import cannot_listen, unfit_sockets
 from internal_dns.transport import native
 from internal_dns.transport.listen.sockets import Bound, bind_queues
 from internal_dns.transport.native.listener import spread_by_network
@@ -48,3 +50,12 @@ def _are_queues(group: Bound) -> bool:
         and len(group.udp) == native.QUEUES
         and all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in group.udp)
     )
+
+
+def adopt(settings: Settings, inherited: Sequence[Bound]) -> Settings:
+    """Return *settings* that listen where the *inherited* sockets do. Raises OperatorError when the
+    others do not fit that."""
+    adopted = replace(settings, listen=tuple(group.endpoint for group in inherited))
+    if faults := contradictions(adopted):
+        raise unfit_sockets(faults)
+    return adopted
