@@ -20,8 +20,8 @@ from internal_dns.admin.console.serve import Console
 from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Region
 from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
-from internal_dns.server import loop_name
-from internal_dns.transport.listen.sockets import Endpoint
+from internal_dns.net import Endpoint
+from internal_dns.service.loop import loop_name
 
 MACHINES: Final = 1_000_000
 TOKEN: Final = "bench-bench-bench"

@@ -14,29 +14,46 @@ from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from ipaddress import IPv6Network, ip_network
 from pathlib import Path
+from string import hexdigits
 from typing import Any, Final
 
 from internal_dns.core.catalog import NetworkId
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.journey import our_zone
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
+from internal_dns.errors import OperatorError
 from internal_dns.forward.upstreams import Rule, Upstream
+from internal_dns.net import Endpoint
 from internal_dns.replicate.source import Source
-from internal_dns.transport.listen.sockets import Endpoint
 
 DEFAULT_FILE: Final = Path("/etc/internal-dns/config.toml")
 ENVIRONMENT: Final = "INTERNAL_DNS_"
 SECRETS: Final = frozenset({"cookie_secret", "console_token"})  # never shown, never in a log
 NOT_SETTINGS: Final = frozenset({"INTERNAL_DNS_FORBID_SKIPS"})  # of the tests
 UDP_PATHS: Final = ("auto", "native", "python")
+MOST_OCTETS: Final = 1 << 20  # of a file: a hundred thousand rules of forwarding
+MOST_WORDS: Final = (
+    300  # characters of a fault, whose end says what is wrong; a value may be of any length
+)
 
 
-class ConfigurationError(Exception):
+class ConfigurationError(OperatorError):
     """Settings that cannot be used; `faults` has one line each."""
 
     def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
+        super().__init__(
+            "the configuration cannot be used",
+            "\n".join(faults),
+            "Correct it; `internal-dns serve --help` lists every setting",
+        )
         self.faults = faults
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError(f"{text!r} is no name of a file")
+    return Path(text)
 
 
 def _region(text: str) -> bytes:
@@ -87,7 +104,9 @@ def _token(text: str) -> str:
 
 def _number(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+        # So many digits that int() would refuse them are too many anyway.
+        digits = text.isascii() and text.isdigit() and len(text) <= 20
+        if not digits or not low <= int(text) <= high:
             raise ValueError(f"{text!r} is no number from {low} to {high}")
         return int(text)
 
@@ -101,10 +120,9 @@ def _udp_path(text: str) -> str:
 
 
 def _secret(text: str) -> bytes:
-    secret = bytes.fromhex(text)
-    if len(secret) != 16:
+    if len(text) != 32 or any(c not in hexdigits for c in text):
         raise ValueError("a cookie secret is 32 hexadecimal digits")
-    return secret
+    return bytes.fromhex(text)
 
 
 def _nsid(text: str) -> bytes:
@@ -145,7 +163,7 @@ class Settings:
     """All settings, parsed. The metadata of each field is its row in the table."""
 
     catalog: Path = setting(
-        "/var/lib/internal-dns/catalog.db", "The catalog file (SQLite).", Path, "FILE"
+        "/var/lib/internal-dns/catalog.db", "The catalog file (SQLite).", _path, "FILE"
     )
     listen: tuple[Endpoint, ...] = setting(
         ("[fdaa::3]:53",),
@@ -167,7 +185,7 @@ class Settings:
         None,
         "Authorities (PEM) that verify the certificates of encrypted upstreams. Default: the "
         "system's.",
-        Path,
+        _path,
         "FILE",
     )
     region: bytes | None = setting(
@@ -270,6 +288,11 @@ class Settings:
             )
             for own in self.listen
         )
+
+    @property
+    def catalog_rules(self) -> CatalogRules:
+        """How the catalog is read."""
+        return CatalogRules(self.prefix, self.hidden_peers)
 
     @property
     def maps(self) -> tuple[SourceMap, ...]:
@@ -408,13 +431,16 @@ def _parse(row: Field[Any], raw: Any, where: str, faults: list[str]) -> Any:
     found = []
     for value in raw if isinstance(raw, tuple | list) else (raw,):
         try:
-            if isinstance(value, int) and not isinstance(value, bool) and numeric:
-                value = str(value)  # noqa: PLW2901
+            if isinstance(value, int) and not isinstance(value, bool):
+                if abs(value) >= 1 << 63:
+                    raise ValueError("the number is beyond 64 bits")
+                value = str(value) if numeric else value  # noqa: PLW2901
             if value is not None and not isinstance(value, str | Path):
-                raise ValueError(f"{value!r} is no text: write it in quotes")
+                shown_value = "the value" if row.name in SECRETS else repr(value)
+                raise ValueError(f"{shown_value} is no text: write it in quotes")
             found.append(None if value is None else parse(str(value)))
         except ValueError as error:
-            faults.append(f"{where}: {error}")
+            faults.append(f"{where}: {_short(error)}")
     if not many and isinstance(raw, tuple | list):
         faults.append(f"{where}: takes one value")
     return tuple(found) if many else (found or [None])[0]
@@ -449,7 +475,7 @@ def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, Rule]:
                 )
             found[labels] = Rule(tuple(map(Upstream.parse, urls)), allow)
         except ValueError as error:
-            faults.append(f"{where}.{suffix or '(empty)'}: {error}")
+            faults.append(f"{where}.{_short(suffix) or '(empty)'}: {_short(error)}")
     return found
 
 
@@ -457,28 +483,51 @@ def _named(keys: Set[str]) -> str:
     return f", not {', '.join(map(repr, sorted(keys)))}" if keys else ""
 
 
+def _short(words: object) -> str:
+    """A fault, or a part of one, in a bounded number of characters."""
+    text = str(words)
+    return (
+        text
+        if len(text) <= MOST_WORDS
+        else f"{text[: MOST_WORDS // 2]} … {text[-MOST_WORDS // 2 :]}"
+    )
+
+
 def _toml_of(file: Path | None, faults: list[str]) -> dict[str, Any]:
-    if file is None and not DEFAULT_FILE.exists():
-        return {}
     path = file or DEFAULT_FILE
     try:
-        return tomllib.loads(path.read_text())
+        with path.open("rb") as opened:
+            octets = opened.read(MOST_OCTETS + 1)
+        if len(octets) > MOST_OCTETS:
+            faults.append(f"{path}: cannot be used: it has more than {MOST_OCTETS:,} octets")
+            return {}
+        return tomllib.loads(octets.decode())
     except OSError as error:
+        if file is None and isinstance(error, FileNotFoundError):
+            return {}
         faults.append(
             f"{path}: {error.strerror or error}. Name a file that can be read with --config"
         )
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        faults.append(f"{path}: is not TOML: {error}")
+    except tomllib.TOMLDecodeError as error:
+        faults.append(f"{path}: is not TOML: {_short(error)}")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        faults.append(f"{path}: is not TOML: line {line} is not UTF-8")
+    except ValueError:  # of int(), which limits the digits that it takes
+        faults.append(f"{path}: cannot be used: a number has too many digits")
+    except RecursionError:
+        faults.append(f"{path}: cannot be used: tables or arrays are nested too deeply")
     return {}
 
 
 def _read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
     path, found = file or DEFAULT_FILE, _toml_of(file, faults)
     known = [row.name for row in table()]
-    for key in found.keys() - set(known):
-        near = get_close_matches(key, known, 1, 0.5)
+    for key in sorted(found.keys() - set(known)):
+        near = get_close_matches(key[:MOST_WORDS], known, 1, 0.5)
         faults.append(
-            f"{path}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+            f"{path}: unknown key {_short(repr(key))}"
+            + (f", did you mean {near[0]!r}?" if near else "")
         )
     return found
 

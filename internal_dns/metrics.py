@@ -33,6 +33,7 @@ Cell = list[int]
 _NAMED_TYPES: Final = frozenset(int(t) for t in Type)
 _NAMED_RCODES: Final = frozenset(int(r) for r in Rcode)
 MOST_UPSTREAMS: Final = 8
+_INFO: Final = {"udp_path": "The UDP path that runs."}
 
 
 def rcode_name(rcode: int) -> str:
@@ -116,7 +117,7 @@ class Metrics:
             tell()
         received = CounterMetricFamily(
             "internal_dns_requests",
-            "Messages received, whatever became of them",
+            "Number of messages received from clients, answered or not.",
             labels=["proto", "family"],
         )
         for (proto, family), cell in self.requests.items():
@@ -127,45 +128,59 @@ class Metrics:
         for (kind, rcode, qtype), cell in self.responses.items():
             by_type[Type(qtype).name if qtype else "other"] += cell[0]
             by_rcode[rcode_name(rcode), kind] += cell[0]
-        yield _family("internal_dns_questions", "Questions answered, by QTYPE", ["type"], by_type)
-        yield _family("internal_dns_responses", "Responses sent", ["rcode", "kind"], by_rcode)
-        words = "From message read to reply; docs/metrics.md says what is timed"
+        yield _family(
+            "internal_dns_questions", "Number of queries answered, by QTYPE.", ["type"], by_type
+        )
+        yield _family(
+            "internal_dns_responses",
+            "Number of responses sent, by RCODE and kind.",
+            ["rcode", "kind"],
+            by_rcode,
+        )
+        words = "Seconds from a message that was read to its reply, by kind."
         took = HistogramMetricFamily(
             "internal_dns_request_duration_seconds", words, labels=["kind"]
         )
         for kind, histogram in sorted(self.durations.items()):
             took.add_metric([kind], histogram.buckets(), histogram.total)
         yield took
-        yield _family("internal_dns_drops", "Messages left without a reply", ["reason"], self.drops)
+        yield _family(
+            "internal_dns_drops",
+            "Number of messages that got no reply and of connections closed early, by reason.",
+            ["reason"],
+            self.drops,
+        )
         yield _family(
             "internal_dns_forward_outcomes",
-            "Forwarded questions, by outcome",
+            "Number of forwarded queries, by outcome.",
             ["outcome"],
             self.forwards,
         )
         if self.upstreams is not None:
             yield from _upstream_families(self.upstreams())
         seconds = self.forward_seconds
-        words = "From the first message to an upstream to its outcome, of each question that was not in the cache"
+        words = "Seconds from the first message to an upstream to the outcome, of queries that were not cached."
         yield HistogramMetricFamily(
             "internal_dns_forward_duration_seconds", words, seconds.buckets(), seconds.total
         )
         yield _family(
             "internal_dns_cache_hits",
-            "Replies of the forwarder's cache, by age",
+            "Number of replies found in the forwarder's cache, by age.",
             ["age"],
             self.cache_hits(),
         )
-        held_back = "Replies held back by the last check of isolation"
+        held_back = "Number of replies withheld because they held an address of another network."
         yield CounterMetricFamily("internal_dns_isolation_failures", held_back, value=self.leaks)
         yield CounterMetricFamily(
-            "internal_dns_errors", "Unexpected exceptions while answering", value=self.errors
+            "internal_dns_errors",
+            "Number of unexpected exceptions while answering.",
+            value=self.errors,
         )
         for name, words, read in self.counters:
             yield CounterMetricFamily(name, words, value=read())
         for name, words, read in self.gauges:
             yield GaugeMetricFamily(name, words, value=read())
-        words = "From a change in an owned catalog to its first answer"
+        words = "Seconds from a commit in an owned catalog to the moment that answers follow it."
         yield HistogramMetricFamily(
             "internal_dns_propagation_seconds",
             words,
@@ -173,10 +188,10 @@ class Metrics:
             self.propagation.total,
         )
         for key, value in self.info.items():
-            yield InfoMetricFamily(
-                f"internal_dns_{key}", f"Which {key.replace('_', ' ')} is in use", {"path": value}
-            )
-        yield InfoMetricFamily("internal_dns_build", "What runs", self.build)
+            yield InfoMetricFamily(f"internal_dns_{key}", _INFO[key], {"path": value})
+        yield InfoMetricFamily(
+            "internal_dns_build", "Versions of the programs that run.", self.build
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +213,11 @@ def _upstream_families(found: Sequence[UpstreamFigures]) -> Iterator[Metric]:
     few."""
     queries, replies, failures = (defaultdict[tuple[str, str], int](int) for _ in range(3))
     up = GaugeMetricFamily(
-        "internal_dns_forward_healthy", "1 while an upstream answers", labels=["to"]
+        "internal_dns_forward_healthy", "1 while an upstream answers, else 0.", labels=["to"]
     )
     latency = GaugeMetricFamily(
         "internal_dns_forward_latency_seconds",
-        "From a message to its reply, smoothed",
+        "Seconds from a message to an upstream to its reply, smoothed.",
         labels=["to"],
     )
     for figures in found[:MOST_UPSTREAMS]:
@@ -216,16 +231,22 @@ def _upstream_families(found: Sequence[UpstreamFigures]) -> Iterator[Metric]:
             for label, count in counts.items():
                 into[figures.to, label] += count
     yield _family(
-        "internal_dns_forward_queries", "Messages sent to upstreams", ["to", "proto"], queries
+        "internal_dns_forward_queries",
+        "Number of messages sent to upstreams, by protocol.",
+        ["to", "proto"],
+        queries,
     )
     yield _family(
         "internal_dns_forward_replies",
-        "Replies of upstreams that matched",
+        "Number of replies of upstreams that matched a query, by RCODE.",
         ["to", "rcode"],
         replies,
     )
     yield _family(
-        "internal_dns_forward_failures", "Tries without a usable reply", ["to", "reason"], failures
+        "internal_dns_forward_failures",
+        "Number of attempts without a usable reply, by reason.",
+        ["to", "reason"],
+        failures,
     )
     yield up
     yield latency

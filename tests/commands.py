@@ -7,7 +7,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from internal_dns.cli import cli
-from internal_dns.cli.words import Told
+from internal_dns.cli.words import Told, error_text
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ def run(*words: object, stdin: str | None = None) -> Said:
     """Run a command in this process, as `main` would."""
     result = CliRunner().invoke(cli, [str(word) for word in words], input=stdin)
     if isinstance(result.exception, Told):
-        return Said(result.exception.code, result.stdout, result.stderr + result.exception.text())
+        return Said(
+            result.exception.code, result.stdout, result.stderr + error_text(result.exception)
+        )
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Said(result.exit_code, result.stdout, result.stderr)

@@ -125,3 +125,19 @@ def test_variables_of_others_and_right_ones_are_not_told() -> None:
     }
     assert misspelt({"PATH": "/bin", "INTERNAL_DNS": "x", "DNS_REGIN": "x", **variables}) == []
     assert misspelt({"INTERNAL_DNS_QQQQ": "x"}) == ["INTERNAL_DNS_QQQQ is set and is no setting"]
+
+
+@pytest.mark.parametrize("command", [["serve"], ["config", "show"], ["network", "list"]])
+@pytest.mark.parametrize(
+    "octets", [b"x = " + b"[" * 100_000, b"workers = " + b"9" * 5_000, b"nsid = \xff", b"\0"]
+)
+def test_a_file_that_nobody_means_is_exit_78_and_no_traceback(
+    command: list[str], octets: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes(octets)
+    monkeypatch.setattr(config, "DEFAULT_FILE", file)
+    said = run(*command)
+    assert said.code == 78
+    assert "  why  " in said.err
+    assert "  do   " in said.err

@@ -3,18 +3,26 @@ documented."""
 
 from __future__ import annotations
 
+import tempfile
+import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from internal_dns import config
+from internal_dns.cli.words import error_text
 from internal_dns.config import ConfigurationError, Settings, load_settings, table
+from internal_dns.core.catalog_rules import USUAL
 from internal_dns.core.requester import SourceMap
 from internal_dns.forward.upstreams import Rule, Upstream
-from internal_dns.transport.listen.sockets import Endpoint
+from internal_dns.net import Endpoint
+from internal_dns.store.declare import to_toml
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -40,7 +48,7 @@ def refused(
     """The faults; fails when there are none."""
     with pytest.raises(ConfigurationError) as error:
         settings(flags, environment, file)
-    assert str(error.value) == "\n".join(error.value.faults)
+    assert error.value.why == "\n".join(error.value.faults)
     return error.value.faults
 
 
@@ -55,6 +63,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_without_anything_the_defaults_hold() -> None:
     found = settings()
+    assert found.catalog_rules == USUAL
     assert found.listen == (Endpoint.parse("[fdaa::3]:53"),)
     assert found.admin == Endpoint.parse("127.0.0.1:9153")
     assert found.catalog == Path("/var/lib/internal-dns/catalog.db")
@@ -531,3 +540,119 @@ def test_a_sentence_says_what_each_setting_is() -> None:
     for row in table():
         assert row.metadata["words"][0].isupper()
         assert len(row.metadata["words"]) > 15
+
+
+# ── what no operator means to write ───────────────────────────────────────────────────────────────
+
+SECRET = "hunter2hunter2hunter2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'cookie_secret = "{SECRET}"',
+        f'cookie_secret = "{SECRET}hunter2hunte"',
+        f'cookie_secret = ["{SECRET}"]',
+        f'cookie_secret = {{ x = "{SECRET}" }}',
+        f'console_token = "{SECRET} "',
+        f'console_token = ["{SECRET}!", "{SECRET}?"]',
+        f'console_token = [["{SECRET}"]]',
+        f'upstream = "tls://user:{SECRET}@192.0.2.1"',
+        f'upstream = "tls://:{SECRET}@192.0.2.1"',
+        f'upstream = "tls://{SECRET}@"',
+        f'upstream = "tls://a:{SECRET}/@192.0.2.1/x"',
+        f'upstream = "tls://a:{SECRET}://@192.0.2.1"',
+        f'upstream = "a:{SECRET}@192.0.2.1"',
+        f'upstream = "https://192.0.2.1/dns-query?token={SECRET}"',
+        f'upstream = "https://user:{SECRET}@[::1/dns-query"',
+        f'upstream = "https://user:{SECRET}@\u2100/dns-query"',
+        f'forward = {{ "corp" = "tls://user:{SECRET}@192.0.2.1" }}',
+        f'source = "nats://user:{SECRET}@/bucket/x"',
+        f'source = "nats://user:a?{SECRET}=b@h/bucket"',
+        f'source = ["nats://{SECRET}@a/b", "nats://{SECRET}@a/b"]',
+    ],
+)
+def test_a_secret_is_not_repeated_by_what_is_wrong_with_it(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        settings(file=written(tmp_path, text))
+    told = "".join(traceback.format_exception(error.value)) + error_text(error.value)
+    assert "hunter2" not in told
+
+
+def test_a_number_as_secret_is_not_repeated_either(tmp_path: Path) -> None:
+    for name in ("cookie_secret", "console_token"):
+        file = written(tmp_path, f"{name} = 12345678901234567\n")
+        assert refused(file=file) == [f"{file}, {name}: the value is no text: write it in quotes"]
+
+
+@pytest.mark.parametrize(
+    ("octets", "says"),
+    [
+        (b"x = " + b"[" * 100_000, "nested too deeply"),
+        (b"x = " + b"{a=" * 100_000, "nested too deeply"),
+        (b"workers = " + b"9" * 5_000, "too many digits"),
+        (b"workers = 0x" + b"f" * 5_000, "beyond 64 bits"),
+        (b"workers = -99999999999999999999", "beyond 64 bits"),
+        (b'workers = "' + b"9" * 5_000 + b'"', "no number from 1 to 8"),
+        (b"workers = 1.5", "no text"),
+        (b"workers = inf", "no text"),
+        (b"workers = true", "no text"),
+        (b"workers = 2026-01-01", "no text"),
+        (b'nsid = "\xff"', "line 1 is not UTF-8"),
+        (b'\n\nnsid = "\xff"', "line 3 is not UTF-8"),
+        (b"\xff\xfen\x00s\x00", "line 1 is not UTF-8"),
+        (b"\x00", "is not TOML"),
+        (b'catalog = "a\\u0000b"', "no name of a file"),
+        (b'catalog = ""', "no name of a file"),
+        (b'upstream_ca = "\\u0000"', "no name of a file"),
+        (b'listen = "[fe80::1%a\\u0000]:53"', "not printable"),
+        (b'listen = "[::1]:' + b"9" * 5_000 + b'"', "no port from 0 to 65535"),
+        (b"region = " + b'"' + b"x" * 100_000 + b'"', "no region code"),
+        (b"x" * 100_000 + b" = 1", "unknown key"),
+        (b"#" * (1 << 20) + b"\n", "more than 1,048,576 octets"),
+    ],
+)
+def test_a_file_that_nobody_means_is_told_in_few_words(
+    octets: bytes, says: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes(octets)
+    faults = refused(file=file)
+    assert any(says in fault for fault in faults), faults
+    assert all(len(fault) < 600 for fault in faults)
+
+
+@given(
+    st.binary(max_size=200)
+    | st.text(alphabet="ab=[]{}\"'.,\n 019-ex#", max_size=80).map(str.encode)
+)
+def test_any_file_is_settings_or_faults(octets: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "config.toml")
+        file.write_bytes(octets)
+        with suppress(ConfigurationError):
+            settings(file=file)
+
+
+@given(st.sampled_from(sorted(ROWS)), st.recursive(
+    st.text(max_size=40) | st.integers() | st.floats() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+))  # fmt: skip
+def test_any_value_of_any_setting_is_settings_or_faults(name: str, value: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder, suppress(ConfigurationError):
+        file = Path(folder, "config.toml")
+        file.write_text(to_toml({name: value}), "utf-8")
+        found = settings(file=file)
+        for endpoint in found.listen:
+            with suppress(OSError):
+                assert endpoint.sockaddr
+
+
+def test_a_default_file_that_is_not_there_is_no_fault_and_one_that_cannot_be_read_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "absent.toml")
+    assert settings().workers == 1
+    monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path)
+    assert "Is a directory" in refused()[0]

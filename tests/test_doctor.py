@@ -18,8 +18,8 @@ from internal_dns import config
 from internal_dns.cli.doctor import Symptom, local_routes, report, routes
 from internal_dns.core.catalog import Catalog
 from internal_dns.forward import upstreams
+from internal_dns.net import Endpoint
 from internal_dns.store.generate import create_catalog, demo_rows
-from internal_dns.transport.listen.sockets import Endpoint
 from tests.commands import run
 from tests.core.messages import loaded
 from tests.live.hosts import Host, serving
@@ -289,3 +289,9 @@ def test_a_server_that_is_not_there_is_said_at_once(demo: Path) -> None:
         server = f"127.0.0.1:{sock.getsockname()[1]}"
     words = ("--listen", "127.0.0.1:0", "--upstream", "none", "--catalog", demo, "--server", server)
     assert found(*words)["answer internal."]["says"] == "nothing listens there"
+
+
+def test_what_a_bucket_or_a_file_says_does_not_steer_the_terminal() -> None:
+    evil = "\x1b]0;x\x07\x9b\u202e"
+    lines = report([Symptom("fail", evil, evil, evil, evil)])
+    assert all(line.isprintable() for line in lines)

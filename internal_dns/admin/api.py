@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -26,16 +27,20 @@ from typing import Any, Final
 import msgspec
 
 from internal_dns.admin.live import MAX_NAMES, busiest, described, positive
-from internal_dns.admin.operations import BadRequest, perform
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.wire import Query, read_query
 from internal_dns.replicate.source import Source
 from internal_dns.store.declare import Faulty
+from internal_dns.store.operations import BadRequest, perform
 from internal_dns.store.writer import NotOurs, Refused, Writer, follows
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.tap import Tap
 
 MAX_REQUEST: Final = 64 << 20  # a declarative document of a large platform
+RETRY: Final = 1  # seconds until the socket is tried again
 WAIT: Final = 10  # seconds until a change must be visible
+
+_log = logging.getLogger("internal_dns")
 
 Perform = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -47,17 +52,10 @@ class Api:
         self,
         catalog: Path,
         exchange: Exchange,
-        prefix: bytes,
-        hidden: tuple[str, ...],
+        rules: CatalogRules,
         source: Source | None = None,
     ) -> None:
-        self.catalog, self.exchange, self.prefix, self.hidden, self.source = (
-            catalog,
-            exchange,
-            prefix,
-            hidden,
-            source,
-        )
+        self.catalog, self.exchange, self.rules, self.source = catalog, exchange, rules, source
         self.thread = ThreadPoolExecutor(1, "writer")
         self.writer: Writer | None = None
         self.changed = (
@@ -87,6 +85,14 @@ class Api:
         finally:
             os.umask(mask)
 
+    async def take_over(self) -> None:
+        """Serve write commands as soon as the server that does, on the same catalog, has left."""
+        while self.server is None:
+            await asyncio.sleep(RETRY)
+            with contextlib.suppress(OSError):
+                await self.start()
+        _log.info("write commands are taken at %s", self.path)
+
     async def close(self) -> None:
         if self.server is not None:
             self.server.close()
@@ -103,11 +109,11 @@ class Api:
         if self.writer is not None:
             self.writer.close()
 
-    def hide(self, hidden: tuple[str, ...]) -> None:
-        """Judge changes by another set of hidden peers from now on."""
-        self.hidden = hidden
+    def use(self, rules: CatalogRules) -> None:
+        """Judge changes by *rules* from now on."""
+        self.rules = rules
         if self.writer is not None:
-            self.writer.hidden = hidden
+            self.writer.rules = rules
 
     def notify(self) -> None:
         """Another catalog answers now."""
@@ -165,7 +171,7 @@ class Api:
         if self.source is not None:
             raise follows(self.catalog, str(self.source))
         if self.writer is None:
-            self.writer = Writer(self.catalog, self.prefix, self.hidden)
+            self.writer = Writer(self.catalog, self.rules)
         return perform(request, self.writer)
 
     async def _visible(self, revision: int) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from internal_dns.core import names
+from internal_dns.core.catalog_rules import USUAL
 from internal_dns.core.journey import asked_in, our_zone
 from internal_dns.core.wire import ASK_AS, MAX_ASK_AS
 
 if TYPE_CHECKING:
     import dns.message
 
-PREFIX: Final = b"\xfd\xaa"  # of a server whose settings are not ours to know
+PREFIX: Final = USUAL.prefix  # of a server whose settings are not ours to know
 ADVERTISED: Final = 1_232
 
 

@@ -5,6 +5,7 @@ Exit status: 0 ok, 1 a finding or a negative answer, 2 usage, 3 unreachable, 78 
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from internal_dns.cli.objects import GROUPS
 from internal_dns.cli.run import dev, serve
 from internal_dns.cli.top import top
 from internal_dns.cli.watch import watch
-from internal_dns.cli.words import USAGE, Told
+from internal_dns.cli.words import USAGE, AsJson, Told, error_text
 
 _JSON: Final = "internal_dns.json"
 
@@ -50,8 +51,7 @@ class _Commands(click.Group):
             if not ctx.meta[_JSON]:
                 raise
             told = error if isinstance(error, Told) else _misused(error)
-            told.as_json = True
-            raise told from None
+            raise AsJson(told) from None
 
 
 def _misused(error: click.UsageError) -> Told:
@@ -91,8 +91,10 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line; errors say what, why, and what to do."""
+    # It warns of what libraries do, which no operator can change.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
         cli(standalone_mode=True)
     except Told as told:
-        click.echo(told.text(), err=True)
+        click.echo(error_text(told), err=True)
         sys.exit(told.code)

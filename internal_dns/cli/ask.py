@@ -84,7 +84,7 @@ def dig(
     import dns.message
     import dns.query
 
-    from internal_dns.transport.listen.sockets import Endpoint
+    from internal_dns.net import Endpoint
 
     query = query_for(name, qtype, who)
     try:
@@ -196,7 +196,7 @@ def explain(
 
     as_served = settings()
     try:
-        loaded = load(catalog, prefix=as_served.prefix, hidden=as_served.hidden_peers)
+        loaded = load(catalog, rules=as_served.catalog_rules)
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise Told(f"catalog {catalog}", why, "Name it with --catalog, or make one: internal-dns "

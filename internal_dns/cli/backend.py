@@ -44,15 +44,15 @@ def perform(
 
 
 def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
-    from internal_dns.admin.operations import BadRequest
-    from internal_dns.admin.operations import perform as performed
     from internal_dns.store.declare import Faulty
+    from internal_dns.store.operations import BadRequest
+    from internal_dns.store.operations import perform as performed
     from internal_dns.store.sqlite import UnusableCatalog
     from internal_dns.store.writer import NotOurs, Refused, Writer
 
     as_served = settings()
     try:
-        with Writer(catalog, as_served.prefix, as_served.hidden_peers) as writer:
+        with Writer(catalog, as_served.catalog_rules) as writer:
             return performed(request, writer)
     except FileNotFoundError as error:
         raise _missing(catalog) from error
@@ -135,7 +135,7 @@ def read_rows(
     catalog: str, table: str, where: dict[str, Any] | None = None
 ) -> list[dict[str, Any]]:
     """Return rows of the file. Raises Told."""
-    from internal_dns.admin.operations import read_rows as rows
+    from internal_dns.store.operations import read_rows as rows
 
     with opened(catalog) as connection:
         return rows(connection, table, where or {})
@@ -175,7 +175,7 @@ def _missing(catalog: Path) -> Told:
 
 
 def _refused(faults: list[str]) -> Told:
-    why = "\n       ".join(faults)
+    why = "\n".join(faults)
     return Told(
         "the change was refused; nothing was written", why, "Correct it and try again", FINDING
     )

@@ -77,7 +77,7 @@ def apply_to(source: Source, request: dict[str, Any]) -> dict[str, Any]:
     from internal_dns.replicate import publishing
 
     as_served = settings()
-    return done(publishing.apply(source, request, as_served.prefix, as_served.hidden_peers))
+    return done(publishing.apply(source, request, as_served.catalog_rules))
 
 
 @click.command()
@@ -113,7 +113,7 @@ def publish(
     as_served = settings()
     with opened(catalog) as connection:
         try:
-            wanted = publishing.values_of(connection, as_served.prefix, as_served.hidden_peers)
+            wanted = publishing.values_of(connection, as_served.catalog_rules)
         except Refused as error:
             do = f"Correct the rows: internal-dns check --catalog {catalog}"
             raise Told(

@@ -20,15 +20,16 @@ import click
 
 from internal_dns.cli.words import FINDING, json_option, paint, print_json
 from internal_dns.store.rows import shown
+from internal_dns.text import printable_text
 
 if TYPE_CHECKING:
     from internal_dns.config import Settings
     from internal_dns.core.catalog import Catalog
+    from internal_dns.errors import OperatorError
     from internal_dns.forward.upstreams import Upstream
+    from internal_dns.net import Endpoint
     from internal_dns.replicate.follower import Facts
     from internal_dns.replicate.source import Source
-    from internal_dns.server import CannotStart
-    from internal_dns.transport.listen.sockets import Endpoint
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
 ROUTES: Final = Path("/proc/net/ipv6_route")
@@ -88,12 +89,13 @@ def doctor(
 
 def report(found: Sequence[Symptom]) -> list[str]:
     """Return the lines for a person, a count of what is wrong last."""
-    width = max(len(s.what) for s in found)
+    width = max(len(printable_text(s.what)) for s in found)
     lines = []
     for s in found:
-        lines.append(f"{paint(f'{s.level:4}', _COLOURS[s.level])}  {s.what:{width}}  {s.says}")
+        what, says = printable_text(s.what), printable_text(s.says)
+        lines.append(f"{paint(f'{s.level:4}', _COLOURS[s.level])}  {what:{width}}  {says}")
         lines += [
-            f"{'':6}{paint(word, 'cyan')}{'':{5 - len(word)}}{text}"
+            f"{'':6}{paint(word, 'cyan')}{'':{5 - len(word)}}{printable_text(text)}"
             for word, text in (("why", s.why), ("do", s.do))
             if text
         ]
@@ -167,7 +169,7 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
 
 
 def _programs() -> Iterator[Symptom]:
-    from internal_dns.server import BUILD_NATIVE
+    from internal_dns.service.errors import BUILD_NATIVE
     from internal_dns.transport import native
 
     yield Symptom("ok", "python", platform.python_version())
@@ -234,7 +236,7 @@ def is_running(catalog: Path) -> bool:
 def _ports(settings: Settings, running: bool) -> Generator[Symptom, None, Endpoint | None]:
     """Yield whether each port of `serve` is free; return an address where the running server has
     taken it."""
-    from internal_dns.server import cannot_listen, cannot_open
+    from internal_dns.service.errors import cannot_listen, cannot_open
 
     taken = None
     for endpoint in settings.listen:
@@ -260,7 +262,7 @@ def _port(
     endpoint: Endpoint,
     kinds: Iterable[socket.SocketKind],
     running: bool,
-    reason: Callable[[OSError], CannotStart],
+    reason: Callable[[OSError], OperatorError],
 ) -> tuple[Symptom, bool]:
     """Whether *endpoint* is free; and whether it is not because a server of this catalog, which is
     running, has it."""
@@ -282,7 +284,7 @@ def _port(
 
 def reachable(endpoint: Endpoint) -> Endpoint:
     """Where to ask a server that listens on *endpoint*."""
-    from internal_dns.transport.listen.sockets import Endpoint as Made
+    from internal_dns.net import Endpoint as Made
 
     return Made(IPv6Address("::1"), endpoint.port) if endpoint.wildcard else endpoint
 
@@ -452,11 +454,11 @@ async def _all_of(reply: bytes | Awaitable[bytes]) -> bytes:
 
 def _catalog(settings: Settings) -> Generator[Symptom, None, Catalog | None]:
     """Yield what is to say; return the catalog, or None when there is none."""
-    from internal_dns.server import counted
+    from internal_dns.service.summary import counted
     from internal_dns.store.sqlite import UnusableCatalog, load
 
     try:
-        loaded = load(settings.catalog, prefix=settings.prefix, hidden=settings.hidden_peers)
+        loaded = load(settings.catalog, rules=settings.catalog_rules)
     except FileNotFoundError:
         why = "our names get SERVFAIL until it is there"
         yield Symptom(
@@ -498,7 +500,7 @@ def _cross_check(server: str) -> Iterator[Symptom]:
     import dns.rcode
     import dnslib
 
-    from internal_dns.transport.listen.sockets import Endpoint
+    from internal_dns.net import Endpoint
 
     try:
         endpoint = Endpoint.parse(server, 53)
@@ -558,7 +560,7 @@ def _cross_check(server: str) -> Iterator[Symptom]:
 
 def _replica(settings: Settings) -> Iterator[Symptom]:
     """Whether the file follows a bucket, how far it is, and what is kept out of it."""
-    from internal_dns.store.replica import followed, quarantine
+    from internal_dns.replicate.replica import followed, quarantine
     from internal_dns.store.sqlite import UnusableCatalog
 
     if settings.source:

@@ -23,6 +23,7 @@ from internal_dns.cli.words import (
     settings,
 )
 from internal_dns.replicate.source import Source
+from internal_dns.text import printable_text
 
 
 def _text(file: str) -> str:
@@ -41,9 +42,9 @@ def _text(file: str) -> str:
 
 def _say(reply: dict[str, Any]) -> None:
     for line in reply["lines"]:
-        click.echo(paint(line, {"+": "green", "-": "red"}.get(line[:1], "yellow")))
+        click.echo(paint(printable_text(line), {"+": "green", "-": "red"}.get(line[:1], "yellow")))
     for line in reply["warnings"]:
-        click.echo(f"{paint('warning', 'yellow', err=True)}  {line}", err=True)
+        click.echo(f"{paint('warning', 'yellow', err=True)}  {printable_text(line)}", err=True)
     click.echo(reply["summary"])
 
 
@@ -90,9 +91,9 @@ def apply(
         return
     _say(reply)
     for answer in reply.get("answers", []):
-        click.echo(f"answer  {answer['network']}  {answer['name']}")
-        click.echo(paint(f"  - {answer['before']}", "red"))
-        click.echo(paint(f"  + {answer['after']}", "green"))
+        click.echo(printable_text(f"answer  {answer['network']}  {answer['name']}"))
+        click.echo(paint(printable_text(f"  - {answer['before']}"), "red"))
+        click.echo(paint(printable_text(f"  + {answer['after']}"), "green"))
     if not dry_run:
         click.echo(f"revision {reply['revision']}{visibility(reply)}")
 
@@ -110,9 +111,7 @@ def diff(file: str, prune: bool, catalog: str, as_json: bool) -> None:
 
     as_served = settings()
     try:
-        document = declare.parse(
-            _text(file), name=file, prefix=as_served.prefix, hidden=as_served.hidden_peers
-        )
+        document = declare.parse(_text(file), name=file, rules=as_served.catalog_rules)
     except declare.Faulty as error:
         why = "\n       ".join(map(str, error.faults))
         raise Told(f"{file} is not a catalog", why, "Correct it", FINDING) from error
@@ -145,13 +144,13 @@ def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) ->
 
     numbers = [network_of(catalog, name)["id"] for name in networks] or None
     with opened(catalog) as connection:
-        document, notes = declare.export(connection, numbers, prefix=settings().prefix)
+        document, notes = declare.export(connection, numbers, rules=settings().catalog_rules)
     click.echo(
         declare.to_json(document) if as_json or kind == "json" else declare.to_toml(document),
         nl=False,
     )
     for note in notes:
-        click.echo(f"{paint('note', 'yellow', err=True)}  {note}", err=True)
+        click.echo(f"{paint('note', 'yellow', err=True)}  {printable_text(note)}", err=True)
 
 
 @click.command(name="import")
@@ -209,7 +208,7 @@ def import_(
         raise Told(error.what, error.why, error.do, FINDING) from error
     text = declare.to_json(imported.document) if as_json else declare.to_toml(imported.document)
     for note in imported.notes:
-        click.echo(f"{paint('note', 'yellow', err=True)}  {note}", err=True)
+        click.echo(f"{paint('note', 'yellow', err=True)}  {printable_text(note)}", err=True)
     if out is None:
         click.echo(text, nl=False)
         return

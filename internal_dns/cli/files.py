@@ -18,6 +18,7 @@ from internal_dns.cli.words import (
     print_json,
     settings,
 )
+from internal_dns.text import printable_text
 
 
 @click.command()
@@ -87,7 +88,7 @@ def check(catalog: str, as_json: bool) -> None:
 
     as_served = settings()
     try:
-        loaded = load(catalog, prefix=as_served.prefix, hidden=as_served.hidden_peers)
+        loaded = load(catalog, rules=as_served.catalog_rules)
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise Told(
@@ -100,9 +101,8 @@ def check(catalog: str, as_json: bool) -> None:
         )
     else:
         for f in found:
-            click.echo(
-                f"{paint(f.level, 'red' if f.level == 'error' else 'yellow'):8} {f.where}: {f.what}"
-            )
+            level = paint(f.level, "red" if f.level == "error" else "yellow")
+            click.echo(f"{level:8} {printable_text(f'{f.where}: {f.what}')}")
             click.echo(f"         {f.do}")
         errors = sum(f.level == "error" for f in found)
         click.echo(

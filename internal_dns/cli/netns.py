@@ -69,9 +69,7 @@ def _someone(settings: Settings) -> tuple[IPv6Address | None, str]:
     from internal_dns.store.sqlite import UnusableCatalog, load
 
     try:
-        catalog = load(
-            settings.catalog, prefix=settings.prefix, hidden=settings.hidden_peers
-        ).catalog
+        catalog = load(settings.catalog, rules=settings.catalog_rules).catalog
     except (FileNotFoundError, UnusableCatalog):
         return None, ""  # the server says what is wrong with it
     network = min(catalog.networks.values(), key=lambda n: n.id, default=None)

@@ -11,6 +11,7 @@ import click
 
 from internal_dns.cli.backend import perform, read_rows, visibility, write_options
 from internal_dns.cli.words import FINDING, Told, catalog_option, json_option, print_json, settings
+from internal_dns.text import printable_text
 
 Rows = list[dict[str, Any]]
 
@@ -33,7 +34,8 @@ def show_table(rows: Rows, columns: Sequence[str], as_json: bool) -> None:
         print_json(rows)
         return
     cells = [
-        [str("" if row.get(column) is None else row[column]) for column in columns] for row in rows
+        [printable_text(str("" if row.get(column) is None else row[column])) for column in columns]
+        for row in rows
     ]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     for line in (list(columns), *cells):
@@ -50,11 +52,10 @@ def show_one(value: dict[str, Any], as_json: bool) -> None:
     for key, said in value.items():
         if isinstance(said, list):
             for item in said:
-                click.echo(
-                    f"{key:18} {item if not isinstance(item, dict) else ' '.join(map(str, item.values()))}"
-                )
+                words = " ".join(map(str, item.values())) if isinstance(item, dict) else str(item)
+                click.echo(f"{key:18} {printable_text(words)}")
         else:
-            click.echo(f"{key:18} {'' if said is None else said}")
+            click.echo(f"{key:18} {'' if said is None else printable_text(str(said))}")
 
 
 def change(
@@ -141,7 +142,10 @@ def network_number(text: str, prefix: bytes) -> int | None:
     )
 
 
-def slash_48(number: int, prefix: bytes) -> str:
+def slash_48(number: object, prefix: bytes) -> str:
+    """Return the /48 of a network; empty for what is no network id, which a foreign file may hold."""
+    if not isinstance(number, int) or not 0 < number < 1 << 32:
+        return ""
     return str(IPv6Network((prefix + number.to_bytes(4, "big") + bytes(10), 48)))
 
 
@@ -188,6 +192,7 @@ def network_list(catalog: str, as_json: bool, routes: bool) -> None:
         lines = [
             f"ip -6 route add local {row['prefix'].removesuffix('::/48')}::3/128 dev lo"
             for row in rows
+            if row["prefix"]
         ]
         print_json(lines) if as_json else click.echo("\n".join(lines))
     else:

@@ -17,8 +17,10 @@ from internal_dns.cli.words import CONFIGURATION, Told
 from internal_dns.cli.words import settings as effective
 from internal_dns.config import Settings, load_settings, misspelt, table
 from internal_dns.core.catalog import Catalog
-from internal_dns.server import CannotStart, Server, run
-from internal_dns.transport.listen.sockets import Endpoint
+from internal_dns.errors import OperatorError
+from internal_dns.net import Endpoint
+from internal_dns.server import Server, run
+from internal_dns.text import printable_text
 
 DEV_PORT: Final = 1053  # 5353 is multicast DNS
 DEV_CATALOG: Final = Path("demo/catalog.db")
@@ -119,6 +121,13 @@ def _why_no_console() -> str:
     return ""
 
 
+class OneLine(logging.Formatter):
+    """Formats a message as one printable line, whatever of a catalog or an upstream is in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable_text(super().formatMessage(record))
+
+
 def _serve(
     settings: Settings,
     *,
@@ -126,15 +135,17 @@ def _serve(
     ready: Callable[[Server], None],
     reread: Callable[[], Settings] | None,
 ) -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for words in misspelt():
         logging.getLogger("internal_dns").warning("%s", words)
     try:
         run(settings, ready, dev=dev, reread=reread)
-    except CannotStart as error:
-        do = f"{error.do}\n       Beside it: {_elsewhere()}" if dev and error.busy else error.do
-        raise Told(error.what, error.why, do, CONFIGURATION) from error
+    except OperatorError as error:
+        if dev and error.in_use:
+            error.do += f"\nBeside it: {_elsewhere()}"
+        raise
 
 
 def _elsewhere() -> str:
@@ -227,7 +238,7 @@ def _lowest_network(settings: Settings) -> str:
     from internal_dns.store.sqlite import UnusableCatalog, load
 
     try:
-        catalog: Catalog = load(settings.catalog, prefix=settings.prefix).catalog
+        catalog: Catalog = load(settings.catalog, rules=settings.catalog_rules).catalog
     except FileNotFoundError:
         return ""
     except UnusableCatalog as error:

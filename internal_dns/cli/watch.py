@@ -80,9 +80,11 @@ def watch(
 
 def _watched(name: str, qtype: str | None, who: str | None, catalog: str) -> dict[str, Any]:
     prefix = settings().prefix
-    if who is None and (networks := read_rows(catalog, "networks")):
-        lowest = min(row["id"] for row in networks)
-        who = str(IPv6Address(prefix + lowest.to_bytes(4, "big") + bytes(10)))
+    if who is None:
+        ids = [row["id"] for row in read_rows(catalog, "networks")]
+        # A foreign file may hold any value there.
+        if valid := [n for n in ids if isinstance(n, int) and 0 < n < 1 << 32]:
+            who = str(IPv6Address(prefix + min(valid).to_bytes(4, "big") + bytes(10)))
     query = query_for(name, qtype, who, prefix).to_wire()
     return {"op": "watch", "query": query.hex(), "source": (bytes(15) + b"\1").hex()}
 

@@ -11,39 +11,48 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 import msgspec
 
+from internal_dns import errors
+from internal_dns.errors import OperatorError
+from internal_dns.text import printable_json, printable_text
+
 if TYPE_CHECKING:
     from internal_dns.config import Settings
 
 FINDING: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
-CONFIGURATION: Final = 78  # EX_CONFIG of sysexits.h
+CONFIGURATION: Final = errors.CONFIGURATION
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Told(Exception):
-    """An error for the operator: what went wrong, why, and what to do."""
+Told = OperatorError  # one class for all; this name goes with the rename of the command line
 
-    def __init__(self, what: str, why: str, do: str, code: int) -> None:
-        super().__init__(what)
-        self.what, self.why, self.do, self.code = what, why, do, code
 
-    as_json = False  # set when the command was told --json
+class AsJson(OperatorError):
+    """The error of a command that was given --json."""
 
-    def text(self) -> str:
-        """For people in three lines, for programs as JSON: {"error": {"what": …, "why": …, "do":
-        …}}."""
-        if self.as_json:
-            return msgspec.json.encode(
-                {"error": {"what": self.what, "why": self.why, "do": self.do}}
-            ).decode()
-        lines = [f"{paint('error', 'red', err=True)}  {self.what}"]
-        if self.why:
-            lines += [f"  why  {self.why}"]
-        if self.do:
-            lines += [f"  do   {self.do}"]
-        return "\n".join(lines)
+    def __init__(self, error: OperatorError) -> None:
+        super().__init__(error.what, error.why, error.do, error.code)
+
+
+def error_text(error: OperatorError) -> str:
+    """An error for people in three lines, for programs as JSON: {"error": {"what": …, "why": …,
+    "do": …}}."""
+    if isinstance(error, AsJson):
+        told = {"what": error.what, "why": error.why, "do": error.do}
+        return printable_json(msgspec.json.encode({"error": told}).decode())
+    lines = [f"{paint('error', 'red', err=True)}  {printable_text(error.what)}"]
+    if error.why:
+        lines += [f"  why  {_indented(error.why)}"]
+    if error.do:
+        lines += [f"  do   {_indented(error.do)}"]
+    return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    """Several lines, the second and on as far in as the first."""
+    return "\n       ".join(printable_text(line.strip()) for line in text.split("\n"))
 
 
 def paint(text: str, colour: str, *, err: bool = False) -> str:
@@ -56,19 +65,16 @@ def paint(text: str, colour: str, *, err: bool = False) -> str:
 
 def print_json(value: Any) -> None:
     """Print *value* as indented JSON."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    click.echo(printable_json(text))
 
 
 def settings(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:
     """The settings of `serve`: a catalog means the same, prefix and hidden peers, to all who read
-    it. Raises Told."""
-    from internal_dns.config import ConfigurationError, load_settings
+    it. Raises ConfigurationError."""
+    from internal_dns.config import load_settings
 
-    try:
-        return load_settings(flags or {}, file=file)
-    except ConfigurationError as error:
-        raise Told("the configuration cannot be used", "\n       ".join(error.faults), "Correct it; `internal-dns "
-                   "serve --help` lists every setting", CONFIGURATION) from error  # fmt: skip
+    return load_settings(flags or {}, file=file)
 
 
 def json_option(command: F) -> F:

@@ -42,7 +42,7 @@ from internal_dns.forward.policy import PATIENCE, PROBE_TIMEOUT, Plan, preferred
 from internal_dns.forward.streams import channel
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.metrics import Metrics, UpstreamFigures, rcode_name
-from internal_dns.transport.listen.sockets import packed
+from internal_dns.net import packed
 
 PER_NETWORK: Final = 1_000  # clients waiting
 CLIENT_PATIENCE: Final = (

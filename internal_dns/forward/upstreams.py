@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from internal_dns.transport.listen.sockets import Endpoint
+from internal_dns.net import Endpoint
 
 PUBLIC: Final = ("udp://1.1.1.1", "udp://9.9.9.9")
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
@@ -37,8 +37,16 @@ class Upstream:
     @classmethod
     def parse(cls, url: str) -> Upstream:
         """Read a URL as above, or a bare address. Raises ValueError in words for the operator."""
-        parts = urlsplit(url if "//" in url else f"udp://{_bracketed(url)}")
-        if parts.scheme not in PORTS or parts.query or parts.username:
+        if "@" in url or "?" in url:
+            raise ValueError(
+                f"{_without_secrets(url)!r} is no upstream: write udp://, tcp://, tls:// or "
+                "https://ADDR:PORT, without a user, a password or a query"
+            )
+        try:
+            parts = urlsplit(url if "//" in url else f"udp://{_bracketed(url)}")
+        except ValueError:
+            parts = SplitResult("", "", "", "", "")
+        if parts.scheme not in PORTS:
             raise ValueError(
                 f"{url!r} is no upstream: write udp://, tcp://, tls:// or https://ADDR:PORT"
             )
@@ -64,6 +72,14 @@ class Upstream:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.endpoint}{self.path}{'#' * bool(self.name)}{self.name}"
+
+
+def _without_secrets(url: str) -> str:
+    """Return *url* without what may be a secret: all before the last @, and the query."""
+    scheme = next((f"{known}://" for known in PORTS if url.startswith(f"{known}://")), "")
+    user, at, rest = url.removeprefix(scheme).rpartition("@")
+    host, mark, _ = rest.partition("?")
+    return f"{scheme}{'…' if user else ''}{at}{host}{mark}{'…' if mark else ''}"
 
 
 def _in_words(url: str, parts: SplitResult, error: ValueError) -> str:

@@ -23,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.replicate.bucket import (
     Beat,
     Bucket,
@@ -48,11 +49,11 @@ from internal_dns.replicate.follower import (
     start,
 )
 from internal_dns.replicate.form import bucket_key
+from internal_dns.replicate.replica import Replaced, Replica
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog, put_in_place
-from internal_dns.store.replica import Replaced, Replica
 from internal_dns.store.rows import Values
-from internal_dns.store.sqlite import HIDDEN_PEERS, UnusableCatalog
+from internal_dns.store.sqlite import UnusableCatalog
 from internal_dns.store.writer import NotOurs, Writer
 
 PATIENCE: Final = 10.0  # seconds that a silent bucket is asked again before another server is tried
@@ -110,20 +111,13 @@ class Following:
         source: Source,
         host: str,
         *,
-        prefix: bytes = b"\xfd\xaa",
-        hidden: tuple[str, ...] = HIDDEN_PEERS,
+        rules: CatalogRules,
         connect: Connect | None = None,
         now: Callable[[], float] = time.monotonic,
         pause: Pause = asyncio.sleep,
         chance: Random | None = None,
     ) -> None:
-        self.path, self.source, self.host, self.prefix, self.hidden = (
-            path,
-            source,
-            host,
-            prefix,
-            hidden,
-        )
+        self.path, self.source, self.host, self.rules = path, source, host, rules
         self.connect, self.now, self.pause, self.chance = (
             connect or _nats(),
             now,
@@ -131,7 +125,7 @@ class Following:
             chance or Random(),
         )
         self.status = Status(Lag(now()))
-        self.values = Values(prefix, hidden)
+        self.values = Values(rules)
         self.replica: Replica | None = None
         self.counted = -COUNTED
         self.attempt = 0
@@ -321,7 +315,7 @@ class Following:
         """Inside a transaction: apply *messages*."""
         replica = self._replica
         if len(self.values.names) > KEPT_NAMES:
-            self.values = Values(self.prefix, self.hidden)
+            self.values = Values(self.rules)
         batch = sort(messages, replica.known(message.key for message in messages), self.values)
         replica.apply(batch)
         self.status.messages += len(messages)
@@ -443,7 +437,7 @@ class Following:
             path = path.with_name(f".{path.name}.first")
             self._refuse_second(path)
             create_catalog(path, {}, replace=True)
-        writer = Writer(path, self.prefix, self.hidden, following=True)
+        writer = Writer(path, self.rules, following=True)
         try:
             replica = Replica(writer, str(self.source))
         except BaseException:
@@ -456,7 +450,7 @@ class Following:
         """Raise NotOurs where another process is about to fill the same file; what a killed one
         left is made anew."""
         with suppress(FileNotFoundError, UnusableCatalog, sqlite3.Error):
-            Writer(path, following=True).close()
+            Writer(path, self.rules, following=True).close()
 
     def _put_in_place(self) -> None:
         """The first whole catalog becomes the file."""

@@ -425,7 +425,7 @@ async def _connect(
         said.append(f"{server}: {_words(error)}")
         del said[:-KEPT_ERRORS]  # a connection that lives for months may have many
 
-    client = SafeClient(source.tls)
+    client = SafeClient(source.tls, certificate=source.file("cert") is not None)
     try:
         # Twice the time: the library's own does not cover a server that takes the connection and
         # says nothing.

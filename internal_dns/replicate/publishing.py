@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.replicate.bucket import Beat, Bucket, Deliveries, Delivery, NoBucket, Unavailable
 from internal_dns.replicate.follower import SILENT, Message, Replay
 from internal_dns.replicate.form import (
@@ -34,7 +35,6 @@ from internal_dns.replicate.nats import NatsBucket, connected
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog
 from internal_dns.store.rows import Values
-from internal_dns.store.sqlite import HIDDEN_PEERS
 from internal_dns.store.writer import Refused, Writer
 
 PATIENCE: Final = (
@@ -88,12 +88,10 @@ async def _take(
         replay.nothing_more()
 
 
-def values_of(
-    connection: sqlite3.Connection, prefix: bytes, hidden: tuple[str, ...]
-) -> dict[str, bytes]:
+def values_of(connection: sqlite3.Connection, rules: CatalogRules) -> dict[str, bytes]:
     """Return key and value of every row of a file, parents first. Raises Refused for rows that
     could not be served."""
-    values, found, faults = Values(prefix, hidden), dict[str, bytes](), list[str]()
+    values, found, faults = Values(rules), dict[str, bytes](), list[str]()
     for table, key, value in file_values(connection):
         try:
             read_value(read_key(key), value, values)
@@ -209,22 +207,20 @@ async def publish(
         return reply
 
 
-async def apply(
-    source: Source, request: dict[str, Any], prefix: bytes, hidden: tuple[str, ...]
-) -> dict[str, Any]:
+async def apply(source: Source, request: dict[str, Any], rules: CatalogRules) -> dict[str, Any]:
     """Perform `apply` on the catalog in a bucket: read it into a file, apply there under all its
     rules, write the rest.
 
     Raises Refused, Faulty, Conflict, Unavailable.
     """
-    from internal_dns.admin.operations import perform
+    from internal_dns.store.operations import perform
 
     async with connected(source) as bucket:
         present = await read(bucket)
         with tempfile.TemporaryDirectory(prefix="internal-dns-") as directory:
             path = Path(directory, "catalog.db")
-            create_catalog(path, rows(present, prefix, hidden))
-            with closing(Writer(path, prefix, hidden)) as writer:
+            create_catalog(path, rows(present, rules))
+            with closing(Writer(path, rules)) as writer:
                 before = {key for _, key, _ in file_values(writer.connection)}
                 reply = perform(request, writer)
                 after = {key: value for _, key, value in file_values(writer.connection)}
@@ -237,12 +233,11 @@ async def apply(
 
 def rows(
     present: Mapping[str, Message],
-    prefix: bytes = b"\xfd\xaa",
-    hidden: tuple[str, ...] = HIDDEN_PEERS,
+    rules: CatalogRules,
 ) -> dict[str, list[tuple[Any, ...]]]:
     """Return the rows of a file that *present* comes to; what a follower would keep out is left
     out."""
-    values, found = Values(prefix, hidden), defaultdict[str, list[tuple[Any, ...]]](list)
+    values, found = Values(rules), defaultdict[str, list[tuple[Any, ...]]](list)
     for message in present.values():
         try:
             if message.key == FLOOR or message.value is None:

@@ -59,10 +59,10 @@ class Source:
         bucket = url.path.strip("/") or BUCKET
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", bucket):
             raise ValueError("a bucket's name is 1 to 64 of letters, digits, - and _")
-        if unknown := [name for name in options if name not in _OPTIONS]:
+        if not options.keys() <= set(_OPTIONS):  # unnamed: it may be a part of a password
             raise ValueError(
-                f"{unknown[0]!r} is no option of a bucket's address: there are "
-                f"{', '.join(_OPTIONS)}"
+                f"the address has an option that is none of {', '.join(_OPTIONS)}; in a user or "
+                "password write ? as %3F"
             )
         servers = tuple(_server(host) for host in hosts.split(","))
         tls = url.scheme == "tls" or bool(options.keys() & {"ca", "cert"})

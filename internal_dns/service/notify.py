@@ -6,14 +6,16 @@ Nothing is told, and nothing fails, where no service manager asks for it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 MICROSECONDS: Final = 1_000_000
+STATUS_INTERVAL: Final = 1  # seconds between looks at the status
 
 _log = logging.getLogger("internal_dns")
 
@@ -39,6 +41,14 @@ class ServiceManager:
 
     def status(self, status: str) -> None:
         self._tell(f"STATUS={status}")
+
+    async def follow(self, status: Callable[[], str]) -> None:
+        """Keep `systemctl status` true, until cancelled."""
+        told = status()
+        while True:
+            await asyncio.sleep(STATUS_INTERVAL)
+            if (now := status()) != told:
+                self.status(told := now)
 
     def stopping(self) -> None:
         self._tell("STOPPING=1", "STATUS=finishing what is in flight")

@@ -1,12 +1,144 @@
 """What a SIGHUP changes: the rows of the table of settings that may change while we serve, and no
-others."""
+others. The running parts take all of them, or none."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from internal_dns.config import SECRETS, Settings, shown, table
+from internal_dns.admin.api import Api
+from internal_dns.config import (
+    SECRETS,
+    ConfigurationError,
+    Settings,
+    contradictions,
+    shown,
+    table,
+)
+from internal_dns.core.journey import Rules
+from internal_dns.forward.forwarder import Forwarder
+from internal_dns.metrics import Metrics
+from internal_dns.service.errors import cannot_forward
+from internal_dns.service.parts import find_upstreams, make_rules
+from internal_dns.store.watch import Watcher
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.listen.udp import UdpListener
+from internal_dns.transport.native.listener import Udp as NativeUdp
+from internal_dns.transport.native.mirror import Mirror
+
+if TYPE_CHECKING:
+    from internal_dns.transport.native import fast
+
+NewWorkers = tuple[Mirror, list[tuple[NativeUdp, "list[fast.Worker]"]]]
+
+_log = logging.getLogger("internal_dns")
+
+
+class InUse:
+    """The settings in use, and what was made from them that a reload makes anew."""
+
+    def __init__(self, settings: Settings, *, dev: bool) -> None:
+        self.settings, self.dev = settings, dev
+        self.secret = settings.cookie_secret or secrets.token_bytes(16)
+        self.upstreams = find_upstreams(settings)
+        self.rules = make_rules(settings, self.upstreams, self.secret, dev=dev)
+
+
+@dataclass(slots=True)
+class Reloader:
+    """Takes new settings into the parts of a running server."""
+
+    in_use: InUse
+    metrics: Metrics
+    forwarder: Forwarder
+    exchange: Exchange
+    api: Api
+    watcher: Watcher
+    mirror: Mirror | None
+    udp: list[UdpListener] | list[NativeUdp] = field(default_factory=list)  # those that read
+    inherited: bool = False  # the sockets say where to listen, whatever the file says
+    succeeded: bool = True  # the last time
+
+    def reload(self, reread: Callable[[], Settings]) -> None:
+        """Go on with what *reread* returns, as far as it can change at run time; with the settings
+        before, if it is faulty. Raises nothing: whatever happens is logged."""
+        before, self.succeeded = self.in_use.settings, False
+        try:
+            found = reread()
+            if self.inherited:
+                found = replace(found, listen=before.listen)
+            use = merged(before, found)
+            if faults := contradictions(use):
+                raise ConfigurationError(faults)
+            self._use(use)
+        except ConfigurationError as error:
+            _log.error(
+                "configuration not reloaded, the one before stays: %s", "; ".join(error.faults)
+            )
+        except Exception:  # a signal handler has no caller: a fault of ours ends here
+            _log.exception("configuration not reloaded, the one before stays")
+        else:
+            self.succeeded = True
+            changed, fixed = differences(before, found)
+            _log.info("configuration reloaded: %s", "; ".join(changed) or "nothing changed")
+            if fixed:
+                _log.warning(
+                    "not changed, because they are taken at the start only: %s; restart",
+                    ", ".join(fixed),
+                )
+
+    def _use(self, settings: Settings) -> None:
+        """Raises ConfigurationError, and then nothing has changed."""
+        now = self.in_use
+        upstreams = find_upstreams(settings)  # the host's resolv.conf may be another, too
+        secret = settings.cookie_secret or now.secret
+        rules = make_rules(settings, upstreams, secret, dev=now.dev)
+        workers = self._workers(rules)
+        if (upstreams, settings.forward) != (now.upstreams, now.settings.forward):
+            try:
+                self.forwarder.use(upstreams, settings.forward)
+            except (ImportError, OSError) as error:
+                self.forwarder.use(now.upstreams, now.settings.forward)
+                raise ConfigurationError(
+                    [str(cannot_forward(settings.upstream_ca, error))]
+                ) from error
+        now.settings, now.upstreams, now.secret, now.rules = settings, upstreams, secret, rules
+        self._use_rules(rules, workers)
+        self.api.use(settings.catalog_rules)
+        self.watcher.use(settings.catalog_rules)
+
+    def _workers(self, rules: Rules) -> NewWorkers | None:
+        """Make the native workers that answer by *rules*, if those are new. Raises
+        ConfigurationError.
+
+        Whatever they need and cannot have is missed here, while the ones before still read.
+        """
+        if not self.mirror or rules == self.exchange.rules:
+            return None
+        try:
+            mirror = Mirror(rules, self.metrics)
+            return mirror, [
+                (udp, udp.made(mirror)) for udp in self.udp if isinstance(udp, NativeUdp)
+            ]
+        except (OSError, MemoryError) as error:
+            raise ConfigurationError(
+                [f"no new native workers could be made: {str(error) or 'no memory'}"]
+            ) from error
+
+    def _use_rules(self, rules: Rules, workers: NewWorkers | None) -> None:
+        """Answer by *rules*; *workers* take over from those that answer by the rules before."""
+        if workers is None:
+            self.exchange.use_rules(rules)
+            return
+        self.mirror, new = workers
+        for udp, _ in new:
+            udp.stop_reading()
+        self.exchange.use_rules(rules, self.mirror)
+        for udp, made in new:
+            udp.start(self.mirror, made)
 
 
 def merged(old: Settings, new: Settings) -> Settings:

@@ -17,9 +17,9 @@ from struct import pack
 from typing import Final
 
 from internal_dns.core.wire import IN, QR, Type
+from internal_dns.net import Endpoint
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.routes import is_local
-from internal_dns.transport.listen.sockets import Endpoint
 
 # One question may be lost in a full queue without the service being at fault.
 CHANCES: Final = 4

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from internal_dns.core.catalog_rules import USUAL
 from internal_dns.core.records import address_text
 from internal_dns.store.rows import shown
 
@@ -61,7 +62,7 @@ class Options:
     )  # names; the others are called net-<hex>
     app: str = ""
     region: str = ""
-    prefix: bytes = b"\xfd\xaa"
+    prefix: bytes = USUAL.prefix
 
     def __post_init__(self) -> None:
         """Raise SourceError for names that cannot stand in a document."""

@@ -37,7 +37,7 @@ def findings(loaded: Loaded) -> list[Finding]:
     """Return all findings: rows that were left out first, then network by network."""
     found = [
         Finding("warning", f"{fault.table} {fault.row}", fault.reason, "Correct the row")
-        if fault.reason.startswith("loaded, but")
+        if fault.level == "warning"
         else Finding(
             "error",
             f"{fault.table} {fault.row}",

@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from socket import AF_INET6, inet_pton
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from internal_dns.core.catalog import Machine, Peer, Region, Service
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.names import printable
 
 # Faults are counted in full; this many are kept in words.
@@ -21,6 +22,7 @@ _NAME: Final = re.compile(rb"[A-Za-z0-9_-]{1,63}\Z")
 _PLAIN: Final = re.compile(rb"[a-z0-9_-]{1,63}\Z")
 
 Row = tuple[Any, ...]
+Level = Literal["error", "warning"]
 Scope = tuple[
     Any, ...
 ]  # the part of the catalog a fault belongs to: ("app", 24, b"web"), ("peers", 24), ("places",)
@@ -28,11 +30,13 @@ Scope = tuple[
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A row that was not loaded."""
+    """A row that was not loaded as it is written. *level*: error (left out) or warning (loaded
+    without a part)."""
 
     table: str
     row: str
     reason: str
+    level: Level = "error"
 
     def __str__(self) -> str:
         return f"{self.table} {self.row}: {self.reason}"
@@ -46,11 +50,13 @@ class Faults:
         self.counts: dict[Scope, int] = {}
         self.total = 0
 
-    def add(self, scope: Scope, table: str, row: object, reason: str) -> None:
+    def add(
+        self, scope: Scope, table: str, row: object, reason: str, level: Level = "error"
+    ) -> None:
         self.counts[scope] = self.counts.get(scope, 0) + 1
         self.total += 1
         if self.total <= KEPT_FAULTS:
-            self.worded.setdefault(scope, []).append(Fault(table, shown(row), reason))
+            self.worded.setdefault(scope, []).append(Fault(table, shown(row), reason, level))
 
     def forget(self, scope: Scope) -> None:
         """The part is about to be read again."""
@@ -65,9 +71,9 @@ class Values:
     """Makes values of rows, one object for each name, state and metadata pair however often it
     occurs."""
 
-    def __init__(self, prefix: bytes, hidden: tuple[str, ...]) -> None:
-        self.prefix = prefix
-        self.hidden = tuple(start.lower().encode() for start in hidden)
+    def __init__(self, rules: CatalogRules) -> None:
+        self.prefix = rules.prefix
+        self.hidden = tuple(start.lower().encode() for start in rules.hidden)
         self.faults = Faults()
         self.names: dict[object, bytes] = {}  # valid names by how they are written
         self.states: dict[object, bytes] = {}
@@ -240,7 +246,7 @@ class Values:
         placed = degrees(latitude, 90) and degrees(longitude, 180)
         if not placed and (latitude, longitude) != (None, None):
             why = "loaded, but without coordinates: degrees, or both NULL"
-            self.faults.add(("places",), "regions", raw, why)
+            self.faults.add(("places",), "regions", raw, why, "warning")
         return code, Region(float(latitude), float(longitude)) if placed else Region(None, None)
 
     def latency(self, row: Row) -> tuple[tuple[bytes, bytes], float] | None:

@@ -28,6 +28,7 @@ from internal_dns.core.catalog import (
     Service,
     amended,
 )
+from internal_dns.core.catalog_rules import USUAL, CatalogRules
 from internal_dns.store.rows import Fault, Row, Values
 
 Progress = Callable[[str, int], None]  # (what is being read, rows so far)
@@ -49,7 +50,6 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "hosts": ("id", "name", "region"),
     "meta": ("key", "value"),
 }  # fmt: skip
-HIDDEN_PEERS: Final = ("interactive-",)
 _PROGRESS_ROWS: Final = 50_000
 # Past this many changed parts reading the whole file is quicker than part by part.
 MANY_CHANGES: Final = 20_000
@@ -115,23 +115,30 @@ def _refuse_truncated(connection: sqlite3.Connection, path: Path) -> None:
     )
     wal = path.with_name(path.name + "-wal")
     if path.stat().st_size < pages * size and not (wal.exists() and wal.stat().st_size):
-        raise sqlite3.DatabaseError("database disk image is malformed: the file ends early")
+        error = sqlite3.DatabaseError("database disk image is malformed: the file ends early")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
 
 
 def _passing(error: sqlite3.Error) -> bool:
-    return "locked" in str(error) or "busy" in str(error)
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for an error that is not SQLite's."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def explained(path: Path, error: sqlite3.Error) -> str:
     """Say what SQLite's *error* means for the operator."""
     words = str(error)
-    if "unable to open" in words and path.exists():
+    if _code(error) == sqlite3.SQLITE_CANTOPEN and path.exists():
         return (
             f"{path}: {words}. A catalog in WAL mode needs its -wal and -shm files, which SQLite "
             f"must create beside "
             "it: make the directory writable, or keep a writer connected"
         )
-    if "not a database" in words or "malformed" in words:
+    if _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return (
             f"{path}: {words}. Restore it from a backup, or make a new one with `internal-dns init`"
         )
@@ -181,13 +188,12 @@ class Reader:
         self,
         path: str | Path,
         *,
-        prefix: bytes = b"\xfd\xaa",
-        hidden: tuple[str, ...] = HIDDEN_PEERS,
+        rules: CatalogRules = USUAL,
         progress: Progress | None = None,
     ) -> None:
-        self.path, self.prefix, self.hidden, self.progress = Path(path), prefix, hidden, progress
+        self.path, self.rules, self.progress = Path(path), rules, progress
         self.connection: sqlite3.Connection | None = None
-        self.values = Values(prefix, hidden)
+        self.values = Values(rules)
         self.named: dict[NetworkId, bytes] = {}  # networks that have a row of their own
         self.spellings: dict[tuple[int, bytes], set[bytes]] = defaultdict(
             set
@@ -270,7 +276,7 @@ class Reader:
         assert self.connection is not None
         check_schema(self.connection)
         owned = self._owned()
-        self.values = Values(self.prefix, self.hidden)
+        self.values = Values(self.rules)
         self.spellings.clear()
         self.seen = self._journal_revision() if owned else 0
         self.mark = self._mark() if owned else None
@@ -323,7 +329,7 @@ class Reader:
         revision: int,
     ) -> Network:
         """Return the network's value: the old one when nothing differs."""
-        start = self.prefix + number.to_bytes(4, "big")
+        start = self.rules.prefix + number.to_bytes(4, "big")
         made = Network(number, start, self.named.get(number, b""), apps, peers, flycasts)
         if old is not None and made == replace(old, revision=0):
             return old
@@ -339,7 +345,7 @@ class Reader:
                 continue
             if self.values.name(raw) is None:
                 why = "loaded, but without its name: letters, digits, - and _ only"
-                self.values.faults.add(("network", number), "networks", number, why)
+                self.values.faults.add(("network", number), "networks", number, why, "warning")
                 raw = b""  # noqa: PLW2901
             found[NetworkId(number)] = raw  # shown as written, compared in lower case
         return found
@@ -544,7 +550,7 @@ class Reader:
                 self.values.faults.forget(("network", number))
                 self.named.pop(number, None)
                 self.named.update(self._networks("WHERE id = ?", (number,)))
-            empty = Network(number, self.prefix + number.to_bytes(4, "big"), known=False)
+            empty = Network(number, self.rules.prefix + number.to_bytes(4, "big"), known=False)
             made = amended(
                 old or empty, self.named.get(number, b""), apps, own_peers, flycasts, revision
             )

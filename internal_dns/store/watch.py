@@ -17,9 +17,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from internal_dns.store.sqlite import Loaded, Reader, UnusableCatalog, check_schema, connect
+from internal_dns.core.catalog_rules import USUAL, CatalogRules
+from internal_dns.store.sqlite import (
+    Loaded,
+    Progress,
+    Reader,
+    UnusableCatalog,
+    check_schema,
+    connect,
+)
 
 INTERVAL: Final = 0.005  # seconds between looks
 RETRY: Final = 0.25  # while the file cannot be read; repair must show within a second
@@ -31,8 +39,15 @@ class Watcher:
     """Keeps one catalog file loaded. `problem` says why the file cannot be read at present, empty
     when it can."""
 
-    def __init__(self, path: Path, apply: Callable[[Loaded], None], **options: Any) -> None:
-        self.path, self.apply, self.options = path, apply, options
+    def __init__(
+        self,
+        path: Path,
+        apply: Callable[[Loaded], None],
+        *,
+        rules: CatalogRules = USUAL,
+        progress: Progress | None = None,
+    ) -> None:
+        self.path, self.apply, self.rules, self.progress = path, apply, rules, progress
         self.loaded: Loaded | None = None
         self.problem = ""
         self.loaded_at = time.monotonic()
@@ -49,11 +64,10 @@ class Watcher:
         """Rows that were left out of the catalog."""
         return self.loaded.fault_count if self.loaded else 0
 
-    def hide(self, hidden: tuple[str, ...]) -> None:
-        """Leave out peers whose names start so; the file is read again when that is another set."""
-        if hidden != self.options.get("hidden"):
-            self.options["hidden"] = hidden
-            self._anew = True
+    def use(self, rules: CatalogRules) -> None:
+        """Read the file by *rules* from now on: again, when they are others."""
+        if rules != self.rules:
+            self.rules, self._anew = rules, True
 
     async def run(self) -> None:
         """Load, then follow the file until cancelled. Raises UnusableCatalog when the first load
@@ -81,7 +95,7 @@ class Watcher:
         identity = self._identity()
         connection = connect(self.path)
         connection.execute("PRAGMA busy_timeout = 0")  # a look must not wait
-        reader = Reader(self.path, **self.options)
+        reader = Reader(self.path, rules=self.rules, progress=self.progress)
         self._anew = False
         try:
             seen, schema, looked = -1, -1, self._looks()

@@ -20,8 +20,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from internal_dns.core.catalog import Machine, Peer, Service
+from internal_dns.core.catalog_rules import USUAL, CatalogRules
 from internal_dns.store.rows import Values, shown
-from internal_dns.store.sqlite import HIDDEN_PEERS, TABLES, check_schema, connect
+from internal_dns.store.sqlite import TABLES, check_schema, connect
 
 # Rows of the journal that are kept: a reader that was away for more reads the whole file.
 KEPT_CHANGES: Final = 100_000
@@ -87,12 +88,11 @@ class Writer:
     def __init__(
         self,
         path: str | Path,
-        prefix: bytes = b"\xfd\xaa",
-        hidden: tuple[str, ...] = HIDDEN_PEERS,
+        rules: CatalogRules = USUAL,
         *,
         following: bool = False,
     ) -> None:
-        self.path, self.prefix, self.hidden, self.following = Path(path), prefix, hidden, following
+        self.path, self.rules, self.following = Path(path), rules, following
         if not self.path.exists():
             raise FileNotFoundError(self.path)
         self.lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -279,7 +279,7 @@ class Writer:
     def faults(self, puts: Iterable[Put]) -> list[str]:
         """Say what of the rows just put could not be served: the rules of reading, and what
         collides."""
-        values, found = Values(self.prefix, self.hidden), list[str]()
+        values, found = Values(self.rules), list[str]()
         neighbours: dict[int, _Neighbours] = {}
         for table, row in puts:
             found += self._row_faults(values, table, row, neighbours)
@@ -362,9 +362,7 @@ class Writer:
         """Return who is on network *number*; read once a change, however many rows of it are
         put."""
         if number not in neighbours:
-            own = Values(
-                self.prefix, self.hidden
-            )  # what is wrong with others is not this change's fault
+            own = Values(self.rules)  # what is wrong with others is not this change's fault
             execute = self.connection.execute
             machines = (
                 f"SELECT {', '.join(TABLES['machines'][:8])} FROM machines WHERE network_id = ?"

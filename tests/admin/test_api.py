@@ -21,12 +21,13 @@ import pytest
 from internal_dns.admin import api as api_module
 from internal_dns.admin.api import Api, socket_path
 from internal_dns.admin.live import busiest, described
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.journey import Rules
 from internal_dns.core.relayed import Relayed
 from internal_dns.metrics import Metrics
 from internal_dns.store import writer as writing
 from internal_dns.store.generate import create_catalog, demo_rows
-from internal_dns.store.sqlite import HIDDEN_PEERS, Loaded, load
+from internal_dns.store.sqlite import Loaded, load
 from internal_dns.store.watch import Watcher
 from internal_dns.store.writer import Writer
 from internal_dns.transport.answer import Exchange
@@ -73,7 +74,7 @@ class Running:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.exchange = Exchange(Rules(), Metrics())
-        self.api = Api(path, self.exchange, b"\xfd\xaa", HIDDEN_PEERS)
+        self.api = Api(path, self.exchange, CatalogRules())
         self.watcher = Watcher(path, self._apply)
         self.troubles: list[str] = []
 

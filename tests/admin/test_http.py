@@ -426,14 +426,14 @@ def test_there_are_never_more_than_200_series(server: Server) -> None:
     run(story())
 
 
-def documented() -> dict[str, tuple[str, str]]:
-    """Type and labels of each metric in docs/metrics.md."""
+def documented() -> dict[str, tuple[str, str, str]]:
+    """Type, labels and words of each metric in docs/metrics.md."""
     rows = re.findall(
-        r"^\| `((?:internal_dns|process)_[a-z_]+)` \| (\w+) \| ([^|]*)\|",
+        r"^\| `((?:internal_dns|process)_[a-z_]+)` \| (\w+) \| ([^|]*)\| ([^|]*) \|$",
         DOCS.read_text(),
         re.MULTILINE,
     )
-    return {name: (kind, labels) for name, kind, labels in rows}
+    return {name: (kind, labels, words) for name, kind, labels, words in rows}
 
 
 def as_documented(family: Metric) -> str:
@@ -448,11 +448,35 @@ def test_every_metric_is_documented(server: Server) -> None:
     for family in registry(server.metrics).collect():
         name = as_documented(family)
         assert name in table, f"docs/metrics.md lacks {name}"
-        kind, labels = table[name]
+        kind, labels, _ = table[name]
         assert kind == {"info": "gauge"}.get(family.type, family.type)
         for sample in family.samples:
             for label in sample.labels.keys() - {"le"}:
                 assert f"`{label}`" in labels, f"docs/metrics.md: {name} lacks label {label}"
+
+
+def test_help_texts_are_sentences_that_the_documentation_repeats(server: Server) -> None:
+    drive(server)
+    server.metrics.forwards["answered"] += 1
+    table = documented()
+    for family in registry(server.metrics).collect():
+        name = as_documented(family)
+        if name.startswith("internal_dns_"):
+            assert re.fullmatch(r"(?:[A-Z]|[01] )[^.]+\.", family.documentation), name
+            assert table[name][2].startswith(family.documentation), name
+
+
+def test_the_revision_is_that_of_the_catalog_that_answers(server: Server) -> None:
+    def revision() -> float:
+        (found,) = (
+            family.samples[0].value
+            for family in registry(server.metrics).collect()
+            if family.name == "internal_dns_catalog_revision"
+        )
+        return found
+
+    server.exchange.use(Catalog(revision=41))
+    assert revision() == 41
 
 
 def test_no_metric_is_documented_that_does_not_exist(server: Server) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ssl
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +246,31 @@ def test_a_closed_channel_is_an_error_of_the_connection(by_https: Tell) -> None:
             await channel.ask(query(0), lambda: True)
 
     by_https(story)
+
+
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None:
+    """Have both ends agree on TLS in memory. Raises ssl.SSLError when one does not like the
+    other."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(back, there, server_hostname=name),
+        server.wrap_bio(there, back, server_side=True),
+    ]
+    while ends:
+        for end in tuple(ends):
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+                ends.remove(end)
+
+
+@requires_tool("openssl")
+def test_a_certificate_is_for_its_alternative_names_and_never_for_its_common_name(
+    authority: Authority,
+) -> None:
+    """Without a DNS name there, the library would take the common name `upstream` for one."""
+    pair = authority.sign("IP:127.0.0.1")
+    ours = streams.context(authority.pem)
+    handshake(pair.context("dot"), ours, "127.0.0.1")
+    with pytest.raises(ssl.SSLCertVerificationError, match="upstream"):
+        handshake(pair.context("dot"), ours, "upstream")
+    handshake(authority.sign("DNS:upstream").context("dot"), ours, "upstream")

@@ -10,7 +10,7 @@ import pytest
 
 from internal_dns.config import load_settings
 from internal_dns.forward.upstreams import PUBLIC, Upstream, from_resolv_conf
-from internal_dns.transport.listen.sockets import Endpoint
+from internal_dns.net import Endpoint
 
 # ── which upstreams there are ─────────────────────────────────────────────────────────────────────
 

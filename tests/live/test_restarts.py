@@ -18,8 +18,9 @@ from pathlib import Path
 import dns.message
 import pytest
 
+from internal_dns.net import Endpoint
 from internal_dns.transport import native
-from internal_dns.transport.listen.sockets import SO_RCVBUFFORCE, Endpoint, bind_pair, bind_queues
+from internal_dns.transport.listen.sockets import SO_RCVBUFFORCE, bind_pair, bind_queues
 from tests.live.hosts import (
     LAUNCHER,
     MAP_LOOPBACK,

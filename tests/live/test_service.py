@@ -293,12 +293,16 @@ def test_a_faulty_configuration_leaves_the_one_before(acme: Path, tmp_path: Path
             ('upstreem = "none"\n', "did you mean 'upstream'?"),
             ('region = "a b"\nudp_limit = 1\n', "is no region code"),
             ('listen = "[::1]:0"\nupstream = ["none", "udp://192.0.2.1"]\n', "none excludes"),
+            (f"x = {'[' * 100_000}", "nested too deeply"),
+            (f"workers = {'9' * 5_000}", "too many digits"),
+            ('cookie_secret = "hunter2"\n', "is 32 hexadecimal digits"),
         ):
             file.write_text(text)
             said = reread(server)
             assert said.count("\n") == 1
             assert "not reloaded, the one before stays" in said
             assert why in said
+            assert "hunter2" not in said
             assert len(addresses(ask(server, "web.internal"))) == 5
         file.unlink()
         assert "not reloaded" in reread(server)

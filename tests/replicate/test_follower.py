@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.replicate.follower import (
     RETRY_LEAST,
     RETRY_MOST,
@@ -32,7 +33,7 @@ FACTS = Facts("first", last=100, keys=50, floor=10)
 
 
 def values() -> Values:
-    return Values(b"\xfd\xaa", ())
+    return Values(CatalogRules(hidden=()))
 
 
 @pytest.mark.parametrize(

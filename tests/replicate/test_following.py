@@ -15,12 +15,13 @@ from random import Random
 
 import pytest
 
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.replicate.bucket import Item
 from internal_dns.replicate.following import COUNTED, PATIENCE, Following
 from internal_dns.replicate.form import FLOOR, bucket_key, file_values
 from internal_dns.replicate.publishing import difference
+from internal_dns.replicate.replica import Replica, followed, quarantine
 from internal_dns.store.generate import create_catalog, demo_rows
-from internal_dns.store.replica import Replica, followed, quarantine
 from internal_dns.store.sqlite import connect, load
 from internal_dns.store.writer import NotOurs, Writer
 from tests.replicate.fake import SOURCE, FakeBucket, FakeDeliveries, Stream
@@ -50,6 +51,7 @@ class Host:
             path,
             SOURCE,
             "iad-1",
+            rules=CatalogRules(),
             connect=stream.connect,
             now=self.clock.now,
             pause=self.clock.pause,

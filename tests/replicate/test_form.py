@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.replicate.follower import Message, sort
 from internal_dns.replicate.form import (
     FORMS,
@@ -37,7 +38,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def read(key: str, value: bytes) -> Stored:
-    return read_value(read_key(key), value, Values(b"\xfd\xaa", ()))
+    return read_value(read_key(key), value, Values(CatalogRules(hidden=())))
 
 
 def test_a_key_is_the_table_and_the_key_columns_in_base32hex() -> None:
@@ -176,7 +177,7 @@ def test_what_is_no_value_is_refused(value: bytes) -> None:
 @given(st.binary(max_size=200), st.sampled_from(sorted(FORMS)))
 def test_no_octets_raise_anything_else(value: bytes, table: str) -> None:
     with pytest.raises(Malformed):
-        read_value((table, tuple("1" for _ in KEYS[table])), value, Values(b"\xfd\xaa", ()))
+        read_value((table, tuple("1" for _ in KEYS[table])), value, Values(CatalogRules(hidden=())))
 
 
 ANY_JSON = st.recursive(
@@ -203,19 +204,19 @@ def test_any_message_is_a_row_or_is_kept_out(table: str, more: dict[str, Any]) -
     key = bucket_key(
         table, tuple(str(value.get(c, "a")).encode("utf-8", "replace") for c in KEYS[table])
     )
-    batch = sort([Message(key, 5, json.dumps(value).encode())], {}, Values(b"\xfd\xaa", ()))
+    batch = sort([Message(key, 5, json.dumps(value).encode())], {}, Values(CatalogRules(hidden=())))
     assert [state for _, _, state in batch.revisions] == (["bad"] if batch.quarantined else ["row"])
     assert len(batch.quarantined) + sum(map(len, batch.puts.values())) == 1
 
 
 @given(st.text(st.characters()), st.none() | st.binary(max_size=50))
 def test_any_key_is_told_apart(key: str, value: bytes | None) -> None:
-    ((_, _, state),) = sort([Message(key, 5, value)], {}, Values(b"\xfd\xaa", ())).revisions
+    ((_, _, state),) = sort([Message(key, 5, value)], {}, Values(CatalogRules(hidden=()))).revisions
     assert state in ("row", "bad", "gone")
 
 
 def test_one_refusal_does_not_colour_the_next() -> None:
-    values = Values(b"\xfd\xaa", ())
+    values = Values(CatalogRules(hidden=()))
     for _ in range(3):
         key, value = machine("3d8d", address="::1")
         with pytest.raises(Malformed, match="::1"):

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.replicate.follower import Message
 from internal_dns.replicate.form import FLOOR, bucket_key, read_floor, write_floor
 from internal_dns.replicate.nats import NatsBucket
@@ -62,10 +63,10 @@ def test_what_is_not_wanted_is_deleted_children_first_and_the_floor_stays() -> N
 def test_every_row_of_a_file_is_published_and_makes_the_file_again(tmp_path: Path) -> None:
     create_catalog(tmp_path / "a.db", demo_rows())
     with closing(connect(tmp_path / "a.db")) as connection:
-        values = values_of(connection, b"\xfd\xaa", ())
-    create_catalog(tmp_path / "b.db", rows(present(*values.items())))
+        values = values_of(connection, CatalogRules(hidden=()))
+    create_catalog(tmp_path / "b.db", rows(present(*values.items()), CatalogRules()))
     with closing(connect(tmp_path / "b.db")) as connection:
-        assert values_of(connection, b"\xfd\xaa", ()) == values
+        assert values_of(connection, CatalogRules(hidden=())) == values
 
 
 def test_rows_that_could_not_be_served_are_refused_by_name(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_rows_that_could_not_be_served_are_refused_by_name(tmp_path: Path) -> No
         connection.execute("UPDATE machines SET address = '::1'")
         connection.execute("INSERT INTO apps VALUES (24, CAST(x'ff' AS TEXT))")
     with closing(connect(tmp_path / "a.db")) as connection, pytest.raises(Refused) as refused:
-        values_of(connection, b"\xfd\xaa", ())
+        values_of(connection, CatalogRules(hidden=()))
     assert len(refused.value.faults) == 21
     assert refused.value.faults[-1] == "and 61 more"
 

@@ -12,6 +12,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from internal_dns.core.catalog import Catalog, NetworkId
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.journey import Drop, Forward, Rules, respond
 from internal_dns.core.requester import SourceMap
 from internal_dns.store.generate import create_catalog, demo_rows
@@ -152,8 +153,7 @@ class InProcess(Runner):
             grown = before is not None and before.catalog == setting.catalog
             self.loaded = load(
                 self.files.file(setting),
-                prefix=bytes.fromhex(setting.server.prefix),
-                hidden=setting.server.hidden,
+                rules=CatalogRules(bytes.fromhex(setting.server.prefix), setting.server.hidden),
                 previous=self.loaded.catalog
                 if grown and before and before.server == setting.server
                 else None,

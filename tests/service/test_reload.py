@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from internal_dns import config
-from internal_dns.config import Settings, load_settings, table
+from internal_dns.config import ConfigurationError, Settings, load_settings, table
+from internal_dns.server import Server
 from internal_dns.service.reload import differences, merged
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -66,3 +69,65 @@ def test_the_documentation_says_which() -> None:
     for row in table():
         line = next(line for line in lines if line.startswith(f"| `{row.name}` "))
         assert line.split(" | ")[4] == ("no" if row.name in FIXED else "yes"), line
+
+
+class Told:
+    """A service manager that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def reloading(self) -> None:
+        self.lines.append("RELOADING")
+
+    def ready(self, status: str) -> None:
+        self.lines.append(f"READY {status}")
+
+
+def raising(error: Exception) -> Callable[[], Settings]:
+    def reread() -> Settings:
+        raise error
+
+    return reread
+
+
+def running(tmp_path: Path) -> tuple[Server, Told]:
+    server = Server(settings(catalog=str(tmp_path / "c.db"), upstream="none", udp_path="python"))
+    told: Any = Told()
+    server.manager, server.announced = told, True
+    return server, told
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        (ConfigurationError(["x: is wrong"]), "the one before stays: x: is wrong"),
+        (RecursionError("maximum recursion depth exceeded"), "the one before stays"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "the one before stays"),
+        (MemoryError(), "the one before stays"),
+    ],
+)
+def test_a_reload_always_ends_in_ready_whatever_it_meets(
+    error: Exception, logged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """systemd waits for READY=1 after RELOADING=1, and ends a service that does not send it."""
+    server, told = running(tmp_path)
+    before = server.settings
+    server.reload(raising(error))
+    assert told.lines[0] == "RELOADING"
+    assert told.lines[1].startswith("READY ")
+    assert "the last reload" in told.lines[1]
+    assert server.settings is before
+    assert logged in caplog.text
+    server.reload(lambda: settings(catalog=str(tmp_path / "c.db"), upstream="none", region="iad"))
+    assert server.settings.region == b"iad"
+    assert "the last reload" not in told.lines[3]
+
+
+def test_what_goes_wrong_while_the_settings_are_taken_ends_in_ready_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, told = running(tmp_path)
+    monkeypatch.setattr(server.api, "use", lambda rules: 1 / 0)
+    server.reload(lambda: settings(upstream="none", region="iad"))
+    assert [line.partition(" ")[0] for line in told.lines] == ["RELOADING", "READY"]

@@ -11,10 +11,11 @@ import pytest
 
 from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
+from internal_dns.net import Endpoint
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.watchdog import CHANCES, answers, watch_ourselves
 from internal_dns.transport.answer import Exchange
-from internal_dns.transport.listen.sockets import Endpoint, bind_pair
+from internal_dns.transport.listen.sockets import bind_pair
 from internal_dns.transport.listen.udp import UdpListener
 
 INTERVAL = 0.4

@@ -21,6 +21,7 @@ from contextlib import closing
 from pathlib import Path
 from random import Random
 
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.replicate.follower import Message
 from internal_dns.replicate.form import (
     FLOOR,
@@ -198,7 +199,7 @@ class Soak:
 
     def differences(self, name: str, present: dict[str, Message]) -> list[str]:
         """Compare the file's rows with the bucket's: both ways, cell by cell."""
-        values, good = Values(b"\xfd\xaa", ()), dict[str, bytes]()
+        values, good = Values(CatalogRules(hidden=())), dict[str, bytes]()
         for key, message in present.items():
             try:
                 if key == FLOOR or message.value is None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.store.declare import (
     Document,
     DocumentFault,
@@ -32,6 +33,7 @@ from internal_dns.store.declare.lines import Lines
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import read
 from internal_dns.store.writer import Writer
+from internal_dns.text import printable_json
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = (ROOT / "schema.sql").read_text()
@@ -215,10 +217,13 @@ def test_addresses_are_rendered_as_rfc_5952_and_names_keep_their_case() -> None:
 
 def test_another_prefix_can_be_asked_for() -> None:
     text = '[networks.a]\nid = "fd12:0:18::/48"\n[networks.a.flycasts]\nb = ["fd12:0:18::9"]'
-    assert document(text, prefix=b"\xfd\x12").rows()["flycasts"][0]["address"] == "fd12:0:18::9"
+    assert (
+        document(text, rules=CatalogRules(b"\xfd\x12")).rows()["flycasts"][0]["address"]
+        == "fd12:0:18::9"
+    )
     assert len(faults(text)) == 1
-    connection = catalog(document(text, prefix=b"\xfd\x12").rows())
-    assert export(connection, prefix=b"\xfd\x12").document == tomllib.loads(text)
+    connection = catalog(document(text, rules=CatalogRules(b"\xfd\x12")).rows())
+    assert export(connection, rules=CatalogRules(b"\xfd\x12")).document == tomllib.loads(text)
     connection.close()
 
 
@@ -445,7 +450,7 @@ flycasts = { web = ["fdaa:0:1::1"], db = ["fdaa:0:1::1"] }
 [regions.r]
 """
     assert not document(text).warnings
-    assert numbered(faults(text, hidden=("x-",))) == (
+    assert numbered(faults(text, rules=CatalogRules(hidden=("x-",)))) == (
         "9: networks.a.peers.interactive-p.address: fdaa:0:1::1 is that of "
         "networks.a.apps.web.machines[0] "
         "in line 4 too. Give each an address of its own\n"
@@ -542,7 +547,7 @@ def test_the_line_of_a_path_has_its_last_key(kind: str, value: dict[str, Any]) -
     for path in paths(value):
         if isinstance(path[-1], str):
             key = (
-                msgspec.json.encode(path[-1]).decode()
+                printable_json(msgspec.json.encode(path[-1]).decode())
                 if kind == "json"
                 else to_toml({path[-1]: 0}).split(" = 0\n")[0]
             )

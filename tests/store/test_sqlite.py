@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 
 from internal_dns.core.catalog import Catalog
 from internal_dns.store import sqlite
-from internal_dns.store.rows import KEPT_FAULTS
+from internal_dns.store.check import findings
+from internal_dns.store.rows import KEPT_FAULTS, Fault
 from internal_dns.store.sqlite import TABLES, Loaded, UnusableCatalog, load, read
 from tests.core.messages import ACME, MANY, ROWS, SCHEMA, insert, loaded, machine
 
@@ -484,6 +486,7 @@ def test_a_path_with_odd_characters_is_opened(path: Path) -> None:
 def test_a_wal_catalog_in_a_read_only_directory_says_what_to_do(path: Path) -> None:
     changed(path, "PRAGMA journal_mode = WAL")
     error = sqlite3.OperationalError("unable to open database file")
+    error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
     assert "make the directory writable" in sqlite.explained(path, error)
     if os.geteuid() == 0:
         return  # root writes anywhere: only the words can be tested
@@ -493,3 +496,42 @@ def test_a_wal_catalog_in_a_read_only_directory_says_what_to_do(path: Path) -> N
             load(path)
     finally:
         path.parent.chmod(0o755)
+
+
+def test_a_row_that_is_loaded_without_a_part_is_a_warning_and_one_left_out_an_error() -> None:
+    rows: dict[str, list[tuple[object, ...]]] = {
+        "networks": [(24, "not a name", ""), (0, "zero", "")],
+        "regions": [("iad", "", 95.0, 2.0, 0), ("no code", "", 1.0, 2.0, 0)],
+    }
+    found = loaded(rows=rows)
+    assert sorted((fault.table, fault.row, fault.level) for fault in found.faults) == [
+        ("networks", "0", "error"),
+        ("networks", "24", "warning"),
+        ("regions", "iad", "warning"),
+        ("regions", "no code", "error"),
+    ]
+
+
+def test_what_kind_of_finding_a_fault_is_does_not_depend_on_its_words() -> None:
+    faults = [
+        Fault("regions", "iad", "any words", "warning"),
+        Fault("regions", "ams", "loaded, but said to be an error", "error"),
+    ]
+    found = findings(replace(Loaded(), faults=faults, fault_count=2))
+    assert [finding.level for finding in found] == ["warning", "error"]
+
+
+def test_a_transient_error_is_known_by_its_code(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0.01}))
+    holder = connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    with closing(holder), pytest.raises(UnusableCatalog) as locked:
+        load(path)
+    assert locked.value.passing
+    path.write_bytes(path.read_bytes()[:8_192])
+    with pytest.raises(UnusableCatalog, match="Restore it from a backup") as damaged:
+        load(path)
+    assert not damaged.value.passing

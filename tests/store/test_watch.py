@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from internal_dns.core.catalog import Catalog, NetworkId
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.store import watch
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import Loaded, UnusableCatalog, load
@@ -578,7 +579,7 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
     async def story() -> None:
         applied: list[Loaded] = []
         task = asyncio.create_task(
-            Watcher(path, applied.append, prefix=b"\xfd\xab", hidden=("alice",)).run()
+            Watcher(path, applied.append, rules=CatalogRules(b"\xfd\xab", ("alice",))).run()
         )
         async with asyncio.timeout(3):
             while not applied:

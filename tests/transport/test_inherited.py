@@ -10,7 +10,8 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from internal_dns.transport.listen.inherited import Unfit, inherited
+from internal_dns.errors import OperatorError
+from internal_dns.transport.listen.inherited import inherited
 from internal_dns.transport.listen.sockets import (
     IPV6_FREEBIND,
     RECEIVE_BUFFER,
@@ -132,12 +133,12 @@ def test_what_is_meant_for_another_process_is_not_ours(stack: ExitStack) -> None
 
 @pytest.mark.parametrize("number", ["two", "-1", "٢"])
 def test_a_count_that_is_none(stack: ExitStack, number: str) -> None:
-    with pytest.raises(Unfit, match="no number"):
+    with pytest.raises(OperatorError, match="no number"):
         taken(stack, LISTEN_FDS=number)
 
 
 def test_a_descriptor_that_is_not_open(stack: ExitStack) -> None:
-    with pytest.raises(Unfit, match=r"descriptor 200 \(dns\): it is not open"):
+    with pytest.raises(OperatorError, match=r"descriptor 200 \(dns\): it is not open"):
         taken(stack, LISTEN_FDS="1", LISTEN_FDNAMES="dns")
 
 
@@ -152,29 +153,29 @@ def test_a_descriptor_that_is_not_open(stack: ExitStack) -> None:
 def test_sockets_that_cannot_serve(
     stack: ExitStack, family: socket.AddressFamily, kind: socket.SocketKind, host: str, says: str
 ) -> None:
-    with pytest.raises(Unfit, match=says):
+    with pytest.raises(OperatorError, match=says):
         taken(stack, bound(stack, family, kind, host))
 
 
 def test_tcp_must_listen(stack: ExitStack) -> None:
-    with pytest.raises(Unfit, match="does not listen"):
+    with pytest.raises(OperatorError, match="does not listen"):
         taken(stack, bound(stack, V6, TCP, "::1", listens=False))
 
 
 def test_a_wildcard_must_be_ipv6_only(stack: ExitStack) -> None:
-    with pytest.raises(Unfit, match="BindIPv6Only=ipv6-only"):
+    with pytest.raises(OperatorError, match="BindIPv6Only=ipv6-only"):
         taken(stack, bound(stack, V6, UDP, "::", only_v6=False))
 
 
 @pytest.mark.parametrize(("at", "lacks"), [(0, "TCP"), (1, "UDP")])
 def test_both_transports_are_needed(stack: ExitStack, at: int, lacks: str) -> None:
-    with pytest.raises(Unfit, match=f"there is none for {lacks}"):
+    with pytest.raises(OperatorError, match=f"there is none for {lacks}"):
         taken(stack, pair(stack, V6, "::1")[at])
 
 
 def test_what_was_refused_is_closed_but_lives_on_elsewhere(stack: ExitStack) -> None:
     udp, _ = pair(stack, V6, "::1")
-    with pytest.raises(Unfit):
+    with pytest.raises(OperatorError):
         taken(stack, udp)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(FIRST)

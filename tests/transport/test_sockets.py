@@ -4,8 +4,9 @@ import socket
 
 import pytest
 
+from internal_dns.net import Endpoint
 from internal_dns.transport.listen import sockets
-from internal_dns.transport.listen.sockets import Endpoint, bind_pair
+from internal_dns.transport.listen.sockets import bind_pair
 
 
 def test_a_port_that_tcp_has_already_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

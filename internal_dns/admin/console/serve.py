@@ -15,7 +15,8 @@ import uvicorn
 
 from internal_dns.admin.console.app import App, Sources
 from internal_dns.admin.console.samples import Sampler
-from internal_dns.transport.listen.sockets import Endpoint, bind
+from internal_dns.net import Endpoint
+from internal_dns.transport.listen.sockets import bind
 
 CONNECTIONS: Final = 32  # a browser opens six
 MAX_HEAD: Final = 8_192  # octets of request line and headers

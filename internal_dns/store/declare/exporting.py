@@ -9,6 +9,7 @@ from itertools import count
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
+from internal_dns.core.catalog_rules import USUAL, CatalogRules
 from internal_dns.store.declare import form
 from internal_dns.store.declare.file import (
     COLUMNS,
@@ -38,7 +39,7 @@ def export(
     connection: sqlite3.Connection,
     networks: Iterable[int] | None = None,
     *,
-    prefix: bytes = form.PREFIX,
+    rules: CatalogRules = USUAL,
 ) -> Exported:
     """Return the file as a document: all of it, or only some *networks* with their organizations.
 
@@ -53,7 +54,7 @@ def export(
             rows = {table: select(connection, table) for table in KEYS}
         else:
             rows = of_networks(connection, only)
-    return _Export(rows, only, prefix).exported()
+    return _Export(rows, only, rules.prefix).exported()
 
 
 class _Export:

@@ -27,7 +27,6 @@ from internal_dns.store.declare.values import (
     table_of,
 )
 
-PREFIX: Final = b"\xfd\xaa"
 # The original's states. Any other text is taken, with a warning: it may be a slip of the pen.
 STATES: Final = (
     "created starting started stopping stopped suspending suspended restarting updating "

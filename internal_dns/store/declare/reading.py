@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from socket import AF_INET6, inet_ntop
 from typing import Any, Literal
 
+from internal_dns.core.catalog_rules import USUAL, CatalogRules
 from internal_dns.core.names import APEX_WORDS, RESERVED
 from internal_dns.store.declare import form
 from internal_dns.store.declare.document import Document, DocumentFault, Faulty
@@ -28,7 +29,6 @@ from internal_dns.store.declare.values import (
     read_table,
     slash_48,
 )
-from internal_dns.store.sqlite import HIDDEN_PEERS
 
 
 def parse(
@@ -36,8 +36,7 @@ def parse(
     *,
     name: str,
     kind: Literal["toml", "json"] | None = None,
-    prefix: bytes = form.PREFIX,
-    hidden: tuple[str, ...] = HIDDEN_PEERS,
+    rules: CatalogRules = USUAL,
 ) -> Document:
     """Return the document in *text*, or raise Faulty with every fault of it.
 
@@ -57,7 +56,7 @@ def parse(
     lines = Lines(text, kind)
     try:
         value = lines.value()
-        reading = _Reading(name, prefix, hidden, lines)
+        reading = _Reading(name, rules, lines)
         reading.document(value)
     except Syntax as error:
         raise Faulty(
@@ -74,9 +73,9 @@ def parse(
 class _Reading:
     """Turns a document's plain value into rows, collecting faults and warnings on the way."""
 
-    def __init__(self, name: str, prefix: bytes, hidden: tuple[str, ...], lines: Lines) -> None:
-        self.name, self.prefix, self.lines = name, prefix, lines
-        self.hidden = tuple(start.lower() for start in hidden)
+    def __init__(self, name: str, rules: CatalogRules, lines: Lines) -> None:
+        self.name, self.prefix, self.lines = name, rules.prefix, lines
+        self.hidden = tuple(start.lower() for start in rules.hidden)
         self.faults: list[DocumentFault] = []
         self.warnings: list[DocumentFault] = []
         self.unknown_regions: dict[str, DocumentFault] = {}

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from internal_dns.text import printable_json
+
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _SHORT: Final = {
     '"': '\\"',
@@ -22,7 +24,7 @@ _SHORT: Final = {
 
 def to_json(value: Mapping[str, Any]) -> str:
     """Return an exported document as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+    return printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()) + "\n"
 
 
 def to_toml(value: Mapping[str, Any]) -> str:

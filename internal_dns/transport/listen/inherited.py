@@ -17,12 +17,13 @@ from collections.abc import MutableMapping
 from ipaddress import ip_address
 from typing import Final
 
+from internal_dns.errors import OperatorError
+from internal_dns.net import Endpoint
 from internal_dns.transport.listen.sockets import (
     IP_FREEBIND,
     IPV6_FREEBIND,
     SO_TIMESTAMP,
     Bound,
-    Endpoint,
     widen,
 )
 
@@ -30,18 +31,10 @@ FIRST: Final = 3  # SD_LISTEN_FDS_START: the descriptors follow standard error
 _VARIABLES: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
-class Unfit(Exception):
-    """An inherited descriptor that cannot be served: what, why, and what to do."""
-
-    def __init__(self, what: str, why: str, do: str) -> None:
-        super().__init__(f"{what}: {why}. {do}")
-        self.what, self.why, self.do = what, why, do
-
-
 def inherited(
     environment: MutableMapping[str, str] = os.environ, first: int = FIRST
 ) -> list[Bound]:
-    """Return the sockets passed to this process by address, none if none were. Raises Unfit.
+    """Return the sockets passed to this process by address, none if none were. Raises OperatorError.
 
     The variables are removed: a child of ours is not meant.
     """
@@ -76,7 +69,7 @@ def _passed(environment: MutableMapping[str, str]) -> tuple[int, list[str]]:
     for name in _VARIABLES:
         environment.pop(name, None)
     if not count.isascii() or not count.isdigit():
-        raise Unfit(
+        raise OperatorError(
             f"LISTEN_FDS={count}",
             "it is no number",
             "Let systemd set it, or unset LISTEN_FDS to use --listen",
@@ -88,13 +81,13 @@ def _adopted(number: int, what: str) -> socket.socket:
     """Return descriptor *number* as a socket that children do not inherit."""
     try:
         if not stat.S_ISSOCK(os.fstat(number).st_mode):
-            raise Unfit(
+            raise OperatorError(
                 what,
                 "it is no socket",
                 "Pass only the DNS sockets: ListenDatagram= and ListenStream=",
             )
     except OSError as error:
-        raise Unfit(
+        raise OperatorError(
             what,
             f"it is not open ({error.strerror})",
             "LISTEN_FDS says how many follow 2; pass as many",
@@ -107,27 +100,29 @@ def _endpoint(sock: socket.socket, what: str) -> Endpoint:
     """Return where *sock* is bound, after a look whether DNS can be served there."""
     do = "Use ListenDatagram=[ADDR]:53 and ListenStream=[ADDR]:53 with Accept=no (deploy/internal-dns.socket)"
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        raise Unfit(what, f"it is of {sock.family.name}, DNS clients come by IPv6 or IPv4", do)
+        raise OperatorError(
+            what, f"it is of {sock.family.name}, DNS clients come by IPv6 or IPv4", do
+        )
     if sock.type not in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-        raise Unfit(what, f"it is of {sock.type.name}, neither UDP nor TCP", do)
+        raise OperatorError(what, f"it is of {sock.type.name}, neither UDP nor TCP", do)
     if sock.type == socket.SOCK_STREAM and not sock.getsockopt(
         socket.SOL_SOCKET, socket.SO_ACCEPTCONN
     ):
-        raise Unfit(what, "it is a TCP socket that does not listen", do)
+        raise OperatorError(what, "it is a TCP socket that does not listen", do)
     name = sock.getsockname()
     scope = f"%{socket.if_indextoname(name[3])}" if len(name) == 4 and name[3] else ""
     endpoint = Endpoint(ip_address(name[0].partition("%")[0] + scope), name[1])
     if not endpoint.port:
-        raise Unfit(what, "it is bound to no port", do)
+        raise OperatorError(what, "it is bound to no port", do)
     if endpoint.host.is_unspecified and endpoint.host.version == 4:
-        raise Unfit(
+        raise OperatorError(
             what,
             f"{endpoint} would not know which address was asked",
             "Name the IPv4 addresses one by one",
         )
     if endpoint.wildcard and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
         why = f"{endpoint} takes IPv4 too, which would not know which address was asked"
-        raise Unfit(
+        raise OperatorError(
             what,
             why,
             "Set BindIPv6Only=ipv6-only in the .socket unit; it cannot be changed once bound",
@@ -146,7 +141,7 @@ def _prepare(sock: socket.socket, endpoint: Endpoint, what: str) -> None:
         else:
             sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     except OSError as error:
-        raise Unfit(
+        raise OperatorError(
             what,
             f"an option cannot be set: {error.strerror}",
             "Set FreeBind=yes in the .socket unit",
@@ -167,4 +162,6 @@ def _whole(group: Bound) -> None:
     ):
         if not sockets:
             do = f"Add {line}={group.endpoint} to the .socket unit"
-            raise Unfit(f"inherited sockets of {group.endpoint}", f"there is none for {lacks}", do)
+            raise OperatorError(
+                f"inherited sockets of {group.endpoint}", f"there is none for {lacks}", do
+            )

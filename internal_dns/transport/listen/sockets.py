@@ -7,8 +7,9 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
+
+from internal_dns.net import Endpoint
 
 # linux/in6.h and linux/in.h; the socket module has no names for them.
 IPV6_FREEBIND: Final = 78
@@ -22,58 +23,6 @@ QUEUE_BUFFER: Final = 1 << 20  # of each of several queues: some 2,500 queries
 SEND_BUFFER: Final = 1 << 20  # a batch of 64 replies of 8 KiB, and its overhead
 BACKLOG: Final = 1_024
 PORT_TRIES: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """An address and port to listen on; `[::]` is the IPv6 wildcard."""
-
-    host: IPv4Address | IPv6Address
-    port: int
-
-    @classmethod
-    def parse(cls, text: str, port: int | None = None) -> Endpoint:
-        """Read `ADDR:PORT`, with brackets round IPv6. Raises ValueError in words for the
-        operator."""
-        host, colon, number = text.rpartition(":")
-        if text.count(":") > 1 and (not text.startswith("[") or not host.endswith("]")):
-            if port is None or not (text.startswith("[") and text.endswith("]")):
-                raise ValueError(f"{text!r} is no address and port: write IPv6 as [ADDR]:PORT")
-            host, colon = text, ""
-        if not colon:
-            host, number = text, str(port or "")
-        if not number.isascii() or not number.isdigit() or not int(number) < 65_536:
-            raise ValueError(f"{text!r} has no port from 0 to 65535")
-        try:
-            address = ip_address(host.removeprefix("[").removesuffix("]"))
-        except ValueError:
-            raise ValueError(f"{host!r} is not an IP address") from None
-        if address == IPv4Address(0):
-            raise ValueError(
-                "0.0.0.0 would not know which address was asked: name the IPv4 addresses"
-            )
-        return cls(address, int(number))
-
-    @property
-    def family(self) -> socket.AddressFamily:
-        return socket.AF_INET6 if self.host.version == 6 else socket.AF_INET
-
-    @property
-    def sockaddr(self) -> tuple[str, int] | tuple[str, int, int, int]:
-        """The address as sockets take it, with the scope of a link-local one."""
-        if isinstance(self.host, IPv4Address):
-            return str(self.host), self.port
-        scope = socket.if_nametoindex(self.host.scope_id) if self.host.scope_id else 0
-        return str(self.host).partition("%")[0], self.port, 0, scope
-
-    @property
-    def wildcard(self) -> bool:
-        return self.host == IPv6Address(0)
-
-    def __str__(self) -> str:
-        return (
-            f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"
-        )
 
 
 @dataclass(slots=True)
@@ -166,10 +115,3 @@ def kernel_drops(sock: socket.socket) -> int:
         return 0
     # SO_MEMINFO, linux/sock_diag.h: nine 32-bit numbers, the last is SK_MEMINFO_DROPS.
     return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)[32:36], sys.byteorder)
-
-
-def packed(host: str) -> bytes:
-    """The 16 octets of a socket's textual address; IPv4 as ::ffff:a.b.c.d, a scope (`%eth0`) left out."""
-    if ":" in host:
-        return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    return bytes(10) + b"\xff\xff" + socket.inet_pton(socket.AF_INET, host)

@@ -17,8 +17,8 @@ from typing import Any, Final, cast
 from internal_dns.core.journey import IDLE_TIMEOUT
 from internal_dns.core.wire import HEADER, QR
 from internal_dns.metrics import Metrics
+from internal_dns.net import packed
 from internal_dns.transport.answer import Exchange
-from internal_dns.transport.listen.sockets import packed
 
 PARTIAL_TIMEOUT: Final = 2
 UNREAD_TIMEOUT: Final = 10

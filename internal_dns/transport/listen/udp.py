@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from internal_dns.core.wire import MAX_QUERY
 from internal_dns.metrics import Metrics
+from internal_dns.net import packed
 from internal_dns.transport.answer import Exchange
-from internal_dns.transport.listen.sockets import packed
 
 # Datagrams a turn: enough to keep system calls on the way, few enough for others to have their
 # turn.

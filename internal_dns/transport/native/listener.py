@@ -11,8 +11,8 @@ from time import perf_counter
 from typing import Any, Final
 
 from internal_dns.metrics import Metrics
+from internal_dns.net import packed
 from internal_dns.transport.answer import Exchange
-from internal_dns.transport.listen.sockets import packed
 from internal_dns.transport.native import MISSING
 from internal_dns.transport.native.mirror import Mirror
 from internal_dns.transport.turns import Turns

@@ -25,10 +25,11 @@ from internal_dns.admin.console.serve import CONNECTIONS, Console
 from internal_dns.cli import run as cli_run
 from internal_dns.config import ConfigurationError, load_settings
 from internal_dns.core.journey import Rules
+from internal_dns.errors import OperatorError
 from internal_dns.metrics import Metrics
-from internal_dns.server import CannotStart, Server
+from internal_dns.net import Endpoint
+from internal_dns.server import Server
 from internal_dns.store.sqlite import Loaded
-from internal_dns.transport.listen.sockets import Endpoint
 from tests.core.messages import CATALOG
 
 TOKEN = "a-token-of-the-tests"
@@ -210,7 +211,7 @@ def test_without_the_extra_it_says_what_to_install(
 
     async def told() -> None:
         server = Server(settings(tmp_path, console="127.0.0.1:0", upstream="none"))
-        with pytest.raises(CannotStart) as error:
+        with pytest.raises(OperatorError) as error:
             await server.run(lambda _: None)
         assert error.value.what == "console 127.0.0.1:0"
         assert error.value.why == f"the module {missing} is not installed"
@@ -225,7 +226,7 @@ def test_a_taken_port_is_told_what_why_do(tmp_path: Path) -> None:
         async with running() as console:
             taken = f"127.0.0.1:{console.address[1]}"
             server = Server(settings(tmp_path, console=taken, upstream="none"))
-            with pytest.raises(CannotStart) as error:
+            with pytest.raises(OperatorError) as error:
                 await server.run(lambda _: None)
             assert (error.value.what, error.value.why) == (
                 f"cannot open console {taken}",

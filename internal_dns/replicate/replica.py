@@ -43,7 +43,9 @@ class Replica:
         # In a container with a read-only root there may be nowhere to put a temporary file.
         self.connection.execute("PRAGMA temp_store = MEMORY")
         self.connection.create_function("bucket_key", -1, _key, deterministic=True)
-        script = resources.files("internal_dns.store").joinpath("replica.sql").read_text("utf-8")
+        script = (
+            resources.files("internal_dns.replicate").joinpath("replica.sql").read_text("utf-8")
+        )
         self.connection.executescript(f"BEGIN IMMEDIATE; {script}; COMMIT;")
 
     def position(self) -> Position | None:

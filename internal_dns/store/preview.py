@@ -30,7 +30,7 @@ def answers_that_change(
     for number, labels in sorted(changed(before, after), key=lambda change: change[0]):
         for asked, name in _names(number, labels, before, after):
             old, new = (
-                _shown(asked, number, catalog, writer.prefix) for catalog in (before, after)
+                _shown(asked, number, catalog, writer.rules.prefix) for catalog in (before, after)
             )
             if old != new:
                 network = after.networks.get(number) or before.networks[number]
@@ -42,7 +42,7 @@ def answers_that_change(
 
 def _read(writer: Writer, previous: Catalog) -> Catalog:
     """Read the catalog as the writer's connection sees it, uncommitted changes included."""
-    reader = Reader(writer.path, prefix=writer.prefix, hidden=writer.hidden)
+    reader = Reader(writer.path, rules=writer.rules)
     reader.connection = writer.connection
     return reader.read_inside(previous).catalog
 
@@ -93,7 +93,7 @@ def _shown(asked: names.Asked, number: NetworkId, catalog: Catalog, prefix: byte
         return f"no data ({found.lack})"
     match found.sets[0]:
         case TextList(items, separator):
-            return separator.decode().join(item.decode("utf-8", "replace") for item in items)
+            return separator.decode().join(map(names.printable, items))
         case RRset(_, groups):
             rdata = sorted(rdata for tied in groups for rdata in tied)
             return ", ".join(address_text(r).decode() if len(r) == 16 else r.hex() for r in rdata)

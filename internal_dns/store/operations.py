@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from internal_dns.admin.preview import answers_that_change
 from internal_dns.store import declare
+from internal_dns.store.preview import answers_that_change
 from internal_dns.store.sqlite import TABLES
 from internal_dns.store.writer import KEYS, Refused, Writer
 
@@ -86,8 +86,7 @@ def apply(request: Request, writer: Writer) -> Reply:
         text,
         name=str(request.get("name", "document")),
         kind=request.get("kind"),
-        prefix=writer.prefix,
-        hidden=writer.hidden,
+        rules=writer.rules,
     )
     if request.get("prune") and not document.rows()["networks"]:
         raise Refused(["the document names no network: with prune, every network would be deleted"])

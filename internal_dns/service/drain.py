@@ -1,0 +1,43 @@
+"""The end: take nothing new, finish what is in flight, then close."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from internal_dns.transport.listen.tcp import Connections
+from internal_dns.transport.listen.udp import UdpListener
+from internal_dns.transport.native.listener import Udp as NativeUdp
+
+DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
+INTERVAL: Final = 0.02  # seconds between looks whether anything is left
+
+
+async def drain(
+    udp: Sequence[UdpListener | NativeUdp],
+    servers: Sequence[asyncio.Server],
+    connections: Connections,
+    timeout: float = DRAIN_TIMEOUT,
+) -> None:
+    """Return when every reply is sent, or after *timeout* seconds: then what is left is dropped."""
+    for listener in udp:
+        listener.stop_reading()
+    for server in servers:
+        server.close()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    while True:
+        for connection in tuple(connections.open):
+            connection.finish()
+        left = connections.open or any(listener.pending for listener in udp)
+        if not left or loop.time() >= deadline:
+            break
+        await asyncio.sleep(INTERVAL)
+    # A client that has not taken its answers by now never will.
+    for connection in tuple(connections.open):
+        connection.transport.abort()
+    for listener in udp:
+        for task in listener.pending:
+            task.cancel()
+    await asyncio.sleep(0)

@@ -1,0 +1,127 @@
+"""What the server is put together from, made by the settings. Each raises OperatorError."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from internal_dns.config import Settings
+from internal_dns.core.catalog import Catalog
+from internal_dns.core.journey import Rules
+from internal_dns.forward.forwarder import Forwarder
+from internal_dns.forward.upstreams import Upstream, from_resolv_conf
+from internal_dns.metrics import Metrics
+from internal_dns.net import Endpoint
+from internal_dns.replicate.following import Following
+from internal_dns.service import errors
+from internal_dns.store.sqlite import Loaded
+from internal_dns.transport import native
+
+if TYPE_CHECKING:
+    from internal_dns.admin.console.serve import Console
+
+_log = logging.getLogger("internal_dns")
+
+
+def make_rules(
+    settings: Settings, upstreams: tuple[Upstream, ...], secret: bytes, *, dev: bool
+) -> Rules:
+    """Return what every answer goes by. *secret* is that of the DNS cookies."""
+    return Rules(
+        prefix=settings.prefix,
+        region=settings.region,
+        maps=settings.maps,
+        forwarding=bool(upstreams),
+        udp_limit=settings.udp_limit,
+        dev=dev,
+        nsid=settings.nsid,
+        secret=secret,
+        forwarded=tuple(settings.forward),
+    )
+
+
+def find_upstreams(settings: Settings) -> tuple[Upstream, ...]:
+    """Return the upstreams of names without a rule of their own: those of the settings, else of
+    the host's resolv.conf."""
+    if settings.upstream:
+        return tuple(upstream for upstream in settings.upstream if upstream)
+    return from_resolv_conf(settings.is_own)
+
+
+def forward_limit() -> int:
+    """How many questions may wait for upstreams at a time: a quarter of the descriptors."""
+    return max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+
+
+def make_forwarder(
+    settings: Settings, upstreams: tuple[Upstream, ...], metrics: Metrics, limit: int
+) -> Forwarder:
+    try:
+        return Forwarder(
+            upstreams,
+            metrics,
+            settings.prefix,
+            rules=settings.forward,
+            limit=limit,
+            ca=settings.upstream_ca,
+        )
+    except (ImportError, OSError) as error:
+        raise errors.cannot_forward(settings.upstream_ca, error) from error
+
+
+def make_following(settings: Settings) -> Following | None:
+    """Return what follows the bucket of the settings, None without one."""
+    if settings.source is None:
+        return None
+    return Following(
+        settings.catalog,
+        settings.source,
+        settings.host_name or socket.gethostname(),
+        rules=settings.catalog_rules,
+    )
+
+
+def choose_udp_path(wanted: str) -> str:
+    """Return the UDP path that runs when *wanted* is set: native or python."""
+    if wanted == "python":
+        return wanted
+    if not native.MISSING:
+        return "native"
+    if wanted == "native":
+        raise errors.no_native_path(native.MISSING)
+    _log.warning(
+        "the native udp path %s: serving with the python one. %s for it",
+        native.MISSING,
+        errors.BUILD_NATIVE,
+    )
+    return "python"
+
+
+def open_console(
+    endpoint: Endpoint,
+    settings: Settings,
+    metrics: Metrics,
+    forwarder: Forwarder,
+    *,
+    catalog: Callable[[], Catalog | None],
+    loaded: Callable[[], Loaded | None],
+    ready: Callable[[], tuple[bool, str]],
+    rules: Callable[[], Rules],
+    upstreams: Callable[[], Sequence[str]],
+) -> Console:
+    """Open the port of the web console, whose packages are only loaded here."""
+    try:
+        from internal_dns.admin.console.app import Sources
+        from internal_dns.admin.console.samples import Sampler
+        from internal_dns.admin.console.serve import Console
+    except ModuleNotFoundError as error:
+        raise errors.no_console(endpoint, error) from error
+    sources = Sources(catalog, loaded, ready, rules, settings.catalog, upstreams)
+    try:
+        sampler = Sampler(metrics, forwarder.status)
+        return Console(endpoint, settings.console_token, sources, sampler)
+    except OSError as error:
+        raise errors.cannot_open("console", endpoint, error) from error

@@ -1,0 +1,183 @@
+"""Let `/metrics` read what the parts of the server hold. docs/metrics.md repeats each HELP text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from internal_dns.forward.forwarder import Forwarder
+from internal_dns.metrics import Metrics
+from internal_dns.replicate.following import Following
+from internal_dns.store.watch import Watcher
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.listen.sockets import Bound, kernel_drops
+from internal_dns.transport.listen.tcp import Connections
+
+
+def register_answers(
+    metrics: Metrics, exchange: Exchange, connections: Connections, groups: Sequence[Bound]
+) -> None:
+    """Register the answer table and the sockets."""
+    answers = exchange.answers
+    metrics.gauges += [
+        (
+            "internal_dns_answer_table_entries",
+            "Number of replies in the answer table.",
+            lambda: answers.entries,
+        ),
+        (
+            "internal_dns_answer_table_octets",
+            "Approximate memory used by the answer table, in octets.",
+            lambda: answers.octets,
+        ),
+        (
+            "internal_dns_tcp_connections",
+            "Number of open TCP connections from clients.",
+            lambda: len(connections.open),
+        ),
+    ]
+    metrics.counters += [
+        (
+            "internal_dns_answer_table_hits",
+            "Number of replies repeated from the answer table.",
+            lambda: answers.hits,
+        ),
+        (
+            "internal_dns_answer_table_misses",
+            "Number of plain queries that were not in the answer table.",
+            lambda: answers.misses,
+        ),
+        (
+            "internal_dns_answer_table_evictions",
+            "Number of replies removed from the answer table to make room.",
+            lambda: answers.evictions,
+        ),
+        (
+            "internal_dns_receive_buffer_drops",
+            "Number of datagrams dropped by the kernel because a receive buffer was full.",
+            lambda: sum(kernel_drops(udp) for group in groups for udp in group.udp),
+        ),
+    ]
+
+
+def register_catalog(
+    metrics: Metrics, exchange: Exchange, watcher: Watcher, configured: Callable[[], bool]
+) -> None:
+    """Register the catalog and the configuration. *configured*: the last reload succeeded."""
+    metrics.gauges += [
+        (
+            "internal_dns_catalog_revision",
+            "Revision of the catalog that answers.",
+            lambda: exchange.catalog.revision if exchange.catalog else 0,
+        ),
+        (
+            "internal_dns_catalog_age_seconds",
+            "Seconds since the catalog was last loaded.",
+            watcher.age,
+        ),
+        (
+            "internal_dns_catalog_readable",
+            "1 while the catalog file can be read, else 0.",
+            lambda: float(not watcher.problem),
+        ),
+        (
+            "internal_dns_catalog_faults",
+            "Number of invalid rows, which are not served as they are written.",
+            watcher.faults,
+        ),
+        (
+            "internal_dns_configuration_readable",
+            "1 unless the last reload failed, then 0.",
+            configured,
+        ),
+    ]
+
+
+def register_forwarder(metrics: Metrics, forwarder: Forwarder) -> None:
+    """Register the upstreams and the cache of their replies."""
+    cache = forwarder.cache
+    metrics.upstreams = forwarder.status
+    metrics.cache_hits = lambda: {age.name.lower(): count for age, count in cache.hits.items()}
+    metrics.gauges += [
+        (
+            "internal_dns_forward_outstanding",
+            "Number of queries that wait for a reply of an upstream.",
+            lambda: len(forwarder.asking),
+        ),
+        (
+            "internal_dns_forward_sockets",
+            "Number of open sockets to upstreams, except persistent connections.",
+            lambda: forwarder.sockets,
+        ),
+        (
+            "internal_dns_cache_entries",
+            "Number of replies in the forwarder's cache.",
+            lambda: len(cache),
+        ),
+        (
+            "internal_dns_cache_octets",
+            "Approximate memory used by the forwarder's cache, in octets.",
+            lambda: cache.octets,
+        ),
+    ]
+    metrics.counters += [
+        (
+            "internal_dns_cache_misses",
+            "Number of forwarded queries whose reply was not cached.",
+            lambda: cache.misses,
+        ),
+        (
+            "internal_dns_cache_evictions",
+            "Number of replies removed from the forwarder's cache to make room.",
+            lambda: cache.evictions,
+        ),
+    ]
+
+
+def register_following(metrics: Metrics, following: Following) -> None:
+    """Register the replication of the catalog."""
+    status, start = following.status, "internal_dns_replication"
+    metrics.gauges += [
+        (
+            f"{start}_lag_revisions",
+            "Number of revisions by which the file is behind the bucket.",
+            lambda: status.lag.revisions,
+        ),
+        (
+            f"{start}_lag_seconds",
+            "Seconds since the file was last known to be up to date; 0 while it is.",
+            lambda: status.lag.seconds(time.monotonic()),
+        ),
+        (
+            f"{start}_connected",
+            "1 while the bucket is followed, else 0.",
+            lambda: float(not status.problem),
+        ),
+        (
+            f"{start}_revision",
+            "Revision of the bucket that the file has reached.",
+            lambda: status.revision,
+        ),
+        (
+            f"{start}_quarantined",
+            "Number of keys that are not in the file because their value is invalid.",
+            lambda: status.quarantined,
+        ),
+    ]
+    metrics.counters += [
+        (
+            f"{start}_messages",
+            "Number of messages from the bucket that were applied.",
+            lambda: status.messages,
+        ),
+        (
+            f"{start}_connections",
+            "Number of connections made to the bucket.",
+            lambda: status.connections,
+        ),
+        (
+            f"{start}_resyncs",
+            "Number of times that the whole bucket was read again.",
+            lambda: status.full,
+        ),
+    ]

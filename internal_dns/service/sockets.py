@@ -1,0 +1,61 @@
+"""The sockets of the server: bound by the settings, or inherited."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from internal_dns.config import Settings, contradictions
+from internal_dns.net import Endpoint
+from internal_dns.service.errors import cannot_listen, unfit_sockets
+from internal_dns.transport import native
+from internal_dns.transport.listen.sockets import Bound, bind_queues
+from internal_dns.transport.native.listener import spread_by_network
+
+_log = logging.getLogger("internal_dns")
+
+
+def bind(endpoints: Sequence[Endpoint], *, queues: bool) -> Iterator[Bound]:
+    """Yield the sockets of each of *endpoints*, several UDP sockets each where *queues* can be
+    told apart by network. Raises OperatorError."""
+    for endpoint in endpoints:
+        # What chooses the queue reads an IPv6 header.
+        count = native.QUEUES if queues and endpoint.host.version == 6 else 1
+        try:
+            udp, tcp = bind_queues(endpoint, count)
+        except OSError as error:
+            raise cannot_listen(endpoint, error) from error
+        yield Bound(endpoint, udp, [tcp])
+
+
+def spread(group: Bound) -> None:
+    """Give each network its queue, where the UDP sockets of *group* are such queues."""
+    if not _are_queues(group):
+        return
+    try:
+        spread_by_network(group.udp[0])
+    except OSError as error:
+        _log.warning(
+            "no filter for the queues (%s): one network's flood may hurt any other", error.strerror
+        )
+
+
+def _are_queues(group: Bound) -> bool:
+    """Whether *group* can be a queue for each eighth of the networks: ours are, inherited ones may
+    be."""
+    return (
+        group.endpoint.host.version == 6
+        and len(group.udp) == native.QUEUES
+        and all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in group.udp)
+    )
+
+
+def adopt(settings: Settings, inherited: Sequence[Bound]) -> Settings:
+    """Return *settings* that listen where the *inherited* sockets do. Raises OperatorError when the
+    others do not fit that."""
+    adopted = replace(settings, listen=tuple(group.endpoint for group in inherited))
+    if faults := contradictions(adopted):
+        raise unfit_sockets(faults)
+    return adopted

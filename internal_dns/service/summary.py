@@ -1,0 +1,46 @@
+"""The server in words, for its start lines."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from internal_dns.store.sqlite import Loaded
+
+PROGRESS_ROWS: Final = 250_000
+
+_log = logging.getLogger("internal_dns")
+
+
+def counted(loaded: Loaded) -> str:
+    """The size of a catalog in words."""
+    return (
+        f"{len(loaded.catalog.networks)} networks, {loaded.apps} apps, {loaded.machines} machines "
+        f"({loaded.started} started), {loaded.peers} peers"
+    )
+
+
+def path_in_words(native: bool, workers: int) -> str:
+    """The UDP path that runs."""
+    return f"native ({workers} worker{'s' * (workers > 1)})" if native else "python"
+
+
+def log_progress(table: str, rows: int) -> None:
+    """Log how far a big file is read: a line per second or so, none for files that take less."""
+    if not rows % PROGRESS_ROWS:
+        _log.info("catalog: %s, %s rows read", table, f"{rows:,}")
+
+
+def log_loaded(loaded: Loaded, seconds: float, *, first: bool, changed: bool) -> None:
+    """Log what a commit changed, and for the *first* catalog what of it is not served."""
+    if changed and not first:
+        # There may be a hundred small commits per second; a file read whole is worth a line.
+        _log.log(
+            logging.DEBUG if loaded.parts else logging.INFO,
+            "catalog revision %d, %d parts, %.0f ms",
+            loaded.catalog.revision,
+            loaded.parts,
+            seconds * 1000,
+        )
+    if loaded.fault_count and first:
+        _log.warning("%d rows were left out; `internal-dns check` lists them", loaded.fault_count)
