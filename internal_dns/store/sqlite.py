@@ -28,27 +28,11 @@ from internal_dns.core.catalog import (
     Service,
     amended,
 )
-from internal_dns.store.rows import Fault, Row, Values
+from internal_dns.store.rows import READ, Fault, Row, Values
+from internal_dns.store.schema import BY_NAME, CATALOG, Column, Table, literal
 
 Progress = Callable[[str, int], None]  # (what is being read, rows so far)
 
-# Only what is read; more columns are welcome (the schema only ever grows).
-TABLES: Final[Mapping[str, tuple[str, ...]]] = {
-    "organizations": ("slug", "name"),
-    "networks": ("id", "name", "organization"),
-    "apps": ("network_id", "name"),
-    "machines": (
-        "id", "network_id", "app", "address", "region", "process_group", "state", "skip_registration", "updated_at",
-    ),
-    "machine_metadata": ("machine_id", "key", "value"),
-    "machine_services": ("machine_id", "name", "protocol", "port"),
-    "peers": ("network_id", "name", "address", "region"),
-    "flycasts": ("network_id", "app", "address"),
-    "regions": ("code", "name", "latitude", "longitude", "gateway"),
-    "region_latency": ("from_region", "to_region", "milliseconds"),
-    "hosts": ("id", "name", "region"),
-    "meta": ("key", "value"),
-}  # fmt: skip
 HIDDEN_PEERS: Final = ("interactive-",)
 _PROGRESS_ROWS: Final = 50_000
 # Past this many changed parts reading the whole file is quicker than part by part.
@@ -155,18 +139,78 @@ def read(
 
 
 def check_schema(connection: sqlite3.Connection) -> None:
-    """Raise UnusableCatalog naming the first table or column that is missing."""
-    for table, columns in TABLES.items():
-        present = {row[1].decode() for row in connection.execute(f"PRAGMA table_info({table})")}
-        missing = [column for column in columns if column not in present]
-        if not present:
+    """Raise UnusableCatalog naming the first table or column that a catalog needs and this file
+    lacks."""
+    shapes = ordinary_tables(connection)
+    for table in CATALOG:
+        if table.name not in shapes:
+            if table.optional:
+                continue
             raise UnusableCatalog(
-                f"table {table} is missing: is this a catalog? schema.sql says what one has"
+                f"table {table.name} is missing: is this a catalog? schema.sql says what one has"
             )
-        if missing:
+        present = columns_of(connection, table.name)
+        for column in table.columns:
+            if column.needed and column.name not in present:
+                raise UnusableCatalog(
+                    f"table {table.name} lacks column {column.name}: add it as schema.sql "
+                    f"declares it"
+                )
+
+
+def ordinary_tables(connection: sqlite3.Connection) -> set[str]:
+    """Return the catalog's tables that a file has. Raises UnusableCatalog for one that is a view or
+    virtual.
+
+    Reading those runs what their maker wrote, for as long as that takes. Triggers are none of a
+    reader's business: reads fire none, and other engines have their own.
+    """
+    found = set()
+    for raw, kind, root in connection.execute(
+        "SELECT lower(name), type, rootpage FROM sqlite_master WHERE type IN ('table', 'view')"
+    ):
+        if (name := _text(raw)) not in BY_NAME:
+            continue
+        if _text(kind) != "table" or not root:
+            what = "a view" if _text(kind) == "view" else "a virtual table"
             raise UnusableCatalog(
-                f"table {table} lacks column {missing[0]}: add it as schema.sql declares it"
+                f"{name} is {what}: make it an ordinary table, as schema.sql declares it"
             )
+        found.add(name)
+    return found
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of the columns that *table* has in a file; none: it is not there."""
+    return {_text(row[1]).lower() for row in connection.execute(f"PRAGMA table_info({table})")}
+
+
+def source(connection: sqlite3.Connection, table: str) -> str:
+    """Return what to SELECT the columns of *table* FROM: what a file of an older schema lacks has
+    its default."""
+    present = columns_of(connection, table)
+    missing = [column for column in BY_NAME[table].columns if column.name not in present]
+    if not missing:
+        return table
+    cells = [f"{literal(column.sql_default)} AS {column.name}" for column in missing]
+    if not present:
+        return f"(SELECT {', '.join(cells)} WHERE 0) AS {table}"
+    return f"(SELECT *, {', '.join(cells)} FROM {table}) AS {table}"
+
+
+def missing_from(connection: sqlite3.Connection) -> list[tuple[Table, tuple[Column, ...]]]:
+    """Return the tables that a file lacks, or lacks columns of, with those columns."""
+    found = []
+    for table in CATALOG:
+        present = columns_of(connection, table.name)
+        if lacking := tuple(c for c in table.columns if c.name not in present):
+            found.append((table, lacking))
+    return found
+
+
+def _text(value: object) -> str:
+    """Whatever the connection makes of texts."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 class Reader:
@@ -188,6 +232,7 @@ class Reader:
         self.path, self.prefix, self.hidden, self.progress = Path(path), prefix, hidden, progress
         self.connection: sqlite3.Connection | None = None
         self.values = Values(prefix, hidden)
+        self.sources: dict[str, str] = {}  # of the file that is open: by table what to read FROM
         self.named: dict[NetworkId, bytes] = {}  # networks that have a row of their own
         self.spellings: dict[tuple[int, bytes], set[bytes]] = defaultdict(
             set
@@ -245,13 +290,11 @@ class Reader:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
 
-    def _select(
-        self, table: str, columns: tuple[str, ...] = (), rest: str = "", bound: Row = ()
-    ) -> Iterator[Row]:
-        """Yield rows of *table*; tells the progress when it is read whole."""
+    def _select(self, table: str, rest: str = "", bound: Row = ()) -> Iterator[Row]:
+        """Yield rows of *table* as Values takes them; tells the progress when it is read whole."""
         assert self.connection is not None
         cursor = self.connection.execute(
-            f"SELECT {', '.join(columns or TABLES[table])} FROM {table} {rest}", bound
+            f"SELECT {', '.join(READ[table])} FROM {self.sources[table]} {rest}", bound
         )
         if self.progress is None or bound:
             return iter(cursor)
@@ -269,6 +312,7 @@ class Reader:
     def _read_all(self, previous: Catalog) -> Loaded:
         assert self.connection is not None
         check_schema(self.connection)
+        self.sources = {table: source(self.connection, table) for table in READ}
         owned = self._owned()
         self.values = Values(self.prefix, self.hidden)
         self.spellings.clear()
@@ -331,7 +375,7 @@ class Reader:
 
     def _networks(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, bytes]:
         found = {}
-        for number, raw, _ in self._select("networks", (), rest, bound):
+        for number, raw in self._select("networks", rest, bound):
             if self.values.network(number) is None:
                 self.values.faults.add(
                     ("network", number), "networks", number, "the id must be 1 to 4294967295"
@@ -368,7 +412,7 @@ class Reader:
             list
         )  # by machine: faults of what is its
         metadata: dict[object, list[tuple[bytes, bytes]]] = defaultdict(list)
-        for row in self._select("machine_metadata", (), inner, bound):
+        for row in self._select("machine_metadata", inner, bound):
             if isinstance(pair := values.pair(row), str):
                 wrong[row[0]].append(("machine_metadata", row[0], pair))
             else:
@@ -377,7 +421,7 @@ class Reader:
             pairs.sort()
         services: dict[object, list[Service]] = defaultdict(list)
         for row in self._select(
-            "machine_services", (), f"{inner} ORDER BY machine_id, name, protocol", bound
+            "machine_services", f"{inner} ORDER BY machine_id, name, protocol", bound
         ):
             if isinstance(service := values.service(row, services[row[0]]), str):
                 wrong[row[0]].append(("machine_services", row[1], service))
@@ -387,7 +431,7 @@ class Reader:
             published.sort()
         found: dict[NetworkId, dict[bytes, list[Machine]]] = {}
         make = values.machine
-        for row in self._select("machines", TABLES["machines"][:8], rest, bound):
+        for row in self._select("machines", rest, bound):
             machine = make(row, metadata, services)
             if wrong and row[0] in wrong:
                 for fault in wrong.pop(row[0]):
@@ -414,7 +458,7 @@ class Reader:
 
     def _peers(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, Peer]]:
         found: dict[NetworkId, dict[bytes, Peer]] = {}
-        for row in self._select("peers", (), f"{rest} ORDER BY network_id, name", bound):
+        for row in self._select("peers", f"{rest} ORDER BY network_id, name", bound):
             of_network = found.get(row[0], {})
             if (peer := self.values.peer(row, of_network)) is not None:
                 found.setdefault(row[0], of_network)[peer.name] = peer
@@ -424,7 +468,7 @@ class Reader:
         self, rest: str = "", bound: Row = ()
     ) -> dict[NetworkId, dict[bytes, tuple[bytes, ...]]]:
         found: dict[NetworkId, dict[bytes, set[bytes]]] = {}
-        for row in self._select("flycasts", (), rest, bound):
+        for row in self._select("flycasts", rest, bound):
             if (made := self.values.flycast(row)) is not None:
                 found.setdefault(row[0], {}).setdefault(made[0], set()).add(made[1])
         return {
@@ -439,15 +483,13 @@ class Reader:
         values = self.values
         # In reverse, so that of codes that differ in letter case only the first by octets stays.
         return (
-            dict(
-                filter(None, map(values.region, self._select("regions", (), "ORDER BY code DESC")))
-            ),
+            dict(filter(None, map(values.region, self._select("regions", "ORDER BY code DESC")))),
             dict(
                 filter(
                     None,
                     map(
                         values.latency,
-                        self._select("region_latency", (), "ORDER BY 1 DESC, 2 DESC"),
+                        self._select("region_latency", "ORDER BY 1 DESC, 2 DESC"),
                     ),
                 )
             ),
@@ -582,7 +624,7 @@ class Reader:
             case b"app":
                 faults.forget(self.values.scope("app", number, raw))
                 self._machines(named.format("app"), bound)
-                for row in self._select("apps", (), named.format("name"), bound):
+                for row in self._select("apps", named.format("name"), bound):
                     self._app_name(*row)
             case b"flycast":
                 faults.forget(self.values.scope("flycast", number, raw))
@@ -606,7 +648,7 @@ class Reader:
         found = self._machines(f"WHERE network_id = ? AND app IN ({places})", bound)
         members = found.get(number, {}).get(name, [])
         if not members and not any(
-            self._select("apps", (), f"WHERE network_id = ? AND name IN ({places})", bound)
+            self._select("apps", f"WHERE network_id = ? AND name IN ({places})", bound)
         ):
             return None
         made = App(name, self.values.distinct(members, ("app", number, name)))

@@ -550,7 +550,7 @@ def test_a_file_that_cannot_be_used_at_the_start_raises(what: str, tmp_path: Pat
                 connection.execute("CREATE TABLE t (x)")
         case "column":
             make(path, "delete")
-            commit(path, "ALTER TABLE peers DROP COLUMN region")
+            commit(path, "ALTER TABLE peers DROP COLUMN address")
 
     async def story() -> None:
         watcher = Watcher(path, lambda loaded: None)
