@@ -78,6 +78,10 @@ def create_catalog(
 def _write(
     path: Path, rows: Mapping[str, Iterable[Row]], progress: Progress | None
 ) -> dict[str, int]:
+    # For its owner alone, whatever the umask; SQLite gives its -wal and -shm the same mode.
+    made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.fchmod(made, 0o600)
+    os.close(made)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         # Nobody else sees this file yet and a failed one is deleted: a journal would only write it

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import gc
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -35,6 +37,11 @@ Progress = Callable[[str, int], None]  # (what is being read, rows so far)
 
 HIDDEN_PEERS: Final = ("interactive-",)
 _PROGRESS_ROWS: Final = 50_000
+# Seconds that a read may take, and octets of the file for each second more: the slowest disk reads
+# a large catalog in that time, and no statement goes on for ever.
+PATIENCE: Final = 60
+SLOWEST: Final = 1 << 20
+_STEPS: Final = 100_000  # of SQLite's machine between looks at the clock: about a millisecond
 # Past this many changed parts reading the whole file is quicker than part by part.
 MANY_CHANGES: Final = 20_000
 
@@ -63,6 +70,7 @@ class Loaded:
     peers: int = 0
     owned: bool = False  # the file has our journal
     parts: int = 0  # how many parts were read again; 0: the whole file
+    missing: tuple[str, ...] = ()  # tables and columns that an older schema lacks: "peers.region"
     written_at: float | None = None  # Unix seconds of the oldest change in it, as the journal tells
 
     @property
@@ -228,8 +236,14 @@ class Reader:
         prefix: bytes = b"\xfd\xaa",
         hidden: tuple[str, ...] = HIDDEN_PEERS,
         progress: Progress | None = None,
+        counting: bool = False,
+        patience: float = PATIENCE,
     ) -> None:
+        """*counting*: of a file that does not count each network's changes itself, count those that
+        are seen."""
         self.path, self.prefix, self.hidden, self.progress = Path(path), prefix, hidden, progress
+        self.counting, self.patience = counting, patience
+        self.deadline = inf  # of time.monotonic: when the read that goes on ends in any case
         self.connection: sqlite3.Connection | None = None
         self.values = Values(prefix, hidden)
         self.sources: dict[str, str] = {}  # of the file that is open: by table what to read FROM
@@ -240,12 +254,17 @@ class Reader:
         # revision of the journal, and when its last change was made: a restored file has another
         self.seen = 0
         self.mark: object = None
+        self.counted = False  # the file counts each network's changes
 
     def __enter__(self) -> Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def stop(self) -> None:
+        """End the read that goes on, and any to come. From another thread."""
+        self.deadline = self.patience = -inf
 
     def close(self) -> None:
         if self.connection is not None:
@@ -281,14 +300,25 @@ class Reader:
     def _in_transaction(self, work: Callable[[], Loaded]) -> Loaded:
         if self.connection is None:
             self.connection = connect(self.path)
+            # Whatever the file makes SQLite do: a statement ends.
+            self.connection.set_progress_handler(self._overdue, _STEPS)
+        octets = self.path.stat().st_size if self.path.exists() else 0
+        self.deadline = time.monotonic() + self.patience + octets / SLOWEST
         try:
             self.connection.execute("BEGIN")
             return work()
         except sqlite3.Error as error:
+            if self._overdue():
+                raise UnusableCatalog(
+                    f"{self.path}: reading it took too long and was ended", passing=True
+                ) from error
             raise UnusableCatalog(explained(self.path, error), passing=_passing(error)) from error
         finally:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
+
+    def _overdue(self) -> bool:
+        return time.monotonic() > self.deadline
 
     def _select(self, table: str, rest: str = "", bound: Row = ()) -> Iterator[Row]:
         """Yield rows of *table* as Values takes them; tells the progress when it is read whole."""
@@ -318,6 +348,8 @@ class Reader:
         self.spellings.clear()
         self.seen = self._journal_revision() if owned else 0
         self.mark = self._mark() if owned else None
+        self.counted = owned and self._has("network_revisions")
+        counts = self._changes() if self.counted else {}
         revision = self.seen if owned else previous.revision + 1
         self.named = self._networks()
         machines = self._machines()
@@ -335,8 +367,9 @@ class Reader:
                 before = old.apps.get(name) if old else None
                 apps[name] = before if before is not None and before == made else made
                 started += sum(m[5] == STARTED for m in made.machines)
+            count = self._revision_of(number, old, counts)
             networks[number] = self._network(
-                old, number, apps, peers.get(number, {}), flycasts.get(number, {}), revision
+                old, number, apps, peers.get(number, {}), flycasts.get(number, {}), count
             )
         catalog = Catalog(networks, *self._places(), revision)
         if catalog == replace(previous, revision=revision):
@@ -355,6 +388,19 @@ class Reader:
             started=started,
             peers=sum(len(network.peers) for network in networks),
             owned=owned,
+            missing=self._missing(),
+        )
+
+    def _missing(self) -> tuple[str, ...]:
+        assert self.connection is not None
+        return tuple(
+            name
+            for table, columns in missing_from(self.connection)
+            for name in (
+                (table.name,)
+                if columns == table.columns
+                else [f"{table.name}.{column.name}" for column in columns]
+            )
         )
 
     def _network(
@@ -499,11 +545,27 @@ class Reader:
     # ── what a commit changed ─────────────────────────────────────────────────────────────────────
 
     def _owned(self) -> bool:
+        return self._has("journal")
+
+    def _has(self, table: str) -> bool:
         assert self.connection is not None
         found = self.connection.execute(
-            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'journal'"
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
         )
         return found.fetchone() is not None
+
+    def _changes(self, rest: str = "", bound: Row = ()) -> dict[int, int]:
+        """Return how often each network changed since the file was made, as the file counts."""
+        assert self.connection is not None
+        rows = f"SELECT network_id, changes FROM network_revisions {rest}"
+        return dict(self.connection.execute(rows, bound))
+
+    def _revision_of(self, number: NetworkId, old: Network | None, counts: dict[int, int]) -> int:
+        """Return the revision of a network that changed: 1, and one more with each change; 0 when
+        nobody counts."""
+        if self.counted:
+            return 1 + counts.get(number, 0)
+        return (old.revision if old else 0) + self.counting
 
     def _journal_revision(self) -> int:
         """Return the revision of the last change the journal has seen; trimming keeps it."""
@@ -587,8 +649,10 @@ class Reader:
                 self.named.pop(number, None)
                 self.named.update(self._networks("WHERE id = ?", (number,)))
             empty = Network(number, self.prefix + number.to_bytes(4, "big"), known=False)
+            counts = self._changes("WHERE network_id = ?", (number,)) if self.counted else {}
+            count = self._revision_of(number, old, counts)
             made = amended(
-                old or empty, self.named.get(number, b""), apps, own_peers, flycasts, revision
+                old or empty, self.named.get(number, b""), apps, own_peers, flycasts, count
             )
             if number in self.named or made.apps or made.peers or made.flycasts:
                 networks[number] = made
@@ -607,6 +671,7 @@ class Reader:
             started=started,
             peers=peers,
             owned=True,
+            missing=before.missing,
             parts=len(changes),
         )
 

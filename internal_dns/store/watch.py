@@ -22,6 +22,7 @@ from typing import Any, Final
 from internal_dns.store.sqlite import Loaded, Reader, UnusableCatalog, check_schema, connect
 
 INTERVAL: Final = 0.005  # seconds between looks
+SLOW: Final = 60  # seconds of reading after which that is told as a trouble
 RETRY: Final = 0.25  # while the file cannot be read; repair must show within a second
 
 _log = logging.getLogger("internal_dns")
@@ -31,8 +32,10 @@ class Watcher:
     """Keeps one catalog file loaded. `problem` says why the file cannot be read at present, empty
     when it can."""
 
-    def __init__(self, path: Path, apply: Callable[[Loaded], None], **options: Any) -> None:
-        self.path, self.apply, self.options = path, apply, options
+    def __init__(
+        self, path: Path, apply: Callable[[Loaded], None], *, slow: float = SLOW, **options: Any
+    ) -> None:
+        self.path, self.apply, self.options, self.slow = path, apply, options, slow
         self.loaded: Loaded | None = None
         self.problem = ""
         self.loaded_at = time.monotonic()
@@ -81,7 +84,7 @@ class Watcher:
         identity = self._identity()
         connection = connect(self.path)
         connection.execute("PRAGMA busy_timeout = 0")  # a look must not wait
-        reader = Reader(self.path, **self.options)
+        reader = Reader(self.path, counting=True, **self.options)
         self._anew = False
         try:
             seen, schema, looked = -1, -1, self._looks()
@@ -99,6 +102,7 @@ class Watcher:
                     looked = looks
                 await asyncio.sleep(INTERVAL)
         finally:
+            reader.stop()  # cancelled: a read that goes on must not hold the end of the server
             connection.close()
             await asyncio.get_running_loop().run_in_executor(thread, reader.close)
 
@@ -115,9 +119,13 @@ class Watcher:
         self.noticed = time.monotonic()
         before = self.loaded
         work = Reader.read_after if whole or before is None else Reader.update
-        loaded = await asyncio.get_running_loop().run_in_executor(
+        reading = asyncio.get_running_loop().run_in_executor(
             thread, work, reader, before or Loaded()
         )
+        await asyncio.wait({reading}, timeout=self.slow)
+        if not reading.done():
+            self._trouble(f"reading it has taken more than {self.slow:g} s so far")
+        loaded = await reading
         self.load_seconds = time.monotonic() - self.noticed
         if self.problem:
             _log.info("catalog %s: readable again", self.path)

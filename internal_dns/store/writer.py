@@ -23,6 +23,7 @@ from internal_dns.core.catalog import Machine, Peer, Service
 from internal_dns.store.rows import READ, Values, shown
 from internal_dns.store.schema import BY_NAME, KEYS, OF_MACHINE, TABLES, Column
 from internal_dns.store.sqlite import HIDDEN_PEERS, check_schema, connect
+from internal_dns.store.upgrade import upgrade
 
 # Rows of the journal that are kept: a reader that was away for more reads the whole file.
 KEPT_CHANGES: Final = 100_000
@@ -81,7 +82,7 @@ class Writer:
         self.path, self.prefix, self.hidden, self.following = Path(path), prefix, hidden, following
         if not self.path.exists():
             raise FileNotFoundError(self.path)
-        self.lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.lock = _open_lock(f"{self.path}.lock")
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.connection = self._connect()
@@ -113,6 +114,7 @@ class Writer:
                     f"{self.path} has no journal: another engine maintains it, and writes it"
                 )
             self._refuse_replica(connection)
+            upgrade(connection)
         except BaseException:
             connection.close()
             raise
@@ -361,6 +363,16 @@ class Writer:
             for row in execute(peers, (number,)):
                 near.add(own.peer(row, {}), row[1])
         return neighbours[number]
+
+
+def _open_lock(path: str) -> int:
+    """Open a lock file; one that is made here is for its owner alone, whatever the umask."""
+    try:
+        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.fchmod(made, 0o600)
+    return made
 
 
 class _Neighbours:
