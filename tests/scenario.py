@@ -678,6 +678,7 @@ class InProcess(Runner):
             self.loaded = load(
                 self.files.file(setting),
                 prefix=bytes.fromhex(setting.server.prefix),
+                counting=True,
                 hidden=setting.server.hidden,
                 previous=self.loaded.catalog
                 if grown and before and before.server == setting.server

@@ -11,9 +11,10 @@ import sqlite3
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Final
 
-from internal_dns.store.sqlite import missing_from
+from internal_dns.store.sqlite import connect, missing_from
 
 _TABLE: Final = re.compile(r"CREATE (?:TABLE|INDEX) (\w+)(?: ON (\w+))?")
 
@@ -25,11 +26,11 @@ def upgrade(connection: sqlite3.Connection) -> list[str]:
     Rows take the defaults, so no answer changes and the journal has nothing to say; readers see
     another schema_version and read the file again. Raises sqlite3.Error.
     """
-    if not (statements := [*_lacking(connection)]):
+    if not lacking(connection):
         return []
     connection.execute("BEGIN IMMEDIATE")
     try:
-        statements = [*_lacking(connection)]  # another process may have been quicker
+        statements = lacking(connection)  # another process may have been quicker
         for statement in statements:
             connection.execute(statement)
         connection.execute("COMMIT")
@@ -39,8 +40,27 @@ def upgrade(connection: sqlite3.Connection) -> list[str]:
     return statements
 
 
+def needs_upgrade(path: Path) -> bool:
+    """Whether *path* is a file of ours of an older schema. Raises UnusableCatalog,
+    FileNotFoundError, sqlite3.Error."""
+    connection = connect(path)
+    try:
+        return is_ours(connection) and bool(lacking(connection))
+    finally:
+        connection.close()
+
+
+def is_ours(connection: sqlite3.Connection) -> bool:
+    """Whether a file has our journal."""
+    return "journal" in _objects(connection)
+
+
+def lacking(connection: sqlite3.Connection) -> list[str]:
+    """Return the statements that make a file of ours whole."""
+    return [*_lacking(connection)]
+
+
 def _lacking(connection: sqlite3.Connection) -> Iterator[str]:
-    """Yield the statements that make a file of ours whole."""
     added = [*catalog_statements(connection)]
     yield from added
     present = _objects(connection)
