@@ -5,13 +5,19 @@
 
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
 from internal_dns.store.rows import READ
-from internal_dns.store.schema import CATALOG, TABLES, Table, literal
+from internal_dns.store.schema import CATALOG, MACHINES, PEERS, REGIONS, TABLES, Table, literal
+from tests import commands
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SCHEMA = resources.files("internal_dns").joinpath("schema.sql").read_text("utf-8")
 
@@ -267,3 +273,20 @@ def test_machines_of_one_app_are_found_by_an_index(connection: sqlite3.Connectio
         "EXPLAIN QUERY PLAN SELECT * FROM machines WHERE network_id = 24 AND app = 'web'"
     )
     assert "USING INDEX machines_by_app" in plan.fetchone()[3]
+
+
+def test_the_columns_in_the_documents_are_those_declared() -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "tools/catalog-doc"], capture_output=True, text=True, check=True
+    )
+    assert (ROOT / "docs/catalog.md").read_text() == made.stdout, "make docs"
+
+
+def test_every_column_has_an_option() -> None:
+    """What documents call a column, the command line calls it too."""
+    for group, table in (("machine", MACHINES), ("peer", PEERS), ("region", REGIONS)):
+        for verb in ("add", "set"):
+            told = commands.run(group, verb, "--help").out
+            for column in table.columns:
+                if column.document is not None and not column.key and column.name != "network_id":
+                    assert f"--{column.said.replace('_', '-')} " in told, (group, verb, column.name)

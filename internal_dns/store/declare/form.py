@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from internal_dns.store import schema
+from internal_dns.store.declare.text import to_json
 from internal_dns.store.declare.values import (
     ADDRESS,
     FLAG,
@@ -113,3 +114,7 @@ def json_schema() -> dict[str, Any]:
         "description": "A declarative catalog for `internal-dns apply`; see docs/declarative.md.",
         **object_of(DOCUMENT),
     }
+
+
+if __name__ == "__main__":
+    print(to_json(json_schema()), end="")
