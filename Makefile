@@ -72,8 +72,11 @@ fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz), and the C core under sa
 	$(BIN)/python -m tests.fuzz
 	$(BIN)/python -m tests.native
 
-docs: .venv/dev.stamp  ## Write docs/settings.md and the man page from the code
+docs: .venv/dev.stamp  ## Write what docs/ has from the code: settings, columns, JSON Schemas, the man page
 	$(BIN)/python tools/settings-doc > docs/settings.md
+	$(BIN)/python tools/catalog-doc > docs/catalog.md
+	$(BIN)/python -m internal_dns.store.declare.form > docs/catalog.schema.json
+	$(BIN)/python -m internal_dns.replicate.form > docs/bucket.schema.json
 	$(BIN)/python tools/man-page > docs/internal-dns.1
 
 lock: build/lock/bin/pip-compile  ## Pin the newest releases: requirements.lock, -extras.lock, -dev.lock

@@ -18,6 +18,7 @@ import contextlib
 import logging
 import os
 import socket
+import sqlite3
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ from internal_dns.core.wire import Query, read_query
 from internal_dns.replicate.source import Source
 from internal_dns.store.declare import Faulty
 from internal_dns.store.operations import BadRequest, perform
+from internal_dns.store.sqlite import UnusableCatalog
+from internal_dns.store.upgrade import needs_upgrade
 from internal_dns.store.writer import NotOurs, Refused, Writer, follows
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.tap import Tap
@@ -77,6 +80,7 @@ class Api:
                 self.path.unlink()
             else:
                 raise OSError(f"another server has {self.path}")
+        await asyncio.get_running_loop().run_in_executor(self.thread, self._upgrade)
         mask = os.umask(0o177)
         try:
             self.server = await asyncio.start_unix_server(
@@ -92,6 +96,17 @@ class Api:
             with contextlib.suppress(OSError):
                 await self.start()
         _log.info("write commands are taken at %s", self.path)
+
+    def _upgrade(self) -> None:
+        """Give a file of ours what an older schema lacks, before it is loaded. Whoever follows a
+        bucket does that itself.
+
+        What stands in the way is told where it matters: by the load, or the first write.
+        """
+        with contextlib.suppress(OSError, NotOurs, UnusableCatalog, sqlite3.Error):
+            if self.source is None and needs_upgrade(self.catalog):
+                with Writer(self.catalog, self.rules):
+                    _log.info("catalog %s: upgraded to the present schema", self.catalog)
 
     async def close(self) -> None:
         if self.server is not None:

@@ -11,6 +11,7 @@ import click
 from internal_dns.cli.words import (
     CONFIGURATION,
     FINDING,
+    USAGE,
     Told,
     catalog_option,
     json_option,
@@ -32,12 +33,25 @@ from internal_dns.text import printable_text
 )
 @click.option("--seed", default=1, show_default=True, help="Of the made-up machines.")
 @click.option("--if-missing", is_flag=True, help="Leave a FILE that is there as it is, and exit 0.")
+@click.option("--upgrade", is_flag=True, help="Add what FILE lacks of the present schema.")
 @json_option
 def init(
-    file: Path, demo: bool, machines: int | None, seed: int, if_missing: bool, as_json: bool
+    file: Path,
+    demo: bool,
+    machines: int | None,
+    seed: int,
+    if_missing: bool,
+    upgrade: bool,
+    as_json: bool,
 ) -> None:
     """Make a catalog FILE: empty, the demo, or N machines for a bench."""
     from internal_dns.store.generate import create_catalog, demo_rows, sized_rows
+
+    if upgrade:
+        if demo or machines or if_missing:
+            raise click.UsageError("--upgrade goes with --json only")
+        _upgrade(file, as_json)
+        return
 
     if demo and machines:
         raise click.UsageError("--demo and --machines exclude each other")
@@ -63,6 +77,42 @@ def init(
     if machines and machines > 10_000 and sys.stderr.isatty():
         click.echo(err=True)
     _say_made(file, written, as_json)
+
+
+def _upgrade(file: Path, as_json: bool) -> None:
+    """Upgrade a file of ours; of another engine's print what that engine must run, and exit 2."""
+    from contextlib import closing
+
+    from internal_dns.store.sqlite import UnusableCatalog, connect
+    from internal_dns.store.upgrade import foreign_statements, is_ours, lacking
+    from internal_dns.store.writer import NotOurs, Writer
+
+    try:
+        with closing(connect(file)) as connection:
+            ours = is_ours(connection)
+            statements = lacking(connection) if ours else foreign_statements(connection)
+        if ours:
+            with Writer(file, following=True):  # which upgrades what it opens
+                pass
+    except FileNotFoundError as error:
+        raise Told(f"catalog {file}", "there is no such file", f"Make it: internal-dns init {file}",
+                   CONFIGURATION) from error  # fmt: skip
+    except NotOurs as error:
+        do = "Restart that server: it upgrades the file at its start"
+        raise Told(f"cannot write {file}", str(error), do, USAGE) from error
+    except (UnusableCatalog, sqlite3.Error, OSError) as error:
+        raise Told(f"cannot upgrade {file}", str(error), "Nothing was changed",
+                   CONFIGURATION) from error  # fmt: skip
+    if as_json:
+        print_json({"file": str(file), "ours": ours, "statements": statements})
+    elif not statements:
+        click.echo(f"{file}: lacks nothing")
+    else:
+        click.echo("".join(f"{statement};\n" for statement in statements), nl=False)
+    if statements and not ours:
+        raise Told(f"{file} has no journal", "another engine maintains it, and must alter it",
+                   "Run the SQL above with that engine; until then what is missing has its default",
+                   USAGE)  # fmt: skip
 
 
 def _say_made(file: Path, written: dict[str, int] | None, as_json: bool) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from internal_dns.cli.backend import perform, read_rows, visibility, write_options
+from internal_dns.cli.columns import column_options, listed, taken
 from internal_dns.cli.words import FINDING, Told, catalog_option, json_option, print_json, settings
+from internal_dns.store.schema import MACHINES, NETWORKS, PEERS, REGIONS
 from internal_dns.text import printable_text
 
 Rows = list[dict[str, Any]]
@@ -196,7 +198,7 @@ def network_list(catalog: str, as_json: bool, routes: bool) -> None:
         ]
         print_json(lines) if as_json else click.echo("\n".join(lines))
     else:
-        show_table(rows, ("name", "prefix", "id", "organization"), as_json)
+        show_table(rows, listed(NETWORKS, "name", "prefix", "id"), as_json)
 
 
 @command(network, "show")
@@ -216,8 +218,8 @@ def network_show(catalog: str, as_json: bool, name: str) -> None:
 @command(network, "add", writes=True)
 @click.argument("name")
 @click.option("--id", "number", required=True, help="Its id, or its /48 such as fdaa:0:18::/48.")
-@click.option("--organization", default="", help="Slug of the organization that owns it.")
-def network_add(name: str, number: str, organization: str, **to: Any) -> None:
+@column_options(NETWORKS, required=True, omit=("name",))
+def network_add(name: str, number: str, **to: Any) -> None:
     """Add a network."""
     prefix = settings().prefix
     found = network_number(number, prefix)
@@ -225,19 +227,17 @@ def network_add(name: str, number: str, organization: str, **to: Any) -> None:
         raise click.UsageError(
             f"--id {number!r} is neither 1 to 4294967295 nor a /48 of {prefix.hex()}::/16"
         )
-    row = {"id": found, "name": name, "organization": organization}
+    row = {"id": found, "name": name, **taken(NETWORKS, to)}
     change(to.pop("catalog"), [("networks", row)], new=[("networks", {"id": found})], **to)
 
 
 @command(network, "set", writes=True)
 @click.argument("name")
 @click.option("--name", "new_name", help="Another name.")
-@click.option("--organization", help="Another organization.")
-def network_set(
-    name: str, new_name: str | None, organization: str | None, catalog: str, **to: Any
-) -> None:
+@column_options(NETWORKS, required=False, omit=("name",))
+def network_set(name: str, new_name: str | None, catalog: str, **to: Any) -> None:
     """Change a network."""
-    row = {"id": network_of(catalog, name)["id"]} | given(name=new_name, organization=organization)
+    row = {"id": network_of(catalog, name)["id"]} | given(name=new_name) | taken(NETWORKS, to)
     change(catalog, [("networks", row)], **to)
 
 
@@ -343,7 +343,9 @@ def app_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
 # ── machine ───────────────────────────────────────────────────────────────────────────────────────
 
 machine = click.Group("machine", help="Machines; named by their id.")
-_MACHINE = ("id", "network", "app", "region", "process_group", "state", "address")
+_MACHINE = listed(
+    MACHINES, "id", "network", "app", "region", omit=("network_id", "skip_registration")
+)
 
 
 @command(machine, "list")
@@ -399,13 +401,6 @@ def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--metadata", multiple=True, metavar="KEY=VALUE", help="An entry of its metadata."
         ),
-        click.option(
-            "--skip-registration/--register",
-            default=None,
-            help="Leave it out of every name and list.",
-        ),
-        click.option("--state", help="started, stopped, …"),
-        click.option("--group", help="Its process group."),
     ):
         function = option(function)
     return function
@@ -434,19 +429,11 @@ def _belonging(ident: str, metadata: Iterable[str], services: Iterable[str]) -> 
 @command(machine, "add", writes=True)
 @click.argument("ident", metavar="ID")
 @click.option("--network", "network_name", required=True, help="The network it is on.")
-@click.option("--app", "label", required=True, help="Its app.")
-@click.option("--address", required=True, help="Its 6PN address.")
-@click.option("--region", required=True, help="Where it runs.")
+@column_options(MACHINES, required=True, omit=("network_id",))
 @machine_options
 def machine_add(
     ident: str,
     network_name: str,
-    label: str,
-    address: str,
-    region: str,
-    group: str | None,
-    state: str | None,
-    skip_registration: bool | None,
     metadata: tuple[str, ...],
     services: tuple[str, ...],
     catalog: str,
@@ -454,8 +441,7 @@ def machine_add(
 ) -> None:
     """Add a machine; its state is `created` unless --state says otherwise."""
     number = network_of(catalog, network_name)["id"]
-    row = {"id": ident, "network_id": number, "app": label, "address": address, "region": region}
-    row |= given(process_group=group, state=state, skip_registration=_flag(skip_registration))
+    row = {"id": ident, "network_id": number, **taken(MACHINES, to)}
     change(
         catalog,
         [("machines", row), *_belonging(ident, metadata, services)],
@@ -466,18 +452,10 @@ def machine_add(
 
 @command(machine, "set", writes=True)
 @click.argument("ident", metavar="ID")
-@click.option("--app", "label", help="Another app.")
-@click.option("--address", help="Another address.")
-@click.option("--region", help="Another region.")
+@column_options(MACHINES, required=False, omit=("network_id",))
 @machine_options
 def machine_set(
     ident: str,
-    label: str | None,
-    address: str | None,
-    region: str | None,
-    group: str | None,
-    state: str | None,
-    skip_registration: bool | None,
     metadata: tuple[str, ...],
     services: tuple[str, ...],
     catalog: str,
@@ -485,14 +463,7 @@ def machine_set(
 ) -> None:
     """Change a machine; what is not named stays. `--metadata KEY=` empties a value."""
     row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
-    changes = given(
-        app=label,
-        address=address,
-        region=region,
-        process_group=group,
-        state=state,
-        skip_registration=_flag(skip_registration),
-    )
+    changes = taken(MACHINES, to)
     puts = (
         [("machines", {c: v for c, v in (row | changes).items() if c != "updated_at"})]
         if changes
@@ -504,10 +475,6 @@ def machine_set(
         old=[("machines", {"id": ident})],
         **to,
     )
-
-
-def _flag(value: bool | None) -> int | None:
-    return None if value is None else int(value)
 
 
 def _set_state(state: str, idents: tuple[str, ...], catalog: str, **to: Any) -> None:
@@ -557,7 +524,7 @@ def peer_list(catalog: str, as_json: bool, network_name: str | None) -> None:
         r | {"network": names.get(r["network_id"], str(r["network_id"]))}
         for r in read_rows(catalog, "peers", own)
     ]
-    show_table(rows, ("network", "name", "address", "region"), as_json)
+    show_table(rows, listed(PEERS, "network", "name", "address", omit=("network_id",)), as_json)
 
 
 @command(peer, "show")
@@ -584,15 +551,14 @@ def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
 
 @command(peer, "add", writes=True)
 @click.argument("name", metavar="NETWORK/PEER")
-@click.option("--address", required=True, help="Its address; it owns the /120.")
-@click.option("--region", default="", help="Its region; default: that of its host.")
-def peer_add(name: str, address: str, region: str, catalog: str, **to: Any) -> None:
+@column_options(PEERS, required=True)
+def peer_add(name: str, catalog: str, **to: Any) -> None:
     """Add a peer."""
     network_name, label = split(name, "PEER")
     key = {"network_id": network_of(catalog, network_name)["id"], "name": label}
     change(
         catalog,
-        [("peers", key | {"address": address, "region": region})],
+        [("peers", key | taken(PEERS, to))],
         new=[("peers", key)],
         **to,
     )
@@ -600,13 +566,12 @@ def peer_add(name: str, address: str, region: str, catalog: str, **to: Any) -> N
 
 @command(peer, "set", writes=True)
 @click.argument("name", metavar="NETWORK/PEER")
-@click.option("--address", help="Another address.")
-@click.option("--region", help="Another region.")
-def peer_set(name: str, address: str | None, region: str | None, catalog: str, **to: Any) -> None:
+@column_options(PEERS, required=False)
+def peer_set(name: str, catalog: str, **to: Any) -> None:
     """Change a peer."""
     network_name, label = split(name, "PEER")
     key = {"network_id": network_of(catalog, network_name)["id"], "name": label}
-    row = known(catalog, "peers", key, f"peer {name}") | given(address=address, region=region)
+    row = known(catalog, "peers", key, f"peer {name}") | taken(PEERS, to)
     change(catalog, [("peers", row)], **to)
 
 
@@ -628,9 +593,7 @@ region = click.Group("region", help="Regions and where they are.")
 @command(region, "list")
 def region_list(catalog: str, as_json: bool) -> None:
     """List all regions."""
-    show_table(
-        read_rows(catalog, "regions"), ("code", "name", "latitude", "longitude", "gateway"), as_json
-    )
+    show_table(read_rows(catalog, "regions"), listed(REGIONS), as_json)
 
 
 @command(region, "show")
@@ -640,39 +603,21 @@ def region_show(catalog: str, as_json: bool, code: str) -> None:
     show_one(known(catalog, "regions", {"code": code}, f"region {code}"), as_json)
 
 
-def region_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option(
-            "--gateway/--no-gateway", default=None, help="Whether WireGuard peers may end there."
-        ),
-        click.option("--longitude", type=float, help="In degrees."),
-        click.option("--latitude", type=float, help="In degrees."),
-        click.option("--name", help="What people call it."),
-    ):
-        function = option(function)
-    return function
-
-
 @command(region, "add", writes=True)
 @click.argument("code")
-@region_options
-def region_add(code: str, catalog: str, name: str | None, latitude: float | None, longitude: float | None,
-               gateway: bool | None, **to: Any) -> None:  # fmt: skip
+@column_options(REGIONS, required=True)
+def region_add(code: str, catalog: str, **to: Any) -> None:
     """Add a region."""
-    row = {"code": code} | given(
-        name=name, latitude=latitude, longitude=longitude, gateway=_flag(gateway)
-    )
+    row = {"code": code, **taken(REGIONS, to)}
     change(catalog, [("regions", row)], new=[("regions", {"code": code})], **to)
 
 
 @command(region, "set", writes=True)
 @click.argument("code")
-@region_options
-def region_set(code: str, catalog: str, name: str | None, latitude: float | None, longitude: float | None,
-               gateway: bool | None, **to: Any) -> None:  # fmt: skip
+@column_options(REGIONS, required=False)
+def region_set(code: str, catalog: str, **to: Any) -> None:
     """Change a region."""
-    row = known(catalog, "regions", {"code": code}, f"region {code}")
-    row |= given(name=name, latitude=latitude, longitude=longitude, gateway=_flag(gateway))
+    row = known(catalog, "regions", {"code": code}, f"region {code}") | taken(REGIONS, to)
     change(catalog, [("regions", row)], **to)
 
 

@@ -150,7 +150,8 @@ def _gather(pairs: Iterable[tuple[K, Machine]]) -> dict[K, tuple[Machine, ...]]:
 
 @dataclass(frozen=True)
 class Network:
-    """One tenant's network. `revision` is that of the catalog when anything in it last changed."""
+    """One tenant's network. `revision` counts its own changes, not the catalog's: one tenant learns
+    nothing of another by it. 0: nobody counts."""
 
     id: NetworkId
     prefix: bytes  # the first six octets of its addresses

@@ -104,7 +104,8 @@ def explain(
             steps.append(("apps", _instead(base.app or b"", who.network)))
     steps.append(("outcome", _outcome(outcome, query, stream)))
     if isinstance(who, Requester) and who.network.known:
-        steps.append(("revision", f"{who.network.revision} of this network"))
+        counted = who.network.revision
+        steps.append(("revision", f"{counted} of this network" if counted else "-"))
     return Explanation(outcome, tuple(steps), machines, of)
 
 

@@ -13,115 +13,92 @@ import re
 import sqlite3
 from base64 import b32hexencode
 from collections.abc import Iterator, Mapping
+from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import astuple
 
 from internal_dns.core.names import printable
-from internal_dns.store.rows import Values, shown
-from internal_dns.store.sqlite import TABLES
-from internal_dns.store.writer import KEYS
+from internal_dns.store.rows import READ, Values, shown
+from internal_dns.store.schema import (
+    ADDRESS,
+    CATALOG,
+    FLAG,
+    KEYS,
+    MACHINE_METADATA,
+    MACHINE_SERVICES,
+    MACHINES,
+    OF_MACHINE,
+    TABLES,
+    TIME,
+    Domain,
+    Table,
+)
+from internal_dns.store.sqlite import source
 
 VERSION: Final[Literal[1]] = 1
 FLOOR: Final = "floor"  # the one key that is no row
+# What belongs to a machine is in its value.
+PUBLISHED: Final = tuple(table for table in CATALOG if table.name not in OF_MACHINE)
 # Parents first: the order in which rows are published.
-ORDER: Final = (
-    "organizations regions region_latency hosts networks apps machines peers flycasts meta"
-).split()  # fmt: skip
+ORDER: Final = [table.name for table in PUBLISHED]
 
 Key = tuple[str, tuple[str, ...]]  # table, key columns as text
-
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
-Region = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,63}$")]
-Address = Annotated[
-    str, Meta(description="an IPv6 address of the network's /48, as RFC 5952 writes it")
-]
-NetworkId = Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)]
-Time = Annotated[int, Meta(ge=0, le=(1 << 53), description="Unix seconds")]
 
 
 class Malformed(Exception):
     """A key or a value that is none; the text says why."""
 
 
-class _Value(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _Value(Struct, frozen=True, kw_only=True):
+    """Members that are not known here are ignored: a newer publisher of the same version may write
+    them."""
+
     version: Literal[1]
 
 
-class Organization(_Value, frozen=True, kw_only=True):
-    slug: str
-    name: str = ""
+def _member(domain: Domain) -> Any:
+    """Return what JSON has for the values of *domain*, as msgspec says it."""
+    if domain is FLAG:
+        return bool
+    if domain.choices:
+        return Literal[domain.choices]
+    plain: Any = {"TEXT": str, "INTEGER": int, "REAL": float}[domain.sql]
+    meta: dict[str, Any] = {}
+    if domain.pattern:
+        meta["pattern"] = f"^{domain.pattern}$"
+    if domain.low is not None:
+        meta |= {"ge": domain.low, "le": domain.high}
+    if domain in (ADDRESS, TIME):
+        meta["description"] = domain.words
+    made = Annotated[plain, Meta(**meta)] if meta else plain
+    return made | None if domain.optional else made
 
 
-class Network(_Value, frozen=True, kw_only=True):
-    id: NetworkId
-    name: Name
-    organization: str = ""
+def _members(table: Table, *given: str) -> list[tuple[str, Any] | tuple[str, Any, Any]]:
+    """Return name, type and default of each column of *table* but those *given* elsewhere."""
+    found: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for column in table.columns:
+        member = _member(column.domain)
+        if column.name in given:
+            continue
+        if column.required:
+            found.append((column.name, member))
+        else:
+            default = bool(column.default) if column.domain is FLAG else column.default
+            found.append((column.name, member, default))
+    return found
 
 
-class App(_Value, frozen=True, kw_only=True):
-    network_id: NetworkId
-    name: Name
-
-
-class Service(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,62}$")]
-    protocol: Literal["tcp", "udp"] = "tcp"
-    port: Annotated[int, Meta(ge=1, le=65_535)]
-
-
-class Machine(_Value, frozen=True, kw_only=True):
-    id: Name
-    network_id: NetworkId
-    app: Name
-    address: Address
-    region: Name
-    process_group: Name = "app"
-    state: str = "created"
-    skip_registration: bool = False
-    updated_at: Time = 0
-    metadata: dict[str, str] = {}
-    services: tuple[Service, ...] = ()
-
-
-class Peer(_Value, frozen=True, kw_only=True):
-    network_id: NetworkId
-    name: Name
-    address: Address
-    region: Region = ""
-
-
-class Flycast(_Value, frozen=True, kw_only=True):
-    network_id: NetworkId
-    app: Name
-    address: Address
-
-
-class Place(_Value, frozen=True, kw_only=True):
-    code: Name
-    name: str = ""
-    latitude: Annotated[float, Meta(ge=-90, le=90)] | None = None
-    longitude: Annotated[float, Meta(ge=-180, le=180)] | None = None
-    gateway: bool = False
-
-
-class Latency(_Value, frozen=True, kw_only=True):
-    from_region: Name
-    to_region: Name
-    milliseconds: Annotated[float, Meta(ge=0, lt=1e9)]
-
-
-class Host(_Value, frozen=True, kw_only=True):
-    id: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
-    name: str = ""
-    region: Name
-
-
-class Entry(_Value, frozen=True, kw_only=True):
-    key: str
-    value: str = ""
+_Service: Final = msgspec.defstruct(
+    "Service", _members(MACHINE_SERVICES, "machine_id"), frozen=True, kw_only=True
+)
+# Members of a machine's value that are no columns of its row.
+_BELONGINGS: Final[list[tuple[str, Any, Any]]] = [
+    ("metadata", dict[str, str], msgspec.field(default_factory=dict)),
+    ("services", tuple[_Service, ...], ()),  # type: ignore[valid-type]
+]
 
 
 class Floor(_Value, frozen=True, kw_only=True):
@@ -131,10 +108,16 @@ class Floor(_Value, frozen=True, kw_only=True):
     floor: Annotated[int, Meta(ge=0)]
 
 
-FORMS: Final[Mapping[str, type[_Value]]] = {
-    "organizations": Organization, "networks": Network, "apps": App, "machines": Machine, "peers": Peer,
-    "flycasts": Flycast, "regions": Place, "region_latency": Latency, "hosts": Host, "meta": Entry,
-}  # fmt: skip
+FORMS: Final[Mapping[str, type[Struct]]] = {
+    table.name: msgspec.defstruct(
+        table.noun.title(),
+        [*_members(table), *(_BELONGINGS if table is MACHINES else [])],
+        bases=(_Value,),
+        frozen=True,
+        kw_only=True,
+    )
+    for table in PUBLISHED
+}
 _DECODERS: Final = {table: msgspec.json.Decoder(form) for table, form in FORMS.items()}
 _FLOOR: Final = msgspec.json.Decoder(Floor)
 _ENCODER: Final = msgspec.json.Encoder()
@@ -142,10 +125,15 @@ _PART: Final = re.compile(r"-|[0-9a-v]{1,2048}")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 # Key columns that are whole numbers.
 NUMBERS: Final[Mapping[str, tuple[bool, ...]]] = {
-    table: tuple(
-        c == "network_id" or (c == "id" and table in ("networks", "hosts")) for c in KEYS[table]
-    )
-    for table in FORMS
+    table.name: tuple(column.domain.sql == "INTEGER" for column in table.keys)
+    for table in PUBLISHED
+}
+# Hot path: a follower that begins reads a million values. The row of a value, and of a row the
+# cells that Values takes apart.
+_ROW: Final = {table: attrgetter(*TABLES[table]) for table in ORDER}
+_SERVICE: Final = attrgetter(*TABLES["machine_services"][1:])
+_READ_OF: Final = {
+    table: itemgetter(*map(TABLES[table].index, columns)) for table, columns in READ.items()
 }
 # What JSON that is none raises; the last is of brackets in brackets in brackets.
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -226,13 +214,17 @@ def read_value(key: Key, value: bytes, values: Values) -> Stored:
     own = tuple(str(getattr(made, column)) for column in KEYS[table])
     if own != parts:
         raise Malformed(f"the key says {shown('/'.join(parts))}, the value {shown('/'.join(own))}")
-    row = astuple(made)[1:]
+    row = tuple([int(cell) if isinstance(cell, bool) else cell for cell in _ROW[table](made)])
     if table == "machines":
         return _machine(made, row, values)
-    _check(table, row, values)
-    if table == "regions":
-        return Stored((*row[:4], int(made.gateway)))
+    if table in READ:
+        _check(table, _cells(table, row), values)
     return Stored(row)
+
+
+def _cells(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return *row* as the reader of a file takes it apart."""
+    return tuple([c.encode() if isinstance(c, str) else c for c in _READ_OF[table](row)])
 
 
 def _words(error: Exception) -> str:
@@ -254,40 +246,29 @@ def _version(value: bytes) -> str:
     )
 
 
-def _machine(made: Machine, row: tuple[Any, ...], values: Values) -> Stored:
-    ident = made.id.encode()
-    cells = (
-        ident,
-        made.network_id,
-        made.app.encode(),
-        made.address.encode(),
-        made.region.encode(),
-        made.process_group.encode(),
-        made.state.encode(),
-        made.skip_registration,
-    )
-    if values.machine(cells, {}, {}) is None:
+def _machine(made: Any, row: tuple[Any, ...], values: Values) -> Stored:
+    if values.machine(_cells("machines", row), {}, {}) is None:
         raise Malformed(_why(values))
     values.capitals.clear()
     taken: list[Any] = []
+    services = []
     for service in made.services:
-        found = values.service(
-            (ident, service.name.encode(), service.protocol.encode(), service.port), taken
-        )
+        of_service = (made.id, *_SERVICE(service))
+        found = values.service(_cells("machine_services", of_service), taken)
         if isinstance(found, str):
             raise Malformed(f"service {shown(service.name)}: {found}")
         taken.append(found)
+        services.append(of_service)
     return Stored(
-        (*row[:7], int(made.skip_registration), made.updated_at),
+        row,
         tuple((made.id, name, text) for name, text in made.metadata.items()),
-        tuple((made.id, s.name, s.protocol, s.port) for s in made.services),
+        tuple(services),
     )
 
 
-def _check(table: str, row: tuple[Any, ...], values: Values) -> None:
+def _check(table: str, cells: tuple[Any, ...], values: Values) -> None:
     """Let the reader of the file judge: what it would leave out is refused here. Raises
     Malformed."""
-    cells = tuple(cell.encode() if isinstance(cell, str) else cell for cell in row)
     match table:
         case "networks":
             if values.network(cells[0]) is None or values.name(cells[1]) is None:
@@ -352,34 +333,36 @@ def file_values(connection: sqlite3.Connection) -> Iterator[tuple[str, str, byte
     `read_value` to refuse.
     """
     metadata: dict[object, dict[str, Any]] = {}
-    for machine, name, text in connection.execute(
-        "SELECT machine_id, key, value FROM machine_metadata ORDER BY 1, 2"
-    ):
+    for machine, name, text in _rows(connection, MACHINE_METADATA):
         metadata.setdefault(machine, {})[_decoded(name)] = _decoded(text)
     services: dict[object, list[dict[str, Any]]] = {}
     columns = TABLES["machine_services"]
-    for row in connection.execute(
-        f"SELECT {', '.join(columns)} FROM machine_services ORDER BY 1, 2, 3"
-    ):
+    for row in _rows(connection, MACHINE_SERVICES):
         services.setdefault(row[0], []).append(
             dict(zip(columns[1:], map(_decoded, row[1:]), strict=True))
         )
-    for table in ORDER:
-        keys, columns = KEYS[table], TABLES[table]
-        flags = [column for column in columns if column in ("skip_registration", "gateway")]
-        for row in connection.execute(
-            f"SELECT {', '.join(columns)} FROM {table} ORDER BY {', '.join(keys)}"
-        ):
+    for table in PUBLISHED:
+        columns = TABLES[table.name]
+        flags = [column.name for column in table.columns if column.domain is FLAG]
+        for row in _rows(connection, table):
             cells = dict(zip(columns, row, strict=True))
-            key = bucket_key(table, tuple(cells[column] for column in keys))
+            key = bucket_key(table.name, tuple(cells[column] for column in KEYS[table.name]))
             value = {"version": VERSION, **{c: _decoded(v) for c, v in cells.items()}}
             value |= {flag: bool(cells[flag]) for flag in flags}
-            if table == "machines":
+            if table is MACHINES:
                 value |= {
                     "metadata": metadata.get(row[0], {}),
                     "services": services.get(row[0], []),
                 }
-            yield table, key, _ENCODER.encode(value)
+            yield table.name, key, _ENCODER.encode(value)
+
+
+def _rows(connection: sqlite3.Connection, table: Table) -> Iterator[tuple[Any, ...]]:
+    """Return the rows of *table* by key."""
+    columns, keys = ", ".join(TABLES[table.name]), ", ".join(KEYS[table.name])
+    return connection.execute(
+        f"SELECT {columns} FROM {source(connection, table.name)} ORDER BY {keys}"
+    )
 
 
 def _decoded(cell: object) -> Any:

@@ -17,8 +17,9 @@ import msgspec
 
 from internal_dns.replicate.follower import Batch, Position, Quarantined
 from internal_dns.replicate.form import FORMS, NUMBERS, Stored, bucket_key
-from internal_dns.store.sqlite import TABLES, connect
-from internal_dns.store.writer import KEYS, Writer
+from internal_dns.store.schema import KEYS, OF_MACHINE, TABLES
+from internal_dns.store.sqlite import connect
+from internal_dns.store.writer import Writer
 
 KEPT_TOMBSTONES: Final = 100_000
 
@@ -108,18 +109,12 @@ class Replica:
         """Make what belongs to machines what their values say."""
         self._clear(s.row[0] for s in machines)
         many = self.connection.executemany
-        many(
-            "INSERT INTO machine_metadata VALUES (?, ?, ?)",
-            [m for s in machines for m in s.metadata],
-        )
-        many(
-            "INSERT INTO machine_services VALUES (?, ?, ?, ?)",
-            [v for s in machines for v in s.services],
-        )
+        many(_insert("machine_metadata"), [m for s in machines for m in s.metadata])
+        many(_insert("machine_services"), [v for s in machines for v in s.services])
 
     def _clear(self, machines: Iterable[str]) -> None:
         bound = (_json(machines),)
-        for table in ("machine_metadata", "machine_services"):
+        for table in OF_MACHINE:
             those = "machine_id IN (SELECT value FROM json_each(?))"
             self.connection.execute(f"DELETE FROM {table} WHERE {those}", bound)
 
@@ -193,7 +188,7 @@ class Replica:
         for table in FORMS:
             rows = "SELECT row FROM untold WHERE name = ?"
             swept += execute(f"DELETE FROM {table} WHERE rowid IN ({rows})", (table,)).rowcount
-        for table in ("machine_metadata", "machine_services"):
+        for table in OF_MACHINE:
             swept += execute(
                 f"DELETE FROM {table} WHERE machine_id NOT IN (SELECT id FROM machines)"
             ).rowcount
@@ -213,10 +208,16 @@ class Replica:
         return int(self.connection.execute("SELECT count(*) FROM replica_quarantine").fetchone()[0])
 
 
+def _insert(table: str) -> str:
+    """SQL for a whole row; the file may have more columns than we know."""
+    columns = TABLES[table]
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
 def _upsert(table: str) -> str:
     columns, keys = TABLES[table], KEYS[table]
     rest = [column for column in columns if column not in keys]
-    into = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    into = _insert(table)
     if not rest:
         return f"{into} ON CONFLICT ({', '.join(keys)}) DO NOTHING"
     # A row that is as it was is left alone: no entry in the journal, nothing to read again.

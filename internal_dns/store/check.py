@@ -56,6 +56,13 @@ def findings(loaded: Loaded) -> list[Finding]:
                 "Correct those above first",
             )
         )
+    do = "Add it: internal-dns init --upgrade FILE" + (
+        "" if loaded.owned else " prints the SQL for the engine that maintains the file"
+    )
+    found += [
+        Finding("warning", name, "the file does not have it; its default is served", do)
+        for name in loaded.missing
+    ]
     for _, network in sorted(loaded.catalog.networks.items()):
         found += _network(network, loaded.catalog)
     return found

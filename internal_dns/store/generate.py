@@ -29,16 +29,19 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 from socket import AF_INET6, inet_ntop
 from struct import pack
 
+from internal_dns.store.schema import TABLES
+
 Value = int | float | str | None
 Row = tuple[Value, ...]
 Rows = dict[str, Iterable[Row]]
-"""Table name to its rows, each in the column order of schema.sql."""
+"""Table name to its rows, each in the column order of schema.sql; what a row ends before has its
+default."""
 
 Progress = Callable[[str, int], None]
 """Called as progress(table, rows of it so far)."""
@@ -75,6 +78,10 @@ def create_catalog(
 def _write(
     path: Path, rows: Mapping[str, Iterable[Row]], progress: Progress | None
 ) -> dict[str, int]:
+    # For its owner alone, whatever the umask; SQLite gives its -wal and -shm the same mode.
+    made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.fchmod(made, 0o600)
+    os.close(made)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         # Nobody else sees this file yet and a failed one is deleted: a journal would only write it
@@ -103,14 +110,16 @@ def _write(
 def _insert(
     connection: sqlite3.Connection, table: str, rows: Iterable[Row], progress: Progress | None
 ) -> int:
-    columns = connection.execute("SELECT count(*) FROM pragma_table_info(?)", (table,)).fetchone()[
-        0
-    ]
-    if not columns:
+    if table not in TABLES:
         raise ValueError(f"schema.sql has no table {table!r}")
-    insert = f'INSERT INTO "{table}" VALUES ({", ".join("?" * columns)})'
     batch = 10_000  # about 50 ms of work: smooth for a progress bar
     remaining, count, added = iter(rows), 0, batch
+    some = [*islice(remaining, 1)]
+    # Columns that a row ends before have their defaults.
+    columns = TABLES[table][: len(some[0])] if some else TABLES[table]
+    places = ", ".join("?" * max(map(len, (columns, *some))))
+    insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
+    remaining = chain(some, remaining)
     while added == batch:
         added = connection.executemany(insert, islice(remaining, batch)).rowcount
         count += added

@@ -18,6 +18,20 @@ CREATE TABLE journal (
     written_at REAL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)  -- Unix seconds; tells how old an answer is
 );
 
+-- How often each network changed: what `_whoami` tells, and nothing of others. Trimming keeps it. No number that is
+-- the key of a rowid table, as a laxer writer may have text for a network_id, and its commit must not fail here.
+CREATE TABLE network_revisions (
+    network_id INTEGER NOT NULL PRIMARY KEY,
+    changes    INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Two plain statements: the conflict clause of the statement that fires a trigger would override one in here.
+CREATE TRIGGER journal_counted AFTER INSERT ON journal WHEN NEW.network_id IS NOT NULL BEGIN
+    INSERT INTO network_revisions SELECT NEW.network_id, 0
+    WHERE NOT EXISTS (SELECT 1 FROM network_revisions WHERE network_id = NEW.network_id);
+    UPDATE network_revisions SET changes = changes + 1 WHERE network_id = NEW.network_id;
+END;
+
 CREATE TRIGGER networks_inserted AFTER INSERT ON networks BEGIN
     INSERT INTO journal (kind, network_id) VALUES ('network', NEW.id);
 END;

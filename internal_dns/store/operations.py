@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from internal_dns.store import declare
 from internal_dns.store.preview import answers_that_change
-from internal_dns.store.sqlite import TABLES
-from internal_dns.store.writer import KEYS, Refused, Writer
+from internal_dns.store.schema import KEYS, TABLES
+from internal_dns.store.sqlite import source
+from internal_dns.store.writer import Refused, Writer
 
 Request = Mapping[str, Any]
 Reply = dict[str, Any]
@@ -42,7 +43,8 @@ def read_rows(
     condition = " AND ".join(f"{column} = ?" for column in where) or "1"
     order = ", ".join(KEYS[table])
     found = connection.execute(
-        f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {order}",
+        f"SELECT {', '.join(columns)} FROM {source(connection, table)} WHERE {condition} "
+        f"ORDER BY {order}",
         tuple(where.values()),
     )
     return told(table, found)

@@ -15,11 +15,39 @@ from typing import Any, Final, Literal
 from internal_dns.core.catalog import Machine, Peer, Region, Service
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.names import printable
+from internal_dns.store.schema import (
+    LATITUDE,
+    LONGITUDE,
+    MILLISECONDS,
+    NAME,
+    NETWORK_ID,
+    PORT,
+    PROTOCOL,
+    SERVICE_NAME,
+)
 
 # Faults are counted in full; this many are kept in words.
 KEPT_FAULTS: Final = 1_000
-_NAME: Final = re.compile(rb"[A-Za-z0-9_-]{1,63}\Z")
-_PLAIN: Final = re.compile(rb"[a-z0-9_-]{1,63}\Z")
+_NAME: Final = re.compile(NAME.pattern.encode() + rb"\Z")
+_PLAIN: Final = re.compile(NAME.pattern.replace("A-Z", "").encode() + rb"\Z")
+_SERVICE_NAME: Final = re.compile(SERVICE_NAME.pattern.encode() + rb"\Z")
+_PROTOCOLS: Final = tuple(choice.encode() for choice in PROTOCOL.choices)
+
+# What the functions of Values take a row apart into, in this order.
+READ: Final[Mapping[str, tuple[str, ...]]] = {
+    "networks": ("id", "name"),
+    "apps": ("network_id", "name"),
+    "machines": (
+        "id", "network_id", "app", "address", "region", "process_group", "state", "skip_registration",
+    ),
+    "machine_metadata": ("machine_id", "key", "value"),
+    "machine_services": ("machine_id", "name", "protocol", "port"),
+    "peers": ("network_id", "name", "address", "region"),
+    "flycasts": ("network_id", "app", "address"),
+    "regions": ("code", "latitude", "longitude"),
+    "region_latency": ("from_region", "to_region", "milliseconds"),
+    "hosts": ("id", "region"),
+}  # fmt: skip
 
 Row = tuple[Any, ...]
 Level = Literal["error", "warning"]
@@ -99,7 +127,7 @@ class Values:
     def network(self, number: object) -> bytes | None:
         """Return the first six octets of the addresses of network *number*, or None."""
         known = self.prefixes.get(number)
-        if known is None and isinstance(number, int) and 0 < number < 1 << 32:
+        if known is None and isinstance(number, int) and NETWORK_ID.holds(number):
             known = self.prefixes[number] = self.prefix + number.to_bytes(4, "big")
         return known
 
@@ -122,7 +150,7 @@ class Values:
         metadata: Mapping[object, list[tuple[bytes, bytes]]],
         services: Mapping[object, list[Service]],
     ) -> Machine | None:
-        """Return the machine of a row of TABLES["machines"], or None and a fault."""
+        """Return the machine of a row, or None and a fault."""
         raw, number, raw_app, text, raw_region, raw_group, state, skip = row
         names = self.names
         app = names.get(raw_app) or self.name(raw_app)
@@ -185,7 +213,7 @@ class Values:
         return tuple(machines)
 
     def pair(self, row: Row) -> tuple[bytes, bytes] | str:
-        """Return key and value of a row (machine_id, key, value), or what is wrong with it."""
+        """Return key and value of a row, or what is wrong with it."""
         machine, key, value = row
         if not isinstance(machine, bytes) or not isinstance(key, bytes):
             return "machine_id and key must be text"
@@ -193,24 +221,23 @@ class Values:
         return self.pairs.setdefault(made, made)
 
     def service(self, row: Row, taken: Iterable[Service]) -> Service | str:
-        """Return the service of a row (machine_id, name, protocol, port), or what is wrong with
-        it."""
+        """Return the service of a row, or what is wrong with it."""
         machine, raw, protocol, port = row
         name = self.name(raw)
         if not isinstance(machine, bytes):
             return "machine_id must be text"
-        if name is None or len(name) > 62:
+        if name is None or not _SERVICE_NAME.match(name):
             return "no valid name: 1 to 62 of letters, digits, - and _"
-        if protocol not in (b"tcp", b"udp"):
+        if protocol not in _PROTOCOLS:
             return "the protocol is tcp or udp"
-        if not isinstance(port, int) or not 0 < port < 65_536:
+        if not isinstance(port, int) or not PORT.holds(port):
             return "the port is 1 to 65535"
         if any((name, protocol) == (other.name, other.protocol) for other in taken):
             return "the machine has a service of this name but for letter case"
         return Service(name, protocol, port)
 
     def peer(self, row: Row, taken: Mapping[bytes, Peer]) -> Peer | None:
-        """Return the peer of a row (network_id, name, address, region), or None and a fault."""
+        """Return the peer of a row, or None and a fault."""
         number, raw, text, raw_region = row
         name, address = self.name(raw), self.address(text, number)
         region = b"" if raw_region == b"" else self.name(raw_region)
@@ -226,7 +253,7 @@ class Values:
         return None
 
     def flycast(self, row: Row) -> tuple[bytes, bytes] | None:
-        """Return app and address of a row (network_id, app, address), or None and a fault."""
+        """Return app and address of a row, or None and a fault."""
         number, raw, text = row
         name, address = self.name(raw), self.address(text, number)
         if name is not None and address is not None:
@@ -236,27 +263,25 @@ class Values:
         return None
 
     def region(self, row: Row) -> tuple[bytes, Region] | None:
-        """Return code and place of a row (code, name, latitude, longitude, gateway), or None and a
-        fault."""
-        raw, _, latitude, longitude, _ = row
+        """Return code and place of a row, or None and a fault."""
+        raw, latitude, longitude = row
         code = self.name(raw)
         if code is None:
             self.faults.add(("places",), "regions", raw, "no valid code")
             return None
-        placed = degrees(latitude, 90) and degrees(longitude, 180)
+        placed = LATITUDE.holds(latitude) and LONGITUDE.holds(longitude)
         if not placed and (latitude, longitude) != (None, None):
             why = "loaded, but without coordinates: degrees, or both NULL"
             self.faults.add(("places",), "regions", raw, why, "warning")
         return code, Region(float(latitude), float(longitude)) if placed else Region(None, None)
 
     def latency(self, row: Row) -> tuple[tuple[bytes, bytes], float] | None:
-        """Return the regions and ms of a row (from_region, to_region, milliseconds), or None and a
-        fault."""
+        """Return the regions and ms of a row, or None and a fault."""
         raw_from, raw_to, milliseconds = row
         here, there = self.name(raw_from), self.name(raw_to)
         if here is None or there is None:
             why = "no valid region"
-        elif not isinstance(milliseconds, int | float) or not 0 <= milliseconds < 1e9:
+        elif not MILLISECONDS.holds(milliseconds):
             why = "milliseconds must be 0 or more"
         else:
             return (here, there), float(milliseconds)
@@ -264,8 +289,8 @@ class Values:
         return None
 
     def host(self, row: Row) -> tuple[int, bytes] | None:
-        """Return id and region of a row (id, name, region), or None and a fault."""
-        number, _, raw = row
+        """Return id and region of a row, or None and a fault."""
+        number, raw = row
         region = self.name(raw)
         if region is not None and isinstance(number, int) and 0 <= number < 1 << 32:
             return number, region
@@ -279,10 +304,6 @@ class Values:
             return "network_id must be 1 to 4294967295"
         network = f"{self.prefix.hex()}:{number >> 16:x}:{number & 0xFFFF:x}::/48"
         return f"the address {shown(text)} is not one of {network}"
-
-
-def degrees(value: object, limit: int) -> bool:
-    return isinstance(value, int | float) and -limit <= value <= limit
 
 
 def octets(value: object) -> bytes:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import gc
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -29,28 +31,17 @@ from internal_dns.core.catalog import (
     amended,
 )
 from internal_dns.core.catalog_rules import USUAL, CatalogRules
-from internal_dns.store.rows import Fault, Row, Values
+from internal_dns.store.rows import READ, Fault, Row, Values
+from internal_dns.store.schema import BY_NAME, CATALOG, Column, Table, literal
 
 Progress = Callable[[str, int], None]  # (what is being read, rows so far)
 
-# Only what is read; more columns are welcome (the schema only ever grows).
-TABLES: Final[Mapping[str, tuple[str, ...]]] = {
-    "organizations": ("slug", "name"),
-    "networks": ("id", "name", "organization"),
-    "apps": ("network_id", "name"),
-    "machines": (
-        "id", "network_id", "app", "address", "region", "process_group", "state", "skip_registration", "updated_at",
-    ),
-    "machine_metadata": ("machine_id", "key", "value"),
-    "machine_services": ("machine_id", "name", "protocol", "port"),
-    "peers": ("network_id", "name", "address", "region"),
-    "flycasts": ("network_id", "app", "address"),
-    "regions": ("code", "name", "latitude", "longitude", "gateway"),
-    "region_latency": ("from_region", "to_region", "milliseconds"),
-    "hosts": ("id", "name", "region"),
-    "meta": ("key", "value"),
-}  # fmt: skip
 _PROGRESS_ROWS: Final = 50_000
+# Seconds that a read may take, and octets of the file for each second more: the slowest disk reads
+# a large catalog in that time, and no statement goes on for ever.
+PATIENCE: Final = 60
+SLOWEST: Final = 1 << 20
+_STEPS: Final = 100_000  # of SQLite's machine between looks at the clock: about a millisecond
 # Past this many changed parts reading the whole file is quicker than part by part.
 MANY_CHANGES: Final = 20_000
 
@@ -79,6 +70,7 @@ class Loaded:
     peers: int = 0
     owned: bool = False  # the file has our journal
     parts: int = 0  # how many parts were read again; 0: the whole file
+    missing: tuple[str, ...] = ()  # tables and columns that an older schema lacks: "peers.region"
     written_at: float | None = None  # Unix seconds of the oldest change in it, as the journal tells
 
     @property
@@ -162,18 +154,78 @@ def read(
 
 
 def check_schema(connection: sqlite3.Connection) -> None:
-    """Raise UnusableCatalog naming the first table or column that is missing."""
-    for table, columns in TABLES.items():
-        present = {row[1].decode() for row in connection.execute(f"PRAGMA table_info({table})")}
-        missing = [column for column in columns if column not in present]
-        if not present:
+    """Raise UnusableCatalog naming the first table or column that a catalog needs and this file
+    lacks."""
+    shapes = ordinary_tables(connection)
+    for table in CATALOG:
+        if table.name not in shapes:
+            if table.optional:
+                continue
             raise UnusableCatalog(
-                f"table {table} is missing: is this a catalog? schema.sql says what one has"
+                f"table {table.name} is missing: is this a catalog? schema.sql says what one has"
             )
-        if missing:
+        present = columns_of(connection, table.name)
+        for column in table.columns:
+            if column.needed and column.name not in present:
+                raise UnusableCatalog(
+                    f"table {table.name} lacks column {column.name}: add it as schema.sql "
+                    f"declares it"
+                )
+
+
+def ordinary_tables(connection: sqlite3.Connection) -> set[str]:
+    """Return the catalog's tables that a file has. Raises UnusableCatalog for one that is a view or
+    virtual.
+
+    Reading those runs what their maker wrote, for as long as that takes. Triggers are none of a
+    reader's business: reads fire none, and other engines have their own.
+    """
+    found = set()
+    for raw, kind, root in connection.execute(
+        "SELECT lower(name), type, rootpage FROM sqlite_master WHERE type IN ('table', 'view')"
+    ):
+        if (name := _text(raw)) not in BY_NAME:
+            continue
+        if _text(kind) != "table" or not root:
+            what = "a view" if _text(kind) == "view" else "a virtual table"
             raise UnusableCatalog(
-                f"table {table} lacks column {missing[0]}: add it as schema.sql declares it"
+                f"{name} is {what}: make it an ordinary table, as schema.sql declares it"
             )
+        found.add(name)
+    return found
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of the columns that *table* has in a file; none: it is not there."""
+    return {_text(row[1]).lower() for row in connection.execute(f"PRAGMA table_info({table})")}
+
+
+def source(connection: sqlite3.Connection, table: str) -> str:
+    """Return what to SELECT the columns of *table* FROM: what a file of an older schema lacks has
+    its default."""
+    present = columns_of(connection, table)
+    missing = [column for column in BY_NAME[table].columns if column.name not in present]
+    if not missing:
+        return table
+    cells = [f"{literal(column.sql_default)} AS {column.name}" for column in missing]
+    if not present:
+        return f"(SELECT {', '.join(cells)} WHERE 0) AS {table}"
+    return f"(SELECT *, {', '.join(cells)} FROM {table}) AS {table}"
+
+
+def missing_from(connection: sqlite3.Connection) -> list[tuple[Table, tuple[Column, ...]]]:
+    """Return the tables that a file lacks, or lacks columns of, with those columns."""
+    found = []
+    for table in CATALOG:
+        present = columns_of(connection, table.name)
+        if lacking := tuple(c for c in table.columns if c.name not in present):
+            found.append((table, lacking))
+    return found
+
+
+def _text(value: object) -> str:
+    """Whatever the connection makes of texts."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 class Reader:
@@ -190,10 +242,17 @@ class Reader:
         *,
         rules: CatalogRules = USUAL,
         progress: Progress | None = None,
+        counting: bool = False,
+        patience: float = PATIENCE,
     ) -> None:
+        """*counting*: of a file that does not count each network's changes itself, count those that
+        are seen."""
         self.path, self.rules, self.progress = Path(path), rules, progress
+        self.counting, self.patience = counting, patience
+        self.deadline = inf  # of time.monotonic: when the read that goes on ends in any case
         self.connection: sqlite3.Connection | None = None
         self.values = Values(rules)
+        self.sources: dict[str, str] = {}  # of the file that is open: by table what to read FROM
         self.named: dict[NetworkId, bytes] = {}  # networks that have a row of their own
         self.spellings: dict[tuple[int, bytes], set[bytes]] = defaultdict(
             set
@@ -201,12 +260,17 @@ class Reader:
         # revision of the journal, and when its last change was made: a restored file has another
         self.seen = 0
         self.mark: object = None
+        self.counted = False  # the file counts each network's changes
 
     def __enter__(self) -> Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def stop(self) -> None:
+        """End the read that goes on, and any to come. From another thread."""
+        self.deadline = self.patience = -inf
 
     def close(self) -> None:
         if self.connection is not None:
@@ -242,22 +306,31 @@ class Reader:
     def _in_transaction(self, work: Callable[[], Loaded]) -> Loaded:
         if self.connection is None:
             self.connection = connect(self.path)
+            # Whatever the file makes SQLite do: a statement ends.
+            self.connection.set_progress_handler(self._overdue, _STEPS)
+        octets = self.path.stat().st_size if self.path.exists() else 0
+        self.deadline = time.monotonic() + self.patience + octets / SLOWEST
         try:
             self.connection.execute("BEGIN")
             return work()
         except sqlite3.Error as error:
+            if self._overdue():
+                raise UnusableCatalog(
+                    f"{self.path}: reading it took too long and was ended", passing=True
+                ) from error
             raise UnusableCatalog(explained(self.path, error), passing=_passing(error)) from error
         finally:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
 
-    def _select(
-        self, table: str, columns: tuple[str, ...] = (), rest: str = "", bound: Row = ()
-    ) -> Iterator[Row]:
-        """Yield rows of *table*; tells the progress when it is read whole."""
+    def _overdue(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def _select(self, table: str, rest: str = "", bound: Row = ()) -> Iterator[Row]:
+        """Yield rows of *table* as Values takes them; tells the progress when it is read whole."""
         assert self.connection is not None
         cursor = self.connection.execute(
-            f"SELECT {', '.join(columns or TABLES[table])} FROM {table} {rest}", bound
+            f"SELECT {', '.join(READ[table])} FROM {self.sources[table]} {rest}", bound
         )
         if self.progress is None or bound:
             return iter(cursor)
@@ -275,11 +348,14 @@ class Reader:
     def _read_all(self, previous: Catalog) -> Loaded:
         assert self.connection is not None
         check_schema(self.connection)
+        self.sources = {table: source(self.connection, table) for table in READ}
         owned = self._owned()
         self.values = Values(self.rules)
         self.spellings.clear()
         self.seen = self._journal_revision() if owned else 0
         self.mark = self._mark() if owned else None
+        self.counted = owned and self._has("network_revisions")
+        counts = self._changes() if self.counted else {}
         revision = self.seen if owned else previous.revision + 1
         self.named = self._networks()
         machines = self._machines()
@@ -297,8 +373,9 @@ class Reader:
                 before = old.apps.get(name) if old else None
                 apps[name] = before if before is not None and before == made else made
                 started += sum(m[5] == STARTED for m in made.machines)
+            count = self._revision_of(number, old, counts)
             networks[number] = self._network(
-                old, number, apps, peers.get(number, {}), flycasts.get(number, {}), revision
+                old, number, apps, peers.get(number, {}), flycasts.get(number, {}), count
             )
         catalog = Catalog(networks, *self._places(), revision)
         if catalog == replace(previous, revision=revision):
@@ -317,6 +394,19 @@ class Reader:
             started=started,
             peers=sum(len(network.peers) for network in networks),
             owned=owned,
+            missing=self._missing(),
+        )
+
+    def _missing(self) -> tuple[str, ...]:
+        assert self.connection is not None
+        return tuple(
+            name
+            for table, columns in missing_from(self.connection)
+            for name in (
+                (table.name,)
+                if columns == table.columns
+                else [f"{table.name}.{column.name}" for column in columns]
+            )
         )
 
     def _network(
@@ -337,7 +427,7 @@ class Reader:
 
     def _networks(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, bytes]:
         found = {}
-        for number, raw, _ in self._select("networks", (), rest, bound):
+        for number, raw in self._select("networks", rest, bound):
             if self.values.network(number) is None:
                 self.values.faults.add(
                     ("network", number), "networks", number, "the id must be 1 to 4294967295"
@@ -374,7 +464,7 @@ class Reader:
             list
         )  # by machine: faults of what is its
         metadata: dict[object, list[tuple[bytes, bytes]]] = defaultdict(list)
-        for row in self._select("machine_metadata", (), inner, bound):
+        for row in self._select("machine_metadata", inner, bound):
             if isinstance(pair := values.pair(row), str):
                 wrong[row[0]].append(("machine_metadata", row[0], pair))
             else:
@@ -383,7 +473,7 @@ class Reader:
             pairs.sort()
         services: dict[object, list[Service]] = defaultdict(list)
         for row in self._select(
-            "machine_services", (), f"{inner} ORDER BY machine_id, name, protocol", bound
+            "machine_services", f"{inner} ORDER BY machine_id, name, protocol", bound
         ):
             if isinstance(service := values.service(row, services[row[0]]), str):
                 wrong[row[0]].append(("machine_services", row[1], service))
@@ -393,7 +483,7 @@ class Reader:
             published.sort()
         found: dict[NetworkId, dict[bytes, list[Machine]]] = {}
         make = values.machine
-        for row in self._select("machines", TABLES["machines"][:8], rest, bound):
+        for row in self._select("machines", rest, bound):
             machine = make(row, metadata, services)
             if wrong and row[0] in wrong:
                 for fault in wrong.pop(row[0]):
@@ -420,7 +510,7 @@ class Reader:
 
     def _peers(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, Peer]]:
         found: dict[NetworkId, dict[bytes, Peer]] = {}
-        for row in self._select("peers", (), f"{rest} ORDER BY network_id, name", bound):
+        for row in self._select("peers", f"{rest} ORDER BY network_id, name", bound):
             of_network = found.get(row[0], {})
             if (peer := self.values.peer(row, of_network)) is not None:
                 found.setdefault(row[0], of_network)[peer.name] = peer
@@ -430,7 +520,7 @@ class Reader:
         self, rest: str = "", bound: Row = ()
     ) -> dict[NetworkId, dict[bytes, tuple[bytes, ...]]]:
         found: dict[NetworkId, dict[bytes, set[bytes]]] = {}
-        for row in self._select("flycasts", (), rest, bound):
+        for row in self._select("flycasts", rest, bound):
             if (made := self.values.flycast(row)) is not None:
                 found.setdefault(row[0], {}).setdefault(made[0], set()).add(made[1])
         return {
@@ -445,15 +535,13 @@ class Reader:
         values = self.values
         # In reverse, so that of codes that differ in letter case only the first by octets stays.
         return (
-            dict(
-                filter(None, map(values.region, self._select("regions", (), "ORDER BY code DESC")))
-            ),
+            dict(filter(None, map(values.region, self._select("regions", "ORDER BY code DESC")))),
             dict(
                 filter(
                     None,
                     map(
                         values.latency,
-                        self._select("region_latency", (), "ORDER BY 1 DESC, 2 DESC"),
+                        self._select("region_latency", "ORDER BY 1 DESC, 2 DESC"),
                     ),
                 )
             ),
@@ -463,11 +551,27 @@ class Reader:
     # ── what a commit changed ─────────────────────────────────────────────────────────────────────
 
     def _owned(self) -> bool:
+        return self._has("journal")
+
+    def _has(self, table: str) -> bool:
         assert self.connection is not None
         found = self.connection.execute(
-            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'journal'"
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
         )
         return found.fetchone() is not None
+
+    def _changes(self, rest: str = "", bound: Row = ()) -> dict[int, int]:
+        """Return how often each network changed since the file was made, as the file counts."""
+        assert self.connection is not None
+        rows = f"SELECT network_id, changes FROM network_revisions {rest}"
+        return dict(self.connection.execute(rows, bound))
+
+    def _revision_of(self, number: NetworkId, old: Network | None, counts: dict[int, int]) -> int:
+        """Return the revision of a network that changed: 1, and one more with each change; 0 when
+        nobody counts."""
+        if self.counted:
+            return 1 + counts.get(number, 0)
+        return (old.revision if old else 0) + self.counting
 
     def _journal_revision(self) -> int:
         """Return the revision of the last change the journal has seen; trimming keeps it."""
@@ -551,8 +655,10 @@ class Reader:
                 self.named.pop(number, None)
                 self.named.update(self._networks("WHERE id = ?", (number,)))
             empty = Network(number, self.rules.prefix + number.to_bytes(4, "big"), known=False)
+            counts = self._changes("WHERE network_id = ?", (number,)) if self.counted else {}
+            count = self._revision_of(number, old, counts)
             made = amended(
-                old or empty, self.named.get(number, b""), apps, own_peers, flycasts, revision
+                old or empty, self.named.get(number, b""), apps, own_peers, flycasts, count
             )
             if number in self.named or made.apps or made.peers or made.flycasts:
                 networks[number] = made
@@ -571,6 +677,7 @@ class Reader:
             started=started,
             peers=peers,
             owned=True,
+            missing=before.missing,
             parts=len(changes),
         )
 
@@ -588,7 +695,7 @@ class Reader:
             case b"app":
                 faults.forget(self.values.scope("app", number, raw))
                 self._machines(named.format("app"), bound)
-                for row in self._select("apps", (), named.format("name"), bound):
+                for row in self._select("apps", named.format("name"), bound):
                     self._app_name(*row)
             case b"flycast":
                 faults.forget(self.values.scope("flycast", number, raw))
@@ -612,7 +719,7 @@ class Reader:
         found = self._machines(f"WHERE network_id = ? AND app IN ({places})", bound)
         members = found.get(number, {}).get(name, [])
         if not members and not any(
-            self._select("apps", (), f"WHERE network_id = ? AND name IN ({places})", bound)
+            self._select("apps", f"WHERE network_id = ? AND name IN ({places})", bound)
         ):
             return None
         made = App(name, self.values.distinct(members, ("app", number, name)))

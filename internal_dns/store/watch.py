@@ -30,6 +30,7 @@ from internal_dns.store.sqlite import (
 )
 
 INTERVAL: Final = 0.005  # seconds between looks
+SLOW: Final = 60  # seconds of reading after which that is told as a trouble
 RETRY: Final = 0.25  # while the file cannot be read; repair must show within a second
 
 _log = logging.getLogger("internal_dns")
@@ -46,8 +47,10 @@ class Watcher:
         *,
         rules: CatalogRules = USUAL,
         progress: Progress | None = None,
+        slow: float = SLOW,
     ) -> None:
         self.path, self.apply, self.rules, self.progress = path, apply, rules, progress
+        self.slow = slow
         self.loaded: Loaded | None = None
         self.problem = ""
         self.loaded_at = time.monotonic()
@@ -95,7 +98,7 @@ class Watcher:
         identity = self._identity()
         connection = connect(self.path)
         connection.execute("PRAGMA busy_timeout = 0")  # a look must not wait
-        reader = Reader(self.path, rules=self.rules, progress=self.progress)
+        reader = Reader(self.path, rules=self.rules, progress=self.progress, counting=True)
         self._anew = False
         try:
             seen, schema, looked = -1, -1, self._looks()
@@ -113,6 +116,7 @@ class Watcher:
                     looked = looks
                 await asyncio.sleep(INTERVAL)
         finally:
+            reader.stop()  # cancelled: a read that goes on must not hold the end of the server
             connection.close()
             await asyncio.get_running_loop().run_in_executor(thread, reader.close)
 
@@ -129,9 +133,13 @@ class Watcher:
         self.noticed = time.monotonic()
         before = self.loaded
         work = Reader.read_after if whole or before is None else Reader.update
-        loaded = await asyncio.get_running_loop().run_in_executor(
+        reading = asyncio.get_running_loop().run_in_executor(
             thread, work, reader, before or Loaded()
         )
+        await asyncio.wait({reading}, timeout=self.slow)
+        if not reading.done():
+            self._trouble(f"reading it has taken more than {self.slow:g} s so far")
+        loaded = await reading
         self.load_seconds = time.monotonic() - self.noticed
         if self.problem:
             _log.info("catalog %s: readable again", self.path)

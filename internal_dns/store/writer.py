@@ -16,32 +16,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, assert_never
 from urllib.parse import quote
 
 from internal_dns.core.catalog import Machine, Peer, Service
 from internal_dns.core.catalog_rules import USUAL, CatalogRules
-from internal_dns.store.rows import Values, shown
-from internal_dns.store.sqlite import TABLES, check_schema, connect
+from internal_dns.store.rows import READ, Values, shown
+from internal_dns.store.schema import BY_NAME, KEYS, OF_MACHINE, TABLES, Column
+from internal_dns.store.sqlite import check_schema, connect
+from internal_dns.store.upgrade import upgrade
 
 # Rows of the journal that are kept: a reader that was away for more reads the whole file.
 KEPT_CHANGES: Final = 100_000
 BUSY_TIMEOUT: Final = 5  # seconds to wait for a human's shell to end its transaction
-
-KEYS: Final[Mapping[str, tuple[str, ...]]] = {
-    "organizations": ("slug",),
-    "networks": ("id",),
-    "apps": ("network_id", "name"),
-    "machines": ("id",),
-    "machine_metadata": ("machine_id", "key"),
-    "machine_services": ("machine_id", "name", "protocol"),
-    "peers": ("network_id", "name"),
-    "flycasts": ("network_id", "app", "address"),
-    "regions": ("code",),
-    "region_latency": ("from_region", "to_region"),
-    "hosts": ("id",),
-    "meta": ("key",),
-}
 
 Row = Mapping[str, Any]
 Put = tuple[
@@ -95,7 +82,7 @@ class Writer:
         self.path, self.rules, self.following = Path(path), rules, following
         if not self.path.exists():
             raise FileNotFoundError(self.path)
-        self.lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.lock = _open_lock(f"{self.path}.lock")
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.connection = self._connect()
@@ -127,6 +114,7 @@ class Writer:
                     f"{self.path} has no journal: another engine maintains it, and writes it"
                 )
             self._refuse_replica(connection)
+            upgrade(connection)
         except BaseException:
             connection.close()
             raise
@@ -239,7 +227,7 @@ class Writer:
             self.connection.execute,
             [column for column in columns if column not in keys],
         )
-        now = {"updated_at": int(time.time())} if table == "machines" else {}
+        now = {"updated_at": int(time.time())} if "updated_at" in TABLES[table] else {}
         if not execute(f"SELECT 1 FROM {table} WHERE {where}", key).fetchone():
             made = {**row, **now}
             places = ", ".join("?" * len(made))
@@ -266,7 +254,7 @@ class Writer:
             tuple(key[column] for column in columns),
         )
         if table == "machines":
-            for belonging in ("machine_metadata", "machine_services"):
+            for belonging in OF_MACHINE:
                 self.connection.execute(
                     f"DELETE FROM {belonging} WHERE machine_id IN (SELECT id FROM machines WHERE "
                     f"{where})",
@@ -293,9 +281,10 @@ class Writer:
             " AND ".join(f"{c} = ?" for c in KEYS[table]),
             tuple(row[c] for c in KEYS[table]),
         )
-        columns = TABLES[table][:8] if table == "machines" else TABLES[table]
+        if table not in READ:  # no answer depends on it
+            return []
         stored = self.connection.execute(
-            f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", key
+            f"SELECT {', '.join(READ[table])} FROM {table} WHERE {where}", key
         ).fetchone()
         if stored is None:
             return []
@@ -328,7 +317,7 @@ class Writer:
             case "apps":
                 if values.name(stored[1]) is None or values.network(stored[0]) is None:
                     return [f"apps {shown(stored[1])}: no valid name or network_id"]
-            case "machine_services" | "machine_metadata":
+            case _ if table in OF_MACHINE:
                 return self._belonging_faults(values, table, stored)
             case "flycasts":
                 values.flycast(stored)
@@ -350,7 +339,7 @@ class Writer:
             wrong: object = values.pair(stored)
         else:
             others = execute(
-                f"SELECT {', '.join(TABLES[table])} FROM {table} WHERE machine_id = ?", (ident,)
+                f"SELECT {', '.join(READ[table])} FROM {table} WHERE machine_id = ?", (ident,)
             ).fetchall()
             taken = (values.service(other, ()) for other in others if other[:3] != stored[:3])
             wrong = values.service(
@@ -364,16 +353,24 @@ class Writer:
         if number not in neighbours:
             own = Values(self.rules)  # what is wrong with others is not this change's fault
             execute = self.connection.execute
-            machines = (
-                f"SELECT {', '.join(TABLES['machines'][:8])} FROM machines WHERE network_id = ?"
-            )
-            peers = f"SELECT {', '.join(TABLES['peers'])} FROM peers WHERE network_id = ?"
+            machines = f"SELECT {', '.join(READ['machines'])} FROM machines WHERE network_id = ?"
+            peers = f"SELECT {', '.join(READ['peers'])} FROM peers WHERE network_id = ?"
             near = neighbours[number] = _Neighbours()
             for row in execute(machines, (number,)):
                 near.add(own.machine(row, {}, {}), row[0])
             for row in execute(peers, (number,)):
                 near.add(own.peer(row, {}), row[1])
         return neighbours[number]
+
+
+def _open_lock(path: str) -> int:
+    """Open a lock file; one that is made here is for its owner alone, whatever the umask."""
+    try:
+        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.fchmod(made, 0o600)
+    return made
 
 
 class _Neighbours:
@@ -423,34 +420,28 @@ def _columns(table: str, row: Row) -> list[str]:
     if unknown := [column for column in row if column not in TABLES[table]]:
         raise Refused([f"{table}: '{shown(unknown[0])}' is no column"])
     if faults := [
-        f"{table}.{c}: {shown(v)} is no {_wanted(table, c)}"
+        f"{table}.{c}: {shown(v)} is no {_WANTED[of.domain.sql]}"
         for c, v in row.items()
-        if not _fits(table, c, v)
+        if not _fits(of := BY_NAME[table].column(c), v)
     ]:
         raise Refused(faults)
     return list(row)
 
 
-_WHOLE: Final = frozenset({"network_id", "skip_registration", "port", "gateway", "updated_at"})
-_REAL: Final = frozenset({"latitude", "longitude", "milliseconds"})
+_WANTED: Final = {"TEXT": "text", "INTEGER": "whole number", "REAL": "number"}
 
 
-def _wanted(table: str, column: str) -> str:
-    if column in _WHOLE or (column == "id" and table in ("networks", "hosts")):
-        return "whole number"
-    return "number" if column in _REAL else "text"
-
-
-def _fits(table: str, column: str, value: object) -> bool:
-    """Whether *value* has the type schema.sql gives *column*: SQLite itself would make text of a
-    number."""
-    match _wanted(table, column):
-        case "whole number":
+def _fits(column: Column, value: object) -> bool:
+    """Whether *value* has the type of *column*: SQLite itself would make text of a number."""
+    match column.domain.sql:
+        case "INTEGER":
             return isinstance(value, int) and -(1 << 63) <= value < 1 << 63
-        case "number":
+        case "REAL":
             return value is None or (isinstance(value, int | float) and abs(value) < 1e300)
-        case _:
+        case "TEXT":
             return isinstance(value, str) and _encodes(value)
+        case never:
+            assert_never(never)
 
 
 def _encodes(text: str) -> bool:

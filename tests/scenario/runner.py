@@ -153,6 +153,7 @@ class InProcess(Runner):
             grown = before is not None and before.catalog == setting.catalog
             self.loaded = load(
                 self.files.file(setting),
+                counting=True,
                 rules=CatalogRules(bytes.fromhex(setting.server.prefix), setting.server.hidden),
                 previous=self.loaded.catalog
                 if grown and before and before.server == setting.server

@@ -319,8 +319,8 @@ BROKEN_TOML_FAULTS = """\
 11: networks."a b".apps.web.machines[1]: address is missing. Add it: Its address, of this network.
 11: networks."a b".apps.web.machines[1].region: an integer stands where a string belongs. Write it in quotes
 11: networks."a b".apps.web.machines[1].id: this machine id stands in line 10 already. Remove or change one
-12: networks."a b".apps.web.machines[1].services[0].protocol: 'sctp' is no protocol. Write tcp or udp
-12: networks."a b".apps.web.machines[1].services[0].port: 0 is no port. Write one from 1 to 65535
+12: networks."a b".apps.web.machines[1].services[0].protocol: 'sctp' is not tcp or udp. Write tcp or udp
+12: networks."a b".apps.web.machines[1].services[0].port: 0 is not a port. Write one from 1 to 65535
 13: networks."a b".apps.web.machines[1].services[1]: name is missing. Add it: Its name, without the underscore: http is asked for as _http._tcp.
 13: networks."a b".apps.web.machines[1].services[1].port: a string stands where an integer belongs. Write a port, 1 to 65535, without quotes
 14: networks."a b".apps.web.machines[1].services[3]: this service of the machine, whatever its letter case, stands in line 14 already. Remove or change one

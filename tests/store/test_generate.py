@@ -1,5 +1,6 @@
 """The demo holds what it promises; catalogs of any size are repeatable and never half-written."""
 
+import os
 import re
 import sqlite3
 import tracemalloc
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from internal_dns.store.generate import Row, Rows, create_catalog, demo_rows, sized_rows
+from internal_dns.store.writer import Writer
 
 ACME, GLOBEX, INITECH = 0x18, 0x19, 0x1A
 DOCUMENTS_MACHINE = "fdaa:0:18:a7b:7d:f066:b83b:2"
@@ -450,3 +452,19 @@ def test_progress_counts_the_rows_of_each_table(tmp_path: Path) -> None:
     )
     assert [rows for table, rows in calls if table == "machines"] == [10_000, 20_000, 25_000]
     assert dict(calls) == counts
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o277])
+def test_a_catalog_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path, mask: int) -> None:
+    path = tmp_path / "catalog.db"
+    before = os.umask(mask)
+    try:
+        create_catalog(path, demo_rows())
+        with Writer(path) as writer:
+            writer.write([("apps", {"network_id": 24, "name": "new"})])
+            modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in names_in(tmp_path)}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(
+        ("catalog.db", "catalog.db-shm", "catalog.db-wal", "catalog.db.lock"), 0o600
+    )

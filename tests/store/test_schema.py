@@ -5,44 +5,21 @@
 
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
-SCHEMA = resources.files("internal_dns").joinpath("schema.sql").read_text("utf-8")
+from internal_dns.store.rows import READ
+from internal_dns.store.schema import CATALOG, MACHINES, PEERS, REGIONS, TABLES, Table, literal
+from tests import commands
 
-# architecture.md, "Data": table -> (its columns in order, its primary key).
-CONTRACT: dict[str, tuple[list[str], list[str]]] = {
-    "organizations": (["slug", "name"], ["slug"]),
-    "networks": (["id", "name", "organization"], ["id"]),
-    "apps": (["network_id", "name"], ["network_id", "name"]),
-    "machines": (
-        [
-            "id",
-            "network_id",
-            "app",
-            "address",
-            "region",
-            "process_group",
-            "state",
-            "skip_registration",
-            "updated_at",
-        ],
-        ["id"],
-    ),
-    "machine_metadata": (["machine_id", "key", "value"], ["machine_id", "key"]),
-    "machine_services": (
-        ["machine_id", "name", "protocol", "port"],
-        ["machine_id", "name", "protocol"],
-    ),
-    "peers": (["network_id", "name", "address", "region"], ["network_id", "name"]),
-    "flycasts": (["network_id", "app", "address"], ["network_id", "app", "address"]),
-    "regions": (["code", "name", "latitude", "longitude", "gateway"], ["code"]),
-    "region_latency": (["from_region", "to_region", "milliseconds"], ["from_region", "to_region"]),
-    "hosts": (["id", "name", "region"], ["id"]),
-    "meta": (["key", "value"], ["key"]),
-}
+ROOT = Path(__file__).resolve().parents[2]
+
+SCHEMA = resources.files("internal_dns").joinpath("schema.sql").read_text("utf-8")
 
 MACHINE_DEFAULTS = {
     "process_group": "app",
@@ -214,21 +191,75 @@ def test_a_table_outside_the_profile_has_exactly_that_fault(columns: str, fault:
     assert faults_of(f"{GOOD} CREATE TABLE x ({columns});") == [f"x: {fault}"]
 
 
-def test_the_tables_are_those_of_the_contract(connection: sqlite3.Connection) -> None:
+def test_the_tables_are_those_that_the_code_declares(connection: sqlite3.Connection) -> None:
     tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
-    assert sorted(name for (name,) in tables) == sorted(CONTRACT)
+    assert sorted(name for (name,) in tables) == sorted(TABLES)
 
 
-@pytest.mark.parametrize("table", CONTRACT)
-def test_a_table_has_the_columns_and_the_primary_key_of_the_contract(
-    connection: sqlite3.Connection, table: str
+@pytest.mark.parametrize("table", CATALOG, ids=TABLES)
+def test_a_table_has_the_columns_that_the_code_declares(
+    connection: sqlite3.Connection, table: Table
 ) -> None:
-    found = connection.execute("SELECT name, pk FROM pragma_table_info(?)", (table,)).fetchall()
-    columns, primary_key = CONTRACT[table]
-    assert [name for name, _ in found] == columns
-    assert [
-        name for name, pk in sorted(found, key=lambda column: int(column[1])) if pk
-    ] == primary_key
+    found = connection.execute(
+        'SELECT name, type, "notnull", dflt_value, pk FROM pragma_table_info(?)', (table.name,)
+    ).fetchall()
+    keys = [column.name for column in table.keys]
+    assert found == [
+        (
+            column.name,
+            column.domain.sql,
+            int(not column.domain.optional),
+            None if column.domain.optional else literal(column.sql_default),
+            keys.index(column.name) + 1 if column.key else 0,
+        )
+        for column in table.columns
+    ]
+
+
+def test_a_column_added_as_declared_is_as_schema_sql_has_it(
+    connection: sqlite3.Connection,
+) -> None:
+    other = sqlite3.connect(":memory:")
+    for table in CATALOG:
+        first, *rest = table.columns
+        other.execute(f"CREATE TABLE {table.name} ({first.declaration})")
+        for column in rest:
+            other.execute(f"ALTER TABLE {table.name} ADD COLUMN {column.declaration}")
+        query = f"SELECT name, type, \"notnull\", dflt_value FROM pragma_table_info('{table.name}')"
+        assert other.execute(query).fetchall() == connection.execute(query).fetchall()
+    other.close()
+
+
+def test_whatever_the_loader_reads_is_declared() -> None:
+    for table, columns in READ.items():
+        assert set(columns) <= set(TABLES[table])
+
+
+# What version 1 of the bucket's form, and documents, have always demanded. Neither list may grow:
+# older values and documents do not have a new column, so it has a default.
+DEMANDED = {
+    "organizations": ["slug"],
+    "networks": ["id", "name"],
+    "apps": ["network_id", "name"],
+    "machines": ["id", "network_id", "app", "address", "region"],
+    "machine_metadata": ["machine_id", "key"],
+    "machine_services": ["machine_id", "name", "port"],
+    "peers": ["network_id", "name", "address"],
+    "flycasts": ["network_id", "app", "address"],
+    "regions": ["code"],
+    "region_latency": ["from_region", "to_region", "milliseconds"],
+    "hosts": ["id", "region"],
+    "meta": ["key"],
+}
+
+
+def test_a_new_column_has_a_default() -> None:
+    demanded = {
+        table.name: [column.name for column in table.columns if column.required]
+        for table in CATALOG
+        if table.name in DEMANDED
+    }
+    assert demanded == DEMANDED
 
 
 def test_a_machine_that_only_has_an_id_takes_the_defaults(connection: sqlite3.Connection) -> None:
@@ -242,3 +273,20 @@ def test_machines_of_one_app_are_found_by_an_index(connection: sqlite3.Connectio
         "EXPLAIN QUERY PLAN SELECT * FROM machines WHERE network_id = 24 AND app = 'web'"
     )
     assert "USING INDEX machines_by_app" in plan.fetchone()[3]
+
+
+def test_the_columns_in_the_documents_are_those_declared() -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "tools/catalog-doc"], capture_output=True, text=True, check=True
+    )
+    assert (ROOT / "docs/catalog.md").read_text() == made.stdout, "make docs"
+
+
+def test_every_column_has_an_option() -> None:
+    """What documents call a column, the command line calls it too."""
+    for group, table in (("machine", MACHINES), ("peer", PEERS), ("region", REGIONS)):
+        for verb in ("add", "set"):
+            told = commands.run(group, verb, "--help").out
+            for column in table.columns:
+                if column.document is not None and not column.key and column.name != "network_id":
+                    assert f"--{column.said.replace('_', '-')} " in told, (group, verb, column.name)

@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from internal_dns.core.catalog import Catalog
-from internal_dns.store import sqlite
+from internal_dns.replicate.form import file_values
+from internal_dns.store import declare, sqlite
 from internal_dns.store.check import findings
+from internal_dns.store.generate import demo_rows
+from internal_dns.store.operations import read_rows
 from internal_dns.store.rows import KEPT_FAULTS, Fault
-from internal_dns.store.sqlite import TABLES, Loaded, UnusableCatalog, load, read
+from internal_dns.store.schema import BY_NAME, CATALOG, TABLES
+from internal_dns.store.sqlite import Loaded, UnusableCatalog, connect, load, read
 from tests.core.messages import ACME, MANY, ROWS, SCHEMA, insert, loaded, machine
 
 ADDRESS = "fdaa:0:18:1:1:1:1:1"
@@ -77,7 +83,7 @@ def test_a_catalog_is_read_whole(path: Path) -> None:
     assert (found.machines, found.started, found.peers, found.apps) == (MACHINES, STARTED, 1, 6)
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", [table.name for table in CATALOG if not table.optional])
 def test_a_missing_table_is_named(path: Path, table: str) -> None:
     changed(path, f"DROP TABLE {table}")
     with pytest.raises(UnusableCatalog, match=rf"\b{table}\b"):
@@ -86,7 +92,7 @@ def test_a_missing_table_is_named(path: Path, table: str) -> None:
 
 @pytest.mark.parametrize(
     ("table", "column"),
-    [(table, column) for table, columns in TABLES.items() for column in columns],
+    [(table.name, c.name) for table in CATALOG for c in table.columns if c.needed],
 )
 def test_a_missing_column_is_named_with_its_table(path: Path, table: str, column: str) -> None:
     changed(
@@ -96,6 +102,57 @@ def test_a_missing_column_is_named_with_its_table(path: Path, table: str, column
     )
     with pytest.raises(UnusableCatalog, match=rf"\b{table}\b.*\b{column}\b"):
         load(path)
+
+
+OPTIONAL = [(t.name, c.name) for t in CATALOG for c in t.columns if not c.needed]
+
+
+@given(st.sets(st.sampled_from(OPTIONAL), min_size=1), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_whatever_columns_a_file_lacks_have_their_defaults(
+    lacking: set[tuple[str, str]], more: bool
+) -> None:
+    """An older schema, or another engine's: with the columns set to their defaults, the same is
+    read."""
+    bare, full = (sqlite3.connect(":memory:", isolation_level=None) for _ in range(2))
+    for table, rows in demo_rows().items():
+        names = TABLES[table]
+        present = [name for name in names if (table, name) not in lacking]
+        extra = ["newer", *present] if more else present
+        bare.execute(f"CREATE TABLE {table} ({', '.join(extra)})")
+        full.execute(f"CREATE TABLE {table} ({', '.join(names)})")
+        for row in rows:
+            cells = dict(zip(names, row, strict=False))
+            cells = {c.name: c.sql_default for c in BY_NAME[table].columns} | cells
+            kept = [cells[name] for name in present]
+            if more:
+                kept.insert(0, "of a schema to come")
+            bare.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(kept))})", kept)
+            cells |= {
+                name: BY_NAME[table].column(name).sql_default for of, name in lacking if of == table
+            }
+            full.execute(
+                f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})", [*cells.values()]
+            )
+    bare.text_factory = full.text_factory = bytes
+    assert read(bare).catalog == read(full).catalog
+    for table in demo_rows():
+        assert read_rows(bare, table, {}) == read_rows(full, table, {})
+    assert [*file_values(bare)] == [*file_values(full)]
+    assert declare.export(bare) == declare.export(full)
+    bare.close()
+    full.close()
+
+
+@pytest.mark.parametrize("table", [table.name for table in CATALOG if table.optional])
+def test_a_table_that_may_be_missing_is_read_as_empty(path: Path, table: str) -> None:
+    before = load(path).catalog
+    changed(path, f"DROP TABLE {table}")
+    assert load(path).catalog.networks == before.networks
+    connection = connect(path)
+    assert read_rows(connection, table, {}) == []
+    assert all(of != table for of, _, _ in file_values(connection))
+    connection.close()
 
 
 def test_a_table_may_have_more_columns_and_none_of_our_types(path: Path) -> None:
@@ -390,7 +447,7 @@ def test_garbage_is_no_catalog(tmp_path: Path, octets: bytes) -> None:
 def test_an_empty_file_is_no_catalog(tmp_path: Path) -> None:
     file = tmp_path / "empty.db"
     file.touch()
-    with pytest.raises(UnusableCatalog, match="organizations is missing"):
+    with pytest.raises(UnusableCatalog, match="table regions is missing"):
         load(file)
 
 

@@ -18,12 +18,18 @@ from typing import Any
 
 import pytest
 
+from internal_dns.admin.api import Api
 from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.catalog_rules import CatalogRules
+from internal_dns.core.journey import Rules
+from internal_dns.metrics import Metrics
 from internal_dns.store import watch
 from internal_dns.store.generate import create_catalog, demo_rows
-from internal_dns.store.sqlite import Loaded, UnusableCatalog, load
+from internal_dns.store.sqlite import Loaded, Reader, UnusableCatalog, load
+from internal_dns.store.upgrade import needs_upgrade
 from internal_dns.store.watch import Watcher
+from internal_dns.store.writer import Writer
+from internal_dns.transport.answer import Exchange
 
 ACME, GLOBEX, INITECH = NetworkId(0x18), NetworkId(0x19), NetworkId(0x1A)
 KINDS = (
@@ -560,7 +566,7 @@ def test_a_file_that_cannot_be_used_at_the_start_raises(what: str, tmp_path: Pat
                 connection.execute("CREATE TABLE t (x)")
         case "column":
             make(path, "delete")
-            commit(path, "ALTER TABLE peers DROP COLUMN region")
+            commit(path, "ALTER TABLE peers DROP COLUMN address")
 
     async def story() -> None:
         watcher = Watcher(path, lambda loaded: None)
@@ -623,5 +629,52 @@ def test_a_row_that_moves_leaves_where_it_was(path: Path, statement: str) -> Non
             commit(path, statement)
             await found.until(lambda: found.watcher.loads > loads)
             assert comparable(found.catalog) == comparable(load(path).catalog)
+
+    run(story())
+
+
+def test_a_read_that_takes_long_is_told_and_does_not_hold_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(tmp_path / "catalog.db", "wal")
+    endless = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    )
+
+    def read_all(reader: Reader, previous: Catalog) -> Loaded:
+        assert reader.connection is not None
+        reader.connection.execute(endless).fetchone()
+        raise AssertionError("it ended by itself")
+
+    monkeypatch.setattr(Reader, "_read_all", read_all)
+
+    async def story() -> None:
+        watcher = Watcher(path, lambda loaded: None, slow=0.01)
+        task = asyncio.create_task(watcher.run())
+        async with asyncio.timeout(10):
+            while not watcher.problem:
+                await asyncio.sleep(0.001)
+            assert watcher.problem == "reading it has taken more than 0.01 s so far"
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    run(story())
+
+
+def test_a_server_that_starts_upgrades_a_file_of_ours_before_it_is_read(tmp_path: Path) -> None:
+    path = make(tmp_path / "catalog.db", "owned")
+    commit(path, "ALTER TABLE peers DROP COLUMN region")
+    assert needs_upgrade(path)
+
+    async def story() -> None:
+        api = Api(path, Exchange(Rules(), Metrics()), CatalogRules())
+        await api.start()
+        try:
+            assert not needs_upgrade(path)
+            with Writer(path):  # and whoever else may write can have the lock
+                pass
+        finally:
+            await api.close()
 
     run(story())

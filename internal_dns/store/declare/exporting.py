@@ -13,9 +13,9 @@ from internal_dns.core.catalog_rules import USUAL, CatalogRules
 from internal_dns.store.declare import form
 from internal_dns.store.declare.file import (
     COLUMNS,
-    FLAG_COLUMNS,
     KEYS,
     OF_NETWORK,
+    TABLES,
     Row,
     host_text,
     is_unicode,
@@ -26,6 +26,15 @@ from internal_dns.store.declare.file import (
 )
 from internal_dns.store.declare.values import FLAG, slash_48
 from internal_dns.store.rows import shown
+from internal_dns.store.schema import (
+    BY_NAME,
+    HOST_ID,
+    MACHINES,
+    NETWORK_ID,
+    NETWORKS,
+    REGION_LATENCY,
+)
+from internal_dns.store.schema import FLAG as FLAG_DOMAIN
 
 
 class Exported(NamedTuple):
@@ -180,10 +189,11 @@ def _said(row: Row, known: Mapping[str, form.Field]) -> dict[str, Any]:
 
 def _unsayable(table: str, column: str, value: object) -> str | None:
     """Say why no document can hold this cell, or None."""
+    domain = BY_NAME[table].column(column).domain
     match value:
         case str() if not is_unicode(value):
             return "is not UTF-8"
-        case str() | float() if column == "network_id" or (column == "id" and table != "machines"):
+        case str() | float() if domain in (NETWORK_ID, HOST_ID):
             return "is no integer"
         case int() | float() if column in _KEY_TEXTS.get(table, ()):
             return "is no text"
@@ -191,22 +201,21 @@ def _unsayable(table: str, column: str, value: object) -> str | None:
             return "is infinite"
         case bytes():
             return "is a blob"
-        case None if column not in ("latitude", "longitude", *FLAG_COLUMNS):
+        case None if not domain.optional and domain is not FLAG_DOMAIN:
             return "is NULL"
     return None
 
 
 # Columns that become keys of the document, or their whole value: nothing but text will do.
 _KEY_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "organizations": ("slug",),
-    "regions": ("code",),
-    "networks": ("name",),
-    "apps": ("name",),
-    "machines": ("id", "app"),
-    "machine_metadata": ("machine_id", "key"),
-    "machine_services": ("machine_id", "name", "protocol"),
-    "peers": ("name",),
-    "flycasts": ("app", "address"),
+    table.name: tuple(
+        c.name
+        for c in table.columns
+        if c.domain.sql == "TEXT"
+        and (c.key or c in (NETWORKS.column("name"), MACHINES.column("app")))
+    )
+    for table in TABLES
+    if table is not REGION_LATENCY
 }
 
 

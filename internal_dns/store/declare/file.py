@@ -9,21 +9,24 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
-from internal_dns.store import writer
+from internal_dns.store import schema
 from internal_dns.store.rows import shown
-from internal_dns.store.sqlite import TABLES
+from internal_dns.store.schema import CATALOG, FLAG, META
+from internal_dns.store.sqlite import source
 
 # Parents first: the order of puts. Deletes take it backwards. `meta` is no part of a document.
-ORDER: Final = (
-    "organizations regions region_latency hosts networks apps machines machine_metadata "
-    "machine_services peers flycasts"
-).split()
-KEYS: Final = {table: writer.KEYS[table] for table in ORDER}
+TABLES: Final = tuple(table for table in CATALOG if table is not META)
+ORDER: Final = [table.name for table in TABLES]
+KEYS: Final = {table: schema.KEYS[table] for table in ORDER}
 # When a machine's row changed is for the writer to say.
-COLUMNS: Final = {table: tuple(c for c in TABLES[table] if c != "updated_at") for table in KEYS}
-FLAG_COLUMNS: Final = ("skip_registration", "gateway")
-OF_NETWORK: Final = ("apps", "machines", "peers", "flycasts")
-OF_MACHINE: Final = ("machine_metadata", "machine_services")
+COLUMNS: Final = {
+    table.name: tuple(c.name for c in table.columns if c.document is not None) for table in TABLES
+}
+FLAG_COLUMNS: Final = tuple(
+    dict.fromkeys(c.name for table in TABLES for c in table.columns if c.domain is FLAG)
+)
+OF_MACHINE: Final = schema.OF_MACHINE
+OF_NETWORK: Final = tuple(name for name, columns in COLUMNS.items() if "network_id" in columns)
 
 Row = dict[str, Any]
 
@@ -48,7 +51,9 @@ def select(
     connection: sqlite3.Connection, table: str, rest: str = "", bound: Sequence[Any] = ()
 ) -> list[Row]:
     columns = COLUMNS[table]
-    cursor = connection.execute(f"SELECT {', '.join(columns)} FROM {table} {rest}", tuple(bound))
+    cursor = connection.execute(
+        f"SELECT {', '.join(columns)} FROM {source(connection, table)} {rest}", tuple(bound)
+    )
     return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
 
 

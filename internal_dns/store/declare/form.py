@@ -7,22 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from internal_dns.store import schema
+from internal_dns.store.declare.text import to_json
 from internal_dns.store.declare.values import (
     ADDRESS,
     FLAG,
     HOST_ID,
-    MILLISECONDS,
     NAME,
-    NETWORK_ID,
-    PEER_REGION,
-    PORT,
-    PROTOCOL,
-    SERVICE_NAME,
     SOME_TEXT,
-    TEXT,
     Kind,
     array_of,
-    ranged,
+    kind_of,
     read_table,
     table_of,
 )
@@ -33,8 +28,7 @@ STATES: Final = (
     "replacing replaced failed launch_failed destroying destroyed"
 ).split()
 
-
-REQUIRED: Final = object()
+REQUIRED: Final = schema.REQUIRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +58,17 @@ def object_of(known: Mapping[str, Field]) -> dict[str, Any]:
     return schema | ({"required": required} if required else {})
 
 
-SERVICE: Final = {
-    "name": Field(
-        "name", SERVICE_NAME, "Its name, without the underscore: http is asked for as _http._tcp."
-    ),
-    "protocol": Field("protocol", PROTOCOL, "tcp or udp.", "tcp"),
-    "port": Field("port", PORT, "Where it listens."),
-}
-MACHINE: Final = {
-    "id": Field("id", NAME, "Its id, one of its kind in the catalog."),
-    "address": Field("address", ADDRESS, "Its address, of this network."),
-    "region": Field("region", NAME, "The code of its region."),
-    "group": Field("process_group", NAME, "Its process group.", "app"),
-    "state": Field("state", TEXT, "It is answered while started.", "created"),
-    "skip_registration": Field("skip_registration", FLAG, "Keep it out of all names and lists.", 0),
+def fields_of(table: schema.Table, *given: str) -> dict[str, Field]:
+    """The keys of a row's table in a document; where it stands tells the columns *given*."""
+    return {
+        column.said: Field(column.name, kind_of(column.domain), column.words, column.default)
+        for column in table.columns
+        if column.document is not None and column.name not in given
+    }
+
+
+SERVICE: Final = fields_of(schema.MACHINE_SERVICES, "machine_id")
+MACHINE: Final = fields_of(schema.MACHINES, "network_id", "app") | {
     "metadata": Field("metadata", Kind(read_table, {"type": "object", "additionalProperties": {"type": "string"}}),
                        "Texts by key.", {}),
     "services": Field("services", array_of(object_of(SERVICE)), "What it publishes as SRV.", []),
@@ -87,40 +78,19 @@ APP: Final = {
         "machines", array_of(object_of(MACHINE)), "Its machines; an app may have none.", []
     )
 }
-PEER: Final = {
-    "address": Field("address", ADDRESS, "Its address, of this network."),
-    "region": Field("region", PEER_REGION, "The code of its region; empty: that of its host.", ""),
-}
+PEER: Final = fields_of(schema.PEERS, "network_id", "name")
 _FLYCASTS: Final = table_of({"type": "array", "items": dict(ADDRESS.schema)}, NAME)
-NETWORK: Final = {
-    "id": Field("id", NETWORK_ID, "Its /48, or the 32 bits after the prefix as an integer."),
-    "organization": Field("organization", TEXT, "The slug of the organization that owns it.", ""),
+NETWORK: Final = fields_of(schema.NETWORKS, "name") | {
     "apps": Field("apps", table_of(object_of(APP), NAME), "Apps by name.", {}),
     "peers": Field("peers", table_of(object_of(PEER), NAME), "WireGuard peers by name.", {}),
     "flycasts": Field(
         "flycasts", _FLYCASTS, "Addresses on this network, by the app they lead to.", {}
     ),
 }
-ORGANIZATION: Final = {"name": Field("name", TEXT, "What it is called.", "")}
-REGION: Final = {
-    "name": Field("name", TEXT, "What it is called.", ""),
-    "latitude": Field(
-        "latitude", ranged("degrees", -90, 90), "Degrees north; with longitude, or unknown.", None
-    ),
-    "longitude": Field(
-        "longitude", ranged("degrees", -180, 180), "Degrees east; with latitude, or unknown.", None
-    ),
-    "gateway": Field("gateway", FLAG, "WireGuard peers may end there.", 0),
-}
-LATENCY: Final = {
-    "from": Field("from_region", NAME, "The code of one region."),
-    "to": Field("to_region", NAME, "The code of the other."),
-    "milliseconds": Field("milliseconds", MILLISECONDS, "A measured round trip."),
-}
-HOST: Final = {
-    "name": Field("name", TEXT, "What it is called.", ""),
-    "region": Field("region", NAME, "The code of its region."),
-}
+ORGANIZATION: Final = fields_of(schema.ORGANIZATIONS, "slug")
+REGION: Final = fields_of(schema.REGIONS, "code")
+LATENCY: Final = fields_of(schema.REGION_LATENCY)
+HOST: Final = fields_of(schema.HOSTS, "id")
 DOCUMENT: Final = {
     "networks": Field("networks", table_of(object_of(NETWORK), NAME),
                        "Networks by name. Each becomes exactly as written.", {}),
@@ -143,3 +113,7 @@ def json_schema() -> dict[str, Any]:
         "description": "A declarative catalog for `internal-dns apply`; see docs/declarative.md.",
         **object_of(DOCUMENT),
     }
+
+
+if __name__ == "__main__":
+    print(to_json(json_schema()), end="")

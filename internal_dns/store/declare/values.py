@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from socket import AF_INET6, inet_ntop, inet_pton
 from typing import Any, Final
 
+from internal_dns.store import schema
 from internal_dns.store.rows import shown
+from internal_dns.store.schema import Domain
 
 
 class Wrong(Exception):
@@ -59,8 +61,9 @@ def _some_text(value: Any) -> str:
     return _text(value)
 
 
-def _named(longest: int) -> Kind:
-    pattern = re.compile(f"[A-Za-z0-9_-]{{1,{longest}}}")
+def _named(domain: Domain) -> Kind:
+    pattern = re.compile(domain.pattern)
+    longest = pattern.pattern.rpartition(",")[2].rstrip("}")
 
     def read(value: Any) -> str:
         if not pattern.fullmatch(_text(value)):
@@ -81,8 +84,9 @@ def _flag(value: Any) -> int:
     return int(value)
 
 
-def ranged(wanted: str, low: float, high: float) -> Kind:
-    """A number of that range, as a float."""
+def _ranged(domain: Domain) -> Kind:
+    """A number within the domain's bounds, as a float."""
+    wanted, low, high = domain.words, domain.low or 0, domain.high or 0
 
     def read(value: Any) -> float:
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -94,18 +98,28 @@ def ranged(wanted: str, low: float, high: float) -> Kind:
     return Kind(read, {"type": "number", "minimum": low, "maximum": high})
 
 
-def _port(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _misplaced(value, "an integer", "Write a port, 1 to 65535, without quotes")
-    if not 0 < value < 65_536:
-        raise Wrong(f"{shown(value)} is no port", "Write one from 1 to 65535")
-    return value
+def _whole(domain: Domain) -> Kind:
+    """A whole number within the domain's bounds."""
+    low, high = int(domain.low or 0), int(domain.high or 0)
+
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            do = f"Write {domain.words}, {low} to {high}, without quotes"
+            raise _misplaced(value, "an integer", do)
+        if not domain.holds(value):
+            raise Wrong(f"{shown(value)} is not {domain.words}", f"Write one from {low} to {high}")
+        return value
+
+    return Kind(read, {"type": "integer", "minimum": low, "maximum": high})
 
 
-def _protocol(value: Any) -> str:
-    if _text(value) not in ("tcp", "udp"):
-        raise Wrong(f"{quoted(value)} is no protocol", "Write tcp or udp")
-    return _text(value)
+def _one_of(domain: Domain) -> Kind:
+    def read(value: Any) -> str:
+        if _text(value) not in domain.choices:
+            raise Wrong(f"{quoted(value)} is not {domain.words}", f"Write {domain.words}")
+        return _text(value)
+
+    return Kind(read, {"enum": list(domain.choices)})
 
 
 def octets(text: object) -> bytes | None:
@@ -128,7 +142,7 @@ def _address(value: Any) -> str:
 def _network_id(value: Any) -> int | bytes:
     """Return the integer, or the first six octets of the /48."""
     if isinstance(value, int) and not isinstance(value, bool):
-        if not 0 < value < 1 << 32:
+        if not schema.NETWORK_ID.holds(value):
             raise Wrong(
                 f"{shown(value)} is no network id",
                 "Use 1 to 4294967295: the 32 bits after the prefix",
@@ -155,7 +169,7 @@ def host_id(value: Any) -> int:
     if (found := _HOST_BITS.fullmatch(_text(value))) is not None:
         high, low, decimal = found.groups()
         number = int(decimal) if decimal else int(high, 16) << 16 | int(low, 16)
-        if number < 1 << 32:
+        if schema.HOST_ID.holds(number):
             return number
     raise Wrong(
         f"{quoted(value)} is no host",
@@ -177,24 +191,43 @@ def _array(value: Any) -> list[Any]:
 
 TEXT: Final = Kind(_text, {"type": "string"})
 SOME_TEXT: Final = Kind(_some_text, {"type": "string", "minLength": 1})
-NAME: Final = _named(63)
-SERVICE_NAME: Final = _named(62)  # a `_` is put before it
-PEER_REGION: Final = Kind(_region_or_none, {"type": "string", "pattern": "^[A-Za-z0-9_-]{0,63}$"})
+NAME: Final = _named(schema.NAME)
 FLAG: Final = Kind(_flag, {"type": "boolean"})
-PORT: Final = Kind(_port, {"type": "integer", "minimum": 1, "maximum": 65_535})
-PROTOCOL: Final = Kind(_protocol, {"enum": ["tcp", "udp"]})
 ADDRESS: Final = Kind(_address, {"type": "string", "format": "ipv6"})
-MILLISECONDS: Final = ranged("milliseconds", 0, 999_999_999)
 NETWORK_ID: Final = Kind(
     _network_id,
     {
         "anyOf": [
             {"type": "string", "pattern": "^[0-9A-Fa-f:]+/48$"},
-            {"type": "integer", "minimum": 1, "maximum": 4_294_967_295},
+            {"type": "integer", "minimum": 1, "maximum": schema.NETWORK_ID.high},
         ]
     },
 )
 HOST_ID: Final = Kind(host_id, {"pattern": f"^({_HOST_BITS.pattern})$"})
+
+# Domains whose values documents write in a way of their own; any other by what it declares.
+_OWN: Final[Mapping[Domain, Kind]] = {
+    schema.TEXT: TEXT,
+    schema.NAME: NAME,
+    schema.NAME_OR_NONE: Kind(
+        _region_or_none, {"type": "string", "pattern": f"^{schema.NAME_OR_NONE.pattern}$"}
+    ),
+    schema.ADDRESS: ADDRESS,
+    schema.NETWORK_ID: NETWORK_ID,
+    schema.HOST_ID: HOST_ID,
+    schema.FLAG: FLAG,
+}
+
+
+def kind_of(domain: Domain) -> Kind:
+    """Return how documents write the values of *domain*."""
+    if domain in _OWN:
+        return _OWN[domain]
+    if domain.choices:
+        return _one_of(domain)
+    if domain.pattern:
+        return _named(domain)
+    return _ranged(domain) if domain.sql == "REAL" else _whole(domain)
 
 
 def table_of(items: Mapping[str, Any], names: Kind) -> Kind:
