@@ -37,6 +37,7 @@ Expected, all of it: a section that is not listed is empty.
     soa ZONE            that zone's SOA RR as a negative reply has it
     ordered             the answer in this order; sets compare without order otherwise
     truncated [N]       TC is set; N of the answer's RRs (or items) are left, no more would fit; without N: all listed
+    part N              the same over TCP, where TC is clear
     rotates             asked with every turn, each address comes first equally often
     only N              N of the answer's RRs, as many as were asked for        answer any      whatever it holds
     alike               the replies to the questions above have the same octets but for id and QNAME
@@ -158,6 +159,7 @@ class Expected:
     edns: list[str] | None = None
     ordered: bool = False
     truncated: int | None = None  # -1: all that is listed is left
+    part: bool = False  # as `truncated`, and TC is clear
     only: int = 0  # so many of the answer's records; 0: all
     any_answer: bool = False
     rotates: bool = False
@@ -310,6 +312,8 @@ class _Reader:
                 expected.ordered = True
             case "truncated", _:
                 expected.truncated = int(rest or -1)
+            case "part", _:
+                expected.truncated, expected.part = int(rest), True
             case "rotates", "":
                 self.needs_process()
                 expected.rotates = True
@@ -893,7 +897,7 @@ def wanted_flags(expected: Expected, query: Question, said: Server) -> list[str]
             "cd": word & dns.flags.CD,
         }
         found = [name for name, on in bits.items() if on]
-    if expected.truncated is not None and "tc" not in found:
+    if expected.truncated is not None and not expected.part and "tc" not in found:
         found.append("tc")
     return sorted(found, key=FLAGS.index)
 
@@ -1205,7 +1209,7 @@ def wanted(expected: Expected, query: Question, said: Server) -> str:
     if expected.edns:
         lines += ["edns:", *expected.edns]
     if expected.truncated is not None and expected.truncated >= 0:
-        lines.append(f"truncated {expected.truncated}")
+        lines.append(f"{'part' if expected.part else 'truncated'} {expected.truncated}")
     lines += ["ordered"] * expected.ordered + [f"size {size}" for size in expected.sizes]
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ arguments, so what is told is what is done.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 
@@ -25,6 +25,7 @@ from internal_dns.core.journey import (
     respond,
 )
 from internal_dns.core.lookup import NoSuchName, OfApp, View, find, mismatch
+from internal_dns.core.forms import FORMS
 from internal_dns.core.names import Asked
 from internal_dns.core.nearest import rank
 from internal_dns.core.records import TTL, RRset, address_text, rotated
@@ -135,21 +136,22 @@ def _place(who: Requester, here: Place, catalog: Catalog, rules: Rules) -> str:
 
 def told(asked: Asked) -> str:
     """Say which row of the grammar a name is, with what was filled in."""
-    if isinstance(asked, names.Unheard):
-        return f"nothing: {asked.reason}"
-    if isinstance(asked, names.EmptyNonTerminal):
-        return f"nothing itself, a name on the way to others of: {told(asked.of)}"
-    if isinstance(asked, names.Page):
-        return f"page {asked.number} of: {told(asked.of)}"
-    words = (type(asked).__doc__ or "").split(";")[0].split(".")[0]
-    filled = []
-    for slot in fields(asked):
-        value = getattr(asked, slot.name)
-        if value is not None and value is not False:
-            filled.append(
-                f"{slot.name} {names.printable(value) if isinstance(value, bytes) else value}"
-            )
-    return f"{words[:1].lower()}{words[1:]}" + (f" ({', '.join(filled)})" if filled else "")
+    match asked:
+        case names.Unheard(reason=reason):
+            return f"nothing: {reason}"
+        case names.EmptyNonTerminal(of=of):
+            return f"nothing itself, a name on the way to others of: {told(of)}"
+        case names.Page(of=of, number=number):
+            return f"page {number} of: {told(of)}"
+        case _:
+            filled = []
+            for slot in type(asked).__match_args__:
+                value = getattr(asked, slot)
+                if value is not None and value is not False:
+                    shown = names.printable(value) if isinstance(value, bytes) else value
+                    filled.append(f"{slot} {shown}")
+            words = FORMS[type(asked)].words
+            return words + (f" ({', '.join(filled)})" if filled else "")
 
 
 def _instead(label: bytes, network: Network) -> str:
@@ -241,11 +243,11 @@ def _distance(machine: Machine, here: Place, catalog: Catalog) -> str:
 
 def _outcome(outcome: Reply | Forward | Drop, query: Query, stream: bool) -> str:
     match outcome:
-        case Drop(reason):
+        case Drop(reason=reason):
             return f"no reply: {reason}"
         case Forward():
             return "not a name of ours: asked of an upstream"
-        case Reply(octets, rcode, kind):
+        case Reply(octets=octets, rcode=rcode, kind=kind):
             by = "TCP" if stream else "UDP"
             ttl = f", TTL {TTL}" if octets[6:8] != b"\0\0" and kind != "refused" else ""
             return f"{rcode.name}, {len(octets)} octets by {by}{ttl}, kind {kind}"
