@@ -14,6 +14,7 @@ from itertools import islice
 from internal_dns.core import names
 from internal_dns.core.ask_as import Unclear
 from internal_dns.core.catalog import App, Catalog, Machine, Network
+from internal_dns.core.forms import FORMS
 from internal_dns.core.journey import (
     Drop,
     Forward,
@@ -25,7 +26,6 @@ from internal_dns.core.journey import (
     respond,
 )
 from internal_dns.core.lookup import NoSuchName, OfApp, View, find, mismatch
-from internal_dns.core.forms import FORMS
 from internal_dns.core.names import Asked
 from internal_dns.core.nearest import rank
 from internal_dns.core.records import TTL, RRset, address_text, rotated

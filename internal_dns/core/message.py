@@ -52,7 +52,6 @@ MAX_EDE_TEXT: Final = 120  # octets
 _QNAME: Final = b"\xc0\x0c"  # a pointer to the question's name
 RR_HEAD: Final = 12  # octets of an RR before its rdata, with such a pointer
 _AAAA_HEAD: Final = _QNAME + pack("!HHIH", Type.AAAA, IN, TTL, 16)
-_LEAST_EXTRA: Final = 30  # octets of an RR in the additional section, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,10 @@ def body_of(
 ) -> Body:
     """Return the positive reply that holds *found*."""
     if isinstance(found, TextList):
-        rdata, shown = found.text.strings(MAX_MESSAGE - RR_HEAD)
+        most = MAX_MESSAGE - RR_HEAD
+        if len(found.text.sizes) < found.count or found.text.is_over(most):
+            return Body(ede=ede, whole=found)
+        rdata, shown = found.text.strings(most)
         if shown < found.count:
             return Body(ede=ede, whole=found)
         return Body(answer=((rr(_QNAME, Type.TXT, rdata),),), ede=ede, whole=found)
@@ -97,7 +99,7 @@ def body_of(
     return Body(
         answer=answer,
         at_most=found.at_most,
-        additional=_additional(found.extra, qname),
+        additional=_additional(found.extra, qname, MAX_MESSAGE - sum(map(len, chain(*answer)))),
         ede=ede,
         whole=found,
     )
@@ -110,15 +112,17 @@ def _rrs(rtype: Type, rdata: Iterable[bytes]) -> Iterator[bytes]:
     return (rr(_QNAME, rtype, octets) for octets in rdata)
 
 
-def _additional(extra: tuple[Extra, ...], qname: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """Return the AAAA RRs of the additional section, no more than a message can hold."""
+def _additional(extra: tuple[Extra, ...], qname: tuple[bytes, ...], room: int) -> tuple[bytes, ...]:
+    """Return the AAAA RRs of the additional section, no more than *room* octets of them."""
     rest: dict[tuple[bytes, ...], bytes] = {}
     records: list[bytes] = []
-    for one in extra[: MAX_MESSAGE // _LEAST_EXTRA]:
+    for one in extra:
         if one.rest not in rest:
-            rest[one.rest] = compressed(one.rest, qname)
-        owner = bytes((len(one.first),)) + one.first + rest[one.rest]
-        records.append(rr(owner, Type.AAAA, one.address))
+            rest[one.rest] = compressed(one.rest, qname) + _AAAA_HEAD[2:]
+        records.append(bytes((len(one.first),)) + one.first + rest[one.rest] + one.address)
+        room -= len(records[-1])
+        if room < 0:
+            break
     return tuple(records)
 
 
@@ -217,13 +221,16 @@ def _part(
     if isinstance(whole, TextList):
         total = whole.count
     pages = f"; pages 1._page to {-(-total // PAGE)}._page" if whole and whole.pageable else ""
-    shown, rdata = total, b""
-    for _ in range(2):  # the EDE takes room by the digits of a number that depends on the room
-        left = room - (6 + len(f"{shown} of {total}{pages}")) * has_opt
+    shown, rdata, digits = 0, b"", len(str(total))
+    while True:  # the EDE takes room by the digits of a number that depends on the room
+        left = room - (6 + digits + len(f" of {total}{pages}")) * has_opt
         if isinstance(whole, TextList):
             rdata, shown = whole.text.strings(left - RR_HEAD)
         else:
             shown = _fitting(records, left)
+        if len(str(shown)) >= digits:
+            break
+        digits = len(str(shown))
     if isinstance(whole, TextList):
         records = [rr(_QNAME, Type.TXT, rdata)]
     return records[:shown], (Ede.OTHER, f"{shown} of {total}{pages}")

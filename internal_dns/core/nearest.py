@@ -148,13 +148,13 @@ def _classed(
         if found.machines:
             tied.setdefault(region_rank(region, here, catalog), []).append(found)
     whole = app.selection(None, group)
+    # Tuples of address and id take long to make, and only where addresses are shared ids matter.
+    key = _ADDRESS if whole.distinct else _ADDRESS_AND_ID
     return tuple(
         whole.in_order
         if len(tied) == 1
         else sets[0].in_order
         if len(sets) == 1
-        else tuple(
-            sorted(chain.from_iterable(found.in_order for found in sets), key=_ADDRESS_AND_ID)
-        )
+        else tuple(sorted(chain.from_iterable(found.in_order for found in sets), key=key))
         for _, sets in sorted(tied.items(), key=itemgetter(0))
     )

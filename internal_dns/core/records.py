@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from struct import Struct, pack
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from internal_dns.core.names import Labels, wire
 from internal_dns.core.text import Text
@@ -25,8 +25,9 @@ T = TypeVar("T")
 # Items on a page: 250 AAAA RRs are 7 KiB, and a page of a TXT list stays inside one message.
 PAGE: Final = 250
 
-# More addresses than any message holds: an RR of one has 28 octets.
-MOST_ADDRESSES: Final = MAX_MESSAGE // 28
+ADDRESS_RR: Final = 28  # octets of an AAAA RR whose owner is the question
+SRV_RR: Final = 19  # octets of an SRV RR without its target's labels, but one length octet
+MOST_ADDRESSES: Final = MAX_MESSAGE // ADDRESS_RR  # more than any message holds
 
 _DNS: Final = (b"_dns", b"internal")
 # The serial is constant: nothing is transferred, and a moving one would tell tenants of each other.
@@ -34,8 +35,7 @@ SOA: Final = wire(_DNS) + wire((b"hostmaster", b"internal")) + pack("!5I", 1, 5,
 NS: Final = wire(_DNS)
 
 
-@dataclass(frozen=True, slots=True)
-class Extra:
+class Extra(NamedTuple):
     """A record for the additional section: an address the answer leads to. Its owner is `first`
     below `rest`, which the records of a reply mostly share."""
 
@@ -118,14 +118,16 @@ def compressed(owner: Labels, qname: Labels) -> bytes:
     return wire(owner[: len(owner) - common])[:-1] + (0xC000 | at).to_bytes(2, "big")
 
 
-_GROUPS: Final = Struct("!8H").unpack
-_HEXADECIMAL: Final = b"%x:%x:%x:%x:%x:%x:%x:%x"
+# An address without it has no two groups of zeros beside each other, so that nothing is shortened.
+TWO_ZEROS: Final = bytes(4)
+ADDRESS_FORMAT: Final = b"%x:%x:%x:%x:%x:%x:%x:%x"
+address_groups: Final = Struct("!8H").unpack
 
 
 def address_text(address: bytes) -> bytes:
     """An address as RFC 5952 writes it; one that maps an IPv4 address in mixed notation (its
     section 5)."""
-    if b"\0\0\0\0" not in address:  # no two groups of zeros beside each other: nothing to shorten
-        return _HEXADECIMAL % _GROUPS(address)
+    if TWO_ZEROS not in address:
+        return ADDRESS_FORMAT % address_groups(address)
     found = IPv6Address(address)
     return (f"::ffff:{found.ipv4_mapped}" if found.ipv4_mapped else str(found)).encode()

@@ -30,9 +30,10 @@ class Text:
     sizes: bytes = b""
 
     @classmethod
-    def of(cls, items: Iterable[bytes], separator: bytes = b",") -> Text:
-        found = [item + separator for item in items]
-        return cls(b"".join(found), bytes(map(len, found)))
+    def of(cls, items: Sequence[bytes], separator: bytes = b",") -> Text:
+        if not items:
+            return cls()
+        return cls(separator.join(items) + separator, bytes([len(item) + 1 for item in items]))
 
     @classmethod
     def joined(cls, parts: Iterable[Text]) -> Text:
@@ -45,6 +46,10 @@ class Text:
             if size > MAX_MESSAGE:
                 break
         return cls(b"".join(octets), b"".join(sizes))
+
+    def is_over(self, room: int) -> bool:
+        """Whether the items certainly take more than *room* octets: a look at the size only."""
+        return len(self.octets) - 1 + len(self.octets) // (STRING + 1) > room
 
     def strings(self, room: int = MAX_MESSAGE) -> tuple[bytes, int]:
         """Return TXT rdata of at most *room* octets, and how many items are in it.

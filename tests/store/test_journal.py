@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from random import Random
 from typing import Any
