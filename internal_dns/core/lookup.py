@@ -316,8 +316,8 @@ def _set(chosen: MachineSet, view: View) -> Node:
 
 
 def _turned(members: Sequence[T], count: int, turn: int) -> list[T]:
-    """Return the *count* members that the turn puts first."""
-    at = turn % len(members)
+    """Return the *count* members, or all, that the turn puts first."""
+    at, count = turn % len(members), min(count, len(members))
     shown = members[at : at + count]
     return [*shown, *members[: count - len(shown)]]
 

@@ -218,10 +218,11 @@ def _part(
     TC stays clear: over TCP there is nothing to ask again by. Go's resolver fails altogether when
     it is set, and all others but dig take the part in silence.
     """
+    at_most = len(records)
     if isinstance(whole, TextList):
-        total = whole.count
+        total, at_most = whole.count, len(whole.text.sizes)
     pages = f"; pages 1._page to {-(-total // PAGE)}._page" if whole and whole.pageable else ""
-    shown, rdata, digits = 0, b"", len(str(total))
+    shown, rdata, digits = 0, b"", len(str(at_most))
     while True:  # the EDE takes room by the digits of a number that depends on the room
         left = room - (6 + digits + len(f" of {total}{pages}")) * has_opt
         if isinstance(whole, TextList):

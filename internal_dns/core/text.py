@@ -68,9 +68,11 @@ class Text:
             follows = bisect_right(ends, start + STRING, first)
             # Without a separator the final item may have room where one with it would not.
             final = follows < len(ends) and ends[follows] == start + STRING + 1
-            fits = bisect_right(ends, room + 1 - len(starts), first)
-            if min(fits, follows + final) > shown:
-                shown, used = min(fits, follows + final), len(starts)
+            fits = follows + final
+            if ends[fits - 1] - 1 + len(starts) > room:
+                fits = bisect_right(ends, room + 1 - len(starts), first, fits)
+            if fits > shown:
+                shown, used = fits, len(starts)
             if fits < follows or shown == len(ends):
                 break
             start, first = ends[follows - 1], follows
