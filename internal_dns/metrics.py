@@ -94,6 +94,7 @@ class Metrics:
         default_factory=lambda: defaultdict(lambda: Histogram(Histogram.REQUEST))
     )
     leaks: int = 0
+    partial: int = 0
     errors: int = 0
     gauges: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
     counters: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
@@ -158,6 +159,8 @@ class Metrics:
         )
         held_back = "Replies held back by the last check of isolation"
         yield CounterMetricFamily("internal_dns_isolation_failures", held_back, value=self.leaks)
+        words = "TCP replies that hold a part of a set or list too large for any message"
+        yield CounterMetricFamily("internal_dns_partial_replies", words, value=self.partial)
         yield CounterMetricFamily(
             "internal_dns_errors", "Unexpected exceptions while answering", value=self.errors
         )

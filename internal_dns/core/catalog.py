@@ -346,7 +346,8 @@ class App:
                 self.by_region_and_group.values() if len(self.by_group) > 1 else (),
             ):  # fmt: skip
                 for one in sets:
-                    _ = one.canonical, one.spread
+                    if len(one.machines) > SMALL:
+                        _ = one.canonical, one.spread
 
 
 class Order(NamedTuple):
@@ -602,6 +603,7 @@ def amended(
     )
     if same and old.known:
         return old
+    apps = {label: app and _sharing(app, old.apps.get(label)) for label, app in apps.items()}
     kept_apps = dict(
         old.apps
     )  # a copy in C: a network may have ten thousand apps, and a hundred commits a second
@@ -630,6 +632,14 @@ def amended(
     return prepare(made, since=old) if "roll" in old.__dict__ else made
 
 
+def _sharing(app: App, old: App | None) -> App:
+    """Return *app* with the machines of *old* that equal its own: one value is kept of each."""
+    if old is None or old is app:
+        return app
+    known = {machine: machine for machine in old.machines}
+    return App(app.name, tuple([known.get(machine, machine) for machine in app.machines]))
+
+
 def _share(old: Network, made: Network, *indexes: str) -> None:
     """Take over indexes that *old* has built."""
     for index in indexes:
@@ -644,8 +654,9 @@ def _carry(old: Network, made: Network, apps: Mapping[bytes, App | None]) -> Non
     """Amend the lists by address and the roll of *old*, if it has them."""
     if "roll" not in old.__dict__:
         return
-    gone = [m for label in apps if label in old.apps for m in old.apps[label].machines]
-    come = [m for app in apps.values() if app is not None for m in app.machines]
+    before = {m for label in apps if label in old.apps for m in old.apps[label].machines}
+    after = {m for app in apps.values() if app is not None for m in app.machines}
+    gone, come = [*before - after], [*after - before]
     index = _amended(old.by_address, gone, come)
     made.__dict__["by_address"] = index
     if old.visible_by_address is old.by_address and len(_visible(come)) == len(come):

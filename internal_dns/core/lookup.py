@@ -395,8 +395,9 @@ def _services(app: App, service: bytes, protocol: bytes, view: View) -> Node:
         published = _turned(published, view.limit // (SRV_RR + 1 + len(end)), view.turn)
         sizes = accumulate(SRV_RR + len(end) + len(machine.id) for machine, _ in published)
         published = published[: bisect_right([*sizes], view.limit)]
+    starts = {port: srv(port, b"") for port in {port for _, port in published}}
     rdata = dict.fromkeys(
-        srv(port, bytes((len(machine.id),)) + machine.id + end) for machine, port in published
+        [b"%b%c%b%b" % (starts[port], len(m[0]), m[0], end) for m, port in published]
     )
     extra = dict.fromkeys(
         () if total else (Extra(machine.id, rest, machine.address) for machine, _ in published)

@@ -106,10 +106,17 @@ def body_of(
 
 
 def _rrs(rtype: Type, rdata: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield RRs whose owner is the question. Hot path: addresses share the octets before them."""
+    """Yield RRs whose owner is the question. Hot path: the octets before rdata are those of the
+    record before, as long as its length is."""
     if rtype == Type.AAAA:
-        return map(_AAAA_HEAD.__add__, rdata)
-    return (rr(_QNAME, rtype, octets) for octets in rdata)
+        yield from map(_AAAA_HEAD.__add__, rdata)
+        return
+    heads: dict[int, bytes] = {}
+    for octets in rdata:
+        size = len(octets)
+        if size not in heads:
+            heads[size] = rr(_QNAME, rtype, octets)[:RR_HEAD]
+        yield heads[size] + octets
 
 
 def _additional(extra: tuple[Extra, ...], qname: tuple[bytes, ...], room: int) -> tuple[bytes, ...]:

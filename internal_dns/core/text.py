@@ -18,7 +18,7 @@ from internal_dns.core.wire import MAX_MESSAGE
 T = TypeVar("T")
 
 STRING: Final = 255  # octets of one character-string at most, RFC 1035 section 3.3
-_BLOCK: Final = 512  # items encoded at once, before it is seen whether more can be of use
+_BLOCK: Final = 64  # items encoded at once, before it is seen whether more can be of use
 
 
 @dataclass(frozen=True, slots=True)
