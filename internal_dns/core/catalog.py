@@ -142,9 +142,16 @@ class MachineSet:
     @property
     def spread(self) -> tuple[Machine, ...]:
         """Shuffled, one machine per address."""
-        if self._spread is None:
+        if self._spread is None and self._canonical is not None:
+            shared = len(self._canonical) < len(self.machines)
+            self._spread = _one_per_address(self.machines) if shared else self.machines
+        elif self._spread is None:
             self._spread = _one_per_address(self.machines)
         return self._spread
+
+    def take_as_distinct(self) -> None:
+        """Do not look for machines that share an address: it is known that there are none."""
+        self._spread, self._canonical = self.machines, self.in_order
 
     @property
     def distinct(self) -> bool:
@@ -203,6 +210,8 @@ class App:
     @cached_property
     def listed(self) -> tuple[Machine, ...]:
         """The machines of the `all.` lists in order of id."""
+        if self.started is self.machines:
+            return self.machines
         found = _listed(self.machines)
         return self.machines if len(found) == len(self.machines) else tuple(found)
 
@@ -211,7 +220,9 @@ class App:
         """All visible machines."""
         # The sort is stable: of one address the lowest id comes first.
         shuffled = tuple(sorted(self.started, key=_scattered))
-        return MachineSet(shuffled, len(self.machines))
+        large = len(self.machines) > SMALL
+        in_order = tuple(sorted(self.started, key=_ADDRESS)) if large else None
+        return MachineSet(shuffled, len(self.machines), in_order)
 
     @property
     def visible(self) -> tuple[Machine, ...]:
@@ -284,10 +295,14 @@ class App:
         shuffled = _gather(pairs(self.whole.machines))
         large = len(self.machines) > SMALL
         in_order = _gather(pairs(self.whole.in_order)) if large else {}
-        return {
+        found = {
             key: MachineSet(shuffled.get(key, ()), total, in_order.get(key, () if large else None))
             for key, total in totals.items()
         }
+        if large and self.whole.distinct:
+            for one in found.values():
+                one.take_as_distinct()
+        return found
 
     @cached_property
     def by_key(self) -> Mapping[bytes, MachineSet]:

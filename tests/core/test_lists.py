@@ -178,11 +178,9 @@ def fresh() -> Catalog:
     return read(loaded_rows()).catalog
 
 
+@lru_cache(1)
 def shared() -> Catalog:
-    return _SHARED[0] if _SHARED else _SHARED.append(fresh()) or _SHARED[0]
-
-
-_SHARED: list[Catalog] = []
+    return fresh()
 
 
 def test_every_form_above_means_something() -> None:
