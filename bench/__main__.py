@@ -15,6 +15,7 @@ from typing import Any, Final
 from bench import (
     cold,
     flood,
+    forms,
     forward,
     living,
     load,
@@ -30,6 +31,7 @@ from bench.tools import Missing, Skipped, say, versions
 
 PARTS: Final = (
     "cold",
+    "forms",
     "udp",
     "workers",
     "tcp",
@@ -101,6 +103,8 @@ def _measure(part: str, directory: Path, short: bool, skipped: Skipped) -> list[
     match part:
         case "cold":
             return cold.run(directory, questions=1_000 if short else 10_000)
+        case "forms":
+            return forms.run(directory)
         case "udp":
             return udp.run(
                 directory,

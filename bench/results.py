@@ -10,6 +10,7 @@ from typing import Any, Final
 # How a figure is called in the table, in which unit, and with how many decimals.
 FIGURES: Final = {
     "cpu_us": ("CPU a query", "µs", 2),
+    "first_us": ("CPU of the first", "µs", 0),
     "qps": ("queries a second", "", 0),
     "p50_us": ("latency, median", "µs", 0),
     "p99_us": ("latency, p99", "µs", 0),

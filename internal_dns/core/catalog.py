@@ -10,14 +10,20 @@ addresses are 16 octets.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from array import array
+from bisect import bisect_left, insort
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate, chain, pairwise
 from math import asin, cos, radians, sin, sqrt
+from operator import itemgetter
 from typing import Final, NamedTuple, NewType, TypeVar
 
 from internal_dns.core.names import Labels, wire
+from internal_dns.core.text import Text
 
 NetworkId = NewType("NetworkId", int)
 
@@ -69,82 +75,332 @@ class Peer(NamedTuple):
     visible: bool
 
 
-def _scattered(address: bytes) -> int:
-    """A sort key under which neighbours are far apart: Fibonacci hashing, the golden ratio as 128
+# Indexes of an app this small may be built when first asked for: that takes 0.2 ms at most. Those of
+# larger apps are built by `prepare`. Most apps have few machines, and a dictionary for each of
+# 300,000 apps would take more memory than the machines themselves.
+SMALL: Final = 200
+_MOST_ORDERS: Final = 8  # see App.orders
+
+_ID: Final = itemgetter(0)
+_APP: Final = itemgetter(1)
+_ADDRESS: Final = itemgetter(2)
+_REGION: Final = itemgetter(3)
+_GROUP: Final = itemgetter(4)
+_REGION_AND_GROUP: Final = itemgetter(3, 4)
+_ADDRESS_AND_ID: Final = itemgetter(2, 0)
+
+
+def _scattered(machine: Machine) -> int:
+    """A sort key under which neighbors are far apart: Fibonacci hashing, the golden ratio as 128
     bits."""
-    return int.from_bytes(address, "big") * 0x9E3779B97F4A7C15F39CC0605CEDC835 & (1 << 128) - 1
+    return int.from_bytes(machine[2], "big") * 0x9E3779B97F4A7C15F39CC0605CEDC835 & _128_BITS
+
+
+_128_BITS: Final = (1 << 128) - 1
+
+
+def _visible(machines: Iterable[Machine]) -> list[Machine]:
+    """Filter by `Machine.visible`, by position: twice as fast, and there may be a million."""
+    return [m for m in machines if m[5] == STARTED and not m[6]]
+
+
+def _listed(machines: Iterable[Machine]) -> list[Machine]:
+    return [m for m in machines if m[5] != DESTROYED and not m[6]]
+
+
+class MachineSet:
+    """The visible machines that an address name means, in the two orders that answers need.
+
+    `machines` are shuffled the same way every time, so that rotation spreads a truncated reply.
+    `total` counts the machines that match in any state. `in_order` is by address, then id.
+    """
+
+    __slots__ = ("_canonical", "_in_order", "_spread", "machines", "total")
+
+    def __init__(
+        self, machines: tuple[Machine, ...], total: int, in_order: tuple[Machine, ...] | None = None
+    ) -> None:
+        self.machines, self.total = machines, total
+        self._in_order = in_order
+        self._spread: tuple[Machine, ...] | None = None
+        self._canonical: tuple[Machine, ...] | None = None
+
+    @property
+    def in_order(self) -> tuple[Machine, ...]:
+        """All machines, by address, then id."""
+        if self._in_order is None:
+            self._in_order = tuple(sorted(self.machines, key=_ADDRESS_AND_ID))
+        return self._in_order
+
+    @property
+    def canonical(self) -> tuple[Machine, ...]:
+        """By address, one machine per address."""
+        if self._canonical is None:
+            self._canonical = _one_per_address(self.in_order)
+        return self._canonical
+
+    @property
+    def spread(self) -> tuple[Machine, ...]:
+        """Shuffled, one machine per address."""
+        if self._spread is None and self._canonical is not None:
+            shared = len(self._canonical) < len(self.machines)
+            self._spread = _one_per_address(self.machines) if shared else self.machines
+        elif self._spread is None:
+            self._spread = _one_per_address(self.machines)
+        return self._spread
+
+    def take_as_distinct(self) -> None:
+        """Do not look for machines that share an address: it is known that there are none."""
+        self._spread, self._canonical = self.machines, self.in_order
+
+    @property
+    def distinct(self) -> bool:
+        """Whether no two machines share an address."""
+        return len(self.spread) == len(self.machines)
+
+
+def _one_per_address(machines: tuple[Machine, ...]) -> tuple[Machine, ...]:
+    """Drop machines that have the address of one before; usually there are none."""
+    if len(set(map(_ADDRESS, machines))) == len(machines):
+        return machines
+    found: dict[bytes, Machine] = {}
+    for machine in machines:
+        found.setdefault(machine[2], machine)
+    return tuple(found.values())
+
+
+NO_MACHINES: Final = MachineSet((), 0, ())
+
+
+class ById(Mapping[bytes, Machine]):
+    """Machines by id, found by bisection: they are in order of id, so that no index is needed."""
+
+    __slots__ = ("_machines",)
+
+    def __init__(self, machines: tuple[Machine, ...]) -> None:
+        self._machines = machines
+
+    def __getitem__(self, ident: bytes) -> Machine:
+        at = bisect_left(self._machines, ident, key=_ID)
+        if at < len(self._machines) and self._machines[at][0] == ident:
+            return self._machines[at]
+        raise KeyError(ident)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(_ID, self._machines)
+
+    def __len__(self) -> int:
+        return len(self._machines)
 
 
 @dataclass(frozen=True)
 class App:
-    """An app of one network with its machines in order of id; each index is built on first use."""
+    """An app of one network with its machines in order of id. Each index is built once per value:
+    by `prepare`, or on first use while the app is SMALL."""
 
     name: bytes
     machines: tuple[Machine, ...] = ()
 
     @cached_property
+    def started(self) -> tuple[Machine, ...]:
+        """The visible machines in order of id; `machines` itself when all are."""
+        found = _visible(self.machines)
+        return self.machines if len(found) == len(self.machines) else tuple(found)
+
+    @cached_property
+    def listed(self) -> tuple[Machine, ...]:
+        """The machines of the `all.` lists in order of id."""
+        if self.started is self.machines:
+            return self.machines
+        found = _listed(self.machines)
+        return self.machines if len(found) == len(self.machines) else tuple(found)
+
+    @cached_property
+    def whole(self) -> MachineSet:
+        """All visible machines."""
+        # The sort is stable: of one address the lowest id comes first.
+        shuffled = tuple(sorted(self.started, key=_scattered))
+        large = len(self.machines) > SMALL
+        in_order = tuple(sorted(self.started, key=_ADDRESS)) if large else None
+        return MachineSet(shuffled, len(self.machines), in_order)
+
+    @property
     def visible(self) -> tuple[Machine, ...]:
-        """The visible machines, shuffled the same way every time, so that rotation spreads a
-        truncated reply."""
-        return tuple(
-            sorted(
-                (m for m in self.machines if m.visible), key=lambda m: (_scattered(m.address), m.id)
-            )
-        )
+        """The visible machines, shuffled."""
+        return self.whole.machines
 
     @cached_property
     def by_id(self) -> Mapping[bytes, Machine]:
-        return {machine.id: machine for machine in self.machines}
+        return ById(self.machines)
+
+    def shown_by_group(self, *, every: bool) -> Mapping[bytes, tuple[Machine, ...]]:
+        """The machines of `listed` or `started` by process group, in order of id."""
+        return self._listed_by_group if every else self._started_by_group
 
     @cached_property
-    def regions(self) -> frozenset[bytes]:
+    def _started_by_group(self) -> Mapping[bytes, tuple[Machine, ...]]:
+        return _gather((m[4], m) for m in self.started)
+
+    @cached_property
+    def _listed_by_group(self) -> Mapping[bytes, tuple[Machine, ...]]:
+        if self.listed is self.started:
+            return self._started_by_group
+        return _gather((m[4], m) for m in self.listed)
+
+    @cached_property
+    def by_region(self) -> Mapping[bytes, MachineSet]:
+        """Sets of every region that any machine has, whatever its state."""
+        return self._split(_REGION)
+
+    @cached_property
+    def by_group(self) -> Mapping[bytes, MachineSet]:
+        """Sets of every process group that any machine has, whatever its state."""
+        return self._split(_GROUP)
+
+    @cached_property
+    def by_region_and_group(self) -> Mapping[tuple[bytes, bytes], MachineSet]:
+        return self._split(_REGION_AND_GROUP)
+
+    @property
+    def regions(self) -> AbstractSet[bytes]:
         """Regions of all machines, whatever their state."""
-        return frozenset(machine.region for machine in self.machines)
+        return self.by_region.keys()
 
-    @cached_property
-    def groups(self) -> frozenset[bytes]:
+    @property
+    def groups(self) -> AbstractSet[bytes]:
         """Process groups of all machines, whatever their state."""
-        return frozenset(machine.group for machine in self.machines)
+        return self.by_group.keys()
+
+    def selection(self, region: bytes | None, group: bytes | None) -> MachineSet:
+        """The set of one region, one group, both, or all."""
+        if region is None:
+            return self.whole if group is None else self.by_group.get(group, NO_MACHINES)
+        if group is None or (len(self.by_group) == 1 and group in self.by_group):
+            return self.by_region.get(region, NO_MACHINES)
+        return self.by_region_and_group.get((region, group), NO_MACHINES)
+
+    def _split(self, key: Callable[[Machine], K]) -> dict[K, MachineSet]:
+        """Partition the machines by *key*; all of one kind are the whole set, not a copy of it."""
+        totals = Counter(map(key, self.machines))
+        if len(totals) == 1:
+            return dict.fromkeys(totals, self.whole)
+        return self._sets(totals, lambda machines: zip(map(key, machines), machines, strict=True))
+
+    def _sets(
+        self,
+        totals: Mapping[K, int],
+        pairs: Callable[[tuple[Machine, ...]], Iterable[tuple[K, Machine]]],
+    ) -> dict[K, MachineSet]:
+        """Make a set of each key. Of a large app both orders are split: nothing is sorted later."""
+        shuffled = _gather(pairs(self.whole.machines))
+        large = len(self.machines) > SMALL
+        in_order = _gather(pairs(self.whole.in_order)) if large else {}
+        found = {
+            key: MachineSet(shuffled.get(key, ()), total, in_order.get(key, () if large else None))
+            for key, total in totals.items()
+        }
+        if large and self.whole.distinct:
+            for one in found.values():
+                one.take_as_distinct()
+        return found
 
     @cached_property
-    def services(self) -> frozenset[tuple[bytes, bytes]]:
-        """(name, protocol) of every service that any machine publishes, whatever its state."""
-        return frozenset(
-            (s.name, s.protocol) for machine in self.machines for s in machine.services
-        )
+    def by_key(self) -> Mapping[bytes, MachineSet]:
+        """Sets by metadata key, lower-cased."""
+        return self._sets(_totals(_keys(self.machines)), _keys)
 
     @cached_property
-    def by_region(self) -> Mapping[bytes, tuple[Machine, ...]]:
-        return group_by(self.visible, lambda machine: machine.region)
+    def by_key_value(self) -> Mapping[tuple[bytes, bytes], MachineSet]:
+        """Sets by metadata key and value, both lower-cased."""
+        return self._sets(_totals(_keys_and_values(self.machines)), _keys_and_values)
 
     @cached_property
-    def by_group(self) -> Mapping[bytes, tuple[Machine, ...]]:
-        return group_by(self.visible, lambda machine: machine.group)
+    def by_service(self) -> Mapping[tuple[bytes, bytes], tuple[tuple[Machine, int], ...]]:
+        """(name, protocol) of every service that any machine publishes, whatever its state → the
+        visible machines that do, shuffled, each with its port."""
+        found: dict[tuple[bytes, bytes], list[tuple[Machine, int]]] = {
+            (service.name, service.protocol): [] for m in self.machines for service in m[8]
+        }
+        for machine in self.visible if found else ():
+            for service in machine[8]:
+                found[service.name, service.protocol].append((machine, service.port))
+        return {key: tuple(published) for key, published in found.items()}
+
+    @property
+    def services(self) -> AbstractSet[tuple[bytes, bytes]]:
+        return self.by_service.keys()
 
     @cached_property
-    def by_key(self) -> Mapping[bytes, tuple[Machine, ...]]:
-        """Visible machines by metadata key, lower-cased."""
-        return _gather((key.lower(), m) for m in self.visible for key, _ in m.metadata)
+    def lists(self) -> dict[tuple[str, bytes | None, bool], Text]:
+        """Text of lists of this app, each kept once it was asked for (lookup.py). No Text is longer
+        than a message, so that an app keeps 64 KiB per list at most."""
+        return {}
 
     @cached_property
-    def by_key_value(self) -> Mapping[tuple[bytes, bytes], tuple[Machine, ...]]:
-        """Visible machines by metadata key and value, both lower-cased."""
-        return _gather(
-            ((key.lower(), value.lower()), m) for m in self.visible for key, value in m.metadata
-        )
+    def orders(self) -> OrderedDict[tuple[bytes | None, bytes | None], Order]:
+        """What `nearest` has computed: by asker's region and process group (nearest.py). At most 8
+        are kept: an app is mostly asked from where it runs, and regions are few."""
+        return OrderedDict()
+
+    def keep_order(self, key: tuple[bytes | None, bytes | None], order: Order) -> None:
+        """Keep what `nearest` computed; the oldest goes when there are too many."""
+        self.orders[key] = order
+        if len(self.orders) > _MOST_ORDERS:
+            self.orders.popitem(last=False)
+
+    def prepare(self) -> None:
+        """Build the indexes, unless the app is SMALL."""
+        if len(self.machines) > SMALL:
+            _ = self.listed, self.by_region, self.by_group, self.by_key, self.by_key_value
+            if len(self.by_group) > 1:
+                _ = self.by_region_and_group, self._started_by_group, self._listed_by_group
+            _ = self.by_service
+            for sets in (
+                (self.whole,), self.by_region.values(), self.by_group.values(),
+                self.by_key.values(), self.by_key_value.values(),
+                self.by_region_and_group.values() if len(self.by_group) > 1 else (),
+            ):  # fmt: skip
+                for one in sets:
+                    if len(one.machines) > SMALL:
+                        _ = one.canonical, one.spread
 
 
-def group_by(
-    machines: Iterable[Machine], key: Callable[[Machine], K]
-) -> dict[K, tuple[Machine, ...]]:
-    """Split *machines* by *key*, order kept."""
-    return _gather((key(machine), machine) for machine in machines)
+class Order(NamedTuple):
+    """The regions of an app by distance: tie classes of machines, nearest first, each in order of
+    address and id. It holds for the *latency* and *regions* that it was computed from."""
+
+    latency: Mapping[tuple[bytes, bytes], float]
+    regions: Mapping[bytes, Region]
+    classes: tuple[tuple[Machine, ...], ...]
+
+
+def _keys(machines: Iterable[Machine]) -> Iterator[tuple[bytes, Machine]]:
+    for machine in machines:
+        if machine[7]:
+            for key in {key.lower() for key, _ in machine[7]}:
+                yield key, machine
+
+
+def _keys_and_values(machines: Iterable[Machine]) -> Iterator[tuple[tuple[bytes, bytes], Machine]]:
+    for machine in machines:
+        if machine[7]:
+            for pair in {(key.lower(), value.lower()) for key, value in machine[7]}:
+                yield pair, machine
+
+
+def _totals(pairs: Iterable[tuple[K, Machine]]) -> Counter[K]:
+    return Counter(key for key, _ in pairs)
 
 
 def _gather(pairs: Iterable[tuple[K, Machine]]) -> dict[K, tuple[Machine, ...]]:
-    found: dict[K, dict[Machine, None]] = {}
+    """Split machines by key, order kept."""
+    found: dict[K, list[Machine]] = {}
     for key, machine in pairs:
-        found.setdefault(key, {})[machine] = None
+        members = found.get(key)
+        if members is None:
+            found[key] = [machine]
+        else:
+            members.append(machine)
     return {key: tuple(machines) for key, machines in found.items()}
 
 
@@ -182,49 +438,159 @@ class Network:
         return {peer.address[:15]: peer for _, peer in sorted(self.peers.items(), reverse=True)}
 
     @cached_property
+    def by_address(self) -> list[Machine]:
+        """All machines, whatever their state, by address. One sorted list takes 8 octets per
+        machine and finds an address, a /112 and any range; a dictionary takes twelve times that."""
+        return sorted(chain.from_iterable(a.machines for a in self.apps.values()), key=_ADDRESS)
+
+    @cached_property
+    def visible_by_address(self) -> list[Machine]:
+        """The visible machines by address; `by_address` itself when all are."""
+        found = _visible(self.by_address)
+        return self.by_address if len(found) == len(self.by_address) else found
+
+    @cached_property
     def machine_by_112(self) -> Mapping[bytes, Machine]:
         """Machines, stopped ones too, by the first 14 octets; of several a started one, then the
         lowest id."""
-        found: dict[bytes, Machine] = {}
-        for app in self.apps.values():
-            for machine in app.machines:
-                other = found.setdefault(machine.address[:14], machine)
-                if other is not machine and _rank(machine) < _rank(other):
-                    found[machine.address[:14]] = machine
-        return found
+        return By112(self.by_address)
+
+    @cached_property
+    def others(self) -> Mapping[bytes, tuple[Labels, ...]]:
+        """Answerable addresses that are not machines': visible peers', flycast addresses, and the
+        server's; each with the names that own it."""
+        names: dict[bytes, list[Labels]] = {self.server_address: [(b"_api", b"internal")]}
+        for peer in self.peers.values():
+            if peer.visible:
+                names.setdefault(peer.address, []).append((peer.name, b"_peer", b"internal"))
+        for label, addresses in self.flycasts.items():
+            for address in addresses:
+                names.setdefault(address, []).append((label, b"flycast"))
+        return {address: _sorted_names(owners) for address, owners in names.items()}
+
+    @cached_property
+    def other_addresses(self) -> list[bytes]:
+        """The addresses of `others`, ascending."""
+        return sorted(self.others)
 
     @cached_property
     def owners(self) -> Mapping[bytes, tuple[Labels, ...]]:
         """Reverse mapping: each answerable address to the names that own it, in canonical order."""
-        names: dict[bytes, list[Labels]] = {}
-        for address, owner in self._owning(self.apps.values(), self.peers.values(), self.flycasts):
-            names.setdefault(address, []).append(owner)
-        names.setdefault(self.server_address, []).append((b"_api", b"internal"))
-        return {address: _sorted_names(owners) for address, owners in names.items()}
-
-    @staticmethod
-    def _owning(
-        apps: Iterable[App], peers: Iterable[Peer], flycasts: Mapping[bytes, tuple[bytes, ...]]
-    ) -> Iterator[tuple[bytes, Labels]]:
-        """Yield the addresses that these parts answer for, with the name that owns each."""
-        for app in apps:
-            for m in app.visible:
-                yield m.address, (m.id, b"vm", app.name, b"internal")
-        for peer in peers:
-            if peer.visible:
-                yield peer.address, (peer.name, b"_peer", b"internal")
-        for label, addresses in flycasts.items():
-            for address in addresses:
-                yield address, (label, b"flycast")
-
-    @cached_property
-    def _sorted_owners(self) -> list[bytes]:
-        return sorted(self.owners)
+        return Owners(self.visible_by_address, self.others)
 
     def owns_between(self, low: bytes, high: bytes) -> bool:
         """Whether an answerable address lies in low..high."""
-        at = bisect_left(self._sorted_owners, low)
-        return at < len(self._sorted_owners) and self._sorted_owners[at] <= high
+        machines, others = self.visible_by_address, self.other_addresses
+        at = bisect_left(machines, low, key=_ADDRESS)
+        if at < len(machines) and machines[at][2] <= high:
+            return True
+        at = bisect_left(others, low)
+        return at < len(others) and others[at] <= high
+
+    @cached_property
+    def peer_names(self) -> tuple[bytes, ...]:
+        """The visible peers, in order."""
+        return tuple(sorted(peer.name for peer in self.peers.values() if peer.visible))
+
+    @cached_property
+    def roll(self) -> Roll:
+        """The apps in order, with how many machines each adds to the lists."""
+        shown = len(self.visible_by_address)
+        names = sorted(self.apps)
+        sizes = [len(self.apps[name].machines) for name in names]
+        started = listed = sizes
+        if shown < len(self.by_address):
+            lacking = Counter(m[1] for m in self.by_address if m[5] != STARTED or m[6])
+            started = [size - lacking[name] for name, size in zip(names, sizes, strict=True)]
+            lacking = Counter(m[1] for m in self.by_address if m[5] == DESTROYED or m[6])
+            listed = [size - lacking[name] for name, size in zip(names, sizes, strict=True)]
+        return Roll.of(names, started, listed)
+
+    @cached_property
+    def lists(self) -> dict[str, Text]:
+        """Text of the lists of apps and peers, kept once asked for (lookup.py)."""
+        return {}
+
+
+class Roll(NamedTuple):
+    """The apps of a network in order, and how many machines of the lists stand before each: of
+    `_instances` (`started`) and of `all._instances` (`listed`). Both end with the total."""
+
+    names: list[bytes]
+    started: array[int]
+    listed: array[int]
+
+    @classmethod
+    def of(cls, names: list[bytes], started: Iterable[int], listed: Iterable[int]) -> Roll:
+        before = (array("L", accumulate(counts, initial=0)) for counts in (started, listed))
+        return cls(names, *before)
+
+    def before(self, *, every: bool) -> array[int]:
+        return self.listed if every else self.started
+
+
+class By112(Mapping[bytes, Machine]):
+    """Machines by the first 14 octets of their address, found by bisection."""
+
+    __slots__ = ("_machines",)
+
+    def __init__(self, machines: list[Machine]) -> None:
+        self._machines = machines
+
+    def __getitem__(self, start: bytes) -> Machine:
+        at = bisect_left(self._machines, start, key=_ADDRESS)
+        end = at
+        # Mostly one: a machine owns its /112, and shares it only by mistake.
+        while end < len(self._machines) and self._machines[end][2].startswith(start):
+            end += 1
+        if at == end:
+            raise KeyError(start)
+        return min(self._machines[at:end], key=_rank)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(dict.fromkeys(machine.address[:14] for machine in self._machines))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Owners(Mapping[bytes, tuple[Labels, ...]]):
+    """The names that own each answerable address, from machines in order of address and a
+    dictionary of the rest."""
+
+    __slots__ = ("_machines", "_others")
+
+    def __init__(self, machines: list[Machine], others: Mapping[bytes, tuple[Labels, ...]]) -> None:
+        self._machines, self._others = machines, others
+
+    def __getitem__(self, address: bytes) -> tuple[Labels, ...]:
+        found: list[Labels] = []
+        at = bisect_left(self._machines, address, key=_ADDRESS)
+        while at < len(self._machines) and self._machines[at][2] == address:
+            found.append((self._machines[at][0], b"vm", self._machines[at][1], b"internal"))
+            at += 1
+        others = self._others.get(address, ())
+        if not found and not others:
+            raise KeyError(address)
+        return _sorted_names((*found, *others)) if found else others
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(dict.fromkeys((*map(_ADDRESS, self._machines), *self._others)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def prepare(network: Network, since: Network | None = None) -> Network:
+    """Build the indexes of *network* and return it: called by the thread that loads, so that no
+    question waits for one. Apps that *since* has too are prepared already."""
+    _ = network.machine_by_112, network.owners, network.other_addresses, network.peer_by_120
+    _ = network.roll, network.peer_names
+    for label in network.apps if since is None else network.touched & network.apps.keys():
+        app = network.apps[label]
+        if len(app.machines) > SMALL:
+            app.prepare()
+    return network
 
 
 def _sorted_names(owners: Iterable[Labels]) -> tuple[Labels, ...]:
@@ -253,6 +619,7 @@ def amended(
     )
     if same and old.known:
         return old
+    apps = {label: app and _sharing(app, old.apps.get(label)) for label, app in apps.items()}
     kept_apps = dict(
         old.apps
     )  # a copy in C: a network may have ten thousand apps, and a hundred commits a second
@@ -273,48 +640,96 @@ def amended(
         since=old.revision if old.known else -1,
         touched=frozenset(apps) | frozenset(flycasts),
     )
-    gone = [old.apps[label] for label in apps if label in old.apps]
-    come = [app for app in apps.values() if app is not None]
-    if "machine_by_112" in old.__dict__:
-        _carry_machines(old, made, gone, come)
-    if "owners" in old.__dict__:
-        lost = Network._owning(gone, () if peers is None else old.peers.values(),
-                               {label: old.flycasts.get(label, ()) for label in flycasts})  # fmt: skip
-        won = Network._owning(come, () if peers is None else peers.values(), flycasts)
-        _carry_owners(old, made, lost, won)
-    return made
+    _carry(old, made, apps)
+    if peers is None:
+        _share(old, made, "peer_by_120", "peer_names")
+        if not flycasts:
+            _share(old, made, "others", "other_addresses")
+    return prepare(made, since=old) if "roll" in old.__dict__ else made
 
 
-def _carry_machines(old: Network, made: Network, gone: list[App], come: list[App]) -> None:
-    """Amend the index by /112, unless machines share one: then who is behind whom is worked out
-    anew."""
-    index = dict(old.machine_by_112)
-    if len(index) < sum(len(app.machines) for app in old.apps.values()):
+def _sharing(app: App, old: App | None) -> App:
+    """Return *app* with the machines of *old* that equal its own: one value is kept of each."""
+    if old is None or old is app:
+        return app
+    known = {machine: machine for machine in old.machines}
+    return App(app.name, tuple([known.get(machine, machine) for machine in app.machines]))
+
+
+def _share(old: Network, made: Network, *indexes: str) -> None:
+    """Take over indexes that *old* has built."""
+    for index in indexes:
+        if index in old.__dict__:
+            made.__dict__[index] = old.__dict__[index]
+
+
+_FEW: Final = 64  # changed machines that are put into a sorted list one by one
+
+
+def _carry(old: Network, made: Network, apps: Mapping[bytes, App | None]) -> None:
+    """Amend the lists by address and the roll of *old*, if it has them."""
+    if "roll" not in old.__dict__:
         return
-    for app in gone:
-        for machine in app.machines:
-            del index[machine.address[:14]]
-    for app in come:
-        for machine in app.machines:
-            if index.setdefault(machine.address[:14], machine) is not machine:
-                return
-    made.__dict__["machine_by_112"] = index
+    before = {m for label in apps if label in old.apps for m in old.apps[label].machines}
+    after = {m for app in apps.values() if app is not None for m in app.machines}
+    gone, come = [*before - after], [*after - before]
+    index = _amended(old.by_address, gone, come)
+    made.__dict__["by_address"] = index
+    if old.visible_by_address is old.by_address and len(_visible(come)) == len(come):
+        made.__dict__["visible_by_address"] = index
+    else:
+        made.__dict__["visible_by_address"] = _amended(
+            old.visible_by_address, _visible(gone), _visible(come)
+        )
+    made.__dict__["roll"] = _amended_roll(old.roll, apps)
 
 
-def _carry_owners(
-    old: Network,
-    made: Network,
-    lost: Iterable[tuple[bytes, Labels]],
-    won: Iterable[tuple[bytes, Labels]],
-) -> None:
-    """Amend the reverse index."""
-    index = dict(old.owners)
-    for address, owner in lost:
-        left = tuple(name for name in index.get(address, ()) if name != owner)
-        index[address] = left
-    for address, owner in won:
-        index[address] = _sorted_names((*index.get(address, ()), owner))
-    made.__dict__["owners"] = {address: owners for address, owners in index.items() if owners}
+def _amended(index: list[Machine], gone: list[Machine], come: list[Machine]) -> list[Machine]:
+    """Return *index*, sorted by address, without the machines *gone* and with those that have
+    *come*."""
+    if len(gone) + len(come) > _FEW:
+        left = Counter(gone)
+        kept = []
+        for machine in index:
+            if left and left.get(machine):
+                left[machine] -= 1
+            else:
+                kept.append(machine)
+        kept += come
+        kept.sort(key=_ADDRESS)  # two runs: the sort only merges
+        return kept
+    found = index.copy()
+    for machine in gone:
+        at = bisect_left(found, machine[2], key=_ADDRESS)
+        while found[at] != machine:
+            at += 1
+        del found[at]
+    for machine in come:
+        insort(found, machine, key=_ADDRESS)
+    return found
+
+
+def _amended_roll(roll: Roll, apps: Mapping[bytes, App | None]) -> Roll:
+    names = roll.names
+    started, listed = (
+        [after - before for before, after in pairwise(counts)]
+        for counts in (roll.started, roll.listed)
+    )
+    for label, app in apps.items():
+        at = bisect_left(names, label)
+        there = at < len(names) and names[at] == label
+        if there != (app is not None):
+            if names is roll.names:
+                names = names.copy()
+            if there:
+                del names[at], started[at], listed[at]
+            else:
+                names.insert(at, label)
+                started.insert(at, 0)
+                listed.insert(at, 0)
+        if app is not None:
+            started[at], listed[at] = len(_visible(app.machines)), len(_listed(app.machines))
+    return Roll.of(names, started, listed)
 
 
 def _rank(machine: Machine) -> tuple[bool, bytes, bytes]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from itertools import islice
+from typing import assert_never
 
 from internal_dns.core import names
 from internal_dns.core.ask_as import Unclear
 from internal_dns.core.catalog import App, Catalog, Machine, Network
+from internal_dns.core.forms import FORMS
 from internal_dns.core.journey import (
     Drop,
     Forward,
@@ -24,12 +26,12 @@ from internal_dns.core.journey import (
     our_zone,
     respond,
 )
-from internal_dns.core.lookup import NoSuchName, OfApp, View, find, mismatch
+from internal_dns.core.lookup import OfApp, View, mismatch
 from internal_dns.core.names import Asked
-from internal_dns.core.nearest import rank
-from internal_dns.core.records import TTL, RRset, address_text, rotated
+from internal_dns.core.nearest import distances, rank
+from internal_dns.core.records import TTL, address_text
 from internal_dns.core.requester import Outsider, Place, Requester, place
-from internal_dns.core.wire import Query, Silent, Type, read_query
+from internal_dns.core.wire import Query, Silent, read_query
 
 _MISTYPED = 2  # letters too many or too few
 _COMPARED = 5_000  # apps: some 20 ms
@@ -136,21 +138,36 @@ def _place(who: Requester, here: Place, catalog: Catalog, rules: Rules) -> str:
 
 def told(asked: Asked) -> str:
     """Say which row of the grammar a name is, with what was filled in."""
-    if isinstance(asked, names.Unheard):
-        return f"nothing: {asked.reason}"
-    if isinstance(asked, names.EmptyNonTerminal):
-        return f"nothing itself, a name on the way to others of: {told(asked.of)}"
-    if isinstance(asked, names.Page):
-        return f"page {asked.number} of: {told(asked.of)}"
-    words = (type(asked).__doc__ or "").split(";")[0].split(".")[0]
-    filled = []
-    for slot in fields(asked):
-        value = getattr(asked, slot.name)
-        if value is not None and value is not False:
-            filled.append(
-                f"{slot.name} {names.printable(value) if isinstance(value, bytes) else value}"
-            )
-    return f"{words[:1].lower()}{words[1:]}" + (f" ({', '.join(filled)})" if filled else "")
+    match asked:
+        case names.Unheard(reason=reason):
+            return f"nothing: {reason}"
+        case names.EmptyNonTerminal(of=of):
+            return f"nothing itself, a name on the way to others of: {told(of)}"
+        case names.Page(of=of, number=number):
+            return f"page {number} of: {told(of)}"
+        case names.Addresses():
+            app, region, group = asked
+            return _filled(names.Addresses, app=app, region=region, group=group)
+        case (
+            names.Apex() | names.Apps() | names.Instances() | names.Peers() | names.PeerAddress()
+            | names.ServerAddress() | names.ApiAddress() | names.WhoAmI() | names.Nearest()
+            | names.MachineAddress() | names.Metadata() | names.Regions() | names.Machines()
+            | names.Services() | names.Flycast() | names.Reverse()
+        ):  # fmt: skip
+            slots = (slot.name for slot in fields(asked))
+            return _filled(type(asked), **{slot: getattr(asked, slot) for slot in slots})
+        case _:
+            assert_never(asked)
+
+
+def _filled(form: type[Asked], **slots: bytes | int | None) -> str:
+    """Return the words of *form* with what the name says of it."""
+    shown = ", ".join(
+        f"{slot} {names.printable(value) if isinstance(value, bytes) else value}"
+        for slot, value in slots.items()
+        if value is not None and value is not False
+    )
+    return FORMS[form].words + (f" ({shown})" if shown else "")
 
 
 def _instead(label: bytes, network: Network) -> str:
@@ -171,7 +188,7 @@ def _verdicts(asked: Asked, app: App, view: View, at_most: int | None) -> tuple[
     """Judge each machine of the app; for `nearest`, nearest first, with the distance and who is
     past the count."""
     every = getattr(asked, "every", False)
-    nearest = _nearest(asked, view) if isinstance(asked, names.Nearest) else None
+    nearest = _nearest(asked, app, view) if isinstance(asked, names.Nearest) else None
     found = []
     for machine in _considered(app, nearest or {}, at_most):
         why = mismatch(machine, asked) or (
@@ -209,14 +226,11 @@ def _considered(app: App, nearest: dict[bytes, int], at_most: int | None) -> tup
     return (*near, *islice(others, at_most - len(near)))
 
 
-def _nearest(asked: names.Nearest, view: View) -> dict[bytes, int]:
+def _nearest(asked: names.Nearest, app: App, view: View) -> dict[bytes, int]:
     """Return the addresses of the answer with their position in it."""
-    node = find(asked, view)
-    found = None if isinstance(node, NoSuchName) else node.of_type(Type.AAAA)
-    if not isinstance(found, RRset):
-        return {}
-    order = [address for tied in found.groups for address in rotated(tied, view.turn)]
-    return {address: position for position, address in enumerate(order[: asked.count])}
+    found = distances(app, asked.group, view.here, view.catalog)
+    order = found.first(min(asked.count, found.distinct), view.turn)
+    return {address: position for position, address in enumerate(order)}
 
 
 def _hidden(machine: Machine) -> str:
@@ -242,11 +256,13 @@ def _distance(machine: Machine, here: Place, catalog: Catalog) -> str:
 
 def _outcome(outcome: Reply | Forward | Drop, query: Query, stream: bool) -> str:
     match outcome:
-        case Drop(reason):
+        case Drop(reason=reason):
             return f"no reply: {reason}"
         case Forward():
             return "not a name of ours: asked of an upstream"
-        case Reply(octets, rcode, kind):
+        case Reply(octets=octets, rcode=rcode, kind=kind):
             by = "TCP" if stream else "UDP"
             ttl = f", TTL {TTL}" if octets[6:8] != b"\0\0" and kind != "refused" else ""
             return f"{rcode.name}, {len(octets)} octets by {by}{ttl}, kind {kind}"
+        case _:
+            assert_never(outcome)

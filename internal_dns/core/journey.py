@@ -12,7 +12,7 @@ cannot lie.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 
 from internal_dns.core import names
 from internal_dns.core.ask_as import Unclear, ask_as
@@ -20,9 +20,18 @@ from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.cookies import full_cookie
 from internal_dns.core.local import LOCALHOST, is_bare, local_zone
 from internal_dns.core.lookup import Found, NoSuchName, View, find
-from internal_dns.core.message import PLAIN_UDP_SIZE, Body, Manner, body_of, message, option
+from internal_dns.core.message import (
+    PLAIN_UDP_SIZE,
+    RR_HEAD,
+    Body,
+    Manner,
+    assemble,
+    body_of,
+    message,
+    option,
+)
 from internal_dns.core.names import Asked, Labels
-from internal_dns.core.records import SOA, SOA_TTL, RRset, compressed, rr
+from internal_dns.core.records import SOA, SOA_TTL, RRset, TextList, compressed, rr
 from internal_dns.core.requester import (
     LOOPBACK,
     NOWHERE,
@@ -36,6 +45,7 @@ from internal_dns.core.requester import (
 )
 from internal_dns.core.wire import (
     COOKIE,
+    HEADER,
     IN,
     KEEPALIVE,
     MAX_MESSAGE,
@@ -82,17 +92,21 @@ class Remember:
     place: Place | None  # None: the same from every place
     body: Body
     label: bytes | None  # of the app or flycast it depends on; None: on the whole network
+    # A TXT list that is not in `body.answer`, as it fits no TCP message or was not built: whoever
+    # asks over UDP with a limit below this many octets gets TC and nothing. 0: it is in there.
+    truncated_below: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """Octets to send. `kind` is the metric's label: internal, flycast, reverse, forward or
-    refused."""
+    refused. `partial` says that a TCP message holds a part of the set only, to be counted."""
 
     octets: bytes
     rcode: Rcode
     kind: str
     remember: Remember | None = None
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +272,11 @@ def _ours(
         if isinstance(asked, names.Nearest | names.WhoAmI)
         else None
     )
-    view = View(who, catalog, here or NOWHERE, rules.region, manner.turn)
+    view = View(who, catalog, here or NOWHERE, rules.region, manner.turn, query.qtype, manner.limit)
     body, stored = conclude(find(asked, view), query, zone)
     remember = _remember(query, who, asked, here, body) if stored and who.network.known else None
-    return Reply(message(body, query, manner), body.rcode, kind, remember)
+    octets, partial = assemble(body, query, manner)
+    return Reply(octets, body.rcode, kind, remember, partial)
 
 
 def conclude(found: Found, query: Query, zone: Labels) -> tuple[Body, bool]:
@@ -286,16 +301,49 @@ def _remember(
 ) -> Remember:
     """Say under which key the reply may be repeated and what it depends on (names.md, "The answer
     table")."""
-    return Remember(who.network, query.qtype, query.name, here, body, depends_on(asked))
+    label = depends_on(asked)
+    return Remember(
+        who.network, query.qtype, query.name, here, body, label, _truncated_below(body, query)
+    )
+
+
+def _truncated_below(body: Body, query: Query) -> int:
+    """Return below which limit a UDP reply of this body is TC without answer; 0 when the body has
+    the whole answer."""
+    if not isinstance(body.whole, TextList) or body.answer:
+        return 0
+    if not body.whole.text.sizes:
+        return HEADER + len(query.question) + RR_HEAD + body.whole.least
+    return MAX_MESSAGE + 1
 
 
 def depends_on(asked: Asked) -> bytes | None:
     """Return the app (or flycast) label that alone decides the answer, or None: it depends on the
     whole network."""
-    if isinstance(asked, names.Page | names.EmptyNonTerminal):
-        return depends_on(asked.of)
-    label: bytes | None = getattr(asked, "app", None)
-    return label
+    match asked:
+        case names.Page(of=of) | names.EmptyNonTerminal(of=of):
+            return depends_on(of)
+        case names.Addresses():
+            app, _region, _group = asked
+            return app
+        case (
+            names.Nearest(app=app)
+            | names.MachineAddress(app=app)
+            | names.Metadata(app=app)
+            | names.Regions(app=app)
+            | names.Machines(app=app)
+            | names.Instances(app=app)
+            | names.Services(app=app)
+            | names.Flycast(app=app)
+        ):
+            return app
+        case (
+            names.Apex() | names.Apps() | names.Peers() | names.PeerAddress() | names.ServerAddress()
+            | names.ApiAddress() | names.WhoAmI() | names.Reverse() | names.Unheard()
+        ):  # fmt: skip
+            return None
+        case _:
+            assert_never(asked)
 
 
 # ── names that never leave, whoever they belong to ────────────────────────────────────────────────

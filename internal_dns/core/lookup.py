@@ -8,26 +8,36 @@ the name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import itemgetter
+from typing import Final, TypeVar, assert_never
 
 from internal_dns.core import names
-from internal_dns.core.catalog import App, Catalog, Machine, Network
-from internal_dns.core.nearest import tie_groups
+from internal_dns.core.catalog import NO_MACHINES, App, Catalog, Machine, MachineSet, Network
+from internal_dns.core.nearest import Distances, distances
 from internal_dns.core.records import (
+    ADDRESS_FORMAT,
+    ADDRESS_RR,
+    MOST_ADDRESSES,
     NS,
     PAGE,
     SOA,
+    SRV_RR,
+    TWO_ZEROS,
     Extra,
     RRset,
     TextList,
+    address_groups,
     address_text,
     addresses,
-    rotated,
     srv,
 )
 from internal_dns.core.requester import NOWHERE, Place, Requester
-from internal_dns.core.wire import Type
+from internal_dns.core.text import Text, encoded
+from internal_dns.core.wire import MAX_MESSAGE, Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +78,40 @@ Found = Node | NoSuchName
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Through whose eyes a name is seen. `here` is looked up for the names that depend on it
-    only."""
+    """Through whose eyes a name is seen, and what of it can be of use: nothing is built for a
+    `qtype` that is not asked for, nor a list that no message of `limit` octets can hold.
+
+    `here` is looked up for the names that depend on it only.
+    """
 
     who: Requester
     catalog: Catalog
     here: Place = NOWHERE
     server_region: bytes | None = None
     turn: int = 0
+    qtype: int = Type.ANY
+    limit: int = MAX_MESSAGE  # of a TCP reply: then the part that fits is built
+
+
+_OF_EVERY_NETWORK: Final = (
+    names.Unheard,
+    names.Apex,
+    names.ServerAddress,
+    names.ApiAddress,
+    names.WhoAmI,
+)
 
 
 def find(asked: names.Asked, view: View) -> Found:
     """Return what is at the name that *asked* stands for."""
-    who = view.who
-    network = who.network
+    network = view.who.network
+    if not network.known and not isinstance(asked, _OF_EVERY_NETWORK):
+        return NoSuchName("this network is not in the catalog")
     match asked:
-        case names.Unheard(reason):
+        case names.Unheard(reason=reason):
             return NoSuchName(reason)
         case names.Apex():
-            dns = Extra((b"_dns", b"internal"), server_address(network))
+            dns = Extra(b"_dns", (b"internal",), server_address(network))
             return Node((RRset(Type.SOA, ((SOA,),)), RRset(Type.NS, ((NS,),), extra=(dns,))))
         case names.ServerAddress():
             return Node((addresses((server_address(network),)),))
@@ -94,43 +119,46 @@ def find(asked: names.Asked, view: View) -> Found:
             return Node((addresses((network.server_address,)),))
         case names.WhoAmI():
             return Node((_whoami(view),))
-    if not network.known:
-        return NoSuchName("this network is not in the catalog")
-    match asked:
-        case names.EmptyNonTerminal(of):
-            base = find(of, view)
+        case names.EmptyNonTerminal(of=of):
+            base = exists(of, view)
             return base if isinstance(base, NoSuchName) else Node(())
-        case names.Page(of, number):
-            return _page(find(of, view), number)
+        case names.Page(of=of, number=number):
+            return _page(of, number, view)
         case names.Apps():
-            return Node((TextList(tuple(sorted(network.apps)), pageable=True),))
+            return Node((_labels("apps", network.roll.names, view),))
         case names.Peers():
-            visible = (peer.name for peer in network.peers.values() if peer.visible)
-            return Node((TextList(tuple(sorted(visible)), pageable=True),))
-        case names.PeerAddress(name):
+            return Node((_labels("peers", network.peer_names, view),))
+        case names.PeerAddress(peer=name):
             peer = network.peers.get(name)
             return (
                 Node((addresses((peer.address,)),))
                 if peer and peer.visible
                 else NoSuchName("no such peer")
             )
-        case names.Instances(None, every):
-            apps = [network.apps[name] for name in sorted(network.apps)]
-            return Node((_instances(apps, every),))
-        case names.Flycast(name):
+        case names.Instances(app=None, every=every):
+            return Node((_all_instances(network, every, view),))
+        case names.Flycast(app=name):
             found = network.flycasts.get(name)
-            return (
-                Node((addresses(found, pageable=True),))
-                if found
-                else NoSuchName("no flycast address here")
-            )
-        case names.Reverse(nibbles):
+            return _flycast(found, view) if found else NoSuchName("no flycast address here")
+        case names.Reverse(nibbles=nibbles):
             return _reverse(network, nibbles)
-    assert isinstance(asked, OfApp)
-    app = network.apps.get(asked.app or b"")
-    return _of_app(asked, app, view) if app else NoSuchName("no such app in this network")
+        case (
+            names.Addresses()
+            | names.Nearest()
+            | names.MachineAddress()
+            | names.Metadata()
+            | names.Regions()
+            | names.Machines()
+            | names.Instances()
+            | names.Services()
+        ):
+            app = network.apps.get(asked.app or b"")
+            return _of_app(asked, app, view) if app else NoSuchName("no such app in this network")
+        case _:
+            assert_never(asked)
 
 
+T = TypeVar("T")
 OfApp = (
     names.Addresses
     | names.Nearest
@@ -143,110 +171,164 @@ OfApp = (
 )
 
 
-def _of_app(asked: OfApp, app: App, view: View) -> Found:
-    """Return what is at a name of *app*, which exists."""
+def exists(asked: names.Pageable, view: View) -> NoSuchName | App | None:
+    """Return why there is no such name, else the app it is of, if any: found without building
+    anything."""
+    network = view.who.network
     match asked:
-        case names.Addresses(_, region, group):
-            if (
-                region is not None
-                and region not in app.regions
-                and region not in view.catalog.regions
+        case names.Apps() | names.Peers() | names.Instances(app=None):
+            return None
+        case names.Flycast(app=name):
+            return None if name in network.flycasts else NoSuchName("no flycast address here")
+        case (
+            names.Addresses()
+            | names.Metadata()
+            | names.Regions()
+            | names.Machines()
+            | names.Instances()
+        ):
+            app = network.apps.get(asked.app or b"")
+            if app is None:
+                return NoSuchName("no such app in this network")
+            return _lacking(asked, app, view) or app
+        case _:
+            assert_never(asked)
+
+
+def _lacking(asked: OfApp, app: App, view: View) -> NoSuchName | None:
+    """Return why *app*, which exists, has no such name."""
+    match asked:
+        case names.Addresses():
+            _, region, group = asked
+            if region is not None and not (
+                region in app.by_region or region in view.catalog.regions
             ):
                 return NoSuchName("no such region")
-            if group is not None and group not in app.groups:
-                return NoSuchName("no such process group")
-            return _set(asked, app)
-        case names.Metadata():
-            return _set(asked, app)
-        case names.MachineAddress(_, ident):
-            machine = app.by_id.get(ident)
-            if machine is None:
-                return NoSuchName("no such machine")
+            return _no_group(group, app)
+        case names.Nearest(group=group) | names.Regions(group=group) | names.Machines(group=group):
+            return _no_group(group, app)
+        case names.MachineAddress(id=ident):
+            return None if ident in app.by_id else NoSuchName("no such machine")
+        case names.Services(service=service, protocol=protocol):
+            if (service, protocol) in app.by_service:
+                return None
+            return NoSuchName("no machine of the app publishes this service")
+        case names.Metadata() | names.Instances():
+            return None
+        case _:
+            assert_never(asked)
+
+
+def _no_group(group: bytes | None, app: App) -> NoSuchName | None:
+    return None if group is None or group in app.by_group else NoSuchName("no such process group")
+
+
+def _of_app(asked: OfApp, app: App, view: View) -> Found:
+    """Return what is at a name of *app*, which exists."""
+    if lacking := _lacking(asked, app, view):
+        return lacking
+    match asked:
+        case names.Addresses() | names.Metadata():
+            return _set(selected(asked, app), view)
+        case names.MachineAddress(id=ident):
+            machine = app.by_id[ident]
             return (
                 Node((addresses((machine.address,)),))
                 if machine.visible
                 else Node((), "the machine is not started")
             )
-        case names.Nearest(_, _, group):
-            if group is not None and group not in app.groups:
-                return NoSuchName("no such process group")
+        case names.Nearest():
             return _nearest(asked, app, view)
-        case names.Regions(_, group, every) | names.Machines(_, group, every):
-            if group is not None and group not in app.groups:
-                return NoSuchName("no such process group")
-            shown = [
-                m
-                for m in app.machines
-                if (m.listed if every else m.visible) and group in (None, m.group)
-            ]
-            if isinstance(asked, names.Regions):
-                return Node((TextList(tuple(sorted({m.region for m in shown})), pageable=True),))
-            return Node((TextList(tuple(m.id + b" " + m.region for m in shown), pageable=True),))
-        case names.Instances(_, every):
-            return Node((_instances([app], every),))
-        case names.Services(_, service, protocol):
-            return _services(app, service, protocol)
-    raise AssertionError(asked)
+        case names.Regions() | names.Machines() | names.Instances():
+            return Node((_list(asked, app, view),))
+        case names.Services(service=service, protocol=protocol):
+            return _services(app, service, protocol, view)
+        case _:
+            assert_never(asked)
 
 
-def selected(asked: names.Addresses | names.Metadata, app: App) -> tuple[Machine, ...]:
+# ── sets of addresses ─────────────────────────────────────────────────────────────────────────────
+
+
+def selected(asked: names.Addresses | names.Metadata, app: App) -> MachineSet:
     """Return the visible machines that match, by index. `mismatch` says the same of one machine, in
     words."""
     match asked:
-        case names.Addresses(_, None, None):
-            return app.visible
-        case names.Addresses(_, None, group):
-            return app.by_group.get(group or b"", ())
-        case names.Addresses(_, region, group):
-            here = app.by_region.get(region or b"", ())
-            return here if group is None else tuple(m for m in here if m.group == group)
-        case names.Metadata(_, None, _):
-            return ()
-        case names.Metadata(_, key, None):
-            return app.by_key.get(key or b"", ())
-        case names.Metadata(_, key, value):
-            return app.by_key_value.get((key or b"", value or b""), ())
-    raise AssertionError(asked)
+        case names.Addresses():
+            _, region, group = asked
+            return app.selection(region, group)
+        case names.Metadata(key=key, value=value):
+            if key is None:
+                return NO_MACHINES
+            if value is None:
+                return app.by_key.get(key, NO_MACHINES)
+            return app.by_key_value.get((key, value), NO_MACHINES)
+        case _:
+            assert_never(asked)
 
 
 def mismatch(machine: Machine, asked: names.Asked) -> str:
     """Say why *machine*, whatever its state, is not meant by *asked*; empty when it is."""
     match asked:
-        case names.Page(of, _) | names.EmptyNonTerminal(of):
+        case names.Page(of=of) | names.EmptyNonTerminal(of=of):
             return mismatch(machine, of)
-        case names.Addresses(_, region, group):
+        case names.Addresses():
+            _, region, group = asked
             if region is not None and machine.region != region:
                 return f"region is {machine.region.decode()}"
             if group is not None and machine.group != group:
                 return f"process group is {machine.group.decode()}"
-        case names.Nearest(_, _, group) | names.Regions(_, group, _) | names.Machines(_, group, _):
+            return ""
+        case names.Nearest(group=group) | names.Regions(group=group) | names.Machines(group=group):
             if group is not None and machine.group != group:
                 return f"process group is {machine.group.decode()}"
-        case names.MachineAddress(_, ident):
-            if machine.id != ident:
-                return "another id"
-        case names.Metadata(_, key, value):
+            return ""
+        case names.MachineAddress(id=ident):
+            return "" if machine.id == ident else "another id"
+        case names.Metadata(key=key, value=value):
             values = [v.lower() for k, v in machine.metadata if k.lower() == key]
             if not values:
                 return "metadata lacks the key"
-            if value is not None and value not in values:
-                return "metadata has another value"
-        case names.Services(_, service, protocol):
-            if not any((s.name, s.protocol) == (service, protocol) for s in machine.services):
-                return "does not publish the service"
-    return ""
+            return "" if value is None or value in values else "metadata has another value"
+        case names.Services(service=service, protocol=protocol):
+            if any((s.name, s.protocol) == (service, protocol) for s in machine.services):
+                return ""
+            return "does not publish the service"
+        case (
+            names.Apex() | names.Apps() | names.Instances() | names.Peers() | names.PeerAddress()
+            | names.ServerAddress() | names.ApiAddress() | names.WhoAmI() | names.Flycast()
+            | names.Reverse() | names.Unheard()
+        ):  # fmt: skip
+            return ""
+        case _:
+            assert_never(asked)
 
 
-def _set(asked: names.Addresses | names.Metadata, app: App) -> Node:
+def _set(chosen: MachineSet, view: View) -> Node:
     """Return the AAAA RRset of the machines meant, or the reason why it is empty."""
-    machines = selected(asked, app)
+    machines = chosen.spread
     if not machines:
-        return Node((), _none_started(asked, app))
-    return Node((addresses(tuple(m.address for m in machines), pageable=True),))
+        return Node((), none_started(chosen.total))
+    if len(machines) <= MOST_ADDRESSES:
+        return Node((addresses(tuple(m[2] for m in machines), pageable=True),))
+    shown = _turned(machines, view.limit // ADDRESS_RR, view.turn)
+    return Node((_part_of([m[2] for m in shown], len(machines), pageable=True),))
 
 
-def _none_started(asked: names.Asked, app: App) -> str:
-    matching = sum(not mismatch(machine, asked) for machine in app.machines)
+def _turned(members: Sequence[T], count: int, turn: int) -> list[T]:
+    """Return the *count* members, or all, that the turn puts first."""
+    at, count = turn % len(members), min(count, len(members))
+    shown = members[at : at + count]
+    return [*shown, *members[: count - len(shown)]]
+
+
+def _part_of(shown: Sequence[bytes], total: int, *, pageable: bool = False) -> RRset:
+    """A set of *total* addresses, of which no message can hold more than *shown*."""
+    return RRset(Type.AAAA, (tuple(shown),), pageable=pageable, stored=False, total=total)
+
+
+def none_started(matching: int) -> str:
+    """Say why no address is there, though so many machines match."""
     return (
         f"{matching} machine{'s' * (matching != 1)}, none started"
         if matching
@@ -254,69 +336,197 @@ def _none_started(asked: names.Asked, app: App) -> str:
     )
 
 
+def _flycast(found: tuple[bytes, ...], view: View) -> Node:
+    """Return the flycast addresses; their order is canonical, and rotated."""
+    if len(found) <= MOST_ADDRESSES:
+        return Node((addresses(found, pageable=True),))
+    shown = _turned(found, view.limit // ADDRESS_RR, view.turn)
+    return Node((_part_of(shown, len(found), pageable=True),))
+
+
 def _nearest(asked: names.Nearest, app: App, view: View) -> Node:
     """Return `top<N>`: the addresses, and of the whole app as TXT what each costs."""
-    members = app.visible if asked.group is None else app.by_group.get(asked.group, ())
-    groups = tie_groups(members, asked.count, view.here, view.catalog)
-    priced = tuple(
-        _priced(machine, view) for tied in groups for machine in rotated(tied, view.turn)
-    )
-    sets: list[RRset | TextList] = []
-    if groups:
-        sets.append(RRset(Type.AAAA, _distinct(groups), asked.count))
+    found = distances(app, asked.group, view.here, view.catalog)
+    if not found.size:
+        matching = app.selection(None, asked.group).total
+        texts = () if asked.group is not None else (TextList.of((), stored=False),)
+        return Node(texts, none_started(matching))
+    sets: list[RRset | TextList] = [_nearest_addresses(found, asked.count, view)]
     if asked.group is None:
-        sets.append(TextList(priced[: asked.count], stored=False))
-    return Node(tuple(sets), "" if groups else _none_started(asked, app))
+        # What is not asked for is not built.
+        wanted = view.qtype == Type.TXT
+        sets.append(_priced(found, asked.count, view) if wanted else TextList(Text(), 0))
+    return Node(tuple(sets))
 
 
-def _distinct(groups: tuple[tuple[Machine, ...], ...]) -> tuple[tuple[bytes, ...], ...]:
-    """Return the addresses of *groups*, each only where it first stands: RRsets have no duplicates
-    (RFC 2181)."""
-    seen: dict[bytes, int] = {}
-    for number, tied in enumerate(groups):
-        for machine in tied:
-            seen.setdefault(machine.address, number)
-    return tuple(
-        tuple(a for a, at in seen.items() if at == number) for number in range(len(groups))
-    )
+def _nearest_addresses(found: Distances, count: int, view: View) -> RRset:
+    if found.size <= MOST_ADDRESSES:
+        return RRset(Type.AAAA, found.groups(count), count)
+    total = min(count, found.distinct)
+    return _part_of(found.first(min(total, view.limit // ADDRESS_RR), view.turn), total)
 
 
-def _priced(machine: Machine, view: View) -> bytes:
-    cost = view.catalog.cost(view.here.region, machine.region)
-    return b"%s %s %s" % (
-        machine.id,
-        machine.region,
-        b"-" if cost is None else b"%d" % int(cost + 0.5),
-    )
+def _priced(found: Distances, count: int, view: View) -> TextList:
+    ends: dict[bytes, bytes] = {}  # what stands behind an id, by region
+
+    def encode(machines: Sequence[Machine]) -> Text:
+        for region in {machine.region for machine in machines}.difference(ends):
+            cost = view.catalog.cost(view.here.region, region)
+            ends[region] = b" %s %s" % (region, b"-" if cost is None else b"%d" % int(cost + 0.5))
+        return Text.of([machine.id + ends[machine.region] for machine in machines])
+
+    total = min(count, found.size)
+    # An item has six octets at least, so that no message holds more of them than this.
+    machines = found.machines(min(total, MAX_MESSAGE // 6), view.turn)
+    return TextList(encoded(machines, encode), total, stored=False)
 
 
-def _services(app: App, service: bytes, protocol: bytes) -> Found:
-    """Return the SRV RRset of a service: one a visible machine and port, with the machines'
+def _services(app: App, service: bytes, protocol: bytes, view: View) -> Node:
+    """Return the SRV RRset of a service: one per visible machine and port, with the machines'
     addresses beside it."""
-    if (service, protocol) not in app.services:
-        return NoSuchName("no machine of the app publishes this service")
-    published = [
-        (machine, s.port, (machine.id, b"vm", app.name, b"internal"))
-        for machine in app.visible
-        for s in machine.services
-        if (s.name, s.protocol) == (service, protocol)
-    ]
+    published: Sequence[tuple[Machine, int]] = app.by_service[service, protocol]
     if not published:
         return Node((), "the service is published, but by no started machine")
-    rdata = tuple(dict.fromkeys(srv(port, target) for _, port, target in published))
-    extra = tuple(dict.fromkeys(Extra(target, machine.address) for machine, _, target in published))
-    return Node((RRset(Type.SRV, (rdata,), extra=extra),))
+    rest = (b"vm", app.name, b"internal")
+    end = names.wire(rest)
+    octets = len(published) * (SRV_RR + len(end)) + sum(len(machine[0]) for machine, _ in published)
+    total = len(published) if octets > MAX_MESSAGE else 0
+    if total:
+        published = _turned(published, view.limit // (SRV_RR + 1 + len(end)), view.turn)
+        sizes = accumulate(SRV_RR + len(end) + len(machine.id) for machine, _ in published)
+        published = published[: bisect_right([*sizes], view.limit)]
+    starts = {port: srv(port, b"") for port in {port for _, port in published}}
+    rdata = dict.fromkeys(
+        [b"%b%c%b%b" % (starts[port], len(m[0]), m[0], end) for m, port in published]
+    )
+    extra = dict.fromkeys(
+        () if total else (Extra(machine.id, rest, machine.address) for machine, _ in published)
+    )
+    return Node(
+        (RRset(Type.SRV, (tuple(rdata),), extra=tuple(extra), stored=not total, total=total),)
+    )
 
 
-def _instances(apps: Iterable[App], every: bool) -> TextList:
+# ── lists ─────────────────────────────────────────────────────────────────────────────────────────
+
+# Octets of an item and its separator at least. A list with too many items for its message is known
+# without a look at one of them.
+_LEAST_LABEL: Final = 2
+_LEAST_MACHINE: Final = 4
+_LEAST_INSTANCE: Final = len(b"instance=a,app=a,ip=::,region=a;")
+
+OneAppsList = names.Regions | names.Machines | names.Instances
+
+
+def _too_long(count: int, least: int, view: View) -> TextList | None:
+    """Return the list unbuilt when *count* items of *least* octets do not fit the message."""
+    octets = count * least
+    if view.limit >= MAX_MESSAGE or octets <= view.limit:
+        return None
+    return TextList(Text(), count, pageable=True, least=octets)
+
+
+def _labels(kind: str, found: Sequence[bytes], view: View) -> TextList:
+    """Return a list of names of the whole network: apps or peers."""
+    if too_long := _too_long(len(found), _LEAST_LABEL, view):
+        return too_long
+    kept = view.who.network.lists
+    if kind not in kept:
+        kept[kind] = encoded(found, Text.of)
+    return TextList(kept[kind], len(found), pageable=True)
+
+
+def _all_instances(network: Network, every: bool, view: View) -> TextList:
+    """Return the machines of all apps, joined from what each app keeps."""
+    before = network.roll.before(every=every)
+    if too_long := _too_long(before[-1], _LEAST_INSTANCE, view):
+        return too_long
+    parts = (
+        _text_of(names.Instances(name, every), network.apps[name])
+        for number, name in enumerate(network.roll.names)
+        if before[number + 1] > before[number]
+    )
+    return TextList(Text.joined(parts), before[-1], pageable=True)
+
+
+def _list(asked: OneAppsList, app: App, view: View) -> TextList:
+    """Return a list of one app."""
+    match asked:
+        case names.Regions():
+            count = None
+        case names.Machines() | names.Instances():
+            count = len(_shown(asked, app))
+            least = _LEAST_INSTANCE if isinstance(asked, names.Instances) else _LEAST_MACHINE
+            if too_long := _too_long(count, least, view):
+                return too_long
+        case _:
+            assert_never(asked)
+    text = _text_of(asked, app)
+    return TextList(text, len(text.sizes) if count is None else count, pageable=True)
+
+
+def _text_of(asked: OneAppsList, app: App) -> Text:
+    """Return the octets of a list of one app; it keeps them."""
+    match asked:
+        case names.Regions(group=group, every=every):
+            key = ("regions", group, every)
+        case names.Machines(group=group, every=every):
+            key = ("vms", group, every)
+        case names.Instances(every=every):
+            key = ("_instances", None, every)
+        case _:
+            assert_never(asked)
+    if key not in app.lists:
+        app.lists[key] = _encoded(asked, app, _shown(asked, app))
+    return app.lists[key]
+
+
+def _shown(asked: OneAppsList, app: App) -> Sequence[Machine]:
+    """Return the machines that a list of *app* shows, in order of id."""
+    shown = app.listed if asked.every else app.started
+    group = None if isinstance(asked, names.Instances) else asked.group
+    if group is None or len(app.by_group) == 1:
+        return shown
+    return app.shown_by_group(every=asked.every).get(group, ())
+
+
+def _encoded(asked: OneAppsList, app: App, machines: Sequence[Machine]) -> Text:
+    """Encode what *asked* lists of *machines*."""
+    match asked:
+        case names.Regions():
+            return encoded(_regions(machines), Text.of)
+        case names.Machines():
+            return encoded(machines, _machines)
+        case names.Instances():
+            return encoded(machines, _instances)
+        case _:
+            assert_never(asked)
+
+
+def _regions(machines: Sequence[Machine]) -> list[bytes]:
+    return sorted(set(map(itemgetter(3), machines)))
+
+
+def _machines(machines: Sequence[Machine]) -> Text:
+    return Text.of([b"%b %b" % (m[0], m[3]) for m in machines])
+
+
+def _instances(machines: Sequence[Machine]) -> Text:
     """`instance=,app=,ip=,region=` of each machine: four fields in this order, which known clients
     split blindly."""
-    shown = (m for app in apps for m in app.machines if (m.listed if every else m.visible))
-    return TextList(tuple(map(_instance, shown)), b";", pageable=True)
+    # Hot path: one format per item, which takes half as long as formatting the address before.
+    return Text.of(
+        [
+            _INSTANCE % (m[0], m[1], *address_groups(m[2]), m[3])
+            if TWO_ZEROS not in m[2]
+            else b"instance=%b,app=%b,ip=%b,region=%b" % (m[0], m[1], address_text(m[2]), m[3])
+            for m in machines
+        ],
+        b";",
+    )
 
 
-def _instance(m: Machine) -> bytes:
-    return b"instance=%s,app=%s,ip=%s,region=%s" % (m.id, m.app, address_text(m.address), m.region)
+_INSTANCE: Final = b"instance=%b,app=%b,ip=" + ADDRESS_FORMAT + b",region=%b"
 
 
 def _whoami(view: View) -> TextList:
@@ -327,7 +537,68 @@ def _whoami(view: View) -> TextList:
         b"server": view.server_region or b"",
         b"revision": b"%d" % view.who.network.revision,
     }
-    return TextList(tuple(b"%s=%s" % field for field in fields.items()), stored=False)
+    return TextList.of([b"%s=%s" % field for field in fields.items()], stored=False)
+
+
+# ── pages ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _page(of: names.Pageable, number: int, view: View) -> Found:
+    """Cut page *number* out of a set or list, by canonical order: addresses ascending, lists as
+    they are."""
+    app = exists(of, view)
+    if isinstance(app, NoSuchName):
+        return app
+    network, start = view.who.network, (number - 1) * PAGE
+    match of:
+        case names.Addresses() | names.Metadata():
+            assert app is not None
+            chosen = selected(of, app)
+            if not chosen.machines:
+                return Node((), none_started(chosen.total))
+            part = tuple(m[2] for m in chosen.canonical[start : start + PAGE])
+            return Node((addresses(part),)) if part else Node((), "past the last page")
+        case names.Flycast(app=name):
+            part = network.flycasts[name][start : start + PAGE]
+            return Node((addresses(part),)) if part else Node((), "past the last page")
+        case names.Apps():
+            return _page_of(Text.of(network.roll.names[start : start + PAGE]))
+        case names.Peers():
+            return _page_of(Text.of(network.peer_names[start : start + PAGE]))
+        case names.Instances(app=None, every=every):
+            return _page_of(_instances([*_from(network, start, every)]))
+        case names.Regions():
+            assert app is not None
+            if start >= len(app.by_region):
+                return _page_of(Text())
+            return _page_of(Text.of(_regions(_shown(of, app))[start : start + PAGE]))
+        case names.Machines() | names.Instances():
+            assert app is not None
+            return _page_of(_encoded(of, app, _shown(of, app)[start : start + PAGE]))
+        case _:
+            assert_never(of)
+
+
+def _page_of(text: Text) -> Node:
+    return Node((TextList(text, len(text.sizes)),))
+
+
+def _from(network: Network, start: int, every: bool) -> Iterator[Machine]:
+    """Yield the machines of one page of `_instances`, from the one whose number is *start*."""
+    names, before = network.roll.names, network.roll.before(every=every)
+    if start >= before[-1]:
+        return
+    number, left = bisect_right(before, start) - 1, PAGE
+    while left > 0 and number < len(names):
+        app = network.apps[names[number]]
+        machines = app.listed if every else app.started
+        at = max(0, start - before[number])
+        yield from machines[at : at + left]
+        left -= len(machines[at : at + left])
+        number += 1
+
+
+# ── reverse names ─────────────────────────────────────────────────────────────────────────────────
 
 
 def _reverse(network: Network, nibbles: bytes) -> Found:
@@ -342,18 +613,6 @@ def _reverse(network: Network, nibbles: bytes) -> Found:
     if low <= everyones <= high or network.owns_between(low, high):
         return Node(())
     return NoSuchName("no address you may see is below this name")
-
-
-def _page(found: Found, number: int) -> Found:
-    """Cut page *number* out of a set or list, by canonical order: addresses ascending, lists as
-    they are."""
-    if isinstance(found, NoSuchName) or not found.sets:
-        return found
-    whole, start = found.sets[0], (number - 1) * PAGE
-    if isinstance(whole, TextList):
-        return Node((TextList(whole.items[start : start + PAGE], whole.separator),))
-    part = tuple(sorted(whole.groups[0]))[start : start + PAGE]
-    return Node((RRset(whole.type, (part,)),)) if part else Node((), "past the last page")
 
 
 def server_address(network: Network) -> bytes:

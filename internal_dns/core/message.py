@@ -4,30 +4,34 @@
 
 The answer table keeps Bodies; id, RD, CD, letter case, OPT, size limit and rotation are applied
 here, each time. What does not fit goes in this order: EDE, additional records, whole RRs from the
-end (then TC is set).
+end. Then TC is set over UDP; over TCP an EDE says how to ask for the rest.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from struct import pack
 from typing import Final
 
 from internal_dns.core.records import (
     PAGE,
+    TTL,
+    Extra,
     RRset,
     TextList,
     compressed,
-    items_that_fit,
     rotated,
     rr,
-    text,
 )
 from internal_dns.core.wire import (
     AA,
     CD,
     EXTENDED_ERROR,
     HEADER,
+    IN,
     MAX_MESSAGE,
     QR,
     RA,
@@ -46,7 +50,8 @@ OUR_UDP_SIZE: Final = (
 PLAIN_UDP_SIZE: Final = 512  # RFC 1035 section 4.2.1
 MAX_EDE_TEXT: Final = 120  # octets
 _QNAME: Final = b"\xc0\x0c"  # a pointer to the question's name
-_RR_HEAD: Final = 12  # octets of an RR before its rdata, with such a pointer
+RR_HEAD: Final = 12  # octets of an RR before its rdata, with such a pointer
+_AAAA_HEAD: Final = _QNAME + pack("!HHIH", Type.AAAA, IN, TTL, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +65,8 @@ class Body:
     authority: bytes = b""  # one RR or none
     additional: tuple[bytes, ...] = ()
     ede: tuple[Ede, str] | None = None
-    whole: RRset | TextList | None = (
-        None  # what the answer was made from, for a set too large for any message
-    )
+    # What the answer was made from. `answer` is empty when it is too large for any message.
+    whole: RRset | TextList | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +86,84 @@ def body_of(
 ) -> Body:
     """Return the positive reply that holds *found*."""
     if isinstance(found, TextList):
-        fits = items_that_fit(found.items, found.separator, MAX_MESSAGE - _RR_HEAD) == len(
-            found.items
-        )
-        records = (rr(_QNAME, Type.TXT, text(found.items, found.separator)),) if fits else ()
-        return Body(answer=(records,), ede=ede, whole=found)
-    answer = tuple(tuple(rr(_QNAME, found.type, rdata) for rdata in tied) for tied in found.groups)
-    extra = tuple(rr(compressed(e.owner, qname), Type.AAAA, e.address) for e in found.extra)
-    return Body(answer=answer, at_most=found.at_most, additional=extra, ede=ede, whole=found)
+        most = MAX_MESSAGE - RR_HEAD
+        if len(found.text.sizes) < found.count or found.text.is_over(most):
+            return Body(ede=ede, whole=found)
+        rdata, shown = found.text.strings(most)
+        if shown < found.count:
+            return Body(ede=ede, whole=found)
+        return Body(answer=((rr(_QNAME, Type.TXT, rdata),),), ede=ede, whole=found)
+    if found.total:
+        return Body(at_most=found.at_most, ede=ede, whole=found)
+    answer = tuple(tuple(_rrs(found.type, tied)) for tied in found.groups)
+    return Body(
+        answer=answer,
+        at_most=found.at_most,
+        additional=_additional(found.extra, qname, MAX_MESSAGE - sum(map(len, chain(*answer)))),
+        ede=ede,
+        whole=found,
+    )
+
+
+def _rrs(rtype: Type, rdata: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield RRs whose owner is the question. Hot path: the octets before rdata are those of the
+    record before, as long as its length is."""
+    if rtype == Type.AAAA:
+        yield from map(_AAAA_HEAD.__add__, rdata)
+        return
+    heads: dict[int, bytes] = {}
+    for octets in rdata:
+        size = len(octets)
+        if size not in heads:
+            heads[size] = rr(_QNAME, rtype, octets)[:RR_HEAD]
+        yield heads[size] + octets
+
+
+def _additional(extra: tuple[Extra, ...], qname: tuple[bytes, ...], room: int) -> tuple[bytes, ...]:
+    """Return the AAAA RRs of the additional section, no more than *room* octets of them."""
+    rest: dict[tuple[bytes, ...], bytes] = {}
+    records: list[bytes] = []
+    for one in extra:
+        if one.rest not in rest:
+            rest[one.rest] = compressed(one.rest, qname) + _AAAA_HEAD[2:]
+        records.append(bytes((len(one.first),)) + one.first + rest[one.rest] + one.address)
+        room -= len(records[-1])
+        if room < 0:
+            break
+    return tuple(records)
 
 
 def message(body: Body, query: Query | Malformed, manner: Manner) -> bytes:
     """Return the octets of the reply to *query*, at most `manner.limit` of them."""
-    records = [record for tied in body.answer for record in rotated(tied, manner.turn)]
-    if body.at_most:
-        records = records[: body.at_most]
+    return assemble(body, query, manner)[0]
+
+
+def assemble(body: Body, query: Query | Malformed, manner: Manner) -> tuple[bytes, bool]:
+    """Return the octets of the reply, and whether it holds a part only and TC does not say so."""
+    whole = body.whole
+    if isinstance(whole, RRset) and whole.total:
+        records = list(_rrs(whole.type, chain.from_iterable(whole.groups)))
+        total = whole.total
+    else:
+        records = [record for tied in body.answer for record in rotated(tied, manner.turn)]
+        if body.at_most:
+            records = records[: body.at_most]
+        total = len(records)
     opt_size = 11 + len(manner.options) if query.edns else 0
     room = manner.limit - HEADER - len(query.question) - opt_size - len(body.authority)
     flags, ede, extra = 0, body.ede, body.additional
-    if sum(map(len, records)) > room or (
-        not records and body.whole
-    ):  # no records: a TXT list past 65,535 octets
-        flags, extra = TC, ()
-        records, ede = _what_fits(body, records, room, manner, has_opt=query.edns is not None)
+    too_long = isinstance(whole, TextList) and not records
+    partial = False
+    if too_long or len(records) < total or sum(map(len, records)) > room:
+        extra = ()
+        if manner.stream:
+            partial = True
+            records, ede = _part(whole, records, total, room, has_opt=query.edns is not None)
+        else:
+            flags, ede = TC, None
+            # Part of a TXT RR would be a shorter list that looks complete; some addresses are still
+            # of use.
+            records = [] if isinstance(whole, TextList) else records[: _fitting(records, room)]
     room -= sum(map(len, records))
     error = ede_option(ede) if query.edns else b""
     if len(error) > room:  # the first to go
@@ -124,7 +183,7 @@ def message(body: Body, query: Query | Malformed, manner: Manner) -> bytes:
         body.authority,
         *additional,
         opt(query, body.rcode, error + manner.options),
-    ))  # fmt: skip
+    )), partial  # fmt: skip
 
 
 def header(query: Query | Malformed, rcode: int, *, aa: bool, ra: bool, flags: int = 0) -> bytes:
@@ -157,36 +216,34 @@ def ede_option(ede: tuple[Ede, str] | None) -> bytes:
     )
 
 
-def _what_fits(
-    body: Body, records: list[bytes], room: int, manner: Manner, *, has_opt: bool
-) -> tuple[list[bytes], tuple[Ede, str] | None]:
-    """Return as many whole RRs (by TCP: whole items of a TXT list) as fit, and by TCP how to ask
-    for the rest."""
-    whole = body.whole
-    if not manner.stream:
-        # Part of a TXT RR would be a shorter list that looks complete; some addresses are still of
-        # use.
-        return ([] if isinstance(whole, TextList) else _first(records, room)), None
-    total = len(whole.items) if isinstance(whole, TextList) else len(records)
-    pages = f"; pages 1._page to {-(-total // PAGE)}._page" if whole and whole.pageable else ""
-    shown = total
-    for _ in range(2):  # the EDE takes room by the digits of a number that depends on the room
-        left = room - (6 + len(f"{shown} of {total}{pages}")) * has_opt
-        if isinstance(whole, TextList):
-            shown = items_that_fit(whole.items, whole.separator, left - _RR_HEAD)
-        else:
-            shown = len(_first(records, left))
+def _part(
+    whole: RRset | TextList | None, records: list[bytes], total: int, room: int, *, has_opt: bool
+) -> tuple[list[bytes], tuple[Ede, str]]:
+    """Return as many whole RRs (of a TXT list: whole items) as fit a TCP message, and how to ask
+    for the rest.
+
+    TC stays clear: over TCP there is nothing to ask again by. Go's resolver fails altogether when
+    it is set, and all others but dig take the part in silence.
+    """
+    at_most = len(records)
     if isinstance(whole, TextList):
-        records = [rr(_QNAME, Type.TXT, text(whole.items[:shown], whole.separator))]
+        total, at_most = whole.count, len(whole.text.sizes)
+    pages = f"; pages 1._page to {-(-total // PAGE)}._page" if whole and whole.pageable else ""
+    shown, rdata, digits = 0, b"", len(str(at_most))
+    while True:  # the EDE takes room by the digits of a number that depends on the room
+        left = room - (6 + digits + len(f" of {total}{pages}")) * has_opt
+        if isinstance(whole, TextList):
+            rdata, shown = whole.text.strings(left - RR_HEAD)
+        else:
+            shown = _fitting(records, left)
+        if len(str(shown)) >= digits:
+            break
+        digits = len(str(shown))
+    if isinstance(whole, TextList):
+        records = [rr(_QNAME, Type.TXT, rdata)]
     return records[:shown], (Ede.OTHER, f"{shown} of {total}{pages}")
 
 
-def _first(records: list[bytes], room: int) -> list[bytes]:
-    """Return the first records that fit in *room* octets."""
-    kept = []
-    for record in records:
-        room -= len(record)
-        if room < 0:
-            break
-        kept.append(record)
-    return kept
+def _fitting(records: list[bytes], room: int) -> int:
+    """Return how many of the first records fit in *room* octets."""
+    return bisect_right(list(accumulate(map(len, records))), room)

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 Labels = tuple[bytes, ...]  # leftmost first, lower-cased, without the root
 
@@ -90,9 +90,12 @@ class WhoAmI:
     """What the server takes the asker for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """An app's visible machines, narrowed by region, by group, or both."""
+class Addresses(NamedTuple):
+    """An app's visible machines, narrowed by region, by group, or both.
+
+    A tuple, so that whoever reads one unpacks it whole: when it gets a field, the type checker names
+    each place that does not know it.
+    """
 
     app: bytes
     region: bytes | None = None
@@ -171,7 +174,7 @@ class Reverse:
 class Page:
     """Part of a list or set; `number` counts from 1."""
 
-    of: Asked
+    of: Pageable
     number: int
 
 
@@ -179,7 +182,7 @@ class Page:
 class EmptyNonTerminal:
     """A name that exists because something below it may; it exists as long as `of` does."""
 
-    of: Asked
+    of: Pageable
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,46 +2,159 @@
 
 The key is (self, same host, same region, cost); machines equal in all four are a tie group, in
 order of address. The reply rotates each group by the turn, so nobody is always first among equals.
+
+What is far is the same for everyone in a region, so each app keeps its machines by the asker's
+region, as tie classes. The asker itself and its host are two ranges of one class, as machines are in
+order of address: they are cut out for each question.
+
+    class 0                            class 1
+    |.....| host: |..|self|...| |....| |.........................|
+    self · host without self · class 0 without host · class 1
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from operator import itemgetter
 
-from internal_dns.core.catalog import Catalog, Machine
+from internal_dns.core.catalog import App, Catalog, Machine, MachineSet, Order
+from internal_dns.core.records import rotated
 from internal_dns.core.requester import Place
 
 Rank = tuple[bool, bool, bool, float]
+Span = tuple[tuple[Machine, ...], int, int]  # machines in order of address and id, from, to
+
+_ADDRESS = itemgetter(2)
+_ADDRESS_AND_ID = itemgetter(2, 0)
 
 
 def rank(machine: Machine, place: Place, catalog: Catalog) -> Rank:
     """The sort key of one machine; smaller is nearer."""
-    cost = catalog.cost(place.region, machine.region)
     return (
         machine.address != place.own,
         machine.address[6:10] != place.host,
-        place.region is None or machine.region != place.region,
-        float("inf") if cost is None else cost,
+        *region_rank(machine.region, place.region, catalog),
     )
 
 
-def tie_groups(
-    machines: Iterable[Machine], count: int, place: Place, catalog: Catalog
+def region_rank(there: bytes, here: bytes | None, catalog: Catalog) -> tuple[bool, float]:
+    """The part of the sort key that all machines of a region share."""
+    cost = catalog.cost(here, there)
+    return here is None or there != here, float("inf") if cost is None else cost
+
+
+@dataclass(frozen=True, slots=True)
+class Distances:
+    """Tie groups, nearest first, each as spans of machines; `distinct` counts addresses."""
+
+    ties: tuple[tuple[Span, ...], ...]
+    size: int
+    distinct: int
+
+    def groups(self, count: int) -> tuple[tuple[bytes, ...], ...]:
+        """Return the addresses of the tie groups that hold the nearest *count* addresses, each
+        address only where it first stands: RRsets have no duplicates (RFC 2181)."""
+        seen: dict[bytes, None] = {}
+        groups = []
+        for spans in self.ties:
+            if len(seen) >= count:
+                break
+            before = len(seen)
+            seen.update(dict.fromkeys(map(_ADDRESS, _members(spans))))
+            groups.append(tuple(islice(seen, before, None)))
+        return tuple(filter(None, groups))
+
+    def first(self, count: int, turn: int) -> list[bytes]:
+        """Return the nearest *count* addresses, tie groups rotated by *turn*."""
+        if self.distinct == self.size:
+            return [machine[2] for machine in self.machines(count, turn)]
+        turned = (rotated(tied, turn) for tied in self.groups(count))
+        return list(islice(chain.from_iterable(turned), count))
+
+    def machines(self, count: int, turn: int) -> list[Machine]:
+        """Return the nearest *count* machines, tie groups rotated by *turn*."""
+        found: list[Machine] = []
+        for spans in self.ties:
+            if len(found) >= count:
+                break
+            at = turn % sum(end - start for _, start, end in spans)
+            before, after = [], []
+            for machines, start, end in spans:
+                cut = min(max(at, 0), end - start)
+                before.append((machines, start, start + cut))
+                after.append((machines, start + cut, end))
+                at -= end - start
+            for machines, start, end in (*after, *before):
+                found += machines[start : min(end, start + count - len(found))]
+        return found
+
+
+def _members(spans: tuple[Span, ...]) -> Iterator[Machine]:
+    return chain.from_iterable(machines[start:end] for machines, start, end in spans)
+
+
+def distances(app: App, group: bytes | None, place: Place, catalog: Catalog) -> Distances:
+    """Return the visible machines of *app*, or of one process group, by distance from *place*."""
+    chosen = app.selection(None, group)
+    own: list[Span] = []
+    near: list[tuple[Span, ...]] = []
+    far: list[tuple[Span, ...]] = []
+    for machines in _classes(app, group, place.region, catalog):
+        start = end = 0
+        if place.host is not None:
+            prefix = machines[0].address[:6] + place.host
+            start = bisect_left(machines, prefix, key=_ADDRESS)
+            end = bisect_left(machines, prefix + b"\xff" * 7, key=_ADDRESS)
+            first, last = start, start
+            if place.own is not None and place.own[6:10] == place.host:
+                first = bisect_left(machines, place.own, start, end, key=_ADDRESS)
+                last = first
+                while last < end and machines[last].address == place.own:
+                    last += 1
+            own += _spans((machines, first, last))
+            near.append(_spans((machines, start, first), (machines, last, end)))
+        far.append(_spans((machines, 0, start), (machines, end, len(machines))))
+    # One address is one place, whatever regions its machines claim: they differ in rank then.
+    ties = tuple(filter(None, (*((span,) for span in own), *near, *far)))
+    return Distances(ties, len(chosen.machines), len(chosen.spread))
+
+
+def _spans(*spans: Span) -> tuple[Span, ...]:
+    return tuple(span for span in spans if span[1] < span[2])
+
+
+def _classes(
+    app: App, group: bytes | None, here: bytes | None, catalog: Catalog
 ) -> tuple[tuple[Machine, ...], ...]:
-    """Split *machines* into tie groups, nearest first, no more than it takes to hold *count*
-    addresses."""
-    costs = {}  # one cost a region, not one a machine
-    ranked: dict[Rank, list[Machine]] = {}
-    for machine in machines:
-        key = (machine.address == place.own, machine.address[6:10] == place.host, machine.region)
-        if key not in costs:
-            costs[key] = rank(machine, place, catalog)
-        ranked.setdefault(costs[key], []).append(machine)
-    groups: list[tuple[Machine, ...]] = []
-    found: set[bytes] = set()
-    for place_rank in sorted(ranked):
-        if len(found) >= count:
-            break
-        groups.append(tuple(sorted(ranked[place_rank], key=lambda m: (m.address, m.id))))
-        found.update(m.address for m in groups[-1])
-    return tuple(groups)
+    """Return the machines in classes of equally far regions, nearest first; the app keeps them."""
+    key = here, group
+    kept = app.orders.get(key)
+    if kept is None or not (kept.latency is catalog.latency and kept.regions is catalog.regions):
+        classes = _classed(app, group, here, catalog)
+        kept = Order(catalog.latency, catalog.regions, classes)
+        app.keep_order(key, kept)
+    return kept.classes
+
+
+def _classed(
+    app: App, group: bytes | None, here: bytes | None, catalog: Catalog
+) -> tuple[tuple[Machine, ...], ...]:
+    tied: dict[tuple[bool, float], list[MachineSet]] = {}
+    for region in app.by_region:
+        found = app.selection(region, group)
+        if found.machines:
+            tied.setdefault(region_rank(region, here, catalog), []).append(found)
+    whole = app.selection(None, group)
+    # Tuples of address and id take long to make, and only where addresses are shared ids matter.
+    key = _ADDRESS if whole.distinct else _ADDRESS_AND_ID
+    return tuple(
+        whole.in_order
+        if len(tied) == 1
+        else sets[0].in_order
+        if len(sets) == 1
+        else tuple(sorted(chain.from_iterable(found.in_order for found in sets), key=key))
+        for _, sets in sorted(tied.items(), key=itemgetter(0))
+    )

@@ -3,13 +3,15 @@ makes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from struct import pack
-from typing import Final, TypeVar
+from struct import Struct, pack
+from typing import Final, NamedTuple, TypeVar
 
 from internal_dns.core.names import Labels, wire
-from internal_dns.core.wire import IN, Type
+from internal_dns.core.text import Text
+from internal_dns.core.wire import IN, MAX_MESSAGE, Type
 
 # 5 s: as long as a stopped machine may linger in a stub's cache, and what clients of the original
 # have seen for years.
@@ -23,24 +25,33 @@ T = TypeVar("T")
 # Items on a page: 250 AAAA RRs are 7 KiB, and a page of a TXT list stays inside one message.
 PAGE: Final = 250
 
+ADDRESS_RR: Final = 28  # octets of an AAAA RR whose owner is the question
+SRV_RR: Final = 19  # octets of an SRV RR without its target's labels, but one length octet
+MOST_ADDRESSES: Final = MAX_MESSAGE // ADDRESS_RR  # more than any message holds
+
 _DNS: Final = (b"_dns", b"internal")
 # The serial is constant: nothing is transferred, and a moving one would tell tenants of each other.
 SOA: Final = wire(_DNS) + wire((b"hostmaster", b"internal")) + pack("!5I", 1, 5, 5, 5, 1)
 NS: Final = wire(_DNS)
 
 
-@dataclass(frozen=True, slots=True)
-class Extra:
-    """A record for the additional section: an address the answer leads to."""
+class Extra(NamedTuple):
+    """A record for the additional section: an address the answer leads to. Its owner is `first`
+    below `rest`, which the records of a reply mostly share."""
 
-    owner: Labels
+    first: bytes
+    rest: Labels
     address: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class RRset:
     """Rdata of one type in tie groups: each is rotated by the turn, their order stays. `at_most` 0
-    is no limit."""
+    is no limit.
+
+    A set past any message is not written out: then `groups` holds as many as a message can take,
+    those that the turn chose and in its order, and `total` says how many there are.
+    """
 
     type: Type
     groups: tuple[tuple[bytes, ...], ...]
@@ -48,18 +59,30 @@ class RRset:
     pageable: bool = False
     extra: tuple[Extra, ...] = ()
     stored: bool = True
+    total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TextList:
-    """One TXT RR: items joined by a separator, cut into strings of at most 255 octets behind a
-    separator only."""
+    """One TXT RR: a list of `count` items, of which `text` has as many as a message can take.
 
-    items: tuple[bytes, ...]
-    separator: bytes = b","
+    `text` is empty when the list is known not to fit the reply, whose rdata would have `least`
+    octets or more.
+    """
+
+    text: Text
+    count: int
     pageable: bool = False
     stored: bool = True  # False: depends on more than the answer table's key
+    least: int = 0
     type: Type = Type.TXT
+
+    @classmethod
+    def of(
+        cls, items: Sequence[bytes], separator: bytes = b",", *, stored: bool = True
+    ) -> TextList:
+        """A list of few items."""
+        return cls(Text.of(items, separator), len(items), stored=stored)
 
 
 def rotated(tied: tuple[T, ...], turn: int) -> tuple[T, ...]:
@@ -68,40 +91,14 @@ def rotated(tied: tuple[T, ...], turn: int) -> tuple[T, ...]:
     return tied[at:] + tied[:at]
 
 
-def addresses(found: tuple[bytes, ...], *, pageable: bool = False, at_most: int = 0) -> RRset:
+def addresses(found: tuple[bytes, ...], *, pageable: bool = False) -> RRset:
     """An AAAA RRset of distinct addresses, one tie group."""
-    return RRset(Type.AAAA, (tuple(dict.fromkeys(found)),), at_most, pageable)
+    return RRset(Type.AAAA, (found,), pageable=pageable)
 
 
-def text(items: tuple[bytes, ...], separator: bytes) -> bytes:
-    """TXT rdata. An empty list is one empty string: known clients crash on no string at all."""
-    strings, current = [], b""
-    for item in (*(item + separator for item in items[:-1]), *items[-1:]):
-        # An item is never cut: the longest, of _instances, has 255 octets with its separator.
-        if len(current) + len(item) > 255:
-            strings.append(current)
-            current = b""
-        current += item
-    return b"".join(bytes((len(string),)) + string for string in (*strings, current))
-
-
-def items_that_fit(items: tuple[bytes, ...], separator: bytes, room: int) -> int:
-    """Return how many of the first *items* make TXT rdata of at most *room* octets."""
-    closed = current = 0  # octets of the strings that are full, and of the text in the last one
-    for count, item in enumerate(items):
-        cut = 1 + current if current + len(item) > 255 else 0
-        if closed + 1 + (current + len(item) if not cut else cut + len(item)) > room:
-            return count
-        if current + len(item) + len(separator) > 255:
-            closed += 1 + current
-            current = 0
-        current += len(item) + len(separator)
-    return len(items)
-
-
-def srv(port: int, target: Labels) -> bytes:
-    """SRV rdata: priority 0, weight 1, the target uncompressed (RFC 2782)."""
-    return pack("!3H", 0, 1, port) + wire(target)
+def srv(port: int, target: bytes) -> bytes:
+    """SRV rdata: priority 0, weight 1, the target in wire form, uncompressed (RFC 2782)."""
+    return pack("!3H", 0, 1, port) + target
 
 
 def rr(owner: bytes, rtype: int, rdata: bytes, ttl: int = TTL) -> bytes:
@@ -121,8 +118,16 @@ def compressed(owner: Labels, qname: Labels) -> bytes:
     return wire(owner[: len(owner) - common])[:-1] + (0xC000 | at).to_bytes(2, "big")
 
 
+# An address without it has no two groups of zeros beside each other, so that nothing is shortened.
+TWO_ZEROS: Final = bytes(4)
+ADDRESS_FORMAT: Final = b"%x:%x:%x:%x:%x:%x:%x:%x"
+address_groups: Final = Struct("!8H").unpack
+
+
 def address_text(address: bytes) -> bytes:
     """An address as RFC 5952 writes it; one that maps an IPv4 address in mixed notation (its
     section 5)."""
+    if TWO_ZEROS not in address:
+        return ADDRESS_FORMAT % address_groups(address)
     found = IPv6Address(address)
     return (f"::ffff:{found.ipv4_mapped}" if found.ipv4_mapped else str(found)).encode()

@@ -55,7 +55,7 @@ class Requester:
     def rule(self) -> str:
         """By which rule this network, in words."""
         match self.by:
-            case SourceMap(source):
+            case SourceMap(source=source):
                 return f"the configured map {source}={hex48(self.network.prefix)}"
             case "":
                 return f"the /48 of its address, {hex48(self.source)}"

@@ -12,7 +12,7 @@ from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Machine, Network
 from internal_dns.core.lookup import Found, NoSuchName, View, find
 from internal_dns.core.names import APEX_WORDS, RESERVED, printable
-from internal_dns.core.records import TextList, address_text, items_that_fit
+from internal_dns.core.records import TextList, address_text
 from internal_dns.core.requester import Requester
 from internal_dns.store.declare import form
 from internal_dns.store.sqlite import Loaded
@@ -20,6 +20,7 @@ from internal_dns.store.sqlite import Loaded
 STATES: Final = frozenset(state.encode() for state in form.STATES)
 MAX_AAAA: Final = 2_339  # of 28 octets each, in 65,535 with header, question and OPT
 MAX_TEXT: Final = 65_400  # octets of rdata that fit a message beside header, question and OPT
+NEAR: Final = 0.8  # of a limit: time to look for another way to ask
 MAX_NAME: Final = 253  # characters of a name as text
 
 
@@ -96,18 +97,18 @@ def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
 
 
 def _list(name: str, found: Found, where: str) -> Iterator[Finding]:
-    """Look whether a list fits into a message by TCP."""
+    """Look whether a list fits into a TCP message, and whether it is about to fit no more."""
     if isinstance(found, NoSuchName) or not found.sets or not isinstance(found.sets[0], TextList):
         return
-    items = found.sets[0].items
-    fits = items_that_fit(items, found.sets[0].separator, MAX_TEXT)
-    if fits < len(items):
-        yield Finding(
-            "warning",
-            where,
-            f"{name} lists {len(items):,}, and a message holds {fits:,} of them",
-            f"Ask for 1._page.{name} and so on",
-        )
+    count = found.sets[0].count
+    rdata, fits = found.sets[0].text.strings(MAX_TEXT)
+    if fits < count:
+        what = f"{name} lists {count:,}, and a message holds {fits:,} of them"
+    elif len(rdata) >= NEAR * MAX_TEXT:
+        what = f"{name} takes {len(rdata) / MAX_TEXT:.0%} of the largest message"
+    else:
+        return
+    yield Finding("warning", where, what, f"Ask for 1._page.{name} and so on")
 
 
 def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:
@@ -137,11 +138,13 @@ def _app(app: App, where: str, catalog: Catalog) -> Iterator[Finding]:
             f"{app.name.decode()}.internal is a name of the grammar, not the app",
             "Rename the app; its machines stay reachable by <id>.vm and in lists",
         )
-    if len(app.visible) > MAX_AAAA:
+    if (count := len(app.whole.spread)) >= NEAR * MAX_AAAA:
         yield Finding(
             "warning",
             where,
-            f"{len(app.visible):,} addresses are more than any message holds ({MAX_AAAA:,})",
+            f"{count:,} addresses are more than any message holds ({MAX_AAAA:,})"
+            if count > MAX_AAAA
+            else f"{count:,} addresses are {count / MAX_AAAA:.0%} of what a message holds",
             "Ask for pages, 1._page.<app>.internal and so on",
         )
     for region in sorted(app.regions):

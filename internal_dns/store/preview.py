@@ -92,8 +92,8 @@ def _shown(asked: names.Asked, number: NetworkId, catalog: Catalog, prefix: byte
     if not found.sets:
         return f"no data ({found.lack})"
     match found.sets[0]:
-        case TextList(items, separator):
-            return separator.decode().join(map(names.printable, items))
-        case RRset(_, groups):
+        case TextList(text=text):
+            return names.printable(text.octets[:-1])
+        case RRset(groups=groups):
             rdata = sorted(rdata for tied in groups for rdata in tied)
             return ", ".join(address_text(r).decode() if len(r) == 16 else r.hex() for r in rdata)

@@ -29,6 +29,7 @@ from internal_dns.core.catalog import (
     Region,
     Service,
     amended,
+    prepare,
 )
 from internal_dns.core.catalog_rules import USUAL, CatalogRules
 from internal_dns.store.rows import READ, Fault, Row, Values
@@ -423,7 +424,7 @@ class Reader:
         made = Network(number, start, self.named.get(number, b""), apps, peers, flycasts)
         if old is not None and made == replace(old, revision=0):
             return old
-        return replace(made, revision=revision)
+        return prepare(replace(made, revision=revision))
 
     def _networks(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, bytes]:
         found = {}

@@ -175,6 +175,7 @@ class Exchange:
                 self.metrics.leaks += 1
                 return self._failed(octets, "a reply held addresses of another network")
             self.answers.remember(said)
+        self.metrics.partial += said.partial
         self.metrics.response(said.kind, said.rcode, _qtype(octets))[0] += 1
         self.metrics.durations[said.kind].observe(perf_counter() - begin)
         return said.octets

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Drop, Forward, Reply, Rules
-from internal_dns.core.records import items_that_fit, text
+from internal_dns.core.text import Text
 from internal_dns.store.sqlite import read
 from tests.core.catalogs import (
     Rows,
@@ -412,11 +412,25 @@ def strings_of(rdata: bytes) -> list[bytes]:
     return found
 
 
+def text(items: list[bytes], separator: bytes) -> bytes:
+    """TXT rdata cut item by item: what Text.strings must agree with."""
+    strings, current = [], b""
+    for item in (*(item + separator for item in items[:-1]), *items[-1:]):
+        if len(current) + len(item) > 255:
+            strings.append(current)
+            current = b""
+        current += item
+    return b"".join(bytes((len(string),)) + string for string in (*strings, current))
+
+
 @given(item_lists, st.sampled_from([b",", b";"]))
 def test_the_strings_of_a_txt_make_up_the_list_and_are_cut_behind_a_separator_only(
     items: list[bytes], separator: bytes
 ) -> None:
-    strings = strings_of(text(tuple(items), separator))
+    rdata, shown = Text.of(items, separator).strings()
+    strings = strings_of(rdata)
+    assert shown == len(items)
+    assert rdata == text(items, separator)
     assert b"".join(strings) == separator.join(items)
     assert all(string.endswith(separator) for string in strings[:-1])
     # Greedy: what starts a string did not fit into the one before.
@@ -426,18 +440,27 @@ def test_the_strings_of_a_txt_make_up_the_list_and_are_cut_behind_a_separator_on
 
 
 @given(item_lists, st.sampled_from([b",", b";"]), st.integers(1, 6_000))
-def test_items_that_fit_agrees_with_trying_them_all(
+def test_the_items_that_fit_are_those_that_trying_them_all_finds(
     items: list[bytes], separator: bytes, room: int
 ) -> None:
-    fitting = [
-        n for n in range(1, len(items) + 1) if len(text(tuple(items[:n]), separator)) <= room
-    ]
-    assert items_that_fit(tuple(items), separator, room) == max(fitting, default=0)
+    fitting = [n for n in range(1, len(items) + 1) if len(text(items[:n], separator)) <= room]
+    shown = max(fitting, default=0)
+    rdata = text(items[:shown], separator) if shown else b"" if items else b"\0"
+    assert Text.of(items, separator).strings(room) == (rdata, shown)
+
+
+@given(item_lists, st.lists(st.integers(0, 40), max_size=5))
+def test_a_list_joined_from_parts_is_cut_as_if_it_were_one(
+    items: list[bytes], cuts: list[int]
+) -> None:
+    places = [0, *sorted(cuts), len(items)]
+    parts = [Text.of(items[start:end]) for start, end in pairwise(places)]
+    assert Text.joined(parts) == Text.of(items)
 
 
 @given(st.integers(0, 2_500), st.sampled_from(["vms", "_instances", "all._instances", "all.vms"]))
 @settings(max_examples=15, deadline=None)
-def test_a_list_too_long_for_tcp_shows_whole_items_with_tc(size: int, form: str) -> None:
+def test_a_list_too_long_for_tcp_shows_whole_items_and_tc_is_clear(size: int, form: str) -> None:
     rows = {
         "machines": [
             machine(f"{i:04x}{'d' * 40}", f"fdaa:0:18:1:1:{i // 200 + 1:x}:{i % 200 + 1:x}:2")
@@ -453,7 +476,7 @@ def test_a_list_too_long_for_tcp_shows_whole_items_with_tc(size: int, form: str)
     at = 12 + len(question(name)) + 12
     shown = b"".join(strings_of(octets[at:])).split(b";" if "_instances" in form else b",")
     assert counts(octets)[1] == 1
-    assert bool(unpack("!H", octets[2:4])[0] & TC) == (len(shown) < size)
+    assert not unpack("!H", octets[2:4])[0] & TC
     per_item = len(shown[0]) + 1
     assert len(shown) == size or len(octets) + 2 * per_item > 65_535
     assert len({item.split(b" ")[0].split(b",")[0] for item in shown}) == len(shown)

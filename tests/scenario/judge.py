@@ -79,7 +79,7 @@ def wanted_flags(expected: Expected, query: Question, said: Server) -> list[str]
             "cd": word & dns.flags.CD,
         }
         found = [name for name, on in bits.items() if on]
-    if expected.truncated is not None and "tc" not in found:
+    if expected.truncated is not None and not expected.part and "tc" not in found:
         found.append("tc")
     return sorted(found, key=FLAGS.index)
 
@@ -391,7 +391,7 @@ def wanted(expected: Expected, query: Question, said: Server) -> str:
     if expected.edns:
         lines += ["edns:", *expected.edns]
     if expected.truncated is not None and expected.truncated >= 0:
-        lines.append(f"truncated {expected.truncated}")
+        lines.append(f"{'part' if expected.part else 'truncated'} {expected.truncated}")
     lines += ["ordered"] * expected.ordered + [f"size {size}" for size in expected.sizes]
     return "\n".join(lines)
 

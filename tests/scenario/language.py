@@ -37,6 +37,7 @@ Expected, all of it: a section that is not listed is empty.
     soa ZONE            that zone's SOA RR as a negative reply has it
     ordered             the answer in this order; sets compare without order otherwise
     truncated [N]       TC is set; N of the answer's RRs (or items) are left, no more would fit; without N: all listed
+    part N              the same over TCP, where TC is clear
     rotates             asked with every turn, each address comes first equally often
     only N              N of the answer's RRs, as many as were asked for        answer any      whatever it holds
     alike               the replies to the questions above have the same octets but for id and QNAME
@@ -143,6 +144,7 @@ class Expected:
     edns: list[str] | None = None
     ordered: bool = False
     truncated: int | None = None  # -1: all that is listed is left
+    part: bool = False  # as `truncated`, and TC is clear
     only: int = 0  # so many of the answer's records; 0: all
     any_answer: bool = False
     rotates: bool = False
@@ -295,6 +297,8 @@ class _Reader:
                 expected.ordered = True
             case "truncated", _:
                 expected.truncated = int(rest or -1)
+            case "part", _:
+                expected.truncated, expected.part = int(rest), True
             case "rotates", "":
                 self.needs_process()
                 expected.rotates = True

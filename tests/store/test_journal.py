@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -345,6 +346,11 @@ def same(quick: Loaded, full: Loaded, *, faults: bool = True) -> None:
         assert network.owners == fresh.owners
         assert network.peer_by_120 == fresh.peer_by_120
         assert all(network.owns_between(address, address) for address in fresh.owners)
+        assert network.roll == fresh.roll
+        assert network.peer_names == fresh.peer_names
+        assert Counter(network.by_address) == Counter(fresh.by_address)
+        assert Counter(network.visible_by_address) == Counter(fresh.visible_by_address)
+        assert network.by_address == sorted(network.by_address, key=attrgetter("address"))
 
 
 def unchanged_are_the_same(before: Catalog, after: Catalog) -> None:

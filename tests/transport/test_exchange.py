@@ -33,6 +33,7 @@ from tests.core.messages import (
     header,
     ip,
     loaded,
+    machine,
     opt,
     option,
     options,
@@ -171,6 +172,19 @@ def test_a_bug_is_logged_once_a_second(
         ask(server, query("web.internal"))
         assert len(caplog.records) == 2
     assert server.metrics.errors == 51
+
+
+@pytest.mark.parametrize(("count", "partial"), [(2_339, 0), (2_340, 1)])
+def test_a_reply_that_holds_a_part_only_is_counted(count: int, partial: int) -> None:
+    rows = {
+        "machines": [machine(f"m{i}", f"fdaa:0:18:1:1:1:{i + 1:x}:2", "web") for i in range(count)]
+    }
+    server = serving(loaded(rows=rows).catalog)
+    ask(server, query("web.internal"), stream=False)  # TC says so
+    assert server.metrics.partial == 0
+    for asked in (1, 2):
+        ask(server, query("web.internal"), stream=True)
+        assert server.metrics.partial == asked * partial
 
 
 # ── the last check of isolation ───────────────────────────────────────────────────────────────────
