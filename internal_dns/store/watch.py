@@ -19,11 +19,21 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from internal_dns.store.sqlite import Loaded, Reader, UnusableCatalog, check_schema, connect
+from internal_dns.store.sqlite import (
+    Loaded,
+    Reader,
+    UnusableCatalog,
+    check_schema,
+    connect,
+    let_go,
+    remains,
+)
 
 INTERVAL: Final = 0.005  # seconds between looks
 SLOW: Final = 60  # seconds of reading after which that is told as a trouble
 RETRY: Final = 0.25  # while the file cannot be read; repair must show within a second
+
+Read = Callable[[Reader, Loaded], Loaded]
 
 _log = logging.getLogger("internal_dns")
 
@@ -120,12 +130,13 @@ class Watcher:
         before = self.loaded
         work = Reader.read_after if whole or before is None else Reader.update
         reading = asyncio.get_running_loop().run_in_executor(
-            thread, work, reader, before or Loaded()
+            thread, _read, work, reader, before or Loaded()
         )
         await asyncio.wait({reading}, timeout=self.slow)
         if not reading.done():
             self._trouble(f"reading it has taken more than {self.slow:g} s so far")
-        loaded = await reading
+        loaded, pieces = await reading
+        del reading
         self.load_seconds = time.monotonic() - self.noticed
         if self.problem:
             _log.info("catalog %s: readable again", self.path)
@@ -135,6 +146,9 @@ class Watcher:
         self.loads += 1
         if changed:
             self.apply(loaded)
+        del before
+        if pieces:  # nothing else holds them now
+            await asyncio.get_running_loop().run_in_executor(thread, let_go, pieces)
         if not loaded.owned:
             # A file without a journal is compared whole; leave at least half of the time to
             # answers.
@@ -154,6 +168,13 @@ class Watcher:
                 else "our names get SERVFAIL until it can be read",
             )
         self.problem = problem
+
+
+def _read(work: Read, reader: Reader, before: Loaded) -> tuple[Loaded, list[object]]:
+    """Read, and find what there will be to free; of a few parts that is little."""
+    loaded = work(reader, before)
+    pieces = [] if loaded.parts else remains(before.catalog, loaded.catalog)
+    return loaded, pieces
 
 
 def _pragma(connection: sqlite3.Connection, name: str, seen: int) -> int:
