@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,9 @@ from internal_dns.store.sqlite import (
 
 INTERVAL: Final = 0.005  # seconds between looks
 SLOW: Final = 60  # seconds of reading after which that is told as a trouble
+# Seconds that the reading thread may keep the interpreter while the event loop wants it. Python's
+# default, 5 ms, is what each wake-up of the loop would wait while a large commit is read.
+SWITCH: Final = 0.001
 RETRY: Final = 0.25  # while the file cannot be read; repair must show within a second
 
 Read = Callable[[Reader, Loaded], Loaded]
@@ -126,6 +130,15 @@ class Watcher:
         return found.st_mtime_ns, found.st_size
 
     async def _load(self, thread: ThreadPoolExecutor, reader: Reader, *, whole: bool) -> None:
+        """Read in the thread, apply here."""
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
+        try:
+            await self._read(thread, reader, whole=whole)
+        finally:
+            sys.setswitchinterval(interval)
+
+    async def _read(self, thread: ThreadPoolExecutor, reader: Reader, *, whole: bool) -> None:
         self.noticed = time.monotonic()
         before = self.loaded
         work = Reader.read_after if whole or before is None else Reader.update

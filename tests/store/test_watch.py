@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sqlite3
+import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
@@ -695,3 +696,26 @@ def test_what_a_read_replaced_is_freed_piece_by_piece(tmp_path: Path) -> None:
         app for network in after.catalog.networks.values() for app in network.apps.values()
     ]
     assert all(any(ref() is app for app in kept_apps) for ref in freed if ref() is not None)
+
+
+def test_the_loop_gets_the_interpreter_sooner_while_a_file_is_read(tmp_path: Path) -> None:
+    path = make(tmp_path / "catalog.db", "owned")
+    before, during = sys.getswitchinterval(), list[float]()
+
+    async def story() -> None:
+        def apply(loaded: Loaded) -> None:
+            during.append(sys.getswitchinterval())
+
+        task = asyncio.create_task(Watcher(path, apply).run())
+        async with asyncio.timeout(3):
+            while not during:
+                await asyncio.sleep(0.001)
+            while sys.getswitchinterval() != before:
+                await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(story())
+    assert during == [pytest.approx(watch.SWITCH)]
+    assert sys.getswitchinterval() == before
