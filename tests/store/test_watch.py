@@ -683,7 +683,7 @@ def test_what_a_read_replaced_is_freed_piece_by_piece(tmp_path: Path) -> None:
     changed = {
         n for n, net in before.catalog.networks.items() if after.catalog.networks[n] is not net
     }
-    freed = [weakref.ref(before.catalog.networks[n]) for n in changed]
+    freed: list[weakref.ref[Any]] = [weakref.ref(before.catalog.networks[n]) for n in changed]
     freed += [weakref.ref(app) for n in changed for app in before.catalog.networks[n].apps.values()]
     assert changed
     kept = [net for n, net in before.catalog.networks.items() if n not in changed]
