@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,11 +28,18 @@ from internal_dns.store.sqlite import (
     UnusableCatalog,
     check_schema,
     connect,
+    let_go,
+    remains,
 )
 
 INTERVAL: Final = 0.005  # seconds between looks
 SLOW: Final = 60  # seconds of reading after which that is told as a trouble
+# Seconds that the reading thread may keep the interpreter while the event loop wants it. Python's
+# default, 5 ms, is what each wake-up of the loop would wait while a large commit is read.
+SWITCH: Final = 0.001
 RETRY: Final = 0.25  # while the file cannot be read; repair must show within a second
+
+Read = Callable[[Reader, Loaded], Loaded]
 
 _log = logging.getLogger("internal_dns")
 
@@ -130,16 +138,26 @@ class Watcher:
         return found.st_mtime_ns, found.st_size
 
     async def _load(self, thread: ThreadPoolExecutor, reader: Reader, *, whole: bool) -> None:
+        """Read in the thread, apply here."""
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
+        try:
+            await self._read(thread, reader, whole=whole)
+        finally:
+            sys.setswitchinterval(interval)
+
+    async def _read(self, thread: ThreadPoolExecutor, reader: Reader, *, whole: bool) -> None:
         self.noticed = time.monotonic()
         before = self.loaded
         work = Reader.read_after if whole or before is None else Reader.update
         reading = asyncio.get_running_loop().run_in_executor(
-            thread, work, reader, before or Loaded()
+            thread, _read, work, reader, before or Loaded()
         )
         await asyncio.wait({reading}, timeout=self.slow)
         if not reading.done():
             self._trouble(f"reading it has taken more than {self.slow:g} s so far")
-        loaded = await reading
+        loaded, pieces = await reading
+        del reading
         self.load_seconds = time.monotonic() - self.noticed
         if self.problem:
             _log.info("catalog %s: readable again", self.path)
@@ -149,6 +167,9 @@ class Watcher:
         self.loads += 1
         if changed:
             self.apply(loaded)
+        del before
+        if pieces:  # nothing else holds them now
+            await asyncio.get_running_loop().run_in_executor(thread, let_go, pieces)
         if not loaded.owned:
             # A file without a journal is compared whole; leave at least half of the time to
             # answers.
@@ -168,6 +189,13 @@ class Watcher:
                 else "our names get SERVFAIL until it can be read",
             )
         self.problem = problem
+
+
+def _read(work: Read, reader: Reader, before: Loaded) -> tuple[Loaded, list[object]]:
+    """Read, and find what there will be to free; of a few parts that is little."""
+    loaded = work(reader, before)
+    pieces = [] if loaded.parts else remains(before.catalog, loaded.catalog)
+    return loaded, pieces
 
 
 def _pragma(connection: sqlite3.Connection, name: str, seen: int) -> int:

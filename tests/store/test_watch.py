@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import sqlite3
+import sys
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from importlib import resources
@@ -24,8 +26,8 @@ from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
 from internal_dns.store import watch
-from internal_dns.store.generate import create_catalog, demo_rows
-from internal_dns.store.sqlite import Loaded, Reader, UnusableCatalog, load
+from internal_dns.store.generate import create_catalog, demo_rows, sized_rows
+from internal_dns.store.sqlite import PIECE, Loaded, Reader, UnusableCatalog, let_go, load, remains
 from internal_dns.store.upgrade import needs_upgrade
 from internal_dns.store.watch import Watcher
 from internal_dns.store.writer import Writer
@@ -678,3 +680,53 @@ def test_a_server_that_starts_upgrades_a_file_of_ours_before_it_is_read(tmp_path
             await api.close()
 
     run(story())
+
+
+def test_what_a_read_replaced_is_freed_piece_by_piece(tmp_path: Path) -> None:
+    """Never more than a thousand machines at a time: freeing holds the interpreter."""
+    path = tmp_path / "catalog.db"
+    create_catalog(path, sized_rows(5_000, 1))
+    before = load(path)
+    one = min(before.catalog.networks)
+    commit(path, f"UPDATE machines SET region = 'elsewhere' WHERE network_id = {one}")
+    after = Reader(path).read_after(before)
+    pieces = remains(before.catalog, after.catalog)
+    changed = {
+        n for n, net in before.catalog.networks.items() if after.catalog.networks[n] is not net
+    }
+    freed: list[weakref.ref[Any]] = [weakref.ref(before.catalog.networks[n]) for n in changed]
+    freed += [weakref.ref(app) for n in changed for app in before.catalog.networks[n].apps.values()]
+    assert changed
+    kept = [net for n, net in before.catalog.networks.items() if n not in changed]
+    assert all(net not in pieces for net in kept)
+    del before
+    assert all(ref() is not None for ref in freed)
+    assert max(len(piece) for piece in pieces if isinstance(piece, tuple)) <= PIECE
+    let_go(pieces)
+    kept_apps = [
+        app for network in after.catalog.networks.values() for app in network.apps.values()
+    ]
+    assert all(any(ref() is app for app in kept_apps) for ref in freed if ref() is not None)
+
+
+def test_the_loop_gets_the_interpreter_sooner_while_a_file_is_read(tmp_path: Path) -> None:
+    path = make(tmp_path / "catalog.db", "owned")
+    before, during = sys.getswitchinterval(), list[float]()
+
+    async def story() -> None:
+        def apply(loaded: Loaded) -> None:
+            during.append(sys.getswitchinterval())
+
+        task = asyncio.create_task(Watcher(path, apply).run())
+        async with asyncio.timeout(3):
+            while not during:
+                await asyncio.sleep(0.001)
+            while sys.getswitchinterval() != before:
+                await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(story())
+    assert during == [pytest.approx(watch.SWITCH)]
+    assert sys.getswitchinterval() == before

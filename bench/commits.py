@@ -1,0 +1,88 @@
+"""How long a commit takes to be seen, and how long reading it holds the event loop:
+`python -m bench.commits owned|foreign [MACHINES]`."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from internal_dns.store.generate import create_catalog, sized_rows
+from internal_dns.store.sqlite import Loaded
+from internal_dns.store.watch import Watcher
+
+ONE: Final = (
+    "UPDATE machines SET state = 'stopped' "
+    "WHERE id = (SELECT id FROM machines WHERE state = 'started' LIMIT 1)"
+)
+ALL: Final = "UPDATE machines SET region = CASE region WHEN 'ams' THEN 'iad' ELSE 'ams' END"
+WRITE: Final = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN"); connection.execute(sys.argv[2]); connection.execute("COMMIT")
+print(time.time())
+"""
+CALM: Final = 1.5  # seconds before each commit: a foreign file is read half of the time at most
+
+
+async def measure(path: Path) -> None:
+    """Print a line for each commit, made by another process."""
+    applied: list[float] = []
+
+    def apply(_: Loaded) -> None:
+        applied.append(time.time())
+
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            gaps.append(time.perf_counter() - last)
+            last += gaps[-1]
+
+    watching, ticking = asyncio.create_task(Watcher(path, apply).run()), asyncio.create_task(tick())
+    while not applied:
+        await asyncio.sleep(0.01)
+    for what, statement in (("one row", ONE), ("all rows", ALL)) * 3:
+        await asyncio.sleep(CALM)
+        gaps.clear()
+        seen = len(applied)
+        writer = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", WRITE, str(path), statement, stdout=asyncio.subprocess.PIPE
+        )
+        committed = float((await writer.communicate())[0])
+        while len(applied) == seen:
+            await asyncio.sleep(0.001)
+        visible, held = applied[-1] - committed, sorted(gaps)
+        print(
+            f"{what:8}  visible after {visible * 1000:5.0f} ms; the loop waited "
+            f"p99 {held[int(len(held) * 0.99)] * 1000:5.1f} ms, at most {held[-1] * 1000:5.1f} ms"
+        )
+    for task in (watching, ticking):
+        task.cancel()
+    await asyncio.wait({watching, ticking})
+
+
+def main() -> None:
+    kind, machines = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "catalog.db"
+        create_catalog(path, sized_rows(machines, 1))
+        if kind == "foreign":
+            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+                for (name,) in connection.execute(triggers).fetchall():
+                    connection.execute(f"DROP TRIGGER {name}")
+                connection.execute("DROP TABLE journal")
+        print(f"{kind}, {machines:,} machines")
+        asyncio.run(measure(path))
+
+
+if __name__ == "__main__":
+    main()
