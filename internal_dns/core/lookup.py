@@ -389,7 +389,9 @@ def _services(app: App, service: bytes, protocol: bytes, view: View) -> Node:
         return Node((), "the service is published, but by no started machine")
     rest = (b"vm", app.name, b"internal")
     end = names.wire(rest)
-    octets = len(published) * (SRV_RR + len(end)) + sum(len(machine[0]) for machine, _ in published)
+    octets = len(published) * (SRV_RR + 1 + len(end))
+    if octets <= MAX_MESSAGE:
+        octets += sum(len(machine[0]) - 1 for machine, _ in published)
     total = len(published) if octets > MAX_MESSAGE else 0
     if total:
         published = _turned(published, view.limit // (SRV_RR + 1 + len(end)), view.turn)
