@@ -198,6 +198,29 @@ def read_query(octets: bytes) -> Query | Malformed | Silent:
     return Query(id_octets, flags, question, name, labels, qtype, qclass, edns)
 
 
+def read_edns(octets: bytes) -> tuple[int, Edns] | None:
+    """Return where the question ends and what the OPT says, of a query that has nothing but these two.
+
+    None for any other message, and for a malformed one. The name is not looked at but for its
+    labels' lengths.
+    """
+    at, size = HEADER, len(octets)
+    while at < size and 0 < octets[at] < 64:
+        at += 1 + octets[at]
+    end = at + 5  # the root label, QTYPE, QCLASS
+    if end + 11 > size or size > MAX_QUERY or octets[at]:
+        return None
+    rtype, rclass, ttl, length = _RR.unpack_from(octets, end + 1)
+    if octets[end] or rtype != Type.OPT or end + 11 + length != size:
+        return None
+    try:
+        edns = _edns(octets[end + 11 :], rclass, ttl)
+        _check_options(edns)
+    except _Fault:
+        return None
+    return end, edns
+
+
 def _question(octets: bytes) -> tuple[int, bytes, tuple[bytes, ...], int, int]:
     """Read the question behind the header: where it ends, QNAME (wire, lower-cased), labels, QTYPE,
     QCLASS."""

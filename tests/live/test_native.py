@@ -76,7 +76,9 @@ class Alone:
     def __post_init__(self) -> None:
         maps = (SourceMap(IPv6Network("::1/128"), NetworkId(0x18)),)
         self.mirror = Mirror(Rules(maps=maps), Metrics())
-        self.mirror.table.put(0x18, WEB[12:-4], 28, QR | AA | RA, (0, 0, 0), 0, 0, b"", b"", 0)
+        self.mirror.table.put(
+            0x18, WEB[12:-4], 28, QR | AA | RA, (0, 0, 0), 0, 0, b"", (0, 0, 0), b"", 0
+        )
         self.worker = fast.Worker(self.mirror.table, [(self.sock.fileno(), True, None)])
         self.thread = Thread(target=self.worker.run)
 

@@ -7,6 +7,7 @@ LARGEST_REPLY: Final[int]
 MAX_CELLS: Final[int]
 UNKNOWN_DEPTHS: Final[int]
 OTHER_TYPE: Final[int]
+LARGEST_ANSWER: Final[int]
 
 def spread_by_network(descriptor: int) -> None: ...
 
@@ -25,21 +26,28 @@ class Table:
     def entries(self) -> int: ...
     @property
     def waiting(self) -> int: ...
+    def set_options(self, secret: bytes, nsid: bytes) -> None: ...
     def put(
         self, network: int, name: bytes, qtype: int, flags: int, counts: Sequence[int], unit: int, turns: int,
-        records: bytes, options: bytes, cell: int,
+        records: bytes, sizes: Sequence[int], options: bytes, cell: int, indivisible: bool = False,
     ) -> int: ...  # fmt: skip
     def put_relayed(
         self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool, flags: int, extended: int,
         counts: Sequence[int], records: bytes, options: bytes, ttls: Iterable[int], stored: int, refresh: int,
-        expires: int, cell: int,
+        expires: int, cell: int, whole: int = 0,
     ) -> int: ...  # fmt: skip
     def drop(self, network: int, name: bytes, qtype: int) -> bool: ...
     def drop_relayed(
         self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool
     ) -> bool: ...
     def set_unknown(
-        self, depth: int, flags: int, counts: Sequence[int], records: bytes, options: bytes
+        self,
+        depth: int,
+        flags: int,
+        counts: Sequence[int],
+        records: bytes,
+        sizes: Sequence[int],
+        options: bytes,
     ) -> None: ...
     def set_words(self, words: Iterable[bytes]) -> None: ...
     def set_unknown_cell(self, qtype: int, cell: int) -> None: ...
@@ -49,7 +57,7 @@ class Table:
     def watch(self, every: int) -> None: ...
     def answer_one(
         self, octets: bytes, source: bytes, destination: bytes, turn: int, now: int = 0, port: int = 65_535,
-        room: int = ...,
+        room: int = ..., unix_time: int = 0,
     ) -> bytes | None: ...  # fmt: skip
     def hits_of(self, network: int, name: bytes, qtype: int) -> int: ...
     def relayed_hits(

@@ -15,6 +15,7 @@ from internal_dns.metrics import Metrics
 from internal_dns.transport.native import MISSING
 from internal_dns.transport.table.table import (
     EVERYONE,
+    MAX_COUNT,
     MAX_ENTRIES,
     Cell,
     Entry,
@@ -42,6 +43,7 @@ class Mirror:
             (m.source.network_address.packed, m.source.prefixlen, m.network) for m in longest_first
         ]
         self.table = fast.Table(rules.prefix, maps, rules.udp_limit, MAX_ENTRIES, _NETWORKS)
+        self.table.set_options(rules.secret, rules.nsid)
         self.prefix = rules.prefix
         self._cells: list[Cell] = []
         self._numbers: dict[int, int] = {}  # by the id of a cell, which _cells keeps alive
@@ -60,8 +62,8 @@ class Mirror:
         """Tell the table what names get that are certainly not there, and which labels make a name
         uncertain."""
         for depth, entry in enumerate(unknown(rules, fast.UNKNOWN_DEPTHS), 1):
-            flags, counts, records, options = octets_of(entry)
-            self.table.set_unknown(depth, flags, counts, records, options)
+            flags, counts, records, sizes, options = octets_of(entry)
+            self.table.set_unknown(depth, flags, counts, records, sizes, options)
         self.table.set_words(names.RESERVED)
         for qtype in range(fast.OTHER_TYPE + 1):
             cell = metrics.response("internal", Rcode.NXDOMAIN, qtype)
@@ -73,14 +75,15 @@ class Mirror:
         """Keep *entry*; return the octets it takes here, 0 when only Python can repeat it."""
         number = self._number(entry.counter)
         in_turns = any(count > 1 for _, count in entry.rings)  # by distance: group by group
-        if (
-            in_turns
-            or number >= fast.MAX_CELLS
-            or entry.shown + len(entry.tail) > fast.LARGEST_REPLY
-        ):
-            return 0
-        flags, counts, records, options = octets_of(entry)
         turns = entry.count if entry.count > 1 else 0
+        if in_turns or number >= fast.MAX_CELLS or entry.whole > fast.LARGEST_ANSWER:
+            return 0
+        flags, counts, records, sizes, options = octets_of(entry)
+        if entry.indivisible and entry.whole > fast.LARGEST_REPLY:
+            # It never leaves natively, but it is known that it does not fit, and what is said then.
+            records, sizes = records[entry.shown :], (0, sizes[1], entry.whole)
+        elif counts[0] == MAX_COUNT and not turns:
+            return 0
         name, qtype, _ = split(network, key)
         return self.table.put(
             int.from_bytes(network, "big"),
@@ -88,19 +91,23 @@ class Mirror:
             qtype,
             flags,
             counts,
-            entry.unit,
+            entry.unit if turns else 0,
             turns,
             records,
+            sizes,
             options,
             number,
+            entry.indivisible,
         )
 
     def put_relayed(self, key: bytes, entry: RelayedEntry) -> int:
         """Keep *entry* for everyone; return the octets it takes here, 0 when only Python can repeat
         it."""
         number, reply = self._number(entry.counter), entry.reply
-        if number >= fast.MAX_CELLS or len(reply.records) > fast.LARGEST_REPLY:
+        if number >= fast.MAX_CELLS:
             return 0
+        # What is larger than any reply there is known to be: TC is all that is said then.
+        kept = len(reply.records) <= fast.LARGEST_REPLY
         name, qtype, variant = split(EVERYONE, key)
         # Upwards: who is sent up to have it refreshed must find that it is time there too.
         refresh, until = ceil(entry.refresh_at * 1_000), ceil(entry.until * 1_000)
@@ -112,13 +119,14 @@ class Mirror:
             QR | RA | reply.ad * AD | reply.rcode & 15,
             reply.rcode >> 4,
             (*reply.counts, 0),
-            reply.records,
+            reply.records if kept else b"",
             b"",
-            reply.ttls,
+            reply.ttls if kept else (),
             int(entry.since * 1_000),
             refresh,
             until,
             number,
+            0 if kept else len(reply.records),
         )
 
     def drop(self, network: bytes, key: bytes) -> None:
@@ -174,14 +182,18 @@ class Mirror:
             cell[0] += now - then
 
 
-def octets_of(entry: Entry) -> tuple[int, tuple[int, int, int], bytes, bytes]:
-    """Flags without RD and CD, counts without OPT, records, and EDNS options of an entry."""
+def octets_of(
+    entry: Entry,
+) -> tuple[int, tuple[int, int, int], bytes, tuple[int, int, int], bytes]:
+    """Flags without RD and CD, counts without OPT, records, octets of answer and authority and of
+    the whole answer section, and EDNS options of an entry."""
     flags, _, answers, authorities, additionals = unpack("!5H", entry.heads[0])
-    answer = entry.by_groups(0) if entry.rings else entry.ring[: entry.shown]
+    answer = entry.answer(0)
     return (
         flags,
         (answers, authorities, additionals),
         answer + entry.tail,
+        (len(answer), entry.authority, entry.whole),
         entry.opts[0][_OPT_SIZE:],
     )
 

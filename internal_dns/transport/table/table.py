@@ -1,8 +1,9 @@
 """The answer table: replies that may be repeated, and the repeating.
 
 Python decides once (core/journey.py), afterwards the same question gets the same octets with its
-own id, RD, CD, letter case, OPT and rotation. Anything unusual in a query is a miss, and the
-journey decides again.
+own id, RD, CD, letter case, OPT with the options it asks for, and rotation. What exceeds a UDP
+client's limit loses what core/message.py takes from it. Anything unusual in a query is a miss, and
+the journey decides again.
 
     network ─► lower-cased QNAME + QTYPE + QCLASS ─► Entry            (nearest: ─► place of the asker ─► Entry)
     everyone ─► the same + DO, CD ─► RelayedEntry                     (what upstreams said: its TTLs fall, it runs out)
@@ -22,15 +23,29 @@ from functools import lru_cache
 from heapq import nlargest
 from itertools import chain
 from operator import attrgetter
-from struct import pack
+from struct import pack, unpack
 from typing import Any, Final, NamedTuple, Protocol
 
 from internal_dns.core.catalog import Catalog, Network, NetworkId, changed
-from internal_dns.core.journey import Remember, Reply, Rules
+from internal_dns.core.journey import Remember, Reply, Rules, reply_options
 from internal_dns.core.message import OUR_UDP_SIZE, PLAIN_UDP_SIZE, ede_option
+from internal_dns.core.records import TextList
 from internal_dns.core.relayed import PER_TTL, Relayed
 from internal_dns.core.requester import Outsider, place, requester
-from internal_dns.core.wire import AA, AD, CD, HEADER, QR, RA, RD, Type
+from internal_dns.core.wire import (
+    AA,
+    AD,
+    CD,
+    HEADER,
+    MAX_MESSAGE,
+    QR,
+    RA,
+    RD,
+    TC,
+    Edns,
+    Type,
+    read_edns,
+)
 
 Cell = list[int]  # a counter of one element, shared by the entries that count into it
 PlaceKey = tuple[bytes | None, bytes | None, bytes | None]
@@ -43,6 +58,8 @@ _OPT_SIZE: Final = (
     11  # an OPT without options: root, type, size, extended RCODE, version, flags, length
 )
 _OVERHEAD: Final = 660  # octets an entry takes beside its records, measured with tracemalloc
+# Of RRs in a section. An app may have more machines; then no message has them all.
+MAX_COUNT: Final = 65_535
 MAX_ENTRIES: Final = 262_144
 MAX_OCTETS: Final = (
     96 << 20
@@ -67,6 +84,9 @@ class Entry:
     shown: int  # octets of the answer section
     tail: bytes  # authority and additional
     opts: tuple[bytes, ...]  # by DO
+    authority: int  # octets, which `tail` begins with
+    whole: int  # octets of the whole answer section; more than `shown` when no message has it
+    indivisible: bool  # one RR of a list: part of it would look like the whole list
     counter: Cell
     label: bytes | None
     size: int
@@ -80,6 +100,46 @@ class Entry:
         )
         return b"".join(parts)[: self.shown]
 
+    def answer(self, turn: int) -> bytes:
+        """The answer section, its RRs turned round."""
+        if self.rings:
+            return self.by_groups(turn)
+        at = turn % self.count * self.unit if self.count > 1 else 0
+        return self.ring[at : at + self.shown]
+
+    def part(
+        self, octets: bytes, end: int, turn: int, opt: bytes, options: bytes, limit: int
+    ) -> bytes | None:
+        """The reply to a UDP client whose limit the whole one exceeds: the same goes as in
+        core/message.message. *opt* is empty without EDNS, *options* are beside EDE. None when the
+        question alone leaves no room."""
+        room = limit - end - len(opt and opt[:_OPT_SIZE]) - len(options) - self.authority
+        if room < 0:
+            return None
+        head, counts = int.from_bytes(self.heads[0][:2], "big"), unpack("!4H", self.heads[0][2:])
+        head |= int.from_bytes(octets[2:4], "big") & (RD | CD)
+        answers, additionals = counts[1], counts[3]
+        answer = self.answer(turn) if self.whole == self.shown else b""
+        if self.whole > room:
+            head |= TC
+            additionals = 0
+            answers, size = (0, 0) if self.indivisible else _fitting(answer, answers, room)
+            answer = answer[:size]
+        room -= len(answer)
+        error = opt[_OPT_SIZE:] if len(opt) - _OPT_SIZE <= room else b""
+        room -= len(error)
+        rest = self.tail[self.authority :]
+        additionals, size = _fitting(rest, additionals, room)
+        return b"".join((
+            octets[:2],
+            pack("!5H", head, 1, answers, counts[2], additionals + bool(opt)),
+            octets[HEADER:end],
+            answer,
+            self.tail[: self.authority],
+            rest[:size],
+            _with_options(opt[:_OPT_SIZE] + error, options) if opt else b"",
+        ))  # fmt: skip
+
 
 @dataclass(slots=True)
 class RelayedEntry:
@@ -87,6 +147,7 @@ class RelayedEntry:
 
     reply: Relayed
     heads: tuple[bytes, ...]  # flags and counts, by whether AD may be told + 2 OPT
+    truncated: tuple[bytes, ...]  # the same of the reply that only has TC, by OPT
     opt: bytes
     since: float
     refresh_at: float
@@ -164,13 +225,14 @@ class AnswerTable:
         max_octets: int = MAX_OCTETS,
         max_entries: int = MAX_ENTRIES,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         mirror: Mirror | None = None,
     ) -> None:
         self.rules, self.prefix = rules, rules.prefix
         self.catalog: Catalog | None = None
         self.max_octets, self.max_entries = max_octets, max_entries
         self.octets = self.entries = self.hits = self.misses = self.evictions = 0
-        self.clock, self.mirror = clock, mirror
+        self.clock, self.wall, self.mirror = clock, wall, mirror  # `wall`: for cookies only
         self._count_into = count_into or (lambda reply, qtype: [0])
         self._count_relayed = count_relayed or (lambda rcode, qtype: [0])
         self._tables: dict[
@@ -193,17 +255,22 @@ class AnswerTable:
         counts, flags = octets[4:12], octets[2:3]
         if flags != b"\1" and flags != b"\0":  # noqa: PLR1714 - twice as fast as `in`
             return None
+        asked = None
         if counts == _ONE_QUESTION:
             end, edns = len(octets), 0
-            limit = limit or PLAIN_UDP_SIZE
+            size = PLAIN_UDP_SIZE
         elif counts == _AND_ADDITIONAL:
             end, edns = len(octets) - _OPT_SIZE, 4
             opt = octets[end:]
             if (
                 opt[:3] != _OPT_HEAD or opt[6:7] != b"\0" or opt[9:] != b"\0\0"
-            ):  # version 0, no options
-                return None
-            limit = limit or min(max(opt[3] << 8 | opt[4], PLAIN_UDP_SIZE), self.rules.udp_limit)
+            ):  # not version 0 without options
+                found = read_edns(octets)
+                if found is None or (asked := found[1]).version or asked.ask_as is not None:
+                    return None
+                end = found[0]
+                opt = octets[end:]
+            size = min(max(opt[3] << 8 | opt[4], PLAIN_UDP_SIZE), self.rules.udp_limit)
         else:
             return None
         network = source[2:6] if source[:2] == self.prefix else self.mapped(source)
@@ -217,29 +284,42 @@ class AnswerTable:
             entry = entry.get(self._place(source, destination))
         if entry is None:
             if octets[2] & 1 and network is not None and network != EVERYONE:
-                return self._repeat_relayed(octets, key, end, limit)
+                options = self._options(asked, source, limit) if asked else b""
+                return self._repeat_relayed(octets, key, end, limit or size, options)
             self.misses += 1
             return None
         assert isinstance(entry, Entry)
         at = turn % entry.count * entry.unit if entry.count > 1 else 0
-        reply = b"".join((
+        opt = entry.opts[opt[7] >> 7] if edns else b""
+        options = self._options(asked, source, limit) if asked else b""
+        reply: bytes | None = b"".join((
             octets[:2],
             entry.heads[octets[2] & 1 | octets[3] >> 3 & 2 | edns],
             octets[HEADER:end],
             entry.ring[at : at + entry.shown] if not entry.rings else entry.by_groups(turn),
             entry.tail,
-            entry.opts[opt[7] >> 7] if edns else b"",
+            opt if not options else _with_options(opt, options),
         ))  # fmt: skip
-        if (
-            len(reply) > limit
-        ):  # what is left out then, and that TC is set, is for the journey to decide
-            return None
+        assert reply is not None
+        if len(reply) > (limit or size) or entry.whole > entry.shown:
+            # Over TCP the journey says how to ask for the rest.
+            reply = None if limit else entry.part(octets, end, turn, opt, options, size)
+            if reply is None:
+                self.misses += 1
+                return None
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
         return reply
 
-    def _repeat_relayed(self, octets: bytes, key: bytes, end: int, limit: int) -> bytes | None:
+    def _options(self, asked: Edns, source: bytes, limit: int) -> bytes:
+        """Return the options of a reply; *limit* 0 is UDP."""
+        now = int(self.wall()) if asked.client_cookie is not None else 0
+        return reply_options(asked, source, self.rules, stream=bool(limit), now=now)
+
+    def _repeat_relayed(
+        self, octets: bytes, key: bytes, end: int, limit: int, options: bytes
+    ) -> bytes | None:
         """Return what an upstream said before, its TTLs less the seconds since."""
         dnssec_ok = octets[end + 7] >> 7 if end < len(octets) else 0
         entry = self._tables.get(EVERYONE, _NONE).get(
@@ -256,23 +336,19 @@ class AnswerTable:
             entry.refresh_at = entry.until
             self.misses += 1
             return None
-        if (age := int(now - entry.since)) != entry.age:
-            entry.age, entry.records = age, entry.reply.aged(age)
-        head = entry.heads[(dnssec_ok or octets[3] >> 5 & 1) | (end < len(octets)) << 1]
-        if len(octets) + len(entry.records) > limit:
-            return None
+        opt = _with_options(entry.opt, options) if end < len(octets) else b""
+        # Its size decides first: to reduce thousands of TTLs takes a millisecond.
+        if end + len(entry.records) + len(opt) > limit:
+            head, records = entry.truncated[end < len(octets)], b""
+        else:
+            if (age := int(now - entry.since)) != entry.age:
+                entry.age, entry.records = age, entry.reply.aged(age)
+            head = entry.heads[(dnssec_ok or octets[3] >> 5 & 1) | (end < len(octets)) << 1]
+            records = entry.records
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
-        return b"".join(
-            (
-                octets[:2],
-                head,
-                octets[HEADER:end],
-                entry.records,
-                entry.opt if end < len(octets) else b"",
-            )
-        )
+        return b"".join((octets[:2], head, octets[HEADER:end], records, opt))
 
     def mapped(self, source: bytes) -> bytes | None:
         """Return the network octets of a source outside the prefix by the configured maps, or
@@ -480,6 +556,27 @@ def _opts(options: bytes) -> tuple[bytes, ...]:
     )
 
 
+def _with_options(opt: bytes, options: bytes) -> bytes:
+    """Return an OPT RR with more options."""
+    size = len(opt) - _OPT_SIZE + len(options)
+    return opt[: _OPT_SIZE - 2] + pack("!H", size) + opt[_OPT_SIZE:] + options
+
+
+def _fitting(records: bytes, count: int, room: int) -> tuple[int, int]:
+    """Return how many of the *count* RRs of a section fit into *room*, and their octets."""
+    size = 0
+    for fit in range(count):
+        at = size
+        while 0 < records[at] < 0xC0:
+            at += 1 + records[at]
+        at += 2 if records[at] else 1
+        at += 10 + int.from_bytes(records[at + 8 : at + 10], "big")
+        if at > room:
+            return fit, size
+        size = at
+    return count, size
+
+
 def _relayed_entry(
     reply: Relayed,
     variant: int,
@@ -496,9 +593,12 @@ def _relayed_entry(
         for has_opt in (0, 1)
         for ad in (0, 1)
     )
+    truncated = tuple(pack("!5H", base | TC, 1, 0, 0, has_opt) for has_opt in (0, 1))
     ttl = reply.rcode >> 4 << 24 | dnssec_ok << 15
     opt = _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, ttl, 0)
-    return RelayedEntry(reply, heads, opt, since, refresh_at, until, counter, size, reply.records)
+    return RelayedEntry(
+        reply, heads, truncated, opt, since, refresh_at, until, counter, size, reply.records
+    )
 
 
 def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
@@ -507,8 +607,8 @@ def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
     body = said.body
     groups = [tied for tied in body.answer if tied]
     records = [record for tied in groups for record in tied]
-    if body.whole and not records:
-        return None  # a list too large for any message
+    # A list that is too large for any message has no records.
+    indivisible = isinstance(body.whole, TextList)
     rr_count = min(body.at_most or len(records), len(records))
     units = {len(record) for record in records}
     if len(units) > 1:
@@ -519,19 +619,23 @@ def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
     unit = max(units, default=0)
     rings = tuple((b"".join(tied) * (1 + (len(tied) > 1)), len(tied)) for tied in groups)
     several = len(groups) > 1 or bool(body.at_most)
-    counts = (1, rr_count, bool(body.authority))
+    counts = (1, min(rr_count, MAX_COUNT), bool(body.authority))
     base = QR | body.aa * AA | rules.forwarding * RA | body.rcode
     heads, opts = _heads(base, *counts, len(body.additional)), _opts(ede_option(body.ede))
     tail = body.authority + b"".join(body.additional)
+    shown = sum(map(len, records[:rr_count]))
     return Entry(
         heads=heads,
         ring=rings[0][0] if rings else b"",
         unit=unit,
         count=rings[0][1] if rings else 0,
         rings=rings if several else (),
-        shown=sum(map(len, records[:rr_count])),
+        shown=shown,
         tail=tail,
         opts=opts,
+        authority=len(body.authority),
+        whole=shown if records or not body.whole else MAX_MESSAGE + 1,
+        indivisible=indivisible,
         counter=counter,
         label=said.label,
         size=_OVERHEAD + sum(len(ring) for ring, _ in rings) + len(tail) + len(said.name),
