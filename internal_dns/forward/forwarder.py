@@ -160,9 +160,7 @@ class Forwarder:
                     kept.until,
                 )
                 self.metrics.forwards["cached"] += 1
-                return relay(
-                    kept.reply, query, forward.manner, kept.reply.aged(int(now - kept.since))
-                )
+                return relay(kept.reply, query, forward.manner, int(now - kept.since))
         if (why := self.cache.failure(key, now)) is not None:
             return self._concluded(forward, Failure("failed before", why), stale)
         asking = None if stale else self.asking.get(key)
@@ -204,7 +202,7 @@ class Forwarder:
     def _concluded(self, forward: Forward, outcome: Outcome, stale: Kept | None) -> bytes:
         if isinstance(outcome, Relayed):
             self.metrics.forwards["answered"] += 1
-            return relay(outcome, forward.query, forward.manner, outcome.records)
+            return relay(outcome, forward.query, forward.manner)
         if stale is not None and outcome.ede[0] is not Ede.BLOCKED:
             return self._stale(forward, stale)
         return self._fail(forward, outcome)
@@ -212,7 +210,7 @@ class Forwarder:
     def _stale(self, forward: Forward, kept: Kept) -> bytes:
         self.metrics.forwards["stale"] += 1
         ede = _STALE_NXDOMAIN if kept.reply.rcode == Rcode.NXDOMAIN else _STALE
-        return relay(kept.reply, forward.query, forward.manner, kept.reply.stale(), ede)
+        return relay(kept.reply, forward.query, forward.manner, None, ede)
 
     def _fail(self, forward: Forward, failure: Failure) -> bytes:
         self.metrics.forwards[failure.outcome] += 1
