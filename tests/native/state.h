@@ -54,20 +54,20 @@ static inline struct table *make_state(void)
     add_label(table, table->words, sizeof table->words * 8 - 1, (const uint8_t *)"\2vm");
     for (int depth = 0; depth < DEPTHS; depth++) {
         struct said said = said_of((const uint8_t *)"", 1);
-        said.names_zone = true, said.records = said.authority = 60, said.counts[1] = 1, said.record_octets = records, said.options = 20;
+        said.names_zone = true, said.records = said.whole = said.authority = 60, said.counts[1] = 1, said.record_octets = records, said.options = 20;
         said.option_octets = records;
         table->unknown[depth] = make_answer(table, &said);
     }
     struct said said = said_of((const uint8_t *)"\3web\10internal", 14);
     said.record_octets = addresses, said.option_octets = records, said.counts[0] = 7, said.counts[2] = 1;
-    said.records = 28 * 7 + 28, said.shown = said.whole = 28 * 7, said.unit = 28, said.turns = 7, said.options = 30;
+    said.records = said.whole = 28 * 7 + 28, said.shown = 28 * 7, said.unit = 28, said.turns = 7, said.options = 30;
     assert(put_answer(table, &said));
     said = said_of((const uint8_t *)"\4many\10internal", 15); /* addresses that no reply has room for */
     said.record_octets = addresses, said.counts[0] = 1000;
     said.records = said.shown = said.whole = 28 * 1000, said.unit = 28, said.turns = 1000;
     assert(put_answer(table, &said));
     said.qtype = 33, said.turns = said.unit = 0, said.counts[0] = 30, said.counts[2] = 10; /* none takes turns */
-    said.shown = said.whole = 28 * 30, said.records = 28 * 40, said.record_octets = addresses;
+    said.shown = 28 * 30, said.records = said.whole = 28 * 40, said.record_octets = addresses;
     assert(put_answer(table, &said));
     said.qtype = 16, said.indivisible = true, said.shown = said.records = 0, said.whole = 65536; /* a list */
     said.counts[0] = 1, said.counts[2] = 0;

@@ -90,7 +90,7 @@ cdef class Table:
 
         *records* are answer, authority and additional section without OPT; the first *turns* of them, of *unit* octets
         each, take turns in being first. *counts* are theirs, *options* go into OPT. *sizes* are the octets of the answer
-        section in *records*, of the authority section, and of the whole answer section, when it is not in *records*.
+        section in *records*, of the authority section, and of all sections, the answer's even when it is not there.
         An *indivisible* answer that does not fit leaves none of its records.
         """
         cdef said answer
@@ -277,14 +277,14 @@ cdef int check_shape(const said *answer) except -1:
         raise ValueError("some records take turns, and others do not")
     if <uint64_t>answer.shown + answer.authority > answer.records:
         raise ValueError("sections larger than the records")
-    if answer.whole != answer.shown and (answer.whole < answer.shown or answer.shown or not answer.indivisible):
+    if answer.whole != answer.records and (answer.whole < answer.records or answer.shown or not answer.indivisible):
         raise ValueError("an answer that is neither whole nor left out")
     if answer.whole > MAX_RECORDS:
         raise ValueError("too large")
     cdef const uint8_t *rest = answer.record_octets + answer.shown + answer.authority
     cdef uint32_t rest_size = answer.records - answer.shown - answer.authority
     # What may leave in part is looked at one RR after the other.
-    if answer.turns < 2 and answer.whole == answer.shown and not is_section(answer.record_octets, answer.shown,
+    if answer.turns < 2 and answer.whole == answer.records and not is_section(answer.record_octets, answer.shown,
                                                                               answer.counts[0]):
         raise ValueError("an answer section of other records than counted")
     if not is_section(rest, rest_size, answer.counts[2]):

@@ -81,7 +81,7 @@ class Mirror:
         flags, counts, records, sizes, options = octets_of(entry)
         if entry.indivisible and entry.whole > fast.LARGEST_REPLY:
             # It never leaves natively, but it is known that it does not fit, and what is said then.
-            records, sizes = records[entry.shown :], (0, sizes[1], entry.whole)
+            records, sizes = records[entry.shown :], (0, *sizes[1:])
         elif counts[0] == MAX_COUNT and not turns:
             return 0
         name, qtype, _ = split(network, key)
@@ -185,15 +185,15 @@ class Mirror:
 def octets_of(
     entry: Entry,
 ) -> tuple[int, tuple[int, int, int], bytes, tuple[int, int, int], bytes]:
-    """Flags without RD and CD, counts without OPT, records, octets of answer and authority and of
-    the whole answer section, and EDNS options of an entry."""
+    """Flags without RD and CD, counts without OPT, records, octets of answer, of authority and of
+    all sections as whole as they are, and EDNS options of an entry."""
     flags, _, answers, authorities, additionals = unpack("!5H", entry.heads[0])
     answer = entry.answer(0)
     return (
         flags,
         (answers, authorities, additionals),
         answer + entry.tail,
-        (len(answer), entry.authority, entry.whole),
+        (len(answer), entry.authority, entry.whole + len(entry.tail)),
         entry.opts[0][_OPT_SIZE:],
     )
 

@@ -69,7 +69,8 @@ struct answer {
     uint32_t unit, turns;     /* the first records, of `unit` octets each, take turns in being first */
     uint32_t records, options; /* octets */
     uint32_t shown, authority; /* octets of these sections, which `records` begins with */
-    uint32_t whole;           /* octets of the whole answer section: more than `shown` when only its size is kept */
+    uint32_t whole;           /* octets of all three: more than `records` when of the answer section only its size is
+                               * kept */
     uint32_t ttl_count;
     const uint16_t *ttls;     /* relayed: where in the records the TTLs are */
     const uint8_t *octets;
@@ -127,7 +128,8 @@ struct query {
     uint32_t limit;
     uint16_t qtype;
     bool edns, dnssec_ok;
-    bool nsid;                /* the option was there */
+    bool nsid;                /* the option is answered */
+    uint32_t own_options;     /* octets of the options that it is answered with; what comes next is not set when 0 */
     const uint8_t *cookie;    /* the client's, 8 octets; NULL for none */
     const uint8_t *source;    /* 16 octets */
     uint32_t key_words;
@@ -336,9 +338,13 @@ static inline uint32_t network_of(const struct table *table, const uint8_t *sour
 
 /* Read the question and the OPT of a query that has nothing else, as core/wire.read_edns: note what the options ask
  * for, and return where the question ends. 0 for what Python must see: anything malformed, or ASK_AS. */
-static inline size_t read_options(const uint8_t *octets, size_t size, struct query *query)
+static inline size_t read_options(const struct table *table, const uint8_t *octets, size_t size,
+                                  const uint8_t *source, struct query *query)
 {
     size_t at = HEADER;
+    query->nsid = false;
+    query->cookie = NULL;
+    query->source = source;
     while (at < size && octets[at]) {
         if (octets[at] > 63)
             return 0;
@@ -359,13 +365,14 @@ static inline size_t read_options(const uint8_t *octets, size_t size, struct que
         if (at > size || code == ASK_AS)
             return 0;
         if (code == NSID)
-            query->nsid = true;
+            query->nsid = table->nsid_size != 0;
         else if (code == COOKIE && !query->cookie) { /* the first one counts */
             if (length != 8 && (length < 16 || length > 40))
                 return 0;
             query->cookie = value;
         }
     }
+    query->own_options = (query->cookie ? COOKIE_SIZE : 0) + (query->nsid ? 4u + table->nsid_size : 0);
     return end;
 }
 
@@ -386,9 +393,8 @@ static inline enum verdict read_query(const struct table *table, const uint8_t *
     if (octets[2] & ~(RD >> 8) || size > MAX_QUERY || !query->network)
         return HAND_UP;
     size_t end = size;
-    query->edns = query->dnssec_ok = query->nsid = false;
-    query->cookie = NULL;
-    query->source = source;
+    query->edns = query->dnssec_ok = false;
+    query->own_options = 0;
     query->limit = PLAIN_UDP_SIZE;
     if (!memcmp(octets + 4, with_opt, 8)) {
         if (size < HEADER + 5 + OPT_SIZE)
@@ -396,7 +402,7 @@ static inline enum verdict read_query(const struct table *table, const uint8_t *
         end -= OPT_SIZE;
         const uint8_t *opt = octets + end;
         if (opt[0] || opt[1] || opt[2] != 41 || opt[6] || opt[9] || opt[10]) { /* not version 0 without options */
-            if (!(end = read_options(octets, size, query)))
+            if (!(end = read_options(table, octets, size, source, query)))
                 return HAND_UP;
             opt = octets + end;
         }
@@ -449,12 +455,6 @@ static inline void age(const struct answer *answer, uint64_t now, uint8_t *recor
     }
 }
 
-/* Return the octets of our EDNS options beside the answer's own. */
-static inline size_t own_options(const struct table *table, const struct query *query)
-{
-    return (query->cookie ? COOKIE_SIZE : 0) + (query->nsid && table->nsid_size ? 4 + (size_t)table->nsid_size : 0);
-}
-
 /* Write the COOKIE option: the client's cookie and a fresh one of ours, as core/cookies.full_cookie. */
 static inline uint8_t *put_cookie(const struct table *table, const struct query *query, uint32_t unix_time, uint8_t *out)
 {
@@ -476,14 +476,15 @@ static inline uint8_t *put_cookie(const struct table *table, const struct query 
 static inline void put_opt(const struct table *table, const struct answer *answer, const struct query *query,
                            uint32_t options, uint32_t unix_time, uint8_t *at)
 {
-    const uint8_t head[3] = {0, 0, 41};
-    at = put_two(put(at, head, 3), OUR_UDP_SIZE);
-    at = put_two(at, (uint32_t)answer->extended << 8);
-    at = put_two(put_two(at, (uint32_t)query->dnssec_ok << 15), options + (uint32_t)own_options(table, query));
+    const uint8_t head[5] = {0, 0, 41, OUR_UDP_SIZE >> 8, OUR_UDP_SIZE & 0xff};
+    const uint8_t ttl[4] = {answer->extended, 0, (uint8_t)(query->dnssec_ok << 7), 0};
+    at = put_two(put(put(at, head, 5), ttl, 4), options + query->own_options);
     at = put(at, answer->octets + answer->records, options);
+    if (!query->own_options)
+        return;
     if (query->cookie)
         at = put_cookie(table, query, unix_time, at);
-    if (query->nsid && table->nsid_size)
+    if (query->nsid)
         put(put_two(put_two(at, NSID), table->nsid_size), table->nsid, table->nsid_size);
 }
 
@@ -526,12 +527,12 @@ static inline size_t build_part(const struct table *table, const struct answer *
                                 uint32_t turn, const struct moment *now, uint8_t *out, size_t room)
 {
     bool relayed = answer->expires != 0;
-    uint32_t opt = query->edns ? OPT_SIZE + (uint32_t)own_options(table, query) : 0;
+    uint32_t opt = query->edns ? OPT_SIZE + query->own_options : 0;
     uint32_t fixed = query->end + opt + (relayed ? 0 : answer->authority);
     if (fixed > query->limit)
         return 0;
-    uint32_t left = query->limit - fixed, shown = answer->whole, first = 0, flags = answer->flags;
-    uint32_t answers = answer->counts[0], additionals = answer->counts[2], additional = 0;
+    uint32_t left = query->limit - fixed, shown = answer->whole - (answer->records - answer->shown), first = 0;
+    uint32_t flags = answer->flags, answers = answer->counts[0], additionals = answer->counts[2], additional = 0;
     if (relayed) {
         shown = answers = additionals = 0;
         flags = (flags & ~(uint32_t)AD) | TC;
@@ -576,11 +577,11 @@ static inline size_t build_part(const struct table *table, const struct answer *
 static inline size_t build_reply(const struct table *table, const struct answer *answer, const struct query *query,
                                  uint32_t turn, const struct moment *now, uint8_t *out, size_t room)
 {
-    size_t opt = query->edns ? OPT_SIZE + (size_t)answer->options + own_options(table, query) : 0;
-    size_t size = query->end + answer->records + (answer->whole - answer->shown) + opt;
+    size_t opt = query->edns ? OPT_SIZE + (size_t)answer->options + query->own_options : 0;
+    size_t size = query->end + answer->whole + opt;
     if (size > query->limit) /* decided by its size, before any TTL is touched */
         return build_part(table, answer, query, turn, now, out, room);
-    if (size > room || answer->whole != answer->shown)
+    if (size > room || answer->whole != answer->records)
         return 0;
     uint8_t *at = put_head(query, answer->flags, answer->counts[0], answer->counts[1], answer->counts[2], out);
     uint8_t *records = at;
