@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Final
 from internal_dns.admin.api import Api
 from internal_dns.admin.http import AdminPort
 from internal_dns.config import ConfigurationError, Settings, contradictions
+from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Rules
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Upstream, from_resolv_conf
 from internal_dns.metrics import Metrics
 from internal_dns.replicate.following import Following
+from internal_dns.service.applying import Applying
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.reload import differences, merged
 from internal_dns.service.watchdog import watch_ourselves
@@ -95,6 +97,10 @@ class Server:
         rules = self._rules(settings, self.upstreams)
         self.mirror = Mirror(rules, self.metrics) if self.udp_path == "native" else None
         self.exchange = Exchange(rules, self.metrics, self.forwarder, self.mirror)
+        self.newest: Catalog | None = None  # what is, or soon will be, answered from
+        self.applying = Applying(
+            self.exchange.steps, lambda go_on: asyncio.get_running_loop().call_soon(go_on)
+        )
         self.connections = Connections(self.exchange, self.metrics)
         self.watcher = Watcher(
             settings.catalog,
@@ -363,9 +369,15 @@ class Server:
 
     def _apply(self, loaded: Loaded) -> None:
         """Answer from what was loaded; say what changed."""
+        if loaded.catalog is not self.newest:
+            self.newest = loaded.catalog
+            self.applying.apply(loaded.catalog, lambda: self._applied(loaded, changed=True))
+        else:
+            self._applied(loaded, changed=False)
+
+    def _applied(self, loaded: Loaded, *, changed: bool) -> None:
         first = not self.loaded.is_set()
-        if first or loaded.catalog is not self.exchange.catalog:
-            self.exchange.use(loaded.catalog)
+        if changed:
             if loaded.written_at is not None and not first:
                 self.metrics.propagation.observe(time.time() - loaded.written_at)
             self.api.notify()

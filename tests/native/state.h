@@ -22,7 +22,7 @@ static inline void put_network(struct table *table, uint32_t number, uint64_t ro
     struct network *made = make_network(table, number, room);
     assert(made);
     add_label(table, made->bits, made->mask, (const uint8_t *)"\3web");
-    put_node(table, &table->networks, &made->node);
+    publish_network(table, made);
 }
 
 /* Fill *out* with *count* RRs of *size* octets, each owned by a pointer to the question. */

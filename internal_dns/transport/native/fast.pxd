@@ -48,7 +48,6 @@ cdef extern from "worker.h" nogil:
 
     struct network:
         node node
-        uint64_t due
         uint64_t mask
         atomic_uint64 *bits
 
@@ -124,7 +123,7 @@ cdef extern from "worker.h" nogil:
                       uint8_t length)
     network *make_network(const table *, uint32_t number, uint64_t labels)
     network *find_network(const table *, uint32_t number)
-    void put_node(table *, map *, node *)
+    void publish_network(table *, network *)
     bint remove_node(table *, map *, const uint64_t *key, uint32_t words)
     void add_label(const table *, atomic_uint64 *bits, uint64_t mask, const uint8_t *label)
     verdict read_query(const table *, const uint8_t *octets, size_t size, const uint8_t *source,

@@ -167,19 +167,6 @@ cdef class Table:
         """Say which cell counts such replies to *qtype*; BY_TYPE: to that one and all beyond."""
         self.table.unknown_cells[qtype if qtype < BY_TYPE else BY_TYPE] = cell
 
-    def know(self, unsigned int number, labels, unsigned int room):
-        """Make a network known, with the first labels below `internal` that must go up, and room for more. One that was
-        known pays on for what it sent up."""
-        cdef network *made = make_network(self.table, number, room)
-        cdef network *before = find_network(self.table, number)
-        if made is NULL:
-            raise MemoryError
-        if before is not NULL:
-            made.due = before.due
-        for label in labels:
-            self.add(made.bits, made.mask, label)
-        put_node(self.table, &self.table.networks, &made.node)
-
     def see(self, unsigned int number, labels):
         """Let names under these first labels go up too, from now on."""
         cdef network *found = find_network(self.table, number)
@@ -248,6 +235,36 @@ cdef class Table:
                 found.append((head >> 32, name[:head & 255], head >> 16 & 0xFFFF, head >> 9 & 3))
                 at = at.next
         return found
+
+
+cdef class Network:
+    """A network that is to be known, with room for so many first labels below `internal` that must go up."""
+
+    cdef network *made
+    cdef Table table
+
+    def __cinit__(self, Table table, unsigned int number, unsigned int room):
+        self.table = table
+        self.made = make_network(table.table, number, room)
+        if self.made is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.made)
+
+    def add(self, labels):
+        """Let names under these labels go up."""
+        if self.made is NULL:
+            raise ValueError("published")
+        for label in labels:
+            self.table.add(self.made.bits, self.made.mask, label)
+
+    def publish(self):
+        """Make it known, in place of the one of its number. That one pays on for what it sent up."""
+        if self.made is NULL:
+            raise ValueError("published")
+        publish_network(self.table.table, self.made)
+        self.made = NULL
 
 
 cdef uint8_t checked_length(bytes name) except 0:

@@ -13,6 +13,7 @@ from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.core.wire import AD, IN, QR, RA, RD, Rcode, Type
 from internal_dns.metrics import Metrics
 from internal_dns.transport.native import MISSING
+from internal_dns.transport.table.changes import parts
 from internal_dns.transport.table.table import (
     EVERYONE,
     MAX_COUNT,
@@ -136,38 +137,44 @@ class Mirror:
         else:
             self.table.drop(int.from_bytes(network, "big"), name, qtype)
 
-    def change(
+    def steps(
         self,
         number: NetworkId,
         before: Network | None,
         after: Network | None,
         labels: frozenset[bytes] | None,
-    ) -> None:
-        """Let names under the apps of *after* go up to Python from now on."""
+    ) -> Iterator[None]:
+        """Let names under the apps of *after* go up to Python. A name may go up before its app is
+        in the catalog, and stay in the set when it is gone: Python knows."""
         if after is None:
             self.table.unknow(number)
             self._room.pop(number, None)
         elif before is None:
-            self._know(after)
+            yield from self._know(after)
         elif before.apps is not after.apps:
-            # A name may stay in the set when its app is gone: then it goes up, and is remembered
-            # there.
-            maybe = after.apps if labels is None else labels
-            new = [app for app in maybe if app in after.apps and app not in before.apps]
+            new: list[bytes] = []
+            for part in parts(after.apps if labels is None else labels):
+                new += [app for app in part if app in after.apps and app not in before.apps]
+                yield
             self._room[number] -= len(new)
             if self._room[number] < 0:
-                self._know(after)
+                yield from self._know(after)
             else:
-                self.table.see(number, new)
+                for part in parts(new):
+                    self.table.see(number, part)
+                    yield
 
     def watch(self, every: int) -> None:
         self.table.watch(every)
 
-    def _know(self, network: Network) -> None:
+    def _know(self, network: Network) -> Iterator[None]:
         room = max(_ROOM, len(network.apps))
-        self.table.know(
-            network.id, names.APEX_WORDS | network.apps.keys(), len(network.apps) + room
-        )
+        made = fast.Network(self.table, network.id, len(network.apps) + room)
+        made.add(names.APEX_WORDS)
+        for part in parts(network.apps):
+            made.add(part)
+            yield
+        made.publish()
         self._room[network.id] = room
 
     def hits(self, network: bytes, key: bytes) -> int:

@@ -243,4 +243,13 @@ static inline struct network *make_network(const struct table *table, uint32_t n
     return made;
 }
 
+/* Publish a network that was made, in place of the one of its number, which pays on for what it sent up. */
+static inline void publish_network(struct table *table, struct network *made)
+{
+    const struct network *before = (const struct network *)find_node(&table->networks, made->node.hash, made->node.key, 1);
+    if (before)
+        atomic_store_explicit(&made->due, atomic_load_explicit(&before->due, memory_order_relaxed), memory_order_relaxed);
+    put_node(table, &table->networks, &made->node);
+}
+
 #endif

@@ -26,7 +26,7 @@ from operator import attrgetter
 from struct import pack, unpack
 from typing import Any, Final, NamedTuple, Protocol
 
-from internal_dns.core.catalog import Catalog, Network, NetworkId, changed
+from internal_dns.core.catalog import App, Catalog, Network, NetworkId
 from internal_dns.core.journey import Remember, Reply, Rules, reply_options
 from internal_dns.core.message import OUR_UDP_SIZE, PLAIN_UDP_SIZE, ede_option
 from internal_dns.core.records import TextList
@@ -46,6 +46,7 @@ from internal_dns.core.wire import (
     Type,
     read_edns,
 )
+from internal_dns.transport.table.changes import differences, parts
 
 Cell = list[int]  # a counter of one element, shared by the entries that count into it
 PlaceKey = tuple[bytes | None, bytes | None, bytes | None]
@@ -70,6 +71,8 @@ EVERYONE: Final = b"\0\0\0\0"
 _VARIANTS: Final = (b"\0", b"\1", b"\2", b"\3")
 _NONE: Final[OrderedDict[bytes, Any]] = OrderedDict()
 _PART: Final = 1_024  # entries looked at in one go, about a millisecond
+_FREED: Final = 256  # networks or apps freed in one step
+_DROPPED: Final = 64  # entries dropped in one step, a fraction of a millisecond
 
 
 @dataclass(slots=True)
@@ -203,14 +206,15 @@ class Mirror(Protocol):
         """Show one in *every* of what is repeated or dropped there, 0 for nothing
         (Exchange.show_elsewhere)."""
 
-    def change(
+    def steps(
         self,
         number: NetworkId,
         before: Network | None,
         after: Network | None,
         labels: frozenset[bytes] | None,
-    ) -> None:
-        """Network *number* is another one from now on, *labels* are those that `changed` yields."""
+    ) -> Iterator[None]:
+        """Let network *number* be *after* from the last step on; *labels* are those that `changed`
+        yields. Nothing is wrong between the steps as long as *before* is what is answered from."""
 
 
 class AnswerTable:
@@ -241,6 +245,12 @@ class AnswerTable:
         self._by_label: dict[bytes, dict[bytes | None, set[Key]]] = {}
         self._sizes: dict[bytes, int] = {}
         self._sources: dict[bytes, bytes | None] = {}
+        # While a commit is applied: what will be answered from, by which networks already, and which
+        # one is about to.
+        self._next: Catalog | None = None
+        self._swapped: set[bytes | None] = set()
+        self._leaving: bytes | None = None
+        self._steps: Iterator[None] | None = None
         self.forgotten_hits: dict[
             NetworkId, int
         ] = {}  # of entries that are gone, so that a network's sum never falls
@@ -364,12 +374,10 @@ class AnswerTable:
 
     def _place(self, source: bytes, destination: bytes) -> PlaceKey | None:
         """Return the place of the asker, for names that depend on it."""
-        if self.catalog is None:
+        if (catalog := self.catalog_for(source)) is None:
             return None
-        who = requester(source, destination, self.catalog, self.prefix, self.rules.maps)
-        return (
-            None if isinstance(who, Outsider) else place(who, self.catalog, self.rules.region).key
-        )
+        who = requester(source, destination, catalog, self.prefix, self.rules.maps)
+        return None if isinstance(who, Outsider) else place(who, catalog, self.rules.region).key
 
     # ── filling and emptying ──────────────────────────────────────────────────────────────────────
 
@@ -377,16 +385,19 @@ class AnswerTable:
         """Keep *reply* when it may be repeated, its sets fit the scheme, and what it was computed
         from is current."""
         said = reply.remember
+        if said is None:
+            return
+        network = said.network.prefix[2:]
+        catalog = self._catalog_of(network)
         if (
-            said is None
-            or self.catalog is None
-            or self.catalog.networks.get(said.network.id) is not said.network
+            catalog is None
+            or catalog.networks.get(said.network.id) is not said.network
+            or network == self._leaving
         ):
             return
         entry = cut(said, self.rules, self._count_into(reply, said.qtype))
         if entry is None:
             return
-        network = said.network.prefix[2:]
         key, where = said.name + pack("!2H", said.qtype, 1), said.place.key if said.place else None
         self._drop(network, (key, where))
         table = self._tables.setdefault(network, OrderedDict())
@@ -432,36 +443,107 @@ class AnswerTable:
 
     def change(self, catalog: Catalog) -> None:
         """Answer from *catalog* from now on; forget exactly what it changes."""
-        old = self.catalog or Catalog()
-        for number, labels in changed(old, catalog):
-            if self.mirror:
-                self.mirror.change(
-                    number, old.networks.get(number), catalog.networks.get(number), labels
-                )
-            self.forget(number, labels)
-            if number not in catalog.networks:
-                self.forgotten_hits.pop(number, None)
-        self.catalog = catalog
+        for _ in self.steps(catalog):
+            pass
+
+    def steps(self, catalog: Catalog) -> Iterator[None]:
+        """Answer from *catalog*, one network after the other.
+
+        Each step takes a fraction of a millisecond, and queries may be answered between any two. A
+        network's questions are decided from what `catalog_for` returns, and nothing is repeated
+        that was decided from another value of the network than is in there. The next commit waits
+        until these steps are done.
+        """
+        if self._steps is not None:
+            raise RuntimeError("another catalog is being applied")
+        self._steps = self._swap(catalog)
+        return self._steps
+
+    def _swap(self, new: Catalog) -> Iterator[None]:
+        self._next = new
+        # What the old catalog alone holds. Freed at once, it could hold the event loop for longer than
+        # all that comes before.
+        networks: list[Network] = []
+        apps: list[App] = []
+        for _ in self._swap_networks(self.catalog or Catalog(), new, networks, apps):
+            yield
+        self.catalog, self._next, self._steps = new, None, None
+        self._swapped = set()
+        yield
+        for gone in (networks, apps):  # the networks first: they hold the apps
+            while gone:
+                del gone[-_FREED:]
+                yield
+
+    def _swap_networks(
+        self, old: Catalog, new: Catalog, networks: list[Network], apps: list[App]
+    ) -> Iterator[None]:
+        """Do it, and put what is no longer needed into *networks* and *apps*."""
+        for change in differences(old, new):
+            if change is not None:
+                number, labels = change
+                before, after = old.networks.get(number), new.networks.get(number)
+                if before is not None:
+                    networks.append(before)
+                    for part in parts(before.apps if labels is None else labels):
+                        apps += [before.apps[label] for label in part if label in before.apps]
+                        yield
+                # What is decided from the old value meanwhile is not remembered.
+                self._leaving = network = number.to_bytes(4, "big")
+                yield from self._forget(network, labels)
+                if self.mirror:
+                    yield from self.mirror.steps(number, before, after, labels)
+                self._leaving = None
+                self._swapped.add(network)
+                if after is None:
+                    self.forgotten_hits.pop(number, None)
+            yield
+
+    def catalog_for(self, source: bytes) -> Catalog | None:
+        """Return the catalog that questions of *source* are answered from; None before the first."""
+        if self._next is None:
+            return self.catalog
+        return self._catalog_of(self._network_of(source))
+
+    def _catalog_of(self, network: bytes | None) -> Catalog | None:
+        return self._next if network in self._swapped else self.catalog
+
+    def _network_of(self, source: bytes) -> bytes | None:
+        return source[2:6] if source[:2] == self.prefix else self.mapped(source)
 
     def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> None:
         """Forget everything: who asks, what fits and what is said may be another by *rules*.
         *mirror* is a new one."""
+        for _ in self._steps or ():  # a commit that is half applied to the mirror that was
+            pass
         for octets in tuple(self._by_label):
             self.forget(NetworkId(int.from_bytes(octets, "big")), None)
         self._sources.clear()
         self.rules, self.mirror = rules, mirror
         if mirror and self.catalog:
             for number, network in self.catalog.networks.items():
-                mirror.change(number, None, network, None)
+                for _ in mirror.steps(number, None, network, None):
+                    pass
 
     def forget(self, number: NetworkId, labels: frozenset[bytes] | None) -> None:
         """Drop what depends on these app labels of network *number* and on the whole network; None:
         all it has."""
-        network = number.to_bytes(4, "big")
-        known = self._by_label.get(network, {})
-        for label in tuple(known) if labels is None else (*labels, None):
-            for key in tuple(known.get(label, ())):
-                self._drop(network, key)
+        for _ in self._forget(number.to_bytes(4, "big"), labels):
+            pass
+
+    def _forget(self, network: bytes, labels: frozenset[bytes] | None) -> Iterator[None]:
+        known = self._by_label.get(network)
+        if known is None:
+            return
+        dropped = 0
+        for part in parts(tuple(known) if labels is None else chain(labels, (None,))):
+            for label in part:
+                for key in tuple(known.get(label, ())):
+                    self._drop(network, key)
+                    dropped += 1
+                    if dropped % _DROPPED == 0:
+                        yield
+            yield
 
     def _drop(self, network: bytes, key: Key) -> None:
         table = self._tables.get(network)
