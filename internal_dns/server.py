@@ -97,6 +97,7 @@ class Server:
         rules = self._rules(settings, self.upstreams)
         self.mirror = Mirror(rules, self.metrics) if self.udp_path == "native" else None
         self.exchange = Exchange(rules, self.metrics, self.forwarder, self.mirror)
+        self.forwarder.cache.repeats = self.exchange.answers.relayed_hits
         self.newest: Catalog | None = None  # what is, or soon will be, answered from
         self.applying = Applying(
             self.exchange.steps, lambda go_on: asyncio.get_running_loop().call_soon(go_on)

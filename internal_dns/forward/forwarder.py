@@ -142,7 +142,7 @@ class Forwarder:
         question = question_of(query)
         key = question.key
         stale: Kept | None = None
-        if (found := self.cache.find(key, now)) is not None:
+        if (found := self.cache.find(key, now, forward.network)) is not None:
             kept, age = found
             if age is Age.STALE:
                 stale = kept
@@ -252,7 +252,7 @@ class Forwarder:
             return  # other upstreams are asked since
         del self.asking[key]
         if isinstance(outcome, Relayed):
-            self.cache.keep(key, outcome, now, str(state.upstream) if state else "")
+            self.cache.keep(key, outcome, now, str(state.upstream) if state else "", asking.network)
         elif outcome not in (BUSY, FAULT):
             self.cache.failed(key, outcome.ede, now)
             if asking.looping:

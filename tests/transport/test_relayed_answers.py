@@ -147,6 +147,26 @@ def test_what_is_too_large_is_truncated_before_any_ttl_is_reduced(
     assert aged == {3: 1}
 
 
+def test_what_is_repeated_outlasts_what_is_not() -> None:
+    clock = Clock()
+    table = AnswerTable(Rules(), max_entries=100, clock=clock)
+    often = [f"often{number}.example" for number in range(5)]
+    for name in often:
+        table.remember_relayed(wire(name), A, 0, REPLY, 1_000, 1_054, 1_060)
+    for number in range(1_000):
+        if number < 900:
+            assert all(table.repeat(query(name, A), SOURCE, SERVER, 0) for name in often)
+        table.remember_relayed(wire(f"n{number}.example"), A, 0, REPLY, 1_000, 1_054, 1_060)
+        assert table.entries <= 100
+    key = wire("often0.example") + b"\0\1\0"
+    assert table.relayed_hits(key) == 900
+    assert table.relayed_hits(wire("often0.example") + b"\0\1\1") == 0
+    for number in range(300):  # nobody asks for them any more
+        table.remember_relayed(wire(f"m{number}.example"), A, 0, REPLY, 1_000, 1_054, 1_060)
+    assert not any(table.repeat(query(name, A), SOURCE, SERVER, 0) for name in often)
+    assert table.relayed_hits(key) == 0
+
+
 def test_its_room_is_shared_and_the_greedy_lose_first() -> None:
     clock = Clock()
     table = AnswerTable(Rules(), max_entries=100, clock=clock)

@@ -191,7 +191,7 @@ def test_a_long_commit_lets_the_event_loop_go_on() -> None:
     now, soon, done = [0.0], list[Any](), list[Catalog]()
     catalogs = [Catalog(revision=number) for number in range(3)]
 
-    def steps(_: Catalog) -> Any:
+    def steps(catalog: Catalog) -> Any:
         for _ in range(10):
             now[0] += 0.0007
             yield

@@ -71,6 +71,7 @@ EVERYONE: Final = b"\0\0\0\0"
 _VARIANTS: Final = (b"\0", b"\1", b"\2", b"\3")
 _NONE: Final[OrderedDict[bytes, Any]] = OrderedDict()
 _PART: Final = 1_024  # entries looked at in one go, about a millisecond
+_CHANCES: Final = 8  # entries that are spared for one that has to go, since they were repeated
 _FREED: Final = 256  # networks or apps freed in one step
 _DROPPED: Final = 64  # entries dropped in one step, a fraction of a millisecond
 
@@ -94,6 +95,7 @@ class Entry:
     label: bytes | None
     size: int
     hits: int = 0
+    seen: int = 0  # hits, when it was about to be dropped and was not
 
     def by_groups(self, turn: int) -> bytes:
         """The answer section when there are several tie groups, each rotated by itself."""
@@ -161,6 +163,7 @@ class RelayedEntry:
     age: int = 0
     label: None = None
     hits: int = 0
+    seen: int = 0
 
 
 class Busy(NamedTuple):
@@ -601,17 +604,34 @@ class AnswerTable:
                         part.append(Busy(number, *split(network, key)[:2], hits))
                 yield part
 
+    def _hits(self, network: bytes, key: bytes, entry: Entry | RelayedEntry) -> int:
+        return entry.hits + (self.mirror.hits(network, key) if self.mirror else 0)
+
+    def relayed_hits(self, key: bytes) -> int:
+        """How often the answer of an upstream is repeated that the forwarder's cache has under *key*
+        (QNAME, QTYPE, variant), since it is here."""
+        key = key[:-1] + b"\0\1" + key[-1:]
+        entry = self._tables.get(EVERYONE, _NONE).get(key)
+        return self._hits(EVERYONE, key, entry) if isinstance(entry, RelayedEntry) else 0
+
     def _account(self, network: bytes, octets: int, entries: int) -> None:
         self.octets += octets
         self.entries += entries
         self._sizes[network] = self._sizes.get(network, 0) + octets
 
     def _evict(self, network: bytes) -> None:
-        """Drop an oldest entry: the inserting network's if it has more than its share, else the
-        largest's."""
+        """Drop an oldest entry that was not repeated of late: the inserting network's if it has more
+        than its share, else the largest's."""
         if self._sizes.get(network, 0) * len(self._sizes) <= self.octets:
             network = max(self._sizes, key=self._sizes.__getitem__)
-        key, entry = next(iter(self._tables[network].items()))
+        table = self._tables[network]
+        for _ in range(_CHANCES):
+            key, entry = next(iter(table.items()))
+            if isinstance(entry, dict) or (hits := self._hits(network, key, entry)) == entry.seen:
+                break
+            entry.seen = hits  # it was repeated since it was looked at last
+            table.move_to_end(key)
+        key, entry = next(iter(table.items()))
         self._drop(network, (key, next(iter(entry)) if isinstance(entry, dict) else None))
         self.evictions += 1
 
