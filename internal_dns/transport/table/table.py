@@ -58,7 +58,7 @@ _OPT_HEAD: Final = b"\0" + pack("!H", Type.OPT)
 _OPT_SIZE: Final = (
     11  # an OPT without options: root, type, size, extended RCODE, version, flags, length
 )
-_OVERHEAD: Final = 660  # octets an entry takes beside its records, measured with tracemalloc
+_OVERHEAD: Final = 730  # octets an entry takes beside its records, measured with tracemalloc
 # Of RRs in a section. An app may have more machines; then no message has them all.
 MAX_COUNT: Final = 65_535
 MAX_ENTRIES: Final = 262_144
@@ -152,7 +152,6 @@ class RelayedEntry:
 
     reply: Relayed
     heads: tuple[bytes, ...]  # flags and counts, by whether AD may be told + 2 OPT
-    truncated: tuple[bytes, ...]  # the same of the reply that only has TC, by OPT
     opt: bytes
     since: float
     refresh_at: float
@@ -352,7 +351,7 @@ class AnswerTable:
         opt = _with_options(entry.opt, options) if end < len(octets) else b""
         # Its size decides first: to reduce thousands of TTLs takes a millisecond.
         if end + len(entry.records) + len(opt) > limit:
-            head, records = entry.truncated[end < len(octets)], b""
+            head, records = _truncated(entry.heads[0], has_opt=end < len(octets)), b""
         else:
             if (age := int(now - entry.since)) != entry.age:
                 entry.age, entry.records = age, entry.reply.aged(age)
@@ -664,6 +663,11 @@ def _with_options(opt: bytes, options: bytes) -> bytes:
     return opt[: _OPT_SIZE - 2] + pack("!H", size) + opt[_OPT_SIZE:] + options
 
 
+def _truncated(head: bytes, *, has_opt: bool) -> bytes:
+    """Return flags and counts of the reply that has no records, but TC; *head* is without AD."""
+    return pack("!5H", int.from_bytes(head[:2], "big") | TC, 1, 0, 0, has_opt)
+
+
 def _fitting(records: bytes, count: int, room: int) -> tuple[int, int]:
     """Return how many of the *count* RRs of a section fit into *room*, and their octets."""
     size = 0
@@ -695,12 +699,9 @@ def _relayed_entry(
         for has_opt in (0, 1)
         for ad in (0, 1)
     )
-    truncated = tuple(pack("!5H", base | TC, 1, 0, 0, has_opt) for has_opt in (0, 1))
     ttl = reply.rcode >> 4 << 24 | dnssec_ok << 15
     opt = _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, ttl, 0)
-    return RelayedEntry(
-        reply, heads, truncated, opt, since, refresh_at, until, counter, size, reply.records
-    )
+    return RelayedEntry(reply, heads, opt, since, refresh_at, until, counter, size, reply.records)
 
 
 def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
