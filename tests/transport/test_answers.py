@@ -26,7 +26,8 @@ from internal_dns.store.generate import demo_rows
 from internal_dns.store.sqlite import read
 from internal_dns.transport import native
 from internal_dns.transport.native.mirror import Mirror
-from internal_dns.transport.table.table import AnswerTable, Entry
+from internal_dns.transport.table.entries import Entry
+from internal_dns.transport.table.table import AnswerTable
 from tests.core.catalogs import Rows, natural_type, random_name, random_rows, random_source
 from tests.core.messages import (
     AA,

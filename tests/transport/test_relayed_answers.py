@@ -12,7 +12,8 @@ import pytest
 from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.journey import Forward, Rules, respond
 from internal_dns.core.relayed import Relayed, relay
-from internal_dns.transport.table.table import EVERYONE, AnswerTable, Busy
+from internal_dns.transport.table.relayed import EVERYONE
+from internal_dns.transport.table.table import AnswerTable, Busy
 from tests.core.messages import AAAA, AD, CD, COOKIE, NSID, RD, A, ip, opt, option, query, rr, wire
 
 SERVER, SOURCE = ip("fdaa::3"), ip("fdaa:0:18:a7b::2")

@@ -14,21 +14,13 @@ from internal_dns.core.wire import AD, IN, QR, RA, RD, Rcode, Type
 from internal_dns.metrics import Metrics
 from internal_dns.transport.native import MISSING
 from internal_dns.transport.table.changes import parts
-from internal_dns.transport.table.table import (
-    EVERYONE,
-    MAX_COUNT,
-    MAX_ENTRIES,
-    Cell,
-    Entry,
-    RelayedEntry,
-    cut,
-    split,
-)
+from internal_dns.transport.table.entries import MAX_COUNT, OPT_SIZE, Cell, Entry, cut
+from internal_dns.transport.table.relayed import EVERYONE, RelayedEntry, split
+from internal_dns.transport.table.table import MAX_ENTRIES
 
 if not MISSING:
     from internal_dns.transport.native import fast
 
-_OPT_SIZE: Final = 11
 _NETWORKS: Final = 16_384  # chains; more networks make them longer
 # Labels that a network may gain before its set is made anew, at least.
 _ROOM: Final = 64
@@ -201,7 +193,7 @@ def octets_of(
         (answers, authorities, additionals),
         answer + entry.tail,
         (len(answer), entry.authority, entry.whole + len(entry.tail)),
-        entry.opts[0][_OPT_SIZE:],
+        entry.opts[0][OPT_SIZE:],
     )
 
 

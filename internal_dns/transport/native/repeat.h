@@ -128,8 +128,8 @@ struct query {
     uint32_t limit;
     uint16_t qtype;
     bool edns, dnssec_ok;
+    uint32_t own_options;     /* octets of the options that it is answered with; when 0 the next three are not set */
     bool nsid;                /* the option is answered */
-    uint32_t own_options;     /* octets of the options that it is answered with; what comes next is not set when 0 */
     const uint8_t *cookie;    /* the client's, 8 octets; NULL for none */
     const uint8_t *source;    /* 16 octets */
     uint32_t key_words;

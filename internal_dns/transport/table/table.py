@@ -18,151 +18,47 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from heapq import nlargest
 from itertools import chain
 from operator import attrgetter
-from struct import pack, unpack
+from struct import pack
 from typing import Any, Final, NamedTuple, Protocol
 
 from internal_dns.core.catalog import App, Catalog, Network, NetworkId
-from internal_dns.core.journey import Remember, Reply, Rules, reply_options
-from internal_dns.core.message import OUR_UDP_SIZE, PLAIN_UDP_SIZE, ede_option
-from internal_dns.core.records import TextList
-from internal_dns.core.relayed import PER_TTL, Relayed
+from internal_dns.core.journey import Reply, Rules, reply_options
+from internal_dns.core.message import PLAIN_UDP_SIZE
+from internal_dns.core.relayed import Relayed
 from internal_dns.core.requester import Outsider, place, requester
 from internal_dns.core.wire import (
-    AA,
-    AD,
-    CD,
     HEADER,
-    MAX_MESSAGE,
-    QR,
-    RA,
-    RD,
-    TC,
     Edns,
-    Type,
     read_edns,
 )
 from internal_dns.transport.table.changes import differences, parts
+from internal_dns.transport.table.entries import OPT_HEAD, OPT_SIZE, Cell, Entry, cut, with_options
+from internal_dns.transport.table.relayed import (
+    EVERYONE,
+    VARIANTS,
+    RelayedEntry,
+    relayed_entry,
+    split,
+)
 
-Cell = list[int]  # a counter of one element, shared by the entries that count into it
 PlaceKey = tuple[bytes | None, bytes | None, bytes | None]
 Key = tuple[bytes, PlaceKey | None]  # QNAME with QTYPE and QCLASS; the place for `nearest`
 
 _ONE_QUESTION: Final = pack("!4H", 1, 0, 0, 0)
 _AND_ADDITIONAL: Final = pack("!4H", 1, 0, 0, 1)
-_OPT_HEAD: Final = b"\0" + pack("!H", Type.OPT)
-_OPT_SIZE: Final = (
-    11  # an OPT without options: root, type, size, extended RCODE, version, flags, length
-)
-_OVERHEAD: Final = 730  # octets an entry takes beside its records, measured with tracemalloc
-# Of RRs in a section. An app may have more machines; then no message has them all.
-MAX_COUNT: Final = 65_535
 MAX_ENTRIES: Final = 262_144
 MAX_OCTETS: Final = (
     96 << 20
 )  # with what the allocator adds, less than 128 MiB of RSS (bench/soak.py)
 _KNOWN_SOURCES: Final = 4_096
-# What upstreams said is the same for all networks; network 0 is nobody's.
-EVERYONE: Final = b"\0\0\0\0"
-_VARIANTS: Final = (b"\0", b"\1", b"\2", b"\3")
 _NONE: Final[OrderedDict[bytes, Any]] = OrderedDict()
 _PART: Final = 1_024  # entries looked at in one go, about a millisecond
 _CHANCES: Final = 8  # entries that are spared for one that has to go, since they were repeated
 _FREED: Final = 256  # networks or apps freed in one step
 _DROPPED: Final = 64  # entries dropped in one step, a fraction of a millisecond
-
-
-@dataclass(slots=True)
-class Entry:
-    """One reply, cut into what is sent as it is and what depends on the query."""
-
-    heads: tuple[bytes, ...]  # flags and counts, by RD + 2 CD + 4 OPT
-    ring: bytes  # the answer section twice, so that every rotation is one slice
-    unit: int  # octets of one RR
-    count: int  # RRs that take turns in being first
-    rings: tuple[tuple[bytes, int], ...]  # `nearest` only: ring and count of each tie group
-    shown: int  # octets of the answer section
-    tail: bytes  # authority and additional
-    opts: tuple[bytes, ...]  # by DO
-    authority: int  # octets, which `tail` begins with
-    whole: int  # octets of the whole answer section; more than `shown` when no message has it
-    indivisible: bool  # one RR of a list: part of it would look like the whole list
-    counter: Cell
-    label: bytes | None
-    size: int
-    hits: int = 0
-    seen: int = 0  # hits, when it was about to be dropped and was not
-
-    def by_groups(self, turn: int) -> bytes:
-        """The answer section when there are several tie groups, each rotated by itself."""
-        parts = (
-            ring[(at := turn % count * self.unit) : at + count * self.unit]
-            for ring, count in self.rings
-        )
-        return b"".join(parts)[: self.shown]
-
-    def answer(self, turn: int) -> bytes:
-        """The answer section, its RRs turned round."""
-        if self.rings:
-            return self.by_groups(turn)
-        at = turn % self.count * self.unit if self.count > 1 else 0
-        return self.ring[at : at + self.shown]
-
-    def part(
-        self, octets: bytes, end: int, turn: int, opt: bytes, options: bytes, limit: int
-    ) -> bytes | None:
-        """The reply to a UDP client whose limit the whole one exceeds: the same goes as in
-        core/message.message. *opt* is empty without EDNS, *options* are beside EDE. None when the
-        question alone leaves no room."""
-        room = limit - end - len(opt and opt[:_OPT_SIZE]) - len(options) - self.authority
-        if room < 0:
-            return None
-        head, counts = int.from_bytes(self.heads[0][:2], "big"), unpack("!4H", self.heads[0][2:])
-        head |= int.from_bytes(octets[2:4], "big") & (RD | CD)
-        answers, additionals = counts[1], counts[3]
-        answer = self.answer(turn) if self.whole == self.shown else b""
-        if self.whole > room:
-            head |= TC
-            additionals = 0
-            answers, size = (0, 0) if self.indivisible else _fitting(answer, answers, room)
-            answer = answer[:size]
-        room -= len(answer)
-        error = opt[_OPT_SIZE:] if len(opt) - _OPT_SIZE <= room else b""
-        room -= len(error)
-        rest = self.tail[self.authority :]
-        additionals, size = _fitting(rest, additionals, room)
-        return b"".join((
-            octets[:2],
-            pack("!5H", head, 1, answers, counts[2], additionals + bool(opt)),
-            octets[HEADER:end],
-            answer,
-            self.tail[: self.authority],
-            rest[:size],
-            _with_options(opt[:_OPT_SIZE] + error, options) if opt else b"",
-        ))  # fmt: skip
-
-
-@dataclass(slots=True)
-class RelayedEntry:
-    """What an upstream said, and how old the copy is whose TTLs are right now."""
-
-    reply: Relayed
-    heads: tuple[bytes, ...]  # flags and counts, by whether AD may be told + 2 OPT
-    opt: bytes
-    since: float
-    refresh_at: float
-    until: float
-    counter: Cell
-    size: int
-    records: bytes
-    age: int = 0
-    label: None = None
-    hits: int = 0
-    seen: int = 0
 
 
 class Busy(NamedTuple):
@@ -176,16 +72,6 @@ class Busy(NamedTuple):
 
 
 hits_of: Final = attrgetter("hits")
-
-
-def split(network: bytes, key: bytes) -> tuple[bytes, int, int]:
-    """The QNAME, QTYPE and variant (DO + 2 CD, of relayed answers) that are in *key*."""
-    end = len(key) - (5 if network == EVERYONE else 4)
-    return (
-        key[:end],
-        int.from_bytes(key[end : end + 2], "big"),
-        int.from_bytes(key[end + 4 :], "big"),
-    )
 
 
 class Mirror(Protocol):
@@ -272,10 +158,10 @@ class AnswerTable:
             end, edns = len(octets), 0
             size = PLAIN_UDP_SIZE
         elif counts == _AND_ADDITIONAL:
-            end, edns = len(octets) - _OPT_SIZE, 4
+            end, edns = len(octets) - OPT_SIZE, 4
             opt = octets[end:]
             if (
-                opt[:3] != _OPT_HEAD or opt[6:7] != b"\0" or opt[9:] != b"\0\0"
+                opt[:3] != OPT_HEAD or opt[6:7] != b"\0" or opt[9:] != b"\0\0"
             ):  # not version 0 without options
                 found = read_edns(octets)
                 if found is None or (asked := found[1]).version or asked.ask_as is not None:
@@ -310,7 +196,7 @@ class AnswerTable:
             octets[HEADER:end],
             entry.ring[at : at + entry.shown] if not entry.rings else entry.by_groups(turn),
             entry.tail,
-            opt if not options else _with_options(opt, options),
+            opt if not options else with_options(opt, options),
         ))  # fmt: skip
         assert reply is not None
         if len(reply) > (limit or size) or entry.whole > entry.shown:
@@ -335,7 +221,7 @@ class AnswerTable:
         """Return what an upstream said before, its TTLs less the seconds since."""
         dnssec_ok = octets[end + 7] >> 7 if end < len(octets) else 0
         entry = self._tables.get(EVERYONE, _NONE).get(
-            key + _VARIANTS[dnssec_ok | octets[3] >> 3 & 2]
+            key + VARIANTS[dnssec_ok | octets[3] >> 3 & 2]
         )
         if entry is None:
             self.misses += 1
@@ -348,19 +234,10 @@ class AnswerTable:
             entry.refresh_at = entry.until
             self.misses += 1
             return None
-        opt = _with_options(entry.opt, options) if end < len(octets) else b""
-        # Its size decides first: to reduce thousands of TTLs takes a millisecond.
-        if end + len(entry.records) + len(opt) > limit:
-            head, records = _truncated(entry.heads[0], has_opt=end < len(octets)), b""
-        else:
-            if (age := int(now - entry.since)) != entry.age:
-                entry.age, entry.records = age, entry.reply.aged(age)
-            head = entry.heads[(dnssec_ok or octets[3] >> 5 & 1) | (end < len(octets)) << 1]
-            records = entry.records
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
-        return b"".join((octets[:2], head, octets[HEADER:end], records, opt))
+        return entry.repeat(octets, end, limit, options, now)
 
     def mapped(self, source: bytes) -> bytes | None:
         """Return the network octets of a source outside the prefix by the configured maps, or
@@ -430,8 +307,7 @@ class AnswerTable:
         key = name + pack("!2HB", qtype, 1, variant)
         self._drop(EVERYONE, (key, None))
         counter = self._count_relayed(reply.rcode, qtype)
-        size = _OVERHEAD + 2 * len(reply.records) + PER_TTL * len(reply.ttls)
-        entry = _relayed_entry(reply, variant, since, refresh_at, until, counter, size)
+        entry = relayed_entry(reply, variant, since, refresh_at, until, counter)
         entry.size += self.mirror.put_relayed(key, entry) if self.mirror else 0
         self._tables.setdefault(EVERYONE, OrderedDict())[key] = entry
         self._by_label.setdefault(EVERYONE, {}).setdefault(None, set()).add((key, None))
@@ -633,113 +509,3 @@ class AnswerTable:
         key, entry = next(iter(table.items()))
         self._drop(network, (key, next(iter(entry)) if isinstance(entry, dict) else None))
         self.evictions += 1
-
-
-@lru_cache(4_096)
-def _heads(
-    base: int, questions: int, answers: int, authorities: int, additionals: int
-) -> tuple[bytes, ...]:
-    """Return flags and counts by RD + 2 CD + 4 OPT; most replies have the same."""
-    return tuple(
-        pack("!5H", base | rd * RD | cd * CD, questions, answers, authorities, additionals + opt)
-        for opt in (0, 1)
-        for cd in (0, 1)
-        for rd in (0, 1)
-    )
-
-
-@lru_cache(4_096)
-def _opts(options: bytes) -> tuple[bytes, ...]:
-    """Return our OPT RR by DO."""
-    return tuple(
-        _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, dnssec_ok << 15, len(options)) + options
-        for dnssec_ok in (0, 1)
-    )
-
-
-def _with_options(opt: bytes, options: bytes) -> bytes:
-    """Return an OPT RR with more options."""
-    size = len(opt) - _OPT_SIZE + len(options)
-    return opt[: _OPT_SIZE - 2] + pack("!H", size) + opt[_OPT_SIZE:] + options
-
-
-def _truncated(head: bytes, *, has_opt: bool) -> bytes:
-    """Return flags and counts of the reply that has no records, but TC; *head* is without AD."""
-    return pack("!5H", int.from_bytes(head[:2], "big") | TC, 1, 0, 0, has_opt)
-
-
-def _fitting(records: bytes, count: int, room: int) -> tuple[int, int]:
-    """Return how many of the *count* RRs of a section fit into *room*, and their octets."""
-    size = 0
-    for fit in range(count):
-        at = size
-        while 0 < records[at] < 0xC0:
-            at += 1 + records[at]
-        at += 2 if records[at] else 1
-        at += 10 + int.from_bytes(records[at + 8 : at + 10], "big")
-        if at > room:
-            return fit, size
-        size = at
-    return count, size
-
-
-def _relayed_entry(
-    reply: Relayed,
-    variant: int,
-    since: float,
-    refresh_at: float,
-    until: float,
-    counter: Cell,
-    size: int,
-) -> RelayedEntry:
-    dnssec_ok, checking_disabled = variant & 1, variant >> 1
-    base = QR | RD | RA | checking_disabled * CD | reply.rcode & 15
-    heads = tuple(
-        pack("!5H", base | ad * reply.ad * AD, 1, *reply.counts, has_opt)
-        for has_opt in (0, 1)
-        for ad in (0, 1)
-    )
-    ttl = reply.rcode >> 4 << 24 | dnssec_ok << 15
-    opt = _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, ttl, 0)
-    return RelayedEntry(reply, heads, opt, since, refresh_at, until, counter, size, reply.records)
-
-
-def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
-    """Cut a reply into an Entry; None when it does not fit the scheme (RRs of several lengths that
-    rotate)."""
-    body = said.body
-    groups = [tied for tied in body.answer if tied]
-    records = [record for tied in groups for record in tied]
-    # A list that is too large for any message has no records.
-    indivisible = isinstance(body.whole, TextList)
-    rr_count = min(body.at_most or len(records), len(records))
-    units = {len(record) for record in records}
-    if len(units) > 1:
-        if max(map(len, groups)) > 1 or rr_count < len(records):
-            return None
-        groups = [(b"".join(records),)]  # several owners of an address: nothing takes turns
-        units = {len(groups[0][0])}
-    unit = max(units, default=0)
-    rings = tuple((b"".join(tied) * (1 + (len(tied) > 1)), len(tied)) for tied in groups)
-    several = len(groups) > 1 or bool(body.at_most)
-    counts = (1, min(rr_count, MAX_COUNT), bool(body.authority))
-    base = QR | body.aa * AA | rules.forwarding * RA | body.rcode
-    heads, opts = _heads(base, *counts, len(body.additional)), _opts(ede_option(body.ede))
-    tail = body.authority + b"".join(body.additional)
-    shown = sum(map(len, records[:rr_count]))
-    return Entry(
-        heads=heads,
-        ring=rings[0][0] if rings else b"",
-        unit=unit,
-        count=rings[0][1] if rings else 0,
-        rings=rings if several else (),
-        shown=shown,
-        tail=tail,
-        opts=opts,
-        authority=len(body.authority),
-        whole=shown if records or not body.whole else MAX_MESSAGE + 1,
-        indivisible=indivisible,
-        counter=counter,
-        label=said.label,
-        size=_OVERHEAD + sum(len(ring) for ring, _ in rings) + len(tail) + len(said.name),
-    )
