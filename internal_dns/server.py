@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from internal_dns.admin.api import Api
 from internal_dns.admin.http import AdminPort
 from internal_dns.config import Settings
+from internal_dns.core.catalog import Catalog
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
 from internal_dns.service import errors, parts, registration, sockets
+from internal_dns.service.applying import Applying
 from internal_dns.service.drain import drain
 from internal_dns.service.loop import loop_factory, loop_name
 from internal_dns.service.notify import ServiceManager
@@ -61,6 +63,11 @@ class Server:
         )
         mirror = Mirror(rules, self.metrics) if path == "native" else None
         self.exchange = Exchange(rules, self.metrics, self.forwarder, mirror)
+        self.forwarder.cache.repeats = self.exchange.answers.relayed_hits
+        self.newest: Catalog | None = None  # what is, or soon will be, answered from
+        self.applying = Applying(
+            self.exchange.steps, lambda go_on: asyncio.get_running_loop().call_soon(go_on)
+        )
         self.connections = Connections(self.exchange, self.metrics)
         self.watcher = Watcher(
             settings.catalog,
@@ -243,10 +250,15 @@ class Server:
 
     def _apply(self, loaded: Loaded) -> None:
         """Answer from what was loaded; say what changed."""
+        if loaded.catalog is not self.newest:
+            self.newest = loaded.catalog
+            self.applying.apply(loaded.catalog, lambda: self._applied(loaded, changed=True))
+        else:
+            self._applied(loaded, changed=False)
+
+    def _applied(self, loaded: Loaded, *, changed: bool) -> None:
         first = not self.loaded.is_set()
-        changed = loaded.catalog is not self.exchange.catalog
-        if first or changed:
-            self.exchange.use(loaded.catalog)
+        if changed:
             if loaded.written_at is not None and not first:
                 self.metrics.propagation.observe(time.time() - loaded.written_at)
             self.api.notify()

@@ -51,6 +51,7 @@ from internal_dns.core.wire import (
     MAX_MESSAGE,
     NSID,
     Ede,
+    Edns,
     Malformed,
     Query,
     Rcode,
@@ -198,6 +199,14 @@ def _manner(
         return Manner(
             MAX_MESSAGE if stream else PLAIN_UDP_SIZE, rules.forwarding, turn, b"", stream
         )
+    options = reply_options(edns, source, rules, stream=stream, now=now)
+    limit = MAX_MESSAGE if stream else max(PLAIN_UDP_SIZE, min(edns.size, rules.udp_limit))
+    return Manner(limit, rules.forwarding, turn, options, stream)
+
+
+def reply_options(edns: Edns, source: bytes, rules: Rules, *, stream: bool, now: int) -> bytes:
+    """Return the EDNS options that a query asks for, EDE apart. Padding is for encrypted transports
+    only (RFC 7830 section 6), and any other option is ignored."""
     options = b""
     if edns.client_cookie is not None and is_cookie(edns.client_cookie):
         address = source[12:] if source.startswith(V4_MAPPED) else source
@@ -206,8 +215,7 @@ def _manner(
         options += option(NSID, rules.nsid)
     if edns.keepalive and stream:
         options += option(KEEPALIVE, (IDLE_TIMEOUT * 10).to_bytes(2, "big"))
-    limit = MAX_MESSAGE if stream else max(PLAIN_UDP_SIZE, min(edns.size, rules.udp_limit))
-    return Manner(limit, rules.forwarding, turn, options, stream)
+    return options
 
 
 def _turn_away(query: Query | Malformed, octets: bytes, rules: Rules) -> Reply:

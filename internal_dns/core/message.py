@@ -188,8 +188,8 @@ def assemble(body: Body, query: Query | Malformed, manner: Manner) -> tuple[byte
 
 def header(query: Query | Malformed, rcode: int, *, aa: bool, ra: bool, flags: int = 0) -> bytes:
     """Return id and flags: opcode, RD and CD are the query's, nothing else of it is (RFC 6895
-    section 2.1)."""
-    copied = query.flags & (0x7800 | RD | CD)
+    section 2.1). RD and CD mean something in QUERY only."""
+    copied = query.flags & (0x7800 if query.opcode else RD | CD)
     return query.id + pack("!H", QR | copied | aa * AA | ra * RA | flags | rcode & 15)
 
 

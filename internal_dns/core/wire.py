@@ -198,6 +198,29 @@ def read_query(octets: bytes) -> Query | Malformed | Silent:
     return Query(id_octets, flags, question, name, labels, qtype, qclass, edns)
 
 
+def read_edns(octets: bytes) -> tuple[int, Edns] | None:
+    """Return where the question ends and what the OPT says, of a query that has nothing but these two.
+
+    None for any other message, and for a malformed one. The name is not looked at but for its
+    labels' lengths.
+    """
+    at, size = HEADER, len(octets)
+    while at < size and 0 < octets[at] < 64:
+        at += 1 + octets[at]
+    end = at + 5  # the root label, QTYPE, QCLASS
+    if end + 11 > size or size > MAX_QUERY or octets[at]:
+        return None
+    rtype, rclass, ttl, length = _RR.unpack_from(octets, end + 1)
+    if octets[end] or rtype != Type.OPT or end + 11 + length != size:
+        return None
+    try:
+        edns = _edns(octets[end + 11 :], rclass, ttl)
+        _check_options(edns)
+    except _Fault:
+        return None
+    return end, edns
+
+
 def _question(octets: bytes) -> tuple[int, bytes, tuple[bytes, ...], int, int]:
     """Read the question behind the header: where it ends, QNAME (wire, lower-cased), labels, QTYPE,
     QCLASS."""
@@ -375,9 +398,21 @@ NAMES_IN: Final = {
 MAX_LABELS: Final = 8_192
 # so many addresses fit into the longest message; what is shorter does not come in such numbers
 MAX_RRS: Final = 4_096
+# A record costs as much as two labels. 2,500 SRV RRs with as many hosts take 12,500; more records
+# leave less to their names, so that no reply takes 5 ms (bench/replies.py).
+MAX_WORK: Final = 12_544
 MAX_HOPS: Final = 16
 _IPV6HINT: Final = 6  # RFC 9460 section 7.3
-_ADDRESS_SIZE: Final = {Type.A: 4, Type.AAAA: 16}
+# Hot path: plain numbers; an enumeration's members are found and compared more slowly.
+_AAAA, _NAPTR, _OPT = int(Type.AAAA), int(Type.NAPTR), int(Type.OPT)
+_ADDRESS_SIZE: Final = {int(Type.A): 4, _AAAA: 16}
+_NAMES_IN: Final = {int(rtype): where for rtype, where in NAMES_IN.items()}
+# Where the name is in rdata that ends with the only one.
+_LAST_NAME: Final = {
+    rtype: skip
+    for rtype, (skip, count, tail) in _NAMES_IN.items()
+    if (count, tail) == (1, 0) and rtype != _NAPTR
+}
 
 
 def is_reply_to(octets: bytes, ident: bytes, question: bytes) -> bool:
@@ -406,10 +441,10 @@ def check_reply(
         raise BadReply("not the reply to this query")
     size = HEADER + len(question)
     _, flags, _, answers, authorities, additionals = _SIX.unpack_from(octets)
-    names = _Names(octets, zones)
     spans: list[Span] = []
-    if answers + authorities + additionals > MAX_RRS:
+    if (count := answers + authorities + additionals) > MAX_RRS:
         raise BadReply("too many records")  # not final: the counts alone may be false
+    names = _Names(octets, zones, min(MAX_LABELS, MAX_WORK - 2 * count))
     try:
         at, end, seen = _check_records(octets, size, answers + authorities, names, prefix, spans)
         if seen < answers + authorities:
@@ -463,11 +498,18 @@ def _check_records(
         if rtype in _ADDRESS_SIZE:
             if length != _ADDRESS_SIZE[rtype]:
                 raise _Fault("an address of the wrong length")
-            if rtype == Type.AAAA and prefix is not None and octets.startswith(prefix, rdata):
+            if rtype == _AAAA and prefix is not None and octets.startswith(prefix, rdata):
                 raise BadReply("an address of ours", injected=True)
-        elif rtype in NAMES_IN:
+        elif (
+            _LAST_NAME.get(rtype) == length - 2
+            and octets[at - 2] >= 0xC0
+            and (found := known.get((octets[at - 2] & 0x3F) << 8 | octets[at - 1]))
+        ):  # a pointer to a name that was read, as most targets are, without a call
+            known[at - 2] = found
+            ours = ours or found[1]
+        elif rtype in _NAMES_IN:
             ours = _check_targets(octets, rtype, rdata, at, names, prefix) or ours
-        elif rtype == Type.OPT:
+        elif rtype == _OPT:
             if octets[start]:
                 raise _Fault("OPT is owned by the root")
             return at, start, number
@@ -528,8 +570,8 @@ class _Names:
     """The names of one message, each label and pointer read once: that is what makes a nest of
     pointers linear."""
 
-    def __init__(self, octets: bytes, zones: frozenset[bytes]) -> None:
-        self.octets, self.zones, self.left = octets, zones, MAX_LABELS
+    def __init__(self, octets: bytes, zones: frozenset[bytes], labels: int) -> None:
+        self.octets, self.zones, self.left = octets, zones, labels
         self.known: dict[
             int, tuple[bytes, bool]
         ] = {}  # by offset: lower-cased wire form, whether in a zone of ours

@@ -5,16 +5,21 @@ Pure: it takes `now`, in seconds of any clock that only goes forward, and says w
 
     asked for the first time ─► probation ── asked again ─► protected        each in order of last use
 
-What a network asks for only once, such as random names, pushes out what others asked for only once.
+Every network has both for itself, and pays for what is in there: when there is no more room, the
+network that asks loses its oldest, or if it has less than its share, one that has more. What
+several networks ask for is paid by one that has little. So what a network asks for, random names
+say, pushes out its own, however often it asks. What the answer table repeats is asked for, too.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from internal_dns.core.catalog import NetworkId
 from internal_dns.core.relayed import PER_TTL, Relayed
 from internal_dns.core.wire import Ede, Rcode
 
@@ -23,12 +28,14 @@ MAX_OCTETS: Final = 64 << 20
 MAX_STALE: Final = (
     86_400  # seconds after its end that a reply may stand in for one that cannot be had (RFC 8767)
 )
-PROTECTED: Final = 0.8  # of the room, for what was asked for more than once
+PROTECTED: Final = 0.8  # of a network's room, for what was asked for more than once
 REFRESH: Final = 0.9  # of its life after which it is asked for again, before anyone has to wait
 FAILED: Final = 2  # seconds a failure is remembered (RFC 9520 section 3.2)
 MAX_FAILED: Final = 10_000
-_OVERHEAD: Final = 550  # octets an entry takes beside its records, measured with tracemalloc
+_CHANCES: Final = 8  # entries that are spared for one that has to go, since they were repeated
+_OVERHEAD: Final = 650  # octets an entry takes beside its records, measured with tracemalloc
 
+NOBODY: Final = NetworkId(0)
 _DEFINITIVE: Final = frozenset({Rcode.NOERROR, Rcode.NXDOMAIN})
 
 # QNAME (wire form, lower-cased), QTYPE and, in one octet, DO and CD: what else is in a question
@@ -52,7 +59,9 @@ class Kept:
     reply: Relayed
     since: float
     to: str  # the upstream's name in words
+    network: NetworkId = NOBODY  # who pays for it
     asked: int = 0
+    repeats: int = 0  # by the answer table, as far as they were looked at
     due: bool = True  # nobody has been told yet that it is time to ask again
 
     @property
@@ -68,6 +77,17 @@ class Kept:
         return len(self.reply.records) + PER_TTL * len(self.reply.ttls) + _OVERHEAD
 
 
+class Room:
+    """What one network pays for: its keys in order of last use, and their octets."""
+
+    __slots__ = ("octets", "probation", "protected", "protected_octets")
+
+    def __init__(self) -> None:
+        self.probation: OrderedDict[Key, Kept] = OrderedDict()
+        self.protected: OrderedDict[Key, Kept] = OrderedDict()
+        self.octets = self.protected_octets = 0
+
+
 class Cache:
     """Replies by question, bounded by entries and octets; and for two seconds, what failed."""
 
@@ -75,21 +95,24 @@ class Cache:
         self.max_entries, self.max_octets = max_entries, max_octets
         self.octets = self.evictions = self.misses = 0
         self.hits = dict.fromkeys(Age, 0)
-        self._probation: OrderedDict[Key, Kept] = OrderedDict()
-        self._protected: OrderedDict[Key, Kept] = OrderedDict()
-        self._protected_octets = 0
+        # How often the answer table has repeated a reply that is kept here.
+        self.repeats: Callable[[Key], int] = lambda key: 0
+        self._kept: dict[Key, Kept] = {}
+        self._rooms: OrderedDict[NetworkId, Room] = OrderedDict()
+        self._greedy = NOBODY  # the network that had too much when one was looked for
         self._failed: OrderedDict[Key, tuple[float, Reason]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._probation) + len(self._protected)
+        return len(self._kept)
 
-    def find(self, key: Key, now: float) -> tuple[Kept, Age] | None:
-        """Return what is kept for *key*, and how good it is. DUE is said once in a reply's life."""
+    def find(self, key: Key, now: float, network: NetworkId = NOBODY) -> tuple[Kept, Age] | None:
+        """Return what is kept for *key*, which *network* asks for, and how good it is. DUE is said
+        once in a reply's life."""
         kept = self.peek(key)
         if kept is None or now >= kept.until + MAX_STALE:
             self.misses += 1
             return None
-        self._used(key, kept)
+        self._used(key, kept, network)
         age = Age.FRESH if now < kept.refresh_at else Age.DUE if now < kept.until else Age.STALE
         if age is Age.DUE:
             age = Age.DUE if kept.due else Age.FRESH
@@ -99,25 +122,25 @@ class Cache:
 
     def peek(self, key: Key) -> Kept | None:
         """Return what is kept for *key*, whatever its age, and leave no trace."""
-        return self._protected.get(key) or self._probation.get(key)
+        return self._kept.get(key)
 
-    def keep(self, key: Key, reply: Relayed, now: float, to: str = "") -> None:
-        """Keep *reply*, if it may be, in the place of what was there."""
+    def keep(
+        self, key: Key, reply: Relayed, now: float, to: str = "", network: NetworkId = NOBODY
+    ) -> None:
+        """Keep *reply*, if it may be, in the place of what was there. *network* asked for it."""
         self._failed.pop(key, None)
         if not reply.lifetime:
-            if reply.rcode in _DEFINITIVE:
-                self._forget(key)  # what was there is known to hold no more, RFC 8767 section 4
+            if reply.rcode in _DEFINITIVE and key in self._kept:
+                self._take(key)  # what was there is known to hold no more, RFC 8767 section 4
             return
-        kept = Kept(reply, now, to)
-        if key in self._protected:
-            self._account(kept.octets - self._protected[key].octets, protected=True)
-            self._protected[key] = kept
-        else:
-            before = self._probation.pop(key, None)
-            self._account(kept.octets - (before.octets if before else 0))
-            self._probation[key] = kept
+        protected = False
+        if key in self._kept:
+            network = self._kept[key].network  # a refresh changes nobody's account
+            protected = self._take(key)[1]
+        kept = Kept(reply, now, to, network)
+        self._put(key, kept, protected=protected)
         while len(self) > self.max_entries or self.octets > self.max_octets:
-            self._evict()
+            self._evict(network)
 
     def failed(self, key: Key, why: Reason, now: float) -> None:
         """Remember that *key* could not be had."""
@@ -133,37 +156,79 @@ class Cache:
 
     def clear(self) -> None:
         """Forget all: other upstreams may say otherwise."""
-        for part in (self._probation, self._protected, self._failed):
-            part.clear()
-        self.octets = self._protected_octets = 0
+        self._kept.clear()
+        self._rooms.clear()
+        self._failed.clear()
+        self.octets = 0
 
-    def _forget(self, key: Key) -> None:
-        protected = key in self._protected
-        if (gone := (self._protected if protected else self._probation).pop(key, None)) is not None:
-            self._account(-gone.octets, protected=protected)
+    def _take(self, key: Key) -> tuple[Kept, bool]:
+        """Remove what is kept for *key*; return it, and whether it was protected."""
+        kept = self._kept.pop(key)
+        room = self._rooms[kept.network]
+        protected = key in room.protected
+        del (room.protected if protected else room.probation)[key]
+        self._account(room, -kept.octets, protected=protected)
+        if not room.octets:
+            del self._rooms[kept.network]
+        return kept, protected
 
-    def _used(self, key: Key, kept: Kept) -> None:
-        kept.asked += 1
-        if key in self._protected:
-            self._protected.move_to_end(key)
-            return
-        del self._probation[key]
-        self._protected[key] = kept
-        self._protected_octets += kept.octets
-        while (
-            self._protected_octets > PROTECTED * self.max_octets
-            or len(self._protected) > PROTECTED * self.max_entries
-        ):
-            old, out = self._protected.popitem(last=False)
-            self._protected_octets -= out.octets
-            self._probation[old] = out
+    def _put(self, key: Key, kept: Kept, *, protected: bool) -> None:
+        """Keep it as what was used last."""
+        room = self._rooms.get(kept.network)
+        if room is None:
+            room = self._rooms[kept.network] = Room()
+        self._kept[key] = kept
+        (room.protected if protected else room.probation)[key] = kept
+        self._account(room, kept.octets, protected=protected)
 
-    def _evict(self) -> None:
-        protected = not self._probation
-        _, out = (self._protected if protected else self._probation).popitem(last=False)
-        self._account(-out.octets, protected=protected)
-        self.evictions += 1
-
-    def _account(self, octets: int, *, protected: bool = False) -> None:
+    def _account(self, room: Room, octets: int, *, protected: bool) -> None:
         self.octets += octets
-        self._protected_octets += octets * protected
+        room.octets += octets
+        room.protected_octets += octets * protected
+
+    def _used(self, key: Key, kept: Kept, network: NetworkId) -> None:
+        kept.asked += 1
+        room = self._rooms[kept.network]
+        other = self._rooms.get(network)
+        if network != kept.network and (other.octets if other else 0) + kept.octets < room.octets:
+            # Who has little keeps it from being pushed out by what the other one asks for.
+            self._take(key)
+            kept.network = network
+            self._put(key, kept, protected=True)
+        elif key in room.protected:
+            room.protected.move_to_end(key)
+            return
+        else:
+            self._take(key)
+            self._put(key, kept, protected=True)
+
+    def _room_with_too_much(self, network: NetworkId) -> Room:
+        """Return the room of *network*, if it has more than its share, else that of another which
+        has: found by a hand that goes round, since to compare all for each reply would cost
+        milliseconds where there are many."""
+        rooms = self._rooms
+        for number in (network, self._greedy):
+            room = rooms.get(number)
+            if room is not None and room.octets * len(rooms) > self.octets:
+                return room
+        while True:
+            self._greedy = next(iter(rooms))
+            rooms.move_to_end(self._greedy)
+            room = rooms[self._greedy]
+            if room.octets * len(rooms) >= self.octets:  # true of one at least
+                return room
+
+    def _evict(self, network: NetworkId) -> None:
+        """Drop what was not used for longest: of *network*, if it has more than its share, else of
+        another that has."""
+        for chance in range(_CHANCES + 1):
+            room = self._room_with_too_much(network)
+            full = room.protected_octets > PROTECTED * room.octets
+            key = next(iter(room.protected if full else room.probation or room.protected))
+            kept, _ = self._take(key)
+            repeats = self.repeats(key)
+            if repeats in (0, kept.repeats) or chance == _CHANCES:
+                break
+            kept.repeats = repeats
+            self._put(key, kept, protected=True)
+        self.evictions += 1

@@ -142,7 +142,7 @@ class Forwarder:
         question = question_of(query)
         key = question.key
         stale: Kept | None = None
-        if (found := self.cache.find(key, now)) is not None:
+        if (found := self.cache.find(key, now, forward.network)) is not None:
             kept, age = found
             if age is Age.STALE:
                 stale = kept
@@ -160,9 +160,7 @@ class Forwarder:
                     kept.until,
                 )
                 self.metrics.forwards["cached"] += 1
-                return relay(
-                    kept.reply, query, forward.manner, kept.reply.aged(int(now - kept.since))
-                )
+                return relay(kept.reply, query, forward.manner, int(now - kept.since))
         if (why := self.cache.failure(key, now)) is not None:
             return self._concluded(forward, Failure("failed before", why), stale)
         asking = None if stale else self.asking.get(key)
@@ -204,7 +202,7 @@ class Forwarder:
     def _concluded(self, forward: Forward, outcome: Outcome, stale: Kept | None) -> bytes:
         if isinstance(outcome, Relayed):
             self.metrics.forwards["answered"] += 1
-            return relay(outcome, forward.query, forward.manner, outcome.records)
+            return relay(outcome, forward.query, forward.manner)
         if stale is not None and outcome.ede[0] is not Ede.BLOCKED:
             return self._stale(forward, stale)
         return self._fail(forward, outcome)
@@ -212,7 +210,7 @@ class Forwarder:
     def _stale(self, forward: Forward, kept: Kept) -> bytes:
         self.metrics.forwards["stale"] += 1
         ede = _STALE_NXDOMAIN if kept.reply.rcode == Rcode.NXDOMAIN else _STALE
-        return relay(kept.reply, forward.query, forward.manner, kept.reply.stale(), ede)
+        return relay(kept.reply, forward.query, forward.manner, None, ede)
 
     def _fail(self, forward: Forward, failure: Failure) -> bytes:
         self.metrics.forwards[failure.outcome] += 1
@@ -254,7 +252,7 @@ class Forwarder:
             return  # other upstreams are asked since
         del self.asking[key]
         if isinstance(outcome, Relayed):
-            self.cache.keep(key, outcome, now, str(state.upstream) if state else "")
+            self.cache.keep(key, outcome, now, str(state.upstream) if state else "", asking.network)
         elif outcome not in (BUSY, FAULT):
             self.cache.failed(key, outcome.ede, now)
             if asking.looping:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from random import getrandbits
 from time import perf_counter
@@ -92,8 +92,16 @@ class Exchange:
 
     def use(self, catalog: Catalog) -> None:
         """Answer from *catalog* from now on."""
-        self.catalog = catalog
-        self.answers.change(catalog)
+        for _ in self.steps(catalog):
+            pass
+
+    def steps(self, catalog: Catalog) -> Iterator[None]:
+        """Answer from *catalog*, network by network, in short steps; messages may be answered between
+        them (AnswerTable.steps)."""
+        for _ in self.answers.steps(catalog):
+            self.catalog = self.answers.catalog
+            yield
+        self.catalog = self.answers.catalog
 
     def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> None:
         """Answer by *rules* from now on; what was decided by others is forgotten."""
@@ -158,7 +166,7 @@ class Exchange:
             octets,
             source,
             destination,
-            self.catalog,
+            self.answers.catalog_for(source),
             self.rules,
             turn=turn,
             stream=stream,
@@ -262,7 +270,12 @@ class Exchange:
         """Return the reply to one query as it would be by TCP now, without counting it; empty when
         there is none."""
         said = respond(
-            octets, source, bytes(16), self.catalog, replace(self.rules, dev=True), stream=True
+            octets,
+            source,
+            bytes(16),
+            self.answers.catalog_for(source),
+            replace(self.rules, dev=True),
+            stream=True,
         )
         return said.octets if isinstance(said, Reply) else b""
 

@@ -70,6 +70,11 @@ def server_of(tmp_path: Path, rows: dict[str, list[tuple[object, ...]]]) -> Serv
     return server
 
 
+def test_the_cache_knows_what_the_answer_table_repeats(tmp_path: Path) -> None:
+    server = server_of(tmp_path, {})
+    assert server.forwarder.cache.repeats == server.exchange.answers.relayed_hits
+
+
 @pytest.mark.slow
 def test_ten_thousand_networks_asking_for_everything_make_no_more_than_200_series(
     tmp_path: Path,

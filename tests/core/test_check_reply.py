@@ -185,6 +185,10 @@ BROKEN = {
     "an authority record counted and none there": message(ADDRESS, an=1, ns=1),
     "an additional record counted and none there": message(ADDRESS, an=1, ar=1),
     "more records than an honest reply has room for": message(*[rr(b"\0", 65_400)] * 4_097),
+    "more records than leave room for their names": message(
+        *[rr(QNAME, MX, b"\0\1\1%c\0" % (n & 127), ttl=0) for n in range(1_520)],
+        *[rr(b"\xc0\x0c", A, bytes(4))] * 2_500,
+    ),
     "more names than an honest reply leads to": message(
         *(rr(b"\2" + pack("!H", number) + b"\xc0\x0c", 65_400) for number in range(3_000))
     ),

@@ -46,10 +46,8 @@ def reply(qtype: int, *answer: str, authority: tuple[str, ...] = (), additional:
     return asked, scrub(checked, asked.name, qtype, dnssec_ok=do)
 
 
-def shown(asked: Query, relayed: Relayed, records: bytes | None = None) -> list[str]:
-    octets = relay(
-        relayed, asked, Manner(limit=65_535), relayed.records if records is None else records
-    )
+def shown(asked: Query, relayed: Relayed, age: int | None = 0) -> list[str]:
+    octets = relay(relayed, asked, Manner(limit=65_535), age)
     message = dns.message.from_wire(octets, one_rr_per_rrset=True)
     assert not message.additional
     return [rrset.to_text() for rrset in (*message.answer, *message.authority)]
@@ -217,10 +215,7 @@ def test_a_ttl_with_its_highest_bit_is_zero() -> None:
 
 def test_ttls_fall_by_the_second_and_never_below_zero() -> None:
     asked, relayed = reply(A, *CHAIN)
-    ttls = [
-        [line.split()[1] for line in shown(asked, relayed, relayed.aged(age))]
-        for age in (0, 1, 39, 45, 100)
-    ]
+    ttls = [[line.split()[1] for line in shown(asked, relayed, age)] for age in (0, 1, 39, 45, 100)]
     assert ttls == [
         ["60", "50", "40"],
         ["59", "49", "39"],
@@ -228,7 +223,7 @@ def test_ttls_fall_by_the_second_and_never_below_zero() -> None:
         ["15", "5", "0"],
         ["0", "0", "0"],
     ]
-    assert [line.split()[1] for line in shown(asked, relayed, relayed.stale())] == [
+    assert [line.split()[1] for line in shown(asked, relayed, None)] == [
         "30",
         "30",
         "30",
@@ -264,10 +259,27 @@ def test_rebuilt_records_say_what_the_upstream_said(seed: int) -> None:
 
 def test_what_is_too_large_for_the_client_is_truncated() -> None:
     asked, relayed = reply(AAAA, *(f"www.example 60 AAAA 2001:db8::{n:x}" for n in range(1, 60)))
-    message = dns.message.from_wire(relay(relayed, asked, Manner(limit=512), relayed.records))
-    assert message.flags & dns.flags.TC
-    assert not message.answer
+    for age in (0, 7, None):
+        message = dns.message.from_wire(relay(relayed, asked, Manner(limit=512), age))
+        assert message.flags & dns.flags.TC
+        assert not message.answer
     assert asked.flags & RD
+
+
+def test_no_ttl_is_changed_of_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, relayed = reply(AAAA, *(f"www.example 60 AAAA 2001:db8::{n:x}" for n in range(1, 60)))
+    changed: list[object] = []
+
+    def change(reply: Relayed, ttls: object) -> bytes:
+        changed.append(ttls)
+        return reply.records
+
+    monkeypatch.setattr(Relayed, "_with_ttls", change)
+    for age in (7, None):
+        relay(relayed, asked, Manner(limit=512), age)
+    assert not changed
+    relay(relayed, asked, Manner(limit=65_535), 7)
+    assert len(changed) == 1
 
 
 def test_a_large_reply_is_relayed_in_order_only() -> None:

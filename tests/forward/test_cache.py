@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from internal_dns.core.catalog import NetworkId
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import Ede
-from internal_dns.forward.cache import FAILED, MAX_FAILED, MAX_STALE, PROTECTED, Age, Cache
+from internal_dns.forward.cache import FAILED, MAX_FAILED, MAX_STALE, Age, Cache
 
 
 def reply(lifetime: int = 100, size: int = 50) -> Relayed:
@@ -56,7 +58,8 @@ def test_what_a_newer_reply_without_a_lifetime_contradicts_is_forgotten(
     cache.keep(b"k", replace(reply(0), rcode=rcode), 50)
     assert len(cache) == left
     assert bool(cache.octets) == bool(left)
-    assert bool(cache._protected_octets) == (protected and bool(left))
+    assert any(room.protected for room in cache._rooms.values()) == (protected and bool(left))
+    audit(cache)
 
 
 def test_what_a_reply_takes_is_counted_its_list_of_ttls_included() -> None:
@@ -119,23 +122,126 @@ def test_what_is_asked_for_once_does_not_push_out_what_is_asked_for_often(
 def test_its_bounds_hold_whatever_is_done() -> None:
     rng = random.Random(7)
     cache = Cache(max_entries=50, max_octets=60_000)
+    cache.repeats = lambda key: rng.randrange(3)
     for step in range(20_000):
         key = b"%d" % rng.randrange(120)
         if rng.random() < 0.5:
-            cache.keep(key, reply(rng.randrange(3), rng.randrange(3_000)), step / 100)
+            lifetime, size = rng.randrange(3), rng.randrange(3_000)
+            cache.keep(key, reply(lifetime, size), step / 100, network=rng.choice(NETWORKS))
         else:
-            cache.find(key, step / 100)
+            cache.find(key, step / 100, rng.choice(NETWORKS))
         assert len(cache) <= 50
         assert cache.octets <= 60_000
-        parts = [
-            sum(kept.octets for kept in part.values())
-            for part in (cache._probation, cache._protected)
-        ]
-        assert [cache.octets, cache._protected_octets] == [sum(parts), parts[1]]
-        assert len(cache._protected) <= PROTECTED * 50
+        audit(cache)
     assert cache.evictions
     cache.clear()
     assert (len(cache), cache.octets) == (0, 0)
+
+
+NETWORKS = tuple(map(NetworkId, range(4)))
+QUIET, GREEDY = NetworkId(7), NetworkId(8)
+
+
+def audit(cache: Cache) -> None:
+    """Fail unless all books agree."""
+    found = {}
+    for number, room in cache._rooms.items():
+        octets = Counter[str]()
+        for part, keys in (("probation", room.probation), ("protected", room.protected)):
+            for key, kept in keys.items():
+                assert kept.network == number
+                found[key] = kept
+                octets[part] += kept.octets
+        assert room.octets == sum(octets.values()) > 0
+        assert room.protected_octets == octets["protected"]
+    assert found == cache._kept
+    assert cache.octets == sum(kept.octets for kept in found.values())
+
+
+@pytest.mark.parametrize("bound", [{"max_entries": 1_000}, {"max_octets": 1_000 * 700}])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_network_pushes_out_its_own_however_often_it_asks(
+    bound: dict[str, int], times: int
+) -> None:
+    cache = Cache(**bound)
+    others = [b"other%d" % n for n in range(200)]
+    for key in others:
+        cache.keep(key, reply(), 0, network=QUIET)
+    for number in range(10_000):
+        for turn in range(times):
+            if not turn:
+                cache.keep(b"%d" % number, reply(), 0, network=GREEDY)
+            else:
+                assert cache.find(b"%d" % number, 0, GREEDY) is not None
+    audit(cache)
+    assert all(cache.peek(key) for key in others)
+    assert len(cache) > 900  # all room is used
+
+
+def test_among_many_networks_each_keeps_what_it_asks_for() -> None:
+    cache = Cache(max_entries=1_000)
+    for number in range(500):
+        cache.keep(b"%d" % number, reply(), 0, network=NetworkId(number))
+    for number in range(20_000):
+        cache.keep(b"greedy%d" % number, reply(), 0, network=NetworkId(1_000 + number % 3))
+    audit(cache)
+    assert all(cache.peek(b"%d" % number) for number in range(500))
+    for number in range(5_000):  # more networks than there is room for
+        cache.keep(b"many%d" % number, reply(), 0, network=NetworkId(2_000 + number))
+    audit(cache)
+    assert len(cache) == 1_000
+
+
+def test_what_both_ask_for_is_paid_by_who_has_less() -> None:
+    cache = Cache(max_entries=1_000)
+    for number in range(900):
+        cache.keep(b"%d" % number, reply(), 0, network=GREEDY)
+    shared = [b"%d" % number for number in range(100)]
+    for key in shared:
+        assert cache.find(key, 0, QUIET) is not None
+        assert cache.find(key, 0, GREEDY) is not None
+    for number in range(900, 10_000):
+        cache.keep(b"%d" % number, reply(), 0, network=GREEDY)
+        cache.find(b"%d" % number, 0, GREEDY)
+    audit(cache)
+    assert all(cache.peek(key) for key in shared)
+    cache.keep(shared[0], reply(size=9), 1, network=GREEDY)  # asked for again, by the other one
+    kept = cache.peek(shared[0])
+    assert kept is not None
+    assert (kept.network, len(kept.reply.records)) == (QUIET, 9)
+
+
+def test_what_the_answer_table_repeats_is_in_use() -> None:
+    cache, repeated = Cache(max_entries=100), Counter[bytes]()
+    cache.repeats = repeated.__getitem__
+    for number in range(100):
+        cache.keep(b"%d" % number, reply(), 0)
+    often = [b"%d" % number for number in range(5)]
+    for number in range(100, 2_000):
+        repeated.update(often)
+        cache.keep(b"%d" % number, reply(), 0)
+    assert all(cache.peek(key) for key in often)
+    for number in range(2_000, 3_000):  # nobody asks for them any more
+        cache.keep(b"%d" % number, reply(), 0)
+        cache.find(b"%d" % number, 0)
+    assert not any(cache.peek(key) for key in often)
+
+
+def test_an_entry_takes_no_more_than_it_is_charged() -> None:
+    tracemalloc.start()
+    try:
+        cache = Cache()
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(5_000):
+            key = b"\7example%d" % number
+            cache.keep(
+                key, reply(size=40 + number % 9), float(number), network=NETWORKS[number % 4]
+            )
+            cache.find(key, float(number), NETWORKS[number % 4])
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0.5 * cache.octets < taken < cache.octets
 
 
 def test_a_failure_is_remembered_two_seconds_and_an_answer_ends_it() -> None:

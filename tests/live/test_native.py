@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 import zipfile
 from collections.abc import Coroutine, Iterator
@@ -28,6 +29,7 @@ import dns.rcode
 import pytest
 
 from internal_dns.core.catalog import NetworkId
+from internal_dns.core.cookies import full_cookie
 from internal_dns.core.journey import Rules
 from internal_dns.core.requester import SourceMap
 from internal_dns.metrics import Metrics
@@ -36,7 +38,7 @@ from internal_dns.transport import native
 from internal_dns.transport.listen.sockets import bind_queues
 from internal_dns.transport.native.listener import Udp, spread_by_network
 from internal_dns.transport.native.mirror import Mirror
-from tests.core.messages import AA, QR, RA, header
+from tests.core.messages import AA, COOKIE, NSID, QR, RA, header, opt, option
 from tests.core.messages import query as plain
 from tests.live.hosts import (
     MAP_LOOPBACK,
@@ -77,7 +79,9 @@ class Alone:
     def __post_init__(self) -> None:
         maps = (SourceMap(IPv6Network("::1/128"), NetworkId(0x18)),)
         self.mirror = Mirror(Rules(maps=maps), Metrics())
-        self.mirror.table.put(0x18, WEB[12:-4], 28, QR | AA | RA, (0, 0, 0), 0, 0, b"", b"", 0)
+        self.mirror.table.put(
+            0x18, WEB[12:-4], 28, QR | AA | RA, (0, 0, 0), 0, 0, b"", (0, 0, 0), b"", 0
+        )
         self.worker = fast.Worker(self.mirror.table, [(self.sock.fileno(), True, None)])
         self.thread = Thread(target=self.worker.run)
 
@@ -131,6 +135,25 @@ def received(sock: socket.socket, count: int) -> None:
 
 class _Poll(ctypes.Structure):
     _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+def test_a_query_with_a_cookie_is_answered_by_the_worker() -> None:
+    """Its time stamp is that of the batch."""
+    with alone() as (found, client):
+        found.thread.start()
+        asked = plain("web.internal", 28, opt(option(COOKIE, b"client's"), option(NSID)))
+        begin = int(time.time())
+        client.send(asked)
+        assert select.select([client], [], [], 5)[0]
+        message = dns.message.from_wire(client.recv(512))
+        (cookie,) = message.options
+        assert cookie.otype == dns.edns.OptionType.COOKIE
+        octets = cookie.to_wire()
+        assert octets is not None
+        stamp = int.from_bytes(octets[12:16], "big")
+        assert begin - 1 <= stamp <= time.time()
+        assert octets == full_cookie(b"client's", bytes(15) + b"\1", Rules().secret, stamp)
+        assert found.counted("hits") == 1
 
 
 def test_answers_come_while_python_holds_its_lock() -> None:

@@ -16,7 +16,7 @@ static const struct { uint8_t source[16], destination[16]; uint64_t now; } CASES
     {{0xfd, 0xaa}, {[15] = 1}, 2000},
 };
 static struct table *table;
-static unsigned long verdicts[NOWHERE + 1], replies;
+static unsigned long verdicts[NOWHERE + 1], replies, truncated, cookies;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -34,10 +34,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (answer) {
         size_t room = data[0] % 3 ? 8192 : 600;
         uint8_t *out = malloc(room);
-        size_t length = build_reply(answer, &query, turn, CASES[which].now, out, room);
+        struct moment now = {.monotonic = CASES[which].now, .unix_time = 1700000000};
+        size_t length = build_reply(table, answer, &query, turn, &now, out, room);
         assert(length <= room && length <= query.limit);
         if (length) {
             replies++;
+            truncated += (out[2] & 2) != 0;
+            cookies += query.cookie != NULL;
             assert(length >= query.end && !memcmp(out, octets, 2) && (out[2] & 0xf8) == 0x80);
             assert(!memcmp(out + HEADER, octets + HEADER, query.end - HEADER));
             assert(CASES[which].destination[5] == 0 || CASES[which].destination[5] == 0x18 || which == 5);
@@ -111,9 +114,10 @@ int main(int count, char **words)
             memcpy(input + 1, corpus[file], sizes[file]);
             LLVMFuzzerTestOneInput(input, 1 + mutate(input + 1, sizes[file]));
         }
-    printf("%lu inputs: %lu handed up, %lu plain, %lu runts, %lu responses, %lu replies\n", inputs, verdicts[HAND_UP],
-           verdicts[PLAIN], verdicts[RUNT], verdicts[RESPONSE], replies);
+    printf("%lu inputs: %lu handed up, %lu plain, %lu runts, %lu responses, %lu replies, %lu truncated, %lu with a "
+           "cookie\n", inputs, verdicts[HAND_UP], verdicts[PLAIN], verdicts[RUNT], verdicts[RESPONSE], replies,
+           truncated, cookies);
     free_table(table), free(table);
-    return replies && verdicts[HAND_UP] && verdicts[RUNT] && verdicts[RESPONSE] ? 0 : 1;
+    return replies && truncated && cookies && verdicts[HAND_UP] && verdicts[RUNT] && verdicts[RESPONSE] ? 0 : 1;
 }
 #endif

@@ -33,6 +33,7 @@ static void look_up(struct reader *reader, uint64_t *random)
 {
     uint8_t octets[300] = {1, 2, 1, 0, 0, 1}, out[4096];
     struct query query;
+    const struct moment now = {0};
     begin_reading(table, reader);
     for (int k = 0; k < 16; k++) {
         *random ^= *random << 13, *random ^= *random >> 7, *random ^= *random << 17;
@@ -45,7 +46,7 @@ static void look_up(struct reader *reader, uint64_t *random)
             atomic_fetch_add(&unknown, 1);
         else if (answer) {
             query.limit = sizeof out;
-            size_t size = build_reply(answer, &query, (uint32_t)*random, 0, out, sizeof out);
+            size_t size = build_reply(table, answer, &query, (uint32_t)*random, &now, out, sizeof out);
             assert(size);
             check(out + end + 4, size - end - 4, number);
             atomic_fetch_add(&found, 1);
@@ -78,7 +79,7 @@ static void change(uint64_t random, uint32_t version)
     for (unsigned k = 0; k < count; k++)
         records[k] = version * NAMES + number;
     struct said said = said_of(name, length);
-    said.record_octets = (uint8_t *)records, said.records = count * 4, said.unit = 16, said.turns = count / 4;
+    said.record_octets = (uint8_t *)records, said.records = said.shown = said.whole = count * 4, said.unit = 16, said.turns = count / 4;
     assert(put_answer(table, &said));
 }
 

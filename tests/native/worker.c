@@ -19,6 +19,17 @@ static void test_a_network_may_send_up_a_burst_and_then_its_rate(struct worker *
     }
 }
 
+static void test_a_network_that_is_made_anew_pays_on(struct worker *w)
+{
+    uint64_t now = 7000000000;
+    put_network(w->table, 0x20, 1);
+    while (may_go_up(w, 0x20, now))
+        ;
+    put_network(w->table, 0x20, 5000);
+    assert(!may_go_up(w, 0x20, now));
+    assert(may_go_up(w, 0x20, now + TOKEN));
+}
+
 static void test_networks_do_not_pay_for_each_other(struct worker *w)
 {
     put_network(w->table, 0x19, 1);
@@ -62,6 +73,7 @@ int main(void)
     w->random = 1;
     assert(make_worker(w));
     test_a_network_may_send_up_a_burst_and_then_its_rate(w);
+    test_a_network_that_is_made_anew_pays_on(w);
     test_networks_do_not_pay_for_each_other(w);
     test_what_goes_into_the_ring_comes_out_in_order(w);
     free_table(w->table), free(w->table);

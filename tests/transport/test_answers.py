@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.journey import Drop, Remember, Reply, Rules, respond
 from internal_dns.core.requester import SourceMap
+from internal_dns.core.wire import MAX_QUERY
 from internal_dns.metrics import Metrics
 from internal_dns.store.generate import demo_rows
 from internal_dns.store.sqlite import read
 from internal_dns.transport import native
 from internal_dns.transport.native.mirror import Mirror
-from internal_dns.transport.table.table import AnswerTable, Entry
+from internal_dns.transport.table.entries import Entry
+from internal_dns.transport.table.table import AnswerTable
 from tests.core.catalogs import Rows, natural_type, random_name, random_rows, random_source
 from tests.core.messages import (
     AA,
@@ -35,6 +37,7 @@ from tests.core.messages import (
     CD,
     CH,
     COOKIE,
+    KEEPALIVE,
     MX,
     NS,
     NSID,
@@ -77,7 +80,8 @@ MAPS = (
     SourceMap.of(ip_network("10.0.0.0/8"), NetworkId(INITECH)),
     SourceMap.of(ip_network("10.1.0.0/16"), NetworkId(GLOBEX)),
 )
-RULES = Rules(region=b"ams", maps=MAPS)
+RULES = Rules(region=b"ams", maps=MAPS, nsid=b"here", secret=bytes(range(16)))
+WALL = 1_700_000_000  # the time stamp of cookies
 SOURCES = (MACHINE, NEIGHBOUR, PEER, IN_GLOBEX, IN_INITECH, STRANGER, LOOPBACK, TEN, OUTSIDER)
 NAMES = """
 internal flycast a.a.d.f.ip6.arpa _apps.internal _instances.internal all._instances.internal _peer.internal
@@ -106,6 +110,13 @@ PLAIN = [
         ),
     )
 ]
+PADDING, CLIENT_SUBNET = 12, 8
+# EDNS options in any order and number; each is answered, or ignored
+OPTIONS = (
+    option(COOKIE, b"\1\2\3\4\5\6\7\x08"), option(COOKIE, bytes(24)), option(COOKIE, bytes(40)), option(NSID),
+    option(NSID, b"asked"), option(KEEPALIVE), option(KEEPALIVE, b"\0\1"), option(PADDING, bytes(100)),
+    option(CLIENT_SUBNET, b"\0\1\x18\0\xc0\0\2"), option(65_535, b"x"), option(0), option(100, bytes(300)),
+)  # fmt: skip
 
 
 @cache
@@ -135,6 +146,7 @@ class Twins:
             self.rules,
             lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype),
             mirror=self.mirror,
+            wall=lambda: WALL,
         )
         self.table.change(self.catalog)
 
@@ -159,7 +171,14 @@ class Twins:
         found = self.table.repeat(octets, source, destination, turn, 65_535 if stream else 0)
         if found is not None:
             said = respond(
-                octets, source, destination, self.catalog, self.rules, turn=turn, stream=stream
+                octets,
+                source,
+                destination,
+                self.catalog,
+                self.rules,
+                turn=turn,
+                stream=stream,
+                now=WALL,
             )
             assert isinstance(said, Reply), (octets, source)
             assert found == said.octets, (octets, source, turn)
@@ -179,9 +198,11 @@ class Twins:
     ) -> None:
         """Fail unless the C core says what Python's table said (*found*), or what the journey says,
         or leaves it."""
-        said = mirror.table.answer_one(octets, source, destination, turn)
+        said = mirror.table.answer_one(octets, source, destination, turn, unix_time=WALL)
         if said:
-            decided = respond(octets, source, destination, self.catalog, self.rules, turn=turn)
+            decided = respond(
+                octets, source, destination, self.catalog, self.rules, turn=turn, now=WALL
+            )
             assert isinstance(decided, Reply), (octets, source)
             assert said == decided.octets, (octets, source, turn)
             assert found is not None or said[3] & 15 == NXDOMAIN
@@ -248,7 +269,7 @@ def audit(table: AnswerTable) -> None:
 
 def small(entry: Entry) -> bool:
     """Whether the C core has room for it."""
-    return all(count == 1 for _, count in entry.rings) and entry.shown + len(entry.tail) <= 8_192
+    return all(count == 1 for _, count in entry.rings)
 
 
 def in_other_case(rng: Random, octets: bytes) -> bytes:
@@ -319,6 +340,9 @@ def questions(rng: Random, rows: Rows, count: int) -> Iterator[tuple[bytes, byte
     for _ in range(count):
         name = random_name(rng, rows)
         flags, additional = rng.choice(PLAIN)
+        if additional and rng.random() < 0.5:
+            size = rng.choice((0, 512, 600, 1232, 4_096))
+            additional = (opt(*rng.choices(OPTIONS, k=rng.randint(1, 3)), size=size),)
         yield (
             query(name, natural_type(name, rng), *additional, flags=flags),
             random_source(rng, rows),
@@ -390,8 +414,19 @@ def test_the_twins_agree_after_any_change(seed: int) -> None:
 @pytest.mark.parametrize(
     "octets",
     [
-        query("web.internal", AAAA, opt(option(COOKIE, bytes(8)))),
-        query("web.internal", AAAA, opt(option(NSID))),
+        *(query("web.internal", AAAA, opt(option(COOKIE, bytes(n)))) for n in (0, 7, 9, 15, 41)),
+        query("web.internal", AAAA, opt(option(COOKIE, bytes(7)), option(COOKIE, bytes(8)))),
+        query("web.internal", AAAA, opt(option(NSID, length=1))),
+        query("web.internal", AAAA, opt(option(NSID) + b"\0")),
+        query("web.internal", AAAA, opt(option(NSID), version=1)),
+        query("web.internal", AAAA, opt(option(NSID), owner=b"\1x\0")),
+        query("web.internal", AAAA, opt(option(NSID), rdlen=3)),
+        query("web.internal", AAAA, opt(option(NSID), rdlen=5)),
+        query("web.internal", AAAA, opt(option(NSID)), opt()),
+        query("web.internal", AAAA, rr(b"\0", TSIG, option(NSID), rclass=1232, ttl=0)),
+        query("web.internal", qclass=CH) + opt(option(NSID)),
+        query("web.internal", AAAA, opt(option(NSID)), qclass=CH),
+        query("web.internal", AAAA, opt(option(NSID)) + b"\0"),
         query("web.internal", AAAA, opt(option(65_001, b"globex"))),
         query("web.internal", AAAA, opt(version=1)),
         query("web.internal", AAAA, opt(owner=b"\1x\0")),
@@ -434,7 +469,10 @@ def test_an_unusual_message_is_never_repeated(octets: bytes) -> None:
     assert twins.ask(octets, stream=True) is None
 
 
-@pytest.mark.parametrize("additional", [(), (opt(size=1232),)])
+@pytest.mark.parametrize(
+    "additional",
+    [(), (opt(size=1232),), (opt(OPTIONS[0], OPTIONS[3], OPTIONS[5], option(PADDING, b"\0\0")),)],
+)
 @pytest.mark.slow
 def test_a_query_with_any_one_octet_changed_is_repeated_rightly_or_not_at_all(
     additional: tuple[bytes, ...],
@@ -563,13 +601,170 @@ def test_names_that_are_not_ours_are_not_stored(name: str) -> None:
     assert twins.table.entries == 0
 
 
-def test_an_oversize_answer_is_left_to_the_journey() -> None:
+def test_an_answer_that_does_not_fit_is_repeated_in_part() -> None:
     twins = Twins(demo())
     octets = twins.learn("render.internal", source=IN_INITECH)  # 60 RRs of 28 octets
-    assert twins.ask(octets, IN_INITECH) is None
-    assert twins.ask(query("render.internal", AAAA, opt(size=1232)), IN_INITECH) is None
-    assert twins.ask(query("render.internal", AAAA, opt(size=4096)), IN_INITECH) is not None
+    for size, count in (
+        (0, 17),
+        (512, 16),
+        (600, 19),
+        (1232, 42),
+        (1723, 59),
+        (1724, 60),
+        (4096, 60),
+    ):
+        asked = query("render.internal", AAAA, opt(size=size)) if size else octets
+        for turn in range(60):
+            said = twins.ask(asked, IN_INITECH, turn=turn)
+            assert said is not None
+            assert said[6:8] == count.to_bytes(2, "big")
+            assert bool(said[2] & 2) == (count < 60)
     assert twins.ask(octets, IN_INITECH, stream=True) is not None
+    assert twins.repeated_natively in (0, 7 * 60)
+
+
+SIZES = (
+    0,
+    511,
+    512,
+    513,
+    530,
+    560,
+    600,
+    700,
+    900,
+    1_100,
+    1_232,
+    1_500,
+    2_000,
+    4_096,
+    8_192,
+    65_535,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "qtype"),
+    [
+        ("render.internal", AAAA), ("render.internal", ANY), ("vms.render.internal", TXT),
+        ("_instances.render.internal", TXT), ("_http._tcp.render.internal", SRV), ("internal", NS),
+        ("1._page.render.internal", AAAA), ("all._instances.internal", TXT), ("_apps.internal", TXT),
+        ("top60.nearest.of.render.internal", AAAA), ("nosuch.internal", A), (f"{'x' * 60}.internal", A),
+        (".".join(("y" * 60,) * 3) + ".internal", AAAA), (".".join(("y" * 60,) * 3) + ".render.internal", A),
+    ],
+)  # fmt: skip
+def test_what_is_repeated_fits_as_the_journey_makes_it_fit(name: str, qtype: int) -> None:
+    rng, nsid = Random(f"{name}{qtype}"), b"n" * 64
+    twins = Twins(demo(), Rules(maps=MAPS, nsid=nsid, udp_limit=65_535))
+    twins.decide(query(name, qtype), IN_INITECH, SERVER)
+    for size in SIZES:
+        for options in ((), (OPTIONS[0],), (option(NSID),), (OPTIONS[0], option(NSID))):
+            octets = query(name, qtype, opt(*options, size=size, do=rng.random() < 0.5))
+            assert twins.ask(octets, IN_INITECH, turn=rng.getrandbits(32)) is not None
+        assert twins.ask(query(name, qtype), IN_INITECH, turn=rng.getrandbits(32)) is not None
+
+
+def large(machines: int) -> Catalog:
+    """One app in the network ACME, of so many machines."""
+    return loaded(
+        rows={
+            "networks": [(ACME, "acme", "")],
+            "apps": [(ACME, "many")],
+            "machines": [
+                (
+                    f"{n:014x}",
+                    ACME,
+                    "many",
+                    f"fdaa:0:18:1:1:{n >> 16:x}:{n & 0xFFFF:x}:2",
+                    "iad",
+                    "app",
+                    "started",
+                    0,
+                    0,
+                )
+                for n in range(machines)
+            ],
+        }
+    ).catalog
+
+
+LISTS = (("vms.many.internal", TXT), ("_instances.internal", TXT))
+
+
+@pytest.mark.parametrize(("machines", "lists"), [(300, LISTS), (2_400, LISTS), (70_000, ())])
+def test_an_app_of_any_size_is_repeated_to_udp_clients(
+    machines: int, lists: tuple[tuple[str, int], ...]
+) -> None:
+    twins = Twins(large(machines), Rules(udp_limit=65_535))
+    for name, qtype in (("many.internal", AAAA), *lists):
+        twins.decide(query(name, qtype), MACHINE, SERVER, stream=True)
+        for size in (0, 512, 1_232, 4_096, 8_192):
+            asked = query(name, qtype, opt(OPTIONS[0], size=size))
+            for turn in (0, machines - 1, machines):
+                said = twins.ask(asked, MACHINE, turn=turn)
+                assert said is not None, (name, size)
+                assert said[2] & 2 or size == 8_192, (name, size)
+    audit(twins.table)
+
+
+# ── options ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "name", ["web.internal", "nosuch.internal", "_apps.internal", "web.flycast", "internal"]
+)
+def test_options_are_answered_from_the_table(name: str) -> None:
+    rng = Random(name)
+    for rules in (RULES, Rules(maps=MAPS), Rules(nsid=b"x" * 64, forwarding=False)):
+        twins = Twins(demo(), rules)
+        twins.decide(query(name, AAAA), MACHINE, SERVER)
+        sources = (MACHINE, NEIGHBOUR, *((LOOPBACK,) if rules.maps else ()))
+        for source, stream in product(sources, (False, True)):
+            for _ in range(150):
+                options = rng.choices(OPTIONS, k=rng.randint(0, 5))
+                additional = opt(*options, do=rng.random() < 0.5, size=rng.choice((512, 1232)))
+                flags = rng.choice((RD, 0, RD | CD, RD | AD))
+                octets = in_other_case(rng, query(name, AAAA, additional, flags=flags))
+                assert (
+                    twins.ask(octets, source, turn=rng.getrandbits(32), stream=stream) is not None
+                )
+        assert twins.repeated_natively in (0, len(sources) * 150)
+
+
+def test_the_cookie_of_a_client_that_came_by_ipv4_is_made_of_its_four_octets() -> None:
+    twins = Twins(demo())
+    twins.learn("web.internal", source=IN_GLOBEX)
+    octets = query("web.internal", AAAA, opt(OPTIONS[0]))
+    assert twins.ask(octets, TEN) is not None
+    assert twins.ask(octets, ip("10.1.2.4"), turn=0) != twins.ask(octets, TEN, turn=0)
+    assert twins.repeated_natively in (0, 3)
+
+
+def test_the_clock_is_read_for_cookies_only() -> None:
+    twins = Twins(demo())
+    octets = twins.learn("web.internal")
+
+    def no_clock() -> float:
+        raise AssertionError
+
+    twins.table.wall = no_clock
+    assert twins.table.repeat(octets, MACHINE, SERVER, 0) is not None
+    loud = query("web.internal", AAAA, opt(*OPTIONS[3:]))
+    assert twins.table.repeat(loud, MACHINE, SERVER, 0) is not None
+    with pytest.raises(AssertionError):
+        twins.table.repeat(query("web.internal", AAAA, opt(OPTIONS[0])), MACHINE, SERVER, 0)
+
+
+def test_many_options_are_read_once() -> None:
+    twins = Twins(demo())
+    octets = twins.learn("web.internal")
+    room = (MAX_QUERY - len(octets) - 11) // 4
+    assert (
+        twins.ask(query("web.internal", AAAA, opt(*(option(9) for _ in range(room))))) is not None
+    )
+    longer = query("web.internal", AAAA, opt(*(option(9) for _ in range(room + 1))))
+    assert len(longer) > MAX_QUERY
+    assert twins.ask(longer) is None
 
 
 def test_nothing_is_known_before_the_first_catalog() -> None:
@@ -942,11 +1137,10 @@ def test_each_address_is_first_equally_often_in_truncated_replies_too() -> None:
     octets = twins.learn("render.internal", source=IN_INITECH)
     first: Counter[bytes] = Counter()
     for turn in range(120):
-        assert twins.ask(octets, IN_INITECH, turn=turn) is None
-        said = respond(octets, IN_INITECH, SERVER, demo(), RULES, turn=turn)
-        assert isinstance(said, Reply)
-        assert said.octets[2] & 2  # TC
-        first[first_address(said.octets, octets)] += 1
+        said = twins.ask(octets, IN_INITECH, turn=turn)
+        assert said is not None
+        assert said[2] & 2  # TC
+        first[first_address(said, octets)] += 1
     assert len(first) == 60
     assert set(first.values()) == {2}
 

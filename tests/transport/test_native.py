@@ -60,11 +60,13 @@ from tests.transport.test_answers import (
     LOOPBACK,
     MACHINE,
     MAPS,
+    OPTIONS,
     OUTSIDER,
     RULES,
     SOURCES,
     STRANGER,
     TEN,
+    WALL,
     Twins,
     demo,
     in_other_case,
@@ -225,7 +227,9 @@ def test_both_paths_say_the_same_to_mutated_queries_whatever_the_table_holds(see
     good = []
     for _ in range(40):
         name = maybe_unknown(rng, rows, MACHINE) if rng.random() < 0.5 else random_name(rng, rows)
-        octets = query(name, natural_type(labels(name), rng), *rng.choice(((), (opt(),))))
+        options = rng.choices(OPTIONS, k=rng.randint(0, 3))
+        additional = rng.choice(((), (opt(),), (opt(*options, size=rng.choice((0, 900))),)))
+        octets = query(name, natural_type(labels(name), rng), *additional)
         good.append(octets)
         if rng.random() < 0.6:
             twins.decide(octets, random_source(rng, rows), SERVER, turn=rng.getrandbits(32))
@@ -273,8 +277,9 @@ def test_the_c_core_and_python_have_the_same_limits() -> None:
     for advertised in (0, 1, 511, 512, 513, 65_535):
         assert twins.ask(query("render.internal", AAAA, opt(size=advertised)), IN_INITECH) is None
         twins.decide(query("render.internal"), IN_INITECH, SERVER)
-        whole = twins.ask(query("render.internal", AAAA, opt(size=advertised)), IN_INITECH)
-        assert (whole is not None) == (advertised > 1_700)
+        said = twins.ask(query("render.internal", AAAA, opt(size=advertised)), IN_INITECH)
+        assert said is not None
+        assert bool(said[2] & 2) == (advertised < 1_700)
         twins.table.forget(NetworkId(INITECH), None)
 
 
@@ -457,7 +462,7 @@ def test_a_networks_own_answer_comes_first() -> None:
     mirror = relaying(name=wire("web.internal"), qtype=AAAA)
     # A relayed answer under our zone never is; if one were, nobody would see it.
     assert native_answer(mirror, query("web.internal"), now=STORED) is None
-    mirror.table.put(0x18, NAME, A, QR | AA, (0, 0, 0), 0, 0, b"", b"", 0)
+    mirror.table.put(0x18, NAME, A, QR | AA, (0, 0, 0), 0, 0, b"", (0, 0, 0), b"", 0)
     assert native_answer(mirror, ASKED, now=STORED) == header(QR | AA | RD) + ASKED[12:]
 
 
@@ -478,7 +483,7 @@ def relayed_alike(seed: int) -> int:
     something."""
     rng, now = Random(seed), [1_000.0]
     mirror = Mirror(RULES, Metrics())
-    table = AnswerTable(RULES, clock=lambda: now[0], mirror=mirror)
+    table = AnswerTable(RULES, clock=lambda: now[0], wall=lambda: WALL, mirror=mirror)
     asked = [
         query(name, qtype) for name in ("example.com", "a.example.com", ".") for qtype in (A, AAAA)
     ]
@@ -491,7 +496,7 @@ def relayed_alike(seed: int) -> int:
                 rr(
                     HEAD,
                     A,
-                    rng.randbytes(rng.choice((4, 4, 300))),
+                    rng.randbytes(rng.choice((4, 4, 300, 300, 5_000))),
                     ttl=rng.choice((0, 1, 30, 1 << 31)),
                 )
                 for _ in "xy"
@@ -516,14 +521,18 @@ def relayed_alike(seed: int) -> int:
             )
         elif rng.random() < 0.02:
             table.forget_relayed()
-        additional = rng.choice((b"", opt(), opt(do=True), opt(size=512, do=True)))
+        plain = (b"", opt(), opt(do=True), opt(size=512, do=True))
+        some = rng.choices(OPTIONS, k=rng.randint(1, 3))
+        additional = rng.choice((*plain, opt(*some, size=rng.choice((512, 700, 1_232)))))
         octets = (
             header(rng.choice((RD, RD, RD | AD, RD | CD, RD | CD | AD, 0)), ar=bool(additional))
             + octets[12:]
         )
         source = rng.choice((MACHINE, STRANGER, TEN, OUTSIDER))
         expected = table.repeat(octets + additional, source, SERVER, 0)
-        said = mirror.table.answer_one(octets + additional, source, SERVER, 0, int(now[0] * 1_000))
+        said = mirror.table.answer_one(
+            octets + additional, source, SERVER, 0, int(now[0] * 1_000), unix_time=WALL
+        )
         assert said == expected
         repeated += said is not None
     assert {number for number, *_ in mirror.table.kept()} <= {0}
@@ -549,4 +558,4 @@ def test_the_table_takes_no_nonsense(said: dict[str, Any]) -> None:
 def test_what_turns_must_be_there() -> None:
     mirror, _ = serving(demo())
     with pytest.raises(ValueError, match="fewer records"):
-        mirror.table.put(0x18, NAME, A, QR, (2, 0, 0), 16, 3, bytes(47), b"", 0)
+        mirror.table.put(0x18, NAME, A, QR, (2, 0, 0), 16, 3, bytes(47), (47, 0, 47), b"", 0)

@@ -3,6 +3,8 @@ it runs out."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -10,9 +12,9 @@ import pytest
 from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.journey import Forward, Rules, respond
 from internal_dns.core.relayed import Relayed, relay
-from internal_dns.core.wire import HEADER
-from internal_dns.transport.table.table import EVERYONE, AnswerTable, Busy
-from tests.core.messages import AAAA, AD, CD, NSID, RD, A, ip, opt, option, query, rr, wire
+from internal_dns.transport.table.relayed import EVERYONE
+from internal_dns.transport.table.table import AnswerTable, Busy
+from tests.core.messages import AAAA, AD, CD, COOKIE, NSID, RD, A, ip, opt, option, query, rr, wire
 
 SERVER, SOURCE = ip("fdaa::3"), ip("fdaa:0:18:a7b::2")
 NAME = wire("www.example")
@@ -31,13 +33,19 @@ def filled(
     reply: Relayed = REPLY, variants: tuple[int, ...] = (0, 1, 2, 3)
 ) -> tuple[AnswerTable, Clock]:
     clock = Clock()
-    table = AnswerTable(Rules(), clock=clock)
+    table = AnswerTable(RULES, clock=clock, wall=lambda: WALL)
     for variant in variants:
         table.remember_relayed(NAME, A, variant, reply, 1_000, 1_054, 1_060)
     return table, clock
 
 
-ADDITIONAL = {"no edns": (), "edns": (opt(),), "do": (opt(do=True),), "small": (opt(size=512),)}
+ADDITIONAL = {
+    "no edns": (), "edns": (opt(),), "do": (opt(do=True),), "small": (opt(size=512),),
+    "cookie": (opt(option(COOKIE, bytes(8))),), "nsid": (opt(option(NSID), do=True),),
+    "others": (opt(option(12, bytes(50)), option(NSID), option(11), option(COOKIE, bytes(24))),),
+}  # fmt: skip
+RULES = Rules(nsid=b"here", secret=b"0123456789abcdef")
+WALL = 1_700_000_000
 
 
 @pytest.mark.parametrize(
@@ -49,11 +57,11 @@ def test_it_repeats_what_would_be_relayed(
 ) -> None:
     table, clock = filled()
     octets = query("wWw.eXample", A, *additional, flags=flags)
-    said = respond(octets, SOURCE, SERVER, Catalog(), Rules(), stream=stream)
+    said = respond(octets, SOURCE, SERVER, Catalog(), RULES, stream=stream, now=WALL)
     assert isinstance(said, Forward)
     for age in (0, 0.9, 1, 53.9):
         clock.now = 1_000 + age
-        expected = relay(REPLY, said.query, said.manner, REPLY.aged(int(age)))
+        expected = relay(REPLY, said.query, said.manner, int(age))
         assert table.repeat(octets, SOURCE, SERVER, 0, 65_535 if stream else 0) == expected
     assert (table.hits, table.misses) == (4, 0)
 
@@ -82,7 +90,7 @@ def test_near_its_end_one_question_goes_the_whole_way_and_at_its_end_all_do() ->
         query("www.example", A, flags=0),  # RD = 0: no looking into what others asked
         query("www.example", AAAA),
         query("ww.example", A),
-        query("www.example", A, opt(option(NSID))),
+        query("www.example", A, opt(option(COOKIE, bytes(7)))),
         query("www.example", A)[:-1] + b"\3",
     ],
     ids="rd qtype name option class".split(),
@@ -108,12 +116,56 @@ def test_do_and_cd_have_replies_of_their_own() -> None:
     assert table.repeat(query("www.example", A, opt(do=True)), SOURCE, SERVER, 0) is not None
 
 
-def test_what_is_too_large_goes_the_whole_way() -> None:
+@pytest.mark.parametrize("additional", ADDITIONAL.values())
+def test_what_is_too_large_is_truncated_before_any_ttl_is_reduced(
+    additional: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     big = Relayed(0, False, (40, 0), RECORD * 40, tuple(6 + n * len(RECORD) for n in range(40)), 60)
-    table, _ = filled(big)
-    assert HEADER + len(big.records) > 512
-    assert table.repeat(query("www.example", A), SOURCE, SERVER, 0) is None
-    assert table.repeat(query("www.example", A, opt(size=1_232)), SOURCE, SERVER, 0) is not None
+    big = replace(big, ad=True)
+    table, clock = filled(big)
+    aged = Counter[int]()
+    before = Relayed.aged
+
+    def counted(reply: Relayed, seconds: int) -> bytes:
+        aged[seconds] += 1
+        return before(reply, seconds)
+
+    monkeypatch.setattr(Relayed, "aged", counted)
+    for flags in (RD, RD | CD, RD | AD):
+        clock.now += 1
+        octets = query("www.exAmple", A, *additional, flags=flags)
+        octets = octets.replace(b"\x04\xd0", b"\x02\x60")  # a size of 608
+        said = respond(octets, SOURCE, SERVER, Catalog(), RULES, now=WALL)
+        assert isinstance(said, Forward)
+        expected = relay(big, said.query, said.manner, 1)
+        assert table.repeat(octets, SOURCE, SERVER, 0) == expected
+        assert expected[2] & 2
+    assert not aged
+    octets = query("www.example", A, opt(size=1_232))
+    whole = table.repeat(octets, SOURCE, SERVER, 0)
+    assert whole is not None
+    assert len(whole) > len(big.records)
+    assert aged == {3: 1}
+
+
+def test_what_is_repeated_outlasts_what_is_not() -> None:
+    clock = Clock()
+    table = AnswerTable(Rules(), max_entries=100, clock=clock)
+    often = [f"often{number}.example" for number in range(5)]
+    for name in often:
+        table.remember_relayed(wire(name), A, 0, REPLY, 1_000, 1_054, 1_060)
+    for number in range(1_000):
+        if number < 900:
+            assert all(table.repeat(query(name, A), SOURCE, SERVER, 0) for name in often)
+        table.remember_relayed(wire(f"n{number}.example"), A, 0, REPLY, 1_000, 1_054, 1_060)
+        assert table.entries <= 100
+    key = wire("often0.example") + b"\0\1\0"
+    assert table.relayed_hits(key) == 900
+    assert table.relayed_hits(wire("often0.example") + b"\0\1\1") == 0
+    for number in range(300):  # nobody asks for them any more
+        table.remember_relayed(wire(f"m{number}.example"), A, 0, REPLY, 1_000, 1_054, 1_060)
+    assert not any(table.repeat(query(name, A), SOURCE, SERVER, 0) for name in often)
+    assert table.relayed_hits(key) == 0
 
 
 def test_its_room_is_shared_and_the_greedy_lose_first() -> None:

@@ -17,6 +17,8 @@ cdef extern from "worker.h" nogil:
         DEPTHS
         READERS
         BY_TYPE
+        MAX_NSID
+        MAX_RECORDS
         BATCH
         QUEUES
         OUT_SIZE
@@ -61,6 +63,9 @@ cdef extern from "worker.h" nogil:
         uint64_t secret[2]
         uint8_t prefix[2]
         uint32_t udp_limit
+        uint64_t cookie_secret[2]
+        uint8_t nsid[255]
+        uint8_t nsid_size
         map answers
         map networks
         source_map *maps
@@ -76,6 +81,10 @@ cdef extern from "worker.h" nogil:
 
     struct query:
         pass
+
+    struct moment:
+        uint64_t monotonic
+        uint32_t unix_time
 
     struct said:
         uint32_t network
@@ -93,6 +102,10 @@ cdef extern from "worker.h" nogil:
         uint32_t records
         uint32_t options
         uint32_t ttl_count
+        uint32_t shown
+        uint32_t authority
+        uint32_t whole
+        bint indivisible
         const uint8_t *record_octets
         const uint8_t *option_octets
         const uint16_t *ttls
@@ -103,19 +116,21 @@ cdef extern from "worker.h" nogil:
     bint make_table(table *, uint64_t answers, uint64_t networks)
     void free_table(table *)
     answer *make_answer(const table *, const said *)
+    bint is_section(const uint8_t *octets, uint32_t size, uint32_t count)
     uint32_t put_answer(table *, const said *)
     bint remove_answer(table *, uint32_t network, uint16_t qtype, uint8_t variant, const uint8_t *name, uint8_t length)
     answer *find_kept(const table *, uint32_t network, uint16_t qtype, uint8_t variant, const uint8_t *name,
                       uint8_t length)
     network *make_network(const table *, uint32_t number, uint64_t labels)
     network *find_network(const table *, uint32_t number)
-    void put_node(table *, map *, node *)
+    void publish_network(table *, network *)
     bint remove_node(table *, map *, const uint64_t *key, uint32_t words)
     void add_label(const table *, atomic_uint64 *bits, uint64_t mask, const uint8_t *label)
     verdict read_query(const table *, const uint8_t *octets, size_t size, const uint8_t *source,
                        const uint8_t *destination, uint16_t port, query *)
     answer *find_answer(const table *, query *, uint64_t now)
-    size_t build_reply(answer *, const query *, uint32_t turn, uint64_t now, uint8_t *out, size_t room)
+    size_t build_reply(const table *, const answer *, const query *, uint32_t turn, const moment *now, uint8_t *out,
+                       size_t room)
 
     struct listening:
         int fd

@@ -19,6 +19,7 @@ LARGEST_REPLY = OUT_SIZE
 MAX_CELLS = CELLS
 UNKNOWN_DEPTHS = DEPTHS
 OTHER_TYPE = BY_TYPE
+LARGEST_ANSWER = MAX_RECORDS
 
 
 def spread_by_network(int descriptor):
@@ -72,24 +73,41 @@ cdef class Table:
         """Entries that are gone but may still be in a reader's hands."""
         return self.table.waiting
 
+    def set_options(self, bytes secret, bytes nsid):
+        """Say which secret (16 octets) makes server cookies, and what NSID is told, b"" for nothing. Before any worker
+        is made."""
+        if self.workers or len(secret) != 16 or len(nsid) > MAX_NSID:
+            raise ValueError("too late, no secret, or too long an NSID")
+        for at in range(2):
+            self.table.cookie_secret[at] = int.from_bytes(secret[8 * at : 8 * at + 8], "little")
+        memcpy(self.table.nsid, <const char *>nsid, len(nsid))
+        self.table.nsid_size = len(nsid)
+
     def put(self, unsigned int network, bytes name, unsigned short qtype, unsigned short flags, counts,
-            unsigned int unit, unsigned int turns, bytes records, bytes options, unsigned short cell):
+            unsigned int unit, unsigned int turns, bytes records, sizes, bytes options, unsigned short cell,
+            bint indivisible=False):
         """Keep an answer of *network*; return the octets it takes.
 
         *records* are answer, authority and additional section without OPT; the first *turns* of them, of *unit* octets
-        each, take turns in being first. *counts* are theirs, *options* go into OPT.
+        each, take turns in being first. *counts* are theirs, *options* go into OPT. *sizes* are the octets of the answer
+        section in *records*, of the authority section, and of all sections, the answer's even when it is not there.
+        An *indivisible* answer that does not fit leaves none of its records.
         """
         cdef said answer
         fill(&answer, network, name, qtype, flags, counts, records, options, cell)
         answer.unit, answer.turns = unit, turns
-        check_turns(&answer)
+        answer.shown, answer.authority, answer.whole = sizes
+        answer.indivisible = indivisible
+        check_shape(&answer)
         return self.keep(&answer)
 
     def put_relayed(self, bytes name, unsigned short qtype, bint dnssec_ok, bint checking_disabled,
                     unsigned short flags, unsigned char extended, counts, bytes records, bytes options, ttls,
                     unsigned long long stored, unsigned long long refresh, unsigned long long expires,
-                    unsigned short cell):
+                    unsigned short cell, unsigned int whole=0):
         """Keep an answer of an upstream's for every network's queries with RD, this DO and this CD; return its octets.
+
+        *whole* says how many octets there are when they are too many to be kept here: then TC is all that is told.
 
         *ttls* are offsets into *records*: each TTL is sent less the seconds since *stored*. From *refresh* on the first
         who asks goes up to Python, and from *expires* on everyone.
@@ -103,6 +121,10 @@ cdef class Table:
         answer.extended = extended
         answer.ttls, answer.ttl_count = <const uint16_t *><const char *>offsets, len(offsets) // 2
         answer.stored, answer.refresh, answer.expires = stored, refresh, expires
+        answer.shown = answer.records
+        answer.whole = max(whole, answer.records)
+        if not expires or whole and answer.records or answer.whole > MAX_RECORDS:
+            raise ValueError("without end, or of two sizes")
         return self.keep(&answer)
 
     cdef keep(self, const said *answer):
@@ -122,7 +144,7 @@ cdef class Table:
 
     # ── names that are not there ──────────────────────────────────────────────────────────────────────────────
 
-    def set_unknown(self, int depth, unsigned short flags, counts, bytes records, bytes options):
+    def set_unknown(self, int depth, unsigned short flags, counts, bytes records, sizes, bytes options):
         """Say what a name of `.internal` gets that is not there and has *depth* labels below it (the last depth: or
         more). Its first record is the SOA, owned by a pointer. To be set before any worker is made."""
         cdef said answer
@@ -130,6 +152,8 @@ cdef class Table:
             raise ValueError("too late, or no such depth")
         fill(&answer, 0, b"\0", 0, flags, counts, records, options, 0)
         answer.names_zone = True
+        answer.shown, answer.authority, answer.whole = sizes
+        check_shape(&answer)
         self.table.unknown[depth - 1] = make_answer(self.table, &answer)
         if self.table.unknown[depth - 1] is NULL:
             raise MemoryError
@@ -142,15 +166,6 @@ cdef class Table:
     def set_unknown_cell(self, unsigned short qtype, unsigned short cell):
         """Say which cell counts such replies to *qtype*; BY_TYPE: to that one and all beyond."""
         self.table.unknown_cells[qtype if qtype < BY_TYPE else BY_TYPE] = cell
-
-    def know(self, unsigned int number, labels, unsigned int room):
-        """Make a network known, with the first labels below `internal` that must go up, and room for more."""
-        cdef network *made = make_network(self.table, number, room)
-        if made is NULL:
-            raise MemoryError
-        for label in labels:
-            self.add(made.bits, made.mask, label)
-        put_node(self.table, &self.table.networks, &made.node)
 
     def see(self, unsigned int number, labels):
         """Let names under these first labels go up too, from now on."""
@@ -178,9 +193,10 @@ cdef class Table:
     # ── reading, as the workers do ────────────────────────────────────────────────────────────────────────────
 
     def answer_one(self, bytes octets, bytes source, bytes destination, unsigned int turn, unsigned long long now=0,
-                   unsigned short port=65535, size_t room=OUT_SIZE):
+                   unsigned short port=65535, size_t room=OUT_SIZE, unsigned int unix_time=0):
         """Return the reply to *octets*, b"" for silence, None for what goes up. Nothing is counted."""
         cdef query asked
+        cdef moment at
         cdef answer *found
         if len(source) != 16 or len(destination) != 16:
             raise ValueError("addresses have 16 octets")
@@ -191,7 +207,8 @@ cdef class Table:
         if found is NULL:
             return None
         cdef uint8_t[OUT_SIZE] out
-        size = build_reply(found, &asked, turn, now, out, min(room, OUT_SIZE))
+        at.monotonic, at.unix_time = now, unix_time
+        size = build_reply(self.table, found, &asked, turn, &at, out, min(room, OUT_SIZE))
         return out[:size] if size else None
 
     def hits_of(self, unsigned int network, bytes name, unsigned short qtype):
@@ -220,6 +237,36 @@ cdef class Table:
         return found
 
 
+cdef class Network:
+    """A network that is to be known, with room for so many first labels below `internal` that must go up."""
+
+    cdef network *made
+    cdef Table table
+
+    def __cinit__(self, Table table, unsigned int number, unsigned int room):
+        self.table = table
+        self.made = make_network(table.table, number, room)
+        if self.made is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.made)
+
+    def add(self, labels):
+        """Let names under these labels go up."""
+        if self.made is NULL:
+            raise ValueError("published")
+        for label in labels:
+            self.table.add(self.made.bits, self.made.mask, label)
+
+    def publish(self):
+        """Make it known, in place of the one of its number. That one pays on for what it sent up."""
+        if self.made is NULL:
+            raise ValueError("published")
+        publish_network(self.table.table, self.made)
+        self.made = NULL
+
+
 cdef uint8_t checked_length(bytes name) except 0:
     if not 0 < len(name) < 256:
         raise ValueError("no name")
@@ -232,7 +279,7 @@ cdef int fill(said *answer, uint32_t network, bytes name, uint16_t qtype, uint16
     memset(answer, 0, sizeof(said))
     answer.network, answer.name, answer.length, answer.qtype = network, name, checked_length(name), qtype
     answer.flags, answer.cell = flags, cell
-    if cell >= CELLS or len(records) > 65535 or len(options) > 65535:
+    if cell >= CELLS or len(records) > MAX_RECORDS or len(options) > 65535:
         raise ValueError("no such cell, or too large")
     answer.counts[0], answer.counts[1], answer.counts[2] = counts
     answer.record_octets, answer.records = records, len(records)
@@ -240,9 +287,25 @@ cdef int fill(said *answer, uint32_t network, bytes name, uint16_t qtype, uint16
     return 0
 
 
-cdef int check_turns(const said *answer) except -1:
-    if <uint64_t>answer.unit * answer.turns > answer.records:
+cdef int check_shape(const said *answer) except -1:
+    if <uint64_t>answer.unit * answer.turns > answer.shown or answer.turns > 1 and not answer.unit:
         raise ValueError("fewer records than take turns")
+    if answer.turns > 1 and answer.unit * answer.turns != answer.shown:
+        raise ValueError("some records take turns, and others do not")
+    if <uint64_t>answer.shown + answer.authority > answer.records:
+        raise ValueError("sections larger than the records")
+    if answer.whole != answer.records and (answer.whole < answer.records or answer.shown or not answer.indivisible):
+        raise ValueError("an answer that is neither whole nor left out")
+    if answer.whole > MAX_RECORDS:
+        raise ValueError("too large")
+    cdef const uint8_t *rest = answer.record_octets + answer.shown + answer.authority
+    cdef uint32_t rest_size = answer.records - answer.shown - answer.authority
+    # What may leave in part is looked at one RR after the other.
+    if answer.turns < 2 and answer.whole == answer.records and not is_section(answer.record_octets, answer.shown,
+                                                                              answer.counts[0]):
+        raise ValueError("an answer section of other records than counted")
+    if not is_section(rest, rest_size, answer.counts[2]):
+        raise ValueError("an additional section of other records than counted")
     return 0
 
 

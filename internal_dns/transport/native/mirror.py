@@ -13,20 +13,14 @@ from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.core.wire import AD, IN, QR, RA, RD, Rcode, Type
 from internal_dns.metrics import Metrics
 from internal_dns.transport.native import MISSING
-from internal_dns.transport.table.table import (
-    EVERYONE,
-    MAX_ENTRIES,
-    Cell,
-    Entry,
-    RelayedEntry,
-    cut,
-    split,
-)
+from internal_dns.transport.table.changes import parts
+from internal_dns.transport.table.entries import MAX_COUNT, OPT_SIZE, Cell, Entry, cut
+from internal_dns.transport.table.relayed import EVERYONE, RelayedEntry, split
+from internal_dns.transport.table.table import MAX_ENTRIES
 
 if not MISSING:
     from internal_dns.transport.native import fast
 
-_OPT_SIZE: Final = 11
 _NETWORKS: Final = 16_384  # chains; more networks make them longer
 # Labels that a network may gain before its set is made anew, at least.
 _ROOM: Final = 64
@@ -42,6 +36,7 @@ class Mirror:
             (m.source.network_address.packed, m.source.prefixlen, m.network) for m in longest_first
         ]
         self.table = fast.Table(rules.prefix, maps, rules.udp_limit, MAX_ENTRIES, _NETWORKS)
+        self.table.set_options(rules.secret, rules.nsid)
         self.prefix = rules.prefix
         self._cells: list[Cell] = []
         self._numbers: dict[int, int] = {}  # by the id of a cell, which _cells keeps alive
@@ -60,8 +55,8 @@ class Mirror:
         """Tell the table what names get that are certainly not there, and which labels make a name
         uncertain."""
         for depth, entry in enumerate(unknown(rules, fast.UNKNOWN_DEPTHS), 1):
-            flags, counts, records, options = octets_of(entry)
-            self.table.set_unknown(depth, flags, counts, records, options)
+            flags, counts, records, sizes, options = octets_of(entry)
+            self.table.set_unknown(depth, flags, counts, records, sizes, options)
         self.table.set_words(names.RESERVED)
         for qtype in range(fast.OTHER_TYPE + 1):
             cell = metrics.response("internal", Rcode.NXDOMAIN, qtype)
@@ -73,14 +68,15 @@ class Mirror:
         """Keep *entry*; return the octets it takes here, 0 when only Python can repeat it."""
         number = self._number(entry.counter)
         in_turns = any(count > 1 for _, count in entry.rings)  # by distance: group by group
-        if (
-            in_turns
-            or number >= fast.MAX_CELLS
-            or entry.shown + len(entry.tail) > fast.LARGEST_REPLY
-        ):
-            return 0
-        flags, counts, records, options = octets_of(entry)
         turns = entry.count if entry.count > 1 else 0
+        if in_turns or number >= fast.MAX_CELLS or entry.whole > fast.LARGEST_ANSWER:
+            return 0
+        flags, counts, records, sizes, options = octets_of(entry)
+        if entry.indivisible and entry.whole > fast.LARGEST_REPLY:
+            # It never leaves natively, but it is known that it does not fit, and what is said then.
+            records, sizes = records[entry.shown :], (0, *sizes[1:])
+        elif counts[0] == MAX_COUNT and not turns:
+            return 0
         name, qtype, _ = split(network, key)
         return self.table.put(
             int.from_bytes(network, "big"),
@@ -88,19 +84,23 @@ class Mirror:
             qtype,
             flags,
             counts,
-            entry.unit,
+            entry.unit if turns else 0,
             turns,
             records,
+            sizes,
             options,
             number,
+            entry.indivisible,
         )
 
     def put_relayed(self, key: bytes, entry: RelayedEntry) -> int:
         """Keep *entry* for everyone; return the octets it takes here, 0 when only Python can repeat
         it."""
         number, reply = self._number(entry.counter), entry.reply
-        if number >= fast.MAX_CELLS or len(reply.records) > fast.LARGEST_REPLY:
+        if number >= fast.MAX_CELLS:
             return 0
+        # What is larger than any reply there is known to be: TC is all that is said then.
+        kept = len(reply.records) <= fast.LARGEST_REPLY
         name, qtype, variant = split(EVERYONE, key)
         # Upwards: who is sent up to have it refreshed must find that it is time there too.
         refresh, until = ceil(entry.refresh_at * 1_000), ceil(entry.until * 1_000)
@@ -112,13 +112,14 @@ class Mirror:
             QR | RA | reply.ad * AD | reply.rcode & 15,
             reply.rcode >> 4,
             (*reply.counts, 0),
-            reply.records,
+            reply.records if kept else b"",
             b"",
-            reply.ttls,
+            reply.ttls if kept else (),
             int(entry.since * 1_000),
             refresh,
             until,
             number,
+            0 if kept else len(reply.records),
         )
 
     def drop(self, network: bytes, key: bytes) -> None:
@@ -128,38 +129,44 @@ class Mirror:
         else:
             self.table.drop(int.from_bytes(network, "big"), name, qtype)
 
-    def change(
+    def steps(
         self,
         number: NetworkId,
         before: Network | None,
         after: Network | None,
         labels: frozenset[bytes] | None,
-    ) -> None:
-        """Let names under the apps of *after* go up to Python from now on."""
+    ) -> Iterator[None]:
+        """Let names under the apps of *after* go up to Python. A name may go up before its app is
+        in the catalog, and stay in the set when it is gone: Python knows."""
         if after is None:
             self.table.unknow(number)
             self._room.pop(number, None)
         elif before is None:
-            self._know(after)
+            yield from self._know(after)
         elif before.apps is not after.apps:
-            # A name may stay in the set when its app is gone: then it goes up, and is remembered
-            # there.
-            maybe = after.apps if labels is None else labels
-            new = [app for app in maybe if app in after.apps and app not in before.apps]
+            new: list[bytes] = []
+            for part in parts(after.apps if labels is None else labels):
+                new += [app for app in part if app in after.apps and app not in before.apps]
+                yield
             self._room[number] -= len(new)
             if self._room[number] < 0:
-                self._know(after)
+                yield from self._know(after)
             else:
-                self.table.see(number, new)
+                for part in parts(new):
+                    self.table.see(number, part)
+                    yield
 
     def watch(self, every: int) -> None:
         self.table.watch(every)
 
-    def _know(self, network: Network) -> None:
+    def _know(self, network: Network) -> Iterator[None]:
         room = max(_ROOM, len(network.apps))
-        self.table.know(
-            network.id, names.APEX_WORDS | network.apps.keys(), len(network.apps) + room
-        )
+        made = fast.Network(self.table, network.id, len(network.apps) + room)
+        made.add(names.APEX_WORDS)
+        for part in parts(network.apps):
+            made.add(part)
+            yield
+        made.publish()
         self._room[network.id] = room
 
     def hits(self, network: bytes, key: bytes) -> int:
@@ -174,15 +181,19 @@ class Mirror:
             cell[0] += now - then
 
 
-def octets_of(entry: Entry) -> tuple[int, tuple[int, int, int], bytes, bytes]:
-    """Flags without RD and CD, counts without OPT, records, and EDNS options of an entry."""
+def octets_of(
+    entry: Entry,
+) -> tuple[int, tuple[int, int, int], bytes, tuple[int, int, int], bytes]:
+    """Flags without RD and CD, counts without OPT, records, octets of answer, of authority and of
+    all sections as whole as they are, and EDNS options of an entry."""
     flags, _, answers, authorities, additionals = unpack("!5H", entry.heads[0])
-    answer = entry.by_groups(0) if entry.rings else entry.ring[: entry.shown]
+    answer = entry.answer(0)
     return (
         flags,
         (answers, authorities, additionals),
         answer + entry.tail,
-        entry.opts[0][_OPT_SIZE:],
+        (len(answer), entry.authority, entry.whole + len(entry.tail)),
+        entry.opts[0][OPT_SIZE:],
     )
 
 

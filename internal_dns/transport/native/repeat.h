@@ -3,9 +3,11 @@
  *     datagram ─► read_query ─► find_answer ─► build_reply ─► datagram       anything else: hand it up to Python
  *
  * Nothing is decided here. Python (core/journey.py) decided once what a question's answer is; this file finds it by
- * the question's octets, and puts the id, RD, CD, letter case, OPT and rotation of the query at hand round it. It
- * parses no name: for a plain query the name's length follows from the message's, and lower-cased octets that equal
- * those of a stored name are a well-formed name. No Python, no allocation, no I/O: it builds alone for the fuzzer.
+ * the question's octets, and puts the id, RD, CD, letter case, OPT and rotation of the query at hand round it. A reply
+ * that exceeds the client's limit loses what core/message.py takes from it, in that order. For a plain query no name
+ * is parsed: its length follows from the message's, and lower-cased octets that equal those of a stored name are a
+ * well-formed name. Only EDNS options (read_options) and names that are not stored (find_unknown) need a walk over the
+ * labels. No Python, no allocation, no I/O: it builds alone for the fuzzer.
  *
  * Readers never wait. The table is an array of chains; a writer (one at a time, table.h) publishes an entry with one
  * store and unlinks one with another. A reader says which generation it began in before it follows a pointer, and says
@@ -31,8 +33,13 @@ enum {
     READERS = 17,         /* 16 workers, and Python */
     DEPTHS = 3,           /* labels below `internal` in a name that is not there; 3 is any more */
     BY_TYPE = 256,        /* QTYPEs with a counter of their own are below */
+    MAX_NSID = 255,       /* octets */
+    MAX_RECORDS = 1 << 22, /* octets; 149,000 addresses, of which some are first in each reply */
+    COOKIE_SIZE = 28,     /* the option: code, length, client cookie, server cookie (RFC 9018 section 4) */
 };
-enum { RD = 0x0100, AD = 0x0020, CD = 0x0010 };
+/* EDNS options that change the reply or go up to Python; as core/wire.py. All others are ignored, padding too. */
+enum { NSID = 3, COOKIE = 10, ASK_AS = 65001 };
+enum { TC = 0x0200, RD = 0x0100, AD = 0x0020, CD = 0x0010 };
 /* What a key's variant says: 0 the network's own answers, else a relayed one for everybody, by the query's DO and CD. */
 enum { OWN = 0, RELAYED = 1, WITH_DO = 2, WITH_CD = 4 };
 /* What a message is: Python's, perhaps one to repeat, or to be dropped in silence. */
@@ -61,12 +68,16 @@ struct answer {
     uint64_t stored, refresh, expires; /* relayed: milliseconds of the coarse monotonic clock */
     uint32_t unit, turns;     /* the first records, of `unit` octets each, take turns in being first */
     uint32_t records, options; /* octets */
+    uint32_t shown, authority; /* octets of these sections, which `records` begins with */
+    uint32_t whole;           /* octets of all three: more than `records` when of the answer section only its size is
+                               * kept */
     uint32_t ttl_count;
     const uint16_t *ttls;     /* relayed: where in the records the TTLs are */
     const uint8_t *octets;
     uint16_t flags, counts[3];
     uint16_t cell;            /* which counter it counts into */
     uint8_t extended;         /* the upper bits of the RCODE, for OPT */
+    bool indivisible;         /* one RR of a list: part of it would look like the whole list */
     bool names_zone;          /* the first record's owner is a pointer to `internal`, wherever the question has that */
     _Atomic bool asked_again; /* somebody was sent up to have it refreshed */
 };
@@ -93,6 +104,9 @@ struct table {
     uint64_t secret[2];       /* tenants choose names: chains must not be theirs to lengthen */
     uint8_t prefix[2];
     uint32_t udp_limit;
+    uint64_t cookie_secret[2];
+    uint8_t nsid[MAX_NSID];
+    uint8_t nsid_size;
     struct map answers, networks;
     struct source_map *maps;  /* the longest prefix first */
     uint32_t map_count;
@@ -114,14 +128,54 @@ struct query {
     uint32_t limit;
     uint16_t qtype;
     bool edns, dnssec_ok;
+    uint32_t own_options;     /* octets of the options that it is answered with; when 0 the next three are not set */
+    bool nsid;                /* the option is answered */
+    const uint8_t *cookie;    /* the client's, 8 octets; NULL for none */
+    const uint8_t *source;    /* 16 octets */
     uint32_t key_words;
     uint64_t hash;
     uint64_t key[KEY_WORDS];
 };
 
+/* One reading of the clocks, for a whole batch. */
+struct moment {
+    uint64_t monotonic;       /* milliseconds */
+    uint32_t unix_time;       /* seconds; for cookies only */
+};
+
 /* ── hashing ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static inline uint64_t rotated(uint64_t x, int by) { return x << by | x >> (64 - by); }
+
+struct sip { uint64_t a, b, c, d; };
+
+static inline void sip_round(struct sip *v)
+{
+    v->a += v->b, v->b = rotated(v->b, 13) ^ v->a, v->a = rotated(v->a, 32);
+    v->c += v->d, v->d = rotated(v->d, 16) ^ v->c;
+    v->a += v->d, v->d = rotated(v->d, 21) ^ v->a;
+    v->c += v->b, v->b = rotated(v->b, 17) ^ v->c, v->c = rotated(v->c, 32);
+}
+
+/* SipHash-2-4 over *size* octets; as core/cookies.py. */
+static inline uint64_t siphash24(const uint64_t key[2], const uint8_t *octets, size_t size)
+{
+    struct sip v = {key[0] ^ 0x736f6d6570736575, key[1] ^ 0x646f72616e646f6d,
+                    key[0] ^ 0x6c7967656e657261, key[1] ^ 0x7465646279746573};
+    for (size_t at = 0; at <= size; at += 8) {
+        uint64_t word = 0;
+        for (size_t k = 0; k < 8 && at + k < size; k++)
+            word |= (uint64_t)octets[at + k] << 8 * k;
+        if (at + 8 > size) /* the last one: what is left, and the length */
+            word |= (uint64_t)size << 56;
+        v.d ^= word;
+        sip_round(&v), sip_round(&v);
+        v.a ^= word;
+    }
+    v.c ^= 0xff;
+    sip_round(&v), sip_round(&v), sip_round(&v), sip_round(&v);
+    return v.a ^ v.b ^ v.c ^ v.d;
+}
 
 /* SipHash-1-3 over whole words, as hash tables of several languages use it. */
 static inline uint64_t keyed_hash(const uint64_t secret[2], const uint64_t *words, uint32_t count)
@@ -269,6 +323,8 @@ static inline bool covers(const uint8_t *prefix, uint32_t length, const uint8_t 
     return !memcmp(prefix, address, whole) && (length % 8 == 0 || !((prefix[whole] ^ address[whole]) >> (8 - length % 8)));
 }
 
+static inline uint32_t two(const uint8_t *o) { return (uint32_t)o[0] << 8 | o[1]; }
+
 /* Return the network that *source* (16 octets) asks as, 0 for none. */
 static inline uint32_t network_of(const struct table *table, const uint8_t *source)
 {
@@ -280,7 +336,47 @@ static inline uint32_t network_of(const struct table *table, const uint8_t *sour
     return 0;
 }
 
-/* Read a message as far as a plain query goes: QUERY, one question of class IN, at most an OPT without options.
+/* Read the question and the OPT of a query that has nothing else, as core/wire.read_edns: note what the options ask
+ * for, and return where the question ends. 0 for what Python must see: anything malformed, or ASK_AS. */
+static inline size_t read_options(const struct table *table, const uint8_t *octets, size_t size,
+                                  const uint8_t *source, struct query *query)
+{
+    size_t at = HEADER;
+    query->nsid = false;
+    query->cookie = NULL;
+    query->source = source;
+    while (at < size && octets[at]) {
+        if (octets[at] > 63)
+            return 0;
+        at += 1 + (size_t)octets[at];
+    }
+    size_t end = at + 5; /* the root label, QTYPE, QCLASS */
+    if (end + OPT_SIZE > size)
+        return 0;
+    const uint8_t *opt = octets + end;
+    if (opt[0] || opt[1] || opt[2] != 41 || opt[6] || end + OPT_SIZE + two(opt + 9) != size)
+        return 0;
+    for (at = end + OPT_SIZE; at < size;) {
+        if (at + 4 > size)
+            return 0;
+        uint32_t code = two(octets + at), length = two(octets + at + 2);
+        const uint8_t *value = octets + at + 4;
+        at += 4 + (size_t)length;
+        if (at > size || code == ASK_AS)
+            return 0;
+        if (code == NSID)
+            query->nsid = table->nsid_size != 0;
+        else if (code == COOKIE && !query->cookie) { /* the first one counts */
+            if (length != 8 && (length < 16 || length > 40))
+                return 0;
+            query->cookie = value;
+        }
+    }
+    query->own_options = (query->cookie ? COOKIE_SIZE : 0) + (query->nsid ? 4u + table->nsid_size : 0);
+    return end;
+}
+
+/* Read a message as far as a plain query goes: QUERY, one question of class IN, at most an OPT.
  * query->network is right whatever is returned. */
 static inline enum verdict read_query(const struct table *table, const uint8_t *octets, size_t size,
                                       const uint8_t *source, const uint8_t *destination, uint16_t port,
@@ -298,14 +394,18 @@ static inline enum verdict read_query(const struct table *table, const uint8_t *
         return HAND_UP;
     size_t end = size;
     query->edns = query->dnssec_ok = false;
+    query->own_options = 0;
     query->limit = PLAIN_UDP_SIZE;
     if (!memcmp(octets + 4, with_opt, 8)) {
         if (size < HEADER + 5 + OPT_SIZE)
             return HAND_UP;
         end -= OPT_SIZE;
         const uint8_t *opt = octets + end;
-        if (opt[0] || opt[1] || opt[2] != 41 || opt[6] || opt[9] || opt[10]) /* version 0, no options */
-            return HAND_UP;
+        if (opt[0] || opt[1] || opt[2] != 41 || opt[6] || opt[9] || opt[10]) { /* not version 0 without options */
+            if (!(end = read_options(table, octets, size, source, query)))
+                return HAND_UP;
+            opt = octets + end;
+        }
         uint32_t limit = (uint32_t)opt[3] << 8 | opt[4];
         limit = limit < PLAIN_UDP_SIZE ? PLAIN_UDP_SIZE : limit;
         query->limit = limit < table->udp_limit ? limit : table->udp_limit;
@@ -355,22 +455,135 @@ static inline void age(const struct answer *answer, uint64_t now, uint8_t *recor
     }
 }
 
-/* Write the reply into *out*; return its size, 0 when it is larger than the client's limit or than *room*. */
-static inline size_t build_reply(struct answer *answer, const struct query *query, uint32_t turn, uint64_t now,
-                                 uint8_t *out, size_t room)
+/* Write the COOKIE option: the client's cookie and a fresh one of ours, as core/cookies.full_cookie. */
+static inline uint8_t *put_cookie(const struct table *table, const struct query *query, uint32_t unix_time, uint8_t *out)
 {
-    size_t opt = query->edns ? OPT_SIZE + (size_t)answer->options : 0;
-    size_t size = query->end + answer->records + opt;
-    if (size > query->limit || size > room)
-        return 0;
-    uint32_t flags = answer->flags | (query->octets[2] << 8 & RD) | (query->octets[3] & CD);
+    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+    uint8_t hashed[32] = {0};
+    memcpy(hashed, query->cookie, 8);
+    hashed[8] = 1; /* the version, and three reserved octets */
+    put_two(put_two(hashed + 12, unix_time >> 16), unix_time & 0xffff);
+    bool ipv4 = !memcmp(query->source, mapped, sizeof mapped);
+    memcpy(hashed + 16, query->source + (ipv4 ? 12 : 0), ipv4 ? 4 : 16);
+    uint64_t hash = siphash24(table->cookie_secret, hashed, ipv4 ? 20 : 32);
+    out = put(put_two(put_two(out, COOKIE), COOKIE_SIZE - 4), hashed, 16);
+    for (int k = 0; k < 8; k++)
+        *out++ = (uint8_t)(hash >> 8 * k);
+    return out;
+}
+
+/* Write OPT with *options* octets of the answer's own options. */
+static inline void put_opt(const struct table *table, const struct answer *answer, const struct query *query,
+                           uint32_t options, uint32_t unix_time, uint8_t *at)
+{
+    const uint8_t head[5] = {0, 0, 41, OUR_UDP_SIZE >> 8, OUR_UDP_SIZE & 0xff};
+    const uint8_t ttl[4] = {answer->extended, 0, (uint8_t)(query->dnssec_ok << 7), 0};
+    at = put_two(put(put(at, head, 5), ttl, 4), options + query->own_options);
+    at = put(at, answer->octets + answer->records, options);
+    if (!query->own_options)
+        return;
+    if (query->cookie)
+        at = put_cookie(table, query, unix_time, at);
+    if (query->nsid)
+        put(put_two(put_two(at, NSID), table->nsid_size), table->nsid, table->nsid_size);
+}
+
+/* Write header and question; return where the records go. */
+static inline uint8_t *put_head(const struct query *query, uint32_t flags, uint32_t answers, uint32_t authorities,
+                                uint32_t additionals, uint8_t *out)
+{
+    flags |= (query->octets[2] << 8 & RD) | (query->octets[3] & CD);
     if (!query->dnssec_ok && !(query->octets[3] & AD)) /* RFC 6840 section 5.8: who did not ask is not told */
         flags &= ~(uint32_t)AD;
-    uint8_t *at = put_two(put(out, query->octets, 2), flags);
-    at = put_two(at, 1);
-    at = put_two(put_two(at, answer->counts[0]), answer->counts[1]);
-    at = put_two(at, answer->counts[2] + (uint32_t)query->edns);
-    at = put(at, query->octets + HEADER, query->end - HEADER);
+    uint8_t *at = put_two(put_two(put(out, query->octets, 2), flags), 1);
+    at = put_two(put_two(put_two(at, answers), authorities), additionals + (uint32_t)query->edns);
+    return put(at, query->octets + HEADER, query->end - HEADER);
+}
+
+/* Return the octets of the RR at *rr*, one that is_section knows: a name, ten octets, rdata. */
+static inline uint32_t rr_size(const uint8_t *rr)
+{
+    uint32_t at = 0;
+    while (rr[at] && rr[at] < 0xc0)
+        at += 1 + (uint32_t)rr[at];
+    at += rr[at] ? 2 : 1;
+    return at + 10 + two(rr + at + 8);
+}
+
+/* Return the octets of as many of the *count* RRs at *rr* as fit into *room*; *count* becomes how many. */
+static inline uint32_t fitting(const uint8_t *rr, uint32_t room, uint32_t *count)
+{
+    uint32_t size = 0, fit = 0;
+    for (uint32_t next; fit < *count && (next = rr_size(rr + size)) <= room - size; fit++)
+        size += next;
+    *count = fit;
+    return size;
+}
+
+/* Write what of the reply fits, as core/message.message does: EDE goes first, then additional records, then whole RRs
+ * from the end, and TC says so. Of what an upstream said either all is told or nothing. Return the size, or 0 for what
+ * Python must see. */
+static inline size_t build_part(const struct table *table, const struct answer *answer, const struct query *query,
+                                uint32_t turn, const struct moment *now, uint8_t *out, size_t room)
+{
+    bool relayed = answer->expires != 0;
+    uint32_t opt = query->edns ? OPT_SIZE + query->own_options : 0;
+    uint32_t fixed = query->end + opt + (relayed ? 0 : answer->authority);
+    if (fixed > query->limit)
+        return 0;
+    uint32_t left = query->limit - fixed, shown = answer->whole - (answer->records - answer->shown), first = 0;
+    uint32_t flags = answer->flags, answers = answer->counts[0], additionals = answer->counts[2], additional = 0;
+    if (relayed) {
+        shown = answers = additionals = 0;
+        flags = (flags & ~(uint32_t)AD) | TC;
+    } else if (shown > left) {
+        flags |= TC;
+        additionals = 0;
+        if (answer->indivisible)
+            shown = answers = 0;
+        else if (answer->turns > 1) {
+            answers = left / answer->unit;
+            shown = answers * answer->unit;
+            first = turn % answer->turns * answer->unit;
+        } else
+            shown = fitting(answer->octets, left, &answers);
+    } else if (shown != answer->shown)
+        return 0; /* it fits, and is not here */
+    else
+        first = answer->turns > 1 ? turn % answer->turns * answer->unit : 0;
+    left -= shown;
+    uint32_t options = query->edns && !relayed && answer->options <= left ? answer->options : 0;
+    left -= options;
+    if (additionals)
+        additional = fitting(answer->octets + answer->shown + answer->authority, left, &additionals);
+    size_t size = query->limit - (left - additional);
+    if (size > room)
+        return 0;
+    uint8_t *at = put_head(query, flags, answers, relayed ? 0 : answer->counts[1], additionals, out);
+    /* From the first in turn to the end, and then from the beginning. */
+    uint32_t until_end = answer->shown - first < shown ? answer->shown - first : shown;
+    at = put(put(at, answer->octets + first, until_end), answer->octets, shown - until_end);
+    uint8_t *authority = at;
+    if (!relayed)
+        at = put(at, answer->octets + answer->shown, answer->authority + additional);
+    if (answer->names_zone)
+        put_two(authority, 0xc000 | (query->end - 4 - (uint32_t)sizeof INTERNAL));
+    if (query->edns)
+        put_opt(table, answer, query, options, now->unix_time, at);
+    return size;
+}
+
+/* Write the reply into *out*; return its size, 0 when Python must see the query or there is no *room*. */
+static inline size_t build_reply(const struct table *table, const struct answer *answer, const struct query *query,
+                                 uint32_t turn, const struct moment *now, uint8_t *out, size_t room)
+{
+    size_t opt = query->edns ? OPT_SIZE + (size_t)answer->options + query->own_options : 0;
+    size_t size = query->end + answer->whole + opt;
+    if (size > query->limit) /* decided by its size, before any TTL is touched */
+        return build_part(table, answer, query, turn, now, out, room);
+    if (size > room || answer->whole != answer->records)
+        return 0;
+    uint8_t *at = put_head(query, answer->flags, answer->counts[0], answer->counts[1], answer->counts[2], out);
     uint8_t *records = at;
     uint32_t ring = answer->unit * answer->turns, first = answer->turns > 1 ? turn % answer->turns * answer->unit : 0;
     at = put(at, answer->octets + first, ring - first);
@@ -378,14 +591,9 @@ static inline size_t build_reply(struct answer *answer, const struct query *quer
     at = put(at, answer->octets + ring, answer->records - ring);
     if (answer->names_zone)
         put_two(records, 0xc000 | (query->end - 4 - (uint32_t)sizeof INTERNAL));
-    age(answer, now, records);
-    if (query->edns) {
-        const uint8_t head[3] = {0, 0, 41};
-        at = put_two(put(at, head, 3), OUR_UDP_SIZE);
-        at = put_two(at, (uint32_t)answer->extended << 8);
-        at = put_two(put_two(at, (uint32_t)query->dnssec_ok << 15), answer->options);
-        put(at, answer->octets + answer->records, answer->options);
-    }
+    age(answer, now->monotonic, records);
+    if (query->edns)
+        put_opt(table, answer, query, answer->options, now->unix_time, at);
     return size;
 }
 

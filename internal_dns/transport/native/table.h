@@ -15,7 +15,8 @@ struct said {
     uint16_t flags, counts[3], cell;
     uint8_t extended;
     bool names_zone;
-    uint32_t unit, turns, records, options, ttl_count;
+    uint32_t unit, turns, records, options, ttl_count, shown, authority, whole;
+    bool indivisible;
     const uint8_t *record_octets, *option_octets;
     const uint16_t *ttls;
     uint64_t stored, refresh, expires;
@@ -139,6 +140,23 @@ static inline bool remove_node(struct table *table, struct map *map, const uint6
     return true;
 }
 
+/* Whether *octets* are *count* RRs and nothing else, so that `fitting` may step from one to the next. */
+static inline bool is_section(const uint8_t *octets, uint32_t size, uint32_t count)
+{
+    uint32_t at = 0;
+    for (; count && at < size; count--) {
+        while (at < size && octets[at] && octets[at] < 0xc0)
+            at += 1 + (uint32_t)octets[at];
+        if (at >= size)
+            return false;
+        at += octets[at] ? 2 : 1;
+        if (at > size || size - at < 10 || size - at - 10 < two(octets + at + 8))
+            return false;
+        at += 10 + two(octets + at + 8);
+    }
+    return !count && at == size;
+}
+
 /* Make an entry in one piece: the struct, its key, TTL offsets, octets. NULL without memory. */
 static inline struct answer *make_answer(const struct table *table, const struct said *said)
 {
@@ -164,7 +182,8 @@ static inline struct answer *make_answer(const struct table *table, const struct
     made->records = said->records, made->options = said->options, made->ttl_count = said->ttl_count;
     made->flags = said->flags, made->cell = said->cell, made->extended = said->extended;
     memcpy(made->counts, said->counts, sizeof made->counts);
-    made->names_zone = said->names_zone;
+    made->shown = said->shown, made->authority = said->authority, made->whole = said->whole;
+    made->indivisible = said->indivisible, made->names_zone = said->names_zone;
     made->stored = said->stored, made->refresh = said->refresh, made->expires = said->expires;
     return made;
 }
@@ -222,6 +241,15 @@ static inline struct network *make_network(const struct table *table, uint32_t n
     made->mask = bits - 1;
     made->bits = (_Atomic uint64_t *)(key + 1);
     return made;
+}
+
+/* Publish a network that was made, in place of the one of its number, which pays on for what it sent up. */
+static inline void publish_network(struct table *table, struct network *made)
+{
+    const struct network *before = (const struct network *)find_node(&table->networks, made->node.hash, made->node.key, 1);
+    if (before)
+        atomic_store_explicit(&made->due, atomic_load_explicit(&before->due, memory_order_relaxed), memory_order_relaxed);
+    put_node(table, &table->networks, &made->node);
 }
 
 #endif

@@ -103,6 +103,14 @@ static inline uint64_t nanoseconds(void)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
+/* The clocks as replies need them; *now* is `nanoseconds`. */
+static inline struct moment moment_of(uint64_t now)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME_COARSE, &t); /* nothing but cookies has it */
+    return (struct moment){.monotonic = now / 1000000, .unix_time = (uint32_t)t.tv_sec};
+}
+
 static inline uint32_t next_turn(struct worker *w)
 {
     w->random ^= w->random << 13, w->random ^= w->random >> 7, w->random ^= w->random << 17; /* xorshift64 */
@@ -310,6 +318,7 @@ static inline void take_turn(struct worker *w, int socket)
         return;
     struct table *table = w->table;
     uint64_t now = nanoseconds();
+    struct moment moment = moment_of(now);
     bool handed_up = false;
     uint8_t *out = w->out;
     begin_reading(table, w->reader);
@@ -336,8 +345,8 @@ static inline void take_turn(struct worker *w, int socket)
     for (int k = 0; k < size; k++) {
         struct query *query = &w->queries[k];
         uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
-        struct answer *answer = verdicts[k] == PLAIN ? find_answer(table, query, now / 1000000) : NULL;
-        size_t length = answer ? build_reply(answer, query, next_turn(w), now / 1000000, out, OUT_SIZE) : 0;
+        struct answer *answer = verdicts[k] == PLAIN ? find_answer(table, query, moment.monotonic) : NULL;
+        size_t length = answer ? build_reply(table, answer, query, next_turn(w), &moment, out, OUT_SIZE) : 0;
         if (length) {
             count_reply(w, answer, query);
             reply_to(w, k, replies++, out, length);

@@ -1,8 +1,9 @@
 """The answer table: replies that may be repeated, and the repeating.
 
 Python decides once (core/journey.py), afterwards the same question gets the same octets with its
-own id, RD, CD, letter case, OPT and rotation. Anything unusual in a query is a miss, and the
-journey decides again.
+own id, RD, CD, letter case, OPT with the options it asks for, and rotation. What exceeds a UDP
+client's limit loses what core/message.py takes from it. Anything unusual in a query is a miss, and
+the journey decides again.
 
     network ─► lower-cased QNAME + QTYPE + QCLASS ─► Entry            (nearest: ─► place of the asker ─► Entry)
     everyone ─► the same + DO, CD ─► RelayedEntry                     (what upstreams said: its TTLs fall, it runs out)
@@ -17,86 +18,47 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from heapq import nlargest
 from itertools import chain
 from operator import attrgetter
 from struct import pack
 from typing import Any, Final, NamedTuple, Protocol
 
-from internal_dns.core.catalog import Catalog, Network, NetworkId, changed
-from internal_dns.core.journey import Remember, Reply, Rules
-from internal_dns.core.message import OUR_UDP_SIZE, PLAIN_UDP_SIZE, ede_option
-from internal_dns.core.relayed import PER_TTL, Relayed
+from internal_dns.core.catalog import App, Catalog, Network, NetworkId
+from internal_dns.core.journey import Reply, Rules, reply_options
+from internal_dns.core.message import PLAIN_UDP_SIZE
+from internal_dns.core.relayed import Relayed
 from internal_dns.core.requester import Outsider, place, requester
-from internal_dns.core.wire import AA, AD, CD, HEADER, QR, RA, RD, Type
+from internal_dns.core.wire import (
+    HEADER,
+    Edns,
+    read_edns,
+)
+from internal_dns.transport.table.changes import differences, parts
+from internal_dns.transport.table.entries import OPT_HEAD, OPT_SIZE, Cell, Entry, cut, with_options
+from internal_dns.transport.table.relayed import (
+    EVERYONE,
+    VARIANTS,
+    RelayedEntry,
+    relayed_entry,
+    split,
+)
 
-Cell = list[int]  # a counter of one element, shared by the entries that count into it
 PlaceKey = tuple[bytes | None, bytes | None, bytes | None]
 Key = tuple[bytes, PlaceKey | None]  # QNAME with QTYPE and QCLASS; the place for `nearest`
 
 _ONE_QUESTION: Final = pack("!4H", 1, 0, 0, 0)
 _AND_ADDITIONAL: Final = pack("!4H", 1, 0, 0, 1)
-_OPT_HEAD: Final = b"\0" + pack("!H", Type.OPT)
-_OPT_SIZE: Final = (
-    11  # an OPT without options: root, type, size, extended RCODE, version, flags, length
-)
-_OVERHEAD: Final = 660  # octets an entry takes beside its records, measured with tracemalloc
 MAX_ENTRIES: Final = 262_144
 MAX_OCTETS: Final = (
     96 << 20
 )  # with what the allocator adds, less than 128 MiB of RSS (bench/soak.py)
 _KNOWN_SOURCES: Final = 4_096
-# What upstreams said is the same for all networks; network 0 is nobody's.
-EVERYONE: Final = b"\0\0\0\0"
-_VARIANTS: Final = (b"\0", b"\1", b"\2", b"\3")
 _NONE: Final[OrderedDict[bytes, Any]] = OrderedDict()
 _PART: Final = 1_024  # entries looked at in one go, about a millisecond
-
-
-@dataclass(slots=True)
-class Entry:
-    """One reply, cut into what is sent as it is and what depends on the query."""
-
-    heads: tuple[bytes, ...]  # flags and counts, by RD + 2 CD + 4 OPT
-    ring: bytes  # the answer section twice, so that every rotation is one slice
-    unit: int  # octets of one RR
-    count: int  # RRs that take turns in being first
-    rings: tuple[tuple[bytes, int], ...]  # `nearest` only: ring and count of each tie group
-    shown: int  # octets of the answer section
-    tail: bytes  # authority and additional
-    opts: tuple[bytes, ...]  # by DO
-    counter: Cell
-    label: bytes | None
-    size: int
-    hits: int = 0
-
-    def by_groups(self, turn: int) -> bytes:
-        """The answer section when there are several tie groups, each rotated by itself."""
-        parts = (
-            ring[(at := turn % count * self.unit) : at + count * self.unit]
-            for ring, count in self.rings
-        )
-        return b"".join(parts)[: self.shown]
-
-
-@dataclass(slots=True)
-class RelayedEntry:
-    """What an upstream said, and how old the copy is whose TTLs are right now."""
-
-    reply: Relayed
-    heads: tuple[bytes, ...]  # flags and counts, by whether AD may be told + 2 OPT
-    opt: bytes
-    since: float
-    refresh_at: float
-    until: float
-    counter: Cell
-    size: int
-    records: bytes
-    age: int = 0
-    label: None = None
-    hits: int = 0
+_CHANCES: Final = 8  # entries that are spared for one that has to go, since they were repeated
+_FREED: Final = 256  # networks or apps freed in one step
+_DROPPED: Final = 64  # entries dropped in one step, a fraction of a millisecond
 
 
 class Busy(NamedTuple):
@@ -110,16 +72,6 @@ class Busy(NamedTuple):
 
 
 hits_of: Final = attrgetter("hits")
-
-
-def split(network: bytes, key: bytes) -> tuple[bytes, int, int]:
-    """The QNAME, QTYPE and variant (DO + 2 CD, of relayed answers) that are in *key*."""
-    end = len(key) - (5 if network == EVERYONE else 4)
-    return (
-        key[:end],
-        int.from_bytes(key[end : end + 2], "big"),
-        int.from_bytes(key[end + 4 :], "big"),
-    )
 
 
 class Mirror(Protocol):
@@ -142,14 +94,15 @@ class Mirror(Protocol):
         """Show one in *every* of what is repeated or dropped there, 0 for nothing
         (Exchange.show_elsewhere)."""
 
-    def change(
+    def steps(
         self,
         number: NetworkId,
         before: Network | None,
         after: Network | None,
         labels: frozenset[bytes] | None,
-    ) -> None:
-        """Network *number* is another one from now on, *labels* are those that `changed` yields."""
+    ) -> Iterator[None]:
+        """Let network *number* be *after* from the last step on; *labels* are those that `changed`
+        yields. Nothing is wrong between the steps as long as *before* is what is answered from."""
 
 
 class AnswerTable:
@@ -164,21 +117,29 @@ class AnswerTable:
         max_octets: int = MAX_OCTETS,
         max_entries: int = MAX_ENTRIES,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         mirror: Mirror | None = None,
     ) -> None:
         self.rules, self.prefix = rules, rules.prefix
         self.catalog: Catalog | None = None
         self.max_octets, self.max_entries = max_octets, max_entries
         self.octets = self.entries = self.hits = self.misses = self.evictions = 0
-        self.clock, self.mirror = clock, mirror
+        self.clock, self.wall, self.mirror = clock, wall, mirror  # `wall`: for cookies only
         self._count_into = count_into or (lambda reply, qtype: [0])
         self._count_relayed = count_relayed or (lambda rcode, qtype: [0])
         self._tables: dict[
             bytes, OrderedDict[bytes, Entry | RelayedEntry | dict[PlaceKey | None, Entry]]
         ] = {}
         self._by_label: dict[bytes, dict[bytes | None, set[Key]]] = {}
-        self._sizes: dict[bytes, int] = {}
+        self._sizes: OrderedDict[bytes, int] = OrderedDict()
+        self._greedy = b""  # the network that had too much when one was looked for
         self._sources: dict[bytes, bytes | None] = {}
+        # While a commit is applied: what will be answered from, by which networks already, and which
+        # one is about to.
+        self._next: Catalog | None = None
+        self._swapped: set[bytes | None] = set()
+        self._leaving: bytes | None = None
+        self._steps: Iterator[None] | None = None
         self.forgotten_hits: dict[
             NetworkId, int
         ] = {}  # of entries that are gone, so that a network's sum never falls
@@ -193,17 +154,22 @@ class AnswerTable:
         counts, flags = octets[4:12], octets[2:3]
         if flags != b"\1" and flags != b"\0":  # noqa: PLR1714 - twice as fast as `in`
             return None
+        asked = None
         if counts == _ONE_QUESTION:
             end, edns = len(octets), 0
-            limit = limit or PLAIN_UDP_SIZE
+            size = PLAIN_UDP_SIZE
         elif counts == _AND_ADDITIONAL:
-            end, edns = len(octets) - _OPT_SIZE, 4
+            end, edns = len(octets) - OPT_SIZE, 4
             opt = octets[end:]
             if (
-                opt[:3] != _OPT_HEAD or opt[6:7] != b"\0" or opt[9:] != b"\0\0"
-            ):  # version 0, no options
-                return None
-            limit = limit or min(max(opt[3] << 8 | opt[4], PLAIN_UDP_SIZE), self.rules.udp_limit)
+                opt[:3] != OPT_HEAD or opt[6:7] != b"\0" or opt[9:] != b"\0\0"
+            ):  # not version 0 without options
+                found = read_edns(octets)
+                if found is None or (asked := found[1]).version or asked.ask_as is not None:
+                    return None
+                end = found[0]
+                opt = octets[end:]
+            size = min(max(opt[3] << 8 | opt[4], PLAIN_UDP_SIZE), self.rules.udp_limit)
         else:
             return None
         network = source[2:6] if source[:2] == self.prefix else self.mapped(source)
@@ -217,33 +183,46 @@ class AnswerTable:
             entry = entry.get(self._place(source, destination))
         if entry is None:
             if octets[2] & 1 and network is not None and network != EVERYONE:
-                return self._repeat_relayed(octets, key, end, limit)
+                options = self._options(asked, source, limit) if asked else b""
+                return self._repeat_relayed(octets, key, end, limit or size, options)
             self.misses += 1
             return None
         assert isinstance(entry, Entry)
         at = turn % entry.count * entry.unit if entry.count > 1 else 0
-        reply = b"".join((
+        opt = entry.opts[opt[7] >> 7] if edns else b""
+        options = self._options(asked, source, limit) if asked else b""
+        reply: bytes | None = b"".join((
             octets[:2],
             entry.heads[octets[2] & 1 | octets[3] >> 3 & 2 | edns],
             octets[HEADER:end],
             entry.ring[at : at + entry.shown] if not entry.rings else entry.by_groups(turn),
             entry.tail,
-            entry.opts[opt[7] >> 7] if edns else b"",
+            opt if not options else with_options(opt, options),
         ))  # fmt: skip
-        if (
-            len(reply) > limit
-        ):  # what is left out then, and that TC is set, is for the journey to decide
-            return None
+        assert reply is not None
+        if len(reply) > (limit or size) or entry.whole > entry.shown:
+            # Over TCP the journey says how to ask for the rest.
+            reply = None if limit else entry.part(octets, end, turn, opt, options, size)
+            if reply is None:
+                self.misses += 1
+                return None
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
         return reply
 
-    def _repeat_relayed(self, octets: bytes, key: bytes, end: int, limit: int) -> bytes | None:
+    def _options(self, asked: Edns, source: bytes, limit: int) -> bytes:
+        """Return the options of a reply; *limit* 0 is UDP."""
+        now = int(self.wall()) if asked.client_cookie is not None else 0
+        return reply_options(asked, source, self.rules, stream=bool(limit), now=now)
+
+    def _repeat_relayed(
+        self, octets: bytes, key: bytes, end: int, limit: int, options: bytes
+    ) -> bytes | None:
         """Return what an upstream said before, its TTLs less the seconds since."""
         dnssec_ok = octets[end + 7] >> 7 if end < len(octets) else 0
         entry = self._tables.get(EVERYONE, _NONE).get(
-            key + _VARIANTS[dnssec_ok | octets[3] >> 3 & 2]
+            key + VARIANTS[dnssec_ok | octets[3] >> 3 & 2]
         )
         if entry is None:
             self.misses += 1
@@ -256,23 +235,10 @@ class AnswerTable:
             entry.refresh_at = entry.until
             self.misses += 1
             return None
-        if (age := int(now - entry.since)) != entry.age:
-            entry.age, entry.records = age, entry.reply.aged(age)
-        head = entry.heads[(dnssec_ok or octets[3] >> 5 & 1) | (end < len(octets)) << 1]
-        if len(octets) + len(entry.records) > limit:
-            return None
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
-        return b"".join(
-            (
-                octets[:2],
-                head,
-                octets[HEADER:end],
-                entry.records,
-                entry.opt if end < len(octets) else b"",
-            )
-        )
+        return entry.repeat(octets, end, limit, options, now)
 
     def mapped(self, source: bytes) -> bytes | None:
         """Return the network octets of a source outside the prefix by the configured maps, or
@@ -288,12 +254,10 @@ class AnswerTable:
 
     def _place(self, source: bytes, destination: bytes) -> PlaceKey | None:
         """Return the place of the asker, for names that depend on it."""
-        if self.catalog is None:
+        if (catalog := self.catalog_for(source)) is None:
             return None
-        who = requester(source, destination, self.catalog, self.prefix, self.rules.maps)
-        return (
-            None if isinstance(who, Outsider) else place(who, self.catalog, self.rules.region).key
-        )
+        who = requester(source, destination, catalog, self.prefix, self.rules.maps)
+        return None if isinstance(who, Outsider) else place(who, catalog, self.rules.region).key
 
     # ── filling and emptying ──────────────────────────────────────────────────────────────────────
 
@@ -301,16 +265,19 @@ class AnswerTable:
         """Keep *reply* when it may be repeated, its sets fit the scheme, and what it was computed
         from is current."""
         said = reply.remember
+        if said is None:
+            return
+        network = said.network.prefix[2:]
+        catalog = self._catalog_of(network)
         if (
-            said is None
-            or self.catalog is None
-            or self.catalog.networks.get(said.network.id) is not said.network
+            catalog is None
+            or catalog.networks.get(said.network.id) is not said.network
+            or network == self._leaving
         ):
             return
         entry = cut(said, self.rules, self._count_into(reply, said.qtype))
         if entry is None:
             return
-        network = said.network.prefix[2:]
         key, where = said.name + pack("!2H", said.qtype, 1), said.place.key if said.place else None
         self._drop(network, (key, where))
         table = self._tables.setdefault(network, OrderedDict())
@@ -341,8 +308,7 @@ class AnswerTable:
         key = name + pack("!2HB", qtype, 1, variant)
         self._drop(EVERYONE, (key, None))
         counter = self._count_relayed(reply.rcode, qtype)
-        size = _OVERHEAD + 2 * len(reply.records) + PER_TTL * len(reply.ttls)
-        entry = _relayed_entry(reply, variant, since, refresh_at, until, counter, size)
+        entry = relayed_entry(reply, variant, since, refresh_at, until, counter)
         entry.size += self.mirror.put_relayed(key, entry) if self.mirror else 0
         self._tables.setdefault(EVERYONE, OrderedDict())[key] = entry
         self._by_label.setdefault(EVERYONE, {}).setdefault(None, set()).add((key, None))
@@ -356,36 +322,107 @@ class AnswerTable:
 
     def change(self, catalog: Catalog) -> None:
         """Answer from *catalog* from now on; forget exactly what it changes."""
-        old = self.catalog or Catalog()
-        for number, labels in changed(old, catalog):
-            if self.mirror:
-                self.mirror.change(
-                    number, old.networks.get(number), catalog.networks.get(number), labels
-                )
-            self.forget(number, labels)
-            if number not in catalog.networks:
-                self.forgotten_hits.pop(number, None)
-        self.catalog = catalog
+        for _ in self.steps(catalog):
+            pass
+
+    def steps(self, catalog: Catalog) -> Iterator[None]:
+        """Answer from *catalog*, one network after the other.
+
+        Each step takes a fraction of a millisecond, and queries may be answered between any two. A
+        network's questions are decided from what `catalog_for` returns, and nothing is repeated
+        that was decided from another value of the network than is in there. The next commit waits
+        until these steps are done.
+        """
+        if self._steps is not None:
+            raise RuntimeError("another catalog is being applied")
+        self._steps = self._swap(catalog)
+        return self._steps
+
+    def _swap(self, new: Catalog) -> Iterator[None]:
+        self._next = new
+        # What the old catalog alone holds. Freed at once, it could hold the event loop for longer than
+        # all that comes before.
+        networks: list[Network] = []
+        apps: list[App] = []
+        for _ in self._swap_networks(self.catalog or Catalog(), new, networks, apps):
+            yield
+        self.catalog, self._next, self._steps = new, None, None
+        self._swapped = set()
+        yield
+        for gone in (networks, apps):  # the networks first: they hold the apps
+            while gone:
+                del gone[-_FREED:]
+                yield
+
+    def _swap_networks(
+        self, old: Catalog, new: Catalog, networks: list[Network], apps: list[App]
+    ) -> Iterator[None]:
+        """Do it, and put what is no longer needed into *networks* and *apps*."""
+        for change in differences(old, new):
+            if change is not None:
+                number, labels = change
+                before, after = old.networks.get(number), new.networks.get(number)
+                if before is not None:
+                    networks.append(before)
+                    for part in parts(before.apps if labels is None else labels):
+                        apps += [before.apps[label] for label in part if label in before.apps]
+                        yield
+                # What is decided from the old value meanwhile is not remembered.
+                self._leaving = network = number.to_bytes(4, "big")
+                yield from self._forget(network, labels)
+                if self.mirror:
+                    yield from self.mirror.steps(number, before, after, labels)
+                self._leaving = None
+                self._swapped.add(network)
+                if after is None:
+                    self.forgotten_hits.pop(number, None)
+            yield
+
+    def catalog_for(self, source: bytes) -> Catalog | None:
+        """Return the catalog that questions of *source* are answered from; None before the first."""
+        if self._next is None:
+            return self.catalog
+        return self._catalog_of(self._network_of(source))
+
+    def _catalog_of(self, network: bytes | None) -> Catalog | None:
+        return self._next if network in self._swapped else self.catalog
+
+    def _network_of(self, source: bytes) -> bytes | None:
+        return source[2:6] if source[:2] == self.prefix else self.mapped(source)
 
     def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> None:
         """Forget everything: who asks, what fits and what is said may be another by *rules*.
         *mirror* is a new one."""
+        for _ in self._steps or ():  # a commit that is half applied to the mirror that was
+            pass
         for octets in tuple(self._by_label):
             self.forget(NetworkId(int.from_bytes(octets, "big")), None)
         self._sources.clear()
         self.rules, self.mirror = rules, mirror
         if mirror and self.catalog:
             for number, network in self.catalog.networks.items():
-                mirror.change(number, None, network, None)
+                for _ in mirror.steps(number, None, network, None):
+                    pass
 
     def forget(self, number: NetworkId, labels: frozenset[bytes] | None) -> None:
         """Drop what depends on these app labels of network *number* and on the whole network; None:
         all it has."""
-        network = number.to_bytes(4, "big")
-        known = self._by_label.get(network, {})
-        for label in tuple(known) if labels is None else (*labels, None):
-            for key in tuple(known.get(label, ())):
-                self._drop(network, key)
+        for _ in self._forget(number.to_bytes(4, "big"), labels):
+            pass
+
+    def _forget(self, network: bytes, labels: frozenset[bytes] | None) -> Iterator[None]:
+        known = self._by_label.get(network)
+        if known is None:
+            return
+        dropped = 0
+        for part in parts(tuple(known) if labels is None else chain(labels, (None,))):
+            for label in part:
+                for key in tuple(known.get(label, ())):
+                    self._drop(network, key)
+                    dropped += 1
+                    if dropped % _DROPPED == 0:
+                        yield
+            yield
 
     def _drop(self, network: bytes, key: Key) -> None:
         table = self._tables.get(network)
@@ -443,96 +480,46 @@ class AnswerTable:
                         part.append(Busy(number, *split(network, key)[:2], hits))
                 yield part
 
+    def _with_too_much(self, network: bytes) -> bytes:
+        """Return *network*, if it has more than its share, else another that has: found by a hand
+        that goes round, since to compare all for each answer would cost milliseconds where there
+        are many."""
+        sizes = self._sizes
+        for one in (network, self._greedy):
+            if sizes.get(one, 0) * len(sizes) > self.octets:
+                return one
+        while True:
+            self._greedy = next(iter(sizes))
+            sizes.move_to_end(self._greedy)
+            if sizes[self._greedy] * len(sizes) >= self.octets:  # true of one at least
+                return self._greedy
+
+    def _hits(self, network: bytes, key: bytes, entry: Entry | RelayedEntry) -> int:
+        return entry.hits + (self.mirror.hits(network, key) if self.mirror else 0)
+
+    def relayed_hits(self, key: bytes) -> int:
+        """How often the answer of an upstream is repeated that the forwarder's cache has under *key*
+        (QNAME, QTYPE, variant), since it is here."""
+        key = key[:-1] + b"\0\1" + key[-1:]
+        entry = self._tables.get(EVERYONE, _NONE).get(key)
+        return self._hits(EVERYONE, key, entry) if isinstance(entry, RelayedEntry) else 0
+
     def _account(self, network: bytes, octets: int, entries: int) -> None:
         self.octets += octets
         self.entries += entries
         self._sizes[network] = self._sizes.get(network, 0) + octets
 
     def _evict(self, network: bytes) -> None:
-        """Drop an oldest entry: the inserting network's if it has more than its share, else the
-        largest's."""
-        if self._sizes.get(network, 0) * len(self._sizes) <= self.octets:
-            network = max(self._sizes, key=self._sizes.__getitem__)
-        key, entry = next(iter(self._tables[network].items()))
+        """Drop an oldest entry that was not repeated of late: the inserting network's if it has more
+        than its share, else another's that has."""
+        network = self._with_too_much(network)
+        table = self._tables[network]
+        for _ in range(_CHANCES):
+            key, entry = next(iter(table.items()))
+            if isinstance(entry, dict) or (hits := self._hits(network, key, entry)) == entry.seen:
+                break
+            entry.seen = hits  # it was repeated since it was looked at last
+            table.move_to_end(key)
+        key, entry = next(iter(table.items()))
         self._drop(network, (key, next(iter(entry)) if isinstance(entry, dict) else None))
         self.evictions += 1
-
-
-@lru_cache(4_096)
-def _heads(
-    base: int, questions: int, answers: int, authorities: int, additionals: int
-) -> tuple[bytes, ...]:
-    """Return flags and counts by RD + 2 CD + 4 OPT; most replies have the same."""
-    return tuple(
-        pack("!5H", base | rd * RD | cd * CD, questions, answers, authorities, additionals + opt)
-        for opt in (0, 1)
-        for cd in (0, 1)
-        for rd in (0, 1)
-    )
-
-
-@lru_cache(4_096)
-def _opts(options: bytes) -> tuple[bytes, ...]:
-    """Return our OPT RR by DO."""
-    return tuple(
-        _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, dnssec_ok << 15, len(options)) + options
-        for dnssec_ok in (0, 1)
-    )
-
-
-def _relayed_entry(
-    reply: Relayed,
-    variant: int,
-    since: float,
-    refresh_at: float,
-    until: float,
-    counter: Cell,
-    size: int,
-) -> RelayedEntry:
-    dnssec_ok, checking_disabled = variant & 1, variant >> 1
-    base = QR | RD | RA | checking_disabled * CD | reply.rcode & 15
-    heads = tuple(
-        pack("!5H", base | ad * reply.ad * AD, 1, *reply.counts, has_opt)
-        for has_opt in (0, 1)
-        for ad in (0, 1)
-    )
-    ttl = reply.rcode >> 4 << 24 | dnssec_ok << 15
-    opt = _OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, ttl, 0)
-    return RelayedEntry(reply, heads, opt, since, refresh_at, until, counter, size, reply.records)
-
-
-def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
-    """Cut a reply into an Entry; None when it does not fit the scheme (RRs of several lengths that
-    rotate)."""
-    body = said.body
-    groups = [tied for tied in body.answer if tied]
-    records = [record for tied in groups for record in tied]
-    if body.whole and not records:
-        return None  # a list too large for any message
-    rr_count = min(body.at_most or len(records), len(records))
-    units = {len(record) for record in records}
-    if len(units) > 1:
-        if max(map(len, groups)) > 1 or rr_count < len(records):
-            return None
-        groups = [(b"".join(records),)]  # several owners of an address: nothing takes turns
-        units = {len(groups[0][0])}
-    unit = max(units, default=0)
-    rings = tuple((b"".join(tied) * (1 + (len(tied) > 1)), len(tied)) for tied in groups)
-    several = len(groups) > 1 or bool(body.at_most)
-    counts = (1, rr_count, bool(body.authority))
-    base = QR | body.aa * AA | rules.forwarding * RA | body.rcode
-    heads, opts = _heads(base, *counts, len(body.additional)), _opts(ede_option(body.ede))
-    tail = body.authority + b"".join(body.additional)
-    return Entry(
-        heads=heads,
-        ring=rings[0][0] if rings else b"",
-        unit=unit,
-        count=rings[0][1] if rings else 0,
-        rings=rings if several else (),
-        shown=sum(map(len, records[:rr_count])),
-        tail=tail,
-        opts=opts,
-        counter=counter,
-        label=said.label,
-        size=_OVERHEAD + sum(len(ring) for ring, _ in rings) + len(tail) + len(said.name),
-    )

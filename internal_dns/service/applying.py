@@ -1,0 +1,48 @@
+"""Apply commits on the event loop in slices, so that no commit holds it, however much it changes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any, Final
+
+from internal_dns.core.catalog import Catalog
+
+SLICE: Final = 0.002  # seconds until the event loop has its turn
+
+Steps = Callable[[Catalog], Iterator[None]]  # Exchange.steps
+
+
+class Applying:
+    """Catalogs on their way to being answered from, one after the other."""
+
+    def __init__(
+        self,
+        steps: Steps,
+        call_soon: Callable[[Callable[[], None]], Any],
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._steps_of, self._call_soon, self._clock = steps, call_soon, clock
+        self._waiting: deque[tuple[Catalog, Callable[[], None]]] = deque()
+        self._steps: Iterator[None] | None = None
+
+    def apply(self, catalog: Catalog, done: Callable[[], None]) -> None:
+        """Answer from *catalog*, then call *done*: at once when that is quick, else after more turns
+        of the event loop."""
+        self._waiting.append((catalog, done))
+        if len(self._waiting) == 1:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        end = self._clock() + SLICE
+        while self._waiting:
+            catalog, done = self._waiting[0]
+            self._steps = self._steps or self._steps_of(catalog)
+            for _ in self._steps:
+                if self._clock() >= end:
+                    self._call_soon(self._go_on)
+                    return
+            self._steps = None
+            done()
+            self._waiting.popleft()

@@ -1,0 +1,177 @@
+"""One answer of the table, cut into what is sent as it is and what depends on the query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from struct import pack, unpack
+from typing import Final
+
+from internal_dns.core.journey import Remember, Rules
+from internal_dns.core.message import OUR_UDP_SIZE, ede_option
+from internal_dns.core.records import TextList
+from internal_dns.core.wire import AA, CD, HEADER, MAX_MESSAGE, QR, RA, RD, TC, Type
+
+Cell = list[int]  # a counter of one element, shared by the entries that count into it
+
+OPT_HEAD: Final = b"\0" + pack("!H", Type.OPT)
+OPT_SIZE: Final = (
+    11  # an OPT without options: root, type, size, extended RCODE, version, flags, length
+)
+OVERHEAD: Final = 730  # octets an entry takes beside its records, measured with tracemalloc
+# Of RRs in a section. An app may have more machines; then no message has them all.
+MAX_COUNT: Final = 65_535
+
+
+@dataclass(slots=True)
+class Entry:
+    """One reply, cut into what is sent as it is and what depends on the query."""
+
+    heads: tuple[bytes, ...]  # flags and counts, by RD + 2 CD + 4 OPT
+    ring: bytes  # the answer section twice, so that every rotation is one slice
+    unit: int  # octets of one RR
+    count: int  # RRs that take turns in being first
+    rings: tuple[tuple[bytes, int], ...]  # `nearest` only: ring and count of each tie group
+    shown: int  # octets of the answer section
+    tail: bytes  # authority and additional
+    opts: tuple[bytes, ...]  # by DO
+    authority: int  # octets, which `tail` begins with
+    whole: int  # octets of the whole answer section; more than `shown` when no message has it
+    indivisible: bool  # one RR of a list: part of it would look like the whole list
+    counter: Cell
+    label: bytes | None
+    size: int
+    hits: int = 0
+    seen: int = 0  # hits, when it was about to be dropped and was not
+
+    def by_groups(self, turn: int) -> bytes:
+        """The answer section when there are several tie groups, each rotated by itself."""
+        parts = (
+            ring[(at := turn % count * self.unit) : at + count * self.unit]
+            for ring, count in self.rings
+        )
+        return b"".join(parts)[: self.shown]
+
+    def answer(self, turn: int) -> bytes:
+        """The answer section, its RRs turned round."""
+        if self.rings:
+            return self.by_groups(turn)
+        at = turn % self.count * self.unit if self.count > 1 else 0
+        return self.ring[at : at + self.shown]
+
+    def part(
+        self, octets: bytes, end: int, turn: int, opt: bytes, options: bytes, limit: int
+    ) -> bytes | None:
+        """The reply to a UDP client whose limit the whole one exceeds: the same goes as in
+        core/message.message. *opt* is empty without EDNS, *options* are beside EDE. None when the
+        question alone leaves no room."""
+        room = limit - end - len(opt and opt[:OPT_SIZE]) - len(options) - self.authority
+        if room < 0:
+            return None
+        head, counts = int.from_bytes(self.heads[0][:2], "big"), unpack("!4H", self.heads[0][2:])
+        head |= int.from_bytes(octets[2:4], "big") & (RD | CD)
+        answers, additionals = counts[1], counts[3]
+        answer = self.answer(turn) if self.whole == self.shown else b""
+        if self.whole > room:
+            head |= TC
+            additionals = 0
+            answers, size = (0, 0) if self.indivisible else fitting(answer, answers, room)
+            answer = answer[:size]
+        room -= len(answer)
+        error = opt[OPT_SIZE:] if len(opt) - OPT_SIZE <= room else b""
+        room -= len(error)
+        rest = self.tail[self.authority :]
+        additionals, size = fitting(rest, additionals, room)
+        return b"".join((
+            octets[:2],
+            pack("!5H", head, 1, answers, counts[2], additionals + bool(opt)),
+            octets[HEADER:end],
+            answer,
+            self.tail[: self.authority],
+            rest[:size],
+            with_options(opt[:OPT_SIZE] + error, options) if opt else b"",
+        ))  # fmt: skip
+
+
+def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
+    """Cut a reply into an Entry; None when it does not fit the scheme (RRs of several lengths that
+    rotate)."""
+    body = said.body
+    groups = [tied for tied in body.answer if tied]
+    records = [record for tied in groups for record in tied]
+    # A list that is too large for any message has no records.
+    indivisible = isinstance(body.whole, TextList)
+    rr_count = min(body.at_most or len(records), len(records))
+    units = {len(record) for record in records}
+    if len(units) > 1:
+        if max(map(len, groups)) > 1 or rr_count < len(records):
+            return None
+        groups = [(b"".join(records),)]  # several owners of an address: nothing takes turns
+        units = {len(groups[0][0])}
+    unit = max(units, default=0)
+    rings = tuple((b"".join(tied) * (1 + (len(tied) > 1)), len(tied)) for tied in groups)
+    several = len(groups) > 1 or bool(body.at_most)
+    counts = (1, min(rr_count, MAX_COUNT), bool(body.authority))
+    base = QR | body.aa * AA | rules.forwarding * RA | body.rcode
+    heads, opts = _heads(base, *counts, len(body.additional)), _opts(ede_option(body.ede))
+    tail = body.authority + b"".join(body.additional)
+    shown = sum(map(len, records[:rr_count]))
+    return Entry(
+        heads=heads,
+        ring=rings[0][0] if rings else b"",
+        unit=unit,
+        count=rings[0][1] if rings else 0,
+        rings=rings if several else (),
+        shown=shown,
+        tail=tail,
+        opts=opts,
+        authority=len(body.authority),
+        whole=shown if records or not body.whole else MAX_MESSAGE + 1,
+        indivisible=indivisible,
+        counter=counter,
+        label=said.label,
+        size=OVERHEAD + sum(len(ring) for ring, _ in rings) + len(tail) + len(said.name),
+    )
+
+
+@lru_cache(4_096)
+def _heads(
+    base: int, questions: int, answers: int, authorities: int, additionals: int
+) -> tuple[bytes, ...]:
+    """Return flags and counts by RD + 2 CD + 4 OPT; most replies have the same."""
+    return tuple(
+        pack("!5H", base | rd * RD | cd * CD, questions, answers, authorities, additionals + opt)
+        for opt in (0, 1)
+        for cd in (0, 1)
+        for rd in (0, 1)
+    )
+
+
+@lru_cache(4_096)
+def _opts(options: bytes) -> tuple[bytes, ...]:
+    """Return our OPT RR by DO."""
+    return tuple(
+        OPT_HEAD + pack("!HIH", OUR_UDP_SIZE, dnssec_ok << 15, len(options)) + options
+        for dnssec_ok in (0, 1)
+    )
+
+
+def with_options(opt: bytes, options: bytes) -> bytes:
+    """Return an OPT RR with more options."""
+    size = len(opt) - OPT_SIZE + len(options)
+    return opt[: OPT_SIZE - 2] + pack("!H", size) + opt[OPT_SIZE:] + options
+
+
+def fitting(records: bytes, count: int, room: int) -> tuple[int, int]:
+    """Return how many of the *count* RRs of a section fit into *room*, and their octets."""
+    size = 0
+    for fit in range(count):
+        at = size
+        while 0 < records[at] < 0xC0:
+            at += 1 + records[at]
+        at += 2 if records[at] else 1
+        at += 10 + int.from_bytes(records[at + 8 : at + 10], "big")
+        if at > room:
+            return fit, size
+        size = at
+    return count, size
