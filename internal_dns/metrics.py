@@ -33,6 +33,7 @@ Cell = list[int]
 _NAMED_TYPES: Final = frozenset(int(t) for t in Type)
 _NAMED_RCODES: Final = frozenset(int(r) for r in Rcode)
 MOST_UPSTREAMS: Final = 8
+LONG_SLICE: Final = 0.002  # seconds after which the event loop should have been left
 
 
 def rcode_name(rcode: int) -> str:
@@ -47,6 +48,8 @@ class Histogram:
     # From a repeated reply (some 5 µs) past one that is decided (some 30 µs) to one that an
     # upstream gave. Few, because each bound is a series for each kind.
     REQUEST: Final = (0.00001, 0.00002, 0.00005, 0.0002, 0.001, 0.01, 0.1, 1.0)
+    # The event loop is to be left after 2 ms.
+    SLICE: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0)
 
     def __init__(self, bounds: tuple[float, ...] = PROPAGATION) -> None:
         self.bounds = bounds
@@ -93,6 +96,9 @@ class Metrics:
     durations: dict[str, Histogram] = field(
         default_factory=lambda: defaultdict(lambda: Histogram(Histogram.REQUEST))
     )
+    slices: Histogram = field(default_factory=lambda: Histogram(Histogram.SLICE))
+    longest_slice: float = 0.0
+    long_slices: int = 0
     leaks: int = 0
     errors: int = 0
     gauges: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
@@ -109,6 +115,13 @@ class Metrics:
 
     def drop(self, reason: str) -> None:
         self.drops[reason] += 1
+
+    def slice(self, seconds: float) -> None:
+        """Count that the event loop was held for *seconds* of CPU time."""
+        self.slices.observe(seconds)
+        if seconds > LONG_SLICE:
+            self.long_slices += 1
+            self.longest_slice = max(self.longest_slice, seconds)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families; the prometheus-client collector interface."""
@@ -155,6 +168,21 @@ class Metrics:
             "Replies of the forwarder's cache, by age",
             ["age"],
             self.cache_hits(),
+        )
+        words = "CPU time for which work for clients held the event loop at a time"
+        yield HistogramMetricFamily(
+            "internal_dns_event_loop_slice_seconds",
+            words,
+            self.slices.buckets(),
+            self.slices.total,
+        )
+        words = "Times that the event loop was held for more than 2 ms"
+        yield CounterMetricFamily(
+            "internal_dns_event_loop_long_slices", words, value=self.long_slices
+        )
+        words = "The longest time that the event loop was held, when it was more than 2 ms"
+        yield GaugeMetricFamily(
+            "internal_dns_event_loop_longest_slice_seconds", words, value=self.longest_slice
         )
         held_back = "Replies held back by the last check of isolation"
         yield CounterMetricFamily("internal_dns_isolation_failures", held_back, value=self.leaks)

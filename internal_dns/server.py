@@ -54,7 +54,6 @@ DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
 BUILD_NATIVE: Final = (
     "Install a C compiler and Python's headers (apt-get install gcc python3-dev) and install again"
 )
-FIRST_LOAD: Final = 1  # seconds questions wait for the first catalog; a resolver asks again after 5
 STATUS_INTERVAL: Final = 1
 PROGRESS_ROWS: Final = 250_000
 
@@ -139,12 +138,10 @@ class Server:
             loading = loop.create_task(self._loaded_or_missing())
             beside: list[asyncio.Task[None]] = []
             first = {watching, stopping, loading}
-            # What came during a restart waits in the kernel: better answered a moment later than
-            # with SERVFAIL.
-            await asyncio.wait(first, timeout=FIRST_LOAD, return_when=asyncio.FIRST_COMPLETED)
-            if not (watching.done() or stopping.done()):
-                await self._answer()
-                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            # What came during a restart is read at once: external names are forwarded, and the
+            # others wait for the catalog, each network in its own line.
+            await self._answer()
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if loading.done() and not watching.done():
                 ready(self)
                 self.announced = True
@@ -170,7 +167,7 @@ class Server:
     def _beside(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What goes on beside the answers, until the end."""
         if self.manager.watchdog:
-            yield watch_ourselves(self.manager, self.endpoints())
+            yield watch_ourselves(self.manager, self.endpoints(), self.exchange.asking_ourselves)
         if self.manager.address:
             yield self._tell_status()
         if self.api.server is None:
@@ -196,6 +193,8 @@ class Server:
         """Wait for the first catalog, or until it is clear that there is no file yet."""
         while not self.loaded.is_set() and not self.watcher.problem:
             await asyncio.sleep(0.01)
+        if not self.loaded.is_set():
+            self.exchange.expect_no_catalog()
 
     def _raise(self, watching: asyncio.Task[None]) -> None:
         try:
@@ -365,7 +364,9 @@ class Server:
         """Answer from what was loaded; say what changed."""
         first = not self.loaded.is_set()
         if first or loaded.catalog is not self.exchange.catalog:
+            begin = time.thread_time()
             self.exchange.use(loaded.catalog)
+            self.metrics.slice(time.thread_time() - begin)
             if loaded.written_at is not None and not first:
                 self.metrics.propagation.observe(time.time() - loaded.written_at)
             self.api.notify()
@@ -404,12 +405,13 @@ class Server:
             listener.stop_reading()
         for server in self.servers:
             server.close()
+        self.exchange.expect_no_catalog()
         deadline = time.monotonic() + DRAIN_TIMEOUT
         while True:
             for connection in tuple(self.connections.open):
                 connection.finish()
             if time.monotonic() >= deadline or not (
-                self.connections.open or any(u.pending for u in self.udp)
+                self.connections.open or self.exchange.work.busy or any(u.pending for u in self.udp)
             ):
                 break
             await asyncio.sleep(0.02)
@@ -638,6 +640,9 @@ def _register(server: Server) -> None:
         ("internal_dns_answer_table_octets", "Memory the answer table takes, about", lambda: answers.octets),
         ("internal_dns_configuration_readable", "1 unless the last reload found it faulty", lambda: server.reread_ok),
         ("internal_dns_tcp_connections", "Open TCP connections", lambda: len(server.connections.open)),
+        ("internal_dns_waiting", "Messages that wait for their network's turn", lambda: len(server.exchange.work.queue)),
+        ("internal_dns_waiting_octets", "Memory they take, about", lambda: server.exchange.work.queue.octets),
+        ("internal_dns_waiting_for_catalog", "Questions that wait for the first catalog", lambda: len(server.exchange.room)),
     ]  # fmt: skip
     forwarder = server.forwarder
     cache = forwarder.cache
@@ -672,6 +677,7 @@ def _register(server: Server) -> None:
         ),
     ]
     server.metrics.counters += [
+        ("internal_dns_waiting_for_catalog_overflows", "Questions for which there was no room to wait for it", lambda: server.exchange.room.overflows),
         ("internal_dns_answer_table_hits", "Replies repeated", lambda: answers.hits),
         ("internal_dns_answer_table_misses", "Plain questions that were not in the table", lambda: answers.misses),
         ("internal_dns_answer_table_evictions", "Replies dropped for room", lambda: answers.evictions),

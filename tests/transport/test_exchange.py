@@ -60,6 +60,8 @@ class Upstreams:
 
     keep: Any = None
     forget: Any = None
+    relay: Any = None
+    check: Any = None
 
     def told(self, query: Query) -> list[tuple[str, str]]:
         return []
