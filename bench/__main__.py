@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import (
+    attack,
     cold,
     flood,
     forward,
@@ -36,6 +37,7 @@ PARTS: Final = (
     "load",
     "forward",
     "flood",
+    "attack",
     "living",
     "replicate",
     "profile",
@@ -125,6 +127,14 @@ def _measure(part: str, directory: Path, short: bool, skipped: Skipped) -> list[
             )
         case "flood":
             return flood.run(directory, seconds=seconds, repetitions=repetitions, skipped=skipped)
+        case "attack":
+            return attack.run(
+                directory,
+                seconds=2.0 if short else 5.0,
+                repetitions=1,
+                short=short,
+                skipped=skipped,
+            )
         case "living":
             return living.run(directory, seconds=seconds, repetitions=repetitions, short=short)
         case "replicate":

@@ -640,10 +640,8 @@ def _register(server: Server) -> None:
         ("internal_dns_answer_table_octets", "Memory the answer table takes, about", lambda: answers.octets),
         ("internal_dns_configuration_readable", "1 unless the last reload found it faulty", lambda: server.reread_ok),
         ("internal_dns_tcp_connections", "Open TCP connections", lambda: len(server.connections.open)),
-        ("internal_dns_waiting", "Messages that wait for their network's turn", lambda: len(server.exchange.work.queue)),
-        ("internal_dns_waiting_octets", "Memory they take, about", lambda: server.exchange.work.queue.octets),
-        ("internal_dns_waiting_for_catalog", "Questions that wait for the first catalog", lambda: len(server.exchange.room)),
     ]  # fmt: skip
+    _register_waiting(server)
     forwarder = server.forwarder
     cache = forwarder.cache
     server.metrics.upstreams = forwarder.status
@@ -677,7 +675,6 @@ def _register(server: Server) -> None:
         ),
     ]
     server.metrics.counters += [
-        ("internal_dns_waiting_for_catalog_overflows", "Questions for which there was no room to wait for it", lambda: server.exchange.room.overflows),
         ("internal_dns_answer_table_hits", "Replies repeated", lambda: answers.hits),
         ("internal_dns_answer_table_misses", "Plain questions that were not in the table", lambda: answers.misses),
         ("internal_dns_answer_table_evictions", "Replies dropped for room", lambda: answers.evictions),
@@ -689,6 +686,27 @@ def _register(server: Server) -> None:
     ]  # fmt: skip
     if server.following:
         _register_following(server.metrics, server.following)
+
+
+def _register_waiting(server: Server) -> None:
+    """Let the metrics read what waits: for its turn, and for the first catalog."""
+    queue, room = server.exchange.work.queue, server.exchange.room
+    server.metrics.gauges += [
+        ("internal_dns_waiting", "Messages that wait for their network's turn", lambda: len(queue)),
+        ("internal_dns_waiting_octets", "Memory they take, about", lambda: queue.octets),
+        (
+            "internal_dns_waiting_for_catalog",
+            "Questions for our names that wait for the first catalog",
+            lambda: len(room),
+        ),
+    ]
+    server.metrics.counters.append(
+        (
+            "internal_dns_waiting_for_catalog_overflows",
+            "Questions for which there was no room to wait for the first catalog",
+            lambda: room.overflows,
+        )
+    )
 
 
 def _following(settings: Settings) -> Following | None:

@@ -53,7 +53,9 @@ class Later(Enum):
 
 
 Outcome = bytes | None | Coroutine[Any, Any, bytes | None] | Later
-RELEASED_AT_ONCE: Final = 256  # questions that waited for the catalog, in one turn of the event loop
+RELEASED_AT_ONCE: Final = (
+    256  # questions that waited for the catalog, in one turn of the event loop
+)
 
 _AAAA: Final = int(Type.AAAA).to_bytes(2, "big")
 _log = logging.getLogger("internal_dns")

@@ -105,9 +105,7 @@ class FairQueue(Generic[T]):
     `take` returns one; `spend` must be called for its payer before the next `take`.
     """
 
-    def __init__(
-        self, quantum: float = QUANTUM, *, part: int = PART, memory: int = MEMORY
-    ) -> None:
+    def __init__(self, quantum: float = QUANTUM, *, part: int = PART, memory: int = MEMORY) -> None:
         self.quantum, self.part, self.memory = quantum, part, memory
         self.octets = 0
         self.lines: Lines[tuple[T, int]] = Lines()

@@ -81,9 +81,10 @@ class Scheduler:
         for payer in dict.fromkeys(payers) or (OUTSIDERS,):
             self.must(payer, once)
 
-    def in_debt(self, payer: bytes) -> bool:
-        """Whether *payer* has to wait for others."""
-        return self.busy and self.queue.balance(payer) <= 0
+    def must_wait(self, payer: bytes) -> bool:
+        """Whether *payer* waits already, or has to wait for others."""
+        queue = self.queue
+        return self.busy and (payer in queue.lines.of or queue.balance(payer) <= 0)
 
     def charge(self, counts: Mapping[bytes, int], seconds: float) -> None:
         """Let the payers share the cost of work that was done at once."""

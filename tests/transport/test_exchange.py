@@ -21,7 +21,7 @@ from internal_dns.core.wire import Query
 from internal_dns.metrics import Metrics
 from internal_dns.store.generate import demo_rows
 from internal_dns.transport import answer as exchange
-from internal_dns.transport.answer import Exchange
+from internal_dns.transport.answer import Exchange, Later
 from tests.core.messages import (
     AAAA,
     COOKIE,
@@ -85,6 +85,7 @@ def ask(
     said = server.handle(octets, source, SERVER, PORT, stream=stream)
     if isinstance(said, Coroutine):
         return asyncio.run(wait_for(said))
+    assert not isinstance(said, Later)
     return said
 
 

@@ -160,7 +160,9 @@ def test_past_the_memory_the_longest_line_loses_its_latest() -> None:
     while (taken := queue.take()) is not None:
         order.append(taken[1])
         queue.spend(taken[0], 0.0001)
-    assert sorted(order) == sorted([f"l{n}" for n in range(5)] + [f"s{n}" for n in range(4)] + ["n0"])
+    assert sorted(order) == sorted(
+        [f"l{n}" for n in range(5)] + [f"s{n}" for n in range(4)] + ["n0"]
+    )
 
 
 def test_what_must_wait_is_never_dropped_for_room() -> None:

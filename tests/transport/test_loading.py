@@ -39,9 +39,9 @@ def test_past_the_bound_the_longest_line_loses_its_latest(networks: list[int], m
             held[loser] -= 1
             assert held[loser] + 1 >= max(held.values())
         assert len(room) == sum(held.values()) <= most
-    came = [waiting.came for waiting in room.take(1_000)]
-    assert came == sorted(came)
-    assert len(came) == sum(held.values())
+    moments = [waiting.came for waiting in room.take(1_000)]
+    assert moments == sorted(moments)
+    assert len(moments) == sum(held.values())
     assert room.first_came() is None
 
 

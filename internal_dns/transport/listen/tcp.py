@@ -251,9 +251,7 @@ class Connection(asyncio.Protocol):
         self.since = self.loop.time()
         if self.transport.is_closing():
             return
-        reply = self.exchange.handle(
-            message, self.source, self.destination, self.port, stream=True
-        )
+        reply = self.exchange.handle(message, self.source, self.destination, self.port, stream=True)
         if isinstance(reply, bytes):
             self._write(len(reply).to_bytes(2, "big") + reply)
         elif isinstance(reply, Coroutine):

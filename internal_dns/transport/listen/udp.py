@@ -23,9 +23,10 @@ from internal_dns.metrics import Metrics
 from internal_dns.transport.answer import Exchange, Later
 from internal_dns.transport.listen.sockets import packed
 
-# Datagrams read at a time: about half a millisecond, of which the slices of the fair queue take two
-# between.
-BATCH: Final = 64
+BATCH: Final = 64  # datagrams read at a time: about half a millisecond
+# While work waits, the slices of the fair queue come between: so more are read at a time, most of
+# them only to wait, and neighbours behind 80,000 datagrams per second are still seen.
+CONTENDED_BATCH: Final = 192
 LATE: Final = 4.0  # seconds after which the client has given up, or asked again
 _ANCILLARY: Final = socket.CMSG_SPACE(
     20
@@ -77,7 +78,9 @@ class UdpListener:
             messages += 1
             reply = known(octets, packed(address[0]), destination, address[1])
             if reply is None:
-                self._wait(octets, packed(address[0]), destination, address, [])
+                source = packed(address[0])
+                payer = self.exchange.payer(source, address[1])
+                self._wait(payer, octets, source, destination, address, [])
                 continue
             try:
                 send(reply, address)
@@ -108,7 +111,9 @@ class UdpListener:
             destination = ancillary[0][2][:16]
             reply = known(octets, packed(address[0]), destination, address[1])
             if reply is None:
-                self._wait(octets, packed(address[0]), destination, address, ancillary)
+                source = packed(address[0])
+                payer = self.exchange.payer(source, address[1])
+                self._wait(payer, octets, source, destination, address, ancillary)
                 continue
             try:
                 send((reply,), ancillary, 0, address)
@@ -118,11 +123,11 @@ class UdpListener:
         self.exchange.end_batch(begin, messages)
 
     def _read_contended(self) -> None:
-        """Read while work waits: reading and repeating are paid for too, and those in debt wait
-        even for what is known."""
+        """Read while work waits: reading and repeating are paid for too. Who waits or is in debt
+        waits even for what is known."""
         exchange, work, payers = self.exchange, self.exchange.work, defaultdict[bytes, int](int)
         start, begin, messages = work.cpu(), perf_counter(), 0
-        for _ in range(BATCH):
+        for _ in range(CONTENDED_BATCH):
             try:
                 octets, ancillary, _, address = self.sock.recvmsg(MAX_QUERY + 1, _ANCILLARY)
             except (BlockingIOError, InterruptedError):
@@ -138,23 +143,29 @@ class UdpListener:
                 destination = ancillary[0][2][:16]
             payer = exchange.payer(source, address[1])
             payers[payer] += 1
-            if not work.in_debt(payer):
+            if not work.must_wait(payer):
                 reply = exchange.known(octets, source, destination, address[1])
                 if reply is not None:
                     self._send(reply, ancillary, address)
                     continue
-            self._wait(octets, source, destination, address, ancillary)
+            self._wait(payer, octets, source, destination, address, ancillary)
         self.received[0] += messages
         exchange.end_batch(begin, messages)
         if payers:
             work.charge(payers, work.cpu() - start)
 
     def _wait(
-        self, octets: bytes, source: bytes, destination: bytes, address: Any, ancillary: list[Any]
+        self,
+        payer: bytes,
+        octets: bytes,
+        source: bytes,
+        destination: bytes,
+        address: Any,
+        ancillary: list[Any],
     ) -> None:
         """Let a message wait for its network's turn."""
         self.exchange.work.put(
-            self.exchange.payer(source, address[1]),
+            payer,
             self._answer, octets, source, destination, address, ancillary,
             size=len(octets), until=time.monotonic() + LATE,
         )  # fmt: skip

@@ -33,7 +33,7 @@ enum {
     SHOWN = RING / 16,        /* as much may wait when something is put behind it only to be shown */
     CELLS = 1024,             /* counters of replies by (kind, RCODE, QTYPE) */
     CONTROL = 64,             /* of one control message */
-    OWN = 8,                  /* ports from which this process asks itself */
+    OWN_PORTS = 8,                  /* ports from which this process asks itself */
 };
 _Static_assert(CONTROL >= CMSG_SPACE(sizeof(struct in6_pktinfo)), "packet info has room");
 
@@ -86,7 +86,7 @@ struct worker {
     uint64_t random;
     struct counts counts;
     _Atomic bool bounded;              /* the buckets count: a catalog is loaded */
-    _Atomic uint16_t own[OWN];         /* ports, as on the wire: their questions pass a full bucket */
+    _Atomic uint16_t own[OWN_PORTS];         /* ports, as on the wire: their questions pass a full bucket */
     _Atomic uint64_t strangers_due;    /* the bucket of all networks that the catalog does not have */
     _Alignas(64) _Atomic uint64_t head; /* octets the worker ever put into the ring */
     _Alignas(64) _Atomic uint64_t tail; /* octets Python ever took out */
@@ -134,7 +134,7 @@ static inline bool may_go_up(struct worker *w, uint32_t number, uint64_t now)
 /* Whether a question comes from a port of this process: whose it is really, Python sees by the address too. */
 static inline bool is_own(struct worker *w, uint16_t port)
 {
-    for (int k = 0; k < OWN; k++)
+    for (int k = 0; k < OWN_PORTS; k++)
         if (port && atomic_load_explicit(&w->own[k], memory_order_relaxed) == port)
             return true;
     return false;
