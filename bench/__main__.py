@@ -23,6 +23,7 @@ from bench import (
     markdown,
     profile,
     replicate,
+    restart,
     tcp,
     udp,
 )
@@ -38,6 +39,7 @@ PARTS: Final = (
     "forward",
     "flood",
     "attack",
+    "restart",
     "living",
     "replicate",
     "profile",
@@ -135,6 +137,8 @@ def _measure(part: str, directory: Path, short: bool, skipped: Skipped) -> list[
                 short=short,
                 skipped=skipped,
             )
+        case "restart":
+            return restart.run(directory, repetitions=1, short=short, skipped=skipped)
         case "living":
             return living.run(directory, seconds=seconds, repetitions=repetitions, short=short)
         case "replicate":
