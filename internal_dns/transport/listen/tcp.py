@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
             perf_counter(),
             0,
         )
-        wait, known = False, self.exchange.known
+        known = self.exchange.known
         while (
             len(received) - at >= 2
             and self.in_flight < MAX_IN_FLIGHT
@@ -197,13 +197,11 @@ class Connection(asyncio.Protocol):
             if len(received) - at < 2 + length:
                 break
             if messages == AT_ONCE:
-                wait = True
                 break
             message = bytes(received[at + 2 : at + 2 + length])
             reply = known(message, self.source, self.destination, self.port, MAX_MESSAGE)
             if reply is None:
                 if not may_decide:
-                    wait = True
                     break
                 may_decide = False
                 self._write(replies)  # before what may take long
@@ -223,8 +221,6 @@ class Connection(asyncio.Protocol):
         self.exchange.end_batch(begin, messages)
         if wrong:
             self.end(wrong)  # what was asked before is answered
-        elif wait and not self.transport.is_closing():
-            self._queue()
         else:
             self._pace()
 
@@ -263,15 +259,16 @@ class Connection(asyncio.Protocol):
             self.transport.write(bytes(octets))
 
     def _pace(self) -> None:
-        """Read on only while another message may be answered."""
+        """Read on only while another message may be answered; those already here wait for their
+        turn."""
         if self.transport.is_closing():
             return
         if self.blocked or self.queued or self.in_flight >= MAX_IN_FLIGHT:
             self.transport.pause_reading()
+        elif self._has_whole():
+            self._queue()
         elif self.closing:
-            if self._has_whole():
-                self._queue()
-            elif not self.in_flight:
+            if not self.in_flight:
                 self.transport.close()
         else:
             self.transport.resume_reading()
