@@ -318,17 +318,18 @@ class Exchange:
         self.metrics.durations[said.kind].observe(perf_counter() - begin)
         return said.octets
 
-    def end_batch(self, begin: float, messages: int) -> None:
+    def end_batch(self, begin: float, messages: int) -> float:
         """Count how long the replies took that were repeated among *messages* since *begin* (of
-        perf_counter), system calls included.
+        perf_counter), system calls included. Return the seconds since then.
 
         Two looks at the clock for each reply would cost it 2 %. So the batch is measured, and all
         its messages count the same.
         """
-        hits = self.answers.hits
+        took, hits = perf_counter() - begin, self.answers.hits
         if repeated := hits - self._timed_hits:
             self._timed_hits = hits
-            self._repeats.observe((perf_counter() - begin) / (messages or 1), repeated)
+            self._repeats.observe(took / (messages or 1), repeated)
+        return took
 
     def repeated_elsewhere(self, count: int) -> None:
         """Count replies that the native path repeated: their time is not measured."""

@@ -17,9 +17,8 @@ from internal_dns.metrics import Metrics
 from internal_dns.transport.fairness import OUTSIDERS, FairQueue
 
 SLICE: Final = 0.001  # seconds after which no further piece is begun
-# What TCP connections may have repeated at once, without waiting: half of the event loop's time.
-WINDOW: Final = 0.002
-AT_ONCE: Final = 0.001
+# What TCP connections may have repeated at once, without waiting, in one turn of the event loop.
+AT_ONCE: Final = 0.002
 
 Work = Callable[..., object]
 Piece = tuple[Work, tuple[Any, ...], float]  # what to do, and until when it is worth doing
@@ -48,7 +47,8 @@ class Scheduler:
         self.queue: FairQueue[Piece] = queue or FairQueue()
         self.busy = False  # something waits, and a slice will come
         self._rested_since = clock()
-        self._window = self._at_once = 0.0
+        self._at_once = 0.0
+        self._resets = False
 
     # ── what waits ────────────────────────────────────────────────────────────────────────────────
 
@@ -92,15 +92,19 @@ class Scheduler:
         for payer, count in counts.items():
             self.queue.spend(payer, each * count)
 
-    def may_at_once(self, begin: float) -> bool:
-        """Whether a TCP connection may have known answers repeated without waiting, at *begin*
-        (time.perf_counter)."""
-        if begin - self._window >= WINDOW:
-            self._window, self._at_once = begin, 0.0
+    def may_at_once(self) -> bool:
+        """Whether a TCP connection may have known answers repeated without waiting."""
         return not self.busy and self._at_once < AT_ONCE
 
     def did_at_once(self, seconds: float) -> None:
+        """Count what was repeated in this turn of the event loop, or in the few before it."""
         self._at_once += seconds
+        if self._at_once >= AT_ONCE / 2 and not self._resets:
+            self._resets = True
+            self.loop().call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        self._resets, self._at_once = False, 0.0
 
     # ── slices ────────────────────────────────────────────────────────────────────────────────────
 

@@ -21,7 +21,7 @@ from internal_dns.transport import native
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.fairness import OURSELVES, OUTSIDERS, PART
 from internal_dns.transport.listen.sockets import packed
-from internal_dns.transport.listen.tcp import Connection, Connections
+from internal_dns.transport.listen.tcp import READ_AHEAD, Connection, Connections
 from internal_dns.transport.listen.udp import UdpListener
 from internal_dns.transport.native.listener import Udp
 from internal_dns.transport.native.mirror import Mirror
@@ -263,16 +263,20 @@ def test_a_connection_is_not_read_and_its_timers_rest_while_it_waits_for_its_tur
     async def play(server: Server) -> None:
         async with await listen(server) as listening:
             attacker = await stream(server, ACME, listening)
-            attacker.send(new_name(0), new_name(1))
+            count = 2 * READ_AHEAD // len(new_name())
+            attacker.send(*(new_name(number) for number in range(count)))
             while not any(connection.queued for connection in server.connections.open):
                 await asyncio.sleep(0)
             connection: Connection = next(iter(server.connections.open))
             connection.since -= 60
-            assert not connection.transport.is_reading()
+            while connection.transport.is_reading():
+                await asyncio.sleep(0)
+            assert len(connection.received) < READ_AHEAD + 262_144  # one read more
+            connection.since -= 60
             connection._watch()
             assert not connection.transport.is_closing()
-            assert (await attacker.reply())[:2] == b"\0\0"
-            assert (await attacker.reply())[:2] == b"\0\1"
+            for number in range(count):
+                assert (await attacker.reply())[:2] == number.to_bytes(2, "big")
             while not connection.transport.is_reading():
                 await asyncio.sleep(0)
             attacker.writer.close()

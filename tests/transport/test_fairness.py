@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from internal_dns.metrics import Metrics
 from internal_dns.transport import fairness
 from internal_dns.transport.fairness import MEMORY, OURSELVES, OVERHEAD, PART, QUANTUM, FairQueue
-from internal_dns.transport.schedule import SLICE, Scheduler
+from internal_dns.transport.schedule import AT_ONCE, Scheduler
 
 LITTLE, BUSY = b"little", [b"net%d" % number for number in range(5)]
 # From a repeated answer to a list that takes 50 ms.
@@ -344,11 +344,14 @@ def test_idle_time_between_slices_pays_debts() -> None:
     assert virtual.scheduler.queue.balance(b"a") == pytest.approx(QUANTUM - 0.3)
 
 
-def test_tcp_may_repeat_at_once_half_of_the_time_and_never_before_what_waits() -> None:
+def test_tcp_may_repeat_at_once_for_a_while_in_each_turn_and_never_before_what_waits() -> None:
     virtual = Virtual()
-    assert virtual.scheduler.may_at_once(10.0)
-    virtual.scheduler.did_at_once(SLICE)
-    assert not virtual.scheduler.may_at_once(10.0005)
-    assert virtual.scheduler.may_at_once(10.003)
+    for _ in range(4):
+        assert virtual.scheduler.may_at_once()
+        virtual.scheduler.did_at_once(AT_ONCE / 4)
+    assert not virtual.scheduler.may_at_once()
+    assert len(virtual.soon) == 1
+    virtual.turn()
+    assert virtual.scheduler.may_at_once()
     virtual.scheduler.put(b"a", virtual.work, 1, 0.0)
-    assert not virtual.scheduler.may_at_once(10.01)
+    assert not virtual.scheduler.may_at_once()

@@ -1,7 +1,7 @@
 """TCP: frames in, frames out (RFC 7766), and limits so that no client can hold what others need.
 
 What is known is repeated at once. The first message that is not waits for its network's turn in the
-fair queue, and the connection is not read meanwhile: one message of each connection waits there. A
+fair queue, one of each connection, and at most READ_AHEAD octets more are read meanwhile. A
 reply leaves when it is ready, so a slow upstream never blocks the questions behind it. A connection
 ends when a message stays half sent for 2 s, nothing is asked for 10 s, or replies stay unread for
 10 s; time during which we do not read does not count.
@@ -31,6 +31,8 @@ PER_NETWORK: Final = 256
 # Replies to one client may wait in 256 KiB; the mark leaves room for the largest reply.
 HIGH_WATER: Final = (256 << 10) - 65_537
 ALL_BUFFERS: Final = 64 << 20
+# Octets of questions kept while one of the connection waits for its turn; then it is not read.
+READ_AHEAD: Final = 16 << 10
 AT_ONCE: Final = 64  # known answers repeated in one piece of work: about half a millisecond
 
 
@@ -143,14 +145,11 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Repeat what is known at once, unless others wait for the event loop."""
-        begin = perf_counter()
-        if not self._has_whole() or self.queued:
-            self._pace()
-        elif self.exchange.work.may_at_once(begin):
-            self._read(may_decide=False)
-            self.exchange.work.did_at_once(perf_counter() - begin)
+        work = self.exchange.work
+        if not self.queued and work.may_at_once():
+            work.did_at_once(self._read(may_decide=False))
         else:
-            self._queue()
+            self._pace()
 
     def _queue(self) -> None:
         """Wait for our network's turn."""
@@ -172,9 +171,9 @@ class Connection(asyncio.Protocol):
         length = received[0] << 8 | received[1]
         return length < HEADER or len(received) >= 2 + length
 
-    def _read(self, *, may_decide: bool) -> None:
+    def _read(self, *, may_decide: bool) -> float:
         """Repeat what is known, at most AT_ONCE messages, up to the first that is not. *may_decide*:
-        that one is decided as well."""
+        that one is decided as well. Return how long that took."""
         received, at, replies, wrong, begin, messages = (
             self.received,
             0,
@@ -218,11 +217,12 @@ class Connection(asyncio.Protocol):
             del received[:at]
             self.since = self.loop.time()
         self._write(replies)
-        self.exchange.end_batch(begin, messages)
+        took = self.exchange.end_batch(begin, messages)
         if wrong:
             self.end(wrong)  # what was asked before is answered
         else:
             self._pace()
+        return took
 
     def _decide(self, message: bytes) -> str:
         """Answer a message; return why the connection must end, or an empty string."""
@@ -263,7 +263,10 @@ class Connection(asyncio.Protocol):
         turn."""
         if self.transport.is_closing():
             return
-        if self.blocked or self.queued or self.in_flight >= MAX_IN_FLIGHT:
+        if self.queued:
+            if len(self.received) >= READ_AHEAD:
+                self.transport.pause_reading()
+        elif self.blocked or self.in_flight >= MAX_IN_FLIGHT:
             self.transport.pause_reading()
         elif self._has_whole():
             self._queue()
