@@ -182,20 +182,14 @@ class Connection(asyncio.Protocol):
             perf_counter(),
             0,
         )
-        known = self.exchange.known
-        while (
-            len(received) - at >= 2
-            and self.in_flight < MAX_IN_FLIGHT
-            and not self.blocked
-            and len(replies) < HIGH_WATER
-        ):
+        known, size = self.exchange.known, len(received)
+        may = not self.blocked and self.in_flight < MAX_IN_FLIGHT
+        while may and size - at >= 2 and len(replies) < HIGH_WATER and messages < AT_ONCE:
             length = received[at] << 8 | received[at + 1]
             if length < HEADER:
                 wrong = "frame"
                 break
-            if len(received) - at < 2 + length:
-                break
-            if messages == AT_ONCE:
+            if size - at < 2 + length:
                 break
             message = bytes(received[at + 2 : at + 2 + length])
             reply = known(message, self.source, self.destination, self.port, MAX_MESSAGE)
@@ -206,17 +200,18 @@ class Connection(asyncio.Protocol):
                 self._write(replies)  # before what may take long
                 replies = bytearray()
                 wrong = self._decide(message)
+                may = not self.blocked and self.in_flight < MAX_IN_FLIGHT
             else:
                 replies += len(reply).to_bytes(2, "big") + reply
             messages += 1
-            self.counted[0] += 1
             at += 2 + length
             if wrong:
                 break
         if at:
+            self.counted[0] += messages
             del received[:at]
             self.since = self.loop.time()
-        self._write(replies)
+            self._write(replies)
         took = self.exchange.end_batch(begin, messages)
         if wrong:
             self.end(wrong)  # what was asked before is answered
