@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import (
+    attack,
     cold,
     flood,
     forms,
@@ -23,6 +24,7 @@ from bench import (
     markdown,
     profile,
     replicate,
+    restart,
     tcp,
     udp,
 )
@@ -38,6 +40,8 @@ PARTS: Final = (
     "load",
     "forward",
     "flood",
+    "attack",
+    "restart",
     "living",
     "replicate",
     "profile",
@@ -129,6 +133,16 @@ def _measure(part: str, directory: Path, short: bool, skipped: Skipped) -> list[
             )
         case "flood":
             return flood.run(directory, seconds=seconds, repetitions=repetitions, skipped=skipped)
+        case "attack":
+            return attack.run(
+                directory,
+                seconds=2.0 if short else 5.0,
+                repetitions=1,
+                short=short,
+                skipped=skipped,
+            )
+        case "restart":
+            return restart.run(directory, repetitions=1, short=short, skipped=skipped)
         case "living":
             return living.run(directory, seconds=seconds, repetitions=repetitions, short=short)
         case "replicate":

@@ -20,6 +20,7 @@ FIGURES: Final = {
     "p50_ms": ("delay, median", "ms", 1),
     "p99_ms": ("delay, p99", "ms", 1),
     "max_ms": ("delay, max", "ms", 1),
+    "readyz_ms": ("/readyz, max", "ms", 1),
     "ready_s": ("exec → first answer", "s", 2),
     "not_ready": ("SERVFAIL, EDE 14 until then", "", 0),
     "slowest_ms": ("slowest reply meanwhile", "ms", 1),

@@ -39,6 +39,7 @@ class Server:
         core: int = SERVER_CORE,
         fixed: bool = False,
         host: str = "::1",
+        close_fds: bool = True,
     ) -> None:
         self.name, self.port, self.host = name, port, host
         self.fixed = fixed  # one reply to everything: its RCODEs mean nothing
@@ -51,6 +52,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                close_fds=close_fds,
             )
 
     def __enter__(self) -> Server:

@@ -34,6 +34,7 @@ _NAMED_TYPES: Final = frozenset(int(t) for t in Type)
 _NAMED_RCODES: Final = frozenset(int(r) for r in Rcode)
 MOST_UPSTREAMS: Final = 8
 _INFO: Final = {"udp_path": "The UDP path that runs."}
+LONG_SLICE: Final = 0.002  # seconds after which the event loop should have been left
 
 
 def rcode_name(rcode: int) -> str:
@@ -48,6 +49,8 @@ class Histogram:
     # From a repeated reply (some 5 µs) past one that is decided (some 30 µs) to one that an
     # upstream gave. Few, because each bound is a series for each kind.
     REQUEST: Final = (0.00001, 0.00002, 0.00005, 0.0002, 0.001, 0.01, 0.1, 1.0)
+    # The event loop is to be left after 2 ms.
+    SLICE: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0)
 
     def __init__(self, bounds: tuple[float, ...] = PROPAGATION) -> None:
         self.bounds = bounds
@@ -94,6 +97,9 @@ class Metrics:
     durations: dict[str, Histogram] = field(
         default_factory=lambda: defaultdict(lambda: Histogram(Histogram.REQUEST))
     )
+    slices: Histogram = field(default_factory=lambda: Histogram(Histogram.SLICE))
+    longest_slice: float = 0.0
+    long_slices: int = 0
     leaks: int = 0
     partial: int = 0
     errors: int = 0
@@ -111,6 +117,13 @@ class Metrics:
 
     def drop(self, reason: str) -> None:
         self.drops[reason] += 1
+
+    def slice(self, seconds: float) -> None:
+        """Count that the event loop was held for *seconds* of CPU time."""
+        self.slices.observe(seconds)
+        if seconds > LONG_SLICE:
+            self.long_slices += 1
+            self.longest_slice = max(self.longest_slice, seconds)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families; the prometheus-client collector interface."""
@@ -169,6 +182,21 @@ class Metrics:
             "Number of replies found in the forwarder's cache, by age.",
             ["age"],
             self.cache_hits(),
+        )
+        words = "CPU seconds for which work for clients held the event loop at a time."
+        yield HistogramMetricFamily(
+            "internal_dns_event_loop_slice_seconds",
+            words,
+            self.slices.buckets(),
+            self.slices.total,
+        )
+        words = "Number of times that the event loop was held for more than 2 ms."
+        yield CounterMetricFamily(
+            "internal_dns_event_loop_long_slices", words, value=self.long_slices
+        )
+        words = "Longest time that the event loop was held, in CPU seconds, of those over 2 ms."
+        yield GaugeMetricFamily(
+            "internal_dns_event_loop_longest_slice_seconds", words, value=self.longest_slice
         )
         held_back = "Number of replies withheld because they held an address of another network."
         yield CounterMetricFamily("internal_dns_isolation_failures", held_back, value=self.leaks)

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from internal_dns.admin.api import Api
 from internal_dns.admin.http import AdminPort
@@ -38,7 +38,6 @@ from internal_dns.transport.native.mirror import Mirror
 if TYPE_CHECKING:
     from internal_dns.admin.console.serve import Console
 
-FIRST_LOAD: Final = 1  # seconds questions wait for the first catalog; a resolver asks again after 5
 
 _log = logging.getLogger("internal_dns")
 
@@ -66,7 +65,9 @@ class Server:
         self.forwarder.cache.repeats = self.exchange.answers.relayed_hits
         self.newest: Catalog | None = None  # what is, or soon will be, answered from
         self.applying = Applying(
-            self.exchange.steps, lambda go_on: asyncio.get_running_loop().call_soon(go_on)
+            self.exchange.steps,
+            lambda go_on: asyncio.get_running_loop().call_soon(go_on),
+            held=self.metrics.slice,
         )
         self.connections = Connections(self.exchange, self.metrics)
         self.watcher = Watcher(
@@ -127,12 +128,10 @@ class Server:
             loading = loop.create_task(self._loaded_or_missing())
             beside: list[asyncio.Task[None]] = []
             first = {watching, stopping, loading}
-            # What came during a restart waits in the kernel: better answered a moment later than
-            # with SERVFAIL.
-            await asyncio.wait(first, timeout=FIRST_LOAD, return_when=asyncio.FIRST_COMPLETED)
-            if not (watching.done() or stopping.done()):
-                await self._answer()
-                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            # What came during a restart is read at once: external names are forwarded, and the
+            # others wait for the catalog, each network in its own line.
+            await self._answer()
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if loading.done() and not watching.done():
                 ready(self)
                 self.announced = True
@@ -158,7 +157,7 @@ class Server:
     def _beside(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What goes on beside the answers, until the end."""
         if self.manager.watchdog:
-            yield watch_ourselves(self.manager, self.endpoints())
+            yield watch_ourselves(self.manager, self.endpoints(), self.exchange.asking_ourselves)
         if self.manager.address:
             yield self.manager.follow(self.status)
         if self.api.server is None:
@@ -168,6 +167,8 @@ class Server:
         """Wait for the first catalog, or until it is clear that there is no file yet."""
         while not self.loaded.is_set() and not self.watcher.problem:
             await asyncio.sleep(0.01)
+        if not self.loaded.is_set():
+            self.exchange.expect_no_catalog()
 
     def _raise(self, watching: asyncio.Task[None]) -> None:
         try:

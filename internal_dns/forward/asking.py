@@ -12,9 +12,10 @@ import secrets
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from struct import pack
 from typing import Any, Final, Protocol
 
@@ -158,6 +159,7 @@ class Guard(Protocol):
     limit: int
     zones: frozenset[bytes]
     prefix: bytes
+    check: Callable[[Iterable[NetworkId], Callable[[], None]], None]
 
     def unheard(self, state: State, name: bytes) -> None:
         """An upstream did not answer for *name* in time."""
@@ -212,11 +214,14 @@ class Asking:
         self._streams: dict[asyncio.Task[None], tuple[int, float]] = {}
         self._answered: set[int] = set()  # upstreams that said anything, even no
         self._timer: asyncio.TimerHandle | None = None
+        # Upstreams whose reply has come, and waits for its check's turn.
+        self._unchecked: list[int] = []
 
     def go_on(self) -> None:
         """Do what the plan says, now and when it is time."""
         with self._fault_ends_it():
-            self._go_on()
+            if not self._unchecked:  # a reply that waits to be checked is no silence
+                self._go_on()
 
     def _go_on(self) -> None:
         if self._timer is not None:
@@ -285,7 +290,7 @@ class Asking:
         waited = {each.at: each.sent_at for each in reversed(self._tries)}
         waited |= {at: since for at, since in self._streams.values()}
         for at, since in waited.items():
-            if now - since >= HEDGE / 2 and at not in self._answered:
+            if now - since >= HEDGE / 2 and at not in self._answered and at not in self._unchecked:
                 self.guard.unheard(self.states[at], self.question.name)
 
     # ── by UDP ────────────────────────────────────────────────────────────────────────────────────
@@ -335,7 +340,8 @@ class Asking:
         if not is_reply_to(octets, made.ident, made.section):
             self._missed(made)
             return
-        self._judge(made.at, octets, made.ident, made.section, made.sent_at, made)
+        self.loop.remove_reader(made.sock)
+        self._check_in_turn(made.at, octets, made.ident, made.section, made.sent_at, made)
 
     def _missed(self, made: Try) -> None:
         """Something that is not the reply came from the upstream's address: somebody may be
@@ -383,14 +389,42 @@ class Asking:
         finally:
             state.outstanding -= 1
         if self.outcome is None:
-            self._judge(at, octets, b"\0\0", section, sent_at, None)
+            self._check_in_turn(at, octets, b"\0\0", section, sent_at, None)
 
     # ── what came ─────────────────────────────────────────────────────────────────────────────────
 
-    def _judge(
+    def _check_in_turn(
         self, at: int, octets: bytes, ident: bytes, section: bytes, sent_at: float, made: Try | None
     ) -> None:
-        """Take a reply, and decide whether it ends the question."""
+        """Have a reply checked when one of the networks that wait for it has its turn. The plan
+        rests meanwhile: the time that this takes is not the upstream's."""
+        took = time.monotonic() - sent_at
+        self._unchecked.append(at)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        judge = partial(self._judge_now, at, octets, ident, section, took, made)
+        networks = set(self.waiters.values()) or {self.network}
+        self.guard.check(networks, judge)
+
+    def _judge_now(
+        self, at: int, octets: bytes, ident: bytes, section: bytes, took: float, made: Try | None
+    ) -> None:
+        self._unchecked.remove(at)
+        if self.outcome is not None:
+            return
+        with self._fault_ends_it():
+            self._judge(at, octets, ident, section, took, made)
+            if self.outcome is None:
+                if made is not None and made in self._tries:
+                    self.loop.add_reader(made.sock, self._readable, made)
+                if self._timer is None:
+                    self.go_on()
+
+    def _judge(
+        self, at: int, octets: bytes, ident: bytes, section: bytes, took: float, made: Try | None
+    ) -> None:
+        """Take a reply that came after *took* seconds, and decide whether it ends the question."""
         state = self.states[at]
         try:
             checked = check_reply(octets, ident, section, self.guard.zones, self.prefix)
@@ -419,7 +453,7 @@ class Asking:
             relayed = None
         if relayed is not None:
             self._answered.add(at)
-            state.health.answered(self.question.name, time.monotonic() - sent_at)
+            state.health.answered(self.question.name, took)
             self.end(relayed, state)
             return
         self._answered.add(at)

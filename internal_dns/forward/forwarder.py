@@ -14,7 +14,16 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
@@ -86,6 +95,11 @@ class Forwarder:
             None
         )
         self.forget: Callable[[], None] = lambda: None
+        # The fair queue's, so that checking and relaying replies has its turn.
+        self.relay: Callable[[NetworkId, Callable[[], bytes]], Awaitable[bytes]] = _relay_at_once
+        self.check: Callable[[Iterable[NetworkId], Callable[[], None]], None] = (
+            lambda networks, check: check()
+        )
         self._probes: set[Asking] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self.use(upstreams, rules or {})
@@ -197,7 +211,7 @@ class Forwarder:
                 self.waiting[number] -= 1
                 if not self.waiting[number]:
                     del self.waiting[number]
-        return self._concluded(forward, outcome, stale)
+        return await self.relay(number, partial(self._concluded, forward, outcome, stale))
 
     def _concluded(self, forward: Forward, outcome: Outcome, stale: Kept | None) -> bytes:
         if isinstance(outcome, Relayed):
@@ -401,6 +415,10 @@ class Forwarder:
             )
 
     _loop_told_until = 0.0
+
+
+async def _relay_at_once(network: NetworkId, make: Callable[[], bytes]) -> bytes:
+    return make()
 
 
 def _in_words(state: State) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any, Final
 
 from internal_dns.core.catalog import Catalog
@@ -22,8 +22,11 @@ class Applying:
         steps: Steps,
         call_soon: Callable[[Callable[[], None]], Any],
         clock: Callable[[], float] = perf_counter,
+        held: Callable[[float], None] | None = None,
     ) -> None:
+        """*held* is told the CPU seconds of each slice."""
         self._steps_of, self._call_soon, self._clock = steps, call_soon, clock
+        self._held = held
         self._waiting: deque[tuple[Catalog, Callable[[], None]]] = deque()
         self._steps: Iterator[None] | None = None
 
@@ -35,6 +38,14 @@ class Applying:
             self._go_on()
 
     def _go_on(self) -> None:
+        begin = thread_time()
+        try:
+            self._take_steps()
+        finally:
+            if self._held:
+                self._held(thread_time() - begin)
+
+    def _take_steps(self) -> None:
         end = self._clock() + SLICE
         while self._waiting:
             catalog, done = self._waiting[0]

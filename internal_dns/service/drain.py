@@ -25,12 +25,17 @@ async def drain(
         listener.stop_reading()
     for server in servers:
         server.close()
+    connections.exchange.expect_no_catalog()  # what waits for one is answered now
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     while True:
         for connection in tuple(connections.open):
             connection.finish()
-        left = connections.open or any(listener.pending for listener in udp)
+        left = (
+            connections.open
+            or connections.exchange.work.busy
+            or any(listener.pending for listener in udp)
+        )
         if not left or loop.time() >= deadline:
             break
         await asyncio.sleep(INTERVAL)

@@ -36,6 +36,7 @@ def register_answers(
             lambda: len(connections.open),
         ),
     ]
+    register_waiting(metrics, exchange)
     metrics.counters += [
         (
             "internal_dns_answer_table_hits",
@@ -58,6 +59,35 @@ def register_answers(
             lambda: sum(kernel_drops(udp) for group in groups for udp in group.udp),
         ),
     ]
+
+
+def register_waiting(metrics: Metrics, exchange: Exchange) -> None:
+    """Register what waits: for its network's turn, and for the first catalog."""
+    queue, room = exchange.work.queue, exchange.room
+    metrics.gauges += [
+        (
+            "internal_dns_waiting",
+            "Number of messages that wait for their network's turn.",
+            lambda: len(queue),
+        ),
+        (
+            "internal_dns_waiting_octets",
+            "Approximate memory used by messages that wait, in octets.",
+            lambda: queue.octets,
+        ),
+        (
+            "internal_dns_waiting_for_catalog",
+            "Number of queries that wait for the first catalog.",
+            lambda: len(room),
+        ),
+    ]
+    metrics.counters.append(
+        (
+            "internal_dns_waiting_for_catalog_overflows",
+            "Number of queries for which there was no room to wait for the first catalog.",
+            lambda: room.overflows,
+        )
+    )
 
 
 def register_catalog(

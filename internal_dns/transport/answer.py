@@ -1,21 +1,29 @@
 """One message in, at most one out: the place where transports meet the core.
 
-Knows the current catalog, asks the answer table first, then the journey, and hands questions that
-are not ours to the forwarder. The server's one broad `except` is here: a fault of ours costs one
-SERVFAIL and a log line, not the server.
+    known ─► the answer table, at once          handle ─► the answer table, the journey, the forwarder
+
+A listener asks `known` as it reads. What is not known waits for its turn in `work`, the fair queue
+(fairness.py), and is then given to `handle`. A question for our names that comes before the first
+catalog is loaded waits for that as well (loading.py).
+
+The server's one broad `except` is here: a fault of ours costs one SERVFAIL and a log line, not the
+server.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from enum import Enum
 from random import getrandbits
 from time import perf_counter
 from typing import Any, Final, Protocol
 
-from internal_dns.core.catalog import Catalog, Network
+from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.journey import Drop, Forward, Reply, Rules, respond
 from internal_dns.core.message import Body, Manner, message
 from internal_dns.core.relayed import Relayed
@@ -31,11 +39,23 @@ from internal_dns.core.wire import (
     read_query,
 )
 from internal_dns.metrics import Metrics
-from internal_dns.transport.shares import Shares
+from internal_dns.transport.fairness import OURSELVES, OUTSIDERS
+from internal_dns.transport.loading import WAIT, Again, WaitingRoom
+from internal_dns.transport.schedule import Scheduler
 from internal_dns.transport.table.table import AnswerTable, Mirror
 from internal_dns.transport.tap import Sample, Tap, show, tapped
 
-Outcome = bytes | None | Coroutine[Any, Any, bytes | None]
+
+class Later(Enum):
+    """What becomes of a message that is decided another time."""
+
+    PARKED = "until the first catalog is loaded"
+
+
+Outcome = bytes | None | Coroutine[Any, Any, bytes | None] | Later
+RELEASED_AT_ONCE: Final = (
+    256  # questions that waited for the catalog, in one turn of the event loop
+)
 
 _AAAA: Final = int(Type.AAAA).to_bytes(2, "big")
 _log = logging.getLogger("internal_dns")
@@ -46,11 +66,17 @@ Keep = Callable[
 ]  # AnswerTable.remember_relayed
 
 
+Relay = Callable[[NetworkId, Callable[[], bytes]], Awaitable[bytes]]
+Check = Callable[[Iterable[NetworkId], Callable[[], None]], None]
+
+
 class Forwarder(Protocol):
     """What is asked for names that are not ours."""
 
     keep: Keep  # called with what is known and asked for again
     forget: Callable[[], None]  # called when what was kept holds no more
+    relay: Relay  # called to have a reply made when its network has its turn
+    check: Check  # called to have an upstream's reply checked when one that waits for it has
 
     def answer(self, forward: Forward, source: bytes) -> bytes | Coroutine[Any, Any, bytes]:
         """Return the reply's octets, or what will return them; never raises."""
@@ -77,7 +103,11 @@ class Exchange:
             count_relayed=lambda rcode, qtype: metrics.response("forward", rcode & 15, qtype),
             mirror=mirror,
         )
-        self.shares = Shares()
+        self.work = Scheduler(metrics)
+        self.room = WaitingRoom()
+        self.expecting = True  # the first catalog may come any moment
+        self.own: set[tuple[bytes, int]] = set()  # where our own questions come from
+        self.own_changed: list[Callable[[], None]] = []
         self.taps: list[Tap] = []
         self._one_in = 0  # so many messages the native path shows one; 0: nobody watches
         self._silent_until = 0.0
@@ -86,7 +116,8 @@ class Exchange:
                 self.answers.remember_relayed,
                 self.answers.forget_relayed,
             )
-        self._deciding = 0.0  # seconds of the present batch that went into deciding
+            forwarder.relay, forwarder.check = self._relay_in_turn, self._check_in_turn
+        self._timer: asyncio.TimerHandle | None = None
         self._repeats = metrics.durations["repeat"]
         self._timed_hits = 0  # repeated replies whose time is counted
 
@@ -102,6 +133,8 @@ class Exchange:
             self.catalog = self.answers.catalog
             yield
         self.catalog = self.answers.catalog
+        if self.room:
+            self._release()
 
     def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> None:
         """Answer by *rules* from now on; what was decided by others is forgotten."""
@@ -110,11 +143,40 @@ class Exchange:
             self.answers.use_rules(rules, mirror)
             self._watch()
 
+    # Hot path: asked for each message as it is read.
+    def known(
+        self, octets: bytes, source: bytes, destination: bytes, port: int, limit: int = 0
+    ) -> bytes | None:
+        """Return the reply when it can be repeated; None: the message is to be given to `handle`,
+        in its turn. *limit* 0 is UDP's."""
+        if port in SILENT_PORTS:
+            return None
+        answers = self.answers
+        misses = answers.misses
+        try:
+            reply = answers.repeat(octets, source, destination, getrandbits(32), limit)
+        except Exception:
+            return None  # `handle` meets the fault again, and tells of it
+        if reply is None:
+            answers.misses = misses  # counted by `handle`
+        return reply
+
     def handle(
-        self, octets: bytes, source: bytes, destination: bytes, port: int, *, stream: bool = False
+        self,
+        octets: bytes,
+        source: bytes,
+        destination: bytes,
+        port: int,
+        *,
+        stream: bool = False,
+        again: Again | None = None,
     ) -> Outcome:
         """Return the reply, None for silence, or a coroutine that returns either when an upstream
-        must be asked."""
+        must be asked.
+
+        With *again* a question may wait for the first catalog (PARKED): *again* is then called in
+        its turn, and should not be given a second time.
+        """
         if port in SILENT_PORTS:
             self.metrics.drop("port")
             return None
@@ -123,34 +185,111 @@ class Exchange:
             known = self.answers.repeat(
                 octets, source, destination, turn, MAX_MESSAGE if stream else 0
             )
-            return known or self._decide_in_turn(octets, source, destination, turn, stream)
+            if known:
+                return known
+            begin = perf_counter()
+            if again and self.catalog is None and self.expecting:
+                return self._decide_or_park(octets, source, destination, turn, stream, begin, again)
+            return self._decide(octets, source, destination, turn, stream, begin)
         except Exception:
             return self._failed(octets)
 
-    def _decide_in_turn(
-        self, octets: bytes, source: bytes, destination: bytes, turn: int, stream: bool
-    ) -> Outcome:
-        """Decide, unless the network of *source* takes more than its share of that; by TCP it is
-        slowed down anyway."""
-        begin, network = perf_counter(), self._share_of(source)
-        if not stream and not self.shares.may(network, begin):
-            self.metrics.drop("share")
-            return None
-        try:
-            return self._decide(octets, source, destination, turn, stream, begin)
-        finally:
-            took = perf_counter() - begin
-            self._deciding += took
-            self.shares.spend(network, took)
+    def payer(self, source: bytes, port: int = 0) -> bytes:
+        """Return who pays for a message of *source*: its network; the sources of no network of the
+        catalog together.
 
-    def _share_of(self, source: bytes) -> bytes:
-        """Return the network that pays for a question of *source*; all that are not in the catalog
-        pay together."""
-        network = (
-            source[2:6] if source[:2] == self.rules.prefix else self.answers.mapped(source) or b""
-        )
-        known = self.catalog is not None and int.from_bytes(network, "big") in self.catalog.networks
-        return network if known else b""
+        Before the first catalog is loaded every network number has its own line.
+        """
+        if (source, port) in self.own:
+            return OURSELVES
+        network = source[2:6] if source[:2] == self.rules.prefix else self.answers.mapped(source)
+        if network is None:
+            return OUTSIDERS
+        if self.catalog is None or int.from_bytes(network, "big") in self.catalog.networks:
+            return network
+        return OUTSIDERS
+
+    @contextmanager
+    def asking_ourselves(self, source: bytes, port: int) -> Iterator[None]:
+        """Take what comes from there for a question of our own, whose turn it always is."""
+        self.own.add((source, port))
+        try:
+            for tell in self.own_changed:
+                tell()
+            yield
+        finally:
+            self.own.discard((source, port))
+            for tell in self.own_changed:
+                tell()
+
+    def _payer_of(self, network: NetworkId) -> bytes:
+        """Return who pays for work for *network*; 0 is ourselves, who ask whether upstreams are
+        there."""
+        if not network:
+            return OURSELVES
+        known = self.catalog is None or network in self.catalog.networks
+        return network.to_bytes(4, "big") if known else OUTSIDERS
+
+    def _relay_in_turn(self, network: NetworkId, make: Callable[[], bytes]) -> Awaitable[bytes]:
+        return self.work.soon(self._payer_of(network), make)
+
+    def _check_in_turn(self, networks: Iterable[NetworkId], check: Callable[[], None]) -> None:
+        self.work.must_for_any(map(self._payer_of, networks), check)
+
+    # ── before the first catalog ──────────────────────────────────────────────────────────────────
+
+    def _decide_or_park(
+        self,
+        octets: bytes,
+        source: bytes,
+        destination: bytes,
+        turn: int,
+        stream: bool,
+        begin: float,
+        again: Again,
+    ) -> Outcome:
+        """Let a question wait that only the catalog can answer; decide all others."""
+        said = respond(octets, source, destination, None, self.rules, turn=turn, stream=stream)
+        if not (isinstance(said, Reply) and said.rcode == Rcode.SERVFAIL):
+            return self._decide(octets, source, destination, turn, stream, begin)
+        lost = self.room.put(self.payer(source), again, self.work.clock())
+        if lost is False:
+            return self._decide(octets, source, destination, turn, stream, begin)
+        if lost is not True:
+            self.work.must(lost.payer, lost.again)
+        self._look_again()
+        return Later.PARKED
+
+    def _look_again(self) -> None:
+        """Set the timer for the question that waits longest."""
+        came = self.room.first_came()
+        if self._timer is None and came is not None:
+            delay = came + WAIT - self.work.clock()
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, delay), self._expire)
+
+    def _expire(self) -> None:
+        """Answer what has waited long enough, a part at a time."""
+        self._timer = None
+        for waiting in self.room.take(RELEASED_AT_ONCE, self.work.clock() - WAIT):
+            self.work.must(waiting.payer, waiting.again)
+        self._look_again()
+
+    def _release(self) -> None:
+        """Let all that waited have their turn, a part at a time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for waiting in self.room.take(RELEASED_AT_ONCE):
+            self.work.must(waiting.payer, waiting.again)
+        if self.room:
+            asyncio.get_running_loop().call_soon(self._release)
+
+    def expect_no_catalog(self) -> None:
+        """Let nothing wait for the first catalog any more: there is no file, or we end."""
+        self.expecting = False
+        self._release()
+
+    # ── deciding ──────────────────────────────────────────────────────────────────────────────────
 
     def _decide(
         self,
@@ -188,18 +327,18 @@ class Exchange:
         self.metrics.durations[said.kind].observe(perf_counter() - begin)
         return said.octets
 
-    def end_batch(self, begin: float) -> None:
-        """Count how long the replies repeated since *begin* (of perf_counter) took, system calls
-        included.
+    def end_batch(self, begin: float, messages: int) -> float:
+        """Count how long the replies took that were repeated among *messages* since *begin* (of
+        perf_counter), system calls included. Return the seconds since then.
 
-        Two looks at the clock for each reply would cost it 2 %. So the batch is measured: its time,
-        less that of what was decided in it, in equal parts.
+        Two looks at the clock for each reply would cost it 2 %. So the batch is measured, and all
+        its messages count the same.
         """
-        hits = self.answers.hits
+        took, hits = perf_counter() - begin, self.answers.hits
         if repeated := hits - self._timed_hits:
             self._timed_hits = hits
-            self._repeats.observe((perf_counter() - begin - self._deciding) / repeated, repeated)
-        self._deciding = 0.0
+            self._repeats.observe(took / (messages or 1), repeated)
+        return took
 
     def repeated_elsewhere(self, count: int) -> None:
         """Count replies that the native path repeated: their time is not measured."""
@@ -210,13 +349,13 @@ class Exchange:
         """Show messages to *tap* until `untap`. While there is none, this costs nothing: `handle`
         is what it was."""
         self.taps.append(tap)
-        vars(self)["handle"] = self._handle_tapped
+        vars(self).update(handle=self._handle_tapped, known=self._known_tapped)
         self._watch()
 
     def untap(self, tap: Tap) -> None:
         self.taps.remove(tap)
         if not self.taps:
-            del vars(self)["handle"]
+            del vars(self)["handle"], vars(self)["known"]
         self._watch()
 
     def _watch(self) -> None:
@@ -241,11 +380,32 @@ class Exchange:
         for tap in self.taps:
             tap.skipped += count * self._one_in // tap.every
 
+    def _known_tapped(
+        self, octets: bytes, source: bytes, destination: bytes, port: int, limit: int = 0
+    ) -> bytes | None:
+        reply = Exchange.known(self, octets, source, destination, port, limit)
+        if reply is not None and (taps := [tap for tap in self.taps if tap.wants()]):
+            stream = limit == MAX_MESSAGE
+            header = reply[:HEADER]
+            show(taps, Sample(0.0, octets, source, destination, stream, "repeated", header))
+        return reply
+
     def _handle_tapped(
-        self, octets: bytes, source: bytes, destination: bytes, port: int, *, stream: bool = False
+        self,
+        octets: bytes,
+        source: bytes,
+        destination: bytes,
+        port: int,
+        *,
+        stream: bool = False,
+        again: Again | None = None,
     ) -> Outcome:
         before = self.answers.hits
-        outcome = Exchange.handle(self, octets, source, destination, port, stream=stream)
+        outcome = Exchange.handle(
+            self, octets, source, destination, port, stream=stream, again=again
+        )
+        if isinstance(outcome, Later):  # shown when it is decided
+            return outcome
         taps = [tap for tap in self.taps if tap.wants()]
         if not taps:
             return outcome

@@ -35,6 +35,7 @@ from internal_dns.core.requester import SourceMap
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
 from internal_dns.transport import native
+from internal_dns.transport.answer import Exchange
 from internal_dns.transport.listen.sockets import bind_queues
 from internal_dns.transport.native.listener import Udp, spread_by_network
 from internal_dns.transport.native.mirror import Mirror
@@ -294,12 +295,11 @@ def test_watching_takes_no_room_from_what_must_go_up() -> None:
         assert 300 < server.worker.unseen < 2_900
 
 
-class Late:
+class Late(Exchange):
     """An exchange whose replies are coroutines that end when told to, and cannot be cancelled."""
 
-    taps = ()
-
     def __init__(self) -> None:
+        super().__init__(Rules(), Metrics())
         self.told, self.asked = asyncio.Event(), 0
 
     async def _reply(self) -> bytes:
@@ -308,19 +308,15 @@ class Late:
                 await self.told.wait()
         return b"late"
 
-    def handle(self, *_: object) -> Coroutine[Any, Any, bytes]:
+    def handle(self, *_: object, **__: object) -> Coroutine[Any, Any, bytes]:
         self.asked += 1
         return self._reply()
-
-    def end_batch(self, begin: float) -> None: ...
-
-    def repeated_elsewhere(self, count: int) -> None: ...
 
 
 @pytest.mark.parametrize("then", ["new workers", "closed"])
 def test_a_late_reply_leaves_by_the_workers_that_are_there_or_not_at_all(then: str) -> None:
     async def story(server: Alone, client: socket.socket) -> None:
-        exchange: Any = Late()
+        exchange = Late()
         udp = Udp([[server.sock]], exchange, Metrics(), server.mirror, 1)
         client.send(OTHER)
         async with asyncio.timeout(5):

@@ -3,12 +3,28 @@
 
 #include "state.h"
 
+static void test_before_the_first_catalog_nobody_is_held_to_a_bucket(struct worker *w)
+{
+    for (int k = 0; k < 100000; k++)
+        assert(may_go_up(w, 0x18, 1000) && may_go_up(w, 0x77, 1000));
+    w->bounded = true;
+}
+
+static void test_questions_of_ours_pass_a_full_bucket(struct worker *w)
+{
+    assert(!is_own(w, 4000) && !is_own(w, 0));
+    w->own[0] = 4000, w->own[OWN_PORTS - 1] = 4001;
+    assert(is_own(w, 4000) && is_own(w, 4001) && !is_own(w, 4002) && !is_own(w, 0));
+    w->own[0] = 0;
+    assert(!is_own(w, 4000));
+}
+
 static void test_a_network_may_send_up_a_burst_and_then_its_rate(struct worker *w)
 {
     uint64_t now = 5000000000, burst = 0;
     while (may_go_up(w, 0x18, now))
         burst++;
-    assert(burst == 4097); /* the burst, and the one that fills it */
+    assert(burst == 16385); /* the burst, and the one that fills it */
     assert(!may_go_up(w, 0x18, now + TOKEN - 1));
     for (int second = 1; second <= 3; second++) {
         uint64_t passed = 0;
@@ -72,6 +88,8 @@ int main(void)
     w->table = make_state();
     w->random = 1;
     assert(make_worker(w));
+    test_before_the_first_catalog_nobody_is_held_to_a_bucket(w);
+    test_questions_of_ours_pass_a_full_bucket(w);
     test_a_network_may_send_up_a_burst_and_then_its_rate(w);
     test_a_network_that_is_made_anew_pays_on(w);
     test_networks_do_not_pay_for_each_other(w);

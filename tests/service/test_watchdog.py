@@ -44,11 +44,12 @@ def watched(
         udp, tcp = bind_pair(Endpoint.parse(where))
         with udp, tcp:
             metrics = Metrics()
-            listener = UdpListener(
-                udp, exchange or Exchange(Rules(forwarding=False), metrics), metrics
-            )
+            serving = exchange or Exchange(Rules(forwarding=False), metrics)
+            listener = UdpListener(udp, serving, metrics)
             endpoint, manager = Endpoint(Endpoint.parse(where).host, udp.getsockname()[1]), Heard()
-            watching = asyncio.create_task(watch_ourselves(manager, [endpoint]))
+            watching = asyncio.create_task(
+                watch_ourselves(manager, [endpoint], serving.asking_ourselves)
+            )
             try:
                 await play(manager, listener, endpoint)
             finally:

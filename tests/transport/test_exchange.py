@@ -21,7 +21,7 @@ from internal_dns.core.wire import Query
 from internal_dns.metrics import Metrics
 from internal_dns.store.generate import demo_rows
 from internal_dns.transport import answer as exchange
-from internal_dns.transport.answer import Exchange
+from internal_dns.transport.answer import Exchange, Later
 from tests.core.messages import (
     AAAA,
     COOKIE,
@@ -61,6 +61,8 @@ class Upstreams:
 
     keep: Any = None
     forget: Any = None
+    relay: Any = None
+    check: Any = None
 
     def told(self, query: Query) -> list[tuple[str, str]]:
         return []
@@ -84,6 +86,7 @@ def ask(
     said = server.handle(octets, source, SERVER, PORT, stream=stream)
     if isinstance(said, Coroutine):
         return asyncio.run(wait_for(said))
+    assert not isinstance(said, Later)
     return said
 
 

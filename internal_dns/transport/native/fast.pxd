@@ -165,6 +165,8 @@ cdef extern from "worker.h" nogil:
         int python_count
         uint64_t random
         counts counts
+        bint bounded
+        uint16_t own[8]
 
     bint make_worker(worker *)
     void free_worker(worker *)

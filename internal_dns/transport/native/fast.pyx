@@ -361,6 +361,16 @@ cdef class Worker:
         cdef uint64_t one = 1
         write(self.worker.stop, &one, 8)
 
+    def bound(self):
+        """Hold each network to what its bucket allows, from now on."""
+        self.worker.bounded = True
+
+    def own(self, ports):
+        """Let questions from these ports pass whatever others send; at most eight."""
+        padded = (list(ports) + [0] * 8)[:8]
+        for at in range(8):
+            self.worker.own[at] = <uint16_t>((padded[at] & 255) << 8 | padded[at] >> 8)
+
     def take(self, int limit):
         """Take out at most *limit* messages: (octets, source, destination, port, where a reply goes).
 

@@ -1,4 +1,10 @@
-"""UDP by native workers: threads that repeat what is known, and hand the rest up to the event loop."""
+"""UDP by native workers: threads that repeat what is known, and hand the rest up to the event loop.
+
+    worker ─► ring ─► _readable ─► the fair queue ─► _answer ─► worker.send
+
+What is handed up goes from the ring into the fair queue at once, so that no network's flood fills
+the ring; each reply leaves as soon as it is made.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +12,25 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
+from functools import partial
 from threading import Thread
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, Final
 
 from internal_dns.metrics import Metrics
 from internal_dns.net import packed
-from internal_dns.transport.answer import Exchange
+from internal_dns.transport.answer import Exchange, Later
+from internal_dns.transport.listen.udp import LATE
 from internal_dns.transport.native import MISSING
 from internal_dns.transport.native.mirror import Mirror
-from internal_dns.transport.turns import Turns
 
 if not MISSING:
     from internal_dns.transport.native import fast
 
 # Octets, source, destination, port, the way back.
 Handed = tuple[bytes, bytes, bytes, int, bytes | None]
-# Messages taken from the ring in one turn, so that no network's flood fills it.
-AT_ONCE: Final = 1_024
-# Messages answered in one turn of the event loop, and in one system call: what a reply waits for.
-BATCH: Final = 16
+# Messages taken from the ring at a time: about a millisecond.
+AT_ONCE: Final = 512
 
 
 class Udp:
@@ -46,6 +51,7 @@ class Udp:
             [sock for group in groups for sock in group[n::workers]] for n in range(workers)
         ]
         metrics.before_collecting.append(self.count)
+        exchange.own_changed.append(self._pass_own)
         self.start(mirror, self.made(mirror))
 
     def made(self, mirror: Mirror) -> list[fast.Worker]:
@@ -58,8 +64,8 @@ class Udp:
         """Begin to read, or go on after `stop_reading`, with *workers* that were `made`."""
         self.mirror, self.workers = mirror, workers
         self._counted = [worker.counted() for worker in self.workers]
-        self._unseen = 0
-        self.turns = [Turns[Handed]() for _ in workers]
+        self._unseen, self._bounded = 0, False
+        self._pass_own()
         self.threads = [
             Thread(target=w.run, name=f"udp-{n}", daemon=True) for n, w in enumerate(self.workers)
         ]
@@ -69,8 +75,8 @@ class Udp:
             thread.start()
 
     def stop_reading(self) -> None:
-        """Read nothing more, and answer all that was read. What the sockets still hold is the next
-        process's."""
+        """Read nothing more; all that was read waits in the fair queue. What the sockets still hold
+        is the next process's."""
         for worker in self.workers:
             worker.stop()
         for thread in self.threads:
@@ -78,7 +84,7 @@ class Udp:
         self.threads = []
         for number, worker in enumerate(self.workers):
             self.loop.remove_reader(worker.up)
-            while self._answer(number):
+            while self._take(number):
                 pass
         self.count()
 
@@ -93,52 +99,69 @@ class Udp:
     def _readable(self, number: int) -> None:
         up = self.workers[number].up
         os.eventfd_read(up)
-        if self._answer(number):
+        if self._take(number):
             os.eventfd_write(up, 1)  # when others of the event loop had their turn
 
-    def _answer(self, number: int) -> bool:
-        """Take what was handed up, and answer one batch of what waits; return whether there may be
-        more."""
-        handle, replies, worker, waiting = (
-            self.exchange.handle,
-            [],
-            self.workers[number],
-            self.turns[number],
-        )
-        begin, prefix = perf_counter(), self.mirror.prefix
-        taken = worker.take(AT_ONCE)
+    def _take(self, number: int) -> bool:
+        """Let what was handed up wait for its turn; return whether there may be more."""
+        exchange, until = self.exchange, monotonic() + LATE
+        if not self._bounded and exchange.catalog is not None:
+            self._bounded = True
+            for worker in self.workers:
+                worker.bound()
+        payer, put = exchange.payer, exchange.work.put
+        taken = self.workers[number].take(AT_ONCE)
         for message in taken:
-            octets, source, destination, _, back = message
-            if not back:
-                self.exchange.show_elsewhere(octets, source, destination, dropped=back is None)
-            elif not waiting.put(
-                source[:6] if source[:2] == prefix else b"", message
-            ):  # those of no network together
-                self.metrics.drop("turn")
-        for _ in range(min(BATCH, len(waiting))):
-            octets, source, destination, port, back = waiting.take()
-            assert back
-            reply = handle(octets, source, destination, port)
-            if reply.__class__ is bytes:
-                replies.append((back, reply))
-            elif reply is not None:
-                self._later(reply, number, back)
-        worker.send(replies)
-        self.exchange.end_batch(begin)
-        if self.exchange.taps:
+            octets, source, destination, port, back = message
+            if back:
+                put(
+                    payer(source, port), self._answer, number, message,
+                    size=len(octets), until=until,
+                )  # fmt: skip
+            else:
+                exchange.show_elsewhere(octets, source, destination, dropped=back is None)
+        if exchange.taps:
             self._tell_unseen()
-        return len(waiting) > 0 or len(taken) == AT_ONCE
+        return len(taken) == AT_ONCE
+
+    def _answer(self, number: int, message: Handed, last: bool = False) -> None:
+        """Answer a message whose turn it is. It waits for the first catalog, unless that was its
+        *last* chance."""
+        octets, source, destination, port, back = message
+        assert back
+        exchange, again, begin = self.exchange, None, perf_counter()
+        if exchange.catalog is None and not last:
+            again = partial(self._answer, number, message, True)
+        reply = exchange.handle(octets, source, destination, port, again=again)
+        if isinstance(reply, bytes):
+            self._send(number, back, reply)
+        elif reply is not None and reply is not Later.PARKED:
+            self._later(reply, source, number, back)
+        exchange.end_batch(begin, 1)
+
+    def _send(self, number: int, back: bytes, reply: bytes) -> None:
+        """Send by the worker that has the sockets now."""
+        if self.workers:
+            self.workers[number].send(((back, reply),))
+
+    def _pass_own(self) -> None:
+        """Let the workers know from which ports we ask ourselves."""
+        for worker in self.workers:
+            worker.own([port for _, port in self.exchange.own][:8])
 
     def _tell_unseen(self) -> None:
         before, self._unseen = self._unseen, sum(worker.unseen for worker in self.workers)
         self.exchange.not_shown(self._unseen - before)
 
-    def _later(self, reply: Any, number: int, back: bytes) -> None:
-        """Send what a coroutine returns, when it does, by the worker that then has the sockets."""
+    def _later(self, reply: Any, source: bytes, number: int, back: bytes) -> None:
+        """Send what a coroutine returns, when it does."""
 
         async def send() -> None:
-            if (octets := await reply) is not None and self.workers:
-                self.workers[number].send([(back, octets)])
+            if (octets := await reply) is not None:
+                work = self.exchange.work
+                begin = work.cpu()
+                self._send(number, back, octets)
+                work.charge({self.exchange.payer(source): 1}, work.cpu() - begin)
 
         task = self.loop.create_task(send())
         self.pending.add(task)

@@ -33,12 +33,15 @@ enum {
     SHOWN = RING / 16,        /* as much may wait when something is put behind it only to be shown */
     CELLS = 1024,             /* counters of replies by (kind, RCODE, QTYPE) */
     CONTROL = 64,             /* of one control message */
+    OWN_PORTS = 8,                  /* ports from which this process asks itself */
 };
 _Static_assert(CONTROL >= CMSG_SPACE(sizeof(struct in6_pktinfo)), "packet info has room");
 
-/* A token bucket for each network, on what goes up: 20,000 a second are what Python decides with half a core to spare,
- * and a burst of 4,096 is a machine that starts. The bucket is the time until which all that was sent up is paid for. */
-static const uint64_t TOKEN = 1000000000 / 20000, BURST = 4096 * TOKEN; /* nanoseconds */
+/* A token bucket for each network, so that none fills the ring: the fair queue behind the ring divides Python's time.
+ * 20,000 a second are about what Python can decide, and a burst of 16,384 fits into the ring. The bucket is the time
+ * until which all that was sent up is paid for. There is none before the first catalog: then all networks are unknown,
+ * and would share one. */
+static const uint64_t TOKEN = 1000000000 / 20000, BURST = 16384 * TOKEN; /* nanoseconds */
 
 struct listening {
     int fd;
@@ -82,6 +85,8 @@ struct worker {
     int socket_count, epoll, stop, up; /* stop and up: eventfds */
     uint64_t random;
     struct counts counts;
+    _Atomic bool bounded;              /* the buckets count: a catalog is loaded */
+    _Atomic uint16_t own[OWN_PORTS];         /* ports, as on the wire: their questions pass a full bucket */
     _Atomic uint64_t strangers_due;    /* the bucket of all networks that the catalog does not have */
     _Alignas(64) _Atomic uint64_t head; /* octets the worker ever put into the ring */
     _Alignas(64) _Atomic uint64_t tail; /* octets Python ever took out */
@@ -121,6 +126,8 @@ static inline uint32_t next_turn(struct worker *w)
 
 static inline bool may_go_up(struct worker *w, uint32_t number, uint64_t now)
 {
+    if (!atomic_load_explicit(&w->bounded, memory_order_relaxed))
+        return true;
     struct network *network = number ? find_network(w->table, number) : NULL;
     _Atomic uint64_t *due = network ? &network->due : &w->strangers_due;
     uint64_t paid = atomic_load_explicit(due, memory_order_relaxed);
@@ -130,6 +137,15 @@ static inline bool may_go_up(struct worker *w, uint32_t number, uint64_t now)
         return false;
     atomic_store_explicit(due, paid + TOKEN, memory_order_relaxed);
     return true;
+}
+
+/* Whether a question comes from a port of this process: whose it is really, Python sees by the address too. */
+static inline bool is_own(struct worker *w, uint16_t port)
+{
+    for (int k = 0; k < OWN_PORTS; k++)
+        if (port && atomic_load_explicit(&w->own[k], memory_order_relaxed) == port)
+            return true;
+    return false;
 }
 
 static inline bool put_into_ring(struct worker *w, const struct handed *handed, const uint8_t *octets)
@@ -353,7 +369,7 @@ static inline void take_turn(struct worker *w, int socket)
             handed_up |= show(w, &from[k], octets, out);
             out += length;
         } else if (verdicts[k] == PLAIN || verdicts[k] == HAND_UP) {
-            if (!may_go_up(w, query->network, now)) {
+            if (!may_go_up(w, query->network, now) && !is_own(w, from[k].port)) {
                 count(&w->counts.flood);
                 handed_up |= show(w, &from[k], octets, NULL);
             } else if (put_into_ring(w, &from[k], octets))

@@ -1,0 +1,239 @@
+"""One tenant attacks with few, dear questions; what do its neighbours see?
+
+A network namespace of our own with real addresses: the attacker asks as network 0x18, its neighbour
+as 0x19. The neighbour asks new names over UDP and TCP, and external names, each at a fixed rate;
+`/readyz` is asked beside. First without an attack, then under each one. The server has a core of
+its own; attacker, neighbour and upstream share another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from bench import servers, zones
+from bench.machine import LOAD_CORE, ROOT
+from bench.network import SERVER, own_network, source
+from bench.results import Case
+from bench.servers import Server
+from bench.tools import Missing, Skipped, say
+
+ATTACKER, NEIGHBOR = 0x18, 0x19
+P99_TIMES: Final = 6  # the neighbour's p99 under attack over the one without, at most
+P99_MS: Final = 60.0
+READY_MS: Final = 100.0
+AFTER: Final = 1.0  # seconds the neighbour goes on asking when the attack is over
+READY_TIMEOUT: Final = 60
+
+
+class Attack(NamedTuple):
+    """One attack: how it is called, its word for bench.attacker, and the attacker's machines."""
+
+    words: str
+    kind: str
+    machines: int
+
+
+ATTACKS: Final = (
+    Attack("1,000 pipelined pages past the end over TCP", "pages", 4_000),
+    Attack("1,000 pipelined pages past the end over TCP", "pages", 50_000),
+    Attack("_instances with a COOKIE over UDP, 400 per second", "cookie", 4_000),
+    Attack("_instances with a COOKIE over UDP, 400 per second", "cookie", 50_000),
+    Attack("new names over 8 TCP connections, 1 MB per second", "streams", 4_000),
+    Attack("new names over UDP, 20,000 per second", "new", 4_000),
+    Attack("a cached reply of 64 KB that does not fit, 400 per second", "large", 4_000),
+    Attack("PTR after a change of the network, twice per second", "reverse", 50_000),
+    Attack("100,000 machines changed in one commit", "commit", 100_000),
+)
+
+
+def run(
+    directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped
+) -> list[Case]:
+    """Measure every attack on both UDP paths. Raises Missing without root."""
+    cases: list[Case] = []
+    sizes = sorted({attack.machines for attack in ATTACKS})
+    for machines in sizes[:1] if short else sizes:
+        catalog = directory / f"attack-{machines}.db"
+        zones.make_catalog(catalog, 2 * machines, -(-machines // zones.MACHINES_PER_APP))
+        attacks = [attack for attack in ATTACKS if attack.machines == machines]
+        with own_network([ATTACKER, NEIGHBOR]), _upstream(directory) as upstream:
+            for path in servers.PATHS:
+                cases += _path(
+                    path, catalog, directory, attacks, upstream, seconds, repetitions, skipped
+                )
+    return cases
+
+
+def _path(
+    path: str,
+    catalog: Path,
+    directory: Path,
+    attacks: list[Attack],
+    upstream: str,
+    seconds: float,
+    repetitions: int,
+    skipped: Skipped,
+) -> list[Case]:
+    """Measure *attacks* on one UDP path, each on a server of its own."""
+    cases = []
+    for attack in attacks:
+        name = f"{path} path, {attack.machines:,} machines · {attack.words}"
+        case = Case("attack", name, [], f"{path} path", f"{attack.words}, {attack.machines:,}")
+        for _ in range(repetitions):
+            try:
+                server, admin = _server(path, catalog, directory, upstream)
+            except Missing as reason:
+                skipped.add(name, reason)
+                break
+            with server:
+                quiet = _neighbor(server, admin, seconds)
+                with _attacker(attack.kind, server, catalog, seconds):
+                    attacked = _neighbor(server, admin, seconds + AFTER)
+                figures = _figures(quiet, attacked, _slices(admin))
+                case.repetitions.append(figures)
+                say(f"  {name}: {_in_words(figures)}")
+        cases.append(case)
+    return cases
+
+
+def _figures(
+    quiet: dict[str, Any], attacked: dict[str, Any], slices: dict[str, float]
+) -> dict[str, Any]:
+    """What counts: the worst of the three kinds of question, and what each had."""
+    kinds = quiet["kinds"].keys()
+    p99 = {kind: attacked["kinds"][kind]["p99_ms"] for kind in kinds}
+    before = {kind: quiet["kinds"][kind]["p99_ms"] for kind in kinds}
+    ratio = max(p99[kind] / before[kind] for kind in kinds)
+    lost = sum(attacked["kinds"][kind]["lost"] for kind in kinds)
+    sent = sum(attacked["kinds"][kind]["sent"] for kind in kinds)
+    missed = [
+        f"{lost} lost" * bool(lost),
+        f"p99 {ratio:.1f} × quiet" * (ratio > P99_TIMES),
+        f"p99 {max(p99.values()):.0f} ms" * (max(p99.values()) > P99_MS),
+        f"/readyz {attacked['readyz_ms']:.0f} ms" * (attacked["readyz_ms"] > READY_MS),
+    ]
+    return {
+        "quiet": quiet,
+        "attacked": attacked,
+        "slices": slices,
+        "loss": 100 * lost / sent,
+        "lost": lost,
+        "p99_ms": max(p99.values()),
+        "p99_ratio": ratio,
+        "max_ms": max(attacked["kinds"][kind]["max_ms"] for kind in kinds),
+        "readyz_ms": attacked["readyz_ms"],
+        "note": "; ".join(filter(None, missed)),
+    }
+
+
+def _in_words(figures: dict[str, Any]) -> str:
+    kinds = "; ".join(
+        f"{kind} p99 {figures['quiet']['kinds'][kind]['p99_ms']:.1f} → {after['p99_ms']:.1f} ms, "
+        f"{after['lost']} of {after['sent']} lost"
+        for kind, after in figures["attacked"]["kinds"].items()
+    )
+    return (
+        f"{kinds}; /readyz {figures['readyz_ms']:.0f} ms; longest slice "
+        f"{1000 * figures['slices'].get('longest', 0):.1f} ms"
+        + (f" · MISSED: {figures['note']}" if figures["note"] else "")
+    )
+
+
+# ── who takes part ────────────────────────────────────────────────────────────────────────────────
+
+
+def _server(path: str, catalog: Path, directory: Path, upstream: str) -> tuple[Server, str]:
+    """Start ours with an admin port; return it and that port's URL. Raises Missing."""
+    nothing = directory / "nothing.toml"
+    nothing.write_text("")
+    port = servers.free_port()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("INTERNAL_DNS_")}
+    words = (
+        sys.executable, "-m", "internal_dns", "serve", "--config", str(nothing),
+        "--catalog", str(catalog), "--listen", f"[{SERVER}]:0", "--upstream", upstream,
+        "--admin", f"[::1]:{port}", *servers.path_words(path),
+    )  # fmt: skip
+    server = Server(
+        f"internal-dns, {path} path",
+        words,
+        directory,
+        environment=environment | {"PYTHONPATH": str(ROOT)},
+        host=SERVER,
+    )
+    server.port = int(server.wait_for_line(rf"(?m)^ready .*?{re.escape(f'[{SERVER}]')}:(\d+)")[1])
+    server.wait_for_answer("app-1.internal", zones.MACHINES_PER_APP, source(NEIGHBOR))
+    return server, f"http://[::1]:{port}"
+
+
+def _slices(admin: str) -> dict[str, float]:
+    """What the server says of its event loop; nothing when it has no such metric."""
+    with (
+        suppress(OSError),
+        urllib.request.urlopen(f"{admin}/metrics", timeout=READY_TIMEOUT) as got,
+    ):
+        text = got.read().decode()
+        found = re.findall(r"(?m)^internal_dns_event_loop_(\w+?)(?:_total)? (\S+)$", text)
+        figures = {key: float(value) for key, value in found}
+        longest = figures.get("longest_slice_seconds", 0.0)
+        return {"longest": longest, "long": figures.get("long_slices", 0.0)}
+    return {}
+
+
+def _words(module: str, *words: object) -> list[str]:
+    core = ["taskset", "--cpu-list", str(LOAD_CORE)]
+    return [*core, sys.executable, "-m", module, *map(str, words)]
+
+
+def _neighbor(server: Server, admin: str, seconds: float) -> dict[str, Any]:
+    """Ask as the neighbour for so long; return its figures."""
+    words = _words("bench.neighbor", source(NEIGHBOR), server.host, server.port, admin, seconds)
+    # It is late for its own reasons least of all.
+    done = subprocess.run(
+        [*servers.in_front(1), *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds + 2 * READY_TIMEOUT,
+    )
+    if done.returncode:
+        raise Missing(f"the neighbour ended with {done.returncode}: {done.stderr[-300:]}")
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+@contextmanager
+def _attacker(kind: str, server: Server, catalog: Path, seconds: float) -> Iterator[None]:
+    """Attack while the body runs."""
+    words = _words(
+        "bench.attacker", kind, source(ATTACKER), server.host, server.port, catalog, seconds
+    )
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL) as process:
+        try:
+            time.sleep(0.2)  # its interpreter starts
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def _upstream(directory: Path) -> Iterator[str]:
+    """Run the upstream of bench.attacker; yield its address."""
+    port = servers.free_port()
+    with Server(
+        "upstream", _words("bench.attacker", "upstream", port)[3:], directory, port=port,
+        environment=dict(os.environ) | {"PYTHONPATH": str(ROOT)}, core=LOAD_CORE, fixed=True,
+    ) as server:  # fmt: skip
+        server.wait_for_answer("upstream.test", 1)
+        yield f"[::1]:{port}"

@@ -1,0 +1,169 @@
+"""Do the work of the fair queue in slices of the event loop, and measure what each piece costs.
+
+A slice ends after a millisecond of CPU time, or after the piece that goes beyond it. The next slice
+is a callback of its own, so that sockets, timers and the admin port have their turn between two.
+The cost is the thread's CPU time: nobody pays for waiting for Python's lock or for another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Final, Protocol
+
+from internal_dns.metrics import Metrics
+from internal_dns.transport.fairness import OUTSIDERS, FairQueue
+
+SLICE: Final = 0.001  # seconds after which no further piece is begun
+# What TCP connections may have repeated at once, without waiting, in one turn of the event loop.
+AT_ONCE: Final = 0.002
+
+Work = Callable[..., object]
+Piece = tuple[Work, tuple[Any, ...], float]  # what to do, and until when it is worth doing
+FOREVER: Final = float("inf")
+
+
+class Loop(Protocol):
+    """What is needed of an event loop."""
+
+    def call_soon(self, callback: Callable[[], object], /) -> object: ...
+
+
+class Scheduler:
+    """The one place where work for clients waits."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        queue: FairQueue[Piece] | None = None,
+        cpu: Callable[[], float] = time.thread_time,
+        clock: Callable[[], float] = time.monotonic,
+        loop: Callable[[], Loop] = asyncio.get_running_loop,
+    ) -> None:
+        self.metrics, self.cpu, self.clock, self.loop = metrics, cpu, clock, loop
+        self.queue: FairQueue[Piece] = queue or FairQueue()
+        self.busy = False  # something waits, and a slice will come
+        self._rested_since = clock()
+        self._at_once = 0.0
+        self._resets = False
+
+    # ── what waits ────────────────────────────────────────────────────────────────────────────────
+
+    def put(
+        self, payer: bytes, work: Work, *args: Any, size: int = 0, until: float = FOREVER
+    ) -> bool:
+        """Let *work* wait for its turn; False, and counted, when too much waits already.
+
+        After *until* (of the clock) it is no longer done, which is counted too.
+        """
+        lost = self.queue.put(payer, (work, args, until), size)
+        self._begin()
+        if lost is None:
+            self.metrics.drop("line")
+            return False
+        for _ in lost:
+            self.metrics.drop("line")
+        return True
+
+    def must(self, payer: bytes, work: Work, *args: Any, size: int = 0) -> None:
+        """Let *work* wait for its turn; there is always room for it, because the caller bounds how
+        much there can be."""
+        self.queue.put(payer, (work, args, FOREVER), size, must=True)
+        self._begin()
+
+    def must_for_any(self, payers: Iterable[bytes], work: Work, *args: Any) -> None:
+        """Let *work* wait in the line of each of *payers*. The first whose turn it is pays for
+        it."""
+        once = _Once(work, args)
+        for payer in dict.fromkeys(payers) or (OUTSIDERS,):
+            self.must(payer, once)
+
+    def must_wait(self, payer: bytes) -> bool:
+        """Whether *payer* waits already, or has to wait for others."""
+        queue = self.queue
+        return self.busy and (payer in queue.lines.of or queue.balance(payer) <= 0)
+
+    def charge(self, counts: Mapping[bytes, int], seconds: float) -> None:
+        """Let the payers share the cost of work that was done at once."""
+        each = seconds / sum(counts.values())
+        for payer, count in counts.items():
+            self.queue.spend(payer, each * count)
+
+    def may_at_once(self) -> bool:
+        """Whether a TCP connection may have known answers repeated without waiting."""
+        return not self.busy and self._at_once < AT_ONCE
+
+    def did_at_once(self, seconds: float) -> None:
+        """Count what was repeated in this turn of the event loop, or in the few before it."""
+        self._at_once += seconds
+        if self._at_once >= AT_ONCE / 2 and not self._resets:
+            self._resets = True
+            self.loop().call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        self._resets, self._at_once = False, 0.0
+
+    # ── slices ────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin(self) -> None:
+        if not self.busy:
+            self.busy = True
+            self.queue.rest(self.clock() - self._rested_since)
+            self.loop().call_soon(self.run)
+
+    def run(self) -> None:
+        """Work for one slice."""
+        queue, cpu, now = self.queue, self.cpu, self.clock()
+        begin = last = cpu()
+        try:
+            while last - begin < SLICE and (taken := queue.take()) is not None:
+                payer, (work, args, until) = taken
+                try:
+                    if now <= until:
+                        work(*args)
+                    else:
+                        self.metrics.drop("late")
+                finally:
+                    at = cpu()
+                    queue.spend(payer, at - last)
+                    last = at
+        finally:
+            self.metrics.slice(last - begin)
+            if queue:
+                self.loop().call_soon(self.run)
+            else:
+                self.busy = False
+                self._rested_since = self.clock()
+
+    def soon(self, payer: bytes, work: Callable[[], bytes]) -> asyncio.Future[bytes]:
+        """Return a future of what *work* returns when it had its turn."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.must(payer, partial(_fulfil, future, work))
+        return future
+
+
+class _Once:
+    """Work that waits in several lines."""
+
+    __slots__ = ("args", "work")
+
+    def __init__(self, work: Work, args: tuple[Any, ...]) -> None:
+        self.work: Work | None = work
+        self.args = args
+
+    def __call__(self) -> None:
+        if self.work is not None:
+            work, self.work = self.work, None
+            work(*self.args)
+
+
+def _fulfil(future: asyncio.Future[bytes], work: Callable[[], bytes]) -> None:
+    if future.done():  # the client has left
+        return
+    try:
+        future.set_result(work())
+    except Exception as error:
+        future.set_exception(error)
