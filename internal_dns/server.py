@@ -242,6 +242,7 @@ class Server:
         if self.settings.console:
             self.console = _console(self, self.settings.console)
             self.console.start()
+        self.api.where = self.where
         try:
             await self.api.start()
         except OSError as error:
@@ -269,6 +270,15 @@ class Server:
         return [
             Endpoint(group.endpoint.host, group.udp[0].getsockname()[1]) for group in self.groups
         ]
+
+    def where(self) -> dict[str, Any]:
+        """Where this server can be reached, for the commands of its host."""
+        admin, console = self.settings.admin, self.settings.console
+        return {
+            "listen": [str(endpoint) for endpoint in self.endpoints()],
+            "admin": str(admin) if admin else None,
+            "console": str(console) if console else None,
+        }
 
     def reload(self, reread: Callable[[], Settings]) -> None:
         """Go on with what *reread* returns, as far as it can change at run time; with what was, if

@@ -132,6 +132,7 @@ class Question:
     edns_size: int | None = None
     dnssec_ok: bool = False
     cookie: bytes = b""
+    ask_as: bytes | None = None  # the option of dev mode
 
     def limit(self, server: Server) -> int:
         """Octets the reply may have: names.md, "Size"."""
@@ -447,8 +448,9 @@ def question(line: str, ident: int) -> Question:
         message.use_edns(int(said.get("edns", "0")), edns_flags, size, options=list(options))
     cookie = bytes.fromhex(said.get("cookie", ""))[:8]
     return Question(
-        line, message.to_wire(), "tcp" in said, name, size, bool(edns_flags & dns.flags.DO), cookie
-    )
+        line, message.to_wire(), "tcp" in said, name, size, bool(edns_flags & dns.flags.DO), cookie,
+        dict(_options(said)).get(ASK_AS),
+    )  # fmt: skip
 
 
 OPTIONS = frozenset(
@@ -870,7 +872,7 @@ def judge(
     checks: list[Callable[[], Iterator[str]]] = [
         lambda: _judge_header(expected, query, said, reply, octets),
         lambda: _judge_sections(expected, query, said, reply, octets),
-        lambda: _judge_edns(expected, query, reply),
+        lambda: _judge_edns(expected, query, said, reply),
         lambda: _judge_octets(query, said, octets),
         lambda: _second_judge(query, reply, octets),
     ]
@@ -1002,7 +1004,9 @@ def _compared(
         yield f"{section}: not in this order"
 
 
-def _judge_edns(expected: Expected, query: Question, reply: dns.message.Message) -> Iterator[str]:
+def _judge_edns(
+    expected: Expected, query: Question, said: Server, reply: dns.message.Message
+) -> Iterator[str]:
     has = reply.edns >= 0
     if query.name is not None and has != (query.edns_size is not None):
         yield "an OPT that the query did not have" if has else "no OPT, the query had one"
@@ -1014,6 +1018,10 @@ def _judge_edns(expected: Expected, query: Question, reply: dns.message.Message)
         yield f"OPT: flags {reply.ednsflags & 0xFFFF:#x}"
     errors = [option for option in reply.options if isinstance(option, dns.edns.EDEOption)]
     others = [option for option in reply.options if not isinstance(option, dns.edns.EDEOption)]
+    echoes = [_value(option) for option in others if option.otype == ASK_AS]
+    others = [option for option in others if option.otype != ASK_AS]
+    if echoes and (not said.dev or echoes != [query.ask_as]):
+        yield f"an echo of what was not asked: {echoes}"
     if len(errors) > 1:
         yield "more than one EDE"
     for error in errors:

@@ -64,7 +64,7 @@ def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any
     query = query_for(question.name, question.type or None, said, rules.prefix, size)
     # Whom to ask as travels in the option of dev mode, as with `internal-dns explain`; an address
     # simply asks.
-    octets, rules = query.to_wire(), replace(rules, dev=True)
+    octets, rules = query.to_wire(), replace(rules, dev=True, echo=False)
     if (machines := concerned(octets, source, catalog, rules)) > LARGEST:
         raise NotAQuestion(
             f"{question.name} is not explained here",
