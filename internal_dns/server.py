@@ -112,6 +112,7 @@ class Server:
         self.groups: list[Bound] = []
         self.loaded = asyncio.Event()
         self.console: Console | None = None
+        self.began = time.monotonic()
         _register(self)
 
     async def run(
@@ -270,6 +271,17 @@ class Server:
         return [
             Endpoint(group.endpoint.host, group.udp[0].getsockname()[1]) for group in self.groups
         ]
+
+    def about(self) -> dict[str, str]:
+        """What tells this server from others, for the head of the console."""
+        region = self.settings.region
+        return {
+            "host": socket.gethostname(),
+            "region": region.decode() if region else "none",
+            "catalog": str(self.settings.catalog),
+            "listens on": ", ".join(map(str, self.endpoints())),
+            "up": _duration(time.monotonic() - self.began),
+        }
 
     def where(self) -> dict[str, Any]:
         """Where this server can be reached, for the commands of its host."""
@@ -473,6 +485,15 @@ class Server:
         }
 
 
+def _duration(seconds: float) -> str:
+    """A time span in its two largest units."""
+    minutes = int(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min" if minutes else f"{int(seconds)} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
 def _console(server: Server, endpoint: Endpoint) -> Console:
     """Open the web console, whose packages are only loaded here. Raises CannotStart."""
     try:
@@ -492,6 +513,8 @@ def _console(server: Server, endpoint: Endpoint) -> Console:
         rules=lambda: server.exchange.rules,
         file=server.settings.catalog,
         upstreams=lambda: tuple(map(str, server.upstreams)),
+        about=server.about,
+        exchange=server.exchange,
     )
     try:
         return Console(

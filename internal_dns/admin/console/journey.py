@@ -79,6 +79,7 @@ def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any
     limit = MAX_MESSAGE if tcp else min(size, rules.udp_limit)
     return {
         "steps": {title: _sentence(says) for title, says in story.steps},
+        "suggested": suggested(story),
         "labels": labels,
         "type": dns.rdatatype.to_text(asked.rdtype),
         "forwarded": isinstance(story.outcome, Forward),
@@ -105,6 +106,14 @@ def concerned(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> i
     ):
         return sum(len(app.machines) for app in who.network.apps.values())
     return 0
+
+
+def suggested(story: Explanation) -> list[str]:
+    """The names that a step recommends instead of one without an answer."""
+    steps = dict(story.steps)
+    names = re.findall(r"try (\S+)$", steps.get("meant", ""))
+    _, _, near = steps.get("apps", "").partition("the nearest: ")
+    return names or [f"{app}.internal" for app in near.split(", ") if app]
 
 
 def _sentence(says: str) -> str:
