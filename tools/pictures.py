@@ -50,6 +50,7 @@ PAGES: Final = {
     "status": "/status",
 }
 WIDTHS: Final = (390, 1280, 1440)
+HIGHEST: Final = 2_000  # pixels of a page that are shown
 
 # The terminal: sizes in pixels, times in seconds.
 CHARACTER, LINE, MARGIN, COLUMNS = 7.8, 19, 18, 96
@@ -162,9 +163,9 @@ def terminal(run: Sequence[tuple[str, Sequence[str]]]) -> str:
 
 
 def screenshot(
-    browser: Browser, url: str, width: int, scheme: str, highest: int, file: Path
+    browser: Browser, url: str, width: int, scheme: str, file: Path, *, scale: float = 1
 ) -> None:
-    """Write a page as PNG, whole but for what is below *highest* pixels."""
+    """Write a page as PNG, all of its HIGHEST pixels."""
     browser.cdp(
         "Emulation.setEmulatedMedia",
         features=[{"name": "prefers-color-scheme", "value": scheme}],
@@ -181,9 +182,10 @@ def screenshot(
         print(f"{url} is {wide} px wide at {width}", file=sys.stderr)
     browser.cdp(
         "Emulation.setDeviceMetricsOverride",
-        width=width, height=min(high, highest), deviceScaleFactor=1, mobile=False,
+        width=width, height=min(high, HIGHEST), deviceScaleFactor=1, mobile=False,
     )  # fmt: skip
-    found = browser.cdp("Page.captureScreenshot")
+    clip = {"x": 0, "y": 0, "width": width, "height": min(high, HIGHEST), "scale": scale}
+    found = browser.cdp("Page.captureScreenshot", clip=clip)
     file.write_bytes(base64.b64decode(found["data"]))
 
 
@@ -202,9 +204,9 @@ def main() -> None:
                 for width in WIDTHS:
                     for scheme in ("light", "dark"):
                         file = given.folder / f"{name}-{width}-{scheme}.png"
-                        screenshot(browser, base + path, width, scheme, 2_000, file)
+                        screenshot(browser, base + path, width, scheme, file)
             return
-        screenshot(browser, base + ASK, 1_280, "light", 1_000, given.folder / "ask.png")
+        screenshot(browser, base + ASK, 1_120, "light", given.folder / "ask.png", scale=0.6)
         run = [(command, output_of(command, folder)) for command in COMMANDS]
     (given.folder / "terminal.svg").write_text(terminal(run), encoding="utf-8")
 
