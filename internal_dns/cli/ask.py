@@ -100,7 +100,8 @@ def dig(
     own = _source(source) if source else None
     as_served = settings({"catalog": catalog} if catalog else {}, config)
     query = query_for(name, qtype, who, as_served.prefix)
-    file = Path(catalog or (default_catalog() if config is None else as_served.catalog))
+    configured = as_served.origin["catalog"] != "default"
+    file = as_served.catalog if configured else Path(default_catalog())
     endpoints = meant_for(server, as_served, file, own if own and own.version == 6 else None)
     try:
         asked = ask_first(query, endpoints, source=own, tcp=tcp, timeout=timeout)

@@ -90,7 +90,7 @@ def doctor(
     It asks each upstream two names, and nothing else of the network.
     """
     ports = {"listen": listen, "upstream": upstream, "admin": admin, "console": console}
-    found = list(_symptoms({**ports, "catalog": catalog or _demo()}, config, server))
+    found = list(_symptoms({**ports, "catalog": catalog}, config, server))
     if as_json:
         print_json([{key: value or None for key, value in asdict(s).items()} for s in found])
     else:
@@ -146,6 +146,8 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
         )
     try:
         settings = load_settings(flags, file=config)
+        if settings.origin["catalog"] == "default" and (demo := _demo()):
+            settings = load_settings({**flags, "catalog": demo}, file=config)
     except ConfigurationError as error:
         for fault in error.faults:
             yield Symptom(

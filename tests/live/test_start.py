@@ -102,6 +102,26 @@ def test_dig_finds_the_server_of_a_catalog(demo: Path) -> None:
     assert f"; [::1]:{served.port} ·" in said.out
 
 
+@pytest.mark.parametrize("by", ["file", "environment"])
+def test_dig_and_doctor_take_a_configured_catalog_before_the_demo(
+    by: str, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "elsewhere"
+    (folder / "demo").mkdir(parents=True)
+    create_catalog(folder / "demo/catalog.db", demo_rows())
+    monkeypatch.chdir(folder)
+    words = []
+    if by == "file":
+        (folder / "own.toml").write_text(f'catalog = "{demo}"\n')
+        words = ["--config", folder / "own.toml"]
+    else:
+        monkeypatch.setenv("INTERNAL_DNS_CATALOG", str(demo))
+    with serving(demo) as served:
+        assert f"; [::1]:{served.port} ·" in run("dig", *words, "web.internal").out
+        said = run("doctor", *words, "--listen", "127.0.0.1:0", "--upstream", "none").out
+    assert f"one of this catalog runs, on [::1]:{served.port}" in said
+
+
 @requires_root()
 @requires_tool("ip")
 def test_dig_asks_a_wildcard_server_as_any_machine(demo: Path) -> None:
