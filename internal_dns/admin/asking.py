@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Final
 
 from internal_dns.core import names
@@ -73,13 +74,21 @@ def query_for(
     if who:
         options.append(dns.edns.GenericOption(dns.edns.OptionType.make(ASK_AS), who.encode()))
     try:
-        if qtype is None and ":" in name:
+        if qtype is None and (":" in name or _is_ipv4(name)):
             name, qtype = dns.reversename.from_address(name).to_text(), "PTR"
         rdtype = dns.rdatatype.from_text(qtype or usual_type(name, prefix))
         return dns.message.make_query(name, rdtype, use_edns=0, payload=size, options=options)
     except (dns.exception.DNSException, ValueError) as error:
         what = f"cannot ask for {name} {qtype or ''}".rstrip()
         raise NotAQuestion(what, str(error), "Check the spelling of name and type") from error
+
+
+def _is_ipv4(name: str) -> bool:
+    try:
+        IPv4Address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def reply_value(reply: dns.message.Message) -> dict[str, Any]:

@@ -532,21 +532,23 @@ def peer_list(catalog: str, as_json: bool, network_name: str | None) -> None:
 @click.option(
     "--wireguard",
     is_flag=True,
-    help="Print the Address and DNS lines of its WireGuard configuration.",
+    help="Print its WireGuard configuration, with which only our names are asked here.",
 )
 def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
     """Show a peer."""
     network_name, label = split(name, "PEER")
     number = network_of(catalog, network_name)["id"]
     row = known(catalog, "peers", {"network_id": number, "name": label}, f"peer {name}")
-    server = f"{slash_48(number, settings().prefix).removesuffix('::/48')}::3"
-    if wireguard and as_json:
-        print_json({"Address": f"{row['address']}/120", "DNS": [server, "internal"]})
-    elif wireguard:
-        click.echo(f"Address = {row['address']}/120")
-        click.echo(f"DNS = {server}, internal")
-    else:
+    if not wireguard:
         show_one(row, as_json)
+        return
+    from internal_dns.cli.wireguard import split as split_dns
+
+    found = split_dns(row["address"], number, settings().prefix)
+    if as_json:
+        print_json(found.value())
+    else:
+        click.echo("\n".join(found.lines()))
 
 
 @command(peer, "add", writes=True)

@@ -195,3 +195,20 @@ def test_bars_are_shares_of_the_scale() -> None:
     plot = bars("t", "u", "n", [("x", 3.0), ("y", 1.5), ("z", 0.0)])
     assert [bar.height for bar in plot.bars] == [100, 50, 0]
     assert bars("t", "u", "n", [("x", 0.0)]).empty
+
+
+def test_a_plot_tells_its_values_when_pointed_at() -> None:
+    made = lines("Queries", "a second", "", {"udp": [1.0, 5.0, None, 2.0], "tcp": [0.0] * 4}, 301)
+    assert [hover.words for hover in made.hovers] == ["0 s ago: udp 5 a second"]
+    long = lines("Queries", "a second", "", {"udp": [float(n) for n in range(12)]}, 301)
+    assert [hover.words for hover in long.hovers] == [
+        "0 s ago: udp 11 a second", "5 s ago: udp 6 a second", "10 s ago: udp 1 a second",
+    ]  # fmt: skip
+    assert all(hover.x >= 0 and hover.x + hover.width <= 300.1 for hover in long.hovers)
+    assert not lines("Queries", "a second", "", {}, 301).hovers
+
+
+def test_hover_values_are_in_the_page() -> None:
+    with console(sampler=busy()) as client:
+        titles = [text for _, text in get(client, "/status").all("title")]
+        assert any(text.startswith("0 s ago: udp 16, tcp 4") for text in titles), titles
