@@ -18,6 +18,9 @@ from internal_dns.store.writer import KEYS, Refused, Writer
 Request = Mapping[str, Any]
 Reply = dict[str, Any]
 
+TOLD: Final = 1_000  # changes and answers that a reply lists
+MOVES_TOLD: Final = 20
+
 
 class BadRequest(Exception):
     """The request has not the form of an operation."""
@@ -77,8 +80,14 @@ def write(request: Request, writer: Writer) -> Reply:
 
 
 def apply(request: Request, writer: Writer) -> Reply:
-    """Make the catalog what a declarative document says. `dry_run` tells what would change, answers
-    included."""
+    """Make the catalog what a declarative document says.
+
+    `dry_run` tells what would change, answers included; `limit` bounds how many lines and answers
+    are told, beside their counts; `move` allows machines to change their network.
+    """
+    limit = request.get("limit", TOLD)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        raise BadRequest("`limit` must be a whole number, 0 or more")
     text = request.get("text")
     if not isinstance(text, str) or request.get("kind") not in (None, "toml", "json"):
         raise BadRequest("`text` must hold the document, `kind` may say toml or json")
@@ -92,15 +101,28 @@ def apply(request: Request, writer: Writer) -> Reply:
     if request.get("prune") and not document.rows()["networks"]:
         raise Refused(["the document names no network: with prune, every network would be deleted"])
     plan = declare.plan(writer.connection, document, prune=bool(request.get("prune")))
+    if plan.moves and not request.get("move"):
+        raise Refused(_not_moved(plan.moves))
     reply: Reply = {
         "summary": plan.summary(),
-        "lines": plan.lines,
+        "lines": [str(change) for change in plan.changes[:limit]],
+        "changes": len(plan.changes),
         "warnings": [*plan.warnings, *plan.notes],
     }
     if request.get("dry_run"):
-        return {**reply, "answers": answers_that_change(writer, plan.puts, plan.deletes)}
+        preview = answers_that_change(writer, plan.puts, plan.deletes, limit)
+        reply["warnings"] += preview.notes
+        return {**reply, "answers": preview.answers, "answers_changed": preview.count}
     written = writer.write(plan.puts, plan.deletes)
     return {**reply, "revision": written.revision, "rows": written.rows}
+
+
+def _not_moved(moves: list[str]) -> list[str]:
+    """Say which machines may not move, and what to do."""
+    do = "give it another id if it is another machine, or allow the move with --move"
+    more = len(moves) - MOVES_TOLD
+    told = [f"{move}: {do}" for move in moves[:MOVES_TOLD]]
+    return told + ([f"and {more:,} more"] if more > 0 else [])
 
 
 OPERATIONS: Final[Mapping[str, Callable[[Request, Writer], Reply]]] = {
