@@ -908,7 +908,7 @@ def test_what_is_imported_can_be_applied(
     assert json.loads(run(*words, "--json").out) == tomllib.loads(said.out)
     assert run(*words, "--out", tmp_path / "out.toml").out == ""
     assert (tmp_path / "out.toml").read_text() == said.out
-    stdin = (FIXTURES / file).read_text("utf-8")
+    stdin = (FIXTURES / file).read_bytes().decode()
     assert run(*words[:2], "-", *words[3:], stdin=stdin).out == said.out
     assert content(empty) == content(empty)
     applied = run("apply", tmp_path / "out.toml", "--catalog", empty, "--offline")

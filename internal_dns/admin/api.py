@@ -26,7 +26,9 @@ from typing import Any, Final
 import msgspec
 
 from internal_dns.admin.live import MAX_NAMES, busiest, described, positive
-from internal_dns.admin.operations import BadRequest, perform
+from internal_dns.admin.operations import perform
+from internal_dns.admin.paths import socket_path
+from internal_dns.admin.rows import BadRequest
 from internal_dns.core.wire import Query, read_query
 from internal_dns.replicate.source import Source
 from internal_dns.store.declare import Faulty
@@ -237,11 +239,6 @@ class Api:
         finally:
             gone.cancel()
             self.exchange.untap(tap)
-
-
-def socket_path(catalog: Path) -> Path:
-    """Where the server of *catalog* listens for the command line."""
-    return catalog.with_name(catalog.name + ".sock")
 
 
 async def _send(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:

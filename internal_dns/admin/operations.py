@@ -6,24 +6,20 @@ same without one.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from internal_dns.admin.preview import answers_that_change
+from internal_dns.admin.rows import BadRequest, read_rows
 from internal_dns.store import declare
 from internal_dns.store.sqlite import TABLES
-from internal_dns.store.writer import KEYS, Refused, Writer
+from internal_dns.store.writer import Refused, Writer
 
 Request = Mapping[str, Any]
 Reply = dict[str, Any]
 
 TOLD: Final = 1_000  # changes and answers that a reply lists
 MOVES_TOLD: Final = 20
-
-
-class BadRequest(Exception):
-    """The request has not the form of an operation."""
 
 
 def perform(request: Request, writer: Writer) -> Reply:
@@ -33,34 +29,6 @@ def perform(request: Request, writer: Writer) -> Reply:
         raise BadRequest(f"there is no operation {request.get('op')!r}")
     writer.follow()  # before anything is planned by what the file holds
     return operation(request, writer)
-
-
-def read_rows(
-    connection: sqlite3.Connection, table: str, where: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return rows as dictionaries, text as str."""
-    columns = TABLES[table]
-    if unknown := [column for column in where if column not in columns]:
-        raise BadRequest(f"{table} has no column {unknown[0]!r}")
-    condition = " AND ".join(f"{column} = ?" for column in where) or "1"
-    order = ", ".join(KEYS[table])
-    found = connection.execute(
-        f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {order}",
-        tuple(where.values()),
-    )
-    return told(table, found)
-
-
-def told(table: str, found: Iterable[Any]) -> list[dict[str, Any]]:
-    """Return rows of *table* as JSON has them."""
-    columns = TABLES[table]
-    return [
-        {
-            c: v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v
-            for c, v in zip(columns, row, strict=True)
-        }
-        for row in found
-    ]
 
 
 def write(request: Request, writer: Writer) -> Reply:

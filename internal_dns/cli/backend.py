@@ -44,8 +44,8 @@ def perform(
 
 
 def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
-    from internal_dns.admin.operations import BadRequest
     from internal_dns.admin.operations import perform as performed
+    from internal_dns.admin.rows import BadRequest
     from internal_dns.store.declare import Faulty
     from internal_dns.store.sqlite import UnusableCatalog
     from internal_dns.store.writer import NotOurs, Refused, Writer
@@ -105,7 +105,7 @@ def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
 def connected(catalog: Path, *, offline: bool = True) -> Iterator[socket.socket]:
     """A connection to the server that has *catalog*. *offline*: the command could do without one.
     Raises Told."""
-    from internal_dns.admin.api import socket_path
+    from internal_dns.admin.paths import socket_path
 
     path = socket_path(catalog)
     with socket.socket(socket.AF_UNIX) as server:
@@ -135,7 +135,7 @@ def read_rows(
     catalog: str, table: str, where: dict[str, Any] | None = None
 ) -> list[dict[str, Any]]:
     """Return rows of the file. Raises Told."""
-    from internal_dns.admin.operations import read_rows as rows
+    from internal_dns.admin.rows import read_rows as rows
 
     with opened(catalog) as connection:
         return rows(connection, table, where or {})

@@ -221,7 +221,7 @@ def _ipv6() -> Symptom:
 
 def is_running(catalog: Path) -> bool:
     """Whether a server of *catalog* listens at its UNIX socket."""
-    from internal_dns.admin.api import socket_path
+    from internal_dns.admin.paths import socket_path
 
     with socket.socket(socket.AF_UNIX) as probe:
         try:

@@ -19,8 +19,9 @@ import dns.message
 import pytest
 
 from internal_dns.admin import api as api_module
-from internal_dns.admin.api import Api, socket_path
+from internal_dns.admin.api import Api
 from internal_dns.admin.live import busiest, described
+from internal_dns.admin.paths import socket_path
 from internal_dns.core.journey import Rules
 from internal_dns.core.relayed import Relayed
 from internal_dns.metrics import Metrics

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from internal_dns.admin.operations import BadRequest, perform
+from internal_dns.admin.operations import perform
+from internal_dns.admin.rows import BadRequest
 from internal_dns.store.generate import create_catalog
 from internal_dns.store.writer import Refused, Writer
 

@@ -172,7 +172,12 @@ def test_the_name_of_a_swarm_task_gives_the_app_where_no_label_does() -> None:
 
 
 def test_a_range_of_ports_is_a_service_for_each() -> None:
-    exposed = {"7000-7002/tcp": {}, "53-53/udp": {}, "9-8/tcp": {}, "1-65535/tcp": {}}
+    exposed: dict[str, Any] = {
+        "7000-7002/tcp": {},
+        "53-53/udp": {},
+        "9-8/tcp": {},
+        "1-65535/tcp": {},
+    }
     found = read([container(Config={"ExposedPorts": exposed})], Options(region="iad"))
     (machine,) = found.document["networks"]["net-18"]["apps"]["web"]["machines"]
     assert [service["name"] for service in machine["services"]] == [
