@@ -133,6 +133,7 @@ LIBRARIES = {"uvloop", "dns", "dnslib", "starlette", "nats", "prometheus_client"
 SERVER = {
     f"internal_dns.{part}" for part in ("server", "transport", "forward", "replicate", "metrics")
 }
+LISTENERS = {"internal_dns.server", "internal_dns.transport.answer", "internal_dns.metrics"}
 QUESTIONS = {"internal_dns.core.journey", "internal_dns.core.lookup", "internal_dns.core.explain"}
 DOCUMENTS = {"internal_dns.store.declare", "internal_dns.sources", "internal_dns.admin.operations"}
 
@@ -149,9 +150,9 @@ DOCUMENTS = {"internal_dns.store.declare", "internal_dns.sources", "internal_dns
         (["init", "--if-missing"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
         (["machine", "--help"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
         (["machine", "list"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
-        (["network", "list"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
-        (["check"], LIBRARIES | SERVER | DOCUMENTS | {"asyncio"}),
-        (["export"], LIBRARIES | SERVER | QUESTIONS | {"asyncio", "internal_dns.sources"}),
+        (["network", "list"], LIBRARIES | LISTENERS | DOCUMENTS | {"asyncio"}),
+        (["check"], LIBRARIES | LISTENERS | DOCUMENTS | {"asyncio"}),
+        (["export"], LIBRARIES | LISTENERS | {"asyncio", "internal_dns.sources"}),
         (["dig", "--help"], LIBRARIES | DOCUMENTS | {"internal_dns.server"}),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
