@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from internal_dns.cli.examples import epilog
 from internal_dns.cli.words import USAGE, Told
 
 if TYPE_CHECKING:
@@ -111,7 +112,9 @@ class _Loaded(MutableMapping[str, click.Command]):
     def __getitem__(self, name: str) -> click.Command:
         if name not in self.loaded:
             file, _, attribute = _ROWS[name][0].partition(":")
-            self.loaded[name] = getattr(import_module(f"internal_dns.cli.{file}"), attribute)
+            command = getattr(import_module(f"internal_dns.cli.{file}"), attribute)
+            _show_examples(command, name)
+            self.loaded[name] = command
         return self.loaded[name]
 
     def __setitem__(self, name: str, command: click.Command) -> None:
@@ -125,6 +128,14 @@ class _Loaded(MutableMapping[str, click.Command]):
 
     def __len__(self) -> int:
         return len(_ROWS)
+
+
+def _show_examples(command: click.Command, words: str) -> None:
+    """Put the examples of a command, and of those below it, at the end of their help."""
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            _show_examples(below, f"{words} {name}")
+    command.epilog = "\n\n".join(filter(None, (epilog(words), command.epilog))) or None
 
 
 class _Commands(click.Group):
