@@ -472,8 +472,8 @@ def _console(server: Server, endpoint: Endpoint) -> Console:
     except ModuleNotFoundError as error:
         raise CannotStart(
             f"console {endpoint}", f"the module {error.name} is not installed",
-            "Install it: pip install 'internal-dns[console]'; or leave the console out: --console "
-            "none",
+            "Install it, in the checkout: pip install '.[console]'; or leave the console out: "
+            "--console none",
         ) from error  # fmt: skip
     sources = Sources(
         catalog=lambda: server.exchange.catalog,
@@ -614,7 +614,9 @@ def _cannot_forward(settings: Settings, error: ImportError | OSError) -> CannotS
     if isinstance(error, ImportError):
         why = f"DNS over HTTPS needs {error.name}, which is not installed"
         return CannotStart(
-            "an https:// upstream", why, "pip install 'internal-dns[doh]', or use a tls:// upstream"
+            "an https:// upstream",
+            why,
+            "In the checkout: pip install '.[doh]'; or use a tls:// upstream",
         )
     what = f"upstream_ca {settings.upstream_ca}"  # ssl.SSLError is an OSError
     return CannotStart(what, str(error.strerror or error), "Name a file of certificates (PEM)")

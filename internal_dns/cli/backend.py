@@ -8,6 +8,7 @@ maintains.
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -112,7 +113,7 @@ def connected(catalog: Path, *, offline: bool = True) -> Iterator[socket.socket]
         try:
             server.connect(str(path))
         except OSError as error:
-            do = f"Start one: internal-dns serve --catalog {catalog}"
+            do = f"Start one: internal-dns serve --catalog {shlex.quote(str(catalog))}"
             do += "; or write the file by yourself with --offline" * offline
             raise Told(
                 f"no server at {path}", error.strerror or str(error), do, UNREACHABLE
@@ -170,7 +171,7 @@ def opened(catalog: str) -> Iterator[sqlite3.Connection]:
 
 
 def _missing(catalog: Path) -> Told:
-    do = f"Name the file with --catalog, or make one: internal-dns init {catalog}"
+    do = f"Name the file with --catalog, or make one: internal-dns init {shlex.quote(str(catalog))}"
     return Told(f"catalog {catalog}", "there is no such file", do, CONFIGURATION)
 
 

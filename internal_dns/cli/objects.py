@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import AddressValueError, IPv6Network
 from typing import Any
@@ -195,7 +196,7 @@ def warn_of_unknown(catalog: str, *, state: str | None, region: str | None) -> N
         warn(f"state {state} is none of the known ones. {near or 'Only started ones are answered'}")
     if region is not None and not _is_region(catalog, region):
         near = names_known.near_in(catalog, "regions", "code", region)
-        add = f"Add it with its coordinates: internal-dns region add {region}"
+        add = f"Add it with its coordinates: internal-dns region add {shlex.quote(region)}"
         warn(f"region {region} is not in the catalog: it is far from everywhere. {near or add}")
 
 
@@ -513,7 +514,8 @@ def machine_add(
     )
     if state is None or state.lower() == "created":
         warn(
-            f"it is created, so no name leads to it yet. Start it: internal-dns machine start {ident}"
+            f"it is created, so no name leads to it yet. Start it: internal-dns machine start "
+            f"{shlex.quote(ident)}"
         )
 
 

@@ -207,7 +207,7 @@ def test_without_the_extra_it_says_what_to_install(
             await server.run(lambda _: None)
         assert error.value.what == "console 127.0.0.1:0"
         assert error.value.why == f"the module {missing} is not installed"
-        assert "pip install 'internal-dns[console]'" in error.value.do
+        assert "pip install '.[console]'" in error.value.do
 
     story(told())
 
