@@ -27,10 +27,33 @@ from internal_dns.store.writer import Delete, Put, Writer
 EMPTY: Final = "(empty)"
 LACK: Final = "-"  # where the type stands: the name has no records at all
 NO_DATA: Final = "no data"
+MANY: Final = 20  # members of a set or list; of larger ones only those that differ are shown
 
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_-]+")
 
 Named = Iterator[tuple[names.Asked, str]]
+Held = RRset | TextList | str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a name holds of one type, in presentation form, or why it holds nothing."""
+
+    members: tuple[str, ...]
+    separator: str = ", "
+
+    def text(self, other: Shown) -> str:
+        """Return it in one line; of many members those that *other* lacks, and counts."""
+        if len(self.members) <= MANY:
+            return self.separator.join(self.members) or EMPTY
+        others = frozenset(other.members)
+        differing = [member for member in self.members if member not in others]
+        parts = [self.separator.join(differing[:MANY])] if differing else []
+        if (more := len(differing) - MANY) > 0:
+            parts.append(f"{more:,} more")
+        if same := len(self.members) - len(differing):
+            parts.append(f"{same:,} that stay")
+        return " and ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +84,21 @@ def answers_that_change(
         network = after.networks.get(number) or before.networks[number]
         name_of_network = printable(network.label)
         for asked, name in _names(number, labels, before, after):
-            old, new = (_shown(asked, view) for view in views)
-            if old == new:
-                continue
+            old, new = (_held(asked, view) for view in views)
             for qtype in sorted((old.keys() | new.keys()) - {LACK}) or [LACK]:
                 was, becomes = (one.get(qtype) or one.get(LACK, NO_DATA) for one in (old, new))
-                if was == becomes:
+                if _alike(was, becomes):
                     continue
                 count += 1
                 if len(found) < limit:
+                    before_it, after_it = _shown(was), _shown(becomes)
                     found.append(
                         {
                             "network": name_of_network,
                             "name": name,
                             "type": qtype,
-                            "before": was,
-                            "after": becomes,
+                            "before": before_it.text(after_it),
+                            "after": after_it.text(before_it),
                         }
                     )
     return Preview(found, count, _notes(before, after))
@@ -194,22 +216,32 @@ def _view(catalog: Catalog, number: NetworkId, prefix: bytes) -> View:
     return View(Requester(network_of(catalog, number, prefix), bytes(16), mapped=True), catalog)
 
 
-def _shown(asked: names.Asked, view: View) -> dict[str, str]:
-    """Return what each type of a name holds in presentation form; under LACK why it
-    holds nothing."""
+def _held(asked: names.Asked, view: View) -> dict[str, Held]:
+    """Return what a name holds by type; under LACK why it holds nothing."""
     found = find(asked, view)
     if isinstance(found, NoSuchName):
         return {LACK: f"NXDOMAIN ({found.reason})"}
-    shown = {one.type.name: _text(one) for one in found.sets}
-    return shown if shown else {LACK: f"{NO_DATA} ({found.lack})"}
+    return {one.type.name: one for one in found.sets} or {LACK: f"{NO_DATA} ({found.lack})"}
 
 
-def _text(found: RRset | TextList) -> str:
-    match found:
+def _alike(one: Held, other: Held) -> bool:
+    """Whether both are shown alike: the order of a set, and what goes with it, are not shown."""
+    if isinstance(one, RRset) and isinstance(other, RRset):
+        return {r for tied in one.groups for r in tied} == {
+            r for tied in other.groups for r in tied
+        }
+    return one == other
+
+
+def _shown(held: Held) -> Shown:
+    match held:
         case TextList(items, separator):
-            return separator.decode().join(map(printable, items)) or EMPTY
+            return Shown(tuple(map(printable, items)), separator.decode())
         case RRset(qtype, groups):
-            return ", ".join(_rdata_text(qtype, r) for r in sorted(r for g in groups for r in g))
+            rdata = sorted(r for tied in groups for r in tied)
+            return Shown(tuple(_rdata_text(qtype, r) for r in rdata))
+        case reason:
+            return Shown((reason,))
 
 
 def _rdata_text(qtype: Type, rdata: bytes) -> str:

@@ -29,7 +29,7 @@ NEEDED: Final = {"machines": ("id", "app", "address"), "peers": ("name", "addres
 READ: Final = {"machines": ("network", "region", "group", "state"), "peers": ("network", "region")}
 METADATA: Final = "metadata."
 DELIMITERS: Final = ",;\t|"
-_SEPARATOR: Final = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's own first line
+_SEPARATOR: Final = re.compile(r"sep=([^\w\r\n\" ])\r?\n", re.IGNORECASE)  # Excel's own first line
 
 Record = dict[str, str]
 

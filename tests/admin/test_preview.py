@@ -160,3 +160,26 @@ def test_many_machines_that_would_move_are_counted(writer: Writer) -> None:
         perform({"op": "apply", "text": document}, writer)
     assert len(caught.value.faults) == 21
     assert caught.value.faults[-1] == "and 5 more"
+
+
+def test_of_many_members_those_that_differ_are_shown_and_the_others_counted(writer: Writer) -> None:
+    member = (
+        '{{ id = "w{0}", address = "fdaa:0:40:1:1:0:{0}:2", region = "iad", state = "started" }}'
+    )
+    document = "[networks.many]\nid = 0x40\napps.w.machines = [{}]\n"
+    few, more, most = (
+        document.format(", ".join(member.format(n) for n in range(10, 10 + count)))
+        for count in (30, 31, 60)
+    )
+    perform({"op": "apply", "text": few}, writer)
+    assert answers(writer, more)["w.internal", "AAAA"] == (
+        "30 that stay",
+        "fdaa:0:40:1:1:0:40:2 and 30 that stay",
+    )
+    before, after = answers(writer, most)["vms.w.internal", "TXT"]
+    assert before == "30 that stay"
+    assert after.startswith("w40 iad,w41 iad,")
+    assert after.endswith(",w59 iad and 10 more and 30 that stay")
+    before, after = answers(writer, document.format(""))["w.internal", "AAAA"]
+    assert before.endswith(":29:2 and 10 more")
+    assert after == "no data (no machine matches)"
