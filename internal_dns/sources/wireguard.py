@@ -61,7 +61,6 @@ _CLIENT_ID: Final = re.compile(
 _STAMPED: Final = re.compile(r"(.*?)\s*/[^/]*/\s*Updated: .*")  # wg-gen-web: name / mail / dates
 _DATES: Final = re.compile(r"Updated: .* / Created: ")
 _MAIL: Final = re.compile(r"[<(]?[^\s<>()]+@[^\s<>()]+[)>]?")
-_PAIRED: Final = re.compile(r"(\S.*?)\s+(start|end)\Z")  # `alice start` … `alice end`
 
 
 @dataclass
@@ -274,23 +273,23 @@ def _of_conf(lines: list[str]) -> _Conf:
 def _without_pairs(lines: list[str]) -> list[str]:
     """Return the lines with `# alice start` as `# alice`, and no `# alice end`: a pair marks its
     peer, while a lone `# front end` is a name."""
-    pairs: dict[str, set[str]] = {}
-    found = [
-        _PAIRED.match(line.strip("# \t"))
-        if line[:1] == "#" and len(line) <= LONGEST_COMMENT
-        else None
-        for line in lines
-    ]
-    for match in filter(None, found):
-        pairs.setdefault(match[1], set()).add(match[2])
+    marks = [_mark(line) for line in lines]
+    known = {*marks}
+    pairs = {name for name, word in known if word == "start" and (name, "end") in known}
     return [
         line
-        if match is None or len(pairs[match[1]]) < 2
-        else f"# {match[1]}"
-        if match[2] == "start"
+        if name not in pairs or word not in ("start", "end")
+        else f"# {name}"
+        if word == "start"
         else "##"
-        for line, match in zip(lines, found, strict=True)
+        for line, (name, word) in zip(lines, marks, strict=True)
     ]
+
+
+def _mark(line: str) -> tuple[str, str]:
+    """Return a comment without its last word, and that word; both empty where there is none."""
+    words = line.strip("# \t").rsplit(None, 1)
+    return (words[0], words[1]) if line[:1] == "#" and len(words) == 2 else ("", "")
 
 
 def _in_use(lines: list[str]) -> Iterator[tuple[int, str, bool]]:
@@ -309,7 +308,11 @@ def _in_use(lines: list[str]) -> Iterator[tuple[int, str, bool]]:
         elif _SECTION.match(comment):
             seen = set()
             start = index
-            while start and lines[start - 1].lstrip().startswith("#"):
+            while (
+                start
+                and start - 1 not in switched_off
+                and lines[start - 1].lstrip().startswith("#")
+            ):
                 start -= 1
             switched_off.update(range(start, index + 1))
         elif seen is not None:
