@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
+import threading
 from contextlib import closing
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
-from internal_dns.cli import cli, known
+from internal_dns.cli import cli, document, known
 from internal_dns.store.declare.form import STATES
 from internal_dns.store.generate import create_catalog, demo_rows
 from tests.commands import run
@@ -131,3 +134,35 @@ def test_a_machine_that_is_added_is_looked_at(
     assert len(found) == len(warnings)
     for line, words in zip(found, warnings, strict=True):
         assert words in line
+
+
+class Terminal(StringIO):
+    """Standard error of somebody who looks at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        return super().write(text)
+
+
+def test_long_work_tells_a_terminal_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document, "SILENT", 0.01)
+    monkeypatch.setattr(sys, "stderr", seen := Terminal())
+    with document._progress("applying"):
+        assert seen.written.wait(10)
+    assert seen.getvalue().startswith("\rapplying … 0 s")
+    assert seen.getvalue().endswith("\r\x1b[K")  # the line is gone when the work is done
+
+
+def test_nothing_is_told_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    monkeypatch.setattr(sys, "stderr", seen := StringIO())
+    with document._progress("applying"):
+        assert threading.active_count() == before
+    assert seen.getvalue() == ""
