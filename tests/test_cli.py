@@ -150,7 +150,7 @@ DOCUMENTS = {"internal_dns.store.declare", "internal_dns.sources", "internal_dns
         (["init", "--if-missing"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
         (["machine", "--help"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
         (["machine", "list"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
-        (["network", "list"], LIBRARIES | LISTENERS | DOCUMENTS | {"asyncio"}),
+        (["network", "list"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio"}),
         (["check"], LIBRARIES | LISTENERS | {"asyncio", "internal_dns.sources"}),
         (["export"], LIBRARIES | LISTENERS | {"asyncio", "internal_dns.sources"}),
         (["dig", "--help"], LIBRARIES | DOCUMENTS | {"internal_dns.server"}),

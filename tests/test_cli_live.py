@@ -101,6 +101,11 @@ def test_two_looks_at_the_same_time_divide_by_no_zero() -> None:
     assert rates(NOW, NOW)["repeated"] == 0
 
 
+def test_a_server_that_does_not_tell_what_it_decided_is_understood() -> None:
+    old = json.loads(json.dumps(NOW).replace('"decided"', '"unknown"'))
+    assert (rates(old, old)["decided"], rates(old, old)["networks"][0]["rate"]) == (0, 0)
+
+
 @pytest.mark.parametrize("width", [40, 60, 100])
 def test_top_reads_well_at_any_width(width: int) -> None:
     lines = table(rates(BEFORE, NOW), width, 4)

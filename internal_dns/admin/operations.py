@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from internal_dns.admin.preview import answers_that_change
 from internal_dns.admin.rows import BadRequest, read_rows
 from internal_dns.store import declare
 from internal_dns.store.sqlite import TABLES
@@ -78,6 +77,8 @@ def apply(request: Request, writer: Writer) -> Reply:
         "warnings": [*plan.warnings, *plan.notes],
     }
     if request.get("dry_run"):
+        from internal_dns.admin.preview import answers_that_change
+
         preview = answers_that_change(writer, plan.puts, plan.deletes, limit)
         reply["warnings"] += preview.notes
         return {**reply, "answers": preview.answers, "answers_changed": preview.count}

@@ -97,8 +97,8 @@ def rates(before: Look, now: Look) -> Look:
         # unknown.
         return round((hits - earlier if hits >= earlier else hits) / seconds, 1)
 
-    def count(network: Look) -> int:
-        answers: int = network["hits"] + network["decided"]
+    def count(network: Look) -> int:  # a server before this one tells no `decided`
+        answers: int = network["hits"] + network.get("decided", 0)
         return answers
 
     names = {(n["network"], n["name"], n["type"]): n["hits"] for n in before["names"]}
@@ -107,7 +107,7 @@ def rates(before: Look, now: Look) -> Look:
         "seconds": round(seconds, 3),
         "requests": per_second(now["requests"], before["requests"]),
         "repeated": per_second(now["repeated"], before["repeated"]),
-        "decided": per_second(now["decided"], before["decided"]),
+        "decided": per_second(now.get("decided", 0), before.get("decided", 0)),
         "entries": now["entries"],
         "networks": _busiest_first(
             {**n, "rate": per_second(count(n), networks.get(n["network"], 0))}
