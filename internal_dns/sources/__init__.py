@@ -373,6 +373,8 @@ def storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
+# Octets that no text holds, whatever its encoding, but for UTF-16 and UTF-32.
+_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 # The longer mark first: that of UTF-32 starts like that of UTF-16.
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -411,6 +413,9 @@ def _decoded(source: bytes, what: str) -> str:
         if encoding:
             why = f"its byte order mark says {encoding.upper()}, and octet {error.start + 1} is not"
             raise SourceError(f"no {what}", why, "Give the whole file, saved as UTF-8") from error
+        if _CONTROLS.search(source) and source.count(0) * 4 <= len(source):
+            why = f"octet {error.start + 1} is not UTF-8, and there are control characters"
+            raise SourceError(f"no {what}", why, "Give the text itself, saved as UTF-8") from error
         name, code = _probable(source)
         why = f"octet {error.start + 1} is not UTF-8; it is probably {name}"
         do = f"Convert it: iconv -f {code} -t UTF-8 FILE > FILE.utf8"

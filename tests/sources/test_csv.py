@@ -109,6 +109,7 @@ def test_the_app_given_needs_no_column() -> None:
         (HEADER + "a,web\0", "line 2 has a NUL"),
         (HEADER.encode() + b"a,\xe9", "octet 39 is not UTF-8; it is probably Latin-1"),
         (HEADER.encode() + b"a,\x80", "octet 39 is not UTF-8; it is probably Windows-1252"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "octet 1 is not UTF-8, and there are control characters"),
         ('sep="\nid"app\n', "line 1, the header, has no column id"),
         ("sep=\r\nid,app\n", "line 1, the header, has no column id"),
         ("sep=;\nid;name\n", "line 2, the header, has no column app"),
