@@ -113,7 +113,7 @@ def _why_no_console() -> str:
     from internal_dns.transport.listen.sockets import bind
 
     if not all(map(find_spec, ("jinja2", "starlette", "uvicorn"))):
-        return "none: pip install 'internal-dns[console]' brings it"
+        return "none: pip install '.[console]' in the checkout brings it"
     try:
         bind(DEV_CONSOLE, socket.SOCK_STREAM).close()
     except OSError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from random import getrandbits
@@ -78,6 +79,7 @@ class Exchange:
             mirror=mirror,
         )
         self.shares = Shares()
+        self.decided: Counter[bytes] = Counter()  # messages by network, b"" those without one
         self.taps: list[Tap] = []
         self._one_in = 0  # so many messages the native path shows one; 0: nobody watches
         self._silent_until = 0.0
@@ -94,6 +96,9 @@ class Exchange:
         """Answer from *catalog* from now on."""
         self.catalog = catalog
         self.answers.change(catalog)
+        if len(self.decided) > len(catalog.networks) + 1:  # networks have gone
+            known = {b"", *(number.to_bytes(4, "big") for number in catalog.networks)}
+            self.decided = Counter({n: count for n, count in self.decided.items() if n in known})
 
     def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> None:
         """Answer by *rules* from now on; what was decided by others is forgotten."""
@@ -133,6 +138,7 @@ class Exchange:
         finally:
             took = perf_counter() - begin
             self._deciding += took
+            self.decided[network] += 1
             self.shares.spend(network, took)
 
     def _share_of(self, source: bytes) -> bytes:
