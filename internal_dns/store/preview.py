@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from socket import AF_INET6, inet_ntop
+from struct import unpack
 from typing import Any, Final
 
 from internal_dns.core import names
@@ -31,6 +32,7 @@ NO_DATA: Final = "no data"
 MANY: Final = 20  # members of a set or list; of larger ones only those that differ are shown
 
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_-]+")
+_SPECIAL: Final = frozenset(b'"().;\\@$')
 
 Named = Iterator[tuple[names.Asked, str]]
 
@@ -291,20 +293,35 @@ def _shown(held: Held) -> Shown:
 
 
 def _rdata_text(qtype: Type, rdata: bytes) -> str:
-    if qtype == Type.AAAA:
-        return inet_ntop(AF_INET6, rdata)
-    import dns.rdata
-    import dns.rdataclass
-    import dns.rdatatype
+    """Return the rdata of a catalog's records: addresses, services, reverse names."""
+    match qtype:
+        case Type.AAAA:
+            return inet_ntop(AF_INET6, rdata)
+        case Type.SRV:
+            return " ".join((*map(str, unpack("!3H", rdata[:6])), _name_text(rdata[6:])))
+        case Type.PTR:
+            return _name_text(rdata)
+        case _:
+            raise ValueError(f"no name of a catalog holds records of type {qtype}")
 
-    rdclass, rdtype = dns.rdataclass.IN, dns.rdatatype.RdataType(qtype)
-    return dns.rdata.from_wire(rdclass, rdtype, rdata, 0, len(rdata)).to_text()
+
+def _name_text(wire: bytes) -> str:
+    """Return an uncompressed name in presentation form."""
+    labels, at = [], 0
+    while size := wire[at]:
+        labels.append(_label(wire[at + 1 : at + 1 + size]))
+        at += 1 + size
+    return ".".join(labels) + "."
 
 
 def _label(octets: bytes) -> str:
-    """Return a label in presentation form."""
+    """Return a label in presentation form (RFC 1035 section 5.1)."""
     if _PLAIN.fullmatch(octets):
         return octets.decode()
-    import dns.name
+    return "".join(map(_octet, octets))
 
-    return dns.name.Name((octets,)).to_text()
+
+def _octet(octet: int) -> str:
+    if octet in _SPECIAL:
+        return f"\\{octet:c}"
+    return f"{octet:c}" if 0x20 < octet < 0x7F else f"\\{octet:03d}"

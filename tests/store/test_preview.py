@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dns.name
 import pytest
 
+from internal_dns.core.records import MOST_ADDRESSES
 from internal_dns.store.generate import create_catalog
 from internal_dns.store.json_rows import BadRequest
 from internal_dns.store.operations import perform
+from internal_dns.store.preview import _name_text
 from internal_dns.store.writer import Refused, Writer
 
 MACHINE = """
@@ -183,3 +186,42 @@ def test_of_many_members_those_that_differ_are_shown_and_the_others_counted(writ
     before, after = answers(writer, document.format(""))["w.internal", "AAAA"]
     assert before.endswith(":29:2 and 10 more")
     assert after == "no data (no machine matches)"
+
+
+def test_sets_and_lists_past_any_message_are_compared_whole(writer: Writer) -> None:
+    member = (
+        'id = "w{0:04}", address = "fdaa:0:40:1:1:0:{0:x}:2", region = "iad", state = "{1}", '
+        'metadata = {{ role = "r" }}, services = [{{ name = "http", port = 80 }}]'
+    )
+    count, stopped = MOST_ADDRESSES + 60, 60
+
+    def document(off: int) -> str:
+        members = (
+            f"{{ {member.format(n, 'stopped' if n < off else 'started')} }}" for n in range(count)
+        )
+        return (
+            f"[networks.many]\nid = 0x40\napps.w.machines = [{', '.join(members)}]\n"
+            'flycasts.w = ["fdaa:0:40:0:1::2"]\n'
+        )
+
+    perform({"op": "apply", "text": document(0)}, writer)
+    found = answers(writer, document(stopped))
+    same = f"{count - stopped:,} that stay"
+    for name, qtype, first in (
+        ("w.internal", "AAAA", "fdaa:0:40:1:1::2, fdaa:0:40:1:1:0:1:2, "),
+        ("r.role.kv._metadata.w.internal", "AAAA", "fdaa:0:40:1:1::2, "),
+        ("_http._tcp.w.internal", "SRV", "0 1 80 w0000.vm.w.internal., "),
+        ("vms.w.internal", "TXT", "w0000 iad,w0001 iad,"),
+        ("_instances.w.internal", "TXT", "instance=w0000,app=w,ip=fdaa:0:40:1:1::2,region=iad;"),
+        ("_instances.internal", "TXT", "instance=w0000,app=w,"),
+    ):
+        before, after = found[name, qtype]
+        assert before.startswith(first), name
+        assert before.endswith(f" and {stopped - 20} more and {same}"), name
+        assert after == same, name
+
+
+@pytest.mark.parametrize("octet", range(256))
+def test_a_label_is_written_as_other_programs_write_it(octet: int) -> None:
+    label = b"a" + bytes([octet])
+    assert _name_text(bytes([2]) + label + b"\1b\0") == dns.name.Name((label, b"b", b"")).to_text()
