@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from internal_dns.cli import cli, document, known
+from internal_dns.cli.columns import COMPLETIONS
 from internal_dns.store.declare.form import STATES
 from internal_dns.store.generate import create_catalog, demo_rows
+from internal_dns.store.schema import TABLES
 from tests.commands import run
 
 
@@ -52,6 +54,21 @@ def test_networks_regions_states_apps_and_ids_are_completed_from_the_catalog(dem
     assert completed("machine", "list", *at, "--network", "acme", "--app", "we") == ["web"]
     assert completed("machine", "show", *at, "3d8d99") == ["3d8d9930b03989"]
     assert completed("machine", "stop", *at, "3d8d9930b03989", "3d8d99") == []
+
+
+@pytest.mark.parametrize("words", [("machine", "add", "zz"), ("machine", "set", "zz")])
+def test_the_options_of_columns_are_completed(demo: Path, words: tuple[str, ...]) -> None:
+    at = (*words, "--catalog", demo)
+    assert completed(*at, "--region", "ia") == ["iad"]
+    assert completed(*at, "--state", "stop") == ["stopped", "stopping"]
+    assert completed(*at, "--app", "we") == ["web"]
+    assert completed("peer", "set", "acme/alice-laptop", "--catalog", demo, "--region", "ia") == [
+        "iad"
+    ]
+
+
+def test_what_completes_columns_is_for_columns_that_tables_have() -> None:
+    assert COMPLETIONS.keys() <= {column for columns in TABLES.values() for column in columns}
 
 
 def test_a_catalog_that_cannot_be_read_completes_nothing(
@@ -100,6 +117,26 @@ def test_a_slip_is_met_with_what_was_probably_meant(
 ) -> None:
     said = run(*words, "--catalog", demo)
     assert f"Did you mean {meant.rpartition('/')[2]}?" in said.err
+
+
+@pytest.mark.parametrize(
+    ("more", "warning"),
+    [
+        (("--state", "startd"), "state startd is none of the known ones. Did you mean started?"),
+        (("--region", "idd"), "region idd is not in the catalog"),
+        (("--state", "started", "--region", "iad"), ""),
+        (("--group", "web"), ""),
+    ],
+)
+def test_a_machine_that_is_changed_is_looked_at(
+    tmp_path: Path, more: tuple[str, ...], warning: str
+) -> None:
+    create_catalog(tmp_path / "demo.db", demo_rows())
+    said = run("machine", "set", "3d8d9930b03989", *more, "--offline", "--catalog",
+               tmp_path / "demo.db")  # fmt: skip
+    assert said.code == 0
+    assert warning in said.err
+    assert bool(warning) == bool(said.err)
 
 
 def test_a_list_that_is_empty_for_another_reason_hints_at_nothing(demo: Path) -> None:
