@@ -11,7 +11,7 @@ LOOKED_AT: Final = 1_000  # names a look brings
 
 
 def rates(before: Look, now: Look) -> Look:
-    """Return what happened between two looks, a second, busiest first.
+    """Return what happened between two looks, per second, busiest first.
 
     A name that the earlier look did not bring may be new, or was less busy than those it brought:
     count from there.
@@ -24,15 +24,20 @@ def rates(before: Look, now: Look) -> Look:
         # unknown.
         return round((hits - earlier if hits >= earlier else hits) / seconds, 1)
 
+    def count(network: Look) -> int:  # a server before this one tells no `decided`
+        answers: int = network["hits"] + network.get("decided", 0)
+        return answers
+
     names = {(n["network"], n["name"], n["type"]): n["hits"] for n in before["names"]}
-    networks = {n["network"]: n["hits"] for n in before["networks"]}
+    networks = {n["network"]: count(n) for n in before["networks"]}
     return {
         "seconds": round(seconds, 3),
         "requests": per_second(now["requests"], before["requests"]),
         "repeated": per_second(now["repeated"], before["repeated"]),
+        "decided": per_second(now.get("decided", 0), before.get("decided", 0)),
         "entries": now["entries"],
         "networks": _busiest_first(
-            {**n, "rate": per_second(n["hits"], networks.get(n["network"], 0))}
+            {**n, "rate": per_second(count(n), networks.get(n["network"], 0))}
             for n in now["networks"]
         ),
         "names": _busiest_first(

@@ -394,7 +394,7 @@ async def _probe(upstream: Upstream, name: str, settings: Settings) -> Symptom:
     except (ImportError, OSError) as error:
         why = "`serve` exits 78 with it"
         return Symptom(
-            "fail", what, str(error), why, "pip install 'internal-dns[doh]', or upstream_ca"
+            "fail", what, str(error), why, "In the checkout: pip install '.[doh]'; or upstream_ca"
         )
     start = asyncio.get_running_loop().time()
     qtype = "A" if name == _REAL_NAME else "SOA"

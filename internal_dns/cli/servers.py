@@ -67,7 +67,7 @@ class NoReply(Exception):
 def running(catalog: Path) -> Running | None:
     """Ask the server that has *catalog* where it listens; None when there is none, or it is older
     than this question."""
-    from internal_dns.admin.api import socket_path
+    from internal_dns.net import socket_path
 
     with socket.socket(socket.AF_UNIX) as server:
         server.settimeout(_SOCKET_TIMEOUT)
