@@ -156,7 +156,10 @@ DOCUMENTS = {"internal_dns.store.declare", "internal_dns.sources", "internal_dns
         (["network", "list"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio"}),
         (["check"], LIBRARIES | LISTENERS | {"asyncio", "internal_dns.sources"}),
         (["export"], LIBRARIES | LISTENERS | {"asyncio", "internal_dns.sources"}),
-        (["dig", "--help"], LIBRARIES | DOCUMENTS | {"internal_dns.server"}),
+        (["dig", "--help"], LIBRARIES | DOCUMENTS | LISTENERS | QUESTIONS | {"asyncio", "internal_dns.forward"}),
+        (["watch", "--help"], LIBRARIES | DOCUMENTS | LISTENERS | QUESTIONS | {"asyncio", "internal_dns.forward"}),
+        (["serve", "--help"], LIBRARIES | DOCUMENTS | LISTENERS | QUESTIONS | {"asyncio", "sqlite3"}),
+        (["config", "show"], LIBRARIES | DOCUMENTS | LISTENERS | QUESTIONS | {"asyncio", "sqlite3"}),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )  # fmt: skip

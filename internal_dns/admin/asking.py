@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from internal_dns.core import names
 from internal_dns.core.catalog_rules import USUAL
-from internal_dns.core.journey import asked_in, our_zone
 from internal_dns.core.wire import ASK_AS, MAX_ASK_AS
 
 if TYPE_CHECKING:
@@ -28,6 +27,9 @@ class NotAQuestion(ValueError):
 def usual_type(name: str, prefix: bytes = PREFIX) -> str:
     """The type one asks a name for: TXT for the lists, SRV for services, PTR for reverse names,
     else AAAA."""
+    # Late: this is most of the server's logic, and a TYPE that is given needs none of it.
+    from internal_dns.core.journey import asked_in, our_zone
+
     labels = tuple(label.lower().encode() for label in name.rstrip(".").split(".") if label)
     zone = our_zone(labels, prefix)
     match asked_in(zone, labels, prefix) if zone else None:

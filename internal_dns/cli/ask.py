@@ -27,6 +27,7 @@ from internal_dns.cli.words import (
     settings,
 )
 from internal_dns.core.wire import ASK_AS
+from internal_dns.text import printable_text
 
 if TYPE_CHECKING:
     import dns.message
@@ -196,7 +197,7 @@ def reply_lines(reply: dns.message.Message) -> list[str]:
     value = reply_value(reply)
     colour = "green" if value["rcode"] == "NOERROR" else "yellow"
     lines = [paint(f"; {value['rcode']} {' '.join(value['flags'])}", colour)]
-    lines += [paint(f"; {reason}", "yellow") for reason in value["reasons"]]
+    lines += [paint(f"; {printable_text(reason)}", "yellow") for reason in value["reasons"]]
     for section in ("answer", "authority", "additional"):
         lines += [
             *([f"; {section}"] if value[section] and section != "answer" else []),

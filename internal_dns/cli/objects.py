@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import AddressValueError, IPv6Network
+from ipaddress import AddressValueError, IPv6Address, IPv6Network
 from typing import Any
 
 import click
@@ -614,11 +614,24 @@ def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
         return
     from internal_dns.cli.wireguard import split as split_dns
 
-    found = split_dns(row["address"], number, settings().prefix)
+    prefix = settings().prefix
+    if not slash_48(number, prefix) or not _is_address(row["address"]):
+        what, why = f"peer {name}", f"{row['address']} in network {number} is not served"
+        raise Told(what, why, "`internal-dns check` says what is wrong with the row", FINDING)
+    found = split_dns(row["address"], number, prefix)
     if as_json:
         print_json(found.value())
     else:
         click.echo("\n".join(found.lines()))
+
+
+def _is_address(text: object) -> bool:
+    """Whether *text*, of a file that another engine may write, is an IPv6 address and nothing
+    else: it goes into a configuration file."""
+    try:
+        return isinstance(text, str) and IPv6Address(text).scope_id is None
+    except AddressValueError:
+        return False
 
 
 @command(peer, "add", writes=True)

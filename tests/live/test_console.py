@@ -241,6 +241,15 @@ def test_no_page_is_wider_than_a_telephone(browser: Browser, served: Served, wid
     browser.cdp("Emulation.clearDeviceMetricsOverride")
 
 
+def test_the_verdicts_of_the_ask_page_fit_at_1000_pixels(browser: Browser, served: Served) -> None:
+    browser.open(url(served))
+    browser.size(1000, 800)
+    browser.open(base(served) + "ask?name=batch.internal&as=acme")
+    table = "document.querySelector('.verdicts').parentElement"
+    assert browser.run(f"return {table}.scrollWidth <= {table}.clientWidth")
+    browser.cdp("Emulation.clearDeviceMetricsOverride")
+
+
 def test_nothing_is_shown_to_who_has_no_token(served: Served) -> None:
     for path in ("", "networks/24", "status", "status/now", "ask?name=web.internal"):
         with pytest.raises(urllib.error.HTTPError) as refused:
