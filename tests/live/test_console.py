@@ -244,7 +244,7 @@ def test_no_page_is_wider_than_a_telephone(browser: Browser, served: Served, wid
 def test_the_verdicts_of_the_ask_page_fit_at_1000_pixels(browser: Browser, served: Served) -> None:
     browser.open(url(served))
     browser.size(1000, 800)
-    browser.open(base(served) + "ask?name=batch.internal&as=acme")
+    browser.open(base(served) + "ask?name=top2.nearest.of.web.internal&as=acme/nrt")
     table = "document.querySelector('.verdicts').parentElement"
     assert browser.run(f"return {table}.scrollWidth <= {table}.clientWidth")
     browser.cdp("Emulation.clearDeviceMetricsOverride")
