@@ -417,8 +417,8 @@ class Server:
         for connection in tuple(self.connections.open):
             connection.transport.abort()
         for listener in self.udp:
-            for task in listener.pending:
-                task.cancel()
+            for reply in tuple(listener.pending):
+                reply.cancel()
         await asyncio.sleep(0)
 
     def _close(self) -> None:

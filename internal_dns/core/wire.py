@@ -36,6 +36,7 @@ class Type(IntEnum):
     NAPTR = 35
     DNAME = 39
     OPT = 41
+    DS = 43
     RRSIG = 46
     NSEC = 47
     NSEC3 = 50
@@ -355,6 +356,9 @@ class Checked:
     names: Mapping[int, tuple[bytes, bool]] = field(
         default_factory=dict, compare=False
     )  # by offset: lower-cased, ours
+    # CNAMEs of the answer section whose target is ours: only the chain from QNAME may hold one.
+    aliases: Sequence[Span] = ()
+    edns: bool = field(default=False, compare=False)  # it has an OPT
 
     @property
     def rcode(self) -> int:
@@ -393,6 +397,18 @@ def is_reply_to(octets: bytes, ident: bytes, question: bytes) -> bool:
     )
 
 
+def is_bare_refusal(octets: bytes, ident: bytes) -> bool:
+    """Whether *octets* are a header alone that says FORMERR or NOTIMP: what a server that knows no
+    EDNS may send (RFC 6891 section 7)."""
+    return (
+        len(octets) == HEADER
+        and octets[:2] == ident
+        and octets[2] & 0xF8 == QR >> 8
+        and octets[3] & 15 in (Rcode.FORMERR, Rcode.NOTIMP)
+        and octets[4:] == bytes(8)
+    )
+
+
 def check_reply(
     octets: bytes, ident: bytes, question: bytes, zones: frozenset[bytes], prefix: bytes | None
 ) -> Checked:
@@ -408,21 +424,36 @@ def check_reply(
     _, flags, _, answers, authorities, additionals = _SIX.unpack_from(octets)
     names = _Names(octets, zones)
     spans: list[Span] = []
+    aliases: list[Span] = []
     if answers + authorities + additionals > MAX_RRS:
         raise BadReply("too many records")  # not final: the counts alone may be false
     try:
-        at, end, seen = _check_records(octets, size, answers + authorities, names, prefix, spans)
+        at, end, seen = _check_records(
+            octets, size, answers + authorities, names, prefix, spans, aliases
+        )
         if seen < answers + authorities:
             raise _Fault("OPT outside the additional section")
         # What little may follow OPT (a TSIG that is not for the client) is left out with it.
-        after, end, kept = _check_records(octets, at, additionals, names, prefix, None)
+        after, end, kept = _check_records(octets, at, additionals, names, prefix, None, None)
     except _Fault as fault:
         raise BadReply(str(fault)) from None
     extended = octets[end + 5] if kept < additionals else 0
     if kept == additionals and after != len(octets):
         raise BadReply("octets after the last record")
+    if aliases and any(span in aliases for span in spans[answers:]):
+        raise BadReply("an alias of ours outside the answer section", injected=True)
     counts = (answers, authorities, kept)
-    return Checked(flags, counts, octets[size:end], extended, octets, spans, names.known)
+    return Checked(
+        flags,
+        counts,
+        octets[size:end],
+        extended,
+        octets,
+        spans,
+        names.known,
+        aliases,
+        kept < additionals,
+    )
 
 
 # Hot path: one call for all records of a section; a call for each doubles the time that a 64 KB
@@ -434,11 +465,12 @@ def _check_records(
     names: _Names,
     prefix: bytes | None,
     spans: list[Span] | None,
+    aliases: list[Span] | None,
 ) -> tuple[int, int, int]:
     """Check *count* RRs, or those before an OPT: where the next would start, where the last ends,
     how many.
 
-    What they are is added to *spans*.
+    What they are is added to *spans*, and CNAMEs to a name of ours to *aliases*.
     """
     size, known, unpack = len(octets), names.known, _RR.unpack_from
     for number in range(count):
@@ -466,7 +498,11 @@ def _check_records(
             if rtype == Type.AAAA and prefix is not None and octets.startswith(prefix, rdata):
                 raise BadReply("an address of ours", injected=True)
         elif rtype in NAMES_IN:
-            ours = _check_targets(octets, rtype, rdata, at, names, prefix) or ours
+            if _check_targets(octets, rtype, rdata, at, names, prefix):
+                if aliases is None or rtype != Type.CNAME:
+                    ours = True
+                elif not ours:
+                    aliases.append((owner, rtype, start, rdata, at))
         elif rtype == Type.OPT:
             if octets[start]:
                 raise _Fault("OPT is owned by the root")

@@ -87,8 +87,9 @@ class Plan:
         upstream = min(left, key=self._sent.__getitem__)
         return upstream, self._sent[upstream] + TRY_TIMEOUT
 
-    def by_stream(self) -> bool:
-        """Whether a try may go on by TCP: TC was set, or something that was not the reply came."""
+    def may_send(self) -> bool:
+        """Whether one more message may be sent for a try: over TCP, because TC was set or something
+        came that was not the reply; on another connection; or without EDNS. It counts."""
         if self.packets >= PACKETS:
             return False
         self.packets += 1

@@ -7,14 +7,17 @@ SERVFAIL and a log line, not the server.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from random import getrandbits
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+from internal_dns.core.aliases import completed, question_at_end
 from internal_dns.core.catalog import Catalog, Network
 from internal_dns.core.journey import Drop, Forward, Reply, Rules, respond
 from internal_dns.core.message import Body, Manner, message
@@ -33,9 +36,9 @@ from internal_dns.core.wire import (
 from internal_dns.metrics import Metrics
 from internal_dns.transport.shares import Shares
 from internal_dns.transport.table.table import AnswerTable, Mirror
-from internal_dns.transport.tap import Sample, Tap, show, tapped
+from internal_dns.transport.tap import Sample, Tap, show, show_reply
 
-Outcome = bytes | None | Coroutine[Any, Any, bytes | None]
+Outcome = bytes | None | asyncio.Future[bytes]
 
 _AAAA: Final = int(Type.AAAA).to_bytes(2, "big")
 _log = logging.getLogger("internal_dns")
@@ -46,14 +49,26 @@ Keep = Callable[
 ]  # AnswerTable.remember_relayed
 
 
+Complete = Callable[
+    [Forward, Relayed, bytes, tuple[Ede, str] | None], bytes
+]  # Exchange.complete
+
+
+class Waiter(asyncio.Future[bytes]):
+    """A reply that is not there yet."""
+
+    first: Callable[[bytes], object] | None  # called with it before anybody else has it
+
+
 class Forwarder(Protocol):
     """What is asked for names that are not ours."""
 
     keep: Keep  # called with what is known and asked for again
     forget: Callable[[], None]  # called when what was kept holds no more
+    complete: Complete  # called with a chain that ends in one of our names
 
-    def answer(self, forward: Forward, source: bytes) -> bytes | Coroutine[Any, Any, bytes]:
-        """Return the reply's octets, or what will return them; never raises."""
+    def answer(self, forward: Forward, source: bytes) -> bytes | Waiter:
+        """Return the reply's octets, or what will hold them; never raises."""
 
     def told(self, query: Query) -> list[tuple[str, str]]:
         """Return what would become of *query* now, in words."""
@@ -86,6 +101,7 @@ class Exchange:
                 self.answers.remember_relayed,
                 self.answers.forget_relayed,
             )
+            forwarder.complete = self.complete
         self._deciding = 0.0  # seconds of the present batch that went into deciding
         self._repeats = metrics.durations["repeat"]
         self._timed_hits = 0  # repeated replies whose time is counted
@@ -255,7 +271,8 @@ class Exchange:
             )
             show(taps, sample(outcome, how))
             return outcome
-        return tapped(outcome, taps, sample)
+        outcome.add_done_callback(partial(show_reply, taps, sample))
+        return outcome
 
     def answer_for_watch(self, octets: bytes, source: bytes) -> bytes:
         """Return the reply to one query as it would be by TCP now, without counting it; empty when
@@ -269,18 +286,34 @@ class Exchange:
         assert self.forwarder is not None  # rules.forwarding is off without one
         reply = self.forwarder.answer(forward, source)
         if isinstance(reply, bytes):
-            self._count_forwarded(forward, reply, begin)
-            return reply
-        return self._forwarded(forward, reply, begin)
-
-    async def _forwarded(
-        self, forward: Forward, asked: Coroutine[Any, Any, bytes], begin: float
-    ) -> bytes:
-        reply = await asked
-        self._count_forwarded(forward, reply, begin)
+            self._count_forwarded(forward, begin, reply)
+        else:
+            reply.first = partial(self._count_forwarded, forward, begin)
         return reply
 
-    def _count_forwarded(self, forward: Forward, reply: bytes, begin: float) -> None:
+    def complete(
+        self, forward: Forward, relayed: Relayed, chain: bytes, ede: tuple[Ede, str] | None
+    ) -> bytes:
+        """Return the reply to a question whose answer is a chain from outside into one of our
+        names: what we answer there, to this asker, now. It is stored nowhere."""
+        ours = respond(
+            question_at_end(forward, relayed),
+            forward.source,
+            forward.destination,
+            self.catalog,
+            self.rules,
+            turn=forward.manner.turn,
+            stream=True,
+        )
+        if isinstance(ours, Reply):
+            said = ours.remember
+            if said is None or not leaks(said.body, said.network):
+                return completed(forward, relayed, chain, ours.octets, ede)
+            self.metrics.leaks += 1
+        body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
+        return message(body, forward.query, forward.manner)
+
+    def _count_forwarded(self, forward: Forward, begin: float, reply: bytes) -> None:
         self.metrics.durations["forward"].observe(perf_counter() - begin)
         self.metrics.response("forward", reply[3] & 15, forward.query.qtype)[0] += 1
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections import Counter
-from collections.abc import Coroutine
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from internal_dns.core.journey import IDLE_TIMEOUT
 from internal_dns.core.wire import HEADER, QR
@@ -81,7 +80,7 @@ class Connection(asyncio.Protocol):
         self.in_flight = 0
         self.blocked = False  # the client does not read its replies
         self.closing = False
-        self.waiting: set[asyncio.Task[None]] = set()
+        self.waiting: set[asyncio.Future[bytes]] = set()
         self.loop = asyncio.get_running_loop()
         self.since = self.loop.time()  # when the present wait began
         self.timer: asyncio.TimerHandle | None = None
@@ -132,8 +131,8 @@ class Connection(asyncio.Protocol):
         self.all.leave(self)
         if self.timer:
             self.timer.cancel()
-        for task in self.waiting:
-            task.cancel()
+        for reply in tuple(self.waiting):
+            reply.cancel()
 
     # ── frames ────────────────────────────────────────────────────────────────────────────────────
 
@@ -209,22 +208,22 @@ class Connection(asyncio.Protocol):
         if not self.transport.is_closing() and not self.blocked:
             self._read()
 
-    def _later(self, reply: Coroutine[Any, Any, bytes | None]) -> None:
-        async def send() -> None:
-            try:
-                octets = await reply
-                if octets is not None and not self.transport.is_closing():
-                    self.transport.write(len(octets).to_bytes(2, "big") + octets)
-            finally:
-                self.in_flight -= 1
-                self.since = self.loop.time()
-            if not self.blocked:
-                self._read()
-
+    def _later(self, reply: asyncio.Future[bytes]) -> None:
         self.in_flight += 1
-        task = self.loop.create_task(send())
-        self.waiting.add(task)
-        task.add_done_callback(self.waiting.discard)
+        self.waiting.add(reply)
+        reply.add_done_callback(self._send)
+
+    def _send(self, reply: asyncio.Future[bytes]) -> None:
+        self.waiting.discard(reply)
+        self.in_flight -= 1
+        self.since = self.loop.time()
+        if reply.cancelled():
+            return
+        octets = reply.result()
+        if not self.transport.is_closing():
+            self.transport.write(len(octets).to_bytes(2, "big") + octets)
+        if not self.blocked:
+            self._read()
 
     # ── ends ──────────────────────────────────────────────────────────────────────────────────────
 

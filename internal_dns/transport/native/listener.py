@@ -6,9 +6,10 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
+from functools import partial
 from threading import Thread
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from internal_dns.metrics import Metrics
 from internal_dns.transport.answer import Exchange
@@ -41,7 +42,7 @@ class Udp:
     ) -> None:
         self.groups, self.exchange, self.metrics = groups, exchange, metrics
         self.loop = asyncio.get_running_loop()
-        self.pending: set[asyncio.Task[None]] = set()
+        self.pending: set[asyncio.Future[bytes]] = set()
         self.shares = [
             [sock for group in groups for sock in group[n::workers]] for n in range(workers)
         ]
@@ -87,8 +88,8 @@ class Udp:
         files."""
         self.stop_reading()
         self.workers, self._counted = [], []
-        for task in self.pending:
-            task.cancel()
+        for reply in tuple(self.pending):
+            reply.cancel()
 
     def _readable(self, number: int) -> None:
         up = self.workers[number].up
@@ -133,16 +134,15 @@ class Udp:
         before, self._unseen = self._unseen, sum(worker.unseen for worker in self.workers)
         self.exchange.not_shown(self._unseen - before)
 
-    def _later(self, reply: Any, number: int, back: bytes) -> None:
-        """Send what a coroutine returns, when it does, by the worker that then has the sockets."""
+    def _later(self, reply: asyncio.Future[bytes], number: int, back: bytes) -> None:
+        """Send *reply* when it is there, by the worker that then has the sockets."""
+        self.pending.add(reply)
+        reply.add_done_callback(partial(self._send, number, back))
 
-        async def send() -> None:
-            if (octets := await reply) is not None and self.workers:
-                self.workers[number].send([(back, octets)])
-
-        task = self.loop.create_task(send())
-        self.pending.add(task)
-        task.add_done_callback(self.pending.discard)
+    def _send(self, number: int, back: bytes, reply: asyncio.Future[bytes]) -> None:
+        self.pending.discard(reply)
+        if self.workers and not reply.cancelled():
+            self.workers[number].send([(back, reply.result())])
 
     def count(self) -> None:
         """Add what the workers have counted since the last time to the metrics."""
