@@ -20,6 +20,7 @@ from internal_dns.core.catalog import NetworkId
 from internal_dns.core.journey import our_zone
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
+from internal_dns.forward.sockets import MODES
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.replicate.source import Source
 from internal_dns.transport.listen.sockets import Endpoint
@@ -29,6 +30,7 @@ ENVIRONMENT: Final = "INTERNAL_DNS_"
 SECRETS: Final = frozenset({"cookie_secret", "console_token"})  # never shown, never in a log
 NOT_SETTINGS: Final = frozenset({"INTERNAL_DNS_FORBID_SKIPS"})  # of the tests
 UDP_PATHS: Final = ("auto", "native", "python")
+OUTSIDE_ALIASES: Final = ("answer", "refuse")
 
 
 class ConfigurationError(Exception):
@@ -100,6 +102,15 @@ def _udp_path(text: str) -> str:
     return text
 
 
+def _one_of(name: str, values: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"{text!r} is no {name}: {', '.join(values)}")
+        return text
+
+    return parse
+
+
 def _secret(text: str) -> bytes:
     secret = bytes.fromhex(text)
     if len(secret) != 16:
@@ -169,6 +180,22 @@ class Settings:
         "system's.",
         Path,
         "FILE",
+    )
+    upstream_sockets: str = setting(
+        "auto",
+        "Sockets that ask udp:// upstreams: fresh, one per question; pool, 64 shared ones; auto, a "
+        "pool for upstreams on this host only.",
+        _one_of("upstream_sockets", MODES),
+        "MODE",
+        reload=True,
+    )
+    outside_aliases: str = setting(
+        "answer",
+        "What a CNAME from outside that leads to an internal name gets: answer, what that name has "
+        "for the asker; or refuse.",
+        _one_of("outside_aliases", OUTSIDE_ALIASES),
+        "MODE",
+        reload=True,
     )
     region: bytes | None = setting(
         None, "The region this server is in.", _region, "CODE", reload=True

@@ -22,7 +22,7 @@ from internal_dns.admin.http import AdminPort
 from internal_dns.config import ConfigurationError, Settings, contradictions
 from internal_dns.core.journey import Rules
 from internal_dns.forward.forwarder import Forwarder
-from internal_dns.forward.upstreams import Upstream, from_resolv_conf
+from internal_dns.forward.upstreams import RESOLV_CONF, Upstream, named_in_resolv_conf, public
 from internal_dns.metrics import Metrics
 from internal_dns.replicate.following import Following
 from internal_dns.service.notify import ServiceManager
@@ -88,7 +88,8 @@ class Server:
         self.reread_ok = True  # what the last SIGHUP found could be used
         self.udp_path = udp_path(settings.udp_path)
         self.metrics = Metrics(info={"udp_path": self.udp_path})
-        self.upstreams = _upstreams(settings)
+        self.fell_back = False  # resolv.conf named nobody: public upstreams are used
+        self.upstreams = self._find_upstreams(settings)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.forward_limit = max(16, descriptors // 4)
         self.forwarder = _forwarder(settings, self.upstreams, self.metrics, self.forward_limit)
@@ -275,7 +276,7 @@ class Server:
         it is faulty."""
         if self.announced:
             self.manager.reloading()
-        before = self.settings
+        before, upstreams = self.settings, self.upstreams
         try:
             found = reread()
             if self.passed:
@@ -292,6 +293,9 @@ class Server:
         else:
             self.reread_ok = True
             changed, fixed = differences(before, found)
+            if not (before.upstream or found.upstream) and upstreams != self.upstreams:
+                said = (" ".join(map(str, each)) for each in (upstreams, self.upstreams))
+                changed.append(f"upstreams of {RESOLV_CONF} {' -> '.join(said)}")
             _log.info("configuration reloaded: %s", "; ".join(changed) or "nothing changed")
             if fixed:
                 _log.warning(
@@ -303,7 +307,7 @@ class Server:
 
     def _use(self, settings: Settings) -> None:
         """Raises ConfigurationError, and then nothing has changed."""
-        upstreams = _upstreams(settings)  # the host's resolv.conf may be another, too
+        upstreams = self._find_upstreams(settings)  # the host's resolv.conf may be another, too
         rules = self._rules(settings, upstreams)
         workers = self._workers(rules)
         if (upstreams, settings.forward) != (self.upstreams, self.settings.forward):
@@ -312,11 +316,33 @@ class Server:
             except (ImportError, OSError) as error:
                 self.forwarder.use(self.upstreams, self.settings.forward)
                 raise ConfigurationError([str(_cannot_forward(settings, error))]) from error
+        self.forwarder.use_manners(
+            outside_aliases=settings.outside_aliases == "answer", sockets=settings.upstream_sockets
+        )
         self.settings, self.upstreams = settings, upstreams
         self.secret = settings.cookie_secret or self.secret
         self._use_rules(rules, workers)
         self.api.hide(settings.hidden_peers)
         self.watcher.hide(settings.hidden_peers)
+
+    def _find_upstreams(self, settings: Settings) -> tuple[Upstream, ...]:
+        """Return the default upstreams. Says so, once, when only public ones are left."""
+        if settings.upstream:
+            self.fell_back = False
+            return tuple(upstream for upstream in settings.upstream if upstream)
+        found = named_in_resolv_conf(settings.is_own)
+        before, self.fell_back = self.fell_back, not found
+        if found:
+            return found
+        others = public()
+        if not before:
+            _log.warning(
+                "%s names no server but this one: external names are forwarded to public "
+                "resolvers, %s; name others with --upstream, or none",
+                RESOLV_CONF,
+                ", ".join(map(str, others)),
+            )
+        return others
 
     def _workers(self, rules: Rules) -> NewWorkers | None:
         """Make the native workers that answer by *rules*, if those are new. Raises
@@ -457,7 +483,7 @@ class Server:
             "listen": f"{listen} · udp path {self._path()} · {loop_name()}",
             "upstreams": ", ".join(map(str, self.upstreams)) or "none",
             "limits": f"{self.connections.limit} tcp connections, {self.forward_limit} forwarded "
-            f"at a time",
+            f"at a time, at most {self.forwarder.pooled} shared sockets",
             "admin": f"http://{settings.admin}" if settings.admin else "none",
             "console": self.console.url if self.console else "none",
         }
@@ -604,6 +630,8 @@ def _forwarder(
             rules=settings.forward,
             limit=limit,
             ca=settings.upstream_ca,
+            outside_aliases=settings.outside_aliases == "answer",
+            sockets=settings.upstream_sockets,
         )
     except (ImportError, OSError) as error:
         raise _cannot_forward(settings, error) from error
@@ -618,12 +646,6 @@ def _cannot_forward(settings: Settings, error: ImportError | OSError) -> CannotS
         )
     what = f"upstream_ca {settings.upstream_ca}"  # ssl.SSLError is an OSError
     return CannotStart(what, str(error.strerror or error), "Name a file of certificates (PEM)")
-
-
-def _upstreams(settings: Settings) -> tuple[Upstream, ...]:
-    if settings.upstream:
-        return tuple(upstream for upstream in settings.upstream if upstream)
-    return from_resolv_conf(settings.is_own)
 
 
 def _register(server: Server) -> None:

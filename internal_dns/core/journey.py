@@ -36,6 +36,7 @@ from internal_dns.core.requester import (
 )
 from internal_dns.core.wire import (
     COOKIE,
+    DS,
     IN,
     KEEPALIVE,
     MAX_MESSAGE,
@@ -327,7 +328,7 @@ def _local(query: Query, rules: Rules) -> Body | None:
 
 def _has_rule(labels: Labels, qtype: int, rules: Rules) -> bool:
     """Whether an operator has named upstreams for this, which then win over local zones."""
-    if qtype == Type.DS and labels in rules.forwarded:
+    if qtype == DS and labels in rules.forwarded:
         # It is the parent's (RFC 4035 section 3.1.4.1), which may be a local zone itself.
         return local_zone(labels[1:]) is None or _has_rule(labels[1:], 0, rules)
     return any(labels[-len(suffix) :] == suffix for suffix in rules.forwarded)

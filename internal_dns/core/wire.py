@@ -36,7 +36,6 @@ class Type(IntEnum):
     NAPTR = 35
     DNAME = 39
     OPT = 41
-    DS = 43
     RRSIG = 46
     NSEC = 47
     NSEC3 = 50
@@ -77,6 +76,7 @@ class Ede(IntEnum):
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 
 IN: Final = 1
+DS: Final = 43  # the one type whose set is the parent zone's, RFC 4035 section 3.1.4.1
 HEADER: Final = 12
 MAX_MESSAGE: Final = 65_535
 # A query is a header, a name and a few options; what is longer than this only costs time.

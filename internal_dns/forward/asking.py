@@ -165,6 +165,9 @@ class State:
         """Count a message that is no reply to anything outstanding."""
         self.failures["near miss"] += 1
 
+    def address(self) -> Any:
+        return self.sockaddr
+
     @property
     def sockaddr(self) -> Any:
         """The address as sockets take it. Raises OSError while an interface in it does not

@@ -25,7 +25,7 @@ from internal_dns.core.journey import Forward
 from internal_dns.core.message import Body, message
 from internal_dns.core.names import Labels
 from internal_dns.core.relayed import Relayed, relay
-from internal_dns.core.wire import CD, Ede, Query, Rcode, Type
+from internal_dns.core.wire import CD, DS, Ede, Query, Rcode
 from internal_dns.forward.asking import (
     ALIAS,
     BUSY,
@@ -44,6 +44,7 @@ from internal_dns.forward.sockets import SOCKETS, Pool
 from internal_dns.forward.streams import channel
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.metrics import Metrics, UpstreamFigures, rcode_name
+from internal_dns.transport.late import Late
 from internal_dns.transport.listen.sockets import packed
 
 PER_NETWORK: Final = 1_000  # clients waiting
@@ -129,6 +130,11 @@ class Forwarder:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
+    @property
+    def pooled(self) -> int:
+        """How many sockets the pools may have in all."""
+        return self.shared * sum(state.pool is not None for state in self.states.values())
+
     def use_manners(self, *, outside_aliases: bool, sockets: str) -> None:
         """From now on complete aliases from outside or not, and share sockets so."""
         self.outside_aliases = outside_aliases
@@ -146,13 +152,8 @@ class Forwarder:
         for state in udp:
             before, state.pool = state.pool, None
             if self.mode != "fresh":
-                state.pool = Pool(
-                    state.upstream.endpoint.family,
-                    lambda state=state: state.sockaddr,
-                    self.shared,
-                    state.missed,
-                    anywhere=self.mode == "pool",
-                )
+                family, anywhere = state.upstream.endpoint.family, self.mode == "pool"
+                state.pool = Pool(family, state.address, self.shared, state.missed, anywhere)
             if before is not None:
                 before.close()
 
@@ -339,7 +340,7 @@ class Forwarder:
         upstreams. DS is the parent's, whose suffix is shorter (RFC 4035 section 3.1.4.1)."""
         if not self.rules:
             return (), self.default
-        for at in range(qtype == Type.DS, len(labels)):
+        for at in range(qtype == DS, len(labels)):
             if found := self.rules.get(labels[at:]):
                 return labels[at:], found
         return (), self.default
@@ -361,7 +362,10 @@ class Forwarder:
                     f"for the reply",
                 )
             )
-        states = [self.states[upstream] for upstream in self.rule_for(query.labels, query.qtype)[1].upstreams]
+        states = [
+            self.states[upstream]
+            for upstream in self.rule_for(query.labels, query.qtype)[1].upstreams
+        ]
         order = preferred([state.health for state in states], now)
         steps += [
             ("upstream", f"{number}. {_in_words(states[at])}") for number, at in enumerate(order, 1)
@@ -468,7 +472,7 @@ class Forwarder:
     _loop_told_until = 0.0
 
 
-class Waiter(asyncio.Future[bytes]):
+class Waiter(Late):
     """A client that waits with all who ask the same: its reply, when there is one."""
 
     def __init__(
@@ -477,8 +481,6 @@ class Waiter(asyncio.Future[bytes]):
         super().__init__(loop=forwarder.loop)
         self.forwarder, self.forward, self.asking, self.stale = forwarder, forward, asking, stale
         self.timer: asyncio.TimerHandle | None = None
-        # Called with the reply before anybody else has it: it may count, and must not raise.
-        self.first: Callable[[bytes], object] | None = None
 
     def tell(self, outcome: Outcome) -> None:
         """Take the outcome."""
@@ -487,10 +489,7 @@ class Waiter(asyncio.Future[bytes]):
         if self.timer is not None:
             self.timer.cancel()
         self.forwarder.no_longer_waits(self.forward.network)
-        octets = self.forwarder.conclude(self, outcome)
-        if self.first is not None:
-            self.first(octets)
-        self.set_result(octets)
+        self.have(self.forwarder.conclude(self, outcome))
 
     def lose_patience(self) -> None:
         """Take the stale reply; the question goes on."""

@@ -120,7 +120,6 @@ class Pool:
         sockaddr: Callable[[], Any],
         size: int,
         on_stray: Callable[[], None],
-        *,
         anywhere: bool,
     ) -> None:
         self.family, self.sockaddr, self.size, self.anywhere = family, sockaddr, size, anywhere

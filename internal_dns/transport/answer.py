@@ -7,7 +7,6 @@ SERVFAIL and a log line, not the server.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -34,11 +33,12 @@ from internal_dns.core.wire import (
     read_query,
 )
 from internal_dns.metrics import Metrics
+from internal_dns.transport.late import Late
 from internal_dns.transport.shares import Shares
 from internal_dns.transport.table.table import AnswerTable, Mirror
 from internal_dns.transport.tap import Sample, Tap, show, show_reply
 
-Outcome = bytes | None | asyncio.Future[bytes]
+Outcome = bytes | None | Late
 
 _AAAA: Final = int(Type.AAAA).to_bytes(2, "big")
 _log = logging.getLogger("internal_dns")
@@ -49,15 +49,7 @@ Keep = Callable[
 ]  # AnswerTable.remember_relayed
 
 
-Complete = Callable[
-    [Forward, Relayed, bytes, tuple[Ede, str] | None], bytes
-]  # Exchange.complete
-
-
-class Waiter(asyncio.Future[bytes]):
-    """A reply that is not there yet."""
-
-    first: Callable[[bytes], object] | None  # called with it before anybody else has it
+Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes]  # Exchange.complete
 
 
 class Forwarder(Protocol):
@@ -67,7 +59,7 @@ class Forwarder(Protocol):
     forget: Callable[[], None]  # called when what was kept holds no more
     complete: Complete  # called with a chain that ends in one of our names
 
-    def answer(self, forward: Forward, source: bytes) -> bytes | Waiter:
+    def answer(self, forward: Forward, source: bytes) -> bytes | Late:
         """Return the reply's octets, or what will hold them; never raises."""
 
     def told(self, query: Query) -> list[tuple[str, str]]:

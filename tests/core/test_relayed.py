@@ -16,7 +16,7 @@ import pytest
 from internal_dns.core.message import Manner
 from internal_dns.core.relayed import MAX_LIFETIME, MAX_NEGATIVE, Relayed, relay, scrub
 from internal_dns.core.wire import BadReply, Query, check_reply, read_query
-from tests.core.messages import AAAA, ANY, DNAME, RD, A, opt, query
+from tests.core.messages import AAAA, ANY, DNAME, A, opt, query
 
 ZONES: frozenset[bytes] = frozenset((b"\x08internal\0",))
 GOOD = "192.0.2.80"
@@ -274,7 +274,9 @@ def partly(limit: int, qtype: int, *answer: str, **more: Any) -> dns.message.Mes
 MANY = tuple(f"www.example 60 AAAA 2001:db8::{n:x}" for n in range(1, 60))
 
 
-def test_of_what_is_too_large_for_the_client_as_many_whole_records_as_fit_are_sent_with_tc() -> None:
+def test_of_what_is_too_large_for_the_client_as_many_whole_records_as_fit_are_sent_with_tc() -> (
+    None
+):
     message = partly(512, AAAA, *MANY)
     assert message.flags & dns.flags.TC
     # 12 of header, 17 of question, 11 of OPT, 28 each
@@ -317,7 +319,9 @@ def test_owners_written_in_the_letter_case_we_asked_in_take_the_clients() -> Non
     found = relay(relayed, asked, Manner(limit=512), relayed.records)
     assert found.count(b"\3WWW\7Example\0") == 1  # the question; the owners point to it
     assert b"wWw" not in found
-    assert [rr.to_text().split()[0] for rr in dns.message.from_wire(found).answer] == ["WWW.Example."]
+    assert [rr.to_text().split()[0] for rr in dns.message.from_wire(found).answer] == [
+        "WWW.Example."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@ address leaks."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
@@ -22,6 +20,7 @@ from internal_dns.metrics import Metrics
 from internal_dns.store.generate import demo_rows
 from internal_dns.transport import answer as exchange
 from internal_dns.transport.answer import Exchange
+from internal_dns.transport.late import Late
 from tests.core.messages import (
     AAAA,
     COOKIE,
@@ -60,6 +59,7 @@ class Upstreams:
 
     keep: Any = None
     forget: Any = None
+    complete: Any = None
 
     def told(self, query: Query) -> list[tuple[str, str]]:
         return []
@@ -81,13 +81,8 @@ def ask(
 ) -> bytes | None:
     """What a client gets."""
     said = server.handle(octets, source, SERVER, PORT, stream=stream)
-    if isinstance(said, Coroutine):
-        return asyncio.run(wait_for(said))
+    assert not isinstance(said, Late)
     return said
-
-
-async def wait_for(said: Coroutine[Any, Any, bytes | None]) -> bytes | None:
-    return await said
 
 
 def responses(metrics: Metrics) -> dict[tuple[str, int, int], int]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from internal_dns.core.wire import MAX_QUERY
 from internal_dns.metrics import Metrics
 from internal_dns.transport.answer import Exchange
+from internal_dns.transport.late import Late
 from internal_dns.transport.listen.sockets import packed
 
 # Datagrams a turn: enough to keep system calls on the way, few enough for others to have their
@@ -71,7 +72,7 @@ class UdpListener:
                     send(reply, address)
                 except OSError:
                     self.metrics.drop("send")
-            elif reply is not None:
+            elif isinstance(reply, Late):
                 self._later(reply, address, [])
         self.exchange.end_batch(begin)
 
@@ -97,13 +98,11 @@ class UdpListener:
                     send((reply,), ancillary, 0, address)
                 except OSError:
                     self.metrics.drop("send")
-            elif reply is not None:
+            elif isinstance(reply, Late):
                 self._later(reply, address, ancillary)
         self.exchange.end_batch(begin)
 
-    def _later(
-        self, reply: asyncio.Future[bytes], address: Any, ancillary: list[Any]
-    ) -> None:
+    def _later(self, reply: asyncio.Future[bytes], address: Any, ancillary: list[Any]) -> None:
         """Send *reply* when it is there."""
         self.pending.add(reply)
         reply.add_done_callback(partial(self._send, address, ancillary))

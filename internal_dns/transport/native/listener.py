@@ -13,6 +13,7 @@ from typing import Final
 
 from internal_dns.metrics import Metrics
 from internal_dns.transport.answer import Exchange
+from internal_dns.transport.late import Late
 from internal_dns.transport.listen.sockets import packed
 from internal_dns.transport.native import MISSING
 from internal_dns.transport.native.mirror import Mirror
@@ -122,7 +123,7 @@ class Udp:
             reply = handle(octets, source, destination, port)
             if reply.__class__ is bytes:
                 replies.append((back, reply))
-            elif reply is not None:
+            elif isinstance(reply, Late):
                 self._later(reply, number, back)
         worker.send(replies)
         self.exchange.end_batch(begin)
