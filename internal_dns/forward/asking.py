@@ -57,25 +57,24 @@ _CASE_BIT: Final = bytes(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each question, and that takes thrice as long
 class Question:
     """What is asked: QNAME (wire form, lower-cased), QTYPE, and the two bits that change a
-    reply."""
+    reply. `key`: under which a reply is kept, and asked for once however many ask."""
 
     name: bytes
     qtype: int
     dnssec_ok: bool
     checking_disabled: bool
+    key: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = self.name + pack("!HB", self.qtype, self.variant)
 
     @property
     def variant(self) -> int:
         """DO + 2 CD."""
         return self.dnssec_ok | self.checking_disabled << 1
-
-    @property
-    def key(self) -> bytes:
-        """Under which a reply is kept, and asked for once however many ask."""
-        return self.name + pack("!HB", self.qtype, self.variant)
 
     def section(self, *, mixed: bool) -> bytes:
         """Return the question section; *mixed*: in random letter case, which the reply must
