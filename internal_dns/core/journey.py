@@ -319,10 +319,10 @@ def _local(query: Query, rules: Rules) -> Body | None:
         return None
     if (zone := local_zone(labels)) is not None:
         if zone in EXISTING:
-            return negative(Rcode.NOERROR, "nothing is told of other resolvers", query, zone)
+            return negative(Rcode.NOERROR, "this server names no other", query, zone)
         if labels in rules.forwarded:  # DS, of a name that exists
             return negative(Rcode.NOERROR, "the zone above is local", query, zone)
-        return negative(Rcode.NXDOMAIN, "this zone is local and empty", query, zone)
+        return negative(Rcode.NXDOMAIN, "this zone is served here and empty", query, zone)
     return Body(aa=False) if is_bare(labels, query.qtype) else None
 
 

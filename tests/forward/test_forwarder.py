@@ -450,6 +450,14 @@ def test_the_longest_suffix_with_a_rule_decides() -> None:
     }.items():
         labels = tuple(part.encode() for part in name.split(".") if part)
         assert forwarder.rule_for(labels)[1].upstreams == (expected,), name
+    for name, expected in {
+        "corp.example": default,
+        "deep.corp.example": corp,
+        "x.deep.corp.example": deep,
+        "lan": default,
+    }.items():  # DS belongs to the zone above
+        labels = tuple(part.encode() for part in name.split("."))
+        assert forwarder.rule_for(labels, 43)[1].upstreams == (expected,), name
 
 
 # ── how much at a time ────────────────────────────────────────────────────────────────────────────
