@@ -274,6 +274,26 @@ def test_https_leaves_a_connection_on_which_nothing_comes(
 
 
 @needs_openssl
+def test_a_second_try_by_https_opens_a_new_connection_when_the_first_is_silent(
+    by_https: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "SECOND", 0.02)
+
+    async def story(server: Doh, channel: Https) -> None:
+        assert await channel.ask(query(0), lambda: True)
+        server.deaf = server.connections
+        first = asyncio.create_task(channel.ask(query(1), lambda: True))
+        await asyncio.sleep(0.03)
+        assert await channel.ask(query(1), lambda: True, second=True)
+        assert server.connections == 2
+        assert not first.done()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    by_https(story)
+
+
+@needs_openssl
 def test_a_closed_channel_is_an_error_of_the_connection(by_https: Tell) -> None:
     async def story(server: Doh, channel: Https) -> None:
         await channel.close()
