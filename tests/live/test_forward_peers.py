@@ -6,17 +6,19 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dns.exception
 import dns.flags
+import dns.rdatatype
 import pytest
 
 from tests.live.conftest import catalog_file
 from tests.live.forwarding import GOOD, ask_all
-from tests.live.hosts import Served, ask, query, serving
+from tests.live.hosts import Served, addresses, ask, outcome, query, serving
 from tests.live.unbound import free_ports
-from tests.live.upstream import Asked, Said, Upstream
+from tests.live.upstream import Asked, Said, Upstream, answering
 from tests.tools import requires_tool
 
 pytestmark = pytest.mark.live
@@ -119,6 +121,8 @@ ns IN AAAA 2001:db8::53
 www IN A 192.0.2.80
 alias IN CNAME www
 *.wild IN A 192.0.2.81
+corp IN NS ns.corp
+ns.corp IN AAAA 2001:db8::54
 """
 
 
@@ -168,58 +172,115 @@ def signed_zone(folder: Path, *, nsec3: bool) -> tuple[Path, str]:
     return folder / "signed", (folder / "dsset-signed.example.").read_text().strip()
 
 
-@pytest.fixture(params=["nsec", "nsec3"])
+@contextmanager
 def validating(
-    request: pytest.FixtureRequest, catalog: Path, tmp_path: Path
-) -> Iterator[tuple[Resolver, Served]]:
-    """A validating Unbound that asks us; we ask one that has the signed zone."""
-    zone, ds = signed_zone(tmp_path, nsec3=request.param == "nsec3")
+    folder: Path, catalog: Path, *flags: str, nsec3: bool = False
+) -> Iterator[tuple[Served, Served]]:
+    """A validating Unbound that asks us, and us; we ask one that has the signed zone."""
+    zone, ds = signed_zone(folder, nsec3=nsec3)
     behind = Resolver(
-        tmp_path,
+        folder,
         "behind",
         f"  module-config: 'iterator'\nauth-zone:\n  name: 'signed.example.'\n  zonefile: '{zone}'\n"
         f"  for-downstream: no\n  for-upstream: yes\n  fallback-enabled: no",
     )
     try:
-        with serving(catalog, upstream=f"udp://[::1]:{behind.port}") as server:
+        with serving(catalog, *flags, upstream=f"udp://[::1]:{behind.port}") as server:
             anchor = " ".join(ds.splitlines()[0].split())
             client = Resolver(
-                tmp_path,
+                folder,
                 "client",
                 f"  module-config: 'validator iterator'\n  trust-anchor: '{anchor}'\n"
                 f"forward-zone:\n  name: '.'\n  forward-addr: ::1@{server.port}",
             )
             try:
-                yield client, server
+                straight = object.__new__(Served)
+                straight.port = client.port
+                _until_validating(straight)
+                yield straight, server
             finally:
                 client.close()
     finally:
         behind.close()
 
 
-@requires_tool("unbound", "dnssec-signzone", "dnssec-keygen")
-def test_a_validating_client_behind_us_validates(validating: tuple[Resolver, Served]) -> None:
-    client, _ = validating
-    straight = object.__new__(Served)
-    straight.port = client.port
+def _until_validating(client: Served) -> None:
     end = time.monotonic() + 20
     while True:
-        try:
-            if not ask(straight, query("www.signed.example", "A", want_dnssec=True)).rcode():
+        with suppress(OSError, dns.exception.DNSException):
+            if not ask(client, query("www.signed.example", "A", want_dnssec=True)).rcode():
                 break
-        except (OSError, dns.exception.DNSException):
-            pass
         assert time.monotonic() < end
         time.sleep(0.1)
-    for name, rdtype, rcode in (
-        ("www.signed.example", "A", 0),
-        ("alias.signed.example", "A", 0),
-        ("x.wild.signed.example", "A", 0),
-        ("www.signed.example", "AAAA", 0),
-        ("nobody.signed.example", "A", 3),
-        ("signed.example", "DNSKEY", 0),
+
+
+@requires_tool("unbound", "dnssec-signzone", "dnssec-keygen")
+@pytest.mark.parametrize("nsec3", [False, True], ids=["nsec", "nsec3"])
+def test_a_validating_client_behind_us_validates(
+    catalog: Path, tmp_path: Path, nsec3: bool
+) -> None:
+    with validating(tmp_path, catalog, nsec3=nsec3) as (client, _):
+        for name, rdtype, rcode in (
+            ("www.signed.example", "A", 0),
+            ("alias.signed.example", "A", 0),
+            ("x.wild.signed.example", "A", 0),
+            ("www.signed.example", "AAAA", 0),
+            ("nobody.signed.example", "A", 3),
+            ("signed.example", "DNSKEY", 0),
+        ):
+            for _ in range(2):  # the second time from caches
+                reply = ask(client, query(name, rdtype, want_dnssec=True))
+                assert reply.rcode() == rcode, (name, rdtype)
+                assert reply.flags & dns.flags.AD, (name, rdtype)
+
+
+@requires_tool("unbound", "dnssec-signzone", "dnssec-keygen")
+@pytest.mark.parametrize("nsec3", [False, True], ids=["nsec", "nsec3"])
+def test_a_validating_client_learns_from_the_zone_above_that_a_rules_suffix_is_unsigned(
+    catalog: Path, tmp_path: Path, nsec3: bool
+) -> None:
+    with Upstream(answering(f"@ 60 IN A {GOOD}")) as corporate:
+        config = tmp_path / "config.toml"
+        config.write_text(f'[forward]\n"corp.signed.example" = ["{corporate.url}"]\n')
+        flags = ("--config", str(config))
+        with validating(tmp_path, catalog, *flags, nsec3=nsec3) as (client, server):
+            for _ in range(2):
+                reply = ask(client, query("www.corp.signed.example", "A", want_dnssec=True))
+                assert (outcome(reply), addresses(reply)) == ("NOERROR", [GOOD])
+                assert not reply.flags & dns.flags.AD
+            proof = ask(server, query("corp.signed.example", "DS", want_dnssec=True))
+            assert proof.rcode() == 0
+            assert not proof.answer
+            assert dns.rdatatype.RRSIG in {rrset.rdtype for rrset in proof.authority}
+        asked = {(each.name, each.rdtype) for each in corporate.asked}
+        assert ("www.corp.signed.example.", dns.rdatatype.A) in asked
+        assert ("corp.signed.example.", dns.rdatatype.DS) not in asked
+
+
+# ── chains from outside into our names ────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("path", ["native", "python"])
+def test_a_chain_from_outside_into_our_names_is_completed_each_time_by_both_paths(
+    catalog: Path, path: str
+) -> None:
+    ours = ["fdaa:0:18:a7b:7d:2:1:2", "fdaa:0:18:a7b:81:2:2:2", "fdaa:0:18:a7b:91:2:3:2"]
+    with (
+        Upstream(answering("@ 300 IN CNAME db.internal.")) as upstream,
+        serving(catalog, "--udp-path", path, upstream=upstream.url) as server,
     ):
-        for _ in range(2):  # the second time from caches
-            reply = ask(straight, query(name, rdtype, want_dnssec=True))
-            assert reply.rcode() == rcode, (name, rdtype)
-            assert reply.flags & dns.flags.AD, (name, rdtype)
+        assert f"udp path {path}" in server.ready
+        firsts = set()
+        for _ in range(30):
+            reply = ask(server, query("alias.example"))
+            assert (outcome(reply), addresses(reply)) == ("NOERROR", ours)
+            assert not reply.flags & (dns.flags.AA | dns.flags.AD)
+            chain, end = reply.answer
+            assert chain.to_text() == f"alias.example. {chain.ttl} IN CNAME db.internal."
+            assert (end.name.to_text(), end.ttl) == ("db.internal.", 5)
+            firsts.add(end[0].to_text())
+        assert len(upstream.asked) == 1  # the chain is kept
+        assert firsts == set(ours)  # and its end is not
+        nothing = ask(server, query("alias.example", "TXT"))
+        assert (nothing.rcode(), len(nothing.answer)) == (0, 1)
+        assert [rrset.rdtype for rrset in nothing.authority] == [dns.rdatatype.SOA]
