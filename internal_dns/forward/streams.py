@@ -100,8 +100,8 @@ class Streams:
             try:
                 return await connection.ask(question), 0
             except NoReply:
+                self._learn(connection, loop.time())
                 if connection.answered:
-                    self._learn(connection, loop.time())
                     unread -= 1
                     if unread >= 0:
                         continue
@@ -117,8 +117,8 @@ class Streams:
 
     def _learn(self, connection: Connection, now: float) -> None:
         """Remember that *connection* was ended while questions were on it, and after how many
-        replies."""
-        if connection.unread and connection.busy:
+        replies: with none at all, the second question may have been too many."""
+        if (connection.busy and connection.unread) or connection.unread > 1 > connection.answered:
             self._most = max(1, min(self._most, connection.answered))
             self._few_until = now + FEW
 

@@ -85,6 +85,35 @@ def test_an_upstream_that_takes_few_questions_per_connection_answers_all_of_them
     run(story())
 
 
+def test_an_upstream_that_ends_a_connection_because_of_the_second_question_answers_all_of_them() -> (
+    None
+):
+    """As dnsdist does, when its own upstream has not answered the first one yet."""
+
+    async def story() -> None:
+        async with scripted(lambda octets, _: []) as (upstream,):
+
+            def answer(octets: bytes, stream: bool) -> list[bytes]:
+                number = upstream.by_connection[-1]
+                writer, said = upstream.writers[number - 1], reply(octets)
+                if upstream.by_connection.count(number) > 1:
+                    writer.transport.abort()
+                else:
+                    whole = len(said).to_bytes(2, "big") + said
+                    asyncio.get_running_loop().call_later(0.02, writer.write, whole)
+                return []
+
+            upstream.script = answer
+            channel = Streams(upstream.tcp, None)
+            replies = await asyncio.gather(
+                *(channel.ask(query(n), lambda: True) for n in range(20))
+            )
+            assert len(replies) == 20
+            await channel.close()
+
+    run(story())
+
+
 def test_an_upstream_that_never_answers_on_a_connection_is_asked_twice() -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: []) as (upstream,):
