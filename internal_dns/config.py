@@ -22,6 +22,7 @@ from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
 from internal_dns.errors import OperatorError
+from internal_dns.forward.sockets import MODES
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.net import Endpoint
 from internal_dns.replicate.source import Source
@@ -35,6 +36,7 @@ MOST_OCTETS: Final = 1 << 20  # of a file: a hundred thousand rules of forwardin
 MOST_WORDS: Final = (
     300  # characters of a fault, whose end says what is wrong; a value may be of any length
 )
+OUTSIDE_ALIASES: Final = ("answer", "refuse")
 
 
 class ConfigurationError(OperatorError):
@@ -118,6 +120,15 @@ def _udp_path(text: str) -> str:
     return text
 
 
+def _one_of(name: str, values: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"{text!r} is no {name}: {', '.join(values)}")
+        return text
+
+    return parse
+
+
 def _secret(text: str) -> bytes:
     if len(text) != 32 or any(c not in hexdigits for c in text):
         raise ValueError("a cookie secret is 32 hexadecimal digits")
@@ -186,6 +197,22 @@ class Settings:
         "system's.",
         _path,
         "FILE",
+    )
+    upstream_sockets: str = setting(
+        "auto",
+        "Sockets that ask udp:// upstreams: fresh, one per question; pool, 64 shared ones; auto, a "
+        "pool for upstreams on this host only.",
+        _one_of("upstream_sockets", MODES),
+        "MODE",
+        reload=True,
+    )
+    outside_aliases: str = setting(
+        "answer",
+        "What a CNAME from outside that leads to an internal name gets: answer, what that name has "
+        "for the asker; or refuse.",
+        _one_of("outside_aliases", OUTSIDE_ALIASES),
+        "MODE",
+        reload=True,
     )
     region: bytes | None = setting(
         None, "The region this server is in.", _region, "CODE", reload=True

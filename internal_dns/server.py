@@ -331,7 +331,7 @@ class Server:
             "listen": f"udp+tcp {listen} · udp path {path} · {loop_name()}",
             "upstreams": ", ".join(map(str, self.in_use.upstreams)) or "none",
             "limits": f"{self.connections.limit} tcp connections, {self.forward_limit} forwarded "
-            "at a time",
+            f"at a time, at most {self.forwarder.pooled} shared sockets",
             "admin": f"http://{settings.admin}" if settings.admin else "none",
             "console": self.console.url if self.console else "none",
         }

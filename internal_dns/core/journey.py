@@ -18,7 +18,7 @@ from internal_dns.core import names
 from internal_dns.core.ask_as import Unclear, ask_as
 from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.cookies import full_cookie
-from internal_dns.core.local import LOCALHOST, is_bare, local_zone
+from internal_dns.core.local import EXISTING, LOCALHOST, is_bare, local_zone
 from internal_dns.core.lookup import Found, NoSuchName, View, find
 from internal_dns.core.message import (
     PLAIN_UDP_SIZE,
@@ -46,6 +46,7 @@ from internal_dns.core.requester import (
 from internal_dns.core.wire import (
     ASK_AS,
     COOKIE,
+    DS,
     HEADER,
     IN,
     KEEPALIVE,
@@ -119,6 +120,8 @@ class Forward:
     query: Query
     manner: Manner
     network: NetworkId
+    source: bytes = bytes(16)  # who asks, and where: a chain may come back to a name of ours
+    destination: bytes = bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,7 @@ def respond(
         )
     if not rules.forwarding:
         return _refuse(query, manner, Rcode.REFUSED, (Ede.NOT_AUTHORITATIVE, "forwarding is off"))
-    return Forward(query, manner, who.network.id)
+    return Forward(query, manner, who.network.id, source, destination)
 
 
 def asker(
@@ -382,8 +385,20 @@ def _local(query: Query, rules: Rules) -> Body | None:
                 Rcode.NOERROR, "this name has A and AAAA records only", query, (b"localhost",)
             )
         return body_of(RRset(address.type, ((address.rdata,),)), labels)
-    if any(labels[-len(suffix) :] == suffix for suffix in rules.forwarded):
+    if _has_rule(labels, query.qtype, rules):
         return None
     if (zone := local_zone(labels)) is not None:
-        return negative(Rcode.NXDOMAIN, "this zone is local and empty", query, zone)
+        if zone in EXISTING:
+            return negative(Rcode.NOERROR, "this server names no other", query, zone)
+        if labels in rules.forwarded:  # DS, of a name that exists
+            return negative(Rcode.NOERROR, "the zone above is local", query, zone)
+        return negative(Rcode.NXDOMAIN, "this zone is served here and empty", query, zone)
     return Body(aa=False) if is_bare(labels, query.qtype) else None
+
+
+def _has_rule(labels: Labels, qtype: int, rules: Rules) -> bool:
+    """Whether an operator has named upstreams for this, which then win over local zones."""
+    if qtype == DS and labels in rules.forwarded:
+        # It is the parent's (RFC 4035 section 3.1.4.1), which may be a local zone itself.
+        return local_zone(labels[1:]) is None or _has_rule(labels[1:], 0, rules)
+    return any(labels[-len(suffix) :] == suffix for suffix in rules.forwarded)

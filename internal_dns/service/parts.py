@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 from internal_dns.config import Settings
 from internal_dns.core.journey import Rules
 from internal_dns.forward.forwarder import Forwarder
-from internal_dns.forward.upstreams import Upstream, from_resolv_conf
+from internal_dns.forward.upstreams import (
+    RESOLV_CONF,
+    Upstream,
+    named_in_resolv_conf,
+    public,
+)
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
 from internal_dns.replicate.following import Following
@@ -43,12 +48,23 @@ def make_rules(
     )
 
 
-def find_upstreams(settings: Settings) -> tuple[Upstream, ...]:
+def find_upstreams(settings: Settings) -> tuple[tuple[Upstream, ...], bool]:
     """Return the upstreams of names without a rule of their own: those of the settings, else of
-    the host's resolv.conf."""
+    the host's resolv.conf; and whether neither names any, so that they are public ones."""
     if settings.upstream:
-        return tuple(upstream for upstream in settings.upstream if upstream)
-    return from_resolv_conf(settings.is_own)
+        return tuple(upstream for upstream in settings.upstream if upstream), False
+    found = named_in_resolv_conf(settings.is_own)
+    return found or public(), not found
+
+
+def say_public(upstreams: tuple[Upstream, ...]) -> None:
+    """Say that external names go to public resolvers, because the host has none of its own."""
+    _log.warning(
+        "%s names no server but this one: external names are forwarded to public resolvers, %s; "
+        "name others with --upstream, or none",
+        RESOLV_CONF,
+        ", ".join(map(str, upstreams)),
+    )
 
 
 def forward_limit() -> int:
@@ -67,6 +83,8 @@ def make_forwarder(
             rules=settings.forward,
             limit=limit,
             ca=settings.upstream_ca,
+            outside_aliases=settings.outside_aliases == "answer",
+            sockets=settings.upstream_sockets,
         )
     except (ImportError, OSError) as error:
         raise errors.cannot_forward(settings.upstream_ca, error) from error

@@ -3,9 +3,7 @@ address leaks."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import ip_network
@@ -24,6 +22,7 @@ from internal_dns.metrics import Metrics
 from internal_dns.store.generate import demo_rows
 from internal_dns.transport import answer as exchange
 from internal_dns.transport.answer import REFUSED_INTERVAL, Exchange, Later
+from internal_dns.transport.late import Late
 from tests.core.messages import (
     AAAA,
     COOKIE,
@@ -63,6 +62,7 @@ class Upstreams:
 
     keep: Any = None
     forget: Any = None
+    complete: Any = None
     relay: Any = None
     check: Any = None
 
@@ -86,14 +86,8 @@ def ask(
 ) -> bytes | None:
     """What a client gets."""
     said = server.handle(octets, source, SERVER, PORT, stream=stream)
-    if isinstance(said, Coroutine):
-        return asyncio.run(wait_for(said))
-    assert not isinstance(said, Later)
+    assert not isinstance(said, Late | Later)
     return said
-
-
-async def wait_for(said: Coroutine[Any, Any, bytes | None]) -> bytes | None:
-    return await said
 
 
 def responses(metrics: Metrics) -> dict[tuple[str, int, int], int]:
