@@ -114,6 +114,7 @@ class AnswerTable:
         count_into: Callable[[Reply, int], Cell] | None = None,
         *,
         count_relayed: Callable[[int, int], Cell] | None = None,
+        count_partial: Cell | None = None,
         max_octets: int = MAX_OCTETS,
         max_entries: int = MAX_ENTRIES,
         clock: Callable[[], float] = time.monotonic,
@@ -126,6 +127,7 @@ class AnswerTable:
         self.octets = self.entries = self.hits = self.misses = self.evictions = 0
         self.clock, self.wall, self.mirror = clock, wall, mirror  # `wall`: for cookies only
         self._count_into = count_into or (lambda reply, qtype: [0])
+        self._count_partial = [0] if count_partial is None else count_partial
         self._count_relayed = count_relayed or (lambda rcode, qtype: [0])
         self._tables: dict[
             bytes, OrderedDict[bytes, Entry | RelayedEntry | dict[PlaceKey | None, Entry]]
@@ -191,7 +193,9 @@ class AnswerTable:
         at = turn % entry.count * entry.unit if entry.count > 1 else 0
         opt = entry.opts[opt[7] >> 7] if edns else b""
         options = self._options(asked, source, limit) if asked else b""
-        reply: bytes | None = b"".join((
+        if entry.whole > entry.shown or entry.whole > (limit or size):
+            return self._part(entry, octets, end, turn, opt, options, limit, size)
+        reply = b"".join((
             octets[:2],
             entry.heads[octets[2] & 1 | octets[3] >> 3 & 2 | edns],
             octets[HEADER:end],
@@ -199,17 +203,34 @@ class AnswerTable:
             entry.tail,
             opt if not options else with_options(opt, options),
         ))  # fmt: skip
-        assert reply is not None
-        if len(reply) > (limit or size) or entry.whole > entry.shown:
-            # Over TCP the journey says how to ask for the rest.
-            reply = None if limit else entry.part(octets, end, turn, opt, options, size)
-            if reply is None:
-                self.misses += 1
-                return None
+        if len(reply) > (limit or size):
+            return self._part(entry, octets, end, turn, opt, options, limit, size)
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
         return reply
+
+    def _part(
+        self,
+        entry: Entry,
+        octets: bytes,
+        end: int,
+        turn: int,
+        opt: bytes,
+        options: bytes,
+        limit: int,
+        size: int,
+    ) -> bytes | None:
+        """Return what of the reply fits."""
+        said = entry.part(octets, end, turn, opt, options, limit or size, stream=limit > 0)
+        if said is None:
+            self.misses += 1
+            return None
+        self._count_partial[0] += said[1]
+        entry.hits += 1
+        entry.counter[0] += 1
+        self.hits += 1
+        return said[0]
 
     def _options(self, asked: Edns, source: bytes, limit: int) -> bytes:
         """Return the options of a reply; *limit* 0 is UDP."""
