@@ -111,7 +111,7 @@ def ring_of(body: Body) -> bytes:
     another body, whose `answer` has them."""
     if not isinstance(body.whole, RRset) or body.whole.every is None:
         return b""
-    return _AAAA_HEAD + _AAAA_HEAD.join(body.whole.every())
+    return _AAAA_HEAD.join(chain((b"",), body.whole.every()))
 
 
 def _rrs(rtype: Type, rdata: Iterable[bytes]) -> Iterator[bytes]:

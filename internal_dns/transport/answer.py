@@ -108,17 +108,22 @@ class Exchange:
     def steps(self, catalog: Catalog) -> Iterator[None]:
         """Answer from *catalog*, network by network, in short steps; messages may be answered between
         them (AnswerTable.steps)."""
-        for _ in self.answers.steps(catalog):
+        try:
+            for _ in self.answers.steps(catalog):
+                self.catalog = self.answers.catalog
+                yield
+        finally:
             self.catalog = self.answers.catalog
-            yield
-        self.catalog = self.answers.catalog
 
-    def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> None:
-        """Answer by *rules* from now on; what was decided by others is forgotten."""
-        if rules != self.rules:
-            self.rules = rules
-            self.answers.use_rules(rules, mirror)
-            self._watch()
+    def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> Iterator[None]:
+        """Answer by *rules* from now on; what was decided by others is forgotten. Returns the steps
+        that remain (AnswerTable.use_rules)."""
+        if rules == self.rules:
+            return iter(())
+        self.rules = rules
+        left = self.answers.use_rules(rules, mirror)
+        self._watch()
+        return left
 
     def handle(
         self, octets: bytes, source: bytes, destination: bytes, port: int, *, stream: bool = False
