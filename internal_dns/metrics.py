@@ -101,7 +101,7 @@ class Metrics:
     longest_slice: float = 0.0
     long_slices: int = 0
     leaks: int = 0
-    partial: int = 0
+    partial: Cell = field(default_factory=lambda: [0])
     errors: int = 0
     gauges: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
     counters: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
@@ -201,7 +201,7 @@ class Metrics:
         held_back = "Number of replies withheld because they held an address of another network."
         yield CounterMetricFamily("internal_dns_isolation_failures", held_back, value=self.leaks)
         words = "Number of TCP replies with a part of a set or list that no message can hold."
-        yield CounterMetricFamily("internal_dns_partial_replies", words, value=self.partial)
+        yield CounterMetricFamily("internal_dns_partial_replies", words, value=self.partial[0])
         yield CounterMetricFamily(
             "internal_dns_errors",
             "Number of unexpected exceptions while answering.",

@@ -86,7 +86,7 @@ class Server:
         self.began = time.monotonic()
         self.reloader = Reloader(
             self.in_use, self.metrics, self.forwarder, self.exchange, self.api, self.watcher,
-            mirror, inherited=bool(passed),
+            mirror, self.applying.go_on_with, inherited=bool(passed),
         )  # fmt: skip
         self._register()
 

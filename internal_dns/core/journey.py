@@ -29,6 +29,7 @@ from internal_dns.core.message import (
     body_of,
     message,
     option,
+    ring_of,
 )
 from internal_dns.core.names import Asked, Labels
 from internal_dns.core.records import SOA, SOA_TTL, RRset, TextList, compressed, rr
@@ -99,18 +100,23 @@ class Remember:
     # A TXT list that is not in `body.answer`, as it fits no TCP message or was not built: whoever
     # asks over UDP with a limit below this many octets gets TC and nothing. 0: it is in there.
     truncated_below: int = 0
+    # All RRs of an address set past any message, each of ADDRESS_RR octets, in the order that the
+    # turn rotates: `body` has those that one turn chose.
+    ring: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """Octets to send. `kind` is the metric's label: internal, flycast, reverse, forward or
-    refused. `partial` says that a TCP message holds a part of the set only, to be counted."""
+    refused. `partial` says that a TCP message holds a part of the set only, to be counted. `said`
+    is what our zones say, and to which network."""
 
     octets: bytes
     rcode: Rcode
     kind: str
     remember: Remember | None = None
     partial: bool = False
+    said: tuple[Body, Network] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +307,7 @@ def _ours(
     body, stored = conclude(find(asked, view), query, zone)
     remember = _remember(query, who, asked, here, body) if stored and who.network.known else None
     octets, partial = assemble(body, query, manner)
-    return Reply(octets, body.rcode, kind, remember, partial)
+    return Reply(octets, body.rcode, kind, remember, partial, (body, who.network))
 
 
 def conclude(found: Found, query: Query, zone: Labels) -> tuple[Body, bool]:
@@ -327,9 +333,8 @@ def _remember(
     """Say under which key the reply may be repeated and what it depends on (names.md, "The answer
     table")."""
     label = depends_on(asked)
-    return Remember(
-        who.network, query.qtype, query.name, here, body, label, _truncated_below(body, query)
-    )
+    below = _truncated_below(body, query)
+    return Remember(who.network, query.qtype, query.name, here, body, label, below, ring_of(body))
 
 
 def _truncated_below(body: Body, query: Query) -> int:

@@ -9,8 +9,9 @@ the name.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from operator import itemgetter
 from typing import Final, TypeVar, assert_never
@@ -312,7 +313,8 @@ def _set(chosen: MachineSet, view: View) -> Node:
     if len(machines) <= MOST_ADDRESSES:
         return Node((addresses(tuple(m[2] for m in machines), pageable=True),))
     shown = _turned(machines, view.limit // ADDRESS_RR, view.turn)
-    return Node((_part_of([m[2] for m in shown], len(machines), pageable=True),))
+    every = partial(map, itemgetter(2), machines)
+    return Node((_part_of([m[2] for m in shown], len(machines), every, pageable=True),))
 
 
 def _turned(members: Sequence[T], count: int, turn: int) -> list[T]:
@@ -322,9 +324,23 @@ def _turned(members: Sequence[T], count: int, turn: int) -> list[T]:
     return [*shown, *members[: count - len(shown)]]
 
 
-def _part_of(shown: Sequence[bytes], total: int, *, pageable: bool = False) -> RRset:
-    """A set of *total* addresses, of which no message can hold more than *shown*."""
-    return RRset(Type.AAAA, (tuple(shown),), pageable=pageable, stored=False, total=total)
+def _part_of(
+    shown: Sequence[bytes],
+    total: int,
+    every: Callable[[], Iterable[bytes]] | None = None,
+    *,
+    pageable: bool = False,
+) -> RRset:
+    """A set of *total* addresses, of which no message can hold more than *shown*; it may be stored
+    when *every* returns them all."""
+    return RRset(
+        Type.AAAA,
+        (tuple(shown),),
+        pageable=pageable,
+        stored=every is not None,
+        total=total,
+        every=every,
+    )
 
 
 def none_started(matching: int) -> str:
@@ -341,7 +357,7 @@ def _flycast(found: tuple[bytes, ...], view: View) -> Node:
     if len(found) <= MOST_ADDRESSES:
         return Node((addresses(found, pageable=True),))
     shown = _turned(found, view.limit // ADDRESS_RR, view.turn)
-    return Node((_part_of(shown, len(found), pageable=True),))
+    return Node((_part_of(shown, len(found), partial(iter, found), pageable=True),))
 
 
 def _nearest(asked: names.Nearest, app: App, view: View) -> Node:

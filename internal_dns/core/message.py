@@ -10,8 +10,9 @@ end. Then TC is set over UDP; over TCP an EDE says how to ask for the rest.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain
 from struct import pack
 from typing import Final
@@ -103,6 +104,14 @@ def body_of(
         ede=ede,
         whole=found,
     )
+
+
+def ring_of(body: Body) -> bytes:
+    """Return all RRs of an address set past any message, in the order that is rotated; nothing for
+    another body, whose `answer` has them."""
+    if not isinstance(body.whole, RRset) or body.whole.every is None:
+        return b""
+    return _AAAA_HEAD.join(chain((b"",), body.whole.every()))
 
 
 def _rrs(rtype: Type, rdata: Iterable[bytes]) -> Iterator[bytes]:
@@ -225,23 +234,44 @@ def _part(
     TC stays clear: over TCP there is nothing to ask again by. Go's resolver fails altogether when
     it is set, and all others but dig take the part in silence.
     """
-    at_most = len(records)
-    if isinstance(whole, TextList):
-        total, at_most = whole.count, len(whole.text.sizes)
-    pages = f"; pages 1._page to {-(-total // PAGE)}._page" if whole and whole.pageable else ""
-    shown, rdata, digits = 0, b"", len(str(at_most))
+    pageable = whole is not None and whole.pageable
+    if not isinstance(whole, TextList):
+        fitting = partial(_fitting, records)
+        shown, ede = part_told(
+            fitting, len(records), total, room, pageable=pageable, has_opt=has_opt
+        )
+        return records[:shown], ede
+    text = whole.text
+    rdata = b""
+
+    def items_in(left: int) -> int:
+        nonlocal rdata
+        rdata, items = text.strings(left - RR_HEAD)
+        return items
+
+    most = len(text.sizes)
+    _, ede = part_told(items_in, most, whole.count, room, pageable=pageable, has_opt=has_opt)
+    return [rr(_QNAME, Type.TXT, rdata)], ede
+
+
+def part_told(
+    fitting: Callable[[int], int],
+    at_most: int,
+    total: int,
+    room: int,
+    *,
+    pageable: bool,
+    has_opt: bool,
+) -> tuple[int, tuple[Ede, str]]:
+    """Return how many of *total* fit a TCP message with *room*, and the EDE that says so. *fitting*
+    says of a room how many of the first *at_most* fit it."""
+    pages = f"; pages 1._page to {-(-total // PAGE)}._page" if pageable else ""
+    digits = len(str(at_most))
     while True:  # the EDE takes room by the digits of a number that depends on the room
-        left = room - (6 + digits + len(f" of {total}{pages}")) * has_opt
-        if isinstance(whole, TextList):
-            rdata, shown = whole.text.strings(left - RR_HEAD)
-        else:
-            shown = _fitting(records, left)
+        shown = fitting(room - (6 + digits + len(f" of {total}{pages}")) * has_opt)
         if len(str(shown)) >= digits:
-            break
+            return shown, (Ede.OTHER, f"{shown} of {total}{pages}")
         digits = len(str(shown))
-    if isinstance(whole, TextList):
-        records = [rr(_QNAME, Type.TXT, rdata)]
-    return records[:shown], (Ede.OTHER, f"{shown} of {total}{pages}")
 
 
 def _fitting(records: list[bytes], room: int) -> int:

@@ -3,8 +3,8 @@ makes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from struct import Struct, pack
 from typing import Final, NamedTuple, TypeVar
@@ -50,7 +50,8 @@ class RRset:
     is no limit.
 
     A set past any message is not written out: then `groups` holds as many as a message can take,
-    those that the turn chose and in its order, and `total` says how many there are.
+    those that the turn chose and in its order, and `total` says how many there are. `every` returns
+    the rdata of all, in the order that is rotated, when they may be kept.
     """
 
     type: Type
@@ -60,6 +61,7 @@ class RRset:
     extra: tuple[Extra, ...] = ()
     stored: bool = True
     total: int = 0
+    every: Callable[[], Iterable[bytes]] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

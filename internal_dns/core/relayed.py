@@ -10,7 +10,7 @@ A TTL only falls: it is what the upstream said, less the seconds it has been her
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from struct import pack
 from typing import Final
@@ -58,7 +58,8 @@ _PROOFS: Final = frozenset({Type.NSEC, Type.NSEC3})
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """What is relayed of a reply. `ttls` are offsets of the TTL fields in `records`."""
+    """What is relayed of a reply. `ttls` are offsets of the TTL fields in `records`,
+    ascending."""
 
     rcode: int
     ad: bool
@@ -91,20 +92,22 @@ class Relayed:
         """Return the records after *seconds* here."""
         if not seconds:
             return self.records
-        return self._with_ttls(max(0, ttl - seconds) for ttl in self._ttls())
+        return self._with_ttls(lambda ttl: max(0, ttl - seconds))
 
     def stale(self) -> bytes:
         """Return the records with the TTL of what has run out."""
-        return self._with_ttls(STALE_TTL for _ in self.ttls)
+        return self._with_ttls(lambda _: STALE_TTL)
 
-    def _ttls(self) -> Iterable[int]:
-        return (int.from_bytes(self.records[at : at + 4], "big") for at in self.ttls)
-
-    def _with_ttls(self, ttls: Iterable[int]) -> bytes:
-        changed = bytearray(self.records)
-        for at, ttl in zip(self.ttls, ttls, strict=True):
-            changed[at : at + 4] = ttl.to_bytes(4, "big")
-        return bytes(changed)
+    def _with_ttls(self, change: Callable[[int], int]) -> bytes:
+        # Hot path: thousands of TTLs are mostly a few values, and each is changed once.
+        records, ttls = self.records, self.ttls
+        old = [records[at : at + 4] for at in ttls]
+        new = {ttl: change(int.from_bytes(ttl, "big")).to_bytes(4, "big") for ttl in set(old)}
+        parts = [b""] * (2 * len(ttls) + 1)
+        starts, ends = [0, *(at + 4 for at in ttls)], [*ttls, len(records)]
+        parts[::2] = map(records.__getitem__, map(slice, starts, ends))
+        parts[1::2] = map(new.__getitem__, old)
+        return b"".join(parts)
 
 
 def scrub(checked: Checked, name: bytes, qtype: int, *, dnssec_ok: bool) -> Relayed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import perf_counter, thread_time
@@ -10,6 +11,8 @@ from typing import Any, Final
 from internal_dns.core.catalog import Catalog
 
 SLICE: Final = 0.002  # seconds until the event loop has its turn
+
+_log = logging.getLogger("internal_dns")
 
 Steps = Callable[[Catalog], Iterator[None]]  # Exchange.steps
 
@@ -27,13 +30,20 @@ class Applying:
         """*held* is told the CPU seconds of each slice."""
         self._steps_of, self._call_soon, self._clock = steps, call_soon, clock
         self._held = held
-        self._waiting: deque[tuple[Catalog, Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[Callable[[], Iterator[None]], Callable[[], None]]] = deque()
         self._steps: Iterator[None] | None = None
 
     def apply(self, catalog: Catalog, done: Callable[[], None]) -> None:
         """Answer from *catalog*, then call *done*: at once when that is quick, else after more turns
         of the event loop."""
-        self._waiting.append((catalog, done))
+        self._wait(lambda: self._steps_of(catalog), done)
+
+    def go_on_with(self, steps: Iterator[None]) -> None:
+        """Take *steps* in slices too, when what came before is done."""
+        self._wait(lambda: steps, lambda: None)
+
+    def _wait(self, steps: Callable[[], Iterator[None]], done: Callable[[], None]) -> None:
+        self._waiting.append((steps, done))
         if len(self._waiting) == 1:
             self._go_on()
 
@@ -48,12 +58,20 @@ class Applying:
     def _take_steps(self) -> None:
         end = self._clock() + SLICE
         while self._waiting:
-            catalog, done = self._waiting[0]
-            self._steps = self._steps or self._steps_of(catalog)
-            for _ in self._steps:
-                if self._clock() >= end:
-                    self._call_soon(self._go_on)
-                    return
+            begin, done = self._waiting[0]
+            try:
+                self._steps = self._steps or begin()
+                for _ in self._steps:
+                    if self._clock() >= end:
+                        self._call_soon(self._go_on)
+                        return
+            except Exception:
+                # The catalog is in use all the same (AnswerTable.steps), and the next one must not
+                # wait for ever.
+                _log.exception("failed on applying a catalog; what was remembered is forgotten")
             self._steps = None
-            done()
+            try:
+                done()
+            except Exception:
+                _log.exception("failed on telling that a catalog is applied")
             self._waiting.popleft()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ class Reloader:
     api: Api
     watcher: Watcher
     mirror: Mirror | None
+    go_on: Callable[[Iterator[None]], None]  # with what is left to do, in slices
     udp: list[UdpListener] | list[NativeUdp] = field(default_factory=list)  # those that read
     inherited: bool = False  # the sockets say where to listen, whatever the file says
     succeeded: bool = True  # the last time
@@ -143,14 +144,15 @@ class Reloader:
     def _use_rules(self, rules: Rules, workers: NewWorkers | None) -> None:
         """Answer by *rules*; *workers* take over from those that answer by the rules before."""
         if workers is None:
-            self.exchange.use_rules(rules)
+            self.go_on(self.exchange.use_rules(rules))
             return
         self.mirror, new = workers
         for udp, _ in new:
             udp.stop_reading()
-        self.exchange.use_rules(rules, self.mirror)
+        left = self.exchange.use_rules(rules, self.mirror)
         for udp, made in new:
             udp.start(self.mirror, made)
+        self.go_on(left)
 
 
 def merged(old: Settings, new: Settings) -> Settings:

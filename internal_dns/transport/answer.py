@@ -21,15 +21,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import chain
+from operator import itemgetter
 from random import getrandbits
 from time import perf_counter
 from typing import Final, Protocol
 
 from internal_dns.core.aliases import completed, question_at_end
-from internal_dns.core.catalog import Catalog, Network, NetworkId
+from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.journey import Drop, Forward, Reply, Rules, asker, respond
 from internal_dns.core.message import Body, Manner, message
+from internal_dns.core.records import ADDRESS_RR, RRset, TextList, address_text
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.requester import Outsider
 from internal_dns.core.wire import (
@@ -66,6 +69,11 @@ RELEASED_AT_ONCE: Final = (
 REFUSED_INTERVAL: Final = 60  # seconds between two log lines about refused sources
 _PROBE: Final = (b"localhost",)  # what the watchdog asks, from an address that is often refused
 _AAAA: Final = int(Type.AAAA).to_bytes(2, "big")
+# Of an RR: from its type to the octets that tell networks apart, if it is AAAA. Of an address: these.
+_HEAD: Final = itemgetter(slice(-26, -10))
+_NETWORK: Final = itemgetter(slice(6))
+_EVERYONES: Final = bytes(4)  # the network of addresses that are the same for all
+_IP: Final = b",ip="  # before the address in an item of `_instances`
 _log = logging.getLogger("internal_dns")
 
 
@@ -110,6 +118,7 @@ class Exchange:
         self.answers = AnswerTable(
             rules,
             lambda reply, qtype: metrics.response(reply.kind, reply.rcode, qtype),
+            count_partial=metrics.partial,
             count_relayed=lambda rcode, qtype: metrics.response("forward", rcode & 15, qtype),
             mirror=mirror,
         )
@@ -143,22 +152,27 @@ class Exchange:
     def steps(self, catalog: Catalog) -> Iterator[None]:
         """Answer from *catalog*, network by network, in short steps; messages may be answered between
         them (AnswerTable.steps)."""
-        for _ in self.answers.steps(catalog):
+        try:
+            for _ in self.answers.steps(catalog):
+                self.catalog = self.answers.catalog
+                yield
+        finally:
             self.catalog = self.answers.catalog
-            yield
-        self.catalog = self.answers.catalog
         if len(self.decided) > len(catalog.networks) + 1:  # networks have gone
             known = {OUTSIDERS, *(number.to_bytes(4, "big") for number in catalog.networks)}
             self.decided = Counter({n: count for n, count in self.decided.items() if n in known})
         if self.room:
             self._release()
 
-    def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> None:
-        """Answer by *rules* from now on; what was decided by others is forgotten."""
-        if rules != self.rules:
-            self.rules = rules
-            self.answers.use_rules(rules, mirror)
-            self._watch()
+    def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> Iterator[None]:
+        """Answer by *rules* from now on; what was decided by others is forgotten. Returns the steps
+        that remain (AnswerTable.use_rules)."""
+        if rules == self.rules:
+            return iter(())
+        self.rules = rules
+        left = self.answers.use_rules(rules, mirror)
+        self._watch()
+        return left
 
     # Hot path: asked for each message as it is read.
     def known(
@@ -334,12 +348,11 @@ class Exchange:
                 return None
             case Forward():
                 return self._forward(said, source, begin)
-        if said.remember is not None:
-            if leaks(said.remember.body, said.remember.network):
-                self.metrics.leaks += 1
-                return self._failed(octets, "a reply held addresses of another network")
-            self.answers.remember(said)
-        self.metrics.partial += said.partial
+        if leaks(said):
+            self.metrics.leaks += 1
+            return self._failed(octets, "a reply held addresses of another network")
+        self.answers.remember(said)
+        self.metrics.partial[0] += said.partial
         if said.rcode == Rcode.REFUSED:
             self._tell_refused(octets, source, destination)
         self.metrics.response(said.kind, said.rcode, _qtype(octets))[0] += 1
@@ -504,8 +517,7 @@ class Exchange:
             now=int(time.time()),
         )
         if isinstance(ours, Reply):
-            said = ours.remember
-            if said is None or not leaks(said.body, said.network):
+            if not leaks(ours):
                 return completed(forward, relayed, chain, ours.octets, ede)
             self.metrics.leaks += 1
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
@@ -545,15 +557,53 @@ def refusal(source: bytes, reason: str, count: int, prefix: bytes) -> str:
     return line
 
 
-def leaks(body: Body, network: Network) -> bool:
-    """Whether *body* holds an address of our prefix that is neither the asker's network's nor
-    everyone's."""
+def leaks(reply: Reply) -> bool:
+    """Whether *reply*, or what will be repeated of it, holds an address of our prefix that is neither
+    the asker's network's nor everyone's.
+
+    All that is sent comes from these sets. Only the octets that tell networks apart are looked at,
+    and each value of them once.
+    """
+    if reply.said is None:
+        return False
+    body, network = reply.said
+    ring = reply.remember.ring if reply.remember else b""
+    records = chain(*body.answer, body.additional)
+    seen = {head[10:] for head in set(map(_HEAD, records)) if head[:2] == _AAAA and len(head) == 16}
+    if isinstance(body.whole, RRset):
+        seen.update(extra.address[:6] for extra in body.whole.extra)
+        if body.whole.type == Type.AAAA:
+            seen.update(map(_NETWORK, chain(*body.whole.groups)))
     prefix, own = network.prefix[:2], network.prefix[2:]
+    if any(one[:2] == prefix and one[2:] not in (own, _EVERYONES) for one in seen):
+        return True
+    if ring and not _all_begin_with(network.prefix, ring):
+        return True
+    return isinstance(body.whole, TextList) and _tells(body.whole.text.octets, network.prefix)
+
+
+def _all_begin_with(prefix: bytes, ring: bytes) -> bool:
+    """Whether the address of each RR in *ring* begins with *prefix*: octet by octet, which takes a
+    microsecond per hundred RRs."""
+    count = len(ring) // ADDRESS_RR
+    first = ADDRESS_RR - 16
+    return all(
+        ring[first + at :: ADDRESS_RR].count(octet) == count for at, octet in enumerate(prefix)
+    )
+
+
+def _tells(text: bytes, network: bytes) -> bool:
+    """Whether an item of a list has an address of our prefix that is of another *network* (six
+    octets)."""
+    found = text.count(_IP)
+    if not found or found == text.count(_IP + address_text(network + b"\xff" * 10)[:-24]):
+        return False
+    addresses = (
+        ip_address(part.partition(b",")[0].decode()).packed for part in text.split(_IP)[1:]
+    )
     return any(
-        record[-16:-14] == prefix and record[-14:-10] not in (own, b"\0\0\0\0")
-        for records in (*body.answer, body.additional)
-        for record in records
-        if record[-26:-24] == _AAAA and len(record) > 26
+        address[:2] == network[:2] and address[2:6] not in (network[2:], _EVERYONES)
+        for address in addresses
     )
 
 

@@ -227,7 +227,10 @@ def test_a_part_of_a_set_starts_where_the_turn_says(name: str, turn: int) -> Non
         assert len(shown) == room // 28
         assert said.partial == stream
         assert bool(said.octets[2] & 2) == (not stream)  # TC
-        assert said.remember is None  # it holds for this turn only
+        # What is sent holds for this turn only; what is remembered, for all.
+        assert said.remember is not None
+        ring = said.remember.ring
+        assert [ring[at + 12 : at + 28] for at in range(0, len(ring), 28)] == whole
 
 
 @pytest.mark.parametrize("turn", [0, 5, 1 << 31])

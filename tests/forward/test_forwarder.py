@@ -365,7 +365,7 @@ def test_without_a_descriptor_left_the_reply_does_not_speak_of_upstreams(
             def none_left(*_: object) -> socket.socket:
                 raise OSError(errno.EMFILE, "too many open files")
 
-            monkeypatch.setattr(asking.socket, "socket", none_left)
+            monkeypatch.setattr("internal_dns.forward.asking.socket.socket", none_left)
             message = await ask(forwarder)
             monkeypatch.undo()
             assert ede(message) == 0

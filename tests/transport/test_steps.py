@@ -169,7 +169,7 @@ def test_one_catalog_is_applied_at_a_time() -> None:
     table.change(Catalog())
 
 
-def test_other_rules_in_the_middle_of_a_commit_find_it_applied() -> None:
+def test_other_rules_in_the_middle_of_a_commit_let_it_go_on() -> None:
     twins = Twins(demo())
     new = Catalog(
         {NetworkId(0x18): Network(NetworkId(0x18), MACHINE[:6], apps={b"new": App(b"new")})}
@@ -177,9 +177,19 @@ def test_other_rules_in_the_middle_of_a_commit_find_it_applied() -> None:
     steps = twins.table.steps(new)
     next(steps)
     mirror = None if native.MISSING else Mirror(RULES, Metrics())
-    twins.table.use_rules(RULES, mirror)
+    twins.learn("web.internal")
+    left = twins.table.use_rules(RULES, mirror)
+    assert twins.table.entries == 0
+    assert twins.table.repeat(query("web.internal"), MACHINE, SERVER, 0) is None
+    assert (
+        mirror is None or mirror.table.answer_one(query("x.internal"), MACHINE, SERVER, 0) is None
+    )
+    for _ in left:
+        pass
     assert list(steps) == []
     assert twins.table.catalog is new
+    if mirror is not None:  # it is filled: what is not there, it knows
+        assert mirror.table.answer_one(query("x.internal"), MACHINE, SERVER, 0) is not None
     twins.mirror, twins.catalog = mirror, new
     octets = query("new.internal")
     assert mirror is None or mirror.table.answer_one(octets, MACHINE, SERVER, 0) is None
@@ -211,3 +221,93 @@ def test_a_long_commit_lets_the_event_loop_go_on() -> None:
     assert done == catalogs
     applying.apply(catalogs[0], partial(done.append, catalogs[0]))
     assert len(soon) == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 4, 9])
+def test_a_commit_that_fails_half_way_is_in_use_and_the_next_one_is_applied(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = Twins(demo())
+    twins.learn("web.internal")
+    new = Catalog(
+        {NetworkId(0x18): Network(NetworkId(0x18), MACHINE[:6], apps={b"new": App(b"new")})}
+    )
+    calls = [0]
+    before = AnswerTable._forget
+
+    def failing(table: AnswerTable, *of: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == at + 1:
+            raise MemoryError
+        return before(table, *of)
+
+    monkeypatch.setattr(AnswerTable, "_forget", failing)
+    assert len(demo().networks) < 10
+    if at < len(demo().networks):
+        with pytest.raises(MemoryError):
+            twins.table.change(new)
+    else:
+        twins.table.change(new)
+    monkeypatch.undo()
+    assert twins.table.catalog is new
+    twins.catalog = new
+    for name in ("web", "new", "x"):
+        twins.ask(query(f"{name}.internal"))
+        twins.decide(query(f"{name}.internal"), MACHINE, SERVER)
+        assert twins.ask(query(f"{name}.internal")) is not None
+    twins.catalog = demo()
+    twins.table.change(demo())
+    twins.ask(query("web.internal"))
+    twins.learn("web.internal")
+    audit(twins.table)
+
+
+def test_applying_goes_on_after_a_commit_that_failed(caplog: pytest.LogCaptureFixture) -> None:
+    soon, done, begun = list[Any](), list[int](), list[int]()
+
+    def steps(catalog: Catalog) -> Any:
+        begun.append(catalog.revision)
+        yield
+        if catalog.revision == 1:
+            raise MemoryError
+        yield
+
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.0015
+        return now[0]
+
+    applying = Applying(steps, soon.append, clock)
+    for number in (1, 2):
+        applying.apply(Catalog(revision=number), partial(done.append, number))
+    applying.go_on_with(steps(Catalog(revision=3)))
+    while soon:
+        soon.pop()()
+    assert begun == [1, 2, 3]
+    assert done == [1, 2]
+    assert "failed on applying" in caplog.text
+
+
+def test_new_rules_free_what_was_step_by_step() -> None:
+    table = AnswerTable(RULES, mirror=None if native.MISSING else Mirror(RULES, Metrics()))
+    table.change(old := large(1_000, 1))
+    for number in range(1_000):
+        said = respond(query(f"app-{number}.internal"), MACHINE, SERVER, old, RULES)
+        assert isinstance(said, Reply)
+        table.remember(said)
+    asked = query("app-7.internal")
+    assert table.repeat(asked, MACHINE, SERVER, 0) is not None
+    mirror = None if native.MISSING else Mirror(RULES, Metrics())
+    former = table.mirror
+    left = table.use_rules(RULES, mirror)
+    assert (table.entries, table.octets) == (0, 0)
+    assert table.repeat(asked, MACHINE, SERVER, 0) is None
+    next(left)
+    if mirror is not None:
+        with pytest.raises(RuntimeError):
+            table.steps(Catalog())
+    assert sum(1 for _ in left) > 1_000 // 64
+    assert table.forgotten_hits == {0x18: 1}
+    assert former is None or former.table.entries == 0  # type: ignore[attr-defined]
+    table.change(Catalog())

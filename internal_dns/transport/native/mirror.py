@@ -142,9 +142,8 @@ class Mirror:
         """Let names under the apps of *after* go up to Python. A name may go up before its app is
         in the catalog, and stay in the set when it is gone: Python knows."""
         if after is None:
-            self.table.unknow(number)
-            self._room.pop(number, None)
-        elif before is None:
+            self.forget(number)
+        elif before is None or number not in self._room:
             yield from self._know(after)
         elif before.apps is not after.apps:
             new: list[bytes] = []
@@ -158,6 +157,11 @@ class Mirror:
                 for part in parts(new):
                     self.table.see(number, part)
                     yield
+
+    def forget(self, number: NetworkId) -> None:
+        """Let all names of network *number* go up, until it is told of again."""
+        self.table.unknow(number)
+        self._room.pop(number, None)
 
     def watch(self, every: int) -> None:
         self.table.watch(every)

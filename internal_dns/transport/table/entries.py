@@ -8,9 +8,9 @@ from struct import pack, unpack
 from typing import Final
 
 from internal_dns.core.journey import Remember, Rules
-from internal_dns.core.message import OUR_UDP_SIZE, ede_option
-from internal_dns.core.records import TextList
-from internal_dns.core.wire import AA, CD, HEADER, QR, RA, RD, TC, Type
+from internal_dns.core.message import OUR_UDP_SIZE, ede_option, part_told
+from internal_dns.core.records import ADDRESS_RR, TextList
+from internal_dns.core.wire import AA, CD, HEADER, MAX_MESSAGE, QR, RA, RD, TC, Type
 
 Cell = list[int]  # a counter of one element, shared by the entries that count into it
 
@@ -21,7 +21,6 @@ OPT_SIZE: Final = (
 OVERHEAD: Final = 730  # octets an entry takes beside its records, measured with tracemalloc
 # Of RRs in a section. An app may have more machines; then no message has them all.
 MAX_COUNT: Final = 65_535
-_TYPE_AND_CLASS: Final = 4  # octets of a question beside its name
 
 
 @dataclass(slots=True)
@@ -29,15 +28,21 @@ class Entry:
     """One reply, cut into what is sent as it is and what depends on the query."""
 
     heads: tuple[bytes, ...]  # flags and counts, by RD + 2 CD + 4 OPT
-    ring: bytes  # the answer section twice, so that every rotation is one slice
+    # The answer section and its beginning again, so that every rotation is one slice: as much as it
+    # has, or of a set past any message as much as a message takes.
+    ring: bytes
     unit: int  # octets of one RR
     count: int  # RRs that take turns in being first
     rings: tuple[tuple[bytes, int], ...]  # `nearest` only: ring and count of each tie group
-    shown: int  # octets of the answer section
+    shown: int  # octets of the answer section, as far as it is here
+    total: int  # RRs of the answer section
+    pageable: bool
     tail: bytes  # authority and additional
     opts: tuple[bytes, ...]  # by DO
     authority: int  # octets, which `tail` begins with
-    whole: int  # octets of the whole answer section; more than `shown`, and a least, if not here
+    # Octets of the whole answer section. More than `shown` when it is not here: then the least that
+    # it has.
+    whole: int
     indivisible: bool  # one RR of a list: part of it would look like the whole list
     counter: Cell
     label: bytes | None
@@ -60,28 +65,69 @@ class Entry:
         at = turn % self.count * self.unit if self.count > 1 else 0
         return self.ring[at : at + self.shown]
 
+    def first(self, turn: int, size: int) -> bytes:
+        """The first *size* octets of `answer`."""
+        if self.rings:
+            return self.by_groups(turn)[:size]
+        at = turn % self.count * self.unit if self.count > 1 else 0
+        return self.ring[at : at + size]
+
+    def fitting(self, turn: int, room: int, count: int) -> tuple[int, int]:
+        """How many of the first *count* RRs of the answer section fit into *room*, and their
+        octets."""
+        if self.total * self.unit == self.whole:
+            fit = min(count, max(room, 0) // self.unit)
+            return fit, fit * self.unit
+        return fitting(self.first(turn, self.shown), count, room)
+
     def part(
-        self, octets: bytes, end: int, turn: int, opt: bytes, options: bytes, limit: int
-    ) -> bytes | None:
-        """The reply to a UDP client whose limit the whole one exceeds: the same goes as in
-        core/message.message. *opt* is empty without EDNS, *options* are beside EDE. None when the
-        question alone leaves no room, or the answer may fit and is not here."""
+        self,
+        octets: bytes,
+        end: int,
+        turn: int,
+        opt: bytes,
+        options: bytes,
+        limit: int,
+        *,
+        stream: bool = False,
+    ) -> tuple[bytes, bool] | None:
+        """The reply that the whole one exceeds the limit of, and whether it holds a part only and TC
+        does not say so: the same goes as in core/message.assemble. *opt* is empty without EDNS,
+        *options* are beside EDE. None when the question alone leaves no room, or what would be said
+        is not here."""
         room = limit - end - len(opt and opt[:OPT_SIZE]) - len(options) - self.authority
         if room < 0:
             return None
         head, counts = int.from_bytes(self.heads[0][:2], "big"), unpack("!4H", self.heads[0][2:])
         head |= int.from_bytes(octets[2:4], "big") & (RD | CD)
-        answers, additionals = counts[1], counts[3]
-        answer = self.answer(turn) if self.whole == self.shown else b""
-        if self.whole > room:
-            head |= TC
-            additionals = 0
-            answers, size = (0, 0) if self.indivisible else fitting(answer, answers, room)
-            answer = answer[:size]
-        elif self.whole > self.shown:
+        answers, additionals, size, error = counts[1], counts[3], self.shown, opt[OPT_SIZE:]
+        too_long = self.whole > room
+        if self.indivisible and too_long and not stream:
+            answers = size = 0
+        elif self.whole > self.shown or (self.indivisible and too_long):
             return None
+        elif too_long and stream:
+            answers, ede = part_told(
+                lambda left: self.fitting(turn, left, self.total)[0],
+                self.total if self.whole <= MAX_MESSAGE else MAX_MESSAGE // self.unit,
+                self.total,
+                room,
+                pageable=self.pageable,
+                has_opt=bool(opt),
+            )
+            error = ede_option(ede) if opt else b""
+            answers, size = self.fitting(turn, room, answers)
+        elif too_long:
+            answers, size = self.fitting(turn, room, self.total)
+        if too_long:
+            additionals = 0
+            if not stream:
+                head |= TC
+                error = b""
+        answer = self.first(turn, size)
         room -= len(answer)
-        error = opt[OPT_SIZE:] if len(opt) - OPT_SIZE <= room else b""
+        if len(error) > room:
+            error = b""
         room -= len(error)
         rest = self.tail[self.authority :]
         additionals, size = fitting(rest, additionals, room)
@@ -93,16 +139,17 @@ class Entry:
             self.tail[: self.authority],
             rest[:size],
             with_options(opt[:OPT_SIZE] + error, options) if opt else b"",
-        ))  # fmt: skip
+        )), too_long and stream  # fmt: skip
 
 
 def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
     """Cut a reply into an Entry; None when it does not fit the scheme (RRs of several lengths that
     rotate)."""
     body = said.body
+    if said.ring:
+        return _cut_ring(said, rules, counter)
     groups = [tied for tied in body.answer if tied]
     records = [record for tied in groups for record in tied]
-    # A list that is too large for any message, or for whoever asked first, has no records.
     indivisible = isinstance(body.whole, TextList)
     rr_count = min(body.at_most or len(records), len(records))
     units = {len(record) for record in records}
@@ -126,14 +173,42 @@ def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
         count=rings[0][1] if rings else 0,
         rings=rings if several else (),
         shown=shown,
+        total=rr_count,
+        pageable=body.whole is not None and body.whole.pageable,
         tail=tail,
         opts=opts,
         authority=len(body.authority),
-        whole=max(shown, said.truncated_below - HEADER - len(said.name) - _TYPE_AND_CLASS),
+        # Of a list that no message holds, or that was not built, it is known when it does not fit.
+        whole=said.truncated_below - HEADER - len(said.name) - 4 if said.truncated_below else shown,
         indivisible=indivisible,
         counter=counter,
         label=said.label,
         size=OVERHEAD + sum(len(ring) for ring, _ in rings) + len(tail) + len(said.name),
+    )
+
+
+def _cut_ring(said: Remember, rules: Rules, counter: Cell) -> Entry:
+    """Cut a reply with an address set past any message."""
+    body, total = said.body, len(said.ring) // ADDRESS_RR
+    base = QR | body.aa * AA | rules.forwarding * RA | body.rcode
+    ring = said.ring + said.ring[:MAX_MESSAGE]
+    return Entry(
+        heads=_heads(base, 1, min(total, MAX_COUNT), 0, 0),
+        ring=ring,
+        unit=ADDRESS_RR,
+        count=total,
+        rings=(),
+        shown=len(said.ring),
+        total=total,
+        pageable=body.whole is not None and body.whole.pageable,
+        tail=b"",
+        opts=_opts(ede_option(body.ede)),
+        authority=0,
+        whole=len(said.ring),
+        indivisible=False,
+        counter=counter,
+        label=said.label,
+        size=OVERHEAD + len(ring) + len(said.name),
     )
 
 

@@ -45,6 +45,7 @@ from internal_dns.transport.table.relayed import (
 )
 
 PlaceKey = tuple[bytes | None, bytes | None, bytes | None]
+Tables = dict[bytes, OrderedDict[bytes, Entry | RelayedEntry | dict[PlaceKey | None, Entry]]]
 Key = tuple[bytes, PlaceKey | None]  # QNAME with QTYPE and QCLASS; the place for `nearest`
 
 _ONE_QUESTION: Final = pack("!4H", 1, 0, 0, 0)
@@ -90,6 +91,9 @@ class Mirror(Protocol):
     def hits(self, network: bytes, key: bytes) -> int:
         """How often the entry of *key* was repeated there."""
 
+    def forget(self, number: NetworkId) -> None:
+        """Let all names of network *number* go up, until `steps` tells of it again."""
+
     def watch(self, every: int) -> None:
         """Show one in *every* of what is repeated or dropped there, 0 for nothing
         (Exchange.show_elsewhere)."""
@@ -114,6 +118,7 @@ class AnswerTable:
         count_into: Callable[[Reply, int], Cell] | None = None,
         *,
         count_relayed: Callable[[int, int], Cell] | None = None,
+        count_partial: Cell | None = None,
         max_octets: int = MAX_OCTETS,
         max_entries: int = MAX_ENTRIES,
         clock: Callable[[], float] = time.monotonic,
@@ -126,10 +131,9 @@ class AnswerTable:
         self.octets = self.entries = self.hits = self.misses = self.evictions = 0
         self.clock, self.wall, self.mirror = clock, wall, mirror  # `wall`: for cookies only
         self._count_into = count_into or (lambda reply, qtype: [0])
+        self._count_partial = [0] if count_partial is None else count_partial
         self._count_relayed = count_relayed or (lambda rcode, qtype: [0])
-        self._tables: dict[
-            bytes, OrderedDict[bytes, Entry | RelayedEntry | dict[PlaceKey | None, Entry]]
-        ] = {}
+        self._tables: Tables = {}
         self._by_label: dict[bytes, dict[bytes | None, set[Key]]] = {}
         self._sizes: OrderedDict[bytes, int] = OrderedDict()
         self._greedy = b""  # the network that had too much when one was looked for
@@ -140,6 +144,7 @@ class AnswerTable:
         self._swapped: set[bytes | None] = set()
         self._leaving: bytes | None = None
         self._steps: Iterator[None] | None = None
+        self._filled: Mirror | None = None  # the mirror that is being filled
         self.forgotten_hits: dict[
             NetworkId, int
         ] = {}  # of entries that are gone, so that a network's sum never falls
@@ -191,7 +196,9 @@ class AnswerTable:
         at = turn % entry.count * entry.unit if entry.count > 1 else 0
         opt = entry.opts[opt[7] >> 7] if edns else b""
         options = self._options(asked, source, limit) if asked else b""
-        reply: bytes | None = b"".join((
+        if entry.whole > entry.shown or entry.whole > (limit or size):
+            return self._part(entry, octets, end, turn, opt, options, limit, size)
+        reply = b"".join((
             octets[:2],
             entry.heads[octets[2] & 1 | octets[3] >> 3 & 2 | edns],
             octets[HEADER:end],
@@ -199,17 +206,34 @@ class AnswerTable:
             entry.tail,
             opt if not options else with_options(opt, options),
         ))  # fmt: skip
-        assert reply is not None
-        if len(reply) > (limit or size) or entry.whole > entry.shown:
-            # Over TCP the journey says how to ask for the rest.
-            reply = None if limit else entry.part(octets, end, turn, opt, options, size)
-            if reply is None:
-                self.misses += 1
-                return None
+        if len(reply) > (limit or size):
+            return self._part(entry, octets, end, turn, opt, options, limit, size)
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
         return reply
+
+    def _part(
+        self,
+        entry: Entry,
+        octets: bytes,
+        end: int,
+        turn: int,
+        opt: bytes,
+        options: bytes,
+        limit: int,
+        size: int,
+    ) -> bytes | None:
+        """Return what of the reply fits."""
+        said = entry.part(octets, end, turn, opt, options, limit or size, stream=limit > 0)
+        if said is None:
+            self.misses += 1
+            return None
+        self._count_partial[0] += said[1]
+        entry.hits += 1
+        entry.counter[0] += 1
+        self.hits += 1
+        return said[0]
 
     def _options(self, asked: Edns, source: bytes, limit: int) -> bytes:
         """Return the options of a reply; *limit* 0 is UDP."""
@@ -333,7 +357,7 @@ class AnswerTable:
         that was decided from another value of the network than is in there. The next commit waits
         until these steps are done.
         """
-        if self._steps is not None:
+        if self._steps is not None or (self._filled and self._filled is self.mirror):
             raise RuntimeError("another catalog is being applied")
         self._steps = self._swap(catalog)
         return self._steps
@@ -344,15 +368,35 @@ class AnswerTable:
         # all that comes before.
         networks: list[Network] = []
         apps: list[App] = []
-        for _ in self._swap_networks(self.catalog or Catalog(), new, networks, apps):
-            yield
-        self.catalog, self._next, self._steps = new, None, None
-        self._swapped = set()
+        swapped = self._swapped
+        try:
+            yield from self._swap_networks(self.catalog or Catalog(), new, networks, apps)
+        except BaseException:
+            self._forget_all()
+            raise
+        finally:
+            # Also when a step failed, or nobody goes on with the steps: the next commit must find
+            # the table whole.
+            self.catalog, self._next, self._steps = new, None, None
+            self._leaving, self._swapped = None, set()
         yield
+        while swapped:
+            for _ in range(min(len(swapped), _PART)):
+                swapped.pop()
+            yield
         for gone in (networks, apps):  # the networks first: they hold the apps
             while gone:
                 del gone[-_FREED:]
                 yield
+
+    def _forget_all(self) -> None:
+        """Forget every answer, and natively every network: what is asked then is decided anew."""
+        for octets in tuple(self._by_label):
+            self.forget(NetworkId(int.from_bytes(octets, "big")), None)
+        if self.mirror:
+            for catalog in (self.catalog, self._next):
+                for number in catalog.networks if catalog else ():
+                    self.mirror.forget(number)
 
     def _swap_networks(
         self, old: Catalog, new: Catalog, networks: list[Network], apps: list[App]
@@ -390,19 +434,65 @@ class AnswerTable:
     def _network_of(self, source: bytes) -> bytes | None:
         return source[2:6] if source[:2] == self.prefix else self.mapped(source)
 
-    def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> None:
+    def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> Iterator[None]:
         """Forget everything: who asks, what fits and what is said may be another by *rules*.
-        *mirror* is a new one."""
-        for _ in self._steps or ():  # a commit that is half applied to the mirror that was
-            pass
-        for octets in tuple(self._by_label):
-            self.forget(NetworkId(int.from_bytes(octets, "big")), None)
+        *mirror* is a new one.
+
+        That is so at once. The steps returned free what was and fill *mirror*, which has Python
+        answer until then; the next commit waits until they are done, and they until the commit is
+        that is being applied.
+        """
+        tables, before = self._tables, self.mirror
+        self._tables, self._by_label, self._sizes = {}, {}, OrderedDict()
+        self.octets = self.entries = 0
         self._sources.clear()
         self.rules, self.mirror = rules, mirror
-        if mirror and self.catalog:
-            for number, network in self.catalog.networks.items():
-                for _ in mirror.steps(number, None, network, None):
-                    pass
+        return self._begin_anew(tables, before, mirror)
+
+    def _begin_anew(
+        self, tables: Tables, before: Mirror | None, mirror: Mirror | None
+    ) -> Iterator[None]:
+        for _ in self._steps or ():
+            yield
+        self._filled = mirror
+        try:
+            # First, as the sums of hits lack them meanwhile.
+            for freed in self._free(tables, before):
+                if freed % _DROPPED == 0:
+                    yield
+            networks = self.catalog.networks if self.catalog else {}
+            for numbers in parts(networks):
+                for number in numbers:
+                    if before:
+                        before.forget(number)
+                    # Yet another one may have taken its place.
+                    if mirror and self.mirror is mirror:
+                        yield from mirror.steps(number, None, networks[number], None)
+                yield
+        finally:
+            if self._filled is mirror:
+                self._filled = None
+
+    def _free(self, tables: Tables, mirror: Mirror | None) -> Iterator[int]:
+        """Free *tables* and what *mirror* has of them, an entry at a time; yield how many were
+        freed."""
+        freed = 0
+        while tables:
+            network, table = tables.popitem()
+            number = NetworkId(int.from_bytes(network, "big"))
+            while table:
+                key, entry = table.popitem()
+                if isinstance(entry, dict):
+                    hits = sum(map(hits_of, entry.values()))
+                else:
+                    hits = entry.hits
+                    if mirror:
+                        hits += mirror.hits(network, key)
+                        mirror.drop(network, key)
+                if hits:
+                    self.forgotten_hits[number] = self.forgotten_hits.get(number, 0) + hits
+                freed += 1
+                yield freed
 
     def forget(self, number: NetworkId, labels: frozenset[bytes] | None) -> None:
         """Drop what depends on these app labels of network *number* and on the whole network; None:
