@@ -618,10 +618,10 @@ class _Names:
         """Read the name at *at*, compressed or not: where it ends, and whether it is ours."""
         octets, known, size = self.octets, self.known, len(self.octets)
         passed: list[int] = []  # offsets of the labels and pointers on the way to the root
-        name, ours, end, hops = b"\0", False, 0, 0
+        name, ours, end, hops, start = b"\0", False, 0, 0, at
         while at not in known:
-            # What a pointer leads to lies wholly before it (RFC 1035 section 4.1.4), so `size`
-            # falls and it must end.
+            # A pointer leads to before the labels that it ends (RFC 1035 section 4.1.4): `start`
+            # falls, so this must end. Strict readers refuse anything else.
             if at >= size or (octets[at] >= 0xC0 and at + 2 > size):
                 raise _Fault("a name is cut off")
             length = octets[at]
@@ -629,8 +629,9 @@ class _Names:
             if length >= 0xC0:
                 end, hops, size = end or at + 2, hops + 1, at
                 at = (length & 0x3F) << 8 | octets[at + 1]
-                if at >= size or at < HEADER or hops > MAX_HOPS:
+                if at >= start or at < HEADER or hops > MAX_HOPS:
                     raise _Fault("a compression loop")
+                start = at
             elif length > 63:
                 raise _Fault("an unknown label type")
             elif length:
@@ -644,13 +645,13 @@ class _Names:
         self.left -= len(passed) + 1  # the call costs as much as a label
         if self.left < 0:
             raise _Fault("too many labels")
-        for start in reversed(passed):
-            if 0 < octets[start] < 64:
-                name = octets[start : start + 1 + octets[start]].lower() + name
+        for offset in reversed(passed):
+            if 0 < octets[offset] < 64:
+                name = octets[offset : offset + 1 + octets[offset]].lower() + name
                 if len(name) > 255:
                     raise _Fault("a name is longer than 255 octets")
                 ours = ours or name in self.zones
-            known[start] = name, ours
+            known[offset] = name, ours
         return end, ours
 
     def _end(self, at: int) -> int:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import resource
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from internal_dns.config import Settings
-from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Rules
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import (
@@ -24,6 +23,7 @@ from internal_dns.replicate.following import Following
 from internal_dns.service import errors
 from internal_dns.store.sqlite import Loaded
 from internal_dns.transport import native
+from internal_dns.transport.answer import Exchange
 
 if TYPE_CHECKING:
     from internal_dns.admin.console.serve import Console
@@ -123,11 +123,11 @@ def open_console(
     settings: Settings,
     metrics: Metrics,
     forwarder: Forwarder,
+    exchange: Exchange,
     *,
-    catalog: Callable[[], Catalog | None],
     loaded: Callable[[], Loaded | None],
     ready: Callable[[], tuple[bool, str]],
-    rules: Callable[[], Rules],
+    about: Callable[[], Mapping[str, str]],
     upstreams: Callable[[], Sequence[str]],
 ) -> Console:
     """Open the port of the web console, whose packages are only loaded here."""
@@ -137,7 +137,16 @@ def open_console(
         from internal_dns.admin.console.serve import Console
     except ModuleNotFoundError as error:
         raise errors.no_console(endpoint, error) from error
-    sources = Sources(catalog, loaded, ready, rules, settings.catalog, upstreams)
+    sources = Sources(
+        catalog=lambda: exchange.catalog,
+        loaded=loaded,
+        ready=ready,
+        rules=lambda: exchange.rules,
+        file=settings.catalog,
+        upstreams=upstreams,
+        about=about,
+        exchange=exchange,
+    )
     try:
         sampler = Sampler(metrics, forwarder.status)
         return Console(endpoint, settings.console_token, sources, sampler)

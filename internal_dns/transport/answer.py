@@ -15,20 +15,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 from random import getrandbits
 from time import perf_counter
 from typing import Final, Protocol
 
 from internal_dns.core.aliases import completed, question_at_end
 from internal_dns.core.catalog import Catalog, Network, NetworkId
-from internal_dns.core.journey import Drop, Forward, Reply, Rules, respond
+from internal_dns.core.journey import Drop, Forward, Reply, Rules, asker, respond
 from internal_dns.core.message import Body, Manner, message
 from internal_dns.core.relayed import Relayed
+from internal_dns.core.requester import Outsider
 from internal_dns.core.wire import (
     HEADER,
     MAX_MESSAGE,
@@ -60,6 +63,8 @@ RELEASED_AT_ONCE: Final = (
     256  # questions that waited for the catalog, in one turn of the event loop
 )
 
+REFUSED_INTERVAL: Final = 60  # seconds between two log lines about refused sources
+_PROBE: Final = (b"localhost",)  # what the watchdog asks, from an address that is often refused
 _AAAA: Final = int(Type.AAAA).to_bytes(2, "big")
 _log = logging.getLogger("internal_dns")
 
@@ -113,9 +118,12 @@ class Exchange:
         self.expecting = True  # the first catalog may come any moment
         self.own: set[tuple[bytes, int]] = set()  # where our own questions come from
         self.own_changed: list[Callable[[], None]] = []
+        self.decided: Counter[bytes] = Counter()  # messages by network, b"" those without one
         self.taps: list[Tap] = []
         self._one_in = 0  # so many messages the native path shows one; 0: nobody watches
         self._silent_until = 0.0
+        self._outsiders = 0  # refused since the last log line about one
+        self._outsiders_silent_until = 0.0
         if forwarder is not None:
             forwarder.keep, forwarder.forget = (
                 self.answers.remember_relayed,
@@ -139,6 +147,9 @@ class Exchange:
             self.catalog = self.answers.catalog
             yield
         self.catalog = self.answers.catalog
+        if len(self.decided) > len(catalog.networks) + 1:  # networks have gone
+            known = {OUTSIDERS, *(number.to_bytes(4, "big") for number in catalog.networks)}
+            self.decided = Counter({n: count for n, count in self.decided.items() if n in known})
         if self.room:
             self._release()
 
@@ -306,6 +317,7 @@ class Exchange:
         begin: float,
     ) -> Outcome:
         """Go the whole way, for a message that is not simply repeated."""
+        self.decided[self.payer(source) if self.catalog else OUTSIDERS] += 1
         said = respond(
             octets,
             source,
@@ -328,9 +340,31 @@ class Exchange:
                 return self._failed(octets, "a reply held addresses of another network")
             self.answers.remember(said)
         self.metrics.partial += said.partial
+        if said.rcode == Rcode.REFUSED:
+            self._tell_refused(octets, source, destination)
         self.metrics.response(said.kind, said.rcode, _qtype(octets))[0] += 1
         self.metrics.durations[said.kind].observe(perf_counter() - begin)
         return said.octets
+
+    def _tell_refused(self, octets: bytes, source: bytes, destination: bytes) -> None:
+        """Log an outsider, with what would map it: a line per REFUSED_INTERVAL at most, which
+        counts the others.
+
+        Otherwise a new host that is refused looks the same as one that does not ask. The address
+        may be forged; nothing else of the query is logged.
+        """
+        query = read_query(octets)
+        if isinstance(query, Silent) or (isinstance(query, Query) and query.labels == _PROBE):
+            return
+        catalog = self.answers.catalog_for(source) or Catalog()
+        who = asker(query, source, destination, catalog, self.rules)
+        if not isinstance(who, Outsider):
+            return
+        self._outsiders += 1
+        if (now := time.monotonic()) < self._outsiders_silent_until:
+            return
+        _log.warning("%s", refusal(source, who.reason, self._outsiders, self.rules.prefix))
+        self._outsiders, self._outsiders_silent_until = 0, now + REFUSED_INTERVAL
 
     def end_batch(self, begin: float, messages: int) -> float:
         """Count how long the replies took that were repeated among *messages* since *begin* (of
@@ -440,7 +474,7 @@ class Exchange:
             source,
             bytes(16),
             self.answers.catalog_for(source),
-            replace(self.rules, dev=True),
+            replace(self.rules, dev=True, echo=False),
             stream=True,
         )
         return said.octets if isinstance(said, Reply) else b""
@@ -496,6 +530,19 @@ class Exchange:
         self.metrics.response("internal", Rcode.SERVFAIL, _qtype(octets))[0] += 1
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the server failed on this question"))
         return message(body, query, Manner(ra=self.rules.forwarding))
+
+
+def refusal(source: bytes, reason: str, count: int, prefix: bytes) -> str:
+    """Return the log line about a refused *source*, the last of *count* since the line before."""
+    address: IPv4Address | IPv6Address = IPv6Address(source)
+    assert isinstance(address, IPv6Address)
+    address = address.ipv4_mapped or address
+    line = f"refused a query from {address}: {reason}"
+    if not source.startswith(prefix):
+        line += f"; to serve it: --map-source {address}/{address.max_prefixlen}=NETWORK"
+    if count > 1:
+        line += f" ({count - 1:,} more were refused since the last such line)"
+    return line
 
 
 def leaks(body: Body, network: Network) -> bool:

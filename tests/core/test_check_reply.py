@@ -208,6 +208,13 @@ BROKEN = {
     "a forward pointer": message(
         rr(pack("!H", 0xC000 | HERE + 16), A, bytes(4)), rr(wire("x"), A, bytes(4))
     ),
+    # CNAME a.<pointer>; its target's length octet, seen as a label of four, ends in a pointer that
+    # leads behind it: before the pointer itself, and after where the name was entered.
+    "a pointer to behind where it was entered": message(
+        rr(QNAME, CNAME, b"\1a\xc0\x0c"),
+        rr(pack("!H", 0xC000 | HERE + 12), CNAME, b"\1b\xc0\x0c"),
+        rr(pack("!H", 0xC000 | HERE + 11), A, bytes(4)),
+    ),
     "a pointer past the end": message(rr(b"\xff\xff", A, bytes(4))),
     "a pointer into the header": message(rr(b"\xc0\x04", A, bytes(4))),
     "a pointer to the id": message(rr(b"\xc0\x00", A, bytes(4))),
