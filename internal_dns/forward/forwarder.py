@@ -44,9 +44,9 @@ from internal_dns.forward.policy import HEDGE, PATIENCE, PROBE_TIMEOUT, Plan, pr
 from internal_dns.forward.sockets import SOCKETS, Pool
 from internal_dns.forward.streams import channel
 from internal_dns.forward.upstreams import Rule, Upstream
+from internal_dns.late import Late
 from internal_dns.metrics import Metrics, UpstreamFigures, rcode_name
 from internal_dns.net import packed
-from internal_dns.transport.late import Late
 
 PER_NETWORK: Final = 1_000  # clients waiting
 CLIENT_PATIENCE: Final = (

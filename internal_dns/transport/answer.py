@@ -46,9 +46,9 @@ from internal_dns.core.wire import (
     Type,
     read_query,
 )
+from internal_dns.late import Late
 from internal_dns.metrics import Metrics
 from internal_dns.transport.fairness import OURSELVES, OUTSIDERS
-from internal_dns.transport.late import Late
 from internal_dns.transport.loading import WAIT, Again, WaitingRoom
 from internal_dns.transport.schedule import Scheduler
 from internal_dns.transport.table.table import AnswerTable, Mirror

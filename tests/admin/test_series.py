@@ -17,11 +17,11 @@ from prometheus_client import generate_latest
 from internal_dns.config import load_settings
 from internal_dns.core.journey import Forward, Rules
 from internal_dns.core.wire import Query, Type
+from internal_dns.late import Late
 from internal_dns.metrics import Histogram, Metrics, registry
 from internal_dns.net import Endpoint
 from internal_dns.server import Server
 from internal_dns.transport.answer import Complete, Exchange, Keep
-from internal_dns.transport.late import Late
 from internal_dns.transport.listen.sockets import bind, kernel_drops
 from tests.core.messages import AAAA, IN_WEB, OUTSIDER, ROWS, SERVER, TXT, ip, loaded, opt, query
 from tests.tools import requires_tool

@@ -22,8 +22,8 @@ from internal_dns.forward import asking, policy
 from internal_dns.forward.asking import Question
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Rule, Upstream
+from internal_dns.late import Late
 from internal_dns.metrics import Metrics
-from internal_dns.transport.late import Late
 from tests.core.messages import (
     AAAA,
     AD,

@@ -31,11 +31,11 @@ from internal_dns.core.catalog import NetworkId
 from internal_dns.core.cookies import full_cookie
 from internal_dns.core.journey import Rules
 from internal_dns.core.requester import SourceMap
+from internal_dns.late import Late
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
 from internal_dns.transport import native
 from internal_dns.transport.answer import Exchange
-from internal_dns.transport.late import Late
 from internal_dns.transport.listen.sockets import bind_queues
 from internal_dns.transport.native.listener import Udp, spread_by_network
 from internal_dns.transport.native.mirror import Mirror

@@ -18,11 +18,11 @@ from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId,
 from internal_dns.core.journey import Forward, Rules
 from internal_dns.core.requester import SourceMap
 from internal_dns.core.wire import Query
+from internal_dns.late import Late
 from internal_dns.metrics import Metrics
 from internal_dns.store.generate import demo_rows
 from internal_dns.transport import answer as exchange
 from internal_dns.transport.answer import REFUSED_INTERVAL, Exchange, Later
-from internal_dns.transport.late import Late
 from tests.core.messages import (
     AAAA,
     COOKIE,

@@ -18,11 +18,11 @@ from typing import Final, cast
 
 from internal_dns.core.journey import IDLE_TIMEOUT
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, QR
+from internal_dns.late import Late
 from internal_dns.metrics import Metrics
 from internal_dns.net import packed
 from internal_dns.transport.answer import Exchange, Later
 from internal_dns.transport.fairness import OUTSIDERS
-from internal_dns.transport.late import Late
 
 PARTIAL_TIMEOUT: Final = 2
 UNREAD_TIMEOUT: Final = 10

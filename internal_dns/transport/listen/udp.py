@@ -19,10 +19,10 @@ from time import perf_counter
 from typing import Any, Final
 
 from internal_dns.core.wire import MAX_QUERY
+from internal_dns.late import Late
 from internal_dns.metrics import Metrics
 from internal_dns.net import packed
 from internal_dns.transport.answer import Exchange
-from internal_dns.transport.late import Late
 
 BATCH: Final = 64  # datagrams read at a time: about half a millisecond
 # While work waits, the slices of the fair queue come between: so more are read at a time, most of

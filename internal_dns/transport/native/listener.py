@@ -17,10 +17,10 @@ from threading import Thread
 from time import monotonic, perf_counter
 from typing import Final
 
+from internal_dns.late import Late
 from internal_dns.metrics import Metrics
 from internal_dns.net import packed
 from internal_dns.transport.answer import Exchange
-from internal_dns.transport.late import Late
 from internal_dns.transport.listen.udp import LATE
 from internal_dns.transport.native import MISSING
 from internal_dns.transport.native.mirror import Mirror
