@@ -1,5 +1,9 @@
-"""How long a commit takes to be seen, and how long reading it holds the event loop:
-`python -m bench.commits owned|foreign [MACHINES]`."""
+"""How long a commit takes to be answered from, and how long it holds the event loop:
+`python -m bench.commits owned|foreign [MACHINES]`.
+
+The whole path: the file is watched and read, the commit is applied to the answer table, which holds
+what was asked before, and to the native one, and what was is freed.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,19 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from struct import pack
 from typing import Final
 
+from internal_dns.core.journey import Reply, Rules, respond
+from internal_dns.metrics import Metrics
+from internal_dns.service.applying import Applying
+from internal_dns.service.loop import loop_factory
 from internal_dns.store.generate import create_catalog, sized_rows
 from internal_dns.store.sqlite import Loaded
 from internal_dns.store.watch import Watcher
+from internal_dns.transport import native
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.native.mirror import Mirror
 
 ONE: Final = (
     "UPDATE machines SET state = 'stopped' "
@@ -27,15 +39,42 @@ connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN"); connection.execute(sys.argv[2]); connection.execute("COMMIT")
 print(time.time())
 """
+FILLED: Final = 20_000  # apps per network that are asked for before each commit
 CALM: Final = 1.5  # seconds before each commit: a foreign file is read half of the time at most
+
+
+def fill(exchange: Exchange) -> None:
+    """Have the addresses and the absence of A of apps remembered."""
+    catalog = exchange.catalog
+    assert catalog is not None
+    for network in catalog.networks.values():
+        source = network.prefix + bytes(9) + b"\2"
+        for name in list(network.apps)[:FILLED]:
+            for qtype in (28, 1):
+                question = bytes((len(name),)) + name + b"\x08internal\0" + pack("!HH", qtype, 1)
+                octets = b"\0\1\1\0\0\1\0\0\0\0\0\0" + question
+                said = respond(octets, source, network.server_address, catalog, exchange.rules)
+                assert isinstance(said, Reply)
+                exchange.answers.remember(said)
 
 
 async def measure(path: Path) -> None:
     """Print a line for each commit, made by another process."""
     applied: list[float] = []
+    rules, metrics, loop = Rules(), Metrics(), asyncio.get_running_loop()
+    mirror = None if native.MISSING else Mirror(rules, metrics)
+    exchange = Exchange(rules, metrics, mirror=mirror)
+    applying = Applying(exchange.steps, loop.call_soon)
 
-    def apply(_: Loaded) -> None:
-        applied.append(time.time())
+    def apply(loaded: Loaded) -> asyncio.Future[None]:
+        done = loop.create_future()
+
+        def finish() -> None:
+            done.set_result(None)
+            applied.append(time.time())
+
+        applying.apply(loaded.catalog, finish)
+        return done
 
     gaps: list[float] = []
 
@@ -51,6 +90,8 @@ async def measure(path: Path) -> None:
         await asyncio.sleep(0.01)
     for what, statement in (("one row", ONE), ("all rows", ALL)) * 3:
         await asyncio.sleep(CALM)
+        fill(exchange)
+        await asyncio.sleep(CALM)
         gaps.clear()
         seen = len(applied)
         writer = await asyncio.create_subprocess_exec(
@@ -59,6 +100,7 @@ async def measure(path: Path) -> None:
         committed = float((await writer.communicate())[0])
         while len(applied) == seen:
             await asyncio.sleep(0.001)
+        await asyncio.sleep(CALM / 3)  # what was is freed
         visible, held = applied[-1] - committed, sorted(gaps)
         print(
             f"{what:8}  visible after {visible * 1000:5.0f} ms; the loop waited "
@@ -81,7 +123,8 @@ def main() -> None:
                     connection.execute(f"DROP TRIGGER {name}")
                 connection.execute("DROP TABLE journal")
         print(f"{kind}, {machines:,} machines")
-        asyncio.run(measure(path))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(measure(path))
 
 
 if __name__ == "__main__":

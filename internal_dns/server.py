@@ -272,13 +272,22 @@ class Server:
             if self.announced:
                 self.manager.ready(self.status())
 
-    def _apply(self, loaded: Loaded) -> None:
-        """Answer from what was loaded; say what changed."""
-        if loaded.catalog is not self.newest:
-            self.newest = loaded.catalog
-            self.applying.apply(loaded.catalog, lambda: self._applied(loaded, changed=True))
-        else:
+    def _apply(self, loaded: Loaded) -> asyncio.Future[None] | None:
+        """Answer from what was loaded; say what changed. What is returned is done when the catalog
+        before is no longer needed."""
+        if loaded.catalog is self.newest:
             self._applied(loaded, changed=False)
+            return None
+        self.newest = loaded.catalog
+        applied = asyncio.get_running_loop().create_future()
+
+        def done() -> None:
+            if not applied.done():  # cancelled: the server ends
+                applied.set_result(None)
+            self._applied(loaded, changed=True)
+
+        self.applying.apply(loaded.catalog, done)
+        return applied
 
     def _applied(self, loaded: Loaded, *, changed: bool) -> None:
         first = not self.loaded.is_set()

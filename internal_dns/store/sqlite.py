@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -44,6 +45,8 @@ PATIENCE: Final = 60
 SLOWEST: Final = 1 << 20
 _STEPS: Final = 100_000  # of SQLite's machine between looks at the clock: about a millisecond
 PIECE: Final = 1_000  # machines that are freed at a time: well under a millisecond
+# Values that the cycle collector walks in about a millisecond.
+MANY: Final = 10_000
 # Past this many changed parts reading the whole file is quicker than part by part.
 MANY_CHANGES: Final = 20_000
 
@@ -243,7 +246,13 @@ def remains(before: Catalog, after: Catalog) -> list[object]:
         other = after.networks.get(number)
         if other is network:
             continue
-        for name, app in network.apps.items():
+        names: Iterable[bytes] = network.apps
+        if other is not None and other.since == network.revision:
+            names = (
+                network.apps.keys() & other.touched
+            )  # found without a walk over apps that are the same
+        for name in names:
+            app = network.apps[name]
             if other is None or other.apps.get(name) is not app:
                 machines = app.machines
                 found += (machines[at : at + PIECE] for at in range(0, len(machines), PIECE))
@@ -257,6 +266,22 @@ def let_go(pieces: list[object]) -> None:
     while pieces:
         # From the end: a network before its apps, an app before its machines, each then empty.
         pieces.pop()
+
+
+@contextmanager
+def without_cycles() -> Iterator[None]:
+    """Read without the cycle collector: it would walk a million values that hold no cycles, again and
+    again, and hold the event loop each time. What is many when it is read is never walked."""
+    if not gc.isenabled():  # inside another reading
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        if gc.get_count()[0] > MANY:
+            gc.freeze()
+        gc.enable()
 
 
 class Reader:
@@ -324,7 +349,8 @@ class Reader:
     def update(self, before: Loaded) -> Loaded:
         """Read what changed since *before*, as of one commit; the same value when nothing did.
         Raises as `read`."""
-        return self._in_transaction(lambda: self._read_changes(before))
+        with without_cycles():
+            return self._in_transaction(lambda: self._read_changes(before))
 
     def _in_transaction(self, work: Callable[[], Loaded]) -> Loaded:
         if self.connection is None:
@@ -369,16 +395,8 @@ class Reader:
     # ── the whole file ────────────────────────────────────────────────────────────────────────────
 
     def _read_all(self, previous: Catalog) -> Loaded:
-        # The cycle collector would walk a million values that hold no cycles, again and again, and
-        # hold the event loop each time.
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
+        with without_cycles():
             return self._read_rows(previous)
-        finally:
-            if collecting:
-                gc.freeze()
-                gc.enable()
 
     def _read_rows(self, previous: Catalog) -> Loaded:
         assert self.connection is not None

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -46,12 +46,15 @@ _log = logging.getLogger("internal_dns")
 
 class Watcher:
     """Keeps one catalog file loaded. `problem` says why the file cannot be read at present, empty
-    when it can."""
+    when it can.
+
+    What *apply* returns is awaited before the catalog that was is freed, and the next one read.
+    """
 
     def __init__(
         self,
         path: Path,
-        apply: Callable[[Loaded], None],
+        apply: Callable[[Loaded], Awaitable[None] | None],
         *,
         rules: CatalogRules = USUAL,
         progress: Progress | None = None,
@@ -165,8 +168,8 @@ class Watcher:
         changed = loaded is not before
         self.loaded, self.loaded_at = loaded, time.monotonic()
         self.loads += 1
-        if changed:
-            self.apply(loaded)
+        if changed and (applied := self.apply(loaded)) is not None:
+            await applied
         del before
         if pieces:  # nothing else holds them now
             await asyncio.get_running_loop().run_in_executor(thread, let_go, pieces)
@@ -192,10 +195,9 @@ class Watcher:
 
 
 def _read(work: Read, reader: Reader, before: Loaded) -> tuple[Loaded, list[object]]:
-    """Read, and find what there will be to free; of a few parts that is little."""
+    """Read, and find what there will be to free."""
     loaded = work(reader, before)
-    pieces = [] if loaded.parts else remains(before.catalog, loaded.catalog)
-    return loaded, pieces
+    return loaded, remains(before.catalog, loaded.catalog)
 
 
 def _pragma(connection: sqlite3.Connection, name: str, seen: int) -> int:

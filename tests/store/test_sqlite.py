@@ -3,6 +3,7 @@ file is told."""
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internal_dns.core.catalog import Catalog
+from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.replicate.form import file_values
 from internal_dns.store import declare, sqlite
 from internal_dns.store.check import findings
@@ -25,7 +26,7 @@ from internal_dns.store.json_rows import read_rows
 from internal_dns.store.rows import KEPT_FAULTS, Fault
 from internal_dns.store.schema import BY_NAME, CATALOG, TABLES
 from internal_dns.store.sqlite import Loaded, UnusableCatalog, connect, load, read
-from tests.core.messages import ACME, MANY, ROWS, SCHEMA, insert, loaded, machine
+from tests.core.messages import ACME, MANY, ROWS, SCHEMA, insert, loaded, machine, opened
 
 ADDRESS = "fdaa:0:18:1:1:1:1:1"
 MACHINES = len(ROWS["machines"])
@@ -592,3 +593,47 @@ def test_a_transient_error_is_known_by_its_code(
     with pytest.raises(UnusableCatalog, match="Restore it from a backup") as damaged:
         load(path)
     assert not damaged.value.passing
+
+
+def test_many_values_are_read_without_the_cycle_collector_and_never_walked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frozen = list[bool]()
+    monkeypatch.setattr("internal_dns.store.sqlite.gc.freeze", lambda: frozen.append(True))
+    for count in (10, 2 * sqlite.MANY):
+        kept = []
+        with sqlite.without_cycles():
+            assert not gc.isenabled()
+            with sqlite.without_cycles():  # of a commit that is read whole
+                kept = [[number] for number in range(count)]
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert len(kept) == count
+        assert bool(frozen) == (count > sqlite.MANY)
+
+
+def test_what_a_commit_changed_in_one_app_is_freed_in_pieces() -> None:
+    """And apps that it did not touch are not looked at."""
+    connection = opened(
+        rows={
+            "networks": [(24, "acme", "")],
+            "apps": [(24, "large"), (24, "small")],
+            "machines": [
+                (f"{n:x}", 24, "large", f"fdaa:0:18:1::{n + 1:x}", "ams", "app", "started", 0, 0)
+                for n in range(2_500)
+            ],
+        }
+    )
+    old = read(connection).catalog
+    connection.execute("UPDATE machines SET region = 'iad' WHERE id = '7'")
+    new = read(connection, previous=old).catalog
+    connection.close()
+    before = old.networks[NetworkId(24)]
+    pieces = sqlite.remains(old, new)
+    assert [len(piece) for piece in pieces if isinstance(piece, tuple)] == [1_000, 1_000, 500]
+    assert before.apps[b"large"] in pieces
+    assert before.apps[b"small"] not in pieces
+    touching = replace(
+        new.networks[NetworkId(24)], since=before.revision, touched=frozenset({b"large", b"gone"})
+    )
+    assert sqlite.remains(old, replace(new, networks={NetworkId(24): touching})) == pieces
