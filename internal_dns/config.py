@@ -22,8 +22,7 @@ from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
 from internal_dns.errors import OperatorError
-from internal_dns.forward.sockets import MODES
-from internal_dns.forward.upstreams import Rule, Upstream
+from internal_dns.forward.upstreams import MODES, Rule, Upstream
 from internal_dns.net import Endpoint
 from internal_dns.replicate.source import Source
 

@@ -23,8 +23,6 @@ QUESTIONS: Final = 256  # that one socket serves
 LIFETIME: Final = 2.0  # seconds that it serves them; as long, an upstream is taken to be elsewhere
 AT_ONCE: Final = 32  # messages read from one socket before others have their turn
 
-MODES: Final = ("auto", "fresh", "pool")
-
 
 class Expecting(Protocol):
     """What waits for a reply on a shared socket."""

@@ -22,6 +22,8 @@ from internal_dns.net import Endpoint
 PUBLIC: Final = ("udp://1.1.1.1", "udp://9.9.9.9")
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 PORTS: Final = {"udp": 53, "tcp": 53, "tls": 853, "https": 443}
+# How sockets to upstreams are used (forward/sockets.py).
+MODES: Final = ("auto", "fresh", "pool")
 DOH_PATH: Final = "/dns-query"  # what RFC 8484's examples, and most servers, use
 
 

@@ -713,15 +713,15 @@ LISTS = (("vms.many.internal", TXT), ("_instances.internal", TXT))
     ("machines", "lists"), [(300, LISTS), (2_400, LISTS), (10_000, LISTS), (70_000, ())]
 )
 def test_an_app_of_any_size_is_repeated_to_udp_clients(
-    machines: int, asked: tuple[tuple[str, int], ...]
+    machines: int, lists: tuple[tuple[str, int], ...]
 ) -> None:
     twins = Twins(large(machines), Rules(udp_limit=65_535))
-    for name, qtype in asked:
+    for name, qtype in (("many.internal", AAAA), *lists):
         twins.decide(query(name, qtype), MACHINE, SERVER, stream=True)
         for size in (0, 512, 1_232, 4_096, 8_192):
-            octets = query(name, qtype, opt(OPTIONS[0], size=size))
+            asked = query(name, qtype, opt(OPTIONS[0], size=size))
             for turn in (0, machines - 1, machines):
-                said = twins.ask(octets, MACHINE, turn=turn)
+                said = twins.ask(asked, MACHINE, turn=turn)
                 assert said is not None, (name, size)
                 assert said[2] & 2 or size == 8_192, (name, size)
     audit(twins.table)
