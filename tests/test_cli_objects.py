@@ -28,6 +28,7 @@ from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import load
 from internal_dns.store.writer import Writer
 from tests.commands import Said, run
+from tests.core.messages import insert
 from tests.live.hosts import MAP_LOOPBACK, Served, addresses, ask, serving
 
 FIXTURES = Path(__file__).parent / "sources" / "fixtures"
@@ -155,8 +156,7 @@ def foreign(tmp_path: Path) -> Path:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(resources.files("internal_dns").joinpath("schema.sql").read_text())
         for table, rows in demo_rows().items():
-            for row in rows:
-                connection.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
+            insert(connection, table, rows)
     return path
 
 

@@ -834,7 +834,7 @@ def test_what_no_document_can_hold_is_left_out_and_noted(acme: sqlite3.Connectio
     acme.executescript("""
         INSERT INTO machine_metadata VALUES ('3d8d9930b03989', 'blob', x'00'),
             ('3d8d9930b03989', CAST(x'6bff' AS TEXT), ''), ('gone', 'k', 'v');
-        INSERT INTO machine_services VALUES ('gone', 'http', 'tcp', 80);
+        INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('gone', 'http', 'tcp', 80);
         INSERT INTO apps VALUES ('x', 'web'), (24.5, 'web');
         INSERT INTO region_latency VALUES ('a', 'b', 9e999);
         INSERT INTO meta VALUES ('name', 'not part of a document');
