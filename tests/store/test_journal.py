@@ -425,7 +425,8 @@ def test_a_change_to_each_table_is_noticed(path: Path, table: str) -> None:
         "apps": "INSERT INTO apps VALUES (24, 'x')",
         "machines": "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'",
         "machine_metadata": "INSERT INTO machine_metadata VALUES ('3d8d9930b03989', 'x', 'y')",
-        "machine_services": "INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('3d8d9930b03989', 'x', 'tcp', 1)",
+        "machine_services": "INSERT INTO machine_services (machine_id, name, protocol, port) "
+        "VALUES ('3d8d9930b03989', 'x', 'tcp', 1)",
         "peers": "UPDATE peers SET region = 'nrt'",
         "flycasts": "INSERT INTO flycasts VALUES (24, 'x', 'fdaa:0:18:0:1::9')",
         "regions": "UPDATE regions SET latitude = 1",
@@ -459,7 +460,8 @@ def test_a_row_that_another_renamed_row_replaces_leaves_its_app(path: Path) -> N
 
 
 FAULTY = {
-    "a service": ("INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('3d8d9930b03989', 'x', 'tcp', 0)",
+    "a service": ("INSERT INTO machine_services (machine_id, name, protocol, port) "
+                  "VALUES ('3d8d9930b03989', 'x', 'tcp', 0)",
                   "DELETE FROM machine_services WHERE port = 0"),
     "another port": ("UPDATE machine_services SET port = 0 WHERE machine_id = '3d8d9930b03989'",
                      "UPDATE machine_services SET port = 80 WHERE port = 0"),

@@ -31,8 +31,8 @@ from internal_dns.store.sqlite import PIECE, Loaded, Reader, UnusableCatalog, le
 from internal_dns.store.upgrade import needs_upgrade
 from internal_dns.store.watch import Watcher
 from internal_dns.store.writer import Writer
-from tests.core.messages import insert
 from internal_dns.transport.answer import Exchange
+from tests.core.messages import insert
 
 ACME, GLOBEX, INITECH = NetworkId(0x18), NetworkId(0x19), NetworkId(0x1A)
 KINDS = (
@@ -257,9 +257,9 @@ INSERT INTO apps VALUES (24, 'fresh')
 DELETE FROM apps WHERE name = 'blog'
 INSERT INTO apps VALUES (24, 'WEB')
 INSERT INTO apps VALUES (24, 'not a name')
-INSERT INTO machines (id, network_id, app, address, region, process_group, state, skip_registration, updated_at) VALUES ('ffff', 24, 'fresh', 'fdaa:0:18:1:1:1:1:2', 'ams', 'app', 'started', 0, 0)
-INSERT INTO machines (id, network_id, app, address, region, process_group, state, skip_registration, updated_at) VALUES ('FFFF', 24, 'fresh', 'fdaa:0:18:1:1:1:2:2', 'ams', 'app', 'started', 0, 0)
-INSERT INTO machines (id, network_id, app, address, region, process_group, state, skip_registration, updated_at) VALUES ('bad', 24, 'fresh', 'fdaa:0:19:1:1:1:2:2', 'ams', 'app', 'started', 0, 0)
+INSERT INTO machines (id, network_id, app, address, region, state) VALUES ('ffff', 24, 'fresh', 'fdaa:0:18:1:1:1:1:2', 'ams', 'started')
+INSERT INTO machines (id, network_id, app, address, region, state) VALUES ('FFFF', 24, 'fresh', 'fdaa:0:18:1:1:1:2:2', 'ams', 'started')
+INSERT INTO machines (id, network_id, app, address, region, state) VALUES ('bad', 24, 'fresh', 'fdaa:0:19:1:1:1:2:2', 'ams', 'started')
 UPDATE machines SET app = 'db' WHERE id = '4d89696a2e7508'
 UPDATE machines SET app = 'DB' WHERE id = '5683d474b40d8e'
 UPDATE machines SET network_id = 25, address = 'fdaa:0:19:1:1:1:7:2' WHERE id = '7811e63fd4de08'
@@ -286,7 +286,7 @@ DELETE FROM region_latency
 INSERT INTO region_latency VALUES ('ams', 'iad', 80)
 UPDATE hosts SET region = 'ams'
 DELETE FROM hosts
-INSERT OR REPLACE INTO machines (id, network_id, app, address, region, process_group, state, skip_registration, updated_at) VALUES ('ffff', 24, 'web', 'fdaa:0:18:1:1:1:1:2', 'iad', 'app', 'started', 0, 0)
+INSERT OR REPLACE INTO machines (id, network_id, app, address, region, state) VALUES ('ffff', 24, 'web', 'fdaa:0:18:1:1:1:1:2', 'iad', 'started')
 INSERT OR REPLACE INTO peers VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:302', 'iad')
 DELETE FROM machines WHERE network_id = 25
 DELETE FROM apps WHERE network_id = 25
