@@ -27,7 +27,8 @@ CREATE TABLE apps (
     PRIMARY KEY (network_id, name)
 );
 
--- Answered while state = 'started' and skip_registration = 0.
+-- Answered while state = 'started' and skip_registration = 0. ready = 0: left out of every set of addresses that has a
+-- ready machine.
 CREATE TABLE machines (
     id                TEXT NOT NULL DEFAULT '' PRIMARY KEY,
     network_id        INTEGER NOT NULL DEFAULT 0,
@@ -37,7 +38,8 @@ CREATE TABLE machines (
     process_group     TEXT NOT NULL DEFAULT 'app',
     state             TEXT NOT NULL DEFAULT 'created',
     skip_registration INTEGER NOT NULL DEFAULT 0,
-    updated_at        INTEGER NOT NULL DEFAULT 0
+    updated_at        INTEGER NOT NULL DEFAULT 0,
+    ready             INTEGER NOT NULL DEFAULT 1
 );
 CREATE INDEX machines_by_app ON machines (network_id, app);
 

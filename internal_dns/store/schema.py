@@ -174,6 +174,7 @@ MACHINES: Final = Table("machines", "machine", (
     Column("state", TEXT, "It is answered while started.", "created", essential=True),
     Column("skip_registration", FLAG, "Keep it out of all names and lists.", 0, off="register"),
     Column("updated_at", TIME, "When the row was last written.", 0, document=None),
+    Column("ready", FLAG, "No: left out of sets of addresses while another of the set is ready.", 1),
 ))  # fmt: skip
 MACHINE_METADATA: Final = Table("machine_metadata", "metadata", (
     _MACHINE,

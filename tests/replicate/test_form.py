@@ -118,6 +118,7 @@ def test_a_machine_carries_what_belongs_to_it() -> None:
         "started",
         1,
         0,
+        1,
     )
     assert stored.metadata == (("3d8d", "role", "leader"),)
     assert stored.services == (("3d8d", "http", "tcp", 80), ("3d8d", "dns", "udp", 53))
