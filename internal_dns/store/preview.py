@@ -79,7 +79,7 @@ def _of_machines(label: bytes, networks: list[Network]) -> Iterator[tuple[names.
             names.Services(label, service, protocol),
             f"_{service.decode()}._{protocol.decode()}.{app}.internal",
         )
-    for ident in sorted({m.id for a in apps for m in a.machines}):
+    for ident in sorted({i for a in apps for m in a.machines for i in (m.id, m.name) if i}):
         yield names.MachineAddress(label, ident), f"{ident.decode()}.vm.{app}.internal"
 
 

@@ -27,6 +27,7 @@ MACHINE_DEFAULTS = {
     "skip_registration": 0,
     "updated_at": 0,
     "ready": 1,
+    "name": "",
 }
 
 
