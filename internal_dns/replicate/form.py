@@ -144,7 +144,7 @@ class Stored(NamedTuple):
 
     row: tuple[Any, ...]
     metadata: tuple[tuple[str, str, str], ...] = ()
-    services: tuple[tuple[str, str, str, int], ...] = ()
+    services: tuple[tuple[str, str, str, int, int, int], ...] = ()
 
 
 # ── keys ──────────────────────────────────────────────────────────────────────────────────────────

@@ -21,7 +21,7 @@ from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import Loaded, Reader, load
 from internal_dns.transport.table.table import AnswerTable
-from tests.core.messages import AAAA, ANY, PTR, SRV, TXT, ip, query
+from tests.core.messages import AAAA, ANY, PTR, SRV, TXT, insert, ip, query
 
 ACME, GLOBEX, INITECH = NetworkId(0x18), NetworkId(0x19), NetworkId(0x1A)
 NETWORKS = (ACME, GLOBEX, INITECH, NetworkId(0x1B), NetworkId(0))
@@ -498,7 +498,7 @@ FAULTY = {
     "a host": ("INSERT INTO hosts VALUES (-1, '', 'iad')", "DELETE FROM hosts WHERE id = -1"),
     "an id that differs in case": (
         "INSERT INTO machines SELECT upper(id), network_id, app, address, region, process_group, "
-        "state, 0, 0"
+        "state, 0, 0, 1, ''"
         " FROM machines WHERE id = '3d8d9930b03989'", "DELETE FROM machines WHERE id = "
                                                       "'3D8D9930B03989'"),
     "an app that is not UTF-8": ("INSERT INTO apps VALUES (24, CAST(x'ff41' AS TEXT))",
@@ -652,8 +652,7 @@ def foreign(path: Path, rows: dict[str, Any] | None = None) -> Path:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(resources.files("internal_dns").joinpath("schema.sql").read_text())
         for table, of_table in (rows or demo_rows()).items():
-            for row in of_table:
-                connection.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
+            insert(connection, table, of_table)
     return path
 
 
