@@ -334,9 +334,9 @@ def test_machine(at: At) -> None:
     shown = at.json("machine", "show", ident)
     assert (shown["ready"], shown["name"]) == (0, "blue")
     assert at.changed("machine", "set", ident, "--ready", "yes", "--name", "") == 1
-    assert at.changed("machine", "set", ident, "--service", "http/tcp:80/10/5") == 1
-    assert at.json("machine", "show", ident)["services"] == ["http/tcp:80/10/5"]
-    assert at.changed("machine", "set", ident, "--service", "http/tcp:80/0/1") == 1
+    assert at.changed("machine", "set", ident, "--service", "http/tcp:8080/10/5") == 1
+    assert at.json("machine", "show", ident)["services"] == ["http/tcp:8080/10/5"]
+    assert at.changed("machine", "set", ident, "--service", "http/tcp:8080/0/1") == 1
     assert "0 to 65535" in at.refused("machine", "set", ident, "--service", "x/tcp:1/2/70000")
     assert "without its name" in at.refused("machine", "set", ident, "--name", "a b")
     assert (

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from internal_dns.core.catalog import NO_MARKS, NO_NAMES, SMALL, App, Catalog, Machine
+from internal_dns.core.catalog import NO_MARKS, NO_NAMES, SMALL, App, Catalog, Machine, NetworkId
 from internal_dns.core.catalog_rules import USUAL
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.replicate.form import VERSION, file_values, read_key, read_value
@@ -26,7 +26,7 @@ OLD_WIDTH = {"machines": 9, "machine_services": 4}
 
 
 def web(loaded: Loaded) -> App:
-    return loaded.catalog.networks[ACME].apps[b"web"]
+    return loaded.catalog.networks[NetworkId(ACME)].apps[b"web"]
 
 
 def app_of(*machines: tuple[Any, ...], services: Rows | None = None) -> Loaded:
@@ -170,7 +170,7 @@ def test_an_app_without_names_keeps_no_index_of_them() -> None:
 
 def test_no_question_to_a_large_app_builds_an_index() -> None:
     count = SMALL + 100
-    rows = {
+    rows: Rows = {
         "machine_services": [(f"m{n}", "http", "tcp", 80) for n in range(count)],
         "machine_metadata": [(f"m{n}", "role", "x") for n in range(count)],
     }
