@@ -27,7 +27,8 @@ CREATE TABLE apps (
     PRIMARY KEY (network_id, name)
 );
 
--- Answered while state = 'started' and skip_registration = 0.
+-- Answered while state = 'started' and skip_registration = 0. ready = 0: left out of every set of addresses that has a
+-- ready machine. name: <name>.vm.<app>.internal answers as <id>.vm does; several machines may share one.
 CREATE TABLE machines (
     id                TEXT NOT NULL DEFAULT '' PRIMARY KEY,
     network_id        INTEGER NOT NULL DEFAULT 0,
@@ -37,7 +38,9 @@ CREATE TABLE machines (
     process_group     TEXT NOT NULL DEFAULT 'app',
     state             TEXT NOT NULL DEFAULT 'created',
     skip_registration INTEGER NOT NULL DEFAULT 0,
-    updated_at        INTEGER NOT NULL DEFAULT 0
+    updated_at        INTEGER NOT NULL DEFAULT 0,
+    ready             INTEGER NOT NULL DEFAULT 1,
+    name              TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX machines_by_app ON machines (network_id, app);
 
@@ -48,12 +51,15 @@ CREATE TABLE machine_metadata (
     PRIMARY KEY (machine_id, key)
 );
 
--- protocol: 'tcp' or 'udp'. Answered as SRV at _<name>._<protocol>.<app>.internal.
+-- protocol: 'tcp' or 'udp'. Answered as SRV at _<name>._<protocol>.<app>.internal, with priority and weight (0 to
+-- 65535).
 CREATE TABLE machine_services (
     machine_id TEXT NOT NULL DEFAULT '',
     name       TEXT NOT NULL DEFAULT '',
     protocol   TEXT NOT NULL DEFAULT 'tcp',
     port       INTEGER NOT NULL DEFAULT 0,
+    priority   INTEGER NOT NULL DEFAULT 0,
+    weight     INTEGER NOT NULL DEFAULT 1,
     PRIMARY KEY (machine_id, name, protocol)
 );
 

@@ -38,7 +38,6 @@ def catalog(networks: int, apps: int, machines: int, revision: int) -> Catalog:
                     region=b"iad",
                     group=b"app",
                     state=b"started",
-                    skip_registration=False,
                 )
                 for m in range(machines)
             )

@@ -67,7 +67,6 @@ def machines(app: bytes, start: int, count: int) -> tuple[Machine, ...]:
             (b"iad", b"ams", b"nrt")[number % 3],
             b"app",
             b"started" if number % 10 else b"stopped",
-            False,
         )
         for number in range(start, start + count)
     )

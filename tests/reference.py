@@ -34,7 +34,8 @@ Labels = tuple[bytes, ...]
 Node = dict[int, tuple[Any, ...] | frozenset[Any]]
 # Sources, id of the network they ask as, their region if given.
 Map = tuple[IPv6Network, int, str | None]
-Machine = namedtuple("Machine", "app id address region group state skip written_id")
+Machine = namedtuple("Machine", "app id address region group state skip written_id "
+                     "ready name")
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -85,8 +86,9 @@ class Zone:
         def here(id: int, value: Any) -> Any: return must(id.to_bytes(4) == network[2:], value)
         def own(id: int, text: str) -> Any:
             return here(id, must(inet_pton(AF_INET6, text)[:6] == network, inet_pton(AF_INET6, text)))
-        machines = load("machines", lambda id, of, app, at, region, group, state, skip, _: Machine(
-            valid(app), valid(id), own(of, at), valid(region), valid(group), state, skip, id))
+        machines = load("machines", lambda id, of, app, at, region, group, state, skip, _, ready=1, name="":
+            Machine(valid(app), valid(id), own(of, at), valid(region), valid(group), state, skip, id,
+                    ready != 0, name.lower() if NAME.fullmatch(name) else ""))
         self.machines: list[Machine] = sorted({m[:2]: m for m in machines}.values())
         peers = load("peers", lambda of, id, at, region: (valid(id), own(of, at), region and valid(region)))
         self.peers = sorted({peer[0]: peer for peer in peers}.values())
@@ -96,8 +98,9 @@ class Zone:
         titles += [str(int.from_bytes(network[2:]))] if apps or self.peers or flycasts else []
         self.network, self.title = network, next(iter(titles), "")  # "": not in the catalog.
         self.metadata = [*load("machine_metadata", lambda id, key, value: (id, folded(key), folded(value)))]
-        self.services = dict(load("machine_services", lambda id, name, by, port: must(
-            name and by in ("tcp", "udp") and 0 < port < 65536, ((id, f"{valid('_' + name)}._{by}"), port))))
+        self.services = dict(load("machine_services", lambda id, name, by, port, priority=0, weight=1: must(
+            name and by in ("tcp", "udp") and 0 < port < 65536 and {priority, weight} <= set(range(65536)),
+            ((id, f"{valid('_' + name)}._{by}"), (priority, weight, port)))))
         self.regions = dict(load("regions", lambda code, _, *at: (valid(code), at[:2])))
         self.latency = dict(load("region_latency", lambda a, b, ms: ((valid(a), valid(b)), float(ms))))
         self.hosts = dict(load("hosts", lambda id, _, region: (id.to_bytes(4), valid(region))))
@@ -124,13 +127,11 @@ class Zone:
             self.nodes[reverse(address)] = {PTR: tuple(sorted(targets, key=wire))}
     def add_app(self, label: str, app: str) -> None:
         machines = [m for m in self.machines if m.app == label]
-        self.nodes |= {f"{form}.{app}": {} for form in "vm process _metadata kv._metadata _tcp "
-                                                       "_udp".split()}
+        self.nodes |= {f"{form}.{app}": {} for form in "vm process _metadata kv._metadata".split()}
+        for name in {m.name for m in machines} - {""}:
+            some = {m.address for m in machines if m.name == name and visible(m)}
+            self.nodes[f"{name}.vm.{app}"] = rrset(sorted(some))
         self.nodes |= {f"{m.id}.vm.{app}": rrset(addresses([m])) for m in machines}
-        for name in {name for id, name in self.services if id in [m.written_id for m in machines]}:
-            ports = [(self.services.get((m.written_id, name)), m.id) for m in machines if visible(m)]
-            rdata = ((port, labels_of(f"{id}.vm.{app}")) for port, id in ports if port)
-            self.nodes[f"{name}.{app}"] = {SRV: frozenset(rdata)}
         self.add_list(f"_instances.{app}", machines, instance, ";")
         groups = {f"{group}.process.{app}": group for group in {m.group for m in machines}}
         for scope in (app, *groups):
@@ -138,10 +139,20 @@ class Zone:
             self.scopes[scope] = [m for m in members if visible(m)]
             self.nodes |= {f"of.{scope}": {}, f"nearest.of.{scope}": {}}
             for first in ("", "global."): self.add(first + scope, addresses(members))
+            for name in (scope, f"global.{scope}") if scope == app else (scope,):
+                self.add_services(name, app, members, machines)
             for code in {*self.regions, *(m.region for m in machines)} - RESERVED:
-                self.add(f"{code}.{scope}", addresses(m for m in members if m.region == code))
+                there = [m for m in members if m.region == code]
+                self.add(f"{code}.{scope}", addresses(there))
+                self.add_services(f"{code}.{scope}", app, there, machines)
             self.add_list(f"vms.{scope}", members, lambda m: f"{m.id} {m.region}")
             self.add_list(f"regions.{scope}", sorted(members, key=lambda m: m.region), lambda m: m.region)
+    def add_services(self, at: str, app: str, members: list[Machine], every: list[Machine]) -> None:
+        self.nodes |= {f"_tcp.{at}": {}, f"_udp.{at}": {}}
+        for name in {name for id, name in self.services if id in [m.written_id for m in every]}:
+            those = [m for m in members if (m.written_id, name) in self.services]
+            rdata = [(*self.services[m.written_id, name], labels_of(f"{m.id}.vm.{app}")) for m in answered(those)]
+            self.nodes[f"{name}.{at}"] = {SRV: frozenset(rdata)}
     def add_list(self, name: str, ms: list[Machine], item: Callable[[Machine], str], end: str = ",") -> None:
         for form, shown in (name, visible), (f"all.{name}", lambda m: m.state != "destroyed" and not m.skip):
             self.add(form, [*dict.fromkeys(item(m) for m in ms if shown(m))], end)
@@ -162,7 +173,7 @@ class Zone:
         return page(form[1], addresses(m for m in self.scopes[form[3]] if m.written_id in having))
     def nearest(self, scope: str, limit: int, turn: int, own: bytes, host: bytes, here: str) -> Node:
         key = {m: (m.address != own, m.address[6:10] != host, m.region != here, self.cost(here, m.region))
-                for m in self.scopes[scope]}
+                for m in answered(self.scopes[scope])}
         best, at = list[Machine](), list[bytes]()
         for _, group in groupby(sorted(key, key=lambda m: (key[m], m.address, m.id)), key.__getitem__):
             tied = list(group)
@@ -200,7 +211,10 @@ def rrset(items: list[Any], separator: str = "") -> Node:
 def instance(m: Machine) -> str:
     return f"instance={m.id},app={m.app},ip={inet_ntop(AF_INET6, m.address)},region={m.region}"
 def visible(m: Machine) -> bool: return m.state == "started" and not m.skip
-def addresses(some: Iterable[Machine]) -> list[bytes]: return sorted({m.address for m in some if visible(m)})
+def answered(some: Iterable[Machine]) -> list[Machine]:
+    shown = [m for m in some if visible(m)]
+    return [m for m in shown if m.ready] or shown
+def addresses(some: Iterable[Machine]) -> list[bytes]: return sorted({m.address for m in answered(some)})
 def three(network: bytes) -> bytes: return network.ljust(15, b"\0") + b"\3"
 def reverse(octets: bytes, depth: int = 32) -> str: return ".".join(octets.hex()[:depth][::-1]) + ".ip6.arpa"
 def labels_of(name: str) -> Labels: return tuple(name.encode().split(b"."))

@@ -28,6 +28,7 @@ from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import load
 from internal_dns.store.writer import Writer
 from tests.commands import Said, run
+from tests.core.messages import insert
 from tests.live.hosts import MAP_LOOPBACK, Served, addresses, ask, serving
 
 FIXTURES = Path(__file__).parent / "sources" / "fixtures"
@@ -155,8 +156,7 @@ def foreign(tmp_path: Path) -> Path:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(resources.files("internal_dns").joinpath("schema.sql").read_text())
         for table, rows in demo_rows().items():
-            for row in rows:
-                connection.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
+            insert(connection, table, rows)
     return path
 
 
@@ -300,7 +300,7 @@ def test_machine(at: At) -> None:
     assert time.time() - 60 < shown.pop("updated_at") <= time.time()
     assert shown == {
         "id": ident, "network_id": at.number, "app": "web", "address": address, "region": "iad",
-        "process_group": "worker", "state": "created", "skip_registration": 0,
+        "process_group": "worker", "state": "created", "skip_registration": 0, "ready": 1, "name": "",
         "metadata": {"role": "leader", "empty": ""}, "services": ["http/tcp:8080"],
     }  # fmt: skip
     text = at.read("machine", "show", ident).out
@@ -330,6 +330,15 @@ def test_machine(at: At) -> None:
         == 1
     )
     assert at.changed("machine", "set", ident, "--register", "--group", "app", "--app", "api") == 1
+    assert at.changed("machine", "set", ident, "--ready", "no", "--name", "blue") == 1
+    shown = at.json("machine", "show", ident)
+    assert (shown["ready"], shown["name"]) == (0, "blue")
+    assert at.changed("machine", "set", ident, "--ready", "yes", "--name", "") == 1
+    assert at.changed("machine", "set", ident, "--service", "http/tcp:8080/10/5") == 1
+    assert at.json("machine", "show", ident)["services"] == ["http/tcp:8080/10/5"]
+    assert at.changed("machine", "set", ident, "--service", "http/tcp:8080/0/1") == 1
+    assert "0 to 65535" in at.refused("machine", "set", ident, "--service", "x/tcp:1/2/70000")
+    assert "without its name" in at.refused("machine", "set", ident, "--name", "a b")
     assert (
         at.changed(
             "machine", "set", ident, "--metadata", "role=replica", "--service", "http/tcp:80"

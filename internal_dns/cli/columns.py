@@ -45,6 +45,10 @@ def column_options(
 
 def _option(column: Column, required: bool) -> Callable[[Command], Command]:
     name = column.said.replace("_", "-")
+    if column.domain is FLAG and column.default:
+        return click.option(
+            f"--{name}", column.name, type=bool, metavar="yes|no", help=column.words
+        )
     if column.domain is FLAG:
         off = column.off or f"no-{name}"
         return click.option(f"--{name}/--{off}", column.name, default=None, help=column.words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import AddressValueError, IPv6Address, IPv6Network
@@ -430,12 +431,16 @@ def machine_show(catalog: str, as_json: bool, ident: str) -> None:
     row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
     own = {"machine_id": ident}
     metadata = {r["key"]: r["value"] for r in read_rows(catalog, "machine_metadata", own)}
-    services = [
-        f"{r['name']}/{r['protocol']}:{r['port']}"
-        for r in read_rows(catalog, "machine_services", own)
-    ]
+    services = [_service(row) for row in read_rows(catalog, "machine_services", own)]
     shown = metadata if as_json else [f"{key}={value}" for key, value in metadata.items()]
     show_one(row | {"metadata": shown, "services": services}, as_json)
+
+
+def _service(row: dict[str, Any]) -> str:
+    """Write a service as --service takes it."""
+    text = f"{row['name']}/{row['protocol']}:{row['port']}"
+    order = row["priority"], row["weight"]
+    return text if order == (0, 1) else f"{text}/{order[0]}/{order[1]}"
 
 
 def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -444,8 +449,8 @@ def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--service",
             "services",
             multiple=True,
-            metavar="NAME/PROTOCOL:PORT",
-            help="A port it publishes.",
+            metavar="NAME/PROTOCOL:PORT[/PRIORITY/WEIGHT]",
+            help="A port it publishes, such as http/tcp:8080 or http/tcp:8080/10/5.",
         ),
         click.option(
             "--metadata", multiple=True, metavar="KEY=VALUE", help="An entry of its metadata."
@@ -453,6 +458,11 @@ def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+_SERVICE = re.compile(
+    r"([^/]+)/([^:]+):(?P<port>[0-9]{1,9})(?:/(?P<priority>[0-9]{1,9})/(?P<weight>[0-9]{1,9}))?"
+)
 
 
 def _belonging(ident: str, metadata: Iterable[str], services: Iterable[str]) -> list[Any]:
@@ -464,13 +474,13 @@ def _belonging(ident: str, metadata: Iterable[str], services: Iterable[str]) -> 
             raise click.UsageError(f"--metadata {text!r} is not KEY=VALUE")
         puts.append(("machine_metadata", {"machine_id": ident, "key": key, "value": value}))
     for text in services:
-        name, _, rest = text.partition("/")
-        protocol, _, port = rest.partition(":")
-        if not name or not protocol or not port.isascii() or not port.isdigit():
+        if (found := _SERVICE.fullmatch(text)) is None:
             raise click.UsageError(
-                f"--service {text!r} is not NAME/PROTOCOL:PORT, such as http/tcp:8080"
+                f"--service {text!r} is not NAME/PROTOCOL:PORT[/PRIORITY/WEIGHT], such as "
+                f"http/tcp:8080 or http/tcp:8080/10/5"
             )
-        row = {"machine_id": ident, "name": name, "protocol": protocol, "port": int(port)}
+        numbers = {key: int(n) for key, n in found.groupdict().items() if n is not None}
+        row = {"machine_id": ident, "name": found[1], "protocol": found[2], **numbers}
         puts.append(("machine_services", row))
     return puts
 

@@ -40,6 +40,24 @@ class Service(NamedTuple):
     name: bytes
     protocol: bytes
     port: int
+    priority: int = 0
+    weight: int = 1
+
+
+class Marks(NamedTuple):
+    """What few machines have other than by default: one object for all others, so that a million
+    machines take no octet more for it."""
+
+    skip_registration: bool = False
+    ready: bool = True
+    name: bytes = b""  # empty: none
+
+
+# Those without a name, by (skip_registration, ready).
+MARKS: Final = {
+    (skip, ready): Marks(skip, ready) for skip in (False, True) for ready in (False, True)
+}
+NO_MARKS: Final = MARKS[False, True]
 
 
 class Machine(NamedTuple):
@@ -52,9 +70,22 @@ class Machine(NamedTuple):
     region: bytes
     group: bytes
     state: bytes
-    skip_registration: bool
+    marks: Marks = NO_MARKS
     metadata: tuple[tuple[bytes, bytes], ...] = ()
     services: tuple[Service, ...] = ()
+
+    @property
+    def skip_registration(self) -> bool:
+        return self.marks.skip_registration
+
+    @property
+    def ready(self) -> bool:
+        """Whether it should get traffic. Only sets that have a ready machine look at it."""
+        return self.marks.ready
+
+    @property
+    def name(self) -> bytes:
+        return self.marks.name
 
     @property
     def visible(self) -> bool:
@@ -64,6 +95,10 @@ class Machine(NamedTuple):
     def listed(self) -> bool:
         """Whether the `all.` lists show it."""
         return self.state != DESTROYED and not self.skip_registration
+
+
+ServiceKey = tuple[bytes, bytes]  # name, protocol
+Published = tuple[Machine, Service]
 
 
 class Peer(NamedTuple):
@@ -101,29 +136,50 @@ _128_BITS: Final = (1 << 128) - 1
 
 def _visible(machines: Iterable[Machine]) -> list[Machine]:
     """Filter by `Machine.visible`, by position: twice as fast, and there may be a million."""
-    return [m for m in machines if m[5] == STARTED and not m[6]]
+    return [m for m in machines if m[5] == STARTED and not m[6][0]]
 
 
 def _listed(machines: Iterable[Machine]) -> list[Machine]:
-    return [m for m in machines if m[5] != DESTROYED and not m[6]]
+    return [m for m in machines if m[5] != DESTROYED and not m[6][0]]
+
+
+def _ready(machines: tuple[Machine, ...]) -> tuple[Machine, ...]:
+    """Return the ready ones of some visible machines, all when none is: *machines* itself when
+    nothing is left out."""
+    found = tuple([m for m in machines if m[6][1]])
+    return machines if len(found) in (0, len(machines)) else found
 
 
 class MachineSet:
-    """The visible machines that an address name means, in the two orders that answers need.
+    """The machines that an address name answers, in the two orders that answers need: the visible
+    ones that are ready, or all visible ones when none is ready (checks must not empty a name).
 
     `machines` are shuffled the same way every time, so that rotation spreads a truncated reply.
     `total` counts the machines that match in any state. `in_order` is by address, then id.
     """
 
-    __slots__ = ("_canonical", "_in_order", "_spread", "machines", "total")
+    __slots__ = ("_canonical", "_in_order", "_spread", "machines", "total", "visible")
 
     def __init__(
-        self, machines: tuple[Machine, ...], total: int, in_order: tuple[Machine, ...] | None = None
+        self,
+        visible: tuple[Machine, ...],
+        total: int,
+        in_order: tuple[Machine, ...] | None = None,
+        *,
+        choosing: bool = False,
     ) -> None:
-        self.machines, self.total = machines, total
-        self._in_order = in_order
+        """*choosing*: some of *visible* may be left out as not ready."""
+        self.visible, self.total = visible, total
+        self.machines = _ready(visible) if choosing else visible
+        mixed = self.machines is not visible
+        self._in_order = _ready(in_order) if mixed and in_order is not None else in_order
         self._spread: tuple[Machine, ...] | None = None
         self._canonical: tuple[Machine, ...] | None = None
+
+    @property
+    def none_ready(self) -> bool:
+        """Whether unready machines are answered, as no other is there."""
+        return bool(self.machines) and not self.machines[0][6][1]
 
     @property
     def in_order(self) -> tuple[Machine, ...]:
@@ -170,6 +226,7 @@ def _one_per_address(machines: tuple[Machine, ...]) -> tuple[Machine, ...]:
 
 
 NO_MACHINES: Final = MachineSet((), 0, ())
+NO_NAMES: Final[Mapping[bytes, MachineSet]] = {}  # one for all apps: few have names
 
 
 class ById(Mapping[bytes, Machine]):
@@ -217,17 +274,28 @@ class App:
 
     @cached_property
     def whole(self) -> MachineSet:
-        """All visible machines."""
+        """All visible machines, or the ready ones of them."""
         # The sort is stable: of one address the lowest id comes first.
         shuffled = tuple(sorted(self.started, key=_scattered))
         large = len(self.machines) > SMALL
         in_order = tuple(sorted(self.started, key=_ADDRESS)) if large else None
-        return MachineSet(shuffled, len(self.machines), in_order)
+        return MachineSet(shuffled, len(self.machines), in_order, choosing=True)
 
     @property
     def visible(self) -> tuple[Machine, ...]:
         """The visible machines, shuffled."""
-        return self.whole.machines
+        return self.whole.visible
+
+    @cached_property
+    def _visible_in_order(self) -> tuple[Machine, ...]:
+        if not self.mixed:
+            return self.whole.in_order
+        return tuple(sorted(self.started, key=_ADDRESS))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some visible machines are ready and some are not: then each set chooses."""
+        return self.whole.machines is not self.whole.visible
 
     @cached_property
     def by_id(self) -> Mapping[bytes, Machine]:
@@ -292,14 +360,20 @@ class App:
         pairs: Callable[[tuple[Machine, ...]], Iterable[tuple[K, Machine]]],
     ) -> dict[K, MachineSet]:
         """Make a set of each key. Of a large app both orders are split: nothing is sorted later."""
-        shuffled = _gather(pairs(self.whole.machines))
+        shuffled = _gather(pairs(self.visible))
         large = len(self.machines) > SMALL
-        in_order = _gather(pairs(self.whole.in_order)) if large else {}
+        in_order = _gather(pairs(self._visible_in_order)) if large else {}
         found = {
-            key: MachineSet(shuffled.get(key, ()), total, in_order.get(key, () if large else None))
+            key: MachineSet(
+                shuffled.get(key, ()),
+                total,
+                in_order.get(key, () if large else None),
+                choosing=self.mixed,
+            )
             for key, total in totals.items()
         }
-        if large and self.whole.distinct:
+        # A mixed app's whole set does not know the addresses that it leaves out.
+        if large and not self.mixed and self.whole.distinct:
             for one in found.values():
                 one.take_as_distinct()
         return found
@@ -314,17 +388,72 @@ class App:
         """Sets by metadata key and value, both lower-cased."""
         return self._sets(_totals(_keys_and_values(self.machines)), _keys_and_values)
 
+    def regions_of(self, group: bytes | None) -> Mapping[bytes, tuple[Machine, ...]]:
+        """The machines of the whole set, or of a group's, by region, each in order of address and
+        id: what `nearest` orders. The sets of regions choose for themselves who is ready."""
+        if self.mixed:
+            return self._parts.get(group, {})
+        sets = {region: self.selection(region, group) for region in self.by_region}
+        return {region: found.in_order for region, found in sets.items() if found.machines}
+
     @cached_property
-    def by_service(self) -> Mapping[tuple[bytes, bytes], tuple[tuple[Machine, int], ...]]:
+    def _parts(self) -> Mapping[bytes | None, Mapping[bytes, tuple[Machine, ...]]]:
+        sets: dict[bytes | None, MachineSet] = {None: self.whole}
+        sets.update(self.by_group.items())
+        whole = _gather((m[3], m) for m in self.whole.in_order)
+        return {
+            group: whole if found is self.whole else _gather((m[3], m) for m in found.in_order)
+            for group, found in sets.items()
+        }
+
+    @cached_property
+    def by_name(self) -> Mapping[bytes, MachineSet]:
+        """Sets by the machines' names: of all visible ones, as `<id>.vm` does not look at readiness
+        either."""
+        named = [m for m in self.machines if m[6][2]]
+        if not named:
+            return NO_NAMES
+        visible = _gather((m[6][2], m) for m in self.visible if m[6][2])
+        totals = Counter(m[6][2] for m in named)
+        return {name: MachineSet(visible.get(name, ()), total) for name, total in totals.items()}
+
+    @cached_property
+    def by_service(self) -> Mapping[ServiceKey, tuple[Published, ...]]:
         """(name, protocol) of every service that any machine publishes, whatever its state → the
-        visible machines that do, shuffled, each with its port."""
-        found: dict[tuple[bytes, bytes], list[tuple[Machine, int]]] = {
+        visible machines that do, or the ready ones of them, shuffled, each with the service."""
+        found: dict[ServiceKey, list[Published]] = {
             (service.name, service.protocol): [] for m in self.machines for service in m[8]
         }
         for machine in self.visible if found else ():
             for service in machine[8]:
-                found[service.name, service.protocol].append((machine, service.port))
-        return {key: tuple(published) for key, published in found.items()}
+                found[service.name, service.protocol].append((machine, service))
+        return {key: self._published(some) for key, some in found.items()}
+
+    def _published(self, some: list[Published]) -> tuple[Published, ...]:
+        ready = [one for one in some if one[0][6][1]] if self.mixed else some
+        return tuple(ready or some)
+
+    def published(
+        self, service: ServiceKey, region: bytes | None, group: bytes | None
+    ) -> tuple[Published, ...]:
+        """Return who publishes a service in one region, one group, both, or anywhere; empty also
+        when there is no such service."""
+        if region is None and group is None:
+            return self.by_service.get(service, ())
+        return self._by_narrowed_service.get((service, region, group), ())
+
+    @cached_property
+    def _by_narrowed_service(
+        self,
+    ) -> Mapping[tuple[ServiceKey, bytes | None, bytes | None], tuple[Published, ...]]:
+        found: dict[tuple[ServiceKey, bytes | None, bytes | None], list[Published]] = {}
+        for machine in self.visible:
+            region, group = machine[3], machine[4]
+            for service in machine[8]:
+                one, key = (machine, service), (service.name, service.protocol)
+                for narrowed in (key, region, None), (key, None, group), (key, region, group):
+                    found.setdefault(narrowed, []).append(one)
+        return {key: self._published(some) for key, some in found.items()}
 
     @property
     def services(self) -> AbstractSet[tuple[bytes, bytes]]:
@@ -354,10 +483,12 @@ class App:
             _ = self.listed, self.by_region, self.by_group, self.by_key, self.by_key_value
             if len(self.by_group) > 1:
                 _ = self.by_region_and_group, self._started_by_group, self._listed_by_group
-            _ = self.by_service
+            _ = self.by_service, self._by_narrowed_service, self.by_name
+            if self.mixed:
+                _ = self._parts
             for sets in (
                 (self.whole,), self.by_region.values(), self.by_group.values(),
-                self.by_key.values(), self.by_key_value.values(),
+                self.by_key.values(), self.by_key_value.values(), self.by_name.values(),
                 self.by_region_and_group.values() if len(self.by_group) > 1 else (),
             ):  # fmt: skip
                 for one in sets:
@@ -500,9 +631,9 @@ class Network:
         sizes = [len(self.apps[name].machines) for name in names]
         started = listed = sizes
         if shown < len(self.by_address):
-            lacking = Counter(m[1] for m in self.by_address if m[5] != STARTED or m[6])
+            lacking = Counter(m[1] for m in self.by_address if m[5] != STARTED or m[6][0])
             started = [size - lacking[name] for name, size in zip(names, sizes, strict=True)]
-            lacking = Counter(m[1] for m in self.by_address if m[5] == DESTROYED or m[6])
+            lacking = Counter(m[1] for m in self.by_address if m[5] == DESTROYED or m[6][0])
             listed = [size - lacking[name] for name, size in zip(names, sizes, strict=True)]
         return Roll.of(names, started, listed)
 

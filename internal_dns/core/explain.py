@@ -26,7 +26,7 @@ from internal_dns.core.journey import (
     our_zone,
     respond,
 )
-from internal_dns.core.lookup import OfApp, View, mismatch
+from internal_dns.core.lookup import OfApp, View, mismatch, readiness
 from internal_dns.core.meant import meant
 from internal_dns.core.names import Asked
 from internal_dns.core.nearest import distances, rank
@@ -103,6 +103,8 @@ def explain(
         if app is not None:
             of = len(app.machines)
             machines = _verdicts(base, app, View(who, catalog, here, rules.region, turn), at_most)
+            if readiness(base, app)[1]:
+                steps.append(("ready", "all are shown: none is ready"))
         elif isinstance(base, OfApp) and who.network.known:
             steps.append(("apps", _instead(base.app or b"", who.network)))
     if isinstance(who, Requester) and (hint := meant(query.labels, query.qtype, who.network)):
@@ -192,11 +194,14 @@ def _verdicts(asked: Asked, app: App, view: View, at_most: int | None) -> tuple[
     past the count."""
     every = getattr(asked, "every", False)
     nearest = _nearest(asked, app, view) if isinstance(asked, names.Nearest) else None
+    ready_only, _ = readiness(asked, app)
     found = []
     for machine in _considered(app, nearest or {}, at_most):
-        why = mismatch(machine, asked) or (
+        why = mismatch(machine, asked, app) or (
             "" if (machine.listed if every else machine.visible) else _hidden(machine)
         )
+        if ready_only and not why and not machine.ready:
+            why = "not ready"
         if nearest is not None and not why and machine.address not in nearest:
             why = f"not among the {len(nearest)} nearest"
         found.append(

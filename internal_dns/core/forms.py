@@ -40,7 +40,7 @@ FORMS: Final[Mapping[type[names.Asked], Form]] = {
         "top3.nearest.of.web.internal",
     ),
     names.MachineAddress: Form(
-        "one machine by its id", Type.AAAA, "3d8d9930b03989.vm.web.internal"
+        "one machine by its id, or those of a name", Type.AAAA, "3d8d9930b03989.vm.web.internal"
     ),
     names.Metadata: Form(
         "visible machines that have the key, with this value if one is named",
@@ -52,7 +52,9 @@ FORMS: Final[Mapping[type[names.Asked], Form]] = {
         "ids and regions of an app's (or group's) machines", Type.TXT, "vms.web.internal"
     ),
     names.Services: Form(
-        "where a service of an app is published", Type.SRV, "_http._tcp.web.internal"
+        "where a service of an app is published, narrowed by region, by group, or both",
+        Type.SRV,
+        "_http._tcp.web.internal",
     ),
     names.Flycast: Form(
         "the flycast addresses of an app name on the asker's network", Type.AAAA, "web.flycast"

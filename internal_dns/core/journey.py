@@ -317,7 +317,8 @@ def conclude(found: Found, query: Query, zone: Labels) -> tuple[Body, bool]:
     answer = found.of_type(query.qtype)
     if answer is None:
         return negative(Rcode.NOERROR, found.lack, query, zone), True
-    return body_of(answer, query.labels), answer.stored
+    ede = (Ede.OTHER, found.note) if found.note else None
+    return body_of(answer, query.labels, ede), answer.stored
 
 
 def negative(rcode: Rcode, reason: str, query: Query, zone: Labels) -> Body:

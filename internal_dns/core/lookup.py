@@ -17,7 +17,15 @@ from operator import itemgetter
 from typing import Final, TypeVar, assert_never
 
 from internal_dns.core import names
-from internal_dns.core.catalog import NO_MACHINES, App, Catalog, Machine, MachineSet, Network
+from internal_dns.core.catalog import (
+    NO_MACHINES,
+    App,
+    Catalog,
+    Machine,
+    MachineSet,
+    Network,
+    Published,
+)
 from internal_dns.core.nearest import Distances, distances
 from internal_dns.core.records import (
     ADDRESS_FORMAT,
@@ -50,10 +58,12 @@ class NoSuchName:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An existing name with what it holds; `reason` says why a set is not there."""
+    """An existing name with what it holds; `reason` says why a set is not there, `note` what is odd
+    about one that is."""
 
     sets: tuple[RRset | TextList, ...]
     reason: str = ""
+    note: str = ""
 
     def of_type(self, qtype: int) -> RRset | TextList | None:
         """The set that answers *qtype*, or None for NODATA. ANY: the first there is (RFC 8482)."""
@@ -201,16 +211,15 @@ def _lacking(asked: OfApp, app: App, view: View) -> NoSuchName | None:
     match asked:
         case names.Addresses():
             _, region, group = asked
-            if region is not None and not (
-                region in app.by_region or region in view.catalog.regions
-            ):
-                return NoSuchName("no such region")
-            return _no_group(group, app)
+            return _no_region(region, app, view) or _no_group(group, app)
         case names.Nearest(group=group) | names.Regions(group=group) | names.Machines(group=group):
             return _no_group(group, app)
         case names.MachineAddress(id=ident):
-            return None if ident in app.by_id else NoSuchName("no such machine")
-        case names.Services(service=service, protocol=protocol):
+            known = ident in app.by_id or ident in app.by_name
+            return None if known else NoSuchName("no such machine")
+        case names.Services(service=service, protocol=protocol, region=region, group=group):
+            if lacking := _no_region(region, app, view) or _no_group(group, app):
+                return lacking
             if (service, protocol) in app.by_service:
                 return None
             return NoSuchName("no machine of the app publishes this service")
@@ -218,6 +227,12 @@ def _lacking(asked: OfApp, app: App, view: View) -> NoSuchName | None:
             return None
         case _:
             assert_never(asked)
+
+
+def _no_region(region: bytes | None, app: App, view: View) -> NoSuchName | None:
+    if region is None or region in app.by_region or region in view.catalog.regions:
+        return None
+    return NoSuchName("no such region")
 
 
 def _no_group(group: bytes | None, app: App) -> NoSuchName | None:
@@ -230,9 +245,12 @@ def _of_app(asked: OfApp, app: App, view: View) -> Found:
         return lacking
     match asked:
         case names.Addresses() | names.Metadata():
-            return _set(selected(asked, app), view)
+            chosen = selected(asked, app)
+            return _set(chosen, view, pageable=True, note=unready(chosen))
         case names.MachineAddress(id=ident):
-            machine = app.by_id[ident]
+            machine = app.by_id.get(ident)
+            if machine is None:
+                return _set(app.by_name[ident], view)
             return (
                 Node((addresses((machine.address,)),))
                 if machine.visible
@@ -242,8 +260,8 @@ def _of_app(asked: OfApp, app: App, view: View) -> Found:
             return _nearest(asked, app, view)
         case names.Regions() | names.Machines() | names.Instances():
             return Node((_list(asked, app, view),))
-        case names.Services(service=service, protocol=protocol):
-            return _services(app, service, protocol, view)
+        case names.Services():
+            return _services(asked, app, view)
         case _:
             assert_never(asked)
 
@@ -252,8 +270,8 @@ def _of_app(asked: OfApp, app: App, view: View) -> Found:
 
 
 def selected(asked: names.Addresses | names.Metadata, app: App) -> MachineSet:
-    """Return the visible machines that match, by index. `mismatch` says the same of one machine, in
-    words."""
+    """Return the machines that are answered, by index. `mismatch` and `readiness` say the same
+    of one machine, in words."""
     match asked:
         case names.Addresses():
             _, region, group = asked
@@ -268,33 +286,29 @@ def selected(asked: names.Addresses | names.Metadata, app: App) -> MachineSet:
             assert_never(asked)
 
 
-def mismatch(machine: Machine, asked: names.Asked) -> str:
-    """Say why *machine*, whatever its state, is not meant by *asked*; empty when it is."""
+def mismatch(machine: Machine, asked: names.Asked, app: App) -> str:
+    """Say why *machine* of *app*, whatever its state, is not meant by *asked*; empty when it is."""
     match asked:
         case names.Page(of=of) | names.EmptyNonTerminal(of=of):
-            return mismatch(machine, of)
+            return mismatch(machine, of, app)
         case names.Addresses():
             _, region, group = asked
-            if region is not None and machine.region != region:
-                return f"region is {machine.region.decode()}"
-            if group is not None and machine.group != group:
-                return f"process group is {machine.group.decode()}"
-            return ""
+            return _elsewhere(machine, region, group)
         case names.Nearest(group=group) | names.Regions(group=group) | names.Machines(group=group):
-            if group is not None and machine.group != group:
-                return f"process group is {machine.group.decode()}"
-            return ""
+            return _elsewhere(machine, None, group)
         case names.MachineAddress(id=ident):
-            return "" if machine.id == ident else "another id"
+            if ident in app.by_id or machine.name != ident:
+                return "" if machine.id == ident else "another id"
+            return ""
         case names.Metadata(key=key, value=value):
             values = [v.lower() for k, v in machine.metadata if k.lower() == key]
             if not values:
                 return "metadata lacks the key"
             return "" if value is None or value in values else "metadata has another value"
-        case names.Services(service=service, protocol=protocol):
-            if any((s.name, s.protocol) == (service, protocol) for s in machine.services):
-                return ""
-            return "does not publish the service"
+        case names.Services(service=service, protocol=protocol, region=region, group=group):
+            if not any((s.name, s.protocol) == (service, protocol) for s in machine.services):
+                return "does not publish the service"
+            return _elsewhere(machine, region, group)
         case (
             names.Apex() | names.Apps() | names.Instances() | names.Peers() | names.PeerAddress()
             | names.ServerAddress() | names.ApiAddress() | names.WhoAmI() | names.Flycast()
@@ -305,16 +319,62 @@ def mismatch(machine: Machine, asked: names.Asked) -> str:
             assert_never(asked)
 
 
-def _set(chosen: MachineSet, view: View) -> Node:
-    """Return the AAAA RRset of the machines meant, or the reason why it is empty."""
+def _elsewhere(machine: Machine, region: bytes | None, group: bytes | None) -> str:
+    if region is not None and machine.region != region:
+        return f"region is {machine.region.decode()}"
+    if group is not None and machine.group != group:
+        return f"process group is {machine.group.decode()}"
+    return ""
+
+
+def readiness(asked: names.Asked, app: App) -> tuple[bool, str]:
+    """Say whether unready machines are left out of *asked*, and the words of the reply when they
+    are shown as no other is there. Lists and `<id>.vm` do neither."""
+    match asked:
+        case names.Page(of=of):
+            return readiness(of, app)
+        case names.Addresses() | names.Metadata():
+            note = unready(selected(asked, app))
+        case names.Nearest(group=group):
+            note = unready(app.selection(None, group))
+        case names.Services(service=service, protocol=protocol, region=region, group=group):
+            note = _unready_services(app.published((service, protocol), region, group))
+        case (
+            names.Apex() | names.Apps() | names.Instances() | names.Peers() | names.PeerAddress()
+            | names.ServerAddress() | names.ApiAddress() | names.WhoAmI() | names.MachineAddress()
+            | names.Regions() | names.Machines() | names.Flycast() | names.Reverse()
+            | names.EmptyNonTerminal() | names.Unheard()
+        ):  # fmt: skip
+            return False, ""
+        case _:
+            assert_never(asked)
+    return not note, note
+
+
+def unready(chosen: MachineSet) -> str:
+    """Say so when unready machines are answered, as no other is there."""
+    return _none_ready(len(chosen.machines)) if chosen.none_ready else ""
+
+
+def _unready_services(published: Sequence[Published]) -> str:
+    return "" if not published or published[0][0].ready else _none_ready(len(published))
+
+
+def _none_ready(visible: int) -> str:
+    return f"none of {visible} is ready; all are shown"
+
+
+def _set(chosen: MachineSet, view: View, *, pageable: bool = False, note: str = "") -> Node:
+    """Return the AAAA RRset of the machines answered, or the reason why it is empty."""
     machines = chosen.spread
     if not machines:
         return Node((), none_started(chosen.total))
     if len(machines) <= MOST_ADDRESSES:
-        return Node((addresses(tuple(m[2] for m in machines), pageable=True),))
+        return Node((addresses(tuple(m[2] for m in machines), pageable=pageable),), note=note)
     shown = _turned(machines, view.limit // ADDRESS_RR, view.turn)
     every = partial(map, itemgetter(2), machines)
-    return Node((_part_of([m[2] for m in shown], len(machines), every, pageable=True),))
+    part = _part_of([m[2] for m in shown], len(machines), every, pageable=pageable)
+    return Node((part,), note=note)
 
 
 def _turned(members: Sequence[T], count: int, turn: int) -> list[T]:
@@ -363,16 +423,16 @@ def _flycast(found: tuple[bytes, ...], view: View) -> Node:
 def _nearest(asked: names.Nearest, app: App, view: View) -> Node:
     """Return `top<N>`: the addresses, and of the whole app as TXT what each costs."""
     found = distances(app, asked.group, view.here, view.catalog)
+    chosen = app.selection(None, asked.group)
     if not found.size:
-        matching = app.selection(None, asked.group).total
         texts = () if asked.group is not None else (TextList.of((), stored=False),)
-        return Node(texts, none_started(matching))
+        return Node(texts, none_started(chosen.total))
     sets: list[RRset | TextList] = [_nearest_addresses(found, asked.count, view)]
     if asked.group is None:
         # What is not asked for is not built.
         wanted = view.qtype == Type.TXT
         sets.append(_priced(found, asked.count, view) if wanted else TextList(Text(), 0))
-    return Node(tuple(sets))
+    return Node(tuple(sets), note=unready(chosen))
 
 
 def _nearest_addresses(found: Distances, count: int, view: View) -> RRset:
@@ -397,12 +457,18 @@ def _priced(found: Distances, count: int, view: View) -> TextList:
     return TextList(encoded(machines, encode), total, stored=False)
 
 
-def _services(app: App, service: bytes, protocol: bytes, view: View) -> Node:
-    """Return the SRV RRset of a service: one per visible machine and port, with the machines'
+def _services(asked: names.Services, app: App, view: View) -> Node:
+    """Return the SRV RRset of a service: one per machine that is answered, with the machines'
     addresses beside it."""
-    published: Sequence[tuple[Machine, int]] = app.by_service[service, protocol]
+    key = asked.service, asked.protocol
+    published: Sequence[Published] = app.published(key, asked.region, asked.group)
+    note = _unready_services(published)
     if not published:
-        return Node((), "the service is published, but by no started machine")
+        narrowed = asked.region is not None or asked.group is not None
+        return Node(
+            (),
+            "the service is published, but by no started machine" + " here" * narrowed,
+        )
     rest = (b"vm", app.name, b"internal")
     end = names.wire(rest)
     octets = len(published) * (SRV_RR + 1 + len(end))
@@ -413,16 +479,15 @@ def _services(app: App, service: bytes, protocol: bytes, view: View) -> Node:
         published = _turned(published, view.limit // (SRV_RR + 1 + len(end)), view.turn)
         sizes = accumulate(SRV_RR + len(end) + len(machine.id) for machine, _ in published)
         published = published[: bisect_right([*sizes], view.limit)]
-    starts = {port: srv(port, b"") for port in {port for _, port in published}}
+    starts = {service[2:]: srv(*service[2:]) for service in {service for _, service in published}}
     rdata = dict.fromkeys(
-        [b"%b%c%b%b" % (starts[port], len(m[0]), m[0], end) for m, port in published]
+        [b"%b%c%b%b" % (starts[s[2:]], len(m[0]), m[0], end) for m, s in published]
     )
     extra = dict.fromkeys(
         () if total else (Extra(machine.id, rest, machine.address) for machine, _ in published)
     )
-    return Node(
-        (RRset(Type.SRV, (tuple(rdata),), extra=tuple(extra), stored=not total, total=total),)
-    )
+    found = RRset(Type.SRV, (tuple(rdata),), extra=tuple(extra), stored=not total, total=total)
+    return Node((found,), note=note)
 
 
 # ── lists ─────────────────────────────────────────────────────────────────────────────────────────
@@ -575,7 +640,9 @@ def _page(of: names.Pageable, number: int, view: View) -> Found:
             if not chosen.machines:
                 return Node((), none_started(chosen.total))
             part = tuple(m[2] for m in chosen.canonical[start : start + PAGE])
-            return Node((addresses(part),)) if part else Node((), "past the last page")
+            if not part:
+                return Node((), "past the last page")
+            return Node((addresses(part),), note=unready(chosen))
         case names.Flycast(app=name):
             part = network.flycasts[name][start : start + PAGE]
             return Node((addresses(part),)) if part else Node((), "past the last page")

@@ -8,14 +8,16 @@ Read right to left: the zone, the app, then reserved labels before data. `a.b` s
       [all.]_instances                          Instances
       _peer                                     Peers                 <peer>._peer            PeerAddress
       _api · _dns · _whoami                     ApiAddress · ServerAddress · WhoAmI
-      [global. | <region>.]<app>                Addresses             <id>.vm.<app>           MachineAddress
+      [global. | <region>.]<app>                Addresses             <id or name>.vm.<app>   MachineAddress
       [global. | <region>.]<group>.process.<app>
       top<N>.nearest.of.[<group>.process.]<app> Nearest
       [all.]regions.[<group>.process.]<app>     Regions
       [all.]vms.[<group>.process.]<app>         Machines
       [all.]_instances.<app>                    Instances
       [<value>.]<key>.kv._metadata.<app>        Metadata
-      _<service>._tcp|_udp.<app>                Services
+      _<service>._tcp|_udp.[global. | <region>.]<app>
+      _<service>._tcp|_udp.[<region>.]<group>.process.<app>
+                                                Services
     flycast
       [<any>.]<app>                             Flycast
     <prefix>.ip6.arpa
@@ -113,7 +115,7 @@ class Nearest:
 
 @dataclass(frozen=True, slots=True)
 class MachineAddress:
-    """One machine by its id."""
+    """One machine by its id, or those of a name."""
 
     app: bytes
     id: bytes
@@ -149,11 +151,13 @@ class Machines:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Where a service of an app is published."""
+    """Where a service of an app is published, narrowed by region, by group, or both."""
 
     app: bytes
     service: bytes
     protocol: bytes
+    region: bytes | None = None
+    group: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,14 +251,7 @@ def _of_app(app: bytes, rest: Labels) -> Asked:
     match rest:
         case () | (*_, b"_page"):
             return _paged(Addresses(app), rest)
-        case (
-            (b"vm",)
-            | (b"process",)
-            | (b"_tcp",)
-            | (b"_udp",)
-            | (b"_metadata",)
-            | (b"kv", b"_metadata")
-        ):
+        case (b"vm",) | (b"process",) | (b"_metadata",) | (b"kv", b"_metadata"):
             return EmptyNonTerminal(Addresses(app))
         case (machine, b"vm"):
             return MachineAddress(app, machine)
@@ -262,8 +259,6 @@ def _of_app(app: bytes, rest: Labels) -> Asked:
             return _selected(app, group, tuple(more))
         case (*more, key, b"kv", b"_metadata"):
             return _metadata(app, key, tuple(more))
-        case (service, b"_tcp" | b"_udp" as protocol) if service[:1] == b"_":
-            return Services(app, service[1:], protocol[1:])
         case (*more, b"all", b"_instances"):
             return _paged(Instances(app, every=True), more)
         case (*more, b"_instances"):
@@ -278,8 +273,11 @@ def _selected(app: bytes, group: bytes | None, rest: Labels) -> Asked:
     match rest:
         case () | (*_, b"_page"):
             return _paged(Addresses(app, group=group), rest)
+        case (b"_tcp" | b"_udp",) | (_, b"_tcp" | b"_udp"):
+            return _published(Addresses(app, group=group), rest)
         case (*more, b"global"):
-            return _paged(Addresses(app, group=group), more)
+            of = Addresses(app, group=group)
+            return _published(of, tuple(more)) if group is None else _paged(of, more)
         case (b"of",) | (b"nearest", b"of"):
             return EmptyNonTerminal(Addresses(app, group=group))
         case (top, b"nearest", b"of"):
@@ -294,9 +292,23 @@ def _selected(app: bytes, group: bytes | None, rest: Labels) -> Asked:
         case (*more, b"vms"):
             return _paged(Machines(app, group, every=False), more)
         case (*more, region) if region not in RESERVED:
-            return _paged(Addresses(app, region, group), more)
+            return _published(Addresses(app, region, group), tuple(more))
         case _:
             return _FORM
+
+
+def _published(of: Addresses, rest: Labels) -> Asked:
+    """Return what the labels left of *of* ask for: a service of these machines, or a page."""
+    app, region, group = of
+    match rest:
+        case (b"_tcp" | b"_udp",):
+            return EmptyNonTerminal(of)
+        case (service, b"_tcp" | b"_udp" as protocol) if service[:1] == b"_":
+            return Services(app, service[1:], protocol[1:], region, group)
+        case (_, b"_tcp" | b"_udp"):
+            return _FORM
+        case _:
+            return _paged(of, rest)
 
 
 def _metadata(app: bytes, key: bytes, rest: Labels) -> Asked:

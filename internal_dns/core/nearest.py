@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from operator import itemgetter
 
-from internal_dns.core.catalog import App, Catalog, Machine, MachineSet, Order
+from internal_dns.core.catalog import App, Catalog, Machine, Order
 from internal_dns.core.records import rotated
 from internal_dns.core.requester import Place
 
@@ -97,7 +97,8 @@ def _members(spans: tuple[Span, ...]) -> Iterator[Machine]:
 
 
 def distances(app: App, group: bytes | None, place: Place, catalog: Catalog) -> Distances:
-    """Return the visible machines of *app*, or of one process group, by distance from *place*."""
+    """Return the machines that *app*, or one process group of it, answers, by distance from
+    *place*."""
     chosen = app.selection(None, group)
     own: list[Span] = []
     near: list[tuple[Span, ...]] = []
@@ -142,19 +143,17 @@ def _classes(
 def _classed(
     app: App, group: bytes | None, here: bytes | None, catalog: Catalog
 ) -> tuple[tuple[Machine, ...], ...]:
-    tied: dict[tuple[bool, float], list[MachineSet]] = {}
-    for region in app.by_region:
-        found = app.selection(region, group)
-        if found.machines:
-            tied.setdefault(region_rank(region, here, catalog), []).append(found)
+    tied: dict[tuple[bool, float], list[tuple[Machine, ...]]] = {}
+    for region, machines in app.regions_of(group).items():
+        tied.setdefault(region_rank(region, here, catalog), []).append(machines)
     whole = app.selection(None, group)
     # Tuples of address and id take long to make, and only where addresses are shared ids matter.
     key = _ADDRESS if whole.distinct else _ADDRESS_AND_ID
     return tuple(
         whole.in_order
         if len(tied) == 1
-        else sets[0].in_order
-        if len(sets) == 1
-        else tuple(sorted(chain.from_iterable(found.in_order for found in sets), key=key))
-        for _, sets in sorted(tied.items(), key=itemgetter(0))
+        else parts[0]
+        if len(parts) == 1
+        else tuple(sorted(chain.from_iterable(parts), key=key))
+        for _, parts in sorted(tied.items(), key=itemgetter(0))
     )

@@ -98,9 +98,9 @@ def addresses(found: tuple[bytes, ...], *, pageable: bool = False) -> RRset:
     return RRset(Type.AAAA, (found,), pageable=pageable)
 
 
-def srv(port: int, target: bytes) -> bytes:
-    """SRV rdata: priority 0, weight 1, the target in wire form, uncompressed (RFC 2782)."""
-    return pack("!3H", 0, 1, port) + target
+def srv(port: int, priority: int, weight: int) -> bytes:
+    """SRV rdata before its target, which follows in wire form, uncompressed (RFC 2782)."""
+    return pack("!3H", priority, weight, port)
 
 
 def rr(owner: bytes, rtype: int, rdata: bytes, ttl: int = TTL) -> bytes:

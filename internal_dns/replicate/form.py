@@ -80,7 +80,7 @@ def _members(table: Table, *given: str) -> list[tuple[str, Any] | tuple[str, Any
     """Return name, type and default of each column of *table* but those *given* elsewhere."""
     found: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for column in table.columns:
-        member = _member(column.domain)
+        member = str if column.lenient and column.domain.pattern else _member(column.domain)
         if column.name in given:
             continue
         if column.required:
@@ -144,7 +144,7 @@ class Stored(NamedTuple):
 
     row: tuple[Any, ...]
     metadata: tuple[tuple[str, str, str], ...] = ()
-    services: tuple[tuple[str, str, str, int], ...] = ()
+    services: tuple[tuple[str, str, str, int, int, int], ...] = ()
 
 
 # ── keys ──────────────────────────────────────────────────────────────────────────────────────────
@@ -249,6 +249,8 @@ def _version(value: bytes) -> str:
 def _machine(made: Any, row: tuple[Any, ...], values: Values) -> Stored:
     if values.machine(_cells("machines", row), {}, {}) is None:
         raise Malformed(_why(values))
+    if values.faults.total:  # its name is faulty: it is served without
+        _why(values)
     values.capitals.clear()
     taken: list[Any] = []
     services = []
@@ -336,25 +338,33 @@ def file_values(connection: sqlite3.Connection) -> Iterator[tuple[str, str, byte
     for machine, name, text in _rows(connection, MACHINE_METADATA):
         metadata.setdefault(machine, {})[_decoded(name)] = _decoded(text)
     services: dict[object, list[dict[str, Any]]] = {}
-    columns = TABLES["machine_services"]
     for row in _rows(connection, MACHINE_SERVICES):
-        services.setdefault(row[0], []).append(
-            dict(zip(columns[1:], map(_decoded, row[1:]), strict=True))
-        )
+        value = _value(MACHINE_SERVICES, row)
+        services.setdefault(value.pop("machine_id"), []).append(value)
     for table in PUBLISHED:
-        columns = TABLES[table.name]
-        flags = [column.name for column in table.columns if column.domain is FLAG]
         for row in _rows(connection, table):
-            cells = dict(zip(columns, row, strict=True))
+            cells = dict(zip(TABLES[table.name], row, strict=True))
             key = bucket_key(table.name, tuple(cells[column] for column in KEYS[table.name]))
-            value = {"version": VERSION, **{c: _decoded(v) for c, v in cells.items()}}
-            value |= {flag: bool(cells[flag]) for flag in flags}
+            value = {"version": VERSION, **_value(table, row)}
             if table is MACHINES:
                 value |= {
                     "metadata": metadata.get(row[0], {}),
-                    "services": services.get(row[0], []),
+                    "services": services.get(_decoded(row[0]), []),
                 }
             yield table.name, key, _ENCODER.encode(value)
+
+
+def _value(table: Table, row: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the members of a row's value, as the reader of a file takes its cells."""
+    found = {}
+    for column, cell in zip(table.columns, row, strict=True):
+        if column.domain is FLAG:
+            found[column.name] = column.flag(cell)
+        elif cell is None and column.lenient:
+            found[column.name] = column.default
+        else:
+            found[column.name] = _decoded(cell)
+    return found
 
 
 def _rows(connection: sqlite3.Connection, table: Table) -> Iterator[tuple[Any, ...]]:

@@ -4,8 +4,9 @@ answer."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 from internal_dns.core import names
@@ -165,8 +166,35 @@ def _app(app: App, where: str, catalog: Catalog) -> Iterator[Finding]:
             f"answered",
             "A slip of the pen? Correct the machines' state",
         )
+    yield from _unready(app, where)
     for machine in app.machines:
+        if machine.name and machine.name in app.by_id:
+            yield Finding(
+                "warning",
+                f"{where} machine {machine.id.decode()}",
+                f"its name {machine.name.decode()} is the id of a machine, which is answered",
+                "Give it another name",
+            )
         yield from _metadata(machine, f"{where} machine {machine.id.decode()}")
+
+
+def _unready(app: App, where: str) -> Iterator[Finding]:
+    """Look for sets of which no machine is ready, so that all are answered: the app, else its
+    regions, groups and services."""
+    sets: list[tuple[str, Sequence[Machine]]] = [("", app.whole.machines)]
+    if not app.whole.none_ready:
+        sets = [
+            *((f"region {region.decode()}: ", some.machines) for region, some in app.by_region.items()),
+            *((f"process group {group.decode()}: ", some.machines) for group, some in app.by_group.items()),
+            *(
+                (f"service {name.decode()}/{protocol.decode()}: ", [machine for machine, _ in some])
+                for (name, protocol), some in app.by_service.items()
+            ),
+        ]  # fmt: skip
+    for title, machines in sorted(sets, key=itemgetter(0)):
+        if machines and not machines[0].ready:
+            what = f"{title}none of {len(machines):,} is ready; all are answered"
+            yield Finding("warning", where, what, "See why their checks fail")
 
 
 def _unknown_region(where: str, region: bytes) -> Finding:

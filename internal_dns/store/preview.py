@@ -189,6 +189,8 @@ def _of_app(
     for ident in sorted({machine.id for one in apps for machine in one.machines}):
         if not _same(was and was.by_id.get(ident), becomes and becomes.by_id.get(ident)):
             yield names.MachineAddress(label, ident), f"{_label(ident)}.vm.{app}.internal"
+    for called in sorted({name for one in apps for name in one.by_name}):
+        yield names.MachineAddress(label, called), f"{_label(called)}.vm.{app}.internal"
 
 
 def _of_metadata(label: bytes, apps: list[App]) -> Named:
@@ -256,9 +258,11 @@ def _whole(found: RRset | TextList, asked: names.Asked, view: View) -> Members:
     members = {rdata for tied in found.groups for rdata in tied}
     if len(members) < found.total and isinstance(asked, names.Services):
         app = view.who.network.apps[asked.app]
+        published = app.published((asked.service, asked.protocol), asked.region, asked.group)
         members = {
-            srv(port, names.wire((machine.id, b"vm", app.name, b"internal")))
-            for machine, port in app.by_service[asked.service, asked.protocol]
+            srv(service.port, service.priority, service.weight)
+            + names.wire((machine.id, b"vm", app.name, b"internal"))
+            for machine, service in published
         }
     elif len(members) < found.total and isinstance(asked, names.Pageable):
         pages = _pages(asked, found.total, view)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from socket import AF_INET6, inet_pton
 from typing import Any, Final, Literal
 
-from internal_dns.core.catalog import Machine, Peer, Region, Service
+from internal_dns.core.catalog import MARKS, Machine, Marks, Peer, Region, Service
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.names import printable
 from internal_dns.store.schema import (
@@ -24,6 +24,7 @@ from internal_dns.store.schema import (
     PORT,
     PROTOCOL,
     SERVICE_NAME,
+    SRV_NUMBER,
 )
 
 # Faults are counted in full; this many are kept in words.
@@ -39,9 +40,10 @@ READ: Final[Mapping[str, tuple[str, ...]]] = {
     "apps": ("network_id", "name"),
     "machines": (
         "id", "network_id", "app", "address", "region", "process_group", "state", "skip_registration",
+        "ready", "name",
     ),
     "machine_metadata": ("machine_id", "key", "value"),
-    "machine_services": ("machine_id", "name", "protocol", "port"),
+    "machine_services": ("machine_id", "name", "protocol", "port", "priority", "weight"),
     "peers": ("network_id", "name", "address", "region"),
     "flycasts": ("network_id", "app", "address"),
     "regions": ("code", "latitude", "longitude"),
@@ -96,8 +98,8 @@ class Faults:
 
 
 class Values:
-    """Makes values of rows, one object for each name, state and metadata pair however often it
-    occurs."""
+    """Makes values of rows, one object for each name, state, metadata pair and service however
+    often it occurs."""
 
     def __init__(self, rules: CatalogRules) -> None:
         self.prefix = rules.prefix
@@ -106,6 +108,7 @@ class Values:
         self.names: dict[object, bytes] = {}  # valid names by how they are written
         self.states: dict[object, bytes] = {}
         self.pairs: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
+        self.published: dict[Service, Service] = {}
         self.prefixes: dict[object, bytes] = {}  # the first six octets of a network's addresses
         self.capitals: dict[
             int, bytes
@@ -151,7 +154,7 @@ class Values:
         services: Mapping[object, list[Service]],
     ) -> Machine | None:
         """Return the machine of a row, or None and a fault."""
-        raw, number, raw_app, text, raw_region, raw_group, state, skip = row
+        raw, number, raw_app, text, raw_region, raw_group, state, skip, ready, raw_name = row
         names = self.names
         app = names.get(raw_app) or self.name(raw_app)
         region = names.get(raw_region) or self.name(raw_region)
@@ -182,13 +185,24 @@ class Values:
             region,
             group,
             self.states.get(state) or self._state(state),
-            bool(skip),
+            MARKS[bool(skip), ready != 0] if not raw_name else self._marks(row),
             tuple(metadata[raw]) if raw in metadata else (),
             tuple(services[raw]) if raw in services else (),
         )
         if not plain:
             self.capitals[id(made)] = raw
         return made
+
+    def _marks(self, row: Row) -> Marks:
+        """Return the marks of a machine that has a name; a faulty one is ignored and a fault."""
+        raw, number, raw_app, *_, skip, ready, raw_name = row
+        name = self.name(raw_name)
+        if name is None:
+            why = f"loaded, but without its name {shown(raw_name)}: letters, digits, - and _ only"
+            scope = self.scope("app", number, raw_app)
+            self.faults.add(scope, "machines", raw, why, "warning")
+            return MARKS[bool(skip), ready != 0]
+        return Marks(bool(skip), ready != 0, name)
 
     def _state(self, state: object) -> bytes:
         return self.states.setdefault(state, state if isinstance(state, bytes) else b"")
@@ -222,7 +236,10 @@ class Values:
 
     def service(self, row: Row, taken: Iterable[Service]) -> Service | str:
         """Return the service of a row, or what is wrong with it."""
-        machine, raw, protocol, port = row
+        machine, raw, protocol, port, priority, weight = row
+        # NULL, which a foreign file may have, is the default.
+        priority = 0 if priority is None else priority
+        weight = 1 if weight is None else weight
         name = self.name(raw)
         if not isinstance(machine, bytes):
             return "machine_id must be text"
@@ -232,9 +249,12 @@ class Values:
             return "the protocol is tcp or udp"
         if not isinstance(port, int) or not PORT.holds(port):
             return "the port is 1 to 65535"
+        if not all(isinstance(n, int) and SRV_NUMBER.holds(n) for n in (priority, weight)):
+            return "priority and weight are 0 to 65535"
         if any((name, protocol) == (other.name, other.protocol) for other in taken):
             return "the machine has a service of this name but for letter case"
-        return Service(name, protocol, port)
+        made = Service(name, protocol, port, priority, weight)
+        return self.published.setdefault(made, made)
 
     def peer(self, row: Row, taken: Mapping[bytes, Peer]) -> Peer | None:
         """Return the peer of a row, or None and a fault."""

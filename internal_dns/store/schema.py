@@ -59,6 +59,7 @@ NETWORK_ID: Final = Domain(
 )
 HOST_ID: Final = Domain("INTEGER", "the 32 host bits, as an integer", low=0, high=0xFFFF_FFFF)
 PORT: Final = Domain("INTEGER", "a port", low=1, high=65_535)
+SRV_NUMBER: Final = Domain("INTEGER", "a whole number of 16 bits", low=0, high=65_535)
 FLAG: Final = Domain("INTEGER", "0 or 1", low=0, high=1)
 # JSON numbers are exact up to 2**53.
 TIME: Final = Domain("INTEGER", "Unix seconds", low=0, high=1 << 53)
@@ -80,6 +81,9 @@ class Column:
     essential: bool = False
     document: str | None = ""  # its key in documents, when that is another; None: not in them
     off: str = ""  # of a flag: the word of its option that says no, where `no-…` would mislead
+    # NULL is its default, and a row with a faulty text is served without it: neither keeps the row
+    # out of a document or bucket.
+    lenient: bool = False
 
     @property
     def said(self) -> str:
@@ -94,6 +98,10 @@ class Column:
     def needed(self) -> bool:
         """Whether a file without this column is no catalog; of any other the default is read."""
         return self.required or self.key or self.essential
+
+    def flag(self, cell: object) -> bool:
+        """What the cell of a flag means. One that is set by default is unset by exactly 0."""
+        return cell != 0 if self.default else bool(cell)
 
     @property
     def sql_default(self) -> Any:
@@ -174,6 +182,8 @@ MACHINES: Final = Table("machines", "machine", (
     Column("state", TEXT, "It is answered while started.", "created", essential=True),
     Column("skip_registration", FLAG, "Keep it out of all names and lists.", 0, off="register"),
     Column("updated_at", TIME, "When the row was last written.", 0, document=None),
+    Column("ready", FLAG, "No: left out of sets of addresses while another of the set is ready.", 1),
+    Column("name", NAME_OR_NONE, "Answers at <name>.vm too; several may share it.", "", lenient=True),
 ))  # fmt: skip
 MACHINE_METADATA: Final = Table("machine_metadata", "metadata", (
     _MACHINE,
@@ -185,6 +195,8 @@ MACHINE_SERVICES: Final = Table("machine_services", "service", (
     Column("name", SERVICE_NAME, "Its name, without the underscore: http is asked for as _http._tcp.", key=True),
     Column("protocol", PROTOCOL, "tcp or udp.", "tcp", key=True),
     Column("port", PORT, "Where it listens."),
+    Column("priority", SRV_NUMBER, "Of its SRV record: lower ones are tried first.", 0, lenient=True),
+    Column("weight", SRV_NUMBER, "Of its SRV record: its share among those of one priority.", 1, lenient=True),
 ))  # fmt: skip
 PEERS: Final = Table("peers", "peer", (
     _NETWORK,

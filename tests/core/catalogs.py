@@ -33,6 +33,7 @@ IDS = [
     "ab",
     "1",
 ]
+NAMES = "blue blue Blue m1 _page vm web AB".split()
 STATES = "started started started started started stopped created destroyed Started".split()
 KEYS = ["role", "Role", "a.b", "", "_page", "kv", "1", "k é"]
 VALUES = [
@@ -90,6 +91,13 @@ def address(rng: Random, network: int) -> str:
     return str(text) if rng.random() < 0.8 else text.exploded.upper()
 
 
+def marks(rng: Random) -> tuple[Any, ...]:
+    """Readiness and name of a machine, as far as the row says."""
+    ready = rng.choice((1, 1, 0, 0, 2))
+    name = rng.choice(["", "", *NAMES, *(bad for bad in BAD_NAMES if bad is not None)])
+    return rng.choice(((), (ready,), (ready, name), (ready, name)))
+
+
 def random_rows(rng: Random) -> Rows:
     """A catalog, by table."""
     networks = [*NETWORKS[: rng.randint(1, 4)]]
@@ -113,6 +121,7 @@ def random_rows(rng: Random) -> Rows:
         rows["machines"].append((
             named(rng, [ident]), network, named(rng, APPS[: rng.choice((3, 6, 20))]), address(rng, network or 0x18),
             named(rng, REGIONS), named(rng, GROUPS), rng.choice(STATES), int(rng.random() < 0.1), 0,
+            *marks(rng),
         ))  # fmt: skip
     rows["machine_metadata"] = [
         (rng.choice(ids), rng.choice(KEYS), rng.choice(VALUES))
@@ -125,6 +134,7 @@ def random_rows(rng: Random) -> Rows:
             named(rng, SERVICES),
             rng.choice(("tcp", "tcp", "udp", "sctp", "TCP")),
             rng.choice((80, 80, 81, 0, 65_536, 65_535)),
+            *rng.choice(((), (), (0, 1), (10, 5), (10, 0), (65_535, 65_535), (-1, 1), (0, 65_536))),
         )
         for _ in range(rng.randint(0, 12))
         if ids
@@ -254,6 +264,9 @@ def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
     def of(at: int, others: list[str]) -> str:
         return str(whole[at]) if whole and rng.random() < 0.9 else rng.choice(others)
 
+    if rng.random() < 0.3 and (named := [m[10] for m in near if len(m) > 10 and m[10]]):
+        ident = str(rng.choice(named))[:63]
+
     def beside(table: str, at: int, others: list[str]) -> str:
         """A cell of a row that belongs to the machine, or of any."""
         near = [row for row in rows[table] if whole and row[0] == whole[0]] or rows[table]
@@ -269,13 +282,17 @@ def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
         f"{app}", f"{app}", f"global.{app}", f"{region}.{app}", f"{region}.{app}", f"{top}.{app}", f"{top}.{app}",
         f"{ident}.vm.{app}", f"{group}.process.{app}", f"{value}.{key}.kv._metadata.{app}",
         f"{value}.{key}.kv._metadata.{app}", f"{key}.kv._metadata.{app}", f"{every}regions.{app}", f"{every}vms.{app}",
-        f"{every}_instances.{app}", f"{service}.{app}", f"{service}.{app}", f"{region}.{group}.process.{app}",
+        f"{every}_instances.{app}", f"{service}.{app}", f"{service}.{app}", f"{service}.{region}.{app}",
+        f"{service}.{group}.process.{app}", f"{service}.{region}.{group}.process.{app}", f"{service}.global.{app}",
+        f"{region}.{group}.process.{app}",
         f"{top}.{group}.process.{app}",
         f"global.{group}.process.{app}", f"{every}regions.{group}.process.{app}", f"{every}vms.{group}.process.{app}",
         "_apps", f"{every}_instances", "_peer", f"{beside('peers', 1, PEERS)}._peer", "_api", "_dns",
         "_whoami", "all", "",
         f"{rng.choice(('vm', 'process', 'of', 'nearest.of', 'kv._metadata', '_metadata', '_tcp', '_udp'))}.{app}",
-        f"{rng.choice(('of', 'nearest.of'))}.{group}.process.{app}",
+        f"{rng.choice(('of', 'nearest.of', '_tcp', '_udp'))}.{group}.process.{app}",
+        f"{rng.choice(('_tcp', '_udp'))}.{rng.choice((region, 'global'))}.{app}",
+        f"_tcp.{region}.{group}.process.{app}",
         ".".join(rng.choice(WORDS) for _ in range(rng.randint(1, 4))) + f".{app}",
         ".".join(rng.choice(WORDS) for _ in range(rng.randint(1, 4))),
     ))  # fmt: skip

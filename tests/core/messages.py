@@ -17,6 +17,7 @@ import dns.rdatatype
 
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Drop, Forward, Reply, Rules, respond
+from internal_dns.store.schema import TABLES
 from internal_dns.store.sqlite import Loaded, read
 
 SCHEMA = (Path(__file__).parents[2] / "schema.sql").read_text()
@@ -124,9 +125,13 @@ def opened(*statements: str, rows: TableRows | None = None) -> sqlite3.Connectio
 
 
 def insert(connection: sqlite3.Connection, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Insert *rows*; columns that a row ends before have their defaults."""
     for row in rows:
+        columns = TABLES[table][: len(row)]
         connection.execute(
-            f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})", row
+            f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) "
+            f"VALUES ({','.join('?' * len(row))})",
+            row,
         )
 
 

@@ -164,8 +164,8 @@ def rdata_in_words(rtype: int, rdata: bytes) -> Any:
         case _ if rtype == PTR:
             return name_at(rdata, 0)[0]
         case _ if rtype == SRV:
-            assert rdata[:4] == b"\0\0\0\1"
-            return unpack("!H", rdata[4:6])[0], name_at(rdata, 6)[0]
+            target = name_at(rdata, 6)[0]
+            return (*unpack("!3H", rdata[:6]), target)
         case _:
             return {SOA: b"SOA", NS: b"NS"}[rtype]
 

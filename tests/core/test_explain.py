@@ -32,12 +32,14 @@ from tests.core.messages import (
     PTR,
     QR,
     RD,
+    ROWS,
     SOA,
     SRV,
     TXT,
     A,
     ip,
     loaded,
+    machine,
     opened,
     opt,
     option,
@@ -319,6 +321,41 @@ def test_nearest_lists_machines_in_the_order_of_the_answer() -> None:
         marked = [address_text(v.machine.address).decode() for v in story.machines if not v.why]
         assert marked == answer(story, AAAA)
         assert story.machines[0].distance.startswith("self")
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("web.internal", {"m1"}),
+        ("ams.web.internal", {"m1"}),
+        ("1._page.web.internal", {"m1"}),
+        ("top9.nearest.of.web.internal", {"m1"}),
+        ("_http._tcp.web.internal", {"m1"}),
+        ("_http._tcp.ams.web.internal", {"m1"}),
+        ("vms.web.internal", set()),
+        ("m1.vm.web.internal", set()),
+        ("blue.vm.web.internal", set()),
+        ("worker.process.web.internal", set()),
+        ("_http._tcp.worker.process.web.internal", set()),
+    ],
+)
+def test_a_machine_that_is_not_ready_is_told_so(name: str, left_out: set[str]) -> None:
+    rows = [
+        (*machine("m1", "fdaa:0:18:a7b:7d:1:1:2"), 0, "blue"),
+        machine("m2", "fdaa:0:18:a7b:7d:1:2:2"),
+        (*machine("m3", "fdaa:0:18:a7b:91:1:3:2", region="iad", group="worker"), 0),
+    ]
+    services = [(ident, "http", "tcp", 80) for ident in ("m1", "m2", "m3")]
+    catalog = loaded(rows={**ROWS, "machines": rows, "machine_services": services}).catalog
+    source = ip("fdaa:0:18:a7b:7d:1:1:2")
+    story = both(query(name, SRV if "_tcp" in name else AAAA), source, catalog)
+    told = {v.machine.id.decode() for v in story.machines if v.why == "not ready"} - {"m3"}
+    assert told == left_out
+    shown = "all are shown: none is ready"
+    assert (shown in dict(story.steps).values()) == ("worker" in name)
+    inside = sorted(address_text(v.machine.address).decode() for v in story.machines if not v.why)
+    if "_tcp" not in name and "vms" not in name:
+        assert sorted(answer(story, AAAA)) == inside
 
 
 @pytest.mark.parametrize(

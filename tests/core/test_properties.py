@@ -146,7 +146,7 @@ def two_tenants(rng: Random) -> tuple[Rows, dict[str, str]]:
     network has."""
     tokens = {
         kind: f"zq{kind}{rng.randrange(100):02}"
-        for kind in "app region group id peer key value service".split()
+        for kind in "app region group id peer key value service name".split()
     }
     rows = random_rows(rng)
     for table, of_table in rows.items():
@@ -160,9 +160,8 @@ def two_tenants(rng: Random) -> tuple[Rows, dict[str, str]]:
             address = f"fdaa:0:5a5a:1:1:{rng.randint(1, 5)}:{i}:2"
             state = rng.choice(("started", "started", "stopped"))
             group, region = tokens["group"], tokens["region"]
-            rows["machines"].append(
-                machine(ident, address, app, region, network=OTHER, group=group, state=state)
-            )
+            of_other = machine(ident, address, app, region, network=OTHER, group=group, state=state)
+            rows["machines"].append((*of_other, rng.choice((0, 1)), tokens["name"]))
             rows["machine_metadata"].append((ident, tokens["key"], tokens["value"]))
             rows["machine_metadata"].append((ident, "role", tokens["value"]))
             rows["machine_services"].append((ident, tokens["service"], "tcp", 80))

@@ -118,9 +118,14 @@ def test_a_machine_carries_what_belongs_to_it() -> None:
         "started",
         1,
         0,
+        1,
+        "",
     )
     assert stored.metadata == (("3d8d", "role", "leader"),)
-    assert stored.services == (("3d8d", "http", "tcp", 80), ("3d8d", "dns", "udp", 53))
+    assert stored.services == (
+        ("3d8d", "http", "tcp", 80, 0, 1),
+        ("3d8d", "dns", "udp", 53, 0, 1),
+    )
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -21,7 +21,7 @@ from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import Loaded, Reader, load
 from internal_dns.transport.table.table import AnswerTable
-from tests.core.messages import AAAA, ANY, PTR, SRV, TXT, ip, query
+from tests.core.messages import AAAA, ANY, PTR, SRV, TXT, insert, ip, query
 
 ACME, GLOBEX, INITECH = NetworkId(0x18), NetworkId(0x19), NetworkId(0x1A)
 NETWORKS = (ACME, GLOBEX, INITECH, NetworkId(0x1B), NetworkId(0))
@@ -187,7 +187,7 @@ class Changes:
         )
         port = self.rng.choice((53, 8080, 0, 70_000))
         self.do(
-            "INSERT OR REPLACE INTO machine_services VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO machine_services (machine_id, name, protocol, port) VALUES (?, ?, ?, ?)",
             self.ident(),
             name,
             protocol,
@@ -425,7 +425,8 @@ def test_a_change_to_each_table_is_noticed(path: Path, table: str) -> None:
         "apps": "INSERT INTO apps VALUES (24, 'x')",
         "machines": "UPDATE machines SET state = 'stopped' WHERE id = '3d8d9930b03989'",
         "machine_metadata": "INSERT INTO machine_metadata VALUES ('3d8d9930b03989', 'x', 'y')",
-        "machine_services": "INSERT INTO machine_services VALUES ('3d8d9930b03989', 'x', 'tcp', 1)",
+        "machine_services": "INSERT INTO machine_services (machine_id, name, protocol, port) "
+        "VALUES ('3d8d9930b03989', 'x', 'tcp', 1)",
         "peers": "UPDATE peers SET region = 'nrt'",
         "flycasts": "INSERT INTO flycasts VALUES (24, 'x', 'fdaa:0:18:0:1::9')",
         "regions": "UPDATE regions SET latitude = 1",
@@ -459,7 +460,8 @@ def test_a_row_that_another_renamed_row_replaces_leaves_its_app(path: Path) -> N
 
 
 FAULTY = {
-    "a service": ("INSERT INTO machine_services VALUES ('3d8d9930b03989', 'x', 'tcp', 0)",
+    "a service": ("INSERT INTO machine_services (machine_id, name, protocol, port) "
+                  "VALUES ('3d8d9930b03989', 'x', 'tcp', 0)",
                   "DELETE FROM machine_services WHERE port = 0"),
     "another port": ("UPDATE machine_services SET port = 0 WHERE machine_id = '3d8d9930b03989'",
                      "UPDATE machine_services SET port = 80 WHERE port = 0"),
@@ -496,7 +498,7 @@ FAULTY = {
     "a host": ("INSERT INTO hosts VALUES (-1, '', 'iad')", "DELETE FROM hosts WHERE id = -1"),
     "an id that differs in case": (
         "INSERT INTO machines SELECT upper(id), network_id, app, address, region, process_group, "
-        "state, 0, 0"
+        "state, 0, 0, 1, ''"
         " FROM machines WHERE id = '3d8d9930b03989'", "DELETE FROM machines WHERE id = "
                                                       "'3D8D9930B03989'"),
     "an app that is not UTF-8": ("INSERT INTO apps VALUES (24, CAST(x'ff41' AS TEXT))",
@@ -530,7 +532,10 @@ def test_what_belongs_to_no_machine_is_no_fault(path: Path) -> None:
     """It is left out of every answer whatever it is, and the journal has no app to name for it."""
     with Reader(path) as reader:
         loaded = reader.read()
-        run(path, "INSERT INTO machine_services VALUES ('nobody', 'x', 'tcp', 0)")
+        run(
+            path,
+            "INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('nobody', 'x', 'tcp', 0)",
+        )
         for found in (reader.update(loaded), load(path)):
             assert found.fault_count == 0
             same(found, load(path))
@@ -647,8 +652,7 @@ def foreign(path: Path, rows: dict[str, Any] | None = None) -> Path:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(resources.files("internal_dns").joinpath("schema.sql").read_text())
         for table, of_table in (rows or demo_rows()).items():
-            for row in of_table:
-                connection.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
+            insert(connection, table, of_table)
     return path
 
 

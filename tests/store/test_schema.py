@@ -26,6 +26,8 @@ MACHINE_DEFAULTS = {
     "state": "created",
     "skip_registration": 0,
     "updated_at": 0,
+    "ready": 1,
+    "name": "",
 }
 
 

@@ -331,9 +331,7 @@ def test_what_is_dropped_of_metadata_is_counted() -> None:
     connection.execute(
         "INSERT INTO machine_metadata VALUES (NULL, 'key', 'value'), ('m1', NULL, 'value')"
     )
-    connection.execute(
-        "INSERT INTO machines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", machine("m1", ADDRESS)
-    )
+    insert(connection, "machines", [machine("m1", ADDRESS)])
     connection.text_factory = bytes
     assert read(connection).fault_count == 2
     connection.close()

@@ -32,6 +32,7 @@ from internal_dns.store.upgrade import needs_upgrade
 from internal_dns.store.watch import Watcher
 from internal_dns.store.writer import Writer
 from internal_dns.transport.answer import Exchange
+from tests.core.messages import insert
 
 ACME, GLOBEX, INITECH = NetworkId(0x18), NetworkId(0x19), NetworkId(0x1A)
 KINDS = (
@@ -52,8 +53,7 @@ def make(path: Path, kind: str) -> Path:
         connection.executescript(resources.files("internal_dns").joinpath("schema.sql").read_text())
         connection.execute("BEGIN")
         for table, rows in demo_rows().items():
-            for row in rows:
-                connection.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
+            insert(connection, table, rows)
         connection.execute("COMMIT")
     return path
 
@@ -249,7 +249,8 @@ def test_one_commit_is_seen_whole(path: Path) -> None:
     run(story())
 
 
-CHANGES = """
+ROW = "id, network_id, app, address, region, state"
+CHANGES = f"""
 INSERT INTO networks VALUES (99, 'new', '')
 UPDATE networks SET name = 'renamed' WHERE id = 24
 DELETE FROM networks WHERE id = 25
@@ -257,22 +258,26 @@ INSERT INTO apps VALUES (24, 'fresh')
 DELETE FROM apps WHERE name = 'blog'
 INSERT INTO apps VALUES (24, 'WEB')
 INSERT INTO apps VALUES (24, 'not a name')
-INSERT INTO machines VALUES ('ffff', 24, 'fresh', 'fdaa:0:18:1:1:1:1:2', 'ams', 'app', 'started', 0, 0)
-INSERT INTO machines VALUES ('FFFF', 24, 'fresh', 'fdaa:0:18:1:1:1:2:2', 'ams', 'app', 'started', 0, 0)
-INSERT INTO machines VALUES ('bad', 24, 'fresh', 'fdaa:0:19:1:1:1:2:2', 'ams', 'app', 'started', 0, 0)
+INSERT INTO machines ({ROW}) VALUES ('ffff', 24, 'fresh', 'fdaa:0:18:1:1:1:1:2', 'ams', 'started')
+INSERT INTO machines ({ROW}) VALUES ('FFFF', 24, 'fresh', 'fdaa:0:18:1:1:1:2:2', 'ams', 'started')
+INSERT INTO machines ({ROW}) VALUES ('bad', 24, 'fresh', 'fdaa:0:19:1:1:1:2:2', 'ams', 'started')
 UPDATE machines SET app = 'db' WHERE id = '4d89696a2e7508'
 UPDATE machines SET app = 'DB' WHERE id = '5683d474b40d8e'
 UPDATE machines SET network_id = 25, address = 'fdaa:0:19:1:1:1:7:2' WHERE id = '7811e63fd4de08'
 UPDATE machines SET region = 'nrt' WHERE network_id = 26
 UPDATE machines SET skip_registration = 1 WHERE id = '080e325c719e87'
+UPDATE machines SET ready = 0 WHERE region = 'iad'
+UPDATE machines SET ready = 1, name = 'blue' WHERE id = '3d8d9930b03989'
+UPDATE machines SET name = 'not a name' WHERE id = '148e306c77e789'
 UPDATE machines SET id = 'moved' WHERE id = '91857500c46483'
 DELETE FROM machines WHERE network_id = 26 AND region = 'nrt'
 DELETE FROM machines WHERE app = 'batch'
 INSERT INTO machine_metadata VALUES ('4d89696a2e7508', 'role', 'x')
 UPDATE machine_metadata SET value = 'y'
 DELETE FROM machine_metadata WHERE machine_id = '148e306c77e789'
-INSERT INTO machine_services VALUES ('4d89696a2e7508', 'grpc', 'tcp', 9000)
+INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('4d89696a2e7508', 'grpc', 'tcp', 9000)
 UPDATE machine_services SET port = 9 WHERE name = 'dns'
+UPDATE machine_services SET priority = 7, weight = 70 WHERE name = 'http'
 DELETE FROM machine_services WHERE name = 'http'
 INSERT INTO peers VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:102', 'ams')
 UPDATE peers SET network_id = 25, address = 'fdaa:0:19:1:1:9:8:102' WHERE name = 'bob-desktop'
@@ -286,7 +291,7 @@ DELETE FROM region_latency
 INSERT INTO region_latency VALUES ('ams', 'iad', 80)
 UPDATE hosts SET region = 'ams'
 DELETE FROM hosts
-INSERT OR REPLACE INTO machines VALUES ('ffff', 24, 'web', 'fdaa:0:18:1:1:1:1:2', 'iad', 'app', 'started', 0, 0)
+INSERT OR REPLACE INTO machines ({ROW}) VALUES ('ffff', 24, 'web', 'fdaa:0:18:1:1:1:1:2', 'iad', 'started')
 INSERT OR REPLACE INTO peers VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:302', 'iad')
 DELETE FROM machines WHERE network_id = 25
 DELETE FROM apps WHERE network_id = 25
@@ -604,10 +609,10 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
     "statement",
     [
         "INSERT OR REPLACE INTO machines SELECT id, 25, 'web', 'fdaa:0:19:5:5:5:5:2', region, "
-        "'app', state, 0, 0 "
+        "'app', state, 0, 0, 1, '' "
         "FROM machines WHERE id = '148e306c77e789'",
         "INSERT OR REPLACE INTO machines SELECT id, 24, 'web', address, region, process_group, "
-        "state, 0, 0 "
+        "state, 0, 0, 1, '' "
         "FROM machines WHERE id = '148e306c77e789'",
         "REPLACE INTO machine_metadata VALUES ('148e306c77e789', 'role', 'other')",
         "UPDATE machine_metadata SET machine_id = '3d8d9930b03989' WHERE machine_id = "

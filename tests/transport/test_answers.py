@@ -55,6 +55,7 @@ from tests.core.messages import (
     Name,
     Z,
     header,
+    insert,
     ip,
     loaded,
     opened,
@@ -396,10 +397,7 @@ def test_the_twins_agree_after_any_change(seed: int) -> None:
         twins.decide(octets, source, SERVER)
     for table, of_table in changed.items():
         connection.execute(f"DELETE FROM {table}")
-        for row in of_table:
-            connection.execute(
-                f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})", row
-            )
+        insert(connection, table, of_table)
     twins.catalog = read(connection, previous=twins.catalog).catalog
     connection.close()
     twins.table.change(twins.catalog)

@@ -201,7 +201,6 @@ def crossed(address: bytes = FOREIGN) -> Catalog:
         b"ams",
         b"app",
         b"started",
-        skip_registration=False,
         metadata=((b"role", b"leader"),),
         services=(Service(b"http", b"tcp", 80),),
     )

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Peer
+from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Peer, Service
 from internal_dns.core.records import address_text
 from internal_dns.core.requester import hex48
 from internal_dns.store.sqlite import UnusableCatalog, connect
@@ -275,11 +275,19 @@ def names_of(found: Machine) -> list[tuple[str, str]]:
         ),
         (f"top3.nearest.of.{named}.internal", "the three nearest to whoever asks"),
     ]
+    if found.name:
+        names.insert(1, (f"{found.name.decode()}.vm.{named}.internal", "those of its name"))
     names += [
-        (f"_{s.name.decode()}._{s.protocol.decode()}.{named}.internal", f"port {s.port}")
+        (f"_{s.name.decode()}._{s.protocol.decode()}.{named}.internal", _service(s))
         for s in found.services
     ]
     return [*names, (address_text(found.address).decode(), "its reverse name")]
+
+
+def _service(found: Service) -> str:
+    order = found.priority, found.weight
+    more = "" if order == (0, 1) else f", priority {order[0]}, weight {order[1]}"
+    return f"port {found.port}{more}"
 
 
 def asks_as(net: Network) -> str:

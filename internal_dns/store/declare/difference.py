@@ -9,7 +9,7 @@ from socket import AF_INET6, inet_ntop
 from typing import Any, Literal
 
 from internal_dns.store.declare.file import (
-    FLAG_COLUMNS,
+    FLAGS,
     KEYS,
     OF_MACHINE,
     OF_NETWORK,
@@ -163,8 +163,8 @@ class Difference:
             for _, row in self.of(table, self.deletes):
                 parts[row["machine_id"]].append(f"{kind} {_part(row)} removed")
             for key, row in self.of(table, self.puts):
-                old, value = self.before[table].get(key), "value" if kind == "metadata" else "port"
-                how = f"{cell_text(old[value])} -> {cell_text(row[value])}" if old else "added"
+                old = self.before[table].get(key)
+                how = _belonging_changed(old, row) if old else "added"
                 parts[row["machine_id"]].append(f"{kind} {_part(row)} {how}")
         old_rows, new_rows = self.before["machines"], self.wanted["machines"]
         for key, row in sorted(
@@ -244,8 +244,8 @@ def _compared(row: Row) -> Row:
 
 
 def _meant(column: str, value: Any) -> Any:
-    if column in FLAG_COLUMNS:
-        return bool(value)
+    if column in FLAGS:
+        return FLAGS[column].flag(value)
     return _canonical(value) if column == "address" else value
 
 
@@ -258,9 +258,18 @@ def _fields_changed(old: Row, new: Row) -> list[str]:
     ]
 
 
+def _belonging_changed(old: Row, new: Row) -> str:
+    """Say what changed of metadata or a service: without the column where it has one only, or its
+    port alone."""
+    changed = [c for c, value in new.items() if old[c] != value]
+    if len(changed) == 1 and changed[0] in ("value", "port"):
+        return f"{cell_text(old[changed[0]])} -> {cell_text(new[changed[0]])}"
+    return ", ".join(f"{c} {cell_text(old[c])} -> {cell_text(new[c])}" for c in changed)
+
+
 def _meaning(column: str, value: Any) -> str:
-    if column in FLAG_COLUMNS:
-        return str(bool(value)).lower()
+    if column in FLAGS:
+        return str(FLAGS[column].flag(value)).lower()
     return "unknown" if value is None else cell_text(value)
 
 

@@ -181,7 +181,9 @@ def _said(row: Row, known: Mapping[str, form.Field]) -> dict[str, Any]:
     for key, known_field in known.items():
         value = row[known_field.column]
         if known_field.kind is FLAG:
-            value = bool(value)
+            value = value != 0 if known_field.default else bool(value)
+        elif value is None and known_field.default is not form.REQUIRED:
+            value = known_field.default
         if known_field.default is form.REQUIRED or value != known_field.default:
             found[key] = value
     return found
@@ -189,7 +191,8 @@ def _said(row: Row, known: Mapping[str, form.Field]) -> dict[str, Any]:
 
 def _unsayable(table: str, column: str, value: object) -> str | None:
     """Say why no document can hold this cell, or None."""
-    domain = BY_NAME[table].column(column).domain
+    of = BY_NAME[table].column(column)
+    domain = of.domain
     match value:
         case str() if not is_unicode(value):
             return "is not UTF-8"
@@ -201,7 +204,7 @@ def _unsayable(table: str, column: str, value: object) -> str | None:
             return "is infinite"
         case bytes():
             return "is a blob"
-        case None if not domain.optional and domain is not FLAG_DOMAIN:
+        case None if not domain.optional and domain is not FLAG_DOMAIN and not of.lenient:
             return "is NULL"
     return None
 

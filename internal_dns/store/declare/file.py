@@ -22,9 +22,8 @@ KEYS: Final = {table: schema.KEYS[table] for table in ORDER}
 COLUMNS: Final = {
     table.name: tuple(c.name for c in table.columns if c.document is not None) for table in TABLES
 }
-FLAG_COLUMNS: Final = tuple(
-    dict.fromkeys(c.name for table in TABLES for c in table.columns if c.domain is FLAG)
-)
+# No two tables have a flag of one name that means different things.
+FLAGS: Final = {c.name: c for table in TABLES for c in table.columns if c.domain is FLAG}
 OF_MACHINE: Final = schema.OF_MACHINE
 OF_NETWORK: Final = tuple(name for name, columns in COLUMNS.items() if "network_id" in columns)
 

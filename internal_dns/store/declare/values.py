@@ -74,7 +74,7 @@ def _named(domain: Domain) -> Kind:
     return Kind(read, {"type": "string", "pattern": f"^{pattern.pattern}$"})
 
 
-def _region_or_none(value: Any) -> str:
+def _name_or_none(value: Any) -> str:
     return _text(value) and str(NAME.read(value))
 
 
@@ -210,7 +210,7 @@ _OWN: Final[Mapping[Domain, Kind]] = {
     schema.TEXT: TEXT,
     schema.NAME: NAME,
     schema.NAME_OR_NONE: Kind(
-        _region_or_none, {"type": "string", "pattern": f"^{schema.NAME_OR_NONE.pattern}$"}
+        _name_or_none, {"type": "string", "pattern": f"^{schema.NAME_OR_NONE.pattern}$"}
     ),
     schema.ADDRESS: ADDRESS,
     schema.NETWORK_ID: NETWORK_ID,

@@ -52,7 +52,7 @@ INSERT INTO machine_metadata VALUES
     ('287444ec026748', 'version', '1.2.3'),
     ('287444ec026748', 'parked', 'yes'),
     ('784e469c461d38', 'tenant', 'globex');
-INSERT INTO machine_services VALUES
+INSERT INTO machine_services (machine_id, name, protocol, port) VALUES
     ('3d8d9930b03989', 'http', 'tcp', 8080),
     ('5683d474b40d8e', 'http', 'tcp', 8081),
     ('287444ec026748', 'http', 'tcp', 8080),

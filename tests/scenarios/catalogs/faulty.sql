@@ -23,7 +23,7 @@ INSERT INTO machines (id, network_id, app, address, region, process_group, state
     ('800a', 24, 'odd', 'fdaa:0:18:a7b:7d:8:c:2/112', 'iad', 'app', 'started'),  -- 18
     ('800b', 24, 'odd', 'nowhere', 'iad', 'app', 'started'),  -- 19
     ('800c', 0, 'odd', 'fdaa::a7b:7d:8:d:2', 'iad', 'app', 'started');  -- 20
-INSERT INTO machine_services VALUES
+INSERT INTO machine_services (machine_id, name, protocol, port) VALUES
     ('0_a-Z', 'ok', 'tcp', 65535),
     ('0_a-Z', 'zero', 'tcp', 0),  -- 21
     ('0_a-Z', 'much', 'tcp', 65536),  -- 22
