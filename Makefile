@@ -138,6 +138,7 @@ build/lock/bin/pip-compile: Makefile
 
 # pip is the last file `venv` writes: without it, start over.
 .venv/bin/pip: | $(if $(wildcard .venv/bin/pip),,build-deps)
+	@echo 'make     a virtual environment in .venv'
 	$(PYTHON) -m venv --clear .venv
 
 # The native UDP path, built by the install.
@@ -145,11 +146,15 @@ NATIVE = setup.py $(wildcard internal_dns/transport/native/*.pyx internal_dns/tr
 
 # Stamps: a second run installs nothing. A development install includes the plain one.
 .venv/run.stamp: .venv/bin/pip pyproject.toml requirements.lock $(NATIVE)
+	@echo 'install  the dependencies of requirements.lock'
 	$(INSTALL_LOCK) requirements.lock
+	@echo 'build    internal-dns with its native UDP path'
 	$(INSTALL_SELF)
 	@touch $@
 
 .venv/dev.stamp: .venv/bin/pip pyproject.toml requirements-dev.lock $(NATIVE)
+	@echo 'install  the dependencies of requirements-dev.lock'
 	$(INSTALL_LOCK) requirements-dev.lock
+	@echo 'build    internal-dns with its native UDP path'
 	$(INSTALL_SELF)
 	@touch $@ .venv/run.stamp

@@ -19,7 +19,6 @@ from typing import Any, Final
 
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.catalog_rules import CatalogRules
-from internal_dns.core.journey import our_zone
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
 from internal_dns.errors import OperatorError
@@ -539,6 +538,9 @@ def contradictions(settings: Settings) -> list[str]:
         faults.append(f"{settings.origin['upstream']}: none excludes any other upstream")
     if not settings.listen:
         faults.append(f"{settings.origin['listen']}: name at least one address to listen on")
+    if settings.forward:
+        # Late: commands read the settings, and this is most of the server's logic.
+        from internal_dns.core.journey import our_zone
     for suffix in settings.forward:
         if our_zone(suffix, settings.prefix):
             name = b".".join(suffix).decode("utf-8", "replace")

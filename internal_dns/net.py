@@ -1,10 +1,12 @@
-"""Addresses of sockets: an address with its port, and the 16 octets that the core works with."""
+"""Addresses of sockets: an address with its port, the 16 octets that the core works with, and the
+path where the command line reaches a server."""
 
 from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +69,8 @@ def packed(host: str) -> bytes:
     if ":" in host:
         return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     return bytes(10) + b"\xff\xff" + socket.inet_pton(socket.AF_INET, host)
+
+
+def socket_path(catalog: Path) -> Path:
+    """Where the server of *catalog* listens for the command line."""
+    return catalog.with_name(catalog.name + ".sock")

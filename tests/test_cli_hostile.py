@@ -46,6 +46,8 @@ COMMANDS = [
     ["app", "list"],
     ["app", "show", "acme/web"],
     ["machine", "list"],
+    ["machine", "list", "--app", EVIL[:-1]],
+    ["machine", "list", "--state", EVIL, "--region", "iad"],
     ["machine", "show", "m1"],
     ["machine", "show", "m2"],
     ["machine", "show", EVIL],

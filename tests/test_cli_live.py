@@ -31,8 +31,11 @@ def look(
     """What a server tells `top`."""
     return {
         "at": at, "requests": counts.get("requests", 0), "repeated": counts.get("repeated", 0),
-        "entries": counts.get("entries", len(names)),
-        "networks": [{"network": n, "hits": h} for n, h in sorted(networks.items(), key=lambda item: -item[1])],
+        "decided": counts.get("decided", 0), "entries": counts.get("entries", len(names)),
+        "networks": [
+            {"network": n, "hits": h, "decided": counts.get("decided", 0) if n == "acme" else 0}
+            for n, h in sorted(networks.items(), key=lambda item: -item[1])
+        ],
         "names": [
             {"network": network, "name": name, "type": "AAAA", "hits": hits}
             for (network, name), hits in sorted(names.items(), key=lambda item: -item[1])
@@ -50,6 +53,7 @@ BEFORE = look(
     {"acme": 91_000, "globex": 9_000},
     requests=102_000,
     repeated=100_000,
+    decided=10,
 )
 NOW = look(
     102.0,
@@ -63,6 +67,7 @@ NOW = look(
     {"acme": 91_470, "globex": 11_468, "initech": 1},
     requests=105_000,
     repeated=102_939,
+    decided=70,
     entries=1_234,
 )
 
@@ -73,9 +78,10 @@ NOW = look(
 def test_rates_are_what_happened_between_two_looks_busiest_first() -> None:
     shown = rates(BEFORE, NOW)
     assert (shown["seconds"], shown["requests"], shown["repeated"]) == (2.0, 1_500.0, 1_469.5)
+    assert shown["decided"] == 30
     assert [(n["network"], n["rate"]) for n in shown["networks"]] == [
         ("globex", 1_234),
-        ("acme", 235),
+        ("acme", 265),
         ("initech", 0.5),
     ]
     assert [(n["network"], n["name"][:3], n["rate"]) for n in shown["names"]] == [
@@ -93,6 +99,11 @@ def test_a_name_that_was_not_among_those_looked_at_before_counts_from_the_least_
 
 def test_two_looks_at_the_same_time_divide_by_no_zero() -> None:
     assert rates(NOW, NOW)["repeated"] == 0
+
+
+def test_a_server_that_does_not_tell_what_it_decided_is_understood() -> None:
+    old = json.loads(json.dumps(NOW).replace('"decided"', '"unknown"'))
+    assert (rates(old, old)["decided"], rates(old, old)["networks"][0]["rate"]) == (0, 0)
 
 
 @pytest.mark.parametrize("width", [40, 60, 100])

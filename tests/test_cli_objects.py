@@ -683,7 +683,7 @@ def test_a_dry_run_tells_rows_and_answers_and_changes_nothing(at: At) -> None:
     assert "revision" not in reply
     answers = {answer["name"]: answer for answer in reply["answers"]}
     assert answers["web.internal"] == {
-        "network": at.name, "name": "web.internal",
+        "network": at.name, "name": "web.internal", "type": "AAAA",
         "before": f"{at.prefix}:a7b:7d:1:1:2, {at.prefix}:a7b:7d:1:2:2", "after": f"{at.prefix}:a7b:7d:1:2:2",
     }  # fmt: skip
     assert answers[f"{at.name}a.vm.web.internal"]["after"].startswith("no data")
@@ -695,8 +695,35 @@ def test_a_dry_run_tells_rows_and_answers_and_changes_nothing(at: At) -> None:
         "apply", "-", "--dry-run", "--json", stdin=f"[networks.{at.name}]\nid = {at.number}\n"
     ).json
     assert {a["name"]: a["after"][:8] for a in gone["answers"]}["web.internal"] == "NXDOMAIN"
+    some = at.write("apply", "-", "--dry-run", "--limit", "2", "--json", stdin=changed).json
+    assert some["answers"] == reply["answers"][:2]
+    assert some["answers_changed"] == reply["answers_changed"] == len(reply["answers"])
+    text = at.write("apply", "-", "--dry-run", "--limit", "0", stdin=changed).out
+    assert "… and 1 more changes (--limit N shows more)\n" in text
+    assert f"… and {len(reply['answers'])} more answers (--limit N shows more)\n" in text
     assert content(at.catalog) == before
     assert at.write("apply", "-", "--dry-run", "--json", stdin=document(at)).json["answers"] == []
+
+
+def test_a_machine_moves_between_networks_only_when_that_is_allowed(at: At) -> None:
+    at.write("apply", "-", stdin=document(at))
+    other = at.number + 0x1000
+    text = (
+        f"[networks.other-{at.name}]\nid = {other}\n"
+        f'apps.web.machines = [{{ id = "{at.name}a", address = "fdaa:0:{other:x}::1:2", region = "iad" }}]\n'
+    )
+    before = content(at.catalog)
+    for flags in ([], ["--dry-run"]):
+        said = told(at.write("apply", "-", *flags, code=FINDING, stdin=text), FINDING)
+        assert (
+            f"machine {at.name}a would move from network {at.name} to other-{at.name}"
+            in said["why"]
+        )
+        assert "--move" in said["why"]
+    assert content(at.catalog) == before
+    assert at.write("apply", "-", "--move", "--dry-run", "--json", stdin=text).json["changes"] > 0
+    assert at.write("apply", "-", "--move", "--json", stdin=text).json["rows"] > 0
+    assert at.write("apply", "-", "--json", stdin=text).json["changes"] == 0
 
 
 def test_a_dry_run_refuses_what_applying_would_refuse(at: At) -> None:
@@ -779,7 +806,7 @@ def test_diff_has_an_exit_status_for_each_end(demo: Path, tmp_path: Path) -> Non
     assert run("diff", "-", "--catalog", demo, stdin="").code == OK
     assert run("diff", "-", "--catalog", demo, stdin="[networks.x]\nid = 99\n").code == FINDING
     assert run("diff", "-", "--catalog", demo, "--json", stdin="[networks.x]\nid = 99\n").json == {
-        "summary": "1 network added", "lines": ["+ network x"], "warnings": [],
+        "summary": "1 network added", "lines": ["+ network x"], "changes": 1, "warnings": [],
     }  # fmt: skip
     told(run("diff", "-", "--catalog", demo, stdin="x = 1"), FINDING)
     told(run("diff", tmp_path / "absent.toml", "--catalog", demo), USAGE)
@@ -787,7 +814,10 @@ def test_diff_has_an_exit_status_for_each_end(demo: Path, tmp_path: Path) -> Non
     told(run("diff", "-", "--catalog", tmp_path / "absent.db", stdin=""), CONFIGURATION)
     told(run("apply", tmp_path / "absent.toml", "--catalog", demo, "--offline"), USAGE)
     (tmp_path / "latin.toml").write_bytes(b"# \xff")
-    told(run("apply", tmp_path / "latin.toml", "--catalog", demo, "--offline"), USAGE)
+    said = told(run("apply", tmp_path / "latin.toml", "--catalog", demo, "--offline"), USAGE)
+    assert "iconv -f ISO-8859-1" in said["do"]
+    (tmp_path / "wide.toml").write_text("[networks.x]\nid = 99\n", "utf-16")  # PowerShell's >
+    assert run("diff", tmp_path / "wide.toml", "--catalog", demo).out.endswith("1 network added\n")
 
 
 def test_a_foreign_file_is_compared_but_not_applied_to(foreign: Path, demo: Path) -> None:
@@ -878,7 +908,7 @@ def test_what_is_imported_can_be_applied(
     assert json.loads(run(*words, "--json").out) == tomllib.loads(said.out)
     assert run(*words, "--out", tmp_path / "out.toml").out == ""
     assert (tmp_path / "out.toml").read_text() == said.out
-    stdin = (FIXTURES / file).read_text("utf-8")
+    stdin = (FIXTURES / file).read_bytes().decode()
     assert run(*words[:2], "-", *words[3:], stdin=stdin).out == said.out
     assert content(empty) == content(empty)
     applied = run("apply", tmp_path / "out.toml", "--catalog", empty, "--offline")
@@ -895,8 +925,17 @@ def test_an_import_that_makes_no_sense_says_why(tmp_path: Path, demo: Path) -> N
         told(run("import", source, bad, "--catalog", demo), FINDING)
     told(run("import", "fly", tmp_path / "absent", "--catalog", demo), USAGE)
     assert run("import", "excel", bad).code == USAGE
+    assert "this version does not have" in told(run("import", "hosts", bad), USAGE)["why"]
     for wrong in ("acme", "=acme", "x=acme"):
         assert "--network" in run("import", "fly", bad, "--network", wrong, "--catalog", demo).err
+    own = tmp_path / "erin.conf"
+    own.write_text(
+        f"[Interface]\nAddress = fdaa:0:18:1:1:0:7:102/120\n[Peer]\nPublicKey = {'A' * 43}=\n"
+        "AllowedIPs = fdaa:0:18::/48\nEndpoint = gw.example:51820\n"
+    )
+    assert "peers.erin]" in run("import", "wireguard", own, "--catalog", demo).out
+    piped = run("import", "wireguard", "-", "--catalog", demo, stdin=own.read_text())
+    assert "standard input has no name" in told(piped, FINDING)["why"]
     fixture = FIXTURES / "fly-apps.json"
     told(
         run("import", "fly", fixture, "--out", tmp_path / "no" / "out", "--catalog", demo),

@@ -30,9 +30,11 @@ import msgspec
 from internal_dns.admin.live import MAX_NAMES, busiest, described, positive
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.wire import Query, read_query
+from internal_dns.net import socket_path
 from internal_dns.replicate.source import Source
 from internal_dns.store.declare import Faulty
-from internal_dns.store.operations import BadRequest, perform
+from internal_dns.store.json_rows import BadRequest
+from internal_dns.store.operations import perform
 from internal_dns.store.sqlite import UnusableCatalog
 from internal_dns.store.upgrade import needs_upgrade
 from internal_dns.store.writer import NotOurs, Refused, Writer, follows
@@ -258,11 +260,6 @@ class Api:
         finally:
             gone.cancel()
             self.exchange.untap(tap)
-
-
-def socket_path(catalog: Path) -> Path:
-    """Where the server of *catalog* listens for the command line."""
-    return catalog.with_name(catalog.name + ".sock")
 
 
 async def _send(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:

@@ -22,11 +22,12 @@ from internal_dns.transport.tap import Sample
 
 MAX_NAMES: Final = 10_000
 FORWARDED: Final = "(forwarded)"  # what upstreams said is kept once for all networks
+OUTSIDE: Final = "(outside)"  # who asks from no network of the catalog
 
 
 async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
-    """Return the counts of the answer table: all, those of each network, and the *count* names
-    repeated most.
+    """Return the counts of the answer table, all and those of each network, beside what was decided
+    for it, and the *count* names repeated most.
 
     Numbers grow from the start of the server, those of a name from when its answer was last
     decided. Between the parts of a large table, queries are answered.
@@ -39,6 +40,13 @@ async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
         for busy in part:
             networks[busy.network] += busy.hits
         await asyncio.sleep(0)
+    decided = Counter[str]()
+    for octets, messages in exchange.decided.items():
+        number = NetworkId(int.from_bytes(octets, "big"))
+        decided[network_name(number, catalog) if number else OUTSIDE] += messages
+    hits = Counter[str]()
+    for number, repeated in networks.items():
+        hits[network_name(number, catalog)] += repeated
     # What upstreams say is kept by DO and CD too.
     told: Counter[tuple[str, str, str]] = Counter()
     for b in names:
@@ -47,9 +55,11 @@ async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
         "at": time.monotonic(),
         "requests": sum(cell[0] for cell in exchange.metrics.requests.values()),
         "repeated": answers.hits,
+        "decided": exchange.decided.total(),
         "entries": answers.entries,
         "networks": [
-            {"network": network_name(number, catalog), "hits": hits} for number, hits in networks.most_common() if hits
+            {"network": network, "hits": hits[network], "decided": decided[network]}
+            for network, messages in (hits + decided).most_common() if messages
         ],
         "names": [
             {"network": network, "name": name, "type": qtype, "hits": hits}

@@ -8,6 +8,7 @@ maintains.
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ def perform(
 
 def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
     from internal_dns.store.declare import Faulty
-    from internal_dns.store.operations import BadRequest
+    from internal_dns.store.json_rows import BadRequest
     from internal_dns.store.operations import perform as performed
     from internal_dns.store.sqlite import UnusableCatalog
     from internal_dns.store.writer import NotOurs, Refused, Writer
@@ -105,14 +106,14 @@ def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
 def connected(catalog: Path, *, offline: bool = True) -> Iterator[socket.socket]:
     """A connection to the server that has *catalog*. *offline*: the command could do without one.
     Raises Told."""
-    from internal_dns.admin.api import socket_path
+    from internal_dns.net import socket_path
 
     path = socket_path(catalog)
     with socket.socket(socket.AF_UNIX) as server:
         try:
             server.connect(str(path))
         except OSError as error:
-            do = f"Start one: internal-dns serve --catalog {catalog}"
+            do = f"Start one: internal-dns serve --catalog {shlex.quote(str(catalog))}"
             do += "; or write the file by yourself with --offline" * offline
             raise Told(
                 f"no server at {path}", error.strerror or str(error), do, UNREACHABLE
@@ -135,7 +136,7 @@ def read_rows(
     catalog: str, table: str, where: dict[str, Any] | None = None
 ) -> list[dict[str, Any]]:
     """Return rows of the file. Raises Told."""
-    from internal_dns.store.operations import read_rows as rows
+    from internal_dns.store.json_rows import read_rows as rows
 
     with opened(catalog) as connection:
         return rows(connection, table, where or {})
@@ -170,7 +171,7 @@ def opened(catalog: str) -> Iterator[sqlite3.Connection]:
 
 
 def _missing(catalog: Path) -> Told:
-    do = f"Name the file with --catalog, or make one: internal-dns init {catalog}"
+    do = f"Name the file with --catalog, or make one: internal-dns init {shlex.quote(str(catalog))}"
     return Told(f"catalog {catalog}", "there is no such file", do, CONFIGURATION)
 
 

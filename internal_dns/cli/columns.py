@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import click
 
+from internal_dns.cli import known
 from internal_dns.store.schema import FLAG, Column, Table
 
 Command = Callable[..., Any]
+
+# What a shell completes the value of an option with, by its column.
+COMPLETIONS: Final[Mapping[str, known.Complete]] = {
+    "app": known.apps,
+    "region": known.regions,
+    "state": known.states,
+}
 
 
 def column_options(
@@ -41,7 +49,14 @@ def _option(column: Column, required: bool) -> Callable[[Command], Command]:
         off = column.off or f"no-{name}"
         return click.option(f"--{name}/--{off}", column.name, default=None, help=column.words)
     kind = {"TEXT": str, "INTEGER": int, "REAL": float}[column.domain.sql]
-    return click.option(f"--{name}", column.name, type=kind, required=required, help=column.words)
+    return click.option(
+        f"--{name}",
+        column.name,
+        type=kind,
+        required=required,
+        shell_complete=COMPLETIONS.get(column.name),
+        help=column.words,
+    )
 
 
 def taken(table: Table, options: dict[str, Any]) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def _ipv6() -> Symptom:
 
 def is_running(catalog: Path) -> bool:
     """Whether a server of *catalog* listens at its UNIX socket."""
-    from internal_dns.admin.api import socket_path
+    from internal_dns.net import socket_path
 
     with socket.socket(socket.AF_UNIX) as probe:
         try:
@@ -421,7 +421,7 @@ async def _probe(upstream: Upstream, settings: Settings) -> Symptom:
             f"upstream {upstream}",
             str(error),
             why,
-            "pip install 'internal-dns[doh]', or upstream_ca",
+            "In the checkout: pip install '.[doh]'; or upstream_ca",
         )
     try:
         octets = await _all_of(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from internal_dns.cli.backend import opened, perform, read_rows, visibility, write_options
-from internal_dns.cli.bucket import URL, apply_to
 from internal_dns.cli.objects import network_number, network_of, slash_48
 from internal_dns.cli.words import (
     CONFIGURATION,
@@ -22,16 +25,21 @@ from internal_dns.cli.words import (
     print_json,
     settings,
 )
-from internal_dns.replicate.source import Source
 from internal_dns.text import printable_text
 
+if TYPE_CHECKING:
+    from internal_dns.replicate.source import Source
 
-def _text(file: str) -> str:
+TOLD: Final = 1_000  # changes and answers that are printed unless --limit says otherwise
+SILENT: Final = 1.0  # seconds that work may take before its progress is shown
+
+
+def _octets(file: str) -> bytes:
     """Return what FILE, or standard input for `-`, holds. Raises Told."""
     try:
-        return sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        why = error.strerror or str(error)
         raise Told(
             f"cannot read {file}",
             why,
@@ -40,12 +48,75 @@ def _text(file: str) -> str:
         ) from error
 
 
+def _text(file: str) -> str:
+    """Return the text that FILE holds: UTF-8, or what its byte order mark says. Raises Told."""
+    from internal_dns.sources import SourceError, text_of
+
+    try:
+        return text_of(_octets(file), "text")
+    except SourceError as error:
+        raise Told(f"cannot read {file}", error.why, error.do, USAGE) from error
+
+
 def _say(reply: dict[str, Any]) -> None:
     for line in reply["lines"]:
         click.echo(paint(printable_text(line), {"+": "green", "-": "red"}.get(line[:1], "yellow")))
+    _say_more(reply.get("changes", 0) - len(reply["lines"]), "changes")
     for line in reply["warnings"]:
         click.echo(f"{paint('warning', 'yellow', err=True)}  {printable_text(line)}", err=True)
     click.echo(reply["summary"])
+
+
+def _say_more(count: int, what: str) -> None:
+    if count > 0:
+        click.echo(f"… and {count:,} more {what} (--limit N shows more)")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    """Tell on a terminal that work goes on, once a second."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    done, start = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(SILENT):
+            seconds = time.monotonic() - start
+            click.echo(f"\r{what} … {seconds:.0f} s", nl=False, err=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+        if time.monotonic() - start >= SILENT:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+
+class _Bucket(click.ParamType["Source"]):
+    """The address of a bucket. What reads it is loaded when one is given."""
+
+    name = "URL"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Source:
+        from internal_dns.cli.bucket import URL
+
+        return URL.convert(value, param, ctx)
+
+
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=TOLD,
+    show_default=True,
+    metavar="N",
+    help="Print at most N changes, and N answers; the rest is counted.",
+)
 
 
 @click.command()
@@ -61,9 +132,15 @@ def _say(reply: dict[str, Any]) -> None:
 @click.option(
     "--to",
     "source",
-    type=URL,
+    type=_Bucket(),
     help="Apply it to the catalog in this bucket, for all hosts that follow it.",
 )
+@click.option(
+    "--move",
+    is_flag=True,
+    help="Let a machine whose id another network has move; else that is refused.",
+)
+@limit_option
 @write_options
 @catalog_option
 @json_option
@@ -71,6 +148,8 @@ def apply(
     file: str,
     dry_run: bool,
     prune: bool,
+    move: bool,
+    limit: int,
     source: Source | None,
     offline: bool,
     wait: bool,
@@ -79,13 +158,25 @@ def apply(
 ) -> None:
     """Make the catalog what FILE (TOML or JSON, - for standard input) says, all of it or
     nothing."""
-    request = {"op": "apply", "text": _text(file), "name": file, "dry_run": dry_run, "prune": prune}
+    request = {
+        "op": "apply",
+        "text": _text(file),
+        "name": file,
+        "dry_run": dry_run,
+        "prune": prune,
+        "move": move,
+        "limit": limit,
+    }
     if source is not None:
         if offline or wait:
             raise click.UsageError("--to writes a bucket: --offline and --wait are of a file")
-        reply = apply_to(source, request)
+        from internal_dns.cli.bucket import apply_to
+
+        with _progress("applying to the bucket"):
+            reply = apply_to(source, request)
     else:
-        reply = perform(catalog, request, offline=offline, wait=wait and not dry_run)
+        with _progress("looking what would change" if dry_run else "applying"):
+            reply = perform(catalog, request, offline=offline, wait=wait and not dry_run)
     if as_json:
         print_json(reply)
         return
@@ -94,6 +185,7 @@ def apply(
         click.echo(printable_text(f"answer  {answer['network']}  {answer['name']}"))
         click.echo(paint(printable_text(f"  - {answer['before']}"), "red"))
         click.echo(paint(printable_text(f"  + {answer['after']}"), "green"))
+    _say_more(reply.get("answers_changed", 0) - len(reply.get("answers", [])), "answers")
     if not dry_run:
         click.echo(f"revision {reply['revision']}{visibility(reply)}")
 
@@ -103,9 +195,10 @@ def apply(
 @click.option(
     "--prune", is_flag=True, help="Count what the document does not name as a difference."
 )
+@limit_option
 @catalog_option
 @json_option
-def diff(file: str, prune: bool, catalog: str, as_json: bool) -> None:
+def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> None:
     """Tell how the catalog differs from FILE. Exit 1 when it does."""
     from internal_dns.store import declare
 
@@ -115,11 +208,12 @@ def diff(file: str, prune: bool, catalog: str, as_json: bool) -> None:
     except declare.Faulty as error:
         why = "\n       ".join(map(str, error.faults))
         raise Told(f"{file} is not a catalog", why, "Correct it", FINDING) from error
-    with opened(catalog) as connection:
+    with _progress("comparing"), opened(catalog) as connection:
         plan = declare.plan(connection, document, prune=prune)
     reply = {
         "summary": plan.summary(),
-        "lines": plan.lines,
+        "lines": [str(change) for change in plan.changes[:limit]],
+        "changes": len(plan.changes),
         "warnings": [*plan.warnings, *plan.notes],
     }
     if as_json:
@@ -153,8 +247,25 @@ def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) ->
         click.echo(f"{paint('note', 'yellow', err=True)}  {printable_text(note)}", err=True)
 
 
+SOURCES: Final = ("wireguard", "csv", "docker", "consul", "fly")
+
+
+class _SourceName(click.Choice[str]):
+    """A source that `import` reads."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "hosts":
+            raise Told(
+                "import hosts",
+                "a hosts file holds records of a network's own, which this version does not have",
+                "Write its machines or peers as CSV and use `import csv`",
+                USAGE,
+            )
+        return super().convert(value, param, ctx)
+
+
 @click.command(name="import")
-@click.argument("source", type=click.Choice(["wireguard", "csv", "docker", "consul", "fly"]))
+@click.argument("source", type=_SourceName(SOURCES))
 @click.argument("file")
 @click.option(
     "--network",
@@ -165,7 +276,7 @@ def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) ->
 )
 @click.option("--app", "label", default="", help="The app of machines whose source names none.")
 @click.option("--region", default="", help="The region of machines whose source names none.")
-@click.option("--peers", is_flag=True, help="csv: the rows are peers, not machines.")
+@click.option("--peers", is_flag=True, help="csv: the rows are peers, whatever the header says.")
 @click.option("--out", metavar="FILE", help="Write there instead of standard output.")
 @catalog_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON document instead of TOML.")
@@ -200,9 +311,10 @@ def import_(
         names[found] = name
     more = {"kind": "peers"} if source == "csv" and peers else {}
     try:
-        options = sources.Options(networks=names, app=label, region=region, prefix=prefix)
+        options = sources.Options(networks=names, app=label, region=region, prefix=prefix,
+                                  file="" if file == "-" else Path(file).stem)  # fmt: skip
         imported = import_module(f"internal_dns.sources.{source}").read(
-            _text(file), options, **more
+            _octets(file), options, **more
         )
     except sources.SourceError as error:
         raise Told(error.what, error.why, error.do, FINDING) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 import sys
 from pathlib import Path
@@ -124,7 +125,7 @@ def _say_made(file: Path, written: dict[str, int] | None, as_json: bool) -> None
     else:
         parts = ", ".join(f"{count:,} {table}" for table, count in written.items() if count)
         click.echo(f"made  {file}: {parts or 'no rows yet'}")
-        click.echo(f"try   internal-dns dev --catalog {file}")
+        click.echo(f"try   internal-dns dev --catalog {shlex.quote(str(file))}")
 
 
 @click.command()

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import AddressValueError, IPv6Network
 from typing import Any
 
 import click
 
+from internal_dns.cli import known as names_known
 from internal_dns.cli.backend import perform, read_rows, visibility, write_options
 from internal_dns.cli.columns import column_options, listed, taken
-from internal_dns.cli.words import FINDING, Told, catalog_option, json_option, print_json, settings
+from internal_dns.cli.words import (
+    FINDING,
+    Told,
+    catalog_option,
+    json_option,
+    paint,
+    print_json,
+    settings,
+)
 from internal_dns.store.schema import MACHINES, NETWORKS, PEERS, REGIONS
 from internal_dns.text import printable_text
 
@@ -110,10 +120,11 @@ def network_of(catalog: str, text: str) -> dict[str, Any]:
     ]
     if not found:
         known = ", ".join(row["name"] or str(row["id"]) for row in rows[:10]) or "none yet"
+        near = names_known.near(text, (row["name"] for row in rows))
         raise Told(
             f"there is no network {text}",
-            f"known are: {known}",
-            "Add it: internal-dns network add",
+            f"known are: {known}{' and more' if len(rows) > 10 else ''}",
+            near or "Add it: internal-dns network add NAME --id fdaa:…::/48",
             FINDING,
         )
     if len(found) > 1:
@@ -163,13 +174,37 @@ def known(catalog: str, table: str, key: dict[str, Any], what: str) -> dict[str,
     """Return the one row with *key*. Raises Told."""
     rows = read_rows(catalog, table, key)
     if not rows:
+        *within, (column, text) = key.items()
+        near = names_known.near_in(catalog, table, column, str(text), dict(within))
         raise Told(
             f"there is no {what}",
             f"{catalog} has none",
-            f"See `internal-dns {what.split(maxsplit=1)[0]} list`",
+            near or f"See `internal-dns {what.split(maxsplit=1)[0]} list`",
             FINDING,
         )
     return rows[0]
+
+
+def warn(words: str) -> None:
+    """Say on standard error what deserves a look."""
+    click.echo(f"{paint('warning', 'yellow', err=True)}  {printable_text(words)}", err=True)
+
+
+def _is_region(catalog: str, code: str) -> bool:
+    found = names_known.names(catalog, "regions", "code", code)
+    return code.lower() in map(str.lower, found)
+
+
+def warn_of_unknown(catalog: str, machine: Mapping[str, Any]) -> None:
+    """Warn of a state or region that is probably a slip."""
+    state, region = machine.get("state"), machine.get("region")
+    if state is not None and state.lower() not in names_known.STATES:
+        near = names_known.near(state, names_known.STATES)
+        warn(f"state {state} is none of the known ones. {near or 'Only started ones are answered'}")
+    if region is not None and not _is_region(catalog, region):
+        near = names_known.near_in(catalog, "regions", "code", region)
+        add = f"Add it with its coordinates: internal-dns region add {shlex.quote(region)}"
+        warn(f"region {region} is not in the catalog: it is far from everywhere. {near or add}")
 
 
 def given(**values: Any) -> dict[str, Any]:
@@ -202,7 +237,7 @@ def network_list(catalog: str, as_json: bool, routes: bool) -> None:
 
 
 @command(network, "show")
-@click.argument("name")
+@click.argument("name", shell_complete=names_known.networks)
 def network_show(catalog: str, as_json: bool, name: str) -> None:
     """Show a network with its apps and peers."""
     row = network_of(catalog, name)
@@ -232,7 +267,7 @@ def network_add(name: str, number: str, **to: Any) -> None:
 
 
 @command(network, "set", writes=True)
-@click.argument("name")
+@click.argument("name", shell_complete=names_known.networks)
 @click.option("--name", "new_name", help="Another name.")
 @column_options(NETWORKS, required=False, omit=("name",))
 def network_set(name: str, new_name: str | None, catalog: str, **to: Any) -> None:
@@ -242,7 +277,7 @@ def network_set(name: str, new_name: str | None, catalog: str, **to: Any) -> Non
 
 
 @command(network, "rm", writes=True)
-@click.argument("name")
+@click.argument("name", shell_complete=names_known.networks)
 @click.option(
     "--cascade", is_flag=True, help="With its apps, machines, peers and flycast addresses."
 )
@@ -268,7 +303,9 @@ app = click.Group("app", help="Apps; named NETWORK/APP.")
 
 
 @command(app, "list")
-@click.option("--network", "network_name", help="Of one network.")
+@click.option(
+    "--network", "network_name", shell_complete=names_known.networks, help="Of one network."
+)
 def app_list(catalog: str, as_json: bool, network_name: str | None) -> None:
     """List apps with how many machines they have."""
     own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
@@ -293,7 +330,7 @@ def app_list(catalog: str, as_json: bool, network_name: str | None) -> None:
 
 
 @command(app, "show")
-@click.argument("name", metavar="NETWORK/APP")
+@click.argument("name", metavar="NETWORK/APP", shell_complete=names_known.within_network("apps"))
 def app_show(catalog: str, as_json: bool, name: str) -> None:
     """Show an app with its machines."""
     network_name, label = split(name, "APP")
@@ -312,7 +349,7 @@ def app_show(catalog: str, as_json: bool, name: str) -> None:
 
 
 @command(app, "add", writes=True)
-@click.argument("name", metavar="NETWORK/APP")
+@click.argument("name", metavar="NETWORK/APP", shell_complete=names_known.within_network("apps"))
 def app_add(name: str, catalog: str, **to: Any) -> None:
     """Add an app; machines bring theirs along by themselves."""
     network_name, label = split(name, "APP")
@@ -321,7 +358,7 @@ def app_add(name: str, catalog: str, **to: Any) -> None:
 
 
 @command(app, "rm", writes=True)
-@click.argument("name", metavar="NETWORK/APP")
+@click.argument("name", metavar="NETWORK/APP", shell_complete=names_known.within_network("apps"))
 @click.option("--cascade", is_flag=True, help="With its machines.")
 def app_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     """Remove an app."""
@@ -349,10 +386,12 @@ _MACHINE = listed(
 
 
 @command(machine, "list")
-@click.option("--network", "network_name", help="Of one network.")
-@click.option("--app", "label", help="Of one app.")
-@click.option("--state", help="In this state.")
-@click.option("--region", help="In this region.")
+@click.option(
+    "--network", "network_name", shell_complete=names_known.networks, help="Of one network."
+)
+@click.option("--app", "label", shell_complete=names_known.apps, help="Of one app.")
+@click.option("--state", shell_complete=names_known.states, help="In this state.")
+@click.option("--region", shell_complete=names_known.regions, help="In this region.")
 def machine_list(
     catalog: str,
     as_json: bool,
@@ -367,6 +406,8 @@ def machine_list(
         own["network_id"] = network_of(catalog, network_name)["id"]
     names = network_names(catalog)
     rows = read_rows(catalog, "machines", own)
+    if not rows:
+        _hint(catalog, label, state, region)
     show_table(
         [r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in rows],
         _MACHINE,
@@ -374,8 +415,16 @@ def machine_list(
     )
 
 
+def _hint(catalog: str, label: str | None, state: str | None, region: str | None) -> None:
+    """Tell which condition of an empty list is probably a slip."""
+    for column, text in ("app", label), ("state", state), ("region", region):
+        if text and text not in (found := names_known.names(catalog, "machines", column, text)):
+            near = names_known.near(text, found or names_known.names(catalog, "machines", column))
+            warn(f"no machine has the {column} {text}. {near}".rstrip())
+
+
 @command(machine, "show")
-@click.argument("ident", metavar="ID")
+@click.argument("ident", metavar="ID", shell_complete=names_known.machines)
 def machine_show(catalog: str, as_json: bool, ident: str) -> None:
     """Show a machine with its metadata and services."""
     row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
@@ -428,7 +477,13 @@ def _belonging(ident: str, metadata: Iterable[str], services: Iterable[str]) -> 
 
 @command(machine, "add", writes=True)
 @click.argument("ident", metavar="ID")
-@click.option("--network", "network_name", required=True, help="The network it is on.")
+@click.option(
+    "--network",
+    "network_name",
+    required=True,
+    shell_complete=names_known.networks,
+    help="The network it is on.",
+)
 @column_options(MACHINES, required=True, omit=("network_id",))
 @machine_options
 def machine_add(
@@ -442,16 +497,22 @@ def machine_add(
     """Add a machine; its state is `created` unless --state says otherwise."""
     number = network_of(catalog, network_name)["id"]
     row = {"id": ident, "network_id": number, **taken(MACHINES, to)}
+    warn_of_unknown(catalog, row)
     change(
         catalog,
         [("machines", row), *_belonging(ident, metadata, services)],
         new=[("machines", {"id": ident})],
         **to,
     )
+    if row.get("state", "created").lower() == "created":
+        warn(
+            f"it is created, so no name leads to it yet. Start it: internal-dns machine start "
+            f"{shlex.quote(ident)}"
+        )
 
 
 @command(machine, "set", writes=True)
-@click.argument("ident", metavar="ID")
+@click.argument("ident", metavar="ID", shell_complete=names_known.machines)
 @column_options(MACHINES, required=False, omit=("network_id",))
 @machine_options
 def machine_set(
@@ -464,6 +525,7 @@ def machine_set(
     """Change a machine; what is not named stays. `--metadata KEY=` empties a value."""
     row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
     changes = taken(MACHINES, to)
+    warn_of_unknown(catalog, changes)
     puts = (
         [("machines", {c: v for c, v in (row | changes).items() if c != "updated_at"})]
         if changes
@@ -487,21 +549,27 @@ def _set_state(state: str, idents: tuple[str, ...], catalog: str, **to: Any) -> 
 
 
 @command(machine, "start", writes=True)
-@click.argument("idents", metavar="ID...", nargs=-1, required=True)
+@click.argument(
+    "idents", metavar="ID...", nargs=-1, required=True, shell_complete=names_known.machines
+)
 def machine_start(idents: tuple[str, ...], **to: Any) -> None:
     """Set machines started: they are answered."""
     _set_state("started", idents, **to)
 
 
 @command(machine, "stop", writes=True)
-@click.argument("idents", metavar="ID...", nargs=-1, required=True)
+@click.argument(
+    "idents", metavar="ID...", nargs=-1, required=True, shell_complete=names_known.machines
+)
 def machine_stop(idents: tuple[str, ...], **to: Any) -> None:
     """Set machines stopped: they leave the answers."""
     _set_state("stopped", idents, **to)
 
 
 @command(machine, "rm", writes=True)
-@click.argument("idents", metavar="ID...", nargs=-1, required=True)
+@click.argument(
+    "idents", metavar="ID...", nargs=-1, required=True, shell_complete=names_known.machines
+)
 def machine_rm(idents: tuple[str, ...], catalog: str, **to: Any) -> None:
     """Remove machines with their metadata and services."""
     for ident in idents:
@@ -515,7 +583,9 @@ peer = click.Group("peer", help="WireGuard peers; named NETWORK/PEER.")
 
 
 @command(peer, "list")
-@click.option("--network", "network_name", help="Of one network.")
+@click.option(
+    "--network", "network_name", shell_complete=names_known.networks, help="Of one network."
+)
 def peer_list(catalog: str, as_json: bool, network_name: str | None) -> None:
     """List peers, hidden ones too."""
     own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
@@ -528,7 +598,7 @@ def peer_list(catalog: str, as_json: bool, network_name: str | None) -> None:
 
 
 @command(peer, "show")
-@click.argument("name", metavar="NETWORK/PEER")
+@click.argument("name", metavar="NETWORK/PEER", shell_complete=names_known.within_network("peers"))
 @click.option(
     "--wireguard",
     is_flag=True,
@@ -550,7 +620,7 @@ def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
 
 
 @command(peer, "add", writes=True)
-@click.argument("name", metavar="NETWORK/PEER")
+@click.argument("name", metavar="NETWORK/PEER", shell_complete=names_known.within_network("peers"))
 @column_options(PEERS, required=True)
 def peer_add(name: str, catalog: str, **to: Any) -> None:
     """Add a peer."""
@@ -565,7 +635,7 @@ def peer_add(name: str, catalog: str, **to: Any) -> None:
 
 
 @command(peer, "set", writes=True)
-@click.argument("name", metavar="NETWORK/PEER")
+@click.argument("name", metavar="NETWORK/PEER", shell_complete=names_known.within_network("peers"))
 @column_options(PEERS, required=False)
 def peer_set(name: str, catalog: str, **to: Any) -> None:
     """Change a peer."""
@@ -576,7 +646,7 @@ def peer_set(name: str, catalog: str, **to: Any) -> None:
 
 
 @command(peer, "rm", writes=True)
-@click.argument("name", metavar="NETWORK/PEER")
+@click.argument("name", metavar="NETWORK/PEER", shell_complete=names_known.within_network("peers"))
 def peer_rm(name: str, catalog: str, **to: Any) -> None:
     """Remove a peer."""
     network_name, label = split(name, "PEER")
@@ -597,14 +667,14 @@ def region_list(catalog: str, as_json: bool) -> None:
 
 
 @command(region, "show")
-@click.argument("code")
+@click.argument("code", shell_complete=names_known.regions)
 def region_show(catalog: str, as_json: bool, code: str) -> None:
     """Show a region."""
     show_one(known(catalog, "regions", {"code": code}, f"region {code}"), as_json)
 
 
 @command(region, "add", writes=True)
-@click.argument("code")
+@click.argument("code", shell_complete=names_known.regions)
 @column_options(REGIONS, required=True)
 def region_add(code: str, catalog: str, **to: Any) -> None:
     """Add a region."""
@@ -613,7 +683,7 @@ def region_add(code: str, catalog: str, **to: Any) -> None:
 
 
 @command(region, "set", writes=True)
-@click.argument("code")
+@click.argument("code", shell_complete=names_known.regions)
 @column_options(REGIONS, required=False)
 def region_set(code: str, catalog: str, **to: Any) -> None:
     """Change a region."""
@@ -622,7 +692,7 @@ def region_set(code: str, catalog: str, **to: Any) -> None:
 
 
 @command(region, "rm", writes=True)
-@click.argument("code")
+@click.argument("code", shell_complete=names_known.regions)
 def region_rm(code: str, catalog: str, **to: Any) -> None:
     """Remove a region; machines in it stay, far from everywhere."""
     known(catalog, "regions", {"code": code}, f"region {code}")
@@ -637,7 +707,12 @@ flycast = click.Group(
 
 
 @command(flycast, "list")
-@click.option("--network", "network_name", help="Answering on one network.")
+@click.option(
+    "--network",
+    "network_name",
+    shell_complete=names_known.networks,
+    help="Answering on one network.",
+)
 def flycast_list(catalog: str, as_json: bool, network_name: str | None) -> None:
     """List flycast addresses."""
     own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
@@ -648,7 +723,9 @@ def flycast_list(catalog: str, as_json: bool, network_name: str | None) -> None:
 
 
 @command(flycast, "show")
-@click.argument("name", metavar="NETWORK/APP")
+@click.argument(
+    "name", metavar="NETWORK/APP", shell_complete=names_known.within_network("flycasts")
+)
 def flycast_show(catalog: str, as_json: bool, name: str) -> None:
     """Show the addresses of an app on a network."""
     network_name, label = split(name, "APP")
@@ -659,7 +736,7 @@ def flycast_show(catalog: str, as_json: bool, name: str) -> None:
 
 
 @command(flycast, "add", writes=True)
-@click.argument("name", metavar="NETWORK/APP")
+@click.argument("name", metavar="NETWORK/APP", shell_complete=names_known.within_network("apps"))
 @click.argument("address")
 def flycast_add(name: str, address: str, catalog: str, **to: Any) -> None:
     """Allocate ADDRESS on the network to the app name."""
@@ -669,7 +746,9 @@ def flycast_add(name: str, address: str, catalog: str, **to: Any) -> None:
 
 
 @command(flycast, "rm", writes=True)
-@click.argument("name", metavar="NETWORK/APP")
+@click.argument(
+    "name", metavar="NETWORK/APP", shell_complete=names_known.within_network("flycasts")
+)
 @click.argument("address", required=False)
 def flycast_rm(name: str, address: str | None, catalog: str, **to: Any) -> None:
     """Give ADDRESS back, or all of the app's on that network."""

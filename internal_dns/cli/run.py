@@ -9,18 +9,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from internal_dns.cli.words import CONFIGURATION, Told
 from internal_dns.cli.words import settings as effective
 from internal_dns.config import Settings, load_settings, misspelt, table
-from internal_dns.core.catalog import Catalog
 from internal_dns.errors import OperatorError
 from internal_dns.net import Endpoint
-from internal_dns.server import Server, run
 from internal_dns.text import printable_text
+
+if TYPE_CHECKING:
+    from internal_dns.core.catalog import Catalog
+    from internal_dns.server import Server
 
 DEV_PORT: Final = 1053  # 5353 is multicast DNS
 DEV_CATALOG: Final = Path("demo/catalog.db")
@@ -113,7 +115,7 @@ def _why_no_console() -> str:
     from internal_dns.transport.listen.sockets import bind
 
     if not all(map(find_spec, ("jinja2", "starlette", "uvicorn"))):
-        return "none: pip install 'internal-dns[console]' brings it"
+        return "none: pip install '.[console]' in the checkout brings it"
     try:
         bind(DEV_CONSOLE, socket.SOCK_STREAM).close()
     except OSError as error:
@@ -135,6 +137,9 @@ def _serve(
     ready: Callable[[Server], None],
     reread: Callable[[], Settings] | None,
 ) -> None:
+    # Late: the settings, and what is wrong with them, are told without loading the server.
+    from internal_dns.server import run
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

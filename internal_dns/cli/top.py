@@ -1,5 +1,5 @@
-"""top: the busiest networks and names, from the counts that the answer table keeps with each
-entry."""
+"""top: the busiest networks, from what was decided and repeated for each, and names, from the counts
+that the answer table keeps with each entry."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CLEAR: Final = "\x1b[H\x1b[2J"
     type=click.FloatRange(0.1, 3_600),
     default=2.0,
     show_default=True,
-    help="Seconds a look.",
+    help="Seconds per look.",
 )
 @click.option(
     "--names",
@@ -45,7 +45,8 @@ _CLEAR: Final = "\x1b[H\x1b[2J"
 def top(interval: float, count: int | None, once: bool, catalog: str, as_json: bool) -> None:
     """The busiest networks and names of the running server. q ends; --json prints one look.
 
-    Rates are of replies repeated from the answer table: nearly all of a busy name's.
+    A network's rate counts every question. A name's counts the replies repeated from the answer
+    table: nearly all of a busy name's.
     """
     live = sys.stdout.isatty() and not once and not as_json
     with connected(Path(catalog), offline=False) as server, _keys(live) as ended:
@@ -83,7 +84,7 @@ def top(interval: float, count: int | None, once: bool, catalog: str, as_json: b
 
 
 def rates(before: Look, now: Look) -> Look:
-    """Return what happened between two looks, a second, busiest first.
+    """Return what happened between two looks, per second, busiest first.
 
     A name that the earlier look did not bring may be new, or was less busy than those it brought:
     count from there.
@@ -96,15 +97,20 @@ def rates(before: Look, now: Look) -> Look:
         # unknown.
         return round((hits - earlier if hits >= earlier else hits) / seconds, 1)
 
+    def count(network: Look) -> int:  # a server before this one tells no `decided`
+        answers: int = network["hits"] + network.get("decided", 0)
+        return answers
+
     names = {(n["network"], n["name"], n["type"]): n["hits"] for n in before["names"]}
-    networks = {n["network"]: n["hits"] for n in before["networks"]}
+    networks = {n["network"]: count(n) for n in before["networks"]}
     return {
         "seconds": round(seconds, 3),
         "requests": per_second(now["requests"], before["requests"]),
         "repeated": per_second(now["repeated"], before["repeated"]),
+        "decided": per_second(now.get("decided", 0), before.get("decided", 0)),
         "entries": now["entries"],
         "networks": _busiest_first(
-            {**n, "rate": per_second(n["hits"], networks.get(n["network"], 0))}
+            {**n, "rate": per_second(count(n), networks.get(n["network"], 0))}
             for n in now["networks"]
         ),
         "names": _busiest_first(
@@ -129,21 +135,22 @@ def _busiest_first(rows: Iterator[Look]) -> list[Look]:
 def table(shown: Look, width: int, count: int) -> list[str]:
     """Return the lines of one table, none longer than *width*."""
     asked, repeated = shown["requests"], shown["repeated"]
+    answered = repeated + shown["decided"]
     share = f"{min(repeated / asked, 1):.1%} repeated" if asked else "nothing asked"
     lines = [
         _line(
             "head", f"{asked:,.0f} questions/s · {share} · {shown['entries']:,} replies kept", width
         ),
         "",
-        _line("title", f"{'a second':>10} {'share':>6}  network", width),
+        _line("title", f"{'per second':>10} {'share':>6}  network", width),
     ]
     for row in shown["networks"][: max(3, count // 3)]:
         lines.append(
-            _line("", f"{row['rate']:>10,.1f} {_share(row, repeated)}  {row['network']}", width)
+            _line("", f"{row['rate']:>10,.1f} {_share(row, answered)}  {row['network']}", width)
         )
     lines += [
         "",
-        _line("title", f"{'a second':>10} {'share':>6}  {'type':6} {'network':15} name", width),
+        _line("title", f"{'per second':>10} {'share':>6}  {'type':6} {'network':15} name", width),
     ]
     for row in shown["names"][:count]:
         who = f"{row['type']:6} {row['network']:15}"
@@ -155,8 +162,8 @@ def table(shown: Look, width: int, count: int) -> list[str]:
     return lines
 
 
-def _share(row: Look, repeated: float) -> str:
-    return f"{min(row['rate'] / repeated, 1):6.1%}" if repeated else f"{'-':>6}"
+def _share(row: Look, whole: float) -> str:
+    return f"{min(row['rate'] / whole, 1):6.1%}" if whole else f"{'-':>6}"
 
 
 def _line(kind: str, text: str, width: int) -> str:

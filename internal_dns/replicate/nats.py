@@ -457,7 +457,7 @@ def _options(source: Source) -> dict[str, Any]:
         import nats  # noqa: F401
     except ImportError:
         raise Unavailable(
-            "the NATS client is not installed: pip install 'internal-dns[nats]'"
+            "the NATS client is not installed; in the checkout: pip install '.[nats]'"
         ) from None
     options: dict[str, Any] = {}
     if source.user and source.password:

@@ -55,7 +55,7 @@ def cannot_forward(ca: Path | None, error: ImportError | OSError) -> OperatorErr
         return OperatorError(
             "an https:// upstream",
             f"DNS over HTTPS needs {error.name}, which is not installed",
-            "pip install 'internal-dns[doh]', or use a tls:// upstream",
+            "In the checkout: pip install '.[doh]'; or use a tls:// upstream",
         )
     why = str(error.strerror or error)  # ssl.SSLError is an OSError
     return OperatorError(f"upstream_ca {ca}", why, "Name a file of certificates (PEM)")
@@ -69,7 +69,8 @@ def no_console(endpoint: Endpoint, error: ModuleNotFoundError) -> OperatorError:
     return OperatorError(
         f"console {endpoint}",
         f"the module {error.name} is not installed",
-        "Install it: pip install 'internal-dns[console]'; or leave the console out: --console none",
+        "Install it, in the checkout: pip install '.[console]'; or leave the console out: "
+        "--console none",
     )
 
 

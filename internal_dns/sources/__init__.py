@@ -1,7 +1,7 @@
 """Read what another system knows of machines and peers, and write it as a declarative catalog
 document.
 
-    text or JSON ─► wireguard · csv · docker · consul · fly ─► Draft ─► Imported(document, notes)
+    octets ─ text_of, json_of ─► wireguard · csv · docker · consul · fly ─► Draft ─► Imported(document, notes)
 
 Each reader is pure: `read(source, options)` touches no file and no network. The document has the
 structure that `internal-dns apply` takes (docs/import.md). What a reader leaves out, changes or
@@ -10,6 +10,7 @@ guesses stands in the notes.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -55,7 +56,8 @@ class Imported:
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the operator knows and the source does not. `app` and `region` stand in where the source
-    names none."""
+    names none; `file` is the name of the input without directory and suffix, empty for standard
+    input."""
 
     networks: Mapping[int, str] = field(
         default_factory=dict
@@ -63,6 +65,7 @@ class Options:
     app: str = ""
     region: str = ""
     prefix: bytes = USUAL.prefix
+    file: str = ""
 
     def __post_init__(self) -> None:
         """Raise SourceError for names that cannot stand in a document."""
@@ -96,6 +99,16 @@ def default_name(number: int) -> str:
     return f"net-{number:x}"
 
 
+def document_has(key: str) -> bool:
+    """Whether a machine in a document may have *key*.
+
+    The catalog gains columns; what it cannot hold yet stays in the notes.
+    """
+    from internal_dns.store.declare.form import MACHINE
+
+    return key in MACHINE
+
+
 class Draft:
     """A document in the making: names made valid, addresses checked, doubles refused, and
     everything noted."""
@@ -108,6 +121,9 @@ class Draft:
         self.homes: dict[str, tuple[int, str]] = {}  # id: network and app
         self.peers: dict[tuple[int, str], dict[str, Any]] = {}
         self.owners: dict[bytes, str] = {}  # machines' addresses and peers' /120s
+        self.blocks: dict[bytes, str] = {}  # machines' /112s
+        # What was written for a name, by kind, where it must be unique, and name.
+        self.written: dict[tuple[str, object, str], set[str]] = {}
         self.noted: dict[str, list[str]] = {}
 
     def note(self, reason: str, *who: str) -> None:
@@ -118,7 +134,7 @@ class Draft:
     def name(self, raw: str, kind: str, who: str, longest: int = 63) -> str:
         """Return *raw* as a lower-cased name, empty when it has no letter or digit; changes are
         noted."""
-        made = re.sub(r"[^A-Za-z0-9_-]", "-", raw[:longest]).lower()
+        made = re.sub(r"[^A-Za-z0-9_-]", "-", re.sub("['\u2019]", "", raw)[:longest]).lower()
         if not re.search(r"[a-z0-9]", made):
             if raw:
                 self.note(f"{kind} not used, no letter or digit in it", f"{who} ({shown(raw)})")
@@ -126,6 +142,13 @@ class Draft:
         if made != raw.lower():
             why = f"{kind} changed, it may have {longest} letters, digits, - and _"
             self.note(why, f"{who} ({shown(raw)} is now {made})")
+        return made
+
+    def label(self, raw: str, kind: str, who: str, within: object = None) -> str:
+        """Return the name for *raw*, and remember it: two that become one name are noted."""
+        made = self.name(raw, kind, who)
+        if made:
+            self.written.setdefault((kind, within, made), set()).add(raw.lower())
         return made
 
     def place(self, text: str, who: str) -> tuple[int, bytes] | None:
@@ -171,18 +194,20 @@ class Draft:
         state: str,
         region: str = "",
         group: str = "",
+        unready: str = "",
         skip_registration: bool = False,
         metadata: Mapping[str, str] | None = None,
         services: Services = (),
     ) -> None:
-        """Add a machine, or note why not."""
+        """Add a machine, or note why not. *unready*: why it should get no traffic although it is
+        started."""
         who = shown(raw_id)
         placed = self.place(address, who)
         if placed is None:
             return
         number, packed = placed
         ident = self.name(raw_id, "id", who)
-        app = self.name(app or self.options.app, "app", who)
+        app = self.label(app or self.options.app, "app", who, number)
         if not ident or not app:
             self.note(f"left out, no {'app' if ident else 'id'}", f"{who} ({shown(address)})")
         elif ident in self.machines:
@@ -194,13 +219,34 @@ class Draft:
                     "share an address, which `apply` refuses while both are started",
                     f"{other} and {ident}",
                 )
+            neighbor = self.blocks.setdefault(packed[:14], ident)
+            if neighbor != ident and other == ident:
+                self.note(
+                    "lie in one /112, which belongs to one machine, so the server takes one for "
+                    "the other",
+                    f"{neighbor} and {ident}",
+                )
             self.homes[ident] = number, app
             made = {"id": ident, "address": address_text(packed).decode(), "region": self._region(region, who),
-                    "group": self.name(group, "group", who) or "app",
+                    "group": self.label(group, "group", who, (number, app)) or "app",
                     "state": self.name(state, "state", who) or "created"}  # fmt: skip
             more = {"skip_registration": skip_registration, "metadata": self._metadata(metadata or {}, who),
                     "services": self._services(services, who)}  # fmt: skip
             self.machines[ident] = made | {key: value for key, value in more.items() if value}
+            if unready:
+                self._unready(ident, unready)
+
+    def _unready(self, ident: str, why: str) -> None:
+        """Keep that a started machine should get no traffic, as far as a document can say so."""
+        self.machines[ident]["ready"] = False
+        if document_has("ready"):
+            self.note(f"started but not ready, {why}", ident)
+        else:
+            self.note(
+                f"started but not ready, {why}: written as started alone, because a document has "
+                "no `ready` in this version",
+                ident,
+            )
 
     def peer(self, raw: str, address: str, *, region: str = "", rename: bool = False) -> None:
         """Add a WireGuard peer, or note why not; with *rename* a name that is taken gets a number
@@ -239,7 +285,7 @@ class Draft:
         return f"{name[: 62 - len(str(count))]}-{count}"
 
     def _region(self, raw: str, who: str) -> str:
-        region = self.name(raw or self.options.region, "region", who)
+        region = self.label(raw or self.options.region, "region", who)
         if not region:
             self.note(f"region {UNKNOWN_REGION} guessed, because none is named", who)
         return region or UNKNOWN_REGION
@@ -255,13 +301,16 @@ class Draft:
         return kept
 
     def _services(self, services: Services, who: str) -> list[dict[str, Any]]:
-        kept = {}
+        kept: dict[tuple[str, str], dict[str, Any]] = {}
         for raw, protocol, port in services:
             name = self.name(
                 raw, "service", who, 62
             )  # One octet of the label is for the _ before it.
-            if name and protocol in ("tcp", "udp") and 0 < port < 65_536:
-                kept[name, protocol] = {"name": name, "protocol": protocol, "port": port}
+            made = {"name": name, "protocol": protocol, "port": port}
+            if (name, protocol) in kept and kept[name, protocol] != made:
+                self.note("services left out, one before it has this name", f"{who} ({shown(raw)})")
+            elif name and protocol in ("tcp", "udp") and 0 < port < 65_536:
+                kept[name, protocol] = made
             else:
                 self.note(
                     "services left out: tcp or udp, and port 1 to 65535", f"{who} ({shown(raw)})"
@@ -281,9 +330,16 @@ class Draft:
             found[number] = {"id": f"{address}/48"}
         for ident, (number, app) in sorted(self.homes.items(), key=lambda item: (item[1], item[0])):
             apps = found[number].setdefault("apps", {})
-            apps.setdefault(app, {"machines": []})["machines"].append(self.machines[ident])
+            machine = self.machines[ident]
+            if not document_has("ready"):
+                machine = {key: value for key, value in machine.items() if key != "ready"}
+            apps.setdefault(app, {"machines": []})["machines"].append(machine)
         for (number, name), peer in sorted(self.peers.items()):
             found[number].setdefault("peers", {})[name] = peer
+        for (kind, _, made), raws in self.written.items():
+            if len(raws) > 1:
+                raw = ", ".join(map(shown, sorted(raws)))
+                self.note(f"{kind} names became one", f"{made} of {raw}")
         networks = {self.network_name(number): network for number, network in found.items()}
         if networks:
             told = "`apply` makes a network exactly as written, so add first what this source does not tell of"
@@ -318,17 +374,30 @@ def storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
+# Octets that no text holds, whatever its encoding, but for UTF-16 and UTF-32.
+_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+# The longer mark first: that of UTF-32 starts like that of UTF-16.
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
 def text_of(source: str | bytes, what: str) -> str:
-    """Return the text of *source* without a byte order mark. Raises SourceError for what is no
-    UTF-8 text."""
-    try:
-        text = source.decode() if isinstance(source, bytes) else source
-    except UnicodeDecodeError as error:
-        why = f"octet {error.start + 1} is not UTF-8"
-        raise SourceError(
-            f"no {what}", why, "Save it as UTF-8 (PowerShell's > writes UTF-16)"
-        ) from error
+    """Return the text of *source* without its byte order mark.
+
+    UTF-8, or what the mark says (PowerShell's `>` writes UTF-16). Raises SourceError for other
+    text: a guessed encoding would change names in silence.
+    """
+    text = source if isinstance(source, str) else _decoded(source, what)
     text = text.removeprefix("\ufeff")
+    if isinstance(source, bytes) and "\0" in text and source.count(0) * 4 > len(source):
+        name, code = _probable(source)
+        do = f"Convert it: iconv -f {code} -t UTF-8 FILE > FILE.utf8"
+        raise SourceError(f"no {what}", f"it is probably {name}", do)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise SourceError(
@@ -337,19 +406,63 @@ def text_of(source: str | bytes, what: str) -> str:
     return text
 
 
+def _decoded(source: bytes, what: str) -> str:
+    encoding = next((name for mark, name in _MARKS if source.startswith(mark)), "")
+    try:
+        return source.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        if encoding:
+            why = f"its byte order mark says {encoding.upper()}, and octet {error.start + 1} is not"
+            raise SourceError(f"no {what}", why, "Give the whole file, saved as UTF-8") from error
+        if _CONTROLS.search(source) and source.count(0) * 4 <= len(source):
+            why = f"octet {error.start + 1} is not UTF-8, and there are control characters"
+            raise SourceError(f"no {what}", why, "Give the text itself, saved as UTF-8") from error
+        name, code = _probable(source)
+        why = f"octet {error.start + 1} is not UTF-8; it is probably {name}"
+        do = f"Convert it: iconv -f {code} -t UTF-8 FILE > FILE.utf8"
+        raise SourceError(f"no {what}", why, do) from error
+
+
+def _probable(source: bytes) -> tuple[str, str]:
+    """Name the encoding that text which is not UTF-8 probably has, for people and for iconv."""
+    if source.count(0) * 4 > len(source):  # ASCII in UTF-16: every second octet
+        order = "LE" if source[1::2].count(0) >= source[::2].count(0) else "BE"
+        return f"UTF-16{order} without a byte order mark", f"UTF-16{order}"
+    if any(0x80 <= octet < 0xA0 for octet in source):  # controls in Latin-1, letters in this
+        return "Windows-1252", "WINDOWS-1252"
+    return "Latin-1 (ISO 8859-1)", "ISO-8859-1"
+
+
 def json_of(source: object, what: str) -> object:
-    """Return *source* parsed, if it is text. Raises SourceError for what is no JSON."""
+    """Return *source* parsed, if it is text; of objects one a line, their list.
+
+    Raises SourceError for what is no JSON.
+    """
     if not isinstance(source, str | bytes):
         return source
+    text = text_of(source, what)
     try:
-        return msgspec.json.decode(text_of(source, what))
+        return msgspec.json.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        if (listed := _by_line(text)) is not None:
+            return listed
         why = (
             "it is nested too deeply"
             if isinstance(error, RecursionError)
             else f"it is not JSON: {error}"
         )
         raise SourceError(f"no {what}", why, "Give the whole output, as it was printed") from error
+
+
+def _by_line(text: str) -> list[object] | None:
+    """Return the objects of NDJSON, or None for other text."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
+        return None
+    try:
+        return [msgspec.json.decode(line) for line in lines]
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
 
 
 def shaped(value: object, shape: type[T], what: str, do: str) -> T:

@@ -1,9 +1,10 @@
 """Instances of a service, from Consul's HTTP API.
 
-/v1/health/service/NAME    with checks: started when all of them pass (none: too), else stopped
+/v1/health/service/NAME    with checks: ready when all of them pass (none: too)
 /v1/catalog/service/NAME   without checks: all are taken as started
 
-id        ServiceID; <node>-<ServiceID> where nodes share one, for Consul keeps it unique by node only
+id        <node>-<ServiceID>-<10 digits>: the digits are a hash of network, datacenter, node and ServiceID,
+          for Consul keeps a ServiceID unique by node only, and a catalog's ids are unique over all networks
 app       ServiceName
 region    `region` of the node's meta, else its datacenter
 address   the first in the prefix: the service's, its lan_ipv6, the node's, its lan_ipv6
@@ -13,18 +14,30 @@ metadata  ServiceMeta
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 from msgspec import Struct, field
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, json_of, octets, shaped
+from internal_dns.sources import (
+    Draft,
+    Imported,
+    Options,
+    SourceError,
+    document_has,
+    json_of,
+    octets,
+    shaped,
+)
 from internal_dns.store.rows import shown
 
 WHAT: Final = "list of service instances as Consul's API gives it"
 DO: Final = "Give the reply of /v1/health/service/NAME or /v1/catalog/service/NAME"
 LAN: Final = "lan_ipv6"
+DIGITS: Final = 10  # 40 bits are enough: only ids whose readable parts are the same can meet
+READABLE: Final = 63 - 1 - DIGITS
 
 
 class _Tagged(Struct):
@@ -82,6 +95,7 @@ class _CheckedInstance(Struct):
 class _Instance:
     """What both replies tell; `failing` is the worst status of its checks, empty when all pass."""
 
+    datacenter: str
     node: str
     id: str
     name: str
@@ -110,26 +124,41 @@ def read(source: object, options: Options | None = None) -> Imported:
             draft.note(
                 "all taken as started: the catalog has no checks, /v1/health/service/NAME has"
             )
-    nodes = defaultdict(set)
     for instance in instances:
-        nodes[instance.id].add(instance.node)
-    for instance in instances:
-        _add(draft, instance, shared=len(nodes[instance.id]) > 1)
+        _add(draft, instance)
     return draft.done()
 
 
-def _add(draft: Draft, instance: _Instance, *, shared: bool) -> None:
-    ident = f"{instance.node}-{instance.id}" if shared else instance.id
-    who = shown(ident)
-    if shared:
-        draft.note("node put before the id, because nodes share it", who)
+def _identifier(instance: _Instance, network: bytes) -> str:
+    """Return the id of an instance: of nothing but where and what it is, so that it stays the same
+    whichever others come and go."""
+    parts = (instance.datacenter, instance.node, instance.id)
+    # Each part with its length before it: no two lists of parts are written alike.
+    written = b"".join(
+        len(part).to_bytes(4, "big") + part
+        for part in (network, *(part.encode("utf-8", "surrogatepass") for part in parts))
+    )
+    readable = re.sub(r"[^a-z0-9_]+", "-", f"{instance.node}-{instance.id}".lower()).strip("-")
+    return f"{readable[:READABLE]}-{sha256(written).hexdigest()[:DIGITS]}".strip("-")
+
+
+def _add(draft: Draft, instance: _Instance) -> None:
+    who = shown(f"{instance.node}/{instance.id}")
     inside = [a for a in instance.addresses if (octets(a) or b"").startswith(draft.options.prefix)]
     if not inside:
         why = f"left out, no address in {draft.options.prefix.hex()}::/16"
         draft.note(why, f"{who} ({shown(', '.join(filter(None, instance.addresses)))})")
         return
-    if instance.failing == "warning":
-        draft.note("taken as stopped: a check warns (Consul's own DNS answers these)", who)
+    state, unready = "started", ""
+    if instance.failing and document_has("ready"):
+        unready = "a check of it warns" if instance.failing == "warning" else "a check of it fails"
+    elif instance.failing:
+        state = "stopped"
+        draft.note(
+            f"taken as stopped, a check of it {'warns' if instance.failing == 'warning' else 'fails'}: "
+            "a document has no `ready` in this version",
+            who,
+        )
     udp = "udp" in instance.tags and "tcp" not in instance.tags
     left = [tag for tag in instance.tags if tag not in ("tcp", "udp")]
     if left:
@@ -137,11 +166,12 @@ def _add(draft: Draft, instance: _Instance, *, shared: bool) -> None:
             "tags left out, metadata has keys and values", f"{who} ({shown(', '.join(left))})"
         )
     draft.machine(
-        ident,
+        _identifier(instance, (octets(inside[0]) or b"")[:6]),
         instance.name,
         inside[0],
         region=instance.region,
-        state="stopped" if instance.failing else "started",
+        state=state,
+        unready=unready,
         metadata=instance.meta,
         services=[(instance.name, "udp" if udp else "tcp", instance.port)] if instance.port else [],
     )
@@ -155,9 +185,8 @@ def _of_flat(one: _FlatInstance) -> _Instance:
         (one.node_tagged or {}).get(LAN, ""),
     )
     region = (one.node_meta or {}).get("region", "") or one.datacenter
-    return _Instance(
-        one.node, one.id, one.name, addresses, region, one.meta or {}, one.tags or [], one.port, ""
-    )
+    return _Instance(one.datacenter, one.node, one.id, one.name, addresses, region, one.meta or {}, one.tags or [],
+                     one.port, "")  # fmt: skip
 
 
 def _of_checked(one: _CheckedInstance) -> _Instance:
@@ -171,8 +200,8 @@ def _of_checked(one: _CheckedInstance) -> _Instance:
     region = (node.meta or {}).get("region", "") or node.datacenter
     statuses = {check.status for check in one.checks or []} - {"passing"}
     failing = "" if not statuses else "warning" if statuses == {"warning"} else "critical"
-    return _Instance(node.node, service.id, service.name, addresses, region, service.meta or {}, service.tags or [],
-                     service.port, failing)  # fmt: skip
+    return _Instance(node.datacenter, node.node, service.id, service.name, addresses, region, service.meta or {},
+                     service.tags or [], service.port, failing)  # fmt: skip
 
 
 def _lan(tagged: dict[str, _Tagged] | None) -> str:

@@ -7,13 +7,15 @@
     peers      name, address               needed
                network, region
 
-Commas, or semicolons when the header has no comma; quotes, CRLF and a byte order mark are as
-spreadsheets write them.
+Commas, semicolons, tabs or bars, whichever finds the columns in the header, or what a first line
+`sep=;` says; quotes, CRLF, a byte order mark and empty columns at the end are as spreadsheets write
+them. A table with `name` and `address` and without `id` is one of peers.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from io import StringIO
 from ipaddress import IPv6Network
@@ -26,6 +28,8 @@ WHAT: Final = "CSV of machines or peers"
 NEEDED: Final = {"machines": ("id", "app", "address"), "peers": ("name", "address")}
 READ: Final = {"machines": ("network", "region", "group", "state"), "peers": ("network", "region")}
 METADATA: Final = "metadata."
+DELIMITERS: Final = ",;\t|"
+_SEPARATOR: Final = re.compile(r"sep=([^\w\r\n\" ])\r?\n", re.IGNORECASE)  # Excel's own first line
 
 Record = dict[str, str]
 
@@ -34,12 +38,29 @@ def read(
     source: str | bytes,
     options: Options | None = None,
     *,
-    kind: Literal["machines", "peers"] = "machines",
+    kind: Literal["machines", "peers"] | None = None,
 ) -> Imported:
-    """Return the machines or peers of a table. Raises SourceError, naming the lines, for a table
-    that is not whole."""
+    """Return the machines or peers of a table, whichever its header tells unless *kind* does.
+
+    Raises SourceError, naming the lines, for a table that is not whole.
+    """
     draft = Draft(options or Options())
-    for line, record in _records(draft, text_of(source, WHAT), kind):
+    text = text_of(source, WHAT)
+    start = 0
+    if separator := _SEPARATOR.match(text):
+        start, delimiter = 1, separator[1]
+        text = text[separator.end() :]
+    else:
+        delimiter = _delimiter(text)
+    rows = _rows(text, delimiter, start)
+    _, header = next(rows, (1, []))
+    columns = [_column(cell) for cell in header]
+    while columns and not columns[-1]:
+        columns.pop()
+    if kind is None:
+        kind = _kind(draft, columns)
+    _check_columns(draft, columns, kind, start + 1)
+    for line, record in _records(columns, rows):
         address, who = record["address"], f"line {line}"
         if not _network_fits(draft, record.get("network", ""), address, who):
             continue
@@ -65,28 +86,60 @@ def read(
     return draft.done()
 
 
-def _records(draft: Draft, text: str, kind: str) -> Iterator[tuple[int, Record]]:
-    """Yield line number and cells by column."""
-    first = text.partition("\n")[0]
-    rows = csv.reader(StringIO(text, newline=""), delimiter=";" if ";" in first and "," not in first else ",",
-                      strict=True)  # fmt: skip
+def _delimiter(text: str) -> str:
+    """Return what stands between the cells of the header: of several the one that finds the most
+    columns we know, for a quoted cell may hold any of them."""
+    known = {name for table in (NEEDED, READ) for names in table.values() for name in names}
+
+    def count(delimiter: str) -> int:
+        try:
+            header = next(csv.reader(StringIO(text, newline=""), delimiter=delimiter), [])
+        except csv.Error:
+            return 0
+        return sum(_column(cell) in known for cell in header)
+
+    return max(DELIMITERS, key=count)
+
+
+def _kind(draft: Draft, columns: list[str]) -> Literal["machines", "peers"]:
+    """Say what a table holds that nobody named."""
+    peers = {*NEEDED["peers"]} <= {*columns} and not {"id", "app"} & {*columns}
+    if not peers or draft.options.app:
+        return "machines"
+    draft.note("read as peers, because the header has `name` and no `id`")
+    return "peers"
+
+
+def _rows(text: str, delimiter: str, start: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of its last line, and the cells, of each row that has any. Raises
+    SourceError."""
+    rows = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        columns = [_column(cell) for cell in next(rows, [])]
-        _check_columns(draft, columns, kind)
-        broken = []
         for row in rows:
-            if len(row) == len(columns):
-                yield (
-                    rows.line_num,
-                    {column: cell.strip() for column, cell in zip(columns, row, strict=True)},
-                )
-            elif row:
-                broken.append(f"line {rows.line_num} has {len(row)} fields")
+            if any(row):
+                yield start + rows.line_num, row
     except csv.Error as error:
-        why = f"line {rows.line_num}: {error}"
+        why = f"line {start + rows.line_num}: {error}"
         raise SourceError(
             f"no {WHAT}", why, "Give the whole file, with its quotes closed"
         ) from error
+
+
+def _records(
+    columns: list[str], rows: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, Record]]:
+    """Yield line number and cells by column. Raises SourceError for rows of another length, empty
+    cells at their end aside."""
+    broken = []
+    for line, row in rows:
+        if len(row) >= len(columns) and not any(row[len(columns) :]):
+            cells = row[: len(columns)]
+            yield (
+                line,
+                {name: cell.strip() for name, cell in zip(columns, cells, strict=True) if name},
+            )
+        else:
+            broken.append(f"line {line} has {len(row)} fields")
     if broken:
         more = f" and {len(broken) - 10:,} more" if len(broken) > 10 else ""
         why = f"{', '.join(broken[:10])}{more}; the header has {len(columns)}"
@@ -101,17 +154,17 @@ def _column(cell: str) -> str:
     return METADATA + name[len(METADATA) :] if name.lower().startswith(METADATA) else name.lower()
 
 
-def _check_columns(draft: Draft, columns: list[str], kind: str) -> None:
+def _check_columns(draft: Draft, columns: list[str], kind: str, line: int) -> None:
     needed = [name for name in NEEDED[kind] if not (name == "app" and draft.options.app)]
     missing = [name for name in needed if name not in columns]
     if missing:
-        why = f"line 1, the header, has no column {' and no '.join(missing)}"
+        why = f"line {line}, the header, has no column {' and no '.join(missing)}"
         raise SourceError(
             f"no {WHAT}", why, f"A header of {kind} is {','.join((*NEEDED[kind], *READ[kind]))}"
         )
-    twice = sorted({name for name in columns if columns.count(name) > 1})
+    twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
-        why = f"line 1, the header, has {', '.join(map(shown, twice))} twice"
+        why = f"line {line}, the header, has {', '.join(map(shown, twice))} twice"
         raise SourceError(f"no {WHAT}", why, "Name each column once")
     for name in columns:
         metadata = kind == "machines" and name.startswith(METADATA)

@@ -1,13 +1,15 @@
 """Containers, from `docker inspect $(docker ps --all --quiet)`.
 
 id        the first 12 of the container's id, as `docker ps` shows it
-app       label internal-dns.app, else the compose service, else --app, else the container's name
+app       label internal-dns.app, else the service of compose or Swarm, else --app, else the container's name
+          (of a Swarm task's `app.1.x` the `app`)
 region    label internal-dns.region, else --region
 group     label internal-dns.group
-state     started when running, else stopped
+state     started when running or restarting, else stopped (paused, too)
+ready     not while restarting, nor while a health check starts or fails; label internal-dns.health=ignore
 address   that of the first network, by name, whose IPv6 address lies in the prefix
-service   tcp-8080 for the exposed port 8080/tcp
-metadata  project: the compose project
+service   tcp-8080 for the exposed port 8080/tcp; of a range, one for each port
+metadata  project: the compose project or Swarm stack
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from internal_dns.store.rows import shown
 
 WHAT: Final = "list of containers as `docker inspect` prints it"
 DO: Final = "Give the output of `docker inspect` for containers, not for images or networks"
-_PORT: Final = re.compile(r"([0-9]{1,5})/(tcp|udp)\Z")
+LISTED: Final = "docker inspect $(docker ps --all --quiet)"
+WIDEST_RANGE: Final = 1_000  # ports; a wider range is no list of services
+_PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?/(tcp|udp)\Z")
+_TASK: Final = re.compile(r"(.+)\.[0-9]+\.[A-Za-z0-9]+\Z")  # a Swarm task: service.slot.id
 
 
 class _Fixed(Struct):
@@ -45,9 +50,29 @@ class _Networks(Struct):
     by_name: dict[str, _Attachment | None] | None = field(name="Networks", default=None)
 
 
+class _Health(Struct):
+    status: str | None = field(name="Status", default=None)
+
+
 class _State(Struct):
     running: bool = field(name="Running")
     paused: bool = field(name="Paused", default=False)
+    restarting: bool = field(name="Restarting", default=False)
+    health: _Health | None = field(name="Health", default=None)
+    podman_health: _Health | None = field(name="Healthcheck", default=None)  # before Podman 4
+
+    @property
+    def started(self) -> bool:
+        return (self.running or self.restarting) and not self.paused
+
+    @property
+    def health_status(self) -> str:
+        health = self.health or self.podman_health
+        return (health and health.status) or ""
+
+
+class _HostConfig(Struct):
+    network_mode: str = field(name="NetworkMode", default="")
 
 
 class _Config(Struct):
@@ -61,6 +86,7 @@ class _Container(Struct):
     state: _State = field(name="State")
     config: _Config = field(name="Config")
     networks: _Networks = field(name="NetworkSettings")
+    host_config: _HostConfig | None = field(name="HostConfig", default=None)
 
 
 def read(source: object, options: Options | None = None) -> Imported:
@@ -69,6 +95,11 @@ def read(source: object, options: Options | None = None) -> Imported:
     *source* is text or parsed already. Raises SourceError.
     """
     value = json_of(source, WHAT)
+    if _is_of_ps(value):
+        why = "it is the output of `docker ps`, which tells no addresses"
+        raise SourceError(f"no {WHAT}", why, f"Give the output of: {LISTED}")
+    if isinstance(value, dict) and "NetworkSettings" in value:
+        value = [value]  # `--format '{{json .}}'` of one container
     if not isinstance(value, list):
         raise SourceError(f"no {WHAT}", "it is not a list", DO)
     draft = Draft(options or Options())
@@ -84,6 +115,12 @@ def read(source: object, options: Options | None = None) -> Imported:
     return draft.done()
 
 
+def _is_of_ps(value: object) -> bool:
+    """Whether this is what `docker ps --format json`, or podman's, prints."""
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, dict) and "Names" in first and "NetworkSettings" not in first
+
+
 def _add(draft: Draft, container: _Container, projects: dict[str, set[str]]) -> None:
     labels = container.config.labels or {}
     name = container.name.removeprefix("/")
@@ -93,25 +130,50 @@ def _add(draft: Draft, container: _Container, projects: dict[str, set[str]]) -> 
     address = _address(draft, container, shown(name))
     if address is None:
         return
-    project = labels.get("com.docker.compose.project", "")
+    project = labels.get("com.docker.compose.project") or labels.get(
+        "com.docker.stack.namespace", ""
+    )
     app = (
         labels.get("internal-dns.app")
         or labels.get("com.docker.compose.service")
+        or labels.get("com.docker.swarm.service.name")
         or draft.options.app
-        or name
+        or _own_name(draft, name)
     )
     if project:
         projects.setdefault(shown(app), set()).add(project)
+    state = container.state
     draft.machine(
         container.id[:12],
         app,
         address,
         region=labels.get("internal-dns.region", ""),
         group=labels.get("internal-dns.group", ""),
-        state="started" if container.state.running and not container.state.paused else "stopped",
+        state="started" if state.started else "stopped",
+        unready=_unready(state, labels.get("internal-dns.health", "")) if state.started else "",
         metadata={"project": project} if project else {},
         services=_services(draft, container.config.exposed or {}, shown(name)),
     )
+
+
+def _own_name(draft: Draft, name: str) -> str:
+    """Return the app that a container's name gives."""
+    task = _TASK.match(name)
+    if task is None:
+        return name
+    draft.note("app guessed from the name of a Swarm task", f"{shown(name)} ({shown(task[1])})")
+    return task[1]
+
+
+def _unready(state: _State, label: str) -> str:
+    """Say why a started container should get no traffic; empty when it should."""
+    if state.restarting:
+        return "it is restarting"
+    if label.lower() == "ignore" or state.health_status in ("", "none", "healthy"):
+        return ""
+    if state.health_status == "starting":
+        return "its health check is starting"
+    return "its health check fails"
 
 
 def _address(draft: Draft, container: _Container, who: str) -> str | None:
@@ -119,6 +181,10 @@ def _address(draft: Draft, container: _Container, who: str) -> str | None:
     attached = sorted((container.networks.by_name or {}).items())
     found = [(name, one.wanted) for name, one in attached if one is not None and one.wanted]
     inside = [pair for pair in found if (octets(pair[1]) or b"").startswith(draft.options.prefix)]
+    mode = container.host_config.network_mode if container.host_config else ""
+    if not found and (mode == "host" or [name for name, _ in attached] == ["host"]):
+        draft.note("left out, on the host's network: it has no address of its own", who)
+        return None
     if not inside:
         why = f"left out, no IPv6 address in {draft.options.prefix.hex()}::/16 (a stopped one keeps only a fixed one)"
         draft.note(
@@ -136,7 +202,14 @@ def _address(draft: Draft, container: _Container, who: str) -> str | None:
 
 def _services(draft: Draft, exposed: dict[str, object], who: str) -> Iterator[tuple[str, str, int]]:
     for port in sorted(exposed):
-        if match := _PORT.match(port):
-            yield f"{match[2]}-{int(match[1])}", match[2], int(match[1])
-        else:
+        match = _PORT.match(port)
+        if match is None:
             draft.note("exposed ports left out, neither tcp nor udp", f"{who} ({shown(port)})")
+            continue
+        first, last, protocol = int(match[1]), int(match[2] or match[1]), match[3]
+        if not first <= last < first + WIDEST_RANGE:
+            why = f"exposed ports left out, no range of 1 to {WIDEST_RANGE:,} ports"
+            draft.note(why, f"{who} ({shown(port)})")
+            continue
+        for number in range(first, last + 1):
+            yield f"{protocol}-{number}", protocol, number

@@ -1,12 +1,17 @@
-"""Machines, from the Machines API (GET /v1/apps/APP/machines) or `fly machine list --json`.
+"""Machines, from the Machines API or `fly machine list --json`.
+
+    /v1/apps/APP/machines     [{"id": …}, …]            also a single machine
+    /v1/orgs/ORG/machines     {"machines": [{"id": …, "app_name": …}, …], "next_cursor": …, "error_regions": …}
 
 id, region, state    as they are
 address              private_ip
-app                  not in the list: `{"app": NAME, "machines": […]}` around it (or several such in a list),
+app                  app_name; else `{"app": NAME, "machines": […]}` around the list (or several such in a list),
                      else --app, else metadata fly_app_name or app
 group                metadata fly_process_group
 skip_registration    config.dns.skip_registration
 service              tcp-8080 for internal_port 8080; `ports` are those of the Fly proxy, not of the machine
+ready                not while a check of it is starting or fails
+config               incomplete_config where it is null: the host could not be asked
 metadata             config.metadata, all of it: what could be asked for there can be asked for here
 """
 
@@ -22,6 +27,7 @@ from internal_dns.store.rows import shown
 
 WHAT: Final = "list of machines as the Machines API gives it"
 DO: Final = "Give the reply of /v1/apps/APP/machines, or the output of `fly machine list --json`"
+PART: Final = "the listing is not whole, and `apply` would remove the machines that it lacks"
 
 
 class _Dns(Struct):
@@ -39,17 +45,27 @@ class _Config(Struct):
     dns: _Dns | None = None
 
 
+class _Check(Struct):
+    status: str | None = None
+
+
 class _Machine(Struct):
     id: str
     state: str
     region: str = ""
     private_ip: str | None = None
     config: _Config | None = None
+    incomplete_config: _Config | None = None
+    app_name: str | None = None
+    checks: list[_Check] | None = None
+    host_status: str | None = None
 
 
-class _App(Struct):
-    app: str
-    machines: list[_Machine]
+class _Listing(Struct):
+    machines: list[_Machine] | None
+    app: str = ""
+    next_cursor: str | None = None
+    error_regions: list[object] | dict[str, object] | None = None
 
 
 def read(source: object, options: Options | None = None) -> Imported:
@@ -59,17 +75,24 @@ def read(source: object, options: Options | None = None) -> Imported:
     """
     value = json_of(source, WHAT)
     draft = Draft(options or Options())
-    for app, machine in _machines(value):
+    for app, machine in _machines(draft, value):
         _add(draft, app, machine)
     return draft.done()
 
 
-def _machines(value: object) -> Iterator[tuple[str, _Machine]]:
+def _machines(draft: Draft, value: object) -> Iterator[tuple[str, _Machine]]:
     """Yield each machine with the app around it, if any."""
+    if isinstance(value, dict) and "id" in value:
+        value = [value]  # /v1/apps/APP/machines/ID
     listed = value if isinstance(value, list) else [value]
     if all(isinstance(one, dict) and "machines" in one for one in listed):
-        for one in shaped(listed, list[_App], WHAT, DO):
-            yield from ((one.app, machine) for machine in one.machines)
+        listings = shaped(listed, list[_Listing], WHAT, DO)
+        for one in listings:
+            for region in one.error_regions or ():
+                draft.note(f"{PART}: regions that could not be asked", shown(str(region)))
+            yield from ((one.app, machine) for machine in one.machines or ())
+        if listings and listings[-1].next_cursor:
+            draft.note(f"{PART}: it goes on at a next_cursor", shown(listings[-1].next_cursor))
     elif isinstance(value, list):
         yield from (("", machine) for machine in shaped(value, list[_Machine], WHAT, DO))
     else:
@@ -77,9 +100,17 @@ def _machines(value: object) -> Iterator[tuple[str, _Machine]]:
 
 
 def _add(draft: Draft, around: str, machine: _Machine) -> None:
-    config = machine.config or _Config()
+    config = machine.config or machine.incomplete_config
+    if config is None:
+        draft.note("configuration unknown, so group, metadata and services too", shown(machine.id))
+        config = _Config()
+    elif machine.config is None:
+        draft.note("configuration incomplete, what there is of it was read", shown(machine.id))
+    if machine.host_status not in (None, "", "ok"):
+        why = f"its host is {shown(machine.host_status)}, so the state is the last one known"
+        draft.note(why, shown(machine.id))
     metadata = config.metadata or {}
-    app = around or draft.options.app
+    app = machine.app_name or around or draft.options.app
     if not app:
         key = next((key for key in ("fly_app_name", "app") if metadata.get(key)), "")
         if not key:
@@ -87,12 +118,15 @@ def _add(draft: Draft, around: str, machine: _Machine) -> None:
             raise SourceError("no app", why, "Name it with --app NAME")
         app = metadata[key]
         draft.note(f"app guessed from metadata {key}", f"{shown(machine.id)} ({shown(app)})")
+    failing = {check.status for check in machine.checks or ()} - {None, "", "passing"}
+    unready = "a check of it does not pass" if machine.state == "started" and failing else ""
     draft.machine(
         machine.id,
         app,
         machine.private_ip or "",
         region=machine.region,
         state=machine.state,
+        unready=unready,
         group=metadata.get("fly_process_group", ""),
         metadata=metadata,
         skip_registration=config.dns is not None and config.dns.skip_registration is True,

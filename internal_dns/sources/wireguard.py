@@ -7,8 +7,17 @@
                          [Peer]               `# Name = alice` wins, else the public key makes one
                          PublicKey = …
                          AllowedIPs = …
+    alice.conf           a client's own file: the peer is its [Interface], named after the file
 
-Private and preshared keys are neither kept nor quoted.
+Comments of the programs that write such files:
+
+    ### begin alice ###                    # BEGIN_PEER alice             # alice start    (and their ends)
+    ### Client alice                       # Client: alice (UUID or number)
+    #Name# = alice                         # Name: alice                  # -WGP- Display name: alice
+    # friendly_name=alice                  # alice / alice@example.com / Updated: … / Created: …
+
+Private and preshared keys are neither kept nor quoted, and no mail address becomes a name. A peer
+that is commented out names nobody.
 """
 
 from __future__ import annotations
@@ -30,12 +39,28 @@ PEER_SECTION: Final = "peer"
 GUESSED_HOST: Final = 2
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{43}=")
 _SECTION: Final = re.compile(r"\[([A-Za-z]+)\]\Z")
-_NAMED: Final = re.compile(r"(?:friendly_)?name\s*[=:]\s*(.+)\Z", re.IGNORECASE)
-# `# Endpoint = …` is a setting switched off; it, or a key alone, may be a secret.
-_NO_NAME: Final = re.compile(r"[A-Za-z]\w*\s*=|end\s+\S|.*[A-Za-z0-9+/]{43}=", re.IGNORECASE)
-_MARK: Final = re.compile(
-    r"(begin|client:?)\s+(?=\S)", re.IGNORECASE
-)  # of set-up scripts: `### begin alice ###`
+_SETTING: Final = re.compile(r"([A-Za-z]+)\s*=")
+_NAMED: Final = re.compile(
+    r"(?:-WGP-\s*)?(?:friendly_|display )?name\s*#?\s*[=:]\s*(.+)\Z", re.IGNORECASE
+)
+# `# Endpoint = …` is a setting switched off.
+_NO_NAME: Final = re.compile(
+    r"(?:-WGP-\s*)?[A-Za-z]\w*\s*=|-WGP-|(?:id|e-?mail|telegram|created|updated?)\b[\w ]*:"
+    r"|end(?:_\w+)?\s+\S",
+    re.IGNORECASE,
+)
+_MARK: Final = re.compile(  # of set-up scripts: `### begin alice ###`
+    r"(?:begin(?:_peer|_client)?|client:?|peer:|user:)\s+(?=\S)", re.IGNORECASE
+)
+LONGEST_COMMENT: Final = 1_000  # characters; what is longer is no name
+# What wg-easy puts behind a client's name.
+_CLIENT_ID: Final = re.compile(
+    r"(client:\s.*\S)\s+\((?:[0-9]+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\)\Z",
+    re.IGNORECASE,
+)
+_STAMPED: Final = re.compile(r"(.*?)\s*/[^/]*/\s*Updated: .*")  # wg-gen-web: name / mail / dates
+_DATES: Final = re.compile(r"Updated: .* / Created: ")
+_MAIL: Final = re.compile(r"[<(]?[^\s<>()]+@[^\s<>()]+[)>]?")
 
 
 @dataclass
@@ -46,18 +71,70 @@ class _Peer:
     key: str = ""
     comments: list[str] = field(default_factory=list)  # likeliest name first
     allowed: list[str] = field(default_factory=list)
+    endpoint: str = ""
+
+
+@dataclass
+class _Conf:
+    """What a .conf file holds: the addresses of its [Interface], and its peers."""
+
+    addresses: list[str] = field(default_factory=list)
+    peers: list[_Peer] = field(default_factory=list)
 
 
 def read(source: str | bytes, options: Options | None = None) -> Imported:
-    """Return a peer for each allowed IP in the prefix that is one (/120 or /128). Raises
-    SourceError."""
+    """Return a peer for each allowed IP in the prefix that is one (/120 or /128); of a client's own
+    file, the client. Raises SourceError."""
     text = text_of(source, WHAT)
     draft = Draft(options or Options())
     lines = [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
-    conf = any(_SECTION.match(line.partition("#")[0].strip()) for line in lines)
-    for peer in _of_conf(lines) if conf else _of_dump(lines):
-        _add(draft, peer)
+    if not any(_SECTION.match(line.partition("#")[0].strip()) for line in lines):
+        for peer in _of_dump(lines):
+            _add(draft, peer)
+        return draft.done()
+    conf = _of_conf(lines)
+    if _is_of_client(conf, draft.options.prefix):
+        _add_client(draft, conf)
+    else:
+        for peer in conf.peers:
+            _add(draft, peer)
     return draft.done()
+
+
+def _is_of_client(conf: _Conf, prefix: bytes) -> bool:
+    """Whether the peers are what a client connects to: each has an endpoint, and routes behind it,
+    none an address of its own."""
+
+    def is_gateway(peer: _Peer) -> bool:
+        routes = [made for item in peer.allowed if (made := _interface(item)) is not None]
+        alone = any(
+            made.ip.packed.startswith(prefix) and made.network.prefixlen in (120, 128)
+            for made in routes
+        )
+        return bool(peer.endpoint) and not alone
+
+    return bool(conf.peers) and all(map(is_gateway, conf.peers))
+
+
+def _add_client(draft: Draft, conf: _Conf) -> None:
+    """Add the peer that a client's own file is of. Raises SourceError without its address or
+    name."""
+    what, prefix = "this is a WireGuard client's own file", draft.options.prefix
+    inside = [
+        made.ip.packed
+        for item in conf.addresses
+        if (made := _interface(item)) is not None and made.ip.packed.startswith(prefix)
+    ]
+    if not inside:
+        why = f"its [Interface] has no Address in {prefix.hex()}::/16, and its peers are gateways"
+        raise SourceError(what, why, "Give the gateway's file, or its `wg show all dump`")
+    if not draft.options.file:
+        why = "its peer is named after the file, and standard input has no name"
+        raise SourceError(what, why, "Give it as a file, such as alice.conf")
+    name = draft.options.file
+    draft.note("peer of a client's own file, named after the file", shown(name))
+    for address in dict.fromkeys(inside):
+        draft.peer(name, address_text(address).decode(), rename=True)
 
 
 def _add(draft: Draft, peer: _Peer) -> None:
@@ -107,12 +184,30 @@ def _interface(text: str) -> IPv6Interface | None:
 
 def _name(comments: list[str]) -> str:
     """Return the name that the comments give, empty for none."""
-    words = [comment.strip("#").strip() for comment in comments]
+    words = [
+        comment.strip("#").strip()
+        for comment in comments
+        if len(comment) <= LONGEST_COMMENT and not _KEY.search(comment)
+    ]
     for word in words:
-        if match := _NAMED.match(word):
-            return match[1].strip()
-    plain = (_MARK.sub("", word) for word in words if not _NO_NAME.match(word))
+        if (match := _NAMED.match(word)) and (name := _without_mail(match[1])):
+            return name
+    plain = (_plain_name(word) for word in words if not _NO_NAME.match(word))
     return next(filter(None, plain), "")
+
+
+def _plain_name(word: str) -> str:
+    """Return the name in a comment that does not call itself one."""
+    if _DATES.match(word):
+        return ""
+    if stamped := _STAMPED.match(word):
+        word = stamped[1]
+    word = _CLIENT_ID.sub(r"\1", word)
+    return _without_mail(_MARK.sub("", word))
+
+
+def _without_mail(text: str) -> str:
+    return _MAIL.sub("", text).strip(" \t/,;-")
 
 
 def _of_dump(lines: list[str]) -> Iterator[_Peer]:
@@ -133,21 +228,22 @@ def _of_dump(lines: list[str]) -> Iterator[_Peer]:
             yield _Peer(number, key, [], [] if allowed == "(none)" else allowed.split(","))
 
 
-def _of_conf(lines: list[str]) -> Iterator[_Peer]:
-    """Yield the peers of a .conf file. Raises SourceError for what is no section, setting or
+def _of_conf(lines: list[str]) -> _Conf:
+    """Return what a .conf file holds. Raises SourceError for what is no section, setting or
     comment."""
-    peers: list[_Peer] = []
+    conf = _Conf()
     section, above = "", list[str]()  # `above`: comments that the next [Peer] may claim
-    attached = blank = (
-        # `attached`: the comments follow a line of the section at once, so they may be its own
-        True
-    )
-    for number, line in enumerate(lines, 1):
+    # Comments that follow a line of the section at once may be its own.
+    attached = blank = True
+    for number, line, in_use in _in_use(_without_pairs(lines)):
+        if not in_use:
+            above, blank, attached = [], False, False
+            continue
         body, _, comment = (part.strip() for part in line.partition("#"))
         if header := _SECTION.match(body):
             section = header[1].lower()
             if section == PEER_SECTION:
-                peers.append(_Peer(number, "", [*filter(None, [comment]), *reversed(above)]))
+                conf.peers.append(_Peer(number, "", [*filter(None, [comment]), *reversed(above)]))
             elif section != "interface":
                 raise SourceError(
                     f"no {WHAT}", f"line {number} is neither [Interface] nor [Peer]", WHOLE
@@ -160,15 +256,74 @@ def _of_conf(lines: list[str]) -> Iterator[_Peer]:
             if body and "=" not in body:
                 raise SourceError(f"no {WHAT}", f"line {number} is no setting", WHOLE)
             if section == PEER_SECTION:
-                peers[-1].comments += above if body or attached else []
-                _setting(peers[-1], body)
+                conf.peers[-1].comments += above if body or attached else []
+                _setting(conf.peers[-1], body)
+            elif section:
+                name, _, value = (part.strip() for part in body.partition("="))
+                conf.addresses += _listed(value) if name.lower() == "address" else []
             above = []
         blank = not (body or comment)
     if section == PEER_SECTION and attached:
-        peers[-1].comments += above
-    for peer in peers:
+        conf.peers[-1].comments += above
+    for peer in conf.peers:
         _check_key(peer.key, peer.line)
-    yield from peers
+    return conf
+
+
+def _without_pairs(lines: list[str]) -> list[str]:
+    """Return the lines with `# alice start` as `# alice`, and no `# alice end`: a pair marks its
+    peer, while a lone `# front end` is a name."""
+    marks = [_mark(line) for line in lines]
+    known = {*marks}
+    pairs = {name for name, word in known if word == "start" and (name, "end") in known}
+    return [
+        line
+        if name not in pairs or word not in ("start", "end")
+        else f"# {name}"
+        if word == "start"
+        else "##"
+        for line, (name, word) in zip(lines, marks, strict=True)
+    ]
+
+
+def _mark(line: str) -> tuple[str, str]:
+    """Return a comment without its last word, and that word; both empty where there is none."""
+    words = line.strip("# \t").rsplit(None, 1)
+    return (words[0], words[1]) if line[:1] == "#" and len(words) == 2 else ("", "")
+
+
+def _in_use(lines: list[str]) -> Iterator[tuple[int, str, bool]]:
+    """Yield number, line, and whether it is in use: not of a section that is commented out.
+
+    Such a section takes with it the comments right above it, and those after it up to a line in use
+    or a blank one, or once its settings are whole, another comment.
+    """
+    switched_off: set[int] = set()
+    seen: set[str] | None = None  # settings of the section that is commented out
+    for index, line in enumerate(lines):
+        text = line.strip()
+        comment = text.lstrip("#").strip() if text.startswith("#") else None
+        if comment is None:
+            seen = None
+        elif _SECTION.match(comment):
+            seen = set()
+            start = index
+            while (
+                start
+                and start - 1 not in switched_off
+                and lines[start - 1].lstrip().startswith("#")
+            ):
+                start -= 1
+            switched_off.update(range(start, index + 1))
+        elif seen is not None:
+            if setting := _SETTING.match(comment):
+                seen.add(setting[1].lower())
+            elif seen >= {"publickey", "allowedips"}:
+                seen = None
+                continue
+            switched_off.add(index)
+    for index, line in enumerate(lines):
+        yield index + 1, line, index not in switched_off
 
 
 def _setting(peer: _Peer, body: str) -> None:
@@ -176,7 +331,13 @@ def _setting(peer: _Peer, body: str) -> None:
     if setting.lower() == "publickey":
         peer.key = value
     elif setting.lower() == "allowedips":
-        peer.allowed += filter(None, (item.strip() for item in value.split(",")))
+        peer.allowed += _listed(value)
+    elif setting.lower() == "endpoint":
+        peer.endpoint = value
+
+
+def _listed(value: str) -> list[str]:
+    return [item for part in value.split(",") if (item := part.strip())]
 
 
 def _check_key(key: str, line: int) -> None:

@@ -6,22 +6,19 @@ same without one.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from internal_dns.store import declare
-from internal_dns.store.preview import answers_that_change
-from internal_dns.store.schema import KEYS, TABLES
-from internal_dns.store.sqlite import source
+from internal_dns.store.json_rows import BadRequest, read_rows
+from internal_dns.store.schema import TABLES
 from internal_dns.store.writer import Refused, Writer
 
 Request = Mapping[str, Any]
 Reply = dict[str, Any]
 
-
-class BadRequest(Exception):
-    """The request has not the form of an operation."""
+TOLD: Final = 1_000  # changes and answers that a reply lists
+MOVES_TOLD: Final = 20
 
 
 def perform(request: Request, writer: Writer) -> Reply:
@@ -31,35 +28,6 @@ def perform(request: Request, writer: Writer) -> Reply:
         raise BadRequest(f"there is no operation {request.get('op')!r}")
     writer.follow()  # before anything is planned by what the file holds
     return operation(request, writer)
-
-
-def read_rows(
-    connection: sqlite3.Connection, table: str, where: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return rows as dictionaries, text as str."""
-    columns = TABLES[table]
-    if unknown := [column for column in where if column not in columns]:
-        raise BadRequest(f"{table} has no column {unknown[0]!r}")
-    condition = " AND ".join(f"{column} = ?" for column in where) or "1"
-    order = ", ".join(KEYS[table])
-    found = connection.execute(
-        f"SELECT {', '.join(columns)} FROM {source(connection, table)} WHERE {condition} "
-        f"ORDER BY {order}",
-        tuple(where.values()),
-    )
-    return told(table, found)
-
-
-def told(table: str, found: Iterable[Any]) -> list[dict[str, Any]]:
-    """Return rows of *table* as JSON has them."""
-    columns = TABLES[table]
-    return [
-        {
-            c: v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v
-            for c, v in zip(columns, row, strict=True)
-        }
-        for row in found
-    ]
 
 
 def write(request: Request, writer: Writer) -> Reply:
@@ -79,8 +47,14 @@ def write(request: Request, writer: Writer) -> Reply:
 
 
 def apply(request: Request, writer: Writer) -> Reply:
-    """Make the catalog what a declarative document says. `dry_run` tells what would change, answers
-    included."""
+    """Make the catalog what a declarative document says.
+
+    `dry_run` tells what would change, answers included; `limit` bounds how many lines and answers
+    are told, beside their counts; `move` allows machines to change their network.
+    """
+    limit = request.get("limit", TOLD)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        raise BadRequest("`limit` must be a whole number, 0 or more")
     text = request.get("text")
     if not isinstance(text, str) or request.get("kind") not in (None, "toml", "json"):
         raise BadRequest("`text` must hold the document, `kind` may say toml or json")
@@ -93,15 +67,30 @@ def apply(request: Request, writer: Writer) -> Reply:
     if request.get("prune") and not document.rows()["networks"]:
         raise Refused(["the document names no network: with prune, every network would be deleted"])
     plan = declare.plan(writer.connection, document, prune=bool(request.get("prune")))
+    if plan.moves and not request.get("move"):
+        raise Refused(_not_moved(plan.moves))
     reply: Reply = {
         "summary": plan.summary(),
-        "lines": plan.lines,
+        "lines": [str(change) for change in plan.changes[:limit]],
+        "changes": len(plan.changes),
         "warnings": [*plan.warnings, *plan.notes],
     }
     if request.get("dry_run"):
-        return {**reply, "answers": answers_that_change(writer, plan.puts, plan.deletes)}
+        from internal_dns.store.preview import answers_that_change
+
+        preview = answers_that_change(writer, plan.puts, plan.deletes, limit)
+        reply["warnings"] += preview.notes
+        return {**reply, "answers": preview.answers, "answers_changed": preview.count}
     written = writer.write(plan.puts, plan.deletes)
     return {**reply, "revision": written.revision, "rows": written.rows}
+
+
+def _not_moved(moves: list[str]) -> list[str]:
+    """Say which machines may not move, and what to do."""
+    do = "give it another id if it is another machine, or allow the move with --move"
+    more = len(moves) - MOVES_TOLD
+    told = [f"{move}: {do}" for move in moves[:MOVES_TOLD]]
+    return told + ([f"and {more:,} more"] if more > 0 else [])
 
 
 OPERATIONS: Final[Mapping[str, Callable[[Request, Writer], Reply]]] = {

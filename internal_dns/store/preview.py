@@ -1,24 +1,89 @@
-"""Tell which answers a change would alter, before it is made."""
+"""Tell which answers a change would alter, before it is made.
+
+Every name whose answer differs, whoever asks: apps, lists, metadata, services, peers, flycasts and
+reverse names. Left out are names that hold what another one holds (`global.`, pages, empty
+non-terminals), `nearest`, whose answer depends on where the asker is, and an app's names in regions
+where it has no machine before or after.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from socket import AF_INET6, inet_ntop
+from struct import unpack
+from typing import Any, Final
 
 from internal_dns.core import names
-from internal_dns.core.catalog import Catalog, Network, NetworkId, changed
+from internal_dns.core.catalog import App, Catalog, Network, NetworkId, changed
 from internal_dns.core.lookup import NoSuchName, View, find
-from internal_dns.core.records import RRset, TextList, address_text
+from internal_dns.core.names import printable
+from internal_dns.core.records import PAGE, RRset, TextList, srv
 from internal_dns.core.requester import Requester, network_of
+from internal_dns.core.text import Text
+from internal_dns.core.wire import Type
 from internal_dns.store.sqlite import Reader
 from internal_dns.store.writer import Delete, Put, Writer
 
+EMPTY: Final = "(empty)"
+LACK: Final = "-"  # where the type stands: the name has no records at all
+NO_DATA: Final = "no data"
+MANY: Final = 20  # members of a set or list; of larger ones only those that differ are shown
+
+_PLAIN: Final = re.compile(rb"[A-Za-z0-9_-]+")
+_SPECIAL: Final = frozenset(b'"().;\\@$')
+
+Named = Iterator[tuple[names.Asked, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The records of a set in any order, or the items of a list in its order."""
+
+    type: Type
+    members: frozenset[bytes] | tuple[bytes, ...]
+    separator: str = ""
+
+
+Held = Members | str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a name holds of one type, in presentation form, or why it holds nothing."""
+
+    members: tuple[str, ...]
+    separator: str = ", "
+
+    def text(self, other: Shown) -> str:
+        """Return it in one line; of many members those that *other* lacks, and counts."""
+        if len(self.members) <= MANY:
+            return self.separator.join(self.members) or EMPTY
+        others = frozenset(other.members)
+        differing = [member for member in self.members if member not in others]
+        parts = [self.separator.join(differing[:MANY])] if differing else []
+        if (more := len(differing) - MANY) > 0:
+            parts.append(f"{more:,} more")
+        if same := len(self.members) - len(differing):
+            parts.append(f"{same:,} that stay")
+        return " and ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The first answers that would change, how many there are in all, and what else would."""
+
+    answers: list[dict[str, Any]]
+    count: int
+    notes: list[str]
+
 
 def answers_that_change(
-    writer: Writer, puts: Sequence[Put], deletes: Sequence[Delete]
-) -> list[dict[str, Any]]:
-    """Return name, network, answer before and after, for each common name whose answer the change
-    would alter.
+    writer: Writer, puts: Sequence[Put], deletes: Sequence[Delete], limit: int
+) -> Preview:
+    """Return network, name, type, answer before and after, for each answer that the change would
+    alter; at most *limit* of them.
 
     The change is made, read, and taken back, inside one transaction. Raises Refused as making it
     would.
@@ -26,18 +91,38 @@ def answers_that_change(
     before = _read(writer, Catalog())
     with writer.trying(puts, deletes):
         after = _read(writer, before)
-    found = []
+    found: list[dict[str, Any]] = []
+    count = 0
     for number, labels in sorted(changed(before, after), key=lambda change: change[0]):
+        views = [_view(catalog, number, writer.rules.prefix) for catalog in (before, after)]
+        network = after.networks.get(number) or before.networks[number]
+        name_of_network = printable(network.label)
         for asked, name in _names(number, labels, before, after):
-            old, new = (
-                _shown(asked, number, catalog, writer.rules.prefix) for catalog in (before, after)
-            )
-            if old != new:
-                network = after.networks.get(number) or before.networks[number]
-                found.append(
-                    {"network": network.label.decode(), "name": name, "before": old, "after": new}
-                )
-    return found
+            old, new = (_held(asked, view) for view in views)
+            for qtype in sorted((old.keys() | new.keys()) - {LACK}) or [LACK]:
+                was, becomes = (one.get(qtype) or one.get(LACK, NO_DATA) for one in (old, new))
+                if was == becomes:
+                    continue
+                count += 1
+                if len(found) < limit:
+                    before_it, after_it = _shown(was), _shown(becomes)
+                    found.append(
+                        {
+                            "network": name_of_network,
+                            "name": name,
+                            "type": qtype,
+                            "before": before_it.text(after_it),
+                            "after": after_it.text(before_it),
+                        }
+                    )
+    return Preview(found, count, _notes(before, after))
+
+
+def _notes(before: Catalog, after: Catalog) -> list[str]:
+    places = "regions", "latency", "hosts"
+    if all(getattr(before, part) == getattr(after, part) for part in places):
+        return []
+    return ["regions, latency or hosts change: `nearest` names may answer in another order"]
 
 
 def _read(writer: Writer, previous: Catalog) -> Catalog:
@@ -47,53 +132,196 @@ def _read(writer: Writer, previous: Catalog) -> Catalog:
     return reader.read_inside(previous).catalog
 
 
+# ── the names that a change may concern ───────────────────────────────────────────────────────────
+
+
 def _names(
     number: NetworkId, labels: frozenset[bytes] | None, before: Catalog, after: Catalog
-) -> Iterator[tuple[names.Asked, str]]:
-    """Yield the names that a change of these apps and flycasts may concern."""
-    networks = [n for n in (before.networks.get(number), after.networks.get(number)) if n]
+) -> Named:
+    """Yield the names that a change of these apps and flycasts may concern; None: all of them."""
+    old, new = (catalog.networks.get(number) for catalog in (before, after))
+    networks = [network for network in (old, new) if network]
     if labels is None:
         labels = frozenset(label for n in networks for label in (*n.apps, *n.flycasts))
     yield names.Apps(), "_apps.internal"
     yield names.Peers(), "_peer.internal"
     yield names.Instances(None), "_instances.internal"
+    yield names.Instances(None, every=True), "all._instances.internal"
     for peer in sorted({peer for n in networks for peer in n.peers}):
-        yield names.PeerAddress(peer), f"{peer.decode()}._peer.internal"
+        if not _same(old and old.peers.get(peer), new and new.peers.get(peer)):
+            yield names.PeerAddress(peer), f"{_label(peer)}._peer.internal"
+    yield from _of_addresses(old, new)
     for label in sorted(labels):
-        app = label.decode()
-        yield names.Addresses(label), f"{app}.internal"
-        yield names.Regions(label, None, every=False), f"regions.{app}.internal"
-        yield names.Machines(label, None, every=False), f"vms.{app}.internal"
-        yield from _of_machines(label, networks)
-        yield names.Flycast(label), f"{app}.flycast"
+        was, becomes = (n.apps.get(label) if n else None for n in (old, new))
+        # A region that appears or goes makes names of every app exist, or not.
+        if not _same(was, becomes) or before.regions.keys() != after.regions.keys():
+            yield from _of_app(label, was, becomes, before.regions.keys() ^ after.regions.keys())
+        yield names.Flycast(label), f"{_label(label)}.flycast"
 
 
-def _of_machines(label: bytes, networks: list[Network]) -> Iterator[tuple[names.Asked, str]]:
-    app, apps = label.decode(), [n.apps[label] for n in networks if label in n.apps]
-    for region in sorted({region for a in apps for region in a.regions}):
-        yield names.Addresses(label, region), f"{region.decode()}.{app}.internal"
-    for group in sorted({group for a in apps for group in a.groups}):
-        yield names.Addresses(label, group=group), f"{group.decode()}.process.{app}.internal"
-    for service, protocol in sorted({published for a in apps for published in a.services}):
-        yield (
-            names.Services(label, service, protocol),
-            f"_{service.decode()}._{protocol.decode()}.{app}.internal",
-        )
-    for ident in sorted({m.id for a in apps for m in a.machines}):
-        yield names.MachineAddress(label, ident), f"{ident.decode()}.vm.{app}.internal"
+def _same(before: object, after: object) -> bool:
+    """Whether two parts of a catalog, or their absences, are the same."""
+    return before is after or before == after
 
 
-def _shown(asked: names.Asked, number: NetworkId, catalog: Catalog, prefix: bytes) -> str:
-    """Return an answer in words: addresses, a list, or why there is none."""
-    who = Requester(network_of(catalog, number, prefix), bytes(16), mapped=True)
-    found = find(asked, View(who, catalog))
+def _of_app(
+    label: bytes, was: App | None, becomes: App | None, regions: frozenset[bytes] | set[bytes]
+) -> Named:
+    app, apps = _label(label), [one for one in (was, becomes) if one is not None]
+    groups = sorted({group for one in apps for group in one.groups})
+    regions = {region for one in apps for region in one.regions} | regions
+    yield names.Addresses(label), f"{app}.internal"
+    for group in (None, *groups):
+        below = f"{_label(group)}.process.{app}.internal" if group else f"{app}.internal"
+        if group:
+            yield names.Addresses(label, group=group), below
+        for every, words in (False, ""), (True, "all."):
+            yield names.Regions(label, group, every=every), f"{words}regions.{below}"
+            yield names.Machines(label, group, every=every), f"{words}vms.{below}"
+        for region in sorted(regions):
+            yield names.Addresses(label, region, group), f"{_label(region)}.{below}"
+    for every, words in (False, ""), (True, "all."):
+        yield names.Instances(label, every=every), f"{words}_instances.{app}.internal"
+    for service, protocol in sorted({published for one in apps for published in one.services}):
+        below = f"_{_label(protocol)}.{app}.internal"
+        yield names.Services(label, service, protocol), f"_{_label(service)}.{below}"
+    yield from _of_metadata(label, apps)
+    for ident in sorted({machine.id for one in apps for machine in one.machines}):
+        if not _same(was and was.by_id.get(ident), becomes and becomes.by_id.get(ident)):
+            yield names.MachineAddress(label, ident), f"{_label(ident)}.vm.{app}.internal"
+
+
+def _of_metadata(label: bytes, apps: list[App]) -> Named:
+    """Yield the names of what can be asked for: a key without a dot, and values without an empty
+    part."""
+    below = f"kv._metadata.{_label(label)}.internal"
+    pairs = {
+        (key.lower(), value.lower())
+        for one in apps
+        for machine in one.machines
+        for key, value in machine.metadata
+        if _is_label(key) and b"." not in key
+    }
+    for key in sorted({key for key, _ in pairs}):
+        yield names.Metadata(label, key, None), f"{_label(key)}.{below}"
+    for key, value in sorted(pairs):
+        if all(map(_is_label, value.split(b"."))):
+            name = f"{'.'.join(map(_label, value.split(b'.')))}.{_label(key)}.{below}"
+            yield names.Metadata(label, key, value), name
+
+
+def _is_label(text: bytes) -> bool:
+    return 0 < len(text) <= 63
+
+
+def _of_addresses(old: Network | None, new: Network | None) -> Named:
+    """Yield the reverse name of each address that gets other owners."""
+    was, becomes = (network.owners if network else {} for network in (old, new))
+    for address in sorted(was.keys() | becomes.keys()):
+        if was.get(address) != becomes.get(address):
+            nibbles = address.hex()
+            yield names.Reverse(nibbles.encode()), f"{'.'.join(reversed(nibbles))}.ip6.arpa"
+
+
+# ── an answer in presentation form ────────────────────────────────────────────────────────────────
+
+
+def _view(catalog: Catalog, number: NetworkId, prefix: bytes) -> View:
+    return View(Requester(network_of(catalog, number, prefix), bytes(16), mapped=True), catalog)
+
+
+def _held(asked: names.Asked, view: View) -> dict[str, Held]:
+    """Return what a name holds by type; under LACK why it holds nothing."""
+    found = find(asked, view)
     if isinstance(found, NoSuchName):
-        return f"NXDOMAIN ({found.reason})"
-    if not found.sets:
-        return f"no data ({found.lack})"
-    match found.sets[0]:
-        case TextList(text=text):
-            return names.printable(text.octets[:-1])
-        case RRset(groups=groups):
-            rdata = sorted(rdata for tied in groups for rdata in tied)
-            return ", ".join(address_text(r).decode() if len(r) == 16 else r.hex() for r in rdata)
+        return {LACK: f"NXDOMAIN ({found.reason})"}
+    return {one.type.name: _whole(one, asked, view) for one in found.sets} or {
+        LACK: f"{NO_DATA} ({found.lack})"
+    }
+
+
+def _whole(found: RRset | TextList, asked: names.Asked, view: View) -> Members:
+    """Return all members, though a message has no room for them: what one takes is a part of a
+    long list or set."""
+    if isinstance(found, TextList):
+        parts = [found.text]
+        if isinstance(asked, names.Pageable) and len(found.text.sizes) < found.count:
+            pages = _pages(asked, found.count, view)
+            parts = [one.text for one in pages if isinstance(one, TextList)]
+        return Members(
+            found.type,
+            tuple(item for part in parts for item in _items(part)),
+            parts[0].octets[-1:].decode() or ",",
+        )
+    members = {rdata for tied in found.groups for rdata in tied}
+    if len(members) < found.total and isinstance(asked, names.Services):
+        app = view.who.network.apps[asked.app]
+        members = {
+            srv(port, names.wire((machine.id, b"vm", app.name, b"internal")))
+            for machine, port in app.by_service[asked.service, asked.protocol]
+        }
+    elif len(members) < found.total and isinstance(asked, names.Pageable):
+        pages = _pages(asked, found.total, view)
+        sets = (one for one in pages if isinstance(one, RRset))
+        members = {rdata for one in sets for tied in one.groups for rdata in tied}
+    return Members(found.type, frozenset(members))
+
+
+def _pages(of: names.Pageable, total: int, view: View) -> Iterator[RRset | TextList]:
+    """Yield each page of what has *total* members."""
+    for number in range(1, -(-total // PAGE) + 1):
+        found = find(names.Page(of, number), view)
+        if not isinstance(found, NoSuchName):
+            yield from found.sets
+
+
+def _items(text: Text) -> Iterator[bytes]:
+    start = 0
+    for size in text.sizes:
+        yield text.octets[start : start + size - 1]
+        start += size
+
+
+def _shown(held: Held) -> Shown:
+    match held:
+        case Members(members=tuple(items), separator=separator):
+            return Shown(tuple(map(printable, items)), separator)
+        case Members(type=qtype, members=rdata):
+            return Shown(tuple(_rdata_text(qtype, r) for r in sorted(rdata)))
+        case reason:
+            return Shown((reason,))
+
+
+def _rdata_text(qtype: Type, rdata: bytes) -> str:
+    """Return the rdata of a catalog's records: addresses, services, reverse names."""
+    match qtype:
+        case Type.AAAA:
+            return inet_ntop(AF_INET6, rdata)
+        case Type.SRV:
+            return " ".join((*map(str, unpack("!3H", rdata[:6])), _name_text(rdata[6:])))
+        case Type.PTR:
+            return _name_text(rdata)
+        case _:
+            raise ValueError(f"no name of a catalog holds records of type {qtype}")
+
+
+def _name_text(wire: bytes) -> str:
+    """Return an uncompressed name in presentation form."""
+    labels, at = [], 0
+    while size := wire[at]:
+        labels.append(_label(wire[at + 1 : at + 1 + size]))
+        at += 1 + size
+    return ".".join(labels) + "."
+
+
+def _label(octets: bytes) -> str:
+    """Return a label in presentation form (RFC 1035 section 5.1)."""
+    if _PLAIN.fullmatch(octets):
+        return octets.decode()
+    return "".join(map(_octet, octets))
+
+
+def _octet(octet: int) -> str:
+    if octet in _SPECIAL:
+        return f"\\{octet:c}"
+    return f"{octet:c}" if 0x20 < octet < 0x7F else f"\\{octet:03d}"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -108,6 +109,7 @@ class Exchange:
         self.expecting = True  # the first catalog may come any moment
         self.own: set[tuple[bytes, int]] = set()  # where our own questions come from
         self.own_changed: list[Callable[[], None]] = []
+        self.decided: Counter[bytes] = Counter()  # messages by who pays for them
         self.taps: list[Tap] = []
         self._one_in = 0  # so many messages the native path shows one; 0: nobody watches
         self._silent_until = 0.0
@@ -133,6 +135,9 @@ class Exchange:
             self.catalog = self.answers.catalog
             yield
         self.catalog = self.answers.catalog
+        if len(self.decided) > len(catalog.networks) + 1:  # networks have gone
+            known = {OUTSIDERS, *(number.to_bytes(4, "big") for number in catalog.networks)}
+            self.decided = Counter({n: count for n, count in self.decided.items() if n in known})
         if self.room:
             self._release()
 
@@ -301,6 +306,8 @@ class Exchange:
         begin: float,
     ) -> Outcome:
         """Go the whole way, for a message that is not simply repeated."""
+        # Before the first catalog any number passes for a network: the counts would have no bound.
+        self.decided[self.payer(source) if self.catalog else OUTSIDERS] += 1
         said = respond(
             octets,
             source,

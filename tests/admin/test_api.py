@@ -19,12 +19,14 @@ import dns.message
 import pytest
 
 from internal_dns.admin import api as api_module
-from internal_dns.admin.api import Api, socket_path
+from internal_dns.admin.api import Api
 from internal_dns.admin.live import busiest, described
+from internal_dns.core.catalog import Catalog
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.journey import Rules
 from internal_dns.core.relayed import Relayed
 from internal_dns.metrics import Metrics
+from internal_dns.net import socket_path
 from internal_dns.store import writer as writing
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import Loaded, load
@@ -704,14 +706,29 @@ def test_hits_are_counted_by_name_and_by_network_and_a_networks_never_fall(path:
             assert told["names"] == [
                 {"network": "acme", "name": "web.internal", "type": "AAAA", "hits": 5}
             ]
-            assert told["networks"] == [{"network": "acme", "hits": 8}]
-            assert told["repeated"] == 8
+            assert told["networks"] == [{"network": "acme", "hits": 8, "decided": 2}]
+            assert (told["repeated"], told["decided"]) == (8, 2)
             await server.ask({**STOP, "wait": True})
             told = await server.ask({"op": "busiest"})
             assert [(n["name"], n["hits"]) for n in told["names"]] == [("db.internal", 3)]
-            assert told["networks"] == [{"network": "acme", "hits": 8}]
+            server.exchange.handle(query("web.internal"), ip("2001:db8::1"), ip("fdaa::3"), 4_000)
+            told = await server.ask({"op": "busiest"})
+            assert told["networks"] == [
+                {"network": "acme", "hits": 8, "decided": 2},
+                {"network": "(outside)", "hits": 0, "decided": 1},
+            ]
 
     run(story())
+
+
+def test_what_was_decided_for_a_network_that_has_gone_is_forgotten() -> None:
+    exchange = Exchange(Rules(), Metrics())
+    exchange.use(loaded(rows=demo_rows()).catalog)
+    exchange.handle(query("web.internal"), ASKER, ip("fdaa::3"), 4_000)
+    exchange.handle(query("web.internal"), ip("2001:db8::1"), ip("fdaa::3"), 4_000)
+    assert exchange.decided == {ASKER[2:6]: 1, b"": 1}
+    exchange.use(Catalog())
+    assert exchange.decided == {b"": 1}
 
 
 def test_questions_are_shown_while_somebody_looks_and_cost_nothing_after(path: Path) -> None:
@@ -844,6 +861,6 @@ def test_what_upstreams_said_is_one_name_for_all_networks(path: Path) -> None:
         assert told["names"] == [
             {"network": "(forwarded)", "name": "example", "type": "A", "hits": 3}
         ]
-        assert told["networks"] == [{"network": "(forwarded)", "hits": 3}]
+        assert told["networks"] == [{"network": "(forwarded)", "hits": 3, "decided": 0}]
 
     run(story())

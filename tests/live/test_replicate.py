@@ -575,7 +575,7 @@ def a_host_answers_from_its_file_at_once_whatever_keeps_it_from_the_bucket(tmp_p
     (tmp_path / "blocked" / "nats.py").write_text("raise ImportError('no nats here')\n")
     with following(path, wrong, environment={"PYTHONPATH": str(tmp_path / "blocked")}) as server:
         assert shows(server, 1, 2)
-        until(lambda: "pip install 'internal-dns[nats]'" in readyz(server), SOON)
+        until(lambda: "pip install '.[nats]'" in readyz(server), SOON)
 
 
 # ── all of these at once: each waits for seconds, on servers of its own ───────────────────────────
@@ -786,7 +786,7 @@ def test_nats_is_not_needed_where_it_is_not_used(tmp_path: Path) -> None:
         (
             ("fleet", "status", "--source", "nats://127.0.0.1:1/x"),
             3,
-            "pip install 'internal-dns[nats]'",
+            "pip install '.[nats]'",
         ),
     ):
         done = subprocess.run(

@@ -107,7 +107,12 @@ def test_the_app_given_needs_no_column() -> None:
         (HEADER + 'a,web,"fdaa:0:18:1', "line 2: unexpected end of data"),
         (HEADER + "a," + "x" * 200_000, "line 2: field larger than field limit"),
         (HEADER + "a,web\0", "line 2 has a NUL"),
-        (HEADER.encode() + b"a,\xe9", "octet 39 is not UTF-8"),
+        (HEADER.encode() + b"a,\xe9", "octet 39 is not UTF-8; it is probably Latin-1"),
+        (HEADER.encode() + b"a,\x80", "octet 39 is not UTF-8; it is probably Windows-1252"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "octet 1 is not UTF-8, and there are control characters"),
+        ('sep="\nid"app\n', "line 1, the header, has no column id"),
+        ("sep=\r\nid,app\n", "line 1, the header, has no column id"),
+        ("sep=;\nid;name\n", "line 2, the header, has no column app"),
     ],
 )
 def test_what_is_no_whole_table_is_refused(text: str | bytes, why: str) -> None:
@@ -115,3 +120,51 @@ def test_what_is_no_whole_table_is_refused(text: str | bytes, why: str) -> None:
         read(text)
     assert why in caught.value.why
     assert caught.value.do
+
+
+TABLE = "id,app,address,region,state\nm7,cache,fdaa:0:18:1:1:0:7:2,ams,started\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TABLE.replace(",", ";"),
+        TABLE.replace(",", "\t"),
+        TABLE.replace(",", "|"),
+        "sep=,\n" + TABLE,
+        "sep=;\r\n" + TABLE.replace(",", ";").replace("\n", "\r\n"),
+        "SEP=^\n" + TABLE.replace(",", "^"),
+        TABLE.replace("\n", ",,,\n"),
+        TABLE.replace("\n", ",,,\n", 1),
+        TABLE + ",,,,\n" * 3,
+        "\ufeff" + TABLE,
+        '"id";"app";"address";"region";"state";"metadata.a, b, c, d, e, f"\n'
+        "m7;cache;fdaa:0:18:1:1:0:7:2;ams;started;\n",
+    ],
+)
+def test_a_table_is_read_whatever_program_wrote_it(text: str) -> None:
+    for source in (text, text.encode("utf-16"), text.encode()):
+        assert read(source) == read(TABLE)
+
+
+def test_cells_past_the_last_column_are_a_fault() -> None:
+    with pytest.raises(SourceError) as caught:
+        read("sep=,\n" + TABLE.replace("started\n", "started,,lost\n"))
+    assert "line 3 has 7 fields; the header has 5" in caught.value.why
+
+
+def test_a_table_of_peers_is_known_by_its_header() -> None:
+    table = "Name;Address;region\nerin;fdaa:0:18:1:1:0:7:102;ams\n"
+    imported = read(table)
+    assert imported.document == read(table, kind="peers").document
+    assert imported.notes[0] == "read as peers, because the header has `name` and no `id`"
+    with pytest.raises(SourceError, match="no column id"):
+        read(table, Options(app="web"))
+    with pytest.raises(SourceError, match="no column id"):
+        read(table, kind="machines")
+
+
+def test_latin_1_is_refused_with_the_command_that_converts_it() -> None:
+    with pytest.raises(SourceError) as caught:
+        read(TABLE.replace("cache", "caf\xe9").encode("latin-1"))
+    assert caught.value.do == "Convert it: iconv -f ISO-8859-1 -t UTF-8 FILE > FILE.utf8"

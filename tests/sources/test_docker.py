@@ -10,6 +10,7 @@ import pytest
 
 from internal_dns.sources import Options, SourceError
 from internal_dns.sources.docker import read
+from internal_dns.store.declare import form
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -40,7 +41,8 @@ def test_what_docker_does_not_give_is_noted() -> None:
         "region local guessed, because none is named: 4c4c4c4c4c4c, 5b5b5b5b5b5b",
         "left out, a one-off `docker compose run`: shop-web-run-1a2b",
         "left out, no IPv6 address in fdaa::/16 (a stopped one keeps only a fixed one): "
-        "old (none), hostly (none), v4only (2001:db8::7)",
+        "old (none), v4only (2001:db8::7)",
+        "left out, on the host's network: it has no address of its own: hostly",
         "compose projects became one app: web of blog, shop",
         "`apply` makes a network exactly as written, so add first what this source does not tell "
         "of: acme, net-19",
@@ -70,7 +72,16 @@ def test_fields_that_are_null_are_as_good_as_absent() -> None:
         (json.dumps([container(Name=7)]), "Expected `str`, got `int` - at `$[0].Name`"),
         (json.dumps([container(), container(Config={"Labels": []})]), "at `$[1].Config.Labels`"),
         ("[" * 100_000, "it is nested too deeply"),
-        (b"\xff\xfe[\0]\0", "octet 1 is not UTF-8"),
+        (b"\xff\xfe[\0]", "its byte order mark says UTF-16, and octet 5 is not"),
+        (b"[\0]\0", "it is probably UTF-16LE without a byte order mark"),
+        (b"\0[\0]", "it is probably UTF-16BE without a byte order mark"),
+        ('[{"Names": "a", "ID": "1"}]', "it is the output of `docker ps`"),
+        (
+            '{"Names": "a", "ID": "1"}\n{"Names": "b", "ID": "2"}\n',
+            "it is the output of `docker ps`",
+        ),
+        ('{"Names": "a", "ID": "1"}', "it is the output of `docker ps`"),
+        ('[{"Names": ["a"], "Id": "1"}]', "it is the output of `docker ps`"),
     ],
 )
 def test_what_is_no_list_of_containers_is_refused(text: str | bytes, why: str) -> None:
@@ -78,3 +89,138 @@ def test_what_is_no_list_of_containers_is_refused(text: str | bytes, why: str) -
         read(text)
     assert why in caught.value.why
     assert caught.value.do
+
+
+def named(number: int, labels: dict[str, str] | None = None, **parts: Any) -> dict[str, Any]:
+    networks = {"net": {"GlobalIPv6Address": f"fdaa:0:18:1:1:0:{number}:2"}}
+    return container(
+        Id=f"{number:02x}" * 32,
+        Config={"Labels": labels or {}},
+        NetworkSettings={"Networks": networks},
+        **parts,
+    )
+
+
+def machines(*containers: dict[str, Any], **options: Any) -> dict[str, list[dict[str, Any]]]:
+    found = read([*containers], Options(**options)).document["networks"]["net-18"]["apps"]
+    return {app: members["machines"] for app, members in found.items()}
+
+
+UP = {"Status": "running", "Running": True}
+
+
+@pytest.mark.parametrize(
+    ("state", "stands", "why"),
+    [
+        (UP, "started", ""),
+        (UP | {"Health": {"Status": "healthy"}}, "started", ""),
+        (UP | {"Health": {"Status": "none"}}, "started", ""),
+        (UP | {"Health": None}, "started", ""),
+        (UP | {"Health": {"Status": "starting"}}, "started", "its health check is starting"),
+        (UP | {"Health": {"Status": "unhealthy"}}, "started", "its health check fails"),
+        (UP | {"Healthcheck": {"Status": "unhealthy"}}, "started", "its health check fails"),
+        (UP | {"Restarting": True}, "started", "it is restarting"),
+        ({"Running": False, "Restarting": True}, "started", "it is restarting"),
+        (UP | {"Paused": True, "Health": {"Status": "unhealthy"}}, "stopped", ""),
+        ({"Running": False, "Status": "exited"}, "stopped", ""),
+        ({"Running": False, "Status": "dead", "Dead": True}, "stopped", ""),
+        ({"Running": False, "Status": "created"}, "stopped", ""),
+    ],
+)
+def test_a_container_that_should_get_no_traffic_is_started_but_not_ready(
+    state: dict[str, Any], stands: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = read([named(1, State=state)], Options(region="iad"))
+    (machine,) = imported.document["networks"]["net-18"]["apps"]["web"]["machines"]
+    assert (machine["state"], "ready" in machine) == (stands, False)
+    without = f"started but not ready, {why}: written as started alone, because a document has no "
+    assert imported.notes[:-1] == (
+        [f"{without}`ready` in this version: 010101010101"] if why else []
+    )
+
+    monkeypatch.setitem(form.MACHINE, "ready", form.MACHINE["skip_registration"])
+    imported = read([named(1, State=state)], Options(region="iad"))
+    (machine,) = imported.document["networks"]["net-18"]["apps"]["web"]["machines"]
+    assert (machine["state"], machine.get("ready", True)) == (stands, not why)
+    assert imported.notes[:-1] == ([f"started but not ready, {why}: 010101010101"] if why else [])
+
+
+def test_a_label_says_to_look_at_no_health_check() -> None:
+    state = UP | {"Health": {"Status": "unhealthy"}}
+    imported = read(
+        [named(1, {"internal-dns.health": "ignore"}, State=state)], Options(region="iad")
+    )
+    assert imported.notes[:-1] == []
+
+
+def test_tasks_of_a_swarm_service_are_one_app() -> None:
+    labels = {"com.docker.swarm.service.name": "mail_queue", "com.docker.stack.namespace": "mail"}
+    made = machines(
+        named(1, labels, Name="/mail_queue.1.k3x"), named(2, labels, Name="/mail_queue.2.p0q")
+    )
+    assert {app: len(members) for app, members in made.items()} == {"mail_queue": 2}
+    assert made["mail_queue"][0]["metadata"] == {"project": "mail"}
+
+
+def test_the_name_of_a_swarm_task_gives_the_app_where_no_label_does() -> None:
+    tasks = named(1, Name="/queue.1.k3x"), named(2, Name="/queue.12.p0q"), named(3, Name="/v1.2")
+    assert {app: len(members) for app, members in machines(*tasks).items()} == {
+        "queue": 2,
+        "v1-2": 1,
+    }
+    assert list(machines(*tasks, app="given")) == ["given"]
+
+
+def test_a_range_of_ports_is_a_service_for_each() -> None:
+    exposed: dict[str, Any] = {
+        "7000-7002/tcp": {},
+        "53-53/udp": {},
+        "9-8/tcp": {},
+        "1-65535/tcp": {},
+    }
+    found = read([container(Config={"ExposedPorts": exposed})], Options(region="iad"))
+    (machine,) = found.document["networks"]["net-18"]["apps"]["web"]["machines"]
+    assert [service["name"] for service in machine["services"]] == [
+        "tcp-7000", "tcp-7001", "tcp-7002", "udp-53",
+    ]  # fmt: skip
+    assert found.notes[:-1] == [
+        "exposed ports left out, no range of 1 to 1,000 ports: web (1-65535/tcp), web (9-8/tcp)"
+    ]
+
+
+def test_names_that_become_one_are_noted() -> None:
+    service = "com.docker.compose.service"
+    imported = read(
+        [named(1, {service: "job.runner"}), named(2, {service: "Job-Runner"}), named(3, {service: "JOB-runner"})],
+        Options(region="iad"),
+    )  # fmt: skip
+    assert "app names became one: job-runner of job-runner, job.runner" in imported.notes
+    alike = read(
+        [named(1, {service: "Cache"}), named(2, {service: "cache"})], Options(region="iad")
+    )
+    assert alike.notes[:-1] == []
+
+
+def test_two_containers_in_one_112_are_noted() -> None:
+    networks = [{"net": {"GlobalIPv6Address": f"fdaa:0:18:1:1:0:1:{n}"}} for n in (5, 6)]
+    both = [
+        named(n, Name=f"/c{n}") | {"NetworkSettings": {"Networks": of}}
+        for n, of in enumerate(networks)
+    ]
+    assert read(both, Options(region="iad")).notes[0] == (
+        "lie in one /112, which belongs to one machine, so the server takes one for the other: "
+        "000000000000 and 010101010101"
+    )
+
+
+def test_objects_one_a_line_are_a_list() -> None:
+    lines = "\n".join(json.dumps(named(n)) for n in (1, 2))
+    assert read(lines) == read([named(1), named(2)])
+    assert read(json.dumps(named(1))) == read([named(1)])
+
+
+def test_what_powershell_writes_is_read() -> None:
+    for encoding in ("utf-16", "utf-8-sig", "utf-32"):
+        assert read(json.dumps([named(1)]).encode(encoding)) == read([named(1)])
+    big_endian = b"\xfe\xff" + json.dumps([named(1)]).encode("utf-16-be")
+    assert read(big_endian) == read([named(1)])

@@ -10,6 +10,7 @@ import pytest
 
 from internal_dns.sources import Options, SourceError
 from internal_dns.sources.fly import read
+from internal_dns.store.declare import form
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -39,6 +40,7 @@ def test_the_document_is_the_golden_one(file: str) -> None:
 def test_what_cannot_be_asked_for_is_noted() -> None:
     assert read(TEXT, ACME).notes[:-1] == [
         "services left out: tcp or udp, and port 1 to 65535: 148ed21f7d9d89 (tcp-0)",
+        "configuration unknown, so group, metadata and services too: 0800000000dead",
         "left out, no IPv6 address: 0800000000dead ('')",
     ]
 
@@ -56,7 +58,7 @@ def test_the_app_around_the_list_wins_then_the_one_given_then_metadata() -> None
     [
         (TEXT[: len(TEXT) // 2], "it is not JSON"),
         (json.dumps([machine()]), "machine a1 has no app"),
-        (json.dumps(machine()), "it is neither a list nor has it `machines`"),
+        (json.dumps(machine()), "machine a1 has no app"),
         ('{"error": "unauthorized"}', "it is neither a list nor has it `machines`"),
         ('{"app": 7, "machines": []}', "Expected `str`, got `int` - at `$[0].app`"),
         (json.dumps([{"app": "a", "machines": []}, machine()]), "missing required field"),
@@ -69,3 +71,70 @@ def test_what_is_no_list_of_machines_is_refused(text: str, why: str) -> None:
         read(text)
     assert why in caught.value.why or why in caught.value.what
     assert caught.value.do
+
+
+def test_one_machine_is_a_list_of_one() -> None:
+    assert read(json.dumps(machine()), Options(app="shop")) == read(
+        [machine()], Options(app="shop")
+    )
+
+
+def test_the_configuration_of_a_machine_whose_host_is_away_is_the_incomplete_one() -> None:
+    part = {"metadata": {"fly_process_group": "worker", "tier": "gold"}}
+    away = machine(config=None, incomplete_config=part, host_status="unreachable")
+    imported = read([away], Options(app="shop"))
+    (made,) = imported.document["networks"]["net-18"]["apps"]["shop"]["machines"]
+    assert (made["group"], made["metadata"]["tier"]) == ("worker", "gold")
+    assert imported.notes[:-1] == [
+        "configuration incomplete, what there is of it was read: a1",
+        "its host is unreachable, so the state is the last one known: a1",
+    ]
+    unknown = read([machine(config=None)], Options(app="shop"))
+    assert "configuration unknown, so group, metadata and services too: a1" in unknown.notes
+
+
+@pytest.mark.parametrize(
+    ("checks", "ready"),
+    [
+        (None, True),
+        ([], True),
+        ([{"status": "passing"}], True),
+        ([{"status": "passing"}, {"status": "critical"}], False),
+        ([{"status": "warning"}], False),
+    ],
+)
+def test_a_machine_whose_check_fails_is_not_ready(
+    checks: object, ready: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(form.MACHINE, "ready", form.MACHINE["skip_registration"])
+    for state in ("started", "stopped"):
+        source = [machine(checks=checks, state=state, config={})]
+        imported = read(source, Options(app="shop"))
+        (made,) = imported.document["networks"]["net-18"]["apps"]["shop"]["machines"]
+        assert made["state"] == state
+        assert made.get("ready", True) == (ready or state == "stopped")
+
+
+def listing(*machines: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    return {"machines": [*machines], "next_cursor": "", "error_regions": []} | parts
+
+
+def test_the_listing_of_an_organization_names_the_app_of_each_machine() -> None:
+    one = machine(app_name="shop", config={})
+    two = machine(id="b2", private_ip="fdaa:0:18:1:1:0:2:2", app_name="blog", config={})
+    imported = read(listing(one, two))
+    assert list(imported.document["networks"]["net-18"]["apps"]) == ["blog", "shop"]
+    assert len(imported.notes) == 1
+    assert read([listing(one, next_cursor="b"), listing(two)]) == imported
+
+
+def test_a_listing_that_is_not_whole_is_noted() -> None:
+    part = "the listing is not whole, and `apply` would remove the machines that it lacks"
+    imported = read(
+        listing(machine(app_name="shop", config={}), next_cursor="abc", error_regions=["sin"])
+    )
+    assert imported.notes[:2] == [
+        f"{part}: regions that could not be asked: sin",
+        f"{part}: it goes on at a next_cursor: abc",
+    ]
+    assert read(listing(next_cursor="abc", machines=None)).notes[0].startswith(part)

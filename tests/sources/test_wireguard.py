@@ -34,7 +34,7 @@ def test_the_document_is_the_golden_one(file: str) -> None:
 def test_what_a_conf_file_does_not_give_is_noted() -> None:
     assert read((FIXTURES / "wireguard.conf").read_bytes(), ACME).notes == [
         "peer name changed, it may have 63 letters, digits, - and _: Bob's phone (Bob's phone is "
-        "now bob-s-phone)",
+        "now bobs-phone)",
         "allowed IPs left out, not in fdaa::/16: carol (10.9.0.4/32)",
         "named after the public key, no comment names it: peer-zxjpbidzihb1ymxp, "
         "peer-c2l0zsdzihb1ymxp",
@@ -70,6 +70,28 @@ def test_a_dump_of_one_interface_lacks_the_first_field_only() -> None:
         (peer("### begin alice ###\n"), "alice"),
         (peer("", "#alice\n"), "alice"),
         (peer("# alice\r\n").replace("]\n", "]\r\n"), "alice"),
+        (peer("# BEGIN_PEER erin\n") + "# END_PEER erin\n", "erin"),
+        (peer("# Client: erin (0f0e0d0c-1111-2222-3333-445566778899)\n"), "erin"),
+        (peer("# Client: erin (12)\n"), "erin"),
+        (peer("# Client: Erin's tablet (home) (7)\n"), "erins-tablet--home-"),
+        (peer("# erin start\n") + "# erin end\n", "erin"),
+        (peer("# front end\n"), "front-end"),
+        (peer("# cold start\n"), "cold-start"),
+        (peer("", "#Name# = erin\n"), "erin"),
+        (
+            peer("# ID:  7\n# Name:  erin\n# Email:  erin@example.org\n# Created at:  2026\n"),
+            "erin",
+        ),
+        (peer("", "# -WGP- Display name: erin\n# -WGP- PrivateKey: x\n"), "erin"),
+        (peer("# erin / erin@example.org / Updated: 2026-02-03 / Created: 2026-02-03\n"), "erin"),
+        (peer("# a/b / erin@example.org / Updated: 2026-02-03 / Created: 2026-02-03\n"), "a-b"),
+        (peer("# erin <erin@example.org>\n"), "erin"),
+        (peer("# Name = erin@example.org\n# frank\n"), "frank"),
+        (peer("# erin@example.org\n"), "peer-ysbwdwjsawmga2v5"),
+        (peer("#  / erin@example.org / Updated: 2026 / Created: 2026\n"), "peer-ysbwdwjsawmga2v5"),
+        (peer("# Updated: 2026 / Created: 2026\n"), "peer-ysbwdwjsawmga2v5"),
+        (peer(f"# Name = {SECRET}\n"), "peer-ysbwdwjsawmga2v5"),
+        (peer(f"# {'erin ' * 300}\n"), "peer-ysbwdwjsawmga2v5"),
         (peer("# alice\n\n"), "peer-ysbwdwjsawmga2v5"),
         (peer("", "# Endpoint = 192.0.2.1:51820\n"), "peer-ysbwdwjsawmga2v5"),
         (peer("", f"# {SECRET}\n"), "peer-ysbwdwjsawmga2v5"),
@@ -138,3 +160,64 @@ def test_what_is_no_wireguard_configuration_is_refused(text: str, why: str) -> N
         read(text)
     assert why in caught.value.why
     assert caught.value.do
+
+
+OFF = f"# PublicKey = {KEY}\n# AllowedIPs = fdaa:0:18:1:1:0:9:2/128\n"
+NAMELESS = "peer-ysbwdwjsawmga2v5"
+
+
+@pytest.mark.parametrize(
+    ("conf", "found"),
+    [
+        (peer() + "# [Peer]\n# # erin, has left\n" + OFF, [NAMELESS]),
+        (peer() + "#erin\n#[Peer]\n" + OFF, [NAMELESS]),
+        (
+            peer() + "\n# erin\n#[Peer]\n" + OFF + peer(address="fdaa:0:18:1:1:0:8:2"),
+            [NAMELESS] * 2,
+        ),
+        (
+            peer() + "#[Peer]\n" + OFF + "# erin\n" + peer(address="fdaa:0:18:1:1:0:8:2"),
+            ["erin", NAMELESS],
+        ),
+        (peer() + "#[Peer]\n# Name = erin\n" + OFF, [NAMELESS]),
+        (peer("# frank\n") + "# erin\n#[Peer]\n" + OFF, ["frank"]),
+        ("#[Interface]\n# old\n# Address = fdaa:0:18::9/128\n" + peer(), [NAMELESS]),
+    ],
+)
+def test_a_peer_that_is_commented_out_names_nobody(conf: str, found: list[str]) -> None:
+    assert [name.removesuffix("-2") for name in names(conf)] == found
+
+
+GATEWAY = f"[Peer]\nPublicKey = {KEY}\nAllowedIPs = fdaa:0:18::/48\nEndpoint = gw.example:51820\n"
+
+
+def client(addresses: str) -> str:
+    return f"[Interface]\nPrivateKey = {SECRET}\nAddress = {addresses}\n\n{GATEWAY}"
+
+
+def test_the_peer_of_a_clients_own_file_is_its_interface_named_after_the_file() -> None:
+    options = Options(networks={0x18: "acme"}, file="Erin's laptop")
+    imported = read(client("10.0.0.7/32, fdaa:0:18:1:1:0:7:102/120"), options)
+    assert imported.document["networks"]["acme"]["peers"] == {
+        "erins-laptop": {"address": "fdaa:0:18:1:1:0:7:102"}
+    }
+    assert imported.notes[0] == ("peer of a client's own file, named after the file: Erin's laptop")
+
+
+@pytest.mark.parametrize(
+    ("conf", "file", "why"),
+    [
+        (client("fdaa:0:18:1:1:0:7:102/120"), "", "standard input has no name"),
+        (client("10.0.0.7/32"), "erin", "its [Interface] has no Address in fdaa::/16"),
+        (GATEWAY, "erin", "its [Interface] has no Address in fdaa::/16"),
+    ],
+)
+def test_a_clients_own_file_is_never_read_as_nothing(conf: str, file: str, why: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        read(conf, Options(file=file))
+    assert why in caught.value.why
+    assert caught.value.what == "this is a WireGuard client's own file"
+
+
+def test_a_gateway_with_an_endpoint_beside_peers_is_no_clients_file() -> None:
+    assert names(client("fdaa:0:18:1:1:0:7:2/112") + peer("# erin\n")) == ["erin"]

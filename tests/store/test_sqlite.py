@@ -21,7 +21,7 @@ from internal_dns.replicate.form import file_values
 from internal_dns.store import declare, sqlite
 from internal_dns.store.check import findings
 from internal_dns.store.generate import demo_rows
-from internal_dns.store.operations import read_rows
+from internal_dns.store.json_rows import read_rows
 from internal_dns.store.rows import KEPT_FAULTS, Fault
 from internal_dns.store.schema import BY_NAME, CATALOG, TABLES
 from internal_dns.store.sqlite import Loaded, UnusableCatalog, connect, load, read

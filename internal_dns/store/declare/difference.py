@@ -192,6 +192,19 @@ class Difference:
         row = self.wanted["networks"].get((number,)) or self.before["networks"].get((number,)) or {}
         return cell_text(row.get("name") or number)
 
+    def moves(self) -> list[str]:
+        """The machines that another network would get, with both networks."""
+        found = []
+        for key, new in self.wanted["machines"].items():
+            old = self.before["machines"].get(key)
+            if old is not None and old["network_id"] != new["network_id"]:
+                networks = (
+                    f"from network {self.network(old['network_id'])} to "
+                    f"{self.network(new['network_id'])}"
+                )
+                found.append(f"machine {cell_text(new['id'])} would move {networks}")
+        return found
+
     def warnings(self) -> list[str]:
         found = []
         kept = (

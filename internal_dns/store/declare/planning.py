@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from internal_dns.store.declare.difference import Change, Difference
@@ -27,8 +27,9 @@ class Plan:
 
     A row is never both put and deleted, so either may come first; parents come first in `puts`,
     last in `deletes`. A put is a whole row without `updated_at`, to be inserted or to replace the
-    row with its key. `warnings` are those of the document that the file does not settle, and what
-    else deserves a look; `notes` say what cannot be written.
+    row with its key. `moves` are the machines that another network would get: the same id in two
+    networks is more often two machines than one that moved. `warnings` are those of the document
+    that the file does not settle, and what else deserves a look; `notes` say what cannot be written.
     """
 
     puts: list[tuple[str, Row]]
@@ -36,6 +37,7 @@ class Plan:
     changes: list[Change]
     warnings: list[str]
     notes: list[str]
+    moves: list[str] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
@@ -100,6 +102,7 @@ def plan(connection: sqlite3.Connection, document: Document, *, prune: bool = Fa
         difference.changes(),
         warnings + difference.warnings(),
         difference.notes,
+        difference.moves(),
     )
 
 

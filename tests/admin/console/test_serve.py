@@ -215,7 +215,7 @@ def test_without_the_extra_it_says_what_to_install(
             await server.run(lambda _: None)
         assert error.value.what == "console 127.0.0.1:0"
         assert error.value.why == f"the module {missing} is not installed"
-        assert "pip install 'internal-dns[console]'" in error.value.do
+        assert "pip install '.[console]'" in error.value.do
 
     story(told())
 
@@ -255,7 +255,7 @@ def test_dev_says_why_there_is_no_console(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == "uvicorn" else object()
     )
-    assert cli_run._why_no_console() == "none: pip install 'internal-dns[console]' brings it"
+    assert cli_run._why_no_console() == "none: pip install '.[console]' in the checkout brings it"
     monkeypatch.undo()
 
     async def told() -> None:
