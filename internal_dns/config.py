@@ -31,8 +31,8 @@ ENVIRONMENT: Final = "INTERNAL_DNS_"
 SECRETS: Final = frozenset({"cookie_secret", "console_token"})  # never shown, never in a log
 NOT_SETTINGS: Final = frozenset({"INTERNAL_DNS_FORBID_SKIPS"})  # of the tests
 UDP_PATHS: Final = ("auto", "native", "python")
-MOST_OCTETS: Final = 1 << 20  # of a file: a hundred thousand rules of forwarding
-MOST_WORDS: Final = (
+MAX_FILE_OCTETS: Final = 1 << 20  # of a file: a hundred thousand rules of forwarding
+MAX_FAULT_LENGTH: Final = (
     300  # characters of a fault, whose end says what is wrong; a value may be of any length
 )
 
@@ -341,22 +341,22 @@ def _shown_rule(rule: Rule) -> list[str] | dict[str, Any]:
     return {"upstreams": urls, "allow_prefix": True} if rule.allow_prefix else urls
 
 
-def misspelt(environment: Mapping[str, str] = os.environ) -> list[str]:
+def find_misspelled(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Say which variables look like settings and are none. They may be meant for a newer release:
     no error."""
     known = {ENVIRONMENT + row.name.upper() for row in table()} | NOT_SETTINGS
-    found = []
+    misspelled = []
     for variable in sorted(environment):
         if variable.startswith(ENVIRONMENT) and variable not in known:
             near = get_close_matches(
                 variable.removeprefix(ENVIRONMENT), [k.removeprefix(ENVIRONMENT) for k in known]
             )
             hint = f", did you mean {ENVIRONMENT}{near[0]}?" if near else ""
-            found.append(f"{variable} is set and is no setting{hint}")
-    return found
+            misspelled.append(f"{variable} is set and is no setting{hint}")
+    return misspelled
 
 
-def one_setting(
+def load_setting(
     name: str,
     flags: Mapping[str, Any],
     environment: Mapping[str, str] = os.environ,
@@ -395,10 +395,10 @@ def load_settings(
         origin[row.name] = where
         values[row.name] = _parse(row, raw, where, faults)
     if not faults:
-        made = Settings(**values, origin=origin)
-        faults = contradictions(made)
+        settings = Settings(**values, origin=origin)
+        faults = find_contradictions(settings)
         if not faults:
-            return made
+            return settings
     raise ConfigurationError(faults)
 
 
@@ -427,7 +427,7 @@ def _parse(row: Field[Any], raw: Any, where: str, faults: list[str]) -> Any:
         return _forward(raw, where, faults)
     parse, many = row.metadata["parse"], row.metadata["many"]
     numeric = isinstance(row.metadata["default"], str) and row.metadata["default"].isdigit()
-    found = []
+    values = []
     for value in raw if isinstance(raw, tuple | list) else (raw,):
         try:
             if isinstance(value, int) and not isinstance(value, bool):
@@ -437,12 +437,12 @@ def _parse(row: Field[Any], raw: Any, where: str, faults: list[str]) -> Any:
             if value is not None and not isinstance(value, str | Path):
                 shown_value = "the value" if row.name in SECRETS else repr(value)
                 raise ValueError(f"{shown_value} is no text: write it in quotes")
-            found.append(None if value is None else parse(str(value)))
+            values.append(None if value is None else parse(str(value)))
         except ValueError as error:
             faults.append(f"{where}: {_short(error)}")
     if not many and isinstance(raw, tuple | list):
         faults.append(f"{where}: takes one value")
-    return tuple(found) if many else (found or [None])[0]
+    return tuple(values) if many else (values or [None])[0]
 
 
 def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, Rule]:
@@ -451,7 +451,7 @@ def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, Rule]:
             f'{where}: is a table, such as [forward] "corp.example" = ["udp://192.0.2.1"]'
         )
         return {}
-    found = {}
+    rules = {}
     for suffix, value in raw.items():
         labels = tuple(suffix.lower().removesuffix(".").encode().split(b"."))
         written = value if isinstance(value, Mapping) else {"upstreams": value}
@@ -472,10 +472,10 @@ def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, Rule]:
                 raise ValueError(
                     f"has upstreams and allow_prefix (true or false) only{_named(strange)}"
                 )
-            found[labels] = Rule(tuple(map(Upstream.parse, urls)), allow)
+            rules[labels] = Rule(tuple(map(Upstream.parse, urls)), allow)
         except ValueError as error:
             faults.append(f"{where}.{_short(suffix) or '(empty)'}: {_short(error)}")
-    return found
+    return rules
 
 
 def _named(keys: Set[str]) -> str:
@@ -487,8 +487,8 @@ def _short(words: object) -> str:
     text = str(words)
     return (
         text
-        if len(text) <= MOST_WORDS
-        else f"{text[: MOST_WORDS // 2]} … {text[-MOST_WORDS // 2 :]}"
+        if len(text) <= MAX_FAULT_LENGTH
+        else f"{text[: MAX_FAULT_LENGTH // 2]} … {text[-MAX_FAULT_LENGTH // 2 :]}"
     )
 
 
@@ -496,9 +496,9 @@ def _toml_of(file: Path | None, faults: list[str]) -> dict[str, Any]:
     path = file or DEFAULT_FILE
     try:
         with path.open("rb") as opened:
-            octets = opened.read(MOST_OCTETS + 1)
-        if len(octets) > MOST_OCTETS:
-            faults.append(f"{path}: cannot be used: it has more than {MOST_OCTETS:,} octets")
+            octets = opened.read(MAX_FILE_OCTETS + 1)
+        if len(octets) > MAX_FILE_OCTETS:
+            faults.append(f"{path}: cannot be used: it has more than {MAX_FILE_OCTETS:,} octets")
             return {}
         return tomllib.loads(octets.decode())
     except OSError as error:
@@ -520,18 +520,18 @@ def _toml_of(file: Path | None, faults: list[str]) -> dict[str, Any]:
 
 
 def _read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
-    path, found = file or DEFAULT_FILE, _toml_of(file, faults)
+    path, values = file or DEFAULT_FILE, _toml_of(file, faults)
     known = [row.name for row in table()]
-    for key in sorted(found.keys() - set(known)):
-        near = get_close_matches(key[:MOST_WORDS], known, 1, 0.5)
+    for key in sorted(values.keys() - set(known)):
+        near = get_close_matches(key[:MAX_FAULT_LENGTH], known, 1, 0.5)
         faults.append(
             f"{path}: unknown key {_short(repr(key))}"
             + (f", did you mean {near[0]!r}?" if near else "")
         )
-    return found
+    return values
 
 
-def contradictions(settings: Settings) -> list[str]:
+def find_contradictions(settings: Settings) -> list[str]:
     """Say which settings cannot stand together."""
     faults = []
     if None in settings.upstream and len(settings.upstream) > 1:

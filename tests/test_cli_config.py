@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from internal_dns import config
-from internal_dns.config import load_settings, misspelt, shown, table
+from internal_dns.config import find_misspelled, load_settings, shown, table
 from tests.commands import run
 
 TEXT = """
@@ -123,8 +123,12 @@ def test_variables_of_others_and_right_ones_are_not_told() -> None:
     variables = {
         f"INTERNAL_DNS_{row.name.upper()}": "x" for row in table() if row.name != "forward"
     }
-    assert misspelt({"PATH": "/bin", "INTERNAL_DNS": "x", "DNS_REGIN": "x", **variables}) == []
-    assert misspelt({"INTERNAL_DNS_QQQQ": "x"}) == ["INTERNAL_DNS_QQQQ is set and is no setting"]
+    assert (
+        find_misspelled({"PATH": "/bin", "INTERNAL_DNS": "x", "DNS_REGIN": "x", **variables}) == []
+    )
+    assert find_misspelled({"INTERNAL_DNS_QQQQ": "x"}) == [
+        "INTERNAL_DNS_QQQQ is set and is no setting"
+    ]
 
 
 @pytest.mark.parametrize("command", [["serve"], ["config", "show"], ["network", "list"]])

@@ -15,7 +15,7 @@ import click
 
 from internal_dns.cli.words import CONFIGURATION, Told
 from internal_dns.cli.words import settings as effective
-from internal_dns.config import Settings, load_settings, misspelt, table
+from internal_dns.config import Settings, find_misspelled, load_settings, table
 from internal_dns.errors import OperatorError
 from internal_dns.net import Endpoint
 from internal_dns.text import printable_text
@@ -143,7 +143,7 @@ def _serve(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for words in misspelt():
+    for words in find_misspelled():
         logging.getLogger("internal_dns").warning("%s", words)
     try:
         run(settings, ready, dev=dev, reread=reread)

@@ -1,7 +1,7 @@
 """Read what another system knows of machines and peers, and write it as a declarative catalog
 document.
 
-    octets ─ text_of, json_of ─► wireguard · csv · docker · consul · fly ─► Draft ─► Imported(document, notes)
+    octets ─ decode_text, parse_json ─► wireguard · csv · docker · consul · fly ─► Draft ─► Imported(document, notes)
 
 Each reader is pure: `read(source, options)` touches no file and no network. The document has the
 structure that `internal-dns apply` takes (docs/import.md). What a reader leaves out, changes or
@@ -26,7 +26,7 @@ from internal_dns.store.rows import shown
 T = TypeVar("T")
 Services = Iterable[tuple[str, str, int]]  # (name, protocol, port)
 
-NAMED_IN_A_NOTE: Final = 10  # then "and N more"
+MAX_EXAMPLES: Final = 10  # then "and N more"
 UNKNOWN_REGION: Final = "local"  # A machine without a region is not served at all.
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 _DEFAULT: Final = re.compile(r"net-[0-9a-f]{1,8}\Z")
@@ -75,7 +75,7 @@ class Options:
                 raise SourceError(
                     f"network {number}", "a network id is 1 to 4294967295", "Correct --network"
                 )
-            if named.setdefault(name.lower(), number) != number or not may_be_called(
+            if named.setdefault(name.lower(), number) != number or not is_free_name(
                 number, name.lower()
             ):
                 why = f"another network is called {shown(name)}"
@@ -90,7 +90,7 @@ class Options:
                 )
 
 
-def may_be_called(number: int, name: str) -> bool:
+def is_free_name(number: int, name: str) -> bool:
     """Whether *name* is not what another network is called by default."""
     return not _DEFAULT.match(name) or name == default_name(number)
 
@@ -104,7 +104,7 @@ def document_has(key: str) -> bool:
 
     The catalog gains columns; what it cannot hold yet stays in the notes.
     """
-    from internal_dns.store.declare.form import MACHINE
+    from internal_dns.store.declare.fields import MACHINE
 
     return key in MACHINE
 
@@ -118,40 +118,40 @@ class Draft:
         self.names = {number: name.lower() for number, name in options.networks.items()}
         self.numbers = {name: number for number, name in self.names.items()}
         self.machines: dict[str, dict[str, Any]] = {}  # by id: unique in the whole catalog
-        self.homes: dict[str, tuple[int, str]] = {}  # id: network and app
+        self.locations: dict[str, tuple[int, str]] = {}  # id: network and app
         self.peers: dict[tuple[int, str], dict[str, Any]] = {}
         self.owners: dict[bytes, str] = {}  # machines' addresses and peers' /120s
         self.blocks: dict[bytes, str] = {}  # machines' /112s
         # What was written for a name, by kind, where it must be unique, and name.
-        self.written: dict[tuple[str, object, str], set[str]] = {}
-        self.noted: dict[str, list[str]] = {}
+        self.spellings: dict[tuple[str, object, str], set[str]] = {}
+        self.notes: dict[str, list[str]] = {}
 
     def note(self, reason: str, *who: str) -> None:
-        self.noted.setdefault(reason, []).extend(who)
+        self.notes.setdefault(reason, []).extend(who)
 
     # ── values ────────────────────────────────────────────────────────────────────────────────────
 
-    def name(self, raw: str, kind: str, who: str, longest: int = 63) -> str:
+    def make_name(self, raw: str, kind: str, who: str, longest: int = 63) -> str:
         """Return *raw* as a lower-cased name, empty when it has no letter or digit; changes are
         noted."""
-        made = re.sub(r"[^A-Za-z0-9_-]", "-", re.sub("['\u2019]", "", raw)[:longest]).lower()
-        if not re.search(r"[a-z0-9]", made):
+        name = re.sub(r"[^A-Za-z0-9_-]", "-", re.sub("['\u2019]", "", raw)[:longest]).lower()
+        if not re.search(r"[a-z0-9]", name):
             if raw:
                 self.note(f"{kind} not used, no letter or digit in it", f"{who} ({shown(raw)})")
             return ""
-        if made != raw.lower():
+        if name != raw.lower():
             why = f"{kind} changed, it may have {longest} letters, digits, - and _"
-            self.note(why, f"{who} ({shown(raw)} is now {made})")
-        return made
+            self.note(why, f"{who} ({shown(raw)} is now {name})")
+        return name
 
-    def label(self, raw: str, kind: str, who: str, within: object = None) -> str:
+    def make_unique_name(self, raw: str, kind: str, who: str, within: object = None) -> str:
         """Return the name for *raw*, and remember it: two that become one name are noted."""
-        made = self.name(raw, kind, who)
-        if made:
-            self.written.setdefault((kind, within, made), set()).add(raw.lower())
-        return made
+        name = self.make_name(raw, kind, who)
+        if name:
+            self.spellings.setdefault((kind, within, name), set()).add(raw.lower())
+        return name
 
-    def place(self, text: str, who: str) -> tuple[int, bytes] | None:
+    def parse_address(self, text: str, who: str) -> tuple[int, bytes] | None:
         """Return network and 16 octets of the address *text*, or None and a note."""
         prefix, whose = self.options.prefix, f"{who} ({shown(text)})"
         address = octets(text)
@@ -170,10 +170,10 @@ class Draft:
     def network_name(self, number: int) -> str:
         return self.names.get(number) or default_name(number)
 
-    def call_network(self, number: int, raw: str, who: str) -> None:
+    def name_network(self, number: int, raw: str, who: str) -> None:
         """The source calls a network *raw*; the operator's word and the first come first."""
-        name = self.name(raw, "network name", who)
-        if name and (self.numbers.get(name, number) != number or not may_be_called(number, name)):
+        name = self.make_name(raw, "network name", who)
+        if name and (self.numbers.get(name, number) != number or not is_free_name(number, name)):
             self.note("network name not used, it is another network's", f"{who} ({shown(raw)})")
         elif name and self.names.setdefault(number, name) != name:
             self.note(
@@ -185,7 +185,7 @@ class Draft:
 
     # ── rows ──────────────────────────────────────────────────────────────────────────────────────
 
-    def machine(
+    def add_machine(
         self,
         raw_id: str,
         app: str,
@@ -202,12 +202,12 @@ class Draft:
         """Add a machine, or note why not. *unready*: why it should get no traffic although it is
         started."""
         who = shown(raw_id)
-        placed = self.place(address, who)
+        placed = self.parse_address(address, who)
         if placed is None:
             return
         number, packed = placed
-        ident = self.name(raw_id, "id", who)
-        app = self.label(app or self.options.app, "app", who, number)
+        ident = self.make_name(raw_id, "id", who)
+        app = self.make_unique_name(app or self.options.app, "app", who, number)
         if not ident or not app:
             self.note(f"left out, no {'app' if ident else 'id'}", f"{who} ({shown(address)})")
         elif ident in self.machines:
@@ -226,13 +226,15 @@ class Draft:
                     "the other",
                     f"{neighbor} and {ident}",
                 )
-            self.homes[ident] = number, app
-            made = {"id": ident, "address": address_text(packed).decode(), "region": self._region(region, who),
-                    "group": self.label(group, "group", who, (number, app)) or "app",
-                    "state": self.name(state, "state", who) or "created"}  # fmt: skip
-            more = {"skip_registration": skip_registration, "metadata": self._metadata(metadata or {}, who),
+            self.locations[ident] = number, app
+            machine = {"id": ident, "address": address_text(packed).decode(), "region": self._region(region, who),
+                    "group": self.make_unique_name(group, "group", who, (number, app)) or "app",
+                    "state": self.make_name(state, "state", who) or "created"}  # fmt: skip
+            optional = {"skip_registration": skip_registration, "metadata": self._metadata(metadata or {}, who),
                     "services": self._services(services, who)}  # fmt: skip
-            self.machines[ident] = made | {key: value for key, value in more.items() if value}
+            self.machines[ident] = machine | {
+                key: value for key, value in optional.items() if value
+            }
             if unready:
                 self._unready(ident, unready)
 
@@ -248,15 +250,15 @@ class Draft:
                 ident,
             )
 
-    def peer(self, raw: str, address: str, *, region: str = "", rename: bool = False) -> None:
+    def add_peer(self, raw: str, address: str, *, region: str = "", rename: bool = False) -> None:
         """Add a WireGuard peer, or note why not; with *rename* a name that is taken gets a number
         behind it."""
         who = shown(raw)
-        placed = self.place(address, who)
+        placed = self.parse_address(address, who)
         if placed is None:
             return
         number, packed = placed
-        name = self.name(raw, "peer name", who)
+        name = self.make_name(raw, "peer name", who)
         if not name:
             self.note("left out, no name", f"{who} ({shown(address)})")
             return
@@ -273,10 +275,10 @@ class Draft:
             self.note(
                 "lie in one /120, so the server takes one for the other", f"{other} and {name}"
             )
-        made = {"address": address_text(packed).decode()}
-        if region := self.name(region or self.options.region, "region", who):
-            made["region"] = region
-        self.peers[number, name] = made
+        peer = {"address": address_text(packed).decode()}
+        if region := self.make_name(region or self.options.region, "region", who):
+            peer["region"] = region
+        self.peers[number, name] = peer
 
     def _free(self, number: int, name: str) -> str:
         count = 2
@@ -285,77 +287,79 @@ class Draft:
         return f"{name[: 62 - len(str(count))]}-{count}"
 
     def _region(self, raw: str, who: str) -> str:
-        region = self.label(raw or self.options.region, "region", who)
+        region = self.make_unique_name(raw or self.options.region, "region", who)
         if not region:
             self.note(f"region {UNKNOWN_REGION} guessed, because none is named", who)
         return region or UNKNOWN_REGION
 
     def _metadata(self, pairs: Mapping[str, str], who: str) -> dict[str, str]:
-        kept = {
+        metadata = {
             key: value
             for key, value in sorted(pairs.items())
             if key and storable(key) and storable(value)
         }
-        for key in sorted(pairs.keys() - kept.keys()):
+        for key in sorted(pairs.keys() - metadata.keys()):
             self.note("metadata left out: no key, NUL, or not Unicode", f"{who} ({shown(key)})")
-        return kept
+        return metadata
 
     def _services(self, services: Services, who: str) -> list[dict[str, Any]]:
-        kept: dict[tuple[str, str], dict[str, Any]] = {}
+        unique: dict[tuple[str, str], dict[str, Any]] = {}
         for raw, protocol, port in services:
-            name = self.name(
+            name = self.make_name(
                 raw, "service", who, 62
             )  # One octet of the label is for the _ before it.
-            made = {"name": name, "protocol": protocol, "port": port}
-            if (name, protocol) in kept and kept[name, protocol] != made:
+            service = {"name": name, "protocol": protocol, "port": port}
+            if (name, protocol) in unique and unique[name, protocol] != service:
                 self.note("services left out, one before it has this name", f"{who} ({shown(raw)})")
             elif name and protocol in ("tcp", "udp") and 0 < port < 65_536:
-                kept[name, protocol] = made
+                unique[name, protocol] = service
             else:
                 self.note(
                     "services left out: tcp or udp, and port 1 to 65535", f"{who} ({shown(raw)})"
                 )
-        return [kept[key] for key in sorted(kept)]
+        return [unique[key] for key in sorted(unique)]
 
     # ── the whole ─────────────────────────────────────────────────────────────────────────────────
 
-    def done(self) -> Imported:
+    def finish(self) -> Imported:
         """Return the document, in an order of its own so that two imports can be compared, and the
         notes."""
-        found: dict[int, dict[str, Any]] = {}
-        for number in sorted({number for number, _ in (*self.homes.values(), *self.peers)}):
+        networks: dict[int, dict[str, Any]] = {}
+        for number in sorted({number for number, _ in (*self.locations.values(), *self.peers)}):
             address = address_text(
                 self.options.prefix + number.to_bytes(4, "big") + bytes(10)
             ).decode()
-            found[number] = {"id": f"{address}/48"}
-        for ident, (number, app) in sorted(self.homes.items(), key=lambda item: (item[1], item[0])):
-            apps = found[number].setdefault("apps", {})
+            networks[number] = {"id": f"{address}/48"}
+        for ident, (number, app) in sorted(
+            self.locations.items(), key=lambda item: (item[1], item[0])
+        ):
+            apps = networks[number].setdefault("apps", {})
             machine = self.machines[ident]
             if not document_has("ready"):
                 machine = {key: value for key, value in machine.items() if key != "ready"}
             apps.setdefault(app, {"machines": []})["machines"].append(machine)
         for (number, name), peer in sorted(self.peers.items()):
-            found[number].setdefault("peers", {})[name] = peer
-        for (kind, _, made), raws in self.written.items():
+            networks[number].setdefault("peers", {})[name] = peer
+        for (kind, _, name), raws in self.spellings.items():
             if len(raws) > 1:
                 raw = ", ".join(map(shown, sorted(raws)))
-                self.note(f"{kind} names became one", f"{made} of {raw}")
-        networks = {self.network_name(number): network for number, network in found.items()}
-        if networks:
-            told = "`apply` makes a network exactly as written, so add first what this source does not tell of"
-            self.note(told, *networks)
+                self.note(f"{kind} names became one", f"{name} of {raw}")
+        named = {self.network_name(number): network for number, network in networks.items()}
+        if named:
+            advice = "`apply` makes a network exactly as written, so add first what this source does not tell of"
+            self.note(advice, *named)
         else:
             self.note("nothing found to import")
         notes = [
-            reason if not who else f"{reason}: {_listed(who)}" for reason, who in self.noted.items()
+            reason if not who else f"{reason}: {_listed(who)}" for reason, who in self.notes.items()
         ]
-        return Imported({"networks": networks}, notes)
+        return Imported({"networks": named}, notes)
 
 
 def _listed(who: list[str]) -> str:
     who = list(dict.fromkeys(who))
-    more = len(who) - NAMED_IN_A_NOTE
-    return ", ".join(who[:NAMED_IN_A_NOTE]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(who) - MAX_EXAMPLES
+    return ", ".join(who[:MAX_EXAMPLES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 # ── input ─────────────────────────────────────────────────────────────────────────────────────────
@@ -386,7 +390,7 @@ _MARKS: Final = (
 )
 
 
-def text_of(source: str | bytes, what: str) -> str:
+def decode_text(source: str | bytes, what: str) -> str:
     """Return the text of *source* without its byte order mark.
 
     UTF-8, or what the mark says (PowerShell's `>` writes UTF-16). Raises SourceError for other
@@ -433,14 +437,14 @@ def _probable(source: bytes) -> tuple[str, str]:
     return "Latin-1 (ISO 8859-1)", "ISO-8859-1"
 
 
-def json_of(source: object, what: str) -> object:
+def parse_json(source: object, what: str) -> object:
     """Return *source* parsed, if it is text; of objects one a line, their list.
 
     Raises SourceError for what is no JSON.
     """
     if not isinstance(source, str | bytes):
         return source
-    text = text_of(source, what)
+    text = decode_text(source, what)
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -465,7 +469,7 @@ def _by_line(text: str) -> list[object] | None:
         return None
 
 
-def shaped(value: object, shape: type[T], what: str, do: str) -> T:
+def convert_list(value: object, shape: type[T], what: str, do: str) -> T:
     """Return parsed JSON as *shape*. Raises SourceError naming the place that does not fit."""
     try:
         return msgspec.convert(value, shape)

@@ -26,10 +26,10 @@ from internal_dns.sources import (
     Imported,
     Options,
     SourceError,
+    convert_list,
     document_has,
-    json_of,
     octets,
-    shaped,
+    parse_json,
 )
 from internal_dns.store.rows import shown
 
@@ -112,21 +112,23 @@ def read(source: object, options: Options | None = None) -> Imported:
 
     *source* is text or parsed already. Raises SourceError.
     """
-    value = json_of(source, WHAT)
+    value = parse_json(source, WHAT)
     if not isinstance(value, list):
         raise SourceError(f"no {WHAT}", "it is not a list", DO)
     draft = Draft(options or Options())
     if value and isinstance(value[0], dict) and "Service" in value[0]:
-        instances = [_of_checked(one) for one in shaped(value, list[_CheckedInstance], WHAT, DO)]
+        instances = [
+            _of_checked(one) for one in convert_list(value, list[_CheckedInstance], WHAT, DO)
+        ]
     else:
-        instances = [_of_flat(one) for one in shaped(value, list[_FlatInstance], WHAT, DO)]
+        instances = [_of_flat(one) for one in convert_list(value, list[_FlatInstance], WHAT, DO)]
         if instances:
             draft.note(
                 "all taken as started: the catalog has no checks, /v1/health/service/NAME has"
             )
     for instance in instances:
         _add(draft, instance)
-    return draft.done()
+    return draft.finish()
 
 
 def _identifier(instance: _Instance, network: bytes) -> str:
@@ -165,7 +167,7 @@ def _add(draft: Draft, instance: _Instance) -> None:
         draft.note(
             "tags left out, metadata has keys and values", f"{who} ({shown(', '.join(left))})"
         )
-    draft.machine(
+    draft.add_machine(
         _identifier(instance, (octets(inside[0]) or b"")[:6]),
         instance.name,
         inside[0],

@@ -21,7 +21,7 @@ from io import StringIO
 from ipaddress import IPv6Network
 from typing import Final, Literal
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, text_of
+from internal_dns.sources import Draft, Imported, Options, SourceError, decode_text
 from internal_dns.store.rows import shown
 
 WHAT: Final = "CSV of machines or peers"
@@ -45,7 +45,7 @@ def read(
     Raises SourceError, naming the lines, for a table that is not whole.
     """
     draft = Draft(options or Options())
-    text = text_of(source, WHAT)
+    text = decode_text(source, WHAT)
     start = 0
     if separator := _SEPARATOR.match(text):
         start, delimiter = 1, separator[1]
@@ -65,12 +65,12 @@ def read(
         if not _network_fits(draft, record.get("network", ""), address, who):
             continue
         if kind == "peers":
-            draft.peer(record["name"], address, region=record.get("region", ""))
+            draft.add_peer(record["name"], address, region=record.get("region", ""))
             continue
         state = record.get("state", "")
         if not state:
             draft.note("state started guessed, because none is given", shown(record["id"]) or who)
-        draft.machine(
+        draft.add_machine(
             record["id"],
             record.get("app", ""),
             address,
@@ -83,7 +83,7 @@ def read(
                 if c.startswith(METADATA) and v
             },
         )
-    return draft.done()
+    return draft.finish()
 
 
 def _delimiter(text: str) -> str:
@@ -177,11 +177,11 @@ def _network_fits(draft: Draft, written: str, address: str, who: str) -> bool:
     number = _number(written, draft.options.prefix)
     if not written:
         return True
-    placed = draft.place(address, who)
+    placed = draft.parse_address(address, who)
     if placed is None:
         return False
     if number is None and (number := draft.numbers.get(written.lower())) is None:
-        draft.call_network(placed[0], written, who)
+        draft.name_network(placed[0], written, who)
     elif number != placed[0]:
         draft.note(
             "left out, the address is of another network",

@@ -20,7 +20,15 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, json_of, octets, shaped
+from internal_dns.sources import (
+    Draft,
+    Imported,
+    Options,
+    SourceError,
+    convert_list,
+    octets,
+    parse_json,
+)
 from internal_dns.store.rows import shown
 
 WHAT: Final = "list of containers as `docker inspect` prints it"
@@ -94,7 +102,7 @@ def read(source: object, options: Options | None = None) -> Imported:
 
     *source* is text or parsed already. Raises SourceError.
     """
-    value = json_of(source, WHAT)
+    value = parse_json(source, WHAT)
     if _is_of_ps(value):
         why = "it is the output of `docker ps`, which tells no addresses"
         raise SourceError(f"no {WHAT}", why, f"Give the output of: {LISTED}")
@@ -104,7 +112,7 @@ def read(source: object, options: Options | None = None) -> Imported:
         raise SourceError(f"no {WHAT}", "it is not a list", DO)
     draft = Draft(options or Options())
     projects: dict[str, set[str]] = {}
-    for container in shaped(value, list[_Container], WHAT, DO):
+    for container in convert_list(value, list[_Container], WHAT, DO):
         _add(draft, container, projects)
     for app, several in sorted(projects.items()):
         if len(several) > 1:
@@ -112,7 +120,7 @@ def read(source: object, options: Options | None = None) -> Imported:
                 "compose projects became one app",
                 f"{app} of {', '.join(map(shown, sorted(several)))}",
             )
-    return draft.done()
+    return draft.finish()
 
 
 def _is_of_ps(value: object) -> bool:
@@ -143,7 +151,7 @@ def _add(draft: Draft, container: _Container, projects: dict[str, set[str]]) -> 
     if project:
         projects.setdefault(shown(app), set()).add(project)
     state = container.state
-    draft.machine(
+    draft.add_machine(
         container.id[:12],
         app,
         address,
@@ -179,19 +187,22 @@ def _unready(state: _State, label: str) -> str:
 def _address(draft: Draft, container: _Container, who: str) -> str | None:
     """Return the first address in the prefix, or None and a note."""
     attached = sorted((container.networks.by_name or {}).items())
-    found = [(name, one.wanted) for name, one in attached if one is not None and one.wanted]
-    inside = [pair for pair in found if (octets(pair[1]) or b"").startswith(draft.options.prefix)]
+    addresses = [(name, one.wanted) for name, one in attached if one is not None and one.wanted]
+    inside = [
+        pair for pair in addresses if (octets(pair[1]) or b"").startswith(draft.options.prefix)
+    ]
     mode = container.host_config.network_mode if container.host_config else ""
-    if not found and (mode == "host" or [name for name, _ in attached] == ["host"]):
+    if not addresses and (mode == "host" or [name for name, _ in attached] == ["host"]):
         draft.note("left out, on the host's network: it has no address of its own", who)
         return None
     if not inside:
         why = f"left out, no IPv6 address in {draft.options.prefix.hex()}::/16 (a stopped one keeps only a fixed one)"
         draft.note(
-            why, f"{who} ({shown(', '.join(address for _, address in found)) if found else 'none'})"
+            why,
+            f"{who} ({shown(', '.join(address for _, address in addresses)) if addresses else 'none'})",
         )
         return None
-    for pair in found:
+    for pair in addresses:
         if pair != inside[0]:
             draft.note(
                 "other addresses left out, a machine has one",

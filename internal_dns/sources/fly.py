@@ -22,7 +22,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, json_of, shaped
+from internal_dns.sources import Draft, Imported, Options, SourceError, convert_list, parse_json
 from internal_dns.store.rows import shown
 
 WHAT: Final = "list of machines as the Machines API gives it"
@@ -73,11 +73,11 @@ def read(source: object, options: Options | None = None) -> Imported:
 
     *source* is text or parsed already. Raises SourceError, also when an app has no name.
     """
-    value = json_of(source, WHAT)
+    value = parse_json(source, WHAT)
     draft = Draft(options or Options())
     for app, machine in _machines(draft, value):
         _add(draft, app, machine)
-    return draft.done()
+    return draft.finish()
 
 
 def _machines(draft: Draft, value: object) -> Iterator[tuple[str, _Machine]]:
@@ -86,7 +86,7 @@ def _machines(draft: Draft, value: object) -> Iterator[tuple[str, _Machine]]:
         value = [value]  # /v1/apps/APP/machines/ID
     listed = value if isinstance(value, list) else [value]
     if all(isinstance(one, dict) and "machines" in one for one in listed):
-        listings = shaped(listed, list[_Listing], WHAT, DO)
+        listings = convert_list(listed, list[_Listing], WHAT, DO)
         for one in listings:
             for region in one.error_regions or ():
                 draft.note(f"{PART}: regions that could not be asked", shown(str(region)))
@@ -94,7 +94,7 @@ def _machines(draft: Draft, value: object) -> Iterator[tuple[str, _Machine]]:
         if listings and listings[-1].next_cursor:
             draft.note(f"{PART}: it goes on at a next_cursor", shown(listings[-1].next_cursor))
     elif isinstance(value, list):
-        yield from (("", machine) for machine in shaped(value, list[_Machine], WHAT, DO))
+        yield from (("", machine) for machine in convert_list(value, list[_Machine], WHAT, DO))
     else:
         raise SourceError(f"no {WHAT}", "it is neither a list nor has it `machines`", DO)
 
@@ -120,7 +120,7 @@ def _add(draft: Draft, around: str, machine: _Machine) -> None:
         draft.note(f"app guessed from metadata {key}", f"{shown(machine.id)} ({shown(app)})")
     failing = {check.status for check in machine.checks or ()} - {None, "", "passing"}
     unready = "a check of it does not pass" if machine.state == "started" and failing else ""
-    draft.machine(
+    draft.add_machine(
         machine.id,
         app,
         machine.private_ip or "",

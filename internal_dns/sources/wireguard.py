@@ -29,7 +29,7 @@ from ipaddress import IPv6Interface, ip_interface
 from typing import Final
 
 from internal_dns.core.records import address_text
-from internal_dns.sources import Draft, Imported, Options, SourceError, text_of
+from internal_dns.sources import Draft, Imported, Options, SourceError, decode_text
 from internal_dns.store.rows import shown
 
 WHAT: Final = "WireGuard configuration"
@@ -85,20 +85,20 @@ class _Conf:
 def read(source: str | bytes, options: Options | None = None) -> Imported:
     """Return a peer for each allowed IP in the prefix that is one (/120 or /128); of a client's own
     file, the client. Raises SourceError."""
-    text = text_of(source, WHAT)
+    text = decode_text(source, WHAT)
     draft = Draft(options or Options())
     lines = [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
     if not any(_SECTION.match(line.partition("#")[0].strip()) for line in lines):
         for peer in _of_dump(lines):
             _add(draft, peer)
-        return draft.done()
+        return draft.finish()
     conf = _of_conf(lines)
     if _is_of_client(conf, draft.options.prefix):
         _add_client(draft, conf)
     else:
         for peer in conf.peers:
             _add(draft, peer)
-    return draft.done()
+    return draft.finish()
 
 
 def _is_of_client(conf: _Conf, prefix: bytes) -> bool:
@@ -134,7 +134,7 @@ def _add_client(draft: Draft, conf: _Conf) -> None:
     name = draft.options.file
     draft.note("peer of a client's own file, named after the file", shown(name))
     for address in dict.fromkeys(inside):
-        draft.peer(name, address_text(address).decode(), rename=True)
+        draft.add_peer(name, address_text(address).decode(), rename=True)
 
 
 def _add(draft: Draft, peer: _Peer) -> None:
@@ -171,15 +171,15 @@ def _add(draft: Draft, peer: _Peer) -> None:
                 who,
             )
     for address in dict.fromkeys(exact):
-        draft.peer(name, address_text(address).decode(), rename=True)
+        draft.add_peer(name, address_text(address).decode(), rename=True)
 
 
 def _interface(text: str) -> IPv6Interface | None:
     try:
-        made = ip_interface(text)
+        interface = ip_interface(text)
     except ValueError:
         return None
-    return made if isinstance(made, IPv6Interface) and "%" not in text else None
+    return interface if isinstance(interface, IPv6Interface) and "%" not in text else None
 
 
 def _name(comments: list[str]) -> str:

@@ -14,10 +14,10 @@ from internal_dns.core.lookup import Found, NoSuchName, View, find
 from internal_dns.core.names import APEX_WORDS, RESERVED, printable
 from internal_dns.core.records import TextList, address_text
 from internal_dns.core.requester import Requester
-from internal_dns.store.declare import form
+from internal_dns.store.declare import fields
 from internal_dns.store.sqlite import Loaded
 
-STATES: Final = frozenset(state.encode() for state in form.STATES)
+STATES: Final = frozenset(state.encode() for state in fields.STATES)
 MAX_AAAA: Final = 2_339  # of 28 octets each, in 65,535 with header, question and OPT
 MAX_TEXT: Final = 65_400  # octets of rdata that fit a message beside header, question and OPT
 NEAR: Final = 0.8  # of a limit: time to look for another way to ask
@@ -36,7 +36,7 @@ class Finding:
 
 def findings(loaded: Loaded) -> list[Finding]:
     """Return all findings: rows that were left out first, then network by network."""
-    found = [
+    problems = [
         Finding("warning", f"{fault.table} {fault.row}", fault.reason, "Correct the row")
         if fault.level == "warning"
         else Finding(
@@ -49,7 +49,7 @@ def findings(loaded: Loaded) -> list[Finding]:
     ]
     if loaded.fault_count > len(loaded.faults):
         more = loaded.fault_count - len(loaded.faults)
-        found.append(
+        problems.append(
             Finding(
                 "error",
                 "catalog",
@@ -60,13 +60,13 @@ def findings(loaded: Loaded) -> list[Finding]:
     do = "Add it: internal-dns init --upgrade FILE" + (
         "" if loaded.owned else " prints the SQL for the engine that maintains the file"
     )
-    found += [
+    problems += [
         Finding("warning", name, "the file does not have it; its default is served", do)
         for name in loaded.missing
     ]
     for _, network in sorted(loaded.catalog.networks.items()):
-        found += _network(network, loaded.catalog)
-    return found
+        problems += _network(network, loaded.catalog)
+    return problems
 
 
 def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:

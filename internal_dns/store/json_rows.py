@@ -23,15 +23,15 @@ def read_rows(
         raise BadRequest(f"{table} has no column {unknown[0]!r}")
     condition = " AND ".join(f"{column} = ?" for column in where) or "1"
     order = ", ".join(KEYS[table])
-    found = connection.execute(
+    rows = connection.execute(
         f"SELECT {', '.join(columns)} FROM {source(connection, table)} WHERE {condition} "
         f"ORDER BY {order}",
         tuple(where.values()),
     )
-    return told(table, found)
+    return convert_rows(table, rows)
 
 
-def told(table: str, found: Iterable[Any]) -> list[dict[str, Any]]:
+def convert_rows(table: str, rows: Iterable[Any]) -> list[dict[str, Any]]:
     """Return rows of *table* as JSON has them."""
     columns = TABLES[table]
     return [
@@ -39,5 +39,5 @@ def told(table: str, found: Iterable[Any]) -> list[dict[str, Any]]:
             c: v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v
             for c, v in zip(columns, row, strict=True)
         }
-        for row in found
+        for row in rows
     ]

@@ -27,9 +27,9 @@ from internal_dns.store.sqlite import Reader
 from internal_dns.store.writer import Delete, Put, Writer
 
 EMPTY: Final = "(empty)"
-LACK: Final = "-"  # where the type stands: the name has no records at all
+NO_RECORDS: Final = "-"  # where the type stands: the name has no records at all
 NO_DATA: Final = "no data"
-MANY: Final = 20  # members of a set or list; of larger ones only those that differ are shown
+MAX_SHOWN: Final = 20  # members of a set or list; of larger ones only those that differ are shown
 
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_-]+")
 _SPECIAL: Final = frozenset(b'"().;\\@$')
@@ -46,7 +46,7 @@ class Members:
     separator: str = ""
 
 
-Held = Members | str
+Contents = Members | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,12 @@ class Shown:
 
     def text(self, other: Shown) -> str:
         """Return it in one line; of many members those that *other* lacks, and counts."""
-        if len(self.members) <= MANY:
+        if len(self.members) <= MAX_SHOWN:
             return self.separator.join(self.members) or EMPTY
         others = frozenset(other.members)
         differing = [member for member in self.members if member not in others]
-        parts = [self.separator.join(differing[:MANY])] if differing else []
-        if (more := len(differing) - MANY) > 0:
+        parts = [self.separator.join(differing[:MAX_SHOWN])] if differing else []
+        if (more := len(differing) - MAX_SHOWN) > 0:
             parts.append(f"{more:,} more")
         if same := len(self.members) - len(differing):
             parts.append(f"{same:,} that stay")
@@ -79,43 +79,45 @@ class Preview:
     notes: list[str]
 
 
-def answers_that_change(
+def find_changed_answers(
     writer: Writer, puts: Sequence[Put], deletes: Sequence[Delete], limit: int
 ) -> Preview:
     """Return network, name, type, answer before and after, for each answer that the change would
     alter; at most *limit* of them.
 
-    The change is made, read, and taken back, inside one transaction. Raises Refused as making it
+    The change is made, read, and taken back, inside one transaction. Raises RejectedChange as making it
     would.
     """
     before = _read(writer, Catalog())
-    with writer.trying(puts, deletes):
+    with writer.uncommitted(puts, deletes):
         after = _read(writer, before)
-    found: list[dict[str, Any]] = []
+    changed_answers: list[dict[str, Any]] = []
     count = 0
     for number, labels in sorted(changed(before, after), key=lambda change: change[0]):
         views = [_view(catalog, number, writer.rules.prefix) for catalog in (before, after)]
         network = after.networks.get(number) or before.networks[number]
         name_of_network = printable(network.label)
         for asked, name in _names(number, labels, before, after):
-            old, new = (_held(asked, view) for view in views)
-            for qtype in sorted((old.keys() | new.keys()) - {LACK}) or [LACK]:
-                was, becomes = (one.get(qtype) or one.get(LACK, NO_DATA) for one in (old, new))
-                if was == becomes:
+            old, new = (_contents(asked, view) for view in views)
+            for qtype in sorted((old.keys() | new.keys()) - {NO_RECORDS}) or [NO_RECORDS]:
+                old_answer, new_answer = (
+                    one.get(qtype) or one.get(NO_RECORDS, NO_DATA) for one in (old, new)
+                )
+                if old_answer == new_answer:
                     continue
                 count += 1
-                if len(found) < limit:
-                    before_it, after_it = _shown(was), _shown(becomes)
-                    found.append(
+                if len(changed_answers) < limit:
+                    old_shown, new_shown = _shown(old_answer), _shown(new_answer)
+                    changed_answers.append(
                         {
                             "network": name_of_network,
                             "name": name,
                             "type": qtype,
-                            "before": before_it.text(after_it),
-                            "after": after_it.text(before_it),
+                            "before": old_shown.text(new_shown),
+                            "after": new_shown.text(old_shown),
                         }
                     )
-    return Preview(found, count, _notes(before, after))
+    return Preview(changed_answers, count, _notes(before, after))
 
 
 def _notes(before: Catalog, after: Catalog) -> list[str]:
@@ -152,10 +154,12 @@ def _names(
             yield names.PeerAddress(peer), f"{_label(peer)}._peer.internal"
     yield from _of_addresses(old, new)
     for label in sorted(labels):
-        was, becomes = (n.apps.get(label) if n else None for n in (old, new))
+        old_app, new_app = (n.apps.get(label) if n else None for n in (old, new))
         # A region that appears or goes makes names of every app exist, or not.
-        if not _same(was, becomes) or before.regions.keys() != after.regions.keys():
-            yield from _of_app(label, was, becomes, before.regions.keys() ^ after.regions.keys())
+        if not _same(old_app, new_app) or before.regions.keys() != after.regions.keys():
+            yield from _of_app(
+                label, old_app, new_app, before.regions.keys() ^ after.regions.keys()
+            )
         yield names.Flycast(label), f"{_label(label)}.flycast"
 
 
@@ -165,9 +169,9 @@ def _same(before: object, after: object) -> bool:
 
 
 def _of_app(
-    label: bytes, was: App | None, becomes: App | None, regions: frozenset[bytes] | set[bytes]
+    label: bytes, old_app: App | None, new_app: App | None, regions: frozenset[bytes] | set[bytes]
 ) -> Named:
-    app, apps = _label(label), [one for one in (was, becomes) if one is not None]
+    app, apps = _label(label), [one for one in (old_app, new_app) if one is not None]
     groups = sorted({group for one in apps for group in one.groups})
     regions = {region for one in apps for region in one.regions} | regions
     yield names.Addresses(label), f"{app}.internal"
@@ -187,7 +191,7 @@ def _of_app(
         yield names.Services(label, service, protocol), f"_{_label(service)}.{below}"
     yield from _of_metadata(label, apps)
     for ident in sorted({machine.id for one in apps for machine in one.machines}):
-        if not _same(was and was.by_id.get(ident), becomes and becomes.by_id.get(ident)):
+        if not _same(old_app and old_app.by_id.get(ident), new_app and new_app.by_id.get(ident)):
             yield names.MachineAddress(label, ident), f"{_label(ident)}.vm.{app}.internal"
 
 
@@ -216,9 +220,9 @@ def _is_label(text: bytes) -> bool:
 
 def _of_addresses(old: Network | None, new: Network | None) -> Named:
     """Yield the reverse name of each address that gets other owners."""
-    was, becomes = (network.owners if network else {} for network in (old, new))
-    for address in sorted(was.keys() | becomes.keys()):
-        if was.get(address) != becomes.get(address):
+    old_owners, new_owners = (network.owners if network else {} for network in (old, new))
+    for address in sorted(old_owners.keys() | new_owners.keys()):
+        if old_owners.get(address) != new_owners.get(address):
             nibbles = address.hex()
             yield names.Reverse(nibbles.encode()), f"{'.'.join(reversed(nibbles))}.ip6.arpa"
 
@@ -230,17 +234,17 @@ def _view(catalog: Catalog, number: NetworkId, prefix: bytes) -> View:
     return View(Requester(network_of(catalog, number, prefix), bytes(16), mapped=True), catalog)
 
 
-def _held(asked: names.Asked, view: View) -> dict[str, Held]:
-    """Return what a name holds by type; under LACK why it holds nothing."""
+def _contents(asked: names.Asked, view: View) -> dict[str, Contents]:
+    """Return what a name holds by type; under NO_RECORDS why it holds nothing."""
     found = find(asked, view)
     if isinstance(found, NoSuchName):
-        return {LACK: f"NXDOMAIN ({found.reason})"}
-    return {one.type.name: _whole(one, asked, view) for one in found.sets} or {
-        LACK: f"{NO_DATA} ({found.lack})"
+        return {NO_RECORDS: f"NXDOMAIN ({found.reason})"}
+    return {one.type.name: _all_members(one, asked, view) for one in found.sets} or {
+        NO_RECORDS: f"{NO_DATA} ({found.lack})"
     }
 
 
-def _whole(found: RRset | TextList, asked: names.Asked, view: View) -> Members:
+def _all_members(found: RRset | TextList, asked: names.Asked, view: View) -> Members:
     """Return all members, though a message has no room for them: what one takes is a part of a
     long list or set."""
     if isinstance(found, TextList):
@@ -282,8 +286,8 @@ def _items(text: Text) -> Iterator[bytes]:
         start += size
 
 
-def _shown(held: Held) -> Shown:
-    match held:
+def _shown(contents: Contents) -> Shown:
+    match contents:
         case Members(members=tuple(items), separator=separator):
             return Shown(tuple(map(printable, items)), separator)
         case Members(type=qtype, members=rdata):

@@ -1,7 +1,7 @@
 """The shape of the catalog: a table is one value, a column one row.
 
     loader, writer        TABLES, KEYS, `source` (store/sqlite.py), `Domain.sql` (store/writer.py)
-    documents             store/declare/form.py, docs/catalog.schema.json
+    documents             store/declare/fields.py, docs/catalog.schema.json
     bucket                replicate/form.py, docs/bucket.schema.json
     command line          cli/columns.py
     older files           store/upgrade.py

@@ -96,13 +96,13 @@ def connect(path: str | Path) -> sqlite3.Connection:
         for pragma in ("query_only = 1", "mmap_size = 0", "trusted_schema = 0"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        _refuse_truncated(connection, path)
+        _reject_truncated(connection, path)
     except sqlite3.Error as error:
-        raise UnusableCatalog(explained(path, error), passing=_passing(error)) from error
+        raise UnusableCatalog(explain_error(path, error), passing=_is_passing(error)) from error
     return connection
 
 
-def _refuse_truncated(connection: sqlite3.Connection, path: Path) -> None:
+def _reject_truncated(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse a file that ends early: what is missing may be what no query happens to read."""
     (pages,), (size,) = (
         connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
@@ -114,7 +114,7 @@ def _refuse_truncated(connection: sqlite3.Connection, path: Path) -> None:
         raise error
 
 
-def _passing(error: sqlite3.Error) -> bool:
+def _is_passing(error: sqlite3.Error) -> bool:
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -123,7 +123,7 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def explained(path: Path, error: sqlite3.Error) -> str:
+def explain_error(path: Path, error: sqlite3.Error) -> str:
     """Say what SQLite's *error* means for the operator."""
     words = str(error)
     if _code(error) == sqlite3.SQLITE_CANTOPEN and path.exists():
@@ -182,7 +182,7 @@ def ordinary_tables(connection: sqlite3.Connection) -> set[str]:
     Reading those runs what their maker wrote, for as long as that takes. Triggers are none of a
     reader's business: reads fire none, and other engines have their own.
     """
-    found = set()
+    tables = set()
     for raw, kind, root in connection.execute(
         "SELECT lower(name), type, rootpage FROM sqlite_master WHERE type IN ('table', 'view')"
     ):
@@ -193,8 +193,8 @@ def ordinary_tables(connection: sqlite3.Connection) -> set[str]:
             raise UnusableCatalog(
                 f"{name} is {what}: make it an ordinary table, as schema.sql declares it"
             )
-        found.add(name)
-    return found
+        tables.add(name)
+    return tables
 
 
 def columns_of(connection: sqlite3.Connection, table: str) -> set[str]:
@@ -217,12 +217,12 @@ def source(connection: sqlite3.Connection, table: str) -> str:
 
 def missing_from(connection: sqlite3.Connection) -> list[tuple[Table, tuple[Column, ...]]]:
     """Return the tables that a file lacks, or lacks columns of, with those columns."""
-    found = []
+    missing = []
     for table in CATALOG:
         present = columns_of(connection, table.name)
         if lacking := tuple(c for c in table.columns if c.name not in present):
-            found.append((table, lacking))
-    return found
+            missing.append((table, lacking))
+    return missing
 
 
 def _text(value: object) -> str:
@@ -230,7 +230,7 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def remains(before: Catalog, after: Catalog) -> list[object]:
+def discarded_parts(before: Catalog, after: Catalog) -> list[object]:
     """Return the parts of *before* that *after* does not share, in pieces of at most a thousand
     machines.
 
@@ -238,7 +238,7 @@ def remains(before: Catalog, after: Catalog) -> list[object]:
     it: others wait. Whoever holds these pieces while *before* goes, and lets go of them one by one,
     holds nobody up.
     """
-    found: list[object] = []
+    pieces: list[object] = []
     for number, network in before.networks.items():
         other = after.networks.get(number)
         if other is network:
@@ -246,13 +246,13 @@ def remains(before: Catalog, after: Catalog) -> list[object]:
         for name, app in network.apps.items():
             if other is None or other.apps.get(name) is not app:
                 machines = app.machines
-                found += (machines[at : at + PIECE] for at in range(0, len(machines), PIECE))
-                found.append(app)
-        found.append(network)
-    return found
+                pieces += (machines[at : at + PIECE] for at in range(0, len(machines), PIECE))
+                pieces.append(app)
+        pieces.append(network)
+    return pieces
 
 
-def let_go(pieces: list[object]) -> None:
+def free_pieces(pieces: list[object]) -> None:
     """Free what `remains` returned, others taking turns."""
     while pieces:
         # From the end: a network before its apps, an app before its machines, each then empty.
@@ -341,7 +341,9 @@ class Reader:
                 raise UnusableCatalog(
                     f"{self.path}: reading it took too long and was ended", passing=True
                 ) from error
-            raise UnusableCatalog(explained(self.path, error), passing=_passing(error)) from error
+            raise UnusableCatalog(
+                explain_error(self.path, error), passing=_is_passing(error)
+            ) from error
         finally:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
@@ -357,10 +359,10 @@ class Reader:
         )
         if self.progress is None or bound:
             return iter(cursor)
-        return self._told(table, cursor, self.progress)
+        return self._report_progress(table, cursor, self.progress)
 
     @staticmethod
-    def _told(table: str, rows: Iterable[Row], progress: Progress) -> Iterator[Row]:
+    def _report_progress(table: str, rows: Iterable[Row], progress: Progress) -> Iterator[Row]:
         for count, row in enumerate(rows, 1):
             if not count % _PROGRESS_ROWS:
                 progress(table, count)
@@ -404,10 +406,10 @@ class Reader:
             old = previous.networks.get(number)
             apps: dict[bytes, App] = {}
             for name, members in machines.pop(number, {}).items():
-                made = App(name, self.values.distinct(members, ("app", number, name)))
+                app = App(name, self.values.distinct(members, ("app", number, name)))
                 before = old.apps.get(name) if old else None
-                apps[name] = before if before is not None and before == made else made
-                started += sum(m[5] == STARTED for m in made.machines)
+                apps[name] = before if before is not None and before == app else app
+                started += sum(m[5] == STARTED for m in app.machines)
             count = self._revision_of(number, old, counts)
             networks[number] = self._network(
                 old, number, apps, peers.get(number, {}), flycasts.get(number, {}), count
@@ -455,13 +457,13 @@ class Reader:
     ) -> Network:
         """Return the network's value: the old one when nothing differs."""
         start = self.rules.prefix + number.to_bytes(4, "big")
-        made = Network(number, start, self.named.get(number, b""), apps, peers, flycasts)
-        if old is not None and made == replace(old, revision=0):
+        network = Network(number, start, self.named.get(number, b""), apps, peers, flycasts)
+        if old is not None and network == replace(old, revision=0):
             return old
-        return prepare(replace(made, revision=revision))
+        return prepare(replace(network, revision=revision))
 
     def _networks(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, bytes]:
-        found = {}
+        names = {}
         for number, raw in self._select("networks", rest, bound):
             if self.values.network(number) is None:
                 self.values.faults.add(
@@ -472,8 +474,8 @@ class Reader:
                 why = "loaded, but without its name: letters, digits, - and _ only"
                 self.values.faults.add(("network", number), "networks", number, why, "warning")
                 raw = b""  # noqa: PLW2901
-            found[NetworkId(number)] = raw  # shown as written, compared in lower case
-        return found
+            names[NetworkId(number)] = raw  # shown as written, compared in lower case
+        return names
 
     def _app_name(self, number: object, raw: object) -> bytes | None:
         """Return the label of a row of `apps`, or None and a fault."""
@@ -516,7 +518,7 @@ class Reader:
                 services[row[0]].append(service)
         for published in services.values():
             published.sort()
-        found: dict[NetworkId, dict[bytes, list[Machine]]] = {}
+        networks: dict[NetworkId, dict[bytes, list[Machine]]] = {}
         make = values.machine
         for row in self._select("machines", rest, bound):
             machine = make(row, metadata, services)
@@ -530,9 +532,9 @@ class Reader:
             number, name = row[1], machine[1]
             if row[2] is not name and row[2] != name:
                 self._spelled(number, name, row[2])
-            apps = found.get(number)
+            apps = networks.get(number)
             if apps is None:
-                apps = found[number] = {}
+                apps = networks[number] = {}
             members = apps.get(name)
             if members is None:
                 apps[name] = [machine]
@@ -541,26 +543,26 @@ class Reader:
         if not rest:  # NULLs, which belong to no machine
             for fault in wrong.pop(None, ()):
                 values.faults.add(("machines",), *fault)
-        return found
+        return networks
 
     def _peers(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, Peer]]:
-        found: dict[NetworkId, dict[bytes, Peer]] = {}
+        networks: dict[NetworkId, dict[bytes, Peer]] = {}
         for row in self._select("peers", f"{rest} ORDER BY network_id, name", bound):
-            of_network = found.get(row[0], {})
+            of_network = networks.get(row[0], {})
             if (peer := self.values.peer(row, of_network)) is not None:
-                found.setdefault(row[0], of_network)[peer.name] = peer
-        return found
+                networks.setdefault(row[0], of_network)[peer.name] = peer
+        return networks
 
     def _flycasts(
         self, rest: str = "", bound: Row = ()
     ) -> dict[NetworkId, dict[bytes, tuple[bytes, ...]]]:
-        found: dict[NetworkId, dict[bytes, set[bytes]]] = {}
+        networks: dict[NetworkId, dict[bytes, set[bytes]]] = {}
         for row in self._select("flycasts", rest, bound):
-            if (made := self.values.flycast(row)) is not None:
-                found.setdefault(row[0], {}).setdefault(made[0], set()).add(made[1])
+            if (flycast := self.values.flycast(row)) is not None:
+                networks.setdefault(row[0], {}).setdefault(flycast[0], set()).add(flycast[1])
         return {
             number: {app: tuple(sorted(a)) for app, a in apps.items()}
-            for number, apps in found.items()
+            for number, apps in networks.items()
         }
 
     def _places(
@@ -590,10 +592,10 @@ class Reader:
 
     def _has(self, table: str) -> bool:
         assert self.connection is not None
-        found = self.connection.execute(
+        row = self.connection.execute(
             "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
         )
-        return found.fetchone() is not None
+        return row.fetchone() is not None
 
     def _changes(self, rest: str = "", bound: Row = ()) -> dict[int, int]:
         """Return how often each network changed since the file was made, as the file counts."""
@@ -692,11 +694,11 @@ class Reader:
             empty = Network(number, self.rules.prefix + number.to_bytes(4, "big"), known=False)
             counts = self._changes("WHERE network_id = ?", (number,)) if self.counted else {}
             count = self._revision_of(number, old, counts)
-            made = amended(
+            network = amended(
                 old or empty, self.named.get(number, b""), apps, own_peers, flycasts, count
             )
-            if number in self.named or made.apps or made.peers or made.flycasts:
-                networks[number] = made
+            if number in self.named or network.apps or network.peers or network.flycasts:
+                networks[number] = network
             else:
                 networks.pop(number, None)
         catalog = before.catalog
@@ -746,20 +748,20 @@ class Reader:
         """Read one app again: None when it is gone, the old value when it is equal."""
         self.values.faults.forget(("app", number, name))
         self.values.capitals.clear()
-        written = [
+        spellings = [
             spelling.decode() for spelling in {name, *self.spellings.get((number, name), ())}
         ]
-        places = ", ".join("?" * len(written))
-        bound = (number, *written)
-        found = self._machines(f"WHERE network_id = ? AND app IN ({places})", bound)
-        members = found.get(number, {}).get(name, [])
+        placeholders = ", ".join("?" * len(spellings))
+        bound = (number, *spellings)
+        networks = self._machines(f"WHERE network_id = ? AND app IN ({placeholders})", bound)
+        members = networks.get(number, {}).get(name, [])
         if not members and not any(
-            self._select("apps", f"WHERE network_id = ? AND name IN ({places})", bound)
+            self._select("apps", f"WHERE network_id = ? AND name IN ({placeholders})", bound)
         ):
             return None
-        made = App(name, self.values.distinct(members, ("app", number, name)))
+        app = App(name, self.values.distinct(members, ("app", number, name)))
         before = old.apps.get(name) if old else None
-        return before if before is not None and before == made else made
+        return before if before is not None and before == app else app
 
     def _own_peers(self, number: NetworkId) -> dict[bytes, Peer]:
         self.values.faults.forget(("peers", number))

@@ -26,11 +26,11 @@ def upgrade(connection: sqlite3.Connection) -> list[str]:
     Rows take the defaults, so no answer changes and the journal has nothing to say; readers see
     another schema_version and read the file again. Raises sqlite3.Error.
     """
-    if not lacking(connection):
+    if not upgrade_statements(connection):
         return []
     connection.execute("BEGIN IMMEDIATE")
     try:
-        statements = lacking(connection)  # another process may have been quicker
+        statements = upgrade_statements(connection)  # another process may have been quicker
         for statement in statements:
             connection.execute(statement)
         connection.execute("COMMIT")
@@ -45,7 +45,7 @@ def needs_upgrade(path: Path) -> bool:
     FileNotFoundError, sqlite3.Error."""
     connection = connect(path)
     try:
-        return is_ours(connection) and bool(lacking(connection))
+        return is_ours(connection) and bool(upgrade_statements(connection))
     finally:
         connection.close()
 
@@ -55,12 +55,12 @@ def is_ours(connection: sqlite3.Connection) -> bool:
     return "journal" in _objects(connection)
 
 
-def lacking(connection: sqlite3.Connection) -> list[str]:
+def upgrade_statements(connection: sqlite3.Connection) -> list[str]:
     """Return the statements that make a file of ours whole."""
-    return [*_lacking(connection)]
+    return [*_upgrade_statements(connection)]
 
 
-def _lacking(connection: sqlite3.Connection) -> Iterator[str]:
+def _upgrade_statements(connection: sqlite3.Connection) -> Iterator[str]:
     added = [*catalog_statements(connection)]
     yield from added
     present = _objects(connection)
@@ -115,12 +115,12 @@ def foreign_statements(connection: sqlite3.Connection) -> list[str]:
 def _schema() -> dict[str, list[str]]:
     """The statements of schema.sql by the table they are of."""
     script = resources.files("internal_dns").joinpath("schema.sql").read_text("utf-8")
-    found: dict[str, list[str]] = {}
+    statements: dict[str, list[str]] = {}
     for piece in re.sub(r"--[^\n]*", "", script).split(";"):
         statement = " ".join(piece.split())
         if named := _TABLE.match(statement):
-            found.setdefault(named[2] or named[1], []).append(statement)
-    return found
+            statements.setdefault(named[2] or named[1], []).append(statement)
+    return statements
 
 
 @cache
@@ -134,7 +134,7 @@ def _journal() -> dict[str, tuple[str, str]]:
                 connection.execute(statement)
         before = set(_objects(connection))
         connection.executescript(script)
-        return {name: found for name, found in _objects(connection).items() if name not in before}
+        return {name: entry for name, entry in _objects(connection).items() if name not in before}
     finally:
         connection.close()
 

@@ -28,8 +28,8 @@ from internal_dns.store.sqlite import (
     UnusableCatalog,
     check_schema,
     connect,
-    let_go,
-    remains,
+    discarded_parts,
+    free_pieces,
 )
 
 INTERVAL: Final = 0.005  # seconds between looks
@@ -64,8 +64,8 @@ class Watcher:
         self.loaded_at = time.monotonic()
         self.load_seconds = 0.0
         self.loads = 0
-        self._anew = False  # the file must be read whole, with other options
-        self.noticed = 0.0  # when the commit that is being read was noticed, of time.monotonic
+        self._reload_whole = False  # the file must be read whole, with other options
+        self.noticed_at = 0.0  # when the commit that is being read was noticed, of time.monotonic
 
     def age(self) -> float:
         """Seconds since the catalog was last loaded, or since the start."""
@@ -78,7 +78,7 @@ class Watcher:
     def use(self, rules: CatalogRules) -> None:
         """Read the file by *rules* from now on: again, when they are others."""
         if rules != self.rules:
-            self.rules, self._anew = rules, True
+            self.rules, self._reload_whole = rules, True
 
     async def run(self) -> None:
         """Load, then follow the file until cancelled. Raises UnusableCatalog when the first load
@@ -89,15 +89,15 @@ class Watcher:
                     await self._follow(thread)
                     continue
                 except FileNotFoundError:
-                    self._trouble("the file is not there")
+                    self._report_problem("the file is not there")
                 except UnusableCatalog as error:
                     # At the start it is the operator's mistake; later a file that is being made, or
                     # was damaged.
                     if not (self.loaded or self.problem or error.passing):
                         raise
-                    self._trouble(str(error))
+                    self._report_problem(str(error))
                 except (sqlite3.Error, OSError) as error:
-                    self._trouble(str(error))
+                    self._report_problem(str(error))
                 await asyncio.sleep(RETRY)
 
     async def _follow(self, thread: ThreadPoolExecutor) -> None:
@@ -107,21 +107,21 @@ class Watcher:
         connection = connect(self.path)
         connection.execute("PRAGMA busy_timeout = 0")  # a look must not wait
         reader = Reader(self.path, rules=self.rules, progress=self.progress, counting=True)
-        self._anew = False
+        self._reload_whole = False
         try:
-            seen, schema, looked = -1, -1, self._looks()
-            while identity == self._identity() and not self._anew:
+            seen, schema, stamped = -1, -1, self._stamp()
+            while identity == self._identity() and not self._reload_whole:
                 # Read before loading: a commit in between is then seen as a change, never missed.
                 version = _pragma(connection, "data_version", seen)
                 if version != seen:
                     shape = _pragma(connection, "schema_version", schema)
                     await self._load(thread, reader, whole=seen == -1 or shape != schema)
                     seen, schema = version, shape
-                elif looked != (looks := self._looks()):
+                elif stamped != (stamp := self._stamp()):
                     # Written, but not by a commit we were told of: a checkpoint, or something that
                     # is not SQLite.
-                    await asyncio.get_running_loop().run_in_executor(thread, _try, self.path)
-                    looked = looks
+                    await asyncio.get_running_loop().run_in_executor(thread, _check_file, self.path)
+                    stamped = stamp
                 await asyncio.sleep(INTERVAL)
         finally:
             reader.stop()  # cancelled: a read that goes on must not hold the end of the server
@@ -130,12 +130,12 @@ class Watcher:
 
     def _identity(self) -> tuple[int, int]:
         # stat only: opening the file outside SQLite and closing it would drop SQLite's locks.
-        found = os.stat(self.path)
-        return found.st_dev, found.st_ino
+        status = os.stat(self.path)
+        return status.st_dev, status.st_ino
 
-    def _looks(self) -> tuple[int, int]:
-        found = os.stat(self.path)
-        return found.st_mtime_ns, found.st_size
+    def _stamp(self) -> tuple[int, int]:
+        status = os.stat(self.path)
+        return status.st_mtime_ns, status.st_size
 
     async def _load(self, thread: ThreadPoolExecutor, reader: Reader, *, whole: bool) -> None:
         """Read in the thread, apply here."""
@@ -147,7 +147,7 @@ class Watcher:
             sys.setswitchinterval(interval)
 
     async def _read(self, thread: ThreadPoolExecutor, reader: Reader, *, whole: bool) -> None:
-        self.noticed = time.monotonic()
+        self.noticed_at = time.monotonic()
         before = self.loaded
         work = Reader.read_after if whole or before is None else Reader.update
         reading = asyncio.get_running_loop().run_in_executor(
@@ -155,10 +155,10 @@ class Watcher:
         )
         await asyncio.wait({reading}, timeout=self.slow)
         if not reading.done():
-            self._trouble(f"reading it has taken more than {self.slow:g} s so far")
+            self._report_problem(f"reading it has taken more than {self.slow:g} s so far")
         loaded, pieces = await reading
         del reading
-        self.load_seconds = time.monotonic() - self.noticed
+        self.load_seconds = time.monotonic() - self.noticed_at
         if self.problem:
             _log.info("catalog %s: readable again", self.path)
             self.problem = ""
@@ -169,13 +169,13 @@ class Watcher:
             self.apply(loaded)
         del before
         if pieces:  # nothing else holds them now
-            await asyncio.get_running_loop().run_in_executor(thread, let_go, pieces)
+            await asyncio.get_running_loop().run_in_executor(thread, free_pieces, pieces)
         if not loaded.owned:
             # A file without a journal is compared whole; leave at least half of the time to
             # answers.
             await asyncio.sleep(self.load_seconds)
 
-    def _trouble(self, problem: str) -> None:
+    def _report_problem(self, problem: str) -> None:
         """Go on with the last good catalog; one log line for the trouble, however its words
         change."""
         problem = problem.removeprefix(f"{self.path}: ")
@@ -194,7 +194,7 @@ class Watcher:
 def _read(work: Read, reader: Reader, before: Loaded) -> tuple[Loaded, list[object]]:
     """Read, and find what there will be to free; of a few parts that is little."""
     loaded = work(reader, before)
-    pieces = [] if loaded.parts else remains(before.catalog, loaded.catalog)
+    pieces = [] if loaded.parts else discarded_parts(before.catalog, loaded.catalog)
     return loaded, pieces
 
 
@@ -206,7 +206,7 @@ def _pragma(connection: sqlite3.Connection, name: str, seen: int) -> int:
     return seen
 
 
-def _try(path: Path) -> None:
+def _check_file(path: Path) -> None:
     """Open the file anew and look whether it is a catalog. Raises UnusableCatalog."""
     with closing(connect(path)) as connection:
         try:

@@ -27,7 +27,7 @@ from internal_dns.store.sqlite import check_schema, connect
 from internal_dns.store.upgrade import upgrade
 
 # Rows of the journal that are kept: a reader that was away for more reads the whole file.
-KEPT_CHANGES: Final = 100_000
+JOURNAL_LIMIT: Final = 100_000
 BUSY_TIMEOUT: Final = 5  # seconds to wait for a human's shell to end its transaction
 
 Row = Mapping[str, Any]
@@ -52,7 +52,7 @@ def follows(path: Path, source: str) -> NotOurs:
     return NotOurs(f"{path} follows {source}: only its follower writes it", do)
 
 
-class Refused(Exception):
+class RejectedChange(Exception):
     """The change breaks a rule; `faults` has a line for each."""
 
     def __init__(self, faults: list[str]) -> None:
@@ -160,10 +160,10 @@ class Writer:
         """Make a change in one transaction: all of it or nothing. *keep* False tries it and takes
         it back.
 
-        Deletes come first. Raises Refused with every fault, sqlite3.Error.
+        Deletes come first. Raises RejectedChange with every fault, sqlite3.Error.
         """
-        self.follow()
-        with self.trying(puts, deletes) as written:
+        self.reopen_if_replaced()
+        with self.uncommitted(puts, deletes) as written:
             if keep:
                 self.trim()
                 self.connection.execute("COMMIT")
@@ -172,11 +172,11 @@ class Writer:
     def trim(self) -> None:
         """Let go of the journal's oldest entries, inside a transaction."""
         self.connection.execute(
-            "DELETE FROM journal WHERE revision <= ?", (self.revision() - KEPT_CHANGES,)
+            "DELETE FROM journal WHERE revision <= ?", (self.revision() - JOURNAL_LIMIT,)
         )
 
     @contextmanager
-    def trying(self, puts: Sequence[Put], deletes: Sequence[Delete] = ()) -> Iterator[Written]:
+    def uncommitted(self, puts: Sequence[Put], deletes: Sequence[Delete] = ()) -> Iterator[Written]:
         """Have a change made and checked inside the `with`; it is taken back at its end, unless
         committed there."""
         execute = self.connection.execute
@@ -185,26 +185,26 @@ class Writer:
             changed = sum(self._delete(table, key) for table, key in deletes)
             changed += sum(self._put(table, row) for table, row in puts)
             if faults := self.faults(puts):
-                raise Refused(faults)
+                raise RejectedChange(faults)
             yield Written(self.revision(), changed)
         finally:
             if self.connection.in_transaction:
                 execute("ROLLBACK")
 
-    def follow(self) -> None:
+    def reopen_if_replaced(self) -> None:
         """Open the file anew when another has taken its place: what is written must be what is
         served."""
-        if self.replaced():
+        if self.is_replaced():
             passed, self.connection = self.connection, self._connect()
             passed.close()
 
-    def replaced(self) -> bool:
+    def is_replaced(self) -> bool:
         """Whether another file has taken the place of the one that is open."""
         return self._identity() != self.opened
 
     def _identity(self) -> tuple[int, int]:
-        found = os.stat(self.path)
-        return found.st_dev, found.st_ino
+        status = os.stat(self.path)
+        return status.st_dev, status.st_ino
 
     def revision(self) -> int:
         """The journal's revision now."""
@@ -218,7 +218,7 @@ class Writer:
         rows that changed."""
         columns, keys = _columns(table, row), KEYS[table]
         if missing := [key for key in keys if key not in row]:
-            raise Refused([f"{table}: {missing[0]} is missing"])
+            raise RejectedChange([f"{table}: {missing[0]} is missing"])
         where, key = (
             " AND ".join(f"{column} = ?" for column in keys),
             tuple(row[column] for column in keys),
@@ -229,10 +229,11 @@ class Writer:
         )
         now = {"updated_at": int(time.time())} if "updated_at" in TABLES[table] else {}
         if not execute(f"SELECT 1 FROM {table} WHERE {where}", key).fetchone():
-            made = {**row, **now}
-            places = ", ".join("?" * len(made))
+            inserted = {**row, **now}
+            placeholders = ", ".join("?" * len(inserted))
             return execute(
-                f"INSERT INTO {table} ({', '.join(made)}) VALUES ({places})", tuple(made.values())
+                f"INSERT INTO {table} ({', '.join(inserted)}) VALUES ({placeholders})",
+                tuple(inserted.values()),
             ).rowcount
         if not rest:
             return 0
@@ -248,7 +249,7 @@ class Writer:
         that were."""
         columns = _columns(table, key)
         if not columns:
-            raise Refused([f"{table}: which row to delete is not said"])
+            raise RejectedChange([f"{table}: which row to delete is not said"])
         where, values = (
             " AND ".join(f"{column} = ?" for column in columns),
             tuple(key[column] for column in columns),
@@ -267,15 +268,15 @@ class Writer:
     def faults(self, puts: Iterable[Put]) -> list[str]:
         """Say what of the rows just put could not be served: the rules of reading, and what
         collides."""
-        values, found = Values(self.rules), list[str]()
-        neighbours: dict[int, _Neighbours] = {}
+        values, faults = Values(self.rules), list[str]()
+        neighbors: dict[int, _Neighbors] = {}
         for table, row in puts:
-            found += self._row_faults(values, table, row, neighbours)
-        found += [str(fault) for fault in values.faults.all()]
-        return list(dict.fromkeys(found))
+            faults += self._row_faults(values, table, row, neighbors)
+        faults += [str(fault) for fault in values.faults.all()]
+        return list(dict.fromkeys(faults))
 
     def _row_faults(
-        self, values: Values, table: str, row: Row, neighbours: dict[int, _Neighbours]
+        self, values: Values, table: str, row: Row, neighbors: dict[int, _Neighbors]
     ) -> list[str]:
         where, key = (
             " AND ".join(f"{c} = ?" for c in KEYS[table]),
@@ -292,14 +293,14 @@ class Writer:
             case "machines":
                 machine = values.machine(stored, {}, {})
                 return (
-                    self._near(values, stored[1], neighbours).faults(machine, stored[0])
+                    self._neighbors_on(values, stored[1], neighbors).faults(machine, stored[0])
                     if machine
                     else []
                 )
             case "peers":
                 peer = values.peer(stored, {})
                 return (
-                    self._near(values, stored[0], neighbours).faults(peer, stored[1])
+                    self._neighbors_on(values, stored[0], neighbors).faults(peer, stored[1])
                     if peer
                     else []
                 )
@@ -318,7 +319,7 @@ class Writer:
                 if values.name(stored[1]) is None or values.network(stored[0]) is None:
                     return [f"apps {shown(stored[1])}: no valid name or network_id"]
             case _ if table in OF_MACHINE:
-                return self._belonging_faults(values, table, stored)
+                return self._machine_part_faults(values, table, stored)
             case "flycasts":
                 values.flycast(stored)
             case "regions":
@@ -329,7 +330,9 @@ class Writer:
                 values.host(stored)
         return []
 
-    def _belonging_faults(self, values: Values, table: str, stored: tuple[Any, ...]) -> list[str]:
+    def _machine_part_faults(
+        self, values: Values, table: str, stored: tuple[Any, ...]
+    ) -> list[str]:
         """Say what is wrong with a row that belongs to a machine."""
         execute, machine = self.connection.execute, stored[0]
         ident = machine.decode("utf-8", "replace") if isinstance(machine, bytes) else machine
@@ -347,33 +350,35 @@ class Writer:
             )
         return [f"{table} {shown(stored[1])}: {wrong}"] if isinstance(wrong, str) else []
 
-    def _near(self, values: Values, number: int, neighbours: dict[int, _Neighbours]) -> _Neighbours:
+    def _neighbors_on(
+        self, values: Values, number: int, neighbors: dict[int, _Neighbors]
+    ) -> _Neighbors:
         """Return who is on network *number*; read once a change, however many rows of it are
         put."""
-        if number not in neighbours:
+        if number not in neighbors:
             own = Values(self.rules)  # what is wrong with others is not this change's fault
             execute = self.connection.execute
             machines = f"SELECT {', '.join(READ['machines'])} FROM machines WHERE network_id = ?"
             peers = f"SELECT {', '.join(READ['peers'])} FROM peers WHERE network_id = ?"
-            near = neighbours[number] = _Neighbours()
+            near = neighbors[number] = _Neighbors()
             for row in execute(machines, (number,)):
                 near.add(own.machine(row, {}, {}), row[0])
             for row in execute(peers, (number,)):
                 near.add(own.peer(row, {}), row[1])
-        return neighbours[number]
+        return neighbors[number]
 
 
 def _open_lock(path: str) -> int:
-    """Open a lock file; one that is made here is for its owner alone, whatever the umask."""
+    """Open a lock file; one that is created here is for its owner alone, whatever the umask."""
     try:
-        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        created = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.fchmod(made, 0o600)
-    return made
+    os.fchmod(created, 0o600)
+    return created
 
 
-class _Neighbours:
+class _Neighbors:
     """Who is on a network: by address whoever is visible there, and by name however it is
     written."""
 
@@ -381,50 +386,50 @@ class _Neighbours:
         self.addresses: dict[bytes, list[str]] = {}
         self.spellings: dict[tuple[bytes, ...], list[object]] = {}
 
-    def add(self, found: Machine | Peer | None, written: object) -> None:
-        if found is None:
+    def add(self, member: Machine | Peer | None, written: object) -> None:
+        if member is None:
             return
-        self.spellings.setdefault(_identity(found), []).append(written)
-        if found.visible:
-            self.addresses.setdefault(found.address, []).append(_called(found))
+        self.spellings.setdefault(_identity(member), []).append(written)
+        if member.visible:
+            self.addresses.setdefault(member.address, []).append(_called(member))
 
-    def faults(self, found: Machine | Peer, written: object) -> list[str]:
-        """Say whom *found* collides with."""
-        faults, name = [], _called(found)
-        others = [other for other in self.spellings[_identity(found)] if other != written]
+    def faults(self, member: Machine | Peer, written: object) -> list[str]:
+        """Say whom *member* collides with."""
+        faults, name = [], _called(member)
+        others = [other for other in self.spellings[_identity(member)] if other != written]
         if others:
             faults.append(f"{name}: {shown(others[0])} differs from it in letter case only")
-        living = [other for other in self.addresses.get(found.address, ()) if other != name]
-        if found.visible and living:
-            at = str(IPv6Address(found.address))
+        living = [other for other in self.addresses.get(member.address, ()) if other != name]
+        if member.visible and living:
+            at = str(IPv6Address(member.address))
             faults.append(f"{name}: {' and '.join(living)} has address {at} already")
         return faults
 
 
-def _identity(found: Machine | Peer) -> tuple[bytes, ...]:
-    return (found.app, found.id) if isinstance(found, Machine) else (found.name,)
+def _identity(member: Machine | Peer) -> tuple[bytes, ...]:
+    return (member.app, member.id) if isinstance(member, Machine) else (member.name,)
 
 
-def _called(found: Machine | Peer) -> str:
+def _called(member: Machine | Peer) -> str:
     return (
-        f"machine {found.id.decode()}"
-        if isinstance(found, Machine)
-        else f"peer {found.name.decode()}"
+        f"machine {member.id.decode()}"
+        if isinstance(member, Machine)
+        else f"peer {member.name.decode()}"
     )
 
 
 def _columns(table: str, row: Row) -> list[str]:
     """Return the columns of *row*, none of them made up, each with a value of its type."""
     if table not in KEYS:
-        raise Refused([f"{table!r} is no table of a catalog"])
+        raise RejectedChange([f"{table!r} is no table of a catalog"])
     if unknown := [column for column in row if column not in TABLES[table]]:
-        raise Refused([f"{table}: '{shown(unknown[0])}' is no column"])
+        raise RejectedChange([f"{table}: '{shown(unknown[0])}' is no column"])
     if faults := [
         f"{table}.{c}: {shown(v)} is no {_WANTED[of.domain.sql]}"
         for c, v in row.items()
         if not _fits(of := BY_NAME[table].column(c), v)
     ]:
-        raise Refused(faults)
+        raise RejectedChange(faults)
     return list(row)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from internal_dns.sources import Options, SourceError
 from internal_dns.sources.consul import read
-from internal_dns.store.declare import form
+from internal_dns.store.declare import fields
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -86,7 +86,7 @@ def test_ids_of_two_tenants_nodes_or_datacenters_never_meet() -> None:
 def test_an_instance_whose_checks_fail_is_started_but_not_ready_once_a_document_can_say_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(form.MACHINE, "ready", form.MACHINE["skip_registration"])
+    monkeypatch.setitem(fields.MACHINE, "ready", fields.MACHINE["skip_registration"])
     machines = read(HEALTH, ACME).document["networks"]["acme"]["apps"]["resolver"]["machines"]
     assert [(m["state"], m.get("ready", True)) for m in machines] == [
         ("started", True), ("started", False), ("started", False), ("started", True), ("started", False),

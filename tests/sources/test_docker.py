@@ -10,7 +10,7 @@ import pytest
 
 from internal_dns.sources import Options, SourceError
 from internal_dns.sources.docker import read
-from internal_dns.store.declare import form
+from internal_dns.store.declare import fields
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -138,7 +138,7 @@ def test_a_container_that_should_get_no_traffic_is_started_but_not_ready(
         [f"{without}`ready` in this version: 010101010101"] if why else []
     )
 
-    monkeypatch.setitem(form.MACHINE, "ready", form.MACHINE["skip_registration"])
+    monkeypatch.setitem(fields.MACHINE, "ready", fields.MACHINE["skip_registration"])
     imported = read([named(1, State=state)], Options(region="iad"))
     (machine,) = imported.document["networks"]["net-18"]["apps"]["web"]["machines"]
     assert (machine["state"], machine.get("ready", True)) == (stands, not why)

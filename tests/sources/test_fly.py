@@ -10,7 +10,7 @@ import pytest
 
 from internal_dns.sources import Options, SourceError
 from internal_dns.sources.fly import read
-from internal_dns.store.declare import form
+from internal_dns.store.declare import fields
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -106,7 +106,7 @@ def test_the_configuration_of_a_machine_whose_host_is_away_is_the_incomplete_one
 def test_a_machine_whose_check_fails_is_not_ready(
     checks: object, ready: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(form.MACHINE, "ready", form.MACHINE["skip_registration"])
+    monkeypatch.setitem(fields.MACHINE, "ready", fields.MACHINE["skip_registration"])
     for state in ("started", "stopped"):
         source = [machine(checks=checks, state=state, config={})]
         imported = read(source, Options(app="shop"))

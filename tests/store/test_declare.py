@@ -19,7 +19,7 @@ from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.store.declare import (
     Document,
     DocumentFault,
-    Faulty,
+    InvalidDocument,
     Plan,
     export,
     json_schema,
@@ -133,7 +133,7 @@ def carry_out(connection: sqlite3.Connection, planned: Plan) -> None:
 
 
 def faults(text: str, **options: Any) -> list[str]:
-    with pytest.raises(Faulty) as caught:
+    with pytest.raises(InvalidDocument) as caught:
         document(text, **options)
     assert caught.value.faults
     return [str(fault) for fault in caught.value.faults]
@@ -574,7 +574,7 @@ def test_any_value_is_a_document_or_faulty(value: dict[str, Any]) -> None:
 def faults_or_none(work: Callable[[], Document]) -> list[DocumentFault]:
     try:
         work()
-    except Faulty as faulty:
+    except InvalidDocument as faulty:
         return faulty.faults
     return []
 

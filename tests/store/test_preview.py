@@ -12,7 +12,7 @@ from internal_dns.store.generate import create_catalog
 from internal_dns.store.json_rows import BadRequest
 from internal_dns.store.operations import perform
 from internal_dns.store.preview import _name_text
-from internal_dns.store.writer import Refused, Writer
+from internal_dns.store.writer import RejectedChange, Writer
 
 MACHINE = """
 [[networks.acme.apps.web.machines]]
@@ -141,7 +141,7 @@ def test_a_machine_changes_its_network_only_when_that_is_allowed(writer: Writer)
         ":18:", ":19:"
     )
     for request in (False, True):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RejectedChange) as caught:
             perform({"op": "apply", "text": text, "dry_run": request}, writer)
         assert caught.value.faults == [
             "machine m1 would move from network acme to globex: give it another id if it is another "
@@ -159,7 +159,7 @@ def test_many_machines_that_would_move_are_counted(writer: Writer) -> None:
         document = text.format(network, members)
         if network == 0x30:
             perform({"op": "apply", "text": document}, writer)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RejectedChange) as caught:
         perform({"op": "apply", "text": document}, writer)
     assert len(caught.value.faults) == 21
     assert caught.value.faults[-1] == "and 5 more"

@@ -544,7 +544,7 @@ def test_a_wal_catalog_in_a_read_only_directory_says_what_to_do(path: Path) -> N
     changed(path, "PRAGMA journal_mode = WAL")
     error = sqlite3.OperationalError("unable to open database file")
     error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
-    assert "make the directory writable" in sqlite.explained(path, error)
+    assert "make the directory writable" in sqlite.explain_error(path, error)
     if os.geteuid() == 0:
         return  # root writes anywhere: only the words can be tested
     path.parent.chmod(0o555)

@@ -27,7 +27,15 @@ from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
 from internal_dns.store import watch
 from internal_dns.store.generate import create_catalog, demo_rows, sized_rows
-from internal_dns.store.sqlite import PIECE, Loaded, Reader, UnusableCatalog, let_go, load, remains
+from internal_dns.store.sqlite import (
+    PIECE,
+    Loaded,
+    Reader,
+    UnusableCatalog,
+    discarded_parts,
+    free_pieces,
+    load,
+)
 from internal_dns.store.upgrade import needs_upgrade
 from internal_dns.store.watch import Watcher
 from internal_dns.store.writer import Writer
@@ -690,7 +698,7 @@ def test_what_a_read_replaced_is_freed_piece_by_piece(tmp_path: Path) -> None:
     one = min(before.catalog.networks)
     commit(path, f"UPDATE machines SET region = 'elsewhere' WHERE network_id = {one}")
     after = Reader(path).read_after(before)
-    pieces = remains(before.catalog, after.catalog)
+    pieces = discarded_parts(before.catalog, after.catalog)
     changed = {
         n for n, net in before.catalog.networks.items() if after.catalog.networks[n] is not net
     }
@@ -702,7 +710,7 @@ def test_what_a_read_replaced_is_freed_piece_by_piece(tmp_path: Path) -> None:
     del before
     assert all(ref() is not None for ref in freed)
     assert max(len(piece) for piece in pieces if isinstance(piece, tuple)) <= PIECE
-    let_go(pieces)
+    free_pieces(pieces)
     kept_apps = [
         app for network in after.catalog.networks.values() for app in network.apps.values()
     ]

@@ -22,7 +22,7 @@ from internal_dns.store import writer as writing
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.schema import KEYS
 from internal_dns.store.sqlite import Reader, UnusableCatalog, load
-from internal_dns.store.writer import Delete, NotOurs, Put, Refused, Writer
+from internal_dns.store.writer import Delete, NotOurs, Put, RejectedChange, Writer
 
 ACME = NetworkId(0x18)
 ALICE = "fdaa:0:18:a7b:7d:f066:b83b:102"
@@ -77,7 +77,7 @@ def sound(path: Path) -> None:
 def refused(writer: Writer, *puts: Put, deletes: tuple[Delete, ...] = ()) -> list[str]:
     """The faults of a change that must be refused and leave everything as it was."""
     before, octets = content(writer.path), digest(writer.path)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RejectedChange) as caught:
         writer.write(puts, deletes)
     assert content(writer.path) == before
     assert digest(writer.path) == octets
@@ -264,7 +264,7 @@ NOT_VALUES: list[Put] = [
 @pytest.mark.slow
 def test_a_value_that_cannot_be_served_is_refused(writer: Writer, put: Put) -> None:
     before = content(writer.path)
-    with pytest.raises((Refused, sqlite3.IntegrityError)) as caught:
+    with pytest.raises((RejectedChange, sqlite3.IntegrityError)) as caught:
         writer.write([put])
     assert put[0] in str(caught.value)
     assert content(writer.path) == before
@@ -312,7 +312,7 @@ def test_a_table_or_column_that_is_made_up_is_refused(writer: Writer) -> None:
 
 def test_no_table_is_hurt_by_names_that_look_like_sql(writer: Writer) -> None:
     for table, keys in KEYS.items():
-        with suppress(Refused):  # where numbers belong
+        with suppress(RejectedChange):  # where numbers belong
             assert (
                 writer.write(
                     [], [(table, dict.fromkeys(keys, "' OR 1=1; DROP TABLE machines; --"))]
@@ -529,7 +529,7 @@ def test_a_change_that_is_tried_is_taken_back(writer: Writer) -> None:
 
 
 def test_the_journal_is_trimmed(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "KEPT_CHANGES", 10)
+    monkeypatch.setattr(writing, "JOURNAL_LIMIT", 10)
     with Reader(writer.path) as often, Reader(writer.path) as seldom:
         loaded, before = often.read(), seldom.read()
         for number in range(40):
@@ -542,7 +542,7 @@ def test_the_journal_is_trimmed(writer: Writer, monkeypatch: pytest.MonkeyPatch)
         assert after.parts == 0  # it missed some, and read everything
         assert after.catalog.networks[ACME].apps == loaded.catalog.networks[ACME].apps
         assert after.catalog.revision == loaded.catalog.revision
-    monkeypatch.setattr(writing, "KEPT_CHANGES", 0)
+    monkeypatch.setattr(writing, "JOURNAL_LIMIT", 0)
     writer.write([("machines", {**STARTED, "region": "last"})])
     assert journal(writer.path) == []
     revision = writer.revision()

@@ -5,7 +5,7 @@ change for them.
                                  ▲
     file ─ export ─► plain value │ ─ to_toml, to_json ─► text
 
-    form.py, values.py         what may stand in a document: parser and JSON Schema derive from its tables
+    fields.py, values.py       what may stand in a document: parser and JSON Schema derive from its tables
     reading.py, lines.py       text to Document, and where in the text its faults are
     document.py                Document and its faults
     file.py                    the rows of a catalog file, as documents see them
@@ -19,14 +19,14 @@ case: the reader of the catalog lower-cases them.
 """
 
 from internal_dns.store.declare.difference import Change
-from internal_dns.store.declare.document import Document, DocumentFault, Faulty
+from internal_dns.store.declare.document import Document, DocumentFault, InvalidDocument
 from internal_dns.store.declare.exporting import Exported, export
-from internal_dns.store.declare.form import json_schema
+from internal_dns.store.declare.fields import json_schema
 from internal_dns.store.declare.planning import Plan, plan
 from internal_dns.store.declare.reading import parse
 from internal_dns.store.declare.text import to_json, to_toml
 
 __all__ = [
-    "Change", "Document", "DocumentFault", "Exported", "Faulty", "Plan",
+    "Change", "Document", "DocumentFault", "Exported", "InvalidDocument", "Plan",
     "export", "json_schema", "parse", "plan", "to_json", "to_toml",
 ]  # fmt: skip

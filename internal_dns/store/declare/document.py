@@ -23,7 +23,7 @@ class DocumentFault:
         return f"{self.file}:{self.line}: {self.where + ': ' if self.where else ''}{self.what}. {self.do}"
 
 
-class Faulty(Exception):
+class InvalidDocument(Exception):
     """A document that cannot be used; `faults` has all that is wrong with it, by line."""
 
     def __init__(self, faults: list[DocumentFault]) -> None:
@@ -44,11 +44,11 @@ class Document:
     def rows(self) -> dict[str, list[Row]]:
         """Return the rows of every table in schema.sql's columns without `updated_at`, sorted by
         primary key."""
-        found = {}
+        rows = {}
         for table, key in KEYS.items():
-            made = [
+            of_table = [
                 {column: row[column] for column in COLUMNS[table]}
                 for row in self.tables.get(table, ())
             ]
-            found[table] = sorted(made, key=itemgetter(*key))
-        return found
+            rows[table] = sorted(of_table, key=itemgetter(*key))
+        return rows

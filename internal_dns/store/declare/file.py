@@ -61,12 +61,10 @@ def select_in(
     connection: sqlite3.Connection, table: str, column: str, values: Iterable[Any]
 ) -> list[Row]:
     """Return the rows whose *column* is one of *values*."""
-    remaining, found = iter(values), []
+    remaining, rows = iter(values), []
     while some := tuple(islice(remaining, 500)):  # SQLite before 3.32 binds 999 at most
-        found += select(
-            connection, table, f"WHERE {column} IN ({', '.join('?' * len(some))})", some
-        )
-    return found
+        rows += select(connection, table, f"WHERE {column} IN ({', '.join('?' * len(some))})", some)
+    return rows
 
 
 def of_networks(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[str, list[Row]]:

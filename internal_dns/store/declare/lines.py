@@ -16,7 +16,7 @@ from internal_dns.store.rows import shown
 Path = tuple[str | int, ...]  # ("networks", "acme", "apps", "web", "machines", 0, "address")
 
 
-class Syntax(Exception):
+class MalformedText(Exception):
     def __init__(self, line: int, what: str) -> None:
         super().__init__(what)
         self.line, self.what = line, what
@@ -33,11 +33,11 @@ class Lines:
         self.text, self.kind = text, kind
 
     def value(self) -> Any:
-        """Return the decoded text. Raises Syntax or RecursionError."""
+        """Return the decoded text. Raises MalformedText or RecursionError."""
         try:
             octets = self.text.encode()
         except UnicodeEncodeError as error:
-            raise Syntax(
+            raise MalformedText(
                 self.text.count("\n", 0, error.start) + 1, "an octet that is not UTF-8"
             ) from error
         try:
@@ -46,14 +46,14 @@ class Lines:
             byte = re.search(r" \(byte (\d+)\)", str(error))
             before = octets[: int(byte[1])] if byte else octets.rstrip()
             what = re.sub(r" \(byte \d+\)", "", str(error)).removeprefix("JSON is malformed: ")
-            raise Syntax(before.count(b"\n") + 1, what) from error
+            raise MalformedText(before.count(b"\n") + 1, what) from error
         except (
             ValueError
         ) as error:  # TOMLDecodeError, or an integer of more digits than Python reads
             line = re.search(r" \(at line (\d+), column \d+\)", str(error))
             last = self.text.rstrip().count("\n") + 1 if "end of document" in str(error) else 1
             what = re.sub(r" \(at [^()]*\)$", "", str(error))
-            raise Syntax(int(line[1]) if line else last, shown(what)) from error
+            raise MalformedText(int(line[1]) if line else last, shown(what)) from error
 
     @cached_property
     def walk(self) -> _Walk:
@@ -61,18 +61,18 @@ class Lines:
 
     @cached_property
     def breaks(self) -> list[int]:
-        return [found.start() for found in re.finditer("\n", self.text)]
+        return [match.start() for match in re.finditer("\n", self.text)]
 
     @property
-    def twice(self) -> list[tuple[Path, str]]:
+    def duplicates(self) -> list[tuple[Path, str]]:
         """Keys that stand twice in one table: tomllib refuses them, msgspec takes the last."""
-        return self.walk.twice if self.kind == "json" else []
+        return self.walk.duplicates if self.kind == "json" else []
 
     def line(self, path: Path) -> int:
         """Return the line of *path*, or of the nearest table around it."""
-        while path and path not in self.walk.places:
+        while path and path not in self.walk.offsets:
             path = path[:-1]
-        return bisect_right(self.breaks, self.walk.places.get(path, 0) - 1) + 1
+        return bisect_right(self.breaks, self.walk.offsets.get(path, 0) - 1) + 1
 
 
 class _Walk:
@@ -83,8 +83,8 @@ class _Walk:
 
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
-        self.places: dict[Path, int] = {}
-        self.twice: list[tuple[Path, str]] = []
+        self.offsets: dict[Path, int] = {}
+        self.duplicates: list[tuple[Path, str]] = []
 
     def peek(self) -> str:
         """Skip blanks and comments; return the character there, or nothing at the end."""
@@ -92,17 +92,17 @@ class _Walk:
         return self.text[self.at : self.at + 1]
 
     def take(self, pattern: re.Pattern[str]) -> str:
-        found = pattern.match(self.text, self.at)
-        assert found is not None, f"the decoder took what we cannot walk at {self.at}"
-        self.at = found.end()
-        return found[0]
+        match = pattern.match(self.text, self.at)
+        assert match is not None, f"the decoder took what we cannot walk at {self.at}"
+        self.at = match.end()
+        return match[0]
 
     def item(self, path: Path) -> None:
         """Walk one value, and note what is in it."""
         match self.peek():
             case "[":
                 for position, _ in enumerate(self.members("]")):
-                    self.places[*path, position] = self.at
+                    self.offsets[*path, position] = self.at
                     self.item((*path, position))
             case "{":
                 start = self.at
@@ -138,8 +138,10 @@ class _JsonWalk(_Walk):
         key = msgspec.json.decode(self.take(self.token))
         path = (*path, key)
         if (first := self.seen.setdefault((table, key), start)) != start:
-            self.twice.append((path, f"the key stands twice, first in line {self.line(first)}"))
-        self.places[path] = start
+            self.duplicates.append(
+                (path, f"the key stands twice, first in line {self.line(first)}")
+            )
+        self.offsets[path] = start
         self.peek()
         self.at += 1
         self.item(path)
@@ -176,28 +178,28 @@ class _TomlWalk(_Walk):
         path: Path = ()
         for position, key in enumerate(keys, 1):
             path = (*path, key)
-            self.places.setdefault(path, start)
+            self.offsets.setdefault(path, start)
             if position == len(keys) and width == 2:
                 self.counts[path] = self.counts.get(path, 0) + 1
             if path in self.counts:
                 path = (*path, self.counts[path] - 1)
-        self.places[path] = start
+        self.offsets[path] = start
         return path
 
     def keys(self) -> list[str]:
         """Walk a dotted key."""
-        found: list[str] = []
-        while not found or self.peek() == ".":
-            self.at += bool(found)
+        keys: list[str] = []
+        while not keys or self.peek() == ".":
+            self.at += bool(keys)
             self.peek()
             raw = self.take(self.key)
-            found.append(next(iter(tomllib.loads(f"{raw} = 0"))) if raw[0] in "\"'" else raw)
-        return found
+            keys.append(next(iter(tomllib.loads(f"{raw} = 0"))) if raw[0] in "\"'" else raw)
+        return keys
 
     def pair(self, path: Path, _: int) -> None:
         start = self.at
         for key in self.keys():
             path = (*path, key)
-            self.places.setdefault(path, start)
+            self.offsets.setdefault(path, start)
         self.at += 1  # the = that `keys` stopped at
         self.item(path)

@@ -50,16 +50,16 @@ class Plan:
     def summary(self) -> str:
         """Say how much changes: 2 machines added, 1 changed, 1 app removed."""
         counts = Counter((change.kind, str(change.sign)) for change in self.changes)
-        said = []
+        phrases = []
         for kind, (one, many) in _KINDS.items():
             noun = True
             for sign, verb in ("+", "added"), ("~", "changed"), ("-", "removed"):
-                if found := counts[kind, sign]:
-                    said.append(
-                        f"{found:,} {(one if found == 1 else many) + ' ' if noun else ''}{verb}"
+                if count := counts[kind, sign]:
+                    phrases.append(
+                        f"{count:,} {(one if count == 1 else many) + ' ' if noun else ''}{verb}"
                     )
                     noun = False
-        return ", ".join(said) or "nothing to change"
+        return ", ".join(phrases) or "nothing to change"
 
 
 _KINDS: Final = {
@@ -92,7 +92,7 @@ def plan(connection: sqlite3.Connection, document: Document, *, prune: bool = Fa
             else _touched(connection, wanted)
         )
     difference = Difference(wanted, present, prune=prune)
-    difference.work_out()
+    difference.compute()
     known = set() if prune else {str(row["code"]).lower() for row in present["regions"]}
     settled = [warning for region, warning in document.unknown_regions.items() if region in known]
     warnings = [str(warning) for warning in document.warnings if warning not in settled]

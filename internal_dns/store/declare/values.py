@@ -14,13 +14,13 @@ from internal_dns.store.rows import shown
 from internal_dns.store.schema import Domain
 
 
-class Wrong(Exception):
+class InvalidValue(Exception):
     """A value that cannot be used: what is wrong with it, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Reads a value of a document into one for a row, or raises Wrong; and what JSON Schema calls
+    """Reads a value of a document into one for a row, or raises InvalidValue; and what JSON Schema calls
     it."""
 
     read: Callable[[Any], Any]
@@ -45,8 +45,8 @@ def quoted(text: str) -> str:
     return f"'{shown(text)}'" + (f" … ({len(text)} characters)" if len(text) > 80 else "")
 
 
-def _misplaced(value: object, wanted: str, do: str) -> Wrong:
-    return Wrong(f"{_typed(value)} stands where {wanted} belongs", do)
+def _misplaced(value: object, wanted: str, do: str) -> InvalidValue:
+    return InvalidValue(f"{_typed(value)} stands where {wanted} belongs", do)
 
 
 def _text(value: Any) -> str:
@@ -57,7 +57,7 @@ def _text(value: Any) -> str:
 
 def _some_text(value: Any) -> str:
     if not _text(value):
-        raise Wrong("the name is empty", "Give it one")
+        raise InvalidValue("the name is empty", "Give it one")
     return _text(value)
 
 
@@ -68,7 +68,7 @@ def _named(domain: Domain) -> Kind:
     def read(value: Any) -> str:
         if not pattern.fullmatch(_text(value)):
             what = f"{quoted(value)} is no name" if value else "the name is empty"
-            raise Wrong(what, f"Use 1 to {longest} of letters, digits, - and _")
+            raise InvalidValue(what, f"Use 1 to {longest} of letters, digits, - and _")
         return _text(value)
 
     return Kind(read, {"type": "string", "pattern": f"^{pattern.pattern}$"})
@@ -92,7 +92,9 @@ def _ranged(domain: Domain) -> Kind:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise _misplaced(value, "a number", f"Write {wanted}, {low:,} to {high:,}")
         if not low <= value <= high:
-            raise Wrong(f"{shown(value)} is out of range", f"Write {wanted}, {low:,} to {high:,}")
+            raise InvalidValue(
+                f"{shown(value)} is out of range", f"Write {wanted}, {low:,} to {high:,}"
+            )
         return float(value)
 
     return Kind(read, {"type": "number", "minimum": low, "maximum": high})
@@ -107,7 +109,9 @@ def _whole(domain: Domain) -> Kind:
             do = f"Write {domain.words}, {low} to {high}, without quotes"
             raise _misplaced(value, "an integer", do)
         if not domain.holds(value):
-            raise Wrong(f"{shown(value)} is not {domain.words}", f"Write one from {low} to {high}")
+            raise InvalidValue(
+                f"{shown(value)} is not {domain.words}", f"Write one from {low} to {high}"
+            )
         return value
 
     return Kind(read, {"type": "integer", "minimum": low, "maximum": high})
@@ -116,7 +120,7 @@ def _whole(domain: Domain) -> Kind:
 def _one_of(domain: Domain) -> Kind:
     def read(value: Any) -> str:
         if _text(value) not in domain.choices:
-            raise Wrong(f"{quoted(value)} is not {domain.words}", f"Write {domain.words}")
+            raise InvalidValue(f"{quoted(value)} is not {domain.words}", f"Write {domain.words}")
         return _text(value)
 
     return Kind(read, {"enum": list(domain.choices)})
@@ -133,7 +137,7 @@ def octets(text: object) -> bytes | None:
 def _address(value: Any) -> str:
     packed = octets(_text(value))
     if packed is None:
-        raise Wrong(
+        raise InvalidValue(
             f"{quoted(value)} is no IPv6 address", "Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2"
         )
     return inet_ntop(AF_INET6, packed)
@@ -143,7 +147,7 @@ def _network_id(value: Any) -> int | bytes:
     """Return the integer, or the first six octets of the /48."""
     if isinstance(value, int) and not isinstance(value, bool):
         if not schema.NETWORK_ID.holds(value):
-            raise Wrong(
+            raise InvalidValue(
                 f"{shown(value)} is no network id",
                 "Use 1 to 4294967295: the 32 bits after the prefix",
             )
@@ -153,12 +157,12 @@ def _network_id(value: Any) -> int | bytes:
     start, _, length = value.partition("/")
     packed = octets(start)
     if packed is None or length != "48" or any(packed[6:]):
-        raise Wrong(
+        raise InvalidValue(
             f"{quoted(value)} is no network",
             "Write its /48, such as fdaa:0:18::/48, or the integer",
         )
     if not any(packed[2:6]):
-        raise Wrong(f"{quoted(value)} is network 0, which is refused", "Use another")
+        raise InvalidValue(f"{quoted(value)} is network 0, which is refused", "Use another")
     return packed[:6]
 
 
@@ -166,12 +170,12 @@ _HOST_BITS: Final = re.compile(r"([0-9A-Fa-f]{1,4}):([0-9A-Fa-f]{1,4})|([0-9]{1,
 
 
 def host_id(value: Any) -> int:
-    if (found := _HOST_BITS.fullmatch(_text(value))) is not None:
-        high, low, decimal = found.groups()
+    if (match := _HOST_BITS.fullmatch(_text(value))) is not None:
+        high, low, decimal = match.groups()
         number = int(decimal) if decimal else int(high, 16) << 16 | int(low, 16)
         if schema.HOST_ID.holds(number):
             return number
-    raise Wrong(
+    raise InvalidValue(
         f"{quoted(value)} is no host",
         "Write its 32 bits as in an address, such as a7b:7d, or the integer",
     )
