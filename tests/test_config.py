@@ -356,7 +356,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 def test_none_excludes_other_upstreams() -> None:
     (fault,) = refused({"upstream": ("none", "udp://192.0.2.1")})
-    assert fault == "--upstream: none excludes any other upstream"
+    assert fault == "--upstream: none cannot be combined with other upstreams"
     assert settings({"upstream": ("none",)}).upstream == (None,)
 
 
@@ -582,7 +582,7 @@ def test_a_secret_is_not_repeated_by_what_is_wrong_with_it(text: str, tmp_path: 
 def test_a_number_as_secret_is_not_repeated_either(tmp_path: Path) -> None:
     for name in ("cookie_secret", "console_token"):
         file = written(tmp_path, f"{name} = 12345678901234567\n")
-        assert refused(file=file) == [f"{file}, {name}: the value is no text: write it in quotes"]
+        assert refused(file=file) == [f"{file}, {name}: the value is not text: write it in quotes"]
 
 
 @pytest.mark.parametrize(
@@ -593,23 +593,23 @@ def test_a_number_as_secret_is_not_repeated_either(tmp_path: Path) -> None:
         (b"workers = " + b"9" * 5_000, "too many digits"),
         (b"workers = 0x" + b"f" * 5_000, "beyond 64 bits"),
         (b"workers = -99999999999999999999", "beyond 64 bits"),
-        (b'workers = "' + b"9" * 5_000 + b'"', "no number from 1 to 8"),
-        (b"workers = 1.5", "no text"),
-        (b"workers = inf", "no text"),
-        (b"workers = true", "no text"),
-        (b"workers = 2026-01-01", "no text"),
+        (b'workers = "' + b"9" * 5_000 + b'"', "not a number from 1 to 8"),
+        (b"workers = 1.5", "not text"),
+        (b"workers = inf", "not text"),
+        (b"workers = true", "not text"),
+        (b"workers = 2026-01-01", "not text"),
         (b'nsid = "\xff"', "line 1 is not UTF-8"),
         (b'\n\nnsid = "\xff"', "line 3 is not UTF-8"),
         (b"\xff\xfen\x00s\x00", "line 1 is not UTF-8"),
         (b"\x00", "is not TOML"),
-        (b'catalog = "a\\u0000b"', "no name of a file"),
-        (b'catalog = ""', "no name of a file"),
-        (b'upstream_ca = "\\u0000"', "no name of a file"),
+        (b'catalog = "a\\u0000b"', "not a file name"),
+        (b'catalog = ""', "not a file name"),
+        (b'upstream_ca = "\\u0000"', "not a file name"),
         (b'listen = "[fe80::1%a\\u0000]:53"', "not printable"),
         (b'listen = "[::1]:' + b"9" * 5_000 + b'"', "no port from 0 to 65535"),
-        (b"region = " + b'"' + b"x" * 100_000 + b'"', "no region code"),
+        (b"region = " + b'"' + b"x" * 100_000 + b'"', "not a region code"),
         (b"x" * 100_000 + b" = 1", "unknown key"),
-        (b"#" * (1 << 20) + b"\n", "more than 1,048,576 octets"),
+        (b"#" * (1 << 20) + b"\n", "larger than 1,048,576 octets"),
     ],
 )
 def test_a_file_that_nobody_means_is_told_in_few_words(

@@ -44,7 +44,7 @@ def column_options(
 
 
 def _option(column: Column, required: bool) -> Callable[[Command], Command]:
-    name = column.said.replace("_", "-")
+    name = column.document_name.replace("_", "-")
     if column.domain is FLAG:
         off = column.off or f"no-{name}"
         return click.option(f"--{name}/--{off}", column.name, default=None, help=column.words)

@@ -1,11 +1,16 @@
-"""Read what another system knows of machines and peers, and write it as a declarative catalog
-document.
+"""Convert what another system knows about machines and peers into a declarative document.
 
-    octets ─ decode_text, parse_json ─► wireguard · csv · docker · consul · fly ─► Draft ─► Imported(document, notes)
+    octets ─ decode_text, parse_json ─► one reader ─► Draft ─► Imported(document, notes)
 
-Each reader is pure: `read(source, options)` touches no file and no network. The document has the
-structure that `internal-dns apply` takes (docs/import.md). What a reader leaves out, changes or
-guesses stands in the notes.
+    wireguard.py       `wg show all dump`, or a wg-quick .conf file: peers
+    docker.py          `docker inspect`: machines
+    consul.py          the instances of a service from Consul's API: machines
+    fly.py             Fly.io's Machines API: machines
+    csv.py             a table with a header: machines or peers
+    __init__.py        what they share: Options, Draft, decoding of the input
+
+Each reader is pure: `read(source, options)` opens no file and no connection. `internal-dns apply`
+takes the document (docs/import.md). Notes list everything that was omitted, changed or guessed.
 """
 
 from __future__ import annotations
@@ -26,17 +31,17 @@ from internal_dns.store.rows import shown
 T = TypeVar("T")
 Services = Iterable[tuple[str, str, int]]  # (name, protocol, port)
 
-MAX_EXAMPLES: Final = 10  # then "and N more"
-UNKNOWN_REGION: Final = "local"  # A machine without a region is not served at all.
+MAX_EXAMPLES: Final = 10  # named in a note, before "and N more"
+UNKNOWN_REGION: Final = "local"  # a machine without a region would not be served
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 _DEFAULT: Final = re.compile(r"net-[0-9a-f]{1,8}\Z")
 _SERVER: Final = bytes(9) + b"\x03"  # the free bits of <network>::3
 
 
 class SourceError(Exception):
-    """The input is not what it claims to be: what is wrong, why, and what to do.
+    """The input is not what it should be; the arguments are what, why, and what to do.
 
-    Never quotes a line: it may hold keys.
+    It never quotes a line of the input, which may hold keys.
     """
 
     def __init__(self, what: str, why: str, do: str) -> None:
@@ -46,7 +51,7 @@ class SourceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A declarative document, and what was left out, changed or guessed on the way to it, with the
+    """A declarative document, and notes of what was omitted, changed or guessed, with the
     reason."""
 
     document: dict[str, Any]
@@ -55,13 +60,11 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the operator knows and the source does not. `app` and `region` stand in where the source
-    names none; `file` is the name of the input without directory and suffix, empty for standard
-    input."""
+    """Values from the command line. `app` and `region` are used where the source names none; `file`
+    is the name of the input without directory and suffix, empty for standard input."""
 
-    networks: Mapping[int, str] = field(
-        default_factory=dict
-    )  # names; the others are called net-<hex>
+    # Names by network id; the other networks are called net-<hex>.
+    networks: Mapping[int, str] = field(default_factory=dict)
     app: str = ""
     region: str = ""
     prefix: bytes = USUAL.prefix
@@ -78,7 +81,7 @@ class Options:
             if named.setdefault(name.lower(), number) != number or not is_free_name(
                 number, name.lower()
             ):
-                why = f"another network is called {shown(name)}"
+                why = f"another network has the name {shown(name)}"
                 raise SourceError(
                     f"network {number} ({number:x} in addresses)", why, "Correct --network"
                 )
@@ -91,7 +94,7 @@ class Options:
 
 
 def is_free_name(number: int, name: str) -> bool:
-    """Whether *name* is not what another network is called by default."""
+    """Whether *name* is not the default name of another network."""
     return not _DEFAULT.match(name) or name == default_name(number)
 
 
@@ -100,29 +103,26 @@ def default_name(number: int) -> str:
 
 
 def document_has(key: str) -> bool:
-    """Whether a machine in a document may have *key*.
-
-    The catalog gains columns; what it cannot hold yet stays in the notes.
-    """
+    """Whether a machine in a document may have *key*; columns are added between versions."""
     from internal_dns.store.declare.fields import MACHINE
 
     return key in MACHINE
 
 
 class Draft:
-    """A document in the making: names made valid, addresses checked, doubles refused, and
-    everything noted."""
+    """A document being built: names are made valid, addresses checked, duplicates rejected, all
+    with a note."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.names = {number: name.lower() for number, name in options.networks.items()}
         self.numbers = {name: number for number, name in self.names.items()}
         self.machines: dict[str, dict[str, Any]] = {}  # by id: unique in the whole catalog
-        self.locations: dict[str, tuple[int, str]] = {}  # id: network and app
+        self.locations: dict[str, tuple[int, str]] = {}  # by id: network and app
         self.peers: dict[tuple[int, str], dict[str, Any]] = {}
         self.owners: dict[bytes, str] = {}  # machines' addresses and peers' /120s
         self.blocks: dict[bytes, str] = {}  # machines' /112s
-        # What was written for a name, by kind, where it must be unique, and name.
+        # The original spellings of each name, by kind, the scope where it must be unique, and name.
         self.spellings: dict[tuple[str, object, str], set[str]] = {}
         self.notes: dict[str, list[str]] = {}
 
@@ -132,35 +132,36 @@ class Draft:
     # ── values ────────────────────────────────────────────────────────────────────────────────────
 
     def make_name(self, raw: str, kind: str, who: str, longest: int = 63) -> str:
-        """Return *raw* as a lower-cased name, empty when it has no letter or digit; changes are
-        noted."""
+        """Return *raw* as a valid lower-case name, empty when it has no letter or digit; note any
+        change."""
         name = re.sub(r"[^A-Za-z0-9_-]", "-", re.sub("['\u2019]", "", raw)[:longest]).lower()
         if not re.search(r"[a-z0-9]", name):
             if raw:
-                self.note(f"{kind} not used, no letter or digit in it", f"{who} ({shown(raw)})")
+                self.note(f"{kind} not used, it has no letter or digit", f"{who} ({shown(raw)})")
             return ""
         if name != raw.lower():
-            why = f"{kind} changed, it may have {longest} letters, digits, - and _"
+            why = f"{kind} changed, a name has at most {longest} letters, digits, - and _"
             self.note(why, f"{who} ({shown(raw)} is now {name})")
         return name
 
     def make_unique_name(self, raw: str, kind: str, who: str, within: object = None) -> str:
-        """Return the name for *raw*, and remember it: two that become one name are noted."""
+        """Return the name for *raw*, and record its spelling: two that become one name are
+        noted."""
         name = self.make_name(raw, kind, who)
         if name:
             self.spellings.setdefault((kind, within, name), set()).add(raw.lower())
         return name
 
     def parse_address(self, text: str, who: str) -> tuple[int, bytes] | None:
-        """Return network and 16 octets of the address *text*, or None and a note."""
+        """Return network and 16 octets of the address *text*, or None and add a note."""
         prefix, whose = self.options.prefix, f"{who} ({shown(text)})"
         address = octets(text)
         if address is None:
-            self.note("left out, no IPv6 address", whose)
+            self.note("left out, not an IPv6 address", whose)
         elif not address.startswith(prefix):
             self.note(f"left out, the address is not in {prefix.hex()}::/16", whose)
         elif not any(address[2:6]):
-            self.note("left out, no network has the id 0", whose)
+            self.note("left out, network 0 is reserved", whose)
         elif address[6:16] == _SERVER:
             self.note("left out, <network>::3 is the server's own address", whose)
         else:
@@ -171,13 +172,13 @@ class Draft:
         return self.names.get(number) or default_name(number)
 
     def name_network(self, number: int, raw: str, who: str) -> None:
-        """The source calls a network *raw*; the operator's word and the first come first."""
+        """Use *raw* as the name of a network, unless the operator or an earlier record named it."""
         name = self.make_name(raw, "network name", who)
         if name and (self.numbers.get(name, number) != number or not is_free_name(number, name)):
-            self.note("network name not used, it is another network's", f"{who} ({shown(raw)})")
+            self.note("network name not used, another network has it", f"{who} ({shown(raw)})")
         elif name and self.names.setdefault(number, name) != name:
             self.note(
-                f"network name not used, it is called {self.names[number]} already",
+                f"network name not used, the network is already called {self.names[number]}",
                 f"{who} ({shown(raw)})",
             )
         elif name:
@@ -211,19 +212,18 @@ class Draft:
         if not ident or not app:
             self.note(f"left out, no {'app' if ident else 'id'}", f"{who} ({shown(address)})")
         elif ident in self.machines:
-            self.note("left out, a machine before it has this id", f"{who} ({shown(address)})")
+            self.note("left out, an earlier machine has this id", f"{who} ({shown(address)})")
         else:
             other = self.owners.setdefault(packed, ident)
             if other != ident:
                 self.note(
-                    "share an address, which `apply` refuses while both are started",
+                    "share an address, which `apply` rejects while both are started",
                     f"{other} and {ident}",
                 )
             neighbor = self.blocks.setdefault(packed[:14], ident)
             if neighbor != ident and other == ident:
                 self.note(
-                    "lie in one /112, which belongs to one machine, so the server takes one for "
-                    "the other",
+                    "share a /112, which belongs to one machine: the server cannot tell them apart",
                     f"{neighbor} and {ident}",
                 )
             self.locations[ident] = number, app
@@ -239,7 +239,7 @@ class Draft:
                 self._unready(ident, unready)
 
     def _unready(self, ident: str, why: str) -> None:
-        """Keep that a started machine should get no traffic, as far as a document can say so."""
+        """Record that a started machine should get no traffic, if a document can express it."""
         self.machines[ident]["ready"] = False
         if document_has("ready"):
             self.note(f"started but not ready, {why}", ident)
@@ -251,8 +251,8 @@ class Draft:
             )
 
     def add_peer(self, raw: str, address: str, *, region: str = "", rename: bool = False) -> None:
-        """Add a WireGuard peer, or note why not; with *rename* a name that is taken gets a number
-        behind it."""
+        """Add a WireGuard peer, or note why not; with *rename*, a name that is taken gets a number
+        appended."""
         who = shown(raw)
         placed = self.parse_address(address, who)
         if placed is None:
@@ -264,7 +264,7 @@ class Draft:
             return
         if (number, name) in self.peers:
             if not rename:
-                self.note("left out, a peer before it has this name", f"{who} ({shown(address)})")
+                self.note("left out, an earlier peer has this name", f"{who} ({shown(address)})")
                 return
             name = self._free(number, name)
             self.note(
@@ -272,9 +272,7 @@ class Draft:
             )
         other = self.owners.setdefault(packed[:15], name)
         if other != name:
-            self.note(
-                "lie in one /120, so the server takes one for the other", f"{other} and {name}"
-            )
+            self.note("share a /120: the server cannot tell them apart", f"{other} and {name}")
         peer = {"address": address_text(packed).decode()}
         if region := self.make_name(region or self.options.region, "region", who):
             peer["region"] = region
@@ -289,7 +287,7 @@ class Draft:
     def _region(self, raw: str, who: str) -> str:
         region = self.make_unique_name(raw or self.options.region, "region", who)
         if not region:
-            self.note(f"region {UNKNOWN_REGION} guessed, because none is named", who)
+            self.note(f"region {UNKNOWN_REGION} assumed, because the source names none", who)
         return region or UNKNOWN_REGION
 
     def _metadata(self, pairs: Mapping[str, str], who: str) -> dict[str, str]:
@@ -299,31 +297,33 @@ class Draft:
             if key and storable(key) and storable(value)
         }
         for key in sorted(pairs.keys() - metadata.keys()):
-            self.note("metadata left out: no key, NUL, or not Unicode", f"{who} ({shown(key)})")
+            self.note("metadata left out: empty key, NUL, or not Unicode", f"{who} ({shown(key)})")
         return metadata
 
     def _services(self, services: Services, who: str) -> list[dict[str, Any]]:
         unique: dict[tuple[str, str], dict[str, Any]] = {}
         for raw, protocol, port in services:
-            name = self.make_name(
-                raw, "service", who, 62
-            )  # One octet of the label is for the _ before it.
+            # One octet of the label is for the _ before the name.
+            name = self.make_name(raw, "service", who, 62)
             service = {"name": name, "protocol": protocol, "port": port}
             if (name, protocol) in unique and unique[name, protocol] != service:
-                self.note("services left out, one before it has this name", f"{who} ({shown(raw)})")
+                self.note(
+                    "services left out, an earlier one has this name", f"{who} ({shown(raw)})"
+                )
             elif name and protocol in ("tcp", "udp") and 0 < port < 65_536:
                 unique[name, protocol] = service
             else:
                 self.note(
-                    "services left out: tcp or udp, and port 1 to 65535", f"{who} ({shown(raw)})"
+                    "services left out: only tcp or udp, and ports 1 to 65535",
+                    f"{who} ({shown(raw)})",
                 )
         return [unique[key] for key in sorted(unique)]
 
-    # ── the whole ─────────────────────────────────────────────────────────────────────────────────
+    # ── the result ────────────────────────────────────────────────────────────────────────────────
 
     def finish(self) -> Imported:
-        """Return the document, in an order of its own so that two imports can be compared, and the
-        notes."""
+        """Return the document and the notes. The order is fixed, so that two imports can be
+        compared."""
         networks: dict[int, dict[str, Any]] = {}
         for number in sorted({number for number, _ in (*self.locations.values(), *self.peers)}):
             address = address_text(
@@ -343,13 +343,15 @@ class Draft:
         for (kind, _, name), raws in self.spellings.items():
             if len(raws) > 1:
                 raw = ", ".join(map(shown, sorted(raws)))
-                self.note(f"{kind} names became one", f"{name} of {raw}")
+                self.note(f"{kind} names became one", f"{name} from {raw}")
         named = {self.network_name(number): network for number, network in networks.items()}
         if named:
-            advice = "`apply` makes a network exactly as written, so add first what this source does not tell of"
+            advice = (
+                "`apply` makes a network exactly as written, so first add what this source lacks"
+            )
             self.note(advice, *named)
         else:
-            self.note("nothing found to import")
+            self.note("nothing to import")
         notes = [
             reason if not who else f"{reason}: {_listed(who)}" for reason, who in self.notes.items()
         ]
@@ -374,13 +376,13 @@ def octets(address: str) -> bytes | None:
 
 
 def storable(text: str) -> bool:
-    """Whether *text* can stand in a catalog: no NUL, no half of a surrogate pair."""
+    """Whether *text* can be stored in a catalog: no NUL, no lone surrogate."""
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-# Octets that no text holds, whatever its encoding, but for UTF-16 and UTF-32.
+# Octets that occur in no text, whatever its encoding, except UTF-16 and UTF-32.
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
-# The longer mark first: that of UTF-32 starts like that of UTF-16.
+# The longer mark first: that of UTF-32 begins like that of UTF-16.
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -393,8 +395,8 @@ _MARKS: Final = (
 def decode_text(source: str | bytes, what: str) -> str:
     """Return the text of *source* without its byte order mark.
 
-    UTF-8, or what the mark says (PowerShell's `>` writes UTF-16). Raises SourceError for other
-    text: a guessed encoding would change names in silence.
+    The encoding is UTF-8, or what the mark says (PowerShell's `>` writes UTF-16). Raises
+    SourceError for anything else: a guessed encoding would silently change names.
     """
     text = source if isinstance(source, str) else _decoded(source, what)
     text = text.removeprefix("\ufeff")
@@ -428,7 +430,7 @@ def _decoded(source: bytes, what: str) -> str:
 
 
 def _probable(source: bytes) -> tuple[str, str]:
-    """Name the encoding that text which is not UTF-8 probably has, for people and for iconv."""
+    """Return the probable encoding of text that is not UTF-8, for people and for iconv."""
     if source.count(0) * 4 > len(source):  # ASCII in UTF-16: every second octet
         order = "LE" if source[1::2].count(0) >= source[::2].count(0) else "BE"
         return f"UTF-16{order} without a byte order mark", f"UTF-16{order}"
@@ -438,9 +440,9 @@ def _probable(source: bytes) -> tuple[str, str]:
 
 
 def parse_json(source: object, what: str) -> object:
-    """Return *source* parsed, if it is text; of objects one a line, their list.
+    """Return *source*, parsed if it is text; one object per line makes a list.
 
-    Raises SourceError for what is no JSON.
+    Raises SourceError for text that is not JSON.
     """
     if not isinstance(source, str | bytes):
         return source
@@ -470,7 +472,8 @@ def _by_line(text: str) -> list[object] | None:
 
 
 def convert_list(value: object, shape: type[T], what: str, do: str) -> T:
-    """Return parsed JSON as *shape*. Raises SourceError naming the place that does not fit."""
+    """Return parsed JSON as *shape*. Raises SourceError naming the first value that does not
+    fit."""
     try:
         return msgspec.convert(value, shape)
     except (msgspec.ValidationError, ValueError, RecursionError) as error:

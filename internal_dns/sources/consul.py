@@ -1,10 +1,11 @@
-"""Instances of a service, from Consul's HTTP API.
+"""Read the instances of a service from Consul's HTTP API.
 
-/v1/health/service/NAME    with checks: ready when all of them pass (none: too)
-/v1/catalog/service/NAME   without checks: all are taken as started
+/v1/health/service/NAME    with checks: ready when all of them pass, or there are none
+/v1/catalog/service/NAME   without checks: all are imported as started
 
-id        <node>-<ServiceID>-<10 digits>: the digits are a hash of network, datacenter, node and ServiceID,
-          for Consul keeps a ServiceID unique by node only, and a catalog's ids are unique over all networks
+id        <node>-<ServiceID>-<10 digits>: the digits are a hash of network, datacenter, node and
+          ServiceID, because Consul's ServiceIDs are unique per node only, and the ids of a catalog
+          are unique across all networks
 app       ServiceName
 region    `region` of the node's meta, else its datacenter
 address   the first in the prefix: the service's, its lan_ipv6, the node's, its lan_ipv6
@@ -36,7 +37,7 @@ from internal_dns.store.rows import shown
 WHAT: Final = "list of service instances as Consul's API gives it"
 DO: Final = "Give the reply of /v1/health/service/NAME or /v1/catalog/service/NAME"
 LAN: Final = "lan_ipv6"
-DIGITS: Final = 10  # 40 bits are enough: only ids whose readable parts are the same can meet
+DIGITS: Final = 10  # 40 bits suffice: only ids with the same readable part can collide
 READABLE: Final = 63 - 1 - DIGITS
 
 
@@ -93,7 +94,8 @@ class _CheckedInstance(Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Instance:
-    """What both replies tell; `failing` is the worst status of its checks, empty when all pass."""
+    """What both replies contain; `failing` is the worst status of its checks, empty when all
+    pass."""
 
     datacenter: str
     node: str
@@ -108,9 +110,9 @@ class _Instance:
 
 
 def read(source: object, options: Options | None = None) -> Imported:
-    """Return a machine for each instance with an address in the prefix.
+    """Return a machine per instance with an address in the prefix.
 
-    *source* is text or parsed already. Raises SourceError.
+    *source* is text, or already parsed. Raises SourceError.
     """
     value = parse_json(source, WHAT)
     if not isinstance(value, list):
@@ -124,7 +126,7 @@ def read(source: object, options: Options | None = None) -> Imported:
         instances = [_of_flat(one) for one in convert_list(value, list[_FlatInstance], WHAT, DO)]
         if instances:
             draft.note(
-                "all taken as started: the catalog has no checks, /v1/health/service/NAME has"
+                "all imported as started: /v1/catalog has no checks, /v1/health/service/NAME has"
             )
     for instance in instances:
         _add(draft, instance)
@@ -132,10 +134,10 @@ def read(source: object, options: Options | None = None) -> Imported:
 
 
 def _identifier(instance: _Instance, network: bytes) -> str:
-    """Return the id of an instance: of nothing but where and what it is, so that it stays the same
+    """Return the id of an instance. It depends only on where and what it is, so it stays the same
     whichever others come and go."""
     parts = (instance.datacenter, instance.node, instance.id)
-    # Each part with its length before it: no two lists of parts are written alike.
+    # Each part is preceded by its length, so no two lists of parts give the same octets.
     written = b"".join(
         len(part).to_bytes(4, "big") + part
         for part in (network, *(part.encode("utf-8", "surrogatepass") for part in parts))
@@ -153,11 +155,11 @@ def _add(draft: Draft, instance: _Instance) -> None:
         return
     state, unready = "started", ""
     if instance.failing and document_has("ready"):
-        unready = "a check of it warns" if instance.failing == "warning" else "a check of it fails"
+        unready = "a check warns" if instance.failing == "warning" else "a check fails"
     elif instance.failing:
         state = "stopped"
         draft.note(
-            f"taken as stopped, a check of it {'warns' if instance.failing == 'warning' else 'fails'}: "
+            f"imported as stopped, a check {'warns' if instance.failing == 'warning' else 'fails'}: "
             "a document has no `ready` in this version",
             who,
         )
@@ -165,7 +167,7 @@ def _add(draft: Draft, instance: _Instance) -> None:
     left = [tag for tag in instance.tags if tag not in ("tcp", "udp")]
     if left:
         draft.note(
-            "tags left out, metadata has keys and values", f"{who} ({shown(', '.join(left))})"
+            "tags left out, they are not key-value pairs", f"{who} ({shown(', '.join(left))})"
         )
     draft.add_machine(
         _identifier(instance, (octets(inside[0]) or b"")[:6]),

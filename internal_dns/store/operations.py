@@ -1,7 +1,7 @@
-"""What the command line asks of a catalog: one function for each operation, JSON in and out.
+"""The operations that the command line requests: one function each, JSON in and JSON out.
 
-The running server performs them for whoever may open its socket (api.py); `--offline` performs the
-same without one.
+The running server performs them for any client of its UNIX socket (admin/api.py); `--offline`
+performs the same ones without a server.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ def perform(request: Request, writer: Writer) -> Reply:
     operation = OPERATIONS.get(str(request.get("op")))
     if operation is None:
         raise BadRequest(f"there is no operation {request.get('op')!r}")
-    writer.reopen_if_replaced()  # before anything is planned by what the file holds
+    writer.reopen_if_replaced()  # plan against the file that is served
     return operation(request, writer)
 
 
 def write(request: Request, writer: Writer) -> Reply:
-    """Put and delete rows in one transaction. `new`: the rows must not be there yet; `old`: they
-    must."""
+    """Put and delete rows in one transaction.
+
+    Rows listed in `new` must not exist yet, rows listed in `old` must exist.
+    """
     puts = [(str(table), dict(row)) for table, row in request.get("puts", ())]
     deletes = [(str(table), dict(key)) for table, key in request.get("deletes", ())]
     for table, row in [*puts, *deletes]:
         if table not in TABLES or not row:
-            raise BadRequest(f"{table!r} is no table, or no row is given")
-    for wanted, word in (("new", "is there already"), ("old", "is not there")):
+            raise BadRequest(f"{table!r} is not a table, or no row is given")
+    for wanted, word in (("new", "already exists"), ("old", "does not exist")):
         for table, key in request.get(wanted, ()):
             if bool(read_rows(writer.connection, str(table), key)) == (wanted == "new"):
                 raise RejectedChange([f"{' '.join(map(str, key.values()))} {word} (table {table})"])
@@ -47,17 +49,17 @@ def write(request: Request, writer: Writer) -> Reply:
 
 
 def apply(request: Request, writer: Writer) -> Reply:
-    """Make the catalog what a declarative document says.
+    """Make the catalog match a declarative document.
 
-    `dry_run` tells what would change, answers included; `limit` bounds how many lines and answers
-    are told, beside their counts; `move` allows machines to change their network.
+    `dry_run` only reports what would change, answers included. `limit` bounds the listed changes
+    and answers; their counts are always complete. `move` allows machines to change their network.
     """
     limit = request.get("limit", MAX_LISTED)
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
         raise BadRequest("`limit` must be a whole number, 0 or more")
     text = request.get("text")
     if not isinstance(text, str) or request.get("kind") not in (None, "toml", "json"):
-        raise BadRequest("`text` must hold the document, `kind` may say toml or json")
+        raise BadRequest("`text` must hold the document; `kind` must be toml, json or absent")
     document = declare.parse(
         text,
         name=str(request.get("name", "document")),
@@ -88,8 +90,8 @@ def apply(request: Request, writer: Writer) -> Reply:
 
 
 def _explain_moves(moves: list[str]) -> list[str]:
-    """Say which machines may not move, and what to do."""
-    do = "give it another id if it is another machine, or allow the move with --move"
+    """Return one line per machine that would move, and what to do."""
+    do = "give it another id if it is a different machine, or allow the move with --move"
     more = len(moves) - MAX_MOVES_LISTED
     lines = [f"{move}: {do}" for move in moves[:MAX_MOVES_LISTED]]
     return lines + ([f"and {more:,} more"] if more > 0 else [])

@@ -1,9 +1,9 @@
-"""Tell which answers a change would alter, before it is made.
+"""Find the answers that a change would alter, before it is made.
 
-Every name whose answer differs, whoever asks: apps, lists, metadata, services, peers, flycasts and
-reverse names. Left out are names that hold what another one holds (`global.`, pages, empty
-non-terminals), `nearest`, whose answer depends on where the asker is, and an app's names in regions
-where it has no machine before or after.
+This covers every name whose answer differs, whoever queries it: apps, lists, metadata, services,
+peers, flycasts and reverse names. It omits names that repeat another one (`global.`, pages, empty
+non-terminals), `nearest`, whose answer depends on where the client is, and the names of an app in
+regions where it has no machine before or after.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from internal_dns.store.sqlite import Reader
 from internal_dns.store.writer import Delete, Put, Writer
 
 EMPTY: Final = "(empty)"
-NO_RECORDS: Final = "-"  # where the type stands: the name has no records at all
+NO_RECORDS: Final = "-"  # in place of the type: the name has no records of any type
 NO_DATA: Final = "no data"
-MAX_SHOWN: Final = 20  # members of a set or list; of larger ones only those that differ are shown
+# Members of a set or list that are shown; of larger ones only those that differ.
+MAX_SHOWN: Final = 20
 
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_-]+")
 _SPECIAL: Final = frozenset(b'"().;\\@$')
@@ -51,13 +52,13 @@ Contents = Members | str
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a name holds of one type, in presentation form, or why it holds nothing."""
+    """The records of one type at a name, in presentation form, or why there are none."""
 
     members: tuple[str, ...]
     separator: str = ", "
 
     def text(self, other: Shown) -> str:
-        """Return it in one line; of many members those that *other* lacks, and counts."""
+        """Return one line; of many members, those that *other* lacks, and counts."""
         if len(self.members) <= MAX_SHOWN:
             return self.separator.join(self.members) or EMPTY
         others = frozenset(other.members)
@@ -66,13 +67,13 @@ class Shown:
         if (more := len(differing) - MAX_SHOWN) > 0:
             parts.append(f"{more:,} more")
         if same := len(self.members) - len(differing):
-            parts.append(f"{same:,} that stay")
+            parts.append(f"{same:,} unchanged")
         return " and ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The first answers that would change, how many there are in all, and what else would."""
+    """The first answers that would change, their total count, and other effects as notes."""
 
     answers: list[dict[str, Any]]
     count: int
@@ -82,11 +83,11 @@ class Preview:
 def find_changed_answers(
     writer: Writer, puts: Sequence[Put], deletes: Sequence[Delete], limit: int
 ) -> Preview:
-    """Return network, name, type, answer before and after, for each answer that the change would
-    alter; at most *limit* of them.
+    """Return network, name, type, and answer before and after, for each answer that the change
+    would alter; at most *limit* of them.
 
-    The change is made, read, and taken back, inside one transaction. Raises RejectedChange as making it
-    would.
+    The change is made, read, and rolled back inside one transaction. Raises RejectedChange as the
+    change itself would.
     """
     before = _read(writer, Catalog())
     with writer.uncommitted(puts, deletes):
@@ -124,7 +125,7 @@ def _notes(before: Catalog, after: Catalog) -> list[str]:
     places = "regions", "latency", "hosts"
     if all(getattr(before, part) == getattr(after, part) for part in places):
         return []
-    return ["regions, latency or hosts change: `nearest` names may answer in another order"]
+    return ["regions, latency or hosts change: `nearest` names may order their answers differently"]
 
 
 def _read(writer: Writer, previous: Catalog) -> Catalog:
@@ -140,7 +141,8 @@ def _read(writer: Writer, previous: Catalog) -> Catalog:
 def _names(
     number: NetworkId, labels: frozenset[bytes] | None, before: Catalog, after: Catalog
 ) -> Named:
-    """Yield the names that a change of these apps and flycasts may concern; None: all of them."""
+    """Yield the names that a change of these apps and flycasts may affect; None means all of
+    them."""
     old, new = (catalog.networks.get(number) for catalog in (before, after))
     networks = [network for network in (old, new) if network]
     if labels is None:
@@ -155,7 +157,7 @@ def _names(
     yield from _of_addresses(old, new)
     for label in sorted(labels):
         old_app, new_app = (n.apps.get(label) if n else None for n in (old, new))
-        # A region that appears or goes makes names of every app exist, or not.
+        # A region that is added or removed makes names of every app exist, or not.
         if not _same(old_app, new_app) or before.regions.keys() != after.regions.keys():
             yield from _of_app(
                 label, old_app, new_app, before.regions.keys() ^ after.regions.keys()
@@ -164,7 +166,7 @@ def _names(
 
 
 def _same(before: object, after: object) -> bool:
-    """Whether two parts of a catalog, or their absences, are the same."""
+    """Whether two parts of a catalog are equal; None stands for an absent part."""
     return before is after or before == after
 
 
@@ -196,7 +198,7 @@ def _of_app(
 
 
 def _of_metadata(label: bytes, apps: list[App]) -> Named:
-    """Yield the names of what can be asked for: a key without a dot, and values without an empty
+    """Yield the metadata names that can be queried: keys without a dot, and values without an empty
     part."""
     below = f"kv._metadata.{_label(label)}.internal"
     pairs = {
@@ -219,7 +221,7 @@ def _is_label(text: bytes) -> bool:
 
 
 def _of_addresses(old: Network | None, new: Network | None) -> Named:
-    """Yield the reverse name of each address that gets other owners."""
+    """Yield the reverse name of each address whose owners change."""
     old_owners, new_owners = (network.owners if network else {} for network in (old, new))
     for address in sorted(old_owners.keys() | new_owners.keys()):
         if old_owners.get(address) != new_owners.get(address):
@@ -235,7 +237,7 @@ def _view(catalog: Catalog, number: NetworkId, prefix: bytes) -> View:
 
 
 def _contents(asked: names.Asked, view: View) -> dict[str, Contents]:
-    """Return what a name holds by type; under NO_RECORDS why it holds nothing."""
+    """Return the records of a name by type; under NO_RECORDS why it has none."""
     found = find(asked, view)
     if isinstance(found, NoSuchName):
         return {NO_RECORDS: f"NXDOMAIN ({found.reason})"}
@@ -245,8 +247,7 @@ def _contents(asked: names.Asked, view: View) -> dict[str, Contents]:
 
 
 def _all_members(found: RRset | TextList, asked: names.Asked, view: View) -> Members:
-    """Return all members, though a message has no room for them: what one takes is a part of a
-    long list or set."""
+    """Return all members, even those that one message has no room for."""
     if isinstance(found, TextList):
         parts = [found.text]
         if isinstance(asked, names.Pageable) and len(found.text.sizes) < found.count:
@@ -272,7 +273,7 @@ def _all_members(found: RRset | TextList, asked: names.Asked, view: View) -> Mem
 
 
 def _pages(of: names.Pageable, total: int, view: View) -> Iterator[RRset | TextList]:
-    """Yield each page of what has *total* members."""
+    """Yield each page of a list or set of *total* members."""
     for number in range(1, -(-total // PAGE) + 1):
         found = find(names.Page(of, number), view)
         if not isinstance(found, NoSuchName):
@@ -297,7 +298,7 @@ def _shown(contents: Contents) -> Shown:
 
 
 def _rdata_text(qtype: Type, rdata: bytes) -> str:
-    """Return the rdata of a catalog's records: addresses, services, reverse names."""
+    """Return rdata of the types a catalog holds: addresses, services, reverse names."""
     match qtype:
         case Type.AAAA:
             return inet_ntop(AF_INET6, rdata)

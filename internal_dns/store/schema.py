@@ -7,7 +7,7 @@
     older files           store/upgrade.py
 
 `schema.sql` stays the file people read; tests/store/test_schema.py holds the two together. What a
-column means is said where it is read: store/rows.py and core/.
+column means is documented where it is read: store/rows.py and core/.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Column:
     off: str = ""  # of a flag: the word of its option that says no, where `no-…` would mislead
 
     @property
-    def said(self) -> str:
-        """What documents and the command line call it."""
+    def document_name(self) -> str:
+        """Its name in documents and on the command line."""
         return self.document or self.name
 
     @property

@@ -1,8 +1,8 @@
-"""The one writer of an owned catalog: whole transactions, checked before they are committed.
+"""The only writer of a catalog with a journal: whole transactions, checked before they commit.
 
-It holds an exclusive lock on FILE.lock for as long as it lives, so no second internal-dns process
-writes. A file without our journal belongs to another engine (a gossiping SQLite, say) and is
-refused. A change is refused whole when any row of it could not be served afterwards.
+It holds an exclusive lock on FILE.lock for as long as it lives, so no other internal-dns process
+writes. A file without a journal belongs to another engine (a gossiping SQLite, for example) and is
+not written. A change is rejected as a whole when any of its rows could not be served afterwards.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from internal_dns.store.schema import BY_NAME, KEYS, OF_MACHINE, TABLES, Column
 from internal_dns.store.sqlite import check_schema, connect
 from internal_dns.store.upgrade import upgrade
 
-# Rows of the journal that are kept: a reader that was away for more reads the whole file.
+# Entries that the journal keeps: a reader that missed more reads the whole file.
 JOURNAL_LIMIT: Final = 100_000
-BUSY_TIMEOUT: Final = 5  # seconds to wait for a human's shell to end its transaction
+BUSY_TIMEOUT: Final = (
+    5  # seconds to wait for another program, such as a shell, to end its transaction
+)
 
 Row = Mapping[str, Any]
-Put = tuple[
-    str, Row
-]  # table, columns to write; those not named keep what they are, or their default
+# Table, and the columns to write; the others keep their value, or get their default.
+Put = tuple[str, Row]
 Delete = tuple[str, Row]  # table, key columns
 
 
 class NotOurs(Exception):
-    """The file is written by another engine, or by another process; the text says which, `do` what
-    to do instead."""
+    """The file is written by another engine or process; the text names it, `do` says what to do
+    instead."""
 
     def __init__(self, words: str, do: str = "") -> None:
         super().__init__(words)
@@ -47,13 +48,13 @@ class NotOurs(Exception):
 
 
 def follows(path: Path, source: str) -> NotOurs:
-    """Say that *path* follows a bucket, and where to write instead."""
+    """Return the error for writing a file that follows a bucket."""
     do = f"Publish to the bucket instead: internal-dns apply FILE --to {source}"
-    return NotOurs(f"{path} follows {source}: only its follower writes it", do)
+    return NotOurs(f"{path} follows {source}, and only the server that follows writes it", do)
 
 
 class RejectedChange(Exception):
-    """The change breaks a rule; `faults` has a line for each."""
+    """The change breaks a rule; `faults` has one line per broken rule."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
@@ -62,15 +63,15 @@ class RejectedChange(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A committed change: the journal's revision after it, and how many rows differ."""
+    """A committed change: the journal's revision after it, and how many rows changed."""
 
     revision: int
     rows: int
 
 
 class Writer:
-    """Opens *path* for writing; *following*: for a follower. Raises NotOurs, FileNotFoundError,
-    sqlite3.Error."""
+    """Writes *path*; *following* is for the follower of a bucket only. Raises NotOurs,
+    FileNotFoundError, sqlite3.Error."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Writer:
         except BlockingIOError:
             os.close(self.lock)
             self._refuse_followed()
-            raise NotOurs(f"another internal-dns process writes {self.path}") from None
+            raise NotOurs(f"another internal-dns process is writing {self.path}") from None
         except BaseException:
             os.close(self.lock)
             raise
@@ -111,7 +112,7 @@ class Writer:
                 "SELECT 1 FROM sqlite_master WHERE name = 'journal'"
             ).fetchone():
                 raise NotOurs(
-                    f"{self.path} has no journal: another engine maintains it, and writes it"
+                    f"{self.path} has no journal: another engine maintains it and is its only writer"
                 )
             self._refuse_replica(connection)
             upgrade(connection)
@@ -122,7 +123,7 @@ class Writer:
         return connection
 
     def _refuse_followed(self) -> None:
-        """Where another process holds the lock: say so if that is a follower."""
+        """Another process holds the lock: raise NotOurs when it is a follower."""
         connection = connect(self.path)
         try:
             self._refuse_replica(connection)
@@ -130,8 +131,8 @@ class Writer:
             connection.close()
 
     def _refuse_replica(self, connection: sqlite3.Connection) -> None:
-        """What is written beside a follower would be undone by it, or differ from other hosts for
-        ever."""
+        """Raise NotOurs when the file follows a bucket: the follower would undo the change, or this
+        host would differ from the others."""
         if (
             self.following
             or not connection.execute(
@@ -150,15 +151,14 @@ class Writer:
         self.close()
 
     def close(self) -> None:
-        """Give up the file and its lock."""
+        """Close the file and release its lock."""
         self.connection.close()
         os.close(self.lock)
 
     def write(
         self, puts: Sequence[Put], deletes: Sequence[Delete] = (), *, keep: bool = True
     ) -> Written:
-        """Make a change in one transaction: all of it or nothing. *keep* False tries it and takes
-        it back.
+        """Make a change in one transaction, all or nothing. With *keep* False it is rolled back.
 
         Deletes come first. Raises RejectedChange with every fault, sqlite3.Error.
         """
@@ -170,15 +170,15 @@ class Writer:
         return written
 
     def trim(self) -> None:
-        """Let go of the journal's oldest entries, inside a transaction."""
+        """Delete the journal's oldest entries, inside a transaction."""
         self.connection.execute(
             "DELETE FROM journal WHERE revision <= ?", (self.revision() - JOURNAL_LIMIT,)
         )
 
     @contextmanager
     def uncommitted(self, puts: Sequence[Put], deletes: Sequence[Delete] = ()) -> Iterator[Written]:
-        """Have a change made and checked inside the `with`; it is taken back at its end, unless
-        committed there."""
+        """Make and check a change for the duration of the `with` block; it is rolled back at the
+        end unless the block commits it."""
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         try:
@@ -192,14 +192,13 @@ class Writer:
                 execute("ROLLBACK")
 
     def reopen_if_replaced(self) -> None:
-        """Open the file anew when another has taken its place: what is written must be what is
-        served."""
+        """Open the file again when another one has taken its place: write what is served."""
         if self.is_replaced():
             passed, self.connection = self.connection, self._connect()
             passed.close()
 
     def is_replaced(self) -> bool:
-        """Whether another file has taken the place of the one that is open."""
+        """Whether another file has taken the place of the open one."""
         return self._identity() != self.opened
 
     def _identity(self) -> tuple[int, int]:
@@ -207,15 +206,15 @@ class Writer:
         return status.st_dev, status.st_ino
 
     def revision(self) -> int:
-        """The journal's revision now."""
+        """Return the current revision of the journal."""
         row = self.connection.execute(
             "SELECT seq FROM sqlite_sequence WHERE name = 'journal'"
         ).fetchone()
         return int(row[0]) if row else 0
 
     def _put(self, table: str, row: Row) -> int:
-        """Insert *row*, or change the columns it names of the row with its key; return how many
-        rows that changed."""
+        """Insert *row*, or update the columns it names in the row with its key; return how many
+        rows changed."""
         columns, keys = _columns(table, row), KEYS[table]
         if missing := [key for key in keys if key not in row]:
             raise RejectedChange([f"{table}: {missing[0]} is missing"])
@@ -237,7 +236,7 @@ class Writer:
             ).rowcount
         if not rest:
             return 0
-        # A row that is as it was is left alone: no entry in the journal, no new updated_at.
+        # An unchanged row is not updated: no journal entry, no new updated_at.
         values = tuple(row[column] for column in rest)
         differs = " OR ".join(f"{column} IS NOT ?" for column in rest)
         sets = ", ".join(f"{column} = ?" for column in [*rest, *now])
@@ -245,11 +244,11 @@ class Writer:
         return execute(f"UPDATE {table} SET {sets} WHERE {where} AND ({differs})", bound).rowcount
 
     def _delete(self, table: str, key: Row) -> int:
-        """Delete the rows with these columns, a machine with what belongs to it; return how many
-        that were."""
+        """Delete the rows with these columns, and metadata and services of deleted machines; return
+        how many."""
         columns = _columns(table, key)
         if not columns:
-            raise RejectedChange([f"{table}: which row to delete is not said"])
+            raise RejectedChange([f"{table}: the request does not say which row to delete"])
         where, values = (
             " AND ".join(f"{column} = ?" for column in columns),
             tuple(key[column] for column in columns),
@@ -266,8 +265,7 @@ class Writer:
     # ── validation ────────────────────────────────────────────────────────────────────────────────
 
     def faults(self, puts: Iterable[Put]) -> list[str]:
-        """Say what of the rows just put could not be served: the rules of reading, and what
-        collides."""
+        """Return the faults of the rows just put: those a reader would find, and collisions."""
         values, faults = Values(self.rules), list[str]()
         neighbors: dict[int, _Neighbors] = {}
         for table, row in puts:
@@ -312,7 +310,7 @@ class Writer:
                 same = "SELECT id FROM networks WHERE lower(name) = ? AND id != ?"
                 name = stored[1].decode()
                 return [
-                    f"networks {stored[0]}: network {other} is called {name} already"
+                    f"networks {stored[0]}: network {other} already has the name {name}"
                     for (other,) in self.connection.execute(same, (name.lower(), stored[0]))
                 ]
             case "apps":
@@ -333,7 +331,7 @@ class Writer:
     def _machine_part_faults(
         self, values: Values, table: str, stored: tuple[Any, ...]
     ) -> list[str]:
-        """Say what is wrong with a row that belongs to a machine."""
+        """Return the faults of a row of metadata or services."""
         execute, machine = self.connection.execute, stored[0]
         ident = machine.decode("utf-8", "replace") if isinstance(machine, bytes) else machine
         if not execute("SELECT 1 FROM machines WHERE id = ?", (ident,)).fetchone():
@@ -353,10 +351,10 @@ class Writer:
     def _neighbors_on(
         self, values: Values, number: int, neighbors: dict[int, _Neighbors]
     ) -> _Neighbors:
-        """Return who is on network *number*; read once a change, however many rows of it are
-        put."""
+        """Return the members of network *number*; read once per change, however many of its rows
+        are put."""
         if number not in neighbors:
-            own = Values(self.rules)  # what is wrong with others is not this change's fault
+            own = Values(self.rules)  # faults of other rows do not count against this change
             execute = self.connection.execute
             machines = f"SELECT {', '.join(READ['machines'])} FROM machines WHERE network_id = ?"
             peers = f"SELECT {', '.join(READ['peers'])} FROM peers WHERE network_id = ?"
@@ -369,7 +367,7 @@ class Writer:
 
 
 def _open_lock(path: str) -> int:
-    """Open a lock file; one that is created here is for its owner alone, whatever the umask."""
+    """Open a lock file; a new one is readable by its owner only, whatever the umask."""
     try:
         created = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -379,8 +377,7 @@ def _open_lock(path: str) -> int:
 
 
 class _Neighbors:
-    """Who is on a network: by address whoever is visible there, and by name however it is
-    written."""
+    """The members of a network: visible ones by address, and all by name in every spelling."""
 
     def __init__(self) -> None:
         self.addresses: dict[bytes, list[str]] = {}
@@ -394,15 +391,15 @@ class _Neighbors:
             self.addresses.setdefault(member.address, []).append(_called(member))
 
     def faults(self, member: Machine | Peer, written: object) -> list[str]:
-        """Say whom *member* collides with."""
+        """Return what *member* collides with."""
         faults, name = [], _called(member)
         others = [other for other in self.spellings[_identity(member)] if other != written]
         if others:
-            faults.append(f"{name}: {shown(others[0])} differs from it in letter case only")
+            faults.append(f"{name}: {shown(others[0])} differs from it only in letter case")
         living = [other for other in self.addresses.get(member.address, ()) if other != name]
         if member.visible and living:
             at = str(IPv6Address(member.address))
-            faults.append(f"{name}: {' and '.join(living)} has address {at} already")
+            faults.append(f"{name}: {' and '.join(living)} already has address {at}")
         return faults
 
 
@@ -419,13 +416,14 @@ def _called(member: Machine | Peer) -> str:
 
 
 def _columns(table: str, row: Row) -> list[str]:
-    """Return the columns of *row*, none of them made up, each with a value of its type."""
+    """Return the columns of *row*. Raises RejectedChange for an unknown one, or a value of another
+    type."""
     if table not in KEYS:
-        raise RejectedChange([f"{table!r} is no table of a catalog"])
+        raise RejectedChange([f"{table!r} is not a table of a catalog"])
     if unknown := [column for column in row if column not in TABLES[table]]:
-        raise RejectedChange([f"{table}: '{shown(unknown[0])}' is no column"])
+        raise RejectedChange([f"{table}: '{shown(unknown[0])}' is not a column"])
     if faults := [
-        f"{table}.{c}: {shown(v)} is no {_WANTED[of.domain.sql]}"
+        f"{table}.{c}: {shown(v)} is not a {_WANTED[of.domain.sql]}"
         for c, v in row.items()
         if not _fits(of := BY_NAME[table].column(c), v)
     ]:
@@ -437,7 +435,7 @@ _WANTED: Final = {"TEXT": "text", "INTEGER": "whole number", "REAL": "number"}
 
 
 def _fits(column: Column, value: object) -> bool:
-    """Whether *value* has the type of *column*: SQLite itself would make text of a number."""
+    """Whether *value* has the type of *column*: SQLite itself would turn a number into text."""
     match column.domain.sql:
         case "INTEGER":
             return isinstance(value, int) and -(1 << 63) <= value < 1 << 63

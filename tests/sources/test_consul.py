@@ -25,21 +25,20 @@ def test_the_document_is_the_golden_one(file: str) -> None:
 
 def test_what_the_catalog_does_not_give_is_noted() -> None:
     assert read((FIXTURES / "consul-catalog.json").read_bytes(), ACME).notes == [
-        "all taken as started: the catalog has no checks, /v1/health/service/NAME has",
-        "tags left out, metadata has keys and values: node-a/db (primary)",
+        "all imported as started: /v1/catalog has no checks, /v1/health/service/NAME has",
+        "tags left out, they are not key-value pairs: node-a/db (primary)",
         "left out, no address in fdaa::/16: node-d/db-d (10.0.0.4, 10.0.0.4)",
-        "`apply` makes a network exactly as written, so add first what this source does not tell "
-        "of: acme",
+        "`apply` makes a network exactly as written, so first add what this source lacks: acme",
     ]
 
 
 def test_doubts_about_checks_and_addresses_are_noted() -> None:
     assert read(HEALTH, ACME).notes[:-1] == [
-        "taken as stopped, a check of it fails: a document has no `ready` in this version: "
+        "imported as stopped, a check fails: a document has no `ready` in this version: "
         "node-b/resolver-2, node-e/resolver-5",
-        "taken as stopped, a check of it warns: a document has no `ready` in this version: "
+        "imported as stopped, a check warns: a document has no `ready` in this version: "
         "node-c/resolver-3",
-        "share an address, which `apply` refuses while both are started: "
+        "share an address, which `apply` rejects while both are started: "
         "node-a-resolver-1-25abd89673 and node-e-resolver-5-b60635ebc2",
     ]
 

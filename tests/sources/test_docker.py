@@ -36,16 +36,15 @@ def test_what_docker_does_not_give_is_noted() -> None:
         "other addresses left out, a machine has one: "
         "shop-web-1 (2001:db8:1::2 of shop_front), shop-web-1 (fdaa:0:19:1:1:0:a:2 of shop_zeta)",
         "exposed ports left out, neither tcp nor udp: shop-web-1 (9999/sctp)",
-        "app changed, it may have 63 letters, digits, - and _: 3d3d3d3d3d3d (Batch Jobs is now "
+        "app changed, a name has at most 63 letters, digits, - and _: 3d3d3d3d3d3d (Batch Jobs is now "
         "batch-jobs)",
-        "region local guessed, because none is named: 4c4c4c4c4c4c, 5b5b5b5b5b5b",
+        "region local assumed, because the source names none: 4c4c4c4c4c4c, 5b5b5b5b5b5b",
         "left out, a one-off `docker compose run`: shop-web-run-1a2b",
-        "left out, no IPv6 address in fdaa::/16 (a stopped one keeps only a fixed one): "
+        "left out, no IPv6 address in fdaa::/16 (a stopped container has only a fixed one): "
         "old (none), v4only (2001:db8::7)",
-        "left out, on the host's network: it has no address of its own: hostly",
-        "compose projects became one app: web of blog, shop",
-        "`apply` makes a network exactly as written, so add first what this source does not tell "
-        "of: acme, net-19",
+        "left out, it uses the host's network and has no address of its own: hostly",
+        "compose projects became one app: web from blog, shop",
+        "`apply` makes a network exactly as written, so first add what this source lacks: acme, net-19",
     ]
 
 
@@ -184,7 +183,7 @@ def test_a_range_of_ports_is_a_service_for_each() -> None:
         "tcp-7000", "tcp-7001", "tcp-7002", "udp-53",
     ]  # fmt: skip
     assert found.notes[:-1] == [
-        "exposed ports left out, no range of 1 to 1,000 ports: web (1-65535/tcp), web (9-8/tcp)"
+        "exposed ports left out, not a range of 1 to 1,000 ports: web (1-65535/tcp), web (9-8/tcp)"
     ]
 
 
@@ -194,7 +193,7 @@ def test_names_that_become_one_are_noted() -> None:
         [named(1, {service: "job.runner"}), named(2, {service: "Job-Runner"}), named(3, {service: "JOB-runner"})],
         Options(region="iad"),
     )  # fmt: skip
-    assert "app names became one: job-runner of job-runner, job.runner" in imported.notes
+    assert "app names became one: job-runner from job-runner, job.runner" in imported.notes
     alike = read(
         [named(1, {service: "Cache"}), named(2, {service: "cache"})], Options(region="iad")
     )
@@ -208,7 +207,7 @@ def test_two_containers_in_one_112_are_noted() -> None:
         for n, of in enumerate(networks)
     ]
     assert read(both, Options(region="iad")).notes[0] == (
-        "lie in one /112, which belongs to one machine, so the server takes one for the other: "
+        "share a /112, which belongs to one machine: the server cannot tell them apart: "
         "000000000000 and 010101010101"
     )
 

@@ -39,9 +39,9 @@ def test_the_document_is_the_golden_one(file: str) -> None:
 
 def test_what_cannot_be_asked_for_is_noted() -> None:
     assert read(TEXT, ACME).notes[:-1] == [
-        "services left out: tcp or udp, and port 1 to 65535: 148ed21f7d9d89 (tcp-0)",
-        "configuration unknown, so group, metadata and services too: 0800000000dead",
-        "left out, no IPv6 address: 0800000000dead ('')",
+        "services left out: only tcp or udp, and ports 1 to 65535: 148ed21f7d9d89 (tcp-0)",
+        "configuration unknown, and with it group, metadata and services: 0800000000dead",
+        "left out, not an IPv6 address: 0800000000dead ('')",
     ]
 
 
@@ -59,7 +59,7 @@ def test_the_app_around_the_list_wins_then_the_one_given_then_metadata() -> None
         (TEXT[: len(TEXT) // 2], "it is not JSON"),
         (json.dumps([machine()]), "machine a1 has no app"),
         (json.dumps(machine()), "machine a1 has no app"),
-        ('{"error": "unauthorized"}', "it is neither a list nor has it `machines`"),
+        ('{"error": "unauthorized"}', "it is neither a list nor an object with `machines`"),
         ('{"app": 7, "machines": []}', "Expected `str`, got `int` - at `$[0].app`"),
         (json.dumps([{"app": "a", "machines": []}, machine()]), "missing required field"),
         (json.dumps([machine(private_ip=["fdaa::"])]), "at `$[0].private_ip`"),
@@ -86,11 +86,11 @@ def test_the_configuration_of_a_machine_whose_host_is_away_is_the_incomplete_one
     (made,) = imported.document["networks"]["net-18"]["apps"]["shop"]["machines"]
     assert (made["group"], made["metadata"]["tier"]) == ("worker", "gold")
     assert imported.notes[:-1] == [
-        "configuration incomplete, what there is of it was read: a1",
+        "configuration incomplete, the known part was read: a1",
         "its host is unreachable, so the state is the last one known: a1",
     ]
     unknown = read([machine(config=None)], Options(app="shop"))
-    assert "configuration unknown, so group, metadata and services too: a1" in unknown.notes
+    assert "configuration unknown, and with it group, metadata and services: a1" in unknown.notes
 
 
 @pytest.mark.parametrize(
@@ -129,12 +129,12 @@ def test_the_listing_of_an_organization_names_the_app_of_each_machine() -> None:
 
 
 def test_a_listing_that_is_not_whole_is_noted() -> None:
-    part = "the listing is not whole, and `apply` would remove the machines that it lacks"
+    part = "the listing is incomplete, and `apply` would remove the missing machines"
     imported = read(
         listing(machine(app_name="shop", config={}), next_cursor="abc", error_regions=["sin"])
     )
     assert imported.notes[:2] == [
-        f"{part}: regions that could not be asked: sin",
-        f"{part}: it goes on at a next_cursor: abc",
+        f"{part}: regions that could not be reached: sin",
+        f"{part}: it continues at a next_cursor: abc",
     ]
     assert read(listing(next_cursor="abc", machines=None)).notes[0].startswith(part)

@@ -106,7 +106,7 @@ def test_any_name_becomes_valid_or_is_left_out(text: str) -> None:
 
 def test_a_name_of_300_octets_is_cut_and_said_so() -> None:
     for imported in everywhere(LONG):
-        assert any("changed, it may have 63" in note for note in imported.notes)
+        assert any("changed, a name has at most 63" in note for note in imported.notes)
 
 
 def test_metadata_that_no_catalog_can_hold_is_left_out() -> None:
@@ -117,7 +117,7 @@ def test_metadata_that_no_catalog_can_hold_is_left_out() -> None:
     assert made["metadata"] == {"lines": "a\nb"}
     assert (
         imported.notes[0]
-        == "metadata left out: no key, NUL, or not Unicode: a (''), a (half), a (nul)"
+        == "metadata left out: empty key, NUL, or not Unicode: a (''), a (half), a (nul)"
     )
 
 

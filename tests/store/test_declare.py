@@ -312,41 +312,41 @@ BROKEN_TOML_FAULTS = """\
 2: network: unknown key. Did you mean networks?
 4: networks.acme.id: the network is not in fdaa::/16. Write a /48 of fdaa::/16, or the integer
 5: networks.acme.organisation: unknown key. Did you mean organization?
-7: networks."a b": 'a b' is no name. Use 1 to 63 of letters, digits, - and _
-8: networks."a b".id: 0 is no network id. Use 1 to 4294967295: the 32 bits after the prefix
-10: networks."a b".apps.web.machines[0].address: 'nope' is no IPv6 address. Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2
+7: networks."a b": 'a b' is not a valid name. Use 1 to 63 of letters, digits, - and _
+8: networks."a b".id: 0 is not a network id. Use 1 to 4294967295: the 32 bits after the prefix
+10: networks."a b".apps.web.machines[0].address: 'nope' is not an IPv6 address. Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2
 11: networks."a b".apps.web.machines[1].adress: unknown key. Did you mean address?
 11: networks."a b".apps.web.machines[1]: address is missing. Add it: Its address, of this network.
 11: networks."a b".apps.web.machines[1].region: an integer stands where a string belongs. Write it in quotes
-11: networks."a b".apps.web.machines[1].id: this machine id stands in line 10 already. Remove or change one
+11: networks."a b".apps.web.machines[1].id: this machine id already stands in line 10. Remove or change one
 12: networks."a b".apps.web.machines[1].services[0].protocol: 'sctp' is not tcp or udp. Write tcp or udp
 12: networks."a b".apps.web.machines[1].services[0].port: 0 is not a port. Write one from 1 to 65535
 13: networks."a b".apps.web.machines[1].services[1]: name is missing. Add it: Its name, without the underscore: http is asked for as _http._tcp.
 13: networks."a b".apps.web.machines[1].services[1].port: a string stands where an integer belongs. Write a port, 1 to 65535, without quotes
-14: networks."a b".apps.web.machines[1].services[3]: this service of the machine, whatever its letter case, stands in line 14 already. Remove or change one
+14: networks."a b".apps.web.machines[1].services[3]: this service of the machine, ignoring letter case, already stands in line 14. Remove or change one
 22: networks.b.apps.w.machines[0].address: fdaa:0:8::1 is not in fdaa:0:7::/48, the network's own. Write an address that starts like fdaa:0:7::
 24: networks.b.apps.w.machines[0].metadata.a: an integer stands where a string belongs. Write it in quotes
 24: networks.b.apps.w.machines[0].metadata."b.c\\u0000": a date or time stands where a string belongs. Write it in quotes
 25: networks.b.apps.w.machines[0].skip_registration: an integer stands where a boolean belongs. Write true or false
-28: networks.b.apps.w.machines[1].id: this machine id, but for letter case, of the same app stands in line 21 already. Remove or change one
+28: networks.b.apps.w.machines[1].id: this machine id of the same app, ignoring letter case, already stands in line 21. Remove or change one
 29: networks.b.apps.w.machines[1].address: fdaa:0:7::3 is that of the server itself. Give each an address of its own
-33: networks.b.apps.w.machines[2].id: 'Robert'); DROP TABLE machines;--' is no name. Use 1 to 63 of letters, digits, - and _
+33: networks.b.apps.w.machines[2].id: 'Robert'); DROP TABLE machines;--' is not a valid name. Use 1 to 63 of letters, digits, - and _
 39: networks.b.peers.x.address: fdaa:0:7::99 is that of networks.b.apps.w.machines[2] in line 35 too. Give each an address of its own
-41: networks.b.peers.Y: this peer, but for letter case, stands in line 40 already. Remove or change one
-44: networks.b.flycasts.w[1]: this address stands in line 44 already. Remove or change one
+41: networks.b.peers.Y: this peer, ignoring letter case, already stands in line 40. Remove or change one
+44: networks.b.flycasts.w[1]: this address already stands in line 44. Remove or change one
 45: networks.b.flycasts.w[3]: fdaa:0:9::1 is not in fdaa:0:7::/48, the network's own. Write an address that starts like fdaa:0:7::
 46: networks.b.flycasts.v: a string stands where an array belongs. Put it in [ ]
-48: networks.c.id: this id stands in line 19 already. Remove or change one
+48: networks.c.id: this id already stands in line 19. Remove or change one
 49: networks.c.peers: an array stands where a table belongs. Write it as docs/declarative.md says
-51: hosts.z: 'z' is no host. Write its 32 bits as in an address, such as a7b:7d, or the integer
-52: hosts.z.region: 'q r' is no name. Use 1 to 63 of letters, digits, - and _
-55: hosts."0007:7": this host stands in line 53 already. Remove or change one
+51: hosts.z: 'z' is not a host. Write its 32 bits as in an address, such as a7b:7d, or the integer
+52: hosts.z.region: 'q r' is not a valid name. Use 1 to 63 of letters, digits, - and _
+55: hosts."0007:7": this host already stands in line 53. Remove or change one
 58: regions.iad.latitude: 91 is out of range. Write degrees, -90 to 90
 59: regions.iad.longitude: nan is out of range. Write degrees, -180 to 180
-60: regions.ams: one coordinate alone says nothing. Write latitude and longitude, or neither
+60: regions.ams: one coordinate is missing. Write latitude and longitude, or neither
 63: organizations."": the name is empty. Give it one
 67: latency[0].milliseconds: -1 is out of range. Write milliseconds, 0 to 999,999,999
-68: latency[1]: this pair of regions stands in line 64 already. Remove or change one
+68: latency[1]: this pair of regions already stands in line 64. Remove or change one
 71: latency[1].milliseconds: inf is out of range. Write milliseconds, 0 to 999,999,999
 """  # noqa: E501
 
@@ -373,14 +373,14 @@ BROKEN_JSON = """\
 """
 
 BROKEN_JSON_FAULTS = """\
-3: networks.acme.id: 'fdaa:0:18::/49' is no network. Write its /48, such as fdaa:0:18::/48, or the integer
+3: networks.acme.id: 'fdaa:0:18::/49' is not a network. Write its /48, such as fdaa:0:18::/48, or the integer
 10: networks.acme.apps.web: the key stands twice, first in line 4. Keep one of them
 10: networks.acme.apps.web.machines: a table stands where an array belongs. Put it in [ ]
-12: networks."acme\\u0000": 'acme\\x00' is no name. Use 1 to 63 of letters, digits, - and _
+12: networks."acme\\u0000": 'acme\\x00' is not a valid name. Use 1 to 63 of letters, digits, - and _
 12: networks."acme\\u0000": an integer stands where a table belongs. Write it as docs/declarative.md says
 15: latency[0]: milliseconds is missing. Add it: A measured round trip.
 16: latency[1]: a string stands where a table belongs. Write it as docs/declarative.md says
-17: hosts.4294967296: '4294967296' is no host. Write its 32 bits as in an address, such as a7b:7d, or the integer
+17: hosts.4294967296: '4294967296' is not a host. Write its 32 bits as in an address, such as a7b:7d, or the integer
 17: hosts.4294967296.region: an array stands where a string belongs. Write it in quotes
 """
 
@@ -431,7 +431,7 @@ def test_a_label_of_300_octets_is_shortened_where_it_is_told() -> None:
     (fault,) = faults(f"[networks.a]\nid = 1\n\n[networks.a.apps.{label}]")
     assert fault == (
         f"catalog.toml:4: networks.a.apps.{json.dumps('x' * 60 + '…', ensure_ascii=False)}: "
-        f"'{'x' * 80}' … (300 characters) is no name. Use 1 to 63 of letters, digits, - and _"
+        f"'{'x' * 80}' … (300 characters) is not a valid name. Use 1 to 63 of letters, digits, - and _"
     )
 
 
@@ -480,22 +480,21 @@ id = 2
 [regions.ams]
 """
     assert [str(warning).removeprefix("catalog.toml:") for warning in document(text).warnings] == [
-        "3: networks.a.apps.all: all.internal is a name of the grammar, not this app. "
+        "3: networks.a.apps.all: all.internal is a reserved name, not this app. "
         "Rename the app; its machines stay reachable by <id>.vm and in lists",
-        "4: networks.a.apps.ALL: ALL and all in line 3 are one name: letter case is ignored. Spell "
+        "4: networks.a.apps.ALL: ALL and all in line 3 are the same name: letter case is ignored. Spell "
         "it one way",
-        "4: networks.a.apps.ALL: all.internal is a name of the grammar, not this app. "
+        "4: networks.a.apps.ALL: all.internal is a reserved name, not this app. "
         "Rename the app; its machines stay reachable by <id>.vm and in lists",
-        "8: networks.a.apps.web.machines[0].region: global is a word of the grammar: no name asks "
-        "for this region. "
+        "8: networks.a.apps.web.machines[0].region: global is a reserved word: no name can query "
+        "this region. "
         "Rename it",
         "8: networks.a.apps.web.machines[0].region: region 'global' is not in this document. "
-        "Add it with its coordinates, unless the catalog has it: else it is far from everywhere",
-        "9: networks.a.apps.web.machines[0].state: 'startd' is no known state. Did you mean "
+        "Add it with its coordinates unless the catalog has it, or `nearest` sorts it last",
+        "9: networks.a.apps.web.machines[0].state: 'startd' is not a known state. Did you mean "
         "started?",
-        "14: networks.a.peers._page: the grammar reads _page as a page, not as this peer. Rename "
-        "it",
-        "17: networks.A: A and a in line 1 are one name: letter case is ignored. Spell it one way",
+        "14: networks.a.peers._page: _page is reserved for pages of lists. Rename it",
+        "17: networks.A: A and a in line 1 are the same name: letter case is ignored. Spell it one way",
     ]
 
 
@@ -842,24 +841,24 @@ def test_what_no_document_can_hold_is_left_out_and_noted(acme: sqlite3.Connectio
     found, notes = export(acme)
     assert found == value
     assert sorted(notes) == [
-        "apps 24.5 web: left out: network_id is no integer",
-        "apps x web: left out: network_id is no integer",
-        "machine_metadata 3d8d9930b03989 blob: left out: value is a blob",
-        "machine_metadata 3d8d9930b03989 k\\xff: left out: key is not UTF-8",
-        "metadata and services of machine gone: left out: the document has no such machine",
-        "region_latency a b: left out: milliseconds is infinite",
+        "apps 24.5 web: not exported: network_id is not an integer",
+        "apps x web: not exported: network_id is not an integer",
+        "machine_metadata 3d8d9930b03989 blob: not exported: value is a blob",
+        "machine_metadata 3d8d9930b03989 k\\xff: not exported: key is not UTF-8",
+        "metadata and services of machine gone: not exported: the document has no such machine",
+        "region_latency a b: not exported: milliseconds is infinite",
     ]
     planned = plan(acme, document(to_toml(found)), prune=True)
     assert planned.notes == [
-        "machine_metadata 3d8d9930b03989 k\\xff: left as it is: no statement finds its key",
+        "machine_metadata 3d8d9930b03989 k\\xff: not changed: no statement can address its key",
     ]
     assert planned.lines == [
         "- app 24.5/web",
         "- app x/web",
         "~ machine 3d8d9930b03989 of acme/web: metadata blob removed",
         "- latency a to b",
-        "- metadata k of machine gone, which is not there",
-        "- service http of machine gone, which is not there",
+        "- metadata k of machine gone, which does not exist",
+        "- service http of machine gone, which does not exist",
     ]
     carry_out(acme, planned)
     assert plan(acme, document(to_toml(found)), prune=True).empty
@@ -878,9 +877,9 @@ def test_a_network_without_a_name_of_its_own_goes_by_its_number(empty: sqlite3.C
         "10": "fdaa:0:a::/48",
     }
     assert notes == [
-        "networks 7: has no row in networks, so it goes by network-7",
-        "networks 9: has the name of another, so it goes by 9",
-        "networks 10: has no name, so it goes by 10",
+        "networks 7: has no row in networks, so it is exported as network-7",
+        "networks 9: has the name of another, so it is exported as 9",
+        "networks 10: has no name, so it is exported as 10",
     ]
     wanted = document(to_toml(value))
     assert plan(empty, wanted).lines == [
@@ -900,7 +899,7 @@ def test_some_networks_are_exported_with_their_organizations_alone(
         "networks": {"globex": {"id": "fdaa:0:19::/48", "organization": "globex"}},
         "organizations": {"globex": {"name": "Globex"}},
     }
-    assert notes == ["networks 99: nothing is there"]
+    assert notes == ["networks 99: no such network"]
     assert export(acme, [24]).document["networks"] == tomllib.loads(ACME)["networks"]
     assert export(acme, []).document == {}
 
@@ -1009,8 +1008,8 @@ id = 27
         "metadata role removed, metadata version removed, service http/tcp removed",
     ]
     assert planned.warnings == [
-        "network 24 of the catalog is called acme too, like 27",
-        "network 25 of the catalog is called acme too, like 27",
+        "network 24 of the catalog has the same name as 27: acme",
+        "network 25 of the catalog has the same name as 27: acme",
         "machine 3d8d9930b03989 moves away from network acme, which the document does not name",
     ]
     carry_out(acme, planned)

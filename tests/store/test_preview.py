@@ -120,7 +120,7 @@ def test_a_region_of_its_own_makes_names_of_every_app_exist(writer: Writer) -> N
         ("ams.app.process.web.internal", "NXDOMAIN (no such region)", "no data (no machine matches)"),
     ]  # fmt: skip
     assert reply["warnings"] == [
-        "regions, latency or hosts change: `nearest` names may answer in another order"
+        "regions, latency or hosts change: `nearest` names may order their answers differently"
     ]
 
 
@@ -144,7 +144,7 @@ def test_a_machine_changes_its_network_only_when_that_is_allowed(writer: Writer)
         with pytest.raises(RejectedChange) as caught:
             perform({"op": "apply", "text": text, "dry_run": request}, writer)
         assert caught.value.faults == [
-            "machine m1 would move from network acme to globex: give it another id if it is another "
+            "machine m1 would move from network acme to globex: give it another id if it is a different "
             "machine, or allow the move with --move"
         ]
     assert perform({"op": "apply", "text": text, "move": True}, writer)["changes"] == 3
@@ -176,13 +176,13 @@ def test_of_many_members_those_that_differ_are_shown_and_the_others_counted(writ
     )
     perform({"op": "apply", "text": few}, writer)
     assert answers(writer, more)["w.internal", "AAAA"] == (
-        "30 that stay",
-        "fdaa:0:40:1:1:0:40:2 and 30 that stay",
+        "30 unchanged",
+        "fdaa:0:40:1:1:0:40:2 and 30 unchanged",
     )
     before, after = answers(writer, most)["vms.w.internal", "TXT"]
-    assert before == "30 that stay"
+    assert before == "30 unchanged"
     assert after.startswith("w40 iad,w41 iad,")
-    assert after.endswith(",w59 iad and 10 more and 30 that stay")
+    assert after.endswith(",w59 iad and 10 more and 30 unchanged")
     before, after = answers(writer, document.format(""))["w.internal", "AAAA"]
     assert before.endswith(":29:2 and 10 more")
     assert after == "no data (no machine matches)"
@@ -206,7 +206,7 @@ def test_sets_and_lists_past_any_message_are_compared_whole(writer: Writer) -> N
 
     perform({"op": "apply", "text": document(0)}, writer)
     found = answers(writer, document(stopped))
-    same = f"{count - stopped:,} that stay"
+    same = f"{count - stopped:,} unchanged"
     for name, qtype, first in (
         ("w.internal", "AAAA", "fdaa:0:40:1:1::2, fdaa:0:40:1:1:0:1:2, "),
         ("r.role.kv._metadata.w.internal", "AAAA", "fdaa:0:40:1:1::2, "),

@@ -289,4 +289,8 @@ def test_every_column_has_an_option() -> None:
             told = commands.run(group, verb, "--help").out
             for column in table.columns:
                 if column.document is not None and not column.key and column.name != "network_id":
-                    assert f"--{column.said.replace('_', '-')} " in told, (group, verb, column.name)
+                    assert f"--{column.document_name.replace('_', '-')} " in told, (
+                        group,
+                        verb,
+                        column.name,
+                    )

@@ -98,7 +98,7 @@ def digest(path: Path) -> list[str]:
 
 
 def test_a_second_writer_is_refused_until_the_first_is_gone(path: Path) -> None:
-    with Writer(path), pytest.raises(NotOurs, match="another internal-dns process writes"):
+    with Writer(path), pytest.raises(NotOurs, match="another internal-dns process is writing"):
         Writer(path)
     with Writer(path) as again:
         assert again.write([("apps", {"network_id": ACME, "name": "x"})]).rows == 1
@@ -111,7 +111,7 @@ def test_a_second_writer_of_another_process_is_refused(path: Path) -> None:
             [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=20
         )
     assert done.returncode == 1
-    assert "NotOurs: another internal-dns process writes" in done.stderr
+    assert "NotOurs: another internal-dns process is writing" in done.stderr
 
 
 def test_the_lock_of_a_killed_writer_is_free(path: Path) -> None:
@@ -290,24 +290,28 @@ def test_every_fault_of_a_change_is_told(writer: Writer) -> None:
 
 def test_a_table_or_column_that_is_made_up_is_refused(writer: Writer) -> None:
     assert refused(writer, ("sqlite_master", {"name": "x"})) == [
-        "'sqlite_master' is no table of a catalog"
+        "'sqlite_master' is not a table of a catalog"
     ]
-    assert refused(writer, ("journal", {"revision": 1})) == ["'journal' is no table of a catalog"]
+    assert refused(writer, ("journal", {"revision": 1})) == [
+        "'journal' is not a table of a catalog"
+    ]
     assert refused(writer, ("machines; DROP TABLE apps", {"id": "x"}))[0].endswith(
-        "is no table of a catalog"
+        "is not a table of a catalog"
     )
     assert refused(writer, ("machines", {"id": "x", "rowid": 1})) == [
-        "machines: 'rowid' is no column"
+        "machines: 'rowid' is not a column"
     ]
     assert refused(writer, ("machines", {"id": "x", "state = 'x' --": 1}))[0].endswith(
-        "is no column"
+        "is not a column"
     )
     assert refused(writer, ("apps", {"name": "x"})) == ["apps: network_id is missing"]
-    assert refused(writer, deletes=(("apps", {}),)) == ["apps: which row to delete is not said"]
-    assert refused(writer, deletes=(("journal", {"revision": 1}),)) == [
-        "'journal' is no table of a catalog"
+    assert refused(writer, deletes=(("apps", {}),)) == [
+        "apps: the request does not say which row to delete"
     ]
-    assert refused(writer, deletes=(("apps", {"1 OR 1": 1}),))[0].endswith("is no column")
+    assert refused(writer, deletes=(("journal", {"revision": 1}),)) == [
+        "'journal' is not a table of a catalog"
+    ]
+    assert refused(writer, deletes=(("apps", {"1 OR 1": 1}),))[0].endswith("is not a column")
 
 
 def test_no_table_is_hurt_by_names_that_look_like_sql(writer: Writer) -> None:

@@ -1,4 +1,4 @@
-"""The difference between the rows a document means and those of a file, as rows and in words."""
+"""The difference between the rows a document wants and those of a file, as rows and in words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Sign = Literal["+", "~", "-"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that is added, changed or removed, in words."""
+    """One addition, change or removal, in words."""
 
     sign: Sign
     kind: str
@@ -50,16 +50,15 @@ class Difference:
         self.wanted = {
             table: {_key(table, row): row for row in rows} for table, rows in wanted.items()
         }
-        self.before: dict[
-            str, dict[tuple[Any, ...], Row]
-        ] = {}  # present rows by key, those in doubt left out
+        # Present rows by key, without those that no statement can address.
+        self.before: dict[str, dict[tuple[Any, ...], Row]] = {}
         self.named = {row["id"] for row in wanted["networks"]}
         self.old_apps = {(row["network_id"], row["app"]) for row in present["machines"]}
         self.new_apps = {(row["network_id"], row["app"]) for row in wanted["machines"]}
 
     def compute(self) -> None:
         for table in KEYS:
-            # Of addresses that are written two ways the one as we write it is kept.
+            # Of one address in two spellings, the canonical one stays.
             rows = sorted(
                 self.present[table],
                 key=lambda row: row.get("address") != _canonical(row.get("address")),
@@ -68,7 +67,7 @@ class Difference:
             for row in rows:
                 if not all(bindable(row[column]) for column in KEYS[table]):
                     self.notes.append(
-                        f"{table} {key_text(table, row)}: left as it is: no statement finds its key"
+                        f"{table} {key_text(table, row)}: not changed: no statement can address its key"
                     )
                 elif (key := _key(table, row)) in before:
                     self.delete(table, row)
@@ -88,12 +87,12 @@ class Difference:
         self.deletes.append((table, {column: row[column] for column in KEYS[table]}))
 
     def is_unwanted(self, table: str, row: Row) -> bool:
-        """Say whether a row that is not wanted is to go."""
-        if self.prune or table in OF_MACHINE:  # only those of machines that we look at were read
+        """Whether a present row that the document does not want is to be deleted."""
+        if self.prune or table in OF_MACHINE:  # only rows of machines in question were read
             return True
         return table in OF_NETWORK and row["network_id"] in self.named
 
-    # In words.
+    # ── in words ──────────────────────────────────────────────────────────────────────────────────
 
     def changes(self) -> list[Change]:
         changes = [
@@ -122,7 +121,7 @@ class Difference:
         ]
         for table, key in strays:
             kind, name = ("metadata", "key") if table == "machine_metadata" else ("service", "name")
-            words = f"{cell_text(key[name])} of machine {cell_text(key['machine_id'])}, which is not there"
+            words = f"{cell_text(key[name])} of machine {cell_text(key['machine_id'])}, which does not exist"
             changes.append(Change("-", kind, words))
         return changes
 
@@ -153,7 +152,7 @@ class Difference:
         return ((_key(table, row), row) for of_table, row in rows if of_table == table)
 
     def app_changes(self) -> Iterator[Change]:
-        """An app is there by its row or by its machines."""
+        """Yield apps that are added or removed. An app exists if it has a row or a machine."""
         old = {
             key
             for key in {*self.before["apps"], *self.old_apps}
@@ -165,7 +164,7 @@ class Difference:
                 yield Change(sign, "app", f"{self.network_name(number)}/{cell_text(app)}")  # type: ignore[arg-type]
 
     def machine_changes(self) -> Iterator[Change]:
-        """Metadata and services are told with their machine."""
+        """Yield changed machines, each with the changes of its metadata and services."""
         parts: dict[object, list[str]] = defaultdict(list)
         for table, kind in ("machine_metadata", "metadata"), ("machine_services", "service"):
             for _, row in self.keyed_rows(table, self.deletes):
@@ -198,12 +197,12 @@ class Difference:
         return f"{self.network_name(row['network_id'])}/{cell_text(row['app'])}"
 
     def network_name(self, number: object) -> str:
-        """Name a network as the document does, else as the file does, else by its number."""
+        """Return the name of a network in the document, else in the file, else its number."""
         row = self.wanted["networks"].get((number,)) or self.before["networks"].get((number,)) or {}
         return cell_text(row.get("name") or number)
 
     def moves(self) -> list[str]:
-        """The machines that another network would get, with both networks."""
+        """Return the machines that would change their network, with both networks."""
         moves = []
         for key, new in self.wanted["machines"].items():
             old = self.before["machines"].get(key)
@@ -226,8 +225,8 @@ class Difference:
         for row in untouched:
             if (new := names.get(str(row["name"]).lower())) is not None:
                 warnings.append(
-                    f"network {row['id']} of the catalog is called {cell_text(new['name'])} too, "
-                    f"like {new['id']}"
+                    f"network {row['id']} of the catalog has the same name as {new['id']}: "
+                    f"{cell_text(new['name'])}"
                 )
         for key, new in self.wanted["machines"].items():
             old = self.before["machines"].get(key)
@@ -247,7 +246,7 @@ def _canonical(address: Any) -> Any:
 
 
 def _compared(row: Row) -> Row:
-    """Return a row's cells as the reader takes them."""
+    """Return a row's cells as the reader of the catalog interprets them."""
     return {column: _meant(column, value) for column, value in row.items()}
 
 
@@ -285,5 +284,5 @@ def _pair(row: Row) -> str:
 
 
 def _in_order(cells: Iterable[Any]) -> list[tuple[str, Any]]:
-    """A key to sort by, whatever types a laxer writer mixed."""
+    """Return a sort key that works whatever types the cells have."""
     return [(type(cell).__name__, cell) for cell in cells]

@@ -1,4 +1,4 @@
-"""Export: from the rows of a file to a document's plain value."""
+"""Export the rows of a file as the plain value of a document."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from internal_dns.store.schema import FLAG as FLAG_DOMAIN
 
 
 class Exported(NamedTuple):
-    """A document's plain value, and what of the file it cannot say."""
+    """A document's plain value, and what of the file it cannot represent."""
 
     document: dict[str, Any]
     notes: list[str]
@@ -52,10 +52,11 @@ def export(
 ) -> Exported:
     """Return the file as a document: all of it, or only some *networks* with their organizations.
 
-    Rows are told as they are, also those that `parse` refuses; flags as the reader takes them
-    (anything but 0 is true). What no document can hold is left out and noted: octets that are not
-    UTF-8, blobs, infinities, what belongs to a machine that does not exist. A network without a
-    name, or with one that is taken, goes by its number, with a note. Raises sqlite3.Error.
+    Rows are exported as they are, including those that `parse` rejects; flags as the reader
+    interprets them (anything but 0 is true). Omitted with a note is what no document can represent:
+    octets that are not UTF-8, blobs, infinities, and metadata or services of a machine that does
+    not exist. A network without a name, or with the name of another, is named by its number, with a
+    note. Raises sqlite3.Error.
     """
     only = None if networks is None else sorted(set(networks))
     with snapshot(connection):
@@ -75,7 +76,7 @@ class _Export:
         self.rows = {table: self.representable(table, rows[table]) for table in KEYS}
 
     def representable(self, table: str, rows: list[Row]) -> list[Row]:
-        """Return the rows of *table* that a document can hold, sorted."""
+        """Return the rows of *table* that a document can represent, sorted."""
         kept_rows = []
         for row in rows:
             why = next(
@@ -89,7 +90,7 @@ class _Export:
             if why is None:
                 kept_rows.append(row)
             else:
-                self.notes.append(f"{table} {key_text(table, row)}: left out: {why}")
+                self.notes.append(f"{table} {key_text(table, row)}: not exported: {why}")
         return sorted(
             kept_rows, key=lambda row: [(isinstance(row[c], str), row[c]) for c in KEYS[table]]
         )
@@ -97,7 +98,7 @@ class _Export:
     def exported(self) -> Exported:
         names = self.network_names()
         self.notes += [
-            f"networks {number}: nothing is there"
+            f"networks {number}: no such network"
             for number in self.only or ()
             if number not in names
         ]
@@ -121,7 +122,7 @@ class _Export:
         return Exported({key: value for key, value in document.items() if value}, self.notes)
 
     def network_names(self) -> dict[int, str]:
-        """Return a name for every network that any row is of."""
+        """Return a name for every network that has rows."""
         named = {row["id"]: row["name"] for row in self.rows["networks"]}
         numbers = {row["network_id"] for table in OF_NETWORK for row in self.rows[table]}
         names: dict[int, str] = {}
@@ -138,7 +139,7 @@ class _Export:
                     else "has no name"
                 )
                 name = next(n for n in _substitute_names(number) if n not in taken)
-                self.notes.append(f"networks {number}: {why}, so it goes by {name}")
+                self.notes.append(f"networks {number}: {why}, so it is exported as {name}")
                 taken.add(name)
             used.add(name)
             names[number] = name
@@ -170,7 +171,7 @@ class _Export:
         return slash_48(number, self.prefix) if 0 < number < 1 << 32 else number
 
     def machines(self) -> dict[tuple[int, str], list[dict[str, Any]]]:
-        """Return machines by network and app, with what belongs to them."""
+        """Return machines by network and app, with metadata and services."""
         metadata: dict[str, dict[str, str]] = defaultdict(dict)
         for row in self.rows["machine_metadata"]:
             metadata[row["machine_id"]][row["key"]] = row["value"]
@@ -189,12 +190,12 @@ class _Export:
         if self.only is None:
             for machine in sorted({*metadata, *services}):
                 what = f"metadata and services of machine {shown(machine)}"
-                self.notes.append(f"{what}: left out: the document has no such machine")
+                self.notes.append(f"{what}: not exported: the document has no such machine")
         return machines
 
 
 def _document_table(row: Row, known: Mapping[str, fields.Field]) -> dict[str, Any]:
-    """Return a row as a table of the document: what equals its default is left out."""
+    """Return a row as a table of the document, without values that equal the default."""
     table = {}
     for key, known_field in known.items():
         value = row[known_field.column]
@@ -206,15 +207,15 @@ def _document_table(row: Row, known: Mapping[str, fields.Field]) -> dict[str, An
 
 
 def _why_unrepresentable(table: str, column: str, value: object) -> str | None:
-    """Say why no document can hold this cell, or None."""
+    """Return why no document can represent this cell, or None."""
     domain = BY_NAME[table].column(column).domain
     match value:
         case str() if not is_unicode(value):
             return "is not UTF-8"
         case str() | float() if domain in (NETWORK_ID, HOST_ID):
-            return "is no integer"
+            return "is not an integer"
         case int() | float() if column in _TEXT_ONLY.get(table, ()):
-            return "is no text"
+            return "is not text"
         case float() if not isfinite(value):
             return "is infinite"
         case bytes():
@@ -224,7 +225,7 @@ def _why_unrepresentable(table: str, column: str, value: object) -> str | None:
     return None
 
 
-# Columns that become keys of the document, or their whole value: nothing but text will do.
+# Columns that become keys of the document, or a whole value: only text is possible.
 _TEXT_ONLY: Final[Mapping[str, tuple[str, ...]]] = {
     table.name: tuple(
         c.name
@@ -238,7 +239,7 @@ _TEXT_ONLY: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def _substitute_names(number: int) -> Iterator[str]:
-    """Names for a network that has none: 24, network-24, network-24-2, ..."""
+    """Yield names for a network that has none: 24, network-24, network-24-2, ..."""
     yield f"{number}"
     yield f"network-{number}"
     yield from (f"network-{number}-{n}" for n in count(2))

@@ -1,4 +1,4 @@
-"""In which line of a TOML or JSON text each key and array element stands."""
+"""Find the line of each key and array element in a TOML or JSON text."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class MalformedText(Exception):
 
 
 class Lines:
-    """Decodes a text, and knows in which line each key and array element of it stands.
+    """Decodes a text, and finds the line of each key and array element.
 
-    The decoders do not tell, so the text is walked once more, when the first fault asks. It is
-    known to be well-formed by then, so the walk judges nothing.
+    The decoders do not report lines, so the text is walked once more when the first fault needs
+    one. By then it is known to be well-formed, so the walk validates nothing.
     """
 
     def __init__(self, text: str, kind: str) -> None:
@@ -47,9 +47,8 @@ class Lines:
             before = octets[: int(byte[1])] if byte else octets.rstrip()
             what = re.sub(r" \(byte \d+\)", "", str(error)).removeprefix("JSON is malformed: ")
             raise MalformedText(before.count(b"\n") + 1, what) from error
-        except (
-            ValueError
-        ) as error:  # TOMLDecodeError, or an integer of more digits than Python reads
+        except ValueError as error:
+            # TOMLDecodeError, or an integer with more digits than Python reads.
             line = re.search(r" \(at line (\d+), column \d+\)", str(error))
             last = self.text.rstrip().count("\n") + 1 if "end of document" in str(error) else 1
             what = re.sub(r" \(at [^()]*\)$", "", str(error))
@@ -76,7 +75,7 @@ class Lines:
 
 
 class _Walk:
-    """Walks a well-formed text and notes where each path begins."""
+    """Walks a well-formed text and records the offset of each path."""
 
     blank: re.Pattern[str]
     token: re.Pattern[str]  # a string or any other value that is neither array nor table
@@ -93,12 +92,12 @@ class _Walk:
 
     def take(self, pattern: re.Pattern[str]) -> str:
         match = pattern.match(self.text, self.at)
-        assert match is not None, f"the decoder took what we cannot walk at {self.at}"
+        assert match is not None, f"the decoder accepted what the walk cannot parse at {self.at}"
         self.at = match.end()
         return match[0]
 
     def item(self, path: Path) -> None:
-        """Walk one value, and note what is in it."""
+        """Walk one value, and record the offsets of what it contains."""
         match self.peek():
             case "[":
                 for position, _ in enumerate(self.members("]")):
@@ -112,7 +111,7 @@ class _Walk:
                 self.take(self.token)
 
     def members(self, end: str) -> Iterator[None]:
-        """Stop at each member of an array or table."""
+        """Yield at each member of an array or table."""
         self.at += 1
         while self.peek() != end:
             yield
@@ -169,8 +168,8 @@ class _TomlWalk(_Walk):
                 self.pair(table, 0)
 
     def header(self) -> Path:
-        """Walk [a.b] or [[a.b]]; return the path it opens: every array on the way means its last
-        member."""
+        """Walk [a.b] or [[a.b]] and return the path it opens; an array of tables on the way means
+        its last element."""
         start, width = self.at, 2 if self.text.startswith("[[", self.at) else 1
         self.at += width
         keys = self.keys()
@@ -201,5 +200,5 @@ class _TomlWalk(_Walk):
         for key in self.keys():
             path = (*path, key)
             self.offsets.setdefault(path, start)
-        self.at += 1  # the = that `keys` stopped at
+        self.at += 1  # the = after the key
         self.item(path)

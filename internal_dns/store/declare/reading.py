@@ -1,4 +1,4 @@
-"""Read a document: from a text to its rows, with every fault of it at once."""
+"""Read a document: text to rows, reporting every fault at once."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def parse(
     kind: Literal["toml", "json"] | None = None,
     rules: CatalogRules = USUAL,
 ) -> Document:
-    """Return the document in *text*, or raise InvalidDocument with every fault of it.
+    """Return the document in *text*. Raises InvalidDocument with every fault.
 
-    *name* is the file's, for faults; without *kind* its suffix says what it is, else the first
-    character. A syntax error is the only fault told, since nothing after it can be trusted. Every
-    other fault has the line of the very key or array element it is about; a key that is missing has
-    the line of the table that lacks it.
+    *name* is the file name, for faults. Without *kind*, its suffix decides, else the first
+    character. A syntax error is the only fault reported, since nothing after it can be trusted.
+    Every other fault has the line of its key or array element; a missing key has the line of the
+    table that lacks it.
     """
     text = text.removeprefix("\ufeff")
     if kind is None:
@@ -71,7 +71,7 @@ def parse(
 
 
 class _Reading:
-    """Turns a document's plain value into rows, collecting faults and warnings on the way."""
+    """Turns a document's plain value into rows, collecting faults and warnings."""
 
     def __init__(self, name: str, rules: CatalogRules, lines: Lines) -> None:
         self.name, self.prefix, self.lines = name, rules.prefix, lines
@@ -80,10 +80,9 @@ class _Reading:
         self.warnings: list[DocumentFault] = []
         self.unknown_regions: dict[str, DocumentFault] = {}
         self.rows: dict[str, list[Row]] = {table: [] for table in KEYS}
-        self.first_paths: dict[
-            tuple[Any, ...], Path
-        ] = {}  # what there may be only one of, and where it stands
-        self.regions: dict[str, Path] = {}  # every region by its first mention
+        # Where each value that must be unique stands first.
+        self.first_paths: dict[tuple[Any, ...], Path] = {}
+        self.regions: dict[str, Path] = {}  # where each region is mentioned first
 
     def result(self) -> Document:
         """Return the document. Raises InvalidDocument."""
@@ -126,7 +125,7 @@ class _Reading:
         if isinstance(item, dict) and ("latitude" in item) != ("longitude" in item):
             self.add_fault(
                 path,
-                "one coordinate alone says nothing",
+                "one coordinate is missing",
                 "Write latitude and longitude, or neither",
             )
         self.check_spelling(path, ("region",), str(row["code"]))
@@ -153,7 +152,7 @@ class _Reading:
                 self.add_row("flycasts", {}, network_id=number, app=app, address=address)
 
     def network_id(self, number: int | bytes | None, path: Path) -> int | None:
-        """Return the network's id, when it is one and the only one."""
+        """Return the network's id, or None and add a fault."""
         if isinstance(number, bytes):
             if not number.startswith(self.prefix):
                 start = f"{self.prefix.hex()}::/16"
@@ -172,9 +171,7 @@ class _Reading:
         self.check_spelling(path, ("app", network), name)
         if name.lower().encode() in APEX_WORDS:
             do = "Rename the app; its machines stay reachable by <id>.vm and in lists"
-            self.add_warning(
-                path, f"{name.lower()}.internal is a name of the grammar, not this app", do
-            )
+            self.add_warning(path, f"{name.lower()}.internal is a reserved name, not this app", do)
         values = self.read_fields(path, item, fields.APP)
         for machine, at in self.elements(values, path, "machines"):
             self.read_machine(number, name, machine, at)
@@ -184,7 +181,7 @@ class _Reading:
         row = self.add_row("machines", values, network_id=number, app=app)
         ident, address, state = values.get("id"), values.get("address"), values.get("state")
         if self.check_unique((*path, "id"), "machine", (ident,), "this machine id"):
-            what = "this machine id, but for letter case, of the same app"
+            what = "this machine id of the same app, ignoring letter case,"
             self.check_unique(
                 (*path, "id"), "machine of", (number, app.lower(), ident and ident.lower()), what
             )
@@ -194,7 +191,7 @@ class _Reading:
         if state is not None and state not in fields.STATES:
             near = get_close_matches(state, fields.STATES, 1)
             do = f"Did you mean {near[0]}?" if near else "Only started machines are answered"
-            self.add_warning((*path, "state"), f"{quoted(state)} is no known state", do)
+            self.add_warning((*path, "state"), f"{quoted(state)} is not a known state", do)
         self.mention_region(values.get("region"), (*path, "region"))
         for key, value in values.get("metadata", {}).items():
             text = self.read_value(TEXT, value, (*path, "metadata", key))
@@ -205,27 +202,25 @@ class _Reading:
             name, protocol = of_service.get("name"), of_service.get("protocol")
             named = (path, name and name.lower(), protocol)
             self.check_unique(
-                at, "service", named, "this service of the machine, whatever its letter case,"
+                at, "service", named, "this service of the machine, ignoring letter case,"
             )
 
     def read_peer(self, number: int | None, network: str, name: str, item: Any, path: Path) -> None:
         row = self.add_row(
             "peers", self.read_fields(path, item, fields.PEER), network_id=number, name=name
         )
-        self.check_unique(path, "peer", (network, name.lower()), "this peer, but for letter case,")
+        self.check_unique(path, "peer", (network, name.lower()), "this peer, ignoring letter case,")
         self.check_network(row.get("address"), number, (*path, "address"))
         if not name.lower().startswith(self.hidden):
             self.claim_address(row.get("address"), (*path, "address"))
         if name.lower() == "_page":
-            self.add_warning(
-                path, "the grammar reads _page as a page, not as this peer", "Rename it"
-            )
+            self.add_warning(path, "_page is reserved for pages of lists", "Rename it")
         self.mention_region(row.get("region") or None, (*path, "region"))
 
-    # What several of them need.
+    # ── shared by the methods above ───────────────────────────────────────────────────────────────
 
     def read_fields(self, path: Path, value: Any, known: Mapping[str, fields.Field]) -> Row:
-        """Return what stands in the table *value*, by column; what is at fault is left out."""
+        """Return the table *value* by column, without what is at fault."""
         cells: Row = {}
         if self.read_value(Kind(read_table, {}), value, path) is None:
             return cells
@@ -246,7 +241,7 @@ class _Reading:
         return cells
 
     def read_value(self, kind: Kind, value: Any, path: Path) -> Any:
-        """Return what *kind* makes of *value*, or None and a fault."""
+        """Return *value* as *kind* reads it, or None and add a fault."""
         try:
             return kind.read(value)
         except InvalidValue as wrong:
@@ -274,20 +269,21 @@ class _Reading:
         return row
 
     def check_unique(self, path: Path, kind: str, key: tuple[Any, ...], what: str) -> bool:
-        """Say whether nothing before has this key; a key with a part at fault is no key."""
+        """Whether this key is new; add a fault if not. A key with a part at fault is not
+        compared."""
         if None in key:
             return True
         first = self.first_paths.setdefault((kind, *key), path)
         if first != path:
             self.add_fault(
                 path,
-                f"{what} stands in line {self.lines.line(first)} already",
+                f"{what} already stands in line {self.lines.line(first)}",
                 "Remove or change one",
             )
         return first == path
 
     def claim_address(self, address: str | None, path: Path) -> None:
-        """A visible machine or peer has this address, so no other has."""
+        """Add a fault if another visible machine or peer has this address."""
         packed = octets(address)
         if (
             packed is not None
@@ -301,7 +297,7 @@ class _Reading:
             self.add_fault(path, f"{address} is that of {owner}", "Give each an address of its own")
 
     def check_network(self, address: str | None, number: int | None, path: Path) -> None:
-        """An address must be of its network."""
+        """Add a fault if an address is not in its network."""
         packed = octets(address)
         if packed is None or number is None:
             return
@@ -322,19 +318,19 @@ class _Reading:
             if region.encode("utf-8", "replace") in RESERVED:
                 self.add_warning(
                     path,
-                    f"{region} is a word of the grammar: no name asks for this region",
+                    f"{region} is a reserved word: no name can query this region",
                     "Rename it",
                 )
             if region not in known:
                 what = f"region {quoted(region)} is not in this document"
-                do = "Add it with its coordinates, unless the catalog has it: else it is far from everywhere"
+                do = "Add it with its coordinates unless the catalog has it, or `nearest` sorts it last"
                 self.add_warning(path, what, do)
                 self.unknown_regions[region] = self.warnings[-1]
 
     def check_spelling(self, path: Path, kind: tuple[str, ...], name: str) -> None:
         first = self.first_paths.setdefault(("case", *kind, name.lower()), path)
         if first != path:
-            what = f"{name} and {first[-1]} in line {self.lines.line(first)} are one name: letter case is ignored"
+            what = f"{name} and {first[-1]} in line {self.lines.line(first)} are the same name: letter case is ignored"
             self.add_warning(path, what, "Spell it one way")
 
     def add_fault(self, path: Path, what: str, do: str) -> None:
@@ -356,7 +352,7 @@ def _is_host(text: str) -> bool:
 
 
 def _pointed(path: Path) -> str:
-    """Write a path for people: networks.acme.apps.web.machines[0].id."""
+    """Return a path in printable form: networks.acme.apps.web.machines[0].id."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{toml_key(_cut(part))}" for part in path)
     return "".join(parts).removeprefix(".")
 

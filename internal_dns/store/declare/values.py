@@ -1,5 +1,4 @@
-"""What a value of a document may be: one Kind for each, which reads it, or says what is wrong with
-it."""
+"""The kinds of values in a document: each Kind reads a value, or raises InvalidValue."""
 
 from __future__ import annotations
 
@@ -15,20 +14,20 @@ from internal_dns.store.schema import Domain
 
 
 class InvalidValue(Exception):
-    """A value that cannot be used: what is wrong with it, and what to do."""
+    """The value cannot be used; the arguments are what is wrong, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Reads a value of a document into one for a row, or raises InvalidValue; and what JSON Schema calls
-    it."""
+    """Reads a value of a document into a cell, or raises InvalidValue; `schema` is its JSON
+    Schema."""
 
     read: Callable[[Any], Any]
     schema: Mapping[str, Any]
 
 
 def _typed(value: object) -> str:
-    """Name the type of *value* as both TOML and JSON would."""
+    """Return the name of the type of *value* in TOML and JSON, with its article."""
     names = {
         dict: "table",
         list: "array",
@@ -67,7 +66,7 @@ def _named(domain: Domain) -> Kind:
 
     def read(value: Any) -> str:
         if not pattern.fullmatch(_text(value)):
-            what = f"{quoted(value)} is no name" if value else "the name is empty"
+            what = f"{quoted(value)} is not a valid name" if value else "the name is empty"
             raise InvalidValue(what, f"Use 1 to {longest} of letters, digits, - and _")
         return _text(value)
 
@@ -127,7 +126,7 @@ def _one_of(domain: Domain) -> Kind:
 
 
 def octets(text: object) -> bytes | None:
-    """The 16 octets of an address, or None."""
+    """Return the 16 octets of an address, or None."""
     try:
         return inet_pton(AF_INET6, text) if isinstance(text, str) else None
     except (OSError, ValueError):
@@ -138,7 +137,8 @@ def _address(value: Any) -> str:
     packed = octets(_text(value))
     if packed is None:
         raise InvalidValue(
-            f"{quoted(value)} is no IPv6 address", "Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2"
+            f"{quoted(value)} is not an IPv6 address",
+            "Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2",
         )
     return inet_ntop(AF_INET6, packed)
 
@@ -148,7 +148,7 @@ def _network_id(value: Any) -> int | bytes:
     if isinstance(value, int) and not isinstance(value, bool):
         if not schema.NETWORK_ID.holds(value):
             raise InvalidValue(
-                f"{shown(value)} is no network id",
+                f"{shown(value)} is not a network id",
                 "Use 1 to 4294967295: the 32 bits after the prefix",
             )
         return value
@@ -158,11 +158,11 @@ def _network_id(value: Any) -> int | bytes:
     packed = octets(start)
     if packed is None or length != "48" or any(packed[6:]):
         raise InvalidValue(
-            f"{quoted(value)} is no network",
+            f"{quoted(value)} is not a network",
             "Write its /48, such as fdaa:0:18::/48, or the integer",
         )
     if not any(packed[2:6]):
-        raise InvalidValue(f"{quoted(value)} is network 0, which is refused", "Use another")
+        raise InvalidValue(f"{quoted(value)} is network 0, which is reserved", "Use another")
     return packed[:6]
 
 
@@ -176,7 +176,7 @@ def host_id(value: Any) -> int:
         if schema.HOST_ID.holds(number):
             return number
     raise InvalidValue(
-        f"{quoted(value)} is no host",
+        f"{quoted(value)} is not a host",
         "Write its 32 bits as in an address, such as a7b:7d, or the integer",
     )
 
@@ -209,7 +209,7 @@ NETWORK_ID: Final = Kind(
 )
 HOST_ID: Final = Kind(host_id, {"pattern": f"^({_HOST_BITS.pattern})$"})
 
-# Domains whose values documents write in a way of their own; any other by what it declares.
+# Domains that documents write in their own way; any other follows from its declaration.
 _OWN: Final[Mapping[Domain, Kind]] = {
     schema.TEXT: TEXT,
     schema.NAME: NAME,
@@ -224,7 +224,7 @@ _OWN: Final[Mapping[Domain, Kind]] = {
 
 
 def kind_of(domain: Domain) -> Kind:
-    """Return how documents write the values of *domain*."""
+    """Return the kind of the values of *domain* in documents."""
     if domain in _OWN:
         return _OWN[domain]
     if domain.choices:
