@@ -1,9 +1,10 @@
 -- The catalog: everything the server answers from, in one SQLite file per host.
 --
 -- Other programs write this file too (a gossiping SQLite such as Corrosion, a shell), so its tables
--- and columns are a contract. They use only what such engines accept: CREATE TABLE and CREATE INDEX,
--- a primary key of NOT NULL columns, and a DEFAULT on every NOT NULL column; no UNIQUE index, FOREIGN
--- KEY, CHECK, generated column, view or trigger. New versions only add tables and columns.
+-- and columns are a contract. They use only what such engines accept: CREATE TABLE and CREATE
+-- INDEX, a primary key of NOT NULL columns, and a DEFAULT on every NOT NULL column; no UNIQUE
+-- index, FOREIGN KEY, CHECK, generated column, view or trigger. New versions only add tables and
+-- columns.
 --
 -- Flags are 0 or 1, times are Unix seconds, addresses are RFC 5952 text. The fields of an address:
 --   prefix (16 bits, fdaa) . network (32) . host (32) . machine (32) . free (16)

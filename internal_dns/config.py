@@ -546,11 +546,11 @@ def find_contradictions(settings: Settings) -> list[str]:
         if our_zone(suffix, settings.prefix):
             name = b".".join(suffix).decode("utf-8", "replace")
             faults.append(
-                f"{settings.origin['forward']}.{name}: is answered by this server and never forwarded"
+                f"{settings.origin['forward']}.{name}: this server answers it and never forwards it"
             )
     if None in settings.upstream and settings.forward:
         faults.append(
-            f"{settings.origin['forward']}: has no effect while upstream is none; remove one of them"
+            f"{settings.origin['forward']}: has no effect while upstream is none; remove one"
         )
     for key, upstreams in (
         ("upstream", settings.upstream),
@@ -566,7 +566,7 @@ def find_contradictions(settings: Settings) -> list[str]:
             settings.prefix
         ):
             faults.append(
-                f"{settings.origin['map_source']}: {source} is inside the prefix and cannot be mapped"
+                f"{settings.origin['map_source']}: {source} is in the prefix and cannot be mapped"
             )
         if not ip_network(network).network_address.packed.startswith(settings.prefix):
             faults.append(f"{settings.origin['map_source']}: {network} is not a /48 of the prefix")

@@ -398,8 +398,8 @@ def test_an_upstream_that_is_this_server_is_refused(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("fdaa:0:19::/48=fdaa:0:18::/48", "inside the prefix"),
-        ("fdaa::/16=fdaa:0:18::/48", "inside the prefix"),
+        ("fdaa:0:19::/48=fdaa:0:18::/48", "is in the prefix"),
+        ("fdaa::/16=fdaa:0:18::/48", "is in the prefix"),
         ("::1/128=fdab:0:18::/48", "not a /48 of the prefix"),
         ("::1/128=2001:db8:1::/48", "not a /48 of the prefix"),
         ("::1/128=fdaa::/48", "network 0"),
@@ -636,7 +636,8 @@ def test_any_file_is_settings_or_faults(octets: bytes) -> None:
 
 @given(st.sampled_from(sorted(ROWS)), st.recursive(
     st.text(max_size=40) | st.integers() | st.floats() | st.booleans(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner,
+                                                                max_size=3),
     max_leaves=6,
 ))  # fmt: skip
 def test_any_value_of_any_setting_is_settings_or_faults(name: str, value: Any) -> None:

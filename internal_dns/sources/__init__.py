@@ -227,10 +227,12 @@ class Draft:
                     f"{neighbor} and {ident}",
                 )
             self.locations[ident] = number, app
-            machine = {"id": ident, "address": address_text(packed).decode(), "region": self._region(region, who),
+            machine = {"id": ident, "address": address_text(packed).decode(),
+                       "region": self._region(region, who),
                     "group": self.make_unique_name(group, "group", who, (number, app)) or "app",
                     "state": self.make_name(state, "state", who) or "created"}  # fmt: skip
-            optional = {"skip_registration": skip_registration, "metadata": self._metadata(metadata or {}, who),
+            optional = {"skip_registration": skip_registration,
+                        "metadata": self._metadata(metadata or {}, who),
                     "services": self._services(services, who)}  # fmt: skip
             self.machines[ident] = machine | {
                 key: value for key, value in optional.items() if value

@@ -157,10 +157,9 @@ def _add(draft: Draft, instance: _Instance) -> None:
     if instance.failing and document_has("ready"):
         unready = "a check warns" if instance.failing == "warning" else "a check fails"
     elif instance.failing:
-        state = "stopped"
+        state, verb = "stopped", "warns" if instance.failing == "warning" else "fails"
         draft.note(
-            f"imported as stopped, a check {'warns' if instance.failing == 'warning' else 'fails'}: "
-            "a document has no `ready` in this version",
+            f"imported as stopped, a check {verb}: a document has no `ready` in this version",
             who,
         )
     udp = "udp" in instance.tags and "tcp" not in instance.tags
@@ -189,7 +188,8 @@ def _of_flat(one: _FlatInstance) -> _Instance:
         (one.node_tagged or {}).get(LAN, ""),
     )
     region = (one.node_meta or {}).get("region", "") or one.datacenter
-    return _Instance(one.datacenter, one.node, one.id, one.name, addresses, region, one.meta or {}, one.tags or [],
+    return _Instance(one.datacenter, one.node, one.id, one.name, addresses, region, one.meta or {},
+                     one.tags or [],
                      one.port, "")  # fmt: skip
 
 
@@ -204,7 +204,8 @@ def _of_checked(one: _CheckedInstance) -> _Instance:
     region = (node.meta or {}).get("region", "") or node.datacenter
     statuses = {check.status for check in one.checks or []} - {"passing"}
     failing = "" if not statuses else "warning" if statuses == {"warning"} else "critical"
-    return _Instance(node.datacenter, node.node, service.id, service.name, addresses, region, service.meta or {},
+    return _Instance(node.datacenter, node.node, service.id, service.name, addresses, region,
+                     service.meta or {},
                      service.tags or [], service.port, failing)  # fmt: skip
 
 

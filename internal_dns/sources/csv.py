@@ -8,8 +8,8 @@
                network, region
 
 The delimiter is the one of comma, semicolon, tab and bar that gives the most known columns, or the
-one in a first line `sep=;`. Quotes, CRLF, a byte order mark and empty trailing columns are accepted,
-as spreadsheets write them. A table with `name` and `address` but no `id` is one of peers.
+one in a first line `sep=;`. Quotes, CRLF, a byte order mark and empty trailing columns are
+accepted, as spreadsheets write them. A table with `name` and `address` but no `id` is one of peers.
 """
 
 from __future__ import annotations

@@ -200,10 +200,8 @@ def _address(draft: Draft, container: _Container, who: str) -> str | None:
             f"left out, no IPv6 address in {draft.options.prefix.hex()}::/16 "
             "(a stopped container has only a fixed one)"
         )
-        draft.note(
-            why,
-            f"{who} ({shown(', '.join(address for _, address in addresses)) if addresses else 'none'})",
-        )
+        others = shown(", ".join(address for _, address in addresses)) if addresses else "none"
+        draft.note(why, f"{who} ({others})")
         return None
     for pair in addresses:
         if pair != inside[0]:

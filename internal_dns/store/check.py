@@ -81,7 +81,8 @@ def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
         ("_apps.internal", names.Apps()),
         ("_peer.internal", names.Peers()),
         ("_instances.internal", names.Instances(None)),
-        *((f"vms.{app.decode()}.internal", names.Machines(app, None, every=False)) for app in network.apps),
+        *((f"vms.{app.decode()}.internal", names.Machines(app, None, every=False))
+          for app in network.apps),
         *((f"_instances.{app.decode()}.internal", names.Instances(app)) for app in network.apps),
     ]  # fmt: skip
     for title, asked in lists:

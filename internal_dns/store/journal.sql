@@ -1,8 +1,8 @@
 -- The journal: which parts of the catalog a commit changed, so that the server re-reads only those.
 --
--- `internal-dns init` adds this to schema.sql. A file with a journal is *owned*: internal-dns is its
--- writer. Triggers fill the journal whoever writes. The writer trims old entries; a reader that has
--- missed some reads the whole file.
+-- `internal-dns init` adds this to schema.sql. A file with a journal is *owned*: internal-dns is
+-- its writer. Triggers fill the journal whoever writes. The writer trims old entries; a reader that
+-- has missed some reads the whole file.
 --
 -- kind      network_id      label
 -- app       of the app      its name: apps, machines, and metadata and services of machines
@@ -20,16 +20,16 @@ CREATE TABLE journal (
     written_at REAL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
 );
 
--- Changes per network: the revision in `_whoami`, which reveals nothing about other networks. Trimming
--- keeps it. WITHOUT ROWID, because a laxer writer may store text as network_id, which a rowid cannot
--- hold, and its commit must not fail here.
+-- Changes per network: the revision in `_whoami`, which reveals nothing about other networks.
+-- Trimming keeps it. WITHOUT ROWID, because a laxer writer may store text as network_id, which a
+-- rowid cannot hold, and its commit must not fail here.
 CREATE TABLE network_revisions (
     network_id INTEGER NOT NULL PRIMARY KEY,
     changes    INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Two plain statements: the conflict clause of the statement that fires the trigger would override an
--- upsert here.
+-- Two plain statements: the conflict clause of the statement that fires the trigger would override
+-- an upsert here.
 CREATE TRIGGER journal_counted AFTER INSERT ON journal WHEN NEW.network_id IS NOT NULL BEGIN
     INSERT INTO network_revisions SELECT NEW.network_id, 0
     WHERE NOT EXISTS (SELECT 1 FROM network_revisions WHERE network_id = NEW.network_id);

@@ -182,7 +182,8 @@ MACHINE_METADATA: Final = Table("machine_metadata", "metadata", (
 ))  # fmt: skip
 MACHINE_SERVICES: Final = Table("machine_services", "service", (
     _MACHINE,
-    Column("name", SERVICE_NAME, "Its name, without the underscore: http is asked for as _http._tcp.", key=True),
+    Column("name", SERVICE_NAME,
+           "Its name, without the underscore: http is asked for as _http._tcp.", key=True),
     Column("protocol", PROTOCOL, "tcp or udp.", "tcp", key=True),
     Column("port", PORT, "Where it listens."),
 ))  # fmt: skip
@@ -204,7 +205,8 @@ META: Final = Table("meta", "entry", (
 
 # Parents first: the order in which rows are put and published; deletes take it backwards.
 CATALOG: Final = (
-    ORGANIZATIONS, REGIONS, REGION_LATENCY, HOSTS, NETWORKS, APPS, MACHINES, MACHINE_METADATA, MACHINE_SERVICES,
+    ORGANIZATIONS, REGIONS, REGION_LATENCY, HOSTS, NETWORKS, APPS, MACHINES, MACHINE_METADATA,
+    MACHINE_SERVICES,
     PEERS, FLYCASTS, META,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in CATALOG}

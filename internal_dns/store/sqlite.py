@@ -127,8 +127,8 @@ def explain_error(path: Path, error: sqlite3.Error) -> str:
     words = str(error)
     if _code(error) == sqlite3.SQLITE_CANTOPEN and path.exists():
         return (
-            f"{path}: {words}. A catalog in WAL mode needs its -wal and -shm files, and SQLite must "
-            "create them beside it: make the directory writable, or keep a writer connected"
+            f"{path}: {words}. A catalog in WAL mode needs its -wal and -shm files, and SQLite "
+            "must create them beside it: make the directory writable, or keep a writer connected"
         )
     if _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return (

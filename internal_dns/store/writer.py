@@ -111,9 +111,7 @@ class Writer:
             if not connection.execute(
                 "SELECT 1 FROM sqlite_master WHERE name = 'journal'"
             ).fetchone():
-                raise NotOurs(
-                    f"{self.path} has no journal: another engine maintains it and is its only writer"
-                )
+                raise NotOurs(f"{self.path} has no journal: another engine maintains and writes it")
             self._refuse_replica(connection)
             upgrade(connection)
         except BaseException:

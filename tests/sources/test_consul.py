@@ -45,7 +45,8 @@ def test_doubts_about_checks_and_addresses_are_noted() -> None:
 
 def instance(node: str, ident: str, address: str, datacenter: str = "dc1") -> dict[str, Any]:
     return {
-        "Node": node, "Address": address, "ServiceID": ident, "ServiceName": "cache", "Datacenter": datacenter,
+        "Node": node, "Address": address, "ServiceID": ident, "ServiceName": "cache",
+        "Datacenter": datacenter,
     }  # fmt: skip
 
 
@@ -88,7 +89,8 @@ def test_an_instance_whose_checks_fail_is_started_but_not_ready_once_a_document_
     monkeypatch.setitem(fields.MACHINE, "ready", fields.MACHINE["skip_registration"])
     machines = read(HEALTH, ACME).document["networks"]["acme"]["apps"]["resolver"]["machines"]
     assert [(m["state"], m.get("ready", True)) for m in machines] == [
-        ("started", True), ("started", False), ("started", False), ("started", True), ("started", False),
+        ("started", True), ("started", False), ("started", False), ("started", True),
+        ("started", False),
     ]  # fmt: skip
 
 

@@ -28,7 +28,8 @@ def test_what_a_table_of_machines_cannot_give_is_noted() -> None:
         "columns not read: owner",
         "state started assumed, because none is given: db_1",
         "left out, an earlier machine has this id: web-1 (fdaa:0:18:1:1:0:4:2)",
-        "network name changed, a name has at most 63 letters, digits, - and _: line 8 (Globex Corp is now "
+        "network name changed, a name has at most 63 letters, digits, - and _: "
+        "line 8 (Globex Corp is now "
         "globex-corp)",
         "region local assumed, because the source names none: far",
         "left out, the address is in another network: line 9 (fdaa:0:19:1:1:0:2:2, not acme)",
@@ -36,7 +37,8 @@ def test_what_a_table_of_machines_cannot_give_is_noted() -> None:
         "left out, the address is not in fdaa::/16: line 11 (2001:db8::1)",
         "left out, no id: '' (fdaa:0:18:1:1:0:5:2)",
         "left out, no app: no-app (fdaa:0:18:1:1:0:6:2)",
-        "`apply` makes a network exactly as written, so first add what this source lacks: acme, globex-corp",
+        "`apply` makes a network exactly as written, so first add what this source "
+        "lacks: acme, globex-corp",
     ]
 
 

@@ -36,7 +36,8 @@ def test_what_docker_does_not_give_is_noted() -> None:
         "other addresses left out, a machine has one: "
         "shop-web-1 (2001:db8:1::2 of shop_front), shop-web-1 (fdaa:0:19:1:1:0:a:2 of shop_zeta)",
         "exposed ports left out, neither tcp nor udp: shop-web-1 (9999/sctp)",
-        "app changed, a name has at most 63 letters, digits, - and _: 3d3d3d3d3d3d (Batch Jobs is now "
+        "app changed, a name has at most 63 letters, digits, - and _: "
+        "3d3d3d3d3d3d (Batch Jobs is now "
         "batch-jobs)",
         "region local assumed, because the source names none: 4c4c4c4c4c4c, 5b5b5b5b5b5b",
         "left out, a one-off `docker compose run`: shop-web-run-1a2b",
@@ -44,7 +45,8 @@ def test_what_docker_does_not_give_is_noted() -> None:
         "old (none), v4only (2001:db8::7)",
         "left out, it uses the host's network and has no address of its own: hostly",
         "compose projects became one app: web from blog, shop",
-        "`apply` makes a network exactly as written, so first add what this source lacks: acme, net-19",
+        "`apply` makes a network exactly as written, so first add what this source "
+        "lacks: acme, net-19",
     ]
 
 
@@ -190,7 +192,8 @@ def test_a_range_of_ports_is_a_service_for_each() -> None:
 def test_names_that_become_one_are_noted() -> None:
     service = "com.docker.compose.service"
     imported = read(
-        [named(1, {service: "job.runner"}), named(2, {service: "Job-Runner"}), named(3, {service: "JOB-runner"})],
+        [named(1, {service: "job.runner"}), named(2, {service: "Job-Runner"}),
+         named(3, {service: "JOB-runner"})],
         Options(region="iad"),
     )  # fmt: skip
     assert "app names became one: job-runner from job-runner, job.runner" in imported.notes

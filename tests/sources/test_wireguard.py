@@ -33,7 +33,8 @@ def test_the_document_is_the_golden_one(file: str) -> None:
 
 def test_what_a_conf_file_does_not_give_is_noted() -> None:
     assert read((FIXTURES / "wireguard.conf").read_bytes(), ACME).notes == [
-        "peer name changed, a name has at most 63 letters, digits, - and _: Bob's phone (Bob's phone is "
+        "peer name changed, a name has at most 63 letters, digits, - and _: "
+        "Bob's phone (Bob's phone is "
         "now bobs-phone)",
         "allowed IPs left out, not in fdaa::/16: carol (10.9.0.4/32)",
         "named after the public key, because no comment names it: peer-zxjpbidzihb1ymxp, "
@@ -42,7 +43,8 @@ def test_what_a_conf_file_does_not_give_is_noted() -> None:
         "allowed IPs left out: a route, not one peer's /120 or /128: peer-c2l0zsdzihb1ymxp "
         "(fdaa:0:18::/48)",
         "left out, <network>::3 is the server's own address: peer-c2l0zsdzihb1ymxp (fdaa:0:18::3)",
-        "`apply` makes a network exactly as written, so first add what this source lacks: acme, net-19",
+        "`apply` makes a network exactly as written, so first add what this source "
+        "lacks: acme, net-19",
     ]
 
 

@@ -156,11 +156,13 @@ def test_a_document_is_rows_of_the_schemas_columns_with_defaults() -> None:
         "apps": [{"network_id": 24, "name": "blog"}, {"network_id": 24, "name": "web"}],
         "machines": [
             {
-                "id": "3d8d9930b03989", "network_id": 24, "app": "web", "address": "fdaa:0:18:a7b:7d:f066:b83b:2",
+                "id": "3d8d9930b03989", "network_id": 24, "app": "web",
+                "address": "fdaa:0:18:a7b:7d:f066:b83b:2",
                 "region": "iad", "process_group": "web", "state": "started", "skip_registration": 0,
             },
             {
-                "id": "5683d474b40d8e", "network_id": 24, "app": "web", "address": "fdaa:0:18:a7b:7e:1:2:2",
+                "id": "5683d474b40d8e", "network_id": 24, "app": "web",
+                "address": "fdaa:0:18:a7b:7e:1:2:2",
                 "region": "iad", "process_group": "app", "state": "created", "skip_registration": 0,
             },
         ],
@@ -168,9 +170,11 @@ def test_a_document_is_rows_of_the_schemas_columns_with_defaults() -> None:
             {"machine_id": "3d8d9930b03989", "key": "role", "value": "leader"},
             {"machine_id": "3d8d9930b03989", "key": "version", "value": "1.2.3"},
         ],
-        "machine_services": [{"machine_id": "3d8d9930b03989", "name": "http", "protocol": "tcp", "port": 8080}],
+        "machine_services": [{"machine_id": "3d8d9930b03989", "name": "http", "protocol": "tcp",
+                              "port": 8080}],
         "peers": [
-            {"network_id": 24, "name": "alice-laptop", "address": "fdaa:0:18:a7b:7d:f066:b83b:102", "region": ""}
+            {"network_id": 24, "name": "alice-laptop", "address": "fdaa:0:18:a7b:7d:f066:b83b:102",
+             "region": ""}
         ],
         "flycasts": [{"network_id": 24, "app": "db", "address": "fdaa:0:18:0:1::3"}],
     }  # fmt: skip
@@ -210,7 +214,10 @@ def test_a_host_is_its_32_bits_or_the_integer(written: str, number: int) -> None
 
 
 def test_addresses_are_rendered_as_rfc_5952_and_names_keep_their_case() -> None:
-    text = '[networks.A]\nid = 24\n[networks.A.peers.Bob]\naddress = "FDAA:0:18:0:0:0:0:0A"\nregion = "IAD"'
+    text = (
+        "[networks.A]\nid = 24\n"
+        '[networks.A.peers.Bob]\naddress = "FDAA:0:18:0:0:0:0:0A"\nregion = "IAD"'
+    )
     (peer,) = document(text).rows()["peers"]
     assert peer == {"network_id": 24, "name": "Bob", "address": "fdaa:0:18::a", "region": "IAD"}
 
@@ -373,14 +380,17 @@ BROKEN_JSON = """\
 """
 
 BROKEN_JSON_FAULTS = """\
-3: networks.acme.id: 'fdaa:0:18::/49' is not a network. Write its /48, such as fdaa:0:18::/48, or the integer
+3: networks.acme.id: 'fdaa:0:18::/49' is not a network. \
+Write its /48, such as fdaa:0:18::/48, or the integer
 10: networks.acme.apps.web: the key stands twice, first in line 4. Keep one of them
 10: networks.acme.apps.web.machines: a table stands where an array belongs. Put it in [ ]
 12: networks."acme\\u0000": 'acme\\x00' is not a valid name. Use 1 to 63 of letters, digits, - and _
-12: networks."acme\\u0000": an integer stands where a table belongs. Write it as docs/declarative.md says
+12: networks."acme\\u0000": an integer stands where a table belongs. \
+Write it as docs/declarative.md says
 15: latency[0]: milliseconds is missing. Add it: A measured round trip.
 16: latency[1]: a string stands where a table belongs. Write it as docs/declarative.md says
-17: hosts.4294967296: '4294967296' is not a host. Write its 32 bits as in an address, such as a7b:7d, or the integer
+17: hosts.4294967296: '4294967296' is not a host. \
+Write its 32 bits as in an address, such as a7b:7d, or the integer
 17: hosts.4294967296.region: an array stands where a string belongs. Write it in quotes
 """
 
@@ -431,7 +441,8 @@ def test_a_label_of_300_octets_is_shortened_where_it_is_told() -> None:
     (fault,) = faults(f"[networks.a]\nid = 1\n\n[networks.a.apps.{label}]")
     assert fault == (
         f"catalog.toml:4: networks.a.apps.{json.dumps('x' * 60 + '…', ensure_ascii=False)}: "
-        f"'{'x' * 80}' … (300 characters) is not a valid name. Use 1 to 63 of letters, digits, - and _"
+        f"'{'x' * 80}' … (300 characters) is not a valid name. "
+        "Use 1 to 63 of letters, digits, - and _"
     )
 
 
@@ -482,8 +493,8 @@ id = 2
     assert [str(warning).removeprefix("catalog.toml:") for warning in document(text).warnings] == [
         "3: networks.a.apps.all: all.internal is a reserved name, not this app. "
         "Rename the app; its machines stay reachable by <id>.vm and in lists",
-        "4: networks.a.apps.ALL: ALL and all in line 3 are the same name: letter case is ignored. Spell "
-        "it one way",
+        "4: networks.a.apps.ALL: ALL and all in line 3 are the same name: letter case is ignored. "
+        "Spell it one way",
         "4: networks.a.apps.ALL: all.internal is a reserved name, not this app. "
         "Rename the app; its machines stay reachable by <id>.vm and in lists",
         "8: networks.a.apps.web.machines[0].region: global is a reserved word: no name can query "
@@ -494,7 +505,8 @@ id = 2
         "9: networks.a.apps.web.machines[0].state: 'startd' is not a known state. Did you mean "
         "started?",
         "14: networks.a.peers._page: _page is reserved for pages of lists. Rename it",
-        "17: networks.A: A and a in line 1 are the same name: letter case is ignored. Spell it one way",
+        "17: networks.A: A and a in line 1 are the same name: letter case is ignored. "
+        "Spell it one way",
     ]
 
 
@@ -767,8 +779,10 @@ def test_export_is_readable_and_the_same_each_time(acme: sqlite3.Connection) -> 
 
 
 METADATA = {
-    "a.b": "dots.and.more", "Role": "Leader", "": "empty key", "empty": "", "nul\0": "\0", "quotes\"'": "\"\"\"'''\\",
-    "line\n\r\t": "\x7f\x85\u2028\ufeff", "snow ☃ 🦊": "=#[]{},", "'); DROP TABLE machines; --": "x" * 70_000,
+    "a.b": "dots.and.more", "Role": "Leader", "": "empty key", "empty": "", "nul\0": "\0",
+    "quotes\"'": "\"\"\"'''\\",
+    "line\n\r\t": "\x7f\x85\u2028\ufeff", "snow ☃ 🦊": "=#[]{},",
+    "'); DROP TABLE machines; --": "x" * 70_000,
 }  # fmt: skip
 
 
@@ -994,7 +1008,9 @@ def test_a_machine_that_moves_takes_its_id_along_and_that_is_said(acme: sqlite3.
     text = """\
 [networks.globex]
 id = 26
-apps.api.machines = [{ id = "3d8d9930b03989", address = "fdaa:0:1a::1", region = "iad", state = "started" }]
+apps.api.machines = [
+  { id = "3d8d9930b03989", address = "fdaa:0:1a::1", region = "iad", state = "started" }
+]
 [networks.acme]
 id = 27
 """

@@ -780,8 +780,10 @@ def questions(catalog: Catalog) -> Iterator[tuple[bytes, bytes]]:
     for label in labels | {b"new"}:
         names |= {
             start + label for start in (
-                b"", b"iad.", b"regions.", b"all.regions.", b"vms.", b"all.vms.", b"top2.nearest.of.", b"global.",
-                b"leader.role.kv._metadata.", b"_http._tcp.", b"app.process.", b"1._page.", b"_instances.",
+                b"", b"iad.", b"regions.", b"all.regions.", b"vms.", b"all.vms.",
+                b"top2.nearest.of.", b"global.",
+                b"leader.role.kv._metadata.", b"_http._tcp.", b"app.process.", b"1._page.",
+                b"_instances.",
             )
         }  # fmt: skip
     asked = [

@@ -109,7 +109,8 @@ def test_names_that_stay_as_they_are_are_not_told(writer: Writer) -> None:
     found = answers(writer, DOCUMENT + second)
     assert found["web.internal", "AAAA"] == (ADDRESS, f"{ADDRESS}, fdaa:0:18:1:1:0:2:2")
     assert not {name for name, _ in found} & {
-        "m1.vm.web.internal", "web.flycast", "_peer.internal", "_apps.internal", PTR, "_http._tcp.web.internal",
+        "m1.vm.web.internal", "web.flycast", "_peer.internal", "_apps.internal", PTR,
+        "_http._tcp.web.internal",
     }  # fmt: skip
 
 
@@ -117,7 +118,8 @@ def test_a_region_of_its_own_makes_names_of_every_app_exist(writer: Writer) -> N
     reply = tried(writer, "[regions.ams]\n")
     assert [(a["name"], a["before"], a["after"]) for a in reply["answers"]] == [
         ("ams.web.internal", "NXDOMAIN (no such region)", "no data (no machine matches)"),
-        ("ams.app.process.web.internal", "NXDOMAIN (no such region)", "no data (no machine matches)"),
+        ("ams.app.process.web.internal", "NXDOMAIN (no such region)",
+         "no data (no machine matches)"),
     ]  # fmt: skip
     assert reply["warnings"] == [
         "regions, latency or hosts change: `nearest` names may order their answers differently"
@@ -144,8 +146,8 @@ def test_a_machine_changes_its_network_only_when_that_is_allowed(writer: Writer)
         with pytest.raises(RejectedChange) as caught:
             perform({"op": "apply", "text": text, "dry_run": request}, writer)
         assert caught.value.faults == [
-            "machine m1 would move from network acme to globex: give it another id if it is a different "
-            "machine, or allow the move with --move"
+            "machine m1 would move from network acme to globex: give it another id if it is a "
+            "different machine, or allow the move with --move"
         ]
     assert perform({"op": "apply", "text": text, "move": True}, writer)["changes"] == 3
     assert perform({"op": "apply", "text": text}, writer)["changes"] == 0

@@ -265,9 +265,12 @@ INSERT INTO apps VALUES (24, 'fresh')
 DELETE FROM apps WHERE name = 'blog'
 INSERT INTO apps VALUES (24, 'WEB')
 INSERT INTO apps VALUES (24, 'not a name')
-INSERT INTO machines VALUES ('ffff', 24, 'fresh', 'fdaa:0:18:1:1:1:1:2', 'ams', 'app', 'started', 0, 0)
-INSERT INTO machines VALUES ('FFFF', 24, 'fresh', 'fdaa:0:18:1:1:1:2:2', 'ams', 'app', 'started', 0, 0)
-INSERT INTO machines VALUES ('bad', 24, 'fresh', 'fdaa:0:19:1:1:1:2:2', 'ams', 'app', 'started', 0, 0)
+INSERT INTO machines VALUES ('ffff', 24, 'fresh', 'fdaa:0:18:1:1:1:1:2', \
+'ams', 'app', 'started', 0, 0)
+INSERT INTO machines VALUES ('FFFF', 24, 'fresh', 'fdaa:0:18:1:1:1:2:2', \
+'ams', 'app', 'started', 0, 0)
+INSERT INTO machines VALUES ('bad', 24, 'fresh', 'fdaa:0:19:1:1:1:2:2', \
+'ams', 'app', 'started', 0, 0)
 UPDATE machines SET app = 'db' WHERE id = '4d89696a2e7508'
 UPDATE machines SET app = 'DB' WHERE id = '5683d474b40d8e'
 UPDATE machines SET network_id = 25, address = 'fdaa:0:19:1:1:1:7:2' WHERE id = '7811e63fd4de08'
@@ -294,7 +297,8 @@ DELETE FROM region_latency
 INSERT INTO region_latency VALUES ('ams', 'iad', 80)
 UPDATE hosts SET region = 'ams'
 DELETE FROM hosts
-INSERT OR REPLACE INTO machines VALUES ('ffff', 24, 'web', 'fdaa:0:18:1:1:1:1:2', 'iad', 'app', 'started', 0, 0)
+INSERT OR REPLACE INTO machines VALUES ('ffff', 24, 'web', 'fdaa:0:18:1:1:1:1:2', \
+'iad', 'app', 'started', 0, 0)
 INSERT OR REPLACE INTO peers VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:302', 'iad')
 DELETE FROM machines WHERE network_id = 25
 DELETE FROM apps WHERE network_id = 25

@@ -67,7 +67,8 @@ class Difference:
             for row in rows:
                 if not all(bindable(row[column]) for column in KEYS[table]):
                     self.notes.append(
-                        f"{table} {key_text(table, row)}: not changed: no statement can address its key"
+                        f"{table} {key_text(table, row)}: not changed: "
+                        "no statement can address its key"
                     )
                 elif (key := _key(table, row)) in before:
                     self.delete(table, row)
@@ -121,7 +122,8 @@ class Difference:
         ]
         for table, key in strays:
             kind, name = ("metadata", "key") if table == "machine_metadata" else ("service", "name")
-            words = f"{cell_text(key[name])} of machine {cell_text(key['machine_id'])}, which does not exist"
+            machine = cell_text(key["machine_id"])
+            words = f"{cell_text(key[name])} of machine {machine}, which does not exist"
             changes.append(Change("-", kind, words))
         return changes
 
@@ -186,7 +188,8 @@ class Difference:
                 yield Change("+", "machine", words)
                 continue
             moved = [
-                f"network {self.network_name(old['network_id'])} -> {self.network_name(row['network_id'])}"
+                f"network {self.network_name(old['network_id'])} -> "
+                f"{self.network_name(row['network_id'])}"
             ]
             changed = moved if old["network_id"] != row["network_id"] else []
             changed = changed + _fields_changed(old, row) + parts.get(row["id"], [])
@@ -231,7 +234,8 @@ class Difference:
         for key, new in self.wanted["machines"].items():
             old = self.before["machines"].get(key)
             if old is not None and old["network_id"] not in self.named:
-                origin = f"network {self.network_name(old['network_id'])}, which the document does not name"
+                name = self.network_name(old["network_id"])
+                origin = f"network {name}, which the document does not name"
                 warnings.append(f"machine {cell_text(new['id'])} moves away from {origin}")
         return warnings
 

@@ -71,8 +71,9 @@ def fields_of(table: schema.Table, *given: str) -> dict[str, Field]:
 
 
 SERVICE: Final = fields_of(schema.MACHINE_SERVICES, "machine_id")
+_TEXTS: Final = Kind(read_table, {"type": "object", "additionalProperties": {"type": "string"}})
 MACHINE: Final = fields_of(schema.MACHINES, "network_id", "app") | {
-    "metadata": Field("metadata", Kind(read_table, {"type": "object", "additionalProperties": {"type": "string"}}),
+    "metadata": Field("metadata", _TEXTS,
                        "Texts by key.", {}),
     "services": Field("services", array_of(object_of(SERVICE)), "What it publishes as SRV.", []),
 }  # fmt: skip

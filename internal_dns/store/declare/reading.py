@@ -323,14 +323,20 @@ class _Reading:
                 )
             if region not in known:
                 what = f"region {quoted(region)} is not in this document"
-                do = "Add it with its coordinates unless the catalog has it, or `nearest` sorts it last"
+                do = (
+                    "Add it with its coordinates unless the catalog has it, "
+                    "or `nearest` sorts it last"
+                )
                 self.add_warning(path, what, do)
                 self.unknown_regions[region] = self.warnings[-1]
 
     def check_spelling(self, path: Path, kind: tuple[str, ...], name: str) -> None:
         first = self.first_paths.setdefault(("case", *kind, name.lower()), path)
         if first != path:
-            what = f"{name} and {first[-1]} in line {self.lines.line(first)} are the same name: letter case is ignored"
+            what = (
+                f"{name} and {first[-1]} in line {self.lines.line(first)} are the same name: "
+                "letter case is ignored"
+            )
             self.add_warning(path, what, "Spell it one way")
 
     def add_fault(self, path: Path, what: str, do: str) -> None:
