@@ -126,44 +126,46 @@ class Draft:
         self.spellings: dict[tuple[str, object, str], set[str]] = {}
         self.notes: dict[str, list[str]] = {}
 
-    def note(self, reason: str, *who: str) -> None:
-        self.notes.setdefault(reason, []).extend(who)
+    def note(self, reason: str, *subjects: str) -> None:
+        self.notes.setdefault(reason, []).extend(subjects)
 
     # ── values ────────────────────────────────────────────────────────────────────────────────────
 
-    def make_name(self, raw: str, kind: str, who: str, longest: int = 63) -> str:
+    def make_name(self, raw: str, kind: str, subject: str, longest: int = 63) -> str:
         """Return *raw* as a valid lower-case name, empty when it has no letter or digit; note any
         change."""
         name = re.sub(r"[^A-Za-z0-9_-]", "-", re.sub("['\u2019]", "", raw)[:longest]).lower()
         if not re.search(r"[a-z0-9]", name):
             if raw:
-                self.note(f"{kind} not used, it has no letter or digit", f"{who} ({shown(raw)})")
+                self.note(
+                    f"{kind} not used, it has no letter or digit", f"{subject} ({shown(raw)})"
+                )
             return ""
         if name != raw.lower():
             why = f"{kind} changed, a name has at most {longest} letters, digits, - and _"
-            self.note(why, f"{who} ({shown(raw)} is now {name})")
+            self.note(why, f"{subject} ({shown(raw)} is now {name})")
         return name
 
-    def make_unique_name(self, raw: str, kind: str, who: str, within: object = None) -> str:
+    def make_unique_name(self, raw: str, kind: str, subject: str, within: object = None) -> str:
         """Return the name for *raw*, and record its spelling: two that become one name are
         noted."""
-        name = self.make_name(raw, kind, who)
+        name = self.make_name(raw, kind, subject)
         if name:
             self.spellings.setdefault((kind, within, name), set()).add(raw.lower())
         return name
 
-    def parse_address(self, text: str, who: str) -> tuple[int, bytes] | None:
+    def parse_address(self, text: str, subject: str) -> tuple[int, bytes] | None:
         """Return network and 16 octets of the address *text*, or None and add a note."""
-        prefix, whose = self.options.prefix, f"{who} ({shown(text)})"
+        prefix, subject_and_text = self.options.prefix, f"{subject} ({shown(text)})"
         address = octets(text)
         if address is None:
-            self.note("left out, not an IPv6 address", whose)
+            self.note("left out, not an IPv6 address", subject_and_text)
         elif not address.startswith(prefix):
-            self.note(f"left out, the address is not in {prefix.hex()}::/16", whose)
+            self.note(f"left out, the address is not in {prefix.hex()}::/16", subject_and_text)
         elif not any(address[2:6]):
-            self.note("left out, network 0 is reserved", whose)
+            self.note("left out, network 0 is reserved", subject_and_text)
         elif address[6:16] == _SERVER:
-            self.note("left out, <network>::3 is the server's own address", whose)
+            self.note("left out, <network>::3 is the server's own address", subject_and_text)
         else:
             return int.from_bytes(address[2:6], "big"), address
         return None
@@ -171,15 +173,15 @@ class Draft:
     def network_name(self, number: int) -> str:
         return self.names.get(number) or default_name(number)
 
-    def name_network(self, number: int, raw: str, who: str) -> None:
+    def name_network(self, number: int, raw: str, subject: str) -> None:
         """Use *raw* as the name of a network, unless the operator or an earlier record named it."""
-        name = self.make_name(raw, "network name", who)
+        name = self.make_name(raw, "network name", subject)
         if name and (self.numbers.get(name, number) != number or not is_free_name(number, name)):
-            self.note("network name not used, another network has it", f"{who} ({shown(raw)})")
+            self.note("network name not used, another network has it", f"{subject} ({shown(raw)})")
         elif name and self.names.setdefault(number, name) != name:
             self.note(
                 f"network name not used, the network is already called {self.names[number]}",
-                f"{who} ({shown(raw)})",
+                f"{subject} ({shown(raw)})",
             )
         elif name:
             self.numbers[name] = number
@@ -202,17 +204,17 @@ class Draft:
     ) -> None:
         """Add a machine, or note why not. *unready*: why it should get no traffic although it is
         started."""
-        who = shown(raw_id)
-        placed = self.parse_address(address, who)
-        if placed is None:
+        subject = shown(raw_id)
+        parsed = self.parse_address(address, subject)
+        if parsed is None:
             return
-        number, packed = placed
-        ident = self.make_name(raw_id, "id", who)
-        app = self.make_unique_name(app or self.options.app, "app", who, number)
+        number, packed = parsed
+        ident = self.make_name(raw_id, "id", subject)
+        app = self.make_unique_name(app or self.options.app, "app", subject, number)
         if not ident or not app:
-            self.note(f"left out, no {'app' if ident else 'id'}", f"{who} ({shown(address)})")
+            self.note(f"left out, no {'app' if ident else 'id'}", f"{subject} ({shown(address)})")
         elif ident in self.machines:
-            self.note("left out, an earlier machine has this id", f"{who} ({shown(address)})")
+            self.note("left out, an earlier machine has this id", f"{subject} ({shown(address)})")
         else:
             other = self.owners.setdefault(packed, ident)
             if other != ident:
@@ -228,12 +230,12 @@ class Draft:
                 )
             self.locations[ident] = number, app
             machine = {"id": ident, "address": address_text(packed).decode(),
-                       "region": self._region(region, who),
-                    "group": self.make_unique_name(group, "group", who, (number, app)) or "app",
-                    "state": self.make_name(state, "state", who) or "created"}  # fmt: skip
+                       "region": self._region(region, subject),
+                    "group": self.make_unique_name(group, "group", subject, (number, app)) or "app",
+                    "state": self.make_name(state, "state", subject) or "created"}  # fmt: skip
             optional = {"skip_registration": skip_registration,
-                        "metadata": self._metadata(metadata or {}, who),
-                    "services": self._services(services, who)}  # fmt: skip
+                        "metadata": self._metadata(metadata or {}, subject),
+                    "services": self._services(services, subject)}  # fmt: skip
             self.machines[ident] = machine | {
                 key: value for key, value in optional.items() if value
             }
@@ -255,18 +257,20 @@ class Draft:
     def add_peer(self, raw: str, address: str, *, region: str = "", rename: bool = False) -> None:
         """Add a WireGuard peer, or note why not; with *rename*, a name that is taken gets a number
         appended."""
-        who = shown(raw)
-        placed = self.parse_address(address, who)
-        if placed is None:
+        subject = shown(raw)
+        parsed = self.parse_address(address, subject)
+        if parsed is None:
             return
-        number, packed = placed
-        name = self.make_name(raw, "peer name", who)
+        number, packed = parsed
+        name = self.make_name(raw, "peer name", subject)
         if not name:
-            self.note("left out, no name", f"{who} ({shown(address)})")
+            self.note("left out, no name", f"{subject} ({shown(address)})")
             return
         if (number, name) in self.peers:
             if not rename:
-                self.note("left out, an earlier peer has this name", f"{who} ({shown(address)})")
+                self.note(
+                    "left out, an earlier peer has this name", f"{subject} ({shown(address)})"
+                )
                 return
             name = self._free(number, name)
             self.note(
@@ -276,7 +280,7 @@ class Draft:
         if other != name:
             self.note("share a /120: the server cannot tell them apart", f"{other} and {name}")
         peer = {"address": address_text(packed).decode()}
-        if region := self.make_name(region or self.options.region, "region", who):
+        if region := self.make_name(region or self.options.region, "region", subject):
             peer["region"] = region
         self.peers[number, name] = peer
 
@@ -286,38 +290,40 @@ class Draft:
             count += 1
         return f"{name[: 62 - len(str(count))]}-{count}"
 
-    def _region(self, raw: str, who: str) -> str:
-        region = self.make_unique_name(raw or self.options.region, "region", who)
+    def _region(self, raw: str, subject: str) -> str:
+        region = self.make_unique_name(raw or self.options.region, "region", subject)
         if not region:
-            self.note(f"region {UNKNOWN_REGION} assumed, because the source names none", who)
+            self.note(f"region {UNKNOWN_REGION} assumed, because the source names none", subject)
         return region or UNKNOWN_REGION
 
-    def _metadata(self, pairs: Mapping[str, str], who: str) -> dict[str, str]:
+    def _metadata(self, pairs: Mapping[str, str], subject: str) -> dict[str, str]:
         metadata = {
             key: value
             for key, value in sorted(pairs.items())
             if key and storable(key) and storable(value)
         }
         for key in sorted(pairs.keys() - metadata.keys()):
-            self.note("metadata left out: empty key, NUL, or not Unicode", f"{who} ({shown(key)})")
+            self.note(
+                "metadata left out: empty key, NUL, or not Unicode", f"{subject} ({shown(key)})"
+            )
         return metadata
 
-    def _services(self, services: Services, who: str) -> list[dict[str, Any]]:
+    def _services(self, services: Services, subject: str) -> list[dict[str, Any]]:
         unique: dict[tuple[str, str], dict[str, Any]] = {}
         for raw, protocol, port in services:
             # One octet of the label is for the _ before the name.
-            name = self.make_name(raw, "service", who, 62)
+            name = self.make_name(raw, "service", subject, 62)
             service = {"name": name, "protocol": protocol, "port": port}
             if (name, protocol) in unique and unique[name, protocol] != service:
                 self.note(
-                    "services left out, an earlier one has this name", f"{who} ({shown(raw)})"
+                    "services left out, an earlier one has this name", f"{subject} ({shown(raw)})"
                 )
             elif name and protocol in ("tcp", "udp") and 0 < port < 65_536:
                 unique[name, protocol] = service
             else:
                 self.note(
                     "services left out: only tcp or udp, and ports 1 to 65535",
-                    f"{who} ({shown(raw)})",
+                    f"{subject} ({shown(raw)})",
                 )
         return [unique[key] for key in sorted(unique)]
 
@@ -355,15 +361,16 @@ class Draft:
         else:
             self.note("nothing to import")
         notes = [
-            reason if not who else f"{reason}: {_listed(who)}" for reason, who in self.notes.items()
+            f"{reason}: {_join_examples(subjects)}" if subjects else reason
+            for reason, subjects in self.notes.items()
         ]
         return Imported({"networks": named}, notes)
 
 
-def _listed(who: list[str]) -> str:
-    who = list(dict.fromkeys(who))
-    more = len(who) - MAX_EXAMPLES
-    return ", ".join(who[:MAX_EXAMPLES]) + (f" and {more:,} more" if more > 0 else "")
+def _join_examples(subjects: list[str]) -> str:
+    unique = list(dict.fromkeys(subjects))
+    more = len(unique) - MAX_EXAMPLES
+    return ", ".join(unique[:MAX_EXAMPLES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 # ── input ─────────────────────────────────────────────────────────────────────────────────────────

@@ -147,11 +147,11 @@ def _identifier(instance: _Instance, network: bytes) -> str:
 
 
 def _add(draft: Draft, instance: _Instance) -> None:
-    who = shown(f"{instance.node}/{instance.id}")
+    subject = shown(f"{instance.node}/{instance.id}")
     inside = [a for a in instance.addresses if (octets(a) or b"").startswith(draft.options.prefix)]
     if not inside:
         why = f"left out, no address in {draft.options.prefix.hex()}::/16"
-        draft.note(why, f"{who} ({shown(', '.join(filter(None, instance.addresses)))})")
+        draft.note(why, f"{subject} ({shown(', '.join(filter(None, instance.addresses)))})")
         return
     state, unready = "started", ""
     if instance.failing and document_has("ready"):
@@ -160,13 +160,13 @@ def _add(draft: Draft, instance: _Instance) -> None:
         state, verb = "stopped", "warns" if instance.failing == "warning" else "fails"
         draft.note(
             f"imported as stopped, a check {verb}: a document has no `ready` in this version",
-            who,
+            subject,
         )
     udp = "udp" in instance.tags and "tcp" not in instance.tags
     left = [tag for tag in instance.tags if tag not in ("tcp", "udp")]
     if left:
         draft.note(
-            "tags left out, they are not key-value pairs", f"{who} ({shown(', '.join(left))})"
+            "tags left out, they are not key-value pairs", f"{subject} ({shown(', '.join(left))})"
         )
     draft.add_machine(
         _identifier(instance, (octets(inside[0]) or b"")[:6]),

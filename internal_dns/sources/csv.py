@@ -61,15 +61,17 @@ def read(
         kind = _kind(draft, columns)
     _check_columns(draft, columns, kind, start + 1)
     for line, record in _records(columns, rows):
-        address, who = record["address"], f"line {line}"
-        if not _network_fits(draft, record.get("network", ""), address, who):
+        address, subject = record["address"], f"line {line}"
+        if not _network_fits(draft, record.get("network", ""), address, subject):
             continue
         if kind == "peers":
             draft.add_peer(record["name"], address, region=record.get("region", ""))
             continue
         state = record.get("state", "")
         if not state:
-            draft.note("state started assumed, because none is given", shown(record["id"]) or who)
+            draft.note(
+                "state started assumed, because none is given", shown(record["id"]) or subject
+            )
         draft.add_machine(
             record["id"],
             record.get("app", ""),
@@ -169,20 +171,20 @@ def _check_columns(draft: Draft, columns: list[str], kind: str, line: int) -> No
             draft.note("columns not read", shown(name))
 
 
-def _network_fits(draft: Draft, written: str, address: str, who: str) -> bool:
+def _network_fits(draft: Draft, written: str, address: str, subject: str) -> bool:
     """Whether *written* fits the network of *address*; a new name is used as its name."""
     number = _number(written, draft.options.prefix)
     if not written:
         return True
-    placed = draft.parse_address(address, who)
-    if placed is None:
+    parsed = draft.parse_address(address, subject)
+    if parsed is None:
         return False
     if number is None and (number := draft.numbers.get(written.lower())) is None:
-        draft.name_network(placed[0], written, who)
-    elif number != placed[0]:
+        draft.name_network(parsed[0], written, subject)
+    elif number != parsed[0]:
         draft.note(
             "left out, the address is in another network",
-            f"{who} ({shown(address)}, not {shown(written)})",
+            f"{subject} ({shown(address)}, not {shown(written)})",
         )
         return False
     return True

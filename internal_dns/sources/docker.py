@@ -184,7 +184,7 @@ def _unready(state: _State, label: str) -> str:
     return "its health check fails"
 
 
-def _address(draft: Draft, container: _Container, who: str) -> str | None:
+def _address(draft: Draft, container: _Container, subject: str) -> str | None:
     """Return the first address in the prefix, or None and add a note."""
     attached = sorted((container.networks.by_name or {}).items())
     addresses = [(name, one.wanted) for name, one in attached if one is not None and one.wanted]
@@ -193,7 +193,7 @@ def _address(draft: Draft, container: _Container, who: str) -> str | None:
     ]
     mode = container.host_config.network_mode if container.host_config else ""
     if not addresses and (mode == "host" or [name for name, _ in attached] == ["host"]):
-        draft.note("left out, it uses the host's network and has no address of its own", who)
+        draft.note("left out, it uses the host's network and has no address of its own", subject)
         return None
     if not inside:
         why = (
@@ -201,27 +201,29 @@ def _address(draft: Draft, container: _Container, who: str) -> str | None:
             "(a stopped container has only a fixed one)"
         )
         others = shown(", ".join(address for _, address in addresses)) if addresses else "none"
-        draft.note(why, f"{who} ({others})")
+        draft.note(why, f"{subject} ({others})")
         return None
     for pair in addresses:
         if pair != inside[0]:
             draft.note(
                 "other addresses left out, a machine has one",
-                f"{who} ({shown(pair[1])} of {shown(pair[0])})",
+                f"{subject} ({shown(pair[1])} of {shown(pair[0])})",
             )
     return inside[0][1]
 
 
-def _services(draft: Draft, exposed: dict[str, object], who: str) -> Iterator[tuple[str, str, int]]:
+def _services(
+    draft: Draft, exposed: dict[str, object], subject: str
+) -> Iterator[tuple[str, str, int]]:
     for port in sorted(exposed):
         match = _PORT.match(port)
         if match is None:
-            draft.note("exposed ports left out, neither tcp nor udp", f"{who} ({shown(port)})")
+            draft.note("exposed ports left out, neither tcp nor udp", f"{subject} ({shown(port)})")
             continue
         first, last, protocol = int(match[1]), int(match[2] or match[1]), match[3]
         if not first <= last < first + WIDEST_RANGE:
             why = f"exposed ports left out, not a range of 1 to {WIDEST_RANGE:,} ports"
-            draft.note(why, f"{who} ({shown(port)})")
+            draft.note(why, f"{subject} ({shown(port)})")
             continue
         for number in range(first, last + 1):
             yield f"{protocol}-{number}", protocol, number

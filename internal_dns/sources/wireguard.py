@@ -142,7 +142,7 @@ def _add(draft: Draft, peer: _Peer) -> None:
     if not name:
         name = "peer-" + re.sub(r"[^A-Za-z0-9]", "", peer.key)[:16].lower()
         draft.note("named after the public key, because no comment names it", name)
-    who = shown(name)
+    subject = shown(name)
     exact: list[bytes] = []
     masked: list[bytes] = []
     for item in peer.allowed:
@@ -150,25 +150,25 @@ def _add(draft: Draft, peer: _Peer) -> None:
         if interface is None or not interface.ip.packed.startswith(draft.options.prefix):
             draft.note(
                 f"allowed IPs left out, not in {draft.options.prefix.hex()}::/16",
-                f"{who} ({shown(item)})",
+                f"{subject} ({shown(item)})",
             )
         elif interface.network.prefixlen not in (120, 128):
             draft.note(
                 "allowed IPs left out: a route, not one peer's /120 or /128",
-                f"{who} ({shown(item)})",
+                f"{subject} ({shown(item)})",
             )
         elif interface.network.prefixlen == 128 or interface.ip.packed[15]:
             exact.append(interface.ip.packed)
         else:
             masked.append(interface.ip.packed)
     if not peer.allowed:
-        draft.note("left out, no allowed IPs", who)
+        draft.note("left out, no allowed IPs", subject)
     for start in masked:
         if not any(address[:15] == start[:15] for address in exact):
             exact.append(start[:15] + bytes([GUESSED_HOST]))
             draft.note(
                 f"address assumed: {GUESSED_HOST} in a /120 that does not show the peer's own",
-                who,
+                subject,
             )
     for address in dict.fromkeys(exact):
         draft.add_peer(name, address_text(address).decode(), rename=True)

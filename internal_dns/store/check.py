@@ -76,7 +76,7 @@ def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
     yield from _shared_addresses(network, where)
     for name, app in sorted(network.apps.items()):
         yield from _app(app, f"{where} app {name.decode()}", catalog)
-    who = Requester(network, bytes(16), mapped=True)
+    requester = Requester(network, bytes(16), mapped=True)
     lists: list[tuple[str, names.Asked]] = [
         ("_apps.internal", names.Apps()),
         ("_peer.internal", names.Peers()),
@@ -85,8 +85,8 @@ def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
           for app in network.apps),
         *((f"_instances.{app.decode()}.internal", names.Instances(app)) for app in network.apps),
     ]  # fmt: skip
-    for title, asked in lists:
-        yield from _list(title, find(asked, View(who, catalog)), where)
+    for title, query in lists:
+        yield from _list(title, find(query, View(requester, catalog)), where)
     for name, peer in network.peers.items():
         if name == b"_page":
             yield Finding(
@@ -99,12 +99,16 @@ def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
             yield _unknown_region(f"{where} peer {name.decode()}", peer.region)
 
 
-def _list(name: str, found: Found, where: str) -> Iterator[Finding]:
+def _list(name: str, result: Found, where: str) -> Iterator[Finding]:
     """Report a list that does not fit into a TCP message, or nearly does not."""
-    if isinstance(found, NoSuchName) or not found.sets or not isinstance(found.sets[0], TextList):
+    if (
+        isinstance(result, NoSuchName)
+        or not result.sets
+        or not isinstance(result.sets[0], TextList)
+    ):
         return
-    count = found.sets[0].count
-    rdata, fits = found.sets[0].text.strings(MAX_TEXT)
+    count = result.sets[0].count
+    rdata, fits = result.sets[0].text.strings(MAX_TEXT)
     if fits < count:
         what = f"{name} has {count:,} items, and a message holds {fits:,} of them"
     elif len(rdata) >= NEAR * MAX_TEXT:
@@ -122,13 +126,13 @@ def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:
     for peer in network.peers.values():
         owners[peer.address].append(f"peer {peer.name.decode()}")
     owners[network.server_address].insert(0, "the server itself")
-    for address, who in sorted(owners.items()):
-        if len(who) > 1:
+    for address, owner_names in sorted(owners.items()):
+        if len(owner_names) > 1:
             text = address_text(address).decode()
             yield Finding(
                 "error",
                 where,
-                f"{text} belongs to {' and '.join(who)}",
+                f"{text} belongs to {' and '.join(owner_names)}",
                 "Give each an address of its own",
             )
 

@@ -79,9 +79,9 @@ def _write(
     path: Path, rows: Mapping[str, Iterable[Row]], progress: Progress | None
 ) -> dict[str, int]:
     # Readable by its owner only, whatever the umask; SQLite gives -wal and -shm the same mode.
-    made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    os.fchmod(made, 0o600)
-    os.close(made)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    os.close(descriptor)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         # No other process sees this file yet, and a failed one is deleted: a rollback journal would

@@ -98,8 +98,8 @@ def find_changed_answers(
         views = [_view(catalog, number, writer.rules.prefix) for catalog in (before, after)]
         network = after.networks.get(number) or before.networks[number]
         name_of_network = printable(network.label)
-        for asked, name in _names(number, labels, before, after):
-            old, new = (_contents(asked, view) for view in views)
+        for query, name in _names(number, labels, before, after):
+            old, new = (_contents(query, view) for view in views)
             for qtype in sorted((old.keys() | new.keys()) - {NO_RECORDS}) or [NO_RECORDS]:
                 old_answer, new_answer = (
                     one.get(qtype) or one.get(NO_RECORDS, NO_DATA) for one in (old, new)
@@ -236,48 +236,48 @@ def _view(catalog: Catalog, number: NetworkId, prefix: bytes) -> View:
     return View(Requester(network_of(catalog, number, prefix), bytes(16), mapped=True), catalog)
 
 
-def _contents(asked: names.Asked, view: View) -> dict[str, Contents]:
+def _contents(query: names.Asked, view: View) -> dict[str, Contents]:
     """Return the records of a name by type; under NO_RECORDS why it has none."""
-    found = find(asked, view)
-    if isinstance(found, NoSuchName):
-        return {NO_RECORDS: f"NXDOMAIN ({found.reason})"}
-    return {one.type.name: _all_members(one, asked, view) for one in found.sets} or {
-        NO_RECORDS: f"{NO_DATA} ({found.lack})"
+    result = find(query, view)
+    if isinstance(result, NoSuchName):
+        return {NO_RECORDS: f"NXDOMAIN ({result.reason})"}
+    return {one.type.name: _all_members(one, query, view) for one in result.sets} or {
+        NO_RECORDS: f"{NO_DATA} ({result.lack})"
     }
 
 
-def _all_members(found: RRset | TextList, asked: names.Asked, view: View) -> Members:
+def _all_members(result: RRset | TextList, query: names.Asked, view: View) -> Members:
     """Return all members, even those that one message has no room for."""
-    if isinstance(found, TextList):
-        parts = [found.text]
-        if isinstance(asked, names.Pageable) and len(found.text.sizes) < found.count:
-            pages = _pages(asked, found.count, view)
+    if isinstance(result, TextList):
+        parts = [result.text]
+        if isinstance(query, names.Pageable) and len(result.text.sizes) < result.count:
+            pages = _pages(query, result.count, view)
             parts = [one.text for one in pages if isinstance(one, TextList)]
         return Members(
-            found.type,
+            result.type,
             tuple(item for part in parts for item in _items(part)),
             parts[0].octets[-1:].decode() or ",",
         )
-    members = {rdata for tied in found.groups for rdata in tied}
-    if len(members) < found.total and isinstance(asked, names.Services):
-        app = view.who.network.apps[asked.app]
+    members = {rdata for tied in result.groups for rdata in tied}
+    if len(members) < result.total and isinstance(query, names.Services):
+        app = view.who.network.apps[query.app]
         members = {
             srv(port, names.wire((machine.id, b"vm", app.name, b"internal")))
-            for machine, port in app.by_service[asked.service, asked.protocol]
+            for machine, port in app.by_service[query.service, query.protocol]
         }
-    elif len(members) < found.total and isinstance(asked, names.Pageable):
-        pages = _pages(asked, found.total, view)
+    elif len(members) < result.total and isinstance(query, names.Pageable):
+        pages = _pages(query, result.total, view)
         sets = (one for one in pages if isinstance(one, RRset))
         members = {rdata for one in sets for tied in one.groups for rdata in tied}
-    return Members(found.type, frozenset(members))
+    return Members(result.type, frozenset(members))
 
 
 def _pages(of: names.Pageable, total: int, view: View) -> Iterator[RRset | TextList]:
     """Yield each page of a list or set of *total* members."""
     for number in range(1, -(-total // PAGE) + 1):
-        found = find(names.Page(of, number), view)
-        if not isinstance(found, NoSuchName):
-            yield from found.sets
+        result = find(names.Page(of, number), view)
+        if not isinstance(result, NoSuchName):
+            yield from result.sets
 
 
 def _items(text: Text) -> Iterator[bytes]:

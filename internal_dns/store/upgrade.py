@@ -98,20 +98,20 @@ def foreign_statements(connection: sqlite3.Connection) -> list[str]:
     # A bare ALTER breaks what cr-sqlite (Corrosion) keeps beside each table.
     if not any(name.startswith(("crsql_", "__crsql_")) for name in _objects(connection)):
         return statements
-    found = []
+    wrapped = []
     for statement in statements:
         if altered := re.match(r"ALTER TABLE (\w+)", statement):
             table = altered[1]
-            found += [
+            wrapped += [
                 f"SELECT crsql_begin_alter('{table}')",
                 statement,
                 f"SELECT crsql_commit_alter('{table}')",
             ]
         else:
-            found.append(statement)
-            if made := re.match(r"CREATE TABLE (\w+)", statement):
-                found.append(f"SELECT crsql_as_crr('{made[1]}')")
-    return found
+            wrapped.append(statement)
+            if created := re.match(r"CREATE TABLE (\w+)", statement):
+                wrapped.append(f"SELECT crsql_as_crr('{created[1]}')")
+    return wrapped
 
 
 @cache

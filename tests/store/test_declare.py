@@ -323,12 +323,12 @@ BROKEN_TOML_FAULTS = """\
 8: networks."a b".id: 0 is not a network id. Use 1 to 4294967295: the 32 bits after the prefix
 10: networks."a b".apps.web.machines[0].address: 'nope' is not an IPv6 address. Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2
 11: networks."a b".apps.web.machines[1].adress: unknown key. Did you mean address?
-11: networks."a b".apps.web.machines[1]: address is missing. Add it: Its address, of this network.
+11: networks."a b".apps.web.machines[1]: address is missing. Add it: Its address in this network.
 11: networks."a b".apps.web.machines[1].region: an integer stands where a string belongs. Write it in quotes
 11: networks."a b".apps.web.machines[1].id: this machine id already stands in line 10. Remove or change one
 12: networks."a b".apps.web.machines[1].services[0].protocol: 'sctp' is not tcp or udp. Write tcp or udp
 12: networks."a b".apps.web.machines[1].services[0].port: 0 is not a port. Write one from 1 to 65535
-13: networks."a b".apps.web.machines[1].services[1]: name is missing. Add it: Its name, without the underscore: http is asked for as _http._tcp.
+13: networks."a b".apps.web.machines[1].services[1]: name is missing. Add it: Its name, without the underscore: http for _http._tcp.
 13: networks."a b".apps.web.machines[1].services[1].port: a string stands where an integer belongs. Write a port, 1 to 65535, without quotes
 14: networks."a b".apps.web.machines[1].services[3]: this service of the machine, ignoring letter case, already stands in line 14. Remove or change one
 22: networks.b.apps.w.machines[0].address: fdaa:0:8::1 is not in fdaa:0:7::/48, the network's own. Write an address that starts like fdaa:0:7::
