@@ -28,14 +28,16 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from itertools import chain, islice
 from pathlib import Path
 from random import Random
 from socket import AF_INET6, inet_ntop
 from struct import pack
+from typing import Final
 
 from internal_dns.store.schema import TABLES
+
+_HERE: Final = Path(__file__).parent
 
 Value = int | float | str | None
 Row = tuple[Value, ...]
@@ -89,14 +91,14 @@ def _write(
         connection.execute("PRAGMA journal_mode = OFF")
         # Machine ids come in random order; 64 MiB keep the index of a million of them off the disk.
         connection.execute("PRAGMA cache_size = -65536")
-        schema = resources.files("internal_dns").joinpath("schema.sql").read_text("utf-8")
+        schema = (_HERE.parent / "schema.sql").read_text("utf-8")
         connection.executescript(f"BEGIN; {schema}")
         counts = {
             table: _insert(connection, table, of_table, progress)
             for table, of_table in rows.items()
         }
         # After the rows: the initial rows are not a change. The first revision is 1.
-        journal = resources.files("internal_dns.store").joinpath("journal.sql").read_text("utf-8")
+        journal = (_HERE / "journal.sql").read_text("utf-8")
         connection.execute("COMMIT")
         connection.executescript(
             f"BEGIN; {journal}; INSERT INTO journal (kind) VALUES ('places'); COMMIT;"

@@ -11,12 +11,12 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from internal_dns.store.sqlite import connect, missing_from
 
+_HERE: Final = Path(__file__).parent  # importlib.resources takes long to load
 _TABLE: Final = re.compile(r"CREATE (?:TABLE|INDEX) (\w+)(?: ON (\w+))?")
 
 
@@ -117,7 +117,7 @@ def foreign_statements(connection: sqlite3.Connection) -> list[str]:
 @cache
 def _schema() -> dict[str, list[str]]:
     """Return the statements of schema.sql by table."""
-    script = resources.files("internal_dns").joinpath("schema.sql").read_text("utf-8")
+    script = (_HERE.parent / "schema.sql").read_text("utf-8")
     statements: dict[str, list[str]] = {}
     for piece in re.sub(r"--[^\n]*", "", script).split(";"):
         statement = " ".join(piece.split())
@@ -129,7 +129,7 @@ def _schema() -> dict[str, list[str]]:
 @cache
 def _journal() -> dict[str, tuple[str, str]]:
     """Return kind and SQL of the tables and triggers of journal.sql by name, tables first."""
-    script = resources.files("internal_dns.store").joinpath("journal.sql").read_text("utf-8")
+    script = (_HERE / "journal.sql").read_text("utf-8")
     connection = sqlite3.connect(":memory:")
     try:
         for statements in _schema().values():
