@@ -28,7 +28,7 @@ from tests.live.upstream import (
 pytestmark = pytest.mark.live
 
 good = answering(f"@ 300 IN A {GOOD}")
-GUARD = 5.0  # glibc asks again then; protocol.md promises 4.5
+GUARD = 5.0  # glibc asks again then; docs/protocol.md promises 4.5
 
 
 # ── forged, then the true reply ───────────────────────────────────────────────────────────────────

@@ -44,7 +44,7 @@ def other_network(server: Served) -> tuple[str, int]:
 
 
 def test_ports_ids_and_letter_case_are_random(catalog: Path) -> None:
-    """10,000 questions; protocol.md wants 8,000 distinct source ports of them."""
+    """10,000 queries leave from at least 8,000 distinct source ports."""
     questions = 10_000
     with (
         Upstream(lambda asked: [asked.denied()]) as upstream,
