@@ -137,7 +137,7 @@ def test_every_setting_has_an_example_here() -> None:
     assert {*EXAMPLES, "forward"} == ROWS.keys()
 
 
-def test_the_file_of_the_host_is_read_when_no_other_is_named(
+def test_the_default_file_is_read_when_no_other_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written(tmp_path, 'region = "iad"')
@@ -273,7 +273,7 @@ def test_a_value_at_its_bounds_is_taken(name: str, text: str, value: Any) -> Non
     assert getattr(settings(flags), name) == value
 
 
-def test_all_faults_are_told_at_once_each_with_its_place(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_each_with_its_place(tmp_path: Path) -> None:
     file = written(
         tmp_path,
         'regoin = "iad"\nudp_limit = 3\nlisten = ["[::1]:53", "nowhere", "0.0.0.0:53"]\ncatalog = '
@@ -338,7 +338,7 @@ def test_a_value_of_the_wrong_type_is_refused(text: str, tmp_path: Path) -> None
     assert all(f", {name}: " in fault for fault in faults)
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     (fault,) = refused(file=tmp_path / "nosuch.toml")
     assert "No such file" in fault
     assert "--config" in fault
@@ -485,7 +485,7 @@ def test_a_forward_rule_that_cannot_work_is_refused(rule: str, tmp_path: Path) -
     assert fault.startswith(f"{file}, forward")
 
 
-def test_forward_rules_and_no_upstream_at_all_contradict_each_other(tmp_path: Path) -> None:
+def test_forward_rules_contradict_upstream_none(tmp_path: Path) -> None:
     (fault,) = refused(
         {"upstream": ("none",)}, {}, written(tmp_path, '[forward]\nlan = "192.0.2.3"')
     )
@@ -536,7 +536,7 @@ def test_the_documented_file_is_a_good_one(tmp_path: Path) -> None:
     assert settings(file=written(tmp_path, example)).origin["region"].endswith("region")
 
 
-def test_a_sentence_says_what_each_setting_is() -> None:
+def test_each_setting_has_a_sentence() -> None:
     for row in table():
         assert row.metadata["words"][0].isupper()
         assert len(row.metadata["words"]) > 15
@@ -612,7 +612,7 @@ def test_a_number_as_secret_is_not_repeated_either(tmp_path: Path) -> None:
         (b"#" * (1 << 20) + b"\n", "larger than 1,048,576 octets"),
     ],
 )
-def test_a_file_that_nobody_means_is_told_in_few_words(
+def test_a_nonsensical_file_is_reported_in_bounded_length(
     octets: bytes, says: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "config.toml"
@@ -650,7 +650,7 @@ def test_any_value_of_any_setting_is_settings_or_faults(name: str, value: Any) -
                 assert endpoint.sockaddr
 
 
-def test_a_default_file_that_is_not_there_is_no_fault_and_one_that_cannot_be_read_is(
+def test_a_missing_default_file_is_not_a_fault_but_an_unreadable_one_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "absent.toml")

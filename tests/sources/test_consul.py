@@ -109,7 +109,7 @@ def test_an_instance_whose_checks_fail_is_started_but_not_ready_once_a_document_
         ("null", "it is not a list"),
     ],
 )
-def test_what_is_no_list_of_instances_is_refused(text: str, why: str) -> None:
+def test_input_that_is_not_a_list_of_instances_is_rejected(text: str, why: str) -> None:
     with pytest.raises(SourceError) as caught:
         read(text)
     assert why in caught.value.why

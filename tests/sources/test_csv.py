@@ -119,7 +119,7 @@ def test_the_app_given_needs_no_column() -> None:
         ("sep=;\nid;name\n", "line 2, the header, lacks app"),
     ],
 )
-def test_what_is_no_whole_table_is_refused(text: str | bytes, why: str) -> None:
+def test_an_incomplete_table_is_rejected(text: str | bytes, why: str) -> None:
     with pytest.raises(SourceError) as caught:
         read(text)
     assert why in caught.value.why

@@ -85,7 +85,7 @@ def test_fields_that_are_null_are_as_good_as_absent() -> None:
         ('[{"Names": ["a"], "Id": "1"}]', "it is the output of `docker ps`"),
     ],
 )
-def test_what_is_no_list_of_containers_is_refused(text: str | bytes, why: str) -> None:
+def test_input_that_is_not_a_list_of_containers_is_rejected(text: str | bytes, why: str) -> None:
     with pytest.raises(SourceError) as caught:
         read(text)
     assert why in caught.value.why
@@ -146,7 +146,7 @@ def test_a_container_that_should_get_no_traffic_is_started_but_not_ready(
     assert imported.notes[:-1] == ([f"started but not ready, {why}: 010101010101"] if why else [])
 
 
-def test_a_label_says_to_look_at_no_health_check() -> None:
+def test_a_label_turns_health_checks_off() -> None:
     state = UP | {"Health": {"Status": "unhealthy"}}
     imported = read(
         [named(1, {"internal-dns.health": "ignore"}, State=state)], Options(region="iad")

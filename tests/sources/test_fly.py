@@ -66,7 +66,7 @@ def test_the_app_around_the_list_wins_then_the_one_given_then_metadata() -> None
         ("7", "it is neither a list"),
     ],
 )
-def test_what_is_no_list_of_machines_is_refused(text: str, why: str) -> None:
+def test_input_that_is_not_a_list_of_machines_is_rejected(text: str, why: str) -> None:
     with pytest.raises(SourceError) as caught:
         read(text)
     assert why in caught.value.why or why in caught.value.what
@@ -79,7 +79,7 @@ def test_one_machine_is_a_list_of_one() -> None:
     )
 
 
-def test_the_configuration_of_a_machine_whose_host_is_away_is_the_incomplete_one() -> None:
+def test_the_incomplete_configuration_is_used_when_the_host_is_unreachable() -> None:
     part = {"metadata": {"fly_process_group": "worker", "tier": "gold"}}
     away = machine(config=None, incomplete_config=part, host_status="unreachable")
     imported = read([away], Options(app="shop"))
@@ -128,7 +128,7 @@ def test_the_listing_of_an_organization_names_the_app_of_each_machine() -> None:
     assert read([listing(one, next_cursor="b"), listing(two)]) == imported
 
 
-def test_a_listing_that_is_not_whole_is_noted() -> None:
+def test_an_incomplete_listing_is_noted() -> None:
     part = "the listing is incomplete, and `apply` would remove the missing machines"
     imported = read(
         listing(machine(app_name="shop", config={}), next_cursor="abc", error_regions=["sin"])

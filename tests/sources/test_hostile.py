@@ -109,7 +109,7 @@ def test_any_name_becomes_valid_or_is_left_out(text: str) -> None:
         check(imported)
 
 
-def test_a_name_of_300_octets_is_cut_and_said_so() -> None:
+def test_a_name_of_300_octets_is_cut_with_a_note() -> None:
     for imported in everywhere(LONG):
         assert any("changed, a name has at most 63" in note for note in imported.notes)
 

@@ -122,7 +122,7 @@ def test_the_region_given_is_that_of_every_peer() -> None:
 
 
 @pytest.mark.parametrize("file", ["wireguard.dump", "wireguard.conf"])
-def test_no_key_is_kept_or_told(file: str) -> None:
+def test_no_key_is_stored_or_shown(file: str) -> None:
     text = (FIXTURES / file).read_text()
     assert SECRET in text
     assert SECRET not in repr(read(text))
@@ -156,7 +156,7 @@ def test_no_key_is_kept_or_told(file: str) -> None:
         ("[Peer]\n\0", "line 2 has a NUL"),
     ],
 )
-def test_what_is_no_wireguard_configuration_is_refused(text: str, why: str) -> None:
+def test_input_that_is_not_a_wireguard_configuration_is_rejected(text: str, why: str) -> None:
     with pytest.raises(SourceError) as caught:
         read(text)
     assert why in caught.value.why
@@ -185,7 +185,7 @@ NAMELESS = "peer-ysbwdwjsawmga2v5"
         ("#[Interface]\n# old\n# Address = fdaa:0:18::9/128\n" + peer(), [NAMELESS]),
     ],
 )
-def test_a_peer_that_is_commented_out_names_nobody(conf: str, found: list[str]) -> None:
+def test_a_peer_that_is_commented_out_names_no_other_peer(conf: str, found: list[str]) -> None:
     assert [name.removesuffix("-2") for name in names(conf)] == found
 
 
@@ -220,5 +220,5 @@ def test_a_clients_own_file_is_never_read_as_nothing(conf: str, file: str, why: 
     assert caught.value.what == "this is a WireGuard client's own file"
 
 
-def test_a_gateway_with_an_endpoint_beside_peers_is_no_clients_file() -> None:
+def test_a_gateway_with_an_endpoint_and_peers_is_not_a_clients_file() -> None:
     assert names(client("fdaa:0:18:1:1:0:7:2/112") + peer("# erin\n")) == ["erin"]

@@ -1,4 +1,4 @@
-"""Documents say what is wrong where; what is exported comes back; a plan once carried out leaves
+"""Faults of a document carry their lines; an export parses back; a plan, once applied, leaves
 nothing to do."""
 
 import json
@@ -399,11 +399,11 @@ def numbered(found: list[str]) -> str:
     return "".join(fault.removeprefix("catalog.toml:") + "\n" for fault in found)
 
 
-def test_every_fault_of_a_toml_document_is_told_at_once_with_its_line() -> None:
+def test_every_fault_of_a_toml_document_is_reported_with_its_line() -> None:
     assert numbered(faults(BROKEN_TOML)) == BROKEN_TOML_FAULTS
 
 
-def test_every_fault_of_a_json_document_is_told_at_once_with_its_line() -> None:
+def test_every_fault_of_a_json_document_is_reported_with_its_line() -> None:
     assert numbered(faults(BROKEN_JSON, kind="json")) == BROKEN_JSON_FAULTS
 
 
@@ -431,12 +431,12 @@ def test_lines_are_the_same_with_the_line_ends_of_dos() -> None:
         ("[\n]", "json", "1: an array stands where a table belongs"),
     ],
 )
-def test_what_is_no_toml_or_json_is_told_with_its_line(text: str, kind: str, told: str) -> None:
+def test_a_syntax_error_is_reported_with_its_line(text: str, kind: str, told: str) -> None:
     (fault,) = faults(text, kind=kind)
     assert fault.startswith(f"catalog.toml:{told}")
 
 
-def test_a_label_of_300_octets_is_shortened_where_it_is_told() -> None:
+def test_a_label_of_300_octets_is_shortened_in_a_fault() -> None:
     label = "x" * 300
     (fault,) = faults(f"[networks.a]\nid = 1\n\n[networks.a.apps.{label}]")
     assert fault == (
@@ -468,7 +468,7 @@ flycasts = { web = ["fdaa:0:1::1"], db = ["fdaa:0:1::1"] }
     )
 
 
-def test_what_is_served_but_hardly_meant_is_a_warning_with_its_line() -> None:
+def test_a_probable_mistake_that_is_served_is_a_warning_with_its_line() -> None:
     text = """\
 [networks.a]
 id = 1
@@ -803,7 +803,7 @@ def test_metadata_is_carried_whatever_is_in_it(acme: sqlite3.Connection, kind: A
     new.close()
 
 
-def test_rows_that_are_not_served_are_exported_as_they_are_and_told_by_parse(
+def test_rows_that_are_not_served_are_exported_and_rejected_by_parse(
     empty: sqlite3.Connection,
 ) -> None:
     rows: list[tuple[str, dict[str, Any]]] = [
@@ -842,7 +842,7 @@ def test_rows_that_are_not_served_are_exported_as_they_are_and_told_by_parse(
     assert len(faults(to_toml(value))) == 12
 
 
-def test_what_no_document_can_hold_is_left_out_and_noted(acme: sqlite3.Connection) -> None:
+def test_what_no_document_can_represent_is_omitted_with_a_note(acme: sqlite3.Connection) -> None:
     value = export(acme).document
     acme.executescript("""
         INSERT INTO machine_metadata VALUES ('3d8d9930b03989', 'blob', x'00'),
@@ -903,7 +903,7 @@ def test_a_network_without_a_name_of_its_own_goes_by_its_number(empty: sqlite3.C
     ]
 
 
-def test_some_networks_are_exported_with_their_organizations_alone(
+def test_an_export_of_some_networks_includes_only_their_organizations(
     acme: sqlite3.Connection,
 ) -> None:
     insert(acme, "networks", {"id": 25, "name": "globex", "organization": "globex"})
@@ -929,7 +929,7 @@ def edited(*changes: tuple[str, str]) -> Document:
     return document(text)
 
 
-def test_a_plan_says_in_words_what_it_does(acme: sqlite3.Connection) -> None:
+def test_a_plan_lists_its_changes_in_words(acme: sqlite3.Connection) -> None:
     planned = plan(
         acme,
         edited(
@@ -1003,7 +1003,7 @@ def test_what_a_document_does_not_name_stays_unless_pruned(acme: sqlite3.Connect
     assert acme.execute("SELECT value FROM meta").fetchall() == [("stays",)]
 
 
-def test_a_machine_that_moves_takes_its_id_along_and_that_is_said(acme: sqlite3.Connection) -> None:
+def test_a_machine_that_moves_keeps_its_id_with_a_warning(acme: sqlite3.Connection) -> None:
     insert(acme, "networks", {"id": 25, "name": "Acme"})
     text = """\
 [networks.globex]
@@ -1056,7 +1056,7 @@ def test_regions_that_the_catalog_knows_need_no_warning(acme: sqlite3.Connection
     assert plan(acme, wanted, prune=True).warnings == [str(wanted.warnings[0])]
 
 
-def test_what_was_left_of_a_machine_of_old_does_not_cling_to_the_new_one(
+def test_stray_rows_of_an_old_machine_do_not_join_a_new_one(
     empty: sqlite3.Connection,
 ) -> None:
     insert(
@@ -1090,7 +1090,7 @@ def test_planning_and_exporting_write_nothing(acme: sqlite3.Connection) -> None:
 
 
 def test_the_schema_in_docs_is_the_one_in_the_code() -> None:
-    """To write it anew: python -c 'from internal_dns.store.declare import *;
+    """To regenerate it: python -c 'from internal_dns.store.declare import *;
     print(to_json(json_schema()), end="")'"""
     assert (ROOT / "docs/catalog.schema.json").read_text() == to_json(json_schema())
 
@@ -1154,7 +1154,7 @@ def violations(schema: Mapping[str, Any], value: Any, at: str = "") -> Iterator[
 @settings(deadline=None)
 @given(catalogs())
 @pytest.mark.slow
-def test_what_is_exported_is_as_the_schema_says(rows: dict[str, list[dict[str, Any]]]) -> None:
+def test_an_export_matches_the_json_schema(rows: dict[str, list[dict[str, Any]]]) -> None:
     connection = catalog(rows)
     value = json.loads(to_json(export(connection).document))
     assert list(violations(json_schema(), value)) == []

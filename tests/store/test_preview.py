@@ -55,7 +55,7 @@ def answers(writer: Writer, text: str) -> dict[tuple[str, str], tuple[str, str]]
     return {(a["name"], a["type"]): (a["before"], a["after"]) for a in reply["answers"]}
 
 
-def test_every_answer_that_a_stopped_machine_changes_is_told(writer: Writer) -> None:
+def test_every_answer_that_a_stopped_machine_changes_is_listed(writer: Writer) -> None:
     found = answers(writer, DOCUMENT.replace('"started"', '"stopped"'))
     instance = f"instance=m1,app=web,ip={ADDRESS},region=iad"
     assert found == {
@@ -104,7 +104,7 @@ def test_reverse_names_follow_peers_flycasts_and_new_networks(writer: Writer) ->
     )  # fmt: skip
 
 
-def test_names_that_stay_as_they_are_are_not_told(writer: Writer) -> None:
+def test_unchanged_names_are_not_listed(writer: Writer) -> None:
     second = MACHINE.replace("m1", "m2").replace("0:1:2", "0:2:2").replace('"http"', '"https"')
     found = answers(writer, DOCUMENT + second)
     assert found["web.internal", "AAAA"] == (ADDRESS, f"{ADDRESS}, fdaa:0:18:1:1:0:2:2")
@@ -126,7 +126,7 @@ def test_a_region_of_its_own_makes_names_of_every_app_exist(writer: Writer) -> N
     ]
 
 
-def test_what_is_told_is_bounded_and_counted(writer: Writer) -> None:
+def test_the_listed_answers_are_bounded_and_all_are_counted(writer: Writer) -> None:
     stopped = DOCUMENT.replace('"started"', '"stopped"')
     whole, some, none = (tried(writer, stopped, limit=limit) for limit in (1_000, 3, 0))
     assert some["answers"] == whole["answers"][:3]

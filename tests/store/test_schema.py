@@ -1,6 +1,6 @@
-"""schema.sql is a contract with other programs, inside the profile that a gossiping SQLite accepts.
+"""schema.sql is a contract with other programs, within the profile that a gossiping SQLite accepts.
 
-`faults_of` is the checker; every rule of it is shown a schema that breaks that rule.
+`faults_of` is the checker; a broken schema exists for each of its rules.
 """
 
 import re

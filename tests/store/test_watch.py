@@ -203,7 +203,7 @@ def test_the_revision_moves_for_the_changed_network_only(path: Path) -> None:
     ],
 )
 @pytest.mark.slow
-def test_a_commit_of_what_nobody_is_told_leaves_every_network_as_it_is(
+def test_a_commit_that_changes_no_answer_leaves_every_network_unchanged(
     path: Path, statement: str
 ) -> None:
     async def story() -> None:
@@ -380,7 +380,7 @@ def test_a_file_renamed_over_the_catalog_is_served_within_a_second(
     run(story())
 
 
-def test_a_catalog_made_anew_in_place_is_served(tmp_path: Path) -> None:
+def test_a_catalog_recreated_in_place_is_served(tmp_path: Path) -> None:
     path = make(tmp_path / "catalog.db", "owned")
 
     async def story() -> None:
@@ -517,7 +517,7 @@ def test_faults_are_counted_as_they_come_and_go(path: Path) -> None:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
-def test_a_file_that_is_missing_at_first_is_served_when_it_comes(
+def test_a_file_that_is_missing_at_first_is_served_once_it_exists(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "catalog.db"
@@ -542,7 +542,7 @@ def test_a_file_that_is_missing_at_first_is_served_when_it_comes(
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.slow
-def test_a_file_that_is_being_made_does_not_end_a_server_that_waits_for_it(tmp_path: Path) -> None:
+def test_a_file_that_is_being_created_does_not_stop_a_waiting_server(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
 
     async def story() -> None:
@@ -647,7 +647,7 @@ def test_a_row_that_moves_leaves_where_it_was(path: Path, statement: str) -> Non
     run(story())
 
 
-def test_a_read_that_takes_long_is_told_and_does_not_hold_the_end(
+def test_a_long_read_is_reported_and_does_not_delay_the_shutdown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make(tmp_path / "catalog.db", "wal")
@@ -686,7 +686,7 @@ def test_a_server_that_starts_upgrades_a_file_of_ours_before_it_is_read(tmp_path
         await api.start()
         try:
             assert not needs_upgrade(path)
-            with Writer(path):  # and whoever else may write can have the lock
+            with Writer(path):  # another writer can take the lock
                 pass
         finally:
             await api.close()

@@ -1,4 +1,4 @@
-"""The one writer: whole changes or none, checked before they are kept, and nobody beside it."""
+"""The only writer: whole changes or none, checked before they commit."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def digest(path: Path) -> list[str]:
 # ── who writes ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_second_writer_is_refused_until_the_first_is_gone(path: Path) -> None:
+def test_a_second_writer_is_rejected_until_the_first_has_closed(path: Path) -> None:
     with Writer(path), pytest.raises(NotOurs, match="another internal-dns process is writing"):
         Writer(path)
     with Writer(path) as again:
@@ -142,7 +142,7 @@ def test_the_file_of_another_engine_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_what_is_no_catalog_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_catalog_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Writer(tmp_path / "absent.db")
     assert not (tmp_path / "absent.db").exists()
@@ -158,7 +158,7 @@ def test_what_is_no_catalog_is_refused(tmp_path: Path) -> None:
             Writer(tmp_path / "text.db")
 
 
-def test_a_file_whose_name_means_something_in_a_uri_is_written(tmp_path: Path) -> None:
+def test_a_file_name_with_uri_characters_is_written(tmp_path: Path) -> None:
     path = tmp_path / "50%#?mode=memory&x=1 ü.db"
     create_catalog(path, demo_rows())
     with Writer(path) as writer:
@@ -276,7 +276,7 @@ def test_a_value_that_cannot_be_served_is_refused(writer: Writer, put: Put) -> N
     assert content(writer.path) == before
 
 
-def test_every_fault_of_a_change_is_told(writer: Writer) -> None:
+def test_every_fault_of_a_change_is_reported(writer: Writer) -> None:
     faults = refused(
         writer,
         ("machines", {**NEW, "id": "bad id"}),
@@ -294,7 +294,7 @@ def test_every_fault_of_a_change_is_told(writer: Writer) -> None:
         assert [fault for fault in faults if part in fault], (part, faults)
 
 
-def test_a_table_or_column_that_is_made_up_is_refused(writer: Writer) -> None:
+def test_an_unknown_table_or_column_is_rejected(writer: Writer) -> None:
     assert refused(writer, ("sqlite_master", {"name": "x"})) == [
         "'sqlite_master' is not a table of a catalog"
     ]
@@ -320,7 +320,7 @@ def test_a_table_or_column_that_is_made_up_is_refused(writer: Writer) -> None:
     assert refused(writer, deletes=(("apps", {"1 OR 1": 1}),))[0].endswith("is not a column")
 
 
-def test_no_table_is_hurt_by_names_that_look_like_sql(writer: Writer) -> None:
+def test_names_that_look_like_sql_harm_no_table(writer: Writer) -> None:
     for table, keys in KEYS.items():
         with suppress(RejectedChange):  # where numbers belong
             assert (
@@ -436,7 +436,7 @@ def test_a_name_that_differs_from_another_in_letter_case_only_is_refused(
         ("machine_services", {"name": "x", "protocol": "tcp", "port": 1}),
     ],
 )
-def test_what_belongs_to_a_machine_that_is_not_there_is_refused(
+def test_metadata_and_services_of_a_missing_machine_are_rejected(
     writer: Writer, table: str, row: dict[str, Any]
 ) -> None:
     assert "nobody" in refused(writer, (table, {"machine_id": "nobody", **row}))[0]
@@ -460,7 +460,7 @@ def test_any_state_is_taken(writer: Writer) -> None:
 # ── what is written ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_as_it_was_leaves_no_trace(writer: Writer) -> None:
+def test_an_unchanged_row_leaves_no_journal_entry(writer: Writer) -> None:
     puts: list[Put] = [
         ("machines", STARTED),
         ("machine_metadata", {"machine_id": "new", "key": "k", "value": "v"}),
@@ -496,7 +496,7 @@ def test_what_is_not_named_stays_or_has_its_default(writer: Writer) -> None:
     assert begin <= row[-1] <= time.time()
 
 
-def test_a_change_tells_the_revision_and_the_reader_comes_to_it(writer: Writer) -> None:
+def test_a_change_returns_the_revision_that_a_reader_reaches(writer: Writer) -> None:
     with Reader(writer.path) as reader:
         loaded = reader.read()
         for number in range(5):
@@ -509,7 +509,7 @@ def test_a_change_tells_the_revision_and_the_reader_comes_to_it(writer: Writer) 
             )
 
 
-def test_a_deleted_machine_takes_its_metadata_and_services_along(writer: Writer) -> None:
+def test_deleting_a_machine_deletes_its_metadata_and_services(writer: Writer) -> None:
     written = writer.write([], [("machines", {"id": "3d8d9930b03989"})])
     assert written.rows == 1
     for table in ("machine_metadata", "machine_services"):
@@ -532,7 +532,7 @@ def test_a_row_may_be_deleted_and_put_in_one_change(writer: Writer) -> None:
     assert (found.metadata, found.services, found.region) == ((), (), b"iad")
 
 
-def test_a_change_that_is_tried_is_taken_back(writer: Writer) -> None:
+def test_a_trial_change_is_rolled_back(writer: Writer) -> None:
     before = content(writer.path)
     tried = writer.write([("machines", STARTED)], [("apps", {"name": "blog"})], keep=False)
     assert tried.rows == 2
@@ -612,7 +612,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_impatient")
 @pytest.mark.slow
-def test_a_shell_that_holds_the_file_is_waited_for_then_told(path: Path) -> None:
+def test_a_writer_waits_for_a_shell_that_holds_the_file_then_reports_it(path: Path) -> None:
     with Writer(path) as writer, closing(sqlite3.connect(path, isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")
         begin = time.monotonic()
@@ -667,7 +667,7 @@ def test_a_file_that_took_the_place_of_ours_is_not_written_past(path: Path) -> N
                 [("machines", {**STARTED, "id": "second", "address": "fdaa:0:18:a7b:7d:7:8:2"})]
             )
         except (NotOurs, sqlite3.Error, OSError):
-            return  # said, not lost
+            return  # reported, not lost
     assert query(path, "SELECT id FROM machines WHERE id = 'second'") == [("second",)]
 
 
