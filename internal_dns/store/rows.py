@@ -52,9 +52,8 @@ READ: Final[Mapping[str, tuple[str, ...]]] = {
 
 Row = tuple[Any, ...]
 Level = Literal["error", "warning"]
-Scope = tuple[
-    Any, ...
-]  # the part of the catalog a fault belongs to: ("app", 24, b"web"), ("peers", 24), ("places",)
+# The part of the catalog a fault belongs to: ("app", 24, b"web"), ("peers", 24), ("places",).
+Scope = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +107,8 @@ class Values:
         self.states: dict[object, bytes] = {}
         self.pairs: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
         self.prefixes: dict[object, bytes] = {}  # the first six octets of a network's addresses
-        self.capitals: dict[
-            int, bytes
-        ] = {}  # by id() of a machine: its id as written, when that has capitals
+        # By id() of a machine: its id as written, when that has capitals.
+        self.capitals: dict[int, bytes] = {}
 
     def name(self, raw: object) -> bytes | None:
         """Return *raw* as a lower-cased label, the same object each time, or None."""

@@ -187,9 +187,9 @@ class Watcher:
                 "catalog %s: %s; %s",
                 self.path,
                 problem,
-                "the server answers from the last good catalog"
+                "the last good catalog answers"
                 if self.loaded
-                else "catalog names get SERVFAIL until it can be read",
+                else "our names get SERVFAIL until it can be read",
             )
         self.problem = problem
 

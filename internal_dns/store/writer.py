@@ -28,9 +28,8 @@ from internal_dns.store.upgrade import upgrade
 
 # Entries that the journal keeps: a reader that missed more reads the whole file.
 JOURNAL_LIMIT: Final = 100_000
-BUSY_TIMEOUT: Final = (
-    5  # seconds to wait for another program, such as a shell, to end its transaction
-)
+# Seconds to wait for another program, such as a shell, to end its transaction.
+BUSY_TIMEOUT: Final = 5
 
 Row = Mapping[str, Any]
 # Table, and the columns to write; the others keep their value, or get their default.
