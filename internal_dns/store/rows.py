@@ -38,8 +38,7 @@ READ: Final[Mapping[str, tuple[str, ...]]] = {
     "networks": ("id", "name"),
     "apps": ("network_id", "name"),
     "machines": (
-        "id", "network_id", "app", "address", "region", "process_group", "state",
-        "skip_registration",
+        "id", "network_id", "app", "address", "region", "process_group", "state", "skip_registration",
     ),
     "machine_metadata": ("machine_id", "key", "value"),
     "machine_services": ("machine_id", "name", "protocol", "port"),
@@ -96,7 +95,7 @@ class Faults:
 
 
 class Values:
-    """Makes values from rows: one object per name, state and metadata pair, however often it
+    """Makes values of rows, one object for each name, state and metadata pair however often it
     occurs."""
 
     def __init__(self, rules: CatalogRules) -> None:
