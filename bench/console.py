@@ -1,13 +1,14 @@
-"""`python -m bench.console`: how long the loop waits while the web console builds pages of a
-million machines.
+"""`python -m bench.console [MACHINES]`: how long the web console takes for its pages, and how long
+the loop waits meanwhile. A million machines, or as many as said.
 
-One network with an app of nearly all machines and one of as many as the console explains: the worst
-a page can meet.
+One network with an app of nearly all machines and one of as many as the console explains, or a
+tenth: the worst a page can meet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
 from internal_dns.service.loop import loop_name
+from internal_dns.transport.answer import Exchange
 
 MACHINES: Final = 1_000_000
 TOKEN: Final = "bench-bench-bench"
@@ -30,9 +32,14 @@ PATHS: Final = (
     "/",
     "/networks/24",
     "/networks/24/apps/big?page=9999",
+    "/networks/24/apps/big?filter=ams",
+    "/networks/24/apps/big?filter=a7b:1",
+    "/networks/24/apps/big?sort=-region",
     "/search?q=0000000000abc",
+    "/search?q=bgi",
     "/search?q=fdaa:0:18:a7b:1:0:1:2",
     "/search?q=fdaa:0:18:a7b:2:0:2:2",
+    "/live",
     "/status",
     "/ask?name=big.internal&as=acme",
     "/ask?name=some.internal&as=acme",
@@ -42,9 +49,10 @@ PATHS: Final = (
 )
 
 
-def catalog() -> Catalog:
-    apps = {name: App(name, machines(name, start, count)) for name, start, count in (
-        (b"big", 0, MACHINES - LARGEST), (b"some", MACHINES - LARGEST, LARGEST))}  # fmt: skip
+def catalog(count: int) -> Catalog:
+    some = min(LARGEST, count // 10)
+    apps = {name: App(name, machines(name, start, number)) for name, start, number in (
+        (b"big", 0, count - some), (b"some", count - some, some))}  # fmt: skip
     network = Network(NetworkId(0x18), PREFIX, b"acme", apps)
     regions = {b"iad": Region(39.0, -77.5), b"ams": Region(52.3, 4.9), b"nrt": Region(35.7, 140.0)}
     return Catalog({network.id: network}, regions)
@@ -65,17 +73,18 @@ def machines(app: bytes, start: int, count: int) -> tuple[Machine, ...]:
     )
 
 
-async def measure(served: Catalog) -> None:
+async def measure(served: Catalog, count: int) -> None:
+    exchange = Exchange(Rules(), Metrics())
+    exchange.use(served)
     sources = Sources(
-        lambda: served, lambda: None, lambda: (True, "ready"), Rules, Path("/nosuch"), tuple
-    )
+        lambda: served, lambda: None, lambda: (True, "ready"), Rules, Path("/nosuch"), tuple,
+        exchange=exchange,
+    )  # fmt: skip
     console = Console(Endpoint.parse("127.0.0.1:0"), TOKEN, sources, Sampler(Metrics()))
     console.start()
     waits: list[float] = []
     ticking = asyncio.create_task(tick(waits))
-    print(
-        f"{MACHINES:,} machines, {loop_name()}\n{'page':60}{'took':>10}{'loop waited at most':>22}"
-    )
+    print(f"{count:,} machines, {loop_name()}\n{'page':60}{'took':>10}{'loop waited at most':>22}")
     for path in PATHS:
         await asyncio.sleep(0.2)
         waits.clear()
@@ -113,4 +122,5 @@ if __name__ == "__main__":
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(measure(catalog()))
+        number = int(sys.argv[1]) if sys.argv[1:] else MACHINES
+        runner.run(measure(catalog(number), number))

@@ -22,6 +22,7 @@ from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.names import Labels
 from internal_dns.core.requester import SourceMap
 from internal_dns.errors import OperatorError
+from internal_dns.forward.sockets import MODES
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.net import Endpoint
 from internal_dns.replicate.source import Source
@@ -34,6 +35,7 @@ UDP_PATHS: Final = ("auto", "native", "python")
 MAX_FILE_OCTETS: Final = 1 << 20  # of a file: room for a hundred thousand forwarding rules
 # Characters of a fault. The middle is cut, because the end says what is wrong.
 MAX_FAULT_LENGTH: Final = 300
+OUTSIDE_ALIASES: Final = ("answer", "refuse")
 
 
 class ConfigurationError(OperatorError):
@@ -117,6 +119,15 @@ def _udp_path(text: str) -> str:
     return text
 
 
+def _one_of(name: str, values: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"{text!r} is no {name}: {', '.join(values)}")
+        return text
+
+    return parse
+
+
 def _secret(text: str) -> bytes:
     if len(text) != 32 or any(c not in hexdigits for c in text):
         raise ValueError("a cookie secret is 32 hexadecimal digits")
@@ -183,6 +194,22 @@ class Settings:
         "CA certificates (PEM) to verify encrypted upstreams. Default: the system's.",
         _path,
         "FILE",
+    )
+    upstream_sockets: str = setting(
+        "auto",
+        "Sockets for udp:// upstreams: fresh (one per query), pool (64 shared ones) or auto (a pool "
+        "only for upstreams on this host).",
+        _one_of("upstream_sockets", MODES),
+        "MODE",
+        reload=True,
+    )
+    outside_aliases: str = setting(
+        "answer",
+        "How to treat an external CNAME to an internal name: answer (as for the client's own query) "
+        "or refuse.",
+        _one_of("outside_aliases", OUTSIDE_ALIASES),
+        "MODE",
+        reload=True,
     )
     region: bytes | None = setting(
         None, "The region this server is in.", _region, "CODE", reload=True

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -23,7 +24,7 @@ from internal_dns.service.drain import drain
 from internal_dns.service.loop import loop_factory, loop_name
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.reload import InUse, Reloader
-from internal_dns.service.summary import counted, log_loaded, log_progress, path_in_words
+from internal_dns.service.summary import counted, duration, log_loaded, log_progress, path_in_words
 from internal_dns.service.watchdog import watch_ourselves
 from internal_dns.store.sqlite import Loaded, UnusableCatalog
 from internal_dns.store.watch import Watcher
@@ -82,6 +83,7 @@ class Server:
         self.servers: list[asyncio.Server] = []
         self.groups: list[Bound] = []
         self.console: Console | None = None
+        self.began = time.monotonic()
         self.reloader = Reloader(
             self.in_use, self.metrics, self.forwarder, self.exchange, self.api, self.watcher,
             mirror, inherited=bool(passed),
@@ -214,13 +216,14 @@ class Server:
                 self.settings,
                 self.metrics,
                 self.forwarder,
-                catalog=lambda: self.exchange.catalog,
+                self.exchange,
                 loaded=lambda: self.watcher.loaded,
                 ready=self.ready,
-                rules=lambda: self.exchange.rules,
+                about=self.about,
                 upstreams=lambda: tuple(map(str, self.in_use.upstreams)),
             )
             self.console.start()
+        self.api.where = self.where
         try:
             await self.api.start()
         except OSError as error:
@@ -238,6 +241,26 @@ class Server:
         return [
             Endpoint(group.endpoint.host, group.udp[0].getsockname()[1]) for group in self.groups
         ]
+
+    def about(self) -> dict[str, str]:
+        """What tells this server from others, for the head of the console."""
+        region = self.settings.region
+        return {
+            "host": socket.gethostname(),
+            "region": region.decode() if region else "none",
+            "catalog": str(self.settings.catalog),
+            "listens on": ", ".join(map(str, self.endpoints())),
+            "up": duration(time.monotonic() - self.began),
+        }
+
+    def where(self) -> dict[str, Any]:
+        """Where this server can be reached, for the commands of its host."""
+        admin, console = self.settings.admin, self.settings.console
+        return {
+            "listen": [str(endpoint) for endpoint in self.endpoints()],
+            "admin": str(admin) if admin else None,
+            "console": str(console) if console else None,
+        }
 
     def reload(self, reread: Callable[[], Settings]) -> None:
         """Take the settings that *reread* returns, as far as they can change at run time."""
@@ -308,7 +331,7 @@ class Server:
             "listen": f"udp+tcp {listen} · udp path {path} · {loop_name()}",
             "upstreams": ", ".join(map(str, self.in_use.upstreams)) or "none",
             "limits": f"{self.connections.limit} tcp connections, {self.forward_limit} forwarded "
-            "at a time",
+            f"at a time, at most {self.forwarder.pooled} shared sockets",
             "admin": f"http://{settings.admin}" if settings.admin else "none",
             "console": self.console.url if self.console else "none",
         }

@@ -26,8 +26,10 @@ RESERVED = set("vm vms all regions global process of nearest kv _metadata _insta
 # RFC 6303
 PRIVATE_V4 = "0 10 127 254.169 168.192 2.0.192 100.51.198 113.0.203 255.255.255.255".split()
 PRIVATE_V6 = ["d.f", "8.e.f", "9.e.f", "a.e.f", "b.e.f", "8.b.d.0.1.0.0.2", "0" + ".0" * 31, "1" + ".0" * 31]
-EMPTY_ZONES = ["home.arpa", "test", "invalid", "onion", *(f"{zone}.ip6.arpa" for zone in PRIVATE_V6)]
+EMPTY_ZONES = ["home.arpa", "test", "invalid", "onion", "local", "use-application-dns.net"]
+EMPTY_ZONES += [*(f"{zone}.ip6.arpa" for zone in PRIVATE_V6)]
 EMPTY_ZONES += [f"{zone}.in-addr.arpa" for zone in PRIVATE_V4 + [f"{n}.172" for n in range(16, 32)]]
+EMPTY_ZONES += [f"{n}.100.in-addr.arpa" for n in range(64, 128)]  # RFC 7793
 Labels = tuple[bytes, ...]
 Node = dict[int, tuple[Any, ...] | frozenset[Any]]
 # Sources, id of the network they ask as, their region if given.
@@ -56,12 +58,13 @@ def resolve(catalog: Catalog, source: bytes, labels: Labels, qtype: int, *, regi
     if network[:2] != catalog.prefix or not any(network[2:]) or qtype in TRANSFERS: return Expected("REFUSED")
     # A dot within a label becomes a character that no octet decodes to.
     name = ".".join(label.lower().decode("latin-1").replace(".", "\u2022") for label in labels)
-    apexes = ("internal", "flycast", reverse(catalog.prefix), "localhost", *EMPTY_ZONES)
+    apexes = ("internal", "flycast", reverse(catalog.prefix), "localhost", "resolver.arpa", *EMPTY_ZONES)
     apex = next((apex for apex in apexes if f".{name}".endswith(f".{apex}")), None)
     if apex is None: return Expected("NOERROR" if len(labels) == 1 and qtype in (A, AAAA) else "FORWARD")
     zone = catalog.zones.get(network) or catalog.zones.setdefault(network, Zone(catalog.rows, network))
     own, host, here = zone.place(source, elsewhere)
     node = zone.find(apex if apex == "localhost" else name, turn, own, host, here)
+    if apex == "resolver.arpa": node = {}
     if name == "_whoami.internal":
         who = f"network={zone.title},region={here},address={inet_ntop(AF_INET6, source)},server={server}"
         node = rrset([f"{who},revision={revision if zone.title else 0}"], ",")

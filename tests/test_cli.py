@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -26,10 +27,12 @@ import dns.rcode
 import pytest
 
 from internal_dns import config
-from internal_dns.cli import SECTIONS, cli
+from internal_dns.cli import SECTIONS, cli, servers
 from internal_dns.cli.ask import from_elsewhere
-from internal_dns.core.catalog import Catalog
+from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.journey import Reply, Rules, respond
+from internal_dns.core.requester import SourceMap
+from internal_dns.net import Endpoint
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import load
 from tests.commands import Said, run
@@ -162,8 +165,8 @@ OTHERS = {"asyncio", "importlib.resources", "internal_dns.cli.objects"}
         (["serve", "--help"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
         (["serve", "--listen", "nowhere"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
         (["dev", "--help"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
-        (["dig", "--help"], LIBRARIES | LISTENERS | DOCUMENTS | {"asyncio", "sqlite3"}),
-        (["watch", "--help"], LIBRARIES | LISTENERS | DOCUMENTS | {"asyncio"}),
+        (["dig", "--help"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
+        (["watch", "--help"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio"}),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )  # fmt: skip
@@ -585,8 +588,11 @@ def test_a_name_is_asked_for_what_it_usually_has(name: str, qtype: str, demo: Pa
 # ── dig ───────────────────────────────────────────────────────────────────────────────────────────
 
 
+DEV = Rules(dev=True)
+
+
 @contextmanager
-def answering() -> Iterator[str]:
+def answering(rules: Rules = DEV) -> Iterator[str]:
     """A server of the demo catalog on a UDP port of loopback, in dev mode."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -596,9 +602,7 @@ def answering() -> Iterator[str]:
             while octets := sock.recvfrom(4_096):
                 if octets[0] == b"stop":
                     return
-                said = respond(
-                    octets[0], ip("127.0.0.1"), ip("127.0.0.1"), demo_catalog(), Rules(dev=True)
-                )
+                said = respond(octets[0], ip("127.0.0.1"), ip("127.0.0.1"), demo_catalog(), rules)
                 assert isinstance(said, Reply)
                 sock.sendto(said.octets, octets[1])
 
@@ -618,12 +622,100 @@ def test_dig_asks_as_anyone_in_dev_mode() -> None:
         lines = said.out.splitlines()
         assert lines[0] == "; NOERROR qr aa rd ra"
         assert "iad.web.internal. 5 IN AAAA fdaa:0:18:a7b:7d:f066:b83b:2" in lines
-        assert re.fullmatch(rf"; {server} · udp · \d+\.\d ms · 129 octets", lines[-1])
+        assert re.fullmatch(rf"; {server} · udp · \d+\.\d ms · 141 octets", lines[-1])
         assert "globex" in run("dig", "--server", server, "--as", "globex", "_whoami.internal").out
         as_address = run(
             "dig", "--server", server, "--as", "fdaa:0:18:a7b:91:2:3:2", "_whoami.internal"
         )
         assert "region=ams" in as_address.out
+
+
+ACME = SourceMap.of(ip_network("127.0.0.0/8"), NetworkId(0x18))
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+@pytest.mark.parametrize("who", ["globex", "acme/nrt", "fdaa:0:19:a7b:c1:1:2:2"])
+def test_dig_says_that_its_asker_was_not_honoured(who: str, words: list[str]) -> None:
+    with answering(Rules(maps=(ACME,))) as server:
+        said = run("dig", *words, "--server", server, "--as", who, "web.internal")
+    assert (said.code, said.out) == (1, "")
+    assert "--as was not honoured: this server is not in dev mode" in said.err
+
+
+def test_dig_bears_an_ignored_option_where_the_answer_is_the_same() -> None:
+    with answering(Rules(maps=(ACME,), region=b"iad")) as server:
+        for who in ("acme", "ACME", "acme/iad"):
+            assert run("dig", "--server", server, "--as", who, "web.internal").code == 0
+
+
+def test_dig_asks_from_an_address_of_the_host() -> None:
+    only = SourceMap.of(ip_network("127.0.0.0/8"), NetworkId(0x18))
+    with answering(Rules(maps=(only,))) as server:
+        assert run("dig", "--server", server, "-b", "127.0.0.9", "web.internal").code == 0
+        elsewhere = run("dig", "--server", server, "-b", "192.0.2.9", "web.internal")
+        assert elsewhere.code == 2
+        assert "it is no address of this host" in told(elsewhere)["why"]
+        assert run("dig", "--server", server, "-b", "x", "web.internal").code == 2
+        assert run("dig", "--server", server, "-b", "127.0.0.9", "--as", "acme", "x").code == 2
+
+
+@pytest.mark.parametrize(
+    ("rules", "name", "advice"),
+    [
+        (Rules(), "web.internal", "127.0.0.1 is in no network of the catalog; ask from an address of "
+         "one with -b ADDRESS, or map it: serve --map-source 127.0.0.1/32=NETWORK"),
+        (Rules(maps=(ACME,), forwarding=False), "example.com", "this server does not forward; "
+         "`serve --upstream ADDRESS` makes it"),
+        (Rules(maps=(ACME,)), "nosuch.internal", "no such name in this network; internal-dns explain "
+         "nosuch.internal"),
+        (Rules(maps=(ACME,)), "web", "a name of one label is not forwarded; try web.internal"),
+        (Rules(maps=(ACME,)), "web.internal", None),
+    ],
+)  # fmt: skip
+def test_dig_says_why_and_what_next(rules: Rules, name: str, advice: str | None) -> None:
+    with answering(rules) as server:
+        said = run("dig", "--server", server, name)
+        assert run("dig", "--json", "--server", server, name).json["next"] == advice
+    last = said.out.splitlines()[-1]
+    assert last == f"; next: {advice}" if advice else last.startswith(f"; {server} ·")
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "192.0.2.7"])
+def test_an_ipv4_address_is_asked_for_its_reverse_name(address: str, demo: Path) -> None:
+    said = run("explain", "--catalog", demo, address)
+    assert "meant    an IPv4 address: machines and peers have IPv6 addresses only" in said.out
+    assert "in-addr.arpa. 1 IN SOA" in said.out
+
+
+def test_dig_falls_back_to_the_other_loopback_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("::1", 0))
+        nothing = Endpoint.parse(f"[::1]:{sock.getsockname()[1]}")
+    with answering(Rules(maps=(ACME,))) as server:
+        monkeypatch.setattr(servers, "DEV", (nothing, Endpoint.parse(server)))
+        assert f"; {server} ·" in run("dig", "web.internal").out
+
+
+def test_dig_asks_where_the_configuration_listens(tmp_path: Path) -> None:
+    with answering(Rules(maps=(ACME,))) as server:
+        (tmp_path / "own.toml").write_text(f'listen = ["{server}"]\n')
+        said = run("dig", "--config", tmp_path / "own.toml", "web.internal")
+    assert f"; {server} ·" in said.out
+
+
+@pytest.mark.parametrize(
+    ("listen", "source", "asked"),
+    [
+        ("[::]:53", None, "[::1]:53"),
+        ("[::]:53", "fdaa:0:18::9", "[fdaa::3]:53"),
+        ("[::]:53", "2001:db8::1", "[::1]:53"),
+        ("[fdaa::3]:53", "fdaa:0:18::9", "[fdaa::3]:53"),
+        ("127.0.0.1:53", None, "127.0.0.1:53"),
+    ],
+)
+def test_a_wildcard_is_asked_at_an_address(listen: str, source: str | None, asked: str) -> None:
+    own = IPv6Address(source) if source else None
+    assert str(servers.specific(Endpoint.parse(listen), b"\xfd\xaa", own)) == asked
 
 
 @pytest.mark.parametrize(
@@ -672,7 +764,9 @@ def test_dig_tells_programs_the_whole_reply() -> None:
         "authority": ["internal. 1 IN SOA _dns.internal. hostmaster.internal. 1 5 5 5 1"],
         "additional": [],
         "reasons": ["EDE 0 (Other): 2 machines, none started"],
+        "server": server,
         "transport": "udp",
+        "next": None,
     }
 
 
@@ -692,7 +786,9 @@ def test_dig_says_what_to_do_when_nobody_answers(words: list[str]) -> None:
     assert said.code == 3
     found = told(said)
     assert server in found["error"]
-    assert "internal-dns dev" in found["do"]
+    if not words:  # over TCP the kernel refuses the connection at once
+        assert "within 0.2 s" in found["why"]
+        assert "internal-dns doctor" in found["do"]
     assert said.out == ""
 
 
@@ -939,8 +1035,7 @@ def test_doctor_tells_every_fault_of_the_settings(tmp_path: Path) -> None:
 
 
 def test_doctor_lets_two_libraries_read_a_running_servers_answers(demo: Path) -> None:
-    # Who asks without `--as` is an outsider here: REFUSED, which both libraries must read alike.
-    with answering() as server:
+    with answering(Rules(maps=(ACME,))) as server:
         _, found = symptoms("--listen", "127.0.0.1:0", "--catalog", demo, "--server", server)
     for name in ("internal.", "_dns.internal.", "_apps.internal."):
         assert found[f"answer {name}"]["level"] == "ok"

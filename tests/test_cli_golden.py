@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import dns.edns
 import dns.message
 import pytest
 
@@ -68,6 +69,13 @@ def test_explain_and_the_server_print_the_same_reply(demo: Path) -> None:
     assert isinstance(said, Reply)
     printed = "\n".join(reply_lines(dns.message.from_wire(said.octets))) + "\n"
     assert explained(demo, EXPLAINED["explain-none-started"]).endswith(printed)
+
+
+def test_the_reason_of_a_reply_cannot_command_the_terminal() -> None:
+    reply = dns.message.make_response(dns.message.make_query("example.com", "AAAA", use_edns=0))
+    reply.use_edns(0, options=[dns.edns.EDEOption(dns.edns.EDECode.OTHER, "late\x9b31m\u202e")])
+    lines = reply_lines(dns.message.from_wire(reply.to_wire()))
+    assert lines[1] == "; EDE 0 (Other): late\\15531m\\u202e"
 
 
 def _write() -> None:

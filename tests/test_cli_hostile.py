@@ -32,7 +32,11 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "machine_metadata": [("m2", EVIL, EVIL), ("m2", "key", EVIL)],
     "machine_services": [("m2", EVIL, EVIL, 1)],
-    "peers": [(24, EVIL, EVIL, EVIL), (24, "peer", "fdaa:0:18::100", EVIL)],
+    "peers": [
+        (24, EVIL, EVIL, EVIL),
+        (24, "peer", "fdaa:0:18::100", EVIL),
+        (1 << 32, "peer", "fdaa::1", ""),
+    ],
     "flycasts": [(24, EVIL, EVIL)],
     "regions": [(EVIL, EVIL, None, None, 0), ("iad", EVIL, 1.0, 2.0, 0)],
 }
@@ -54,6 +58,9 @@ COMMANDS = [
     ["peer", "list"],
     ["peer", "show", "acme/peer"],
     ["peer", "show", f"acme/{EVIL}"],
+    ["peer", "show", "acme/peer", "--wireguard"],
+    ["peer", "show", f"acme/{EVIL}", "--wireguard"],
+    ["peer", "show", "past/peer", "--wireguard"],
     ["region", "list"],
     ["region", "show", "iad"],
     ["region", "show", EVIL],
@@ -107,6 +114,13 @@ def test_the_json_of_an_export_still_says_what_the_file_holds(foreign: Path) -> 
 
     said = run("export", "--json", "--catalog", foreign)
     assert EVIL in strings(json.loads(said.out))
+
+
+@pytest.mark.parametrize("peer", [f"acme/{EVIL}", "past/peer"])
+def test_no_configuration_is_made_of_what_is_no_address(peer: str, foreign: Path) -> None:
+    said = run("peer", "show", peer, "--wireguard", "--catalog", foreign)
+    assert (said.code, said.out) == (1, "")
+    assert "is not served" in said.err
 
 
 def test_a_network_of_any_integer_is_listed(foreign: Path) -> None:

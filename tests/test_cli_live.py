@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from internal_dns.cli.top import LOOKED_AT, rates, table
+from internal_dns.admin.rates import LOOKED_AT, rates
+from internal_dns.cli.top import table
 from internal_dns.cli.watch import question_line
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.transport import native

@@ -447,7 +447,16 @@ def test_peer(at: At) -> None:
     assert len(at.json("peer", "list")) >= 6
     assert address in at.read("peer", "list").out
     lines = at.read("peer", "show", f"{at.name}/alice", "--wireguard").out.splitlines()
-    assert lines == [f"Address = {address}/120", f"DNS = {at.prefix}::3, internal"]
+    assert f"Address = {address}/120" in lines
+    assert not any(line.startswith("DNS") for line in lines)  # every other name stays away
+    value = at.json("peer", "show", f"{at.name}/alice", "--wireguard")
+    assert value["DNS"] == f"{at.prefix}::3"
+    assert value["AllowedIPs"] == [f"{at.prefix}::/48", "fdaa::3/128"]
+    assert value["domains"][:2] == ["internal", "flycast"]
+    for line in lines:  # each recipe names the server, and each domain
+        if line.startswith(("PostUp", "#   nmcli", "#   Add-Dns")):
+            assert value["DNS"] in line
+            assert all(domain in line for domain in value["domains"])
     assert at.changed("peer", "set", f"{at.name}/alice", "--region", "ams") == 1
     assert at.changed("peer", "set", f"{at.name}/alice", "--region", "ams") == 0
     assert at.changed("peer", "set", f"{at.name}/alice", "--address", f"{address[:-3]}202") == 1

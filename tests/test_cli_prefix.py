@@ -77,7 +77,9 @@ def test_objects_are_named_and_shown_by_the_prefix(catalog: Path) -> None:
         == "fdab:0:18::/48"
     )
     assert "fdab:0:18::3/128" in said(catalog, "network", "list", "--routes")
-    assert "DNS = fdab:0:18::3" in said(catalog, "peer", "show", "acme/alice", "--wireguard")
+    assert "resolvectl dns %i fdab:0:18::3" in said(
+        catalog, "peer", "show", "acme/alice", "--wireguard"
+    )
     said(catalog, "machine", "set", "3d8d99", "--address", "fdab:0:18:a7b:7d:1:1:3", "--offline")
     said(catalog, "network", "add", "beta", "--id", "fdab:0:19::/48", "--offline")
 

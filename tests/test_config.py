@@ -92,6 +92,8 @@ EXAMPLES: dict[str, tuple[str, str, str, str]] = {  # by flag, environment, file
     "listen": ("[::1]:1", "[::1]:2", "[::1]:3", "[fdaa::3]:53"),
     "upstream": ("udp://192.0.2.1", "udp://192.0.2.2", "none", ""),
     "map_source": ("::1/128=fdaa:0:1::/48", "::2/128=fdaa:0:1::/48", "::3/128=fdaa:0:1::/48", ""),
+    "upstream_sockets": ("fresh", "pool", "auto", "auto"),
+    "outside_aliases": ("refuse", "answer", "refuse", "answer"),
     "udp_path": ("native", "python", "auto", "auto"),
     "workers": ("8", "4", "2", "1"),
     "hidden_peers": ("a-", "b-", "c-", "interactive-"),

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 
 from internal_dns import config
-from internal_dns.cli.doctor import Symptom, local_routes, report, routes
+from internal_dns.cli.doctor import Symptom, report, routes
+from internal_dns.cli.routes import local_routes
 from internal_dns.core.catalog import Catalog
 from internal_dns.forward import upstreams
 from internal_dns.net import Endpoint
 from internal_dns.store.generate import create_catalog, demo_rows
 from tests.commands import run
 from tests.core.messages import loaded
-from tests.live.hosts import Host, serving
+from tests.live.hosts import Host, Served, serving
 from tests.tools import requires_root, requires_tool
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -157,22 +158,18 @@ def test_the_kernel_tells_local_routes_as_we_read_them() -> None:
 
 
 @contextmanager
-def upstream(rcode: int) -> Iterator[str]:
-    """An upstream that answers everything so, without records."""
+def upstream(rcode: int, root: int | None = None) -> Iterator[str]:
+    """An upstream that answers everything so, the root with *root*, without records."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
 
         def serve() -> None:
             while (said := sock.recvfrom(4_096))[0] != b"stop":
                 octets = said[0]
-                sock.sendto(
-                    octets[:2]
-                    + bytes((0x81, 0x80 | rcode))
-                    + octets[4:6]
-                    + bytes(6)
-                    + octets[12:17],
-                    said[1],
-                )
+                end = octets.index(b"\0", 12) + 5
+                code = rcode if root is None or octets[12] else root
+                head = octets[:2] + bytes((0x81, 0x80 | code)) + octets[4:6] + bytes(6)
+                sock.sendto(head + octets[12:end], said[1])
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -189,11 +186,41 @@ def test_each_upstream_is_asked(demo: Path) -> None:
         words = [word for url in (good, refusing, dead) for word in ("--upstream", url)]
         said = found("--listen", "127.0.0.1:0", "--catalog", demo, *words)
     assert said[f"upstream {good}"]["level"] == "ok"
-    assert "answers in" in said[f"upstream {good}"]["says"]
+    assert "answers example.com. with NOERROR in" in said[f"upstream {good}"]["says"]
     for bad, code in ((refusing, "EDE 23"), (dead, "EDE 22")):
         assert said[f"upstream {bad}"]["level"] == "fail"
         assert code in said[f"upstream {bad}"]["says"]
         assert "firewall" in said[f"upstream {bad}"]["do"]
+
+
+@pytest.mark.parametrize(
+    ("rcode", "root", "level", "says"),
+    [
+        (3, 3, "ok", "with NXDOMAIN in"),  # an internal resolver: it answers
+        (0, 5, "ok", "it refuses `. NS`"),
+        (5, 0, "warn", "reachable, but example.com. A gets SERVFAIL"),
+        (2, 0, "warn", "reachable, but example.com. A gets SERVFAIL"),
+    ],
+)
+def test_an_upstream_is_judged_by_a_real_name_as_well_as_the_root(
+    rcode: int, root: int, level: str, says: str, demo: Path
+) -> None:
+    with upstream(rcode, root) as url:
+        said = found("--listen", "127.0.0.1:0", "--catalog", demo, "--upstream", url)
+    assert (said[f"upstream {url}"]["level"], says in said[f"upstream {url}"]["says"]) == (
+        level,
+        True,
+    ), said[f"upstream {url}"]
+
+
+def test_the_upstream_of_a_suffix_is_asked_for_that_suffix(demo: Path, tmp_path: Path) -> None:
+    with upstream(0, 5) as url:
+        file = tmp_path / "own.toml"
+        file.write_text(
+            f'upstream = ["udp://127.0.0.1:9"]\n[forward]\n"corp.example" = ["{url}"]\n'
+        )
+        said = found("--listen", "127.0.0.1:0", "--catalog", demo, "--config", file)
+    assert "answers corp.example. with NOERROR" in said[f"upstream {url}"]["says"]
 
 
 @pytest.mark.parametrize(
@@ -268,19 +295,61 @@ def test_a_running_server_is_no_port_clash_and_its_answers_are_read_twice(demo: 
 
 
 @pytest.mark.live
-def test_a_server_that_runs_elsewhere_is_not_asked_where_it_is_not(demo: Path) -> None:
+def test_a_server_that_runs_elsewhere_is_found_by_its_catalog(demo: Path) -> None:
     """As after `make demo`: the demo's server is on [::1]:1053, and `serve` would listen on its default."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         admin = f"127.0.0.1:{free.getsockname()[1]}"
     with serving(demo, "--admin", admin) as server:
         words = ("--upstream", "none", "--catalog", demo, "--admin", admin)
         said = found("--listen", "127.0.0.1:0", *words)
-        same = found("--listen", f"[::1]:{server.port}", *words)
-    assert same[f"admin {admin}"]["level"] == "ok"
-    # Started now, a second server would meet the first there.
-    assert said[f"admin {admin}"]["level"] == "fail"
-    assert "on other addresses" in said["server"]["says"]
-    assert not [what for what in said if what.startswith("answer")]
+        other = found("--listen", "127.0.0.1:0", "--upstream", "none", "--admin", admin)
+    # Its own port is no clash for it; for the server of another catalog it is.
+    assert said[f"admin {admin}"]["says"] == "taken by the running server of this catalog"
+    assert other[f"admin {admin}"]["level"] == "fail"
+    assert f"on [::1]:{server.port}" in said["server"]["says"]
+    assert said["answer _apps.internal."]["level"] == "ok"
+
+
+@pytest.mark.live
+def test_a_refusal_is_no_proof_of_health(demo: Path) -> None:
+    with serving(demo, map_loopback=False) as server:
+        said = found("--listen", "127.0.0.1:0", "--upstream", "none", "--catalog", demo)
+    answer = said["answer internal."]
+    assert (answer["level"], answer["says"]) == ("warn", "REFUSED to ::1")
+    assert "--map-source ::1/128=NETWORK" in answer["do"]
+    assert "answer _apps.internal." not in said
+    assert server.port
+
+
+@pytest.mark.live
+def test_a_server_without_its_catalog_is_not_well(tmp_path: Path) -> None:
+    missing = tmp_path / "absent.db"
+    with serving(missing):
+        said = found("--listen", "127.0.0.1:0", "--upstream", "none", "--catalog", missing)
+    assert (said["answer internal."]["level"], said["answer internal."]["says"]) == (
+        "fail",
+        "SERVFAIL to ::1",
+    )
+
+
+@pytest.mark.live
+@requires_root()
+@requires_tool("ip")
+def test_a_host_that_holds_a_network_address_asks_from_it(demo: Path) -> None:
+    host = Host("doctor")
+    try:
+        host.ip("-6 route add local fdaa::/16 dev lo")
+        served = Served(
+            "--catalog", str(demo), "--upstream", "none", "--listen", "[::]:53", host=host
+        )
+        words = ("doctor", "--catalog", str(demo), "--listen", "[::]:53", "--upstream", "none")
+        report = host.run(sys.executable, "-m", "internal_dns", *words)
+        served.stop()
+    finally:
+        host.close()
+    assert "answer _apps.internal." in report
+    assert "dnspython and dnslib agree" in report
+    assert "listen [::]:53" in report
 
 
 def test_a_server_that_is_not_there_is_said_at_once(demo: Path) -> None:

@@ -6,6 +6,9 @@
     {"op": "forward", "query": "…"}          what the forwarder knows of a question that is not ours
     {"steps": [["rule", "…"], ["cache", "…"], …]}
 
+    {"op": "where"}                          for `dig` and `doctor`, which ask the server of a catalog
+    {"listen": ["[::1]:1053", …], "admin": "127.0.0.1:9153", "console": null}
+
 An error is {"error": what, "faults": [...]}. `watch` goes on: a line for each change of the answer,
 until either ends. So does `queries`: a line for each question sampled. `busiest` tells what the
 answer table counts, for `top`.
@@ -69,6 +72,7 @@ class Api:
         self.server: asyncio.Server | None = None
         self.path = socket_path(catalog)
         self.clients: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+        self.where: Callable[[], dict[str, Any]] = dict  # set by the server: where it listens
 
     async def start(self) -> None:
         """Listen. A socket that a killed server left behind is replaced; one that answers is
@@ -162,6 +166,8 @@ class Api:
                 return
             if request.get("op") == "forward":
                 reply = self._told_forward(request)
+            elif request.get("op") == "where":
+                reply = self.where()
             elif request.get("op") == "busiest":
                 reply = await busiest(self.exchange, positive(request, "names", 1_000, MAX_NAMES))
             else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Final
 
 from internal_dns.core import names
 from internal_dns.core.catalog_rules import USUAL
-from internal_dns.core.journey import asked_in, our_zone
 from internal_dns.core.wire import ASK_AS, MAX_ASK_AS
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ class NotAQuestion(ValueError):
 def usual_type(name: str, prefix: bytes = PREFIX) -> str:
     """The type one asks a name for: TXT for the lists, SRV for services, PTR for reverse names,
     else AAAA."""
+    # Late: this is most of the server's logic, and a TYPE that is given needs none of it.
+    from internal_dns.core.journey import asked_in, our_zone
+
     labels = tuple(label.lower().encode() for label in name.rstrip(".").split(".") if label)
     zone = our_zone(labels, prefix)
     match asked_in(zone, labels, prefix) if zone else None:
@@ -73,13 +76,21 @@ def query_for(
     if who:
         options.append(dns.edns.GenericOption(dns.edns.OptionType.make(ASK_AS), who.encode()))
     try:
-        if qtype is None and ":" in name:
+        if qtype is None and (":" in name or _is_ipv4(name)):
             name, qtype = dns.reversename.from_address(name).to_text(), "PTR"
         rdtype = dns.rdatatype.from_text(qtype or usual_type(name, prefix))
         return dns.message.make_query(name, rdtype, use_edns=0, payload=size, options=options)
     except (dns.exception.DNSException, ValueError) as error:
         what = f"cannot ask for {name} {qtype or ''}".rstrip()
         raise NotAQuestion(what, str(error), "Check the spelling of name and type") from error
+
+
+def _is_ipv4(name: str) -> bool:
+    try:
+        IPv4Address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def reply_value(reply: dns.message.Message) -> dict[str, Any]:

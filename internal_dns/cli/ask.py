@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
-import time
 from dataclasses import replace
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +12,28 @@ import click
 
 from internal_dns.admin import asking
 from internal_dns.admin.asking import PREFIX, reply_value
+from internal_dns.cli.servers import Asked, NoReply, ask, ask_first, meant_for
 from internal_dns.cli.words import (
     CONFIGURATION,
     FINDING,
     UNREACHABLE,
+    USAGE,
     Told,
     catalog_option,
+    default_catalog,
     json_option,
     paint,
     print_json,
     settings,
 )
+from internal_dns.core.wire import ASK_AS
+from internal_dns.text import printable_text
 
 if TYPE_CHECKING:
     import dns.message
 
     from internal_dns.core.explain import Explanation
+    from internal_dns.net import Endpoint
 
 
 def query_for(
@@ -58,20 +62,30 @@ def as_address(who: str | None) -> bytes | None:
     help="Whom to ask as; the server must run in dev mode.",
 )
 @click.option(
-    "--server",
-    default="[::1]:1053",
-    show_default=True,
-    metavar="ADDR:PORT",
-    help="The server to ask.",
+    "-b",
+    "source",
+    metavar="ADDRESS",
+    help="Ask from this address of the host: as the machine or peer that owns it.",
 )
-@click.option("--tcp", is_flag=True, help="Ask by TCP.")
+@click.option(
+    "--server",
+    metavar="ADDR:PORT",
+    help="The server to ask.  [default: the running server of the catalog, else `listen` of the "
+    "configuration, else [::1]:1053 or 127.0.0.1:1053]",
+)
+@click.option("--catalog", metavar="FILE", help="The catalog whose server to ask.")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="As `serve` would.")
+@click.option("--tcp", is_flag=True, help="Ask over TCP.")
 @click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait.")
 @json_option
 @click.argument("name")
 @click.argument("qtype", required=False, metavar="[TYPE]")
 def dig(
     who: str | None,
-    server: str,
+    source: str | None,
+    server: str | None,
+    catalog: str | None,
+    config: Path | None,
     tcp: bool,
     timeout: float,
     as_json: bool,
@@ -80,60 +94,90 @@ def dig(
 ) -> None:
     """Ask a server for NAME (an address asks its reverse name). TYPE: what that name usually
     has."""
-    import dns.exception
-    import dns.message
-    import dns.query
+    from internal_dns.cli.advice import about_reply, about_silence, about_source
 
-    from internal_dns.net import Endpoint
-
-    query = query_for(name, qtype, who)
+    if who and source:
+        raise click.UsageError("--as and -b exclude each other: both say who asks")
+    own = _source(source) if source else None
+    as_served = settings({"catalog": catalog} if catalog else {}, config)
+    query = query_for(name, qtype, who, as_served.prefix)
+    configured = as_served.origin["catalog"] != "default"
+    file = as_served.catalog if configured else Path(default_catalog())
+    endpoints = meant_for(server, as_served, file, own if own and own.version == 6 else None)
     try:
-        endpoint = Endpoint.parse(server, 53)
-    except ValueError as error:
-        raise Told(
-            f"--server {server}", str(error), "Write [::1]:1053 or 127.0.0.1:1053", 2
-        ) from error
-    start, host = time.perf_counter(), str(endpoint.host)
-    try:
-        if tcp:
-            reply, by_tcp = dns.query.tcp(query, host, timeout, endpoint.port), True
-        else:
-            # Connected, so that "nothing listens there" (ICMP) ends the wait at once.
-            with socket.socket(endpoint.family, socket.SOCK_DGRAM) as sock:
-                sock.setblocking(False)
-                sock.connect(endpoint.sockaddr)
-                reply, by_tcp = dns.query.udp_with_fallback(
-                    query, host, timeout, endpoint.port, udp_sock=sock
-                )
-    except (OSError, dns.exception.DNSException) as error:
-        dead = isinstance(error, ConnectionRefusedError)
-        why = (
-            f"nothing listens on that {'TCP' if tcp else 'UDP'} port"
-            if dead
-            else str(error) or type(error).__name__
-        )
-        raise Told(f"no reply from {endpoint}", why, "Start it with `internal-dns dev`, or name "
-                                                     "another with --server",
-                   UNREACHABLE) from error  # fmt: skip
-    milliseconds = (time.perf_counter() - start) * 1000
+        asked = ask_first(query, endpoints, source=own, tcp=tcp, timeout=timeout)
+        if who and not was_honoured(asked, who, as_served.prefix, timeout):
+            raise _not_honoured(who, asked.endpoint)
+    except NoReply as error:
+        why, do = about_silence(error, timeout=timeout, tcp=tcp)
+        raise Told(f"no reply from {error.endpoint}", why, do, UNREACHABLE) from error
+    except OSError as error:
+        why, do = about_source(error)
+        raise Told(f"cannot ask from {source}", why, do, USAGE) from error
+    reply, advice = asked.reply, about_reply(asked, name, who)
     if as_json:
         print_json(
             reply_value(reply)
-            | {"milliseconds": round(milliseconds, 2), "transport": "tcp" if by_tcp else "udp"}
+            | {
+                "server": str(asked.endpoint),
+                "milliseconds": round(asked.milliseconds, 2),
+                "transport": "tcp" if asked.tcp else "udp",
+                "next": advice or None,
+            }
         )
     else:
-        for line in reply_lines(reply):
-            click.echo(line)
         size = len(reply.wire or b"")
         tail = " · forwarded" if from_elsewhere(reply) else ""
-        click.echo(
-            paint(
-                f"; {endpoint} · {'tcp' if by_tcp else 'udp'} · {milliseconds:.1f} ms · {size} "
-                f"octets{tail}",
-                "cyan",
-            )
-        )
+        how = "tcp" if asked.tcp else "udp"
+        last = f"; {asked.endpoint} · {how} · {asked.milliseconds:.1f} ms · {size} octets{tail}"
+        click.echo("\n".join([*reply_lines(reply), paint(last, "cyan")]))
+        if advice:
+            click.echo(paint(f"; next: {advice}", "yellow"))
     raise SystemExit(0 if reply.rcode() == 0 else FINDING)
+
+
+def _source(text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        do = "Write an address of this host, such as that of a machine: fdaa:0:18:a7b:7d:1:1:2"
+        raise Told(f"-b {text}", "it is no address", do, USAGE) from error
+
+
+def was_honoured(asked: Asked, who: str, prefix: bytes, timeout: float) -> bool:
+    """Whether the server answered as *who*: dev mode echoes the option.
+
+    Without the echo, `_whoami` says whom the server takes us for; that may be *who* all the same.
+    """
+    if _echoes(asked.reply, who):
+        return True
+    query = query_for("_whoami.internal", "TXT", who, prefix)
+    told = ask(query, asked.endpoint, timeout=timeout).reply
+    if _echoes(told, who):
+        return True
+    texts = [b"".join(rdata.strings).decode() for rrset in told.answer for rdata in rrset]
+    facts = dict(part.partition("=")[::2] for text in texts for part in text.split(","))
+    network, _, region = who.lower().partition("/")
+    if address := as_address(who):
+        return facts.get("address") == str(IPv6Address(address))
+    return facts.get("network", "").lower() == network and region in ("", facts.get("region"))
+
+
+def _echoes(reply: dns.message.Message, who: str) -> bool:
+    return any(
+        option.otype == ASK_AS and getattr(option, "data", b"") == who.encode()
+        for option in reply.options
+    )
+
+
+def _not_honoured(who: str, endpoint: Endpoint) -> Told:
+    return Told(
+        "--as was not honoured: this server is not in dev mode",
+        f"{endpoint} ignored `{who}` and answered as it answers any other client of this host",
+        "Ask from an address of the network with -b ADDRESS; `internal-dns explain --as` needs "
+        "no server; `internal-dns dev` starts one in dev mode",
+        FINDING,
+    )
 
 
 def from_elsewhere(reply: dns.message.Message) -> bool:
@@ -153,7 +197,7 @@ def reply_lines(reply: dns.message.Message) -> list[str]:
     value = reply_value(reply)
     colour = "green" if value["rcode"] == "NOERROR" else "yellow"
     lines = [paint(f"; {value['rcode']} {' '.join(value['flags'])}", colour)]
-    lines += [paint(f"; {reason}", "yellow") for reason in value["reasons"]]
+    lines += [paint(f"; {printable_text(reason)}", "yellow") for reason in value["reasons"]]
     for section in ("answer", "authority", "additional"):
         lines += [
             *([f"; {section}"] if value[section] and section != "answer" else []),
@@ -208,7 +252,10 @@ def explain(
     address = as_address(who)
     query = query_for(name, qtype, None if address else who, as_served.prefix)
     rules = Rules(
-        prefix=as_served.prefix, region=region.lower().encode() if region else None, dev=True
+        prefix=as_served.prefix,
+        region=region.lower().encode() if region else None,
+        dev=True,
+        echo=False,
     )
     loopback = bytes(15) + b"\1"
     story = explained(

@@ -7,8 +7,16 @@ import asyncio
 import platform
 import socket
 import sqlite3
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
@@ -18,7 +26,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from internal_dns.cli.words import FINDING, json_option, paint, print_json
+from internal_dns.cli.routes import ROUTES, covers, is_local, local_routes
+from internal_dns.cli.servers import Asked, NoReply, Running, ask, meant_for, running
+from internal_dns.cli.words import FINDING, Told, json_option, paint, print_json
+from internal_dns.core.wire import Rcode
 from internal_dns.store.rows import shown
 from internal_dns.text import printable_text
 
@@ -26,15 +37,16 @@ if TYPE_CHECKING:
     from internal_dns.config import Settings
     from internal_dns.core.catalog import Catalog
     from internal_dns.errors import OperatorError
+    from internal_dns.forward.forwarder import Forwarder
     from internal_dns.forward.upstreams import Upstream
     from internal_dns.net import Endpoint
     from internal_dns.replicate.follower import Facts
     from internal_dns.replicate.source import Source
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
-ROUTES: Final = Path("/proc/net/ipv6_route")
-RTF_LOCAL: Final = 0x8000_0000  # linux/ipv6_route.h
 _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
+_REAL_NAME: Final = "example.com."  # RFC 2606: it is there, and nobody's
+_UNWELL: Final = (Rcode.SERVFAIL, Rcode.REFUSED)
 _SHOWN: Final = 3  # of many addresses, as examples
 _KEPT_OUT: Final = 20  # keys of a bucket, one finding each
 
@@ -76,10 +88,10 @@ def doctor(
 ) -> None:
     """Look at this host: what would keep the server from running well, and what to do about it.
 
-    It asks each upstream once, and nothing else of the network.
+    It asks each upstream two names, and nothing else of the network.
     """
     ports = {"listen": listen, "upstream": upstream, "admin": admin, "console": console}
-    found = list(_symptoms({**ports, "catalog": catalog or _demo()}, config, server))
+    found = list(_symptoms({**ports, "catalog": catalog}, config, server))
     if as_json:
         print_json([{key: value or None for key, value in asdict(s).items()} for s in found])
     else:
@@ -136,6 +148,8 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
         )
     try:
         settings = load_settings(flags, file=config)
+        if settings.origin["catalog"] == "default" and (demo := _demo()):
+            settings = load_settings({**flags, "catalog": demo}, file=config)
     except ConfigurationError as error:
         for fault in error.faults:
             yield Symptom(
@@ -146,23 +160,23 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
                 "Correct it; docs/settings.md lists all",
             )
         return
-    running = is_running(settings.catalog)
-    taken = yield from _ports(settings, running)
+    found = running(settings.catalog)
+    yield from _ports(settings, found)
     yield from _upstreams(settings)
     catalog = yield from _catalog(settings)
     if catalog is not None:
         yield from routes(settings.listen, catalog, settings.prefix, ROUTES)
     yield from _replica(settings)
-    if server is None and taken:
-        server = str(reachable(taken))
-    elif server is None and running:
-        yield Symptom(
-            "ok",
-            "server",
-            "one of this catalog runs, on other addresses; --server ADDR:PORT asks it",
-        )
-    if server:
-        yield from _cross_check(server)
+    if found:
+        where = ", ".join(map(str, found.listen))
+        yield Symptom("ok", "server", f"one of this catalog runs, on {where}")
+    if server or found:
+        try:
+            endpoint = meant_for(server, settings, settings.catalog)[0]
+        except Told as error:
+            yield Symptom("fail", error.what, error.why, "it is no address", error.do)
+            return
+        yield from _cross_check(endpoint, settings, catalog)
 
 
 # ── programs ──────────────────────────────────────────────────────────────────────────────────────
@@ -221,51 +235,39 @@ def _ipv6() -> Symptom:
     return Symptom("ok", "ipv6", "available")
 
 
-def is_running(catalog: Path) -> bool:
-    """Whether a server of *catalog* listens at its UNIX socket."""
-    from internal_dns.net import socket_path
-
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(socket_path(catalog)))
-        except OSError:
-            return False
-    return True
-
-
-def _ports(settings: Settings, running: bool) -> Generator[Symptom, None, Endpoint | None]:
-    """Yield whether each port of `serve` is free; return an address where the running server has
-    taken it."""
+def _ports(settings: Settings, found: Running | None) -> Iterator[Symptom]:
+    """Yield whether each port of `serve` is free, or taken by the running server of this
+    catalog."""
     from internal_dns.service.errors import cannot_listen, cannot_open
 
-    taken = None
+    both = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
     for endpoint in settings.listen:
-        reason = partial(cannot_listen, endpoint)
-        symptom, mine = _port(
-            "listen", endpoint, (socket.SOCK_DGRAM, socket.SOCK_STREAM), running, reason
+        yield _port(
+            "listen", endpoint, both, _has(found, endpoint), partial(cannot_listen, endpoint)
         )
-        taken = taken or (endpoint if mine else None)
-        yield symptom
     for setting, one in (("admin", settings.admin), ("console", settings.console)):
         if one:
-            # A server that listens elsewhere is not the one these settings are for: the two would
-            # meet here.
-            mine = taken is not None
-            yield _port(
-                setting, one, (socket.SOCK_STREAM,), mine, partial(cannot_open, setting, one)
-            )[0]
-    return taken
+            mine = found is not None and getattr(found, setting) == one
+            reason = partial(cannot_open, setting, one)
+            yield _port(setting, one, (socket.SOCK_STREAM,), mine, reason)
+
+
+def _has(found: Running | None, endpoint: Endpoint) -> bool:
+    """Whether the running server listens where *endpoint* would."""
+    return found is not None and any(
+        e.port == endpoint.port and (e == endpoint or e.wildcard or endpoint.wildcard)
+        for e in found.listen
+    )
 
 
 def _port(
     setting: str,
     endpoint: Endpoint,
     kinds: Iterable[socket.SocketKind],
-    running: bool,
+    mine: bool,
     reason: Callable[[OSError], OperatorError],
-) -> tuple[Symptom, bool]:
-    """Whether *endpoint* is free; and whether it is not because a server of this catalog, which is
-    running, has it."""
+) -> Symptom:
+    """Whether *endpoint* is free; *mine*: the running server of this catalog has it."""
     import errno
 
     from internal_dns.transport.listen.sockets import bind
@@ -275,18 +277,11 @@ def _port(
         for kind in kinds:
             bind(endpoint, kind).close()
     except OSError as error:
-        if running and error.errno == errno.EADDRINUSE:
-            return Symptom("ok", what, "taken, and a server of this catalog is running"), True
+        if mine and error.errno == errno.EADDRINUSE:
+            return Symptom("ok", what, "taken by the running server of this catalog")
         told = reason(error)
-        return Symptom("fail", what, told.why, "`serve` could not listen there", told.do), False
-    return Symptom("ok", what, "free"), False
-
-
-def reachable(endpoint: Endpoint) -> Endpoint:
-    """Where to ask a server that listens on *endpoint*."""
-    from internal_dns.net import Endpoint as Made
-
-    return Made(IPv6Address("::1"), endpoint.port) if endpoint.wildcard else endpoint
+        return Symptom("fail", what, told.why, "`serve` could not listen there", told.do)
+    return Symptom("ok", what, "free")
 
 
 def routes(
@@ -318,7 +313,7 @@ def routes(
     missing = [
         text
         for address, text in sorted(wanted.items())
-        if not any(_covers(route, address) for route in local)
+        if not any(covers(route, address) for route in local)
     ]
     if not missing:
         yield Symptom("ok", "routes", f"{len(wanted):,} addresses of the server are local")
@@ -332,21 +327,6 @@ def routes(
         f"ip -6 route add local {missing[0]}/128 dev lo"
         + ("; all of them: internal-dns network list --routes" if len(missing) > 1 else ""),
     )
-
-
-def local_routes(table: str) -> list[tuple[int, int]]:
-    """Read /proc/net/ipv6_route: (network, prefix length) of what is delivered to this host
-    itself."""
-    found = []
-    for words in map(str.split, table.splitlines()):
-        if len(words) == 10 and int(words[8], 16) & RTF_LOCAL:
-            found.append((int(words[0], 16), int(words[1], 16)))
-    return found
-
-
-def _covers(route: tuple[int, int], address: bytes) -> bool:
-    network, length = route
-    return not (network ^ int.from_bytes(address, "big")) >> (128 - length)
 
 
 # ── upstreams ─────────────────────────────────────────────────────────────────────────────────────
@@ -384,21 +364,69 @@ def _upstreams(settings: Settings) -> Iterator[Symptom]:
                 "upstreams",
                 f"{names}; {RESOLV_CONF} names this server too, which is left out",
             )
-    every = {
-        *used,
-        *(upstream for rule in settings.forward.values() for upstream in rule.upstreams),
-    }
-    yield from asyncio.run(_probe_all(every, settings))
+    questions = {
+        upstream: ".".join(label.decode() for label in suffix) + "."
+        for suffix, rule in settings.forward.items()
+        for upstream in rule.upstreams
+    } | dict.fromkeys(used, _REAL_NAME)
+    yield from asyncio.run(_probe_all(questions, settings))
 
 
-async def _probe_all(upstreams: set[Upstream], settings: Settings) -> list[Symptom]:
+async def _probe_all(names: Mapping[Upstream, str], settings: Settings) -> list[Symptom]:
     return await asyncio.gather(
-        *(_probe(upstream, settings) for upstream in sorted(upstreams, key=str))
+        *(_probe(upstream, names[upstream], settings) for upstream in sorted(names, key=str))
     )
 
 
-async def _probe(upstream: Upstream, settings: Settings) -> Symptom:
-    """Ask an upstream for the name servers of the root, by the server's own forwarder."""
+async def _probe(upstream: Upstream, name: str, settings: Settings) -> Symptom:
+    """Ask an upstream for the name servers of the root and for a real name, by the server's own
+    forwarder.
+
+    Any RCODE but SERVFAIL and REFUSED shows that it answers. The root alone does not: some resolvers
+    refuse it, and some that reach nobody have it built in.
+    """
+    from internal_dns.forward.forwarder import Forwarder
+    from internal_dns.metrics import Metrics
+
+    what = f"upstream {upstream}"
+    try:
+        forwarder = Forwarder((upstream,), Metrics(), settings.prefix, ca=settings.upstream_ca)
+    except (ImportError, OSError) as error:
+        why = "`serve` exits 78 with it"
+        return Symptom(
+            "fail", what, str(error), why, "In the checkout: pip install '.[doh]'; or upstream_ca"
+        )
+    start = asyncio.get_running_loop().time()
+    qtype = "A" if name == _REAL_NAME else "SOA"
+    try:
+        real, says = await _rcode_of(forwarder, name, qtype)
+        took = (asyncio.get_running_loop().time() - start) * 1000
+        root, _ = await _rcode_of(forwarder, ".", "NS")
+    finally:
+        await forwarder.close()
+    if real not in _UNWELL:
+        refused = "" if root not in _UNWELL else f"; it refuses `. NS` ({Rcode(root).name})"
+        return Symptom("ok", what, f"answers {name} with {says} in {took:.0f} ms{refused}")
+    if root not in _UNWELL:
+        return Symptom(
+            "warn",
+            what,
+            f"reachable, but {name} {qtype} gets {says}",
+            "it answers `. NS`, which it may have built in",
+            f"Can it reach others? dig @{upstream.endpoint.host} {name} {qtype}",
+        )
+    return Symptom(
+        "fail",
+        what,
+        says,
+        "external names sent there get SERVFAIL, or wait for the next upstream",
+        "Is it up, and do routes and firewall let its port pass, UDP and TCP? Else name another "
+        "with --upstream",
+    )
+
+
+async def _rcode_of(forwarder: Forwarder, name: str, qtype: str) -> tuple[int, str]:
+    """Ask, and return the RCODE and its words, with the reasons that came."""
     import dns.message
     import dns.rcode
 
@@ -406,43 +434,13 @@ async def _probe(upstream: Upstream, settings: Settings) -> Symptom:
     from internal_dns.core.journey import Forward
     from internal_dns.core.message import Manner
     from internal_dns.core.wire import Query, read_query
-    from internal_dns.forward.forwarder import Forwarder
-    from internal_dns.metrics import Metrics
 
-    query = read_query(dns.message.make_query(".", "NS", use_edns=0).to_wire())
+    query = read_query(dns.message.make_query(name, qtype, use_edns=0).to_wire())
     assert isinstance(query, Query)
-    start = asyncio.get_running_loop().time()
-    try:
-        forwarder = Forwarder((upstream,), Metrics(), settings.prefix, ca=settings.upstream_ca)
-    except (ImportError, OSError) as error:
-        why = "`serve` exits 78 with it"
-        return Symptom(
-            "fail",
-            f"upstream {upstream}",
-            str(error),
-            why,
-            "In the checkout: pip install '.[doh]'; or upstream_ca",
-        )
-    try:
-        octets = await _all_of(
-            forwarder.answer(Forward(query, Manner(4_096, True), NetworkId(0)), bytes(16))
-        )
-    finally:
-        await forwarder.close()
-    took = (asyncio.get_running_loop().time() - start) * 1000
-    reply = dns.message.from_wire(octets)
-    if reply.rcode() == dns.rcode.NOERROR:
-        return Symptom("ok", f"upstream {upstream}", f"answers in {took:.0f} ms")
+    asked = Forward(query, Manner(4_096, True), NetworkId(0))
+    reply = dns.message.from_wire(await _all_of(forwarder.answer(asked, bytes(16))))
     reasons = [str(option) for option in reply.options if option.otype == 15]
-    says = ", ".join([dns.rcode.to_text(reply.rcode()), *reasons])
-    return Symptom(
-        "fail",
-        f"upstream {upstream}",
-        says,
-        "external names sent there get SERVFAIL, or wait for the next upstream",
-        "Is it up, and do routes and firewall let its port pass, UDP and TCP? Else name another "
-        "with --upstream",
-    )
+    return int(reply.rcode()), ", ".join([dns.rcode.to_text(reply.rcode()), *reasons])
 
 
 async def _all_of(reply: bytes | Awaitable[bytes]) -> bytes:
@@ -491,68 +489,97 @@ def _catalog(settings: Settings) -> Generator[Symptom, None, Catalog | None]:
     return None
 
 
-def _cross_check(server: str) -> Iterator[Symptom]:
+def _cross_check(
+    endpoint: Endpoint, settings: Settings, catalog: Catalog | None
+) -> Iterator[Symptom]:
     """Let dnspython and dnslib, which share no code with us or each other, read the same
     replies."""
-    import dns.exception
-    import dns.message
-    import dns.query
-    import dns.rcode
-    import dnslib
-
-    from internal_dns.net import Endpoint
-
-    try:
-        endpoint = Endpoint.parse(server, 53)
-    except ValueError as error:
-        yield Symptom(
-            "fail",
-            f"server {server}",
-            str(error),
-            "it is no address",
-            "Write [::1]:1053 or 127.0.0.1:1053",
-        )
-        return
+    where, source = endpoint, None
     for name, qtype in (
         ("internal.", "SOA"),
         ("_dns.internal.", "AAAA"),
         ("_apps.internal.", "TXT"),
     ):
-        query = dns.message.make_query(name, qtype)
-        try:
-            with socket.socket(endpoint.family, socket.SOCK_DGRAM) as sock:
-                sock.setblocking(False)
-                sock.connect(endpoint.sockaddr)
-                reply = dns.query.udp(query, str(endpoint.host), 2, endpoint.port, sock=sock)
-            second = dnslib.DNSRecord.parse(reply.wire)
-        except Exception as error:  # dnslib lets whatever its parser meets escape
-            says = (
-                "nothing listens there" if isinstance(error, ConnectionRefusedError) else str(error)
-            )
-            why = f"{endpoint} was asked for it by UDP"
-            yield Symptom(
-                "fail",
-                f"answer {name}",
-                says or type(error).__name__,
-                why,
-                "Is the server running there?",
-            )
+        asked = _asked(where, source, name, qtype)
+        if isinstance(asked, Asked) and asked.rcode == Rcode.REFUSED and source is None:
+            source = _own_source(catalog)
+            if source is not None:
+                where = _inside(endpoint, settings.prefix)
+                asked = _asked(where, source, name, qtype)
+        if not isinstance(asked, Asked):
+            why = f"{where} was asked for it over UDP"
+            yield Symptom("fail", f"answer {name}", asked, why, "Is the server running there?")
             return
-        agree = second.header.rcode == reply.rcode() and len(second.rr) == sum(
-            len(rrset) for rrset in reply.answer
+        yield _judged(asked, name)
+        if asked.rcode == Rcode.REFUSED:
+            return  # and so are the others
+
+
+def _asked(endpoint: Endpoint, source: IPv6Address | None, name: str, qtype: str) -> Asked | str:
+    """Ask for *name*; the error's words when there is no reply."""
+    import dns.message
+
+    try:
+        query = dns.message.make_query(name, qtype, use_edns=0)
+        return ask(query, endpoint, source=source, timeout=2)
+    except NoReply as error:
+        refused = isinstance(error.error, ConnectionRefusedError)
+        return "nothing listens there" if refused else str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _judged(asked: Asked, name: str) -> Symptom:
+    """Say whether a reply is sound: its RCODE, and whether a second library reads the same."""
+    import dns.rcode
+    import dnslib
+
+    reply, what = asked.reply, f"answer {name}"
+    rcode = dns.rcode.to_text(reply.rcode())
+    if asked.rcode == Rcode.REFUSED:
+        source = asked.source
+        return Symptom(
+            "warn",
+            what,
+            f"REFUSED to {source}",
+            "that address is in no network: the reply shows that something listens, not that it "
+            "answers",
+            "Ask from a machine or peer: internal-dns dig -b ADDRESS _apps.internal; or map this "
+            f"host: serve --map-source {source}/{source.max_prefixlen}=NETWORK",
         )
-        says = f"{dns.rcode.to_text(reply.rcode())}, {len(second.rr)} records"
-        if agree:
-            yield Symptom("ok", f"answer {name}", f"{says}; dnspython and dnslib agree")
-        else:
-            why = f"dnslib reads rcode {second.header.rcode} and {len(second.rr)} records where dnspython differs"
-            yield Symptom(
-                "fail",
-                f"answer {name}",
-                says,
-                why,
-                f"Please report it with the reply: {(reply.wire or b'').hex()}",
-            )
+    if asked.rcode != Rcode.NOERROR:
+        why = "this name is answered by every server that has its catalog"
+        do = "See the server's log, and `internal-dns health`"
+        return Symptom("fail", what, f"{rcode} to {asked.source}", why, do)
+    try:
+        second = dnslib.DNSRecord.parse(reply.wire)
+    except Exception as error:  # dnslib lets whatever its parser meets escape
+        do = f"Please report it with the reply: {(reply.wire or b'').hex()}"
+        return Symptom(
+            "fail", what, str(error) or type(error).__name__, "dnslib cannot read it", do
+        )
+    if second.header.rcode == reply.rcode() and len(second.rr) == sum(map(len, reply.answer)):
+        says = f"{rcode}, {len(second.rr)} records; dnspython and dnslib agree"
+        return Symptom("ok", what, says)
+    why = f"dnslib reads rcode {second.header.rcode} and {len(second.rr)} records where dnspython differs"
+    do = f"Please report it with the reply: {(reply.wire or b'').hex()}"
+    return Symptom("fail", what, f"{rcode}, {len(second.rr)} records", why, do)
+
+
+def _own_source(catalog: Catalog | None) -> IPv6Address | None:
+    """An address of this host that is in a network of the catalog: the server's own in it."""
+    for network in catalog.networks.values() if catalog else ():
+        address = IPv6Address(network.server_address)
+        if is_local(address):
+            return address
+    return None
+
+
+def _inside(endpoint: Endpoint, prefix: bytes) -> Endpoint:
+    """Where a source of the prefix asks the server that listens on *endpoint*."""
+    everyone = IPv6Address(prefix + bytes(13) + b"\3")
+    reached_by_wildcard = endpoint.host == IPv6Address("::1") and is_local(everyone)
+    return replace(endpoint, host=everyone) if reached_by_wildcard else endpoint
 
 
 # ── the bucket ────────────────────────────────────────────────────────────────────────────────────

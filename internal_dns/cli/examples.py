@@ -22,6 +22,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "internal-dns dig --as acme/iad web.internal",
         "internal-dns dig --server '[fdaa::3]:53' vms.web.internal",
         "internal-dns dig --as acme fdaa:0:18:a7b:7d:f066:b83b:2",
+        "internal-dns dig -b fdaa:0:18:a7b:7d:f066:b83b:2 web.internal",
     ),
     "explain": (
         "internal-dns explain --as acme/iad top2.nearest.of.web.internal",

@@ -43,10 +43,13 @@ def serve_in_namespace(flags: dict[str, Any], config: Path | None) -> None:
         raise click.UsageError(
             "--netns serves [::]:53 in a namespace of its own; leave out --listen"
         )
-    flags = {
-        "upstream": ("none",), "admin": "none", **{name: value for name, value in flags.items() if value},
-        "catalog": flags["catalog"] or str(demo_catalog()), "listen": ("[::]:53",),
-    }  # fmt: skip
+    origin = effective(flags, config).origin
+    own: dict[str, Any] = {"upstream": ("none",), "admin": "none"}
+    own = {name: value for name, value in own.items() if origin[name] == "default"}
+    if origin["catalog"] == "default":
+        own["catalog"] = str(demo_catalog())
+    given = {name: value for name, value in flags.items() if value}
+    flags = {**given, **own, "listen": ("[::]:53",)}
     settings = effective(flags, config)
     someone, name = _someone(settings)
     # Who asks without saying from where asks as this address: without one, the kernel takes a

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import AddressValueError, IPv6Network
+from ipaddress import AddressValueError, IPv6Address, IPv6Network
 from typing import Any
 
 import click
@@ -602,21 +602,36 @@ def peer_list(catalog: str, as_json: bool, network_name: str | None) -> None:
 @click.option(
     "--wireguard",
     is_flag=True,
-    help="Print the Address and DNS lines of its WireGuard configuration.",
+    help="Print its WireGuard configuration, with which only our names are asked here.",
 )
 def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
     """Show a peer."""
     network_name, label = split(name, "PEER")
     number = network_of(catalog, network_name)["id"]
     row = known(catalog, "peers", {"network_id": number, "name": label}, f"peer {name}")
-    server = f"{slash_48(number, settings().prefix).removesuffix('::/48')}::3"
-    if wireguard and as_json:
-        print_json({"Address": f"{row['address']}/120", "DNS": [server, "internal"]})
-    elif wireguard:
-        click.echo(f"Address = {row['address']}/120")
-        click.echo(f"DNS = {server}, internal")
-    else:
+    if not wireguard:
         show_one(row, as_json)
+        return
+    from internal_dns.cli.wireguard import split as split_dns
+
+    prefix = settings().prefix
+    if not slash_48(number, prefix) or not _is_address(row["address"]):
+        what, why = f"peer {name}", f"{row['address']} in network {number} is not served"
+        raise Told(what, why, "`internal-dns check` says what is wrong with the row", FINDING)
+    found = split_dns(row["address"], number, prefix)
+    if as_json:
+        print_json(found.value())
+    else:
+        click.echo("\n".join(found.lines()))
+
+
+def _is_address(text: object) -> bool:
+    """Whether *text*, of a file that another engine may write, is an IPv6 address and nothing
+    else: it goes into a configuration file."""
+    try:
+        return isinstance(text, str) and IPv6Address(text).scope_id is None
+    except AddressValueError:
+        return False
 
 
 @command(peer, "add", writes=True)

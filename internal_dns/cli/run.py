@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from internal_dns.cli.routes import is_local
+from internal_dns.cli.servers import specific
 from internal_dns.cli.words import CONFIGURATION, Told
 from internal_dns.cli.words import settings as effective
 from internal_dns.config import Settings, find_misspelled, load_settings, table
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 DEV_PORT: Final = 1053  # 5353 is multicast DNS
 DEV_CATALOG: Final = Path("demo/catalog.db")
 DEV_CONSOLE: Final = Endpoint.parse("127.0.0.1:9154")
+
+_log = logging.getLogger("internal_dns")
 
 
 def setting_options(
@@ -88,10 +92,7 @@ def dev(netns: bool, config: Path | None, **flags: Any) -> None:
 
         serve_in_namespace(flags, config)
         return
-    if not flags["catalog"] and not os.environ.get("INTERNAL_DNS_CATALOG"):
-        flags["catalog"] = str(demo_catalog())
-    flags["listen"] = flags["listen"] or loopback_listeners()
-    settings = effective(flags, config)
+    settings = dev_settings(flags, config)
     network = _lowest_network(settings)
     if network and not settings.map_source:
         loopbacks = (("::1/128", network), ("127.0.0.0/8", network))
@@ -104,6 +105,19 @@ def dev(netns: bool, config: Path | None, **flags: Any) -> None:
     _serve(
         settings, dev=True, ready=lambda server: _dev_lines(server, network, console), reread=None
     )
+
+
+def dev_settings(flags: dict[str, Any], config: Path | None) -> Settings:
+    """The settings of `dev`: its own defaults stand where neither flags, environment nor file say
+    anything."""
+    origin = effective(flags, config).origin
+    own = {name: value for name, value in flags.items() if value}
+    if origin["catalog"] == "default":
+        own["catalog"] = str(demo_catalog())
+    if origin["listen"] == "default":
+        own["listen"] = loopback_listeners()
+    made = effective(own, config)
+    return replace(made, origin={**made.origin, **{k: origin[k] for k in ("catalog", "listen")}})
 
 
 def _why_no_console() -> str:
@@ -144,7 +158,14 @@ def _serve(
     handler.setFormatter(OneLine("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for words in find_misspelled():
-        logging.getLogger("internal_dns").warning("%s", words)
+        _log.warning("%s", words)
+    folder = settings.catalog.parent
+    if not folder.is_dir():
+        _log.warning(
+            "catalog %s: the directory %s does not exist, and our names get SERVFAIL until the "
+            "file is there. mkdir -p %s; internal-dns init %s",
+            settings.catalog, folder, folder, settings.catalog,
+        )  # fmt: skip
     try:
         run(settings, ready, dev=dev, reread=reread)
     except OperatorError as error:
@@ -178,6 +199,12 @@ def _program() -> str:
 
 
 def _one_line(server: Server) -> None:
+    for endpoint in not_local(server.endpoints()):
+        # The address may come later (FREEBIND): a warning, not a reason to end.
+        _log.warning(
+            "listening on %s, but %s is not an address of this host: no query can reach it. %s",
+            endpoint, endpoint.host, _how_to_make_local(endpoint),
+        )  # fmt: skip
     words = server.summary()
     click.echo(
         f"ready  {words['listen']} · {words['catalog']} · upstreams {words['upstreams']} · "
@@ -187,6 +214,17 @@ def _one_line(server: Server) -> None:
     sys.stdout.flush()
 
 
+def not_local(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    """Return the endpoints whose address the kernel delivers nowhere on this host."""
+    return [e for e in endpoints if not e.wildcard and not is_local(e.host)]
+
+
+def _how_to_make_local(endpoint: Endpoint) -> str:
+    if endpoint.host.version == 6:
+        return f"ip -6 route add local {endpoint.host}/128 dev lo"
+    return f"ip route add local {endpoint.host}/32 dev lo"
+
+
 def _dev_lines(server: Server, network: str, console: str) -> None:
     words = server.summary()
     number = IPv6Address(network.partition("/")[0]).packed[2:6] if network else b""
@@ -194,7 +232,8 @@ def _dev_lines(server: Server, network: str, console: str) -> None:
     if server.exchange.catalog and number:
         found = {n.prefix[2:]: n.label.decode() for n in server.exchange.catalog.networks.values()}
         name = found.get(number, "")
-    port = server.endpoints()[0].port
+    first = server.endpoints()[0]
+    port = first.port
     program = _program()
     click.echo(f"catalog  {words['catalog']}")
     click.echo(f"listen   {words['listen']} · upstreams {words['upstreams']}")
@@ -202,7 +241,7 @@ def _dev_lines(server: Server, network: str, console: str) -> None:
     click.echo(f"console  {words['console'] if server.console else console or 'none'}")
     if name:
         click.echo(f"dev      loopback asks as network {name} ({network})")
-        elsewhere = "" if port == DEV_PORT else f"--server [::1]:{port} "
+        elsewhere = "" if port == DEV_PORT else f"--server {specific(first, b'')} "
         click.echo(f"try      {program} dig {elsewhere}--as {name}/iad web.internal")
         click.echo(f"         dig -p {port} @{server.settings.listen[0].host} aaaa web.internal")
     sys.stdout.flush()

@@ -12,16 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import click
 
+from internal_dns.admin.rates import LOOKED_AT, Look, rates
 from internal_dns.cli.backend import connected
 from internal_dns.cli.words import UNREACHABLE, Told, catalog_option, json_option, paint, print_json
 
-Look = dict[str, Any]  # what the server counts (admin/live.py)
-
-LOOKED_AT: Final = 1_000  # names a look brings
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
 
@@ -81,55 +79,6 @@ def top(interval: float, count: int | None, once: bool, catalog: str, as_json: b
                 before = now
         except KeyboardInterrupt:
             return
-
-
-def rates(before: Look, now: Look) -> Look:
-    """Return what happened between two looks, per second, busiest first.
-
-    A name that the earlier look did not bring may be new, or was less busy than those it brought:
-    count from there.
-    """
-    seconds: float = max(now["at"] - before["at"], 1e-9)
-    floor = before["names"][-1]["hits"] if len(before["names"]) >= LOOKED_AT else 0
-
-    def per_second(hits: int, earlier: int) -> float:
-        # A decided-anew answer counts from nothing again; what was counted before it is then
-        # unknown.
-        return round((hits - earlier if hits >= earlier else hits) / seconds, 1)
-
-    def count(network: Look) -> int:  # a server before this one tells no `decided`
-        answers: int = network["hits"] + network.get("decided", 0)
-        return answers
-
-    names = {(n["network"], n["name"], n["type"]): n["hits"] for n in before["names"]}
-    networks = {n["network"]: count(n) for n in before["networks"]}
-    return {
-        "seconds": round(seconds, 3),
-        "requests": per_second(now["requests"], before["requests"]),
-        "repeated": per_second(now["repeated"], before["repeated"]),
-        "decided": per_second(now.get("decided", 0), before.get("decided", 0)),
-        "entries": now["entries"],
-        "networks": _busiest_first(
-            {**n, "rate": per_second(count(n), networks.get(n["network"], 0))}
-            for n in now["networks"]
-        ),
-        "names": _busiest_first(
-            {
-                **n,
-                "rate": per_second(
-                    n["hits"],
-                    names.get((n["network"], n["name"], n["type"]), min(floor, n["hits"])),
-                ),
-            }
-            for n in now["names"]
-        ),
-    }
-
-
-def _busiest_first(rows: Iterator[Look]) -> list[Look]:
-    return sorted(
-        rows, key=lambda row: (-row["rate"], -row["hits"], row.get("name", ""), row["network"])
-    )
 
 
 def table(shown: Look, width: int, count: int) -> list[str]:

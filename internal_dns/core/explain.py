@@ -27,6 +27,7 @@ from internal_dns.core.journey import (
     respond,
 )
 from internal_dns.core.lookup import OfApp, View, mismatch
+from internal_dns.core.meant import meant
 from internal_dns.core.names import Asked
 from internal_dns.core.nearest import distances, rank
 from internal_dns.core.records import TTL, address_text
@@ -104,6 +105,8 @@ def explain(
             machines = _verdicts(base, app, View(who, catalog, here, rules.region, turn), at_most)
         elif isinstance(base, OfApp) and who.network.known:
             steps.append(("apps", _instead(base.app or b"", who.network)))
+    if isinstance(who, Requester) and (hint := meant(query.labels, query.qtype, who.network)):
+        steps.append(("meant", hint))
     steps.append(("outcome", _outcome(outcome, query, stream)))
     if isinstance(who, Requester) and who.network.known:
         counted = who.network.revision

@@ -18,7 +18,7 @@ from internal_dns.core import names
 from internal_dns.core.ask_as import Unclear, ask_as
 from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.cookies import full_cookie
-from internal_dns.core.local import LOCALHOST, is_bare, local_zone
+from internal_dns.core.local import EXISTING, LOCALHOST, is_bare, local_zone
 from internal_dns.core.lookup import Found, NoSuchName, View, find
 from internal_dns.core.message import (
     PLAIN_UDP_SIZE,
@@ -44,7 +44,9 @@ from internal_dns.core.requester import (
     requester,
 )
 from internal_dns.core.wire import (
+    ASK_AS,
     COOKIE,
+    DS,
     HEADER,
     IN,
     KEEPALIVE,
@@ -76,6 +78,7 @@ class Rules:
     forwarding: bool = True
     udp_limit: int = 8_192  # HAProxy's postgres recipe asks 8192 by UDP only, and fails with less
     dev: bool = False  # loopback may say whom to answer as
+    echo: bool = True  # in dev mode the reply repeats that option; `explain` leaves it out
     nsid: bytes = b""
     secret: bytes = bytes(16)  # of the server cookies
     forwarded: tuple[
@@ -117,6 +120,8 @@ class Forward:
     query: Query
     manner: Manner
     network: NetworkId
+    source: bytes = bytes(16)  # who asks, and where: a chain may come back to a name of ours
+    destination: bytes = bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +155,7 @@ def respond(
         return Drop(query.reason)
     who = asker(query, source, destination, catalog or NO_CATALOG, rules)
     if isinstance(who, Outsider):
-        return _turn_away(query, octets, rules)
+        return _turn_away(query, source, octets, rules)
     manner = _manner(query, source, rules, turn, stream, now)
     if query.opcode:
         return _refuse(query, manner, Rcode.NOTIMP)
@@ -176,17 +181,22 @@ def respond(
         )
     if not rules.forwarding:
         return _refuse(query, manner, Rcode.REFUSED, (Ede.NOT_AUTHORITATIVE, "forwarding is off"))
-    return Forward(query, manner, who.network.id)
+    return Forward(query, manner, who.network.id, source, destination)
 
 
 def asker(
     query: Query | Malformed, source: bytes, destination: bytes, catalog: Catalog, rules: Rules
 ) -> Requester | Outsider | Unclear:
     """Return who asks: by address, or in dev mode and from loopback by what the query says."""
-    said = query.edns.ask_as if rules.dev and query.edns else None
-    if said is not None and source.startswith(LOOPBACK):
+    said = _asked_as(query.edns, source, rules)
+    if said is not None:
         return ask_as(said, source, destination, catalog, rules.prefix)
     return requester(source, destination, catalog, rules.prefix, rules.maps)
+
+
+def _asked_as(edns: Edns | None, source: bytes, rules: Rules) -> bytes | None:
+    """Return the dev-mode option when this server obeys it for this source, else None."""
+    return edns.ask_as if edns and rules.dev and source.startswith(LOOPBACK) else None
 
 
 def _manner(
@@ -213,15 +223,22 @@ def reply_options(edns: Edns, source: bytes, rules: Rules, *, stream: bool, now:
         options += option(COOKIE, full_cookie(edns.client_cookie, address, rules.secret, now))
     if edns.nsid and rules.nsid:
         options += option(NSID, rules.nsid)
+    options += _echo(edns, source, rules)
     if edns.keepalive and stream:
         options += option(KEEPALIVE, (IDLE_TIMEOUT * 10).to_bytes(2, "big"))
     return options
 
 
-def _turn_away(query: Query | Malformed, octets: bytes, rules: Rules) -> Reply:
+def _echo(edns: Edns | None, source: bytes, rules: Rules) -> bytes:
+    """Return the dev-mode option for the reply: it tells the client that the option was obeyed."""
+    said = _asked_as(edns, source, rules) if rules.echo else None
+    return b"" if said is None else option(ASK_AS, said)
+
+
+def _turn_away(query: Query | Malformed, source: bytes, octets: bytes, rules: Rules) -> Reply:
     """Refuse an outsider with no more octets than it sent: the address may be forged, its owner the
     victim."""
-    manner = Manner(len(octets), rules.forwarding)
+    manner = Manner(len(octets), rules.forwarding, options=_echo(query.edns, source, rules))
     ede = (Ede.PROHIBITED, "")
     return Reply(
         message(Body(Rcode.REFUSED, aa=False, ede=ede), query, manner), Rcode.REFUSED, "refused"
@@ -368,8 +385,20 @@ def _local(query: Query, rules: Rules) -> Body | None:
                 Rcode.NOERROR, "this name has A and AAAA records only", query, (b"localhost",)
             )
         return body_of(RRset(address.type, ((address.rdata,),)), labels)
-    if any(labels[-len(suffix) :] == suffix for suffix in rules.forwarded):
+    if _has_rule(labels, query.qtype, rules):
         return None
     if (zone := local_zone(labels)) is not None:
-        return negative(Rcode.NXDOMAIN, "this zone is local and empty", query, zone)
+        if zone in EXISTING:
+            return negative(Rcode.NOERROR, "this server names no other", query, zone)
+        if labels in rules.forwarded:  # DS, of a name that exists
+            return negative(Rcode.NOERROR, "the zone above is local", query, zone)
+        return negative(Rcode.NXDOMAIN, "this zone is served here and empty", query, zone)
     return Body(aa=False) if is_bare(labels, query.qtype) else None
+
+
+def _has_rule(labels: Labels, qtype: int, rules: Rules) -> bool:
+    """Whether an operator has named upstreams for this, which then win over local zones."""
+    if qtype == DS and labels in rules.forwarded:
+        # It is the parent's (RFC 4035 section 3.1.4.1), which may be a local zone itself.
+        return local_zone(labels[1:]) is None or _has_rule(labels[1:], 0, rules)
+    return any(labels[-len(suffix) :] == suffix for suffix in rules.forwarded)

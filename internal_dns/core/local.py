@@ -23,21 +23,25 @@ LOCALHOST: Final = {
 }
 
 _ZONES: Final = """
-home.arpa test invalid onion
+home.arpa test invalid onion local use-application-dns.net resolver.arpa
 0.in-addr.arpa 10.in-addr.arpa 127.in-addr.arpa 254.169.in-addr.arpa 168.192.in-addr.arpa
 2.0.192.in-addr.arpa 100.51.198.in-addr.arpa 113.0.203.in-addr.arpa 255.255.255.255.in-addr.arpa
 d.f.ip6.arpa 8.e.f.ip6.arpa 9.e.f.ip6.arpa a.e.f.ip6.arpa b.e.f.ip6.arpa 8.b.d.0.1.0.0.2.ip6.arpa
 """
-# RFC 8375, RFC 6761, RFC 7686; RFC 6303 section 4.
+# RFC 8375, RFC 6761, RFC 7686, RFC 6762 (by unicast nobody answers for it); browsers ask
+# use-application-dns.net whether to go past the network's resolver; RFC 6303 section 4, RFC 7793.
 LOCAL_ZONES: Final[frozenset[Labels]] = frozenset(
     tuple(name.encode().split(b"."))
     for name in (
         *_ZONES.split(),
         *(f"{octet}.172.in-addr.arpa" for octet in range(16, 32)),
+        *(f"{octet}.100.in-addr.arpa" for octet in range(64, 128)),
         "0." * 32 + "ip6.arpa",  # ::
         "1." + "0." * 31 + "ip6.arpa",  # ::1
     )
 )
+# RFC 9462 section 6.1: who asks it for other resolvers stays with us, for only we know .internal.
+EXISTING: Final[frozenset[Labels]] = frozenset({(b"resolver", b"arpa")})
 _TOPS: Final = frozenset(zone[-1] for zone in LOCAL_ZONES)
 
 

@@ -1,6 +1,7 @@
 """What of an upstream's reply is relayed, how long it may be kept, and how it ages.
 
-    answer     the chain from QNAME: CNAME, CNAME …, then the RRset that was asked for; nothing else (out of bailiwick)
+    answer     the chain from QNAME: CNAME, CNAME …, then the RRset that was asked for; nothing else (out of bailiwick);
+               a chain that ends in a name of ours is incomplete: aliases.py adds what we answer there
     authority  the SOA of a negative reply; with DO what proves it
     additional nothing: stub resolvers do not look there, and forgers do
 
@@ -10,7 +11,7 @@ A TTL only falls: it is what the upstream said, less the seconds it has been her
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from struct import pack
 from typing import Final
 
@@ -46,6 +47,11 @@ MAX_RECORDS: Final = (
     65_000  # octets; what is left for header, question and OPT of the largest message
 )
 
+MAX_ALIASES: Final = (
+    8_192  # octets of a chain that we complete: a pointer to its end must fit in 14 bits
+)
+
+_QNAME: Final = b"\xc0\x0c"  # a pointer to the question's name
 _IN: Final = IN.to_bytes(2, "big")
 _PROOFS: Final = frozenset({Type.NSEC, Type.NSEC3})
 
@@ -60,6 +66,26 @@ class Relayed:
     records: bytes
     ttls: tuple[int, ...]
     lifetime: int  # seconds it may be kept; 0: it answers those who wait for it, and is forgotten
+    chain: int = 0  # RRs of the answer before the set that was asked for
+    target: bytes = b""  # a name of ours that the chain ends in (wire form): incomplete
+
+    def after(self, seconds: int) -> Relayed:
+        """Return what this is when it was *seconds* old when it came (RFC 8484 section 5.1)."""
+        lifetime = max(0, self.lifetime - seconds)
+        return replace(self, records=self.aged(seconds), lifetime=lifetime)
+
+    def first(self, room: int) -> Relayed:
+        """Return the chain and as many whole RRs of the set behind it as fit in *room* octets; nothing
+        when the chain does not fit, or not one RR of the set."""
+        records, end, count = self.records, 0, 0
+        for at in self.ttls[: self.counts[0]]:
+            after = at + 6 + int.from_bytes(records[at + 4 : at + 6], "big")
+            if after > room:
+                break
+            end, count = after, count + 1
+        if count <= self.chain:
+            end = count = 0
+        return replace(self, counts=(count, 0), records=records[:end], ttls=self.ttls[:count])
 
     def aged(self, seconds: int) -> bytes:
         """Return the records after *seconds* here."""
@@ -88,15 +114,16 @@ def scrub(checked: Checked, name: bytes, qtype: int, *, dnssec_ok: bool) -> Rela
     better.
     """
     answers, authorities = checked.counts[:2]
-    chain, last, found = _chain(checked, checked.spans[:answers], name, qtype, dnssec_ok)
-    authority = checked.spans[answers : answers + authorities]
+    chain, before, last, found = _chain(checked, checked.spans[:answers], name, qtype, dnssec_ok)
+    target = _our_target(checked, chain, last, qtype)
+    authority = checked.spans[answers : answers + authorities] if not target else ()
     soa = (
         None
         if found
         else next((s for s in authority if s[1] == Type.SOA and _within(last, s[0])), None)
     )
     if (
-        not found
+        not chain  # a CNAME to what is delegated elsewhere is an answer
         and soa is None
         and not checked.rcode
         and any(span[1] == Type.NS for span in authority)
@@ -104,16 +131,57 @@ def scrub(checked: Checked, name: bytes, qtype: int, *, dnssec_ok: bool) -> Rela
         raise BadReply("a lame referral", final=True)
     kept = [*chain, *_proofs(checked, authority, soa, dnssec_ok)]
     records, ttls = _cut(checked, kept, name)
-    lifetime = _lifetime(checked, kept, soa, found=found, aliased=last != name)
     counts = len(chain), len(kept) - len(chain)
-    return Relayed(checked.rcode, bool(checked.flags & AD), counts, records, ttls, lifetime)
+    if soa is not None:
+        records = _with_negative_ttl(records, ttls[len(chain) :], _negative_ttl(checked, soa))
+    lifetime = _lifetime(checked, kept, soa, found=found or bool(target), aliased=last != name)
+    ad = bool(checked.flags & AD) and not target
+    return Relayed(checked.rcode, ad, counts, records, ttls, lifetime, before, target)
+
+
+def _our_target(checked: Checked, chain: Sequence[Span], last: bytes, qtype: int) -> bytes:
+    """Return the name of ours that the chain ends in, or nothing.
+
+    Raises BadReply when another CNAME leads to a name of ours, or the chain takes so much room that
+    nothing could be added to it.
+    """
+    if not checked.aliases:
+        return b""
+    if any(alias not in chain for alias in checked.aliases):
+        raise BadReply("an alias of ours that nobody asked for", injected=True)
+    if qtype in (Type.CNAME, Type.ANY):  # the CNAME itself was asked for
+        return b""
+    if checked.names[checked.aliases[0][3]][0] != last or len(checked.aliases) > 1:
+        raise BadReply("an alias of ours beside another alias", injected=True)
+    if sum(span[4] - span[2] for span in chain) > MAX_ALIASES:
+        raise BadReply("a chain too large to complete", final=True)
+    return last
+
+
+def _negative_ttl(checked: Checked, soa: Span) -> int:
+    """Return min(TTL, MINIMUM) of an SOA (RFC 2308 section 5); a TTL with its highest bit is 0."""
+    octets = checked.octets
+    ttl = octets[soa[3] - 6 : soa[3] - 2]
+    return int.from_bytes(min(ttl if ttl < _HIGHEST_BIT else bytes(4), octets[soa[4] - 4 : soa[4]]))
+
+
+def _with_negative_ttl(records: bytes, ttls: Sequence[int], most: int) -> bytes:
+    """Return *records* with no TTL in these places above *most*: the SOA, and proofs, which hold no
+    longer (RFC 9077)."""
+    limit = most.to_bytes(4, "big")
+    if all(records[at : at + 4] <= limit for at in ttls):
+        return records
+    changed = bytearray(records)
+    for at in ttls:
+        changed[at : at + 4] = min(records[at : at + 4], limit)
+    return bytes(changed)
 
 
 def _chain(
     checked: Checked, answers: Sequence[Span], name: bytes, qtype: int, dnssec_ok: bool
-) -> tuple[list[Span], bytes, bool]:
-    """Return the RRs that lead from *name* to what was asked, in this order, the last name, whether
-    it has any."""
+) -> tuple[list[Span], int, bytes, bool]:
+    """Return the RRs that lead from *name* to what was asked, in this order; how many come before
+    what was asked; the last name; whether it has any."""
     octets = checked.octets
     # Hot path: the one RRset that was asked for, as thousands of RRs are in honest replies.
     asked = [
@@ -124,7 +192,7 @@ def _chain(
         and octets[span[3] - 8 : span[3] - 6] == _IN
     ]
     if asked and len(asked) == len(answers):
-        return asked, name, True
+        return asked, 0, name, True
     by_owner: dict[bytes, list[Span]] = {}
     for span in answers:
         if octets[span[3] - 8 : span[3] - 6] == _IN:
@@ -142,6 +210,7 @@ def _chain(
                 for span in by_owner.pop(owner, ())
                 if span[1] == Type.DNAME or (dnssec_ok and span[1] == Type.RRSIG)
             ]
+        before = len(kept)
         found, target = False, None
         for span in by_owner.pop(name, ()):
             rtype = span[1]
@@ -153,7 +222,7 @@ def _chain(
                 continue
             kept.append(span)
         if found or target is None:
-            return kept, name, found
+            return kept, before, name, found
         if any(span[0] == target for span in kept):
             raise BadReply("a chain of CNAMEs that loops", final=True)
         name = target
@@ -194,7 +263,7 @@ def _lifetime(
     if found:
         return min(MAX_LIFETIME, shortest)
     if soa is not None:
-        return min(MAX_NEGATIVE, int.from_bytes(octets[soa[4] - 4 : soa[4]], "big"), shortest)
+        return min(MAX_NEGATIVE, _negative_ttl(checked, soa), shortest)
     if aliased and checked.rcode == Rcode.NOERROR:
         return 0  # a CNAME is never kept without its target
     return min(WITHOUT_SOA, shortest)
@@ -204,8 +273,10 @@ def _cut(checked: Checked, kept: Sequence[Span], name: bytes) -> tuple[bytes, tu
     """Return the octets of these RRs and where their TTLs are."""
     octets, count = checked.octets, len(kept)
     start = len(octets) if not checked.spans else checked.spans[0][2]
-    if list(checked.spans[:count]) == kept:
-        # The beginning as it came: what its pointers lead to keeps its place.
+    in_order = list(checked.spans[:count]) == kept
+    if in_order and (count > MAX_REBUILT or _owners_point(octets, kept, name)):
+        # The beginning as it came: what its pointers lead to keeps its place. (More than a thousand
+        # RRs may keep our letter case, if they have it written out: to rebuild them is too dear.)
         records = octets[start : kept[-1][4]] if kept else b""
         ttls = tuple(span[3] - 6 - start for span in kept)
     elif count > MAX_REBUILT:
@@ -214,7 +285,7 @@ def _cut(checked: Checked, kept: Sequence[Span], name: bytes) -> tuple[bytes, tu
         parts: list[bytes] = []
         places, at = [], 0
         for span in kept:
-            owner = b"\xc0\x0c" if span[0] == name else span[0]
+            owner = _QNAME if span[0] == name else span[0]
             rest = (
                 _written_out(checked, span)
                 if span[1] in NAMES_IN
@@ -235,6 +306,12 @@ def _cut(checked: Checked, kept: Sequence[Span], name: bytes) -> tuple[bytes, tu
                 changed[at : at + 4] = bytes(4)
         records = bytes(changed)
     return records, ttls
+
+
+def _owners_point(octets: bytes, kept: Sequence[Span], name: bytes) -> bool:
+    """Whether each owner that is QNAME points to the question, and so takes the client's letter
+    case; some upstreams write it out as we sent it, in random case."""
+    return all(span[0] != name or octets.startswith(_QNAME, span[2]) for span in kept)
 
 
 def _written_out(checked: Checked, span: Span) -> bytes:
@@ -281,17 +358,18 @@ def relay(
     OPT. *age* is the seconds it has been here, None when it is stale.
 
     The records' compression pointers stay right: header and question have the length they had. AD
-    is for who asked for it (RFC 6840 section 5.8). What is too large for the client leaves as an
-    empty reply with TC; it will ask by TCP.
+    is for who asked for it (RFC 6840 section 5.8). What is too large for the client leaves with TC
+    and as many RRs of the set that was asked for as fit: some clients use those and never ask over
+    TCP (musl before 1.2.4).
     """
     counts, flags = relayed.counts, relayed.ad and wants_ad(query) and AD
     opt_record = opt(query, relayed.rcode, ede_option(ede) + manner.options)
     # Its size decides first: to change thousands of TTLs takes a millisecond.
     if HEADER + len(query.question) + len(relayed.records) + len(opt_record) > manner.limit:
-        records, counts, flags = b"", (0, 0), TC
         opt_record = opt(query, relayed.rcode, manner.options)
-    else:
-        records = relayed.stale() if age is None else relayed.aged(age)
+        relayed = relayed.first(manner.limit - HEADER - len(query.question) - len(opt_record))
+        counts, flags = relayed.counts, TC
+    records = relayed.stale() if age is None else relayed.aged(age)
     return b"".join((
         header(query, relayed.rcode, aa=False, ra=True, flags=int(flags)),
         pack("!4H", 1, *counts, bool(opt_record)),

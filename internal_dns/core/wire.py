@@ -76,6 +76,7 @@ class Ede(IntEnum):
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 
 IN: Final = 1
+DS: Final = 43  # the one type whose set is the parent zone's, RFC 4035 section 3.1.4.1
 HEADER: Final = 12
 MAX_MESSAGE: Final = 65_535
 # A query is a header, a name and a few options; what is longer than this only costs time.
@@ -378,6 +379,9 @@ class Checked:
     names: Mapping[int, tuple[bytes, bool]] = field(
         default_factory=dict, compare=False
     )  # by offset: lower-cased, ours
+    # CNAMEs of the answer section whose target is ours: only the chain from QNAME may hold one.
+    aliases: Sequence[Span] = ()
+    edns: bool = field(default=False, compare=False)  # it has an OPT
 
     @property
     def rcode(self) -> int:
@@ -405,6 +409,7 @@ MAX_HOPS: Final = 16
 _IPV6HINT: Final = 6  # RFC 9460 section 7.3
 # Hot path: plain numbers; an enumeration's members are found and compared more slowly.
 _AAAA, _NAPTR, _OPT = int(Type.AAAA), int(Type.NAPTR), int(Type.OPT)
+_CNAME: Final = int(Type.CNAME)
 _ADDRESS_SIZE: Final = {int(Type.A): 4, _AAAA: 16}
 _NAMES_IN: Final = {int(rtype): where for rtype, where in NAMES_IN.items()}
 # Where the name is in rdata that ends with the only one.
@@ -428,6 +433,18 @@ def is_reply_to(octets: bytes, ident: bytes, question: bytes) -> bool:
     )
 
 
+def is_bare_refusal(octets: bytes, ident: bytes) -> bool:
+    """Whether *octets* are a header alone that says FORMERR or NOTIMP: what a server that knows no
+    EDNS may send (RFC 6891 section 7)."""
+    return (
+        len(octets) == HEADER
+        and octets[:2] == ident
+        and octets[2] & 0xF8 == QR >> 8
+        and octets[3] & 15 in (Rcode.FORMERR, Rcode.NOTIMP)
+        and octets[4:] == bytes(8)
+    )
+
+
 def check_reply(
     octets: bytes, ident: bytes, question: bytes, zones: frozenset[bytes], prefix: bytes | None
 ) -> Checked:
@@ -442,22 +459,37 @@ def check_reply(
     size = HEADER + len(question)
     _, flags, _, answers, authorities, additionals = _SIX.unpack_from(octets)
     spans: list[Span] = []
+    aliases: list[Span] = []
     if (count := answers + authorities + additionals) > MAX_RRS:
         raise BadReply("too many records")  # not final: the counts alone may be false
     names = _Names(octets, zones, min(MAX_LABELS, MAX_WORK - 2 * count))
     try:
-        at, end, seen = _check_records(octets, size, answers + authorities, names, prefix, spans)
+        at, end, seen = _check_records(
+            octets, size, answers + authorities, names, prefix, spans, aliases
+        )
         if seen < answers + authorities:
             raise _Fault("OPT outside the additional section")
         # What little may follow OPT (a TSIG that is not for the client) is left out with it.
-        after, end, kept = _check_records(octets, at, additionals, names, prefix, None)
+        after, end, kept = _check_records(octets, at, additionals, names, prefix, None, None)
     except _Fault as fault:
         raise BadReply(str(fault)) from None
     extended = octets[end + 5] if kept < additionals else 0
     if kept == additionals and after != len(octets):
         raise BadReply("octets after the last record")
+    if aliases and any(span in aliases for span in spans[answers:]):
+        raise BadReply("an alias of ours outside the answer section", injected=True)
     counts = (answers, authorities, kept)
-    return Checked(flags, counts, octets[size:end], extended, octets, spans, names.known)
+    return Checked(
+        flags,
+        counts,
+        octets[size:end],
+        extended,
+        octets,
+        spans,
+        names.known,
+        aliases,
+        kept < additionals,
+    )
 
 
 # Hot path: one call for all records of a section; a call for each doubles the time that a 64 KB
@@ -469,11 +501,12 @@ def _check_records(
     names: _Names,
     prefix: bytes | None,
     spans: list[Span] | None,
+    aliases: list[Span] | None,
 ) -> tuple[int, int, int]:
     """Check *count* RRs, or those before an OPT: where the next would start, where the last ends,
     how many.
 
-    What they are is added to *spans*.
+    What they are is added to *spans*, and CNAMEs to a name of ours to *aliases*.
     """
     size, known, unpack = len(octets), names.known, _RR.unpack_from
     for number in range(count):
@@ -495,6 +528,7 @@ def _check_records(
         at = rdata + length
         if at > size:
             raise _Fault("rdata past the end")
+        leads_here = False
         if rtype in _ADDRESS_SIZE:
             if length != _ADDRESS_SIZE[rtype]:
                 raise _Fault("an address of the wrong length")
@@ -506,13 +540,17 @@ def _check_records(
             and (found := known.get((octets[at - 2] & 0x3F) << 8 | octets[at - 1]))
         ):  # a pointer to a name that was read, as most targets are, without a call
             known[at - 2] = found
-            ours = ours or found[1]
+            leads_here = found[1]
         elif rtype in _NAMES_IN:
-            ours = _check_targets(octets, rtype, rdata, at, names, prefix) or ours
+            leads_here = _check_targets(octets, rtype, rdata, at, names, prefix)
         elif rtype == _OPT:
             if octets[start]:
                 raise _Fault("OPT is owned by the root")
             return at, start, number
+        if leads_here and not ours:
+            ours = aliases is None or rtype != _CNAME
+            if not ours and aliases is not None:
+                aliases.append((owner, rtype, start, rdata, at))
         if ours:
             raise BadReply("a record for a name of ours", injected=True)
         if spans is not None:
@@ -580,10 +618,10 @@ class _Names:
         """Read the name at *at*, compressed or not: where it ends, and whether it is ours."""
         octets, known, size = self.octets, self.known, len(self.octets)
         passed: list[int] = []  # offsets of the labels and pointers on the way to the root
-        name, ours, end, hops = b"\0", False, 0, 0
+        name, ours, end, hops, start = b"\0", False, 0, 0, at
         while at not in known:
-            # What a pointer leads to lies wholly before it (RFC 1035 section 4.1.4), so `size`
-            # falls and it must end.
+            # A pointer leads to before the labels that it ends (RFC 1035 section 4.1.4): `start`
+            # falls, so this must end. Strict readers refuse anything else.
             if at >= size or (octets[at] >= 0xC0 and at + 2 > size):
                 raise _Fault("a name is cut off")
             length = octets[at]
@@ -591,8 +629,9 @@ class _Names:
             if length >= 0xC0:
                 end, hops, size = end or at + 2, hops + 1, at
                 at = (length & 0x3F) << 8 | octets[at + 1]
-                if at >= size or at < HEADER or hops > MAX_HOPS:
+                if at >= start or at < HEADER or hops > MAX_HOPS:
                     raise _Fault("a compression loop")
+                start = at
             elif length > 63:
                 raise _Fault("an unknown label type")
             elif length:
@@ -606,13 +645,13 @@ class _Names:
         self.left -= len(passed) + 1  # the call costs as much as a label
         if self.left < 0:
             raise _Fault("too many labels")
-        for start in reversed(passed):
-            if 0 < octets[start] < 64:
-                name = octets[start : start + 1 + octets[start]].lower() + name
+        for offset in reversed(passed):
+            if 0 < octets[offset] < 64:
+                name = octets[offset : offset + 1 + octets[offset]].lower() + name
                 if len(name) > 255:
                     raise _Fault("a name is longer than 255 octets")
                 ours = ours or name in self.zones
-            known[start] = name, ours
+            known[offset] = name, ours
         return end, ours
 
     def _end(self, at: int) -> int:

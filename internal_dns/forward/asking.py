@@ -1,8 +1,14 @@
 """One question on its way to upstreams, for all who wait for it.
 
-The Plan (policy.py) says whom to ask when; here are the sockets. A try by UDP has a socket, port,
-id and letter case of its own (0x20). What is not the reply is ignored, and once such a thing came
-the question goes on by TCP.
+    Plan (policy.py) ─► udp: a socket of its own, or a shared one (sockets.py) ─┐
+                     └► tcp, tls, https: a channel (streams.py) ────────────────┤
+                            match, health: at once (`_arrived`)          ◄──────┘
+                                      │ the plan rests
+                            check, scrub, cache: in the turn of a network that waits (`_judge`)
+
+A try by UDP has a port, id and letter case of its own (0x20). What is not the reply is ignored, and
+once such a thing came the question goes on by TCP. An upstream that knows no EDNS is asked once
+more without, and for five minutes no other way (RFC 6891 section 7).
 """
 
 from __future__ import annotations
@@ -12,8 +18,7 @@ import secrets
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from struct import pack
@@ -24,6 +29,7 @@ from internal_dns.core.relayed import Relayed, scrub
 from internal_dns.core.wire import (
     AD,
     CD,
+    HEADER,
     MAX_MESSAGE,
     RD,
     TC,
@@ -33,41 +39,44 @@ from internal_dns.core.wire import (
     Rcode,
     Type,
     check_reply,
+    is_bare_refusal,
     is_reply_to,
 )
-from internal_dns.forward.policy import HEDGE, Ask, GiveUp, Health, Plan, Wait
-from internal_dns.forward.streams import Channel
+from internal_dns.forward.policy import HEDGE, Ask, Health, Plan, Wait
+from internal_dns.forward.sockets import Pool, SharedSocket
+from internal_dns.forward.streams import Channel, NoReply
 from internal_dns.forward.upstreams import Upstream
 
 # DNS flag day 2020: what passes every path unfragmented.
 OUR_SIZE: Final = 1_232
+PLAIN: Final = 300  # seconds that an upstream is asked without EDNS after it knew none
 PADDED: Final = 128  # RFC 8467: encrypted queries are a multiple of this long
 _PADDING: Final = 12  # RFC 7830
 _TRY_ANOTHER: Final = frozenset({Rcode.FORMERR, Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED})
+_NO_EDNS: Final = frozenset({Rcode.FORMERR, Rcode.NOTIMP})
 _CASE_BIT: Final = bytes(
     0x20 if chr(octet).isascii() and chr(octet).isalpha() else 0 for octet in range(256)
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each question, and that takes thrice as long
 class Question:
     """What is asked: QNAME (wire form, lower-cased), QTYPE, and the two bits that change a
-    reply."""
+    reply. `key`: under which a reply is kept, and asked for once however many ask."""
 
     name: bytes
     qtype: int
     dnssec_ok: bool
     checking_disabled: bool
+    key: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = self.name + pack("!HB", self.qtype, self.variant)
 
     @property
     def variant(self) -> int:
         """DO + 2 CD."""
         return self.dnssec_ok | self.checking_disabled << 1
-
-    @property
-    def key(self) -> bytes:
-        """Under which a reply is kept, and asked for once however many ask."""
-        return self.name + pack("!HB", self.qtype, self.variant)
 
     def section(self, *, mixed: bool) -> bytes:
         """Return the question section; *mixed*: in random letter case, which the reply must
@@ -75,13 +84,15 @@ class Question:
         name = mixed_case(self.name) if mixed else self.name
         return name + pack("!HH", self.qtype, 1)
 
-    def query(self, section: bytes, *, padded: bool = False) -> bytes:
+    def query(self, section: bytes, *, padded: bool = False, edns: bool = True) -> bytes:
         """Return the query without its id: RD, AD, CD, DO, and no option of any client (so no ECS).
 
         AD asks for the upstream's verdict (RFC 6840 section 5.7); who gets it is decided when the
         reply is relayed.
         """
-        head = pack("!5H", RD | AD | self.checking_disabled * CD, 1, 0, 0, 1) + section
+        head = pack("!5H", RD | AD | self.checking_disabled * CD, 1, 0, 0, edns) + section
+        if not edns:
+            return head
         room = -(2 + len(head) + 11 + 4) % PADDED if padded else -4
         padding = pack("!HH", _PADDING, room) + bytes(room) if padded else b""
         return (
@@ -119,8 +130,13 @@ _DEAD: Final = Failure("timeout", (Ede.NO_REACHABLE_AUTHORITY, "no upstream answ
 _NOBODY: Final = Failure(
     "unreachable", (Ede.NO_REACHABLE_AUTHORITY, "no upstream could be reached")
 )
-_FAILING: Final = Failure("failing", (Ede.NETWORK_ERROR, "every upstream that answered failed"))
-_INJECTED: Final = Failure("injected", (Ede.BLOCKED, "the upstream spoke for internal names"))
+_FAILING: Final = Failure("failing", (Ede.NETWORK_ERROR, "every upstream that was reached failed"))
+_INJECTED: Final = Failure(
+    "injected", (Ede.BLOCKED, "the upstream spoke for internal names or addresses")
+)
+ALIAS: Final = Failure(
+    "alias", (Ede.BLOCKED, "an alias from outside leads to an internal name: outside_aliases")
+)
 FAULT: Final = Failure("error", (Ede.OTHER, "the server failed on this question"))
 LOOP: Final = Failure("loop", (Ede.OTHER, "an upstream leads back to this server"))
 Outcome = Relayed | Failure
@@ -137,8 +153,21 @@ class State:
     replies: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # by RCODE
     failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by reason
     outstanding: int = 0  # tries
+    pool: Pool | None = None  # None: each try by UDP has a socket of its own
+    plain_until: float = 0.0  # it knew no EDNS
+    name: str = ""  # the upstream in words
     probe_timer: asyncio.TimerHandle | None = None
     _sockaddr: Any = None
+
+    def __post_init__(self) -> None:
+        self.name = str(self.upstream)
+
+    def missed(self) -> None:
+        """Count a message that is no reply to anything outstanding."""
+        self.failures["near miss"] += 1
+
+    def address(self) -> Any:
+        return self.sockaddr
 
     @property
     def sockaddr(self) -> Any:
@@ -168,16 +197,39 @@ class Guard(Protocol):
         """An exception that nobody expected is being handled."""
 
 
+class Waiting(Protocol):
+    """A client that waits for the outcome of a question."""
+
+    def tell(self, outcome: Outcome, *, at_once: bool = False) -> None:
+        """Take the outcome, in the turn of its network: *at_once*, if that is now; never raises."""
+
+
 @dataclass(slots=True, eq=False)
 class Try:
     """One UDP message to an upstream, and the socket its reply comes to."""
 
+    asking: Asking
     at: int
-    sock: socket.socket
+    sock: socket.socket | SharedSocket
     ident: bytes
     section: bytes
     sent_at: float
+    edns: bool
     near_miss: bool = False
+    unchecked: bool = False  # its reply has come, and waits for its check's turn
+
+    def take(self, octets: bytes) -> None:
+        self.asking.take(self, octets)
+
+    def concerns(self, octets: bytes) -> bool:
+        """Whether *octets* have this question, in any letter case."""
+        return octets[HEADER : HEADER + len(self.section)].lower() == self.section.lower()
+
+    def missed(self) -> None:
+        self.asking.missed(self)
+
+    def unreachable(self) -> None:
+        self.asking.unreachable(self)
 
 
 class Asking:
@@ -206,51 +258,68 @@ class Asking:
         self.prefix = None if allow_prefix else guard.prefix
         self.network, self.probe = network, probe
         self.loop = asyncio.get_running_loop()
-        self.waiters: dict[asyncio.Future[Outcome], NetworkId] = {}
+        self.waiters: dict[Waiting, NetworkId] = {}
         self.started_at = time.monotonic()  # the loop's own clock may count in milliseconds
         self.looping = False  # an upstream has asked us this meanwhile
         self.outcome: Outcome | None = None  # when it has ended
+        self._ends: list[asyncio.Future[None]] = []
         self._tries: list[Try] = []
         self._streams: dict[asyncio.Task[None], tuple[int, float]] = {}
         self._answered: set[int] = set()  # upstreams that said anything, even no
+        self._plain: set[int] = set()  # upstreams that know no EDNS, as it turned out just now
+        self._no_socket = False
         self._timer: asyncio.TimerHandle | None = None
-        # Upstreams whose reply has come, and waits for its check's turn.
-        self._unchecked: list[int] = []
+        self._unchecked = 0  # replies that have come, and wait for their check's turn
+        self._turn: NetworkId | None = None  # the one network that pays for what is done now
 
     def go_on(self) -> None:
         """Do what the plan says, now and when it is time."""
-        with self._fault_ends_it():
-            if not self._unchecked:  # a reply that waits to be checked is no silence
-                self._go_on()
+        try:
+            self._go_on()
+        except Exception:
+            self._fault()
 
     def _go_on(self) -> None:
+        self._rest()
+        if self._unchecked:
+            return  # a reply that waits to be checked is no silence
+        while self.outcome is None:
+            step = self.plan.step(self.loop.time())
+            if isinstance(step, Ask):
+                if self.states[step.upstream].upstream.scheme == "udp":
+                    self._by_udp(step.upstream)
+                else:
+                    self._by_stream(step.upstream, must=True)
+            elif isinstance(step, Wait):
+                self._timer = self.loop.call_at(step.until, self.go_on)
+                return
+            else:
+                self.end(self._why_none(step.reached))
+
+    def _rest(self) -> None:
+        """Do nothing until `go_on`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self.outcome is None:
-            match self.plan.step(self.loop.time()):
-                case Ask(at) if self.states[at].upstream.scheme == "udp":
-                    self._by_udp(at)
-                case Ask(at):
-                    self._by_stream(at, must=True)
-                case Wait(until):
-                    self._timer = self.loop.call_at(until, self.go_on)
-                    return
-                case GiveUp(reached):
-                    late = self.loop.time() >= self.plan.end
-                    self.end(_FAILING if reached else _DEAD if late else _NOBODY)
 
-    async def wait(self, network: NetworkId, patience: float | None) -> Outcome:
-        """Return the outcome for a client of *network*. Raises TimeoutError after *patience*
-        seconds."""
-        if self.outcome is not None:
-            return self.outcome
-        waiter: asyncio.Future[Outcome] = self.loop.create_future()
-        self.waiters[waiter] = network
-        try:
-            return await (asyncio.wait_for(waiter, patience) if patience else waiter)
-        finally:
-            del self.waiters[waiter]
+    @property
+    def unchecked(self) -> bool:
+        """Whether a reply has come that nobody has looked at."""
+        return self._unchecked > 0
+
+    def _why_none(self, reached: bool) -> Failure:
+        if reached:
+            return _FAILING
+        if self.loop.time() >= self.plan.end:
+            return _DEAD
+        return BUSY if self._no_socket else _NOBODY
+
+    async def over(self) -> None:
+        """Wait until this has ended."""
+        if self.outcome is None:
+            end: asyncio.Future[None] = self.loop.create_future()
+            self._ends.append(end)
+            await end
 
     def is_own(self, ident: bytes, section: bytes) -> bool:
         """Whether a query with this id and question, letter case included, is one of our own tries
@@ -262,8 +331,7 @@ class Asking:
         if self.outcome is not None:
             return
         self.outcome = outcome
-        if self._timer is not None:
-            self._timer.cancel()
+        self._rest()
         self._count_silence(time.monotonic())
         for each in tuple(self._tries):
             self._close(each)
@@ -272,221 +340,333 @@ class Asking:
         try:
             self.done(self, outcome, state)
         finally:  # whatever went wrong in keeping it
-            for waiter in self.waiters:
-                if not waiter.done():
-                    waiter.set_result(outcome)
+            waiters, self.waiters = self.waiters, {}
+            alone = len(waiters) == 1  # as most are: then no second turn is waited for
+            for waiter, network in waiters.items():
+                waiter.tell(outcome, at_once=alone and network == self._turn)
+            for end in self._ends:
+                if not end.done():
+                    end.set_result(None)
 
-    @contextmanager
-    def _fault_ends_it(self) -> Iterator[None]:
+    def _fault(self) -> None:
         """A fault of ours costs this question, and those who wait for it are told."""
-        try:
-            yield
-        except Exception:
-            self.guard.failed_on(self)
-            self.end(FAULT)
+        self.guard.failed_on(self)
+        self.end(FAULT)
 
     def _count_silence(self, now: float) -> None:
         """Tell the health of upstreams that had time to answer, and did not."""
+        if len(self._tries) == 1 and not self._streams and self._tries[0].at in self._answered:
+            return
         waited = {each.at: each.sent_at for each in reversed(self._tries)}
         waited |= {at: since for at, since in self._streams.values()}
         for at, since in waited.items():
-            if now - since >= HEDGE / 2 and at not in self._answered and at not in self._unchecked:
+            if now - since >= HEDGE / 2 and at not in self._answered:
                 self.guard.unheard(self.states[at], self.question.name)
+
+    def _edns(self, at: int) -> bool:
+        """Whether to ask this upstream with EDNS."""
+        until = self.states[at].plain_until
+        return at not in self._plain and (not until or self.loop.time() >= until)
 
     # ── by UDP ────────────────────────────────────────────────────────────────────────────────────
 
     def _by_udp(self, at: int) -> None:
-        state = self.states[at]
-        endpoint = state.upstream.endpoint
+        state, edns = self.states[at], self._edns(at)
         section = self.question.section(mixed=True)
-        ident = secrets.token_bytes(2)
+        query = self.question.query(section, edns=edns)
         try:
-            # A socket of our own, not an asyncio endpoint: connected, so that only the upstream can
-            # speak, in one step.
-            sock = socket.socket(endpoint.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            try:
-                sock.connect(state.sockaddr)
-                sock.send(ident + self.question.query(section))
-            except BaseException:
-                sock.close()
-                raise
+            shared = state.pool and state.pool.take(self.loop.time())
+            if shared:
+                ident = shared.free_ident()
+                made = Try(self, at, shared, ident, section, time.monotonic(), edns)
+                shared.send(ident, query, made)
+            else:
+                ident = secrets.token_bytes(2)
+                sock = self._sent(state, ident + query)
+                made = Try(self, at, sock, ident, section, time.monotonic(), edns)
+                self.loop.add_reader(sock, self._readable, made)
         except OSError as error:
+            self._no_socket |= error.errno in _NO_SOCKET
             state.failures["no socket" if error.errno in _NO_SOCKET else "unreachable"] += 1
             self.plan.unsent(at)
             return
         state.queries["udp"] += 1
         state.outstanding += 1
         self.guard.sockets += 1
-        made = Try(at, sock, ident, section, time.monotonic())
         self._tries.append(made)
-        self.loop.add_reader(sock, self._readable, made)
+
+    def _sent(self, state: State, octets: bytes) -> socket.socket:
+        """Send from a socket of its own: connected, so that only the upstream can speak, in one
+        step (no asyncio endpoint)."""
+        sock = socket.socket(
+            state.upstream.endpoint.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+        )
+        try:
+            sock.connect(state.sockaddr)
+            sock.send(octets)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _readable(self, made: Try) -> None:
-        """Take what has come: the reply ends the try, anything else does not."""
-        with self._fault_ends_it():
-            self._receive(made)
-
-    def _receive(self, made: Try) -> None:
+        """Take what has come on a socket of its own."""
+        assert isinstance(made.sock, socket.socket)
         try:
             octets = made.sock.recv(MAX_MESSAGE)
         except BlockingIOError:
             return
         except OSError:
-            self.states[made.at].failures["unreachable"] += 1
-            self._close(made)
-            self.plan.refused(made.at, reached=False)
-            self.go_on()
+            self.unreachable(made)
             return
-        if not is_reply_to(octets, made.ident, made.section):
-            self._missed(made)
-            return
-        self.loop.remove_reader(made.sock)
-        self._check_in_turn(made.at, octets, made.ident, made.section, made.sent_at, made)
+        self.take(made, octets)
 
-    def _missed(self, made: Try) -> None:
+    def unreachable(self, made: Try) -> None:
+        """Nobody is there."""
+        try:
+            if made in self._tries and not made.unchecked:
+                self.states[made.at].failures["unreachable"] += 1
+                self._close(made)
+                self.plan.refused(made.at, reached=False)
+                self._go_on()
+        except Exception:
+            self._fault()
+
+    def take(self, made: Try, octets: bytes) -> None:
+        """Take what has come: the reply ends the try, anything else does not."""
+        if made.unchecked:
+            return  # one reply more on a shared socket; if the first one is bad, TCP will tell
+        try:
+            if is_reply_to(octets, made.ident, made.section):
+                self._arrived(made.at, octets, made.ident, made.section, made.sent_at, made)
+            elif made.edns and is_bare_refusal(octets, made.ident):
+                self._knows_no_edns(made.at, octets[3] & 15, made)
+            else:
+                self.missed(made)
+        except Exception:
+            self._fault()
+
+    def missed(self, made: Try) -> None:
         """Something that is not the reply came from the upstream's address: somebody may be
         guessing."""
-        self.states[made.at].failures["near miss"] += 1
-        if not made.near_miss and self.plan.by_stream():
+        self.states[made.at].missed()
+        if not made.near_miss and self.plan.may_send():
             self._by_stream(made.at, must=False)
         made.near_miss = True
 
     def _close(self, made: Try) -> None:
         self._tries.remove(made)
-        self.loop.remove_reader(made.sock)
-        made.sock.close()
-        self.states[made.at].outstanding -= 1
+        state, sock = self.states[made.at], made.sock
+        if isinstance(sock, SharedSocket):
+            sock.over(made.ident)
+        else:
+            self.loop.remove_reader(sock)
+            sock.close()
+        state.outstanding -= 1
         self.guard.sockets -= 1
 
     # ── by TCP, TLS, HTTPS ────────────────────────────────────────────────────────────────────────
 
     def _by_stream(self, at: int, *, must: bool) -> None:
-        """Ask over the kept connection. Unless it *must* answer, a reply by UDP is still awaited
+        """Ask over a kept connection. Unless it *must* answer, a reply by UDP is still awaited
         beside it."""
-        task = self.loop.create_task(self._ask_stream(at, must))
+        # A second try does not wait for a connection on which the first one got nothing.
+        again = any(other == at for other, _ in self._streams.values())
+        task = self.loop.create_task(self._ask_stream(at, must, again))
         self._streams[task] = at, time.monotonic()
         task.add_done_callback(lambda done: self._streams.pop(done, None))
 
-    async def _ask_stream(self, at: int, must: bool) -> None:
-        with self._fault_ends_it():
-            await self._ask_channel(at, must)
+    async def _ask_stream(self, at: int, must: bool, again: bool) -> None:
+        try:
+            await self._ask_channel(at, must, again)
+        except Exception:
+            self._fault()
 
-    async def _ask_channel(self, at: int, must: bool) -> None:
-        state, sent_at = self.states[at], time.monotonic()
+    async def _ask_channel(self, at: int, must: bool, again: bool) -> None:
+        state, sent_at, edns = self.states[at], time.monotonic(), self._edns(at)
         section = self.question.section(mixed=False)
         state.queries["tcp" if state.upstream.scheme == "udp" else state.upstream.scheme] += 1
         state.outstanding += 1
         try:
-            query = self.question.query(section, padded=state.upstream.encrypted)
-            octets = await state.channel.ask(query, self.plan.by_stream)
+            query = self.question.query(section, padded=state.upstream.encrypted, edns=edns)
+            octets, age = await state.channel.ask(query, self.plan.may_send, second=again)
         except OSError as error:
             if self.outcome is None:
                 state.failures[_reason(error)] += 1
                 if must:
-                    self.plan.refused(at, reached=False)
+                    self.plan.refused(at, reached=_reached(error) or at in self._answered)
                     self.go_on()
             return
         finally:
             state.outstanding -= 1
-        if self.outcome is None:
-            self._check_in_turn(at, octets, b"\0\0", section, sent_at, None)
+        if self.outcome is not None:
+            return
+        if edns and is_bare_refusal(octets, b"\0\0"):
+            self._knows_no_edns(at, octets[3] & 15, None)
+        else:
+            self._arrived(at, octets, b"\0\0", section, sent_at, None, edns=edns, age=age)
 
     # ── what came ─────────────────────────────────────────────────────────────────────────────────
 
-    def _check_in_turn(
-        self, at: int, octets: bytes, ident: bytes, section: bytes, sent_at: float, made: Try | None
+    def _arrived(
+        self,
+        at: int,
+        octets: bytes,
+        ident: bytes,
+        section: bytes,
+        sent_at: float,
+        made: Try | None,
+        *,
+        edns: bool = True,
+        age: int = 0,
     ) -> None:
-        """Have a reply checked when one of the networks that wait for it has its turn. The plan
-        rests meanwhile: the time that this takes is not the upstream's."""
-        took = time.monotonic() - sent_at
-        self._unchecked.append(at)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        judge = partial(self._judge_now, at, octets, ident, section, took, made)
+        """Take a reply: the upstream is there, whatever it says. What it says is looked at when one
+        of the networks that wait for it has its turn. The plan rests meanwhile: the time that this
+        takes is not the upstream's."""
+        self._answered.add(at)
+        if len(octets) > HEADER and not self.probe:
+            health = self.states[at].health
+            if octets[3] & 15 in _TRY_ANOTHER:
+                health.refused(self.question.name)
+            elif not octets[2] & TC >> 8:
+                health.answered(self.question.name, time.monotonic() - sent_at)
+        if made is not None:
+            edns, made.unchecked = made.edns, True
+            if not isinstance(made.sock, SharedSocket):
+                self.loop.remove_reader(made.sock)  # what is behind it may be the reply after all
+        self._unchecked += 1
+        self._rest()
         networks = set(self.waiters.values()) or {self.network}
-        self.guard.check(networks, judge)
+        turn = next(iter(networks)) if len(networks) == 1 else None
+        self.guard.check(
+            networks,
+            partial(self._judge_in_turn, at, octets, ident, section, made, edns, age, turn),
+        )
 
-    def _judge_now(
-        self, at: int, octets: bytes, ident: bytes, section: bytes, took: float, made: Try | None
+    def _judge_in_turn(
+        self,
+        at: int,
+        octets: bytes,
+        ident: bytes,
+        section: bytes,
+        made: Try | None,
+        edns: bool,
+        age: int,
+        turn: NetworkId | None,
     ) -> None:
-        self._unchecked.remove(at)
+        """Check a reply now; *turn*: whose turn it is, if that is known."""
+        self._unchecked -= 1
+        if made is not None:
+            made.unchecked = False
         if self.outcome is not None:
             return
-        with self._fault_ends_it():
-            self._judge(at, octets, ident, section, took, made)
+        self._turn = turn
+        try:
+            self._judge(at, octets, ident, section, made, edns, age)
             if self.outcome is None:
-                if made is not None and made in self._tries:
+                if made in self._tries and not isinstance(made.sock, SharedSocket):
                     self.loop.add_reader(made.sock, self._readable, made)
                 if self._timer is None:
-                    self.go_on()
+                    self._go_on()
+        except Exception:
+            self._fault()
+        finally:
+            self._turn = None
 
     def _judge(
-        self, at: int, octets: bytes, ident: bytes, section: bytes, took: float, made: Try | None
+        self,
+        at: int,
+        octets: bytes,
+        ident: bytes,
+        section: bytes,
+        made: Try | None,
+        edns: bool,
+        age: int,
     ) -> None:
-        """Take a reply that came after *took* seconds, and decide whether it ends the question."""
-        state = self.states[at]
+        """Check a reply, and decide whether it ends the question."""
+        state, question = self.states[at], self.question
         try:
             checked = check_reply(octets, ident, section, self.guard.zones, self.prefix)
             if checked.flags & TC and made is not None:
                 self._too_large(at, made)
                 return
-            if self._says_no(at, checked):
-                relayed = None
-            else:
-                question = self.question
+            if edns and not self.probe and checked.rcode in _NO_EDNS and not checked.edns:
+                self._knows_no_edns(at, checked.rcode, made)
+                return
+            relayed = None
+            if not self._says_no(at, checked):
                 relayed = scrub(
                     checked, question.name, question.qtype, dnssec_ok=question.dnssec_ok
                 )
         except BadReply as bad:
             if bad.injected:
                 state.failures["injected"] += 1
-                self._answered.add(at)
                 self.end(_INJECTED)
                 return
             if made is not None and not bad.final:
-                self._missed(
-                    made
-                )  # who guessed id and letter case may still have got the rest wrong
+                # who guessed id and letter case may still have got the rest wrong
+                self.missed(made)
                 return
             state.failures["malformed"] += 1
+            state.health.refused(question.name)
             relayed = None
         if relayed is not None:
-            self._answered.add(at)
-            state.health.answered(self.question.name, took)
-            self.end(relayed, state)
+            if at in self._plain:  # it was EDNS that it did not know, and nothing else
+                state.plain_until = self.loop.time() + PLAIN
+            self.end(relayed.after(age) if age else relayed, state)
             return
-        self._answered.add(at)
         if made is not None:
             self._close(made)
         self.plan.refused(at, reached=True)
-        self.go_on()
+        self._go_on()
 
     def _says_no(self, at: int, checked: Checked) -> bool:
         """Count the reply; whether another upstream should be asked."""
+        self.states[at].replies[checked.rcode] += 1
+        return not self.probe and (
+            checked.rcode >= 16 or checked.rcode in _TRY_ANOTHER or bool(checked.flags & TC)
+        )
+
+    def _knows_no_edns(self, at: int, rcode: int, made: Try | None) -> None:
+        """Ask once more, without OPT: FORMERR or NOTIMP came without one (RFC 6891 section 7)."""
         state = self.states[at]
-        state.replies[checked.rcode] += 1
-        if self.probe or (
-            checked.rcode < 16 and checked.rcode not in _TRY_ANOTHER and not checked.flags & TC
-        ):
-            return False
-        state.health.refused(self.question.name)
-        return True
+        state.replies[rcode] += 1
+        self._answered.add(at)
+        if made is not None:
+            self._close(made)
+        if self.probe:
+            self.end(_FAILING, state)
+        elif at in self._plain or not self.plan.may_send():
+            self.plan.refused(at, reached=True)
+            self._go_on()
+        else:
+            self._plain.add(at)
+            if made is not None:
+                self._by_udp(at)
+                self._go_on()
+            else:
+                self._by_stream(at, must=True)
 
     def _too_large(self, at: int, made: Try) -> None:
         """TC is set: the whole of it is to be had by TCP."""
-        self._answered.add(at)
         self._close(made)
-        if self.plan.by_stream():
+        if self.plan.may_send():
             self._by_stream(at, must=True)
         else:
             self.plan.refused(at, reached=True)
-            self.go_on()
+            self._go_on()
 
 
 _NO_SOCKET: Final = frozenset(
     {23, 24, 105, 12}
 )  # ENFILE, EMFILE, ENOBUFS, ENOMEM: ours, not the upstream's fault
+
+
+def _reached(error: OSError) -> bool:
+    """Whether the upstream was there, and did not do what it should."""
+    import ssl
+
+    return isinstance(error, NoReply | ssl.SSLCertVerificationError)
 
 
 def _reason(error: OSError) -> str:
@@ -495,4 +675,4 @@ def _reason(error: OSError) -> str:
 
     if isinstance(error, ssl.SSLCertVerificationError):
         return "certificate"
-    return "closed" if isinstance(error, ConnectionResetError) else "unreachable"
+    return "closed" if isinstance(error, NoReply) else "unreachable"

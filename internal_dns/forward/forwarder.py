@@ -14,15 +14,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Coroutine,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -34,8 +26,9 @@ from internal_dns.core.journey import Forward
 from internal_dns.core.message import Body, message
 from internal_dns.core.names import Labels
 from internal_dns.core.relayed import Relayed, relay
-from internal_dns.core.wire import CD, Ede, Query, Rcode
+from internal_dns.core.wire import CD, DS, Ede, Query, Rcode
 from internal_dns.forward.asking import (
+    ALIAS,
     BUSY,
     FAULT,
     LOOP,
@@ -47,11 +40,13 @@ from internal_dns.forward.asking import (
     State,
 )
 from internal_dns.forward.cache import FAILED, Age, Cache, Kept
-from internal_dns.forward.policy import PATIENCE, PROBE_TIMEOUT, Plan, preferred
+from internal_dns.forward.policy import HEDGE, PATIENCE, PROBE_TIMEOUT, Plan, preferred
+from internal_dns.forward.sockets import SOCKETS, Pool
 from internal_dns.forward.streams import channel
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.metrics import Metrics, UpstreamFigures, rcode_name
 from internal_dns.net import packed
+from internal_dns.transport.late import Late
 
 PER_NETWORK: Final = 1_000  # clients waiting
 CLIENT_PATIENCE: Final = (
@@ -62,6 +57,9 @@ LOOK_AT: Final = 16  # of the questions that may have to make room
 _STALE: Final = (Ede.STALE, "no upstream answered; this is what one said before")
 _STALE_NXDOMAIN: Final = (Ede.STALE_NXDOMAIN, _STALE[1])
 _log = logging.getLogger("internal_dns")
+
+# Returns the reply to a question whose answer is a chain into one of our names.
+Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes]
 
 
 class Forwarder:
@@ -77,7 +75,10 @@ class Forwarder:
         limit: int = 4_096,
         ca: Path | None = None,
         cache: Cache | None = None,
+        outside_aliases: bool = True,
+        sockets: str = "auto",
     ) -> None:
+        self.outside_aliases, self.mode = outside_aliases, sockets
         self.metrics, self.prefix, self.limit, self.ca = metrics, prefix, limit, ca
         self.zones = frozenset(
             map(names.wire, (names.INTERNAL, names.FLYCAST, names.reverse_zone(prefix)))
@@ -90,19 +91,25 @@ class Forwarder:
             NetworkId, dict[Asking, None]
         ] = {}  # the oldest first; those of before `use` too
         self.states: dict[Upstream, State] = {}
+        self._states_of: dict[tuple[Upstream, ...], list[State]] = {}
         # The answer table's, so that what is asked for again is repeated without us.
         self.keep: Callable[[bytes, int, int, Relayed, float, float, float], None] = lambda *kept: (
             None
         )
+        self.complete: Complete = nothing_of_ours
         self.forget: Callable[[], None] = lambda: None
         # The fair queue's, so that checking and relaying replies has its turn.
-        self.relay: Callable[[NetworkId, Callable[[], bytes]], Awaitable[bytes]] = _relay_at_once
+        self.relay: Callable[[NetworkId, Callable[[], None]], None] = lambda network, make: make()
         self.check: Callable[[Iterable[NetworkId], Callable[[], None]], None] = (
             lambda networks, check: check()
         )
         self._probes: set[Asking] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self.use(upstreams, rules or {})
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
 
     def use(self, upstreams: Sequence[Upstream], rules: Mapping[Labels, Rule]) -> None:
         """Ask these from now on. What others said is forgotten; health and connections of those
@@ -115,7 +122,12 @@ class Forwarder:
         every = dict.fromkeys(
             (*upstreams, *(u for rule in self.rules.values() for u in rule.upstreams))
         )
-        self.states = {u: before.get(u) or State(u, channel(u, self.ca)) for u in every}
+        self.states = {u: before.get(u) or self._state(u) for u in every}
+        self._share_sockets()
+        self._states_of = {
+            rule.upstreams: [self.states[upstream] for upstream in rule.upstreams]
+            for rule in (self.default, *self.rules.values())
+        }
         self.cache.clear()
         self.forget()
         self.asking.clear()
@@ -124,14 +136,39 @@ class Forwarder:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
+    @property
+    def pooled(self) -> int:
+        """How many sockets the pools may have in all."""
+        return self.shared * sum(state.pool is not None for state in self.states.values())
+
+    def use_manners(self, *, outside_aliases: bool, sockets: str) -> None:
+        """From now on complete aliases from outside or not, and share sockets so."""
+        self.outside_aliases = outside_aliases
+        if sockets != self.mode:
+            self.mode = sockets
+            self._share_sockets()
+
+    def _state(self, upstream: Upstream) -> State:
+        return State(upstream, channel(upstream, self.ca))
+
+    def _share_sockets(self) -> None:
+        """Give each upstream a pool of sockets, or none, as the setting says."""
+        udp = [state for state in self.states.values() if state.upstream.scheme == "udp"]
+        self.shared = min(SOCKETS, max(1, self.limit // (2 * len(udp) or 1)))
+        for state in udp:
+            before, state.pool = state.pool, None
+            if self.mode != "fresh":
+                family, anywhere = state.upstream.endpoint.family, self.mode == "pool"
+                state.pool = Pool(family, state.address, self.shared, state.missed, anywhere)
+            if before is not None:
+                before.close()
+
     async def _leave(self, state: State) -> None:
         """Close the connections to an upstream when all that it has been asked is over."""
-        over = [
-            asking.wait(asking.network, None)
-            for asking in self._on_their_way()
-            if state in asking.states
-        ]
+        over = [asking.over() for asking in self._on_their_way() if state in asking.states]
         await asyncio.gather(*over)
+        if state.pool:
+            state.pool.close()
         await state.channel.close()
 
     def _on_their_way(self) -> Iterator[Asking]:
@@ -144,37 +181,27 @@ class Forwarder:
         for state in self.states.values():
             if state.probe_timer:
                 state.probe_timer.cancel()
+            if state.pool:
+                state.pool.close()
         await asyncio.gather(
             *(state.channel.close() for state in self.states.values()), *self._closing
         )
 
     # ── clients ───────────────────────────────────────────────────────────────────────────────────
 
-    def answer(self, forward: Forward, source: bytes) -> bytes | Coroutine[Any, Any, bytes]:
-        """Return the reply, or what will return it when upstreams have been asked."""
-        query, now = forward.query, asyncio.get_running_loop().time()
+    def answer(self, forward: Forward, source: bytes) -> bytes | Waiter:
+        """Return the reply, or what will hold it when upstreams have been asked; never raises."""
+        query, now = forward.query, self.loop.time()
         question = question_of(query)
         key = question.key
         stale: Kept | None = None
         if (found := self.cache.find(key, now, forward.network)) is not None:
             kept, age = found
-            if age is Age.STALE:
-                stale = kept
-            else:
+            if age is not Age.STALE:
                 if age is Age.DUE:
                     self._start(question, query.labels, forward.network)
-                refresh_at = kept.refresh_at if kept.due else kept.until
-                self.keep(
-                    question.name,
-                    question.qtype,
-                    question.variant,
-                    kept.reply,
-                    kept.since,
-                    refresh_at,
-                    kept.until,
-                )
-                self.metrics.forwards["cached"] += 1
-                return relay(kept.reply, query, forward.manner, int(now - kept.since))
+                return self._cached(forward, question, kept, now)
+            stale = kept
         if (why := self.cache.failure(key, now)) is not None:
             return self._concluded(forward, Failure("failed before", why), stale)
         asking = None if stale else self.asking.get(key)
@@ -184,47 +211,75 @@ class Forwarder:
                 return self._fail(forward, LOOP)
         return self._ask(forward, question, stale)
 
-    def _ask(
-        self, forward: Forward, question: Question, stale: Kept | None
-    ) -> bytes | Coroutine[Any, Any, bytes]:
+    def _cached(self, forward: Forward, question: Question, kept: Kept, now: float) -> bytes:
+        if not kept.reply.target:  # what is incomplete is completed for each who asks
+            self.keep(
+                question.name,
+                question.qtype,
+                question.variant,
+                kept.reply,
+                kept.since,
+                kept.refresh_at if kept.due else kept.until,
+                kept.until,
+            )
+        return self._relayed(forward, kept.reply, int(now - kept.since), "cached")
+
+    def _ask(self, forward: Forward, question: Question, stale: Kept | None) -> bytes | Waiter:
         """Join those who ask this, or ask it."""
         number, asking = forward.network, None
         if self.waiting[number] < PER_NETWORK:
-            # At once: were it done by the coroutine, a reply could come before that runs, and be
-            # asked for again.
             asking = self._start(question, forward.query.labels, number)
         if asking is None:
             return self._concluded(forward, BUSY, stale)
-        return self._wait(forward, asking, stale)
+        if asking.outcome is not None:
+            return self._concluded(forward, asking.outcome, stale)
+        self.waiting[number] += 1
+        waiter = Waiter(self, forward, asking, stale)
+        asking.waiters[waiter] = number
+        if stale is not None:
+            waiter.timer = self.loop.call_later(CLIENT_PATIENCE, waiter.lose_patience)
+        return waiter
 
-    async def _wait(self, forward: Forward, asking: Asking, stale: Kept | None) -> bytes:
-        """Wait with all who ask this; never raises."""
-        number = forward.network
-        outcome: Outcome = BUSY
-        if self.waiting[number] < PER_NETWORK:
-            self.waiting[number] += 1
-            try:
-                outcome = await asking.wait(number, CLIENT_PATIENCE if stale else None)
-            except TimeoutError:
-                pass  # the question goes on; this client has waited long enough
-            finally:
-                self.waiting[number] -= 1
-                if not self.waiting[number]:
-                    del self.waiting[number]
-        return await self.relay(number, partial(self._concluded, forward, outcome, stale))
+    def conclude(self, waiter: Waiter, outcome: Outcome) -> bytes:
+        """Return the reply for a client that waited; never raises."""
+        try:
+            return self._concluded(waiter.forward, outcome, waiter.stale)
+        except Exception:
+            self.failed_on(waiter.asking)
+            return self._fail(waiter.forward, FAULT)
+
+    def no_longer_waits(self, number: NetworkId) -> None:
+        """Count one client less that waits."""
+        self.waiting[number] -= 1
+        if not self.waiting[number]:
+            del self.waiting[number]
 
     def _concluded(self, forward: Forward, outcome: Outcome, stale: Kept | None) -> bytes:
         if isinstance(outcome, Relayed):
-            self.metrics.forwards["answered"] += 1
-            return relay(outcome, forward.query, forward.manner)
+            return self._relayed(forward, outcome, 0, "answered")
         if stale is not None and outcome.ede[0] is not Ede.BLOCKED:
-            return self._stale(forward, stale)
+            ede = _STALE_NXDOMAIN if stale.reply.rcode == Rcode.NXDOMAIN else _STALE
+            return self._relayed(forward, stale.reply, None, "stale", ede)
         return self._fail(forward, outcome)
 
-    def _stale(self, forward: Forward, kept: Kept) -> bytes:
-        self.metrics.forwards["stale"] += 1
-        ede = _STALE_NXDOMAIN if kept.reply.rcode == Rcode.NXDOMAIN else _STALE
-        return relay(kept.reply, forward.query, forward.manner, None, ede)
+    def _relayed(
+        self,
+        forward: Forward,
+        relayed: Relayed,
+        age: int | None,
+        outcome: str,
+        ede: tuple[Ede, str] | None = None,
+    ) -> bytes:
+        """Return the reply that holds *relayed*, which has been here for *age* seconds, None when it
+        is stale."""
+        if not relayed.target:
+            self.metrics.forwards[outcome] += 1
+            return relay(relayed, forward.query, forward.manner, age, ede)
+        if not self.outside_aliases:
+            return self._fail(forward, ALIAS)
+        self.metrics.forwards[outcome] += 1
+        chain = relayed.stale() if age is None else relayed.aged(age)
+        return self.complete(forward, relayed, chain, ede)
 
     def _fail(self, forward: Forward, failure: Failure) -> bytes:
         self.metrics.forwards[failure.outcome] += 1
@@ -240,11 +295,11 @@ class Forwarder:
             return already
         if self.sockets >= self.limit and not self._make_room(number):
             return None
-        rule = self.rule_for(labels)[1]
-        states = [self.states[upstream] for upstream in rule.upstreams]
+        rule = self.rule_for(labels, question.qtype)[1]
+        states = self._states_of[rule.upstreams]
         health = [state.health for state in states]
         patience = PATIENCE if any(each.up for each in health) else HOPELESS
-        now = asyncio.get_running_loop().time()
+        now = self.loop.time()
         plan = Plan(preferred(health, now), now, patience)
         asking = Asking(
             question, states, plan, self, self._done, network=number, allow_prefix=rule.allow_prefix
@@ -256,7 +311,7 @@ class Forwarder:
 
     def _done(self, asking: Asking, outcome: Outcome, state: State | None) -> None:
         """Keep what came of a question, before those who wait are told."""
-        key, now = asking.question.key, asyncio.get_running_loop().time()
+        key, now = asking.question.key, self.loop.time()
         of_network = self.of_network[asking.network]
         del of_network[asking]
         if not of_network:
@@ -266,7 +321,7 @@ class Forwarder:
             return  # other upstreams are asked since
         del self.asking[key]
         if isinstance(outcome, Relayed):
-            self.cache.keep(key, outcome, now, str(state.upstream) if state else "", asking.network)
+            self.cache.keep(key, outcome, now, state.name if state else "", asking.network)
         elif outcome not in (BUSY, FAULT):
             self.cache.failed(key, outcome.ede, now)
             if asking.looping:
@@ -287,10 +342,12 @@ class Forwarder:
                 return True
         return False
 
-    def rule_for(self, labels: Labels) -> tuple[Labels, Rule]:
+    def rule_for(self, labels: Labels, qtype: int = 0) -> tuple[Labels, Rule]:
         """Return the longest suffix with a rule, and the rule; else the root and the default
-        upstreams."""
-        for at in range(len(labels)):
+        upstreams. DS is the parent's, whose suffix is shorter (RFC 4035 section 3.1.4.1)."""
+        if not self.rules:
+            return (), self.default
+        for at in range(qtype == DS, len(labels)):
             if found := self.rules.get(labels[at:]):
                 return labels[at:], found
         return (), self.default
@@ -298,10 +355,10 @@ class Forwarder:
     def told(self, query: Query) -> list[tuple[str, str]]:
         """Return what would become of *query* now, in steps of (title, sentence), without asking or
         counting it."""
-        now, question = asyncio.get_running_loop().time(), question_of(query)
+        now, question = self.loop.time(), question_of(query)
         key = question.key
         steps = [
-            ("rule", self._rule_in_words(query.labels)),
+            ("rule", self._rule_in_words(query.labels, query.qtype)),
             ("cache", self._cache_in_words(key, now)),
         ]
         if (asking := self.asking.get(key)) is not None:
@@ -312,15 +369,18 @@ class Forwarder:
                     f"for the reply",
                 )
             )
-        states = [self.states[upstream] for upstream in self.rule_for(query.labels)[1].upstreams]
+        states = [
+            self.states[upstream]
+            for upstream in self.rule_for(query.labels, query.qtype)[1].upstreams
+        ]
         order = preferred([state.health for state in states], now)
         steps += [
             ("upstream", f"{number}. {_in_words(states[at])}") for number, at in enumerate(order, 1)
         ]
         return steps
 
-    def _rule_in_words(self, labels: Labels) -> str:
-        suffix, rule = self.rule_for(labels)
+    def _rule_in_words(self, labels: Labels, qtype: int) -> str:
+        suffix, rule = self.rule_for(labels, qtype)
         allowed = ", which may tell addresses of the prefix" * rule.allow_prefix
         if not suffix:
             return "no suffix has a rule for it: the default upstreams"
@@ -333,6 +393,8 @@ class Forwarder:
             return "nothing: an upstream would be asked"
         rcode, count = rcode_name(kept.reply.rcode), sum(kept.reply.counts)
         what = f"{rcode}, {count} RRs from {kept.to} {now - kept.since:.0f} s ago"
+        if kept.reply.target:
+            what += ", a chain that ends in a name of ours, which is answered for each who asks"
         if now < kept.until:
             return f"{what}, good for {kept.until - now:.0f} s more: repeated without asking"
         return f"{what}, past its time: sent only if no upstream answers within {CLIENT_PATIENCE} s"
@@ -341,7 +403,7 @@ class Forwarder:
         """Return how each upstream is doing, the default ones first."""
         return [
             UpstreamFigures(
-                to=str(state.upstream),
+                to=state.name,
                 up=state.health.up,
                 success_ratio=state.health.success_ratio,
                 latency_seconds=state.health.latency,
@@ -357,7 +419,7 @@ class Forwarder:
 
     def unheard(self, state: State, name: bytes) -> None:
         """Count that *state* did not answer for *name*; see whether it is there at all."""
-        loop, health = asyncio.get_running_loop(), state.health
+        loop, health = self.loop, state.health
         state.failures["timeout"] += 1
         probing = health.probing
         health.silent(name, loop.time())
@@ -378,7 +440,7 @@ class Forwarder:
 
     def _probe(self, state: State) -> None:
         """Ask *state* whether it is there, until it is."""
-        loop, health = asyncio.get_running_loop(), state.health
+        loop, health = self.loop, state.health
         if not health.probing or self.states.get(state.upstream) is not state:
             return
 
@@ -417,8 +479,55 @@ class Forwarder:
     _loop_told_until = 0.0
 
 
-async def _relay_at_once(network: NetworkId, make: Callable[[], bytes]) -> bytes:
-    return make()
+class Waiter(Late):
+    """A client that waits with all who ask the same: its reply, when there is one."""
+
+    def __init__(
+        self, forwarder: Forwarder, forward: Forward, asking: Asking, stale: Kept | None
+    ) -> None:
+        super().__init__(loop=forwarder.loop)
+        self.forwarder, self.forward, self.asking, self.stale = forwarder, forward, asking, stale
+        self.timer: asyncio.TimerHandle | None = None
+
+    def tell(self, outcome: Outcome, *, at_once: bool = False) -> None:
+        """Have the reply made in the turn of the client's network, which may be now."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if at_once:
+            self._make(outcome)
+        else:
+            self.forwarder.relay(self.forward.network, partial(self._make, outcome))
+
+    def _make(self, outcome: Outcome) -> None:
+        if not self.done():  # the client has not left
+            self.forwarder.no_longer_waits(self.forward.network)
+            self.have(self.forwarder.conclude(self, outcome))
+
+    def lose_patience(self) -> None:
+        """Take the stale reply; the question goes on. Not while a reply waits to be checked: that
+        comes sooner."""
+        if self.asking.unchecked:
+            self.timer = self.forwarder.loop.call_later(HEDGE, self.lose_patience)
+            return
+        self.asking.waiters.pop(self, None)
+        self.tell(BUSY)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """The client is gone; the question goes on for the others."""
+        if not self.done():
+            if self.timer is not None:
+                self.timer.cancel()
+            self.asking.waiters.pop(self, None)
+            self.forwarder.no_longer_waits(self.forward.network)
+        return super().cancel(msg)
+
+
+def nothing_of_ours(
+    forward: Forward, relayed: Relayed, chain: bytes, ede: tuple[Ede, str] | None
+) -> bytes:
+    """Return SERVFAIL: nobody has said how our names are answered."""
+    body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.NOT_READY, "no name of ours is answered here"))
+    return message(body, forward.query, forward.manner)
 
 
 def _in_words(state: State) -> str:

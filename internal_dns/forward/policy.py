@@ -64,11 +64,24 @@ class Plan:
         """Say what to do now. After Ask, call again; the try counts as made."""
         if now >= self.end:
             return GiveUp(self.reached)
+        # Hot path: most questions are asked once, of the first upstream, and answered.
+        if not self._out and self.most > 1:
+            if not self.tries:
+                if self.order:
+                    return self._ask(self.order[0], now)
+            elif self.tries == 1:
+                (sent,) = self._sent.values()
+                due = sent + (HEDGE if len(self.order) > 1 else TRY_TIMEOUT)
+                if now < due and self.packets < PACKETS:
+                    return Wait(min(due, self.end))
         upstream, due = self._next(now)
         if upstream is None:
             return Wait(self.end) if self._open else GiveUp(self.reached)
         if now < due:
             return Wait(min(due, self.end))
+        return self._ask(upstream, now)
+
+    def _ask(self, upstream: int, now: float) -> Ask:
         self.tries += 1
         self.packets += 1
         self._sent[upstream] = now
@@ -87,8 +100,9 @@ class Plan:
         upstream = min(left, key=self._sent.__getitem__)
         return upstream, self._sent[upstream] + TRY_TIMEOUT
 
-    def by_stream(self) -> bool:
-        """Whether a try may go on by TCP: TC was set, or something that was not the reply came."""
+    def may_send(self) -> bool:
+        """Whether one more message may be sent for a try: over TCP, because TC was set or something
+        came that was not the reply; on another connection; or without EDNS. It counts."""
         if self.packets >= PACKETS:
             return False
         self.packets += 1
@@ -185,6 +199,11 @@ class Health:
 def preferred(health: Sequence[Health], now: float) -> tuple[int, ...]:
     """Return the upstreams in the order to ask them: as configured, those silent a moment ago
     later, the down last."""
+    for each in health:
+        if not each.up or now < each.silent_until:
+            break
+    else:
+        return tuple(range(len(health)))
     return tuple(
         sorted(
             range(len(health)), key=lambda at: (not health[at].up, now < health[at].silent_until)

@@ -1,7 +1,12 @@
 """Connections to upstreams that are kept: DNS over TCP and TLS, and over HTTPS.
 
-One connection an upstream with many questions on it at once, each under an id of its own (RFC 7766
-section 6.2.1.1). A kept connection that turns out to be closed costs one new one, not the question.
+One connection per upstream with many questions on it at once, each under an id of its own (RFC 7766
+section 6.2.1.1). A lost connection costs a new one, never the question:
+
+    ended after replies to others  ─► what was not answered was not read: it is sent again, on
+                                      connections with no more questions than that one answered
+    ended without any reply        ─► once more on a new one, if the question may cost that message
+    silent                         ─► a second try, and what is asked later, opens a new one
 """
 
 from __future__ import annotations
@@ -15,24 +20,40 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from internal_dns.core.wire import MAX_MESSAGE, is_reply_to
+from internal_dns.core.wire import MAX_MESSAGE, is_bare_refusal, is_reply_to
 from internal_dns.forward.upstreams import Upstream
 
 IDLE: Final = 10  # seconds without a question after which a connection is closed
 SILENT: Final = 1.2  # seconds that nothing comes after a question until a connection is given up
+# seconds of silence after which a second try opens a connection of its own (policy.HEDGE)
+SECOND: Final = 0.4
 # seconds for a connection, TLS included: SYNs at 0, 1 and 3 s; the next question starts anew
 CONNECT: Final = 4.0
 LEAVE: Final = 0.5  # seconds for the end of a TLS connection
 MOST: Final = 4_096  # questions on one connection
+CONNECTIONS: Final = 16  # to one upstream that takes only a few questions on each
+UNREAD: Final = 3  # times that a question is sent again because it was not read
+BUSY: Final = 1.0  # seconds after a reply in which no connection is idle
+FEW: Final = 60  # seconds that an upstream is taken to end connections after a few questions
+MAX_AGE: Final = (1 << 31) - 1  # seconds; a TTL has no more
+
+
+class NoReply(ConnectionError):
+    """The upstream was reached, and did not answer: it ended the connection, or said something
+    else."""
 
 
 class Channel(Protocol):
     """A way to ask one upstream, other than by single UDP messages."""
 
-    async def ask(self, question: bytes, again: Callable[[], bool]) -> bytes:
-        """Return the reply to *question*, a query without its id, with the id 0. Raises OSError.
+    async def ask(
+        self, question: bytes, again: Callable[[], bool], *, second: bool = False
+    ) -> tuple[bytes, int]:
+        """Return the reply to *question*, a query without its id, with the id 0, and its age in
+        seconds. Raises OSError; NoReply when the upstream was reached.
 
-        *again* is asked before the question is sent once more, on another connection.
+        *again* is asked before the question, which the upstream may have read, is sent once more,
+        on another connection. *second*: it was asked before, and got nothing.
         """
 
     async def close(self) -> None:
@@ -58,56 +79,101 @@ def context(ca: Path | None) -> ssl.SSLContext:
 
 
 class Streams:
-    """DNS over TCP or TLS: the one kept connection to an upstream."""
+    """DNS over TCP or TLS: the kept connection to an upstream, or several if it takes only a few
+    questions on each."""
 
     def __init__(self, upstream: Upstream, tls: ssl.SSLContext | None) -> None:
         self.upstream, self.tls = upstream, tls
         self.opened = 0  # connections so far
-        self._open: Connection | None = None
-        self._opening: asyncio.Task[Connection] | None = None
+        self._open: list[Connection] = []
+        self._most = MOST  # questions on one connection
+        self._few_until = 0.0
+        self.closed = False
+        self._room = asyncio.Event()  # set whenever another connection may be opened
 
-    async def ask(self, question: bytes, again: Callable[[], bool]) -> bytes:
+    async def ask(
+        self, question: bytes, again: Callable[[], bool], *, second: bool = False
+    ) -> tuple[bytes, int]:
+        loop, unread = asyncio.get_running_loop(), UNREAD
         while True:
-            connection = await self._connection()
-            fresh = connection.fresh
+            connection = await self._connection(loop.time(), second)
             try:
-                return await connection.ask(question)
-            except ConnectionError:
-                # Only when the upstream has closed a kept connection: not a new one, nor when this
-                # one is merely full.
-                if fresh or connection.usable or not again():
+                return await connection.ask(question), 0
+            except NoReply:
+                self._learn(connection, loop.time())
+                if connection.answered:
+                    unread -= 1
+                    if unread >= 0:
+                        continue
+                if not again():
                     raise
+                # It may have been read: once more, and the next time it is the upstream's fault.
+                again = _never
 
     async def close(self) -> None:
-        if self._opening:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
-        if self._open:
-            await self._open.end()
+        self.closed = True
+        self._room.set()
+        await asyncio.gather(*(connection.end() for connection in tuple(self._open)))
 
-    async def _connection(self) -> Connection:
-        if self._open and self._open.usable:
-            return self._open
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._connect())
-            self._opening.add_done_callback(self._opened)
-        return await asyncio.shield(self._opening)
+    def _learn(self, connection: Connection, now: float) -> None:
+        """Remember that *connection* was ended while questions were on it, and after how many
+        replies: with none at all, the second question may have been too many."""
+        if (connection.busy and connection.unread) or connection.unread > 1 > connection.answered:
+            self._most = max(1, min(self._most, connection.answered))
+            self._few_until = now + FEW
 
-    def _opened(self, opening: asyncio.Task[Connection]) -> None:
-        self._opening = None
-        if not opening.cancelled() and opening.exception() is None:
-            self._open = opening.result()
+    async def _connection(self, now: float, second: bool) -> Connection:
+        """Return a connection with room for one more question, which is taken. Raises OSError."""
+        if self._most != MOST and now >= self._few_until:
+            self._most = MOST
+        while not self.closed:
+            for connection in self._open:
+                if connection.usable and connection.places:
+                    # Nobody may be there any more, and TCP does not know yet.
+                    if connection.silence.longer(now, SECOND if second else SILENT):
+                        connection.leave()
+                        continue
+                    break
+            else:
+                if sum(not connection.left for connection in self._open) >= CONNECTIONS:
+                    self._room.clear()
+                    await self._room.wait()
+                    continue
+                connection = Connection(self._most, self._closed)
+                self._open.append(connection)
+                self.opened += 1
+                connection.opening = asyncio.create_task(self._connect(connection))
+            connection.places -= 1
+            try:
+                await asyncio.shield(connection.opening)
+            except BaseException:
+                connection.give_back()
+                raise
+            return connection
+        raise ConnectionError("the channel is closed")
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, connection: Connection) -> None:
         endpoint, tls = self.upstream.endpoint, self.tls
         host = str(endpoint.host)
-        self.opened += 1
         name = (self.upstream.name or host) if tls else None
-        async with asyncio.timeout(CONNECT):
-            _, made = await asyncio.get_running_loop().create_connection(
-                Connection, host, endpoint.port, ssl=tls, server_hostname=name
-            )
-        return made
+        try:
+            async with asyncio.timeout(CONNECT):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection, host, endpoint.port, ssl=tls, server_hostname=name
+                )
+        except BaseException:
+            connection.usable = False
+            self._closed(connection)
+            raise
+
+    def _closed(self, connection: Connection) -> None:
+        if connection in self._open:
+            self._open.remove(connection)
+        self._room.set()
+
+
+def _never() -> bool:
+    return False
 
 
 class Silence:
@@ -126,19 +192,28 @@ class Silence:
     def ended(self) -> None:
         self.since = None
 
-    def too_long(self, now: float) -> bool:
-        return self.since is not None and now - self.since >= SILENT
+    def longer(self, now: float, seconds: float) -> bool:
+        return self.since is not None and now - self.since >= seconds
 
 
 class Connection(asyncio.Protocol):
-    """One connection, and the questions on it."""
+    """One connection, and the questions on it; at most *places* in all if those are few."""
 
-    def __init__(self) -> None:
+    opening: asyncio.Task[None]
+
+    def __init__(self, places: int, closed: Callable[[Connection], None]) -> None:
         self.loop = asyncio.get_running_loop()
         self.transport: Any = None
-        self.fresh, self.usable = True, True
+        self.places, self.kept = places, places == MOST
+        self.answered = 0  # replies so far
+        self.unread = 0  # questions on it when the upstream ended it
+        self.busy = False  # it was ended soon after a reply, not because it was idle
+        self.replied_at = 0.0
+        self.usable = True
+        self.left = False  # nothing more is asked on it; replies are still awaited
         self.lost = asyncio.Event()
         self.silence = Silence()
+        self._closed = closed
         self._buffer = bytearray()
         self._waiting: dict[bytes, tuple[bytes, asyncio.Future[bytes]]] = {}
         self._idle: asyncio.TimerHandle | None = None
@@ -149,10 +224,11 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=1 << 20)
 
     async def ask(self, question: bytes) -> bytes:
-        """Return the reply. Raises ConnectionError when the connection ends before."""
-        if not self.usable or len(self._waiting) >= MOST:
-            raise ConnectionError("the connection is closed, or full")
-        self.fresh = False
+        """Return the reply, for one of the places. Raises NoReply when the connection ends
+        before."""
+        if self.lost.is_set() or self.transport.is_closing():
+            self.give_back()
+            raise NoReply("the upstream closed the connection")
         ident = secrets.token_bytes(2)
         while ident in self._waiting:
             ident = secrets.token_bytes(2)
@@ -167,11 +243,25 @@ class Connection(asyncio.Protocol):
             return await arrived
         finally:
             self._waiting.pop(ident, None)
-            if arrived.cancelled() and self.silence.too_long(self.loop.time()):
+            self.give_back()
+            if arrived.cancelled() and self.silence.longer(self.loop.time(), SILENT):
                 self.usable = False
                 self.transport.abort()  # nobody is there any more, and TCP does not know yet
-            elif not self._waiting and self.usable:
-                self._idle = self.loop.call_later(IDLE, self.close)
+            elif not self._waiting and not self.lost.is_set():
+                if self.left or (not self.places and not self.kept):
+                    self.close()
+                else:
+                    self._idle = self.loop.call_later(IDLE, self.close)
+
+    def give_back(self) -> None:
+        if self.kept:
+            self.places += 1
+
+    def leave(self) -> None:
+        """Ask nothing more; close when the last question on it is over."""
+        self.usable, self.left = False, True
+        if not self._waiting and self.transport is not None:
+            self.close()
 
     def data_received(self, data: bytes) -> None:
         self.silence.ended()
@@ -186,8 +276,13 @@ class Connection(asyncio.Protocol):
             if (
                 arrived
                 and not arrived.done()
-                and is_reply_to(reply, reply[:2], _question_of(question))
+                and (
+                    is_reply_to(reply, reply[:2], _question_of(question))
+                    or is_bare_refusal(reply, reply[:2])
+                )
             ):
+                self.answered += 1
+                self.replied_at = self.loop.time()
                 arrived.set_result(b"\0\0" + reply[2:])
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -195,11 +290,13 @@ class Connection(asyncio.Protocol):
         self.lost.set()
         if self._idle:
             self._idle.cancel()
-        for _, arrived in self._waiting.values():
-            if not arrived.done():
-                arrived.set_exception(
-                    ConnectionResetError(str(error or "the upstream closed the connection"))
-                )
+        why = NoReply(str(error or "the upstream closed the connection"))
+        waiting = [arrived for _, arrived in self._waiting.values() if not arrived.done()]
+        self.unread = len(waiting)
+        self.busy = self.loop.time() - self.replied_at < BUSY
+        for arrived in waiting:
+            arrived.set_exception(why)
+        self._closed(self)
 
     def eof_received(self) -> bool:
         self.usable = False
@@ -212,6 +309,11 @@ class Connection(asyncio.Protocol):
     async def end(self) -> None:
         """Close, and see that it is closed: TLS takes its leave first, which the other side may not
         answer."""
+        self.usable = False
+        self.opening.cancel()
+        await asyncio.gather(self.opening, return_exceptions=True)
+        if self.transport is None:
+            return
         self.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.lost.wait(), LEAVE)
@@ -252,36 +354,60 @@ class Https:
             httpx2.InvalidURL,
             RuntimeError,
         )
-        self.client, self.silence = self._client(), Silence()
+        self.refused: tuple[type[Exception], ...] = (httpx2.ConnectError, httpx2.ConnectTimeout)
+        self.line = self._line()
+        self.closed = False
         self._closing: set[asyncio.Task[None]] = set()
 
-    def _client(self) -> Any:
+    def _line(self) -> Line:
         import httpx2
 
         # RFC 8484 section 8.2.3: cookies would tell questions' askers apart.
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-        return httpx2.AsyncClient(
-            http2=True, verify=self.tls, trust_env=False, timeout=None, cookies=no_cookies
+        timeout = httpx2.Timeout(None, connect=CONNECT)
+        return Line(
+            httpx2.AsyncClient(
+                http2=True, verify=self.tls, trust_env=False, timeout=timeout, cookies=no_cookies
+            )
         )
 
-    async def ask(self, question: bytes, again: Callable[[], bool]) -> bytes:
+    async def ask(
+        self, question: bytes, again: Callable[[], bool], *, second: bool = False
+    ) -> tuple[bytes, int]:
         loop = asyncio.get_running_loop()
         while True:
-            client = self.client
-            self.silence.asked(loop.time())
+            if self.closed:
+                raise ConnectionError("the channel is closed")
+            silence = self.line.silence
+            if silence.longer(loop.time(), SECOND if second else SILENT):
+                # Nobody may be there any more, and TCP does not know yet.
+                self._start_anew(at_once=silence.longer(loop.time(), SILENT))
+            line = self.line
+            line.silence.asked(loop.time())
+            line.asking += 1
             try:
-                return await self._post(client, question)
+                return await self._post(line, question)
             except asyncio.CancelledError:
-                if client is self.client and self.silence.too_long(loop.time()):
-                    self._start_anew()  # nobody is there any more, and TCP does not know yet
+                if line is self.line and line.silence.longer(loop.time(), SILENT):
+                    self._start_anew(at_once=True)
                 raise
+            except self.refused as error:
+                raise ConnectionError(f"{type(error).__name__}: {error}") from error
             except self.failures as error:
-                if client is self.client or not again():
-                    raise ConnectionError(f"{type(error).__name__}: {error}") from error
+                # The connection is lost; one of those that were kept with it may be, too.
+                if line is self.line:
+                    self._start_anew(at_once=False)
+                if not again():
+                    raise NoReply(f"{type(error).__name__}: {error}") from error
+                again = _never
+            finally:
+                line.asking -= 1
+                if not line.asking:
+                    line.idle.set()
 
-    async def _post(self, client: Any, question: bytes) -> bytes:
+    async def _post(self, line: Line, question: bytes) -> tuple[bytes, int]:
         # RFC 8484 section 4.1: the id 0, so that HTTP caches see equal questions.
-        asked = client.stream(
+        asked = line.client.stream(
             "POST",
             self.url,
             content=b"\0\0" + question,
@@ -289,24 +415,52 @@ class Https:
             extensions=self.extensions,
         )
         async with asked as reply:
-            self.silence.ended()
+            line.silence.ended()
             kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
             if reply.status_code != 200 or kind != "application/dns-message":
-                raise ConnectionError(f"HTTP status {reply.status_code}, {kind or 'no type'}")
+                raise NoReply(f"HTTP status {reply.status_code}, {kind or 'no type'}")
             octets = b""
             async for chunk in reply.aiter_raw():
                 octets += chunk
                 if len(octets) > MAX_MESSAGE:
-                    raise ConnectionError("more octets than a message may have")
-        return octets
+                    raise NoReply("more octets than a message may have")
+        return octets, _age(reply.headers.get("age", ""))
 
-    def _start_anew(self) -> None:
-        """Leave all connections; what is asked over them is asked again over others."""
-        gone, self.client = self.client, self._client()
-        self.silence.ended()
-        task = asyncio.get_running_loop().create_task(gone.aclose())
+    def _start_anew(self, *, at_once: bool) -> None:
+        """Ask over other connections from now on. Replies over the ones before are still awaited,
+        unless they end *at_once*: then what is asked over them is asked again over the new ones."""
+        gone, self.line = self.line, self._line()
+        over = gone.client.aclose() if at_once else gone.close()
+        task = asyncio.get_running_loop().create_task(over)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        await asyncio.gather(self.client.aclose(), *self._closing, return_exceptions=True)
+        self.closed = True
+        await asyncio.gather(self.line.client.aclose(), return_exceptions=True)
+        for task in tuple(self._closing):
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+class Line:
+    """An HTTP client with its connections, and what is asked over them."""
+
+    def __init__(self, client: Any) -> None:
+        self.client, self.silence = client, Silence()
+        self.asking = 0
+        self.idle = asyncio.Event()
+
+    async def close(self) -> None:
+        """Close when nothing is asked over it any more, or at once when this is cancelled."""
+        try:
+            while self.asking:
+                self.idle.clear()
+                await self.idle.wait()
+        finally:
+            await self.client.aclose()
+
+
+def _age(text: str) -> int:
+    """Read an Age header (RFC 9111 section 5.1); what is no number says nothing."""
+    return min(int(text), MAX_AGE) if text.isascii() and text.isdigit() and len(text) < 20 else 0

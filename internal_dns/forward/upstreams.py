@@ -105,10 +105,22 @@ class Rule:
     allow_prefix: bool = False
 
 
+def public() -> tuple[Upstream, ...]:
+    """Return the upstreams of a host that has none of its own."""
+    return tuple(map(Upstream.parse, PUBLIC))
+
+
 def from_resolv_conf(
     is_own: Callable[[Endpoint], bool], path: Path = RESOLV_CONF
 ) -> tuple[Upstream, ...]:
     """Return the host's own upstreams without this server's addresses, else public ones."""
+    return named_in_resolv_conf(is_own, path) or public()
+
+
+def named_in_resolv_conf(
+    is_own: Callable[[Endpoint], bool], path: Path = RESOLV_CONF
+) -> tuple[Upstream, ...]:
+    """Return the host's own upstreams without this server's addresses; there may be none."""
     found = []
     try:
         lines = path.read_text(errors="replace").splitlines()
@@ -122,4 +134,4 @@ def from_resolv_conf(
                 continue
             if not is_own(upstream.endpoint):
                 found.append(upstream)
-    return tuple(found) or tuple(map(Upstream.parse, PUBLIC))
+    return tuple(found)

@@ -43,6 +43,6 @@ async def drain(
     for connection in tuple(connections.open):
         connection.transport.abort()
     for listener in udp:
-        for task in listener.pending:
-            task.cancel()
+        for reply in listener.pending:
+            reply.cancel()
     await asyncio.sleep(0)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import logging
 import resource
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from internal_dns.config import Settings
-from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Rules
 from internal_dns.forward.forwarder import Forwarder
-from internal_dns.forward.upstreams import Upstream, from_resolv_conf
+from internal_dns.forward.upstreams import (
+    RESOLV_CONF,
+    Upstream,
+    named_in_resolv_conf,
+    public,
+)
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
 from internal_dns.replicate.following import Following
 from internal_dns.service import errors
 from internal_dns.store.sqlite import Loaded
 from internal_dns.transport import native
+from internal_dns.transport.answer import Exchange
 
 if TYPE_CHECKING:
     from internal_dns.admin.console.serve import Console
@@ -43,12 +48,23 @@ def make_rules(
     )
 
 
-def find_upstreams(settings: Settings) -> tuple[Upstream, ...]:
+def find_upstreams(settings: Settings) -> tuple[tuple[Upstream, ...], bool]:
     """Return the upstreams of names without a rule of their own: those of the settings, else of
-    the host's resolv.conf."""
+    the host's resolv.conf; and whether neither names any, so that they are public ones."""
     if settings.upstream:
-        return tuple(upstream for upstream in settings.upstream if upstream)
-    return from_resolv_conf(settings.is_own)
+        return tuple(upstream for upstream in settings.upstream if upstream), False
+    found = named_in_resolv_conf(settings.is_own)
+    return found or public(), not found
+
+
+def say_public(upstreams: tuple[Upstream, ...]) -> None:
+    """Say that external names go to public resolvers, because the host has none of its own."""
+    _log.warning(
+        "%s names no server but this one: external names are forwarded to public resolvers, %s; "
+        "name others with --upstream, or none",
+        RESOLV_CONF,
+        ", ".join(map(str, upstreams)),
+    )
 
 
 def forward_limit() -> int:
@@ -67,6 +83,8 @@ def make_forwarder(
             rules=settings.forward,
             limit=limit,
             ca=settings.upstream_ca,
+            outside_aliases=settings.outside_aliases == "answer",
+            sockets=settings.upstream_sockets,
         )
     except (ImportError, OSError) as error:
         raise errors.cannot_forward(settings.upstream_ca, error) from error
@@ -105,11 +123,11 @@ def open_console(
     settings: Settings,
     metrics: Metrics,
     forwarder: Forwarder,
+    exchange: Exchange,
     *,
-    catalog: Callable[[], Catalog | None],
     loaded: Callable[[], Loaded | None],
     ready: Callable[[], tuple[bool, str]],
-    rules: Callable[[], Rules],
+    about: Callable[[], Mapping[str, str]],
     upstreams: Callable[[], Sequence[str]],
 ) -> Console:
     """Open the port of the web console, whose packages are only loaded here."""
@@ -119,7 +137,16 @@ def open_console(
         from internal_dns.admin.console.serve import Console
     except ModuleNotFoundError as error:
         raise errors.no_console(endpoint, error) from error
-    sources = Sources(catalog, loaded, ready, rules, settings.catalog, upstreams)
+    sources = Sources(
+        catalog=lambda: exchange.catalog,
+        loaded=loaded,
+        ready=ready,
+        rules=lambda: exchange.rules,
+        file=settings.catalog,
+        upstreams=upstreams,
+        about=about,
+        exchange=exchange,
+    )
     try:
         sampler = Sampler(metrics, forwarder.status)
         return Console(endpoint, settings.console_token, sources, sampler)

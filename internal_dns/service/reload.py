@@ -20,9 +20,10 @@ from internal_dns.config import (
 )
 from internal_dns.core.journey import Rules
 from internal_dns.forward.forwarder import Forwarder
+from internal_dns.forward.upstreams import RESOLV_CONF
 from internal_dns.metrics import Metrics
 from internal_dns.service.errors import cannot_forward
-from internal_dns.service.parts import find_upstreams, make_rules
+from internal_dns.service.parts import find_upstreams, make_rules, say_public
 from internal_dns.store.watch import Watcher
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.listen.udp import UdpListener
@@ -43,7 +44,9 @@ class InUse:
     def __init__(self, settings: Settings, *, dev: bool) -> None:
         self.settings, self.dev = settings, dev
         self.secret = settings.cookie_secret or secrets.token_bytes(16)
-        self.upstreams = find_upstreams(settings)
+        self.upstreams, self.public = find_upstreams(settings)
+        if self.public:
+            say_public(self.upstreams)
         self.rules = make_rules(settings, self.upstreams, self.secret, dev=dev)
 
 
@@ -65,7 +68,7 @@ class Reloader:
     def reload(self, reread: Callable[[], Settings]) -> None:
         """Go on with what *reread* returns, as far as it can change at run time; with the settings
         before, if it is faulty. Raises nothing: whatever happens is logged."""
-        before, self.succeeded = self.in_use.settings, False
+        before, upstreams, self.succeeded = self.in_use.settings, self.in_use.upstreams, False
         try:
             found = reread()
             if self.inherited:
@@ -83,6 +86,9 @@ class Reloader:
         else:
             self.succeeded = True
             changed, fixed = differences(before, found)
+            if not (before.upstream or found.upstream) and upstreams != self.in_use.upstreams:
+                told = (" ".join(map(str, each)) for each in (upstreams, self.in_use.upstreams))
+                changed.append(f"upstreams of {RESOLV_CONF} {' -> '.join(told)}")
             _log.info("configuration reloaded: %s", "; ".join(changed) or "nothing changed")
             if fixed:
                 _log.warning(
@@ -93,7 +99,7 @@ class Reloader:
     def _use(self, settings: Settings) -> None:
         """Raises ConfigurationError, and then nothing has changed."""
         now = self.in_use
-        upstreams = find_upstreams(settings)  # the host's resolv.conf may be another, too
+        upstreams, public = find_upstreams(settings)  # the host's resolv.conf may be another, too
         secret = settings.cookie_secret or now.secret
         rules = make_rules(settings, upstreams, secret, dev=now.dev)
         workers = self._workers(rules)
@@ -105,7 +111,13 @@ class Reloader:
                 raise ConfigurationError(
                     [str(cannot_forward(settings.upstream_ca, error))]
                 ) from error
+        self.forwarder.use_manners(
+            outside_aliases=settings.outside_aliases == "answer", sockets=settings.upstream_sockets
+        )
+        if public and not now.public:
+            say_public(upstreams)
         now.settings, now.upstreams, now.secret, now.rules = settings, upstreams, secret, rules
+        now.public = public
         self._use_rules(rules, workers)
         self.api.use(settings.catalog_rules)
         self.watcher.use(settings.catalog_rules)

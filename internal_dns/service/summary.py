@@ -20,6 +20,15 @@ def counted(loaded: Loaded) -> str:
     )
 
 
+def duration(seconds: float) -> str:
+    """A time span in its two largest units."""
+    minutes = int(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min" if minutes else f"{int(seconds)} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
 def path_in_words(native: bool, workers: int) -> str:
     """The UDP path that runs."""
     return f"native ({workers} worker{'s' * (workers > 1)})" if native else "python"

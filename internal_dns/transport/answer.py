@@ -16,18 +16,22 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 from random import getrandbits
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+from internal_dns.core.aliases import completed, question_at_end
 from internal_dns.core.catalog import Catalog, Network, NetworkId
-from internal_dns.core.journey import Drop, Forward, Reply, Rules, respond
+from internal_dns.core.journey import Drop, Forward, Reply, Rules, asker, respond
 from internal_dns.core.message import Body, Manner, message
 from internal_dns.core.relayed import Relayed
+from internal_dns.core.requester import Outsider
 from internal_dns.core.wire import (
     HEADER,
     MAX_MESSAGE,
@@ -41,10 +45,11 @@ from internal_dns.core.wire import (
 )
 from internal_dns.metrics import Metrics
 from internal_dns.transport.fairness import OURSELVES, OUTSIDERS
+from internal_dns.transport.late import Late
 from internal_dns.transport.loading import WAIT, Again, WaitingRoom
 from internal_dns.transport.schedule import Scheduler
 from internal_dns.transport.table.table import AnswerTable, Mirror
-from internal_dns.transport.tap import Sample, Tap, show, tapped
+from internal_dns.transport.tap import Sample, Tap, show
 
 
 class Later(Enum):
@@ -53,11 +58,13 @@ class Later(Enum):
     PARKED = "until the first catalog is loaded"
 
 
-Outcome = bytes | None | Coroutine[Any, Any, bytes | None] | Later
+Outcome = bytes | None | Late | Later
 RELEASED_AT_ONCE: Final = (
     256  # questions that waited for the catalog, in one turn of the event loop
 )
 
+REFUSED_INTERVAL: Final = 60  # seconds between two log lines about refused sources
+_PROBE: Final = (b"localhost",)  # what the watchdog asks, from an address that is often refused
 _AAAA: Final = int(Type.AAAA).to_bytes(2, "big")
 _log = logging.getLogger("internal_dns")
 
@@ -67,7 +74,8 @@ Keep = Callable[
 ]  # AnswerTable.remember_relayed
 
 
-Relay = Callable[[NetworkId, Callable[[], bytes]], Awaitable[bytes]]
+Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes]  # Exchange.complete
+Relay = Callable[[NetworkId, Callable[[], None]], None]
 Check = Callable[[Iterable[NetworkId], Callable[[], None]], None]
 
 
@@ -76,11 +84,12 @@ class Forwarder(Protocol):
 
     keep: Keep  # called with what is known and asked for again
     forget: Callable[[], None]  # called when what was kept holds no more
+    complete: Complete  # called with a chain that ends in one of our names
     relay: Relay  # called to have a reply made when its network has its turn
     check: Check  # called to have an upstream's reply checked when one that waits for it has
 
-    def answer(self, forward: Forward, source: bytes) -> bytes | Coroutine[Any, Any, bytes]:
-        """Return the reply's octets, or what will return them; never raises."""
+    def answer(self, forward: Forward, source: bytes) -> bytes | Late:
+        """Return the reply's octets, or what will hold them; never raises."""
 
     def told(self, query: Query) -> list[tuple[str, str]]:
         """Return what would become of *query* now, in words."""
@@ -109,15 +118,18 @@ class Exchange:
         self.expecting = True  # the first catalog may come any moment
         self.own: set[tuple[bytes, int]] = set()  # where our own questions come from
         self.own_changed: list[Callable[[], None]] = []
-        self.decided: Counter[bytes] = Counter()  # messages by who pays for them
+        self.decided: Counter[bytes] = Counter()  # messages by network, b"" those without one
         self.taps: list[Tap] = []
         self._one_in = 0  # so many messages the native path shows one; 0: nobody watches
         self._silent_until = 0.0
+        self._outsiders = 0  # refused since the last log line about one
+        self._outsiders_silent_until = 0.0
         if forwarder is not None:
             forwarder.keep, forwarder.forget = (
                 self.answers.remember_relayed,
                 self.answers.forget_relayed,
             )
+            forwarder.complete = self.complete
             forwarder.relay, forwarder.check = self._relay_in_turn, self._check_in_turn
         self._timer: asyncio.TimerHandle | None = None
         self._repeats = metrics.durations["repeat"]
@@ -176,8 +188,7 @@ class Exchange:
         stream: bool = False,
         again: Again | None = None,
     ) -> Outcome:
-        """Return the reply, None for silence, or a coroutine that returns either when an upstream
-        must be asked.
+        """Return the reply, None for silence, or what will hold it when upstreams have been asked.
 
         With *again* a question may wait for the first catalog (PARKED): *again* is then called in
         its turn, and should not be given a second time.
@@ -235,8 +246,8 @@ class Exchange:
         known = self.catalog is None or network in self.catalog.networks
         return network.to_bytes(4, "big") if known else OUTSIDERS
 
-    def _relay_in_turn(self, network: NetworkId, make: Callable[[], bytes]) -> Awaitable[bytes]:
-        return self.work.soon(self._payer_of(network), make)
+    def _relay_in_turn(self, network: NetworkId, make: Callable[[], None]) -> None:
+        self.work.must(self._payer_of(network), make)
 
     def _check_in_turn(self, networks: Iterable[NetworkId], check: Callable[[], None]) -> None:
         self.work.must_for_any(map(self._payer_of, networks), check)
@@ -306,7 +317,6 @@ class Exchange:
         begin: float,
     ) -> Outcome:
         """Go the whole way, for a message that is not simply repeated."""
-        # Before the first catalog any number passes for a network: the counts would have no bound.
         self.decided[self.payer(source) if self.catalog else OUTSIDERS] += 1
         said = respond(
             octets,
@@ -330,9 +340,31 @@ class Exchange:
                 return self._failed(octets, "a reply held addresses of another network")
             self.answers.remember(said)
         self.metrics.partial += said.partial
+        if said.rcode == Rcode.REFUSED:
+            self._tell_refused(octets, source, destination)
         self.metrics.response(said.kind, said.rcode, _qtype(octets))[0] += 1
         self.metrics.durations[said.kind].observe(perf_counter() - begin)
         return said.octets
+
+    def _tell_refused(self, octets: bytes, source: bytes, destination: bytes) -> None:
+        """Log an outsider, with what would map it: a line per REFUSED_INTERVAL at most, which
+        counts the others.
+
+        Otherwise a new host that is refused looks the same as one that does not ask. The address
+        may be forged; nothing else of the query is logged.
+        """
+        query = read_query(octets)
+        if isinstance(query, Silent) or (isinstance(query, Query) and query.labels == _PROBE):
+            return
+        catalog = self.answers.catalog_for(source) or Catalog()
+        who = asker(query, source, destination, catalog, self.rules)
+        if not isinstance(who, Outsider):
+            return
+        self._outsiders += 1
+        if (now := time.monotonic()) < self._outsiders_silent_until:
+            return
+        _log.warning("%s", refusal(source, who.reason, self._outsiders, self.rules.prefix))
+        self._outsiders, self._outsiders_silent_until = 0, now + REFUSED_INTERVAL
 
     def end_batch(self, begin: float, messages: int) -> float:
         """Count how long the replies took that were repeated among *messages* since *begin* (of
@@ -431,7 +463,8 @@ class Exchange:
             )
             show(taps, sample(outcome, how))
             return outcome
-        return tapped(outcome, taps, sample)
+        outcome.when_there(lambda reply: show(taps, sample(reply, "forwarded")))
+        return outcome
 
     def answer_for_watch(self, octets: bytes, source: bytes) -> bytes:
         """Return the reply to one query as it would be by TCP now, without counting it; empty when
@@ -441,7 +474,7 @@ class Exchange:
             source,
             bytes(16),
             self.answers.catalog_for(source),
-            replace(self.rules, dev=True),
+            replace(self.rules, dev=True, echo=False),
             stream=True,
         )
         return said.octets if isinstance(said, Reply) else b""
@@ -450,18 +483,35 @@ class Exchange:
         assert self.forwarder is not None  # rules.forwarding is off without one
         reply = self.forwarder.answer(forward, source)
         if isinstance(reply, bytes):
-            self._count_forwarded(forward, reply, begin)
-            return reply
-        return self._forwarded(forward, reply, begin)
-
-    async def _forwarded(
-        self, forward: Forward, asked: Coroutine[Any, Any, bytes], begin: float
-    ) -> bytes:
-        reply = await asked
-        self._count_forwarded(forward, reply, begin)
+            self._count_forwarded(forward, begin, reply)
+        else:
+            reply.when_there(partial(self._count_forwarded, forward, begin))
         return reply
 
-    def _count_forwarded(self, forward: Forward, reply: bytes, begin: float) -> None:
+    def complete(
+        self, forward: Forward, relayed: Relayed, chain: bytes, ede: tuple[Ede, str] | None
+    ) -> bytes:
+        """Return the reply to a question whose answer is a chain from outside into one of our
+        names: what we answer there, to this asker, now. It is stored nowhere."""
+        ours = respond(
+            question_at_end(forward, relayed),
+            forward.source,
+            forward.destination,
+            self.answers.catalog_for(forward.source),
+            self.rules,
+            turn=forward.manner.turn,
+            stream=True,
+            now=int(time.time()),
+        )
+        if isinstance(ours, Reply):
+            said = ours.remember
+            if said is None or not leaks(said.body, said.network):
+                return completed(forward, relayed, chain, ours.octets, ede)
+            self.metrics.leaks += 1
+        body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
+        return message(body, forward.query, forward.manner)
+
+    def _count_forwarded(self, forward: Forward, begin: float, reply: bytes) -> None:
         self.metrics.durations["forward"].observe(perf_counter() - begin)
         self.metrics.response("forward", reply[3] & 15, forward.query.qtype)[0] += 1
 
@@ -480,6 +530,19 @@ class Exchange:
         self.metrics.response("internal", Rcode.SERVFAIL, _qtype(octets))[0] += 1
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the server failed on this question"))
         return message(body, query, Manner(ra=self.rules.forwarding))
+
+
+def refusal(source: bytes, reason: str, count: int, prefix: bytes) -> str:
+    """Return the log line about a refused *source*, the last of *count* since the line before."""
+    address: IPv4Address | IPv6Address = IPv6Address(source)
+    assert isinstance(address, IPv6Address)
+    address = address.ipv4_mapped or address
+    line = f"refused a query from {address}: {reason}"
+    if not source.startswith(prefix):
+        line += f"; to serve it: --map-source {address}/{address.max_prefixlen}=NETWORK"
+    if count > 1:
+        line += f" ({count - 1:,} more were refused since the last such line)"
+    return line
 
 
 def leaks(body: Body, network: Network) -> bool:

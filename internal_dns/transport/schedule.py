@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, Final, Protocol
 
 from internal_dns.metrics import Metrics
@@ -138,12 +137,6 @@ class Scheduler:
                 self.busy = False
                 self._rested_since = self.clock()
 
-    def soon(self, payer: bytes, work: Callable[[], bytes]) -> asyncio.Future[bytes]:
-        """Return a future of what *work* returns when it had its turn."""
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.must(payer, partial(_fulfil, future, work))
-        return future
-
 
 class _Once:
     """Work that waits in several lines."""
@@ -158,12 +151,3 @@ class _Once:
         if self.work is not None:
             work, self.work = self.work, None
             work(*self.args)
-
-
-def _fulfil(future: asyncio.Future[bytes], work: Callable[[], bytes]) -> None:
-    if future.done():  # the client has left
-        return
-    try:
-        future.set_result(work())
-    except Exception as error:
-        future.set_exception(error)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from random import random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 QUEUE = 1_000  # samples that wait for a slow reader; what comes then is counted, not kept
 
@@ -44,17 +44,6 @@ class Tap:
             self.queue.put_nowait(sample)
         except asyncio.QueueFull:
             self.skipped += 1
-
-
-async def tapped(
-    reply: Coroutine[Any, Any, bytes | None],
-    taps: list[Tap],
-    make: Callable[[bytes | None, str], Sample],
-) -> bytes | None:
-    """Return what *reply* returns, and show it."""
-    octets = await reply
-    show(taps, make(octets, "forwarded"))
-    return octets
 
 
 def show(taps: list[Tap], sample: Sample) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import random
 import socket
 import subprocess
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from internal_dns.core.wire import Query, Type
 from internal_dns.metrics import Histogram, Metrics, registry
 from internal_dns.net import Endpoint
 from internal_dns.server import Server
-from internal_dns.transport.answer import Exchange, Keep
+from internal_dns.transport.answer import Complete, Exchange, Keep
+from internal_dns.transport.late import Late
 from internal_dns.transport.listen.sockets import bind, kernel_drops
 from tests.core.messages import AAAA, IN_WEB, OUTSIDER, ROWS, SERVER, TXT, ip, loaded, opt, query
 from tests.tools import requires_tool
@@ -99,8 +100,8 @@ def test_ten_thousand_networks_asking_for_everything_make_no_more_than_200_serie
         )[n % 4]
         for octets in (manner, query("web.internal", AAAA))[: 1 + (n % 10 == 0)]:
             outcome = server.exchange.handle(octets, source, SERVER, 4_000)
-            if asyncio.iscoroutine(outcome):
-                outcome.close()
+            if isinstance(outcome, Late):
+                outcome.cancel()
     server.exchange.end_batch(0.0, 1)
     for octets in (
         b"",
@@ -145,8 +146,8 @@ def test_promtool_finds_nothing_wrong_with_names_types_and_words(tmp_path: Path)
     server = server_of(tmp_path, ROWS)
     for name, qtype in (("web.internal", AAAA), ("_apps.internal", TXT), ("example.com", AAAA)):
         outcome = server.exchange.handle(query(name, qtype), IN_WEB, SERVER, 4_000)
-        if asyncio.iscoroutine(outcome):
-            outcome.close()
+        if isinstance(outcome, Late):
+            outcome.cancel()
     server.metrics.drop("send")
     server.metrics.propagation.observe(0.005)
     text = generate_latest(registry(server.metrics))
@@ -175,12 +176,10 @@ class LateForwarder:
         self.forget: Callable[[], None] = lambda: None
         self.relay: Any = None
         self.check: Any = None
+        self.complete: Complete = lambda *chain: b""
 
-    def answer(self, forward: Forward, source: bytes) -> Coroutine[Any, Any, bytes]:
-        async def late() -> bytes:
-            return b"\0\0\x81\x80" + bytes(8)
-
-        return late()
+    def answer(self, forward: Forward, source: bytes) -> Late:
+        return Late()
 
     def told(self, query: Query) -> list[tuple[str, str]]:
         return []
@@ -224,9 +223,14 @@ def test_a_forwarded_question_is_timed_until_its_reply_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     exchange = exchange_at(monkeypatch, 1.0, 4.0)
-    outcome = exchange.handle(query("example.com"), IN_WEB, SERVER, 4_000)
-    assert asyncio.iscoroutine(outcome)
-    asyncio.run(outcome)
+
+    async def story() -> None:
+        outcome = exchange.handle(query("example.com"), IN_WEB, SERVER, 4_000)
+        assert isinstance(outcome, Late)
+        assert not timed(exchange)
+        outcome.have(b"\0\0\x81\x80" + bytes(8))
+
+    asyncio.run(story())
     assert timed(exchange) == {"forward": (1, 3.0)}
 
 

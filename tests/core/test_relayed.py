@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from itertools import pairwise
 from struct import pack
+from typing import Any
 
 import dns.message
 import dns.name
@@ -15,7 +17,7 @@ import pytest
 from internal_dns.core.message import Manner
 from internal_dns.core.relayed import MAX_LIFETIME, MAX_NEGATIVE, Relayed, relay, scrub
 from internal_dns.core.wire import BadReply, Query, check_reply, read_query
-from tests.core.messages import AAAA, ANY, DNAME, RD, A, opt, query
+from tests.core.messages import AAAA, ANY, DNAME, A, opt, query
 
 ZONES: frozenset[bytes] = frozenset((b"\x08internal\0",))
 GOOD = "192.0.2.80"
@@ -257,29 +259,152 @@ def test_rebuilt_records_say_what_the_upstream_said(seed: int) -> None:
     assert set(shown(asked, relayed)) == expected
 
 
-def test_what_is_too_large_for_the_client_is_truncated() -> None:
-    asked, relayed = reply(AAAA, *(f"www.example 60 AAAA 2001:db8::{n:x}" for n in range(1, 60)))
-    for age in (0, 7, None):
-        message = dns.message.from_wire(relay(relayed, asked, Manner(limit=512), age))
+def partly(
+    limit: int, qtype: int, *answer: str, age: int | None = 0, **more: Any
+) -> dns.message.Message:
+    """The reply to a client that takes *limit* octets; it is never larger."""
+    asked, relayed = reply(qtype, *answer, **more)
+    octets = relay(relayed, asked, Manner(limit=limit), age)
+    assert len(octets) <= limit
+    return dns.message.from_wire(octets, one_rr_per_rrset=True)
+
+
+MANY = tuple(f"www.example 60 AAAA 2001:db8::{n:x}" for n in range(1, 60))
+
+
+def test_of_what_is_too_large_for_the_client_as_many_whole_records_as_fit_are_sent_with_tc() -> (
+    None
+):
+    message = partly(512, AAAA, *MANY)
+    assert message.flags & dns.flags.TC
+    # 12 of header, 17 of question, 11 of OPT, 28 each
+    assert [rr[0].to_text() for rr in message.answer] == [f"2001:db8::{n:x}" for n in range(1, 17)]
+    assert not message.authority
+    whole = partly(65_535, AAAA, *MANY)
+    assert not whole.flags & dns.flags.TC
+    assert len(whole.answer) == 59
+
+
+def test_a_chain_is_sent_whole_with_some_of_its_end_or_not_at_all() -> None:
+    links = [f"www.example 60 CNAME {'a' * 60}.example.", f"{'a' * 60}.example 60 CNAME b.example."]
+    ends = [f"b.example 60 AAAA 2001:db8::{n:x}" for n in range(1, 60)]
+    whole = partly(65_535, AAAA, *links, *ends)
+    for limit in range(40, 1_400, 7):
+        message = partly(limit, AAAA, *links, *ends)
         assert message.flags & dns.flags.TC
-        assert not message.answer
-    assert asked.flags & RD
+        assert message.answer == whole.answer[: len(message.answer)]
+        assert len(message.answer) not in (1, 2)
+    assert len(message.answer) > 20
+
+
+def test_of_a_negative_reply_that_is_too_large_nothing_is_sent() -> None:
+    links = [f"www.example 60 CNAME {'a' * 60}.example."]
+    message = partly(130, A, *links, authority=(SOA,))
+    assert message.flags & dns.flags.TC
+    assert not message.answer
+    assert not message.authority
+
+
+def test_owners_written_in_the_letter_case_we_asked_in_take_the_clients() -> None:
+    sent = b"\3wWw\7eXaMpLe\0"
+    rdata = b"\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2"
+    octets = b"\0\0" + pack("!5H", 0x8180, 1, 2, 0, 0) + sent + pack("!2H", A, 1)
+    octets += sent + rdata + b"\1" + sent + rdata + b"\2"
+    checked = check_reply(octets, b"\0\0", sent + pack("!2H", A, 1), ZONES, b"\xfd\xaa")
+    relayed = scrub(checked, sent.lower(), A, dnssec_ok=False)
+    asked = read_query(query("WWW.Example", A, opt()))
+    assert isinstance(asked, Query)
+    found = relay(relayed, asked, Manner(limit=512))
+    assert found.count(b"\3WWW\7Example\0") == 1  # the question; the owners point to it
+    assert b"wWw" not in found
+    assert [rr.to_text().split()[0] for rr in dns.message.from_wire(found).answer] == [
+        "WWW.Example."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ttl", "minimum", "expected"), [(600, 60, 60), (30, 60, 30), (86_400, 86_400, 86_400)]
+)
+def test_a_negative_ttl_is_the_least_of_the_soas_ttl_and_minimum(
+    ttl: int, minimum: int, expected: int
+) -> None:
+    soa = f"example {ttl} SOA ns.example. root.example. 1 2 3 4 {minimum}"
+    nsec = "a.example 7200 NSEC z.example. A"
+    asked, relayed = reply(A, authority=(soa, f"example {ttl} RRSIG SOA {SIG}", nsec), do=True)
+    assert [int(line.split()[1]) for line in shown(asked, relayed)] == [
+        min(expected, each) for each in (ttl, ttl, 7_200)
+    ]
+    assert relayed.lifetime == min(expected, MAX_NEGATIVE)
+
+
+def test_an_age_is_subtracted() -> None:
+    asked, relayed = reply(A, f"www.example 60 A {GOOD}")
+    old = relayed.after(20)
+    assert old.lifetime == 40
+    assert [int(line.split()[1]) for line in shown(asked, old)] == [40]
+    assert relayed.after(100).lifetime == 0
+
+
+def test_a_chain_into_one_of_our_names_is_incomplete() -> None:
+    """Of the upstream's reply the chain alone is kept, whatever it says of the end."""
+    links = ("www.example 60 CNAME a.example.", "a.example 50 CNAME web.internal.")
+    for rcode, authority in ((0, ()), (3, (". 600 SOA a.root. b.root. 1 2 3 4 5",))):
+        _, relayed = reply(A, *links, authority=authority, rcode=rcode)
+        assert relayed.target == b"\3web\x08internal\0"
+        assert (relayed.counts, relayed.lifetime, relayed.ad) == ((2, 0), 50, False)
+
+
+def test_a_cname_into_our_names_is_relayed_to_who_asks_for_it() -> None:
+    for qtype in (5, ANY):
+        asked, relayed = reply(qtype, "www.example 60 CNAME web.internal.")
+        assert not relayed.target
+        assert shown(asked, relayed) == ["www.example. 60 IN CNAME web.internal."]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (f"www.example 60 A {GOOD}", "x.example 60 CNAME web.internal."),
+        ("www.example 60 CNAME web.internal.", f"web.internal 60 A {GOOD}"),
+        ("www.example 60 CNAME web.internal.", "www.example 60 CNAME a.example.", f"a.example 60 A {GOOD}"),
+        ("www.example 60 DNAME web.internal.",),
+    ],
+    ids="stray record two-targets dname".split(),
+)  # fmt: skip
+def test_all_else_that_speaks_of_our_names_is_an_injection(answer: tuple[str, ...]) -> None:
+    with pytest.raises(BadReply) as caught:
+        reply(A, *answer)
+    assert caught.value.injected
+
+
+def test_a_chain_to_what_is_delegated_is_no_referral() -> None:
+    asked, relayed = reply(
+        A, "www.example 60 CNAME sub.example.", authority=("sub.example 60 NS ns.sub.example.",)
+    )
+    assert shown(asked, relayed) == ["www.example. 60 IN CNAME sub.example."]
+    assert relayed.lifetime == 0
+
+
+@pytest.mark.parametrize(("age", "ttl"), [(0, 60), (7, 53), (None, 30)])
+def test_what_is_sent_of_a_large_reply_has_its_age(age: int | None, ttl: int) -> None:
+    message = partly(512, AAAA, *MANY, age=age)
+    assert [rr.ttl for rr in message.answer] == [ttl] * 16
 
 
 def test_no_ttl_is_changed_of_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, relayed = reply(AAAA, *(f"www.example 60 AAAA 2001:db8::{n:x}" for n in range(1, 60)))
-    changed: list[object] = []
+    asked, relayed = reply(AAAA, *MANY)
+    changed: list[int] = []
 
-    def change(reply: Relayed, ttls: object) -> bytes:
-        changed.append(ttls)
+    def change(reply: Relayed, ttls: Iterable[int]) -> bytes:
+        changed.append(len(list(ttls)))
         return reply.records
 
     monkeypatch.setattr(Relayed, "_with_ttls", change)
     for age in (7, None):
         relay(relayed, asked, Manner(limit=512), age)
-    assert not changed
+    assert changed == [16, 16]
     relay(relayed, asked, Manner(limit=65_535), 7)
-    assert len(changed) == 1
+    assert changed == [16, 16, 59]
 
 
 def test_a_large_reply_is_relayed_in_order_only() -> None:

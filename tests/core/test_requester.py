@@ -237,6 +237,22 @@ def test_a_wish_that_makes_no_sense_is_refused(said: bytes, rcode: int) -> None:
     assert whoami(said).rcode() == rcode
 
 
+@pytest.mark.parametrize("said", [b"acme", b"nosuch", b"acme/", b"2001:db8::1", b"fdaa:0:18::9"])
+def test_dev_mode_echoes_the_wish_it_obeys(said: bytes) -> None:
+    assert options(whoami(said))[65_001] == said
+
+
+def test_a_wish_that_is_ignored_is_not_echoed() -> None:
+    mapped = replace(DEV, dev=False, maps=(source_map("::/0", 0x19),))
+    for found in (
+        whoami(b"acme", rules=mapped),
+        whoami(b"acme", "fdaa:0:19::1"),
+        whoami(b"acme", "2001:db8::1"),
+        whoami(b"acme", rules=replace(DEV, echo=False)),
+    ):
+        assert 65_001 not in options(found)
+
+
 def test_outside_dev_mode_and_from_elsewhere_the_wish_is_an_unknown_option() -> None:
     mapped = replace(DEV, dev=False, maps=(source_map("::/0", 0x19),))
     (text,) = records(whoami(b"acme", rules=mapped), TXT)

@@ -23,11 +23,24 @@ class Doh:
     headers: tuple[tuple[str, str], ...] = ()
     content_type: str = "application/dns-message"
     body: bytes | None = None
+    ends: bool = False  # hang up instead of answering
     deaf: int = 0  # connections, the oldest ones, on which nothing is answered any more
     port: int = 0
     connections: int = 0
     asked: list[dict[str, str]] = field(default_factory=list)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    open: list[tuple[h2.connection.H2Connection, asyncio.StreamWriter]] = field(
+        default_factory=list
+    )
+
+    def hang_up(self, *, goaway: bool) -> None:
+        """End all connections, as one that restarts does."""
+        for connection, writer in self.open:
+            if goaway:
+                connection.close_connection()
+                writer.write(connection.data_to_send())
+            writer.close()
+        self.open.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -35,12 +48,15 @@ class Doh:
         number = self.connections
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         connection.initiate_connection()
+        self.open.append((connection, writer))
         writer.write(connection.data_to_send())
         bodies: dict[int, bytes] = {}
         with suppress(OSError, asyncio.CancelledError):
             while octets := await reader.read(65_535):
                 if number <= self.deaf:
                     continue
+                if self.ends:
+                    break
                 for event in connection.receive_data(octets):
                     if isinstance(event, h2.events.RequestReceived):
                         self.asked.append({k.decode(): v.decode() for k, v in event.headers or ()})

@@ -52,6 +52,8 @@ class Scripted:
     connections: int = 0
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     close_after_each: bool = False
+    takes: int = 0  # questions on one connection; the rest is not read. 0: any number
+    by_connection: list[int] = field(default_factory=list)  # of each question over TCP
 
     @property
     def udp(self) -> Upstream:
@@ -67,16 +69,19 @@ class Scripted:
 
     async def serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        number, taken = self.connections, 0
         self.writers.append(writer)
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 octets = await reader.readexactly(
                     int.from_bytes(await reader.readexactly(2), "big")
                 )
+                self.by_connection.append(number)
                 for answer in self.answers(octets, True):
                     writer.write(pack("!H", len(answer)) + answer)
                 await writer.drain()
-                if self.close_after_each:
+                taken += 1
+                if self.close_after_each or taken == self.takes:
                     break
         writer.close()
 

@@ -6,6 +6,7 @@ tenth of a second.
     upstream one                         what it says from now on; further upstreams are asked after it
         > www.example. A                 `*` is any name and type; the first pair that fits counts
         < NOERROR [after 0.5s]           or `silent`
+        no-edns FORMERR                  to a query with EDNS; NOTIMP: a header alone
         www.example. 60 IN A 192.0.2.80  `@` is the name asked; `authority:` begins the next section
     > www.example. A [+do +network=19]   a client asks
     < SERVFAIL
@@ -13,8 +14,9 @@ tenth of a second.
     after 4.4s                           how long it took; not listed: no time at all
     asked one 3, two 0                   how many messages since the last such line; not listed: any number
     pass 5s
+    outside_aliases refuse               the setting, from now on
 
-Answer and authority are compared whole, TTLs included.
+Our own names are those of catalogs/acme.sql. Answer and authority are compared whole, TTLs included.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ import asyncio
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -43,7 +47,10 @@ from internal_dns.forward import asking
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Upstream
 from internal_dns.metrics import Metrics
+from internal_dns.store.sqlite import load
+from internal_dns.transport.answer import Exchange
 from tests.forward.virtual import run
+from tests.scenario.runner import make_catalog
 
 FOLDER = Path(__file__).parents[1] / "scenarios" / "forward"
 
@@ -59,6 +66,7 @@ class Pair:
     sections: dict[str, list[str]] = field(default_factory=lambda: {"answer": [], "authority": []})
     ede: list[str] = field(default_factory=list)
     asked: dict[str, int] = field(default_factory=dict)
+    no_edns: str = ""  # what is said to a query with OPT
 
 
 @dataclass(slots=True)
@@ -67,7 +75,7 @@ class Scenario:
 
     file: Path
     title: str
-    steps: list[tuple[str, list[Pair]] | Pair | float] = field(default_factory=list)
+    steps: list[tuple[str, list[Pair]] | Pair | float | bool] = field(default_factory=list)
 
     @property
     def upstreams(self) -> list[str]:
@@ -92,6 +100,8 @@ def read(path: Path) -> list[Scenario]:
                 found[-1].steps.append((rest, []))
             elif word == "pass":
                 found[-1].steps.append(seconds(rest))
+            elif word == "outside_aliases":
+                found[-1].steps.append(rest == "answer")
             elif word == ">":
                 pair = Pair(number, rest.split())
                 steps = found[-1].steps
@@ -123,6 +133,8 @@ def _about(pair: Pair, word: str, rest: str) -> bool:
                 pair.after = seconds(words[1])
         case "silent":
             pair.after = None
+        case "no-edns":
+            pair.no_edns = rest
         case "after":
             pair.after = seconds(rest)
         case "ede":
@@ -171,6 +183,10 @@ class Speaker(asyncio.DatagramProtocol):
         if pair.after is None:
             return
         reply = dns.message.make_response(query, recursion_available=True)
+        if pair.no_edns:
+            reply.use_edns(False)
+            if query.edns >= 0:
+                pair = Pair(0, [], pair.no_edns, pair.after)
         reply.set_rcode(dns.rcode.from_text(pair.rcode))
         owner = query.question[0].name.to_text()
         for section, lines in ((reply.answer, "answer"), (reply.authority, "authority")):
@@ -179,7 +195,9 @@ class Speaker(asyncio.DatagramProtocol):
                 for line in pair.sections[lines]
             ]
         octets = reply.to_wire()
-        asyncio.get_running_loop().call_later(pair.after, self._send, octets, addr)
+        if not pair.words and pair.rcode == "NOTIMP":  # and says so in a header alone
+            octets = octets[:4] + bytes(8)
+        asyncio.get_running_loop().call_later(pair.after or 0.0, self._send, octets, addr)
 
     def _send(self, octets: bytes, addr: Any) -> None:
         if not self.transport.is_closing():
@@ -211,9 +229,12 @@ async def play(scenario: Scenario) -> None:
             for speaker in speakers.values()
         ]
         forwarder = Forwarder([Upstream.parse(url) for url in urls], Metrics(), b"\xfd\xaa")
+        Exchange(Rules(), Metrics(), forwarder).use(acme())
         try:
             for step in scenario.steps:
-                if isinstance(step, tuple):
+                if isinstance(step, bool):
+                    forwarder.use_manners(outside_aliases=step, sockets="auto")
+                elif isinstance(step, tuple):
                     speakers[step[0]].pairs = step[1]
                 elif isinstance(step, float):
                     await asyncio.sleep(step)
@@ -222,6 +243,14 @@ async def play(scenario: Scenario) -> None:
         finally:
             await forwarder.close()
     await asyncio.sleep(0)
+
+
+@cache
+def acme() -> Catalog:
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "catalog.db")
+        make_catalog(file, ("acme.sql",))
+        return load(file).catalog
 
 
 async def judge(
@@ -234,7 +263,7 @@ async def judge(
         name, rdtype, use_edns=0, payload=4_096, want_dnssec="do" in said
     )
     source = b"\xfd\xaa" + network.to_bytes(4, "big") + bytes(9) + b"\2"
-    forward = respond(query.to_wire(), source, b"\xfd\xaa" + bytes(13) + b"\3", Catalog(), Rules())
+    forward = respond(query.to_wire(), source, b"\xfd\xaa" + bytes(13) + b"\3", acme(), Rules())
     assert isinstance(forward, Forward)
     begin = asyncio.get_running_loop().time()
     found = forwarder.answer(forward, source)
@@ -261,7 +290,8 @@ async def judge(
 
 
 def lines(section: list[dns.rrset.RRset]) -> list[str]:
-    return [line for rrset in section for line in rrset.to_text().split("\n")]
+    """The records; those of one set, whose order turns, in order of their text."""
+    return [line for rrset in section for line in sorted(rrset.to_text().split("\n"))]
 
 
 SCENARIOS = [scenario for path in sorted(FOLDER.glob("*.scn")) for scenario in read(path)]

@@ -4,6 +4,7 @@ can spoil."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -22,6 +23,7 @@ from internal_dns.forward.asking import Question
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.metrics import Metrics
+from internal_dns.transport.late import Late
 from tests.core.messages import (
     AAAA,
     AD,
@@ -149,7 +151,7 @@ def test_a_reply_is_relayed_under_the_clients_id_and_question() -> None:
 def test_each_question_has_an_id_and_a_port_of_its_own() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
-            forwarder = made(upstream.udp)
+            forwarder = made(upstream.udp, sockets="fresh")
             for number in range(100):
                 await ask(forwarder, asked(f"{number}.example"))
             assert len({octets[:2] for octets, _ in upstream.asked}) > 90
@@ -246,7 +248,7 @@ def test_a_reply_too_large_for_the_client_leaves_truncated() -> None:
             forwarder = made(upstream.udp)
             message = await ask(forwarder, asked("www.example.com", A, opt(size=512)))
             assert message.flags & dns.flags.TC
-            assert not message.answer
+            assert len(records(message, A)) == 29  # 16 octets each, of 512 - 12 - 21 - 11
             whole = await ask(forwarder, asked("www.example.com", A, opt(size=512), stream=True))
             assert len(records(whole, A)) == 60
 
@@ -311,6 +313,172 @@ def test_a_port_that_refuses_costs_no_time(scheme: str) -> None:
             message = await ask(made(refusing, upstream.udp))
             assert loop.time() - start < policy.HEDGE / 2
             assert records(message, A) == ["192.0.2.80"]
+
+    run(story())
+
+
+FAILS, SILENT = "every upstream that was reached failed", "no upstream answered in time"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "code", "text"),
+    [
+        (("refusing udp", "refusing tcp"), 22, "no upstream could be reached"),
+        (("failing udp",), 23, FAILS),
+        (("failing tcp",), 23, FAILS),
+        (("ending tcp",), 23, FAILS),
+        (("refusing udp", "failing udp"), 23, FAILS),
+        (("failing udp", "refusing tcp"), 23, FAILS),
+        (("refusing udp", "ending tcp"), 23, FAILS),
+        (("silent udp",), 22, SILENT),
+        (("silent tcp", "refusing udp"), 22, SILENT),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, tuple) else "",
+)
+@pytest.mark.slow
+def test_the_reply_says_what_became_of_the_upstreams_and_nothing_else(
+    kinds: tuple[str, ...], code: int, text: str
+) -> None:
+    async def story() -> None:
+        async with scripted(good("", rcode=2), lambda *_: [], lambda *_: []) as found:
+            failing, silent, ending = found
+            ending.takes = 1
+            at = {"failing": failing, "silent": silent, "ending": ending}
+            upstreams = []
+            for kind, scheme in map(str.split, kinds):
+                port = at[kind].port if kind in at else closed_port()
+                upstreams.append(Upstream.parse(f"{scheme}://127.0.0.1:{port}"))
+            message = await ask(made(*upstreams))
+            assert message.rcode() == dns.rcode.SERVFAIL
+            assert options(message)[EDE] == code.to_bytes(2, "big") + text.encode()
+
+    run(story())
+
+
+def test_without_a_descriptor_left_the_reply_does_not_speak_of_upstreams(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            forwarder = made(upstream.udp, sockets="fresh")
+
+            def none_left(*_: object) -> socket.socket:
+                raise OSError(errno.EMFILE, "too many open files")
+
+            monkeypatch.setattr(asking.socket, "socket", none_left)
+            message = await ask(forwarder)
+            monkeypatch.undo()
+            assert ede(message) == 0
+            assert b"upstreams" in options(message)[EDE]
+
+    run(story())
+
+
+class Turns:
+    """The fair queue's hooks: nothing is done until it is told to."""
+
+    def __init__(self, forwarder: Forwarder) -> None:
+        self.checks: list[tuple[set[int], Callable[[], None]]] = []
+        self.relays: list[tuple[int, Callable[[], None]]] = []
+        forwarder.check = lambda networks, check: self.checks.append((set(networks), check))
+        forwarder.relay = lambda network, make: self.relays.append((network, make))
+
+
+@pytest.mark.parametrize("sockets", ["fresh", "pool"])
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+def test_a_reply_that_waits_for_its_check_is_no_silence(scheme: str, sockets: str) -> None:
+    async def story() -> None:
+        async with scripted(good(), good("192.0.2.81")) as (first, second):
+            forwarder = made(
+                Upstream.parse(f"{scheme}://127.0.0.1:{first.port}"), second.udp, sockets=sockets
+            )
+            turns = Turns(forwarder)
+            (reply,) = waiting(forwarder, "www.example.com")
+            while not turns.checks:
+                await asyncio.sleep(0.001)
+            state = next(iter(forwarder.states.values()))
+            assert state.health.latency  # it is known to be there
+            await asyncio.sleep(3 * policy.PATIENCE)
+            assert second.asked == []
+            assert not state.failures
+            assert not reply.done()
+            ((networks, check),) = turns.checks
+            assert networks == {0x18}
+            check()  # its turn: checked and relayed at once
+            assert turns.relays == []
+            message = dns.message.from_wire(await reply)
+            assert records(message, A) == ["192.0.2.80"]
+
+    run(story())
+
+
+def test_each_network_that_waits_has_the_reply_relayed_in_its_own_turn() -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            forwarder = made(upstream.udp)
+            turns = Turns(forwarder)
+            (first,) = waiting(forwarder, "www.example.com")
+            (other,) = waiting(forwarder, "www.example.com", network=0x19)
+            await asyncio.sleep(0)
+            while not turns.checks:
+                await asyncio.sleep(0.001)
+            ((networks, check),) = turns.checks
+            assert networks == {0x18, 0x19}
+            check()
+            assert [network for network, _ in turns.relays] == [0x18, 0x19]
+            assert forwarder.waiting == {0x18: 1, 0x19: 1}  # so what waits for a turn is bounded
+            turns.relays[1][1]()
+            assert await other
+            assert not first.done()
+            turns.relays[0][1]()
+            assert await first
+            assert not forwarder.waiting
+
+    run(story())
+
+
+def test_who_leaves_while_the_reply_waits_for_its_turn_is_told_nothing() -> None:
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            metrics = Metrics()
+            forwarder = made(upstream.udp, metrics=metrics)
+            turns = Turns(forwarder)
+            late = [forwarder.answer(asked(network=n), bytes(16)) for n in (0x18, 0x19)]
+            while not turns.checks:
+                await asyncio.sleep(0.001)
+            turns.checks[0][1]()
+            assert isinstance(late[0], Late)
+            late[0].when_there(lambda reply: pytest.fail("it has left"))
+            late[0].cancel()
+            for _, make in turns.relays:
+                make()
+            assert not forwarder.waiting
+            assert metrics.forwards == {"answered": 1}
+
+    run(story())
+
+
+def test_nobody_is_told_a_stale_reply_while_a_newer_one_waits_to_be_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forwarder_module, "CLIENT_PATIENCE", 0.01)
+
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            forwarder = made(upstream.udp)
+            await ask(forwarder)
+            kept = forwarder.cache.peek(asked_question().key)
+            assert kept is not None
+            kept.since -= 60
+            turns = Turns(forwarder)
+            (late,) = waiting(forwarder, "www.example.com")
+            while not turns.checks:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)
+            assert turns.relays == []
+            turns.checks[0][1]()
+            message = dns.message.from_wire(await late)
+            assert (message.answer[0].ttl, EDE in options(message)) == (60, False)
 
     run(story())
 
@@ -452,6 +620,14 @@ def test_the_longest_suffix_with_a_rule_decides() -> None:
     }.items():
         labels = tuple(part.encode() for part in name.split(".") if part)
         assert forwarder.rule_for(labels)[1].upstreams == (expected,), name
+    for name, expected in {
+        "corp.example": default,
+        "deep.corp.example": corp,
+        "x.deep.corp.example": deep,
+        "lan": default,
+    }.items():  # DS belongs to the zone above
+        labels = tuple(part.encode() for part in name.split("."))
+        assert forwarder.rule_for(labels, 43)[1].upstreams == (expected,), name
 
 
 # ── how much at a time ────────────────────────────────────────────────────────────────────────────

@@ -80,7 +80,7 @@ def test_giving_up_says_whether_anybody_was_reached(reached: bool) -> None:
 def test_tcp_counts_as_a_packet() -> None:
     plan = Plan((0, 1, 2), 0)
     assert plan.step(0) == Ask(0)
-    assert [plan.by_stream() for _ in range(4)] == [True, True, True, False]
+    assert [plan.may_send() for _ in range(4)] == [True, True, True, False]
     assert isinstance(plan.step(1), Wait)
 
 
@@ -94,7 +94,7 @@ def test_while_all_are_down_patience_is_shorter() -> None:
         st.floats(0.001, 5, allow_nan=False),
         st.one_of(
             st.integers(0, 5).map(no),
-            st.just(lambda plan: plan.by_stream()),
+            st.just(lambda plan: plan.may_send()),
             st.integers(0, 5).map(lambda n: no(n, reached=False)),
         ),
         max_size=12,

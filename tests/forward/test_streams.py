@@ -43,7 +43,7 @@ async def given_up(channel: Channel, number: int = 0, after: float = 0.02) -> No
             await channel.ask(query(number), lambda: True)
 
 
-def test_a_question_too_many_on_one_connection_fails_at_once(
+def test_a_question_too_many_for_one_connection_goes_onto_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streams, "MOST", 2)
@@ -52,38 +52,101 @@ def test_a_question_too_many_on_one_connection_fails_at_once(
         async with scripted(lambda octets, _: []) as (upstream,):
             channel = Streams(upstream.tcp, None)
             asking = [asyncio.create_task(channel.ask(query(n), lambda: True)) for n in range(3)]
-            done, waiting = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-            assert [type(task.exception()) for task in done] == [ConnectionError]
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            while len(upstream.asked) < 3:
+                await asyncio.sleep(0.001)
+            assert upstream.connections == 2
+            await channel.close()
+            found = await asyncio.gather(*asking, return_exceptions=True)
+            assert {type(each) for each in found} <= {streams.NoReply, ConnectionError}
+
+    run(story())
+
+
+@pytest.mark.parametrize("takes", [1, 2, 7])
+def test_an_upstream_that_takes_few_questions_per_connection_answers_all_of_them(
+    takes: int,
+) -> None:
+    """What it did not answer it did not read: that costs none of the question's messages."""
+
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            upstream.takes = takes
+            channel = Streams(upstream.tcp, None)
+            for _ in range(2):
+                replies = await asyncio.gather(
+                    *(channel.ask(query(n), lambda: False) for n in range(20))
+                )
+                assert len(replies) == 20
+            most = [list(upstream.by_connection).count(n) for n in range(2, upstream.connections)]
+            assert max(most) <= takes  # of those that were read, not thrown away
+            assert upstream.connections <= 2 * 20 // takes + 6
             await channel.close()
 
     run(story())
 
 
-def test_a_question_is_sent_again_only_as_often_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: dict[bytes, int] = {}
-    asked = streams.Connection.ask
+def test_an_upstream_that_ends_a_connection_because_of_the_second_question_answers_all_of_them() -> (
+    None
+):
+    """As dnsdist does, when its own upstream has not answered the first one yet."""
 
-    async def counted(connection: streams.Connection, question: bytes) -> bytes:
-        sent[question] = sent.get(question, 0) + 1
-        return await asked(connection, question)
+    async def story() -> None:
+        async with scripted(lambda octets, _: []) as (upstream,):
 
-    monkeypatch.setattr(streams.Connection, "ask", counted)
+            def answer(octets: bytes, stream: bool) -> list[bytes]:
+                number = upstream.by_connection[-1]
+                writer, said = upstream.writers[number - 1], reply(octets)
+                if upstream.by_connection.count(number) > 1:
+                    writer.transport.abort()
+                else:
+                    whole = len(said).to_bytes(2, "big") + said
+                    asyncio.get_running_loop().call_later(0.02, writer.write, whole)
+                return []
+
+            upstream.script = answer
+            channel = Streams(upstream.tcp, None)
+            replies = await asyncio.gather(
+                *(channel.ask(query(n), lambda: True) for n in range(20))
+            )
+            assert len(replies) == 20
+            await channel.close()
+
+    run(story())
+
+
+def test_an_upstream_that_never_answers_on_a_connection_is_asked_twice() -> None:
+    async def story() -> None:
+        async with scripted(lambda octets, _: []) as (upstream,):
+            upstream.takes = 1
+            channel = Streams(upstream.tcp, None)
+            for may, connections in ((False, 1), (True, 3)):
+                with pytest.raises(streams.NoReply):
+                    await channel.ask(query(0), lambda may=may: may)  # type: ignore[misc]
+                assert upstream.connections == connections
+            await channel.close()
+
+    run(story())
+
+
+def test_a_second_try_opens_a_new_connection_when_the_first_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "SECOND", 0.02)
 
     async def story() -> None:
         async with scripted(good()) as (upstream,):
-            upstream.close_after_each = True
             channel = Streams(upstream.tcp, None)
-
-            async def ask(number: int) -> bytes:
-                left = [1, 2]
-                return await channel.ask(query(number), lambda: bool(left) and bool(left.pop()))
-
-            replies = await asyncio.gather(*map(ask, range(20)), return_exceptions=True)
-            assert {type(found) for found in replies} <= {bytes, ConnectionResetError}
-            assert max(sent.values()) == 3
+            await channel.ask(query(0), lambda: True)
+            upstream.script = lambda octets, _: (
+                [] if upstream.by_connection[-1] == 1 else [reply(octets)]
+            )
+            first = asyncio.create_task(channel.ask(query(1), lambda: True))
+            await asyncio.sleep(0.03)
+            assert await channel.ask(query(1), lambda: True, second=True)
+            assert upstream.connections == 2
+            assert not first.done()
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
             await channel.close()
 
     run(story())
@@ -130,14 +193,15 @@ def test_a_connection_that_does_not_come_about_gives_way_to_another(
     run(story())
 
 
-def test_a_connection_nobody_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_nobody_uses_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "IDLE", 0.02)
 
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             channel = Streams(upstream.tcp, None)
-            connection = await channel._connection()
-            await connection.lost.wait()
+            await channel.ask(query(0), lambda: True)
+            while channel._open:
+                await asyncio.sleep(0.001)
 
     run(story())
 
@@ -187,7 +251,7 @@ def test_cookies_are_not_sent_back_and_nothing_is_packed(by_https: Tell) -> None
             (("content-encoding", "gzip"),),
             gzip.compress(bytes(1_000_000)),
         )
-        assert await channel.ask(query(0), lambda: True) == server.body
+        assert await channel.ask(query(0), lambda: True) == (server.body, 0)
 
     by_https(story)
 
@@ -229,11 +293,31 @@ def test_https_leaves_a_connection_on_which_nothing_comes(
         assert await channel.ask(query(0), lambda: True)
         server.deaf = server.connections
         waiting = asyncio.create_task(channel.ask(query(1), lambda: True))
-        client = channel.client
-        while channel.client is client:
+        line = channel.line
+        while channel.line is line:
             await given_up(channel)
         assert await waiting  # asked again, over the new one
         assert server.connections == 2
+
+    by_https(story)
+
+
+@needs_openssl
+def test_a_second_try_by_https_opens_a_new_connection_when_the_first_is_silent(
+    by_https: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "SECOND", 0.02)
+
+    async def story(server: Doh, channel: Https) -> None:
+        assert await channel.ask(query(0), lambda: True)
+        server.deaf = server.connections
+        first = asyncio.create_task(channel.ask(query(1), lambda: True))
+        await asyncio.sleep(0.03)
+        assert await channel.ask(query(1), lambda: True, second=True)
+        assert server.connections == 2
+        assert not first.done()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
 
     by_https(story)
 
@@ -263,7 +347,7 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None
                 ends.remove(end)
 
 
-@requires_tool("openssl")
+@needs_openssl
 def test_a_certificate_is_for_its_alternative_names_and_never_for_its_common_name(
     authority: Authority,
 ) -> None:
@@ -274,3 +358,45 @@ def test_a_certificate_is_for_its_alternative_names_and_never_for_its_common_nam
     with pytest.raises(ssl.SSLCertVerificationError, match="upstream"):
         handshake(pair.context("dot"), ours, "upstream")
     handshake(authority.sign("DNS:upstream").context("dot"), ours, "upstream")
+
+
+@needs_openssl
+@pytest.mark.parametrize("goaway", [False, True])
+def test_a_connection_that_https_lost_costs_a_new_one_and_never_the_question(
+    by_https: Tell, goaway: bool
+) -> None:
+    async def story(server: Doh, channel: Https) -> None:
+        for number in range(4):
+            assert await channel.ask(query(number), lambda: True)
+            server.hang_up(goaway=goaway)
+            await asyncio.sleep(0.01 * number)
+        assert server.connections == 4
+
+    by_https(story)
+
+
+@needs_openssl
+def test_https_asks_once_more_and_then_no_more(by_https: Tell) -> None:
+    async def story(server: Doh, channel: Https) -> None:
+        server.ends = True
+        with pytest.raises(streams.NoReply):
+            await channel.ask(query(0), lambda: True)
+        assert server.connections == 2
+        with pytest.raises(streams.NoReply):
+            await channel.ask(query(0), lambda: False)
+        assert server.connections == 3
+
+    by_https(story)
+
+
+@needs_openssl
+@pytest.mark.parametrize(
+    ("header", "age"),
+    [("17", 17), ("0", 0), ("-1", 0), ("x", 0), ("1.5", 0), ("9" * 15, streams.MAX_AGE)],
+)
+def test_the_age_of_a_reply_is_told(by_https: Tell, header: str, age: int) -> None:
+    async def story(server: Doh, channel: Https) -> None:
+        server.headers = (("age", header),)
+        assert (await channel.ask(query(0), lambda: True))[1] == age
+
+    by_https(story)

@@ -125,8 +125,8 @@ def repeat(octets: bytes) -> None:
 
 
 def check_reply(octets: bytes) -> None:
-    """Any octets give BadReply, or a Checked that holds nothing of ours and passes again when
-    relayed."""
+    """Any octets give BadReply, or a Checked that holds nothing of ours, but for answers' CNAMEs
+    that lead there and are named, and passes again when relayed."""
     octets = IDENT + octets[2:12].ljust(10, b"\0") + ASKED + octets[12 + len(ASKED) :]
     try:
         found = wire.check_reply(octets, IDENT, ASKED, ZONES, PREFIX)
@@ -139,6 +139,8 @@ def check_reply(octets: bytes) -> None:
     except Exception:  # dnspython's parsers of single types raise many kinds
         return
     for rrset in (*message.answer, *message.authority, *message.additional):
+        if found.aliases and rrset.rdtype == 5 and rrset in message.answer:
+            continue
         names = [rrset.name]
         for rdata in rrset:
             found_in = (getattr(rdata, field, None) for field in ("target", "exchange"))

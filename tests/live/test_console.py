@@ -117,18 +117,47 @@ def test_with_the_keyboard_alone(browser: Browser, served: Served) -> None:
     assert browser.run("return getComputedStyle(document.activeElement).outlineWidth") == "3px"
     browser.keys(ENTER)
     assert browser.focused.startswith("Networks")  # <main>
-    browser.keys(TAB, TAB)  # the list, which scrolls, then the first network
+    browser.keys(*TAB * 6)  # the filter, its button, the list, two headings, the first network
     assert browser.focused == "acme"
     browser.keys(ENTER)
     browser.until(lambda: browser.title.startswith("acme"), "the network")
-    browser.keys(*TAB * 6)  # skip, home, three pages
+    browser.keys(*TAB * 7)  # skip, home, four pages
     assert browser.focused == "find"
     browser.keys(*"287444", ENTER)
     browser.until(lambda: "287444ec026748" in browser.text(), "the machine is found")
-    browser.keys(*TAB * 8)
+    browser.keys(*TAB * 9)
     assert browser.focused == "287444ec026748"
     browser.keys(ENTER)
     browser.until(lambda: browser.title.startswith("287444ec026748"), "the machine")
+
+
+def test_a_slash_goes_to_the_filter_and_the_list_stays_live(
+    browser: Browser, served: Served
+) -> None:
+    browser.open(url(served))
+    browser.open(base(served) + "networks/24/apps/web")
+    browser.keys("/")
+    browser.until(lambda: browser.run("return document.activeElement.id") == "filter", "the filter")
+    browser.keys(*"nrt", ENTER)
+    browser.until(lambda: "match" in browser.text(), "it is filtered")
+    assert "e2865013bd7d86" in browser.text()
+    assert MACHINE not in browser.text()
+    browser.run("document.activeElement.blur()")
+    catalog = re.search(r"· (\S+\.db): 3 networks", served.ready)
+    assert catalog
+    where = "WHERE id = 'e2865013bd7d86'"
+    change(Path(catalog[1]), f"UPDATE machines SET state = 'stopped' {where}")
+    browser.until(lambda: "stopped" in browser.text(), "the list is refreshed by itself")
+    change(Path(catalog[1]), f"UPDATE machines SET state = 'started' {where}")
+
+
+def test_the_live_page_shows_queries_as_they_come(browser: Browser, served: Served) -> None:
+    browser.open(url(served))
+    browser.open(base(served) + "live")
+    browser.until(lambda: "None since this page was opened" in browser.text(), "the page")
+    reply = ask(served, "leader.role.kv._metadata.db.internal")
+    assert reply.answer
+    browser.until(lambda: "leader.role.kv._metadata.db.internal AAAA" in browser.text(), "a query")
 
 
 def test_without_javascript(browser: Browser, served: Served) -> None:
@@ -209,6 +238,15 @@ def test_no_page_is_wider_than_a_telephone(browser: Browser, served: Served, wid
                  "search?q=w", "ask?name=top3.nearest.of.web.internal&as=acme/iad"):  # fmt: skip
         browser.open(base(served) + path)
         assert browser.run("return document.documentElement.scrollWidth") <= width, path
+    browser.cdp("Emulation.clearDeviceMetricsOverride")
+
+
+def test_the_verdicts_of_the_ask_page_fit_at_1000_pixels(browser: Browser, served: Served) -> None:
+    browser.open(url(served))
+    browser.size(1000, 800)
+    browser.open(base(served) + "ask?name=top2.nearest.of.web.internal&as=acme/nrt")
+    table = "document.querySelector('.verdicts').parentElement"
+    assert browser.run(f"return {table}.scrollWidth <= {table}.clientWidth")
     browser.cdp("Emulation.clearDeviceMetricsOverride")
 
 

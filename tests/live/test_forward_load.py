@@ -48,7 +48,7 @@ def test_ports_ids_and_letter_case_are_random(catalog: Path) -> None:
     questions = 10_000
     with (
         Upstream(lambda asked: [asked.denied()]) as upstream,
-        serving(catalog, upstream=upstream.url) as server,
+        serving(catalog, "--upstream-sockets", "fresh", upstream=upstream.url) as server,
     ):
         _ask_quickly(server, questions)
         asked = tuple(upstream.asked)

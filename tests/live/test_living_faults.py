@@ -228,11 +228,8 @@ def another_schema(path: Path, good: Path) -> Repair:
 
 
 def a_column_less(path: Path, good: Path) -> Repair:
-    commit(path, "ALTER TABLE machines RENAME COLUMN process_group TO process")
-
-    return lambda: commit(
-        path, f"ALTER TABLE machines RENAME COLUMN process TO process_group; {ONE_LESS}"
-    )
+    commit(path, "ALTER TABLE machines RENAME COLUMN state TO status")
+    return lambda: commit(path, f"ALTER TABLE machines RENAME COLUMN status TO state; {ONE_LESS}")
 
 
 def a_table_less(path: Path, good: Path) -> Repair:

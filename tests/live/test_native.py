@@ -15,13 +15,12 @@ import sys
 import time
 import urllib.request
 import zipfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import dns.edns
 import dns.message
@@ -36,6 +35,7 @@ from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
 from internal_dns.transport import native
 from internal_dns.transport.answer import Exchange
+from internal_dns.transport.late import Late
 from internal_dns.transport.listen.sockets import bind_queues
 from internal_dns.transport.native.listener import Udp, spread_by_network
 from internal_dns.transport.native.mirror import Mirror
@@ -295,28 +295,29 @@ def test_watching_takes_no_room_from_what_must_go_up() -> None:
         assert 300 < server.worker.unseen < 2_900
 
 
-class Late(Exchange):
-    """An exchange whose replies are coroutines that end when told to, and cannot be cancelled."""
+class Stubborn(Late):
+    """A reply that cannot be cancelled."""
+
+    def cancel(self, msg: object = None) -> bool:
+        return False
+
+
+class LateExchange(Exchange):
+    """An exchange whose reply is there when told."""
 
     def __init__(self) -> None:
         super().__init__(Rules(), Metrics())
-        self.told, self.asked = asyncio.Event(), 0
+        self.reply, self.asked = Stubborn(), 0
 
-    async def _reply(self) -> bytes:
-        while not self.told.is_set():
-            with suppress(asyncio.CancelledError):
-                await self.told.wait()
-        return b"late"
-
-    def handle(self, *_: object, **__: object) -> Coroutine[Any, Any, bytes]:
+    def handle(self, *_: object, **__: object) -> Late:
         self.asked += 1
-        return self._reply()
+        return self.reply
 
 
 @pytest.mark.parametrize("then", ["new workers", "closed"])
 def test_a_late_reply_leaves_by_the_workers_that_are_there_or_not_at_all(then: str) -> None:
     async def story(server: Alone, client: socket.socket) -> None:
-        exchange = Late()
+        exchange = LateExchange()
         udp = Udp([[server.sock]], exchange, Metrics(), server.mirror, 1)
         client.send(OTHER)
         async with asyncio.timeout(5):
@@ -331,9 +332,8 @@ def test_a_late_reply_leaves_by_the_workers_that_are_there_or_not_at_all(then: s
             with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
                 os.dup2(other.fileno(), server.sock.fileno())
                 other.bind(client.getpeername())
-        exchange.told.set()
-        async with asyncio.timeout(5):
-            await asyncio.gather(*udp.pending, return_exceptions=True)
+        exchange.reply.have(b"late")
+        assert not udp.pending
         udp.close()
 
     with alone() as (server, client):

@@ -32,6 +32,8 @@ IDLE = 20  # seconds until a silent connection is closed
 OUR_ZONES = ("internal", "flycast", "a.a.d.f.ip6.arpa", "localhost")
 LOCAL_ZONES = (
     *("home.arpa", "test", "invalid", "onion", "d.f.ip6.arpa"),
+    *("local", "use-application-dns.net", "resolver.arpa"),
+    *(f"{n}.100.in-addr.arpa" for n in range(64, 128)),
     *(
         "10.in-addr.arpa",
         "168.192.in-addr.arpa",

@@ -39,7 +39,7 @@ static inline void put_records(uint8_t *out, size_t size, unsigned count)
 static inline struct table *make_state(void)
 {
     static uint8_t records[3000], addresses[28 * 1000 + 40];
-    static const uint16_t ttls[3] = {6, 22, 2996};
+    static const uint16_t ttls[3] = {6, 22, 2990};
     for (size_t k = 0; k < sizeof records; k++)
         records[k] = (uint8_t)k;
     put_records(addresses, 28, 1000);
@@ -80,6 +80,7 @@ static inline struct table *make_state(void)
         said = said_of((const uint8_t *)"\7example\3com", 13);
         said.network = 0, said.variant = (uint8_t)(RELAYED | variant << 1), said.record_octets = records;
         said.records = said.shown = said.whole = 3000, said.ttls = ttls, said.ttl_count = 3, said.flags = 0x80a0, said.extended = 1;
+        said.counts[0] = 3, said.chain = 1;
         said.stored = 1000, said.refresh = 5000, said.expires = 9000;
         assert(put_answer(table, &said));
     }

@@ -13,7 +13,8 @@ static void test_before_the_first_catalog_nobody_is_held_to_a_bucket(struct work
 static void test_questions_of_ours_pass_a_full_bucket(struct worker *w)
 {
     assert(!is_own(w, 4000) && !is_own(w, 0));
-    w->own[0] = 4000, w->own[OWN_PORTS - 1] = 4001;
+    w->own[0] = 4000;
+    w->own[OWN_PORTS - 1] = 4001;
     assert(is_own(w, 4000) && is_own(w, 4001) && !is_own(w, 4002) && !is_own(w, 0));
     w->own[0] = 0;
     assert(!is_own(w, 4000));

@@ -23,6 +23,7 @@ import dnslib
 from dns.rdtypes.ANY.TXT import TXT
 
 from tests.scenario.language import (
+    ASK_AS,
     JOIN,
     Expected,
     Question,
@@ -56,7 +57,7 @@ def judge(
     checks: list[Callable[[], Iterator[str]]] = [
         lambda: _judge_header(expected, query, said, reply, octets),
         lambda: _judge_sections(expected, query, said, reply, octets),
-        lambda: _judge_edns(expected, query, reply),
+        lambda: _judge_edns(expected, query, said, reply),
         lambda: _judge_octets(query, said, octets),
         lambda: _second_judge(query, reply, octets),
     ]
@@ -188,7 +189,9 @@ def _compared(
         yield f"{section}: not in this order"
 
 
-def _judge_edns(expected: Expected, query: Question, reply: dns.message.Message) -> Iterator[str]:
+def _judge_edns(
+    expected: Expected, query: Question, said: Server, reply: dns.message.Message
+) -> Iterator[str]:
     has = reply.edns >= 0
     if query.name is not None and has != (query.edns_size is not None):
         yield "an OPT that the query did not have" if has else "no OPT, the query had one"
@@ -200,6 +203,10 @@ def _judge_edns(expected: Expected, query: Question, reply: dns.message.Message)
         yield f"OPT: flags {reply.ednsflags & 0xFFFF:#x}"
     errors = [option for option in reply.options if isinstance(option, dns.edns.EDEOption)]
     others = [option for option in reply.options if not isinstance(option, dns.edns.EDEOption)]
+    echoes = [_value(option) for option in others if option.otype == ASK_AS]
+    others = [option for option in others if option.otype != ASK_AS]
+    if echoes and (not said.dev or echoes != [query.ask_as]):
+        yield f"an echo of what was not asked: {echoes}"
     if len(errors) > 1:
         yield "more than one EDE"
     for error in errors:

@@ -118,6 +118,7 @@ class Question:
     edns_size: int | None = None
     dnssec_ok: bool = False
     cookie: bytes = b""
+    ask_as: bytes | None = None  # the option of dev mode
 
     def limit(self, server: Server) -> int:
         """Octets the reply may have: names.md, "Size"."""
@@ -436,8 +437,9 @@ def question(line: str, ident: int) -> Question:
         message.use_edns(int(said.get("edns", "0")), edns_flags, size, options=list(options))
     cookie = bytes.fromhex(said.get("cookie", ""))[:8]
     return Question(
-        line, message.to_wire(), "tcp" in said, name, size, bool(edns_flags & dns.flags.DO), cookie
-    )
+        line, message.to_wire(), "tcp" in said, name, size, bool(edns_flags & dns.flags.DO), cookie,
+        dict(_options(said)).get(ASK_AS),
+    )  # fmt: skip
 
 
 OPTIONS = frozenset(

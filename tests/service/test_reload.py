@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from internal_dns import config
 from internal_dns.config import ConfigurationError, Settings, load_settings, table
+from internal_dns.forward.upstreams import PUBLIC, RESOLV_CONF, named_in_resolv_conf
 from internal_dns.server import Server
 from internal_dns.service.reload import differences, merged
 
@@ -131,3 +133,46 @@ def test_what_goes_wrong_while_the_settings_are_taken_ends_in_ready_too(
     monkeypatch.setattr(server.api, "use", lambda rules: 1 / 0)
     server.reload(lambda: settings(upstream="none", region="iad"))
     assert [line.partition(" ")[0] for line in told.lines] == ["RELOADING", "READY"]
+
+
+def test_what_resolv_conf_names_is_told_when_it_changes_and_that_it_names_nobody_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "resolv.conf"
+    monkeypatch.setattr(
+        "internal_dns.service.parts.named_in_resolv_conf",
+        lambda own: named_in_resolv_conf(own, file),
+    )
+    public = " ".join(f"{url}:53" for url in PUBLIC)
+    caplog.set_level("INFO", "internal_dns")
+
+    def said() -> list[str]:
+        found = [r.getMessage() for r in caplog.records if r.name == "internal_dns"]
+        caplog.clear()
+        return [line for line in found if "resolv.conf" in line or "reloaded" in line]
+
+    async def story() -> None:
+        own: dict[str, Any] = {"catalog": str(tmp_path / "c.db"), "udp_path": "python"}
+        server = Server(settings(**own))
+        (warned,) = said()
+        assert warned.startswith(f"{RESOLV_CONF} names no server but this one: external names")
+        assert ", ".join(f"{url}:53" for url in PUBLIC) in warned
+        server.reload(lambda: settings(**own))
+        assert said() == ["configuration reloaded: nothing changed"]
+        file.write_text("nameserver 192.0.2.1\nnameserver 192.0.2.2\n")
+        server.reload(lambda: settings(**own))
+        named = "udp://192.0.2.1:53 udp://192.0.2.2:53"
+        assert said() == [f"configuration reloaded: upstreams of {RESOLV_CONF} {public} -> {named}"]
+        file.unlink()
+        server.reload(lambda: settings(**own))
+        assert said() == [
+            warned,
+            f"configuration reloaded: upstreams of {RESOLV_CONF} {named} -> {public}",
+        ]
+        server.reload(lambda: settings(**own, upstream="192.0.2.9"))
+        assert said() == ["configuration reloaded: upstream none -> udp://192.0.2.9:53"]
+        server.reload(lambda: settings(**own))
+        assert said() == [warned, "configuration reloaded: upstream udp://192.0.2.9:53 -> none"]
+        await server.forwarder.close()
+
+    asyncio.run(story())

@@ -656,7 +656,7 @@ SIZES = (
 def test_what_is_repeated_fits_as_the_journey_makes_it_fit(name: str, qtype: int) -> None:
     rng, nsid = Random(f"{name}{qtype}"), b"n" * 64
     twins = Twins(demo(), Rules(maps=MAPS, nsid=nsid, udp_limit=65_535))
-    twins.decide(query(name, qtype), IN_INITECH, SERVER)
+    twins.decide(query(name, qtype), IN_INITECH, SERVER, stream=True)
     for size in SIZES:
         for options in ((), (OPTIONS[0],), (option(NSID),), (OPTIONS[0], option(NSID))):
             octets = query(name, qtype, opt(*options, size=size, do=rng.random() < 0.5))
@@ -691,19 +691,51 @@ def large(machines: int) -> Catalog:
 LISTS = (("vms.many.internal", TXT), ("_instances.internal", TXT))
 
 
-@pytest.mark.parametrize(("machines", "lists"), [(300, LISTS), (2_400, LISTS), (70_000, ())])
+@pytest.mark.parametrize(
+    ("machines", "asked"),
+    [(300, (("many.internal", AAAA), *LISTS)), (2_400, LISTS), (70_000, LISTS)],
+)
 def test_an_app_of_any_size_is_repeated_to_udp_clients(
-    machines: int, lists: tuple[tuple[str, int], ...]
+    machines: int, asked: tuple[tuple[str, int], ...]
 ) -> None:
     twins = Twins(large(machines), Rules(udp_limit=65_535))
-    for name, qtype in (("many.internal", AAAA), *lists):
+    for name, qtype in asked:
         twins.decide(query(name, qtype), MACHINE, SERVER, stream=True)
         for size in (0, 512, 1_232, 4_096, 8_192):
-            asked = query(name, qtype, opt(OPTIONS[0], size=size))
+            octets = query(name, qtype, opt(OPTIONS[0], size=size))
             for turn in (0, machines - 1, machines):
-                said = twins.ask(asked, MACHINE, turn=turn)
+                said = twins.ask(octets, MACHINE, turn=turn)
                 assert said is not None, (name, size)
                 assert said[2] & 2 or size == 8_192, (name, size)
+    audit(twins.table)
+
+
+def test_of_more_addresses_than_a_message_holds_others_are_sent_each_time() -> None:
+    twins = Twins(large(2_400), Rules(udp_limit=65_535))
+    twins.decide(query("many.internal", AAAA), MACHINE, SERVER, stream=True)
+    assert twins.ask(query("many.internal", AAAA), MACHINE) is None
+
+
+@pytest.mark.parametrize(("name", "qtype"), LISTS)
+def test_a_list_that_did_not_fit_who_asked_first_is_not_told_to_be_too_large_for_all(
+    name: str, qtype: int
+) -> None:
+    """The first one's reply is TC, and made without the list."""
+    twins = Twins(large(300), Rules(udp_limit=65_535))
+    said = twins.decide(query(name, qtype), MACHINE, SERVER)
+    assert said is not None
+    assert said[2] & 2
+    octets = query(name, qtype, opt(size=512))
+    said = twins.ask(octets, MACHINE)
+    assert said is not None
+    assert said[2] & 2
+    octets = query(name, qtype, opt(size=65_535))
+    assert twins.ask(octets, MACHINE) is None
+    whole = twins.decide(octets, MACHINE, SERVER)
+    assert whole is not None
+    assert not whole[2] & 2
+    assert twins.ask(octets, MACHINE) == whole
+    assert twins.repeated_natively or native.MISSING
     audit(twins.table)
 
 

@@ -3,11 +3,10 @@ address leaks."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from functools import cache
+from ipaddress import ip_network
 from random import Random
 from typing import Any
 
@@ -17,11 +16,13 @@ import pytest
 
 from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Service
 from internal_dns.core.journey import Forward, Rules
+from internal_dns.core.requester import SourceMap
 from internal_dns.core.wire import Query
 from internal_dns.metrics import Metrics
 from internal_dns.store.generate import demo_rows
 from internal_dns.transport import answer as exchange
-from internal_dns.transport.answer import Exchange, Later
+from internal_dns.transport.answer import REFUSED_INTERVAL, Exchange, Later
+from internal_dns.transport.late import Late
 from tests.core.messages import (
     AAAA,
     COOKIE,
@@ -61,6 +62,7 @@ class Upstreams:
 
     keep: Any = None
     forget: Any = None
+    complete: Any = None
     relay: Any = None
     check: Any = None
 
@@ -84,14 +86,8 @@ def ask(
 ) -> bytes | None:
     """What a client gets."""
     said = server.handle(octets, source, SERVER, PORT, stream=stream)
-    if isinstance(said, Coroutine):
-        return asyncio.run(wait_for(said))
-    assert not isinstance(said, Later)
+    assert not isinstance(said, Late | Later)
     return said
-
-
-async def wait_for(said: Coroutine[Any, Any, bytes | None]) -> bytes | None:
-    return await said
 
 
 def responses(metrics: Metrics) -> dict[tuple[str, int, int], int]:
@@ -446,3 +442,54 @@ def test_a_truncated_reply_is_repeated_as_a_whole_one_is() -> None:
         assert len(records(dns.message.from_wire(whole), AAAA)) == 60
     assert server.answers.hits == 5
     assert responses(server.metrics) == {("internal", 0, AAAA): 6}
+
+
+# ── who is refused ────────────────────────────────────────────────────────────────────────────────
+
+
+def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.getMessage().startswith("refused")]
+
+
+def test_an_outsider_is_one_log_line_with_what_would_map_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("internal_dns.transport.answer.time.monotonic", lambda: now)
+    server = serving(demo())
+    for source in ("::ffff:192.0.2.9", "2001:db8::1", "2001:db8::1", "2001:db8::2"):
+        ask(server, query("web.internal"), ip(source))
+    first = (
+        "refused a query from 192.0.2.9: no rule maps this source to a network; to serve it: "
+        "--map-source 192.0.2.9/32=NETWORK"
+    )
+    assert refusals(caplog) == [first]
+    now += REFUSED_INTERVAL
+    ask(server, query("web.internal"), ip("2001:db8::3"))
+    assert refusals(caplog)[1:] == [
+        "refused a query from 2001:db8::3: no rule maps this source to a network; to serve it: "
+        "--map-source 2001:db8::3/128=NETWORK (3 more were refused since the last such line)"
+    ]
+
+
+def test_a_source_without_a_network_is_told_without_a_map(caplog: pytest.LogCaptureFixture) -> None:
+    server = serving(demo())
+    ask(server, query("web.internal"), ip("fdaa::99"))
+    assert refusals(caplog) == [
+        "refused a query from fdaa::99: the source has network 0, which is nobody's"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("localhost", "2001:db8::1"), ("example.com", "fdaa:0:18::9"), ("web.internal", "::1")],
+)
+def test_neither_the_watchdog_nor_other_refusals_are_logged(
+    name: str, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Off: what `forwarding` refuses. Mapped: who is no outsider."""
+    server = serving(
+        demo(), forwarding=False, maps=(SourceMap.of(ip_network("::1/128"), NetworkId(0x18)),)
+    )
+    ask(server, query(name), ip(source))
+    assert not refusals(caplog)

@@ -499,15 +499,17 @@ def relayed_alike(seed: int) -> int:
                     rng.randbytes(rng.choice((4, 4, 300, 300, 5_000))),
                     ttl=rng.choice((0, 1, 30, 1 << 31)),
                 )
-                for _ in "xy"
+                for _ in range(rng.randrange(1, 8))
             ]
+            answers = rng.randrange(len(some) + 1)
             reply = Relayed(
                 rng.choice((0, 3, 16, 23)),
                 rng.random() < 0.5,
-                (1, 1),
+                (answers, len(some) - answers),
                 b"".join(some),
-                (6, len(some[0]) + 6),
+                tuple(6 + len(b"".join(some[:before])) for before in range(len(some))),
                 60,
+                rng.choice((0, 0, 1, 2)),
             )
             refresh_at = now[0] + rng.choice((1, 10, 50))
             table.remember_relayed(

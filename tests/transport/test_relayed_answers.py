@@ -117,7 +117,7 @@ def test_do_and_cd_have_replies_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("additional", ADDITIONAL.values())
-def test_what_is_too_large_is_truncated_before_any_ttl_is_reduced(
+def test_of_what_is_too_large_only_the_ttls_that_fit_are_reduced(
     additional: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     big = Relayed(0, False, (40, 0), RECORD * 40, tuple(6 + n * len(RECORD) for n in range(40)), 60)
@@ -127,25 +127,27 @@ def test_what_is_too_large_is_truncated_before_any_ttl_is_reduced(
     before = Relayed.aged
 
     def counted(reply: Relayed, seconds: int) -> bytes:
-        aged[seconds] += 1
+        aged[len(reply.ttls)] += 1
         return before(reply, seconds)
 
     monkeypatch.setattr(Relayed, "aged", counted)
-    for flags in (RD, RD | CD, RD | AD):
+    for seconds, flags in enumerate((RD, RD | CD, RD | AD), 1):
         clock.now += 1
         octets = query("www.exAmple", A, *additional, flags=flags)
         octets = octets.replace(b"\x04\xd0", b"\x02\x60")  # a size of 608
         said = respond(octets, SOURCE, SERVER, Catalog(), RULES, now=WALL)
         assert isinstance(said, Forward)
-        expected = relay(big, said.query, said.manner, 1)
+        expected = relay(big, said.query, said.manner, seconds)
         assert table.repeat(octets, SOURCE, SERVER, 0) == expected
         assert expected[2] & 2
-    assert not aged
+        assert 20 < expected[7] < 40
+    assert sum(aged.values()) == 6
+    assert max(aged) < 40
     octets = query("www.example", A, opt(size=1_232))
     whole = table.repeat(octets, SOURCE, SERVER, 0)
     assert whole is not None
     assert len(whole) > len(big.records)
-    assert aged == {3: 1}
+    assert aged[40] == 1
 
 
 def test_what_is_repeated_outlasts_what_is_not() -> None:

@@ -28,8 +28,9 @@ from internal_dns.admin.asking import NotAQuestion
 from internal_dns.admin.console import pages
 from internal_dns.admin.console.guard import Guard, cookie_name, cookie_value, same
 from internal_dns.admin.console.journey import TRANSPORTS, TYPES, Question, journey
+from internal_dns.admin.console.live import Live
 from internal_dns.admin.console.plot import figure
-from internal_dns.admin.console.samples import Sampler
+from internal_dns.admin.console.samples import Sampler, per_second
 from internal_dns.admin.console.status import status
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Rules
@@ -37,6 +38,7 @@ from internal_dns.core.names import printable
 from internal_dns.core.records import address_text
 from internal_dns.core.requester import hex48
 from internal_dns.store.sqlite import Loaded
+from internal_dns.transport.answer import Exchange
 
 HERE: Final = Path(__file__).parent
 MAX_FIELD: Final = 300  # characters of anything typed in; a name has at most 255
@@ -56,6 +58,8 @@ class Sources:
     rules: Callable[[], Rules]
     file: Path
     upstreams: Callable[[], Sequence[str]]  # as configured
+    about: Callable[[], Mapping[str, str]] = dict  # host, region, addresses and so on, for the head
+    exchange: Exchange | None = None  # what answers, for the live page
 
 
 Values = dict[str, Any]
@@ -68,6 +72,7 @@ class App:
     def __init__(self, sources: Sources, sampler: Sampler, token: str, thread: Executor) -> None:
         self.sources, self.sampler, self.token, self.thread = sources, sampler, token, thread
         self.templates = templates()
+        self.live = Live(sources.exchange) if sources.exchange else None
 
     def asgi(self) -> ASGIApp:
         routes = [
@@ -81,6 +86,7 @@ class App:
             ),
             Route("/search", self.page(_search)),
             Route("/ask", self.page(self._ask)),
+            Route("/live", self._live),
             Route("/status", self.page(self._status)),
             Route("/status/now", self.page(self._status_now)),
             Route("/login", self.login, methods=["GET", "POST"]),
@@ -108,7 +114,11 @@ class App:
                 )
             template, values = build(request, catalog or Catalog())
             return self.render(
-                template, path=request.url.path, ready=self.sources.ready(), **values
+                template,
+                path=request.url.path,
+                ready=self.sources.ready(),
+                about=self.sources.about(),
+                **values,
             )
         except pages.NotThere as missing:
             return self.render(
@@ -125,7 +135,7 @@ class App:
             )
 
     def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        shared = {"path": "", "ready": (True, "ready"), "q": "", "now": time.time()}
+        shared = {"path": "", "ready": (True, "ready"), "q": "", "now": time.time(), "about": {}}
         return HTMLResponse(self.templates.get_template(template).render(shared | values), status)
 
     async def told(self, request: Request, error: Exception) -> Response:
@@ -161,7 +171,7 @@ class App:
 
     def _app(self, request: Request, catalog: Catalog) -> tuple[str, Values]:
         number, name = request.path_params["network"], request.path_params["app"]
-        return "app.html", pages.app(catalog, number, name, _page(request), self.sources.file)
+        return "app.html", pages.app(catalog, number, name, self.sources.file, _choice(request))
 
     def _machine(self, request: Request, catalog: Catalog) -> tuple[str, Values]:
         given = request.path_params
@@ -192,6 +202,16 @@ class App:
                 values["fault"] = fault
         return "ask.html", values
 
+    async def _live(self, request: Request) -> Response:
+        """The counts and the tap are the loop's; the page is built in the thread as every other."""
+        last = tuple(self.sampler.kept)[-2:]
+        rate = sum(v[-1] for v in per_second(last, "internal_dns_requests_total").values() if v)
+        found = await self.live.look(rate) if self.live else None
+        build: Build = lambda request, catalog: ("live.html", {"live": found})  # noqa: E731
+        return await asyncio.get_running_loop().run_in_executor(
+            self.thread, self.build, build, request
+        )
+
     def _status(self, request: Request, catalog: Catalog) -> tuple[str, Values]:
         paused = request.query_params.get("refresh") == "off"
         return "status.html", {"paused": paused, **self._status_values(catalog)}
@@ -208,28 +228,35 @@ class App:
 
 
 def _networks(request: Request, catalog: Catalog) -> tuple[str, Values]:
-    return "networks.html", pages.networks(catalog, _page(request))
+    return "networks.html", pages.networks(catalog, _choice(request))
 
 
 def _network(request: Request, catalog: Catalog) -> tuple[str, Values]:
-    return "network.html", pages.network(catalog, request.path_params["network"], _page(request))
+    return "network.html", pages.network(catalog, request.path_params["network"], _choice(request))
 
 
 def _peers(request: Request, catalog: Catalog) -> tuple[str, Values]:
-    return "peers.html", pages.peers(catalog, request.path_params["network"], _page(request))
+    return "peers.html", pages.peers(catalog, request.path_params["network"], _choice(request))
 
 
 def _flycasts(request: Request, catalog: Catalog) -> tuple[str, Values]:
-    return "flycasts.html", pages.flycasts(catalog, request.path_params["network"], _page(request))
+    return "flycasts.html", pages.flycasts(
+        catalog, request.path_params["network"], _choice(request)
+    )
 
 
 def _search(request: Request, catalog: Catalog) -> tuple[str, Values]:
     text = request.query_params.get("q", "").strip()
-    return "search.html", {"q": text, "results": pages.search(catalog, text)}
+    results = pages.search(catalog, text)
+    alike = [] if results.total or not text else pages.alike(catalog, text)
+    return "search.html", {"q": text, "results": results, "alike": alike}
 
 
-def _page(request: Request) -> int:
-    return _number(request.query_params.get("page", "1"))
+def _choice(request: Request) -> pages.Choice:
+    given = request.query_params
+    return pages.Choice(
+        given.get("filter", "").strip(), given.get("sort", ""), _number(given.get("page", "1"))
+    )
 
 
 def _number(text: str) -> int:
@@ -307,4 +334,5 @@ FILTERS: Final[Mapping[str, Callable[..., str]]] = {
     "percent": lambda share: f"{100 * share:.0f} %",
     "age": age,
     "moment": moment,
+    "clock": lambda at: time.strftime("%H:%M:%S", time.localtime(at)),
 }

@@ -7,6 +7,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv6Address
+from struct import pack, unpack_from
 from typing import Any, Final
 
 import dns.edns
@@ -21,11 +22,11 @@ from internal_dns.core.catalog import Catalog
 from internal_dns.core.explain import Explanation, Verdict, explain
 from internal_dns.core.journey import Forward, Rules, asked_in, asker, depends_on, our_zone
 from internal_dns.core.requester import Requester
-from internal_dns.core.wire import MAX_MESSAGE, Query, read_query
+from internal_dns.core.wire import HEADER, MAX_MESSAGE, Query, read_query
 
 # machines a question may concern: sorting more holds the interpreter, and so the answers
 LARGEST: Final = 20_000
-JUDGED: Final = 5_000  # of them, those a page tells the reasons of
+JUDGED: Final = 2_000  # of them, those a page tells the reasons of
 SHOWN: Final = 200  # of them, and of the reply's records
 TYPES: Final = ("AAAA", "TXT", "SRV", "PTR", "SOA", "NS", "A", "MX", "ANY")
 TRANSPORTS: Final = {"udp": "UDP, 1,232 octets", "udp8192": "UDP, 8,192 octets", "tcp": "TCP"}
@@ -64,7 +65,7 @@ def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any
     query = query_for(question.name, question.type or None, said, rules.prefix, size)
     # Whom to ask as travels in the option of dev mode, as with `internal-dns explain`; an address
     # simply asks.
-    octets, rules = query.to_wire(), replace(rules, dev=True)
+    octets, rules = query.to_wire(), replace(rules, dev=True, echo=False)
     if (machines := concerned(octets, source, catalog, rules)) > LARGEST:
         raise NotAQuestion(
             f"{question.name} is not explained here",
@@ -79,6 +80,7 @@ def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any
     limit = MAX_MESSAGE if tcp else min(size, rules.udp_limit)
     return {
         "steps": {title: _sentence(says) for title, says in story.steps},
+        "suggested": suggested(story),
         "labels": labels,
         "type": dns.rdatatype.to_text(asked.rdtype),
         "forwarded": isinstance(story.outcome, Forward),
@@ -105,6 +107,14 @@ def concerned(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> i
     ):
         return sum(len(app.machines) for app in who.network.apps.values())
     return 0
+
+
+def suggested(story: Explanation) -> list[str]:
+    """The names that a step recommends instead of one without an answer."""
+    steps = dict(story.steps)
+    names = re.findall(r"try (\S+)$", steps.get("meant", ""))
+    _, _, near = steps.get("apps", "").partition("the nearest: ")
+    return names or [f"{app}.internal" for app in near.split(", ") if app]
 
 
 def _sentence(says: str) -> str:
@@ -142,11 +152,12 @@ def _both(found: list[Verdict], inside: int) -> list[Verdict]:
 
 
 def _reply(octets: bytes, limit: int) -> dict[str, Any]:
-    reply = dns.message.from_wire(octets, one_rr_per_rrset=True)
+    shown, answers = with_few_answers(octets, SHOWN)
+    reply = dns.message.from_wire(shown, one_rr_per_rrset=True)
     sections = (
-        ("Answer", reply.answer),
-        ("Authority", reply.authority),
-        ("Additional", reply.additional),
+        ("Answer", reply.answer, answers),
+        ("Authority", reply.authority, len(reply.authority)),
+        ("Additional", reply.additional, len(reply.additional)),
     )
     return {
         "rcode": dns.rcode.to_text(reply.rcode()),
@@ -156,7 +167,7 @@ def _reply(octets: bytes, limit: int) -> dict[str, Any]:
         "limit": limit,
         "share": round(100 * len(octets) / limit, 1),
         "ttl": min((rrset.ttl for rrset in reply.answer), default=None),
-        "answers": len(reply.answer),
+        "answers": answers,
         "reasons": [
             (int(option.code), option.text or "")
             for option in reply.options
@@ -174,9 +185,35 @@ def _reply(octets: bytes, limit: int) -> dict[str, Any]:
                     )
                     for rrset in rrsets[:SHOWN]
                 ],
-                len(rrsets),
+                total,
             )
-            for title, rrsets in sections
+            for title, rrsets, total in sections
             if rrsets
         ],
     }
+
+
+def with_few_answers(octets: bytes, count: int) -> tuple[bytes, int]:
+    """Return the reply with its first *count* answers only, and how many it has: reading all takes
+    dnspython 50 µs each.
+
+    It is our own: names are compressed to the question, or not at all (core/message.py).
+    """
+    total, at = unpack_from("!H", octets, 6)[0], HEADER
+    if total <= count:
+        return octets, total
+    at = _after_name(octets, at) + 4
+    kept = at
+    for number in range(total):
+        if number == count:
+            kept = at
+        at = _after_name(octets, at)
+        at += 10 + unpack_from("!H", octets, at + 8)[0]
+    return octets[:6] + pack("!H", count) + octets[8:kept] + octets[at:], total
+
+
+def _after_name(octets: bytes, at: int) -> int:
+    """Return where a name that begins at *at* ends."""
+    while 0 < octets[at] < 0xC0:
+        at += 1 + octets[at]
+    return at + (2 if octets[at] else 1)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from ipaddress import AddressValueError, IPv6Address
 from itertools import islice
 from pathlib import Path
@@ -19,11 +20,15 @@ from typing import Any, Final, Generic, TypeVar
 
 from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Peer
 from internal_dns.core.records import address_text
+from internal_dns.core.requester import hex48
 from internal_dns.store.sqlite import UnusableCatalog, connect
 
 PAGE: Final = 50
 COUNTED: Final = 10_000  # machines of one app that are counted by state for a list
 FOUND: Final = 25  # results of a search, of each kind
+FILTERED: Final = 50_000  # rows of one list that a filter looks at; a fifth of it by address
+SORTED: Final = 10_000  # rows of one list that are sorted
+ALIKE: Final = 5_000  # app names that are compared with a misspelled one
 EXAMINED: Final = 200_000  # apps, peers and networks that a search looks at
 
 T = TypeVar("T")
@@ -60,6 +65,47 @@ def part(of: Sequence[T], number: int) -> Part[T]:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """What of a list is wanted: rows that hold a text, an order ("-" before it: backwards), a
+    page."""
+
+    text: str = ""
+    sort: str = ""
+    page: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """A list as chosen. `sorts` are the orders it has; `looked_at` is less than `of` where the
+    filter stopped."""
+
+    part: Part[T]
+    choice: Choice
+    sorts: tuple[str, ...]
+    looked_at: int
+    of: int
+
+
+def listing(
+    of: Sequence[T],
+    choice: Choice,
+    words: Callable[[T], bytes],
+    orders: Mapping[str, Callable[[T], Any]] = {},
+) -> Listing[T]:
+    """Filter by *words*, sort by one of *orders*, cut a page. Of a long list only the first are
+    filtered, and it keeps its order: the work of a page is bounded."""
+    found, looked_at = of, len(of)
+    if wanted := choice.text.lower().encode():
+        looked_at = min(len(of), FILTERED // 5 if b":" in wanted else FILTERED)
+        found = [each for each in islice(of, looked_at) if wanted in words(each)]
+    sorts = tuple(orders) if len(found) <= SORTED else ()
+    order = choice.sort.removeprefix("-")
+    if order in sorts:
+        found = sorted(found, key=orders[order], reverse=choice.sort.startswith("-"))
+    return Listing(part(found, choice.page), choice, sorts, looked_at, len(of))
+
+
+@dataclass(frozen=True, slots=True)
 class Counted:
     """An app and how many machines it has; `visible` is None for an app with too many to count for
     a list."""
@@ -79,52 +125,88 @@ def counted(app: App) -> Counted:
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def networks(catalog: Catalog, number: int) -> Values:
-    shown = part(sorted(catalog.networks), number)
-    rows = [catalog.networks[each] for each in shown.items]
+def networks(catalog: Catalog, choice: Choice = Choice()) -> Values:
+    def words(number: NetworkId) -> bytes:
+        net = catalog.networks[number]
+        return net.name.lower() + b" " + hex48(net.prefix).encode()
+
+    orders: dict[str, Callable[[NetworkId], Any]] = {
+        "addresses": lambda number: number,
+        "network": lambda number: catalog.networks[number].label.lower(),
+    }
+    found = listing(sorted(catalog.networks), choice, words, orders)
+    rows = [catalog.networks[each] for each in found.part.items]
     machines = {
         network.id: sum(len(app.machines) for app in network.apps.values()) for network in rows
     }
-    return {"part": shown, "networks": rows, "machines": machines}
+    return {"listing": found, "networks": rows, "machines": machines}
 
 
-def network(catalog: Catalog, number: int, page: int) -> Values:
-    found = network_of(catalog, number)
-    shown = part(sorted(found.apps), page)
-    return {
-        "network": found,
-        "part": shown,
-        "apps": [counted(found.apps[name]) for name in shown.items],
+def network(catalog: Catalog, number: int, choice: Choice = Choice()) -> Values:
+    net = network_of(catalog, number)
+    orders: dict[str, Callable[[bytes], Any]] = {
+        "app": lambda name: name,
+        "machines": lambda name: len(net.apps[name].machines),
     }
+    found = listing(sorted(net.apps), choice, lambda name: name, orders)
+    rows = [counted(net.apps[name]) for name in found.part.items]
+    return {"network": net, "listing": found, "apps": rows}
 
 
-def peers(catalog: Catalog, number: int, page: int) -> Values:
-    found = network_of(catalog, number)
-    shown = part(sorted(found.peers), page)
+def peers(catalog: Catalog, number: int, choice: Choice = Choice()) -> Values:
+    net = network_of(catalog, number)
+    orders: dict[str, Callable[[bytes], Any]] = {
+        "address": lambda name: net.peers[name].address,
+        "peer": lambda name: name,
+    }
+    found = listing(
+        sorted(net.peers), choice, lambda name: name + _address_if(choice, net.peers[name]), orders
+    )
     rows = [
-        (peer := found.peers[name], region_of(catalog, peer.region, peer.address))
-        for name in shown.items
+        (peer := net.peers[name], region_of(catalog, peer.region, peer.address))
+        for name in found.part.items
     ]
-    return {"network": found, "part": shown, "peers": rows}
+    return {"network": net, "listing": found, "peers": rows}
 
 
-def flycasts(catalog: Catalog, number: int, page: int) -> Values:
-    found = network_of(catalog, number)
-    shown = part(sorted(found.flycasts), page)
-    return {
-        "network": found,
-        "part": shown,
-        "flycasts": [(name, found.flycasts[name]) for name in shown.items],
-    }
+def flycasts(catalog: Catalog, number: int, choice: Choice = Choice()) -> Values:
+    net = network_of(catalog, number)
+    found = listing(sorted(net.flycasts), choice, lambda name: name, {"app": lambda name: name})
+    rows = [(name, net.flycasts[name]) for name in found.part.items]
+    return {"network": net, "listing": found, "flycasts": rows}
 
 
-def app(catalog: Catalog, number: int, name: str, page: int, file: Path) -> Values:
+def app(
+    catalog: Catalog,
+    number: int,
+    name: str,
+    file: Path,
+    choice: Choice = Choice(),
+) -> Values:
     net = network_of(catalog, number)
     found = app_of(net, name)
-    shown = part(found.machines, page)
-    ages = updated(file, [machine.id for machine in shown.items])
+
+    def words(m: Machine) -> bytes:
+        return b" ".join((m.id, m.state, m.region, m.group)) + _address_if(choice, m)
+
+    orders: dict[str, Callable[[Machine], Any]] = {
+        "address": lambda m: m.address,
+        "machine": lambda m: m.id,
+        "state": lambda m: (not m.visible, m.state, m.id),
+        "region": lambda m: (m.region, m.id),
+        "group": lambda m: (m.group, m.id),
+    }
+    shown = listing(found.machines, choice, words, orders)
+    ages = updated(file, [machine.id for machine in shown.part.items])
     own = net.flycasts.get(found.name, ())
-    return {"network": net, "app": counted(found), "part": shown, "updated": ages, "flycasts": own}
+    return {"network": net, "app": counted(found), "listing": shown, "updated": ages,
+            "flycasts": own}  # fmt: skip
+
+
+def _address_if(choice: Choice, row: Machine | Peer) -> bytes:
+    """The address of a row where the text may be a part of one: writing it takes most of the
+    time."""
+    return b" " + address_text(row.address) if ":" in choice.text else b""
 
 
 def machine(catalog: Catalog, number: int, name: str, ident: str, file: Path) -> Values:
@@ -176,15 +258,21 @@ def region_of(catalog: Catalog, own: bytes, address: bytes) -> bytes:
 
 
 def names_of(found: Machine) -> list[tuple[str, str]]:
-    """The names that lead to a machine, each with what it is."""
+    """The names that lead to a machine, each with what it is: none to one that is not visible."""
+    if not found.visible:
+        return []
     named, ident, region, group = (
         each.decode() for each in (found.app, found.id, found.region, found.group)
     )
     names = [
         (f"{ident}.vm.{named}.internal", "this machine alone"),
         (f"{named}.internal", "every visible machine of the app"),
-        (f"{region}.{named}.internal", f"those in {region}"),
-        (f"{group}.process.{named}.internal", f"those of process group {group}"),
+        *([(f"{region}.{named}.internal", f"those in {region}")] if region else []),
+        *(
+            [(f"{group}.process.{named}.internal", f"those of process group {group}")]
+            if group
+            else []
+        ),
         (f"top3.nearest.of.{named}.internal", "the three nearest to whoever asks"),
     ]
     names += [
@@ -279,6 +367,21 @@ def search(catalog: Catalog, text: str) -> Results:
         for each in net.apps.values():
             _add(found.machines, ((net, m) for m in _starting(each, wanted)), found)
     return found
+
+
+def alike(catalog: Catalog, text: str) -> list[tuple[Network, App]]:
+    """The apps whose names are nearest to *text*, for a search that found nothing."""
+    wanted, left, found = text.strip().lower(), ALIKE, list[tuple[Network, App]]()
+    for number in sorted(catalog.networks):
+        net = catalog.networks[number]
+        names = [
+            name.decode() for name in islice(net.apps, left) if abs(len(name) - len(wanted)) <= 2
+        ]
+        left -= len(net.apps)
+        found += [(net, net.apps[name.encode()]) for name in get_close_matches(wanted, names, 3)]
+        if left <= 0 or len(found) >= 5:
+            break
+    return found[:5]
 
 
 def _starting(of: App, wanted: bytes) -> Iterator[Machine]:

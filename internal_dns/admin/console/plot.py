@@ -13,6 +13,7 @@ from typing import Final
 
 WIDTH: Final = 300
 HEIGHT: Final = 100
+HOVER: Final = 5  # values per column that tells them: fewer would make the page large
 
 Values = Sequence[float | None]
 
@@ -39,6 +40,15 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class Hover:
+    """A column of a plot that tells its values when pointed at."""
+
+    x: float
+    width: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plot:
     """What a plot shows; `note` says what is measured and how."""
 
@@ -49,6 +59,7 @@ class Plot:
     middle: str
     lines: tuple[Line, ...] = ()
     bars: tuple[Bar, ...] = ()
+    hovers: tuple[Hover, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -68,7 +79,27 @@ def lines(title: str, unit: str, note: str, series: Mapping[str, Values], room: 
         if known:
             path, area = _paths(values, top, room)
             drawn.append(Line(number, name, path, area, figure(values[-1]), figure(max(known))))
-    return Plot(title, unit, note, figure(top), figure(top / 2), tuple(drawn))
+    columns = _hovers(series, room, unit) if drawn else ()
+    return Plot(title, unit, note, figure(top), figure(top / 2), tuple(drawn), hovers=columns)
+
+
+def _hovers(series: Mapping[str, Values], room: int, unit: str) -> tuple[Hover, ...]:
+    """Return columns of HOVER values each: how long ago, and the highest value of each series."""
+    length = max((len(values) for values in series.values()), default=0)
+    step = WIDTH / max(1, room - 1)
+    found = []
+    for end in range(length, 0, -HOVER):
+        start = max(0, end - HOVER)
+        tops = []
+        for name, values in series.items():
+            known = [v for v in values[start:end] if v is not None]
+            if known and max(known) > 0:
+                tops.append(f"{name} {figure(max(known))}".strip())
+        left = max(0.0, WIDTH - step * (length - 1 - start))
+        width = min(WIDTH - left, step * (end - start))
+        words = f"{length - end} s ago: {', '.join(tops) or '0'} {unit}"
+        found.append(Hover(round(left, 1), round(width, 1), words))
+    return tuple(found)
 
 
 def bars(title: str, unit: str, note: str, counts: Sequence[tuple[str, float]]) -> Plot:

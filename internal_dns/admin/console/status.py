@@ -35,11 +35,11 @@ def plots(samples: Sequence[Sample]) -> list[Plot]:
     responses = "internal_dns_responses_total"
     delays = [sample.delay * 1000 for sample in samples[1:]]
     return [
-        lines("Queries", "a second", "Messages received, by transport.",
+        lines("Queries", "per second", "Messages received, by transport.",
               per_second(samples, "internal_dns_requests_total", 0), KEPT),
-        lines("Responses by RCODE", "a second", "What the replies said.",
+        lines("Responses by RCODE", "per second", "What the replies said.",
               _in_order(per_second(samples, responses, 0), _RCODES), KEPT),
-        lines("Responses by kind", "a second", "Our three zones, from the catalog; forwarded; "
+        lines("Responses by kind", "per second", "Our three zones, from the catalog; forwarded; "
                                                "refused.",
               _in_order(per_second(samples, responses, 1), _KINDS), KEPT),
         lines("Latency: wait for the loop", "ms", "The longest that a query had to wait for its "

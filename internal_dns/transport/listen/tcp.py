@@ -12,10 +12,9 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections import Counter
-from collections.abc import Coroutine
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from internal_dns.core.journey import IDLE_TIMEOUT
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, QR
@@ -23,6 +22,7 @@ from internal_dns.metrics import Metrics
 from internal_dns.net import packed
 from internal_dns.transport.answer import Exchange, Later
 from internal_dns.transport.fairness import OUTSIDERS
+from internal_dns.transport.late import Late
 
 PARTIAL_TIMEOUT: Final = 2
 UNREAD_TIMEOUT: Final = 10
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         self.blocked = False  # the client does not read its replies
         self.closing = False
         self.queued = False  # a message waits for its turn
-        self.waiting: set[asyncio.Task[None]] = set()
+        self.waiting: set[Late] = set()
         self.loop = asyncio.get_running_loop()
         self.since = self.loop.time()  # when the present wait began
         self.timer: asyncio.TimerHandle | None = None
@@ -138,8 +138,9 @@ class Connection(asyncio.Protocol):
         self.all.leave(self)
         if self.timer:
             self.timer.cancel()
-        for task in self.waiting:
-            task.cancel()
+        for reply in self.waiting:
+            reply.cancel()
+        self.waiting.clear()
 
     # ── frames ────────────────────────────────────────────────────────────────────────────────────
 
@@ -245,7 +246,7 @@ class Connection(asyncio.Protocol):
         reply = self.exchange.handle(message, self.source, self.destination, self.port, stream=True)
         if isinstance(reply, bytes):
             self._write(len(reply).to_bytes(2, "big") + reply)
-        elif isinstance(reply, Coroutine):
+        elif isinstance(reply, Late):
             self._later(reply)
         self._go_on()
 
@@ -271,25 +272,18 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.resume_reading()
 
-    def _later(self, reply: Coroutine[Any, Any, bytes | None]) -> None:
-        async def send() -> None:
-            try:
-                octets = await reply
-                if octets is not None and not self.transport.is_closing():
-                    work = self.exchange.work
-                    begin = work.cpu()
-                    self.transport.write(len(octets).to_bytes(2, "big") + octets)
-                    work.charge({self.network: 1}, work.cpu() - begin)
-            finally:
-                self.in_flight -= 1
-                self.since = self.loop.time()
-            if not self.blocked:
-                self._go_on()
-
+    def _later(self, reply: Late) -> None:
         self.in_flight += 1
-        task = self.loop.create_task(send())
-        self.waiting.add(task)
-        task.add_done_callback(self.waiting.discard)
+        self.waiting.add(reply)
+        reply.when_there(partial(self._send_late, reply))
+
+    def _send_late(self, reply: Late, octets: bytes) -> None:
+        self.waiting.discard(reply)
+        self.in_flight -= 1
+        self.since = self.loop.time()
+        self._write(len(octets).to_bytes(2, "big") + octets)
+        if not self.blocked:
+            self._go_on()
 
     # ── ends ──────────────────────────────────────────────────────────────────────────────────────
 

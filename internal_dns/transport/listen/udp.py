@@ -21,7 +21,8 @@ from typing import Any, Final
 from internal_dns.core.wire import MAX_QUERY
 from internal_dns.metrics import Metrics
 from internal_dns.net import packed
-from internal_dns.transport.answer import Exchange, Later
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.late import Late
 
 BATCH: Final = 64  # datagrams read at a time: about half a millisecond
 # While work waits, the slices of the fair queue come between: so more are read at a time, most of
@@ -41,7 +42,7 @@ class UdpListener:
         host = sock.getsockname()[0]
         self.destination = None if host == "::" else packed(host)  # None: packet info says it
         self.received = metrics.requests["udp", "6" if sock.family == socket.AF_INET6 else "4"]
-        self.pending: set[asyncio.Task[None]] = set()
+        self.pending: set[Late] = set()
         self.loop = asyncio.get_running_loop()
         self.loop.add_reader(sock, self._readable if self.destination else self._readable_wildcard)
 
@@ -51,8 +52,9 @@ class UdpListener:
     def close(self) -> None:
         """Leave the socket alone from now on: it may be closed."""
         self.stop_reading()
-        for task in self.pending:
-            task.cancel()
+        for reply in self.pending:
+            reply.cancel()
+        self.pending.clear()
 
     # Hot path: both loops are written out; a shared inner function costs half a microsecond a
     # query.
@@ -187,8 +189,8 @@ class UdpListener:
         reply = exchange.handle(octets, source, destination, address[1], again=again)
         if isinstance(reply, bytes):
             self._send(reply, ancillary, address)
-        elif reply is not None and reply is not Later.PARKED:
-            self._later(reply, source, address, ancillary)
+        elif isinstance(reply, Late):
+            self._later(reply, ancillary, address)
         exchange.end_batch(begin, 1)
 
     def _send(self, reply: bytes, ancillary: list[Any], address: Any) -> None:
@@ -197,16 +199,11 @@ class UdpListener:
         except OSError:
             self.metrics.drop("send")
 
-    def _later(self, reply: Any, source: bytes, address: Any, ancillary: list[Any]) -> None:
-        """Send what a coroutine returns, when it does."""
+    def _later(self, reply: Late, ancillary: list[Any], address: Any) -> None:
+        """Send *reply* when it is there."""
+        self.pending.add(reply)
+        reply.when_there(partial(self._send_late, reply, ancillary, address))
 
-        async def send() -> None:
-            if (octets := await reply) is not None:
-                work = self.exchange.work
-                begin = work.cpu()
-                self._send(octets, ancillary, address)
-                work.charge({self.exchange.payer(source): 1}, work.cpu() - begin)
-
-        task = self.loop.create_task(send())
-        self.pending.add(task)
-        task.add_done_callback(self.pending.discard)
+    def _send_late(self, reply: Late, ancillary: list[Any], address: Any, octets: bytes) -> None:
+        self.pending.discard(reply)
+        self._send(octets, ancillary, address)

@@ -105,6 +105,7 @@ cdef extern from "worker.h" nogil:
         uint32_t shown
         uint32_t authority
         uint32_t whole
+        uint32_t chain
         bint indivisible
         const uint8_t *record_octets
         const uint8_t *option_octets

@@ -34,7 +34,7 @@ class Table:
     def put_relayed(
         self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool, flags: int, extended: int,
         counts: Sequence[int], records: bytes, options: bytes, ttls: Iterable[int], stored: int, refresh: int,
-        expires: int, cell: int, whole: int = 0,
+        expires: int, cell: int, whole: int = 0, chain: int = 0,
     ) -> int: ...  # fmt: skip
     def drop(self, network: int, name: bytes, qtype: int) -> bool: ...
     def drop_relayed(

@@ -104,17 +104,18 @@ cdef class Table:
     def put_relayed(self, bytes name, unsigned short qtype, bint dnssec_ok, bint checking_disabled,
                     unsigned short flags, unsigned char extended, counts, bytes records, bytes options, ttls,
                     unsigned long long stored, unsigned long long refresh, unsigned long long expires,
-                    unsigned short cell, unsigned int whole=0):
+                    unsigned short cell, unsigned int whole=0, unsigned int chain=0):
         """Keep an answer of an upstream's for every network's queries with RD, this DO and this CD; return its octets.
 
-        *whole* says how many octets there are when they are too many to be kept here: then TC is all that is told.
+        *records* may be the first RRs only: as many as the largest reply here has room for. *whole* then says how many
+        octets there are. The first *chain* RRs lead to the set that was asked for, and are not told without any of it.
 
         *ttls* are offsets into *records*: each TTL is sent less the seconds since *stored*. From *refresh* on the first
         who asks goes up to Python, and from *expires* on everyone.
         """
         cdef said answer
         cdef bytes offsets = b"".join([int(at).to_bytes(2, SYS_BYTEORDER) for at in ttls])
-        if any(at + 4 > len(records) for at in ttls):
+        if any(at + 6 > len(records) for at in ttls):
             raise ValueError("a TTL outside the records")
         fill(&answer, 0, name, qtype, flags, counts, records, options, cell)
         answer.variant = RELAYED | (WITH_DO if dnssec_ok else 0) | (WITH_CD if checking_disabled else 0)
@@ -123,8 +124,9 @@ cdef class Table:
         answer.stored, answer.refresh, answer.expires = stored, refresh, expires
         answer.shown = answer.records
         answer.whole = max(whole, answer.records)
-        if not expires or whole and answer.records or answer.whole > MAX_RECORDS:
-            raise ValueError("without end, or of two sizes")
+        answer.chain = chain
+        if not expires or answer.whole > MAX_RECORDS:
+            raise ValueError("without end, or too large")
         return self.keep(&answer)
 
     cdef keep(self, const said *answer):

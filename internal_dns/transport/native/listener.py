@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from functools import partial
 from threading import Thread
 from time import monotonic, perf_counter
-from typing import Any, Final
+from typing import Final
 
 from internal_dns.metrics import Metrics
 from internal_dns.net import packed
-from internal_dns.transport.answer import Exchange, Later
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.late import Late
 from internal_dns.transport.listen.udp import LATE
 from internal_dns.transport.native import MISSING
 from internal_dns.transport.native.mirror import Mirror
@@ -46,7 +47,7 @@ class Udp:
     ) -> None:
         self.groups, self.exchange, self.metrics = groups, exchange, metrics
         self.loop = asyncio.get_running_loop()
-        self.pending: set[asyncio.Task[None]] = set()
+        self.pending: set[Late] = set()
         self.shares = [
             [sock for group in groups for sock in group[n::workers]] for n in range(workers)
         ]
@@ -93,8 +94,9 @@ class Udp:
         files."""
         self.stop_reading()
         self.workers, self._counted = [], []
-        for task in self.pending:
-            task.cancel()
+        for reply in self.pending:
+            reply.cancel()
+        self.pending.clear()
 
     def _readable(self, number: int) -> None:
         up = self.workers[number].up
@@ -135,8 +137,8 @@ class Udp:
         reply = exchange.handle(octets, source, destination, port, again=again)
         if isinstance(reply, bytes):
             self._send(number, back, reply)
-        elif reply is not None and reply is not Later.PARKED:
-            self._later(reply, source, number, back)
+        elif isinstance(reply, Late):
+            self._later(reply, number, back)
         exchange.end_batch(begin, 1)
 
     def _send(self, number: int, back: bytes, reply: bytes) -> None:
@@ -153,19 +155,14 @@ class Udp:
         before, self._unseen = self._unseen, sum(worker.unseen for worker in self.workers)
         self.exchange.not_shown(self._unseen - before)
 
-    def _later(self, reply: Any, source: bytes, number: int, back: bytes) -> None:
-        """Send what a coroutine returns, when it does."""
+    def _later(self, reply: Late, number: int, back: bytes) -> None:
+        """Send *reply* when it is there."""
+        self.pending.add(reply)
+        reply.when_there(partial(self._send_late, reply, number, back))
 
-        async def send() -> None:
-            if (octets := await reply) is not None:
-                work = self.exchange.work
-                begin = work.cpu()
-                self._send(number, back, octets)
-                work.charge({self.exchange.payer(source): 1}, work.cpu() - begin)
-
-        task = self.loop.create_task(send())
-        self.pending.add(task)
-        task.add_done_callback(self.pending.discard)
+    def _send_late(self, reply: Late, number: int, back: bytes, octets: bytes) -> None:
+        self.pending.discard(reply)
+        self._send(number, back, octets)
 
     def count(self) -> None:
         """Add what the workers have counted since the last time to the metrics."""

@@ -99,8 +99,10 @@ class Mirror:
         number, reply = self._number(entry.counter), entry.reply
         if number >= fast.MAX_CELLS:
             return 0
-        # What is larger than any reply there is known to be: TC is all that is said then.
-        kept = len(reply.records) <= fast.LARGEST_REPLY
+        # Of what is larger than any reply there, no more is told than what such a reply has room for.
+        whole = len(reply.records)
+        if whole > fast.LARGEST_REPLY:
+            reply = reply.first(fast.LARGEST_REPLY)
         name, qtype, variant = split(EVERYONE, key)
         # Upwards: who is sent up to have it refreshed must find that it is time there too.
         refresh, until = ceil(entry.refresh_at * 1_000), ceil(entry.until * 1_000)
@@ -112,14 +114,15 @@ class Mirror:
             QR | RA | reply.ad * AD | reply.rcode & 15,
             reply.rcode >> 4,
             (*reply.counts, 0),
-            reply.records if kept else b"",
+            reply.records,
             b"",
-            reply.ttls if kept else (),
+            reply.ttls,
             int(entry.since * 1_000),
             refresh,
             until,
             number,
-            0 if kept else len(reply.records),
+            whole,
+            reply.chain,
         )
 
     def drop(self, network: bytes, key: bytes) -> None:

@@ -70,7 +70,8 @@ struct answer {
     uint32_t records, options; /* octets */
     uint32_t shown, authority; /* octets of these sections, which `records` begins with */
     uint32_t whole;           /* octets of all three: more than `records` when of the answer section only its size is
-                               * kept */
+                               * kept, or of a relayed one only its beginning */
+    uint32_t chain;           /* relayed: RRs that lead to the set that was asked for */
     uint32_t ttl_count;
     const uint16_t *ttls;     /* relayed: where in the records the TTLs are */
     const uint8_t *octets;
@@ -444,11 +445,11 @@ static inline uint8_t *put(uint8_t *out, const uint8_t *octets, size_t size)
     return out + size;
 }
 
-/* Reduce every TTL by the whole seconds since the answer was stored. */
-static inline void age(const struct answer *answer, uint64_t now, uint8_t *records)
+/* Reduce the first *count* TTLs by the whole seconds since the answer was stored. */
+static inline void age(const struct answer *answer, uint32_t count, uint64_t now, uint8_t *records)
 {
     uint64_t seconds = now > answer->stored ? (now - answer->stored) / 1000 : 0;
-    for (uint32_t k = 0; k < answer->ttl_count; k++) {
+    for (uint32_t k = 0; k < count; k++) {
         uint8_t *at = records + answer->ttls[k];
         uint32_t ttl = four(at), left = ttl > seconds ? ttl - (uint32_t)seconds : 0;
         put_two(put_two(at, left >> 16), left & 0xffff);
@@ -520,9 +521,27 @@ static inline uint32_t fitting(const uint8_t *rr, uint32_t room, uint32_t *count
     return size;
 }
 
+/* Return the octets of the chain and of as many RRs behind it as fit into *room*, as core/relayed.Relayed.first does;
+ * *count* becomes how many. Each RR ends six octets and its rdata after its TTL begins. */
+static inline uint32_t first_of(const struct answer *answer, uint32_t room, uint32_t *count)
+{
+    uint32_t size = 0, fit = 0;
+    for (; fit < *count && fit < answer->ttl_count; fit++) {
+        uint32_t end = answer->ttls[fit] + 6U;
+        if (end > room || end > answer->records)
+            break;
+        end += two(answer->octets + end - 2);
+        if (end > room || end > answer->records)
+            break;
+        size = end;
+    }
+    *count = fit > answer->chain ? fit : 0;
+    return *count ? size : 0;
+}
+
 /* Write what of the reply fits, as core/message.message does: EDE goes first, then additional records, then whole RRs
- * from the end, and TC says so. Of what an upstream said either all is told or nothing. Return the size, or 0 for what
- * Python must see. */
+ * from the end, and TC says so. Of what an upstream said the first RRs are told. Return the size, or 0 for what Python must
+ * see. */
 static inline size_t build_part(const struct table *table, const struct answer *answer, const struct query *query,
                                 uint32_t turn, const struct moment *now, uint8_t *out, size_t room)
 {
@@ -534,7 +553,8 @@ static inline size_t build_part(const struct table *table, const struct answer *
     uint32_t left = query->limit - fixed, shown = answer->whole - (answer->records - answer->shown), first = 0;
     uint32_t flags = answer->flags, answers = answer->counts[0], additionals = answer->counts[2], additional = 0;
     if (relayed) {
-        shown = answers = additionals = 0;
+        shown = first_of(answer, left, &answers);
+        additionals = 0;
         flags = (flags & ~(uint32_t)AD) | TC;
     } else if (shown > left) {
         flags |= TC;
@@ -564,7 +584,9 @@ static inline size_t build_part(const struct table *table, const struct answer *
     uint32_t until_end = answer->shown - first < shown ? answer->shown - first : shown;
     at = put(put(at, answer->octets + first, until_end), answer->octets, shown - until_end);
     uint8_t *authority = at;
-    if (!relayed)
+    if (relayed)
+        age(answer, answers, now->monotonic, at - shown);
+    else
         at = put(at, answer->octets + answer->shown, answer->authority + additional);
     if (answer->names_zone)
         put_two(authority, 0xc000 | (query->end - 4 - (uint32_t)sizeof INTERNAL));
@@ -591,7 +613,7 @@ static inline size_t build_reply(const struct table *table, const struct answer 
     at = put(at, answer->octets + ring, answer->records - ring);
     if (answer->names_zone)
         put_two(records, 0xc000 | (query->end - 4 - (uint32_t)sizeof INTERNAL));
-    age(answer, now->monotonic, records);
+    age(answer, answer->ttl_count, now->monotonic, records);
     if (query->edns)
         put_opt(table, answer, query, answer->options, now->unix_time, at);
     return size;

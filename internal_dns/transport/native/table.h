@@ -15,7 +15,7 @@ struct said {
     uint16_t flags, counts[3], cell;
     uint8_t extended;
     bool names_zone;
-    uint32_t unit, turns, records, options, ttl_count, shown, authority, whole;
+    uint32_t unit, turns, records, options, ttl_count, shown, authority, whole, chain;
     bool indivisible;
     const uint8_t *record_octets, *option_octets;
     const uint16_t *ttls;
@@ -183,7 +183,7 @@ static inline struct answer *make_answer(const struct table *table, const struct
     made->flags = said->flags, made->cell = said->cell, made->extended = said->extended;
     memcpy(made->counts, said->counts, sizeof made->counts);
     made->shown = said->shown, made->authority = said->authority, made->whole = said->whole;
-    made->indivisible = said->indivisible, made->names_zone = said->names_zone;
+    made->chain = said->chain, made->indivisible = said->indivisible, made->names_zone = said->names_zone;
     made->stored = said->stored, made->refresh = said->refresh, made->expires = said->expires;
     return made;
 }

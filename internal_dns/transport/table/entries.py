@@ -10,7 +10,7 @@ from typing import Final
 from internal_dns.core.journey import Remember, Rules
 from internal_dns.core.message import OUR_UDP_SIZE, ede_option
 from internal_dns.core.records import TextList
-from internal_dns.core.wire import AA, CD, HEADER, MAX_MESSAGE, QR, RA, RD, TC, Type
+from internal_dns.core.wire import AA, CD, HEADER, QR, RA, RD, TC, Type
 
 Cell = list[int]  # a counter of one element, shared by the entries that count into it
 
@@ -21,6 +21,7 @@ OPT_SIZE: Final = (
 OVERHEAD: Final = 730  # octets an entry takes beside its records, measured with tracemalloc
 # Of RRs in a section. An app may have more machines; then no message has them all.
 MAX_COUNT: Final = 65_535
+_TYPE_AND_CLASS: Final = 4  # octets of a question beside its name
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ class Entry:
     tail: bytes  # authority and additional
     opts: tuple[bytes, ...]  # by DO
     authority: int  # octets, which `tail` begins with
-    whole: int  # octets of the whole answer section; more than `shown` when no message has it
+    whole: int  # octets of the whole answer section; more than `shown`, and a least, if not here
     indivisible: bool  # one RR of a list: part of it would look like the whole list
     counter: Cell
     label: bytes | None
@@ -64,7 +65,7 @@ class Entry:
     ) -> bytes | None:
         """The reply to a UDP client whose limit the whole one exceeds: the same goes as in
         core/message.message. *opt* is empty without EDNS, *options* are beside EDE. None when the
-        question alone leaves no room."""
+        question alone leaves no room, or the answer may fit and is not here."""
         room = limit - end - len(opt and opt[:OPT_SIZE]) - len(options) - self.authority
         if room < 0:
             return None
@@ -77,6 +78,8 @@ class Entry:
             additionals = 0
             answers, size = (0, 0) if self.indivisible else fitting(answer, answers, room)
             answer = answer[:size]
+        elif self.whole > self.shown:
+            return None
         room -= len(answer)
         error = opt[OPT_SIZE:] if len(opt) - OPT_SIZE <= room else b""
         room -= len(error)
@@ -99,7 +102,7 @@ def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
     body = said.body
     groups = [tied for tied in body.answer if tied]
     records = [record for tied in groups for record in tied]
-    # A list that is too large for any message has no records.
+    # A list that is too large for any message, or for whoever asked first, has no records.
     indivisible = isinstance(body.whole, TextList)
     rr_count = min(body.at_most or len(records), len(records))
     units = {len(record) for record in records}
@@ -126,7 +129,7 @@ def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
         tail=tail,
         opts=opts,
         authority=len(body.authority),
-        whole=shown if records or not body.whole else MAX_MESSAGE + 1,
+        whole=max(shown, said.truncated_below - HEADER - len(said.name) - _TYPE_AND_CLASS),
         indivisible=indivisible,
         counter=counter,
         label=said.label,

@@ -41,7 +41,9 @@ class RelayedEntry:
         opt = with_options(self.opt, options) if end < len(octets) else b""
         # Its size decides first: to reduce thousands of TTLs takes a millisecond.
         if end + len(self.records) + len(opt) > limit:
-            head, records = truncated(self.heads[0], has_opt=end < len(octets)), b""
+            part = self.reply.first(limit - end - len(opt))
+            head = truncated(self.heads[0], part.counts, has_opt=end < len(octets))
+            records = part.aged(int(now - self.since))
         else:
             if (age := int(now - self.since)) != self.age:
                 self.age, self.records = age, self.reply.aged(age)
@@ -60,9 +62,10 @@ def split(network: bytes, key: bytes) -> tuple[bytes, int, int]:
     )
 
 
-def truncated(head: bytes, *, has_opt: bool) -> bytes:
-    """Return flags and counts of the reply that has no records, but TC; *head* is without AD."""
-    return pack("!5H", int.from_bytes(head[:2], "big") | TC, 1, 0, 0, has_opt)
+def truncated(head: bytes, counts: tuple[int, int], *, has_opt: bool) -> bytes:
+    """Return flags and counts of the reply that has TC and a part of the records; *head* is without
+    AD."""
+    return pack("!5H", int.from_bytes(head[:2], "big") | TC, 1, *counts, has_opt)
 
 
 def relayed_entry(

@@ -3,7 +3,7 @@ read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -18,6 +18,7 @@ from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
 from internal_dns.store.sqlite import Loaded
+from internal_dns.transport.answer import Exchange
 from tests.core.messages import CATALOG
 
 TOKEN: Final = "a-token-of-the-tests"
@@ -35,12 +36,15 @@ def console(
     inside: bool = True,
     base: str = "http://127.0.0.1:9154",
     rules: Rules = Rules(),  # noqa: B008 - frozen
+    about: Mapping[str, str] = {},
+    exchange: Exchange | None = None,
 ) -> Iterator[TestClient]:
     """A client of the console, logged in unless told otherwise."""
     loaded = Loaded(catalog=catalog) if catalog else None
     sources = Sources(
-        lambda: catalog, lambda: loaded, lambda: ready, lambda: rules, file, lambda: upstreams
-    )
+        lambda: catalog, lambda: loaded, lambda: ready, lambda: rules, file, lambda: upstreams,
+        lambda: about, exchange,
+    )  # fmt: skip
     with ThreadPoolExecutor(1) as thread:
         app = App(sources, sampler or Sampler(Metrics()), TOKEN, thread).asgi()
         with TestClient(app, base_url=base, follow_redirects=False) as client:
@@ -62,7 +66,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attrs}, []))
-        if tag not in ("meta", "link", "input", "br", "path", "circle", "rect"):
+        if tag not in ("meta", "link", "input", "br", "path", "circle"):
             self._open.append(len(self.elements) - 1)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

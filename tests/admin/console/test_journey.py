@@ -10,12 +10,12 @@ import pytest
 
 from internal_dns.admin.asking import NotAQuestion, query_for
 from internal_dns.admin.console import journey as module
-from internal_dns.admin.console.journey import Question, journey
+from internal_dns.admin.console.journey import Question, journey, with_few_answers
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.core.requester import SourceMap
 from tests.admin.console.looking import console, get
-from tests.core.messages import CATALOG, IN_WEB, SERVER, ip
+from tests.core.messages import AAAA, CATALOG, IN_WEB, SERVER, SRV, ip, opt, query
 
 RULES = Rules(region=b"ams")
 NAMES = (
@@ -245,3 +245,21 @@ def test_what_would_hold_up_answers_is_not_explained(
     with pytest.raises(NotAQuestion, match=f"it concerns {machines} machines") as refused:
         journey(Question(name, who=who), CATALOG, RULES)
     assert "`internal-dns explain`" in refused.value.do
+
+
+@pytest.mark.parametrize("count", [1, 7, 99, 100, 200])
+@pytest.mark.parametrize("name", ["many.internal", "_http._tcp.web.internal", "nosuch.internal"])
+def test_a_reply_is_cut_to_its_first_answers_and_stays_a_message(name: str, count: int) -> None:
+    qtype = SRV if "_tcp" in name else AAAA
+    said = respond(
+        query(name, qtype, opt()), ip("fdaa:0:18::9"), ip("fdaa::3"), CATALOG, Rules(), stream=True
+    )
+    assert isinstance(said, Reply)
+    whole = dns.message.from_wire(said.octets, one_rr_per_rrset=True)
+    octets, total = with_few_answers(said.octets, count)
+    cut = dns.message.from_wire(octets, one_rr_per_rrset=True)
+    assert total == len(whole.answer)
+    assert cut.answer == whole.answer[:count]
+    assert (cut.authority, cut.additional, cut.options) == (
+        whole.authority, whole.additional, whole.options,
+    )  # fmt: skip

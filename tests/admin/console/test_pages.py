@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from tests.core.messages import ACME, ROWS, ip, loaded, machine
 def test_networks_are_listed_with_what_they_hold() -> None:
     with console() as client:
         assert get(client, "/").rows() == [
-            ["acme", "fdaa:0:18::/48", "4", "105", "1", "1", "as acme"],
-            ["globex", "fdaa:0:19::/48", "2", "1", "0", "0", "as globex"],
+            ["fdaa:0:18::/48", "acme", "4", "105", "1", "1", "as acme"],
+            ["fdaa:0:19::/48", "globex", "2", "1", "0", "0", "as globex"],
         ]
 
 
@@ -36,8 +37,8 @@ def test_peers_and_flycasts_have_pages_of_their_own() -> None:
     with console() as client:
         assert get(client, f"/networks/{ACME}/peers").rows() == [
             [
-                "laptop",
                 "fdaa:0:18:a7b:7d:1:1:102",
+                "laptop",
                 "–",
                 "shown",
                 "laptop._peer.internal",
@@ -45,7 +46,7 @@ def test_peers_and_flycasts_have_pages_of_their_own() -> None:
             ]
         ]
         assert get(client, f"/networks/{ACME}/flycasts").rows() == [
-            ["web", "fdaa:0:18:0:1::9", "web.flycast"]
+            ["fdaa:0:18:0:1::9", "web", "web.flycast"]
         ]
 
 
@@ -53,10 +54,10 @@ def test_an_app_lists_its_machines_as_they_are() -> None:
     with console() as client:
         rows = get(client, f"/networks/{ACME}/apps/web").rows()
         assert [row[:5] for row in rows] == [
-            ["m1", "started", "ams", "app", "fdaa:0:18:a7b:7d:1:1:2"],
-            ["m2", "started", "ams", "app", "fdaa:0:18:a7b:7d:1:2:2"],
-            ["m3", "started", "iad", "worker", "fdaa:0:18:a7b:91:1:3:2"],
-            ["m4", "stopped", "iad", "app", "fdaa:0:18:a7b:91:1:4:2"],
+            ["fdaa:0:18:a7b:7d:1:1:2", "m1", "started", "ams", "app"],
+            ["fdaa:0:18:a7b:7d:1:2:2", "m2", "started", "ams", "app"],
+            ["fdaa:0:18:a7b:91:1:3:2", "m3", "started", "iad", "worker"],
+            ["fdaa:0:18:a7b:91:1:4:2", "m4", "stopped", "iad", "app"],
         ]
 
 
@@ -93,7 +94,9 @@ def test_every_link_of_every_page_leads_somewhere() -> None:
             seen.add(path)
             left += get(client, path).links
     assert len(seen) > 50
-    assert {path.split("?")[0].split("/")[1] for path in seen} == {"", "networks", "ask", "status"}
+    assert {path.split("?")[0].split("/")[1] for path in seen} == {
+        "", "networks", "ask", "live", "status",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -116,10 +119,10 @@ def test_what_is_not_there_is_said_so(path: str) -> None:
 def test_lists_are_paged_and_past_the_end_is_the_end() -> None:
     with console() as client:
         first = get(client, f"/networks/{ACME}/apps/many")
-        assert [row[0] for row in first.rows()] == [f"n{i:03}" for i in range(50)]
+        assert [row[1] for row in first.rows()] == [f"n{i:03}" for i in range(50)]
         assert f"/networks/{ACME}/apps/many?page=2" in first.links
         second = get(client, f"/networks/{ACME}/apps/many?page=2")
-        assert [row[0] for row in second.rows()] == [f"n{i:03}" for i in range(50, 100)]
+        assert [row[1] for row in second.rows()] == [f"n{i:03}" for i in range(50, 100)]
         for odd in ("3", "0", "-1", "x", "9" * 30, ""):
             rows = get(client, f"/networks/{ACME}/apps/many?page={odd}").rows()
             assert rows in (first.rows(), second.rows())
@@ -277,3 +280,121 @@ def test_peers_take_the_region_of_their_host() -> None:
         assert (
             "a7b:7d in ams" in get(client, f"/networks/{ACME}/apps/web/machines/m1").all("dl")[0][1]
         )
+
+
+# ── filter and sort ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("chosen", "ids"),
+    [
+        ("", "m1 m2 m3 m4"),
+        ("filter=worker", "m3"),
+        ("filter=IAD", "m3 m4"),
+        ("filter=91:1", "m3 m4"),
+        ("filter=started&sort=-machine", "m3 m2 m1"),
+        ("sort=region", "m1 m2 m3 m4"),
+        ("sort=-region", "m4 m3 m2 m1"),
+        ("sort=-address", "m4 m3 m2 m1"),
+        ("sort=state", "m1 m2 m3 m4"),
+        ("sort=nosuch", "m1 m2 m3 m4"),
+        ("filter=nosuch", ""),
+        ("filter=%00%3Cb%3E", ""),
+    ],
+)
+def test_a_list_is_filtered_and_sorted(chosen: str, ids: str) -> None:
+    with console() as client:
+        page = get(client, f"/networks/{ACME}/apps/web?{chosen}")
+        assert [row[1] for row in page.rows()] == ids.split()
+
+
+def test_pages_and_orders_keep_the_filter() -> None:
+    with console() as client:
+        page = get(client, f"/networks/{ACME}/apps/many?filter=n0&sort=-machine")
+        assert page.rows()[0][1] == "n099"
+        own = f"/networks/{ACME}/apps/many"
+        assert f"{own}?filter=n0&sort=-machine&page=2" in page.links
+        assert f"{own}?filter=n0&sort=machine&page=1" in page.links  # the other way round
+        sorts = [attrs.get("aria-sort") for attrs, _ in page.all("th") if "aria-sort" in attrs]
+        assert sorts == ["descending"]
+
+
+@pytest.mark.parametrize(
+    ("path", "first"),
+    [
+        ("/?sort=-network", "globex"),
+        ("/?filter=glob", "globex"),
+        ("/?filter=0:19:", "globex"),
+        (f"/networks/{ACME}?sort=-machines", "many"),
+        (f"/networks/{ACME}?filter=we", "web"),
+        (f"/networks/{ACME}/peers?filter=lap", "laptop"),
+        (f"/networks/{ACME}/flycasts?filter=we", "web"),
+    ],
+)
+def test_every_list_has_a_filter(path: str, first: str) -> None:
+    with console() as client:
+        assert first in get(client, path).rows()[0][:2]
+
+
+def test_a_long_list_is_not_sorted_and_says_how_much_was_filtered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pages, "SORTED", 60)
+    monkeypatch.setattr(pages, "FILTERED", 40)
+    with console() as client:
+        own = f"/networks/{ACME}/apps/many"
+        whole = get(client, f"{own}?sort=-machine")
+        assert whole.rows()[0][1] == "n000"
+        assert not any("sort=machine" in link for link in whole.links)
+        part = get(client, f"{own}?filter=n0")
+        assert len(part.rows()) == 40
+        assert "among the first 40 of 100" in part.all("main")[0][1]
+
+
+# ── the head, names that lead somewhere, and what was meant ───────────────────────────────────────
+
+
+def test_the_head_says_which_server_this_is() -> None:
+    about = {"host": "ns1", "region": "iad", "up": "3 min"}
+    with console(about=about) as client:
+        head = get(client, "/").all("header")[0][1]
+        assert all(word in head for word in ("ns1", "iad", "3 min"))
+    with console(about=about, inside=False) as client:
+        assert "ns1" not in client.get("/").text  # nothing without the token
+
+
+def test_names_are_listed_only_where_they_lead() -> None:
+    with console() as client:
+        stopped = get(client, f"/networks/{ACME}/apps/web/machines/m4")
+        assert "a machine that is not visible is in no address name" in stopped.all("main")[0][1]
+        assert not [link for link in stopped.links if link.startswith("/ask?name=")]
+
+
+@pytest.mark.parametrize(
+    ("path", "link"),
+    [
+        ("/search?q=wbe", f"/networks/{ACME}/apps/web"),
+        ("/ask?name=wbe.internal&as=acme", "/ask?name=web.internal&as=acme"),
+        ("/ask?name=laptop.internal&as=acme", "/ask?name=laptop._peer.internal&as=acme"),
+        ("/ask?name=m1.internal&as=acme", "/ask?name=m1.vm.web.internal&as=acme"),
+    ],
+)
+def test_a_misspelled_name_is_answered_with_what_was_meant(path: str, link: str) -> None:
+    with console() as client:
+        page = get(client, path)
+        assert link in page.links
+        assert "Did you mean" in page.all("main")[0][1]
+
+
+def test_another_networks_apps_are_not_meant() -> None:
+    with console() as client:
+        page = get(client, "/ask?name=bacth.internal&as=globex")
+        assert not any("batch" in link for link in page.links)
+
+
+def test_the_reasons_add_up() -> None:
+    with console() as client:
+        text = get(client, "/ask?name=ams.web.internal&as=acme").all("main")[0][1]
+    inside, outside = (int(n) for n in re.findall(r"(\d+) (?:in|out)\b", text)[:2])
+    assert sum(int(n) for n in re.findall(r"(\d+) × ", text)) == outside
+    assert inside + outside == 4

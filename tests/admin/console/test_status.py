@@ -109,9 +109,9 @@ def test_the_page_tells_the_numbers_in_words_too() -> None:
     with console(sampler=busy()) as client:
         page = get(client, "/status")
         labels = [attrs["aria-label"] for attrs, _ in page.all("svg") if "aria-label" in attrs]
-        assert "Queries, a second: udp now 16, highest 16. tcp now 4, highest 4. " in labels
+        assert "Queries, per second: udp now 16, highest 16. tcp now 4, highest 4. " in labels
         assert any("1 up to 5. " in label for label in labels)
-        assert "20 Queries a second" in " ".join(
+        assert "20 Queries per second" in " ".join(
             f"{value} {name}"
             for (_, name), (_, value) in zip(page.all("dt"), page.all("dd"), strict=True)
         )
@@ -195,3 +195,20 @@ def test_bars_are_shares_of_the_scale() -> None:
     plot = bars("t", "u", "n", [("x", 3.0), ("y", 1.5), ("z", 0.0)])
     assert [bar.height for bar in plot.bars] == [100, 50, 0]
     assert bars("t", "u", "n", [("x", 0.0)]).empty
+
+
+def test_a_plot_tells_its_values_when_pointed_at() -> None:
+    made = lines("Queries", "per second", "", {"udp": [1.0, 5.0, None, 2.0], "tcp": [0.0] * 4}, 301)
+    assert [hover.words for hover in made.hovers] == ["0 s ago: udp 5 per second"]
+    long = lines("Queries", "per second", "", {"udp": [float(n) for n in range(12)]}, 301)
+    assert [hover.words for hover in long.hovers] == [
+        "0 s ago: udp 11 per second", "5 s ago: udp 6 per second", "10 s ago: udp 1 per second",
+    ]  # fmt: skip
+    assert all(hover.x >= 0 and hover.x + hover.width <= 300.1 for hover in long.hovers)
+    assert not lines("Queries", "per second", "", {}, 301).hovers
+
+
+def test_hover_values_are_in_the_page() -> None:
+    with console(sampler=busy()) as client:
+        titles = [text for _, text in get(client, "/status").all("title")]
+        assert any(text.startswith("0 s ago: udp 16, tcp 4") for text in titles), titles

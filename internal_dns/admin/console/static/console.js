@@ -1,28 +1,44 @@
-// Refresh the status page: fetch the part that changes, put it in place. Everything else works without this file.
+// Refresh the part of a page that changes, and take "/" to the filter. Everything works without this file.
 "use strict";
 
 const now = document.getElementById("now");
 const pause = document.getElementById("pause");
 const trouble = document.getElementById("trouble");
-let paused = pause.getAttribute("aria-pressed") === "true";
+let paused = pause !== null && pause.getAttribute("aria-pressed") === "true";
+
+function say(words) {
+  if (trouble && trouble.textContent !== words) trouble.textContent = words;
+}
 
 async function refresh() {
   // A page that nobody looks at asks nothing; one that is being read with a keyboard keeps its focus.
   if (paused || document.hidden || now.contains(document.activeElement)) return;
   try {
-    const response = await fetch(now.dataset.from, { redirect: "error" });
+    const response = await fetch(now.dataset.from || location.href, { redirect: "error" });
     if (!response.ok) throw new Error(response.status === 401 ? "log in again" : `HTTP ${response.status}`);
-    now.innerHTML = await response.text();
-    if (trouble.textContent) trouble.textContent = "";
+    const text = await response.text();
+    // The status page has a part of its own; of the others, the same part of the whole page is taken.
+    const part = now.dataset.from ? null : new DOMParser().parseFromString(text, "text/html").getElementById("now");
+    if (part || now.dataset.from) now.innerHTML = part ? part.innerHTML : text;
+    say("");
   } catch (error) {
-    const words = error instanceof TypeError ? "the server does not answer" : error.message;
-    if (trouble.textContent !== words) trouble.textContent = words;
+    say(error instanceof TypeError ? "the server does not answer" : error.message);
   }
 }
 
-pause.addEventListener("click", () => {
-  paused = !paused;
-  pause.setAttribute("aria-pressed", String(paused));
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.matches("input, select, textarea");
+  const field = document.getElementById("filter") || document.getElementById("find");
+  if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey || !field) return;
+  event.preventDefault();
+  field.focus();
 });
-pause.hidden = false;
-setInterval(refresh, Number(now.dataset.every) * 1000);
+
+if (pause) {
+  pause.addEventListener("click", () => {
+    paused = !paused;
+    pause.setAttribute("aria-pressed", String(paused));
+  });
+  pause.hidden = false;
+}
+if (now) setInterval(refresh, Number(now.dataset.every) * 1000);

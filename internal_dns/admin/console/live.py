@@ -1,0 +1,76 @@
+"""The live page: the busiest names since the last look, and the queries that are answered just now.
+
+The server shows its queries (transport/tap.py) only while the page is open: from a poll until
+LEFT_ALONE seconds after the last one, and about WANTED per second of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from internal_dns.admin.live import busiest, described
+from internal_dns.admin.rates import LOOKED_AT, Look, rates
+from internal_dns.transport.answer import Exchange
+from internal_dns.transport.tap import Tap
+
+SHOWN: Final = 30  # names, and queries
+WANTED: Final = 20  # queries per second; of more, a sample by chance
+LEFT_ALONE: Final = 10.0  # seconds
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """What open live pages share: the look before, and one tap."""
+
+    exchange: Exchange
+    before: Look | None = None
+    shown: Look = field(default_factory=dict)
+    tap: Tap | None = None
+    queries: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=SHOWN))
+    ending: asyncio.TimerHandle | None = None
+
+    async def look(self, queries_per_second: float) -> dict[str, Any]:
+        """Return the values of the page: rates since the last look, and the newest queries."""
+        now = await busiest(self.exchange, LOOKED_AT)
+        # Two pages that are open at once must not look at a few milliseconds.
+        if self.before is None or now["at"] - self.before["at"] >= 1:
+            self.shown = rates(self.before or now, now)
+            self.before = now
+        self._watch(max(1, round(queries_per_second / WANTED)))
+        return {
+            "top": self.shown["names"][:SHOWN],
+            "repeated": self.shown["repeated"],
+            "entries": self.shown["entries"],
+            "queries": list(reversed(self.queries)),
+            "every": self.tap.every if self.tap else 1,
+            "skipped": self.tap.skipped if self.tap else 0,
+        }
+
+    def _watch(self, every: int) -> None:
+        """Have queries shown for a while, and take those that came."""
+        loop = asyncio.get_running_loop()
+        if self.ending is not None:
+            self.ending.cancel()
+        self.ending = loop.call_later(LEFT_ALONE, self.end)
+        if self.tap is None:
+            self.tap = Tap(every)
+            self.exchange.tap(self.tap)
+        while not self.tap.queue.empty():
+            sample = self.tap.queue.get_nowait()
+            self.queries.append(described(sample, self.exchange.catalog, self.exchange.rules))
+        if self.tap.every != every:
+            self.exchange.untap(self.tap)
+            self.tap = Tap(every)
+            self.exchange.tap(self.tap)
+
+    def end(self) -> None:
+        """Stop watching, and forget what was seen."""
+        if self.ending is not None:
+            self.ending.cancel()
+        if self.tap is not None:
+            self.exchange.untap(self.tap)
+        self.tap, self.ending, self.before = None, None, None
+        self.queries.clear()

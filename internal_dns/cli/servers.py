@@ -1,0 +1,190 @@
+"""Find the server that a command is meant for, and ask it one query over DNS.
+
+--server ADDR:PORT                   as given
+the server that has the catalog      it says at its socket where it listens
+the `listen` of the configuration    when it sets one
+[::1]:1053, then 127.0.0.1:1053      where `internal-dns dev` listens
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from internal_dns.cli.routes import is_local
+from internal_dns.cli.words import USAGE, Told
+from internal_dns.core.wire import TC
+from internal_dns.net import Endpoint
+from internal_dns.transport.listen.sockets import IPV6_FREEBIND
+
+if TYPE_CHECKING:
+    import dns.message
+
+    from internal_dns.config import Settings
+
+DEV: Final = (Endpoint.parse("[::1]:1053"), Endpoint.parse("127.0.0.1:1053"))
+_SOCKET_TIMEOUT: Final = 2.0  # seconds for the UNIX socket of a server on this host
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Where a running server says it listens."""
+
+    listen: tuple[Endpoint, ...]
+    admin: Endpoint | None
+    console: Endpoint | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A reply, and how it came."""
+
+    reply: dns.message.Message
+    endpoint: Endpoint
+    source: IPv4Address | IPv6Address
+    tcp: bool
+    milliseconds: float
+
+    @property
+    def rcode(self) -> int:
+        return int(self.reply.rcode())
+
+
+class NoReply(Exception):
+    """Nobody answered; the last endpoint tried and what happened there."""
+
+    def __init__(self, endpoint: Endpoint, error: Exception) -> None:
+        super().__init__(str(error) or type(error).__name__)
+        self.endpoint, self.error = endpoint, error
+
+
+def running(catalog: Path) -> Running | None:
+    """Ask the server that has *catalog* where it listens; None when there is none, or it is older
+    than this question."""
+    from internal_dns.net import socket_path
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.settimeout(_SOCKET_TIMEOUT)
+        try:
+            server.connect(str(socket_path(catalog)))
+            server.sendall(b'{"op": "where"}\n')
+            reply: dict[str, Any] = json.loads(server.makefile("rb").readline())
+            return Running(
+                tuple(map(Endpoint.parse, reply["listen"])),
+                *(
+                    Endpoint.parse(reply[key]) if reply[key] else None
+                    for key in ("admin", "console")
+                ),
+            )
+        except (OSError, ValueError, KeyError):
+            return None
+
+
+def meant_for(
+    server: str | None, settings: Settings, catalog: Path, source: IPv6Address | None = None
+) -> tuple[Endpoint, ...]:
+    """Return where to ask, in the order to try. Raises Told when *server* is no address."""
+    if server is not None:
+        try:
+            return (Endpoint.parse(server, 53),)
+        except ValueError as error:
+            do = "Write [::1]:1053 or 127.0.0.1:1053"
+            raise Told(f"--server {server}", str(error), do, USAGE) from error
+    if found := running(catalog):
+        listen: Sequence[Endpoint] = found.listen
+    elif settings.origin["listen"] != "default":
+        listen = settings.listen
+    else:
+        return DEV
+    return tuple(specific(endpoint, settings.prefix, source) for endpoint in listen)
+
+
+def specific(endpoint: Endpoint, prefix: bytes, source: IPv6Address | None = None) -> Endpoint:
+    """Return an address that reaches *endpoint*: for a wildcard, loopback, or the server's address
+    for a source of the prefix."""
+    if not endpoint.wildcard:
+        return endpoint
+    if source is not None and source.packed.startswith(prefix):
+        return replace(endpoint, host=IPv6Address(prefix + bytes(13) + b"\3"))
+    return replace(endpoint, host=IPv6Address("::1"))
+
+
+def ask_first(
+    query: dns.message.QueryMessage,
+    endpoints: Sequence[Endpoint],
+    *,
+    source: IPv4Address | IPv6Address | None = None,
+    tcp: bool = False,
+    timeout: float = 5.0,
+) -> Asked:
+    """Ask the endpoints in turn while nothing listens. Raises NoReply, or OSError when *source*
+    cannot be used."""
+    usable = [e for e in endpoints if source is None or e.host.version == source.version]
+    failure: NoReply | None = None
+    for endpoint in usable or endpoints:
+        try:
+            return ask(query, endpoint, source=source, tcp=tcp, timeout=timeout)
+        except NoReply as error:
+            failure = error
+            if not _nothing_there(error.error):
+                break
+    assert failure is not None
+    raise failure
+
+
+def ask(
+    query: dns.message.QueryMessage,
+    endpoint: Endpoint,
+    *,
+    source: IPv4Address | IPv6Address | None = None,
+    tcp: bool = False,
+    timeout: float = 5.0,
+) -> Asked:
+    """Ask one server. Raises NoReply, or OSError when *source* is no address of this host."""
+    import dns.exception
+    import dns.query
+
+    with socket.socket(endpoint.family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as sock:
+        if source is not None:
+            _bind(sock, source)
+        start = time.perf_counter()
+        try:
+            # Connected, so that "nothing listens there" (ICMP) ends the wait at once.
+            sock.settimeout(timeout)
+            sock.connect(endpoint.sockaddr)
+            own = sock.getsockname()[0].partition("%")[0]
+            sock.setblocking(False)
+            where, port = str(endpoint.host), endpoint.port
+            if tcp:
+                reply, by_tcp = dns.query.tcp(query, where, timeout, port, sock=sock), True
+            else:
+                reply = dns.query.udp(query, where, timeout, port, sock=sock)
+                by_tcp = bool(reply.flags & TC)
+                if by_tcp:  # TC: the whole reply is had over TCP
+                    return ask(query, endpoint, source=source, tcp=True, timeout=timeout)
+        except (OSError, dns.exception.DNSException) as error:
+            raise NoReply(endpoint, error) from error
+    address = IPv6Address(own) if ":" in own else IPv4Address(own)
+    return Asked(reply, endpoint, address, by_tcp, (time.perf_counter() - start) * 1000)
+
+
+def _bind(sock: socket.socket, source: IPv4Address | IPv6Address) -> None:
+    """Send from *source*, an address of this host. Raises OSError.
+
+    One that is here by a local route alone can only be bound with FREEBIND, which would take any
+    address.
+    """
+    if source.version == 6 and is_local(source):
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+    sock.bind((str(source), 0))
+
+
+def _nothing_there(error: Exception) -> bool:
+    """Whether the host said at once that nobody would answer."""
+    return isinstance(error, OSError) and not isinstance(error, TimeoutError)

@@ -1,0 +1,144 @@
+"""Complete a chain of CNAMEs from outside that ends in a name of ours: our answer at that name, as
+the asker sees it, behind the chain.
+
+    answer      the chain, as an upstream said it; then what we answer at its end
+    the rest    RCODE, SOA and EDE are those of the last name (RFC 6604); AA is 0, and so is AD
+
+The chain is all that an upstream decides. Nobody else sees the completed reply: it is stored
+nowhere.
+"""
+
+from __future__ import annotations
+
+from struct import pack, unpack_from
+
+from internal_dns.core.journey import Forward
+from internal_dns.core.message import ede_option, header, opt, option
+from internal_dns.core.relayed import Relayed
+from internal_dns.core.wire import ASK_AS, HEADER, RD, TC, Ede, Type
+
+_FURTHEST = 0x3FFF  # what a compression pointer reaches (RFC 1035 section 4.1.4)
+
+
+def question_at_end(forward: Forward, relayed: Relayed) -> bytes:
+    """Return what to ask ourselves: the client's query, with the chain's last name as QNAME."""
+    query, edns = forward.query, forward.query.edns
+    octets = pack("!HHHHHH", 0, query.flags & RD, 1, 0, 0, edns is not None)
+    octets += relayed.target + pack("!HH", query.qtype, query.qclass)
+    if edns is None:
+        return octets
+    options = b"" if edns.ask_as is None else option(ASK_AS, edns.ask_as)
+    ttl = edns.dnssec_ok << 15
+    return octets + b"\0" + pack("!HHIH", Type.OPT, edns.size, ttl, len(options)) + options
+
+
+def completed(
+    forward: Forward,
+    relayed: Relayed,
+    chain: bytes,
+    ours: bytes,
+    ede: tuple[Ede, str] | None = None,
+) -> bytes:
+    """Return the reply: *chain*, the records of *relayed* with the TTLs they have now, and behind
+    it *ours*, the reply to `question_at_end` over TCP.
+
+    What does not fit goes as in our other replies: EDE, additional records, whole RRs from the end
+    (then TC is set). The chain goes whole or not at all.
+    """
+    query, manner = forward.query, forward.manner
+    answers, authorities, additionals = unpack_from("!3H", ours, 6)
+    rcode = ours[3] & 15
+    at, begin = HEADER + len(relayed.target) + 4, HEADER + len(query.question) + len(chain)
+    records = _Records(ours, at, relayed.target, begin)
+    room = manner.limit - begin - len(opt(query, rcode, manner.options))
+    answer = [records.next() for _ in range(answers)]
+    authority = [records.next() for _ in range(authorities)]
+    said = b"" if ede is None else ede_option(ede)
+    additional = []
+    for _ in range(additionals):
+        if records.type == Type.OPT:
+            said = records.rdata or said
+        else:
+            additional.append(records.next())
+    flags = 0
+    room -= sum(map(len, authority))
+    if sum(map(len, answer)) > room or ours[2] & TC >> 8:
+        flags, additional = TC, []
+        answer = answer[: _that_fit(answer, room)]
+        if room < 0 or not answer:
+            answer, authority = [], []
+    room -= sum(map(len, answer))
+    if room < 0:  # the chain itself, or the negative reply's SOA, is too much
+        flags, chain, count = TC, b"", 0
+    else:
+        count = relayed.counts[0]
+    if manner.stream and answer:
+        flags = 0  # clients take a part over TCP only without TC (names.md, "Size")
+    error = said if query.edns and not flags and len(said) <= room else b""
+    additional = additional[: _that_fit(additional, room - len(error))]
+    return b"".join((
+        header(query, rcode, aa=False, ra=True, flags=flags),
+        pack("!4H", 1, count + len(answer), len(authority), len(additional) + bool(query.edns)),
+        query.question,
+        chain,
+        *answer,
+        *authority,
+        *additional,
+        opt(query, rcode, error + manner.options),
+    ))  # fmt: skip
+
+
+def _that_fit(records: list[bytes], room: int) -> int:
+    """How many of the first *records* fit in *room* octets."""
+    for count, record in enumerate(records):
+        room -= len(record)
+        if room < 0:
+            return count
+    return len(records)
+
+
+class _Records:
+    """The records of one of our replies, one after another, for another message: names that point
+    into the reply's question point to where *name* stands there."""
+
+    def __init__(self, octets: bytes, at: int, name: bytes, begin: int) -> None:
+        self.octets, self.at, self.name = octets, at, name
+        self.written = begin  # where the next record goes
+        self.place: int | None = None  # where the name was written out
+
+    @property
+    def type(self) -> int:
+        """That of the next record, whose owner is the root."""
+        return int.from_bytes(self.octets[self.at + 1 : self.at + 3], "big")
+
+    @property
+    def rdata(self) -> bytes:
+        """That of the next record, whose owner is the root."""
+        return self.octets[self.at + 11 :]
+
+    def next(self) -> bytes:
+        """Return the next record."""
+        octets, start = self.octets, self.at
+        at = start
+        while 0 < octets[at] < 64:
+            at += 1 + octets[at]
+        owner = octets[start:at]
+        if octets[at] >= 0xC0:
+            owner += self._end((octets[at] & 0x3F) << 8 | octets[at + 1], bare=not owner)
+            at += 2
+        else:
+            owner += b"\0"
+            at += 1
+        self.at = at + 10 + int.from_bytes(octets[at + 8 : at + 10], "big")
+        record = owner + octets[at : self.at]
+        self.written += len(record)
+        return record
+
+    def _end(self, pointer: int, *, bare: bool) -> bytes:
+        """Return the end of an owner that points into our question."""
+        skip = pointer - HEADER
+        if self.place is not None and self.place + skip <= _FURTHEST:
+            return (0xC000 | self.place + skip).to_bytes(2, "big")
+        if bare and not skip:
+            self.place = self.written
+        return self.name[skip:]
