@@ -75,7 +75,7 @@ fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz), and the C core under sa
 docs: .venv/dev.stamp  ## Write what docs/ has from the code: settings, columns, JSON Schemas, the man page
 	$(BIN)/python tools/settings-doc > docs/settings.md
 	$(BIN)/python tools/catalog-doc > docs/catalog.md
-	$(BIN)/python -m internal_dns.store.declare.form > docs/catalog.schema.json
+	$(BIN)/python -m internal_dns.store.declare.fields > docs/catalog.schema.json
 	$(BIN)/python -m internal_dns.replicate.form > docs/bucket.schema.json
 	$(BIN)/python tools/man-page > docs/internal-dns.1
 

@@ -1,11 +1,12 @@
--- The catalog: everything the server answers from, one SQLite file per host.
+-- The catalog: everything the server answers from, in one SQLite file per host.
 --
--- Other programs write this file too (a gossiping SQLite such as Corrosion, a shell), so tables and
--- columns are a contract and stay inside the profile such engines accept: only CREATE TABLE and
--- CREATE INDEX; a primary key of NOT NULL columns; a DEFAULT on every NOT NULL column; no UNIQUE
--- index, FOREIGN KEY, CHECK, generated column, view or trigger. Changes only add.
+-- Other programs write this file too (a gossiping SQLite such as Corrosion, a shell), so its tables
+-- and columns are a contract. They use only what such engines accept: CREATE TABLE and CREATE
+-- INDEX, a primary key of NOT NULL columns, and a DEFAULT on every NOT NULL column; no UNIQUE
+-- index, FOREIGN KEY, CHECK, generated column, view or trigger. New versions only add tables and
+-- columns.
 --
--- Flags are 0 or 1, times are Unix seconds, addresses are RFC 5952 text. An address is laid out as
+-- Flags are 0 or 1, times are Unix seconds, addresses are RFC 5952 text. The fields of an address:
 --   prefix (16 bits, fdaa) . network (32) . host (32) . machine (32) . free (16)
 
 CREATE TABLE organizations (
@@ -13,14 +14,14 @@ CREATE TABLE organizations (
     name TEXT NOT NULL DEFAULT ''
 );
 
--- id: the 32 network bits as an integer; 0 is refused.
+-- id: the 32 network bits as an integer; 0 is reserved.
 CREATE TABLE networks (
     id           INTEGER NOT NULL DEFAULT 0 PRIMARY KEY,
     name         TEXT NOT NULL DEFAULT '',
     organization TEXT NOT NULL DEFAULT ''
 );
 
--- An app exists when it has a row here or any machine; names are unique within a network only.
+-- An app exists if it has a row here or a machine; its name is unique within a network only.
 CREATE TABLE apps (
     network_id INTEGER NOT NULL DEFAULT 0,
     name       TEXT NOT NULL DEFAULT '',
@@ -63,7 +64,7 @@ CREATE TABLE machine_services (
     PRIMARY KEY (machine_id, name, protocol)
 );
 
--- WireGuard peers; each owns the /120 of its address. region '' means: that of its host.
+-- WireGuard peers; each owns the /120 of its address. region '': the region of its host.
 CREATE TABLE peers (
     network_id INTEGER NOT NULL DEFAULT 0,
     name       TEXT NOT NULL DEFAULT '',
@@ -72,7 +73,7 @@ CREATE TABLE peers (
     PRIMARY KEY (network_id, name)
 );
 
--- network_id: the network the address answers on, wherever the app itself lives.
+-- network_id: the network of the address; the app may belong to another network.
 CREATE TABLE flycasts (
     network_id INTEGER NOT NULL DEFAULT 0,
     app        TEXT NOT NULL DEFAULT '',
@@ -80,7 +81,7 @@ CREATE TABLE flycasts (
     PRIMARY KEY (network_id, app, address)
 );
 
--- latitude and longitude in degrees, NULL when unknown; gateway: WireGuard peers may end there.
+-- latitude and longitude in degrees, NULL when unknown; gateway: WireGuard peers may connect there.
 CREATE TABLE regions (
     code      TEXT NOT NULL DEFAULT '' PRIMARY KEY,
     name      TEXT NOT NULL DEFAULT '',
@@ -89,7 +90,7 @@ CREATE TABLE regions (
     gateway   INTEGER NOT NULL DEFAULT 0
 );
 
--- Measured round trips; they win over the great-circle estimate.
+-- Measured round trips; they override the great-circle estimate.
 CREATE TABLE region_latency (
     from_region  TEXT NOT NULL DEFAULT '',
     to_region    TEXT NOT NULL DEFAULT '',

@@ -1,8 +1,8 @@
 """The settings: one table, from which flags, environment, file, documentation and tests derive.
 
-Flags win over INTERNAL_DNS_*, those over the TOML file, that over the default. All faults are told
-at once, each with where it stands and what to write instead; an unknown key is an error that names
-the nearest known one.
+A flag overrides INTERNAL_DNS_*, which overrides the TOML file, which overrides the default. All
+faults are reported at once, each with its place and what to write instead; an unknown key is an
+error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -29,17 +29,16 @@ from internal_dns.replicate.source import Source
 DEFAULT_FILE: Final = Path("/etc/internal-dns/config.toml")
 ENVIRONMENT: Final = "INTERNAL_DNS_"
 SECRETS: Final = frozenset({"cookie_secret", "console_token"})  # never shown, never in a log
-NOT_SETTINGS: Final = frozenset({"INTERNAL_DNS_FORBID_SKIPS"})  # of the tests
+NOT_SETTINGS: Final = frozenset({"INTERNAL_DNS_FORBID_SKIPS"})  # used by the tests
 UDP_PATHS: Final = ("auto", "native", "python")
-MOST_OCTETS: Final = 1 << 20  # of a file: a hundred thousand rules of forwarding
-MOST_WORDS: Final = (
-    300  # characters of a fault, whose end says what is wrong; a value may be of any length
-)
+MAX_FILE_OCTETS: Final = 1 << 20  # of a file: room for a hundred thousand forwarding rules
+# Characters of a fault. The middle is cut, because the end says what is wrong.
+MAX_FAULT_LENGTH: Final = 300
 OUTSIDE_ALIASES: Final = ("answer", "refuse")
 
 
 class ConfigurationError(OperatorError):
-    """Settings that cannot be used; `faults` has one line each."""
+    """The settings cannot be used; `faults` has one line per fault."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__(
@@ -52,13 +51,13 @@ class ConfigurationError(OperatorError):
 
 def _path(text: str) -> Path:
     if not text or "\0" in text:
-        raise ValueError(f"{text!r} is no name of a file")
+        raise ValueError(f"{text!r} is not a file name")
     return Path(text)
 
 
 def _region(text: str) -> bytes:
     if not text.replace("-", "").replace("_", "").isalnum() or not text.isascii() or len(text) > 63:
-        raise ValueError(f"{text!r} is no region code: up to 63 letters, digits, - and _")
+        raise ValueError(f"{text!r} is not a region code: up to 63 letters, digits, - and _")
     return text.lower().encode()
 
 
@@ -69,7 +68,7 @@ def _prefix(text: str) -> bytes:
         or network.prefixlen != 16
         or network.network_address.packed[0] != 0xFD
     ):
-        raise ValueError(f"{text!r} is no ULA /16, such as fdaa::/16")
+        raise ValueError(f"{text!r} is not a ULA /16, such as fdaa::/16")
     return network.network_address.packed[:2]
 
 
@@ -77,16 +76,16 @@ def _source_map(text: str) -> tuple[str, str]:
     source, equals, network = text.partition("=")
     if not equals:
         raise ValueError(
-            f"{text!r} is no map: write PREFIX=NETWORK, such as ::1/128=fdaa:0:18::/48"
+            f"{text!r} is not a mapping: write PREFIX=NETWORK, such as ::1/128=fdaa:0:18::/48"
         )
     ip_network(source)
     if not isinstance(target := ip_network(network), IPv6Network) or target.prefixlen != 48:
-        raise ValueError(f"{network!r} is no network: write its /48, such as fdaa:0:18::/48")
+        raise ValueError(f"{network!r} is not a network: write its /48, such as fdaa:0:18::/48")
     return source, network
 
 
 def _network(text: str) -> NetworkId:
-    """The network id of a /48 in text."""
+    """Return the network id of a /48 in text."""
     return NetworkId(int.from_bytes(ip_network(text).network_address.packed[2:6], "big"))
 
 
@@ -95,7 +94,7 @@ def _admin(text: str) -> Endpoint | None:
 
 
 def _token(text: str) -> str:
-    """A token stands in a URL as it is; sixteen characters are too many to guess."""
+    """Check a token: it is part of a URL, and sixteen characters cannot be guessed."""
     if len(text) < 16 or not text.isascii() or not text.replace("-", "").replace("_", "").isalnum():
         raise ValueError("a token is at least 16 letters, digits, - and _: python3 -c "
                          "'import secrets; print(secrets.token_urlsafe())' prints one")  # fmt: skip
@@ -104,10 +103,10 @@ def _token(text: str) -> str:
 
 def _number(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        # So many digits that int() would refuse them are too many anyway.
+        # Python limits the digits that int() takes; 20 are too many for any setting.
         digits = text.isascii() and text.isdigit() and len(text) <= 20
         if not digits or not low <= int(text) <= high:
-            raise ValueError(f"{text!r} is no number from {low} to {high}")
+            raise ValueError(f"{text!r} is not a number from {low} to {high}")
         return int(text)
 
     return parse
@@ -115,7 +114,7 @@ def _number(low: int, high: int) -> Callable[[str], int]:
 
 def _udp_path(text: str) -> str:
     if text not in UDP_PATHS:
-        raise ValueError(f"{text!r} is no UDP path: {', '.join(UDP_PATHS)}")
+        raise ValueError(f"{text!r} is not a UDP path: {', '.join(UDP_PATHS)}")
     return text
 
 
@@ -149,11 +148,10 @@ def setting(
     many: bool = False,
     reload: bool = False,
 ) -> Any:
-    """One row of the table. *default* is as an operator would write it; *many* settings may be
-    given repeatedly.
+    """Return one row of the table.
 
-    `reload`: a running server takes a new value on SIGHUP; the others are bound to what was opened
-    at the start.
+    *default* is written as an operator would write it; *many* settings may be repeated. With
+    *reload*, a running server takes a new value on SIGHUP; other settings need a restart.
     """
     return field(
         metadata={
@@ -169,22 +167,22 @@ def setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings, parsed. The metadata of each field is its row in the table."""
+    """All settings, parsed. The metadata of each field is its row of the table."""
 
     catalog: Path = setting(
         "/var/lib/internal-dns/catalog.db", "The catalog file (SQLite).", _path, "FILE"
     )
     listen: tuple[Endpoint, ...] = setting(
         ("[fdaa::3]:53",),
-        "Where to serve UDP and TCP; [::]:PORT serves every local address.",
+        "Address for DNS over UDP and TCP; [::]:PORT serves every local address.",
         Endpoint.parse,
         "ADDR:PORT",
         many=True,
     )
     upstream: tuple[Upstream | None, ...] = setting(
         (),
-        "Where to forward other names: udp://, tcp://, tls:// or https://ADDR, or none. Default: "
-        "resolv.conf's.",
+        "Servers for all other names: udp://, tcp://, tls:// or https://ADDR, or none. Default: "
+        "those in resolv.conf.",
         lambda text: None if text == "none" else Upstream.parse(text),
         "URL",
         many=True,
@@ -192,23 +190,22 @@ class Settings:
     )
     upstream_ca: Path | None = setting(
         None,
-        "Authorities (PEM) that verify the certificates of encrypted upstreams. Default: the "
-        "system's.",
+        "CA certificates (PEM) to verify encrypted upstreams. Default: the system's.",
         _path,
         "FILE",
     )
     upstream_sockets: str = setting(
         "auto",
-        "Sockets that ask udp:// upstreams: fresh, one per question; pool, 64 shared ones; auto, a "
-        "pool for upstreams on this host only.",
+        "Sockets for udp:// upstreams: fresh (one per query), pool (64 shared ones) or auto (a pool "
+        "only for upstreams on this host).",
         _one_of("upstream_sockets", MODES),
         "MODE",
         reload=True,
     )
     outside_aliases: str = setting(
         "answer",
-        "What a CNAME from outside that leads to an internal name gets: answer, what that name has "
-        "for the asker; or refuse.",
+        "How to treat an external CNAME to an internal name: answer (as for the client's own query) "
+        "or refuse.",
         _one_of("outside_aliases", OUTSIDE_ALIASES),
         "MODE",
         reload=True,
@@ -218,46 +215,48 @@ class Settings:
     )
     map_source: tuple[tuple[str, str], ...] = setting(
         (),
-        "Sources outside the prefix that ask as a network: PREFIX=NETWORK.",
+        "Clients in PREFIX, outside the ULA prefix, belong to NETWORK: PREFIX=NETWORK.",
         _source_map,
         "PREFIX=NETWORK",
         many=True,
         reload=True,
     )
     admin: Endpoint | None = setting(
-        "127.0.0.1:9153", "Where to serve /metrics, /healthz, /readyz; none.", _admin, "ADDR:PORT"
+        "127.0.0.1:9153",
+        "Address for /metrics, /healthz and /readyz, or none.",
+        _admin,
+        "ADDR:PORT",
     )
     console: Endpoint | None = setting(
         "none",
-        "Where to serve the web console, such as 127.0.0.1:9154; needs the extra [console].",
+        "Address for the web console, such as 127.0.0.1:9154; needs the extra [console].",
         _admin,
         "ADDR:PORT",
     )
     console_token: str | None = setting(
         None,
-        "What lets one into the web console. Default: a new one each start, told in the start "
-        "line.",
+        "Token for the web console. Default: a new one at each start, printed in the start line.",
         _token,
         "TEXT",
     )
     prefix: bytes = setting("fdaa::/16", "The ULA /16 of all 6PN addresses.", _prefix, "PREFIX")
     udp_limit: int = setting(
         "8192",
-        "Octets of the largest UDP reply, if the client takes it.",
+        "Largest UDP reply in octets, if the client accepts it.",
         _number(512, 65_507),
         "N",
         reload=True,
     )
     udp_path: str = setting(
         "auto",
-        "How to serve UDP: native or python; auto is native if it was built at installation.",
+        "UDP implementation: native, python, or auto (native if it was built at installation).",
         _udp_path,
         "PATH",
     )
     workers: int = setting("1", "Threads of the native UDP path.", _number(1, 8), "N")
     hidden_peers: tuple[str, ...] = setting(
         ("interactive-",),
-        "Peers whose names start so are not shown.",
+        "Hide peers whose names start with START.",
         str,
         "START",
         many=True,
@@ -265,14 +264,14 @@ class Settings:
     )
     nsid: bytes = setting(
         "",
-        "What to say when asked for the server's identifier (RFC 5001).",
+        "Server identifier for the NSID option (RFC 5001).",
         _nsid,
         "TEXT",
         reload=True,
     )
     cookie_secret: bytes | None = setting(
         None,
-        "Secret of the DNS cookies, the same on all servers (RFC 9018). Default: a new one each "
+        "Secret for DNS cookies, the same on all servers (RFC 9018). Default: a new one at each "
         "start.",
         _secret,
         "HEX",
@@ -280,19 +279,17 @@ class Settings:
     )
     source: Source | None = setting(
         None,
-        "The bucket that the catalog file follows: nats://HOST[,HOST…]/BUCKET?creds=FILE; tls://, "
-        "too.",
+        "Bucket to replicate the catalog from: nats:// or tls://HOST[,HOST…]/BUCKET?creds=FILE.",
         Source.parse,
         "URL",
     )
     host_name: str = setting(
-        "", "What this host is called in the fleet. Default: the system's host name.", str, "NAME"
+        "", "Name of this host in the fleet. Default: the system's host name.", str, "NAME"
     )
     forward: Mapping[Labels, Rule] = setting(
         {},
-        "Upstreams of their own for suffixes; in the file only: a table of suffix = [URL, …], or "
-        "{ upstreams = [URL, …], allow_prefix = true } where they may tell addresses of the "
-        "prefix.",
+        "Upstreams per suffix, in the file only: a table of suffix = [URL, …], or { upstreams = "
+        "[URL, …], allow_prefix = true } if their answers may contain addresses of the prefix.",
         Upstream.parse,
         "TABLE",
         reload=True,
@@ -300,8 +297,8 @@ class Settings:
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def is_own(self, endpoint: Endpoint) -> bool:
-        """Whether this server itself listens there. A wildcard takes loopback, and every address of
-        the prefix."""
+        """Whether this server itself listens on *endpoint*. A wildcard includes loopback and every
+        address of the prefix."""
         host = endpoint.host
         local = host.is_loopback or host.is_unspecified or host.packed.startswith(self.prefix)
         return any(
@@ -316,12 +313,12 @@ class Settings:
 
     @property
     def catalog_rules(self) -> CatalogRules:
-        """How the catalog is read."""
+        """The rules by which the catalog is read."""
         return CatalogRules(self.prefix, self.hidden_peers)
 
     @property
     def maps(self) -> tuple[SourceMap, ...]:
-        """`map_source` as the core wants it."""
+        """`map_source` as the core takes it."""
         return tuple(
             SourceMap.of(ip_network(source), _network(network))
             for source, network in self.map_source
@@ -329,7 +326,7 @@ class Settings:
 
 
 def table() -> tuple[Field[Any], ...]:
-    """The rows of the table of settings."""
+    """Return the rows of the table of settings."""
     return tuple(f for f in fields(Settings) if f.name != "origin")
 
 
@@ -347,7 +344,7 @@ def shown(name: str, value: Any) -> Any:
         case "prefix":
             return f"{IPv6Network((value + bytes(14), 16))}"
         case secret if secret in SECRETS:
-            return "set, and not shown" if value else None
+            return "set, not shown" if value else None
         case "admin" | "console":
             return str(value or "none")
         case "source":
@@ -367,37 +364,39 @@ def _shown_rule(rule: Rule) -> list[str] | dict[str, Any]:
     return {"upstreams": urls, "allow_prefix": True} if rule.allow_prefix else urls
 
 
-def misspelt(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Say which variables look like settings and are none. They may be meant for a newer release:
-    no error."""
+def find_misspelled(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a line for each environment variable that looks like a setting and is none.
+
+    This is not an error: it may be a setting of a newer release.
+    """
     known = {ENVIRONMENT + row.name.upper() for row in table()} | NOT_SETTINGS
-    found = []
+    misspelled = []
     for variable in sorted(environment):
         if variable.startswith(ENVIRONMENT) and variable not in known:
             near = get_close_matches(
                 variable.removeprefix(ENVIRONMENT), [k.removeprefix(ENVIRONMENT) for k in known]
             )
             hint = f", did you mean {ENVIRONMENT}{near[0]}?" if near else ""
-            found.append(f"{variable} is set and is no setting{hint}")
-    return found
+            misspelled.append(f"{variable} is set but is not a setting{hint}")
+    return misspelled
 
 
-def one_setting(
+def load_setting(
     name: str,
     flags: Mapping[str, Any],
     environment: Mapping[str, str] = os.environ,
     file: Path | None = None,
 ) -> tuple[Any, str]:
-    """Return the value of one setting and where it is from, whatever may be wrong with the others.
+    """Return the value of one setting and its origin, whatever is wrong with the others.
 
-    Raises ConfigurationError when it cannot be known: its own value is faulty, or the file that may
-    have it.
+    Raises ConfigurationError when its own value is faulty, or the file that may have it cannot be
+    read.
     """
     (row,) = (row for row in table() if row.name == name)
     faults: list[str] = []
     raw, where = _raw(row, flags, environment, _toml_of(file, faults), file)
     if where != "default":
-        faults = []  # a file that cannot be read does not matter
+        faults = []  # an unreadable file does not matter
     value = _parse(row, raw, where, faults)
     if faults:
         raise ConfigurationError(faults)
@@ -407,8 +406,8 @@ def one_setting(
 def load_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None
 ) -> Settings:
-    """Return the effective settings. *flags* holds text, or tuples of text, by name; None and ()
-    are not given.
+    """Return the effective settings. *flags* maps names to text, or tuples of text; None and ()
+    mean: not given.
 
     Raises ConfigurationError with every fault.
     """
@@ -421,10 +420,10 @@ def load_settings(
         origin[row.name] = where
         values[row.name] = _parse(row, raw, where, faults)
     if not faults:
-        made = Settings(**values, origin=origin)
-        faults = contradictions(made)
+        settings = Settings(**values, origin=origin)
+        faults = find_contradictions(settings)
         if not faults:
-            return made
+            return settings
     raise ConfigurationError(faults)
 
 
@@ -435,7 +434,7 @@ def _raw(
     from_file: Mapping[str, Any],
     file: Path | None,
 ) -> tuple[Any, str]:
-    """Return what is set, as it is written, and where: a flag, a variable, the file, or else the
+    """Return the value as written and its origin: a flag, a variable, the file, or else the
     default."""
     variable = ENVIRONMENT + row.name.upper()
     if flags.get(row.name) not in (None, ()):
@@ -453,7 +452,7 @@ def _parse(row: Field[Any], raw: Any, where: str, faults: list[str]) -> Any:
         return _forward(raw, where, faults)
     parse, many = row.metadata["parse"], row.metadata["many"]
     numeric = isinstance(row.metadata["default"], str) and row.metadata["default"].isdigit()
-    found = []
+    values = []
     for value in raw if isinstance(raw, tuple | list) else (raw,):
         try:
             if isinstance(value, int) and not isinstance(value, bool):
@@ -462,22 +461,22 @@ def _parse(row: Field[Any], raw: Any, where: str, faults: list[str]) -> Any:
                 value = str(value) if numeric else value  # noqa: PLW2901
             if value is not None and not isinstance(value, str | Path):
                 shown_value = "the value" if row.name in SECRETS else repr(value)
-                raise ValueError(f"{shown_value} is no text: write it in quotes")
-            found.append(None if value is None else parse(str(value)))
+                raise ValueError(f"{shown_value} is not text: write it in quotes")
+            values.append(None if value is None else parse(str(value)))
         except ValueError as error:
             faults.append(f"{where}: {_short(error)}")
     if not many and isinstance(raw, tuple | list):
         faults.append(f"{where}: takes one value")
-    return tuple(found) if many else (found or [None])[0]
+    return tuple(values) if many else (values or [None])[0]
 
 
 def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, Rule]:
     if not isinstance(raw, Mapping):
         faults.append(
-            f'{where}: is a table, such as [forward] "corp.example" = ["udp://192.0.2.1"]'
+            f'{where}: must be a table, such as [forward] "corp.example" = ["udp://192.0.2.1"]'
         )
         return {}
-    found = {}
+    rules = {}
     for suffix, value in raw.items():
         labels = tuple(suffix.lower().removesuffix(".").encode().split(b"."))
         written = value if isinstance(value, Mapping) else {"upstreams": value}
@@ -485,7 +484,7 @@ def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, Rule]:
         urls = [urls] if isinstance(urls, str) else urls
         try:
             if not all(0 < len(label) < 64 for label in labels):
-                raise ValueError("is no domain name")
+                raise ValueError("is not a domain name")
             if (
                 not isinstance(urls, list)
                 or not urls
@@ -496,12 +495,12 @@ def _forward(raw: Any, where: str, faults: list[str]) -> dict[Labels, Rule]:
                 allow, bool
             ):
                 raise ValueError(
-                    f"has upstreams and allow_prefix (true or false) only{_named(strange)}"
+                    f"takes only upstreams and allow_prefix (true or false){_named(strange)}"
                 )
-            found[labels] = Rule(tuple(map(Upstream.parse, urls)), allow)
+            rules[labels] = Rule(tuple(map(Upstream.parse, urls)), allow)
         except ValueError as error:
             faults.append(f"{where}.{_short(suffix) or '(empty)'}: {_short(error)}")
-    return found
+    return rules
 
 
 def _named(keys: Set[str]) -> str:
@@ -509,12 +508,12 @@ def _named(keys: Set[str]) -> str:
 
 
 def _short(words: object) -> str:
-    """A fault, or a part of one, in a bounded number of characters."""
+    """Return a fault, or a part of one, in a bounded number of characters."""
     text = str(words)
     return (
         text
-        if len(text) <= MOST_WORDS
-        else f"{text[: MOST_WORDS // 2]} … {text[-MOST_WORDS // 2 :]}"
+        if len(text) <= MAX_FAULT_LENGTH
+        else f"{text[: MAX_FAULT_LENGTH // 2]} … {text[-MAX_FAULT_LENGTH // 2 :]}"
     )
 
 
@@ -522,9 +521,9 @@ def _toml_of(file: Path | None, faults: list[str]) -> dict[str, Any]:
     path = file or DEFAULT_FILE
     try:
         with path.open("rb") as opened:
-            octets = opened.read(MOST_OCTETS + 1)
-        if len(octets) > MOST_OCTETS:
-            faults.append(f"{path}: cannot be used: it has more than {MOST_OCTETS:,} octets")
+            octets = opened.read(MAX_FILE_OCTETS + 1)
+        if len(octets) > MAX_FILE_OCTETS:
+            faults.append(f"{path}: cannot be used: it is larger than {MAX_FILE_OCTETS:,} octets")
             return {}
         return tomllib.loads(octets.decode())
     except OSError as error:
@@ -538,7 +537,7 @@ def _toml_of(file: Path | None, faults: list[str]) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         faults.append(f"{path}: is not TOML: line {line} is not UTF-8")
-    except ValueError:  # of int(), which limits the digits that it takes
+    except ValueError:  # from int(), which limits the number of digits
         faults.append(f"{path}: cannot be used: a number has too many digits")
     except RecursionError:
         faults.append(f"{path}: cannot be used: tables or arrays are nested too deeply")
@@ -546,37 +545,38 @@ def _toml_of(file: Path | None, faults: list[str]) -> dict[str, Any]:
 
 
 def _read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
-    path, found = file or DEFAULT_FILE, _toml_of(file, faults)
+    path, values = file or DEFAULT_FILE, _toml_of(file, faults)
     known = [row.name for row in table()]
-    for key in sorted(found.keys() - set(known)):
-        near = get_close_matches(key[:MOST_WORDS], known, 1, 0.5)
+    for key in sorted(values.keys() - set(known)):
+        near = get_close_matches(key[:MAX_FAULT_LENGTH], known, 1, 0.5)
         faults.append(
             f"{path}: unknown key {_short(repr(key))}"
             + (f", did you mean {near[0]!r}?" if near else "")
         )
-    return found
+    return values
 
 
-def contradictions(settings: Settings) -> list[str]:
-    """Say which settings cannot stand together."""
+def find_contradictions(settings: Settings) -> list[str]:
+    """Return the contradictions between settings."""
     faults = []
     if None in settings.upstream and len(settings.upstream) > 1:
-        faults.append(f"{settings.origin['upstream']}: none excludes any other upstream")
+        faults.append(
+            f"{settings.origin['upstream']}: none cannot be combined with other upstreams"
+        )
     if not settings.listen:
         faults.append(f"{settings.origin['listen']}: name at least one address to listen on")
     if settings.forward:
-        # Late: commands read the settings, and this is most of the server's logic.
+        # Imported late: commands read the settings, and this loads most of the server.
         from internal_dns.core.journey import our_zone
     for suffix in settings.forward:
         if our_zone(suffix, settings.prefix):
             name = b".".join(suffix).decode("utf-8", "replace")
             faults.append(
-                f"{settings.origin['forward']}.{name}: is answered here and never forwarded"
+                f"{settings.origin['forward']}.{name}: this server answers it and never forwards it"
             )
     if None in settings.upstream and settings.forward:
         faults.append(
-            f"{settings.origin['forward']}: has no effect while upstream is none; leave out one of "
-            f"them"
+            f"{settings.origin['forward']}: has no effect while upstream is none; remove one"
         )
     for key, upstreams in (
         ("upstream", settings.upstream),
@@ -592,13 +592,12 @@ def contradictions(settings: Settings) -> list[str]:
             settings.prefix
         ):
             faults.append(
-                f"{settings.origin['map_source']}: {source} is inside the prefix; such sources are "
-                f"never mapped"
+                f"{settings.origin['map_source']}: {source} is in the prefix and cannot be mapped"
             )
         if not ip_network(network).network_address.packed.startswith(settings.prefix):
             faults.append(f"{settings.origin['map_source']}: {network} is not a /48 of the prefix")
         elif not _network(network):
             faults.append(
-                f"{settings.origin['map_source']}: {network} is network 0, which is nobody's"
+                f"{settings.origin['map_source']}: {network} is network 0, which is reserved"
             )
     return faults

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from internal_dns import config
-from internal_dns.config import load_settings, misspelt, shown, table
+from internal_dns.config import find_misspelled, load_settings, shown, table
 from tests.commands import run
 
 TEXT = """
@@ -83,7 +83,7 @@ def test_a_secret_is_not_shown() -> None:
     for words in ((), ("--json",), ("--origin",)):
         said = run("config", "show", "--cookie-secret", "ab" * 16, *words)
         assert "abab" not in said.out + said.err
-        assert "set, and not shown" in said.out
+        assert "set, not shown" in said.out
 
 
 def test_upstream_none_is_shown_as_it_is_written() -> None:
@@ -105,12 +105,12 @@ def test_check_says_all_that_is_wrong(file: Path) -> None:
     said = run("config", "check", "--config", file)
     assert said.code == 78
     assert "did you mean 'region'?" in said.err
-    assert "1' is no number from 512" in said.err
+    assert "1' is not a number from 512" in said.err
 
 
 def test_a_variable_that_is_nearly_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTERNAL_DNS_UPSTREEM", "none")
-    words = "INTERNAL_DNS_UPSTREEM is set and is no setting, did you mean INTERNAL_DNS_UPSTREAM?"
+    words = "INTERNAL_DNS_UPSTREEM is set but is not a setting, did you mean INTERNAL_DNS_UPSTREAM?"
     said = run("config", "check")
     assert said.code == 1
     assert words in said.err
@@ -123,8 +123,12 @@ def test_variables_of_others_and_right_ones_are_not_told() -> None:
     variables = {
         f"INTERNAL_DNS_{row.name.upper()}": "x" for row in table() if row.name != "forward"
     }
-    assert misspelt({"PATH": "/bin", "INTERNAL_DNS": "x", "DNS_REGIN": "x", **variables}) == []
-    assert misspelt({"INTERNAL_DNS_QQQQ": "x"}) == ["INTERNAL_DNS_QQQQ is set and is no setting"]
+    assert (
+        find_misspelled({"PATH": "/bin", "INTERNAL_DNS": "x", "DNS_REGIN": "x", **variables}) == []
+    )
+    assert find_misspelled({"INTERNAL_DNS_QQQQ": "x"}) == [
+        "INTERNAL_DNS_QQQQ is set but is not a setting"
+    ]
 
 
 @pytest.mark.parametrize("command", [["serve"], ["config", "show"], ["network", "list"]])

@@ -13,7 +13,7 @@ import pytest
 
 from internal_dns.cli import cli, document, known
 from internal_dns.cli.columns import COMPLETIONS
-from internal_dns.store.declare.form import STATES
+from internal_dns.store.declare.fields import STATES
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.schema import TABLES
 from tests.commands import run

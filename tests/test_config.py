@@ -139,7 +139,7 @@ def test_every_setting_has_an_example_here() -> None:
     assert {*EXAMPLES, "forward"} == ROWS.keys()
 
 
-def test_the_file_of_the_host_is_read_when_no_other_is_named(
+def test_the_default_file_is_read_when_no_other_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written(tmp_path, 'region = "iad"')
@@ -275,7 +275,7 @@ def test_a_value_at_its_bounds_is_taken(name: str, text: str, value: Any) -> Non
     assert getattr(settings(flags), name) == value
 
 
-def test_all_faults_are_told_at_once_each_with_its_place(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_each_with_its_place(tmp_path: Path) -> None:
     file = written(
         tmp_path,
         'regoin = "iad"\nudp_limit = 3\nlisten = ["[::1]:53", "nowhere", "0.0.0.0:53"]\ncatalog = '
@@ -340,7 +340,7 @@ def test_a_value_of_the_wrong_type_is_refused(text: str, tmp_path: Path) -> None
     assert all(f", {name}: " in fault for fault in faults)
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     (fault,) = refused(file=tmp_path / "nosuch.toml")
     assert "No such file" in fault
     assert "--config" in fault
@@ -358,7 +358,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 def test_none_excludes_other_upstreams() -> None:
     (fault,) = refused({"upstream": ("none", "udp://192.0.2.1")})
-    assert fault == "--upstream: none excludes any other upstream"
+    assert fault == "--upstream: none cannot be combined with other upstreams"
     assert settings({"upstream": ("none",)}).upstream == (None,)
 
 
@@ -400,8 +400,8 @@ def test_an_upstream_that_is_this_server_is_refused(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("fdaa:0:19::/48=fdaa:0:18::/48", "inside the prefix"),
-        ("fdaa::/16=fdaa:0:18::/48", "inside the prefix"),
+        ("fdaa:0:19::/48=fdaa:0:18::/48", "is in the prefix"),
+        ("fdaa::/16=fdaa:0:18::/48", "is in the prefix"),
         ("::1/128=fdab:0:18::/48", "not a /48 of the prefix"),
         ("::1/128=2001:db8:1::/48", "not a /48 of the prefix"),
         ("::1/128=fdaa::/48", "network 0"),
@@ -487,7 +487,7 @@ def test_a_forward_rule_that_cannot_work_is_refused(rule: str, tmp_path: Path) -
     assert fault.startswith(f"{file}, forward")
 
 
-def test_forward_rules_and_no_upstream_at_all_contradict_each_other(tmp_path: Path) -> None:
+def test_forward_rules_contradict_upstream_none(tmp_path: Path) -> None:
     (fault,) = refused(
         {"upstream": ("none",)}, {}, written(tmp_path, '[forward]\nlan = "192.0.2.3"')
     )
@@ -538,7 +538,7 @@ def test_the_documented_file_is_a_good_one(tmp_path: Path) -> None:
     assert settings(file=written(tmp_path, example)).origin["region"].endswith("region")
 
 
-def test_a_sentence_says_what_each_setting_is() -> None:
+def test_each_setting_has_a_sentence() -> None:
     for row in table():
         assert row.metadata["words"][0].isupper()
         assert len(row.metadata["words"]) > 15
@@ -584,7 +584,7 @@ def test_a_secret_is_not_repeated_by_what_is_wrong_with_it(text: str, tmp_path: 
 def test_a_number_as_secret_is_not_repeated_either(tmp_path: Path) -> None:
     for name in ("cookie_secret", "console_token"):
         file = written(tmp_path, f"{name} = 12345678901234567\n")
-        assert refused(file=file) == [f"{file}, {name}: the value is no text: write it in quotes"]
+        assert refused(file=file) == [f"{file}, {name}: the value is not text: write it in quotes"]
 
 
 @pytest.mark.parametrize(
@@ -595,26 +595,26 @@ def test_a_number_as_secret_is_not_repeated_either(tmp_path: Path) -> None:
         (b"workers = " + b"9" * 5_000, "too many digits"),
         (b"workers = 0x" + b"f" * 5_000, "beyond 64 bits"),
         (b"workers = -99999999999999999999", "beyond 64 bits"),
-        (b'workers = "' + b"9" * 5_000 + b'"', "no number from 1 to 8"),
-        (b"workers = 1.5", "no text"),
-        (b"workers = inf", "no text"),
-        (b"workers = true", "no text"),
-        (b"workers = 2026-01-01", "no text"),
+        (b'workers = "' + b"9" * 5_000 + b'"', "not a number from 1 to 8"),
+        (b"workers = 1.5", "not text"),
+        (b"workers = inf", "not text"),
+        (b"workers = true", "not text"),
+        (b"workers = 2026-01-01", "not text"),
         (b'nsid = "\xff"', "line 1 is not UTF-8"),
         (b'\n\nnsid = "\xff"', "line 3 is not UTF-8"),
         (b"\xff\xfen\x00s\x00", "line 1 is not UTF-8"),
         (b"\x00", "is not TOML"),
-        (b'catalog = "a\\u0000b"', "no name of a file"),
-        (b'catalog = ""', "no name of a file"),
-        (b'upstream_ca = "\\u0000"', "no name of a file"),
+        (b'catalog = "a\\u0000b"', "not a file name"),
+        (b'catalog = ""', "not a file name"),
+        (b'upstream_ca = "\\u0000"', "not a file name"),
         (b'listen = "[fe80::1%a\\u0000]:53"', "not printable"),
         (b'listen = "[::1]:' + b"9" * 5_000 + b'"', "no port from 0 to 65535"),
-        (b"region = " + b'"' + b"x" * 100_000 + b'"', "no region code"),
+        (b"region = " + b'"' + b"x" * 100_000 + b'"', "not a region code"),
         (b"x" * 100_000 + b" = 1", "unknown key"),
-        (b"#" * (1 << 20) + b"\n", "more than 1,048,576 octets"),
+        (b"#" * (1 << 20) + b"\n", "larger than 1,048,576 octets"),
     ],
 )
-def test_a_file_that_nobody_means_is_told_in_few_words(
+def test_a_nonsensical_file_is_reported_in_bounded_length(
     octets: bytes, says: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "config.toml"
@@ -638,7 +638,8 @@ def test_any_file_is_settings_or_faults(octets: bytes) -> None:
 
 @given(st.sampled_from(sorted(ROWS)), st.recursive(
     st.text(max_size=40) | st.integers() | st.floats() | st.booleans(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner,
+                                                                max_size=3),
     max_leaves=6,
 ))  # fmt: skip
 def test_any_value_of_any_setting_is_settings_or_faults(name: str, value: Any) -> None:
@@ -651,7 +652,7 @@ def test_any_value_of_any_setting_is_settings_or_faults(name: str, value: Any) -
                 assert endpoint.sockaddr
 
 
-def test_a_default_file_that_is_not_there_is_no_fault_and_one_that_cannot_be_read_is(
+def test_a_missing_default_file_is_not_a_fault_but_an_unreadable_one_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "absent.toml")

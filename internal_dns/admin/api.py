@@ -35,12 +35,12 @@ from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.wire import Query, read_query
 from internal_dns.net import socket_path
 from internal_dns.replicate.source import Source
-from internal_dns.store.declare import Faulty
+from internal_dns.store.declare import InvalidDocument
 from internal_dns.store.json_rows import BadRequest
 from internal_dns.store.operations import perform
 from internal_dns.store.sqlite import UnusableCatalog
 from internal_dns.store.upgrade import needs_upgrade
-from internal_dns.store.writer import NotOurs, Refused, Writer, follows
+from internal_dns.store.writer import NotOurs, RejectedChange, Writer, follows
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.tap import Tap
 
@@ -176,7 +176,7 @@ class Api:
                 )
             if request.get("wait") and "revision" in reply:
                 reply["visible"] = await self._visible(reply["revision"])
-        except (Refused, Faulty) as error:
+        except (RejectedChange, InvalidDocument) as error:
             reply = {"error": "refused", "faults": [str(fault) for fault in error.faults]}
         except NotOurs as error:
             reply = {"error": "not ours", "faults": [str(error)]} | (

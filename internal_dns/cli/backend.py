@@ -45,11 +45,11 @@ def perform(
 
 
 def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
-    from internal_dns.store.declare import Faulty
+    from internal_dns.store.declare import InvalidDocument
     from internal_dns.store.json_rows import BadRequest
     from internal_dns.store.operations import perform as performed
     from internal_dns.store.sqlite import UnusableCatalog
-    from internal_dns.store.writer import NotOurs, Refused, Writer
+    from internal_dns.store.writer import NotOurs, RejectedChange, Writer
 
     as_served = settings()
     try:
@@ -59,7 +59,7 @@ def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
         raise _missing(catalog) from error
     except NotOurs as error:
         raise Told(f"cannot write {catalog}", str(error), error.do or _NOT_OURS, USAGE) from error
-    except (Refused, Faulty) as error:
+    except (RejectedChange, InvalidDocument) as error:
         raise _refused([str(fault) for fault in error.faults]) from error
     except (BadRequest, UnusableCatalog, sqlite3.Error, OSError) as error:
         raise Told(

@@ -51,12 +51,12 @@ URL = _Url()
 def done(work: Coroutine[Any, Any, T]) -> T:
     """Do what asks a bucket. Raises Told."""
     from internal_dns.replicate.bucket import Conflict, NoBucket, Unavailable
-    from internal_dns.store.declare import Faulty
-    from internal_dns.store.writer import Refused
+    from internal_dns.store.declare import InvalidDocument
+    from internal_dns.store.writer import RejectedChange
 
     try:
         return asyncio.run(work)
-    except (Refused, Faulty) as error:
+    except (RejectedChange, InvalidDocument) as error:
         why = "\n       ".join(str(fault) for fault in error.faults)
         raise Told(
             "the change was refused; nothing was written", why, "Correct it and try again", FINDING
@@ -108,13 +108,13 @@ def publish(
 ) -> None:
     """Make a bucket what the catalog file is: every host that follows it will answer so."""
     from internal_dns.replicate import publishing
-    from internal_dns.store.writer import Refused
+    from internal_dns.store.writer import RejectedChange
 
     as_served = settings()
     with opened(catalog) as connection:
         try:
             wanted = publishing.values_of(connection, as_served.catalog_rules)
-        except Refused as error:
+        except RejectedChange as error:
             do = f"Correct the rows: internal-dns check --catalog {catalog}"
             raise Told(
                 "nothing was published", "\n       ".join(error.faults), do, FINDING

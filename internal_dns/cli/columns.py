@@ -44,7 +44,7 @@ def column_options(
 
 
 def _option(column: Column, required: bool) -> Callable[[Command], Command]:
-    name = column.said.replace("_", "-")
+    name = column.document_name.replace("_", "-")
     if column.domain is FLAG and column.default:
         return click.option(
             f"--{name}", column.name, type=bool, metavar="yes|no", help=column.words

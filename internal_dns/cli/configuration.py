@@ -75,9 +75,9 @@ def _toml(value: Any) -> str:
 
 def _warn() -> bool:
     """Tell of variables that are nearly a setting; whether there were any."""
-    from internal_dns.config import misspelt
+    from internal_dns.config import find_misspelled
 
-    found = misspelt()
+    found = find_misspelled()
     for words in found:
         click.echo(f"{paint('warning', 'yellow', err=True)}  {words}", err=True)
     return bool(found)
@@ -89,12 +89,12 @@ def _warn() -> bool:
 def check(config: Path | None, as_json: bool, **flags: Any) -> None:
     """Say what is wrong with the settings: exit 78 if `serve` would not start or reload, 1 for a
     doubtful variable."""
-    from internal_dns.config import DEFAULT_FILE, misspelt
+    from internal_dns.config import DEFAULT_FILE, find_misspelled
 
     effective(flags, config)
     file = config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
     if as_json:
-        doubtful = misspelt()
+        doubtful = find_misspelled()
         print_json({"file": file and str(file), "warnings": doubtful})
         raise SystemExit(FINDING if doubtful else 0)
     if _warn():

@@ -133,11 +133,11 @@ def _demo() -> str | None:
 
 
 def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) -> Iterator[Symptom]:
-    from internal_dns.config import ConfigurationError, load_settings, misspelt
+    from internal_dns.config import ConfigurationError, find_misspelled, load_settings
 
     yield from _programs()
     yield _ipv6()
-    for words in misspelt():
+    for words in find_misspelled():
         why = "a variable that is no setting is ignored"
         yield Symptom(
             "warn",

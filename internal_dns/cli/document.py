@@ -49,10 +49,10 @@ def _octets(file: str) -> bytes:
 
 def _text(file: str) -> str:
     """Return the text that FILE holds: UTF-8, or what its byte order mark says. Raises Told."""
-    from internal_dns.sources import SourceError, text_of
+    from internal_dns.sources import SourceError, decode_text
 
     try:
-        return text_of(_octets(file), "text")
+        return decode_text(_octets(file), "text")
     except SourceError as error:
         raise Told(f"cannot read {file}", error.why, error.do, USAGE) from error
 
@@ -204,7 +204,7 @@ def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> Non
     as_served = settings()
     try:
         document = declare.parse(_text(file), name=file, rules=as_served.catalog_rules)
-    except declare.Faulty as error:
+    except declare.InvalidDocument as error:
         why = "\n       ".join(map(str, error.faults))
         raise Told(f"{file} is not a catalog", why, "Correct it", FINDING) from error
     with _progress("comparing"), opened(catalog) as connection:

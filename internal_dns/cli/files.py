@@ -85,13 +85,13 @@ def _upgrade(file: Path, as_json: bool) -> None:
     from contextlib import closing
 
     from internal_dns.store.sqlite import UnusableCatalog, connect
-    from internal_dns.store.upgrade import foreign_statements, is_ours, lacking
+    from internal_dns.store.upgrade import foreign_statements, is_ours, upgrade_statements
     from internal_dns.store.writer import NotOurs, Writer
 
     try:
         with closing(connect(file)) as connection:
             ours = is_ours(connection)
-            statements = lacking(connection) if ours else foreign_statements(connection)
+            statements = upgrade_statements(connection) if ours else foreign_statements(connection)
         if ours:
             with Writer(file, following=True):  # which upgrades what it opens
                 pass

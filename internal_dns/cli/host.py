@@ -62,10 +62,10 @@ def health(admin: str | None, config: Path | None, as_json: bool) -> None:
 def _admin(config: Path | None) -> str:
     """The admin port that `serve` has; a fault in another setting is no reason to call a running
     server ill."""
-    from internal_dns.config import ConfigurationError, one_setting
+    from internal_dns.config import ConfigurationError, load_setting
 
     try:
-        admin, where = one_setting("admin", {}, file=config)
+        admin, where = load_setting("admin", {}, file=config)
     except ConfigurationError as error:
         raise Told("it is not known where to ask", "\n       ".join(error.faults), "Correct it, or "
                                                                                    "name the port "

@@ -17,7 +17,7 @@ from internal_dns.cli.routes import is_local
 from internal_dns.cli.servers import specific
 from internal_dns.cli.words import CONFIGURATION, Told
 from internal_dns.cli.words import settings as effective
-from internal_dns.config import Settings, load_settings, misspelt, table
+from internal_dns.config import Settings, find_misspelled, load_settings, table
 from internal_dns.errors import OperatorError
 from internal_dns.net import Endpoint
 from internal_dns.text import printable_text
@@ -157,7 +157,7 @@ def _serve(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for words in misspelt():
+    for words in find_misspelled():
         _log.warning("%s", words)
     folder = settings.catalog.parent
     if not folder.is_dir():

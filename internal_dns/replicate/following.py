@@ -455,7 +455,7 @@ class Following:
     def _put_in_place(self) -> None:
         """The first whole catalog becomes the file."""
         beside = self._replica.writer.path
-        if self._replica.writer.replaced():
+        if self._replica.writer.is_replaced():
             raise NotOurs(f"{beside} was made anew by somebody else meanwhile")
         self.close()
         if self.path.exists():

@@ -35,7 +35,7 @@ from internal_dns.replicate.nats import NatsBucket, connected
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog
 from internal_dns.store.rows import Values
-from internal_dns.store.writer import Refused, Writer
+from internal_dns.store.writer import RejectedChange, Writer
 
 PATIENCE: Final = (
     10.0  # seconds for the first message: the server looks for the last one of every key
@@ -89,7 +89,7 @@ async def _take(
 
 
 def values_of(connection: sqlite3.Connection, rules: CatalogRules) -> dict[str, bytes]:
-    """Return key and value of every row of a file, parents first. Raises Refused for rows that
+    """Return key and value of every row of a file, parents first. Raises RejectedChange for rows that
     could not be served."""
     values, found, faults = Values(rules), dict[str, bytes](), list[str]()
     for table, key, value in file_values(connection):
@@ -100,7 +100,7 @@ def values_of(connection: sqlite3.Connection, rules: CatalogRules) -> dict[str, 
         found[key] = value
     if faults:
         more = [f"and {len(faults) - 20:,} more"] if len(faults) > 20 else []
-        raise Refused([*faults[:20], *more])
+        raise RejectedChange([*faults[:20], *more])
     return found
 
 
@@ -182,7 +182,7 @@ async def publish(
     replicas: int = 1,
     forget: bool = False,
 ) -> dict[str, Any]:
-    """Make the bucket as *wanted*. Raises Refused, Conflict, Unavailable."""
+    """Make the bucket as *wanted*. Raises RejectedChange, Conflict, Unavailable."""
     async with connected(source) as bucket:
         try:
             present = await read(bucket)
@@ -192,7 +192,7 @@ async def publish(
                 await bucket.create(replicas)
         changes = difference(present, wanted)
         if changes.deletes and not any(key.startswith("networks.") for key in wanted):
-            raise Refused(
+            raise RejectedChange(
                 [
                     f"the file has no network: all {len(changes.deletes):,} rows of the bucket "
                     f"would be deleted"
@@ -211,7 +211,7 @@ async def apply(source: Source, request: dict[str, Any], rules: CatalogRules) ->
     """Perform `apply` on the catalog in a bucket: read it into a file, apply there under all its
     rules, write the rest.
 
-    Raises Refused, Faulty, Conflict, Unavailable.
+    Raises RejectedChange, InvalidDocument, Conflict, Unavailable.
     """
     from internal_dns.store.operations import perform
 

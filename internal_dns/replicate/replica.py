@@ -61,7 +61,7 @@ class Replica:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of what is done inside, or nothing. Raises Replaced."""
-        if self.writer.replaced():
+        if self.writer.is_replaced():
             raise Replaced(f"{self.writer.path} is another file than was followed")
         self.connection.execute("BEGIN IMMEDIATE")
         try:

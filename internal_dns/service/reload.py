@@ -14,7 +14,7 @@ from internal_dns.config import (
     SECRETS,
     ConfigurationError,
     Settings,
-    contradictions,
+    find_contradictions,
     shown,
     table,
 )
@@ -75,7 +75,7 @@ class Reloader:
             if self.inherited:
                 found = replace(found, listen=before.listen)
             use = merged(before, found)
-            if faults := contradictions(use):
+            if faults := find_contradictions(use):
                 raise ConfigurationError(faults)
             self._use(use)
         except ConfigurationError as error:

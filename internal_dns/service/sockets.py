@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from internal_dns.config import Settings, contradictions
+from internal_dns.config import Settings, find_contradictions
 from internal_dns.net import Endpoint
 from internal_dns.service.errors import cannot_listen, unfit_sockets
 from internal_dns.transport import native
@@ -56,6 +56,6 @@ def adopt(settings: Settings, inherited: Sequence[Bound]) -> Settings:
     """Return *settings* that listen where the *inherited* sockets do. Raises OperatorError when the
     others do not fit that."""
     adopted = replace(settings, listen=tuple(group.endpoint for group in inherited))
-    if faults := contradictions(adopted):
+    if faults := find_contradictions(adopted):
         raise unfit_sockets(faults)
     return adopted

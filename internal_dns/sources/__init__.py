@@ -1,11 +1,16 @@
-"""Read what another system knows of machines and peers, and write it as a declarative catalog
-document.
+"""Convert what another system knows about machines and peers into a declarative document.
 
-    octets ─ text_of, json_of ─► wireguard · csv · docker · consul · fly ─► Draft ─► Imported(document, notes)
+    octets ─ decode_text, parse_json ─► one reader ─► Draft ─► Imported(document, notes)
 
-Each reader is pure: `read(source, options)` touches no file and no network. The document has the
-structure that `internal-dns apply` takes (docs/import.md). What a reader leaves out, changes or
-guesses stands in the notes.
+    wireguard.py       `wg show all dump`, or a wg-quick .conf file: peers
+    docker.py          `docker inspect`: machines
+    consul.py          the instances of a service from Consul's API: machines
+    fly.py             Fly.io's Machines API: machines
+    csv.py             a table with a header: machines or peers
+    __init__.py        what they share: Options, Draft, decoding of the input
+
+Each reader is pure: `read(source, options)` opens no file and no connection. `internal-dns apply`
+takes the document (docs/import.md). Notes list everything that was omitted, changed or guessed.
 """
 
 from __future__ import annotations
@@ -26,17 +31,17 @@ from internal_dns.store.rows import shown
 T = TypeVar("T")
 Services = Iterable[tuple[str, str, int]]  # (name, protocol, port)
 
-NAMED_IN_A_NOTE: Final = 10  # then "and N more"
-UNKNOWN_REGION: Final = "local"  # A machine without a region is not served at all.
+MAX_EXAMPLES: Final = 10  # named in a note, before "and N more"
+UNKNOWN_REGION: Final = "local"  # a machine without a region would not be served
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 _DEFAULT: Final = re.compile(r"net-[0-9a-f]{1,8}\Z")
 _SERVER: Final = bytes(9) + b"\x03"  # the free bits of <network>::3
 
 
 class SourceError(Exception):
-    """The input is not what it claims to be: what is wrong, why, and what to do.
+    """The input is not what it should be; the arguments are what, why, and what to do.
 
-    Never quotes a line: it may hold keys.
+    It never quotes a line of the input, which may hold keys.
     """
 
     def __init__(self, what: str, why: str, do: str) -> None:
@@ -46,7 +51,7 @@ class SourceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A declarative document, and what was left out, changed or guessed on the way to it, with the
+    """A declarative document, and notes of what was omitted, changed or guessed, with the
     reason."""
 
     document: dict[str, Any]
@@ -55,13 +60,11 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the operator knows and the source does not. `app` and `region` stand in where the source
-    names none; `file` is the name of the input without directory and suffix, empty for standard
-    input."""
+    """Values from the command line. `app` and `region` are used where the source names none; `file`
+    is the name of the input without directory and suffix, empty for standard input."""
 
-    networks: Mapping[int, str] = field(
-        default_factory=dict
-    )  # names; the others are called net-<hex>
+    # Names by network id; the other networks are called net-<hex>.
+    networks: Mapping[int, str] = field(default_factory=dict)
     app: str = ""
     region: str = ""
     prefix: bytes = USUAL.prefix
@@ -75,10 +78,10 @@ class Options:
                 raise SourceError(
                     f"network {number}", "a network id is 1 to 4294967295", "Correct --network"
                 )
-            if named.setdefault(name.lower(), number) != number or not may_be_called(
+            if named.setdefault(name.lower(), number) != number or not is_free_name(
                 number, name.lower()
             ):
-                why = f"another network is called {shown(name)}"
+                why = f"another network has the name {shown(name)}"
                 raise SourceError(
                     f"network {number} ({number:x} in addresses)", why, "Correct --network"
                 )
@@ -90,8 +93,8 @@ class Options:
                 )
 
 
-def may_be_called(number: int, name: str) -> bool:
-    """Whether *name* is not what another network is called by default."""
+def is_free_name(number: int, name: str) -> bool:
+    """Whether *name* is not the default name of another network."""
     return not _DEFAULT.match(name) or name == default_name(number)
 
 
@@ -100,69 +103,69 @@ def default_name(number: int) -> str:
 
 
 def document_has(key: str) -> bool:
-    """Whether a machine in a document may have *key*.
-
-    The catalog gains columns; what it cannot hold yet stays in the notes.
-    """
-    from internal_dns.store.declare.form import MACHINE
+    """Whether a machine in a document may have *key*; columns are added between versions."""
+    from internal_dns.store.declare.fields import MACHINE
 
     return key in MACHINE
 
 
 class Draft:
-    """A document in the making: names made valid, addresses checked, doubles refused, and
-    everything noted."""
+    """A document being built: names are made valid, addresses checked, duplicates rejected, all
+    with a note."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.names = {number: name.lower() for number, name in options.networks.items()}
         self.numbers = {name: number for number, name in self.names.items()}
         self.machines: dict[str, dict[str, Any]] = {}  # by id: unique in the whole catalog
-        self.homes: dict[str, tuple[int, str]] = {}  # id: network and app
+        self.locations: dict[str, tuple[int, str]] = {}  # by id: network and app
         self.peers: dict[tuple[int, str], dict[str, Any]] = {}
         self.owners: dict[bytes, str] = {}  # machines' addresses and peers' /120s
         self.blocks: dict[bytes, str] = {}  # machines' /112s
-        # What was written for a name, by kind, where it must be unique, and name.
-        self.written: dict[tuple[str, object, str], set[str]] = {}
-        self.noted: dict[str, list[str]] = {}
+        # The original spellings of each name, by kind, the scope where it must be unique, and name.
+        self.spellings: dict[tuple[str, object, str], set[str]] = {}
+        self.notes: dict[str, list[str]] = {}
 
-    def note(self, reason: str, *who: str) -> None:
-        self.noted.setdefault(reason, []).extend(who)
+    def note(self, reason: str, *subjects: str) -> None:
+        self.notes.setdefault(reason, []).extend(subjects)
 
     # ── values ────────────────────────────────────────────────────────────────────────────────────
 
-    def name(self, raw: str, kind: str, who: str, longest: int = 63) -> str:
-        """Return *raw* as a lower-cased name, empty when it has no letter or digit; changes are
-        noted."""
-        made = re.sub(r"[^A-Za-z0-9_-]", "-", re.sub("['\u2019]", "", raw)[:longest]).lower()
-        if not re.search(r"[a-z0-9]", made):
+    def make_name(self, raw: str, kind: str, subject: str, longest: int = 63) -> str:
+        """Return *raw* as a valid lower-case name, empty when it has no letter or digit; note any
+        change."""
+        name = re.sub(r"[^A-Za-z0-9_-]", "-", re.sub("['\u2019]", "", raw)[:longest]).lower()
+        if not re.search(r"[a-z0-9]", name):
             if raw:
-                self.note(f"{kind} not used, no letter or digit in it", f"{who} ({shown(raw)})")
+                self.note(
+                    f"{kind} not used, it has no letter or digit", f"{subject} ({shown(raw)})"
+                )
             return ""
-        if made != raw.lower():
-            why = f"{kind} changed, it may have {longest} letters, digits, - and _"
-            self.note(why, f"{who} ({shown(raw)} is now {made})")
-        return made
+        if name != raw.lower():
+            why = f"{kind} changed, a name has at most {longest} letters, digits, - and _"
+            self.note(why, f"{subject} ({shown(raw)} is now {name})")
+        return name
 
-    def label(self, raw: str, kind: str, who: str, within: object = None) -> str:
-        """Return the name for *raw*, and remember it: two that become one name are noted."""
-        made = self.name(raw, kind, who)
-        if made:
-            self.written.setdefault((kind, within, made), set()).add(raw.lower())
-        return made
+    def make_unique_name(self, raw: str, kind: str, subject: str, within: object = None) -> str:
+        """Return the name for *raw*, and record its spelling: two that become one name are
+        noted."""
+        name = self.make_name(raw, kind, subject)
+        if name:
+            self.spellings.setdefault((kind, within, name), set()).add(raw.lower())
+        return name
 
-    def place(self, text: str, who: str) -> tuple[int, bytes] | None:
-        """Return network and 16 octets of the address *text*, or None and a note."""
-        prefix, whose = self.options.prefix, f"{who} ({shown(text)})"
+    def parse_address(self, text: str, subject: str) -> tuple[int, bytes] | None:
+        """Return network and 16 octets of the address *text*, or None and add a note."""
+        prefix, subject_and_text = self.options.prefix, f"{subject} ({shown(text)})"
         address = octets(text)
         if address is None:
-            self.note("left out, no IPv6 address", whose)
+            self.note("left out, not an IPv6 address", subject_and_text)
         elif not address.startswith(prefix):
-            self.note(f"left out, the address is not in {prefix.hex()}::/16", whose)
+            self.note(f"left out, the address is not in {prefix.hex()}::/16", subject_and_text)
         elif not any(address[2:6]):
-            self.note("left out, no network has the id 0", whose)
+            self.note("left out, network 0 is reserved", subject_and_text)
         elif address[6:16] == _SERVER:
-            self.note("left out, <network>::3 is the server's own address", whose)
+            self.note("left out, <network>::3 is the server's own address", subject_and_text)
         else:
             return int.from_bytes(address[2:6], "big"), address
         return None
@@ -170,22 +173,22 @@ class Draft:
     def network_name(self, number: int) -> str:
         return self.names.get(number) or default_name(number)
 
-    def call_network(self, number: int, raw: str, who: str) -> None:
-        """The source calls a network *raw*; the operator's word and the first come first."""
-        name = self.name(raw, "network name", who)
-        if name and (self.numbers.get(name, number) != number or not may_be_called(number, name)):
-            self.note("network name not used, it is another network's", f"{who} ({shown(raw)})")
+    def name_network(self, number: int, raw: str, subject: str) -> None:
+        """Use *raw* as the name of a network, unless the operator or an earlier record named it."""
+        name = self.make_name(raw, "network name", subject)
+        if name and (self.numbers.get(name, number) != number or not is_free_name(number, name)):
+            self.note("network name not used, another network has it", f"{subject} ({shown(raw)})")
         elif name and self.names.setdefault(number, name) != name:
             self.note(
-                f"network name not used, it is called {self.names[number]} already",
-                f"{who} ({shown(raw)})",
+                f"network name not used, the network is already called {self.names[number]}",
+                f"{subject} ({shown(raw)})",
             )
         elif name:
             self.numbers[name] = number
 
     # ── rows ──────────────────────────────────────────────────────────────────────────────────────
 
-    def machine(
+    def add_machine(
         self,
         raw_id: str,
         app: str,
@@ -201,43 +204,46 @@ class Draft:
     ) -> None:
         """Add a machine, or note why not. *unready*: why it should get no traffic although it is
         started."""
-        who = shown(raw_id)
-        placed = self.place(address, who)
-        if placed is None:
+        subject = shown(raw_id)
+        parsed = self.parse_address(address, subject)
+        if parsed is None:
             return
-        number, packed = placed
-        ident = self.name(raw_id, "id", who)
-        app = self.label(app or self.options.app, "app", who, number)
+        number, packed = parsed
+        ident = self.make_name(raw_id, "id", subject)
+        app = self.make_unique_name(app or self.options.app, "app", subject, number)
         if not ident or not app:
-            self.note(f"left out, no {'app' if ident else 'id'}", f"{who} ({shown(address)})")
+            self.note(f"left out, no {'app' if ident else 'id'}", f"{subject} ({shown(address)})")
         elif ident in self.machines:
-            self.note("left out, a machine before it has this id", f"{who} ({shown(address)})")
+            self.note("left out, an earlier machine has this id", f"{subject} ({shown(address)})")
         else:
             other = self.owners.setdefault(packed, ident)
             if other != ident:
                 self.note(
-                    "share an address, which `apply` refuses while both are started",
+                    "share an address, which `apply` rejects while both are started",
                     f"{other} and {ident}",
                 )
             neighbor = self.blocks.setdefault(packed[:14], ident)
             if neighbor != ident and other == ident:
                 self.note(
-                    "lie in one /112, which belongs to one machine, so the server takes one for "
-                    "the other",
+                    "share a /112, which belongs to one machine: the server cannot tell them apart",
                     f"{neighbor} and {ident}",
                 )
-            self.homes[ident] = number, app
-            made = {"id": ident, "address": address_text(packed).decode(), "region": self._region(region, who),
-                    "group": self.label(group, "group", who, (number, app)) or "app",
-                    "state": self.name(state, "state", who) or "created"}  # fmt: skip
-            more = {"skip_registration": skip_registration, "metadata": self._metadata(metadata or {}, who),
-                    "services": self._services(services, who)}  # fmt: skip
-            self.machines[ident] = made | {key: value for key, value in more.items() if value}
+            self.locations[ident] = number, app
+            machine = {"id": ident, "address": address_text(packed).decode(),
+                       "region": self._region(region, subject),
+                    "group": self.make_unique_name(group, "group", subject, (number, app)) or "app",
+                    "state": self.make_name(state, "state", subject) or "created"}  # fmt: skip
+            optional = {"skip_registration": skip_registration,
+                        "metadata": self._metadata(metadata or {}, subject),
+                    "services": self._services(services, subject)}  # fmt: skip
+            self.machines[ident] = machine | {
+                key: value for key, value in optional.items() if value
+            }
             if unready:
                 self._unready(ident, unready)
 
     def _unready(self, ident: str, why: str) -> None:
-        """Keep that a started machine should get no traffic, as far as a document can say so."""
+        """Record that a started machine should get no traffic, if a document can express it."""
         self.machines[ident]["ready"] = False
         if document_has("ready"):
             self.note(f"started but not ready, {why}", ident)
@@ -248,21 +254,23 @@ class Draft:
                 ident,
             )
 
-    def peer(self, raw: str, address: str, *, region: str = "", rename: bool = False) -> None:
-        """Add a WireGuard peer, or note why not; with *rename* a name that is taken gets a number
-        behind it."""
-        who = shown(raw)
-        placed = self.place(address, who)
-        if placed is None:
+    def add_peer(self, raw: str, address: str, *, region: str = "", rename: bool = False) -> None:
+        """Add a WireGuard peer, or note why not; with *rename*, a name that is taken gets a number
+        appended."""
+        subject = shown(raw)
+        parsed = self.parse_address(address, subject)
+        if parsed is None:
             return
-        number, packed = placed
-        name = self.name(raw, "peer name", who)
+        number, packed = parsed
+        name = self.make_name(raw, "peer name", subject)
         if not name:
-            self.note("left out, no name", f"{who} ({shown(address)})")
+            self.note("left out, no name", f"{subject} ({shown(address)})")
             return
         if (number, name) in self.peers:
             if not rename:
-                self.note("left out, a peer before it has this name", f"{who} ({shown(address)})")
+                self.note(
+                    "left out, an earlier peer has this name", f"{subject} ({shown(address)})"
+                )
                 return
             name = self._free(number, name)
             self.note(
@@ -270,13 +278,11 @@ class Draft:
             )
         other = self.owners.setdefault(packed[:15], name)
         if other != name:
-            self.note(
-                "lie in one /120, so the server takes one for the other", f"{other} and {name}"
-            )
-        made = {"address": address_text(packed).decode()}
-        if region := self.name(region or self.options.region, "region", who):
-            made["region"] = region
-        self.peers[number, name] = made
+            self.note("share a /120: the server cannot tell them apart", f"{other} and {name}")
+        peer = {"address": address_text(packed).decode()}
+        if region := self.make_name(region or self.options.region, "region", subject):
+            peer["region"] = region
+        self.peers[number, name] = peer
 
     def _free(self, number: int, name: str) -> str:
         count = 2
@@ -284,78 +290,87 @@ class Draft:
             count += 1
         return f"{name[: 62 - len(str(count))]}-{count}"
 
-    def _region(self, raw: str, who: str) -> str:
-        region = self.label(raw or self.options.region, "region", who)
+    def _region(self, raw: str, subject: str) -> str:
+        region = self.make_unique_name(raw or self.options.region, "region", subject)
         if not region:
-            self.note(f"region {UNKNOWN_REGION} guessed, because none is named", who)
+            self.note(f"region {UNKNOWN_REGION} assumed, because the source names none", subject)
         return region or UNKNOWN_REGION
 
-    def _metadata(self, pairs: Mapping[str, str], who: str) -> dict[str, str]:
-        kept = {
+    def _metadata(self, pairs: Mapping[str, str], subject: str) -> dict[str, str]:
+        metadata = {
             key: value
             for key, value in sorted(pairs.items())
             if key and storable(key) and storable(value)
         }
-        for key in sorted(pairs.keys() - kept.keys()):
-            self.note("metadata left out: no key, NUL, or not Unicode", f"{who} ({shown(key)})")
-        return kept
+        for key in sorted(pairs.keys() - metadata.keys()):
+            self.note(
+                "metadata left out: empty key, NUL, or not Unicode", f"{subject} ({shown(key)})"
+            )
+        return metadata
 
-    def _services(self, services: Services, who: str) -> list[dict[str, Any]]:
-        kept: dict[tuple[str, str], dict[str, Any]] = {}
+    def _services(self, services: Services, subject: str) -> list[dict[str, Any]]:
+        unique: dict[tuple[str, str], dict[str, Any]] = {}
         for raw, protocol, port in services:
-            name = self.name(
-                raw, "service", who, 62
-            )  # One octet of the label is for the _ before it.
-            made = {"name": name, "protocol": protocol, "port": port}
-            if (name, protocol) in kept and kept[name, protocol] != made:
-                self.note("services left out, one before it has this name", f"{who} ({shown(raw)})")
+            # One octet of the label is for the _ before the name.
+            name = self.make_name(raw, "service", subject, 62)
+            service = {"name": name, "protocol": protocol, "port": port}
+            if (name, protocol) in unique and unique[name, protocol] != service:
+                self.note(
+                    "services left out, an earlier one has this name", f"{subject} ({shown(raw)})"
+                )
             elif name and protocol in ("tcp", "udp") and 0 < port < 65_536:
-                kept[name, protocol] = made
+                unique[name, protocol] = service
             else:
                 self.note(
-                    "services left out: tcp or udp, and port 1 to 65535", f"{who} ({shown(raw)})"
+                    "services left out: only tcp or udp, and ports 1 to 65535",
+                    f"{subject} ({shown(raw)})",
                 )
-        return [kept[key] for key in sorted(kept)]
+        return [unique[key] for key in sorted(unique)]
 
-    # ── the whole ─────────────────────────────────────────────────────────────────────────────────
+    # ── the result ────────────────────────────────────────────────────────────────────────────────
 
-    def done(self) -> Imported:
-        """Return the document, in an order of its own so that two imports can be compared, and the
-        notes."""
-        found: dict[int, dict[str, Any]] = {}
-        for number in sorted({number for number, _ in (*self.homes.values(), *self.peers)}):
+    def finish(self) -> Imported:
+        """Return the document and the notes. The order is fixed, so that two imports can be
+        compared."""
+        networks: dict[int, dict[str, Any]] = {}
+        for number in sorted({number for number, _ in (*self.locations.values(), *self.peers)}):
             address = address_text(
                 self.options.prefix + number.to_bytes(4, "big") + bytes(10)
             ).decode()
-            found[number] = {"id": f"{address}/48"}
-        for ident, (number, app) in sorted(self.homes.items(), key=lambda item: (item[1], item[0])):
-            apps = found[number].setdefault("apps", {})
+            networks[number] = {"id": f"{address}/48"}
+        for ident, (number, app) in sorted(
+            self.locations.items(), key=lambda item: (item[1], item[0])
+        ):
+            apps = networks[number].setdefault("apps", {})
             machine = self.machines[ident]
             if not document_has("ready"):
                 machine = {key: value for key, value in machine.items() if key != "ready"}
             apps.setdefault(app, {"machines": []})["machines"].append(machine)
         for (number, name), peer in sorted(self.peers.items()):
-            found[number].setdefault("peers", {})[name] = peer
-        for (kind, _, made), raws in self.written.items():
+            networks[number].setdefault("peers", {})[name] = peer
+        for (kind, _, name), raws in self.spellings.items():
             if len(raws) > 1:
                 raw = ", ".join(map(shown, sorted(raws)))
-                self.note(f"{kind} names became one", f"{made} of {raw}")
-        networks = {self.network_name(number): network for number, network in found.items()}
-        if networks:
-            told = "`apply` makes a network exactly as written, so add first what this source does not tell of"
-            self.note(told, *networks)
+                self.note(f"{kind} names became one", f"{name} from {raw}")
+        named = {self.network_name(number): network for number, network in networks.items()}
+        if named:
+            advice = (
+                "`apply` makes a network exactly as written, so first add what this source lacks"
+            )
+            self.note(advice, *named)
         else:
-            self.note("nothing found to import")
+            self.note("nothing to import")
         notes = [
-            reason if not who else f"{reason}: {_listed(who)}" for reason, who in self.noted.items()
+            f"{reason}: {_join_examples(subjects)}" if subjects else reason
+            for reason, subjects in self.notes.items()
         ]
-        return Imported({"networks": networks}, notes)
+        return Imported({"networks": named}, notes)
 
 
-def _listed(who: list[str]) -> str:
-    who = list(dict.fromkeys(who))
-    more = len(who) - NAMED_IN_A_NOTE
-    return ", ".join(who[:NAMED_IN_A_NOTE]) + (f" and {more:,} more" if more > 0 else "")
+def _join_examples(subjects: list[str]) -> str:
+    unique = list(dict.fromkeys(subjects))
+    more = len(unique) - MAX_EXAMPLES
+    return ", ".join(unique[:MAX_EXAMPLES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 # ── input ─────────────────────────────────────────────────────────────────────────────────────────
@@ -370,13 +385,13 @@ def octets(address: str) -> bytes | None:
 
 
 def storable(text: str) -> bool:
-    """Whether *text* can stand in a catalog: no NUL, no half of a surrogate pair."""
+    """Whether *text* can be stored in a catalog: no NUL, no lone surrogate."""
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-# Octets that no text holds, whatever its encoding, but for UTF-16 and UTF-32.
+# Octets that occur in no text, whatever its encoding, except UTF-16 and UTF-32.
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
-# The longer mark first: that of UTF-32 starts like that of UTF-16.
+# The longer mark first: that of UTF-32 begins like that of UTF-16.
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -386,11 +401,11 @@ _MARKS: Final = (
 )
 
 
-def text_of(source: str | bytes, what: str) -> str:
+def decode_text(source: str | bytes, what: str) -> str:
     """Return the text of *source* without its byte order mark.
 
-    UTF-8, or what the mark says (PowerShell's `>` writes UTF-16). Raises SourceError for other
-    text: a guessed encoding would change names in silence.
+    The encoding is UTF-8, or what the mark says (PowerShell's `>` writes UTF-16). Raises
+    SourceError for anything else: a guessed encoding would silently change names.
     """
     text = source if isinstance(source, str) else _decoded(source, what)
     text = text.removeprefix("\ufeff")
@@ -424,7 +439,7 @@ def _decoded(source: bytes, what: str) -> str:
 
 
 def _probable(source: bytes) -> tuple[str, str]:
-    """Name the encoding that text which is not UTF-8 probably has, for people and for iconv."""
+    """Return the probable encoding of text that is not UTF-8, for people and for iconv."""
     if source.count(0) * 4 > len(source):  # ASCII in UTF-16: every second octet
         order = "LE" if source[1::2].count(0) >= source[::2].count(0) else "BE"
         return f"UTF-16{order} without a byte order mark", f"UTF-16{order}"
@@ -433,14 +448,14 @@ def _probable(source: bytes) -> tuple[str, str]:
     return "Latin-1 (ISO 8859-1)", "ISO-8859-1"
 
 
-def json_of(source: object, what: str) -> object:
-    """Return *source* parsed, if it is text; of objects one a line, their list.
+def parse_json(source: object, what: str) -> object:
+    """Return *source*, parsed if it is text; one object per line makes a list.
 
-    Raises SourceError for what is no JSON.
+    Raises SourceError for text that is not JSON.
     """
     if not isinstance(source, str | bytes):
         return source
-    text = text_of(source, what)
+    text = decode_text(source, what)
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -465,8 +480,9 @@ def _by_line(text: str) -> list[object] | None:
         return None
 
 
-def shaped(value: object, shape: type[T], what: str, do: str) -> T:
-    """Return parsed JSON as *shape*. Raises SourceError naming the place that does not fit."""
+def convert_list(value: object, shape: type[T], what: str, do: str) -> T:
+    """Return parsed JSON as *shape*. Raises SourceError naming the first value that does not
+    fit."""
     try:
         return msgspec.convert(value, shape)
     except (msgspec.ValidationError, ValueError, RecursionError) as error:

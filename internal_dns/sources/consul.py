@@ -1,10 +1,11 @@
-"""Instances of a service, from Consul's HTTP API.
+"""Read the instances of a service from Consul's HTTP API.
 
-/v1/health/service/NAME    with checks: ready when all of them pass (none: too)
-/v1/catalog/service/NAME   without checks: all are taken as started
+/v1/health/service/NAME    with checks: ready when all of them pass, or there are none
+/v1/catalog/service/NAME   without checks: all are imported as started
 
-id        <node>-<ServiceID>-<10 digits>: the digits are a hash of network, datacenter, node and ServiceID,
-          for Consul keeps a ServiceID unique by node only, and a catalog's ids are unique over all networks
+id        <node>-<ServiceID>-<10 digits>: the digits are a hash of network, datacenter, node and
+          ServiceID, because Consul's ServiceIDs are unique per node only, and the ids of a catalog
+          are unique across all networks
 app       ServiceName
 region    `region` of the node's meta, else its datacenter
 address   the first in the prefix: the service's, its lan_ipv6, the node's, its lan_ipv6
@@ -26,17 +27,17 @@ from internal_dns.sources import (
     Imported,
     Options,
     SourceError,
+    convert_list,
     document_has,
-    json_of,
     octets,
-    shaped,
+    parse_json,
 )
 from internal_dns.store.rows import shown
 
 WHAT: Final = "list of service instances as Consul's API gives it"
 DO: Final = "Give the reply of /v1/health/service/NAME or /v1/catalog/service/NAME"
 LAN: Final = "lan_ipv6"
-DIGITS: Final = 10  # 40 bits are enough: only ids whose readable parts are the same can meet
+DIGITS: Final = 10  # 40 bits suffice: only ids with the same readable part can collide
 READABLE: Final = 63 - 1 - DIGITS
 
 
@@ -93,7 +94,8 @@ class _CheckedInstance(Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Instance:
-    """What both replies tell; `failing` is the worst status of its checks, empty when all pass."""
+    """What both replies contain; `failing` is the worst status of its checks, empty when all
+    pass."""
 
     datacenter: str
     node: str
@@ -108,32 +110,34 @@ class _Instance:
 
 
 def read(source: object, options: Options | None = None) -> Imported:
-    """Return a machine for each instance with an address in the prefix.
+    """Return a machine per instance with an address in the prefix.
 
-    *source* is text or parsed already. Raises SourceError.
+    *source* is text, or already parsed. Raises SourceError.
     """
-    value = json_of(source, WHAT)
+    value = parse_json(source, WHAT)
     if not isinstance(value, list):
         raise SourceError(f"no {WHAT}", "it is not a list", DO)
     draft = Draft(options or Options())
     if value and isinstance(value[0], dict) and "Service" in value[0]:
-        instances = [_of_checked(one) for one in shaped(value, list[_CheckedInstance], WHAT, DO)]
+        instances = [
+            _of_checked(one) for one in convert_list(value, list[_CheckedInstance], WHAT, DO)
+        ]
     else:
-        instances = [_of_flat(one) for one in shaped(value, list[_FlatInstance], WHAT, DO)]
+        instances = [_of_flat(one) for one in convert_list(value, list[_FlatInstance], WHAT, DO)]
         if instances:
             draft.note(
-                "all taken as started: the catalog has no checks, /v1/health/service/NAME has"
+                "all imported as started: /v1/catalog has no checks, /v1/health/service/NAME has"
             )
     for instance in instances:
         _add(draft, instance)
-    return draft.done()
+    return draft.finish()
 
 
 def _identifier(instance: _Instance, network: bytes) -> str:
-    """Return the id of an instance: of nothing but where and what it is, so that it stays the same
+    """Return the id of an instance. It depends only on where and what it is, so it stays the same
     whichever others come and go."""
     parts = (instance.datacenter, instance.node, instance.id)
-    # Each part with its length before it: no two lists of parts are written alike.
+    # Each part is preceded by its length, so no two lists of parts give the same octets.
     written = b"".join(
         len(part).to_bytes(4, "big") + part
         for part in (network, *(part.encode("utf-8", "surrogatepass") for part in parts))
@@ -143,29 +147,28 @@ def _identifier(instance: _Instance, network: bytes) -> str:
 
 
 def _add(draft: Draft, instance: _Instance) -> None:
-    who = shown(f"{instance.node}/{instance.id}")
+    subject = shown(f"{instance.node}/{instance.id}")
     inside = [a for a in instance.addresses if (octets(a) or b"").startswith(draft.options.prefix)]
     if not inside:
         why = f"left out, no address in {draft.options.prefix.hex()}::/16"
-        draft.note(why, f"{who} ({shown(', '.join(filter(None, instance.addresses)))})")
+        draft.note(why, f"{subject} ({shown(', '.join(filter(None, instance.addresses)))})")
         return
     state, unready = "started", ""
     if instance.failing and document_has("ready"):
-        unready = "a check of it warns" if instance.failing == "warning" else "a check of it fails"
+        unready = "a check warns" if instance.failing == "warning" else "a check fails"
     elif instance.failing:
-        state = "stopped"
+        state, verb = "stopped", "warns" if instance.failing == "warning" else "fails"
         draft.note(
-            f"taken as stopped, a check of it {'warns' if instance.failing == 'warning' else 'fails'}: "
-            "a document has no `ready` in this version",
-            who,
+            f"imported as stopped, a check {verb}: a document has no `ready` in this version",
+            subject,
         )
     udp = "udp" in instance.tags and "tcp" not in instance.tags
     left = [tag for tag in instance.tags if tag not in ("tcp", "udp")]
     if left:
         draft.note(
-            "tags left out, metadata has keys and values", f"{who} ({shown(', '.join(left))})"
+            "tags left out, they are not key-value pairs", f"{subject} ({shown(', '.join(left))})"
         )
-    draft.machine(
+    draft.add_machine(
         _identifier(instance, (octets(inside[0]) or b"")[:6]),
         instance.name,
         inside[0],
@@ -185,7 +188,8 @@ def _of_flat(one: _FlatInstance) -> _Instance:
         (one.node_tagged or {}).get(LAN, ""),
     )
     region = (one.node_meta or {}).get("region", "") or one.datacenter
-    return _Instance(one.datacenter, one.node, one.id, one.name, addresses, region, one.meta or {}, one.tags or [],
+    return _Instance(one.datacenter, one.node, one.id, one.name, addresses, region, one.meta or {},
+                     one.tags or [],
                      one.port, "")  # fmt: skip
 
 
@@ -200,7 +204,8 @@ def _of_checked(one: _CheckedInstance) -> _Instance:
     region = (node.meta or {}).get("region", "") or node.datacenter
     statuses = {check.status for check in one.checks or []} - {"passing"}
     failing = "" if not statuses else "warning" if statuses == {"warning"} else "critical"
-    return _Instance(node.datacenter, node.node, service.id, service.name, addresses, region, service.meta or {},
+    return _Instance(node.datacenter, node.node, service.id, service.name, addresses, region,
+                     service.meta or {},
                      service.tags or [], service.port, failing)  # fmt: skip
 
 

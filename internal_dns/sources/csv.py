@@ -1,4 +1,4 @@
-"""Machines or peers, from a CSV file with a header.
+"""Read machines or peers from a CSV file with a header.
 
     machines   id, app, address            needed (app: or --app)
                network                     name, or number or /48 of the address's network
@@ -7,9 +7,9 @@
     peers      name, address               needed
                network, region
 
-Commas, semicolons, tabs or bars, whichever finds the columns in the header, or what a first line
-`sep=;` says; quotes, CRLF, a byte order mark and empty columns at the end are as spreadsheets write
-them. A table with `name` and `address` and without `id` is one of peers.
+The delimiter is the one of comma, semicolon, tab and bar that gives the most known columns, or the
+one in a first line `sep=;`. Quotes, CRLF, a byte order mark and empty trailing columns are
+accepted, as spreadsheets write them. A table with `name` and `address` but no `id` is one of peers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from io import StringIO
 from ipaddress import IPv6Network
 from typing import Final, Literal
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, text_of
+from internal_dns.sources import Draft, Imported, Options, SourceError, decode_text
 from internal_dns.store.rows import shown
 
 WHAT: Final = "CSV of machines or peers"
@@ -40,12 +40,12 @@ def read(
     *,
     kind: Literal["machines", "peers"] | None = None,
 ) -> Imported:
-    """Return the machines or peers of a table, whichever its header tells unless *kind* does.
+    """Return the machines or peers of a table; without *kind*, its header decides.
 
-    Raises SourceError, naming the lines, for a table that is not whole.
+    Raises SourceError, naming the lines, for a table with broken lines.
     """
     draft = Draft(options or Options())
-    text = text_of(source, WHAT)
+    text = decode_text(source, WHAT)
     start = 0
     if separator := _SEPARATOR.match(text):
         start, delimiter = 1, separator[1]
@@ -61,16 +61,18 @@ def read(
         kind = _kind(draft, columns)
     _check_columns(draft, columns, kind, start + 1)
     for line, record in _records(columns, rows):
-        address, who = record["address"], f"line {line}"
-        if not _network_fits(draft, record.get("network", ""), address, who):
+        address, subject = record["address"], f"line {line}"
+        if not _network_fits(draft, record.get("network", ""), address, subject):
             continue
         if kind == "peers":
-            draft.peer(record["name"], address, region=record.get("region", ""))
+            draft.add_peer(record["name"], address, region=record.get("region", ""))
             continue
         state = record.get("state", "")
         if not state:
-            draft.note("state started guessed, because none is given", shown(record["id"]) or who)
-        draft.machine(
+            draft.note(
+                "state started assumed, because none is given", shown(record["id"]) or subject
+            )
+        draft.add_machine(
             record["id"],
             record.get("app", ""),
             address,
@@ -83,12 +85,12 @@ def read(
                 if c.startswith(METADATA) and v
             },
         )
-    return draft.done()
+    return draft.finish()
 
 
 def _delimiter(text: str) -> str:
-    """Return what stands between the cells of the header: of several the one that finds the most
-    columns we know, for a quoted cell may hold any of them."""
+    """Return the delimiter that gives the most known columns; a quoted cell may contain any of
+    them."""
     known = {name for table in (NEEDED, READ) for names in table.values() for name in names}
 
     def count(delimiter: str) -> int:
@@ -102,7 +104,7 @@ def _delimiter(text: str) -> str:
 
 
 def _kind(draft: Draft, columns: list[str]) -> Literal["machines", "peers"]:
-    """Say what a table holds that nobody named."""
+    """Return what a table holds when the caller does not say."""
     peers = {*NEEDED["peers"]} <= {*columns} and not {"id", "app"} & {*columns}
     if not peers or draft.options.app:
         return "machines"
@@ -111,8 +113,7 @@ def _kind(draft: Draft, columns: list[str]) -> Literal["machines", "peers"]:
 
 
 def _rows(text: str, delimiter: str, start: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of its last line, and the cells, of each row that has any. Raises
-    SourceError."""
+    """Yield each row that is not empty, with the number of its last line. Raises SourceError."""
     rows = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in rows:
@@ -128,8 +129,8 @@ def _rows(text: str, delimiter: str, start: int) -> Iterator[tuple[int, list[str
 def _records(
     columns: list[str], rows: Iterator[tuple[int, list[str]]]
 ) -> Iterator[tuple[int, Record]]:
-    """Yield line number and cells by column. Raises SourceError for rows of another length, empty
-    cells at their end aside."""
+    """Yield line number and cells by column. Raises SourceError for a row of another length, apart
+    from empty trailing cells."""
     broken = []
     for line, row in rows:
         if len(row) >= len(columns) and not any(row[len(columns) :]):
@@ -143,9 +144,7 @@ def _records(
     if broken:
         more = f" and {len(broken) - 10:,} more" if len(broken) > 10 else ""
         why = f"{', '.join(broken[:10])}{more}; the header has {len(columns)}"
-        raise SourceError(
-            f"no {WHAT}", why, "Give every line a field for each column, empty ones too"
-        )
+        raise SourceError(f"no {WHAT}", why, "Give every line one field per column, empty ones too")
 
 
 def _column(cell: str) -> str:
@@ -158,7 +157,7 @@ def _check_columns(draft: Draft, columns: list[str], kind: str, line: int) -> No
     needed = [name for name in NEEDED[kind] if not (name == "app" and draft.options.app)]
     missing = [name for name in needed if name not in columns]
     if missing:
-        why = f"line {line}, the header, has no column {' and no '.join(missing)}"
+        why = f"line {line}, the header, lacks {', '.join(missing)}"
         raise SourceError(
             f"no {WHAT}", why, f"A header of {kind} is {','.join((*NEEDED[kind], *READ[kind]))}"
         )
@@ -172,28 +171,28 @@ def _check_columns(draft: Draft, columns: list[str], kind: str, line: int) -> No
             draft.note("columns not read", shown(name))
 
 
-def _network_fits(draft: Draft, written: str, address: str, who: str) -> bool:
-    """Whether *written* may be the network of *address*; a name is what it will be called."""
+def _network_fits(draft: Draft, written: str, address: str, subject: str) -> bool:
+    """Whether *written* fits the network of *address*; a new name is used as its name."""
     number = _number(written, draft.options.prefix)
     if not written:
         return True
-    placed = draft.place(address, who)
-    if placed is None:
+    parsed = draft.parse_address(address, subject)
+    if parsed is None:
         return False
     if number is None and (number := draft.numbers.get(written.lower())) is None:
-        draft.call_network(placed[0], written, who)
-    elif number != placed[0]:
+        draft.name_network(parsed[0], written, subject)
+    elif number != parsed[0]:
         draft.note(
-            "left out, the address is of another network",
-            f"{who} ({shown(address)}, not {shown(written)})",
+            "left out, the address is in another network",
+            f"{subject} ({shown(address)}, not {shown(written)})",
         )
         return False
     return True
 
 
 def _number(written: str, prefix: bytes) -> int | None:
-    """Return the id that *written* is, decimal or a /48: 0, which no network has, for one of
-    another prefix."""
+    """Return the network id in *written*, decimal or a /48; 0, which is reserved, for a /48 outside
+    the prefix."""
     if written.isascii() and written.isdecimal():
         return int(written[:20])
     try:

@@ -1,14 +1,15 @@
-"""Containers, from `docker inspect $(docker ps --all --quiet)`.
+"""Read containers from `docker inspect $(docker ps --all --quiet)`.
 
-id        the first 12 of the container's id, as `docker ps` shows it
-app       label internal-dns.app, else the service of compose or Swarm, else --app, else the container's name
-          (of a Swarm task's `app.1.x` the `app`)
+id        the first 12 characters of the container's id, as `docker ps` shows it
+app       label internal-dns.app, else the service of compose or Swarm, else --app,
+          else the container's name (`app` of a Swarm task's `app.1.x`)
 region    label internal-dns.region, else --region
 group     label internal-dns.group
 state     started when running or restarting, else stopped (paused, too)
-ready     not while restarting, nor while a health check starts or fails; label internal-dns.health=ignore
-address   that of the first network, by name, whose IPv6 address lies in the prefix
-service   tcp-8080 for the exposed port 8080/tcp; of a range, one for each port
+ready     false while restarting, or while a health check starts or fails; with the label
+          internal-dns.health=ignore, checks do not count
+address   the first one in the prefix, in the order of the networks' names
+service   tcp-8080 for the exposed port 8080/tcp; one per port of a range
 metadata  project: the compose project or Swarm stack
 """
 
@@ -20,7 +21,15 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, json_of, octets, shaped
+from internal_dns.sources import (
+    Draft,
+    Imported,
+    Options,
+    SourceError,
+    convert_list,
+    octets,
+    parse_json,
+)
 from internal_dns.store.rows import shown
 
 WHAT: Final = "list of containers as `docker inspect` prints it"
@@ -41,8 +50,7 @@ class _Attachment(Struct):
 
     @property
     def wanted(self) -> str:
-        """The address, or the one it will have: a stopped container has only what was fixed for
-        it."""
+        """The current address, or the fixed one, which is all that a stopped container has."""
         return self.address or (self.fixed and self.fixed.address) or ""
 
 
@@ -90,13 +98,13 @@ class _Container(Struct):
 
 
 def read(source: object, options: Options | None = None) -> Imported:
-    """Return a machine for each container with an address in the prefix.
+    """Return a machine per container with an address in the prefix.
 
-    *source* is text or parsed already. Raises SourceError.
+    *source* is text, or already parsed. Raises SourceError.
     """
-    value = json_of(source, WHAT)
+    value = parse_json(source, WHAT)
     if _is_of_ps(value):
-        why = "it is the output of `docker ps`, which tells no addresses"
+        why = "it is the output of `docker ps`, which has no addresses"
         raise SourceError(f"no {WHAT}", why, f"Give the output of: {LISTED}")
     if isinstance(value, dict) and "NetworkSettings" in value:
         value = [value]  # `--format '{{json .}}'` of one container
@@ -104,15 +112,15 @@ def read(source: object, options: Options | None = None) -> Imported:
         raise SourceError(f"no {WHAT}", "it is not a list", DO)
     draft = Draft(options or Options())
     projects: dict[str, set[str]] = {}
-    for container in shaped(value, list[_Container], WHAT, DO):
+    for container in convert_list(value, list[_Container], WHAT, DO):
         _add(draft, container, projects)
     for app, several in sorted(projects.items()):
         if len(several) > 1:
             draft.note(
                 "compose projects became one app",
-                f"{app} of {', '.join(map(shown, sorted(several)))}",
+                f"{app} from {', '.join(map(shown, sorted(several)))}",
             )
-    return draft.done()
+    return draft.finish()
 
 
 def _is_of_ps(value: object) -> bool:
@@ -143,7 +151,7 @@ def _add(draft: Draft, container: _Container, projects: dict[str, set[str]]) -> 
     if project:
         projects.setdefault(shown(app), set()).add(project)
     state = container.state
-    draft.machine(
+    draft.add_machine(
         container.id[:12],
         app,
         address,
@@ -157,7 +165,7 @@ def _add(draft: Draft, container: _Container, projects: dict[str, set[str]]) -> 
 
 
 def _own_name(draft: Draft, name: str) -> str:
-    """Return the app that a container's name gives."""
+    """Return the app for a container without labels."""
     task = _TASK.match(name)
     if task is None:
         return name
@@ -166,7 +174,7 @@ def _own_name(draft: Draft, name: str) -> str:
 
 
 def _unready(state: _State, label: str) -> str:
-    """Say why a started container should get no traffic; empty when it should."""
+    """Return why a started container should get no traffic; empty when it should."""
     if state.restarting:
         return "it is restarting"
     if label.lower() == "ignore" or state.health_status in ("", "none", "healthy"):
@@ -176,40 +184,46 @@ def _unready(state: _State, label: str) -> str:
     return "its health check fails"
 
 
-def _address(draft: Draft, container: _Container, who: str) -> str | None:
-    """Return the first address in the prefix, or None and a note."""
+def _address(draft: Draft, container: _Container, subject: str) -> str | None:
+    """Return the first address in the prefix, or None and add a note."""
     attached = sorted((container.networks.by_name or {}).items())
-    found = [(name, one.wanted) for name, one in attached if one is not None and one.wanted]
-    inside = [pair for pair in found if (octets(pair[1]) or b"").startswith(draft.options.prefix)]
+    addresses = [(name, one.wanted) for name, one in attached if one is not None and one.wanted]
+    inside = [
+        pair for pair in addresses if (octets(pair[1]) or b"").startswith(draft.options.prefix)
+    ]
     mode = container.host_config.network_mode if container.host_config else ""
-    if not found and (mode == "host" or [name for name, _ in attached] == ["host"]):
-        draft.note("left out, on the host's network: it has no address of its own", who)
+    if not addresses and (mode == "host" or [name for name, _ in attached] == ["host"]):
+        draft.note("left out, it uses the host's network and has no address of its own", subject)
         return None
     if not inside:
-        why = f"left out, no IPv6 address in {draft.options.prefix.hex()}::/16 (a stopped one keeps only a fixed one)"
-        draft.note(
-            why, f"{who} ({shown(', '.join(address for _, address in found)) if found else 'none'})"
+        why = (
+            f"left out, no IPv6 address in {draft.options.prefix.hex()}::/16 "
+            "(a stopped container has only a fixed one)"
         )
+        others = shown(", ".join(address for _, address in addresses)) if addresses else "none"
+        draft.note(why, f"{subject} ({others})")
         return None
-    for pair in found:
+    for pair in addresses:
         if pair != inside[0]:
             draft.note(
                 "other addresses left out, a machine has one",
-                f"{who} ({shown(pair[1])} of {shown(pair[0])})",
+                f"{subject} ({shown(pair[1])} of {shown(pair[0])})",
             )
     return inside[0][1]
 
 
-def _services(draft: Draft, exposed: dict[str, object], who: str) -> Iterator[tuple[str, str, int]]:
+def _services(
+    draft: Draft, exposed: dict[str, object], subject: str
+) -> Iterator[tuple[str, str, int]]:
     for port in sorted(exposed):
         match = _PORT.match(port)
         if match is None:
-            draft.note("exposed ports left out, neither tcp nor udp", f"{who} ({shown(port)})")
+            draft.note("exposed ports left out, neither tcp nor udp", f"{subject} ({shown(port)})")
             continue
         first, last, protocol = int(match[1]), int(match[2] or match[1]), match[3]
         if not first <= last < first + WIDEST_RANGE:
-            why = f"exposed ports left out, no range of 1 to {WIDEST_RANGE:,} ports"
-            draft.note(why, f"{who} ({shown(port)})")
+            why = f"exposed ports left out, not a range of 1 to {WIDEST_RANGE:,} ports"
+            draft.note(why, f"{subject} ({shown(port)})")
             continue
         for number in range(first, last + 1):
             yield f"{protocol}-{number}", protocol, number

@@ -1,18 +1,19 @@
-"""Machines, from the Machines API or `fly machine list --json`.
+"""Read machines from Fly.io's Machines API or `fly machine list --json`.
 
     /v1/apps/APP/machines     [{"id": …}, …]            also a single machine
-    /v1/orgs/ORG/machines     {"machines": [{"id": …, "app_name": …}, …], "next_cursor": …, "error_regions": …}
+    /v1/orgs/ORG/machines     {"machines": [{"id": …, "app_name": …}, …],
+                               "next_cursor": …, "error_regions": …}
 
-id, region, state    as they are
+id, region, state    unchanged
 address              private_ip
-app                  app_name; else `{"app": NAME, "machines": […]}` around the list (or several such in a list),
-                     else --app, else metadata fly_app_name or app
+app                  app_name; else `{"app": NAME, "machines": […]}` around the list (or several
+                     such in a list), else --app, else metadata fly_app_name or app
 group                metadata fly_process_group
 skip_registration    config.dns.skip_registration
-service              tcp-8080 for internal_port 8080; `ports` are those of the Fly proxy, not of the machine
-ready                not while a check of it is starting or fails
-config               incomplete_config where it is null: the host could not be asked
-metadata             config.metadata, all of it: what could be asked for there can be asked for here
+service              tcp-8080 for internal_port 8080; `ports` are those of the Fly proxy
+ready                false while a check starts or fails
+config               incomplete_config where it is null, because the host could not be reached
+metadata             all of config.metadata, so that the same names can be queried here
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from internal_dns.sources import Draft, Imported, Options, SourceError, json_of, shaped
+from internal_dns.sources import Draft, Imported, Options, SourceError, convert_list, parse_json
 from internal_dns.store.rows import shown
 
 WHAT: Final = "list of machines as the Machines API gives it"
 DO: Final = "Give the reply of /v1/apps/APP/machines, or the output of `fly machine list --json`"
-PART: Final = "the listing is not whole, and `apply` would remove the machines that it lacks"
+PART: Final = "the listing is incomplete, and `apply` would remove the missing machines"
 
 
 class _Dns(Struct):
@@ -71,13 +72,13 @@ class _Listing(Struct):
 def read(source: object, options: Options | None = None) -> Imported:
     """Return the machines with an address in the prefix.
 
-    *source* is text or parsed already. Raises SourceError, also when an app has no name.
+    *source* is text, or already parsed. Raises SourceError, also when an app has no name.
     """
-    value = json_of(source, WHAT)
+    value = parse_json(source, WHAT)
     draft = Draft(options or Options())
     for app, machine in _machines(draft, value):
         _add(draft, app, machine)
-    return draft.done()
+    return draft.finish()
 
 
 def _machines(draft: Draft, value: object) -> Iterator[tuple[str, _Machine]]:
@@ -86,26 +87,28 @@ def _machines(draft: Draft, value: object) -> Iterator[tuple[str, _Machine]]:
         value = [value]  # /v1/apps/APP/machines/ID
     listed = value if isinstance(value, list) else [value]
     if all(isinstance(one, dict) and "machines" in one for one in listed):
-        listings = shaped(listed, list[_Listing], WHAT, DO)
+        listings = convert_list(listed, list[_Listing], WHAT, DO)
         for one in listings:
             for region in one.error_regions or ():
-                draft.note(f"{PART}: regions that could not be asked", shown(str(region)))
+                draft.note(f"{PART}: regions that could not be reached", shown(str(region)))
             yield from ((one.app, machine) for machine in one.machines or ())
         if listings and listings[-1].next_cursor:
-            draft.note(f"{PART}: it goes on at a next_cursor", shown(listings[-1].next_cursor))
+            draft.note(f"{PART}: it continues at a next_cursor", shown(listings[-1].next_cursor))
     elif isinstance(value, list):
-        yield from (("", machine) for machine in shaped(value, list[_Machine], WHAT, DO))
+        yield from (("", machine) for machine in convert_list(value, list[_Machine], WHAT, DO))
     else:
-        raise SourceError(f"no {WHAT}", "it is neither a list nor has it `machines`", DO)
+        raise SourceError(f"no {WHAT}", "it is neither a list nor an object with `machines`", DO)
 
 
 def _add(draft: Draft, around: str, machine: _Machine) -> None:
     config = machine.config or machine.incomplete_config
     if config is None:
-        draft.note("configuration unknown, so group, metadata and services too", shown(machine.id))
+        draft.note(
+            "configuration unknown, and with it group, metadata and services", shown(machine.id)
+        )
         config = _Config()
     elif machine.config is None:
-        draft.note("configuration incomplete, what there is of it was read", shown(machine.id))
+        draft.note("configuration incomplete, the known part was read", shown(machine.id))
     if machine.host_status not in (None, "", "ok"):
         why = f"its host is {shown(machine.host_status)}, so the state is the last one known"
         draft.note(why, shown(machine.id))
@@ -119,8 +122,8 @@ def _add(draft: Draft, around: str, machine: _Machine) -> None:
         app = metadata[key]
         draft.note(f"app guessed from metadata {key}", f"{shown(machine.id)} ({shown(app)})")
     failing = {check.status for check in machine.checks or ()} - {None, "", "passing"}
-    unready = "a check of it does not pass" if machine.state == "started" and failing else ""
-    draft.machine(
+    unready = "a check does not pass" if machine.state == "started" and failing else ""
+    draft.add_machine(
         machine.id,
         app,
         machine.private_ip or "",

@@ -1,23 +1,24 @@
-"""WireGuard peers, from `wg show all dump` or a wg-quick .conf file.
+"""Read WireGuard peers from `wg show all dump` or a wg-quick .conf file.
 
-    wg show all dump     interface  private-key  public-key  listen-port  fwmark                        (tabs)
-                         interface  public-key  preshared-key  endpoint  allowed-ips  handshake  rx  tx  keepalive
+    wg show all dump     interface  private-key  public-key  listen-port  fwmark
+                         interface  public-key  preshared-key  endpoint  allowed-ips  handshake
+                         rx  tx  keepalive              (the fields of a line separated by tabs)
     wg show wg0 dump     the same without the first field
-    wg0.conf             # alice            ← the name: right above [Peer], behind it, or among its lines;
-                         [Peer]               `# Name = alice` wins, else the public key makes one
-                         PublicKey = …
+    wg0.conf             # alice            ← the name: above [Peer], behind it, or in its lines;
+                         [Peer]               `# Name = alice` wins; without one, the public key
+                         PublicKey = …        makes the name
                          AllowedIPs = …
     alice.conf           a client's own file: the peer is its [Interface], named after the file
 
-Comments of the programs that write such files:
+Comments of programs that write such files:
 
-    ### begin alice ###                    # BEGIN_PEER alice             # alice start    (and their ends)
-    ### Client alice                       # Client: alice (UUID or number)
-    #Name# = alice                         # Name: alice                  # -WGP- Display name: alice
-    # friendly_name=alice                  # alice / alice@example.com / Updated: … / Created: …
+    ### begin alice ###        # BEGIN_PEER alice      # alice start        (and their ends)
+    ### Client alice           # Client: alice (UUID or number)
+    #Name# = alice             # Name: alice           # -WGP- Display name: alice
+    # friendly_name=alice      # alice / alice@example.com / Updated: … / Created: …
 
-Private and preshared keys are neither kept nor quoted, and no mail address becomes a name. A peer
-that is commented out names nobody.
+Private and preshared keys are neither stored nor quoted, and no mail address becomes a name. A peer
+that is commented out names no other peer.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from ipaddress import IPv6Interface, ip_interface
 from typing import Final
 
 from internal_dns.core.records import address_text
-from internal_dns.sources import Draft, Imported, Options, SourceError, text_of
+from internal_dns.sources import Draft, Imported, Options, SourceError, decode_text
 from internal_dns.store.rows import shown
 
 WHAT: Final = "WireGuard configuration"
 WHOLE: Final = "Give the whole output of `wg show all dump`, or a whole .conf file"
 PEER_SECTION: Final = "peer"
-# Where in a masked /120 the peer itself is, is not told; 2 is what Fly.io's gateways hand out.
+# A masked /120 does not show the peer's own address; Fly.io's gateways assign 2.
 GUESSED_HOST: Final = 2
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{43}=")
 _SECTION: Final = re.compile(r"\[([A-Za-z]+)\]\Z")
@@ -43,7 +44,7 @@ _SETTING: Final = re.compile(r"([A-Za-z]+)\s*=")
 _NAMED: Final = re.compile(
     r"(?:-WGP-\s*)?(?:friendly_|display )?name\s*#?\s*[=:]\s*(.+)\Z", re.IGNORECASE
 )
-# `# Endpoint = …` is a setting switched off.
+# `# Endpoint = …` is a disabled setting.
 _NO_NAME: Final = re.compile(
     r"(?:-WGP-\s*)?[A-Za-z]\w*\s*=|-WGP-|(?:id|e-?mail|telegram|created|updated?)\b[\w ]*:"
     r"|end(?:_\w+)?\s+\S",
@@ -52,8 +53,8 @@ _NO_NAME: Final = re.compile(
 _MARK: Final = re.compile(  # of set-up scripts: `### begin alice ###`
     r"(?:begin(?:_peer|_client)?|client:?|peer:|user:)\s+(?=\S)", re.IGNORECASE
 )
-LONGEST_COMMENT: Final = 1_000  # characters; what is longer is no name
-# What wg-easy puts behind a client's name.
+LONGEST_COMMENT: Final = 1_000  # characters; a longer comment is not a name
+# The suffix that wg-easy adds to a name.
 _CLIENT_ID: Final = re.compile(
     r"(client:\s.*\S)\s+\((?:[0-9]+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\)\Z",
     re.IGNORECASE,
@@ -65,65 +66,64 @@ _MAIL: Final = re.compile(r"[<(]?[^\s<>()]+@[^\s<>()]+[)>]?")
 
 @dataclass
 class _Peer:
-    """A peer as written; `line` is where it starts."""
+    """A peer as written; `line` is where it begins."""
 
     line: int
     key: str = ""
-    comments: list[str] = field(default_factory=list)  # likeliest name first
+    comments: list[str] = field(default_factory=list)  # most likely name first
     allowed: list[str] = field(default_factory=list)
     endpoint: str = ""
 
 
 @dataclass
 class _Conf:
-    """What a .conf file holds: the addresses of its [Interface], and its peers."""
+    """The content of a .conf file: the addresses of its [Interface], and its peers."""
 
     addresses: list[str] = field(default_factory=list)
     peers: list[_Peer] = field(default_factory=list)
 
 
 def read(source: str | bytes, options: Options | None = None) -> Imported:
-    """Return a peer for each allowed IP in the prefix that is one (/120 or /128); of a client's own
-    file, the client. Raises SourceError."""
-    text = text_of(source, WHAT)
+    """Return a peer per allowed IP in the prefix that is a /120 or /128; of a client's own file,
+    the client. Raises SourceError."""
+    text = decode_text(source, WHAT)
     draft = Draft(options or Options())
     lines = [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
     if not any(_SECTION.match(line.partition("#")[0].strip()) for line in lines):
         for peer in _of_dump(lines):
             _add(draft, peer)
-        return draft.done()
+        return draft.finish()
     conf = _of_conf(lines)
     if _is_of_client(conf, draft.options.prefix):
         _add_client(draft, conf)
     else:
         for peer in conf.peers:
             _add(draft, peer)
-    return draft.done()
+    return draft.finish()
 
 
 def _is_of_client(conf: _Conf, prefix: bytes) -> bool:
-    """Whether the peers are what a client connects to: each has an endpoint, and routes behind it,
-    none an address of its own."""
+    """Whether this is a client's own file: every peer has an endpoint and only routes, no address
+    of its own."""
 
     def is_gateway(peer: _Peer) -> bool:
-        routes = [made for item in peer.allowed if (made := _interface(item)) is not None]
-        alone = any(
-            made.ip.packed.startswith(prefix) and made.network.prefixlen in (120, 128)
-            for made in routes
+        interfaces = [one for item in peer.allowed if (one := _interface(item)) is not None]
+        has_address = any(
+            one.ip.packed.startswith(prefix) and one.network.prefixlen in (120, 128)
+            for one in interfaces
         )
-        return bool(peer.endpoint) and not alone
+        return bool(peer.endpoint) and not has_address
 
     return bool(conf.peers) and all(map(is_gateway, conf.peers))
 
 
 def _add_client(draft: Draft, conf: _Conf) -> None:
-    """Add the peer that a client's own file is of. Raises SourceError without its address or
-    name."""
+    """Add the peer of a client's own file. Raises SourceError without its address or name."""
     what, prefix = "this is a WireGuard client's own file", draft.options.prefix
     inside = [
-        made.ip.packed
+        one.ip.packed
         for item in conf.addresses
-        if (made := _interface(item)) is not None and made.ip.packed.startswith(prefix)
+        if (one := _interface(item)) is not None and one.ip.packed.startswith(prefix)
     ]
     if not inside:
         why = f"its [Interface] has no Address in {prefix.hex()}::/16, and its peers are gateways"
@@ -134,15 +134,15 @@ def _add_client(draft: Draft, conf: _Conf) -> None:
     name = draft.options.file
     draft.note("peer of a client's own file, named after the file", shown(name))
     for address in dict.fromkeys(inside):
-        draft.peer(name, address_text(address).decode(), rename=True)
+        draft.add_peer(name, address_text(address).decode(), rename=True)
 
 
 def _add(draft: Draft, peer: _Peer) -> None:
     name = _name(peer.comments)
     if not name:
         name = "peer-" + re.sub(r"[^A-Za-z0-9]", "", peer.key)[:16].lower()
-        draft.note("named after the public key, no comment names it", name)
-    who = shown(name)
+        draft.note("named after the public key, because no comment names it", name)
+    subject = shown(name)
     exact: list[bytes] = []
     masked: list[bytes] = []
     for item in peer.allowed:
@@ -150,36 +150,36 @@ def _add(draft: Draft, peer: _Peer) -> None:
         if interface is None or not interface.ip.packed.startswith(draft.options.prefix):
             draft.note(
                 f"allowed IPs left out, not in {draft.options.prefix.hex()}::/16",
-                f"{who} ({shown(item)})",
+                f"{subject} ({shown(item)})",
             )
         elif interface.network.prefixlen not in (120, 128):
             draft.note(
                 "allowed IPs left out: a route, not one peer's /120 or /128",
-                f"{who} ({shown(item)})",
+                f"{subject} ({shown(item)})",
             )
         elif interface.network.prefixlen == 128 or interface.ip.packed[15]:
             exact.append(interface.ip.packed)
         else:
             masked.append(interface.ip.packed)
     if not peer.allowed:
-        draft.note("left out, no allowed IPs", who)
+        draft.note("left out, no allowed IPs", subject)
     for start in masked:
         if not any(address[:15] == start[:15] for address in exact):
             exact.append(start[:15] + bytes([GUESSED_HOST]))
             draft.note(
-                f"address guessed: the {GUESSED_HOST} in a /120 that does not tell the peer's own",
-                who,
+                f"address assumed: {GUESSED_HOST} in a /120 that does not show the peer's own",
+                subject,
             )
     for address in dict.fromkeys(exact):
-        draft.peer(name, address_text(address).decode(), rename=True)
+        draft.add_peer(name, address_text(address).decode(), rename=True)
 
 
 def _interface(text: str) -> IPv6Interface | None:
     try:
-        made = ip_interface(text)
+        interface = ip_interface(text)
     except ValueError:
         return None
-    return made if isinstance(made, IPv6Interface) and "%" not in text else None
+    return interface if isinstance(interface, IPv6Interface) and "%" not in text else None
 
 
 def _name(comments: list[str]) -> str:
@@ -197,7 +197,7 @@ def _name(comments: list[str]) -> str:
 
 
 def _plain_name(word: str) -> str:
-    """Return the name in a comment that does not call itself one."""
+    """Return the name in a comment that is not marked as one."""
     if _DATES.match(word):
         return ""
     if stamped := _STAMPED.match(word):
@@ -211,11 +211,11 @@ def _without_mail(text: str) -> str:
 
 
 def _of_dump(lines: list[str]) -> Iterator[_Peer]:
-    """Yield the peers of a dump. Raises SourceError for a line with another number of fields."""
+    """Yield the peers of a dump. Raises SourceError for a line with a wrong number of fields."""
     fields = lines[0].split("\t")
     width = len(fields)
     if width not in (4, 5):
-        why = "it has no [Peer], and its first line is not an interface of 4 or 5 fields with tabs between"
+        why = "it has no [Peer], and its first line does not have 4 or 5 fields separated by tabs"
         raise SourceError(f"no {WHAT}", why, WHOLE)
     for number, line in enumerate(lines, 1):
         fields = line.split("\t")
@@ -229,11 +229,11 @@ def _of_dump(lines: list[str]) -> Iterator[_Peer]:
 
 
 def _of_conf(lines: list[str]) -> _Conf:
-    """Return what a .conf file holds. Raises SourceError for what is no section, setting or
-    comment."""
+    """Return the content of a .conf file. Raises SourceError for a line that is not a section,
+    setting or comment."""
     conf = _Conf()
     section, above = "", list[str]()  # `above`: comments that the next [Peer] may claim
-    # Comments that follow a line of the section at once may be its own.
+    # Comments directly after a line of the section may belong to it.
     attached = blank = True
     for number, line, in_use in _in_use(_without_pairs(lines)):
         if not in_use:
@@ -254,7 +254,7 @@ def _of_conf(lines: list[str]) -> _Conf:
             above.append(comment)
         else:
             if body and "=" not in body:
-                raise SourceError(f"no {WHAT}", f"line {number} is no setting", WHOLE)
+                raise SourceError(f"no {WHAT}", f"line {number} is not a setting", WHOLE)
             if section == PEER_SECTION:
                 conf.peers[-1].comments += above if body or attached else []
                 _setting(conf.peers[-1], body)
@@ -271,8 +271,8 @@ def _of_conf(lines: list[str]) -> _Conf:
 
 
 def _without_pairs(lines: list[str]) -> list[str]:
-    """Return the lines with `# alice start` as `# alice`, and no `# alice end`: a pair marks its
-    peer, while a lone `# front end` is a name."""
+    """Return the lines with `# alice start` as `# alice`, and without `# alice end`: a pair marks
+    its peer, while a lone `# front end` is a name."""
     marks = [_mark(line) for line in lines]
     known = {*marks}
     pairs = {name for name, word in known if word == "start" and (name, "end") in known}
@@ -293,10 +293,10 @@ def _mark(line: str) -> tuple[str, str]:
 
 
 def _in_use(lines: list[str]) -> Iterator[tuple[int, str, bool]]:
-    """Yield number, line, and whether it is in use: not of a section that is commented out.
+    """Yield number, line, and whether it is in use: not in a section that is commented out.
 
-    Such a section takes with it the comments right above it, and those after it up to a line in use
-    or a blank one, or once its settings are whole, another comment.
+    Such a section includes the comments directly above it, and those after it up to a line in use,
+    a blank line or, once its settings are complete, another comment.
     """
     switched_off: set[int] = set()
     seen: set[str] | None = None  # settings of the section that is commented out

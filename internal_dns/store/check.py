@@ -1,5 +1,5 @@
-"""Lint a catalog: what was left out and why, what can never be asked for, what does not fit into an
-answer."""
+"""Lint a catalog: rows that were not loaded, names that cannot be queried, answers that do not fit
+into a message."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from internal_dns.core.lookup import Found, NoSuchName, View, find
 from internal_dns.core.names import APEX_WORDS, RESERVED, printable
 from internal_dns.core.records import TextList, address_text
 from internal_dns.core.requester import Requester
-from internal_dns.store.declare import form
+from internal_dns.store.declare import fields
 from internal_dns.store.sqlite import Loaded
 
-STATES: Final = frozenset(state.encode() for state in form.STATES)
-MAX_AAAA: Final = 2_339  # of 28 octets each, in 65,535 with header, question and OPT
-MAX_TEXT: Final = 65_400  # octets of rdata that fit a message beside header, question and OPT
-NEAR: Final = 0.8  # of a limit: time to look for another way to ask
+STATES: Final = frozenset(state.encode() for state in fields.STATES)
+# AAAA records of 28 octets that fit into 65,535 octets with header, question and OPT.
+MAX_AAAA: Final = 2_339
+# Octets of TXT rdata that fit into a message with header, question and OPT.
+MAX_TEXT: Final = 65_400
+NEAR: Final = 0.8  # of a limit: from here on a warning
 MAX_NAME: Final = 253  # characters of a name as text
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something to put right. `level` is error (not served as written) or warning."""
+    """One problem. `level` is error (not served as written) or warning."""
 
     level: str
     where: str
@@ -36,8 +38,8 @@ class Finding:
 
 
 def findings(loaded: Loaded) -> list[Finding]:
-    """Return all findings: rows that were left out first, then network by network."""
-    found = [
+    """Return all problems: first the rows that were not loaded, then network by network."""
+    problems = [
         Finding("warning", f"{fault.table} {fault.row}", fault.reason, "Correct the row")
         if fault.level == "warning"
         else Finding(
@@ -50,7 +52,7 @@ def findings(loaded: Loaded) -> list[Finding]:
     ]
     if loaded.fault_count > len(loaded.faults):
         more = loaded.fault_count - len(loaded.faults)
-        found.append(
+        problems.append(
             Finding(
                 "error",
                 "catalog",
@@ -61,13 +63,13 @@ def findings(loaded: Loaded) -> list[Finding]:
     do = "Add it: internal-dns init --upgrade FILE" + (
         "" if loaded.owned else " prints the SQL for the engine that maintains the file"
     )
-    found += [
-        Finding("warning", name, "the file does not have it; its default is served", do)
+    problems += [
+        Finding("warning", name, "missing from the file; its default is served", do)
         for name in loaded.missing
     ]
     for _, network in sorted(loaded.catalog.networks.items()):
-        found += _network(network, loaded.catalog)
-    return found
+        problems += _network(network, loaded.catalog)
+    return problems
 
 
 def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
@@ -75,41 +77,46 @@ def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
     yield from _shared_addresses(network, where)
     for name, app in sorted(network.apps.items()):
         yield from _app(app, f"{where} app {name.decode()}", catalog)
-    who = Requester(network, bytes(16), mapped=True)
+    requester = Requester(network, bytes(16), mapped=True)
     lists: list[tuple[str, names.Asked]] = [
         ("_apps.internal", names.Apps()),
         ("_peer.internal", names.Peers()),
         ("_instances.internal", names.Instances(None)),
-        *((f"vms.{app.decode()}.internal", names.Machines(app, None, every=False)) for app in network.apps),
+        *((f"vms.{app.decode()}.internal", names.Machines(app, None, every=False))
+          for app in network.apps),
         *((f"_instances.{app.decode()}.internal", names.Instances(app)) for app in network.apps),
     ]  # fmt: skip
-    for title, asked in lists:
-        yield from _list(title, find(asked, View(who, catalog)), where)
+    for title, query in lists:
+        yield from _list(title, find(query, View(requester, catalog)), where)
     for name, peer in network.peers.items():
         if name == b"_page":
             yield Finding(
                 "warning",
                 f"{where} peer {name.decode()}",
-                "the grammar reads _page as a page",
+                "_page is reserved for pages of lists",
                 "Rename it",
             )
         if peer.region and peer.region not in catalog.regions:
             yield _unknown_region(f"{where} peer {name.decode()}", peer.region)
 
 
-def _list(name: str, found: Found, where: str) -> Iterator[Finding]:
-    """Look whether a list fits into a TCP message, and whether it is about to fit no more."""
-    if isinstance(found, NoSuchName) or not found.sets or not isinstance(found.sets[0], TextList):
+def _list(name: str, result: Found, where: str) -> Iterator[Finding]:
+    """Report a list that does not fit into a TCP message, or nearly does not."""
+    if (
+        isinstance(result, NoSuchName)
+        or not result.sets
+        or not isinstance(result.sets[0], TextList)
+    ):
         return
-    count = found.sets[0].count
-    rdata, fits = found.sets[0].text.strings(MAX_TEXT)
+    count = result.sets[0].count
+    rdata, fits = result.sets[0].text.strings(MAX_TEXT)
     if fits < count:
-        what = f"{name} lists {count:,}, and a message holds {fits:,} of them"
+        what = f"{name} has {count:,} items, and a message holds {fits:,} of them"
     elif len(rdata) >= NEAR * MAX_TEXT:
         what = f"{name} takes {len(rdata) / MAX_TEXT:.0%} of the largest message"
     else:
         return
-    yield Finding("warning", where, what, f"Ask for 1._page.{name} and so on")
+    yield Finding("warning", where, what, f"Query pages: 1._page.{name} and so on")
 
 
 def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:
@@ -120,13 +127,13 @@ def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:
     for peer in network.peers.values():
         owners[peer.address].append(f"peer {peer.name.decode()}")
     owners[network.server_address].insert(0, "the server itself")
-    for address, who in sorted(owners.items()):
-        if len(who) > 1:
+    for address, owner_names in sorted(owners.items()):
+        if len(owner_names) > 1:
             text = address_text(address).decode()
             yield Finding(
                 "error",
                 where,
-                f"{text} belongs to {' and '.join(who)}",
+                f"{text} belongs to {' and '.join(owner_names)}",
                 "Give each an address of its own",
             )
 
@@ -136,7 +143,7 @@ def _app(app: App, where: str, catalog: Catalog) -> Iterator[Finding]:
         yield Finding(
             "warning",
             where,
-            f"{app.name.decode()}.internal is a name of the grammar, not the app",
+            f"{app.name.decode()}.internal is a reserved name, not the app",
             "Rename the app; its machines stay reachable by <id>.vm and in lists",
         )
     if (count := len(app.whole.spread)) >= NEAR * MAX_AAAA:
@@ -146,7 +153,7 @@ def _app(app: App, where: str, catalog: Catalog) -> Iterator[Finding]:
             f"{count:,} addresses are more than any message holds ({MAX_AAAA:,})"
             if count > MAX_AAAA
             else f"{count:,} addresses are {count / MAX_AAAA:.0%} of what a message holds",
-            "Ask for pages, 1._page.<app>.internal and so on",
+            "Query pages: 1._page.<app>.internal and so on",
         )
     for region in sorted(app.regions):
         if region in RESERVED:
@@ -162,9 +169,8 @@ def _app(app: App, where: str, catalog: Catalog) -> Iterator[Finding]:
         yield Finding(
             "warning",
             where,
-            f"state {printable(state)} is none of the original's; only started machines are "
-            f"answered",
-            "A slip of the pen? Correct the machines' state",
+            f"{printable(state)} is not a known state; only started machines are answered",
+            "Correct the state of these machines if it is a typing error",
         )
     yield from _unready(app, where)
     for machine in app.machines:
@@ -201,7 +207,7 @@ def _unknown_region(where: str, region: bytes) -> Finding:
     return Finding(
         "warning",
         where,
-        f"region {region.decode()} is not in table regions, so it is far from everywhere",
+        f"region {region.decode()} is not in table regions, so `nearest` sorts it last",
         "Add it with its coordinates",
     )
 
@@ -213,7 +219,7 @@ def _metadata(machine: Machine, where: str) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 where,
-                f"metadata key {shown!r} cannot be asked for: it is no single label",
+                f"metadata key {shown!r} cannot be queried: it is not a single label",
                 "Use 1 to 63 octets without a dot",
             )
             continue
@@ -223,7 +229,7 @@ def _metadata(machine: Machine, where: str) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 where,
-                f"the value of metadata {shown!r} cannot be asked for, only the key",
+                f"the value of metadata {shown!r} cannot be queried, only the key",
                 "Use parts of 1 to 63 octets between dots",
             )
         elif name > MAX_NAME:

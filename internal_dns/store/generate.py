@@ -1,22 +1,22 @@
-"""Make catalogs: the demo that a newcomer sees, and catalogs of any size for benches.
+"""Make catalogs: the demo, and catalogs of any size for benches.
 
-An address says where it belongs:
+The fields of an address:
 
-    fdaa   : 0:18    : a7b:7d : f066:b83b : 2       the documents' own machine, on acme's network 0x18
+    fdaa   : 0:18    : a7b:7d : f066:b83b : 2       the machine in the docs, on acme's network 0x18
     prefix   network   host     machine     free
     16       32        32       32          16      bits
     |--- /48: network -|
-    |--- /112: the machine --------------|          their own peer is the /120 of ...:f066:b83b:102 in it
+    |--- /112: the machine --------------|          its peer is the /120 of ...:f066:b83b:102
 
-Every other machine of the demo has `<number of the app>:<number of the machine>` for its machine
-bits, so `fdaa:0:18:a7b:91:1:3:2` is read as: network acme, host ams-1, first app, third machine.
+The machine bits of every other machine of the demo are `<number of the app>:<number of the
+machine>`: `fdaa:0:18:a7b:91:1:3:2` is on network acme and host ams-1, first app, third machine.
 
     network       app       what it shows
     0x18 acme     web       groups web and worker, every state, one machine that skips registration
                   db        a leader and two replicas, told apart by metadata
-                  batch     stopped machines only, and a flycast that answers all the same
-                  blog      an apps row and no machine
-    0x19 globex   web       another tenant's app of the same name, partly on the same hosts
+                  batch     stopped machines only, and a flycast that still answers
+                  blog      a row in apps and no machine
+    0x19 globex   web       another tenant's app of the same name, in part on the same hosts
                   resolver  one service over both udp and tcp
     0x1a initech  render    60 machines: more than fits in a small message
 
@@ -42,7 +42,7 @@ _HERE: Final = Path(__file__).parent
 Value = int | float | str | None
 Row = tuple[Value, ...]
 Rows = dict[str, Iterable[Row]]
-"""Table name to its rows, each in the column order of schema.sql; what a row ends before has its
+"""Rows by table, in the column order of schema.sql; columns that a short row omits have their
 default."""
 
 Progress = Callable[[str, int], None]
@@ -59,13 +59,13 @@ def create_catalog(
     """Write *rows* as a new catalog at *path*; return the number of rows of each table.
 
     The file appears complete or not at all. Raises FileExistsError if *path* exists and *replace*
-    is not set, OSError if its directory cannot be used, ValueError for a table that schema.sql does
-    not have, sqlite3.Error for rows that it does not take, and whatever iterating over *rows*
-    raises. *replace* asks nobody: that no other process owns the file is for the caller to know.
+    is not set, OSError if its directory cannot be used, ValueError for an unknown table,
+    sqlite3.Error for rows that SQLite rejects, and whatever iterating over *rows* raises. With
+    *replace*, the caller must know that no other process owns the file.
     """
     path = Path(path)
     _refuse_existing(path, replace)
-    path.parent.stat()  # SQLite would only say "unable to open database file"
+    path.parent.stat()  # SQLite would only report "unable to open database file"
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
         counts = _write(temporary, rows, progress)
@@ -80,16 +80,16 @@ def create_catalog(
 def _write(
     path: Path, rows: Mapping[str, Iterable[Row]], progress: Progress | None
 ) -> dict[str, int]:
-    # For its owner alone, whatever the umask; SQLite gives its -wal and -shm the same mode.
-    made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    os.fchmod(made, 0o600)
-    os.close(made)
+    # Readable by its owner only, whatever the umask; SQLite gives -wal and -shm the same mode.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    os.close(descriptor)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        # Nobody else sees this file yet and a failed one is deleted: a journal would only write it
-        # all twice.
+        # No other process sees this file yet, and a failed one is deleted: a rollback journal would
+        # only write everything twice.
         connection.execute("PRAGMA journal_mode = OFF")
-        # Machine ids come in no order; 64 MiB keep the index of a million of them off the disk.
+        # Machine ids come in random order; 64 MiB keep the index of a million of them off the disk.
         connection.execute("PRAGMA cache_size = -65536")
         schema = (_HERE.parent / "schema.sql").read_text("utf-8")
         connection.executescript(f"BEGIN; {schema}")
@@ -97,7 +97,7 @@ def _write(
             table: _insert(connection, table, of_table, progress)
             for table, of_table in rows.items()
         }
-        # After the rows: what is there from the start is no change. The first revision is 1.
+        # After the rows: the initial rows are not a change. The first revision is 1.
         journal = (_HERE / "journal.sql").read_text("utf-8")
         connection.execute("COMMIT")
         connection.executescript(
@@ -117,7 +117,7 @@ def _insert(
     batch = 10_000  # about 50 ms of work: smooth for a progress bar
     remaining, count, added = iter(rows), 0, batch
     some = [*islice(remaining, 1)]
-    # Columns that a row ends before have their defaults.
+    # Columns that a short row omits have their default.
     columns = TABLES[table][: len(some[0])] if some else TABLES[table]
     places = ", ".join("?" * max(map(len, (columns, *some))))
     insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
@@ -131,12 +131,12 @@ def _insert(
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Let *temporary*, which nobody has open, be *path* from now on."""
+    """Rename *temporary*, which no process has open, to *path*."""
     left = [file for file in _companions(path) if file.exists()]
     if left:
-        # SQLite would replay another file's -wal into ours. The file goes first: it, too, must not
-        # be opened without its -wal. For that moment the catalog is missing, which every reader
-        # must bear.
+        # SQLite would replay the old file's -wal into the new one. The old file goes first, because
+        # it must not be opened without its -wal either. For that moment the catalog is missing,
+        # which every reader must tolerate.
         path.unlink(missing_ok=True)
         for file in left:
             file.unlink(missing_ok=True)
@@ -154,7 +154,7 @@ def _companions(path: Path) -> list[Path]:
 
 def _refuse_existing(path: Path, replace: bool) -> None:
     if os.path.lexists(path) and not replace:
-        raise FileExistsError(f"{path} exists already")
+        raise FileExistsError(f"{path} already exists")
 
 
 def _address(network: int, host: int, machine: int, free: int = 2) -> str:
@@ -162,19 +162,17 @@ def _address(network: int, host: int, machine: int, free: int = 2) -> str:
 
 
 def _flycast(network: int, number: int) -> str:
-    return _address(
-        network, 1, 0, number
-    )  # the original's look: fdaa:0:18:0:1::2; no host has id 1
+    # Fly.io's form: fdaa:0:18:0:1::2; no host has id 1.
+    return _address(network, 1, 0, number)
 
 
 def _machine_id(start: int, number: int) -> str:
-    # An odd step modulo 2**56 never repeats within 2**56 numbers; the golden ratio makes it look
-    # random.
+    # An odd step modulo 2**56 does not repeat within 2**56 numbers; the golden ratio makes the ids
+    # look random.
     return f"{(start + number * 0x9E3779B97F4A7D) % 2**56:014x}"
 
 
-# -- What both kinds of catalog share: the places
-# ------------------------------------------------------
+# ── regions and latency, in both kinds of catalog ─────────────────────────────────────────────────
 
 # code, name, latitude, longitude, gateway
 _REGIONS: tuple[Row, ...] = (
@@ -188,7 +186,7 @@ _REGIONS: tuple[Row, ...] = (
 )
 
 # Some pairs, one direction each: the other direction and the great circle stand in for the rest.
-# From Tokyo the globe puts Amsterdam before Ashburn, the cables the other way round.
+# From Tokyo, Amsterdam is nearer than Ashburn on the globe, and farther by cable.
 _LATENCIES: tuple[Row, ...] = (
     ("iad", "ord", 17.5),
     ("iad", "ams", 82.0),
@@ -199,11 +197,10 @@ _LATENCIES: tuple[Row, ...] = (
     ("nrt", "syd", 105.0),
 )
 
-_TIME = 1_767_225_600  # 2026-01-01 UTC: a fixed moment, so that the same call makes the same rows
+_TIME = 1_767_225_600  # 2026-01-01 UTC: a fixed time, so that the same call makes the same rows
 
 
-# -- The demo
-# ------------------------------------------------------------------------------------------
+# ── the demo ──────────────────────────────────────────────────────────────────────────────────────
 
 _ACME, _GLOBEX, _INITECH = 0x18, 0x19, 0x1A  # acme is lowest: dev mode maps loopback to it
 
@@ -353,8 +350,7 @@ def _demo_machine(
     return (machine_id, network, app, address, region, group, state, skip_registration, _TIME)
 
 
-# -- Any size
-# ------------------------------------------------------------------------------------------
+# ── any size ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def sized_rows(
@@ -367,11 +363,11 @@ def sized_rows(
 ) -> Rows:
     """Return the rows of a catalog of *machines* machines, the same for the same arguments.
 
-    Apps are `app-0`, `app-1`, ... in every network anew; network ids count from 0x18. Each app has
-    *machines_per_app* machines (the last one what is left), *started* is the share of visible ones.
-    One network of 10,000 apps with three addresses each:
-    `sized_rows(30_000, apps_per_network=10_000, started=1)`.
-    Large tables are generators: constant memory, and each can be iterated over once.
+    Apps are `app-0`, `app-1`, ... in every network; network ids count from 0x18. Each app has
+    *machines_per_app* machines (the last one the remainder), and *started* is the share of visible
+    ones. `sized_rows(30_000, apps_per_network=10_000, started=1)` makes one network of 10,000 apps
+    with three addresses each. Large tables are generators: constant memory, and each can be
+    iterated over once.
     """
     if machines < 0 or apps_per_network < 1 or machines_per_app < 1:
         raise ValueError(
@@ -397,7 +393,7 @@ def sized_rows(
 _FIRST_NETWORK = _ACME
 _FIRST_HOST = 0x0A7B_0001
 _GROUPS = ("app", "app", "web", "worker")
-# state, skip_registration; stopped ones are twice as many as those of any other row.
+# state, skip_registration; "stopped" is twice as frequent as any other row.
 _INVISIBLE = (
     ("stopped", 0),
     ("stopped", 0),
@@ -410,7 +406,7 @@ _INVISIBLE = (
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Every table as a generator of its own: none depends on another having been read first."""
+    """Every table as a generator of its own; none depends on another having been consumed."""
 
     machines: int
     seed: int
@@ -470,13 +466,13 @@ class _Shape:
         return Random(f"ids {self.seed}").getrandbits(56)
 
     def metadata(self) -> Iterator[Row]:
-        """The first machine of every app is its leader."""
+        """Yield role = leader for the first machine of every app."""
         first_id = self.first_id()
         for n in range(0, self.machines, self.machines_per_app):
             yield _machine_id(first_id, n), "role", "leader"
 
     def services(self) -> Iterator[Row]:
-        """Every tenth app publishes one, on all of its machines."""
+        """Yield one service for every tenth app, on all of its machines."""
         first_id = self.first_id()
         for app in range(0, self.app_count, 10):
             first = app * self.machines_per_app
@@ -484,7 +480,7 @@ class _Shape:
                 yield _machine_id(first_id, n), "http", "tcp", 8080
 
     def peers(self) -> Iterator[Row]:
-        """One per network, above the numbers of all machines."""
+        """Yield one per network, with machine numbers above those of all machines."""
         for n in range(self.network_count):
             network = _FIRST_NETWORK + n
             host = n % self.host_count
@@ -492,7 +488,7 @@ class _Shape:
             yield network, "laptop", address, _region_of(host)
 
     def flycasts(self) -> Iterator[Row]:
-        """Every tenth app has one, on its own network."""
+        """Yield one for every tenth app, on its own network."""
         for app in range(0, self.app_count, 10):
             network, name = self.app_key(app)
             yield network, name, _address(network, 1, app + 1, 2)

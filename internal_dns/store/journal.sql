@@ -1,31 +1,35 @@
 -- The journal: which parts of the catalog a commit changed, so that the server re-reads only those.
 --
--- `internal-dns init` adds this to schema.sql, and by it a file is *owned*: written by internal-dns. Triggers fill it
--- whoever writes. Rows are kept until the writer trims them; a reader that has missed some reads everything again.
+-- `internal-dns init` adds this to schema.sql. A file with a journal is *owned*: internal-dns is
+-- its writer. Triggers fill the journal whoever writes. The writer trims old entries; a reader that
+-- has missed some reads the whole file.
 --
--- kind      network_id  label
--- app       of the app  its name: apps, machines and what belongs to machines
--- peers     theirs      NULL
--- flycast   where       the app name
--- network   its id      NULL
--- places    NULL        NULL: regions, latency or hosts; every answer may depend on them
+-- kind      network_id      label
+-- app       of the app      its name: apps, machines, and metadata and services of machines
+-- peers     of the peers    NULL
+-- flycast   of the address  the app name
+-- network   its id          NULL
+-- places    NULL            NULL: regions, latency or hosts; any answer may depend on them
 
 CREATE TABLE journal (
     revision   INTEGER PRIMARY KEY AUTOINCREMENT,
     kind       TEXT NOT NULL,
     network_id INTEGER,
     label      TEXT,
-    written_at REAL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)  -- Unix seconds; tells how old an answer is
+    -- Unix seconds; the propagation metric counts from it.
+    written_at REAL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
 );
 
--- How often each network changed: what `_whoami` tells, and nothing of others. Trimming keeps it. No number that is
--- the key of a rowid table, as a laxer writer may have text for a network_id, and its commit must not fail here.
+-- Changes per network: the revision in `_whoami`, which reveals nothing about other networks.
+-- Trimming keeps it. WITHOUT ROWID, because a laxer writer may store text as network_id, which a
+-- rowid cannot hold, and its commit must not fail here.
 CREATE TABLE network_revisions (
     network_id INTEGER NOT NULL PRIMARY KEY,
     changes    INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Two plain statements: the conflict clause of the statement that fires a trigger would override one in here.
+-- Two plain statements: the conflict clause of the statement that fires the trigger would override
+-- an upsert here.
 CREATE TRIGGER journal_counted AFTER INSERT ON journal WHEN NEW.network_id IS NOT NULL BEGIN
     INSERT INTO network_revisions SELECT NEW.network_id, 0
     WHERE NOT EXISTS (SELECT 1 FROM network_revisions WHERE network_id = NEW.network_id);
@@ -54,7 +58,7 @@ CREATE TRIGGER apps_deleted AFTER DELETE ON apps BEGIN
     INSERT INTO journal (kind, network_id, label) VALUES ('app', OLD.network_id, OLD.name);
 END;
 
--- REPLACE deletes the row it collides with, without any DELETE trigger: its app is noted before.
+-- REPLACE deletes the conflicting row without a DELETE trigger: its app is recorded first.
 CREATE TRIGGER machines_replaced BEFORE INSERT ON machines BEGIN
     INSERT INTO journal (kind, network_id, label)
     SELECT 'app', network_id, app FROM machines WHERE id = NEW.id;

@@ -1,7 +1,7 @@
-"""What the command line asks of a catalog: one function for each operation, JSON in and out.
+"""The operations that the command line requests: one function each, JSON in and JSON out.
 
-The running server performs them for whoever may open its socket (api.py); `--offline` performs the
-same without one.
+The running server performs them for any client of its UNIX socket (admin/api.py); `--offline`
+performs the same ones without a server.
 """
 
 from __future__ import annotations
@@ -12,52 +12,54 @@ from typing import Any, Final
 from internal_dns.store import declare
 from internal_dns.store.json_rows import BadRequest, read_rows
 from internal_dns.store.schema import TABLES
-from internal_dns.store.writer import Refused, Writer
+from internal_dns.store.writer import RejectedChange, Writer
 
 Request = Mapping[str, Any]
 Reply = dict[str, Any]
 
-TOLD: Final = 1_000  # changes and answers that a reply lists
-MOVES_TOLD: Final = 20
+MAX_LISTED: Final = 1_000  # changes and answers that a reply lists
+MAX_MOVES_LISTED: Final = 20
 
 
 def perform(request: Request, writer: Writer) -> Reply:
-    """Perform *request* and return the reply. Raises BadRequest, Refused, sqlite3.Error."""
+    """Perform *request* and return the reply. Raises BadRequest, RejectedChange, sqlite3.Error."""
     operation = OPERATIONS.get(str(request.get("op")))
     if operation is None:
         raise BadRequest(f"there is no operation {request.get('op')!r}")
-    writer.follow()  # before anything is planned by what the file holds
+    writer.reopen_if_replaced()  # plan against the file that is served
     return operation(request, writer)
 
 
 def write(request: Request, writer: Writer) -> Reply:
-    """Put and delete rows in one transaction. `new`: the rows must not be there yet; `old`: they
-    must."""
+    """Put and delete rows in one transaction.
+
+    Rows listed in `new` must not exist yet, rows listed in `old` must exist.
+    """
     puts = [(str(table), dict(row)) for table, row in request.get("puts", ())]
     deletes = [(str(table), dict(key)) for table, key in request.get("deletes", ())]
     for table, row in [*puts, *deletes]:
         if table not in TABLES or not row:
-            raise BadRequest(f"{table!r} is no table, or no row is given")
-    for wanted, word in (("new", "is there already"), ("old", "is not there")):
+            raise BadRequest(f"{table!r} is not a table, or no row is given")
+    for wanted, word in (("new", "already exists"), ("old", "does not exist")):
         for table, key in request.get(wanted, ()):
             if bool(read_rows(writer.connection, str(table), key)) == (wanted == "new"):
-                raise Refused([f"{' '.join(map(str, key.values()))} {word} (table {table})"])
+                raise RejectedChange([f"{' '.join(map(str, key.values()))} {word} (table {table})"])
     written = writer.write(puts, deletes)
     return {"revision": written.revision, "rows": written.rows}
 
 
 def apply(request: Request, writer: Writer) -> Reply:
-    """Make the catalog what a declarative document says.
+    """Make the catalog match a declarative document.
 
-    `dry_run` tells what would change, answers included; `limit` bounds how many lines and answers
-    are told, beside their counts; `move` allows machines to change their network.
+    `dry_run` only reports what would change, answers included. `limit` bounds the listed changes
+    and answers; their counts are always complete. `move` allows machines to change their network.
     """
-    limit = request.get("limit", TOLD)
+    limit = request.get("limit", MAX_LISTED)
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
         raise BadRequest("`limit` must be a whole number, 0 or more")
     text = request.get("text")
     if not isinstance(text, str) or request.get("kind") not in (None, "toml", "json"):
-        raise BadRequest("`text` must hold the document, `kind` may say toml or json")
+        raise BadRequest("`text` must hold the document; `kind` must be toml, json or absent")
     document = declare.parse(
         text,
         name=str(request.get("name", "document")),
@@ -65,10 +67,12 @@ def apply(request: Request, writer: Writer) -> Reply:
         rules=writer.rules,
     )
     if request.get("prune") and not document.rows()["networks"]:
-        raise Refused(["the document names no network: with prune, every network would be deleted"])
+        raise RejectedChange(
+            ["the document names no network: with prune, every network would be deleted"]
+        )
     plan = declare.plan(writer.connection, document, prune=bool(request.get("prune")))
     if plan.moves and not request.get("move"):
-        raise Refused(_not_moved(plan.moves))
+        raise RejectedChange(_explain_moves(plan.moves))
     reply: Reply = {
         "summary": plan.summary(),
         "lines": [str(change) for change in plan.changes[:limit]],
@@ -76,21 +80,21 @@ def apply(request: Request, writer: Writer) -> Reply:
         "warnings": [*plan.warnings, *plan.notes],
     }
     if request.get("dry_run"):
-        from internal_dns.store.preview import answers_that_change
+        from internal_dns.store.preview import find_changed_answers
 
-        preview = answers_that_change(writer, plan.puts, plan.deletes, limit)
+        preview = find_changed_answers(writer, plan.puts, plan.deletes, limit)
         reply["warnings"] += preview.notes
         return {**reply, "answers": preview.answers, "answers_changed": preview.count}
     written = writer.write(plan.puts, plan.deletes)
     return {**reply, "revision": written.revision, "rows": written.rows}
 
 
-def _not_moved(moves: list[str]) -> list[str]:
-    """Say which machines may not move, and what to do."""
-    do = "give it another id if it is another machine, or allow the move with --move"
-    more = len(moves) - MOVES_TOLD
-    told = [f"{move}: {do}" for move in moves[:MOVES_TOLD]]
-    return told + ([f"and {more:,} more"] if more > 0 else [])
+def _explain_moves(moves: list[str]) -> list[str]:
+    """Return one line per machine that would move, and what to do."""
+    do = "give it another id if it is a different machine, or allow the move with --move"
+    more = len(moves) - MAX_MOVES_LISTED
+    lines = [f"{move}: {do}" for move in moves[:MAX_MOVES_LISTED]]
+    return lines + ([f"and {more:,} more"] if more > 0 else [])
 
 
 OPERATIONS: Final[Mapping[str, Callable[[Request, Writer], Reply]]] = {

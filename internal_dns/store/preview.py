@@ -1,9 +1,9 @@
-"""Tell which answers a change would alter, before it is made.
+"""Find the answers that a change would alter, before it is made.
 
-Every name whose answer differs, whoever asks: apps, lists, metadata, services, peers, flycasts and
-reverse names. Left out are names that hold what another one holds (`global.`, pages, empty
-non-terminals), `nearest`, whose answer depends on where the asker is, and an app's names in regions
-where it has no machine before or after.
+This covers every name whose answer differs, whoever queries it: apps, lists, metadata, services,
+peers, flycasts and reverse names. It omits names that repeat another one (`global.`, pages, empty
+non-terminals), `nearest`, whose answer depends on where the client is, and the names of an app in
+regions where it has no machine before or after.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from internal_dns.store.sqlite import Reader
 from internal_dns.store.writer import Delete, Put, Writer
 
 EMPTY: Final = "(empty)"
-LACK: Final = "-"  # where the type stands: the name has no records at all
+NO_RECORDS: Final = "-"  # in place of the type: the name has no records of any type
 NO_DATA: Final = "no data"
-MANY: Final = 20  # members of a set or list; of larger ones only those that differ are shown
+# Members of a set or list that are shown; of larger ones only those that differ.
+MAX_SHOWN: Final = 20
 
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_-]+")
 _SPECIAL: Final = frozenset(b'"().;\\@$')
@@ -46,83 +47,85 @@ class Members:
     separator: str = ""
 
 
-Held = Members | str
+Contents = Members | str
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a name holds of one type, in presentation form, or why it holds nothing."""
+    """The records of one type at a name, in presentation form, or why there are none."""
 
     members: tuple[str, ...]
     separator: str = ", "
 
     def text(self, other: Shown) -> str:
-        """Return it in one line; of many members those that *other* lacks, and counts."""
-        if len(self.members) <= MANY:
+        """Return one line; of many members, those that *other* lacks, and counts."""
+        if len(self.members) <= MAX_SHOWN:
             return self.separator.join(self.members) or EMPTY
         others = frozenset(other.members)
         differing = [member for member in self.members if member not in others]
-        parts = [self.separator.join(differing[:MANY])] if differing else []
-        if (more := len(differing) - MANY) > 0:
+        parts = [self.separator.join(differing[:MAX_SHOWN])] if differing else []
+        if (more := len(differing) - MAX_SHOWN) > 0:
             parts.append(f"{more:,} more")
         if same := len(self.members) - len(differing):
-            parts.append(f"{same:,} that stay")
+            parts.append(f"{same:,} unchanged")
         return " and ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The first answers that would change, how many there are in all, and what else would."""
+    """The first answers that would change, their total count, and other effects as notes."""
 
     answers: list[dict[str, Any]]
     count: int
     notes: list[str]
 
 
-def answers_that_change(
+def find_changed_answers(
     writer: Writer, puts: Sequence[Put], deletes: Sequence[Delete], limit: int
 ) -> Preview:
-    """Return network, name, type, answer before and after, for each answer that the change would
-    alter; at most *limit* of them.
+    """Return network, name, type, and answer before and after, for each answer that the change
+    would alter; at most *limit* of them.
 
-    The change is made, read, and taken back, inside one transaction. Raises Refused as making it
-    would.
+    The change is made, read, and rolled back inside one transaction. Raises RejectedChange as the
+    change itself would.
     """
     before = _read(writer, Catalog())
-    with writer.trying(puts, deletes):
+    with writer.uncommitted(puts, deletes):
         after = _read(writer, before)
-    found: list[dict[str, Any]] = []
+    changed_answers: list[dict[str, Any]] = []
     count = 0
     for number, labels in sorted(changed(before, after), key=lambda change: change[0]):
         views = [_view(catalog, number, writer.rules.prefix) for catalog in (before, after)]
         network = after.networks.get(number) or before.networks[number]
         name_of_network = printable(network.label)
-        for asked, name in _names(number, labels, before, after):
-            old, new = (_held(asked, view) for view in views)
-            for qtype in sorted((old.keys() | new.keys()) - {LACK}) or [LACK]:
-                was, becomes = (one.get(qtype) or one.get(LACK, NO_DATA) for one in (old, new))
-                if was == becomes:
+        for query, name in _names(number, labels, before, after):
+            old, new = (_contents(query, view) for view in views)
+            for qtype in sorted((old.keys() | new.keys()) - {NO_RECORDS}) or [NO_RECORDS]:
+                old_answer, new_answer = (
+                    one.get(qtype) or one.get(NO_RECORDS, NO_DATA) for one in (old, new)
+                )
+                if old_answer == new_answer:
                     continue
                 count += 1
-                if len(found) < limit:
-                    before_it, after_it = _shown(was), _shown(becomes)
-                    found.append(
+                if len(changed_answers) < limit:
+                    old_shown, new_shown = _shown(old_answer), _shown(new_answer)
+                    changed_answers.append(
                         {
                             "network": name_of_network,
                             "name": name,
                             "type": qtype,
-                            "before": before_it.text(after_it),
-                            "after": after_it.text(before_it),
+                            "before": old_shown.text(new_shown),
+                            "after": new_shown.text(old_shown),
                         }
                     )
-    return Preview(found, count, _notes(before, after))
+    return Preview(changed_answers, count, _notes(before, after))
 
 
 def _notes(before: Catalog, after: Catalog) -> list[str]:
     places = "regions", "latency", "hosts"
     if all(getattr(before, part) == getattr(after, part) for part in places):
         return []
-    return ["regions, latency or hosts change: `nearest` names may answer in another order"]
+    return ["regions, latency or hosts change: `nearest` names may order their answers differently"]
 
 
 def _read(writer: Writer, previous: Catalog) -> Catalog:
@@ -138,7 +141,8 @@ def _read(writer: Writer, previous: Catalog) -> Catalog:
 def _names(
     number: NetworkId, labels: frozenset[bytes] | None, before: Catalog, after: Catalog
 ) -> Named:
-    """Yield the names that a change of these apps and flycasts may concern; None: all of them."""
+    """Yield the names that a change of these apps and flycasts may affect; None means all of
+    them."""
     old, new = (catalog.networks.get(number) for catalog in (before, after))
     networks = [network for network in (old, new) if network]
     if labels is None:
@@ -152,22 +156,24 @@ def _names(
             yield names.PeerAddress(peer), f"{_label(peer)}._peer.internal"
     yield from _of_addresses(old, new)
     for label in sorted(labels):
-        was, becomes = (n.apps.get(label) if n else None for n in (old, new))
-        # A region that appears or goes makes names of every app exist, or not.
-        if not _same(was, becomes) or before.regions.keys() != after.regions.keys():
-            yield from _of_app(label, was, becomes, before.regions.keys() ^ after.regions.keys())
+        old_app, new_app = (n.apps.get(label) if n else None for n in (old, new))
+        # A region that is added or removed makes names of every app exist, or not.
+        if not _same(old_app, new_app) or before.regions.keys() != after.regions.keys():
+            yield from _of_app(
+                label, old_app, new_app, before.regions.keys() ^ after.regions.keys()
+            )
         yield names.Flycast(label), f"{_label(label)}.flycast"
 
 
 def _same(before: object, after: object) -> bool:
-    """Whether two parts of a catalog, or their absences, are the same."""
+    """Whether two parts of a catalog are equal; None stands for an absent part."""
     return before is after or before == after
 
 
 def _of_app(
-    label: bytes, was: App | None, becomes: App | None, regions: frozenset[bytes] | set[bytes]
+    label: bytes, old_app: App | None, new_app: App | None, regions: frozenset[bytes] | set[bytes]
 ) -> Named:
-    app, apps = _label(label), [one for one in (was, becomes) if one is not None]
+    app, apps = _label(label), [one for one in (old_app, new_app) if one is not None]
     groups = sorted({group for one in apps for group in one.groups})
     regions = {region for one in apps for region in one.regions} | regions
     yield names.Addresses(label), f"{app}.internal"
@@ -187,14 +193,14 @@ def _of_app(
         yield names.Services(label, service, protocol), f"_{_label(service)}.{below}"
     yield from _of_metadata(label, apps)
     for ident in sorted({machine.id for one in apps for machine in one.machines}):
-        if not _same(was and was.by_id.get(ident), becomes and becomes.by_id.get(ident)):
+        if not _same(old_app and old_app.by_id.get(ident), new_app and new_app.by_id.get(ident)):
             yield names.MachineAddress(label, ident), f"{_label(ident)}.vm.{app}.internal"
     for called in sorted({name for one in apps for name in one.by_name}):
         yield names.MachineAddress(label, called), f"{_label(called)}.vm.{app}.internal"
 
 
 def _of_metadata(label: bytes, apps: list[App]) -> Named:
-    """Yield the names of what can be asked for: a key without a dot, and values without an empty
+    """Yield the metadata names that can be queried: keys without a dot, and values without an empty
     part."""
     below = f"kv._metadata.{_label(label)}.internal"
     pairs = {
@@ -217,10 +223,10 @@ def _is_label(text: bytes) -> bool:
 
 
 def _of_addresses(old: Network | None, new: Network | None) -> Named:
-    """Yield the reverse name of each address that gets other owners."""
-    was, becomes = (network.owners if network else {} for network in (old, new))
-    for address in sorted(was.keys() | becomes.keys()):
-        if was.get(address) != becomes.get(address):
+    """Yield the reverse name of each address whose owners change."""
+    old_owners, new_owners = (network.owners if network else {} for network in (old, new))
+    for address in sorted(old_owners.keys() | new_owners.keys()):
+        if old_owners.get(address) != new_owners.get(address):
             nibbles = address.hex()
             yield names.Reverse(nibbles.encode()), f"{'.'.join(reversed(nibbles))}.ip6.arpa"
 
@@ -232,51 +238,50 @@ def _view(catalog: Catalog, number: NetworkId, prefix: bytes) -> View:
     return View(Requester(network_of(catalog, number, prefix), bytes(16), mapped=True), catalog)
 
 
-def _held(asked: names.Asked, view: View) -> dict[str, Held]:
-    """Return what a name holds by type; under LACK why it holds nothing."""
-    found = find(asked, view)
-    if isinstance(found, NoSuchName):
-        return {LACK: f"NXDOMAIN ({found.reason})"}
-    return {one.type.name: _whole(one, asked, view) for one in found.sets} or {
-        LACK: f"{NO_DATA} ({found.lack})"
+def _contents(query: names.Asked, view: View) -> dict[str, Contents]:
+    """Return the records of a name by type; under NO_RECORDS why it has none."""
+    result = find(query, view)
+    if isinstance(result, NoSuchName):
+        return {NO_RECORDS: f"NXDOMAIN ({result.reason})"}
+    return {one.type.name: _all_members(one, query, view) for one in result.sets} or {
+        NO_RECORDS: f"{NO_DATA} ({result.lack})"
     }
 
 
-def _whole(found: RRset | TextList, asked: names.Asked, view: View) -> Members:
-    """Return all members, though a message has no room for them: what one takes is a part of a
-    long list or set."""
-    if isinstance(found, TextList):
-        parts = [found.text]
-        if isinstance(asked, names.Pageable) and len(found.text.sizes) < found.count:
-            pages = _pages(asked, found.count, view)
+def _all_members(result: RRset | TextList, query: names.Asked, view: View) -> Members:
+    """Return all members, even those that one message has no room for."""
+    if isinstance(result, TextList):
+        parts = [result.text]
+        if isinstance(query, names.Pageable) and len(result.text.sizes) < result.count:
+            pages = _pages(query, result.count, view)
             parts = [one.text for one in pages if isinstance(one, TextList)]
         return Members(
-            found.type,
+            result.type,
             tuple(item for part in parts for item in _items(part)),
             parts[0].octets[-1:].decode() or ",",
         )
-    members = {rdata for tied in found.groups for rdata in tied}
-    if len(members) < found.total and isinstance(asked, names.Services):
-        app = view.who.network.apps[asked.app]
-        published = app.published((asked.service, asked.protocol), asked.region, asked.group)
+    members = {rdata for tied in result.groups for rdata in tied}
+    if len(members) < result.total and isinstance(query, names.Services):
+        app = view.who.network.apps[query.app]
+        published = app.published((query.service, query.protocol), query.region, query.group)
         members = {
             srv(service.port, service.priority, service.weight)
             + names.wire((machine.id, b"vm", app.name, b"internal"))
             for machine, service in published
         }
-    elif len(members) < found.total and isinstance(asked, names.Pageable):
-        pages = _pages(asked, found.total, view)
+    elif len(members) < result.total and isinstance(query, names.Pageable):
+        pages = _pages(query, result.total, view)
         sets = (one for one in pages if isinstance(one, RRset))
         members = {rdata for one in sets for tied in one.groups for rdata in tied}
-    return Members(found.type, frozenset(members))
+    return Members(result.type, frozenset(members))
 
 
 def _pages(of: names.Pageable, total: int, view: View) -> Iterator[RRset | TextList]:
-    """Yield each page of what has *total* members."""
+    """Yield each page of a list or set of *total* members."""
     for number in range(1, -(-total // PAGE) + 1):
-        found = find(names.Page(of, number), view)
-        if not isinstance(found, NoSuchName):
-            yield from found.sets
+        result = find(names.Page(of, number), view)
+        if not isinstance(result, NoSuchName):
+            yield from result.sets
 
 
 def _items(text: Text) -> Iterator[bytes]:
@@ -286,8 +291,8 @@ def _items(text: Text) -> Iterator[bytes]:
         start += size
 
 
-def _shown(held: Held) -> Shown:
-    match held:
+def _shown(contents: Contents) -> Shown:
+    match contents:
         case Members(members=tuple(items), separator=separator):
             return Shown(tuple(map(printable, items)), separator)
         case Members(type=qtype, members=rdata):
@@ -297,7 +302,7 @@ def _shown(held: Held) -> Shown:
 
 
 def _rdata_text(qtype: Type, rdata: bytes) -> str:
-    """Return the rdata of a catalog's records: addresses, services, reverse names."""
+    """Return rdata of the types a catalog holds: addresses, services, reverse names."""
     match qtype:
         case Type.AAAA:
             return inet_ntop(AF_INET6, rdata)

@@ -1,7 +1,7 @@
-"""Turn rows into values: names, addresses, machines; what breaks a rule of docs/names.md becomes a
-Fault.
+"""Turn rows into values: names, addresses, machines. A row that breaks a rule of docs/names.md
+becomes a Fault.
 
-Text comes as octets: a row with broken UTF-8 must not stop a load.
+Text arrives as octets: a row with broken UTF-8 must not stop a load.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from internal_dns.store.schema import (
     SRV_NUMBER,
 )
 
-# Faults are counted in full; this many are kept in words.
+# Faults are all counted; the texts of this many are kept.
 KEPT_FAULTS: Final = 1_000
 _NAME: Final = re.compile(NAME.pattern.encode() + rb"\Z")
 _PLAIN: Final = re.compile(NAME.pattern.replace("A-Z", "").encode() + rb"\Z")
 _SERVICE_NAME: Final = re.compile(SERVICE_NAME.pattern.encode() + rb"\Z")
 _PROTOCOLS: Final = tuple(choice.encode() for choice in PROTOCOL.choices)
 
-# What the functions of Values take a row apart into, in this order.
+# The columns that the methods of Values unpack, in this order.
 READ: Final[Mapping[str, tuple[str, ...]]] = {
     "networks": ("id", "name"),
     "apps": ("network_id", "name"),
@@ -53,15 +53,14 @@ READ: Final[Mapping[str, tuple[str, ...]]] = {
 
 Row = tuple[Any, ...]
 Level = Literal["error", "warning"]
-Scope = tuple[
-    Any, ...
-]  # the part of the catalog a fault belongs to: ("app", 24, b"web"), ("peers", 24), ("places",)
+# The part of the catalog a fault belongs to: ("app", 24, b"web"), ("peers", 24), ("places",).
+Scope = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A row that was not loaded as it is written. *level*: error (left out) or warning (loaded
-    without a part)."""
+    """A row that was not loaded as written. *level*: error (not loaded) or warning (loaded in
+    part)."""
 
     table: str
     row: str
@@ -73,7 +72,7 @@ class Fault:
 
 
 class Faults:
-    """Rows that were left out, by the part of the catalog they belong to."""
+    """Rows that were not loaded, by the part of the catalog they belong to."""
 
     def __init__(self) -> None:
         self.worded: dict[Scope, list[Fault]] = {}
@@ -89,7 +88,7 @@ class Faults:
             self.worded.setdefault(scope, []).append(Fault(table, shown(row), reason, level))
 
     def forget(self, scope: Scope) -> None:
-        """The part is about to be read again."""
+        """Forget the faults of a part that is about to be read again."""
         self.total -= self.counts.pop(scope, 0)
         self.worded.pop(scope, None)
 
@@ -110,9 +109,8 @@ class Values:
         self.pairs: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
         self.published: dict[Service, Service] = {}
         self.prefixes: dict[object, bytes] = {}  # the first six octets of a network's addresses
-        self.capitals: dict[
-            int, bytes
-        ] = {}  # by id() of a machine: its id as written, when that has capitals
+        # By id() of a machine: its id as written, when that has capitals.
+        self.capitals: dict[int, bytes] = {}
 
     def name(self, raw: object) -> bytes | None:
         """Return *raw* as a lower-cased label, the same object each time, or None."""
@@ -123,8 +121,8 @@ class Values:
         return known
 
     def scope(self, kind: str, number: object, raw: object) -> Scope:
-        """Return the scope of a row's faults: all spellings of a valid name are one, any other
-        stands for itself."""
+        """Return the scope of a row's faults. All spellings of a valid name share one; any other
+        text has its own."""
         return kind, number, self.name(raw) or raw
 
     def network(self, number: object) -> bytes | None:
@@ -145,8 +143,8 @@ class Values:
             return None
         return packed if packed.startswith(start) else None
 
-    # Hot path: a million of these make the start of a large server; every name is looked up, few
-    # are checked.
+    # Hot path: a large server makes a million of these at its start. Every name is looked up; few
+    # are validated.
     def machine(
         self,
         row: Row,
@@ -208,8 +206,8 @@ class Values:
         return self.states.setdefault(state, state if isinstance(state, bytes) else b"")
 
     def distinct(self, machines: list[Machine], scope: Scope) -> tuple[Machine, ...]:
-        """Return an app's machines by id; of ids that differ in letter case only, the first by
-        octets as written."""
+        """Return the machines of an app, sorted by id; of ids that differ only in letter case, the
+        first as written."""
         capitals = self.capitals
         if len(machines) > 1:
             machines.sort(key=lambda m: (m[0], capitals.get(id(m), m[0])) if capitals else m[0])
@@ -283,7 +281,7 @@ class Values:
         return None
 
     def region(self, row: Row) -> tuple[bytes, Region] | None:
-        """Return code and place of a row, or None and a fault."""
+        """Return code and coordinates of a row, or None and add a fault."""
         raw, latitude, longitude = row
         code = self.name(raw)
         if code is None:
@@ -319,7 +317,7 @@ class Values:
         return None
 
     def why_not(self, text: object, number: object) -> str:
-        """Say what is wrong with an address that is not one of network *number*."""
+        """Return what is wrong with an address that is not in network *number*."""
         if self.network(number) is None or not isinstance(number, int):
             return "network_id must be 1 to 4294967295"
         network = f"{self.prefix.hex()}:{number >> 16:x}:{number & 0xFFFF:x}::/48"
@@ -327,12 +325,12 @@ class Values:
 
 
 def octets(value: object) -> bytes:
-    """Return a cell as octets; numbers and NULL as SQLite would write them."""
+    """Return a cell as octets; numbers and NULL as SQLite would convert them."""
     return value if isinstance(value, bytes) else b"" if value is None else str(value).encode()
 
 
 def shown(value: object) -> str:
-    """Return a cell for an operator's eyes: at most 80 printable characters."""
+    """Return a cell as at most 80 printable characters, for messages to the operator."""
     return (
         printable(
             value if isinstance(value, bytes) else str(value).encode("utf-8", "backslashreplace")

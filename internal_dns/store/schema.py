@@ -1,13 +1,13 @@
 """The shape of the catalog: a table is one value, a column one row.
 
     loader, writer        TABLES, KEYS, `source` (store/sqlite.py), `Domain.sql` (store/writer.py)
-    documents             store/declare/form.py, docs/catalog.schema.json
+    documents             store/declare/fields.py, docs/catalog.schema.json
     bucket                replicate/form.py, docs/bucket.schema.json
     command line          cli/columns.py
     older files           store/upgrade.py
 
 `schema.sql` stays the file people read; tests/store/test_schema.py holds the two together. What a
-column means is said where it is read: store/rows.py and core/.
+column means is documented where it is read: store/rows.py and core/.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class Column:
     lenient: bool = False
 
     @property
-    def said(self) -> str:
-        """What documents and the command line call it."""
+    def document_name(self) -> str:
+        """Its name in documents and on the command line."""
         return self.document or self.name
 
     @property
@@ -139,28 +139,28 @@ def literal(value: object) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
-_NETWORK: Final = Column("network_id", NETWORK_ID, "The network it is of.", key=True)
+_NETWORK: Final = Column("network_id", NETWORK_ID, "Its network.", key=True)
 _MACHINE: Final = Column("machine_id", TEXT, "The machine it belongs to.", key=True)
 
 ORGANIZATIONS: Final = Table("organizations", "organization", (
     Column("slug", TEXT, "Its short name.", key=True),
-    Column("name", TEXT, "What it is called.", ""),
+    Column("name", TEXT, "Its display name.", ""),
 ), optional=True)  # fmt: skip
 REGIONS: Final = Table("regions", "region", (
     Column("code", NAME, "Its code.", key=True),
-    Column("name", TEXT, "What it is called.", ""),
-    Column("latitude", LATITUDE, "Degrees north; with longitude, or unknown.", None),
-    Column("longitude", LONGITUDE, "Degrees east; with latitude, or unknown.", None),
-    Column("gateway", FLAG, "WireGuard peers may end there.", 0),
+    Column("name", TEXT, "Its display name.", ""),
+    Column("latitude", LATITUDE, "Degrees north; requires longitude.", None),
+    Column("longitude", LONGITUDE, "Degrees east; requires latitude.", None),
+    Column("gateway", FLAG, "WireGuard peers may connect there.", 0),
 ))  # fmt: skip
 REGION_LATENCY: Final = Table("region_latency", "latency", (
     Column("from_region", NAME, "The code of one region.", key=True, document="from"),
-    Column("to_region", NAME, "The code of the other.", key=True, document="to"),
+    Column("to_region", NAME, "The code of the other region.", key=True, document="to"),
     Column("milliseconds", MILLISECONDS, "A measured round trip."),
 ))  # fmt: skip
 HOSTS: Final = Table("hosts", "host", (
     Column("id", HOST_ID, "Its 32 bits in an address.", key=True),
-    Column("name", TEXT, "What it is called.", ""),
+    Column("name", TEXT, "Its display name.", ""),
     Column("region", NAME, "The code of its region."),
 ))  # fmt: skip
 NETWORKS: Final = Table("networks", "network", (
@@ -170,29 +170,30 @@ NETWORKS: Final = Table("networks", "network", (
 ))  # fmt: skip
 APPS: Final = Table("apps", "app", (
     _NETWORK,
-    Column("name", NAME, "Its name, one of its kind in the network.", key=True),
+    Column("name", NAME, "Its name, unique in the network.", key=True),
 ))  # fmt: skip
 MACHINES: Final = Table("machines", "machine", (
-    Column("id", NAME, "Its id, one of its kind in the catalog.", key=True),
+    Column("id", NAME, "Its id, unique in the catalog.", key=True),
     Column("network_id", NETWORK_ID, "The network it is on."),
     Column("app", NAME, "Its app."),
-    Column("address", ADDRESS, "Its address, of this network."),
+    Column("address", ADDRESS, "Its address in this network."),
     Column("region", NAME, "The code of its region."),
     Column("process_group", NAME, "Its process group.", "app", document="group"),
-    Column("state", TEXT, "It is answered while started.", "created", essential=True),
-    Column("skip_registration", FLAG, "Keep it out of all names and lists.", 0, off="register"),
+    Column("state", TEXT, "Only started machines are answered.", "created", essential=True),
+    Column("skip_registration", FLAG, "Omit it from all names and lists.", 0, off="register"),
     Column("updated_at", TIME, "When the row was last written.", 0, document=None),
     Column("ready", FLAG, "No: left out of sets of addresses while another of the set is ready.", 1),
     Column("name", NAME_OR_NONE, "Answers at <name>.vm too; several may share it.", "", lenient=True),
 ))  # fmt: skip
 MACHINE_METADATA: Final = Table("machine_metadata", "metadata", (
     _MACHINE,
-    Column("key", TEXT, "What it is asked for by.", key=True),
+    Column("key", TEXT, "Its key.", key=True),
     Column("value", TEXT, "Its text.", ""),
 ))  # fmt: skip
 MACHINE_SERVICES: Final = Table("machine_services", "service", (
     _MACHINE,
-    Column("name", SERVICE_NAME, "Its name, without the underscore: http is asked for as _http._tcp.", key=True),
+    Column("name", SERVICE_NAME,
+           "Its name, without the underscore: http for _http._tcp.", key=True),
     Column("protocol", PROTOCOL, "tcp or udp.", "tcp", key=True),
     Column("port", PORT, "Where it listens."),
     Column("priority", SRV_NUMBER, "Of its SRV record: lower ones are tried first.", 0, lenient=True),
@@ -201,13 +202,13 @@ MACHINE_SERVICES: Final = Table("machine_services", "service", (
 PEERS: Final = Table("peers", "peer", (
     _NETWORK,
     Column("name", NAME, "Its name.", key=True),
-    Column("address", ADDRESS, "Its address, of this network; it owns the /120."),
-    Column("region", NAME_OR_NONE, "The code of its region; empty: that of its host.", ""),
+    Column("address", ADDRESS, "Its address in this network; it owns the /120."),
+    Column("region", NAME_OR_NONE, "The code of its region; empty for the region of its host.", ""),
 ))  # fmt: skip
 FLYCASTS: Final = Table("flycasts", "flycast", (
-    Column("network_id", NETWORK_ID, "The network it answers on.", key=True),
-    Column("app", NAME, "The app it leads to.", key=True),
-    Column("address", ADDRESS, "An address of this network.", key=True),
+    Column("network_id", NETWORK_ID, "The network of its address.", key=True),
+    Column("app", NAME, "The app it belongs to.", key=True),
+    Column("address", ADDRESS, "Its address in this network.", key=True),
 ))  # fmt: skip
 META: Final = Table("meta", "entry", (
     Column("key", TEXT, "Its name.", key=True),
@@ -216,7 +217,8 @@ META: Final = Table("meta", "entry", (
 
 # Parents first: the order in which rows are put and published; deletes take it backwards.
 CATALOG: Final = (
-    ORGANIZATIONS, REGIONS, REGION_LATENCY, HOSTS, NETWORKS, APPS, MACHINES, MACHINE_METADATA, MACHINE_SERVICES,
+    ORGANIZATIONS, REGIONS, REGION_LATENCY, HOSTS, NETWORKS, APPS, MACHINES, MACHINE_METADATA,
+    MACHINE_SERVICES,
     PEERS, FLYCASTS, META,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in CATALOG}

@@ -1,8 +1,8 @@
-"""Read a catalog file into frozen values. All reading SQL is here.
+"""Read a catalog file into frozen values. All SQL that reads the catalog into memory is here.
 
-The file is opened read-only and never mapped into memory (a truncated mapping is a SIGBUS), and
-never as `immutable`, which serves stale pages silently. A row that breaks a rule of docs/names.md
-is left out and becomes a Fault (rows.py); the rest of the catalog is loaded.
+The file is opened read-only. It is never mapped into memory, because a truncated mapping raises
+SIGBUS, and never opened as `immutable`, which silently serves stale pages. A row that breaks a rule
+of docs/names.md is not loaded and becomes a Fault (rows.py); the rest of the catalog is loaded.
 """
 
 from __future__ import annotations
@@ -39,23 +39,22 @@ from internal_dns.store.schema import BY_NAME, CATALOG, Column, Table, literal
 Progress = Callable[[str, int], None]  # (what is being read, rows so far)
 
 _PROGRESS_ROWS: Final = 50_000
-# Seconds that a read may take, and octets of the file for each second more: the slowest disk reads
-# a large catalog in that time, and no statement goes on for ever.
+# Seconds that a read may take, and octets of the file that add one second each: the slowest disk
+# reads a large catalog in that time, and every statement ends.
 PATIENCE: Final = 60
 SLOWEST: Final = 1 << 20
-_STEPS: Final = 100_000  # of SQLite's machine between looks at the clock: about a millisecond
-PIECE: Final = 1_000  # machines that are freed at a time: well under a millisecond
+_STEPS: Final = 100_000  # SQLite VM instructions between clock checks: about a millisecond
+PIECE: Final = 1_000  # machines freed at a time: well under a millisecond
 # Values that the cycle collector walks in about a millisecond.
 MANY: Final = 10_000
-# Past this many changed parts reading the whole file is quicker than part by part.
+# Above this many changed parts, reading the whole file is faster than reading part by part.
 MANY_CHANGES: Final = 20_000
 
 
 class UnusableCatalog(Exception):
-    """The file is there and cannot be served from; the text says what is wrong with it, and what to
-    do.
+    """The file exists and cannot be served; the text says what is wrong with it and what to do.
 
-    `passing` means that waiting may help: another program holds the file.
+    `passing` means that waiting may help, because another program holds the file.
     """
 
     def __init__(self, words: str, *, passing: bool = False) -> None:
@@ -65,7 +64,7 @@ class UnusableCatalog(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A catalog as read, how much of it there is, and what was left out."""
+    """A catalog as read, its size, and the rows that were not loaded."""
 
     catalog: Catalog = field(default_factory=Catalog)
     faults: list[Fault] = field(default_factory=list)
@@ -73,10 +72,10 @@ class Loaded:
     machines: int = 0
     started: int = 0
     peers: int = 0
-    owned: bool = False  # the file has our journal
-    parts: int = 0  # how many parts were read again; 0: the whole file
+    owned: bool = False  # the file has a journal
+    parts: int = 0  # parts that were read again; 0: the whole file
     missing: tuple[str, ...] = ()  # tables and columns that an older schema lacks: "peers.region"
-    written_at: float | None = None  # Unix seconds of the oldest change in it, as the journal tells
+    written_at: float | None = None  # Unix seconds of its oldest change, from the journal
 
     @property
     def apps(self) -> int:
@@ -99,14 +98,14 @@ def connect(path: str | Path) -> sqlite3.Connection:
         for pragma in ("query_only = 1", "mmap_size = 0", "trusted_schema = 0"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        _refuse_truncated(connection, path)
+        _reject_truncated(connection, path)
     except sqlite3.Error as error:
-        raise UnusableCatalog(explained(path, error), passing=_passing(error)) from error
+        raise UnusableCatalog(explain_error(path, error), passing=_is_passing(error)) from error
     return connection
 
 
-def _refuse_truncated(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that ends early: what is missing may be what no query happens to read."""
+def _reject_truncated(connection: sqlite3.Connection, path: Path) -> None:
+    """Reject a file that ends early: the missing part may be one that no query happens to read."""
     (pages,), (size,) = (
         connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
     )
@@ -117,23 +116,22 @@ def _refuse_truncated(connection: sqlite3.Connection, path: Path) -> None:
         raise error
 
 
-def _passing(error: sqlite3.Error) -> bool:
+def _is_passing(error: sqlite3.Error) -> bool:
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; 0 for an error that is not SQLite's."""
+    """Return SQLite's primary result code, 0 for an error that is not SQLite's."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def explained(path: Path, error: sqlite3.Error) -> str:
-    """Say what SQLite's *error* means for the operator."""
+def explain_error(path: Path, error: sqlite3.Error) -> str:
+    """Return what SQLite's *error* means for the operator, and what to do."""
     words = str(error)
     if _code(error) == sqlite3.SQLITE_CANTOPEN and path.exists():
         return (
-            f"{path}: {words}. A catalog in WAL mode needs its -wal and -shm files, which SQLite "
-            f"must create beside "
-            "it: make the directory writable, or keep a writer connected"
+            f"{path}: {words}. A catalog in WAL mode needs its -wal and -shm files, and SQLite "
+            "must create them beside it: make the directory writable, or keep a writer connected"
         )
     if _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return (
@@ -159,15 +157,14 @@ def read(
 
 
 def check_schema(connection: sqlite3.Connection) -> None:
-    """Raise UnusableCatalog naming the first table or column that a catalog needs and this file
-    lacks."""
+    """Raise UnusableCatalog for the first required table or column that the file lacks."""
     shapes = ordinary_tables(connection)
     for table in CATALOG:
         if table.name not in shapes:
             if table.optional:
                 continue
             raise UnusableCatalog(
-                f"table {table.name} is missing: is this a catalog? schema.sql says what one has"
+                f"table {table.name} is missing: is this a catalog? schema.sql declares its tables"
             )
         present = columns_of(connection, table.name)
         for column in table.columns:
@@ -179,13 +176,13 @@ def check_schema(connection: sqlite3.Connection) -> None:
 
 
 def ordinary_tables(connection: sqlite3.Connection) -> set[str]:
-    """Return the catalog's tables that a file has. Raises UnusableCatalog for one that is a view or
-    virtual.
+    """Return the names of the catalog tables in a file. Raises UnusableCatalog for a view or a
+    virtual table.
 
-    Reading those runs what their maker wrote, for as long as that takes. Triggers are none of a
-    reader's business: reads fire none, and other engines have their own.
+    Reading those would run code of whoever made the file, for as long as it takes. Triggers are
+    allowed: a read fires none, and other engines have their own.
     """
-    found = set()
+    tables = set()
     for raw, kind, root in connection.execute(
         "SELECT lower(name), type, rootpage FROM sqlite_master WHERE type IN ('table', 'view')"
     ):
@@ -196,18 +193,18 @@ def ordinary_tables(connection: sqlite3.Connection) -> set[str]:
             raise UnusableCatalog(
                 f"{name} is {what}: make it an ordinary table, as schema.sql declares it"
             )
-        found.add(name)
-    return found
+        tables.add(name)
+    return tables
 
 
 def columns_of(connection: sqlite3.Connection, table: str) -> set[str]:
-    """Return the names of the columns that *table* has in a file; none: it is not there."""
+    """Return the names of the columns of *table* in a file; empty when the table is missing."""
     return {_text(row[1]).lower() for row in connection.execute(f"PRAGMA table_info({table})")}
 
 
 def source(connection: sqlite3.Connection, table: str) -> str:
-    """Return what to SELECT the columns of *table* FROM: what a file of an older schema lacks has
-    its default."""
+    """Return what to SELECT the columns of *table* FROM; columns that an older schema lacks have
+    their default."""
     present = columns_of(connection, table)
     missing = [column for column in BY_NAME[table].columns if column.name not in present]
     if not missing:
@@ -219,29 +216,29 @@ def source(connection: sqlite3.Connection, table: str) -> str:
 
 
 def missing_from(connection: sqlite3.Connection) -> list[tuple[Table, tuple[Column, ...]]]:
-    """Return the tables that a file lacks, or lacks columns of, with those columns."""
-    found = []
+    """Return each table that a file lacks, wholly or in part, with its missing columns."""
+    missing = []
     for table in CATALOG:
         present = columns_of(connection, table.name)
         if lacking := tuple(c for c in table.columns if c.name not in present):
-            found.append((table, lacking))
-    return found
+            missing.append((table, lacking))
+    return missing
 
 
 def _text(value: object) -> str:
-    """Whatever the connection makes of texts."""
+    """Return a text cell as str, whatever text_factory the connection has."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def remains(before: Catalog, after: Catalog) -> list[object]:
+def discarded_parts(before: Catalog, after: Catalog) -> list[object]:
     """Return the parts of *before* that *after* does not share, in pieces of at most a thousand
     machines.
 
-    Freeing a hundred thousand values takes tens of milliseconds, in one go and whichever thread does
-    it: others wait. Whoever holds these pieces while *before* goes, and lets go of them one by one,
-    holds nobody up.
+    Freeing a hundred thousand values at once takes tens of milliseconds and holds the interpreter,
+    in whichever thread it happens. Hold these pieces while *before* is released, then free them one
+    by one.
     """
-    found: list[object] = []
+    pieces: list[object] = []
     for number, network in before.networks.items():
         other = after.networks.get(number)
         if other is network:
@@ -255,14 +252,14 @@ def remains(before: Catalog, after: Catalog) -> list[object]:
             app = network.apps[name]
             if other is None or other.apps.get(name) is not app:
                 machines = app.machines
-                found += (machines[at : at + PIECE] for at in range(0, len(machines), PIECE))
-                found.append(app)
-        found.append(network)
-    return found
+                pieces += (machines[at : at + PIECE] for at in range(0, len(machines), PIECE))
+                pieces.append(app)
+        pieces.append(network)
+    return pieces
 
 
-def let_go(pieces: list[object]) -> None:
-    """Free what `remains` returned, others taking turns."""
+def free_pieces(pieces: list[object]) -> None:
+    """Free what `discarded_parts` returned; other threads run in between."""
     while pieces:
         # From the end: a network before its apps, an app before its machines, each then empty.
         pieces.pop()
@@ -285,11 +282,11 @@ def without_cycles() -> Iterator[None]:
 
 
 class Reader:
-    """Reads one catalog file: whole, and then what each commit changed.
+    """Reads one catalog file: first whole, then what each commit changed.
 
-    An owned file has a journal that names the changed parts (journal.sql). Any other file is read
-    whole again. Either way values that equal those before are the same objects, so that their
-    indexes and what was remembered stay.
+    A file with a journal names the changed parts (journal.sql). Any other file is read whole again.
+    Either way, values equal to those before are the same objects, so their indexes and the cached
+    answers stay valid.
     """
 
     def __init__(
@@ -301,19 +298,18 @@ class Reader:
         counting: bool = False,
         patience: float = PATIENCE,
     ) -> None:
-        """*counting*: of a file that does not count each network's changes itself, count those that
-        are seen."""
+        """*counting*: count the changes of each network that are seen, when the file does not count
+        them."""
         self.path, self.rules, self.progress = Path(path), rules, progress
         self.counting, self.patience = counting, patience
-        self.deadline = inf  # of time.monotonic: when the read that goes on ends in any case
+        self.deadline = inf  # time.monotonic() at which the current read is interrupted
         self.connection: sqlite3.Connection | None = None
         self.values = Values(rules)
-        self.sources: dict[str, str] = {}  # of the file that is open: by table what to read FROM
+        self.sources: dict[str, str] = {}  # by table: what to SELECT FROM in this file
         self.named: dict[NetworkId, bytes] = {}  # networks that have a row of their own
-        self.spellings: dict[tuple[int, bytes], set[bytes]] = defaultdict(
-            set
-        )  # app names written with capitals
-        # revision of the journal, and when its last change was made: a restored file has another
+        # App names written with capitals, by network and lower-cased name.
+        self.spellings: dict[tuple[int, bytes], set[bytes]] = defaultdict(set)
+        # The last revision read, and when its change was made: in a restored file the two differ.
         self.seen = 0
         self.mark: object = None
         self.counted = False  # the file counts each network's changes
@@ -325,7 +321,7 @@ class Reader:
         self.close()
 
     def stop(self) -> None:
-        """End the read that goes on, and any to come. From another thread."""
+        """Interrupt the current read and any later one. Called from another thread."""
         self.deadline = self.patience = -inf
 
     def close(self) -> None:
@@ -338,24 +334,26 @@ class Reader:
         return self._in_transaction(lambda: self._read_all(previous or Catalog()))
 
     def read_after(self, before: Loaded) -> Loaded:
-        """Read everything; parts that equal those of *before* are the same objects."""
+        """Read everything; parts equal to those of *before* are the same objects."""
         return self.read(before.catalog)
 
     def read_inside(self, previous: Catalog) -> Loaded:
-        """Read everything inside a transaction that the connection is in: what it has changed is
-        seen."""
+        """Read everything inside the open transaction of the connection, uncommitted changes
+        included."""
         return self._read_all(previous)
 
     def update(self, before: Loaded) -> Loaded:
-        """Read what changed since *before*, as of one commit; the same value when nothing did.
-        Raises as `read`."""
+        """Read what changed since *before*, as of one commit.
+
+        Returns *before* itself when nothing changed. Raises the same exceptions as `read`.
+        """
         with without_cycles():
             return self._in_transaction(lambda: self._read_changes(before))
 
     def _in_transaction(self, work: Callable[[], Loaded]) -> Loaded:
         if self.connection is None:
             self.connection = connect(self.path)
-            # Whatever the file makes SQLite do: a statement ends.
+            # Every statement ends, whatever the file contains.
             self.connection.set_progress_handler(self._overdue, _STEPS)
         octets = self.path.stat().st_size if self.path.exists() else 0
         self.deadline = time.monotonic() + self.patience + octets / SLOWEST
@@ -365,9 +363,11 @@ class Reader:
         except sqlite3.Error as error:
             if self._overdue():
                 raise UnusableCatalog(
-                    f"{self.path}: reading it took too long and was ended", passing=True
+                    f"{self.path}: reading it took too long and was interrupted", passing=True
                 ) from error
-            raise UnusableCatalog(explained(self.path, error), passing=_passing(error)) from error
+            raise UnusableCatalog(
+                explain_error(self.path, error), passing=_is_passing(error)
+            ) from error
         finally:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
@@ -376,17 +376,18 @@ class Reader:
         return time.monotonic() > self.deadline
 
     def _select(self, table: str, rest: str = "", bound: Row = ()) -> Iterator[Row]:
-        """Yield rows of *table* as Values takes them; tells the progress when it is read whole."""
+        """Yield rows of *table* in the order of READ; report progress while the whole table is
+        read."""
         assert self.connection is not None
         cursor = self.connection.execute(
             f"SELECT {', '.join(READ[table])} FROM {self.sources[table]} {rest}", bound
         )
         if self.progress is None or bound:
             return iter(cursor)
-        return self._told(table, cursor, self.progress)
+        return self._report_progress(table, cursor, self.progress)
 
     @staticmethod
-    def _told(table: str, rows: Iterable[Row], progress: Progress) -> Iterator[Row]:
+    def _report_progress(table: str, rows: Iterable[Row], progress: Progress) -> Iterator[Row]:
         for count, row in enumerate(rows, 1):
             if not count % _PROGRESS_ROWS:
                 progress(table, count)
@@ -422,10 +423,10 @@ class Reader:
             old = previous.networks.get(number)
             apps: dict[bytes, App] = {}
             for name, members in machines.pop(number, {}).items():
-                made = App(name, self.values.distinct(members, ("app", number, name)))
+                app = App(name, self.values.distinct(members, ("app", number, name)))
                 before = old.apps.get(name) if old else None
-                apps[name] = before if before is not None and before == made else made
-                started += sum(m[5] == STARTED for m in made.machines)
+                apps[name] = before if before is not None and before == app else app
+                started += sum(m[5] == STARTED for m in app.machines)
             count = self._revision_of(number, old, counts)
             networks[number] = self._network(
                 old, number, apps, peers.get(number, {}), flycasts.get(number, {}), count
@@ -471,15 +472,15 @@ class Reader:
         flycasts: Mapping[bytes, tuple[bytes, ...]],
         revision: int,
     ) -> Network:
-        """Return the network's value: the old one when nothing differs."""
+        """Return the network; the old value when nothing differs."""
         start = self.rules.prefix + number.to_bytes(4, "big")
-        made = Network(number, start, self.named.get(number, b""), apps, peers, flycasts)
-        if old is not None and made == replace(old, revision=0):
+        network = Network(number, start, self.named.get(number, b""), apps, peers, flycasts)
+        if old is not None and network == replace(old, revision=0):
             return old
-        return prepare(replace(made, revision=revision))
+        return prepare(replace(network, revision=revision))
 
     def _networks(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, bytes]:
-        found = {}
+        names = {}
         for number, raw in self._select("networks", rest, bound):
             if self.values.network(number) is None:
                 self.values.faults.add(
@@ -490,11 +491,11 @@ class Reader:
                 why = "loaded, but without its name: letters, digits, - and _ only"
                 self.values.faults.add(("network", number), "networks", number, why, "warning")
                 raw = b""  # noqa: PLW2901
-            found[NetworkId(number)] = raw  # shown as written, compared in lower case
-        return found
+            names[NetworkId(number)] = raw  # shown as written, compared in lower case
+        return names
 
     def _app_name(self, number: object, raw: object) -> bytes | None:
-        """Return the label of a row of `apps`, or None and a fault."""
+        """Return the name in a row of `apps`, or None and add a fault."""
         name = self.values.name(raw)
         if name is None or self.values.network(number) is None:
             why = "no valid name" if name is None else "no valid network_id"
@@ -510,12 +511,12 @@ class Reader:
     def _machines(
         self, rest: str = "", bound: Row = ()
     ) -> dict[NetworkId, dict[bytes, list[Machine]]]:
-        """Read machines with what belongs to them, by network and app. *rest* narrows to some."""
+        """Read machines with their metadata and services, by network and app. *rest* is a WHERE
+        clause."""
         values = self.values
         inner = f"WHERE machine_id IN (SELECT id FROM machines {rest})" if rest else ""
-        wrong: dict[object, list[tuple[str, object, str]]] = defaultdict(
-            list
-        )  # by machine: faults of what is its
+        # Faults of metadata and services, by machine.
+        wrong: dict[object, list[tuple[str, object, str]]] = defaultdict(list)
         metadata: dict[object, list[tuple[bytes, bytes]]] = defaultdict(list)
         for row in self._select("machine_metadata", inner, bound):
             if isinstance(pair := values.pair(row), str):
@@ -534,7 +535,7 @@ class Reader:
                 services[row[0]].append(service)
         for published in services.values():
             published.sort()
-        found: dict[NetworkId, dict[bytes, list[Machine]]] = {}
+        networks: dict[NetworkId, dict[bytes, list[Machine]]] = {}
         make = values.machine
         for row in self._select("machines", rest, bound):
             machine = make(row, metadata, services)
@@ -548,37 +549,37 @@ class Reader:
             number, name = row[1], machine[1]
             if row[2] is not name and row[2] != name:
                 self._spelled(number, name, row[2])
-            apps = found.get(number)
+            apps = networks.get(number)
             if apps is None:
-                apps = found[number] = {}
+                apps = networks[number] = {}
             members = apps.get(name)
             if members is None:
                 apps[name] = [machine]
             else:
                 members.append(machine)
-        if not rest:  # NULLs, which belong to no machine
+        if not rest:  # rows whose machine_id is NULL
             for fault in wrong.pop(None, ()):
                 values.faults.add(("machines",), *fault)
-        return found
+        return networks
 
     def _peers(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, dict[bytes, Peer]]:
-        found: dict[NetworkId, dict[bytes, Peer]] = {}
+        networks: dict[NetworkId, dict[bytes, Peer]] = {}
         for row in self._select("peers", f"{rest} ORDER BY network_id, name", bound):
-            of_network = found.get(row[0], {})
+            of_network = networks.get(row[0], {})
             if (peer := self.values.peer(row, of_network)) is not None:
-                found.setdefault(row[0], of_network)[peer.name] = peer
-        return found
+                networks.setdefault(row[0], of_network)[peer.name] = peer
+        return networks
 
     def _flycasts(
         self, rest: str = "", bound: Row = ()
     ) -> dict[NetworkId, dict[bytes, tuple[bytes, ...]]]:
-        found: dict[NetworkId, dict[bytes, set[bytes]]] = {}
+        networks: dict[NetworkId, dict[bytes, set[bytes]]] = {}
         for row in self._select("flycasts", rest, bound):
-            if (made := self.values.flycast(row)) is not None:
-                found.setdefault(row[0], {}).setdefault(made[0], set()).add(made[1])
+            if (flycast := self.values.flycast(row)) is not None:
+                networks.setdefault(row[0], {}).setdefault(flycast[0], set()).add(flycast[1])
         return {
             number: {app: tuple(sorted(a)) for app, a in apps.items()}
-            for number, apps in found.items()
+            for number, apps in networks.items()
         }
 
     def _places(
@@ -586,7 +587,7 @@ class Reader:
     ) -> tuple[dict[bytes, Region], dict[tuple[bytes, bytes], float], dict[int, bytes]]:
         """Read regions, latency and hosts."""
         values = self.values
-        # In reverse, so that of codes that differ in letter case only the first by octets stays.
+        # In reverse order: of codes that differ only in letter case, the first one stays.
         return (
             dict(filter(None, map(values.region, self._select("regions", "ORDER BY code DESC")))),
             dict(
@@ -608,26 +609,27 @@ class Reader:
 
     def _has(self, table: str) -> bool:
         assert self.connection is not None
-        found = self.connection.execute(
+        row = self.connection.execute(
             "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
         )
-        return found.fetchone() is not None
+        return row.fetchone() is not None
 
     def _changes(self, rest: str = "", bound: Row = ()) -> dict[int, int]:
-        """Return how often each network changed since the file was made, as the file counts."""
+        """Return the number of changes of each network since the file was made, as the file counts
+        them."""
         assert self.connection is not None
         rows = f"SELECT network_id, changes FROM network_revisions {rest}"
         return dict(self.connection.execute(rows, bound))
 
     def _revision_of(self, number: NetworkId, old: Network | None, counts: dict[int, int]) -> int:
-        """Return the revision of a network that changed: 1, and one more with each change; 0 when
+        """Return the revision of a network that changed: 1 at first, plus 1 per change; 0 when
         nobody counts."""
         if self.counted:
             return 1 + counts.get(number, 0)
         return (old.revision if old else 0) + self.counting
 
     def _journal_revision(self) -> int:
-        """Return the revision of the last change the journal has seen; trimming keeps it."""
+        """Return the revision of the last change in the journal; trimming keeps it."""
         assert self.connection is not None
         row = self.connection.execute(
             "SELECT seq FROM sqlite_sequence WHERE name = 'journal'"
@@ -635,7 +637,7 @@ class Reader:
         return int(row[0]) if row else 0
 
     def _mark(self) -> object:
-        """Return when the last change we know was made, as the journal has it now."""
+        """Return when the last change read was made, as the journal records it now."""
         assert self.connection is not None
         row = self.connection.execute(
             "SELECT written_at FROM journal WHERE revision = ?", (self.seen,)
@@ -652,8 +654,8 @@ class Reader:
         if revision == since:
             return before
         execute = self.connection.execute
-        # Two questions, as SQLite answers each from one end of the index; in one it would walk the
-        # whole journal.
+        # Two statements, because SQLite answers each from one end of the index; one for both would
+        # walk the whole journal.
         (oldest,) = execute("SELECT min(revision) FROM journal").fetchone()
         (written_at,) = execute(
             "SELECT min(written_at) FROM journal WHERE revision > ?", (since,)
@@ -669,7 +671,7 @@ class Reader:
         return replace(self._apply(before, changes, revision), written_at=written_at)
 
     def _apply(self, before: Loaded, changes: list[Row], revision: int) -> Loaded:
-        """Return *before* with the parts that *changes* (kind, network, label) name read again."""
+        """Return *before* with the parts named in *changes* (kind, network, label) read again."""
         networks = dict(before.catalog.networks)
         parts: dict[NetworkId, dict[bytes, set[bytes | None]]] = defaultdict(
             lambda: defaultdict(set)
@@ -710,11 +712,11 @@ class Reader:
             empty = Network(number, self.rules.prefix + number.to_bytes(4, "big"), known=False)
             counts = self._changes("WHERE network_id = ?", (number,)) if self.counted else {}
             count = self._revision_of(number, old, counts)
-            made = amended(
+            network = amended(
                 old or empty, self.named.get(number, b""), apps, own_peers, flycasts, count
             )
-            if number in self.named or made.apps or made.peers or made.flycasts:
-                networks[number] = made
+            if number in self.named or network.apps or network.peers or network.flycasts:
+                networks[number] = network
             else:
                 networks.pop(number, None)
         catalog = before.catalog
@@ -735,10 +737,9 @@ class Reader:
         )
 
     def _read_faults(self, kind: bytes, number: object, raw: object) -> None:
-        """Read rows that cannot be served, as network or name are not valid, for their faults
-        alone."""
+        """Read rows with an invalid network or name, only for their faults."""
         faults, label = self.values.faults, self.values.name(raw)
-        # All spellings of a valid name share a scope. Octets may stand in the file as text or as a
+        # All spellings of a valid name share a scope. The file may hold octets as text or as a
         # blob.
         bound = (number, raw, raw) if label is None else (number, label, label)
         named = "WHERE network_id IS ? AND ({0} IS ? OR {0} IS CAST(? AS TEXT))"
@@ -761,23 +762,23 @@ class Reader:
                 self._networks("WHERE id IS ?", (number,))
 
     def _app(self, number: NetworkId, name: bytes, old: Network | None) -> App | None:
-        """Read one app again: None when it is gone, the old value when it is equal."""
+        """Read one app again: None when it no longer exists, the old value when it is equal."""
         self.values.faults.forget(("app", number, name))
         self.values.capitals.clear()
-        written = [
+        spellings = [
             spelling.decode() for spelling in {name, *self.spellings.get((number, name), ())}
         ]
-        places = ", ".join("?" * len(written))
-        bound = (number, *written)
-        found = self._machines(f"WHERE network_id = ? AND app IN ({places})", bound)
-        members = found.get(number, {}).get(name, [])
+        placeholders = ", ".join("?" * len(spellings))
+        bound = (number, *spellings)
+        networks = self._machines(f"WHERE network_id = ? AND app IN ({placeholders})", bound)
+        members = networks.get(number, {}).get(name, [])
         if not members and not any(
-            self._select("apps", f"WHERE network_id = ? AND name IN ({places})", bound)
+            self._select("apps", f"WHERE network_id = ? AND name IN ({placeholders})", bound)
         ):
             return None
-        made = App(name, self.values.distinct(members, ("app", number, name)))
+        app = App(name, self.values.distinct(members, ("app", number, name)))
         before = old.apps.get(name) if old else None
-        return before if before is not None and before == made else made
+        return before if before is not None and before == app else app
 
     def _own_peers(self, number: NetworkId) -> dict[bytes, Peer]:
         self.values.faults.forget(("peers", number))

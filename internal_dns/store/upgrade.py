@@ -1,7 +1,8 @@
-"""Give a file of an older schema what it lacks: columns and tables of the catalog, and the journal's
-tables and triggers.
+"""Add what a file of an older schema lacks: columns and tables, and the journal's tables and
+triggers.
 
-Files of ours are upgraded when their writer opens them; another engine's only by that engine.
+The writer upgrades a file with a journal when it opens it. A file of another engine is upgraded by
+that engine only.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ _TABLE: Final = re.compile(r"CREATE (?:TABLE|INDEX) (\w+)(?: ON (\w+))?")
 
 
 def upgrade(connection: sqlite3.Connection) -> list[str]:
-    """Add to a file of ours what it lacks, in one transaction; return the statements, none when it
-    is whole.
+    """Add what a file with a journal lacks, in one transaction; return the statements, none when
+    nothing is missing.
 
-    Rows take the defaults, so no answer changes and the journal has nothing to say; readers see
-    another schema_version and read the file again. Raises sqlite3.Error.
+    Rows take the defaults, so no answer changes and the journal gets no entry. Readers see a new
+    schema_version and read the file again. Raises sqlite3.Error.
     """
-    if not lacking(connection):
+    if not upgrade_statements(connection):
         return []
     connection.execute("BEGIN IMMEDIATE")
     try:
-        statements = lacking(connection)  # another process may have been quicker
+        statements = upgrade_statements(connection)  # another process may have upgraded it
         for statement in statements:
             connection.execute(statement)
         connection.execute("COMMIT")
@@ -41,26 +42,28 @@ def upgrade(connection: sqlite3.Connection) -> list[str]:
 
 
 def needs_upgrade(path: Path) -> bool:
-    """Whether *path* is a file of ours of an older schema. Raises UnusableCatalog,
-    FileNotFoundError, sqlite3.Error."""
+    """Whether *path* has a journal and an older schema.
+
+    Raises UnusableCatalog, FileNotFoundError, sqlite3.Error.
+    """
     connection = connect(path)
     try:
-        return is_ours(connection) and bool(lacking(connection))
+        return is_ours(connection) and bool(upgrade_statements(connection))
     finally:
         connection.close()
 
 
 def is_ours(connection: sqlite3.Connection) -> bool:
-    """Whether a file has our journal."""
+    """Whether a file has a journal: internal-dns owns it."""
     return "journal" in _objects(connection)
 
 
-def lacking(connection: sqlite3.Connection) -> list[str]:
-    """Return the statements that make a file of ours whole."""
-    return [*_lacking(connection)]
+def upgrade_statements(connection: sqlite3.Connection) -> list[str]:
+    """Return the statements that add what a file with a journal lacks."""
+    return [*_upgrade_statements(connection)]
 
 
-def _lacking(connection: sqlite3.Connection) -> Iterator[str]:
+def _upgrade_statements(connection: sqlite3.Connection) -> Iterator[str]:
     added = [*catalog_statements(connection)]
     yield from added
     present = _objects(connection)
@@ -68,18 +71,18 @@ def _lacking(connection: sqlite3.Connection) -> Iterator[str]:
         if present.get(name) == (kind, sql):
             continue
         if kind == "trigger":
-            # One of an older version, whose table may have another shape now.
+            # An older version of the trigger may expect another shape of the table.
             yield f"DROP TRIGGER IF EXISTS {name}"
             yield sql
         elif name not in present:
             yield sql
     if added and "replica" in present:
-        # What it followed may have told the new columns already: everything is taken again.
+        # The bucket may already have sent values for the new columns: read all of it again.
         yield "UPDATE replica SET stream = ''"
 
 
 def catalog_statements(connection: sqlite3.Connection) -> Iterator[str]:
-    """Yield the SQL that adds the catalog's tables and columns a file lacks, as schema.sql has
+    """Yield the SQL that adds the catalog's missing tables and columns, as schema.sql declares
     them."""
     for table, columns in missing_from(connection):
         if columns == table.columns:
@@ -92,40 +95,40 @@ def catalog_statements(connection: sqlite3.Connection) -> Iterator[str]:
 def foreign_statements(connection: sqlite3.Connection) -> list[str]:
     """Return the SQL that another engine's file needs, as that engine must run it."""
     statements = [*catalog_statements(connection)]
-    # A bare ALTER breaks what cr-sqlite (Corrosion, say) keeps beside each table.
+    # A bare ALTER breaks what cr-sqlite (Corrosion) keeps beside each table.
     if not any(name.startswith(("crsql_", "__crsql_")) for name in _objects(connection)):
         return statements
-    found = []
+    wrapped = []
     for statement in statements:
         if altered := re.match(r"ALTER TABLE (\w+)", statement):
             table = altered[1]
-            found += [
+            wrapped += [
                 f"SELECT crsql_begin_alter('{table}')",
                 statement,
                 f"SELECT crsql_commit_alter('{table}')",
             ]
         else:
-            found.append(statement)
-            if made := re.match(r"CREATE TABLE (\w+)", statement):
-                found.append(f"SELECT crsql_as_crr('{made[1]}')")
-    return found
+            wrapped.append(statement)
+            if created := re.match(r"CREATE TABLE (\w+)", statement):
+                wrapped.append(f"SELECT crsql_as_crr('{created[1]}')")
+    return wrapped
 
 
 @cache
 def _schema() -> dict[str, list[str]]:
-    """The statements of schema.sql by the table they are of."""
+    """Return the statements of schema.sql by table."""
     script = (_HERE.parent / "schema.sql").read_text("utf-8")
-    found: dict[str, list[str]] = {}
+    statements: dict[str, list[str]] = {}
     for piece in re.sub(r"--[^\n]*", "", script).split(";"):
         statement = " ".join(piece.split())
         if named := _TABLE.match(statement):
-            found.setdefault(named[2] or named[1], []).append(statement)
-    return found
+            statements.setdefault(named[2] or named[1], []).append(statement)
+    return statements
 
 
 @cache
 def _journal() -> dict[str, tuple[str, str]]:
-    """The tables and triggers of journal.sql, tables first: kind and SQL by name."""
+    """Return kind and SQL of the tables and triggers of journal.sql by name, tables first."""
     script = (_HERE / "journal.sql").read_text("utf-8")
     connection = sqlite3.connect(":memory:")
     try:
@@ -134,13 +137,13 @@ def _journal() -> dict[str, tuple[str, str]]:
                 connection.execute(statement)
         before = set(_objects(connection))
         connection.executescript(script)
-        return {name: found for name, found in _objects(connection).items() if name not in before}
+        return {name: entry for name, entry in _objects(connection).items() if name not in before}
     finally:
         connection.close()
 
 
 def _objects(connection: sqlite3.Connection) -> dict[str, tuple[str, str]]:
-    """Return type and SQL of what a file has, by name."""
+    """Return type and SQL of every object in a file, by name."""
     factory, connection.text_factory = connection.text_factory, str
     try:
         rows = connection.execute(

@@ -1,9 +1,9 @@
-"""Notice commits: read what changed, and keep the last good catalog when the file cannot be read.
+"""Notice commits, read what changed, and keep the last good catalog while the file cannot be read.
 
-A commit by anyone (our writer, a shell, another engine) changes SQLite's `data_version`; a file
-renamed over ours changes device or inode, which an open connection never sees. Both are looked at
-every few milliseconds, which costs some five microseconds. Reading happens in a thread of its own,
-so that answers go on meanwhile.
+A commit by any process (our writer, a shell, another engine) changes SQLite's `data_version`. A
+file renamed over ours changes device or inode, which an open connection never sees. Both are
+checked every few milliseconds, at some five microseconds per check. Reading happens in a thread of
+its own, so the event loop keeps answering.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from internal_dns.store.sqlite import (
     UnusableCatalog,
     check_schema,
     connect,
-    let_go,
-    remains,
+    discarded_parts,
+    free_pieces,
 )
 
-INTERVAL: Final = 0.005  # seconds between looks
-SLOW: Final = 60  # seconds of reading after which that is told as a trouble
-# Seconds that the reading thread may keep the interpreter while the event loop wants it. Python's
-# default, 5 ms, is what each wake-up of the loop would wait while a large commit is read.
+INTERVAL: Final = 0.005  # seconds between checks
+SLOW: Final = 60  # seconds of reading after which a warning is logged
+# Seconds that the reading thread may hold the interpreter while the event loop wants it. With
+# Python's default, 5 ms, every wake-up of the loop would wait that long while a large commit is
+# read.
 SWITCH: Final = 0.001
-RETRY: Final = 0.25  # while the file cannot be read; repair must show within a second
+RETRY: Final = 0.25  # seconds between attempts; a repaired file must be served within a second
 
 Read = Callable[[Reader, Loaded], Loaded]
 
@@ -45,10 +46,10 @@ _log = logging.getLogger("internal_dns")
 
 
 class Watcher:
-    """Keeps one catalog file loaded. `problem` says why the file cannot be read at present, empty
+    """Keeps one catalog file loaded. `problem` says why the file cannot be read now, and is empty
     when it can.
 
-    What *apply* returns is awaited before the catalog that was is freed, and the next one read.
+    What *apply* returns is awaited before the previous catalog is freed and the next one is read.
     """
 
     def __init__(
@@ -67,24 +68,25 @@ class Watcher:
         self.loaded_at = time.monotonic()
         self.load_seconds = 0.0
         self.loads = 0
-        self._anew = False  # the file must be read whole, with other options
-        self.noticed = 0.0  # when the commit that is being read was noticed, of time.monotonic
+        self._reload_whole = False  # read the whole file again, with other rules
+        self.noticed_at = 0.0  # time.monotonic() of the commit being read
 
     def age(self) -> float:
-        """Seconds since the catalog was last loaded, or since the start."""
+        """Return the seconds since the catalog was last loaded, or since the start."""
         return time.monotonic() - self.loaded_at
 
     def faults(self) -> int:
-        """Rows that were left out of the catalog."""
+        """Return how many rows were not loaded."""
         return self.loaded.fault_count if self.loaded else 0
 
     def use(self, rules: CatalogRules) -> None:
-        """Read the file by *rules* from now on: again, when they are others."""
+        """Read the file by *rules* from now on; read it again when they differ from the current
+        ones."""
         if rules != self.rules:
-            self.rules, self._anew = rules, True
+            self.rules, self._reload_whole = rules, True
 
     async def run(self) -> None:
-        """Load, then follow the file until cancelled. Raises UnusableCatalog when the first load
+        """Load the file, then watch it until cancelled. Raises UnusableCatalog when the first load
         meets a bad file."""
         with ThreadPoolExecutor(1, "catalog") as thread:
             while True:
@@ -92,56 +94,59 @@ class Watcher:
                     await self._follow(thread)
                     continue
                 except FileNotFoundError:
-                    self._trouble("the file is not there")
+                    self._report_problem("the file does not exist")
                 except UnusableCatalog as error:
-                    # At the start it is the operator's mistake; later a file that is being made, or
-                    # was damaged.
+                    # At the start a bad file is the operator's mistake. Later it is being written,
+                    # or was damaged.
                     if not (self.loaded or self.problem or error.passing):
                         raise
-                    self._trouble(str(error))
+                    self._report_problem(str(error))
                 except (sqlite3.Error, OSError) as error:
-                    self._trouble(str(error))
+                    self._report_problem(str(error))
                 await asyncio.sleep(RETRY)
 
     async def _follow(self, thread: ThreadPoolExecutor) -> None:
-        """Load the file now and after each commit; return when another file has taken its place, or
-        to begin anew."""
+        """Load the file now and after each commit.
+
+        Return when another file has taken its place, or when the whole file must be read again.
+        """
         identity = self._identity()
         connection = connect(self.path)
-        connection.execute("PRAGMA busy_timeout = 0")  # a look must not wait
+        connection.execute("PRAGMA busy_timeout = 0")  # a check must not wait
         reader = Reader(self.path, rules=self.rules, progress=self.progress, counting=True)
-        self._anew = False
+        self._reload_whole = False
         try:
-            seen, schema, looked = -1, -1, self._looks()
-            while identity == self._identity() and not self._anew:
-                # Read before loading: a commit in between is then seen as a change, never missed.
+            seen, schema, stamped = -1, -1, self._stamp()
+            while identity == self._identity() and not self._reload_whole:
+                # Read the version before loading: a commit in between then counts as a change and
+                # is never missed.
                 version = _pragma(connection, "data_version", seen)
                 if version != seen:
                     shape = _pragma(connection, "schema_version", schema)
                     await self._load(thread, reader, whole=seen == -1 or shape != schema)
                     seen, schema = version, shape
-                elif looked != (looks := self._looks()):
-                    # Written, but not by a commit we were told of: a checkpoint, or something that
-                    # is not SQLite.
-                    await asyncio.get_running_loop().run_in_executor(thread, _try, self.path)
-                    looked = looks
+                elif stamped != (stamp := self._stamp()):
+                    # The file was written without a commit that SQLite reports: a checkpoint, or a
+                    # program that is not SQLite.
+                    await asyncio.get_running_loop().run_in_executor(thread, _check_file, self.path)
+                    stamped = stamp
                 await asyncio.sleep(INTERVAL)
         finally:
-            reader.stop()  # cancelled: a read that goes on must not hold the end of the server
+            reader.stop()  # when cancelled: a read in progress must not delay the shutdown
             connection.close()
             await asyncio.get_running_loop().run_in_executor(thread, reader.close)
 
     def _identity(self) -> tuple[int, int]:
         # stat only: opening the file outside SQLite and closing it would drop SQLite's locks.
-        found = os.stat(self.path)
-        return found.st_dev, found.st_ino
+        status = os.stat(self.path)
+        return status.st_dev, status.st_ino
 
-    def _looks(self) -> tuple[int, int]:
-        found = os.stat(self.path)
-        return found.st_mtime_ns, found.st_size
+    def _stamp(self) -> tuple[int, int]:
+        status = os.stat(self.path)
+        return status.st_mtime_ns, status.st_size
 
     async def _load(self, thread: ThreadPoolExecutor, reader: Reader, *, whole: bool) -> None:
-        """Read in the thread, apply here."""
+        """Read in the thread, apply in the event loop."""
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH)
         try:
@@ -150,7 +155,7 @@ class Watcher:
             sys.setswitchinterval(interval)
 
     async def _read(self, thread: ThreadPoolExecutor, reader: Reader, *, whole: bool) -> None:
-        self.noticed = time.monotonic()
+        self.noticed_at = time.monotonic()
         before = self.loaded
         work = Reader.read_after if whole or before is None else Reader.update
         reading = asyncio.get_running_loop().run_in_executor(
@@ -158,12 +163,12 @@ class Watcher:
         )
         await asyncio.wait({reading}, timeout=self.slow)
         if not reading.done():
-            self._trouble(f"reading it has taken more than {self.slow:g} s so far")
+            self._report_problem(f"reading it has taken more than {self.slow:g} s so far")
         loaded, pieces = await reading
         del reading
-        self.load_seconds = time.monotonic() - self.noticed
+        self.load_seconds = time.monotonic() - self.noticed_at
         if self.problem:
-            _log.info("catalog %s: readable again", self.path)
+            _log.info("catalog %s: the file is readable again", self.path)
             self.problem = ""
         changed = loaded is not before
         self.loaded, self.loaded_at = loaded, time.monotonic()
@@ -171,16 +176,14 @@ class Watcher:
         if changed and (applied := self.apply(loaded)) is not None:
             await applied
         del before
-        if pieces:  # nothing else holds them now
-            await asyncio.get_running_loop().run_in_executor(thread, let_go, pieces)
+        if pieces:  # nothing else references them now
+            await asyncio.get_running_loop().run_in_executor(thread, free_pieces, pieces)
         if not loaded.owned:
-            # A file without a journal is compared whole; leave at least half of the time to
-            # answers.
+            # A file without a journal is read whole: leave at least half of the time to answers.
             await asyncio.sleep(self.load_seconds)
 
-    def _trouble(self, problem: str) -> None:
-        """Go on with the last good catalog; one log line for the trouble, however its words
-        change."""
+    def _report_problem(self, problem: str) -> None:
+        """Keep the last good catalog; log once per outage, however the problem changes."""
         problem = problem.removeprefix(f"{self.path}: ")
         if not self.problem:
             _log.warning(
@@ -195,21 +198,21 @@ class Watcher:
 
 
 def _read(work: Read, reader: Reader, before: Loaded) -> tuple[Loaded, list[object]]:
-    """Read, and find what there will be to free."""
+    """Read, and list what can be freed afterwards."""
     loaded = work(reader, before)
-    return loaded, remains(before.catalog, loaded.catalog)
+    return loaded, discarded_parts(before.catalog, loaded.catalog)
 
 
 def _pragma(connection: sqlite3.Connection, name: str, seen: int) -> int:
-    """Return data_version (changes with every commit) or schema_version; *seen* while a writer
-    holds the file."""
+    """Return data_version, which changes with every commit, or schema_version; *seen* while a
+    writer holds the file."""
     with suppress(sqlite3.OperationalError):
         return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
     return seen
 
 
-def _try(path: Path) -> None:
-    """Open the file anew and look whether it is a catalog. Raises UnusableCatalog."""
+def _check_file(path: Path) -> None:
+    """Open the file again and check that it is a catalog. Raises UnusableCatalog."""
     with closing(connect(path)) as connection:
         try:
             check_schema(connection)

@@ -1,8 +1,8 @@
-"""The one writer of an owned catalog: whole transactions, checked before they are committed.
+"""The only writer of a catalog with a journal: whole transactions, checked before they commit.
 
-It holds an exclusive lock on FILE.lock for as long as it lives, so no second internal-dns process
-writes. A file without our journal belongs to another engine (a gossiping SQLite, say) and is
-refused. A change is refused whole when any row of it could not be served afterwards.
+It holds an exclusive lock on FILE.lock for as long as it lives, so no other internal-dns process
+writes. A file without a journal belongs to another engine (a gossiping SQLite, for example) and is
+not written. A change is rejected as a whole when any of its rows could not be served afterwards.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from internal_dns.store.schema import BY_NAME, KEYS, OF_MACHINE, TABLES, Column
 from internal_dns.store.sqlite import check_schema, connect
 from internal_dns.store.upgrade import upgrade
 
-# Rows of the journal that are kept: a reader that was away for more reads the whole file.
-KEPT_CHANGES: Final = 100_000
-BUSY_TIMEOUT: Final = 5  # seconds to wait for a human's shell to end its transaction
+# Entries that the journal keeps: a reader that missed more reads the whole file.
+JOURNAL_LIMIT: Final = 100_000
+# Seconds to wait for another program, such as a shell, to end its transaction.
+BUSY_TIMEOUT: Final = 5
 
 Row = Mapping[str, Any]
-Put = tuple[
-    str, Row
-]  # table, columns to write; those not named keep what they are, or their default
+# Table, and the columns to write; the others keep their value, or get their default.
+Put = tuple[str, Row]
 Delete = tuple[str, Row]  # table, key columns
 
 
 class NotOurs(Exception):
-    """The file is written by another engine, or by another process; the text says which, `do` what
-    to do instead."""
+    """The file is written by another engine or process; the text names it, `do` says what to do
+    instead."""
 
     def __init__(self, words: str, do: str = "") -> None:
         super().__init__(words)
@@ -47,13 +47,13 @@ class NotOurs(Exception):
 
 
 def follows(path: Path, source: str) -> NotOurs:
-    """Say that *path* follows a bucket, and where to write instead."""
+    """Return the error for writing a file that follows a bucket."""
     do = f"Publish to the bucket instead: internal-dns apply FILE --to {source}"
-    return NotOurs(f"{path} follows {source}: only its follower writes it", do)
+    return NotOurs(f"{path} follows {source}, and only the server that follows writes it", do)
 
 
-class Refused(Exception):
-    """The change breaks a rule; `faults` has a line for each."""
+class RejectedChange(Exception):
+    """The change breaks a rule; `faults` has one line per broken rule."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
@@ -62,15 +62,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A committed change: the journal's revision after it, and how many rows differ."""
+    """A committed change: the journal's revision after it, and how many rows changed."""
 
     revision: int
     rows: int
 
 
 class Writer:
-    """Opens *path* for writing; *following*: for a follower. Raises NotOurs, FileNotFoundError,
-    sqlite3.Error."""
+    """Writes *path*; *following* is for the follower of a bucket only. Raises NotOurs,
+    FileNotFoundError, sqlite3.Error."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Writer:
         except BlockingIOError:
             os.close(self.lock)
             self._refuse_followed()
-            raise NotOurs(f"another internal-dns process writes {self.path}") from None
+            raise NotOurs(f"another internal-dns process is writing {self.path}") from None
         except BaseException:
             os.close(self.lock)
             raise
@@ -110,9 +110,7 @@ class Writer:
             if not connection.execute(
                 "SELECT 1 FROM sqlite_master WHERE name = 'journal'"
             ).fetchone():
-                raise NotOurs(
-                    f"{self.path} has no journal: another engine maintains it, and writes it"
-                )
+                raise NotOurs(f"{self.path} has no journal: another engine maintains and writes it")
             self._refuse_replica(connection)
             upgrade(connection)
         except BaseException:
@@ -122,7 +120,7 @@ class Writer:
         return connection
 
     def _refuse_followed(self) -> None:
-        """Where another process holds the lock: say so if that is a follower."""
+        """Another process holds the lock: raise NotOurs when it is a follower."""
         connection = connect(self.path)
         try:
             self._refuse_replica(connection)
@@ -130,8 +128,8 @@ class Writer:
             connection.close()
 
     def _refuse_replica(self, connection: sqlite3.Connection) -> None:
-        """What is written beside a follower would be undone by it, or differ from other hosts for
-        ever."""
+        """Raise NotOurs when the file follows a bucket: the follower would undo the change, or this
+        host would differ from the others."""
         if (
             self.following
             or not connection.execute(
@@ -150,75 +148,73 @@ class Writer:
         self.close()
 
     def close(self) -> None:
-        """Give up the file and its lock."""
+        """Close the file and release its lock."""
         self.connection.close()
         os.close(self.lock)
 
     def write(
         self, puts: Sequence[Put], deletes: Sequence[Delete] = (), *, keep: bool = True
     ) -> Written:
-        """Make a change in one transaction: all of it or nothing. *keep* False tries it and takes
-        it back.
+        """Make a change in one transaction, all or nothing. With *keep* False it is rolled back.
 
-        Deletes come first. Raises Refused with every fault, sqlite3.Error.
+        Deletes come first. Raises RejectedChange with every fault, sqlite3.Error.
         """
-        self.follow()
-        with self.trying(puts, deletes) as written:
+        self.reopen_if_replaced()
+        with self.uncommitted(puts, deletes) as written:
             if keep:
                 self.trim()
                 self.connection.execute("COMMIT")
         return written
 
     def trim(self) -> None:
-        """Let go of the journal's oldest entries, inside a transaction."""
+        """Delete the journal's oldest entries, inside a transaction."""
         self.connection.execute(
-            "DELETE FROM journal WHERE revision <= ?", (self.revision() - KEPT_CHANGES,)
+            "DELETE FROM journal WHERE revision <= ?", (self.revision() - JOURNAL_LIMIT,)
         )
 
     @contextmanager
-    def trying(self, puts: Sequence[Put], deletes: Sequence[Delete] = ()) -> Iterator[Written]:
-        """Have a change made and checked inside the `with`; it is taken back at its end, unless
-        committed there."""
+    def uncommitted(self, puts: Sequence[Put], deletes: Sequence[Delete] = ()) -> Iterator[Written]:
+        """Make and check a change for the duration of the `with` block; it is rolled back at the
+        end unless the block commits it."""
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         try:
             changed = sum(self._delete(table, key) for table, key in deletes)
             changed += sum(self._put(table, row) for table, row in puts)
             if faults := self.faults(puts):
-                raise Refused(faults)
+                raise RejectedChange(faults)
             yield Written(self.revision(), changed)
         finally:
             if self.connection.in_transaction:
                 execute("ROLLBACK")
 
-    def follow(self) -> None:
-        """Open the file anew when another has taken its place: what is written must be what is
-        served."""
-        if self.replaced():
+    def reopen_if_replaced(self) -> None:
+        """Open the file again when another one has taken its place: write what is served."""
+        if self.is_replaced():
             passed, self.connection = self.connection, self._connect()
             passed.close()
 
-    def replaced(self) -> bool:
-        """Whether another file has taken the place of the one that is open."""
+    def is_replaced(self) -> bool:
+        """Whether another file has taken the place of the open one."""
         return self._identity() != self.opened
 
     def _identity(self) -> tuple[int, int]:
-        found = os.stat(self.path)
-        return found.st_dev, found.st_ino
+        status = os.stat(self.path)
+        return status.st_dev, status.st_ino
 
     def revision(self) -> int:
-        """The journal's revision now."""
+        """Return the current revision of the journal."""
         row = self.connection.execute(
             "SELECT seq FROM sqlite_sequence WHERE name = 'journal'"
         ).fetchone()
         return int(row[0]) if row else 0
 
     def _put(self, table: str, row: Row) -> int:
-        """Insert *row*, or change the columns it names of the row with its key; return how many
-        rows that changed."""
+        """Insert *row*, or update the columns it names in the row with its key; return how many
+        rows changed."""
         columns, keys = _columns(table, row), KEYS[table]
         if missing := [key for key in keys if key not in row]:
-            raise Refused([f"{table}: {missing[0]} is missing"])
+            raise RejectedChange([f"{table}: {missing[0]} is missing"])
         where, key = (
             " AND ".join(f"{column} = ?" for column in keys),
             tuple(row[column] for column in keys),
@@ -229,14 +225,15 @@ class Writer:
         )
         now = {"updated_at": int(time.time())} if "updated_at" in TABLES[table] else {}
         if not execute(f"SELECT 1 FROM {table} WHERE {where}", key).fetchone():
-            made = {**row, **now}
-            places = ", ".join("?" * len(made))
+            inserted = {**row, **now}
+            placeholders = ", ".join("?" * len(inserted))
             return execute(
-                f"INSERT INTO {table} ({', '.join(made)}) VALUES ({places})", tuple(made.values())
+                f"INSERT INTO {table} ({', '.join(inserted)}) VALUES ({placeholders})",
+                tuple(inserted.values()),
             ).rowcount
         if not rest:
             return 0
-        # A row that is as it was is left alone: no entry in the journal, no new updated_at.
+        # An unchanged row is not updated: no journal entry, no new updated_at.
         values = tuple(row[column] for column in rest)
         differs = " OR ".join(f"{column} IS NOT ?" for column in rest)
         sets = ", ".join(f"{column} = ?" for column in [*rest, *now])
@@ -244,11 +241,11 @@ class Writer:
         return execute(f"UPDATE {table} SET {sets} WHERE {where} AND ({differs})", bound).rowcount
 
     def _delete(self, table: str, key: Row) -> int:
-        """Delete the rows with these columns, a machine with what belongs to it; return how many
-        that were."""
+        """Delete the rows with these columns, and metadata and services of deleted machines; return
+        how many."""
         columns = _columns(table, key)
         if not columns:
-            raise Refused([f"{table}: which row to delete is not said"])
+            raise RejectedChange([f"{table}: the request does not say which row to delete"])
         where, values = (
             " AND ".join(f"{column} = ?" for column in columns),
             tuple(key[column] for column in columns),
@@ -265,17 +262,16 @@ class Writer:
     # ── validation ────────────────────────────────────────────────────────────────────────────────
 
     def faults(self, puts: Iterable[Put]) -> list[str]:
-        """Say what of the rows just put could not be served: the rules of reading, and what
-        collides."""
-        values, found = Values(self.rules), list[str]()
-        neighbours: dict[int, _Neighbours] = {}
+        """Return the faults of the rows just put: those a reader would find, and collisions."""
+        values, faults = Values(self.rules), list[str]()
+        neighbors: dict[int, _Neighbors] = {}
         for table, row in puts:
-            found += self._row_faults(values, table, row, neighbours)
-        found += [str(fault) for fault in values.faults.all()]
-        return list(dict.fromkeys(found))
+            faults += self._row_faults(values, table, row, neighbors)
+        faults += [str(fault) for fault in values.faults.all()]
+        return list(dict.fromkeys(faults))
 
     def _row_faults(
-        self, values: Values, table: str, row: Row, neighbours: dict[int, _Neighbours]
+        self, values: Values, table: str, row: Row, neighbors: dict[int, _Neighbors]
     ) -> list[str]:
         where, key = (
             " AND ".join(f"{c} = ?" for c in KEYS[table]),
@@ -292,14 +288,14 @@ class Writer:
             case "machines":
                 machine = values.machine(stored, {}, {})
                 return (
-                    self._near(values, stored[1], neighbours).faults(machine, stored[0])
+                    self._neighbors_on(values, stored[1], neighbors).faults(machine, stored[0])
                     if machine
                     else []
                 )
             case "peers":
                 peer = values.peer(stored, {})
                 return (
-                    self._near(values, stored[0], neighbours).faults(peer, stored[1])
+                    self._neighbors_on(values, stored[0], neighbors).faults(peer, stored[1])
                     if peer
                     else []
                 )
@@ -311,14 +307,14 @@ class Writer:
                 same = "SELECT id FROM networks WHERE lower(name) = ? AND id != ?"
                 name = stored[1].decode()
                 return [
-                    f"networks {stored[0]}: network {other} is called {name} already"
+                    f"networks {stored[0]}: network {other} already has the name {name}"
                     for (other,) in self.connection.execute(same, (name.lower(), stored[0]))
                 ]
             case "apps":
                 if values.name(stored[1]) is None or values.network(stored[0]) is None:
                     return [f"apps {shown(stored[1])}: no valid name or network_id"]
             case _ if table in OF_MACHINE:
-                return self._belonging_faults(values, table, stored)
+                return self._machine_part_faults(values, table, stored)
             case "flycasts":
                 values.flycast(stored)
             case "regions":
@@ -329,8 +325,10 @@ class Writer:
                 values.host(stored)
         return []
 
-    def _belonging_faults(self, values: Values, table: str, stored: tuple[Any, ...]) -> list[str]:
-        """Say what is wrong with a row that belongs to a machine."""
+    def _machine_part_faults(
+        self, values: Values, table: str, stored: tuple[Any, ...]
+    ) -> list[str]:
+        """Return the faults of a row of metadata or services."""
         execute, machine = self.connection.execute, stored[0]
         ident = machine.decode("utf-8", "replace") if isinstance(machine, bytes) else machine
         if not execute("SELECT 1 FROM machines WHERE id = ?", (ident,)).fetchone():
@@ -347,84 +345,86 @@ class Writer:
             )
         return [f"{table} {shown(stored[1])}: {wrong}"] if isinstance(wrong, str) else []
 
-    def _near(self, values: Values, number: int, neighbours: dict[int, _Neighbours]) -> _Neighbours:
-        """Return who is on network *number*; read once a change, however many rows of it are
-        put."""
-        if number not in neighbours:
-            own = Values(self.rules)  # what is wrong with others is not this change's fault
+    def _neighbors_on(
+        self, values: Values, number: int, neighbors: dict[int, _Neighbors]
+    ) -> _Neighbors:
+        """Return the members of network *number*; read once per change, however many of its rows
+        are put."""
+        if number not in neighbors:
+            own = Values(self.rules)  # faults of other rows do not count against this change
             execute = self.connection.execute
             machines = f"SELECT {', '.join(READ['machines'])} FROM machines WHERE network_id = ?"
             peers = f"SELECT {', '.join(READ['peers'])} FROM peers WHERE network_id = ?"
-            near = neighbours[number] = _Neighbours()
+            near = neighbors[number] = _Neighbors()
             for row in execute(machines, (number,)):
                 near.add(own.machine(row, {}, {}), row[0])
             for row in execute(peers, (number,)):
                 near.add(own.peer(row, {}), row[1])
-        return neighbours[number]
+        return neighbors[number]
 
 
 def _open_lock(path: str) -> int:
-    """Open a lock file; one that is made here is for its owner alone, whatever the umask."""
+    """Open a lock file; a new one is readable by its owner only, whatever the umask."""
     try:
-        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        created = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.fchmod(made, 0o600)
-    return made
+    os.fchmod(created, 0o600)
+    return created
 
 
-class _Neighbours:
-    """Who is on a network: by address whoever is visible there, and by name however it is
-    written."""
+class _Neighbors:
+    """The members of a network: visible ones by address, and all by name in every spelling."""
 
     def __init__(self) -> None:
         self.addresses: dict[bytes, list[str]] = {}
         self.spellings: dict[tuple[bytes, ...], list[object]] = {}
 
-    def add(self, found: Machine | Peer | None, written: object) -> None:
-        if found is None:
+    def add(self, member: Machine | Peer | None, written: object) -> None:
+        if member is None:
             return
-        self.spellings.setdefault(_identity(found), []).append(written)
-        if found.visible:
-            self.addresses.setdefault(found.address, []).append(_called(found))
+        self.spellings.setdefault(_identity(member), []).append(written)
+        if member.visible:
+            self.addresses.setdefault(member.address, []).append(_called(member))
 
-    def faults(self, found: Machine | Peer, written: object) -> list[str]:
-        """Say whom *found* collides with."""
-        faults, name = [], _called(found)
-        others = [other for other in self.spellings[_identity(found)] if other != written]
+    def faults(self, member: Machine | Peer, written: object) -> list[str]:
+        """Return what *member* collides with."""
+        faults, name = [], _called(member)
+        others = [other for other in self.spellings[_identity(member)] if other != written]
         if others:
-            faults.append(f"{name}: {shown(others[0])} differs from it in letter case only")
-        living = [other for other in self.addresses.get(found.address, ()) if other != name]
-        if found.visible and living:
-            at = str(IPv6Address(found.address))
-            faults.append(f"{name}: {' and '.join(living)} has address {at} already")
+            faults.append(f"{name}: {shown(others[0])} differs from it only in letter case")
+        living = [other for other in self.addresses.get(member.address, ()) if other != name]
+        if member.visible and living:
+            at = str(IPv6Address(member.address))
+            faults.append(f"{name}: {' and '.join(living)} already has address {at}")
         return faults
 
 
-def _identity(found: Machine | Peer) -> tuple[bytes, ...]:
-    return (found.app, found.id) if isinstance(found, Machine) else (found.name,)
+def _identity(member: Machine | Peer) -> tuple[bytes, ...]:
+    return (member.app, member.id) if isinstance(member, Machine) else (member.name,)
 
 
-def _called(found: Machine | Peer) -> str:
+def _called(member: Machine | Peer) -> str:
     return (
-        f"machine {found.id.decode()}"
-        if isinstance(found, Machine)
-        else f"peer {found.name.decode()}"
+        f"machine {member.id.decode()}"
+        if isinstance(member, Machine)
+        else f"peer {member.name.decode()}"
     )
 
 
 def _columns(table: str, row: Row) -> list[str]:
-    """Return the columns of *row*, none of them made up, each with a value of its type."""
+    """Return the columns of *row*. Raises RejectedChange for an unknown one, or a value of another
+    type."""
     if table not in KEYS:
-        raise Refused([f"{table!r} is no table of a catalog"])
+        raise RejectedChange([f"{table!r} is not a table of a catalog"])
     if unknown := [column for column in row if column not in TABLES[table]]:
-        raise Refused([f"{table}: '{shown(unknown[0])}' is no column"])
+        raise RejectedChange([f"{table}: '{shown(unknown[0])}' is not a column"])
     if faults := [
-        f"{table}.{c}: {shown(v)} is no {_WANTED[of.domain.sql]}"
+        f"{table}.{c}: {shown(v)} is not a {_WANTED[of.domain.sql]}"
         for c, v in row.items()
         if not _fits(of := BY_NAME[table].column(c), v)
     ]:
-        raise Refused(faults)
+        raise RejectedChange(faults)
     return list(row)
 
 
@@ -432,7 +432,7 @@ _WANTED: Final = {"TEXT": "text", "INTEGER": "whole number", "REAL": "number"}
 
 
 def _fits(column: Column, value: object) -> bool:
-    """Whether *value* has the type of *column*: SQLite itself would make text of a number."""
+    """Whether *value* has the type of *column*: SQLite itself would turn a number into text."""
     match column.domain.sql:
         case "INTEGER":
             return isinstance(value, int) and -(1 << 63) <= value < 1 << 63

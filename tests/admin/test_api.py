@@ -417,9 +417,9 @@ def test_a_refused_write_names_every_fault(path: Path) -> None:
             )
             assert len(refused(reply, "refused")) == 2
             there = {"op": "write", "new": [["machines", {"id": "3d8d9930b03989"}]]}
-            assert "is there already" in refused(await server.ask(there), "refused")[0]
+            assert "already exists" in refused(await server.ask(there), "refused")[0]
             absent = {**STOP, "old": [["machines", {"id": "nobody"}]]}
-            assert "is not there" in refused(await server.ask(absent), "refused")[0]
+            assert "does not exist" in refused(await server.ask(absent), "refused")[0]
 
     run(story())
     assert state(path) == "started"
@@ -430,7 +430,7 @@ def test_who_writes_beside_the_server_is_named(path: Path) -> None:
         async with running(path) as server:
             with Writer(path):
                 reply = await server.ask(STOP)
-                assert "another internal-dns process writes" in refused(reply, "not ours")[0]
+                assert "another internal-dns process is writing" in refused(reply, "not ours")[0]
             assert (await server.ask(STOP))["rows"] == 1  # and when it has gone it is served
 
     run(story())

@@ -83,7 +83,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 
 def test_a_running_server_is_healthy_whether_ready_or_not() -> None:
     async def story() -> None:
-        async with admin(ready=(False, "not ready: the file is not there")) as at:
+        async with admin(ready=(False, "not ready: the file does not exist")) as at:
             assert (await get(at, "/healthz"))[0::2] == (200, b"ok\n")
 
     run(story())

@@ -82,7 +82,7 @@ def test_without_a_catalog_our_names_fail_and_it_is_served_when_it_comes(
 ) -> None:
     later = tmp_path / "later.db"
     with serving(later) as server:
-        assert "the file is not there" in server.ready
+        assert "the file does not exist" in server.ready
         for name in ("web.internal", "nobody.internal", "web.flycast"):
             reply = ask(server, name)
             assert (outcome(reply), reply.answer) == ("SERVFAIL 14", [])

@@ -291,7 +291,7 @@ def test_a_faulty_configuration_leaves_the_one_before(acme: Path, tmp_path: Path
         for text, why in (
             ("upstream = \n", "is not TOML"),
             ('upstreem = "none"\n', "did you mean 'upstream'?"),
-            ('region = "a b"\nudp_limit = 1\n', "is no region code"),
+            ('region = "a b"\nudp_limit = 1\n', "is not a region code"),
             ('listen = "[::1]:0"\nupstream = ["none", "udp://192.0.2.1"]\n', "none excludes"),
             (f"x = {'[' * 100_000}", "nested too deeply"),
             (f"workers = {'9' * 5_000}", "too many digits"),
@@ -315,7 +315,9 @@ def test_a_misspelt_variable_is_told_at_the_start(acme: Path) -> None:
     server = Served("--catalog", str(acme), "--listen", "[::1]:0", "--upstream", "none", "--admin", "none",
                     environment={"INTERNAL_DNS_REGIN": "iad"})  # fmt: skip
     said = server.stop()
-    assert "INTERNAL_DNS_REGIN is set and is no setting, did you mean INTERNAL_DNS_REGION?" in said
+    assert (
+        "INTERNAL_DNS_REGIN is set but is not a setting, did you mean INTERNAL_DNS_REGION?" in said
+    )
 
 
 def test_a_terminal_that_is_closed_ends_the_demo(acme: Path) -> None:

@@ -19,7 +19,7 @@ from internal_dns.replicate.nats import NatsBucket
 from internal_dns.replicate.publishing import Changes, compact, difference, rows, values_of, write
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import connect
-from internal_dns.store.writer import Refused
+from internal_dns.store.writer import RejectedChange
 from tests.replicate.values import machine, network
 
 
@@ -74,7 +74,10 @@ def test_rows_that_could_not_be_served_are_refused_by_name(tmp_path: Path) -> No
     with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection:
         connection.execute("UPDATE machines SET address = '::1'")
         connection.execute("INSERT INTO apps VALUES (24, CAST(x'ff' AS TEXT))")
-    with closing(connect(tmp_path / "a.db")) as connection, pytest.raises(Refused) as refused:
+    with (
+        closing(connect(tmp_path / "a.db")) as connection,
+        pytest.raises(RejectedChange) as refused,
+    ):
         values_of(connection, CatalogRules(hidden=()))
     assert len(refused.value.faults) == 21
     assert refused.value.faults[-1] == "and 61 more"

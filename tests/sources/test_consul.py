@@ -9,7 +9,7 @@ import pytest
 
 from internal_dns.sources import Options, SourceError
 from internal_dns.sources.consul import read
-from internal_dns.store.declare import form
+from internal_dns.store.declare import fields
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -25,28 +25,28 @@ def test_the_document_is_the_golden_one(file: str) -> None:
 
 def test_what_the_catalog_does_not_give_is_noted() -> None:
     assert read((FIXTURES / "consul-catalog.json").read_bytes(), ACME).notes == [
-        "all taken as started: the catalog has no checks, /v1/health/service/NAME has",
-        "tags left out, metadata has keys and values: node-a/db (primary)",
+        "all imported as started: /v1/catalog has no checks, /v1/health/service/NAME has",
+        "tags left out, they are not key-value pairs: node-a/db (primary)",
         "left out, no address in fdaa::/16: node-d/db-d (10.0.0.4, 10.0.0.4)",
-        "`apply` makes a network exactly as written, so add first what this source does not tell "
-        "of: acme",
+        "`apply` makes a network exactly as written, so first add what this source lacks: acme",
     ]
 
 
 def test_doubts_about_checks_and_addresses_are_noted() -> None:
     assert read(HEALTH, ACME).notes[:-1] == [
-        "taken as stopped, a check of it fails: a document has no `ready` in this version: "
+        "imported as stopped, a check fails: a document has no `ready` in this version: "
         "node-b/resolver-2, node-e/resolver-5",
-        "taken as stopped, a check of it warns: a document has no `ready` in this version: "
+        "imported as stopped, a check warns: a document has no `ready` in this version: "
         "node-c/resolver-3",
-        "share an address, which `apply` refuses while both are started: "
+        "share an address, which `apply` rejects while both are started: "
         "node-a-resolver-1-25abd89673 and node-e-resolver-5-b60635ebc2",
     ]
 
 
 def instance(node: str, ident: str, address: str, datacenter: str = "dc1") -> dict[str, Any]:
     return {
-        "Node": node, "Address": address, "ServiceID": ident, "ServiceName": "cache", "Datacenter": datacenter,
+        "Node": node, "Address": address, "ServiceID": ident, "ServiceName": "cache",
+        "Datacenter": datacenter,
     }  # fmt: skip
 
 
@@ -86,10 +86,11 @@ def test_ids_of_two_tenants_nodes_or_datacenters_never_meet() -> None:
 def test_an_instance_whose_checks_fail_is_started_but_not_ready_once_a_document_can_say_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(form.MACHINE, "ready", form.MACHINE["skip_registration"])
+    monkeypatch.setitem(fields.MACHINE, "ready", fields.MACHINE["skip_registration"])
     machines = read(HEALTH, ACME).document["networks"]["acme"]["apps"]["resolver"]["machines"]
     assert [(m["state"], m.get("ready", True)) for m in machines] == [
-        ("started", True), ("started", False), ("started", False), ("started", True), ("started", False),
+        ("started", True), ("started", False), ("started", False), ("started", True),
+        ("started", False),
     ]  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def test_an_instance_whose_checks_fail_is_started_but_not_ready_once_a_document_
         ("null", "it is not a list"),
     ],
 )
-def test_what_is_no_list_of_instances_is_refused(text: str, why: str) -> None:
+def test_input_that_is_not_a_list_of_instances_is_rejected(text: str, why: str) -> None:
     with pytest.raises(SourceError) as caught:
         read(text)
     assert why in caught.value.why

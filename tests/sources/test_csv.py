@@ -26,28 +26,29 @@ def test_the_document_is_the_golden_one(kind: Literal["machines", "peers"]) -> N
 def test_what_a_table_of_machines_cannot_give_is_noted() -> None:
     assert read((FIXTURES / "machines.csv").read_bytes()).notes == [
         "columns not read: owner",
-        "state started guessed, because none is given: db_1",
-        "left out, a machine before it has this id: web-1 (fdaa:0:18:1:1:0:4:2)",
-        "network name changed, it may have 63 letters, digits, - and _: line 8 (Globex Corp is now "
+        "state started assumed, because none is given: db_1",
+        "left out, an earlier machine has this id: web-1 (fdaa:0:18:1:1:0:4:2)",
+        "network name changed, a name has at most 63 letters, digits, - and _: "
+        "line 8 (Globex Corp is now "
         "globex-corp)",
-        "region local guessed, because none is named: far",
-        "left out, the address is of another network: line 9 (fdaa:0:19:1:1:0:2:2, not acme)",
-        "left out, no IPv6 address: line 10 (192.0.2.1)",
+        "region local assumed, because the source names none: far",
+        "left out, the address is in another network: line 9 (fdaa:0:19:1:1:0:2:2, not acme)",
+        "left out, not an IPv6 address: line 10 (192.0.2.1)",
         "left out, the address is not in fdaa::/16: line 11 (2001:db8::1)",
         "left out, no id: '' (fdaa:0:18:1:1:0:5:2)",
         "left out, no app: no-app (fdaa:0:18:1:1:0:6:2)",
-        "`apply` makes a network exactly as written, so add first what this source does not tell "
-        "of: acme, globex-corp",
+        "`apply` makes a network exactly as written, so first add what this source "
+        "lacks: acme, globex-corp",
     ]
 
 
 def test_what_a_table_of_peers_cannot_give_is_noted() -> None:
     assert read((FIXTURES / "peers.csv").read_bytes(), kind="peers").notes[:-1] == [
-        "left out, a peer before it has this name: Bob (fdaa:0:18:a7b:7d:f066:b83b:302)",
-        "lie in one /120, so the server takes one for the other: bob and carol",
+        "left out, an earlier peer has this name: Bob (fdaa:0:18:a7b:7d:f066:b83b:302)",
+        "share a /120: the server cannot tell them apart: bob and carol",
         "left out, no name: '' (fdaa:0:18:a7b:7d:f066:b83b:502)",
         "left out, <network>::3 is the server's own address: line 7 (fdaa:0:18::3)",
-        "left out, no network has the id 0: nobody (fdaa:0:0:a7b:7d:0:a:2)",
+        "left out, network 0 is reserved: nobody (fdaa:0:0:a7b:7d:0:a:2)",
     ]
 
 
@@ -76,7 +77,10 @@ def test_a_network_is_named_or_numbered_and_its_address_decides(
 def test_the_operators_name_of_a_network_wins() -> None:
     imported = rows("a,web,fdaa:0:18:1:1:0:1:2,tenant,iad,started", networks={0x18: "acme"})
     assert list(imported.document["networks"]) == ["acme"]
-    assert imported.notes[0] == "network name not used, it is called acme already: line 2 (tenant)"
+    assert (
+        imported.notes[0]
+        == "network name not used, the network is already called acme: line 2 (tenant)"
+    )
 
 
 def test_the_app_given_needs_no_column() -> None:
@@ -95,9 +99,9 @@ def test_the_app_given_needs_no_column() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "line 1, the header, has no column id and no app and no address"),
-        ('{"id": 1}', "line 1, the header, has no column"),
-        ("id;name\n1;2\n", "line 1, the header, has no column app and no address"),
+        ("", "line 1, the header, lacks id, app, address"),
+        ('{"id": 1}', "line 1, the header, lacks"),
+        ("id;name\n1;2\n", "line 1, the header, lacks app, address"),
         ("id,app,address,ID\n", "line 1, the header, has id twice"),
         (
             HEADER + "a,web,fdaa:0:18:1:1:0:1:2,,iad,started\n\nb,we",
@@ -110,12 +114,12 @@ def test_the_app_given_needs_no_column() -> None:
         (HEADER.encode() + b"a,\xe9", "octet 39 is not UTF-8; it is probably Latin-1"),
         (HEADER.encode() + b"a,\x80", "octet 39 is not UTF-8; it is probably Windows-1252"),
         (b"\x89PNG\r\n\x1a\n\0\0", "octet 1 is not UTF-8, and there are control characters"),
-        ('sep="\nid"app\n', "line 1, the header, has no column id"),
-        ("sep=\r\nid,app\n", "line 1, the header, has no column id"),
-        ("sep=;\nid;name\n", "line 2, the header, has no column app"),
+        ('sep="\nid"app\n', "line 1, the header, lacks id"),
+        ("sep=\r\nid,app\n", "line 1, the header, lacks id"),
+        ("sep=;\nid;name\n", "line 2, the header, lacks app"),
     ],
 )
-def test_what_is_no_whole_table_is_refused(text: str | bytes, why: str) -> None:
+def test_an_incomplete_table_is_rejected(text: str | bytes, why: str) -> None:
     with pytest.raises(SourceError) as caught:
         read(text)
     assert why in caught.value.why
@@ -158,9 +162,9 @@ def test_a_table_of_peers_is_known_by_its_header() -> None:
     imported = read(table)
     assert imported.document == read(table, kind="peers").document
     assert imported.notes[0] == "read as peers, because the header has `name` and no `id`"
-    with pytest.raises(SourceError, match="no column id"):
+    with pytest.raises(SourceError, match="lacks id"):
         read(table, Options(app="web"))
-    with pytest.raises(SourceError, match="no column id"):
+    with pytest.raises(SourceError, match="lacks id"):
         read(table, kind="machines")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from internal_dns.sources import Options, SourceError
 from internal_dns.sources.docker import read
-from internal_dns.store.declare import form
+from internal_dns.store.declare import fields
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -36,16 +36,17 @@ def test_what_docker_does_not_give_is_noted() -> None:
         "other addresses left out, a machine has one: "
         "shop-web-1 (2001:db8:1::2 of shop_front), shop-web-1 (fdaa:0:19:1:1:0:a:2 of shop_zeta)",
         "exposed ports left out, neither tcp nor udp: shop-web-1 (9999/sctp)",
-        "app changed, it may have 63 letters, digits, - and _: 3d3d3d3d3d3d (Batch Jobs is now "
+        "app changed, a name has at most 63 letters, digits, - and _: "
+        "3d3d3d3d3d3d (Batch Jobs is now "
         "batch-jobs)",
-        "region local guessed, because none is named: 4c4c4c4c4c4c, 5b5b5b5b5b5b",
+        "region local assumed, because the source names none: 4c4c4c4c4c4c, 5b5b5b5b5b5b",
         "left out, a one-off `docker compose run`: shop-web-run-1a2b",
-        "left out, no IPv6 address in fdaa::/16 (a stopped one keeps only a fixed one): "
+        "left out, no IPv6 address in fdaa::/16 (a stopped container has only a fixed one): "
         "old (none), v4only (2001:db8::7)",
-        "left out, on the host's network: it has no address of its own: hostly",
-        "compose projects became one app: web of blog, shop",
-        "`apply` makes a network exactly as written, so add first what this source does not tell "
-        "of: acme, net-19",
+        "left out, it uses the host's network and has no address of its own: hostly",
+        "compose projects became one app: web from blog, shop",
+        "`apply` makes a network exactly as written, so first add what this source "
+        "lacks: acme, net-19",
     ]
 
 
@@ -84,7 +85,7 @@ def test_fields_that_are_null_are_as_good_as_absent() -> None:
         ('[{"Names": ["a"], "Id": "1"}]', "it is the output of `docker ps`"),
     ],
 )
-def test_what_is_no_list_of_containers_is_refused(text: str | bytes, why: str) -> None:
+def test_input_that_is_not_a_list_of_containers_is_rejected(text: str | bytes, why: str) -> None:
     with pytest.raises(SourceError) as caught:
         read(text)
     assert why in caught.value.why
@@ -138,14 +139,14 @@ def test_a_container_that_should_get_no_traffic_is_started_but_not_ready(
         [f"{without}`ready` in this version: 010101010101"] if why else []
     )
 
-    monkeypatch.setitem(form.MACHINE, "ready", form.MACHINE["skip_registration"])
+    monkeypatch.setitem(fields.MACHINE, "ready", fields.MACHINE["skip_registration"])
     imported = read([named(1, State=state)], Options(region="iad"))
     (machine,) = imported.document["networks"]["net-18"]["apps"]["web"]["machines"]
     assert (machine["state"], machine.get("ready", True)) == (stands, not why)
     assert imported.notes[:-1] == ([f"started but not ready, {why}: 010101010101"] if why else [])
 
 
-def test_a_label_says_to_look_at_no_health_check() -> None:
+def test_a_label_turns_health_checks_off() -> None:
     state = UP | {"Health": {"Status": "unhealthy"}}
     imported = read(
         [named(1, {"internal-dns.health": "ignore"}, State=state)], Options(region="iad")
@@ -184,17 +185,18 @@ def test_a_range_of_ports_is_a_service_for_each() -> None:
         "tcp-7000", "tcp-7001", "tcp-7002", "udp-53",
     ]  # fmt: skip
     assert found.notes[:-1] == [
-        "exposed ports left out, no range of 1 to 1,000 ports: web (1-65535/tcp), web (9-8/tcp)"
+        "exposed ports left out, not a range of 1 to 1,000 ports: web (1-65535/tcp), web (9-8/tcp)"
     ]
 
 
 def test_names_that_become_one_are_noted() -> None:
     service = "com.docker.compose.service"
     imported = read(
-        [named(1, {service: "job.runner"}), named(2, {service: "Job-Runner"}), named(3, {service: "JOB-runner"})],
+        [named(1, {service: "job.runner"}), named(2, {service: "Job-Runner"}),
+         named(3, {service: "JOB-runner"})],
         Options(region="iad"),
     )  # fmt: skip
-    assert "app names became one: job-runner of job-runner, job.runner" in imported.notes
+    assert "app names became one: job-runner from job-runner, job.runner" in imported.notes
     alike = read(
         [named(1, {service: "Cache"}), named(2, {service: "cache"})], Options(region="iad")
     )
@@ -208,7 +210,7 @@ def test_two_containers_in_one_112_are_noted() -> None:
         for n, of in enumerate(networks)
     ]
     assert read(both, Options(region="iad")).notes[0] == (
-        "lie in one /112, which belongs to one machine, so the server takes one for the other: "
+        "share a /112, which belongs to one machine: the server cannot tell them apart: "
         "000000000000 and 010101010101"
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from internal_dns.sources import Options, SourceError
 from internal_dns.sources.fly import read
-from internal_dns.store.declare import form
+from internal_dns.store.declare import fields
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -39,9 +39,9 @@ def test_the_document_is_the_golden_one(file: str) -> None:
 
 def test_what_cannot_be_asked_for_is_noted() -> None:
     assert read(TEXT, ACME).notes[:-1] == [
-        "services left out: tcp or udp, and port 1 to 65535: 148ed21f7d9d89 (tcp-0)",
-        "configuration unknown, so group, metadata and services too: 0800000000dead",
-        "left out, no IPv6 address: 0800000000dead ('')",
+        "services left out: only tcp or udp, and ports 1 to 65535: 148ed21f7d9d89 (tcp-0)",
+        "configuration unknown, and with it group, metadata and services: 0800000000dead",
+        "left out, not an IPv6 address: 0800000000dead ('')",
     ]
 
 
@@ -59,14 +59,14 @@ def test_the_app_around_the_list_wins_then_the_one_given_then_metadata() -> None
         (TEXT[: len(TEXT) // 2], "it is not JSON"),
         (json.dumps([machine()]), "machine a1 has no app"),
         (json.dumps(machine()), "machine a1 has no app"),
-        ('{"error": "unauthorized"}', "it is neither a list nor has it `machines`"),
+        ('{"error": "unauthorized"}', "it is neither a list nor an object with `machines`"),
         ('{"app": 7, "machines": []}', "Expected `str`, got `int` - at `$[0].app`"),
         (json.dumps([{"app": "a", "machines": []}, machine()]), "missing required field"),
         (json.dumps([machine(private_ip=["fdaa::"])]), "at `$[0].private_ip`"),
         ("7", "it is neither a list"),
     ],
 )
-def test_what_is_no_list_of_machines_is_refused(text: str, why: str) -> None:
+def test_input_that_is_not_a_list_of_machines_is_rejected(text: str, why: str) -> None:
     with pytest.raises(SourceError) as caught:
         read(text)
     assert why in caught.value.why or why in caught.value.what
@@ -79,18 +79,18 @@ def test_one_machine_is_a_list_of_one() -> None:
     )
 
 
-def test_the_configuration_of_a_machine_whose_host_is_away_is_the_incomplete_one() -> None:
+def test_the_incomplete_configuration_is_used_when_the_host_is_unreachable() -> None:
     part = {"metadata": {"fly_process_group": "worker", "tier": "gold"}}
     away = machine(config=None, incomplete_config=part, host_status="unreachable")
     imported = read([away], Options(app="shop"))
     (made,) = imported.document["networks"]["net-18"]["apps"]["shop"]["machines"]
     assert (made["group"], made["metadata"]["tier"]) == ("worker", "gold")
     assert imported.notes[:-1] == [
-        "configuration incomplete, what there is of it was read: a1",
+        "configuration incomplete, the known part was read: a1",
         "its host is unreachable, so the state is the last one known: a1",
     ]
     unknown = read([machine(config=None)], Options(app="shop"))
-    assert "configuration unknown, so group, metadata and services too: a1" in unknown.notes
+    assert "configuration unknown, and with it group, metadata and services: a1" in unknown.notes
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_configuration_of_a_machine_whose_host_is_away_is_the_incomplete_one
 def test_a_machine_whose_check_fails_is_not_ready(
     checks: object, ready: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(form.MACHINE, "ready", form.MACHINE["skip_registration"])
+    monkeypatch.setitem(fields.MACHINE, "ready", fields.MACHINE["skip_registration"])
     for state in ("started", "stopped"):
         source = [machine(checks=checks, state=state, config={})]
         imported = read(source, Options(app="shop"))
@@ -128,13 +128,13 @@ def test_the_listing_of_an_organization_names_the_app_of_each_machine() -> None:
     assert read([listing(one, next_cursor="b"), listing(two)]) == imported
 
 
-def test_a_listing_that_is_not_whole_is_noted() -> None:
-    part = "the listing is not whole, and `apply` would remove the machines that it lacks"
+def test_an_incomplete_listing_is_noted() -> None:
+    part = "the listing is incomplete, and `apply` would remove the missing machines"
     imported = read(
         listing(machine(app_name="shop", config={}), next_cursor="abc", error_regions=["sin"])
     )
     assert imported.notes[:2] == [
-        f"{part}: regions that could not be asked: sin",
-        f"{part}: it goes on at a next_cursor: abc",
+        f"{part}: regions that could not be reached: sin",
+        f"{part}: it continues at a next_cursor: abc",
     ]
     assert read(listing(next_cursor="abc", machines=None)).notes[0].startswith(part)

@@ -16,8 +16,10 @@ from internal_dns.sources import Imported, Options, SourceError, consul, csv, do
 
 LONG = "x" * 300
 INJECTIONS = [
-    LONG, "a\0b", "a\nb", "'; DROP TABLE machines; --", '"]\n[networks.evil]\nid = 666\n#', "\x1b[31mred\x1b[0m",
-    "../../etc", "$(reboot)", "{{7*7}}", "web.internal", "ünïcode", "\u2028", "\ud800", "\u212a", "-", "   ",
+    LONG, "a\0b", "a\nb", "'; DROP TABLE machines; --", '"]\n[networks.evil]\nid = 666\n#',
+    "\x1b[31mred\x1b[0m",
+    "../../etc", "$(reboot)", "{{7*7}}", "web.internal", "ünïcode", "\u2028", "\ud800", "\u212a",
+    "-", "   ",
 ]  # fmt: skip
 PREFIX = IPv6Network("fdaa::/16")
 
@@ -62,12 +64,15 @@ def everywhere(text: str) -> list[Imported]:
     address = "fdaa:0:18:1:1:0:1:2"
     container = {
         "Id": text, "Name": f"/{text}", "State": {"Running": True},
-        "Config": {"Labels": {"internal-dns.app": text, "internal-dns.region": text, "internal-dns.group": text,
+        "Config": {"Labels": {"internal-dns.app": text, "internal-dns.region": text,
+                              "internal-dns.group": text,
                               "com.docker.compose.project": text}, "ExposedPorts": {text: {}}},
-        "NetworkSettings": {"Networks": {text: {"GlobalIPv6Address": address}, "z": {"GlobalIPv6Address": text}}},
+        "NetworkSettings": {"Networks": {text: {"GlobalIPv6Address": address},
+                                         "z": {"GlobalIPv6Address": text}}},
     }  # fmt: skip
     instance = {
-        "Node": text, "Address": address, "ServiceID": text, "ServiceName": text, "Datacenter": text,
+        "Node": text, "Address": address, "ServiceID": text, "ServiceName": text,
+        "Datacenter": text,
         "ServiceMeta": {text: text}, "ServiceTags": [text], "ServicePort": 1,
     }  # fmt: skip
     machine = {
@@ -104,20 +109,21 @@ def test_any_name_becomes_valid_or_is_left_out(text: str) -> None:
         check(imported)
 
 
-def test_a_name_of_300_octets_is_cut_and_said_so() -> None:
+def test_a_name_of_300_octets_is_cut_with_a_note() -> None:
     for imported in everywhere(LONG):
-        assert any("changed, it may have 63" in note for note in imported.notes)
+        assert any("changed, a name has at most 63" in note for note in imported.notes)
 
 
 def test_metadata_that_no_catalog_can_hold_is_left_out() -> None:
     machine = {"id": "a", "state": "started", "region": "iad", "private_ip": "fdaa:0:18:1:1:0:1:2",
-               "config": {"metadata": {"nul": "a\0b", "": "no key", "half": "\ud800", "lines": "a\nb"}}}  # fmt: skip
+               "config": {"metadata": {"nul": "a\0b", "": "no key", "half": "\ud800",
+                                       "lines": "a\nb"}}}  # fmt: skip
     imported = fly.read([machine], Options(app="web"))
     (made,) = imported.document["networks"]["net-18"]["apps"]["web"]["machines"]
     assert made["metadata"] == {"lines": "a\nb"}
     assert (
         imported.notes[0]
-        == "metadata left out: no key, NUL, or not Unicode: a (''), a (half), a (nul)"
+        == "metadata left out: empty key, NUL, or not Unicode: a (''), a (half), a (nul)"
     )
 
 
@@ -145,9 +151,12 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
                 check(module.read(source, Options(app="web")))
 
 
-lines = st.lists(st.text(alphabet='[]#=/:,;"\t\r aA0fdPeerPublicKey', max_size=40) | st.sampled_from(
-    ["[Peer]", "# alice", f"PublicKey = {'A' * 43}=", "AllowedIPs = fdaa:0:18:1:1:0:1:2/120", "wg0\ta\tb\t1\toff",
-     f"wg0\t{'A' * 43}=\t(none)\t(none)\tfdaa:0:18:1:1:0:1:0/120\t0\t0\t0\toff", "id,app,address,network",
+lines = st.lists(st.text(alphabet='[]#=/:,;"\t\r aA0fdPeerPublicKey',
+                         max_size=40) | st.sampled_from(
+    ["[Peer]", "# alice", f"PublicKey = {'A' * 43}=", "AllowedIPs = fdaa:0:18:1:1:0:1:2/120",
+     "wg0\ta\tb\t1\toff",
+     f"wg0\t{'A' * 43}=\t(none)\t(none)\tfdaa:0:18:1:1:0:1:0/120\t0\t0\t0\toff",
+     "id,app,address,network",
      "a,web,fdaa:0:18:1:1:0:1:2,acme"]))  # fmt: skip
 
 

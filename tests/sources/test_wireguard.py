@@ -33,17 +33,18 @@ def test_the_document_is_the_golden_one(file: str) -> None:
 
 def test_what_a_conf_file_does_not_give_is_noted() -> None:
     assert read((FIXTURES / "wireguard.conf").read_bytes(), ACME).notes == [
-        "peer name changed, it may have 63 letters, digits, - and _: Bob's phone (Bob's phone is "
+        "peer name changed, a name has at most 63 letters, digits, - and _: "
+        "Bob's phone (Bob's phone is "
         "now bobs-phone)",
         "allowed IPs left out, not in fdaa::/16: carol (10.9.0.4/32)",
-        "named after the public key, no comment names it: peer-zxjpbidzihb1ymxp, "
+        "named after the public key, because no comment names it: peer-zxjpbidzihb1ymxp, "
         "peer-c2l0zsdzihb1ymxp",
-        "address guessed: the 2 in a /120 that does not tell the peer's own: peer-zxjpbidzihb1ymxp",
+        "address assumed: 2 in a /120 that does not show the peer's own: peer-zxjpbidzihb1ymxp",
         "allowed IPs left out: a route, not one peer's /120 or /128: peer-c2l0zsdzihb1ymxp "
         "(fdaa:0:18::/48)",
         "left out, <network>::3 is the server's own address: peer-c2l0zsdzihb1ymxp (fdaa:0:18::3)",
-        "`apply` makes a network exactly as written, so add first what this source does not tell "
-        "of: acme, net-19",
+        "`apply` makes a network exactly as written, so first add what this source "
+        "lacks: acme, net-19",
     ]
 
 
@@ -121,7 +122,7 @@ def test_the_region_given_is_that_of_every_peer() -> None:
 
 
 @pytest.mark.parametrize("file", ["wireguard.dump", "wireguard.conf"])
-def test_no_key_is_kept_or_told(file: str) -> None:
+def test_no_key_is_stored_or_shown(file: str) -> None:
     text = (FIXTURES / file).read_text()
     assert SECRET in text
     assert SECRET not in repr(read(text))
@@ -136,10 +137,10 @@ def test_no_key_is_kept_or_told(file: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "its first line is not an interface"),
-        ("[]", "its first line is not an interface"),
-        ('[{"id": 1}]', "its first line is not an interface"),
-        ("interface: wg0\n  public key: …\n", "its first line is not an interface"),
+        ("", "its first line does not have 4 or 5 fields"),
+        ("[]", "its first line does not have 4 or 5 fields"),
+        ('[{"id": 1}]', "its first line does not have 4 or 5 fields"),
+        ("interface: wg0\n  public key: …\n", "its first line does not have 4 or 5 fields"),
         (
             f"wg0\t{SECRET}\t{KEY}\t51820\toff\nwg0\t{KEY}\t(none)\t(no",
             "line 2 has 4 fields, not 5 or 9",
@@ -150,12 +151,12 @@ def test_no_key_is_kept_or_told(file: str) -> None:
         ),
         ("[Peer]\nAllowedIPs = ::/0\n", "the peer of line 1 has no public key"),
         (f"[Peer]\nPublicKey = {KEY[:20]}", "the peer of line 1 has no public key"),
-        (f"[Peer]\nPublicKey = {KEY}\nAllowedI", "line 3 is no setting"),
+        (f"[Peer]\nPublicKey = {KEY}\nAllowedI", "line 3 is not a setting"),
         ("[Unit]\nDescription = x\n[Peer]\n", "line 1 is neither [Interface] nor [Peer]"),
         ("[Peer]\n\0", "line 2 has a NUL"),
     ],
 )
-def test_what_is_no_wireguard_configuration_is_refused(text: str, why: str) -> None:
+def test_input_that_is_not_a_wireguard_configuration_is_rejected(text: str, why: str) -> None:
     with pytest.raises(SourceError) as caught:
         read(text)
     assert why in caught.value.why
@@ -184,7 +185,7 @@ NAMELESS = "peer-ysbwdwjsawmga2v5"
         ("#[Interface]\n# old\n# Address = fdaa:0:18::9/128\n" + peer(), [NAMELESS]),
     ],
 )
-def test_a_peer_that_is_commented_out_names_nobody(conf: str, found: list[str]) -> None:
+def test_a_peer_that_is_commented_out_names_no_other_peer(conf: str, found: list[str]) -> None:
     assert [name.removesuffix("-2") for name in names(conf)] == found
 
 
@@ -219,5 +220,5 @@ def test_a_clients_own_file_is_never_read_as_nothing(conf: str, file: str, why: 
     assert caught.value.what == "this is a WireGuard client's own file"
 
 
-def test_a_gateway_with_an_endpoint_beside_peers_is_no_clients_file() -> None:
+def test_a_gateway_with_an_endpoint_and_peers_is_not_a_clients_file() -> None:
     assert names(client("fdaa:0:18:1:1:0:7:2/112") + peer("# erin\n")) == ["erin"]

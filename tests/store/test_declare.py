@@ -1,4 +1,4 @@
-"""Documents say what is wrong where; what is exported comes back; a plan once carried out leaves
+"""Faults of a document carry their lines; an export parses back; a plan, once applied, leaves
 nothing to do."""
 
 import json
@@ -19,7 +19,7 @@ from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.store.declare import (
     Document,
     DocumentFault,
-    Faulty,
+    InvalidDocument,
     Plan,
     export,
     json_schema,
@@ -133,7 +133,7 @@ def carry_out(connection: sqlite3.Connection, planned: Plan) -> None:
 
 
 def faults(text: str, **options: Any) -> list[str]:
-    with pytest.raises(Faulty) as caught:
+    with pytest.raises(InvalidDocument) as caught:
         document(text, **options)
     assert caught.value.faults
     return [str(fault) for fault in caught.value.faults]
@@ -156,12 +156,14 @@ def test_a_document_is_rows_of_the_schemas_columns_with_defaults() -> None:
         "apps": [{"network_id": 24, "name": "blog"}, {"network_id": 24, "name": "web"}],
         "machines": [
             {
-                "id": "3d8d9930b03989", "network_id": 24, "app": "web", "address": "fdaa:0:18:a7b:7d:f066:b83b:2",
+                "id": "3d8d9930b03989", "network_id": 24, "app": "web",
+                "address": "fdaa:0:18:a7b:7d:f066:b83b:2",
                 "region": "iad", "process_group": "web", "state": "started", "skip_registration": 0,
                 "ready": 1, "name": "",
             },
             {
-                "id": "5683d474b40d8e", "network_id": 24, "app": "web", "address": "fdaa:0:18:a7b:7e:1:2:2",
+                "id": "5683d474b40d8e", "network_id": 24, "app": "web",
+                "address": "fdaa:0:18:a7b:7e:1:2:2",
                 "region": "iad", "process_group": "app", "state": "created", "skip_registration": 0,
                 "ready": 1, "name": "",
             },
@@ -173,7 +175,8 @@ def test_a_document_is_rows_of_the_schemas_columns_with_defaults() -> None:
         "machine_services": [{"machine_id": "3d8d9930b03989", "name": "http", "protocol": "tcp", "port": 8080,
                               "priority": 0, "weight": 1}],
         "peers": [
-            {"network_id": 24, "name": "alice-laptop", "address": "fdaa:0:18:a7b:7d:f066:b83b:102", "region": ""}
+            {"network_id": 24, "name": "alice-laptop", "address": "fdaa:0:18:a7b:7d:f066:b83b:102",
+             "region": ""}
         ],
         "flycasts": [{"network_id": 24, "app": "db", "address": "fdaa:0:18:0:1::3"}],
     }  # fmt: skip
@@ -213,7 +216,10 @@ def test_a_host_is_its_32_bits_or_the_integer(written: str, number: int) -> None
 
 
 def test_addresses_are_rendered_as_rfc_5952_and_names_keep_their_case() -> None:
-    text = '[networks.A]\nid = 24\n[networks.A.peers.Bob]\naddress = "FDAA:0:18:0:0:0:0:0A"\nregion = "IAD"'
+    text = (
+        "[networks.A]\nid = 24\n"
+        '[networks.A.peers.Bob]\naddress = "FDAA:0:18:0:0:0:0:0A"\nregion = "IAD"'
+    )
     (peer,) = document(text).rows()["peers"]
     assert peer == {"network_id": 24, "name": "Bob", "address": "fdaa:0:18::a", "region": "IAD"}
 
@@ -315,41 +321,41 @@ BROKEN_TOML_FAULTS = """\
 2: network: unknown key. Did you mean networks?
 4: networks.acme.id: the network is not in fdaa::/16. Write a /48 of fdaa::/16, or the integer
 5: networks.acme.organisation: unknown key. Did you mean organization?
-7: networks."a b": 'a b' is no name. Use 1 to 63 of letters, digits, - and _
-8: networks."a b".id: 0 is no network id. Use 1 to 4294967295: the 32 bits after the prefix
-10: networks."a b".apps.web.machines[0].address: 'nope' is no IPv6 address. Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2
+7: networks."a b": 'a b' is not a valid name. Use 1 to 63 of letters, digits, - and _
+8: networks."a b".id: 0 is not a network id. Use 1 to 4294967295: the 32 bits after the prefix
+10: networks."a b".apps.web.machines[0].address: 'nope' is not an IPv6 address. Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2
 11: networks."a b".apps.web.machines[1].adress: unknown key. Did you mean address?
-11: networks."a b".apps.web.machines[1]: address is missing. Add it: Its address, of this network.
+11: networks."a b".apps.web.machines[1]: address is missing. Add it: Its address in this network.
 11: networks."a b".apps.web.machines[1].region: an integer stands where a string belongs. Write it in quotes
-11: networks."a b".apps.web.machines[1].id: this machine id stands in line 10 already. Remove or change one
+11: networks."a b".apps.web.machines[1].id: this machine id already stands in line 10. Remove or change one
 12: networks."a b".apps.web.machines[1].services[0].protocol: 'sctp' is not tcp or udp. Write tcp or udp
 12: networks."a b".apps.web.machines[1].services[0].port: 0 is not a port. Write one from 1 to 65535
-13: networks."a b".apps.web.machines[1].services[1]: name is missing. Add it: Its name, without the underscore: http is asked for as _http._tcp.
+13: networks."a b".apps.web.machines[1].services[1]: name is missing. Add it: Its name, without the underscore: http for _http._tcp.
 13: networks."a b".apps.web.machines[1].services[1].port: a string stands where an integer belongs. Write a port, 1 to 65535, without quotes
-14: networks."a b".apps.web.machines[1].services[3]: this service of the machine, whatever its letter case, stands in line 14 already. Remove or change one
+14: networks."a b".apps.web.machines[1].services[3]: this service of the machine, ignoring letter case, already stands in line 14. Remove or change one
 22: networks.b.apps.w.machines[0].address: fdaa:0:8::1 is not in fdaa:0:7::/48, the network's own. Write an address that starts like fdaa:0:7::
 24: networks.b.apps.w.machines[0].metadata.a: an integer stands where a string belongs. Write it in quotes
 24: networks.b.apps.w.machines[0].metadata."b.c\\u0000": a date or time stands where a string belongs. Write it in quotes
 25: networks.b.apps.w.machines[0].skip_registration: an integer stands where a boolean belongs. Write true or false
-28: networks.b.apps.w.machines[1].id: this machine id, but for letter case, of the same app stands in line 21 already. Remove or change one
+28: networks.b.apps.w.machines[1].id: this machine id of the same app, ignoring letter case, already stands in line 21. Remove or change one
 29: networks.b.apps.w.machines[1].address: fdaa:0:7::3 is that of the server itself. Give each an address of its own
-33: networks.b.apps.w.machines[2].id: 'Robert'); DROP TABLE machines;--' is no name. Use 1 to 63 of letters, digits, - and _
+33: networks.b.apps.w.machines[2].id: 'Robert'); DROP TABLE machines;--' is not a valid name. Use 1 to 63 of letters, digits, - and _
 39: networks.b.peers.x.address: fdaa:0:7::99 is that of networks.b.apps.w.machines[2] in line 35 too. Give each an address of its own
-41: networks.b.peers.Y: this peer, but for letter case, stands in line 40 already. Remove or change one
-44: networks.b.flycasts.w[1]: this address stands in line 44 already. Remove or change one
+41: networks.b.peers.Y: this peer, ignoring letter case, already stands in line 40. Remove or change one
+44: networks.b.flycasts.w[1]: this address already stands in line 44. Remove or change one
 45: networks.b.flycasts.w[3]: fdaa:0:9::1 is not in fdaa:0:7::/48, the network's own. Write an address that starts like fdaa:0:7::
 46: networks.b.flycasts.v: a string stands where an array belongs. Put it in [ ]
-48: networks.c.id: this id stands in line 19 already. Remove or change one
+48: networks.c.id: this id already stands in line 19. Remove or change one
 49: networks.c.peers: an array stands where a table belongs. Write it as docs/declarative.md says
-51: hosts.z: 'z' is no host. Write its 32 bits as in an address, such as a7b:7d, or the integer
-52: hosts.z.region: 'q r' is no name. Use 1 to 63 of letters, digits, - and _
-55: hosts."0007:7": this host stands in line 53 already. Remove or change one
+51: hosts.z: 'z' is not a host. Write its 32 bits as in an address, such as a7b:7d, or the integer
+52: hosts.z.region: 'q r' is not a valid name. Use 1 to 63 of letters, digits, - and _
+55: hosts."0007:7": this host already stands in line 53. Remove or change one
 58: regions.iad.latitude: 91 is out of range. Write degrees, -90 to 90
 59: regions.iad.longitude: nan is out of range. Write degrees, -180 to 180
-60: regions.ams: one coordinate alone says nothing. Write latitude and longitude, or neither
+60: regions.ams: one coordinate is missing. Write latitude and longitude, or neither
 63: organizations."": the name is empty. Give it one
 67: latency[0].milliseconds: -1 is out of range. Write milliseconds, 0 to 999,999,999
-68: latency[1]: this pair of regions stands in line 64 already. Remove or change one
+68: latency[1]: this pair of regions already stands in line 64. Remove or change one
 71: latency[1].milliseconds: inf is out of range. Write milliseconds, 0 to 999,999,999
 """  # noqa: E501
 
@@ -376,14 +382,17 @@ BROKEN_JSON = """\
 """
 
 BROKEN_JSON_FAULTS = """\
-3: networks.acme.id: 'fdaa:0:18::/49' is no network. Write its /48, such as fdaa:0:18::/48, or the integer
+3: networks.acme.id: 'fdaa:0:18::/49' is not a network. \
+Write its /48, such as fdaa:0:18::/48, or the integer
 10: networks.acme.apps.web: the key stands twice, first in line 4. Keep one of them
 10: networks.acme.apps.web.machines: a table stands where an array belongs. Put it in [ ]
-12: networks."acme\\u0000": 'acme\\x00' is no name. Use 1 to 63 of letters, digits, - and _
-12: networks."acme\\u0000": an integer stands where a table belongs. Write it as docs/declarative.md says
+12: networks."acme\\u0000": 'acme\\x00' is not a valid name. Use 1 to 63 of letters, digits, - and _
+12: networks."acme\\u0000": an integer stands where a table belongs. \
+Write it as docs/declarative.md says
 15: latency[0]: milliseconds is missing. Add it: A measured round trip.
 16: latency[1]: a string stands where a table belongs. Write it as docs/declarative.md says
-17: hosts.4294967296: '4294967296' is no host. Write its 32 bits as in an address, such as a7b:7d, or the integer
+17: hosts.4294967296: '4294967296' is not a host. \
+Write its 32 bits as in an address, such as a7b:7d, or the integer
 17: hosts.4294967296.region: an array stands where a string belongs. Write it in quotes
 """
 
@@ -392,11 +401,11 @@ def numbered(found: list[str]) -> str:
     return "".join(fault.removeprefix("catalog.toml:") + "\n" for fault in found)
 
 
-def test_every_fault_of_a_toml_document_is_told_at_once_with_its_line() -> None:
+def test_every_fault_of_a_toml_document_is_reported_with_its_line() -> None:
     assert numbered(faults(BROKEN_TOML)) == BROKEN_TOML_FAULTS
 
 
-def test_every_fault_of_a_json_document_is_told_at_once_with_its_line() -> None:
+def test_every_fault_of_a_json_document_is_reported_with_its_line() -> None:
     assert numbered(faults(BROKEN_JSON, kind="json")) == BROKEN_JSON_FAULTS
 
 
@@ -424,17 +433,18 @@ def test_lines_are_the_same_with_the_line_ends_of_dos() -> None:
         ("[\n]", "json", "1: an array stands where a table belongs"),
     ],
 )
-def test_what_is_no_toml_or_json_is_told_with_its_line(text: str, kind: str, told: str) -> None:
+def test_a_syntax_error_is_reported_with_its_line(text: str, kind: str, told: str) -> None:
     (fault,) = faults(text, kind=kind)
     assert fault.startswith(f"catalog.toml:{told}")
 
 
-def test_a_label_of_300_octets_is_shortened_where_it_is_told() -> None:
+def test_a_label_of_300_octets_is_shortened_in_a_fault() -> None:
     label = "x" * 300
     (fault,) = faults(f"[networks.a]\nid = 1\n\n[networks.a.apps.{label}]")
     assert fault == (
         f"catalog.toml:4: networks.a.apps.{json.dumps('x' * 60 + '…', ensure_ascii=False)}: "
-        f"'{'x' * 80}' … (300 characters) is no name. Use 1 to 63 of letters, digits, - and _"
+        f"'{'x' * 80}' … (300 characters) is not a valid name. "
+        "Use 1 to 63 of letters, digits, - and _"
     )
 
 
@@ -460,7 +470,7 @@ flycasts = { web = ["fdaa:0:1::1"], db = ["fdaa:0:1::1"] }
     )
 
 
-def test_what_is_served_but_hardly_meant_is_a_warning_with_its_line() -> None:
+def test_a_probable_mistake_that_is_served_is_a_warning_with_its_line() -> None:
     text = """\
 [networks.a]
 id = 1
@@ -483,22 +493,22 @@ id = 2
 [regions.ams]
 """
     assert [str(warning).removeprefix("catalog.toml:") for warning in document(text).warnings] == [
-        "3: networks.a.apps.all: all.internal is a name of the grammar, not this app. "
+        "3: networks.a.apps.all: all.internal is a reserved name, not this app. "
         "Rename the app; its machines stay reachable by <id>.vm and in lists",
-        "4: networks.a.apps.ALL: ALL and all in line 3 are one name: letter case is ignored. Spell "
-        "it one way",
-        "4: networks.a.apps.ALL: all.internal is a name of the grammar, not this app. "
+        "4: networks.a.apps.ALL: ALL and all in line 3 are the same name: letter case is ignored. "
+        "Spell it one way",
+        "4: networks.a.apps.ALL: all.internal is a reserved name, not this app. "
         "Rename the app; its machines stay reachable by <id>.vm and in lists",
-        "8: networks.a.apps.web.machines[0].region: global is a word of the grammar: no name asks "
-        "for this region. "
+        "8: networks.a.apps.web.machines[0].region: global is a reserved word: no name can query "
+        "this region. "
         "Rename it",
         "8: networks.a.apps.web.machines[0].region: region 'global' is not in this document. "
-        "Add it with its coordinates, unless the catalog has it: else it is far from everywhere",
-        "9: networks.a.apps.web.machines[0].state: 'startd' is no known state. Did you mean "
+        "Add it with its coordinates unless the catalog has it, or `nearest` sorts it last",
+        "9: networks.a.apps.web.machines[0].state: 'startd' is not a known state. Did you mean "
         "started?",
-        "14: networks.a.peers._page: the grammar reads _page as a page, not as this peer. Rename "
-        "it",
-        "17: networks.A: A and a in line 1 are one name: letter case is ignored. Spell it one way",
+        "14: networks.a.peers._page: _page is reserved for pages of lists. Rename it",
+        "17: networks.A: A and a in line 1 are the same name: letter case is ignored. "
+        "Spell it one way",
     ]
 
 
@@ -577,7 +587,7 @@ def test_any_value_is_a_document_or_faulty(value: dict[str, Any]) -> None:
 def faults_or_none(work: Callable[[], Document]) -> list[DocumentFault]:
     try:
         work()
-    except Faulty as faulty:
+    except InvalidDocument as faulty:
         return faulty.faults
     return []
 
@@ -771,8 +781,10 @@ def test_export_is_readable_and_the_same_each_time(acme: sqlite3.Connection) -> 
 
 
 METADATA = {
-    "a.b": "dots.and.more", "Role": "Leader", "": "empty key", "empty": "", "nul\0": "\0", "quotes\"'": "\"\"\"'''\\",
-    "line\n\r\t": "\x7f\x85\u2028\ufeff", "snow ☃ 🦊": "=#[]{},", "'); DROP TABLE machines; --": "x" * 70_000,
+    "a.b": "dots.and.more", "Role": "Leader", "": "empty key", "empty": "", "nul\0": "\0",
+    "quotes\"'": "\"\"\"'''\\",
+    "line\n\r\t": "\x7f\x85\u2028\ufeff", "snow ☃ 🦊": "=#[]{},",
+    "'); DROP TABLE machines; --": "x" * 70_000,
 }  # fmt: skip
 
 
@@ -793,7 +805,7 @@ def test_metadata_is_carried_whatever_is_in_it(acme: sqlite3.Connection, kind: A
     new.close()
 
 
-def test_rows_that_are_not_served_are_exported_as_they_are_and_told_by_parse(
+def test_rows_that_are_not_served_are_exported_and_rejected_by_parse(
     empty: sqlite3.Connection,
 ) -> None:
     rows: list[tuple[str, dict[str, Any]]] = [
@@ -832,7 +844,7 @@ def test_rows_that_are_not_served_are_exported_as_they_are_and_told_by_parse(
     assert len(faults(to_toml(value))) == 12
 
 
-def test_what_no_document_can_hold_is_left_out_and_noted(acme: sqlite3.Connection) -> None:
+def test_what_no_document_can_represent_is_omitted_with_a_note(acme: sqlite3.Connection) -> None:
     value = export(acme).document
     acme.executescript("""
         INSERT INTO machine_metadata VALUES ('3d8d9930b03989', 'blob', x'00'),
@@ -845,24 +857,24 @@ def test_what_no_document_can_hold_is_left_out_and_noted(acme: sqlite3.Connectio
     found, notes = export(acme)
     assert found == value
     assert sorted(notes) == [
-        "apps 24.5 web: left out: network_id is no integer",
-        "apps x web: left out: network_id is no integer",
-        "machine_metadata 3d8d9930b03989 blob: left out: value is a blob",
-        "machine_metadata 3d8d9930b03989 k\\xff: left out: key is not UTF-8",
-        "metadata and services of machine gone: left out: the document has no such machine",
-        "region_latency a b: left out: milliseconds is infinite",
+        "apps 24.5 web: not exported: network_id is not an integer",
+        "apps x web: not exported: network_id is not an integer",
+        "machine_metadata 3d8d9930b03989 blob: not exported: value is a blob",
+        "machine_metadata 3d8d9930b03989 k\\xff: not exported: key is not UTF-8",
+        "metadata and services of machine gone: not exported: the document has no such machine",
+        "region_latency a b: not exported: milliseconds is infinite",
     ]
     planned = plan(acme, document(to_toml(found)), prune=True)
     assert planned.notes == [
-        "machine_metadata 3d8d9930b03989 k\\xff: left as it is: no statement finds its key",
+        "machine_metadata 3d8d9930b03989 k\\xff: not changed: no statement can address its key",
     ]
     assert planned.lines == [
         "- app 24.5/web",
         "- app x/web",
         "~ machine 3d8d9930b03989 of acme/web: metadata blob removed",
         "- latency a to b",
-        "- metadata k of machine gone, which is not there",
-        "- service http of machine gone, which is not there",
+        "- metadata k of machine gone, which does not exist",
+        "- service http of machine gone, which does not exist",
     ]
     carry_out(acme, planned)
     assert plan(acme, document(to_toml(found)), prune=True).empty
@@ -881,9 +893,9 @@ def test_a_network_without_a_name_of_its_own_goes_by_its_number(empty: sqlite3.C
         "10": "fdaa:0:a::/48",
     }
     assert notes == [
-        "networks 7: has no row in networks, so it goes by network-7",
-        "networks 9: has the name of another, so it goes by 9",
-        "networks 10: has no name, so it goes by 10",
+        "networks 7: has no row in networks, so it is exported as network-7",
+        "networks 9: has the name of another, so it is exported as 9",
+        "networks 10: has no name, so it is exported as 10",
     ]
     wanted = document(to_toml(value))
     assert plan(empty, wanted).lines == [
@@ -893,7 +905,7 @@ def test_a_network_without_a_name_of_its_own_goes_by_its_number(empty: sqlite3.C
     ]
 
 
-def test_some_networks_are_exported_with_their_organizations_alone(
+def test_an_export_of_some_networks_includes_only_their_organizations(
     acme: sqlite3.Connection,
 ) -> None:
     insert(acme, "networks", {"id": 25, "name": "globex", "organization": "globex"})
@@ -903,7 +915,7 @@ def test_some_networks_are_exported_with_their_organizations_alone(
         "networks": {"globex": {"id": "fdaa:0:19::/48", "organization": "globex"}},
         "organizations": {"globex": {"name": "Globex"}},
     }
-    assert notes == ["networks 99: nothing is there"]
+    assert notes == ["networks 99: no such network"]
     assert export(acme, [24]).document["networks"] == tomllib.loads(ACME)["networks"]
     assert export(acme, []).document == {}
 
@@ -919,7 +931,7 @@ def edited(*changes: tuple[str, str]) -> Document:
     return document(text)
 
 
-def test_a_plan_says_in_words_what_it_does(acme: sqlite3.Connection) -> None:
+def test_a_plan_lists_its_changes_in_words(acme: sqlite3.Connection) -> None:
     planned = plan(
         acme,
         edited(
@@ -993,12 +1005,14 @@ def test_what_a_document_does_not_name_stays_unless_pruned(acme: sqlite3.Connect
     assert acme.execute("SELECT value FROM meta").fetchall() == [("stays",)]
 
 
-def test_a_machine_that_moves_takes_its_id_along_and_that_is_said(acme: sqlite3.Connection) -> None:
+def test_a_machine_that_moves_keeps_its_id_with_a_warning(acme: sqlite3.Connection) -> None:
     insert(acme, "networks", {"id": 25, "name": "Acme"})
     text = """\
 [networks.globex]
 id = 26
-apps.api.machines = [{ id = "3d8d9930b03989", address = "fdaa:0:1a::1", region = "iad", state = "started" }]
+apps.api.machines = [
+  { id = "3d8d9930b03989", address = "fdaa:0:1a::1", region = "iad", state = "started" }
+]
 [networks.acme]
 id = 27
 """
@@ -1012,8 +1026,8 @@ id = 27
         "metadata role removed, metadata version removed, service http/tcp removed",
     ]
     assert planned.warnings == [
-        "network 24 of the catalog is called acme too, like 27",
-        "network 25 of the catalog is called acme too, like 27",
+        "network 24 of the catalog has the same name as 27: acme",
+        "network 25 of the catalog has the same name as 27: acme",
         "machine 3d8d9930b03989 moves away from network acme, which the document does not name",
     ]
     carry_out(acme, planned)
@@ -1044,7 +1058,7 @@ def test_regions_that_the_catalog_knows_need_no_warning(acme: sqlite3.Connection
     assert plan(acme, wanted, prune=True).warnings == [str(wanted.warnings[0])]
 
 
-def test_what_was_left_of_a_machine_of_old_does_not_cling_to_the_new_one(
+def test_stray_rows_of_an_old_machine_do_not_join_a_new_one(
     empty: sqlite3.Connection,
 ) -> None:
     insert(
@@ -1078,7 +1092,7 @@ def test_planning_and_exporting_write_nothing(acme: sqlite3.Connection) -> None:
 
 
 def test_the_schema_in_docs_is_the_one_in_the_code() -> None:
-    """To write it anew: python -c 'from internal_dns.store.declare import *;
+    """To regenerate it: python -c 'from internal_dns.store.declare import *;
     print(to_json(json_schema()), end="")'"""
     assert (ROOT / "docs/catalog.schema.json").read_text() == to_json(json_schema())
 
@@ -1142,7 +1156,7 @@ def violations(schema: Mapping[str, Any], value: Any, at: str = "") -> Iterator[
 @settings(deadline=None)
 @given(catalogs())
 @pytest.mark.slow
-def test_what_is_exported_is_as_the_schema_says(rows: dict[str, list[dict[str, Any]]]) -> None:
+def test_an_export_matches_the_json_schema(rows: dict[str, list[dict[str, Any]]]) -> None:
     connection = catalog(rows)
     value = json.loads(to_json(export(connection).document))
     assert list(violations(json_schema(), value)) == []

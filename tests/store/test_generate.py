@@ -1,4 +1,5 @@
-"""The demo holds what it promises; catalogs of any size are repeatable and never half-written."""
+"""The demo has the rows it documents; catalogs of any size are repeatable and never
+half-written."""
 
 import os
 import re
@@ -352,7 +353,7 @@ def test_tables_without_rows_are_there_and_empty(tmp_path: Path) -> None:
     connection.close()
 
 
-def test_an_existing_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_an_existing_file_is_rejected_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     path.write_bytes(b"not yours")
     with pytest.raises(FileExistsError, match=re.escape(str(path))):
@@ -457,7 +458,9 @@ def test_progress_counts_the_rows_of_each_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o277])
-def test_a_catalog_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path, mask: int) -> None:
+def test_a_new_catalog_is_readable_by_its_owner_only_whatever_the_umask(
+    tmp_path: Path, mask: int
+) -> None:
     path = tmp_path / "catalog.db"
     before = os.umask(mask)
     try:

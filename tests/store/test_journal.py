@@ -1,5 +1,5 @@
-"""Reading what a commit changed gives what reading everything gives: the plain load is the oracle
-of the quick one."""
+"""Reading what a commit changed gives the same catalog as reading everything: the full read is the
+oracle of the quick one."""
 
 from __future__ import annotations
 
@@ -332,7 +332,7 @@ def build_indexes(catalog: Catalog) -> None:
 
 
 def same(quick: Loaded, full: Loaded, *, faults: bool = True) -> None:
-    """Fail unless a quick read found what a full one does."""
+    """Fail unless a quick read gives the same as a full one."""
     assert plain(quick.catalog) == plain(full.catalog)
     assert (quick.machines, quick.started, quick.peers) == (full.machines, full.started, full.peers)
     assert quick.apps == full.apps
@@ -528,7 +528,7 @@ def test_faults_come_and_go_with_the_row_that_has_them(path: Path, what: str) ->
         same(reader.update(loaded), load(path))
 
 
-def test_what_belongs_to_no_machine_is_no_fault(path: Path) -> None:
+def test_metadata_without_a_machine_is_not_a_fault(path: Path) -> None:
     """It is left out of every answer whatever it is, and the journal has no app to name for it."""
     with Reader(path) as reader:
         loaded = reader.read()
@@ -603,7 +603,7 @@ def test_a_reply_never_mixes_two_revisions_of_an_app(path: Path) -> None:
 # ── when the journal does not tell ────────────────────────────────────────────────────────────────
 
 
-def test_a_trimmed_journal_is_no_loss(path: Path) -> None:
+def test_a_trimmed_journal_loses_nothing(path: Path) -> None:
     with Reader(path) as reader:
         loaded = reader.read()
         run(
@@ -621,7 +621,7 @@ def test_a_trimmed_journal_is_no_loss(path: Path) -> None:
         same(again, load(path))
 
 
-def test_a_journal_trimmed_to_what_was_read_is_no_reason_to_read_everything(path: Path) -> None:
+def test_a_journal_trimmed_to_the_last_revision_read_does_not_force_a_full_read(path: Path) -> None:
     with Reader(path) as reader:
         loaded = reader.read()
         run(path, "UPDATE machines SET state = 'x' WHERE id = '148e306c77e789'")
@@ -678,7 +678,7 @@ def test_a_file_without_a_journal_is_read_whole_and_compared(tmp_path: Path) -> 
             before = after
 
 
-def test_a_journal_that_is_dropped_in_the_middle_is_no_loss(path: Path) -> None:
+def test_a_journal_dropped_while_watching_loses_nothing(path: Path) -> None:
     with Reader(path) as reader, Changes(path, "dropped") as changes:
         before = reader.read()
         changes.commit()
@@ -784,8 +784,10 @@ def questions(catalog: Catalog) -> Iterator[tuple[bytes, bytes]]:
     for label in labels | {b"new"}:
         names |= {
             start + label for start in (
-                b"", b"iad.", b"regions.", b"all.regions.", b"vms.", b"all.vms.", b"top2.nearest.of.", b"global.",
-                b"leader.role.kv._metadata.", b"_http._tcp.", b"app.process.", b"1._page.", b"_instances.",
+                b"", b"iad.", b"regions.", b"all.regions.", b"vms.", b"all.vms.",
+                b"top2.nearest.of.", b"global.",
+                b"leader.role.kv._metadata.", b"_http._tcp.", b"app.process.", b"1._page.",
+                b"_instances.",
             )
         }  # fmt: skip
     asked = [

@@ -12,7 +12,7 @@ from internal_dns.store.generate import create_catalog
 from internal_dns.store.json_rows import BadRequest
 from internal_dns.store.operations import perform
 from internal_dns.store.preview import _name_text
-from internal_dns.store.writer import Refused, Writer
+from internal_dns.store.writer import RejectedChange, Writer
 
 MACHINE = """
 [[networks.acme.apps.web.machines]]
@@ -55,7 +55,7 @@ def answers(writer: Writer, text: str) -> dict[tuple[str, str], tuple[str, str]]
     return {(a["name"], a["type"]): (a["before"], a["after"]) for a in reply["answers"]}
 
 
-def test_every_answer_that_a_stopped_machine_changes_is_told(writer: Writer) -> None:
+def test_every_answer_that_a_stopped_machine_changes_is_listed(writer: Writer) -> None:
     found = answers(writer, DOCUMENT.replace('"started"', '"stopped"'))
     instance = f"instance=m1,app=web,ip={ADDRESS},region=iad"
     assert found == {
@@ -104,12 +104,13 @@ def test_reverse_names_follow_peers_flycasts_and_new_networks(writer: Writer) ->
     )  # fmt: skip
 
 
-def test_names_that_stay_as_they_are_are_not_told(writer: Writer) -> None:
+def test_unchanged_names_are_not_listed(writer: Writer) -> None:
     second = MACHINE.replace("m1", "m2").replace("0:1:2", "0:2:2").replace('"http"', '"https"')
     found = answers(writer, DOCUMENT + second)
     assert found["web.internal", "AAAA"] == (ADDRESS, f"{ADDRESS}, fdaa:0:18:1:1:0:2:2")
     assert not {name for name, _ in found} & {
-        "m1.vm.web.internal", "web.flycast", "_peer.internal", "_apps.internal", PTR, "_http._tcp.web.internal",
+        "m1.vm.web.internal", "web.flycast", "_peer.internal", "_apps.internal", PTR,
+        "_http._tcp.web.internal",
     }  # fmt: skip
 
 
@@ -117,14 +118,15 @@ def test_a_region_of_its_own_makes_names_of_every_app_exist(writer: Writer) -> N
     reply = tried(writer, "[regions.ams]\n")
     assert [(a["name"], a["before"], a["after"]) for a in reply["answers"]] == [
         ("ams.web.internal", "NXDOMAIN (no such region)", "no data (no machine matches)"),
-        ("ams.app.process.web.internal", "NXDOMAIN (no such region)", "no data (no machine matches)"),
+        ("ams.app.process.web.internal", "NXDOMAIN (no such region)",
+         "no data (no machine matches)"),
     ]  # fmt: skip
     assert reply["warnings"] == [
-        "regions, latency or hosts change: `nearest` names may answer in another order"
+        "regions, latency or hosts change: `nearest` names may order their answers differently"
     ]
 
 
-def test_what_is_told_is_bounded_and_counted(writer: Writer) -> None:
+def test_the_listed_answers_are_bounded_and_all_are_counted(writer: Writer) -> None:
     stopped = DOCUMENT.replace('"started"', '"stopped"')
     whole, some, none = (tried(writer, stopped, limit=limit) for limit in (1_000, 3, 0))
     assert some["answers"] == whole["answers"][:3]
@@ -141,11 +143,11 @@ def test_a_machine_changes_its_network_only_when_that_is_allowed(writer: Writer)
         ":18:", ":19:"
     )
     for request in (False, True):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RejectedChange) as caught:
             perform({"op": "apply", "text": text, "dry_run": request}, writer)
         assert caught.value.faults == [
-            "machine m1 would move from network acme to globex: give it another id if it is another "
-            "machine, or allow the move with --move"
+            "machine m1 would move from network acme to globex: give it another id if it is a "
+            "different machine, or allow the move with --move"
         ]
     assert perform({"op": "apply", "text": text, "move": True}, writer)["changes"] == 3
     assert perform({"op": "apply", "text": text}, writer)["changes"] == 0
@@ -159,7 +161,7 @@ def test_many_machines_that_would_move_are_counted(writer: Writer) -> None:
         document = text.format(network, members)
         if network == 0x30:
             perform({"op": "apply", "text": document}, writer)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RejectedChange) as caught:
         perform({"op": "apply", "text": document}, writer)
     assert len(caught.value.faults) == 21
     assert caught.value.faults[-1] == "and 5 more"
@@ -176,13 +178,13 @@ def test_of_many_members_those_that_differ_are_shown_and_the_others_counted(writ
     )
     perform({"op": "apply", "text": few}, writer)
     assert answers(writer, more)["w.internal", "AAAA"] == (
-        "30 that stay",
-        "fdaa:0:40:1:1:0:40:2 and 30 that stay",
+        "30 unchanged",
+        "fdaa:0:40:1:1:0:40:2 and 30 unchanged",
     )
     before, after = answers(writer, most)["vms.w.internal", "TXT"]
-    assert before == "30 that stay"
+    assert before == "30 unchanged"
     assert after.startswith("w40 iad,w41 iad,")
-    assert after.endswith(",w59 iad and 10 more and 30 that stay")
+    assert after.endswith(",w59 iad and 10 more and 30 unchanged")
     before, after = answers(writer, document.format(""))["w.internal", "AAAA"]
     assert before.endswith(":29:2 and 10 more")
     assert after == "no data (no machine matches)"
@@ -206,7 +208,7 @@ def test_sets_and_lists_past_any_message_are_compared_whole(writer: Writer) -> N
 
     perform({"op": "apply", "text": document(0)}, writer)
     found = answers(writer, document(stopped))
-    same = f"{count - stopped:,} that stay"
+    same = f"{count - stopped:,} unchanged"
     for name, qtype, first in (
         ("w.internal", "AAAA", "fdaa:0:40:1:1::2, fdaa:0:40:1:1:0:1:2, "),
         ("r.role.kv._metadata.w.internal", "AAAA", "fdaa:0:40:1:1::2, "),

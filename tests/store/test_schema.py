@@ -1,6 +1,6 @@
-"""schema.sql is a contract with other programs, inside the profile that a gossiping SQLite accepts.
+"""schema.sql is a contract with other programs, within the profile that a gossiping SQLite accepts.
 
-`faults_of` is the checker; every rule of it is shown a schema that breaks that rule.
+`faults_of` is the checker; a broken schema exists for each of its rules.
 """
 
 import re
@@ -291,4 +291,8 @@ def test_every_column_has_an_option() -> None:
             told = commands.run(group, verb, "--help").out
             for column in table.columns:
                 if column.document is not None and not column.key and column.name != "network_id":
-                    assert f"--{column.said.replace('_', '-')} " in told, (group, verb, column.name)
+                    assert f"--{column.document_name.replace('_', '-')} " in told, (
+                        group,
+                        verb,
+                        column.name,
+                    )

@@ -1,5 +1,4 @@
-"""Reading a catalog file: what is wrong with a row is told and left out; what is wrong with the
-file is told."""
+"""Reading a catalog file: a bad row is reported and not loaded; a bad file is reported."""
 
 from __future__ import annotations
 
@@ -202,7 +201,7 @@ bad_names = pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES.ke
 @pytest.mark.parametrize(
     ("at", "what"), [(0, "id"), (2, "app"), (4, "region"), (5, "process_group")]
 )
-def test_a_machine_with_a_bad_name_is_left_out(name: Any, at: int, what: str) -> None:
+def test_a_machine_with_an_invalid_name_is_not_loaded(name: Any, at: int, what: str) -> None:
     cells = [*machine("m1", ADDRESS)]
     cells[at] = name
     found = with_machine(*cells)
@@ -215,7 +214,7 @@ def test_a_machine_with_a_bad_name_is_left_out(name: Any, at: int, what: str) ->
 
 @bad_names
 @pytest.mark.slow
-def test_any_other_row_with_a_bad_name_is_left_out(name: Any) -> None:
+def test_any_other_row_with_an_invalid_name_is_not_loaded(name: Any) -> None:
     for table, row in (
         ("apps", (ACME, name)),
         ("peers", (ACME, name, ADDRESS, "")),
@@ -261,7 +260,7 @@ def test_any_other_row_with_a_bad_name_is_left_out(name: Any) -> None:
         "x" * 10_000,
     ],
 )
-def test_a_row_whose_address_is_not_one_of_its_network_is_left_out(address: Any) -> None:
+def test_a_row_with_an_address_outside_its_network_is_not_loaded(address: Any) -> None:
     for table, row in (
         ("machines", ("m1", ACME, "web", address)),
         ("peers", (ACME, "p", address, "")),
@@ -277,7 +276,7 @@ def test_a_row_whose_address_is_not_one_of_its_network_is_left_out(address: Any)
 @pytest.mark.parametrize(
     "network", [0, -1, 1 << 32, (1 << 63) - 1, -(1 << 63), 1.5, "x", "0x18", b"\0"]
 )
-def test_a_row_of_an_impossible_network_is_left_out(network: Any) -> None:
+def test_a_row_of_an_impossible_network_is_not_loaded(network: Any) -> None:
     for table, row in (
         ("apps", (network, "web")),
         ("machines", machine("m1", ADDRESS, network=network)),
@@ -349,7 +348,7 @@ def test_what_is_dropped_of_metadata_is_counted() -> None:
         (("m1", "x" * 63, "tcp", 80), "name"),
     ],
 )
-def test_a_service_that_cannot_be_answered_is_left_out(row: tuple[Any, ...], reason: str) -> None:
+def test_a_service_that_cannot_be_answered_is_not_loaded(row: tuple[Any, ...], reason: str) -> None:
     assert (
         reason
         in only(loaded(rows={"machines": [machine("m1", ADDRESS)], "machine_services": [row]}))[2]
@@ -419,7 +418,7 @@ def test_a_network_without_a_valid_name_is_loaded_all_the_same() -> None:
     assert [network.label for network in found.catalog.networks.values()] == [b"24"]
 
 
-def test_faults_beyond_a_thousand_are_counted_but_not_kept() -> None:
+def test_faults_beyond_a_thousand_are_only_counted() -> None:
     found = loaded(rows={"apps": [(ACME, f"{i}.") for i in range(1_500)]})
     assert (found.fault_count, len(found.faults)) == (1_500, KEPT_FAULTS)
 
@@ -427,7 +426,7 @@ def test_faults_beyond_a_thousand_are_counted_but_not_kept() -> None:
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_as_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.db")
     assert list(tmp_path.iterdir()) == []  # and none was made
@@ -436,21 +435,21 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "octets", [b"garbage" * 1_000, b"SQLite format 3\0" + b"\xff" * 5_000, b"x" * 600], ids=len
 )
-def test_garbage_is_no_catalog(tmp_path: Path, octets: bytes) -> None:
+def test_garbage_is_not_a_catalog(tmp_path: Path, octets: bytes) -> None:
     file = tmp_path / "garbage.db"
     file.write_bytes(octets)
     with pytest.raises(UnusableCatalog, match=re.escape(str(file))):
         load(file)
 
 
-def test_an_empty_file_is_no_catalog(tmp_path: Path) -> None:
+def test_an_empty_file_is_not_a_catalog(tmp_path: Path) -> None:
     file = tmp_path / "empty.db"
     file.touch()
     with pytest.raises(UnusableCatalog, match="table regions is missing"):
         load(file)
 
 
-def test_a_directory_is_no_catalog(tmp_path: Path) -> None:
+def test_a_directory_is_not_a_catalog(tmp_path: Path) -> None:
     with pytest.raises(UnusableCatalog):
         load(tmp_path)
 
@@ -472,7 +471,7 @@ def test_a_page_overwritten_with_garbage_never_raises_anything_else(path: Path) 
             load(path)
 
 
-def test_a_locked_file_is_said_to_be_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_file_is_reported_as_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0.01}))
     writer = connect(path, isolation_level=None)
@@ -543,7 +542,7 @@ def test_a_wal_catalog_in_a_read_only_directory_says_what_to_do(path: Path) -> N
     changed(path, "PRAGMA journal_mode = WAL")
     error = sqlite3.OperationalError("unable to open database file")
     error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
-    assert "make the directory writable" in sqlite.explained(path, error)
+    assert "make the directory writable" in sqlite.explain_error(path, error)
     if os.geteuid() == 0:
         return  # root writes anywhere: only the words can be tested
     path.parent.chmod(0o555)
@@ -554,7 +553,7 @@ def test_a_wal_catalog_in_a_read_only_directory_says_what_to_do(path: Path) -> N
         path.parent.chmod(0o755)
 
 
-def test_a_row_that_is_loaded_without_a_part_is_a_warning_and_one_left_out_an_error() -> None:
+def test_a_row_loaded_in_part_is_a_warning_and_one_not_loaded_an_error() -> None:
     rows: dict[str, list[tuple[object, ...]]] = {
         "networks": [(24, "not a name", ""), (0, "zero", "")],
         "regions": [("iad", "", 95.0, 2.0, 0), ("no code", "", 1.0, 2.0, 0)],
@@ -627,11 +626,11 @@ def test_what_a_commit_changed_in_one_app_is_freed_in_pieces() -> None:
     new = read(connection, previous=old).catalog
     connection.close()
     before = old.networks[NetworkId(24)]
-    pieces = sqlite.remains(old, new)
+    pieces = sqlite.discarded_parts(old, new)
     assert [len(piece) for piece in pieces if isinstance(piece, tuple)] == [1_000, 1_000, 500]
     assert before.apps[b"large"] in pieces
     assert before.apps[b"small"] not in pieces
     touching = replace(
         new.networks[NetworkId(24)], since=before.revision, touched=frozenset({b"large", b"gone"})
     )
-    assert sqlite.remains(old, replace(new, networks={NetworkId(24): touching})) == pieces
+    assert sqlite.discarded_parts(old, replace(new, networks={NetworkId(24): touching})) == pieces

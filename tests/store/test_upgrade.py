@@ -1,4 +1,5 @@
-"""A file of an older schema is served with defaults, and a file of ours gains what it lacks."""
+"""A file of an older schema is served with defaults, and a file with a journal gets what it
+lacks."""
 
 from __future__ import annotations
 
@@ -83,7 +84,7 @@ def test_the_writer_gives_a_file_of_ours_all_that_it_lacks(path: Path) -> None:
     assert columns(path, "peers") == {"network_id", "name", "address", "region"}
 
 
-def test_a_whole_file_is_not_written(path: Path) -> None:
+def test_a_complete_file_is_not_written(path: Path) -> None:
     before = path.read_bytes()
     with closing(sqlite3.connect(path)) as connection:
         assert upgrading.upgrade(connection) == []
@@ -188,13 +189,13 @@ def test_init_upgrade_prints_what_another_engine_must_run(path: Path) -> None:
         assert [*catalog_statements(connection)] == []
 
 
-def test_init_upgrade_has_nothing_to_do_for_a_whole_foreign_file(path: Path) -> None:
+def test_init_upgrade_has_nothing_to_do_for_a_complete_foreign_file(path: Path) -> None:
     foreign(path)
     told = commands.run("init", path, "--upgrade")
     assert (told.code, told.out) == (0, f"{path}: lacks nothing\n")
 
 
-def test_cr_sqlite_is_told_of_each_change(path: Path) -> None:
+def test_cr_sqlite_gets_a_statement_around_each_change(path: Path) -> None:
     aged(path)
     foreign(path)
     run(path, "CREATE TABLE crsql_site_id (site_id BLOB)")
@@ -220,7 +221,7 @@ def revisions(reader: Reader, path: Path) -> Iterator[dict[int, int]]:
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_a_networks_revision_counts_its_own_changes_alone(path: Path, ours: bool) -> None:
+def test_the_revision_of_a_network_counts_only_its_own_changes(path: Path, ours: bool) -> None:
     if not ours:
         foreign(path)
         run(path, "DROP TABLE network_revisions")
@@ -236,7 +237,7 @@ def test_a_networks_revision_counts_its_own_changes_alone(path: Path, ours: bool
         assert after[26] > 1
         run(path, "UPDATE regions SET latitude = 1.0 WHERE code = 'ams'")
         assert next(found) == after
-    # A file of ours knows it after a restart too; of another nobody has counted.
+    # A file with a journal still has it after a restart; another file counts nothing.
     expected = after if ours else {24: 0, 25: 0, 26: 0}
     assert {n.id: n.revision for n in load(path).catalog.networks.values()} == expected
 
@@ -252,7 +253,7 @@ def test_a_change_is_counted_whatever_its_conflict_clause(path: Path, statement:
             assert next(found)[24] == count
 
 
-def test_a_network_id_that_is_no_number_does_not_stop_a_commit(path: Path) -> None:
+def test_a_network_id_that_is_not_a_number_does_not_stop_a_commit(path: Path) -> None:
     run(
         path,
         "INSERT INTO apps VALUES ('not a number', 'x')",
@@ -267,7 +268,7 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
 
 
 @pytest.mark.parametrize("table", ["peers", "PEERS", "organizations"])
-def test_a_view_is_no_table_of_a_catalog(path: Path, table: str) -> None:
+def test_a_view_is_not_a_table_of_a_catalog(path: Path, table: str) -> None:
     columns = "i, i, i, i" if table.lower() == "peers" else "i, i"
     run(
         path,
@@ -278,7 +279,7 @@ def test_a_view_is_no_table_of_a_catalog(path: Path, table: str) -> None:
         load(path)
 
 
-def test_a_virtual_table_is_no_table_of_a_catalog(path: Path) -> None:
+def test_a_virtual_table_is_not_a_table_of_a_catalog(path: Path) -> None:
     run(
         path,
         "DROP TABLE peers",
@@ -288,7 +289,7 @@ def test_a_virtual_table_is_no_table_of_a_catalog(path: Path) -> None:
         load(path)
 
 
-def test_triggers_of_another_engine_are_no_readers_business(path: Path) -> None:
+def test_triggers_of_another_engine_do_not_disturb_a_reader(path: Path) -> None:
     foreign(path)
     run(path, "CREATE TRIGGER t AFTER INSERT ON peers BEGIN SELECT no_such_function(1); END")
     assert load(path).machines == 80

@@ -27,7 +27,15 @@ from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
 from internal_dns.store import watch
 from internal_dns.store.generate import create_catalog, demo_rows, sized_rows
-from internal_dns.store.sqlite import PIECE, Loaded, Reader, UnusableCatalog, let_go, load, remains
+from internal_dns.store.sqlite import (
+    PIECE,
+    Loaded,
+    Reader,
+    UnusableCatalog,
+    discarded_parts,
+    free_pieces,
+    load,
+)
 from internal_dns.store.upgrade import needs_upgrade
 from internal_dns.store.watch import Watcher
 from internal_dns.store.writer import Writer
@@ -195,7 +203,7 @@ def test_the_revision_moves_for_the_changed_network_only(path: Path) -> None:
     ],
 )
 @pytest.mark.slow
-def test_a_commit_of_what_nobody_is_told_leaves_every_network_as_it_is(
+def test_a_commit_that_changes_no_answer_leaves_every_network_unchanged(
     path: Path, statement: str
 ) -> None:
     async def story() -> None:
@@ -373,7 +381,7 @@ def test_a_file_renamed_over_the_catalog_is_served_within_a_second(
     run(story())
 
 
-def test_a_catalog_made_anew_in_place_is_served(tmp_path: Path) -> None:
+def test_a_catalog_recreated_in_place_is_served(tmp_path: Path) -> None:
     path = make(tmp_path / "catalog.db", "owned")
 
     async def story() -> None:
@@ -510,7 +518,7 @@ def test_faults_are_counted_as_they_come_and_go(path: Path) -> None:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
-def test_a_file_that_is_missing_at_first_is_served_when_it_comes(
+def test_a_file_that_is_missing_at_first_is_served_once_it_exists(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "catalog.db"
@@ -535,7 +543,7 @@ def test_a_file_that_is_missing_at_first_is_served_when_it_comes(
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.slow
-def test_a_file_that_is_being_made_does_not_end_a_server_that_waits_for_it(tmp_path: Path) -> None:
+def test_a_file_that_is_being_created_does_not_stop_a_waiting_server(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
 
     async def story() -> None:
@@ -640,7 +648,7 @@ def test_a_row_that_moves_leaves_where_it_was(path: Path, statement: str) -> Non
     run(story())
 
 
-def test_a_read_that_takes_long_is_told_and_does_not_hold_the_end(
+def test_a_long_read_is_reported_and_does_not_delay_the_shutdown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make(tmp_path / "catalog.db", "wal")
@@ -679,7 +687,7 @@ def test_a_server_that_starts_upgrades_a_file_of_ours_before_it_is_read(tmp_path
         await api.start()
         try:
             assert not needs_upgrade(path)
-            with Writer(path):  # and whoever else may write can have the lock
+            with Writer(path):  # another writer can take the lock
                 pass
         finally:
             await api.close()
@@ -695,7 +703,7 @@ def test_what_a_read_replaced_is_freed_piece_by_piece(tmp_path: Path) -> None:
     one = min(before.catalog.networks)
     commit(path, f"UPDATE machines SET region = 'elsewhere' WHERE network_id = {one}")
     after = Reader(path).read_after(before)
-    pieces = remains(before.catalog, after.catalog)
+    pieces = discarded_parts(before.catalog, after.catalog)
     changed = {
         n for n, net in before.catalog.networks.items() if after.catalog.networks[n] is not net
     }
@@ -707,7 +715,7 @@ def test_what_a_read_replaced_is_freed_piece_by_piece(tmp_path: Path) -> None:
     del before
     assert all(ref() is not None for ref in freed)
     assert max(len(piece) for piece in pieces if isinstance(piece, tuple)) <= PIECE
-    let_go(pieces)
+    free_pieces(pieces)
     kept_apps = [
         app for network in after.catalog.networks.values() for app in network.apps.values()
     ]

@@ -1,4 +1,4 @@
-"""The one writer: whole changes or none, checked before they are kept, and nobody beside it."""
+"""The only writer: whole changes or none, checked before they commit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from internal_dns.store import writer as writing
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.schema import KEYS
 from internal_dns.store.sqlite import Reader, UnusableCatalog, load
-from internal_dns.store.writer import Delete, NotOurs, Put, Refused, Writer
+from internal_dns.store.writer import Delete, NotOurs, Put, RejectedChange, Writer
 
 ACME = NetworkId(0x18)
 ALICE = "fdaa:0:18:a7b:7d:f066:b83b:102"
@@ -77,7 +77,7 @@ def sound(path: Path) -> None:
 def refused(writer: Writer, *puts: Put, deletes: tuple[Delete, ...] = ()) -> list[str]:
     """The faults of a change that must be refused and leave everything as it was."""
     before, octets = content(writer.path), digest(writer.path)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RejectedChange) as caught:
         writer.write(puts, deletes)
     assert content(writer.path) == before
     assert digest(writer.path) == octets
@@ -97,8 +97,8 @@ def digest(path: Path) -> list[str]:
 # ── who writes ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_second_writer_is_refused_until_the_first_is_gone(path: Path) -> None:
-    with Writer(path), pytest.raises(NotOurs, match="another internal-dns process writes"):
+def test_a_second_writer_is_rejected_until_the_first_has_closed(path: Path) -> None:
+    with Writer(path), pytest.raises(NotOurs, match="another internal-dns process is writing"):
         Writer(path)
     with Writer(path) as again:
         assert again.write([("apps", {"network_id": ACME, "name": "x"})]).rows == 1
@@ -111,11 +111,14 @@ def test_a_second_writer_of_another_process_is_refused(path: Path) -> None:
             [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=20
         )
     assert done.returncode == 1
-    assert "NotOurs: another internal-dns process writes" in done.stderr
+    assert "NotOurs: another internal-dns process is writing" in done.stderr
 
 
 def test_the_lock_of_a_killed_writer_is_free(path: Path) -> None:
-    program = f"from internal_dns.store.writer import Writer\nw = Writer({str(path)!r})\nprint(flush=True)\ninput()"
+    program = (
+        "from internal_dns.store.writer import Writer\n"
+        f"w = Writer({str(path)!r})\nprint(flush=True)\ninput()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stdin=subprocess.PIPE
     ) as process:
@@ -134,12 +137,12 @@ def test_the_file_of_another_engine_is_refused(tmp_path: Path) -> None:
         connection.executescript(resources.files("internal_dns").joinpath("schema.sql").read_text())
     before = path.read_bytes()
     for _ in range(2):  # the lock is given back
-        with pytest.raises(NotOurs, match="has no journal: another engine maintains it"):
+        with pytest.raises(NotOurs, match="has no journal: another engine maintains"):
             Writer(path)
     assert path.read_bytes() == before
 
 
-def test_what_is_no_catalog_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_catalog_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Writer(tmp_path / "absent.db")
     assert not (tmp_path / "absent.db").exists()
@@ -155,7 +158,7 @@ def test_what_is_no_catalog_is_refused(tmp_path: Path) -> None:
             Writer(tmp_path / "text.db")
 
 
-def test_a_file_whose_name_means_something_in_a_uri_is_written(tmp_path: Path) -> None:
+def test_a_file_name_with_uri_characters_is_written(tmp_path: Path) -> None:
     path = tmp_path / "50%#?mode=memory&x=1 ü.db"
     create_catalog(path, demo_rows())
     with Writer(path) as writer:
@@ -248,13 +251,16 @@ NOT_VALUES: list[Put] = [
     ("peers", {"network_id": ACME, "name": "x", "address": ALICE, "region": "no region"}),
     ("flycasts", {"network_id": 0, "app": "x", "address": "fdaa:0:18:0:1::9"}),
     ("flycasts", {"network_id": ACME, "app": "x", "address": "fdaa:0:19:0:1::9"}),
-    *(("machine_services", {"machine_id": "3d8d9930b03989", "name": "x", "protocol": "tcp", "port": port}) for port in (
+    *(("machine_services",
+       {"machine_id": "3d8d9930b03989", "name": "x", "protocol": "tcp", "port": port}) for port in (
         0, -1, 65_536, "http", 80.5, None)),
-    ("machine_services", {"machine_id": "3d8d9930b03989", "name": "x" * 63, "protocol": "tcp", "port": 1}),
+    ("machine_services",
+     {"machine_id": "3d8d9930b03989", "name": "x" * 63, "protocol": "tcp", "port": 1}),
     ("regions", {"code": "xyz", "latitude": 91, "longitude": 0}),
     ("regions", {"code": "xyz", "latitude": 1}),
     ("regions", {"code": "xyz", "latitude": "north", "longitude": 0}),
-    *(("region_latency", {"from_region": "iad", "to_region": "lhr", "milliseconds": ms}) for ms in (-1, 1e9, "x")),
+    *(("region_latency",
+       {"from_region": "iad", "to_region": "lhr", "milliseconds": ms}) for ms in (-1, 1e9, "x")),
     ("hosts", {"id": -1, "region": "iad"}),
     ("hosts", {"id": 1 << 32, "region": "iad"}),
 ]  # fmt: skip
@@ -264,13 +270,13 @@ NOT_VALUES: list[Put] = [
 @pytest.mark.slow
 def test_a_value_that_cannot_be_served_is_refused(writer: Writer, put: Put) -> None:
     before = content(writer.path)
-    with pytest.raises((Refused, sqlite3.IntegrityError)) as caught:
+    with pytest.raises((RejectedChange, sqlite3.IntegrityError)) as caught:
         writer.write([put])
     assert put[0] in str(caught.value)
     assert content(writer.path) == before
 
 
-def test_every_fault_of_a_change_is_told(writer: Writer) -> None:
+def test_every_fault_of_a_change_is_reported(writer: Writer) -> None:
     faults = refused(
         writer,
         ("machines", {**NEW, "id": "bad id"}),
@@ -288,31 +294,35 @@ def test_every_fault_of_a_change_is_told(writer: Writer) -> None:
         assert [fault for fault in faults if part in fault], (part, faults)
 
 
-def test_a_table_or_column_that_is_made_up_is_refused(writer: Writer) -> None:
+def test_an_unknown_table_or_column_is_rejected(writer: Writer) -> None:
     assert refused(writer, ("sqlite_master", {"name": "x"})) == [
-        "'sqlite_master' is no table of a catalog"
+        "'sqlite_master' is not a table of a catalog"
     ]
-    assert refused(writer, ("journal", {"revision": 1})) == ["'journal' is no table of a catalog"]
+    assert refused(writer, ("journal", {"revision": 1})) == [
+        "'journal' is not a table of a catalog"
+    ]
     assert refused(writer, ("machines; DROP TABLE apps", {"id": "x"}))[0].endswith(
-        "is no table of a catalog"
+        "is not a table of a catalog"
     )
     assert refused(writer, ("machines", {"id": "x", "rowid": 1})) == [
-        "machines: 'rowid' is no column"
+        "machines: 'rowid' is not a column"
     ]
     assert refused(writer, ("machines", {"id": "x", "state = 'x' --": 1}))[0].endswith(
-        "is no column"
+        "is not a column"
     )
     assert refused(writer, ("apps", {"name": "x"})) == ["apps: network_id is missing"]
-    assert refused(writer, deletes=(("apps", {}),)) == ["apps: which row to delete is not said"]
-    assert refused(writer, deletes=(("journal", {"revision": 1}),)) == [
-        "'journal' is no table of a catalog"
+    assert refused(writer, deletes=(("apps", {}),)) == [
+        "apps: the request does not say which row to delete"
     ]
-    assert refused(writer, deletes=(("apps", {"1 OR 1": 1}),))[0].endswith("is no column")
+    assert refused(writer, deletes=(("journal", {"revision": 1}),)) == [
+        "'journal' is not a table of a catalog"
+    ]
+    assert refused(writer, deletes=(("apps", {"1 OR 1": 1}),))[0].endswith("is not a column")
 
 
-def test_no_table_is_hurt_by_names_that_look_like_sql(writer: Writer) -> None:
+def test_names_that_look_like_sql_harm_no_table(writer: Writer) -> None:
     for table, keys in KEYS.items():
-        with suppress(Refused):  # where numbers belong
+        with suppress(RejectedChange):  # where numbers belong
             assert (
                 writer.write(
                     [], [(table, dict.fromkeys(keys, "' OR 1=1; DROP TABLE machines; --"))]
@@ -426,7 +436,7 @@ def test_a_name_that_differs_from_another_in_letter_case_only_is_refused(
         ("machine_services", {"name": "x", "protocol": "tcp", "port": 1}),
     ],
 )
-def test_what_belongs_to_a_machine_that_is_not_there_is_refused(
+def test_metadata_and_services_of_a_missing_machine_are_rejected(
     writer: Writer, table: str, row: dict[str, Any]
 ) -> None:
     assert "nobody" in refused(writer, (table, {"machine_id": "nobody", **row}))[0]
@@ -450,13 +460,14 @@ def test_any_state_is_taken(writer: Writer) -> None:
 # ── what is written ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_as_it_was_leaves_no_trace(writer: Writer) -> None:
+def test_an_unchanged_row_leaves_no_journal_entry(writer: Writer) -> None:
     puts: list[Put] = [
         ("machines", STARTED),
         ("machine_metadata", {"machine_id": "new", "key": "k", "value": "v"}),
         ("machine_services", {"machine_id": "new", "name": "x", "protocol": "tcp", "port": 1}),
         ("apps", {"network_id": ACME, "name": "fresh"}),
-        ("peers", {"network_id": ACME, "name": "p", "address": "fdaa:0:18:a7b:7d:7:8:102", "region": ""}),
+        ("peers",
+         {"network_id": ACME, "name": "p", "address": "fdaa:0:18:a7b:7d:7:8:102", "region": ""}),
         ("flycasts", {"network_id": ACME, "app": "fresh", "address": "fdaa:0:18:0:1::9"}),
         ("networks", {"id": 99, "name": "n", "organization": "o"}),
         ("organizations", {"slug": "o", "name": "O"}),
@@ -485,7 +496,7 @@ def test_what_is_not_named_stays_or_has_its_default(writer: Writer) -> None:
     assert begin <= row[-1] <= time.time()
 
 
-def test_a_change_tells_the_revision_and_the_reader_comes_to_it(writer: Writer) -> None:
+def test_a_change_returns_the_revision_that_a_reader_reaches(writer: Writer) -> None:
     with Reader(writer.path) as reader:
         loaded = reader.read()
         for number in range(5):
@@ -498,7 +509,7 @@ def test_a_change_tells_the_revision_and_the_reader_comes_to_it(writer: Writer) 
             )
 
 
-def test_a_deleted_machine_takes_its_metadata_and_services_along(writer: Writer) -> None:
+def test_deleting_a_machine_deletes_its_metadata_and_services(writer: Writer) -> None:
     written = writer.write([], [("machines", {"id": "3d8d9930b03989"})])
     assert written.rows == 1
     for table in ("machine_metadata", "machine_services"):
@@ -521,7 +532,7 @@ def test_a_row_may_be_deleted_and_put_in_one_change(writer: Writer) -> None:
     assert (found.metadata, found.services, found.region) == ((), (), b"iad")
 
 
-def test_a_change_that_is_tried_is_taken_back(writer: Writer) -> None:
+def test_a_trial_change_is_rolled_back(writer: Writer) -> None:
     before = content(writer.path)
     tried = writer.write([("machines", STARTED)], [("apps", {"name": "blog"})], keep=False)
     assert tried.rows == 2
@@ -529,7 +540,7 @@ def test_a_change_that_is_tried_is_taken_back(writer: Writer) -> None:
 
 
 def test_the_journal_is_trimmed(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "KEPT_CHANGES", 10)
+    monkeypatch.setattr(writing, "JOURNAL_LIMIT", 10)
     with Reader(writer.path) as often, Reader(writer.path) as seldom:
         loaded, before = often.read(), seldom.read()
         for number in range(40):
@@ -542,7 +553,7 @@ def test_the_journal_is_trimmed(writer: Writer, monkeypatch: pytest.MonkeyPatch)
         assert after.parts == 0  # it missed some, and read everything
         assert after.catalog.networks[ACME].apps == loaded.catalog.networks[ACME].apps
         assert after.catalog.revision == loaded.catalog.revision
-    monkeypatch.setattr(writing, "KEPT_CHANGES", 0)
+    monkeypatch.setattr(writing, "JOURNAL_LIMIT", 0)
     writer.write([("machines", {**STARTED, "region": "last"})])
     assert journal(writer.path) == []
     revision = writer.revision()
@@ -556,7 +567,8 @@ import sys
 from internal_dns.store.writer import Writer
 with Writer(sys.argv[1]) as writer:
     for turn in range(int(sys.argv[2]), 1_000_000):
-        puts = [("machines", {"id": f"k{n}", "network_id": 24, "app": "killed", "state": f"s{turn}", "region": "iad",
+        puts = [("machines", {"id": f"k{n}", "network_id": 24, "app": "killed",
+                              "state": f"s{turn}", "region": "iad",
                               "address": f"fdaa:0:18:a7b:7d:9:{n + 1:x}:2"}) for n in range(2_000)]
         print(turn, flush=True)
         writer.write(puts)
@@ -600,7 +612,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_impatient")
 @pytest.mark.slow
-def test_a_shell_that_holds_the_file_is_waited_for_then_told(path: Path) -> None:
+def test_a_writer_waits_for_a_shell_that_holds_the_file_then_reports_it(path: Path) -> None:
     with Writer(path) as writer, closing(sqlite3.connect(path, isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")
         begin = time.monotonic()
@@ -655,7 +667,7 @@ def test_a_file_that_took_the_place_of_ours_is_not_written_past(path: Path) -> N
                 [("machines", {**STARTED, "id": "second", "address": "fdaa:0:18:a7b:7d:7:8:2"})]
             )
         except (NotOurs, sqlite3.Error, OSError):
-            return  # said, not lost
+            return  # reported, not lost
     assert query(path, "SELECT id FROM machines WHERE id = 'second'") == [("second",)]
 
 

@@ -1,4 +1,4 @@
-"""The difference between the rows a document means and those of a file, as rows and in words."""
+"""The difference between the rows a document wants and those of a file, as rows and in words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Sign = Literal["+", "~", "-"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that is added, changed or removed, in words."""
+    """One addition, change or removal, in words."""
 
     sign: Sign
     kind: str
@@ -50,16 +50,15 @@ class Difference:
         self.wanted = {
             table: {_key(table, row): row for row in rows} for table, rows in wanted.items()
         }
-        self.before: dict[
-            str, dict[tuple[Any, ...], Row]
-        ] = {}  # present rows by key, those in doubt left out
+        # Present rows by key, without those that no statement can address.
+        self.before: dict[str, dict[tuple[Any, ...], Row]] = {}
         self.named = {row["id"] for row in wanted["networks"]}
         self.old_apps = {(row["network_id"], row["app"]) for row in present["machines"]}
         self.new_apps = {(row["network_id"], row["app"]) for row in wanted["machines"]}
 
-    def work_out(self) -> None:
+    def compute(self) -> None:
         for table in KEYS:
-            # Of addresses that are written two ways the one as we write it is kept.
+            # Of one address in two spellings, the canonical one stays.
             rows = sorted(
                 self.present[table],
                 key=lambda row: row.get("address") != _canonical(row.get("address")),
@@ -68,13 +67,14 @@ class Difference:
             for row in rows:
                 if not all(bindable(row[column]) for column in KEYS[table]):
                     self.notes.append(
-                        f"{table} {key_text(table, row)}: left as it is: no statement finds its key"
+                        f"{table} {key_text(table, row)}: not changed: "
+                        "no statement can address its key"
                     )
                 elif (key := _key(table, row)) in before:
                     self.delete(table, row)
                 else:
                     before[key] = row
-                    if key not in self.wanted[table] and self.is_ours(table, row):
+                    if key not in self.wanted[table] and self.is_unwanted(table, row):
                         self.delete(table, row)
             for key, row in self.wanted[table].items():
                 old = before.get(key)
@@ -82,36 +82,38 @@ class Difference:
                     continue
                 if old is None or _compared(old) != _compared(row):
                     self.puts.append((table, row))
-        self.deletes.sort(key=lambda found: (ORDER.index(found[0]), _in_order(found[1].values())))
+        self.deletes.sort(key=lambda pair: (ORDER.index(pair[0]), _in_order(pair[1].values())))
 
     def delete(self, table: str, row: Row) -> None:
         self.deletes.append((table, {column: row[column] for column in KEYS[table]}))
 
-    def is_ours(self, table: str, row: Row) -> bool:
-        """Say whether a row that is not wanted is to go."""
-        if self.prune or table in OF_MACHINE:  # only those of machines that we look at were read
+    def is_unwanted(self, table: str, row: Row) -> bool:
+        """Whether a present row that the document does not want is to be deleted."""
+        if self.prune or table in OF_MACHINE:  # only rows of machines in question were read
             return True
         return table in OF_NETWORK and row["network_id"] in self.named
 
-    # In words.
+    # ── in words ──────────────────────────────────────────────────────────────────────────────────
 
     def changes(self) -> list[Change]:
-        found = [
-            *self.told("networks", "network", lambda row: self.network(row["id"])),
-            *self.apps(),
-            *self.machines(),
-            *self.told(
+        changes = [
+            *self.row_changes("networks", "network", lambda row: self.network_name(row["id"])),
+            *self.app_changes(),
+            *self.machine_changes(),
+            *self.row_changes(
                 "peers",
                 "peer",
-                lambda row: f"{self.network(row['network_id'])}/{cell_text(row['name'])}",
+                lambda row: f"{self.network_name(row['network_id'])}/{cell_text(row['name'])}",
             ),
-            *self.told(
-                "flycasts", "flycast", lambda row: f"{self.of_app(row)} {cell_text(row['address'])}"
+            *self.row_changes(
+                "flycasts",
+                "flycast",
+                lambda row: f"{self.app_name(row)} {cell_text(row['address'])}",
             ),
-            *self.told("organizations", "organization", lambda row: cell_text(row["slug"])),
-            *self.told("regions", "region", lambda row: cell_text(row["code"])),
-            *self.told("region_latency", "latency", _pair),
-            *self.told("hosts", "host", lambda row: host_text(row["id"])),
+            *self.row_changes("organizations", "organization", lambda row: cell_text(row["slug"])),
+            *self.row_changes("regions", "region", lambda row: cell_text(row["code"])),
+            *self.row_changes("region_latency", "latency", _pair),
+            *self.row_changes("hosts", "host", lambda row: host_text(row["id"])),
         ]
         strays = [
             (table, key)
@@ -120,9 +122,10 @@ class Difference:
         ]
         for table, key in strays:
             kind, name = ("metadata", "key") if table == "machine_metadata" else ("service", "name")
-            words = f"{cell_text(key[name])} of machine {cell_text(key['machine_id'])}, which is not there"
-            found.append(Change("-", kind, words))
-        return found
+            machine = cell_text(key["machine_id"])
+            words = f"{cell_text(key[name])} of machine {machine}, which does not exist"
+            changes.append(Change("-", kind, words))
+        return changes
 
     def is_known(self, key: Row) -> bool:
         return any(
@@ -130,10 +133,14 @@ class Difference:
             for machines in (self.before["machines"], self.wanted["machines"])
         )
 
-    def told(self, table: str, kind: str, name: Callable[[Row], str]) -> Iterator[Change]:
-        for _, row in sorted(self.of(table, self.deletes), key=lambda found: _in_order(found[0])):
+    def row_changes(self, table: str, kind: str, name: Callable[[Row], str]) -> Iterator[Change]:
+        for _, row in sorted(
+            self.keyed_rows(table, self.deletes), key=lambda pair: _in_order(pair[0])
+        ):
             yield Change("-", kind, name(row))
-        for key, row in sorted(self.of(table, self.puts), key=lambda found: _in_order(found[0])):
+        for key, row in sorted(
+            self.keyed_rows(table, self.puts), key=lambda pair: _in_order(pair[0])
+        ):
             old = self.before[table].get(key)
             if old is None:
                 yield Change("+", kind, name(row))
@@ -141,92 +148,96 @@ class Difference:
                 yield Change("~", kind, f"{name(row)}: {', '.join(_fields_changed(old, row))}")
 
     @staticmethod
-    def of(table: str, found: list[tuple[str, Row]]) -> Iterator[tuple[tuple[Any, ...], Row]]:
-        return ((_key(table, row), row) for of_table, row in found if of_table == table)
+    def keyed_rows(
+        table: str, rows: list[tuple[str, Row]]
+    ) -> Iterator[tuple[tuple[Any, ...], Row]]:
+        return ((_key(table, row), row) for of_table, row in rows if of_table == table)
 
-    def apps(self) -> Iterator[Change]:
-        """An app is there by its row or by its machines."""
+    def app_changes(self) -> Iterator[Change]:
+        """Yield apps that are added or removed. An app exists if it has a row or a machine."""
         old = {
             key
             for key in {*self.before["apps"], *self.old_apps}
             if self.prune or key[0] in self.named
         }
         new = {*self.wanted["apps"], *self.new_apps}
-        for sign, found in ("-", old - new), ("+", new - old):
-            for number, app in sorted(found, key=_in_order):
-                yield Change(sign, "app", f"{self.network(number)}/{cell_text(app)}")  # type: ignore[arg-type]
+        for sign, apps in ("-", old - new), ("+", new - old):
+            for number, app in sorted(apps, key=_in_order):
+                yield Change(sign, "app", f"{self.network_name(number)}/{cell_text(app)}")  # type: ignore[arg-type]
 
-    def machines(self) -> Iterator[Change]:
-        """Metadata and services are told with their machine."""
+    def machine_changes(self) -> Iterator[Change]:
+        """Yield changed machines, each with the changes of its metadata and services."""
         parts: dict[object, list[str]] = defaultdict(list)
         for table, kind in ("machine_metadata", "metadata"), ("machine_services", "service"):
-            for _, row in self.of(table, self.deletes):
+            for _, row in self.keyed_rows(table, self.deletes):
                 parts[row["machine_id"]].append(f"{kind} {_part(row)} removed")
-            for key, row in self.of(table, self.puts):
+            for key, row in self.keyed_rows(table, self.puts):
                 old = self.before[table].get(key)
                 how = _belonging_changed(old, row) if old else "added"
                 parts[row["machine_id"]].append(f"{kind} {_part(row)} {how}")
         old_rows, new_rows = self.before["machines"], self.wanted["machines"]
         for key, row in sorted(
-            self.of("machines", self.deletes), key=lambda found: _in_order(found[0])
+            self.keyed_rows("machines", self.deletes), key=lambda pair: _in_order(pair[0])
         ):
-            yield Change("-", "machine", f"{cell_text(row['id'])} of {self.of_app(old_rows[key])}")
+            yield Change(
+                "-", "machine", f"{cell_text(row['id'])} of {self.app_name(old_rows[key])}"
+            )
         for key, row in new_rows.items():
-            words = f"{cell_text(row['id'])} of {self.of_app(row)}"
-            if (was := old_rows.get(key)) is None:
+            words = f"{cell_text(row['id'])} of {self.app_name(row)}"
+            if (old := old_rows.get(key)) is None:
                 yield Change("+", "machine", words)
                 continue
             moved = [
-                f"network {self.network(was['network_id'])} -> {self.network(row['network_id'])}"
+                f"network {self.network_name(old['network_id'])} -> "
+                f"{self.network_name(row['network_id'])}"
             ]
-            changed = moved if was["network_id"] != row["network_id"] else []
-            changed = changed + _fields_changed(was, row) + parts.get(row["id"], [])
+            changed = moved if old["network_id"] != row["network_id"] else []
+            changed = changed + _fields_changed(old, row) + parts.get(row["id"], [])
             if changed:
                 yield Change("~", "machine", f"{words}: {', '.join(changed)}")
 
-    def of_app(self, row: Row) -> str:
-        return f"{self.network(row['network_id'])}/{cell_text(row['app'])}"
+    def app_name(self, row: Row) -> str:
+        return f"{self.network_name(row['network_id'])}/{cell_text(row['app'])}"
 
-    def network(self, number: object) -> str:
-        """Name a network as the document does, else as the file does, else by its number."""
+    def network_name(self, number: object) -> str:
+        """Return the name of a network in the document, else in the file, else its number."""
         row = self.wanted["networks"].get((number,)) or self.before["networks"].get((number,)) or {}
         return cell_text(row.get("name") or number)
 
     def moves(self) -> list[str]:
-        """The machines that another network would get, with both networks."""
-        found = []
+        """Return the machines that would change their network, with both networks."""
+        moves = []
         for key, new in self.wanted["machines"].items():
             old = self.before["machines"].get(key)
             if old is not None and old["network_id"] != new["network_id"]:
                 networks = (
-                    f"from network {self.network(old['network_id'])} to "
-                    f"{self.network(new['network_id'])}"
+                    f"from network {self.network_name(old['network_id'])} to "
+                    f"{self.network_name(new['network_id'])}"
                 )
-                found.append(f"machine {cell_text(new['id'])} would move {networks}")
-        return found
+                moves.append(f"machine {cell_text(new['id'])} would move {networks}")
+        return moves
 
     def warnings(self) -> list[str]:
-        found = []
-        kept = (
+        warnings = []
+        untouched = (
             []
             if self.prune
             else [row for row in self.present["networks"] if row["id"] not in self.named]
         )
         names = {str(row["name"]).lower(): row for row in self.wanted["networks"].values()}
-        for row in kept:
+        for row in untouched:
             if (new := names.get(str(row["name"]).lower())) is not None:
-                found.append(
-                    f"network {row['id']} of the catalog is called {cell_text(new['name'])} too, "
-                    f"like {new['id']}"
+                warnings.append(
+                    f"network {row['id']} of the catalog has the same name as {new['id']}: "
+                    f"{cell_text(new['name'])}"
                 )
         for key, new in self.wanted["machines"].items():
             old = self.before["machines"].get(key)
             if old is not None and old["network_id"] not in self.named:
-                whence = (
-                    f"network {self.network(old['network_id'])}, which the document does not name"
-                )
-                found.append(f"machine {cell_text(new['id'])} moves away from {whence}")
-        return found
+                name = self.network_name(old["network_id"])
+                origin = f"network {name}, which the document does not name"
+                warnings.append(f"machine {cell_text(new['id'])} moves away from {origin}")
+        return warnings
 
 
 def _key(table: str, row: Row) -> tuple[Any, ...]:
@@ -239,7 +250,7 @@ def _canonical(address: Any) -> Any:
 
 
 def _compared(row: Row) -> Row:
-    """Return a row's cells as the reader takes them."""
+    """Return a row's cells as the reader of the catalog interprets them."""
     return {column: _meant(column, value) for column, value in row.items()}
 
 
@@ -286,5 +297,5 @@ def _pair(row: Row) -> str:
 
 
 def _in_order(cells: Iterable[Any]) -> list[tuple[str, Any]]:
-    """A key to sort by, whatever types a laxer writer mixed."""
+    """Return a sort key that works whatever types the cells have."""
     return [(type(cell).__name__, cell) for cell in cells]

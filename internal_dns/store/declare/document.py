@@ -1,4 +1,4 @@
-"""A document that was read, and the faults of one that cannot be."""
+"""A parsed document, and the faults of one that cannot be used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from internal_dns.store.declare.file import COLUMNS, KEYS, Row
 
 @dataclass(frozen=True, slots=True)
 class DocumentFault:
-    """What is wrong where, and what to do. Lines count from 1."""
+    """One fault: where it is, what is wrong, and what to do. Lines count from 1."""
 
     file: str
     line: int
@@ -20,11 +20,12 @@ class DocumentFault:
     do: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.where + ': ' if self.where else ''}{self.what}. {self.do}"
+        where = f"{self.where}: " if self.where else ""
+        return f"{self.file}:{self.line}: {where}{self.what}. {self.do}"
 
 
-class Faulty(Exception):
-    """A document that cannot be used; `faults` has all that is wrong with it, by line."""
+class InvalidDocument(Exception):
+    """The document cannot be used; `faults` has all its faults, by line."""
 
     def __init__(self, faults: list[DocumentFault]) -> None:
         super().__init__("\n".join(map(str, faults)))
@@ -33,8 +34,8 @@ class Faulty(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document without faults. `unknown_regions`: the warnings that a catalog's own regions may
-    settle."""
+    """A document without faults. `unknown_regions`: warnings that the catalog's own regions may
+    resolve."""
 
     name: str
     tables: Mapping[str, Sequence[Row]]
@@ -42,13 +43,12 @@ class Document:
     unknown_regions: Mapping[str, DocumentFault] = field(default_factory=dict)
 
     def rows(self) -> dict[str, list[Row]]:
-        """Return the rows of every table in schema.sql's columns without `updated_at`, sorted by
-        primary key."""
-        found = {}
+        """Return the rows of every table, without `updated_at`, sorted by primary key."""
+        rows = {}
         for table, key in KEYS.items():
-            made = [
+            of_table = [
                 {column: row[column] for column in COLUMNS[table]}
                 for row in self.tables.get(table, ())
             ]
-            found[table] = sorted(made, key=itemgetter(*key))
-        return found
+            rows[table] = sorted(of_table, key=itemgetter(*key))
+        return rows

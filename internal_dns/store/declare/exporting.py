@@ -1,4 +1,4 @@
-"""Export: from the rows of a file to a document's plain value."""
+"""Export the rows of a file as the plain value of a document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any, Final, NamedTuple
 
 from internal_dns.core.catalog_rules import USUAL, CatalogRules
-from internal_dns.store.declare import form
+from internal_dns.store.declare import fields
 from internal_dns.store.declare.file import (
     COLUMNS,
     KEYS,
@@ -38,7 +38,7 @@ from internal_dns.store.schema import FLAG as FLAG_DOMAIN
 
 
 class Exported(NamedTuple):
-    """A document's plain value, and what of the file it cannot say."""
+    """A document's plain value, and what of the file it cannot represent."""
 
     document: dict[str, Any]
     notes: list[str]
@@ -52,10 +52,11 @@ def export(
 ) -> Exported:
     """Return the file as a document: all of it, or only some *networks* with their organizations.
 
-    Rows are told as they are, also those that `parse` refuses; flags as the reader takes them
-    (anything but 0 is true). What no document can hold is left out and noted: octets that are not
-    UTF-8, blobs, infinities, what belongs to a machine that does not exist. A network without a
-    name, or with one that is taken, goes by its number, with a note. Raises sqlite3.Error.
+    Rows are exported as they are, including those that `parse` rejects; flags as the reader
+    interprets them (anything but 0 is true). Omitted with a note is what no document can represent:
+    octets that are not UTF-8, blobs, infinities, and metadata or services of a machine that does
+    not exist. A network without a name, or with the name of another, is named by its number, with a
+    note. Raises sqlite3.Error.
     """
     only = None if networks is None else sorted(set(networks))
     with snapshot(connection):
@@ -72,44 +73,56 @@ class _Export:
     ) -> None:
         self.notes: list[str] = []
         self.only, self.prefix = only, prefix
-        self.rows = {table: self.sayable(table, rows[table]) for table in KEYS}
+        self.rows = {table: self.representable(table, rows[table]) for table in KEYS}
 
-    def sayable(self, table: str, rows: list[Row]) -> list[Row]:
-        """Return the rows of *table* that a document can hold, sorted."""
-        found = []
+    def representable(self, table: str, rows: list[Row]) -> list[Row]:
+        """Return the rows of *table* that a document can represent, sorted."""
+        kept_rows = []
         for row in rows:
             why = next(
-                (f"{c} {why}" for c in COLUMNS[table] if (why := _unsayable(table, c, row[c]))),
+                (
+                    f"{c} {why}"
+                    for c in COLUMNS[table]
+                    if (why := _why_unrepresentable(table, c, row[c]))
+                ),
                 None,
             )
             if why is None:
-                found.append(row)
+                kept_rows.append(row)
             else:
-                self.notes.append(f"{table} {key_text(table, row)}: left out: {why}")
+                self.notes.append(f"{table} {key_text(table, row)}: not exported: {why}")
         return sorted(
-            found, key=lambda row: [(isinstance(row[c], str), row[c]) for c in KEYS[table]]
+            kept_rows, key=lambda row: [(isinstance(row[c], str), row[c]) for c in KEYS[table]]
         )
 
     def exported(self) -> Exported:
         names = self.network_names()
         self.notes += [
-            f"networks {number}: nothing is there"
+            f"networks {number}: no such network"
             for number in self.only or ()
             if number not in names
         ]
         document = {
             "networks": {names[number]: value for number, value in self.networks(names).items()},
             "organizations": {
-                row["slug"]: _said(row, form.ORGANIZATION) for row in self.rows["organizations"]
+                row["slug"]: _document_table(row, fields.ORGANIZATION)
+                for row in self.rows["organizations"]
             },
-            "regions": {row["code"]: _said(row, form.REGION) for row in self.rows["regions"]},
-            "latency": [_said(row, form.LATENCY) for row in self.rows["region_latency"]],
-            "hosts": {host_text(row["id"]): _said(row, form.HOST) for row in self.rows["hosts"]},
+            "regions": {
+                row["code"]: _document_table(row, fields.REGION) for row in self.rows["regions"]
+            },
+            "latency": [
+                _document_table(row, fields.LATENCY) for row in self.rows["region_latency"]
+            ],
+            "hosts": {
+                host_text(row["id"]): _document_table(row, fields.HOST)
+                for row in self.rows["hosts"]
+            },
         }
         return Exported({key: value for key, value in document.items() if value}, self.notes)
 
     def network_names(self) -> dict[int, str]:
-        """Return a name for every network that any row is of."""
+        """Return a name for every network that has rows."""
         named = {row["id"]: row["name"] for row in self.rows["networks"]}
         numbers = {row["network_id"] for table in OF_NETWORK for row in self.rows[table]}
         names: dict[int, str] = {}
@@ -125,81 +138,87 @@ class _Export:
                     if name
                     else "has no name"
                 )
-                name = next(n for n in _stand_ins(number) if n not in taken)
-                self.notes.append(f"networks {number}: {why}, so it goes by {name}")
+                name = next(n for n in _substitute_names(number) if n not in taken)
+                self.notes.append(f"networks {number}: {why}, so it is exported as {name}")
                 taken.add(name)
             used.add(name)
             names[number] = name
         return names
 
     def networks(self, names: Mapping[int, str]) -> dict[int, dict[str, Any]]:
-        found: dict[int, dict[str, Any]] = {
+        networks: dict[int, dict[str, Any]] = {
             number: {"id": self.network_id(number)} for number in names
         }
         for row in self.rows["networks"]:
-            found[row["id"]] |= {"organization": row["organization"]} if row["organization"] else {}
+            networks[row["id"]] |= (
+                {"organization": row["organization"]} if row["organization"] else {}
+            )
         machines = self.machines()
         apps = {(row["network_id"], row["name"]) for row in self.rows["apps"]} | machines.keys()
         for number, app in sorted(apps):
             of_app = {"machines": machines[number, app]} if (number, app) in machines else {}
-            found[number].setdefault("apps", {})[app] = of_app
+            networks[number].setdefault("apps", {})[app] = of_app
         for row in self.rows["peers"]:
-            found[row["network_id"]].setdefault("peers", {})[row["name"]] = _said(row, form.PEER)
+            networks[row["network_id"]].setdefault("peers", {})[row["name"]] = _document_table(
+                row, fields.PEER
+            )
         for row in self.rows["flycasts"]:
-            flycasts = found[row["network_id"]].setdefault("flycasts", {})
+            flycasts = networks[row["network_id"]].setdefault("flycasts", {})
             flycasts.setdefault(row["app"], []).append(row["address"])
-        return found
+        return networks
 
     def network_id(self, number: int) -> int | str:
         return slash_48(number, self.prefix) if 0 < number < 1 << 32 else number
 
     def machines(self) -> dict[tuple[int, str], list[dict[str, Any]]]:
-        """Return machines by network and app, with what belongs to them."""
+        """Return machines by network and app, with metadata and services."""
         metadata: dict[str, dict[str, str]] = defaultdict(dict)
         for row in self.rows["machine_metadata"]:
             metadata[row["machine_id"]][row["key"]] = row["value"]
         services: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in self.rows["machine_services"]:
-            services[row["machine_id"]].append(_said(row, form.SERVICE))
-        found: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+            services[row["machine_id"]].append(_document_table(row, fields.SERVICE))
+        machines: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
         for row in self.rows["machines"]:
             of_machine = {
                 "metadata": metadata.pop(row["id"], {}),
                 "services": services.pop(row["id"], []),
             }
-            found[row["network_id"], row["app"]].append(_said({**row, **of_machine}, form.MACHINE))
+            machines[row["network_id"], row["app"]].append(
+                _document_table({**row, **of_machine}, fields.MACHINE)
+            )
         if self.only is None:
             for machine in sorted({*metadata, *services}):
                 what = f"metadata and services of machine {shown(machine)}"
-                self.notes.append(f"{what}: left out: the document has no such machine")
-        return found
+                self.notes.append(f"{what}: not exported: the document has no such machine")
+        return machines
 
 
-def _said(row: Row, known: Mapping[str, form.Field]) -> dict[str, Any]:
-    """Return a row as a table of the document: what equals its default is left out."""
-    found = {}
+def _document_table(row: Row, known: Mapping[str, fields.Field]) -> dict[str, Any]:
+    """Return a row as a table of the document, without values that equal the default."""
+    table = {}
     for key, known_field in known.items():
         value = row[known_field.column]
         if known_field.kind is FLAG:
             value = value != 0 if known_field.default else bool(value)
-        elif value is None and known_field.default is not form.REQUIRED:
+        elif value is None and known_field.default is not fields.REQUIRED:
             value = known_field.default
-        if known_field.default is form.REQUIRED or value != known_field.default:
-            found[key] = value
-    return found
+        if known_field.default is fields.REQUIRED or value != known_field.default:
+            table[key] = value
+    return table
 
 
-def _unsayable(table: str, column: str, value: object) -> str | None:
-    """Say why no document can hold this cell, or None."""
+def _why_unrepresentable(table: str, column: str, value: object) -> str | None:
+    """Return why no document can represent this cell, or None."""
     of = BY_NAME[table].column(column)
     domain = of.domain
     match value:
         case str() if not is_unicode(value):
             return "is not UTF-8"
         case str() | float() if domain in (NETWORK_ID, HOST_ID):
-            return "is no integer"
-        case int() | float() if column in _KEY_TEXTS.get(table, ()):
-            return "is no text"
+            return "is not an integer"
+        case int() | float() if column in _TEXT_ONLY.get(table, ()):
+            return "is not text"
         case float() if not isfinite(value):
             return "is infinite"
         case bytes():
@@ -209,8 +228,8 @@ def _unsayable(table: str, column: str, value: object) -> str | None:
     return None
 
 
-# Columns that become keys of the document, or their whole value: nothing but text will do.
-_KEY_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
+# Columns that become keys of the document, or a whole value: only text is possible.
+_TEXT_ONLY: Final[Mapping[str, tuple[str, ...]]] = {
     table.name: tuple(
         c.name
         for c in table.columns
@@ -222,8 +241,8 @@ _KEY_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def _stand_ins(number: int) -> Iterator[str]:
-    """Names for a network that has none: 24, network-24, network-24-2, ..."""
+def _substitute_names(number: int) -> Iterator[str]:
+    """Yield names for a network that has none: 24, network-24, network-24-2, ..."""
     yield f"{number}"
     yield f"network-{number}"
     yield from (f"network-{number}-{n}" for n in count(2))

@@ -1,4 +1,4 @@
-"""The rows of a catalog file that a document speaks of. Unlike store/sqlite.py this keeps texts and
+"""The rows of a catalog file that a document describes. Unlike store/sqlite.py, this keeps text and
 blobs apart."""
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from internal_dns.store.rows import shown
 from internal_dns.store.schema import CATALOG, FLAG, META
 from internal_dns.store.sqlite import source
 
-# Parents first: the order of puts. Deletes take it backwards. `meta` is no part of a document.
+# Parents first: the order of puts, and in reverse that of deletes. `meta` is not part of a
+# document.
 TABLES: Final = tuple(table for table in CATALOG if table is not META)
 ORDER: Final = [table.name for table in TABLES]
 KEYS: Final = {table: schema.KEYS[table] for table in ORDER}
-# When a machine's row changed is for the writer to say.
+# The writer alone sets updated_at.
 COLUMNS: Final = {
     table.name: tuple(c.name for c in table.columns if c.document is not None) for table in TABLES
 }
@@ -32,7 +33,7 @@ Row = dict[str, Any]
 
 @contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """Read as of one commit; text that is not UTF-8 comes with surrogates, blobs as octets."""
+    """Read as of one commit; text that is not UTF-8 becomes surrogates, a blob stays octets."""
     before = connection.text_factory, connection.row_factory, connection.in_transaction
     connection.text_factory = lambda octets: octets.decode("utf-8", "surrogateescape")
     connection.row_factory = None
@@ -60,16 +61,14 @@ def select_in(
     connection: sqlite3.Connection, table: str, column: str, values: Iterable[Any]
 ) -> list[Row]:
     """Return the rows whose *column* is one of *values*."""
-    remaining, found = iter(values), []
+    remaining, rows = iter(values), []
     while some := tuple(islice(remaining, 500)):  # SQLite before 3.32 binds 999 at most
-        found += select(
-            connection, table, f"WHERE {column} IN ({', '.join('?' * len(some))})", some
-        )
-    return found
+        rows += select(connection, table, f"WHERE {column} IN ({', '.join('?' * len(some))})", some)
+    return rows
 
 
 def of_networks(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[str, list[Row]]:
-    """Return what belongs to some networks, and their organizations; no places."""
+    """Return the rows of some networks and their organizations; no regions, latency or hosts."""
     rows = {table: select_in(connection, table, "network_id", numbers) for table in OF_NETWORK}
     rows["networks"] = select_in(connection, "networks", "id", numbers)
     machines = [row["id"] for row in rows["machines"] if bindable(row["id"])]
@@ -81,7 +80,7 @@ def of_networks(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[
 
 
 def bindable(value: object) -> bool:
-    """Say whether `= ?` finds the cell again."""
+    """Whether `= ?` finds the cell again."""
     return value is not None and not (isinstance(value, str) and not is_unicode(value))
 
 
@@ -98,7 +97,7 @@ def key_text(table: str, row: Row) -> str:
 
 
 def cell_text(value: object) -> str:
-    """Write a cell for an operator's eyes."""
+    """Return a cell in printable form, for messages to the operator."""
     if isinstance(value, str) and not is_unicode(value):
         value = value.encode("utf-8", "surrogateescape")
     return "NULL" if value is None else shown(value)

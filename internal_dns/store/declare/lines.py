@@ -1,4 +1,4 @@
-"""In which line of a TOML or JSON text each key and array element stands."""
+"""Find the line of each key and array element in a TOML or JSON text."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from internal_dns.store.rows import shown
 Path = tuple[str | int, ...]  # ("networks", "acme", "apps", "web", "machines", 0, "address")
 
 
-class Syntax(Exception):
+class MalformedText(Exception):
     def __init__(self, line: int, what: str) -> None:
         super().__init__(what)
         self.line, self.what = line, what
 
 
 class Lines:
-    """Decodes a text, and knows in which line each key and array element of it stands.
+    """Decodes a text, and finds the line of each key and array element.
 
-    The decoders do not tell, so the text is walked once more, when the first fault asks. It is
-    known to be well-formed by then, so the walk judges nothing.
+    The decoders do not report lines, so the text is walked once more when the first fault needs
+    one. By then it is known to be well-formed, so the walk validates nothing.
     """
 
     def __init__(self, text: str, kind: str) -> None:
         self.text, self.kind = text, kind
 
     def value(self) -> Any:
-        """Return the decoded text. Raises Syntax or RecursionError."""
+        """Return the decoded text. Raises MalformedText or RecursionError."""
         try:
             octets = self.text.encode()
         except UnicodeEncodeError as error:
-            raise Syntax(
+            raise MalformedText(
                 self.text.count("\n", 0, error.start) + 1, "an octet that is not UTF-8"
             ) from error
         try:
@@ -46,14 +46,13 @@ class Lines:
             byte = re.search(r" \(byte (\d+)\)", str(error))
             before = octets[: int(byte[1])] if byte else octets.rstrip()
             what = re.sub(r" \(byte \d+\)", "", str(error)).removeprefix("JSON is malformed: ")
-            raise Syntax(before.count(b"\n") + 1, what) from error
-        except (
-            ValueError
-        ) as error:  # TOMLDecodeError, or an integer of more digits than Python reads
+            raise MalformedText(before.count(b"\n") + 1, what) from error
+        except ValueError as error:
+            # TOMLDecodeError, or an integer with more digits than Python reads.
             line = re.search(r" \(at line (\d+), column \d+\)", str(error))
             last = self.text.rstrip().count("\n") + 1 if "end of document" in str(error) else 1
             what = re.sub(r" \(at [^()]*\)$", "", str(error))
-            raise Syntax(int(line[1]) if line else last, shown(what)) from error
+            raise MalformedText(int(line[1]) if line else last, shown(what)) from error
 
     @cached_property
     def walk(self) -> _Walk:
@@ -61,30 +60,30 @@ class Lines:
 
     @cached_property
     def breaks(self) -> list[int]:
-        return [found.start() for found in re.finditer("\n", self.text)]
+        return [match.start() for match in re.finditer("\n", self.text)]
 
     @property
-    def twice(self) -> list[tuple[Path, str]]:
+    def duplicates(self) -> list[tuple[Path, str]]:
         """Keys that stand twice in one table: tomllib refuses them, msgspec takes the last."""
-        return self.walk.twice if self.kind == "json" else []
+        return self.walk.duplicates if self.kind == "json" else []
 
     def line(self, path: Path) -> int:
         """Return the line of *path*, or of the nearest table around it."""
-        while path and path not in self.walk.places:
+        while path and path not in self.walk.offsets:
             path = path[:-1]
-        return bisect_right(self.breaks, self.walk.places.get(path, 0) - 1) + 1
+        return bisect_right(self.breaks, self.walk.offsets.get(path, 0) - 1) + 1
 
 
 class _Walk:
-    """Walks a well-formed text and notes where each path begins."""
+    """Walks a well-formed text and records the offset of each path."""
 
     blank: re.Pattern[str]
     token: re.Pattern[str]  # a string or any other value that is neither array nor table
 
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
-        self.places: dict[Path, int] = {}
-        self.twice: list[tuple[Path, str]] = []
+        self.offsets: dict[Path, int] = {}
+        self.duplicates: list[tuple[Path, str]] = []
 
     def peek(self) -> str:
         """Skip blanks and comments; return the character there, or nothing at the end."""
@@ -92,17 +91,17 @@ class _Walk:
         return self.text[self.at : self.at + 1]
 
     def take(self, pattern: re.Pattern[str]) -> str:
-        found = pattern.match(self.text, self.at)
-        assert found is not None, f"the decoder took what we cannot walk at {self.at}"
-        self.at = found.end()
-        return found[0]
+        match = pattern.match(self.text, self.at)
+        assert match is not None, f"the decoder accepted what the walk cannot parse at {self.at}"
+        self.at = match.end()
+        return match[0]
 
     def item(self, path: Path) -> None:
-        """Walk one value, and note what is in it."""
+        """Walk one value, and record the offsets of what it contains."""
         match self.peek():
             case "[":
                 for position, _ in enumerate(self.members("]")):
-                    self.places[*path, position] = self.at
+                    self.offsets[*path, position] = self.at
                     self.item((*path, position))
             case "{":
                 start = self.at
@@ -112,7 +111,7 @@ class _Walk:
                 self.take(self.token)
 
     def members(self, end: str) -> Iterator[None]:
-        """Stop at each member of an array or table."""
+        """Yield at each member of an array or table."""
         self.at += 1
         while self.peek() != end:
             yield
@@ -138,8 +137,10 @@ class _JsonWalk(_Walk):
         key = msgspec.json.decode(self.take(self.token))
         path = (*path, key)
         if (first := self.seen.setdefault((table, key), start)) != start:
-            self.twice.append((path, f"the key stands twice, first in line {self.line(first)}"))
-        self.places[path] = start
+            self.duplicates.append(
+                (path, f"the key stands twice, first in line {self.line(first)}")
+            )
+        self.offsets[path] = start
         self.peek()
         self.at += 1
         self.item(path)
@@ -167,8 +168,8 @@ class _TomlWalk(_Walk):
                 self.pair(table, 0)
 
     def header(self) -> Path:
-        """Walk [a.b] or [[a.b]]; return the path it opens: every array on the way means its last
-        member."""
+        """Walk [a.b] or [[a.b]] and return the path it opens; an array of tables on the way means
+        its last element."""
         start, width = self.at, 2 if self.text.startswith("[[", self.at) else 1
         self.at += width
         keys = self.keys()
@@ -176,28 +177,28 @@ class _TomlWalk(_Walk):
         path: Path = ()
         for position, key in enumerate(keys, 1):
             path = (*path, key)
-            self.places.setdefault(path, start)
+            self.offsets.setdefault(path, start)
             if position == len(keys) and width == 2:
                 self.counts[path] = self.counts.get(path, 0) + 1
             if path in self.counts:
                 path = (*path, self.counts[path] - 1)
-        self.places[path] = start
+        self.offsets[path] = start
         return path
 
     def keys(self) -> list[str]:
         """Walk a dotted key."""
-        found: list[str] = []
-        while not found or self.peek() == ".":
-            self.at += bool(found)
+        keys: list[str] = []
+        while not keys or self.peek() == ".":
+            self.at += bool(keys)
             self.peek()
             raw = self.take(self.key)
-            found.append(next(iter(tomllib.loads(f"{raw} = 0"))) if raw[0] in "\"'" else raw)
-        return found
+            keys.append(next(iter(tomllib.loads(f"{raw} = 0"))) if raw[0] in "\"'" else raw)
+        return keys
 
     def pair(self, path: Path, _: int) -> None:
         start = self.at
         for key in self.keys():
             path = (*path, key)
-            self.places.setdefault(path, start)
-        self.at += 1  # the = that `keys` stopped at
+            self.offsets.setdefault(path, start)
+        self.at += 1  # the = after the key
         self.item(path)

@@ -1,4 +1,4 @@
-"""Plan: what to write so that a file is as a document wants it."""
+"""Plan what to write so that a file matches a document."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from internal_dns.store.declare.file import (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to write so that the file is as the document wants it.
+    """What to write so that the file matches the document.
 
-    A row is never both put and deleted, so either may come first; parents come first in `puts`,
-    last in `deletes`. A put is a whole row without `updated_at`, to be inserted or to replace the
-    row with its key. `moves` are the machines that another network would get: the same id in two
-    networks is more often two machines than one that moved. `warnings` are those of the document
-    that the file does not settle, and what else deserves a look; `notes` say what cannot be written.
+    No row is both put and deleted, so either may come first; parents come first in `puts` and last
+    in `deletes`. A put is a whole row without `updated_at`, inserted or replacing the row with its
+    key. `moves` lists machines that would change their network: the same id in two networks more
+    often means two machines than one that moved. `warnings` are those of the document that the file
+    does not resolve, and others that need attention; `notes` list what cannot be written.
     """
 
     puts: list[tuple[str, Row]]
@@ -48,18 +48,18 @@ class Plan:
         return list(map(str, self.changes))
 
     def summary(self) -> str:
-        """Say how much changes: 2 machines added, 1 changed, 1 app removed."""
+        """Return how much changes, such as "2 machines added, 1 changed, 1 app removed"."""
         counts = Counter((change.kind, str(change.sign)) for change in self.changes)
-        said = []
+        phrases = []
         for kind, (one, many) in _KINDS.items():
             noun = True
             for sign, verb in ("+", "added"), ("~", "changed"), ("-", "removed"):
-                if found := counts[kind, sign]:
-                    said.append(
-                        f"{found:,} {(one if found == 1 else many) + ' ' if noun else ''}{verb}"
+                if count := counts[kind, sign]:
+                    phrases.append(
+                        f"{count:,} {(one if count == 1 else many) + ' ' if noun else ''}{verb}"
                     )
                     noun = False
-        return ", ".join(said) or "nothing to change"
+        return ", ".join(phrases) or "nothing to change"
 
 
 _KINDS: Final = {
@@ -78,11 +78,11 @@ _KINDS: Final = {
 
 
 def plan(connection: sqlite3.Connection, document: Document, *, prune: bool = False) -> Plan:
-    """Return the difference between the file and what *document* wants of it. Raises sqlite3.Error.
+    """Return the difference between the file and *document*. Raises sqlite3.Error.
 
-    *prune*: what the document does not name goes too, `meta` excepted. Addresses are compared by
-    value and flags by truth; an app that both sides have by its machines needs no row of its own.
-    Idempotent: once applied, the next plan is empty.
+    *prune*: delete what the document does not name, except `meta`. Addresses are compared by value
+    and flags by truth. An app that has machines on both sides needs no row of its own. Once
+    applied, the next plan is empty.
     """
     wanted = document.rows()
     with snapshot(connection):
@@ -92,7 +92,7 @@ def plan(connection: sqlite3.Connection, document: Document, *, prune: bool = Fa
             else _touched(connection, wanted)
         )
     difference = Difference(wanted, present, prune=prune)
-    difference.work_out()
+    difference.compute()
     known = set() if prune else {str(row["code"]).lower() for row in present["regions"]}
     settled = [warning for region, warning in document.unknown_regions.items() if region in known]
     warnings = [str(warning) for warning in document.warnings if warning not in settled]
@@ -109,7 +109,7 @@ def plan(connection: sqlite3.Connection, document: Document, *, prune: bool = Fa
 def _touched(
     connection: sqlite3.Connection, wanted: Mapping[str, list[Row]]
 ) -> dict[str, list[Row]]:
-    """Return the rows a document can change when nothing is pruned; of networks and places all."""
+    """Return the rows that a document can change without pruning; all networks and regions."""
     rows = of_networks(connection, [row["id"] for row in wanted["networks"]])
     for table in "networks", "organizations", "regions", "region_latency", "hosts":
         rows[table] = select(connection, table)

@@ -1,4 +1,4 @@
-"""Write a document's plain value as TOML or JSON."""
+"""Write the plain value of a document as TOML or JSON."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def to_json(value: Mapping[str, Any]) -> str:
 
 
 def to_toml(value: Mapping[str, Any]) -> str:
-    """Return an exported document as TOML: tables under headers, what is inside an array's tables
-    in one line each."""
+    """Return an exported document as TOML: tables under headers, tables inside array elements
+    inline."""
     return "\n".join(_toml_tables((), value))
 
 
 def _toml_tables(path: tuple[str, ...], value: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one paragraph for each table. A table's own values come first: after a header they
-    would be that one's."""
+    """Yield one paragraph per table. Its own values come first: after a header they would belong to
+    that."""
     tables = {key: of_key for key, of_key in value.items() if _has_headers(of_key)}
     pairs = {key: of_key for key, of_key in value.items() if key not in tables}
     if pairs or (path and not tables):
@@ -51,7 +51,7 @@ def _toml_tables(path: tuple[str, ...], value: Mapping[str, Any]) -> Iterator[st
 
 
 def _has_headers(value: object) -> bool:
-    """Tables and arrays of tables have; an array with anything else in it stands in one line."""
+    """Whether *value* is written under headers: a table, or an array of tables only."""
     array = (
         isinstance(value, list)
         and bool(value)

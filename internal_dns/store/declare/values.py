@@ -1,5 +1,4 @@
-"""What a value of a document may be: one Kind for each, which reads it, or says what is wrong with
-it."""
+"""The kinds of values in a document: each Kind reads a value, or raises InvalidValue."""
 
 from __future__ import annotations
 
@@ -14,21 +13,21 @@ from internal_dns.store.rows import shown
 from internal_dns.store.schema import Domain
 
 
-class Wrong(Exception):
-    """A value that cannot be used: what is wrong with it, and what to do."""
+class InvalidValue(Exception):
+    """The value cannot be used; the arguments are what is wrong, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Reads a value of a document into one for a row, or raises Wrong; and what JSON Schema calls
-    it."""
+    """Reads a value of a document into a cell, or raises InvalidValue; `schema` is its JSON
+    Schema."""
 
     read: Callable[[Any], Any]
     schema: Mapping[str, Any]
 
 
 def _typed(value: object) -> str:
-    """Name the type of *value* as both TOML and JSON would."""
+    """Return the name of the type of *value* in TOML and JSON, with its article."""
     names = {
         dict: "table",
         list: "array",
@@ -45,8 +44,8 @@ def quoted(text: str) -> str:
     return f"'{shown(text)}'" + (f" … ({len(text)} characters)" if len(text) > 80 else "")
 
 
-def _misplaced(value: object, wanted: str, do: str) -> Wrong:
-    return Wrong(f"{_typed(value)} stands where {wanted} belongs", do)
+def _misplaced(value: object, wanted: str, do: str) -> InvalidValue:
+    return InvalidValue(f"{_typed(value)} stands where {wanted} belongs", do)
 
 
 def _text(value: Any) -> str:
@@ -57,7 +56,7 @@ def _text(value: Any) -> str:
 
 def _some_text(value: Any) -> str:
     if not _text(value):
-        raise Wrong("the name is empty", "Give it one")
+        raise InvalidValue("the name is empty", "Give it one")
     return _text(value)
 
 
@@ -67,8 +66,8 @@ def _named(domain: Domain) -> Kind:
 
     def read(value: Any) -> str:
         if not pattern.fullmatch(_text(value)):
-            what = f"{quoted(value)} is no name" if value else "the name is empty"
-            raise Wrong(what, f"Use 1 to {longest} of letters, digits, - and _")
+            what = f"{quoted(value)} is not a valid name" if value else "the name is empty"
+            raise InvalidValue(what, f"Use 1 to {longest} of letters, digits, - and _")
         return _text(value)
 
     return Kind(read, {"type": "string", "pattern": f"^{pattern.pattern}$"})
@@ -92,7 +91,9 @@ def _ranged(domain: Domain) -> Kind:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise _misplaced(value, "a number", f"Write {wanted}, {low:,} to {high:,}")
         if not low <= value <= high:
-            raise Wrong(f"{shown(value)} is out of range", f"Write {wanted}, {low:,} to {high:,}")
+            raise InvalidValue(
+                f"{shown(value)} is out of range", f"Write {wanted}, {low:,} to {high:,}"
+            )
         return float(value)
 
     return Kind(read, {"type": "number", "minimum": low, "maximum": high})
@@ -107,7 +108,9 @@ def _whole(domain: Domain) -> Kind:
             do = f"Write {domain.words}, {low} to {high}, without quotes"
             raise _misplaced(value, "an integer", do)
         if not domain.holds(value):
-            raise Wrong(f"{shown(value)} is not {domain.words}", f"Write one from {low} to {high}")
+            raise InvalidValue(
+                f"{shown(value)} is not {domain.words}", f"Write one from {low} to {high}"
+            )
         return value
 
     return Kind(read, {"type": "integer", "minimum": low, "maximum": high})
@@ -116,14 +119,14 @@ def _whole(domain: Domain) -> Kind:
 def _one_of(domain: Domain) -> Kind:
     def read(value: Any) -> str:
         if _text(value) not in domain.choices:
-            raise Wrong(f"{quoted(value)} is not {domain.words}", f"Write {domain.words}")
+            raise InvalidValue(f"{quoted(value)} is not {domain.words}", f"Write {domain.words}")
         return _text(value)
 
     return Kind(read, {"enum": list(domain.choices)})
 
 
 def octets(text: object) -> bytes | None:
-    """The 16 octets of an address, or None."""
+    """Return the 16 octets of an address, or None."""
     try:
         return inet_pton(AF_INET6, text) if isinstance(text, str) else None
     except (OSError, ValueError):
@@ -133,8 +136,9 @@ def octets(text: object) -> bytes | None:
 def _address(value: Any) -> str:
     packed = octets(_text(value))
     if packed is None:
-        raise Wrong(
-            f"{quoted(value)} is no IPv6 address", "Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2"
+        raise InvalidValue(
+            f"{quoted(value)} is not an IPv6 address",
+            "Write one, such as fdaa:0:18:a7b:7d:f066:b83b:2",
         )
     return inet_ntop(AF_INET6, packed)
 
@@ -143,8 +147,8 @@ def _network_id(value: Any) -> int | bytes:
     """Return the integer, or the first six octets of the /48."""
     if isinstance(value, int) and not isinstance(value, bool):
         if not schema.NETWORK_ID.holds(value):
-            raise Wrong(
-                f"{shown(value)} is no network id",
+            raise InvalidValue(
+                f"{shown(value)} is not a network id",
                 "Use 1 to 4294967295: the 32 bits after the prefix",
             )
         return value
@@ -153,12 +157,12 @@ def _network_id(value: Any) -> int | bytes:
     start, _, length = value.partition("/")
     packed = octets(start)
     if packed is None or length != "48" or any(packed[6:]):
-        raise Wrong(
-            f"{quoted(value)} is no network",
+        raise InvalidValue(
+            f"{quoted(value)} is not a network",
             "Write its /48, such as fdaa:0:18::/48, or the integer",
         )
     if not any(packed[2:6]):
-        raise Wrong(f"{quoted(value)} is network 0, which is refused", "Use another")
+        raise InvalidValue(f"{quoted(value)} is network 0, which is reserved", "Use another")
     return packed[:6]
 
 
@@ -166,13 +170,13 @@ _HOST_BITS: Final = re.compile(r"([0-9A-Fa-f]{1,4}):([0-9A-Fa-f]{1,4})|([0-9]{1,
 
 
 def host_id(value: Any) -> int:
-    if (found := _HOST_BITS.fullmatch(_text(value))) is not None:
-        high, low, decimal = found.groups()
+    if (match := _HOST_BITS.fullmatch(_text(value))) is not None:
+        high, low, decimal = match.groups()
         number = int(decimal) if decimal else int(high, 16) << 16 | int(low, 16)
         if schema.HOST_ID.holds(number):
             return number
-    raise Wrong(
-        f"{quoted(value)} is no host",
+    raise InvalidValue(
+        f"{quoted(value)} is not a host",
         "Write its 32 bits as in an address, such as a7b:7d, or the integer",
     )
 
@@ -205,7 +209,7 @@ NETWORK_ID: Final = Kind(
 )
 HOST_ID: Final = Kind(host_id, {"pattern": f"^({_HOST_BITS.pattern})$"})
 
-# Domains whose values documents write in a way of their own; any other by what it declares.
+# Domains that documents write in their own way; any other follows from its declaration.
 _OWN: Final[Mapping[Domain, Kind]] = {
     schema.TEXT: TEXT,
     schema.NAME: NAME,
@@ -220,7 +224,7 @@ _OWN: Final[Mapping[Domain, Kind]] = {
 
 
 def kind_of(domain: Domain) -> Kind:
-    """Return how documents write the values of *domain*."""
+    """Return the kind of the values of *domain* in documents."""
     if domain in _OWN:
         return _OWN[domain]
     if domain.choices:

@@ -1,5 +1,5 @@
-"""The form of a document: every key of every table, from which the parser and the JSON Schema
-derive."""
+"""The keys of every table of a document; the parser, the exporter and the JSON Schema derive from
+them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from internal_dns.store.declare.values import (
     table_of,
 )
 
-# The original's states. Any other text is taken, with a warning: it may be a slip of the pen.
+# The states Fly.io knows. Any other text is accepted with a warning: it may be a typing error.
 STATES: Final = (
     "created starting started stopping stopped suspending suspended restarting updating "
     "replacing replaced failed launch_failed destroying destroyed"
@@ -42,7 +42,7 @@ class Field:
 
 
 def object_of(known: Mapping[str, Field]) -> dict[str, Any]:
-    """The JSON Schema of a table with these keys."""
+    """Return the JSON Schema of a table with these keys."""
     properties = {}
     for key, known_field in known.items():
         properties[key] = {**known_field.kind.schema, "description": known_field.words}
@@ -59,17 +59,21 @@ def object_of(known: Mapping[str, Field]) -> dict[str, Any]:
 
 
 def fields_of(table: schema.Table, *given: str) -> dict[str, Field]:
-    """The keys of a row's table in a document; where it stands tells the columns *given*."""
+    """Return the keys of the document's table for *table*, without the columns *given* by its
+    place."""
     return {
-        column.said: Field(column.name, kind_of(column.domain), column.words, column.default)
+        column.document_name: Field(
+            column.name, kind_of(column.domain), column.words, column.default
+        )
         for column in table.columns
         if column.document is not None and column.name not in given
     }
 
 
 SERVICE: Final = fields_of(schema.MACHINE_SERVICES, "machine_id")
+_TEXTS: Final = Kind(read_table, {"type": "object", "additionalProperties": {"type": "string"}})
 MACHINE: Final = fields_of(schema.MACHINES, "network_id", "app") | {
-    "metadata": Field("metadata", Kind(read_table, {"type": "object", "additionalProperties": {"type": "string"}}),
+    "metadata": Field("metadata", _TEXTS,
                        "Texts by key.", {}),
     "services": Field("services", array_of(object_of(SERVICE)), "What it publishes as SRV.", []),
 }  # fmt: skip
@@ -93,7 +97,7 @@ LATENCY: Final = fields_of(schema.REGION_LATENCY)
 HOST: Final = fields_of(schema.HOSTS, "id")
 DOCUMENT: Final = {
     "networks": Field("networks", table_of(object_of(NETWORK), NAME),
-                       "Networks by name. Each becomes exactly as written.", {}),
+                       "Networks by name. Each is replaced as a whole.", {}),
     "organizations": Field("organizations", table_of(object_of(ORGANIZATION), SOME_TEXT),
                             "Organizations by slug.", {}),
     "regions": Field("regions", table_of(object_of(REGION), NAME), "Regions by code.", {}),
@@ -105,8 +109,8 @@ DOCUMENT: Final = {
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of a document. What spans several keys only `parse` can
-    say."""
+    """Return the JSON Schema (2020-12) of a document. Rules that span several keys are checked by
+    `parse` only."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "internal-dns catalog",
