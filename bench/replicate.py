@@ -21,7 +21,7 @@ from bench.results import Case
 from bench.servers import Server
 from bench.tools import Missing, program, say
 from bench.zones import query
-from internal_dns.replicate.form import FLOOR, file_values, write_floor
+from internal_dns.replicate.codec import FLOOR, file_values, write_floor
 from internal_dns.replicate.nats import NatsBucket, connected
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog, sized_rows

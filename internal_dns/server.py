@@ -77,7 +77,7 @@ class Server:
             progress=log_progress,
         )
         self.api = Api(settings.catalog, self.exchange, settings.catalog_rules, settings.source)
-        self.following = parts.make_following(settings)
+        self.follower = parts.make_follower(settings)
         self.udp: list[UdpListener] | list[NativeUdp] = []
         self.servers: list[asyncio.Server] = []
         self.groups: list[Bound] = []
@@ -100,8 +100,8 @@ class Server:
             metrics, self.exchange, self.watcher, lambda: self.reloader.succeeded
         )
         registration.register_forwarder(metrics, self.forwarder)
-        if self.following:
-            registration.register_following(metrics, self.following)
+        if self.follower:
+            registration.register_follower(metrics, self.follower)
 
     async def run(
         self, ready: Callable[[Server], None], reread: Callable[[], Settings] | None = None
@@ -122,8 +122,8 @@ class Server:
             loop.add_signal_handler(signal.SIGHUP, stop.set)
         try:
             await self._open()
-            if self.following:
-                self.following.begin()
+            if self.follower:
+                self.follower.start()
             watching, stopping = loop.create_task(self.watcher.run()), loop.create_task(stop.wait())
             loading = loop.create_task(self._loaded_or_missing())
             beside: list[asyncio.Task[None]] = []
@@ -151,8 +151,8 @@ class Server:
                 await self.console.close()
             await self.api.close()
             await self.forwarder.close()
-            if self.following:
-                await loop.run_in_executor(None, self.following.end)
+            if self.follower:
+                await loop.run_in_executor(None, self.follower.stop)
 
     def _beside(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What goes on beside the answers, until the end."""
@@ -268,7 +268,7 @@ class Server:
 
     def ready(self) -> tuple[bool, str]:
         """Whether our names are answered, and what is wrong if anything is."""
-        stale = self.following.status.stale(time.monotonic()) if self.following else ""
+        stale = self.follower.status.describe_problem(time.monotonic()) if self.follower else ""
         if not self.loaded.is_set():
             return (
                 False,

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from internal_dns.replicate.follower import Facts, Message
+from internal_dns.replicate.logic import Facts, Message
 
 
 class Unavailable(Exception):
@@ -17,7 +17,7 @@ class NoBucket(Unavailable):
     """The engine answers, and there is no such bucket."""
 
 
-class Lost(Unavailable):
+class ConnectionLost(Unavailable):
     """The connection is gone: there is nothing to wait for on it."""
 
 
@@ -34,13 +34,13 @@ class Delivery(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Heartbeat:
     """A sign of life of an idle consumer that has delivered so many."""
 
     delivered: int
 
 
-Item = Delivery | Beat
+Item = Delivery | Heartbeat
 
 
 class Deliveries(Protocol):

@@ -28,16 +28,16 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from internal_dns.replicate.bucket import (
-    Beat,
     Conflict,
+    ConnectionLost,
     Delivery,
+    Heartbeat,
     Item,
-    Lost,
     NoBucket,
     Unavailable,
 )
-from internal_dns.replicate.follower import HEARTBEAT, Facts, Message
-from internal_dns.replicate.form import FLOOR, Malformed, read_floor
+from internal_dns.replicate.codec import FLOOR, InvalidEntry, read_floor
+from internal_dns.replicate.logic import HEARTBEAT, Facts, Message
 from internal_dns.replicate.source import Source
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ CONNECT_TIMEOUT: Final = (
     2  # seconds for one server; a frozen one takes the connection and says nothing
 )
 REQUEST_TIMEOUT: Final = 2.0
-ACKNOWLEDGED_WITHIN: Final = 10.0  # seconds for the next one
-MOST_UNACKNOWLEDGED: Final = 1_000
-FORGOTTEN: Final = 10.0  # seconds without a listener after which the server drops a consumer
-MOST_AT_ONCE: Final = 5_000  # messages in one transaction
-KEPT_ERRORS: Final = 20
+ACK_TIMEOUT: Final = 10.0  # seconds for the next one
+MAX_UNACKNOWLEDGED: Final = 1_000
+CONSUMER_EXPIRY: Final = 10.0  # seconds without a listener after which the server drops a consumer
+MAX_BATCH: Final = 5_000  # messages in one transaction
+MAX_ERRORS: Final = 20
 FLEET_AGE: Final = 7 * 86_400  # seconds that a silent host is remembered
 
 _WRONG_LAST_SEQUENCE: Final = 10_071
@@ -83,7 +83,7 @@ class NatsBucket:
             octets = json.dumps(request).encode() if request is not None else b""
             reply = await self.client.request(f"$JS.API.{verb}", octets, timeout=REQUEST_TIMEOUT)
         except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise (Lost if self.lost.is_set() else Unavailable)(
+            raise (ConnectionLost if self.lost.is_set() else Unavailable)(
                 f"{self.source}: {_words(error)}"
             ) from error
         made: dict[str, Any] = json.loads(reply.data)
@@ -160,14 +160,14 @@ class NatsBucket:
         config = {
             "name": self.consumer, "deliver_subject": inbox, "filter_subject": f"{self.start}>", **whence,
             "ack_policy": "none", "max_deliver": 1, "replay_policy": "instant", "flow_control": True,
-            "idle_heartbeat": int(HEARTBEAT * 1e9), "inactive_threshold": int(FORGOTTEN * 1e9),
+            "idle_heartbeat": int(HEARTBEAT * 1e9), "inactive_threshold": int(CONSUMER_EXPIRY * 1e9),
             "num_replicas": 1, "mem_storage": True,
         }  # fmt: skip
         verb = f"CONSUMER.CREATE.{self.stream}.{self.consumer}.{self.start}>"
         await self._api(verb, {"stream_name": self.stream, "config": config})
 
     async def _forget_consumer(self) -> None:
-        with suppress(Unavailable):  # a lost one goes by itself after FORGOTTEN
+        with suppress(Unavailable):  # a lost one goes by itself after CONSUMER_EXPIRY
             if not self.lost.is_set():
                 await self._api(f"CONSUMER.DELETE.{self.stream}.{self.consumer}")
 
@@ -211,8 +211,8 @@ class NatsBucket:
                 await self.client.publish(
                     f"{self.start}{key}", value or b"", f"{inbox}.{number}", headers or None
                 )
-                if number % MOST_UNACKNOWLEDGED == 0:
-                    await acknowledged.until(number - MOST_UNACKNOWLEDGED)
+                if number % MAX_UNACKNOWLEDGED == 0:
+                    await acknowledged.until(number - MAX_UNACKNOWLEDGED)
             await acknowledged.until(len(changes))
             await subscription.unsubscribe()
         except (nats.errors.Error, OSError) as error:
@@ -242,7 +242,7 @@ class NatsBucket:
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise Unavailable(f"{self.source}: {_words(error)}") from error
 
-    def of_fleet(self) -> NatsBucket:
+    def fleet_bucket(self) -> NatsBucket:
         """The bucket in which the hosts report, over the same connection."""
         files = self.source.files
         return NatsBucket(
@@ -282,7 +282,7 @@ class _Acknowledged:
         while self.count < count and self.refused is None:
             self.came.clear()
             try:
-                await asyncio.wait_for(self.came.wait(), ACKNOWLEDGED_WITHIN)
+                await asyncio.wait_for(self.came.wait(), ACK_TIMEOUT)
             except TimeoutError:
                 raise Unavailable(f"{self.bucket.source}: writes are not acknowledged") from None
         if self.refused is not None:
@@ -294,7 +294,7 @@ def _floor(message: Message | None) -> int | None:
         return None
     try:
         return read_floor(message.value)
-    except Malformed:
+    except InvalidEntry:
         return None
 
 
@@ -324,7 +324,7 @@ class NatsDeliveries:
             return
         if stalled := headers.get("Nats-Consumer-Stalled"):
             self.flow.append(stalled)
-        self.items.append(Beat(int(headers.get("Nats-Last-Consumer", "0"))))
+        self.items.append(Heartbeat(int(headers.get("Nats-Last-Consumer", "0"))))
 
     async def next(self, timeout: float) -> list[Item]:
         """Return what has come; none after *timeout*. Raises Unavailable when the connection is
@@ -342,16 +342,16 @@ class NatsDeliveries:
                     task.cancel()
         if not self.items:
             if self.bucket.lost.is_set():
-                raise Lost(f"{self.bucket.source}: the connection was lost")
+                raise ConnectionLost(f"{self.bucket.source}: the connection was lost")
             return []
-        found = self.items[:MOST_AT_ONCE]
-        del self.items[:MOST_AT_ONCE]
+        found = self.items[:MAX_BATCH]
+        del self.items[:MAX_BATCH]
         return found
 
     async def _go_on(self) -> None:
         """Answer flow control once most of what was delivered has been dealt with, and not so late
         that it stalls."""
-        if len(self.items) > 2 * MOST_AT_ONCE:
+        if len(self.items) > 2 * MAX_BATCH:
             return
         flow, self.flow = self.flow, []
         for reply in flow:
@@ -423,7 +423,7 @@ async def _connect(
 
     async def erred(error: Exception) -> None:
         said.append(f"{server}: {_words(error)}")
-        del said[:-KEPT_ERRORS]  # a connection that lives for months may have many
+        del said[:-MAX_ERRORS]  # a connection that lives for months may have many
 
     client = SafeClient(source.tls, certificate=source.file("cert") is not None)
     try:

@@ -16,28 +16,35 @@ from pathlib import Path
 from typing import Any, Final
 
 from internal_dns.core.catalog_rules import CatalogRules
-from internal_dns.replicate.bucket import Beat, Bucket, Deliveries, Delivery, NoBucket, Unavailable
-from internal_dns.replicate.follower import SILENT, Message, Replay
-from internal_dns.replicate.form import (
+from internal_dns.replicate.bucket import (
+    Bucket,
+    Deliveries,
+    Delivery,
+    Heartbeat,
+    NoBucket,
+    Unavailable,
+)
+from internal_dns.replicate.codec import (
     FLOOR,
     FORMS,
     ORDER,
-    Malformed,
-    Stored,
+    DecodedValue,
+    InvalidEntry,
     file_values,
     read_floor,
     read_key,
     read_value,
-    same,
+    same_value,
     write_floor,
 )
+from internal_dns.replicate.logic import SILENCE_TIMEOUT, Message, Replay
 from internal_dns.replicate.nats import NatsBucket, connected
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog
 from internal_dns.store.rows import Values
 from internal_dns.store.writer import Refused, Writer
 
-PATIENCE: Final = (
+FIRST_MESSAGE_TIMEOUT: Final = (
     10.0  # seconds for the first message: the server looks for the last one of every key
 )
 
@@ -67,7 +74,7 @@ async def _read(
     bucket: Bucket, deliveries: Deliveries, replay: Replay, found: dict[str, Message]
 ) -> None:
     while not replay.complete:
-        items = await deliveries.next(SILENT if replay.heard else PATIENCE)
+        items = await deliveries.next(SILENCE_TIMEOUT if replay.heard else FIRST_MESSAGE_TIMEOUT)
         if not items:
             raise Unavailable("the bucket went silent while it was read")
         replay.heard = True
@@ -76,7 +83,7 @@ async def _read(
 
 
 async def _take(
-    item: Beat | Delivery, replay: Replay, found: dict[str, Message], bucket: Bucket
+    item: Heartbeat | Delivery, replay: Replay, found: dict[str, Message], bucket: Bucket
 ) -> None:
     if isinstance(item, Delivery):
         if not replay.message(item.number, item.message.revision):
@@ -85,17 +92,17 @@ async def _take(
     elif not replay.heartbeat(item.delivered):
         raise Unavailable("a message was lost while the bucket was read; try again")
     elif not await bucket.any_after(replay.revision):
-        replay.nothing_more()
+        replay.finish()
 
 
-def values_of(connection: sqlite3.Connection, rules: CatalogRules) -> dict[str, bytes]:
+def read_file_values(connection: sqlite3.Connection, rules: CatalogRules) -> dict[str, bytes]:
     """Return key and value of every row of a file, parents first. Raises Refused for rows that
     could not be served."""
     values, found, faults = Values(rules), dict[str, bytes](), list[str]()
     for table, key, value in file_values(connection):
         try:
             read_value(read_key(key), value, values)
-        except Malformed as error:
+        except InvalidEntry as error:
             faults.append(f"{table} {key}: {error}")
         found[key] = value
     if faults:
@@ -104,7 +111,7 @@ def values_of(connection: sqlite3.Connection, rules: CatalogRules) -> dict[str, 
     return found
 
 
-def difference(
+def find_changes(
     present: Mapping[str, Message], wanted: Mapping[str, bytes], *, only: set[str] | None = None
 ) -> Changes:
     """Return what to write so that a bucket of *present* is as *wanted*; of *only* these keys, when
@@ -112,7 +119,11 @@ def difference(
     puts: list[tuple[str, bytes | None, int | None]] = []
     for key, value in wanted.items():
         old = present.get(key)
-        if old is None or old.value is None or not same(key.partition(".")[0], old.value, value):
+        if (
+            old is None
+            or old.value is None
+            or not same_value(key.partition(".")[0], old.value, value)
+        ):
             puts.append((key, value, old.revision if old else 0))
     gone = [
         key
@@ -153,7 +164,7 @@ def _floor(present: Mapping[str, Message]) -> int | None:
         return (
             read_floor(message.value) if message is not None and message.value is not None else None
         )
-    except Malformed:
+    except InvalidEntry:
         return None
 
 
@@ -190,7 +201,7 @@ async def publish(
             present = {}
             if not dry_run:
                 await bucket.create(replicas)
-        changes = difference(present, wanted)
+        changes = find_changes(present, wanted)
         if changes.deletes and not any(key.startswith("networks.") for key in wanted):
             raise Refused(
                 [
@@ -219,7 +230,7 @@ async def apply(source: Source, request: dict[str, Any], rules: CatalogRules) ->
         present = await read(bucket)
         with tempfile.TemporaryDirectory(prefix="internal-dns-") as directory:
             path = Path(directory, "catalog.db")
-            create_catalog(path, rows(present, rules))
+            create_catalog(path, decode_rows(present, rules))
             with closing(Writer(path, rules)) as writer:
                 before = {key for _, key, _ in file_values(writer.connection)}
                 reply = perform(request, writer)
@@ -227,11 +238,11 @@ async def apply(source: Source, request: dict[str, Any], rules: CatalogRules) ->
         if request.get("dry_run"):
             return reply
         # What the bucket has and no file can hold is left as it is.
-        changes = difference(present, after, only=before)
+        changes = find_changes(present, after, only=before)
         return reply | {"revision": await write(bucket, present, changes)}
 
 
-def rows(
+def decode_rows(
     present: Mapping[str, Message],
     rules: CatalogRules,
 ) -> dict[str, list[tuple[Any, ...]]]:
@@ -243,8 +254,8 @@ def rows(
             if message.key == FLOOR or message.value is None:
                 continue
             key = read_key(message.key)
-            stored: Stored = read_value(key, message.value, values)
-        except Malformed:
+            stored: DecodedValue = read_value(key, message.value, values)
+        except InvalidEntry:
             continue
         found[key[0]].append(stored.row)
         found["machine_metadata"] += stored.metadata

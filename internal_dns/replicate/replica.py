@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import msgspec
 
-from internal_dns.replicate.follower import Batch, Position, Quarantined
-from internal_dns.replicate.form import FORMS, NUMBERS, Stored, bucket_key
+from internal_dns.replicate.codec import FORMS, NUMBERS, DecodedValue, bucket_key
+from internal_dns.replicate.logic import Batch, Position, Quarantined
 from internal_dns.store.schema import KEYS, OF_MACHINE, TABLES
 from internal_dns.store.sqlite import connect
 from internal_dns.store.writer import Writer
 
-KEPT_TOMBSTONES: Final = 100_000
+MAX_TOMBSTONES: Final = 100_000
 
 
 class Replaced(Exception):
@@ -54,7 +54,7 @@ class Replica:
         row = self.connection.execute("SELECT stream, revision FROM replica").fetchone()
         return Position(row[0].decode(), row[1]) if row else None
 
-    def keys(self) -> int:
+    def count_keys(self) -> int:
         """Return how many keys of the bucket are known, tombstones too."""
         return int(self.connection.execute("SELECT count(*) FROM replica_rows").fetchone()[0])
 
@@ -74,7 +74,7 @@ class Replica:
 
     # ── inside a transaction ──────────────────────────────────────────────────────────────────────
 
-    def known(self, keys: Iterable[str]) -> dict[str, int]:
+    def applied_revisions(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the revisions that were applied of *keys*."""
         rows = self.connection.execute(
             "SELECT key, revision FROM replica_rows WHERE key IN (SELECT value FROM json_each(?))",
@@ -89,11 +89,11 @@ class Replica:
             bound = [_bound(table, key) for key in keys]
             many(f"DELETE FROM {table} WHERE {_where(table)}", bound)
             if table == "machines":
-                self._clear(key[0] for key in keys)
+                self._clear_parts(key[0] for key in keys)
         for table, stored in batch.puts.items():
             many(_UPSERT[table], [s.row for s in stored])
             if table == "machines":
-                self._belongings(stored)
+                self._replace_parts(stored)
         many("INSERT OR REPLACE INTO replica_rows VALUES (?, ?, ?)", batch.revisions)
         self._quarantine(batch.revisions, batch.quarantined)
         if batch.floor is not None:
@@ -102,17 +102,17 @@ class Replica:
             (gone,) = self.connection.execute(
                 "SELECT count(*) FROM replica_rows WHERE state = 'gone'"
             ).fetchone()
-            if gone > KEPT_TOMBSTONES:
-                self.purge(self.gone(batch.floor))
+            if gone > MAX_TOMBSTONES:
+                self.forget_tombstones(self.tombstones(batch.floor))
 
-    def _belongings(self, machines: Sequence[Stored]) -> None:
+    def _replace_parts(self, machines: Sequence[DecodedValue]) -> None:
         """Make what belongs to machines what their values say."""
-        self._clear(s.row[0] for s in machines)
+        self._clear_parts(s.row[0] for s in machines)
         many = self.connection.executemany
         many(_insert("machine_metadata"), [m for s in machines for m in s.metadata])
         many(_insert("machine_services"), [v for s in machines for v in s.services])
 
-    def _clear(self, machines: Iterable[str]) -> None:
+    def _clear_parts(self, machines: Iterable[str]) -> None:
         bound = (_json(machines),)
         for table in OF_MACHINE:
             those = "machine_id IN (SELECT value FROM json_each(?))"
@@ -122,7 +122,7 @@ class Replica:
         self, revisions: Sequence[tuple[str, int, str]], bad: Sequence[Quarantined]
     ) -> None:
         many = self.connection.executemany
-        if self.quarantined():
+        if self.count_quarantined():
             good = [(key,) for key, _, state in revisions if state != "bad"]
             many("DELETE FROM replica_quarantine WHERE key = ?", good)
         many(
@@ -131,7 +131,7 @@ class Replica:
         )
 
     @contextmanager
-    def unseen(self) -> Iterator[None]:
+    def without_triggers(self) -> Iterator[None]:
         """Inside a transaction on a file that nobody reads yet: what is written needs no entry in
         the journal."""
         triggers = self.connection.execute(
@@ -143,23 +143,23 @@ class Replica:
         for _, sql in triggers:
             self.connection.execute(sql.decode())
 
-    def forget(self) -> None:
+    def clear_state(self) -> None:
         """Before everything is told again: whatever is not told is not known."""
         self.connection.execute("DELETE FROM replica_rows")
         self.connection.execute("DELETE FROM replica_quarantine")
 
-    def gone(self, floor: int) -> list[str]:
+    def tombstones(self, floor: int) -> list[str]:
         """Return the keys that were deleted up to *floor*."""
         rows = "SELECT key FROM replica_rows WHERE state = 'gone' AND revision <= ?"
         return [key.decode() for (key,) in self.connection.execute(rows, (floor,))]
 
-    def purge(self, keys: Iterable[str]) -> None:
+    def forget_tombstones(self, keys: Iterable[str]) -> None:
         """Forget keys whose tombstone is no longer told."""
         self.connection.executemany(
             "DELETE FROM replica_rows WHERE key = ? AND state = 'gone'", [(k,) for k in keys]
         )
 
-    def untold(self, limit: int) -> list[str]:
+    def find_extra_rows(self, limit: int) -> list[str]:
         """Find the rows that were not told; return the keys of at most *limit*. A key kept out
         protects its row."""
         execute = self.connection.execute
@@ -179,7 +179,7 @@ class Replica:
                 )
         return [key.decode() for (key,) in execute("SELECT key FROM untold LIMIT ?", (limit,))]
 
-    def sweep(self, spared: Iterable[str]) -> int:
+    def delete_extra_rows(self, spared: Iterable[str]) -> int:
         """Delete the rows that `untold` found, but those with a key of *spared*; return how
         many."""
         execute = self.connection.execute
@@ -194,7 +194,7 @@ class Replica:
             ).rowcount
         return swept
 
-    def move(self, position: Position, now: float) -> None:
+    def set_position(self, position: Position, now: float) -> None:
         """Say what the file holds."""
         execute = self.connection.execute
         bound = (self.source, position.stream, position.revision, now)
@@ -203,7 +203,7 @@ class Replica:
         ).rowcount:
             execute("INSERT INTO replica VALUES (?, ?, ?, ?)", bound)
 
-    def quarantined(self) -> int:
+    def count_quarantined(self) -> int:
         """Return how many keys are kept out."""
         return int(self.connection.execute("SELECT count(*) FROM replica_quarantine").fetchone()[0])
 

@@ -15,7 +15,7 @@ from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Upstream, from_resolv_conf
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
-from internal_dns.replicate.following import Following
+from internal_dns.replicate.follower import Follower
 from internal_dns.service import errors
 from internal_dns.store.sqlite import Loaded
 from internal_dns.transport import native
@@ -72,11 +72,11 @@ def make_forwarder(
         raise errors.cannot_forward(settings.upstream_ca, error) from error
 
 
-def make_following(settings: Settings) -> Following | None:
+def make_follower(settings: Settings) -> Follower | None:
     """Return what follows the bucket of the settings, None without one."""
     if settings.source is None:
         return None
-    return Following(
+    return Follower(
         settings.catalog,
         settings.source,
         settings.host_name or socket.gethostname(),

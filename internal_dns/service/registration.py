@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.metrics import Metrics
-from internal_dns.replicate.following import Following
+from internal_dns.replicate.follower import Follower
 from internal_dns.store.watch import Watcher
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.listen.sockets import Bound, kernel_drops
@@ -164,9 +164,9 @@ def register_forwarder(metrics: Metrics, forwarder: Forwarder) -> None:
     ]
 
 
-def register_following(metrics: Metrics, following: Following) -> None:
+def register_follower(metrics: Metrics, follower: Follower) -> None:
     """Register the replication of the catalog."""
-    status, start = following.status, "internal_dns_replication"
+    status, start = follower.status, "internal_dns_replication"
     metrics.gauges += [
         (
             f"{start}_lag_revisions",
@@ -208,6 +208,6 @@ def register_following(metrics: Metrics, following: Following) -> None:
         (
             f"{start}_resyncs",
             "Number of times that the whole bucket was read again.",
-            lambda: status.full,
+            lambda: status.resyncs,
         ),
     ]

@@ -23,9 +23,9 @@ from typing import Any
 import pytest
 
 from internal_dns.replicate.bucket import Conflict, Unavailable
-from internal_dns.replicate.form import file_values
+from internal_dns.replicate.codec import file_values
 from internal_dns.replicate.nats import NatsBucket, connected
-from internal_dns.replicate.publishing import difference
+from internal_dns.replicate.publishing import find_changes
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import connect
@@ -136,7 +136,7 @@ def differences(path: Path, source: Source) -> list[str]:
     """Keys by which file and bucket differ."""
     with closing(connect(path)) as connection:
         here = {key: value for _, key, value in file_values(connection)}
-    found = difference(contents(source), here)
+    found = find_changes(contents(source), here)
     return [key for key, _, _ in (*found.puts, *found.deletes)]
 
 
@@ -339,7 +339,7 @@ def test_who_has_read_an_older_bucket_does_not_overwrite_a_newer_one(bucket: Sou
 
     async def late(found: NatsBucket) -> None:
         with pytest.raises(Conflict):
-            await found.write(difference(before, wanted).puts)
+            await found.write(find_changes(before, wanted).puts)
 
     nats_servers.using(bucket, late)
     key = machine("a")[0]

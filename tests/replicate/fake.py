@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
-from internal_dns.replicate.bucket import Beat, Delivery, Item, Lost, Unavailable
-from internal_dns.replicate.follower import Facts, Message
-from internal_dns.replicate.form import FLOOR, read_floor, write_floor
+from internal_dns.replicate.bucket import ConnectionLost, Delivery, Heartbeat, Item, Unavailable
+from internal_dns.replicate.codec import FLOOR, read_floor, write_floor
+from internal_dns.replicate.logic import Facts, Message
 from internal_dns.replicate.source import Source
 
 SOURCE = Source.parse("nats://nats.example/catalog")
@@ -101,13 +101,13 @@ class FakeDeliveries:
     async def next(self, timeout: float) -> list[Item]:
         await asyncio.sleep(0)
         if self.stream.down:
-            raise Lost("the connection was lost")
+            raise ConnectionLost("the connection was lost")
         behind = sorted(
             (m for m in self.stream.messages.values() if m.revision > self.after), key=lambda m: m.revision
         )[:7]  # fmt: skip
         if not behind:
             self.stream.changed.clear()
-            return [Beat(self.number)]
+            return [Heartbeat(self.number)]
         items: list[Item] = []
         for at, message in enumerate(behind, 1):
             self.number += 1
@@ -117,4 +117,4 @@ class FakeDeliveries:
             items.append(
                 Delivery(message, self.number, 0 if self.stream.early else len(behind) - at)
             )
-        return items or [Beat(self.number)]
+        return items or [Heartbeat(self.number)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from internal_dns.replicate.form import bucket_key
+from internal_dns.replicate.codec import bucket_key
 
 
 def machine(ident: str, host: int = 1, **more: Any) -> tuple[str, bytes]:

@@ -22,16 +22,16 @@ from pathlib import Path
 from random import Random
 
 from internal_dns.core.catalog_rules import CatalogRules
-from internal_dns.replicate.follower import Message
-from internal_dns.replicate.form import (
+from internal_dns.replicate.codec import (
     FLOOR,
-    Malformed,
+    InvalidEntry,
     bucket_key,
     file_values,
     read_key,
     read_value,
 )
-from internal_dns.replicate.publishing import difference
+from internal_dns.replicate.logic import Message
+from internal_dns.replicate.publishing import find_changes
 from internal_dns.replicate.source import Source
 from internal_dns.store.rows import Values
 from internal_dns.store.sqlite import connect
@@ -206,12 +206,12 @@ class Soak:
                     continue
                 read_value(read_key(key), message.value, values)
                 good[key] = message.value
-            except Malformed:
+            except InvalidEntry:
                 continue
         with closing(connect(self.path(name))) as connection:
             here = {key: value for _, key, value in file_values(connection)}
         as_messages = {key: Message(key, 1, value) for key, value in here.items()}
-        found = difference(as_messages, good)
+        found = find_changes(as_messages, good)
         return [key for key, _, _ in (*found.puts, *found.deletes)]
 
     def caught_up(self, name: str) -> float:

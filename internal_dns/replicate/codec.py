@@ -44,10 +44,10 @@ PUBLISHED: Final = tuple(table for table in CATALOG if table.name not in OF_MACH
 # Parents first: the order in which rows are published.
 ORDER: Final = [table.name for table in PUBLISHED]
 
-Key = tuple[str, tuple[str, ...]]  # table, key columns as text
+RowKey = tuple[str, tuple[str, ...]]  # table, key columns as text
 
 
-class Malformed(Exception):
+class InvalidEntry(Exception):
     """A key or a value that is none; the text says why."""
 
 
@@ -139,7 +139,7 @@ _READ_OF: Final = {
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Stored(NamedTuple):
+class DecodedValue(NamedTuple):
     """A value as rows of the file: its own, in the order of TABLES, and what belongs to it."""
 
     row: tuple[Any, ...]
@@ -160,14 +160,14 @@ def _part(value: object) -> str:
     return b32hexencode(octets).decode().rstrip("=").lower() or "-"
 
 
-def read_key(key: str) -> Key:
-    """Return table and key columns of *key*. Raises Malformed; a key that is not the row's only one
+def read_key(key: str) -> RowKey:
+    """Return table and key columns of *key*. Raises InvalidEntry; a key that is not the row's only one
     is malformed."""
     table, *parts = key.split(".")
     if table not in FORMS:
-        raise Malformed(f"{shown(table)} is no table")
+        raise InvalidEntry(f"{shown(table)} is no table")
     if len(parts) != len(KEYS[table]):
-        raise Malformed(
+        raise InvalidEntry(
             f"a key of {table} has {len(KEYS[table])} parts after the table: "
             f"{', '.join(KEYS[table])}"
         )
@@ -176,7 +176,7 @@ def read_key(key: str) -> Key:
         # SQLite finds row 24 by 024 and by 2.4e1, too: a tombstone there would delete a row of
         # another key.
         if number and not _NUMBER.fullmatch(text):
-            raise Malformed(f"{shown(text)} is not how a key writes a whole number")
+            raise InvalidEntry(f"{shown(text)} is not how a key writes a whole number")
     return table, found
 
 
@@ -184,42 +184,44 @@ def read_key(key: str) -> Key:
 # base64.b32hexdecode does.
 def _text(part: str) -> str:
     if not _PART.fullmatch(part):
-        raise Malformed(f"{shown(part)} is not base32hex in lower case without padding")
+        raise InvalidEntry(f"{shown(part)} is not base32hex in lower case without padding")
     if part == "-":
         return ""
     octets, spare = divmod(len(part) * 5, 8)
     number = int(part, 32)
     if spare >= 5 or number & ((1 << spare) - 1):
-        raise Malformed(f"{shown(part)} is not how base32hex writes any octets")
+        raise InvalidEntry(f"{shown(part)} is not how base32hex writes any octets")
     try:
         text = (number >> spare).to_bytes(octets, "big").decode()
     except UnicodeDecodeError:
-        raise Malformed(f"{shown(part)} is no UTF-8 in base32hex") from None
+        raise InvalidEntry(f"{shown(part)} is no UTF-8 in base32hex") from None
     if "\0" in text:  # where SQLite's JSON functions take a text to end
-        raise Malformed(f"{shown(part)} has a NUL")
+        raise InvalidEntry(f"{shown(part)} has a NUL")
     return text
 
 
 # ── values ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_value(key: Key, value: bytes, values: Values) -> Stored:
-    """Return the rows that *value* at *key* means. Raises Malformed for all that the server could
+def read_value(key: RowKey, value: bytes, values: Values) -> DecodedValue:
+    """Return the rows that *value* at *key* means. Raises InvalidEntry for all that the server could
     not answer from."""
     table, parts = key
     try:
         made: Any = _DECODERS[table].decode(value)
     except _BROKEN as error:
-        raise Malformed(_version(value) or _words(error)) from None
+        raise InvalidEntry(_version(value) or _words(error)) from None
     own = tuple(str(getattr(made, column)) for column in KEYS[table])
     if own != parts:
-        raise Malformed(f"the key says {shown('/'.join(parts))}, the value {shown('/'.join(own))}")
+        raise InvalidEntry(
+            f"the key says {shown('/'.join(parts))}, the value {shown('/'.join(own))}"
+        )
     row = tuple([int(cell) if isinstance(cell, bool) else cell for cell in _ROW[table](made)])
     if table == "machines":
         return _machine(made, row, values)
     if table in READ:
         _check(table, _cells(table, row), values)
-    return Stored(row)
+    return DecodedValue(row)
 
 
 def _cells(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -246,9 +248,9 @@ def _version(value: bytes) -> str:
     )
 
 
-def _machine(made: Any, row: tuple[Any, ...], values: Values) -> Stored:
+def _machine(made: Any, row: tuple[Any, ...], values: Values) -> DecodedValue:
     if values.machine(_cells("machines", row), {}, {}) is None:
-        raise Malformed(_why(values))
+        raise InvalidEntry(_why(values))
     values.capitals.clear()
     taken: list[Any] = []
     services = []
@@ -256,10 +258,10 @@ def _machine(made: Any, row: tuple[Any, ...], values: Values) -> Stored:
         of_service = (made.id, *_SERVICE(service))
         found = values.service(_cells("machine_services", of_service), taken)
         if isinstance(found, str):
-            raise Malformed(f"service {shown(service.name)}: {found}")
+            raise InvalidEntry(f"service {shown(service.name)}: {found}")
         taken.append(found)
         services.append(of_service)
-    return Stored(
+    return DecodedValue(
         row,
         tuple((made.id, name, text) for name, text in made.metadata.items()),
         tuple(services),
@@ -268,14 +270,14 @@ def _machine(made: Any, row: tuple[Any, ...], values: Values) -> Stored:
 
 def _check(table: str, cells: tuple[Any, ...], values: Values) -> None:
     """Let the reader of the file judge: what it would leave out is refused here. Raises
-    Malformed."""
+    InvalidEntry."""
     match table:
         case "networks":
             if values.network(cells[0]) is None or values.name(cells[1]) is None:
-                raise Malformed("no valid id or name")
+                raise InvalidEntry("no valid id or name")
         case "apps":
             if values.network(cells[0]) is None or values.name(cells[1]) is None:
-                raise Malformed("no valid network_id or name")
+                raise InvalidEntry("no valid network_id or name")
         case "peers":
             made: object = values.peer(cells, {})
         case "flycasts":
@@ -283,13 +285,13 @@ def _check(table: str, cells: tuple[Any, ...], values: Values) -> None:
         case "regions":
             made = values.region(cells)
             if values.faults.total:
-                raise Malformed(_why(values))
+                raise InvalidEntry(_why(values))
         case "region_latency":
             made = values.latency(cells)
         case "hosts":
             made = values.host(cells)
     if table in ("peers", "flycasts", "region_latency", "hosts") and made is None:
-        raise Malformed(_why(values))
+        raise InvalidEntry(_why(values))
 
 
 def _why(values: Values) -> str:
@@ -301,18 +303,18 @@ def _why(values: Values) -> str:
 
 
 def read_floor(value: bytes) -> int:
-    """Return the revision of a floor. Raises Malformed."""
+    """Return the revision of a floor. Raises InvalidEntry."""
     try:
         return _FLOOR.decode(value).floor
     except _BROKEN as error:
-        raise Malformed(_version(value) or _words(error)) from None
+        raise InvalidEntry(_version(value) or _words(error)) from None
 
 
 def write_floor(revision: int) -> bytes:
     return _ENCODER.encode(Floor(version=VERSION, floor=revision))
 
 
-def same(table: str, one: bytes, other: bytes) -> bool:
+def same_value(table: str, one: bytes, other: bytes) -> bool:
     """Whether two values mean the same, however they are written."""
     if one == other:
         return True
