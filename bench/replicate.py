@@ -134,7 +134,7 @@ def _fill(where: Source, directory: Path, repetitions: int) -> Case:
             began = time.perf_counter()
             at = asker.until(query("fixed.internal", "AAAA"), 1, WITHIN)
             following = server.wait_for_line(
-                r"replication: (\d+) keys, \d+ rows removed, ([0-9.]+) s"
+                r"replication: full resync done: (\d+) keys, \d+ rows deleted, ([0-9.]+) s"
             )
             connection = sqlite3.connect(path)
             (rows,) = connection.execute(ROWS).fetchone()

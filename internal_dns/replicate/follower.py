@@ -1,8 +1,7 @@
-"""Follow a bucket in a thread of its own, beside the server that answers.
+"""The thread that follows a bucket and writes the catalog file, beside the server.
 
-Nothing here is between a question and its answer: the thread writes the file, and the server
-notices commits as it would notice anyone's. A bucket that is down, frozen or wiped leaves the file
-as it is.
+No query waits for this thread: it writes the file, and the server notices its commits like those
+of any other writer. A bucket that is down, frozen or wiped leaves the file unchanged.
 """
 
 from __future__ import annotations
@@ -56,16 +55,12 @@ from internal_dns.store.rows import Values
 from internal_dns.store.sqlite import UnusableCatalog
 from internal_dns.store.writer import NotOurs, Writer
 
-SERVER_TIMEOUT: Final = (
-    10.0  # seconds that a silent bucket is asked again before another server is tried
-)
-COUNT_INTERVAL: Final = 60.0  # seconds between looks whether file and bucket have the same keys
+SERVER_TIMEOUT: Final = 10.0  # seconds of silence before the follower tries another server
+COUNT_INTERVAL: Final = 60.0  # seconds between comparisons of the number of keys
 REPORT_INTERVAL: Final = 5.0  # seconds between reports to the fleet
 NOT_YET: Final = "not connected yet"
-MAX_LOOKUPS: Final = 1_000  # keys that are looked up one by one before their rows are removed
-MAX_CACHED_NAMES: Final = (
-    200_000  # names that are known to be valid; a follower lives for months, names may not
-)
+MAX_LOOKUPS: Final = 1_000  # keys looked up one by one before their rows are deleted
+MAX_CACHED_NAMES: Final = 200_000  # valid names remembered; a follower runs for months
 
 _log = logging.getLogger("internal_dns")
 
@@ -74,21 +69,21 @@ Pause = Callable[[float], Awaitable[None]]
 
 
 class NewConsumerNeeded(Exception):
-    """Make a new consumer on the same connection; the text says why."""
+    """The connection needs a new consumer; the text says why."""
 
 
 class ResyncNeeded(Exception):
-    """Take everything again; the text says why."""
+    """The file needs a full resync; the text says why."""
 
 
 @dataclass(slots=True)
 class Status:
-    """What the thread has to say; read by others, one value at a time."""
+    """The state of the follower. Other threads read it, one value at a time."""
 
     lag: Lag
     problem: str = NOT_YET  # empty while connected and following
     revision: int = 0
-    synced: bool = False  # the file holds a whole bucket, now or from an earlier run
+    synced: bool = False  # the file holds a complete catalog, perhaps from an earlier run
     quarantined: int = 0
     messages: int = 0
     rows: int = 0
@@ -97,10 +92,10 @@ class Status:
     consumers: int = 0
 
     def describe_problem(self, now: float) -> str:
-        """Say what is wrong, empty when the file is as the bucket is."""
+        """Return what is wrong; empty while the file is up to date."""
         late = self.lag.seconds(now)
         if self.problem:
-            return f"{self.problem}; the file is as of {late:.0f} s ago, revision {self.revision}"
+            return f"{self.problem}; the file is {late:.0f} s old, at revision {self.revision}"
         return (
             f"{self.lag.revisions} revisions behind for {late:.0f} s"
             if late > SILENCE_TIMEOUT
@@ -109,7 +104,7 @@ class Status:
 
 
 class Follower:
-    """Keeps *path* as the bucket at *source* is."""
+    """Keeps the catalog file *path* up to date with the bucket at *source*."""
 
     def __init__(
         self,
@@ -142,18 +137,18 @@ class Follower:
     # ── the thread ────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Follow from now on."""
+        """Start the thread."""
         self.thread = threading.Thread(
             target=lambda: asyncio.run(self._main()), name="follower", daemon=True
         )
         self.thread.start()
 
     def stop(self, timeout: float = 5) -> None:
-        """Stop; what is not committed is taken back."""
+        """Stop the thread and roll back what it has not committed."""
         if self.thread is None:
             return
         if self.loop is not None and self.task is not None:
-            with suppress(RuntimeError):  # it has ended already
+            with suppress(RuntimeError):  # the loop has ended
                 self.loop.call_soon_threadsafe(self.task.cancel)
         self.thread.join(timeout)
 
@@ -166,7 +161,7 @@ class Follower:
             self.close()
 
     def close(self) -> None:
-        """Give up the file."""
+        """Close the file."""
         if self.replica is not None:
             self.replica.writer.close()
             self.replica = None
@@ -174,7 +169,7 @@ class Follower:
     # ── connections ───────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
-        """Follow for ever: connect, follow until the connection is lost, wait, again."""
+        """Connect, follow until the connection is lost, wait, and repeat until cancelled."""
         while True:
             try:
                 await self._session()
@@ -182,20 +177,18 @@ class Follower:
                 self._report_problem(str(error))
                 self.close()
             except Exception as error:
-                # Whatever comes of a message or a library must not end the following, nor go
-                # unseen.
-                _log.exception("replication: unexpected")
+                # No message and no fault of the library may end replication, or go unnoticed.
+                _log.exception("replication: unexpected error")
                 self._report_problem(f"{type(error).__name__}: {error}")
                 self.close()
             self.attempt += 1
             await self.pause(backoff(self.attempt, self.chance.random()))
 
     def _report_problem(self, problem: str) -> None:
-        if self.status.problem in (
-            "",
-            NOT_YET,
-        ):  # one line for the trouble, however its words change
-            _log.warning("replication: %s; the file stays as it is, and answers go on", problem)
+        if self.status.problem in ("", NOT_YET):  # one line per outage, whatever its causes
+            _log.warning(
+                "replication: %s; the server keeps answering from its last catalog", problem
+            )
         self.status.problem = problem
         self.status.lag.lost()
 
@@ -212,8 +205,7 @@ class Follower:
                 reporting.cancel()
 
     async def _follow(self, bucket: Bucket) -> None:
-        """Make consumer after consumer; a bucket that does not answer is asked again for
-        SERVER_TIMEOUT."""
+        """Create one consumer after another. Retries a silent bucket for SERVER_TIMEOUT."""
         heard, force = self.now(), ""
         while True:
             try:
@@ -234,13 +226,12 @@ class Follower:
             except NewConsumerNeeded as error:
                 heard = self.now()
                 self._report_problem(str(error))
-                await self.pause(
-                    HEARTBEAT / 2
-                )  # a fault that comes again and again must not be a storm of consumers
+                # A recurring fault must not create consumers without pause.
+                await self.pause(HEARTBEAT / 2)
             except ResyncNeeded as error:
                 force = str(error)
             except Replaced as error:
-                _log.warning("replication: %s; going on from where it stands", error)
+                _log.warning("replication: %s; continuing from the position in that file", error)
                 self.close()
                 self.replica = self._open()
             except ConnectionLost:
@@ -258,13 +249,16 @@ class Follower:
     # ── messages ──────────────────────────────────────────────────────────────────────────────────
 
     async def _consume(self, bucket: Bucket, stream: str, decided: FullResync | Resume) -> None:
-        """Follow one consumer. Raises NewConsumerNeeded, ResyncNeeded, Replaced, Unavailable; never returns."""
+        """Follow one consumer; never returns.
+
+        Raises NewConsumerNeeded, ResyncNeeded, Replaced, Unavailable.
+        """
         after = decided.revision if isinstance(decided, Resume) else None
         replay = Replay(after or 0, decided.bound)
         replay.heard = after is not None
         self.status.consumers += 1
         if isinstance(decided, Resume):
-            self.last_count = -COUNT_INTERVAL  # while we were away anything may have been purged
+            self.last_count = -COUNT_INTERVAL  # compare at once: keys may have been purged
         async with bucket.follow(after) as deliveries:
             if isinstance(decided, FullResync):
                 await self._resync(bucket, deliveries, replay, stream, decided.why)
@@ -281,20 +275,22 @@ class Follower:
 
     def _mark_connected(self, stream: str) -> None:
         if self.status.problem:
-            _log.info("replication: following %s, stream of %s", self.source, stream)
+            _log.info("replication: following %s, stream created %s", self.source, stream)
         self.status.problem = ""
         position = self._replica.position()
         self._applied(position.revision if position else 0)
 
     async def _next(self, bucket: Bucket, deliveries: Deliveries, replay: Replay) -> list[Message]:
-        """Return the next messages; none when the bucket is idle. Raises NewConsumerNeeded when any was lost,
-        or none comes."""
-        # The first of all takes longer: the server looks for the last message of every key.
+        """Return the next messages; none while the bucket is idle.
+
+        Raises NewConsumerNeeded when a delivery was lost or the consumer is silent.
+        """
+        # The first delivery takes longer: the server looks up the last message of every key.
         patience = SILENCE_TIMEOUT if replay.heard else SERVER_TIMEOUT
         items = await deliveries.next(patience)
         if not items:
             self.status.lag.lost()
-            raise NewConsumerNeeded(f"{self.source}: nothing heard for {patience:.0f} s")
+            raise NewConsumerNeeded(f"{self.source}: no message or heartbeat for {patience:.0f} s")
         replay.heard = True
         messages = [self._check_delivery(item, replay) for item in items]
         pending = [item.pending for item in items[-2:] if isinstance(item, Delivery)]
@@ -318,7 +314,7 @@ class Follower:
         return item.message
 
     def _apply(self, messages: list[Message]) -> None:
-        """Inside a transaction: apply *messages*."""
+        """Apply *messages*, inside a transaction."""
         replica = self._replica
         if len(self.values.names) > MAX_CACHED_NAMES:
             self.values = Values(self.rules)
@@ -335,48 +331,51 @@ class Follower:
         status.quarantined = self._replica.count_quarantined()
         status.lag.applied(self.now())
 
-    # ── everything again ──────────────────────────────────────────────────────────────────────────
+    # ── full resync ──────────────────────────────────────────────────────────────────────────
 
     async def _resync(
         self, bucket: Bucket, deliveries: Deliveries, replay: Replay, stream: str, why: str
     ) -> None:
-        """Take every row and remove what was not told, in one transaction: until then the file
-        stays as it is."""
-        _log.info("replication: taking all of %s: %s", self.source, why)
+        """Read every row and delete the file's other rows, in one transaction.
+
+        Until its commit, readers see the old catalog.
+        """
+        _log.info("replication: starting a full resync from %s: %s", self.source, why)
         began, self.status.resyncs = self.now(), self.status.resyncs + 1
         replica = self._replica
-        beside = replica.writer.path != self.path
-        with replica.transaction(), replica.without_triggers() if beside else nullcontext():
+        first = replica.writer.path != self.path  # a new file, not yet in place
+        with replica.transaction(), replica.without_triggers() if first else nullcontext():
             replica.clear_state()
             await self._replay(bucket, deliveries, replay)
-            # Meanwhile written keys were skipped where they stood and come at their new place: wait
-            # for that, too.
+            # A key written during the replay was skipped at its old revision and is delivered at
+            # its new one: replay up to the bucket's present end, too.
             replay.bound = (await self._check_stream(bucket, stream)).last
             replay.complete = replay.revision >= replay.bound
             await self._replay(bucket, deliveries, replay)
             spared = await self._find_in_flight(bucket)
-            await self._check_stream(
-                bucket, stream
-            )  # whatever was asked since was asked of the same stream
-            swept = replica.delete_extra_rows(spared)
+            # The lookups since then were of the same stream.
+            await self._check_stream(bucket, stream)
+            deleted = replica.delete_extra_rows(spared)
             replica.set_position(Position(stream, replay.revision), time.time())
-        if beside:
+        if first:
             self._install_first_catalog()
         took = self.now() - began
         _log.info(
-            "replication: %d keys, %d rows removed, %.1f s", self._replica.count_keys(), swept, took
+            "replication: full resync done: %d keys, %d rows deleted, %.1f s",
+            self._replica.count_keys(),
+            deleted,
+            took,
         )
 
     async def _check_stream(self, bucket: Bucket, stream: str) -> Facts:
-        """Return what the bucket says. Raises NewConsumerNeeded when it is another by now, or nobody says that
-        it is whole.
+        """Return the state of the bucket, checked to be still the complete *stream*.
 
-        One that was made anew in the middle of a replay has nothing behind our revision: that is no
-        end.
+        Raises NewConsumerNeeded otherwise. A bucket recreated during a replay has no message after
+        our revision, which does not mean that the replay is complete.
         """
         facts = await bucket.facts()
         if facts.stream != stream or facts.floor is None:
-            raise NewConsumerNeeded(f"{self.source}: the bucket was made anew while all was taken")
+            raise NewConsumerNeeded(f"{self.source}: the bucket was recreated during a full resync")
         return facts
 
     async def _replay(self, bucket: Bucket, deliveries: Deliveries, replay: Replay) -> None:
@@ -385,21 +384,23 @@ class Follower:
                 self._apply(messages)
 
     async def _find_in_flight(self, bucket: Bucket) -> list[str]:
-        """Return which of the keys that were not told the bucket has all the same: just written, on
-        their way."""
-        untold = self._replica.find_extra_rows(MAX_LOOKUPS + 1)
-        if len(untold) > MAX_LOOKUPS:
-            return []  # so many are not on their way: this file was another's
-        found = await asyncio.gather(*(bucket.get(key) for key in untold))
+        """Return the keys of rows that were not delivered although the bucket has them.
+
+        They were written a moment ago, and their messages are on the way.
+        """
+        extra = self._replica.find_extra_rows(MAX_LOOKUPS + 1)
+        if len(extra) > MAX_LOOKUPS:
+            return []  # too many to be in flight: the file held another catalog
+        found = await asyncio.gather(*(bucket.get(key) for key in extra))
         return [
             message.key for message in found if message is not None and message.value is not None
         ]
 
     async def _compare_key_counts(self, bucket: Bucket, replay: Replay) -> None:
-        """When idle: look whether file and bucket have the same keys. Raises ResyncNeeded.
+        """When idle, compare the number of keys in file and bucket. Raises ResyncNeeded.
 
-        A tombstone that was purged while we were away, and no floor key told of it, shows only
-        here: whatever the bucket has we have seen, so equal numbers mean equal keys.
+        Only this finds a tombstone that was purged during an outage without a floor key. The file
+        has received every key that the bucket has, so equal numbers mean equal keys.
         """
         if self.now() - self.last_count < COUNT_INTERVAL:
             return
@@ -416,21 +417,22 @@ class Follower:
             bucket, facts.floor, known - facts.keys
         ):
             raise ResyncNeeded(
-                f"the bucket has {facts.keys} keys and we know {known}: something was purged"
+                f"the bucket has {facts.keys} keys and the file {known}: keys were purged"
             )
 
     async def _forget_tombstones(self, bucket: Bucket, floor: int, missing: int) -> int:
-        """Forget the deletes up to *floor* that the bucket tells no longer; return how many.
+        """Forget the tombstones up to *floor* that the bucket no longer has; return how many.
 
-        The floor says that they may be purged, not that they are: whoever purges takes a while, or
-        purges some only.
+        The floor permits a purge and does not prove it: purging takes a while, or covers only some
+        tombstones.
         """
         gone = self._replica.tombstones(floor)
         if len(gone) != missing or missing <= MAX_LOOKUPS:
             gone = self.chance.sample(gone, min(MAX_LOOKUPS, len(gone)))
             there = await asyncio.gather(*(bucket.get(key) for key in gone))
             gone = [key for key, message in zip(gone, there, strict=True) if message is None]
-            # As of another moment than `missing`: count again, at once if all were asked.
+            # The lookups are later than the count of `missing`: compare again, at once unless all
+            # were looked up.
             self.last_count = -COUNT_INTERVAL if len(there) < MAX_LOOKUPS else self.now()
         with self._replica.transaction():
             self._replica.forget_tombstones(gone)
@@ -439,7 +441,7 @@ class Follower:
     # ── the file ──────────────────────────────────────────────────────────────────────────────────
 
     def _open(self) -> Replica:
-        """Open the file, or one beside it to be put in its place once it is whole."""
+        """Open the file; if it is missing, a temporary one that takes its place once complete."""
         path = self.path
         if not path.exists():
             path = path.with_name(f".{path.name}.first")
@@ -449,44 +451,42 @@ class Follower:
         try:
             replica = Replica(writer, str(self.source))
         except BaseException:
-            writer.close()  # else we would keep its lock, and refuse ourselves from now on
+            writer.close()  # else its lock would exclude this very follower
             raise
         self.status.synced = replica.position() is not None
         return replica
 
     def _refuse_second_follower(self, path: Path) -> None:
-        """Raise NotOurs where another process is about to fill the same file; what a killed one
-        left is made anew."""
+        """Raise NotOurs while another process fills the same file."""
         with suppress(FileNotFoundError, UnusableCatalog, sqlite3.Error):
             Writer(path, self.rules, following=True).close()
 
     def _install_first_catalog(self) -> None:
-        """The first whole catalog becomes the file."""
-        beside = self._replica.writer.path
+        """Move the first complete catalog to its place."""
+        first = self._replica.writer.path
         if self._replica.writer.replaced():
-            raise NotOurs(f"{beside} was made anew by somebody else meanwhile")
+            raise NotOurs(f"another process has replaced {first}")
         self.close()
         if self.path.exists():
-            raise NotOurs(f"{self.path} was made by somebody else meanwhile")
-        put_in_place(beside, self.path)
+            raise NotOurs(f"another process has created {self.path}")
+        put_in_place(first, self.path)
         with suppress(OSError):
-            os.unlink(f"{beside}.lock")
+            os.unlink(f"{first}.lock")
         self.replica = self._open()
 
     # ── the fleet ─────────────────────────────────────────────────────────────────────────────────
 
     async def _report_to_fleet(self, bucket: Bucket) -> None:
-        """Tell the fleet how this host is, again and again."""
+        """Publish the status of this host to the fleet, periodically."""
         host = bucket_key("", (self.host,)).removeprefix(".")
         while True:
             with suppress(Unavailable):
                 await bucket.report(host, self.report())
-            await self.pause(
-                HEARTBEAT if self.status.problem else REPORT_INTERVAL
-            )  # that a trouble is over is told soon
+            # The end of a problem is published soon.
+            await self.pause(HEARTBEAT if self.status.problem else REPORT_INTERVAL)
 
     def report(self) -> bytes:
-        """What this host says of itself."""
+        """Return the status of this host as JSON."""
         status, now = self.status, self.now()
         return msgspec.json.encode(
             {

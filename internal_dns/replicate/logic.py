@@ -1,16 +1,15 @@
-"""What a follower does with what it is told. No socket, no file, no clock: messages and `now` in,
-what to do out.
+"""Replication logic: bucket messages in, row changes out. No socket, no file, no clock.
 
-    start     where to go on: after the last revision, from the beginning, or not yet
-    sort      messages to rows: what to put, what to delete, what to keep out
-    Replay    whether a delivery was lost, and when a replay is complete
-    Lag       how late we are
-    backoff   when to try again
+    choose_start  where to start: after the last revision, with a full resync, or not yet
+    make_batch    messages to rows: which to put, which to delete, which to quarantine
+    Replay        whether a delivery was lost, and when a replay is complete
+    Lag           how far the file is behind the bucket
+    backoff       how long to wait before the next attempt
 
-A bucket tells each row's last value in the order of its revisions. Two things it cannot tell: a
-delete whose tombstone was purged, and anything of a stream that was made anew. For both there is
-the full resync: all rows are told again, and what was not among them is removed, in one
-transaction.
+A bucket delivers the last value of each row in the order of revisions. Two changes are invisible
+to a follower: a delete whose tombstone was purged, and the history of a stream that was recreated.
+Both need a full resync: all rows are delivered again, and the file's other rows are deleted in the
+same transaction.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ from internal_dns.replicate.codec import (
 )
 from internal_dns.store.rows import Values
 
-HEARTBEAT: Final = 1.0  # seconds between signs of life of an idle bucket
-SILENCE_TIMEOUT: Final = 3.0  # without any, the bucket may be gone: ask
+HEARTBEAT: Final = 1.0  # seconds between the heartbeats of an idle bucket
+SILENCE_TIMEOUT: Final = 3.0  # seconds without a message or heartbeat: three heartbeats
 RETRY_MIN: Final = 1.0
 RETRY_MAX: Final = 30.0
 
 Revision = int
 
 
-# Hot path: there are hundreds of thousands of these at a time, and a named tuple is made in a third
-# of the time.
+# Hot path: a replay creates hundreds of thousands of these; a named tuple takes a third of the time
+# of a dataclass.
 class Message(NamedTuple):
-    """A key's value as of a revision; None says that it was deleted."""
+    """The value of a key as of a revision; None: deleted."""
 
     key: str
     revision: Revision
@@ -50,7 +49,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """What a file holds: everything of this stream up to this revision."""
+    """How far a file has followed: everything in this stream up to this revision."""
 
     stream: str
     revision: Revision
@@ -58,8 +57,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a bucket says of itself. `stream` is another when it was made anew; `keys` counts
-    tombstones too."""
+    """The state of a bucket. A recreated one has another `stream`; `keys` includes tombstones."""
 
     stream: str
     last: Revision
@@ -69,7 +67,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class FullResync:
-    """Take everything again, at least up to *bound*, and remove what is not told."""
+    """Read all rows, at least up to *bound*, and delete the file's other rows."""
 
     bound: Revision
     why: str
@@ -77,7 +75,7 @@ class FullResync:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Go on behind this revision; what is up to *bound* was missed."""
+    """Continue after this revision; the messages up to *bound* were missed."""
 
     revision: Revision
     bound: Revision
@@ -85,7 +83,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class NotPublished:
-    """Not yet: the file stays as it is."""
+    """The bucket is not complete yet: leave the file unchanged."""
 
     why: str
 
@@ -93,23 +91,24 @@ class NotPublished:
 def choose_start(position: Position | None, facts: Facts) -> FullResync | Resume | NotPublished:
     """Decide where to start.
 
-    Without a floor key nobody has said that the bucket is whole: removing what it lacks could empty
+    A bucket without a floor key may be incomplete: deleting the rows that it lacks could empty
     every host.
     """
     if facts.floor is None:
-        return NotPublished("the bucket has no floor key: nothing was published whole yet")
+        return NotPublished("the bucket has no floor key: no complete catalog was published yet")
     if position is None:
         return FullResync(facts.last, "the file has not followed a bucket yet")
     if position.stream != facts.stream:
-        return FullResync(facts.last, "the bucket is another than was followed, or was made anew")
+        return FullResync(facts.last, "the bucket is a different one, or was recreated")
     if position.revision > facts.last:
         return FullResync(
-            facts.last, f"the bucket ends at {facts.last}, before what was applied: it was restored"
+            facts.last,
+            f"the bucket ends at {facts.last}, before the applied revision: it was restored",
         )
     if position.revision < facts.floor:
         return FullResync(
             facts.last,
-            f"deletes up to {facts.floor} are no longer told, and we know {position.revision}",
+            f"deletes up to {facts.floor} may be purged, and the file is at {position.revision}",
         )
     return Resume(position.revision, facts.last)
 
@@ -119,7 +118,7 @@ def choose_start(position: Position | None, facts: Facts) -> FullResync | Resume
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A message that is kept out; the row it speaks of stays as it was."""
+    """A message that is not applied; its row stays unchanged."""
 
     key: str
     revision: Revision
@@ -128,20 +127,19 @@ class Quarantined:
 
 @dataclass(slots=True)
 class Batch:
-    """What to apply in one transaction. Each row is in it once."""
+    """The changes of one transaction. Each row appears once."""
 
     puts: dict[str, list[DecodedValue]] = field(default_factory=dict)
     deletes: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
-    revisions: list[tuple[str, Revision, str]] = field(
-        default_factory=list
-    )  # key, revision; row, gone or bad
+    # Key, revision, and state: row, gone, bad or floor (replica.sql).
+    revisions: list[tuple[str, Revision, str]] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     floor: Revision | None = None
-    stale: int = 0  # messages that were older than what is known
+    stale: int = 0  # messages older than an applied one of the same key
 
     @property
     def rows(self) -> int:
-        """How many rows of the file it puts or deletes."""
+        """The number of rows that are put or deleted."""
         puts = sum(
             1 + len(s.metadata) + len(s.services) for some in self.puts.values() for s in some
         )
@@ -149,8 +147,10 @@ class Batch:
 
 
 def make_batch(messages: Iterable[Message], known: Mapping[str, Revision], values: Values) -> Batch:
-    """Return what *messages* come to, in whatever order they are; *known* has the revisions that
-    were applied."""
+    """Return the changes that *messages*, in any order, amount to.
+
+    *known* maps each key to the revision that was applied last.
+    """
     batch, newest = Batch(), dict[str, Message]()
     for message in messages:
         before = newest.get(message.key)
@@ -162,7 +162,7 @@ def make_batch(messages: Iterable[Message], known: Mapping[str, Revision], value
             newest[message.key] = message
     for message in newest.values():
         try:
-            state = _sort(message, batch, values)
+            state = _add_message(message, batch, values)
         except InvalidEntry as error:
             batch.quarantined.append(Quarantined(message.key, message.revision, str(error)))
             state = "bad"
@@ -170,7 +170,7 @@ def make_batch(messages: Iterable[Message], known: Mapping[str, Revision], value
     return batch
 
 
-def _sort(message: Message, batch: Batch, values: Values) -> str:
+def _add_message(message: Message, batch: Batch, values: Values) -> str:
     if message.key == FLOOR:
         batch.floor = read_floor(message.value) if message.value is not None else None
         return "floor" if message.value is not None else "gone"
@@ -178,7 +178,7 @@ def _sort(message: Message, batch: Batch, values: Values) -> str:
         try:
             table, parts = read_key(message.key)
         except InvalidEntry:
-            return "gone"  # of something that never was a row
+            return "gone"  # the key was never a row
         batch.deletes.setdefault(table, []).append(parts)
         return "gone"
     key: RowKey = read_key(message.key)
@@ -191,10 +191,11 @@ def _sort(message: Message, batch: Batch, values: Values) -> str:
 
 
 class Replay:
-    """Follows one consumer's deliveries, which are numbered: one that is missing is noticed.
+    """Tracks the numbered deliveries of one consumer, so that a missing one is detected.
 
-    It is complete when a revision at or past the bound has come. That nothing is pending is no
-    sign: a consumer that was just made, or that has lost its leader, says so before it has looked.
+    A replay is complete when a revision at or past the bound has arrived. A pending count of zero
+    proves nothing: a new consumer, or one that has lost its leader, reports zero before it has
+    looked.
     """
 
     def __init__(self, after: Revision, bound: Revision) -> None:
@@ -202,7 +203,7 @@ class Replay:
         self.complete, self.heard = after >= bound, False
 
     def message(self, delivery: int, revision: Revision) -> bool:
-        """Note a delivery; False when one before it was lost, or it is another consumer's."""
+        """Record a delivery; False when an earlier one was lost or it is of another consumer."""
         if delivery != self.delivered + 1:
             return False
         self.delivered = delivery
@@ -211,11 +212,11 @@ class Replay:
         return True
 
     def heartbeat(self, delivered: int) -> bool:
-        """Whether all that the consumer has delivered has come."""
+        """Whether everything that the consumer has delivered has arrived."""
         return delivered == self.delivered
 
     def finish(self) -> None:
-        """The bucket says that it holds nothing behind our revision: what was at the bound was
+        """Complete the replay: the bucket holds nothing more, as the message at the bound was
         purged."""
         self.revision = max(self.revision, self.bound)
         self.complete = True
@@ -223,30 +224,30 @@ class Replay:
 
 @dataclass(slots=True)
 class Lag:
-    """How late a file is. `revisions` as the bucket last said; `seconds` since we last knew to be
-    up to date."""
+    """How far a file is behind: `revisions` as the bucket last reported, `seconds` since the file
+    was last known to be up to date."""
 
-    since: float  # of `now`: when we were last up to date, or started
+    since: float  # monotonic time at which the file was last up to date, or the follower started
     revisions: int = 0
     current: bool = False
     heard: float = 0.0
 
     def pending(self, revisions: int, now: float) -> None:
-        """The bucket was heard of: *revisions* follow what it has told."""
+        """Record a message or heartbeat, after which *revisions* are pending."""
         self.heard, self.revisions = now, revisions
 
     def applied(self, now: float) -> None:
-        """What was told is in the file."""
+        """Record that everything received is in the file."""
         self.current = self.revisions == 0
         if self.current:
             self.since = self.heard = now
 
     def lost(self) -> None:
-        """There is no bucket to ask: what we miss is unknown."""
+        """Record that the bucket is unreachable: the number of missed revisions is unknown."""
         self.current = False
 
     def seconds(self, now: float) -> float:
-        """Return 0 while nothing is missing and the bucket is heard of."""
+        """Return the lag; 0 while the file is up to date and the bucket sends heartbeats."""
         return (
             0.0
             if self.current and now - self.heard < SILENCE_TIMEOUT
@@ -255,7 +256,9 @@ class Lag:
 
 
 def backoff(attempt: int, chance: float) -> float:
-    """Return seconds to wait before *attempt* (from 1): full jitter, so that a thousand hosts do
-    not come at once."""
+    """Return the seconds to wait before *attempt* (from 1).
+
+    Full jitter keeps a thousand hosts from reconnecting at the same time.
+    """
     most = min(RETRY_MAX, RETRY_MIN * float(1 << min(attempt, 8)))
     return RETRY_MIN + (most - RETRY_MIN) * chance

@@ -1,7 +1,7 @@
-"""Write a bucket: as a file is, or as a document wants it. Only what differs is written.
+"""Write a catalog file or a document to a bucket. Only differences are written.
 
-A bucket has no transactions: rows are written one after the other, parents first, deletes last,
-each only if nobody else has written it since it was read. Hosts see them in this order.
+A bucket has no transactions. Rows are written one after the other, parents first, deletes last,
+each only if no other writer has changed it since it was read. Hosts see them in this order.
 """
 
 from __future__ import annotations
@@ -44,14 +44,13 @@ from internal_dns.store.generate import create_catalog
 from internal_dns.store.rows import Values
 from internal_dns.store.writer import Refused, Writer
 
-FIRST_MESSAGE_TIMEOUT: Final = (
-    10.0  # seconds for the first message: the server looks for the last one of every key
-)
+# Seconds to wait for the first message: the server looks up the last one of every key.
+FIRST_MESSAGE_TIMEOUT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What to write: key, value (None deletes), and the revision it must have."""
+    """What to write: key, value (None deletes), and the revision that the key must have."""
 
     puts: list[tuple[str, bytes | None, int | None]]
     deletes: list[tuple[str, bytes | None, int | None]]
@@ -62,7 +61,7 @@ class Changes:
 
 
 async def read(bucket: Bucket) -> dict[str, Message]:
-    """Return the last message of every key, tombstones too. Raises Unavailable."""
+    """Return the last message of every key, including tombstones. Raises Unavailable."""
     facts, found = await bucket.facts(), dict[str, Message]()
     if facts.last:
         async with bucket.follow(None) as deliveries:
@@ -96,8 +95,10 @@ async def _take(
 
 
 def read_file_values(connection: sqlite3.Connection, rules: CatalogRules) -> dict[str, bytes]:
-    """Return key and value of every row of a file, parents first. Raises Refused for rows that
-    could not be served."""
+    """Return key and value of every row of a file, parents first.
+
+    Raises Refused for rows that a server could not serve.
+    """
     values, found, faults = Values(rules), dict[str, bytes](), list[str]()
     for table, key, value in file_values(connection):
         try:
@@ -114,8 +115,10 @@ def read_file_values(connection: sqlite3.Connection, rules: CatalogRules) -> dic
 def find_changes(
     present: Mapping[str, Message], wanted: Mapping[str, bytes], *, only: set[str] | None = None
 ) -> Changes:
-    """Return what to write so that a bucket of *present* is as *wanted*; of *only* these keys, when
-    given."""
+    """Return the writes that turn a bucket of *present* into *wanted*.
+
+    With *only*, other keys are never deleted.
+    """
     puts: list[tuple[str, bytes | None, int | None]] = []
     for key, value in wanted.items():
         old = present.get(key)
@@ -144,21 +147,22 @@ def _children_first(key: str) -> tuple[int, str]:
 
 
 async def write(bucket: NatsBucket, present: Mapping[str, Message], changes: Changes) -> int:
-    """Write *changes*, then the floor if there is none: the bucket is whole. Returns its last
-    revision."""
+    """Write *changes*, then the floor if there is none, which marks the bucket as complete.
+
+    Returns the last revision.
+    """
     last = await bucket.write(changes.puts)
     last = max(last, await bucket.write(changes.deletes))
     if _floor(present) is None:
-        # What was purged under a floor that is lost, nobody knows: whoever has followed this bucket
-        # takes it again.
+        # A lost floor hides what was purged below it. A floor at the bucket's end makes every
+        # follower resync.
         least = max((message.revision for message in present.values()), default=0)
         last = await bucket.write([_floor_at(least, present)])
     return last
 
 
 def _floor(present: Mapping[str, Message]) -> int | None:
-    """Return the floor; None when there is none, or it cannot be read: then every host waits for
-    one."""
+    """Return the floor; None when it is missing or invalid, and then every host waits for one."""
     message = present.get(FLOOR)
     try:
         return (
@@ -173,11 +177,13 @@ def _floor_at(revision: int, present: Mapping[str, Message]) -> tuple[str, bytes
 
 
 async def compact(bucket: NatsBucket, present: Mapping[str, Message]) -> int:
-    """Let go of tombstones; return how many. The floor is raised first: who missed one takes
-    everything again."""
+    """Purge the tombstones; return how many.
+
+    The floor is raised first, so that a host that missed a tombstone resyncs.
+    """
     gone = [message for message in present.values() if message.value is None]
     if gone:
-        # Never lower: what was purged before may be younger than what is left.
+        # Never lower the floor: an earlier purge may have removed later revisions.
         highest = max(_floor(present) or 0, *(message.revision for message in gone))
         await bucket.write([_floor_at(highest, present)])
         for message in gone:
@@ -193,7 +199,7 @@ async def publish(
     replicas: int = 1,
     forget: bool = False,
 ) -> dict[str, Any]:
-    """Make the bucket as *wanted*. Raises Refused, Conflict, Unavailable."""
+    """Make the bucket equal to *wanted*. Raises Refused, Conflict, Unavailable."""
     async with connected(source) as bucket:
         try:
             present = await read(bucket)
@@ -205,8 +211,8 @@ async def publish(
         if changes.deletes and not any(key.startswith("networks.") for key in wanted):
             raise Refused(
                 [
-                    f"the file has no network: all {len(changes.deletes):,} rows of the bucket "
-                    f"would be deleted"
+                    f"the file has no network: publishing it would delete all "
+                    f"{len(changes.deletes):,} rows of the bucket"
                 ]
             )
         reply: dict[str, Any] = {"puts": len(changes.puts), "deletes": len(changes.deletes)}
@@ -219,8 +225,10 @@ async def publish(
 
 
 async def apply(source: Source, request: dict[str, Any], rules: CatalogRules) -> dict[str, Any]:
-    """Perform `apply` on the catalog in a bucket: read it into a file, apply there under all its
-    rules, write the rest.
+    """Perform `apply` on the catalog in a bucket.
+
+    Reads the bucket into a temporary file, applies the document there under all rules of a file,
+    and writes the differences to the bucket.
 
     Raises Refused, Faulty, Conflict, Unavailable.
     """
@@ -237,7 +245,7 @@ async def apply(source: Source, request: dict[str, Any], rules: CatalogRules) ->
                 after = {key: value for _, key, value in file_values(writer.connection)}
         if request.get("dry_run"):
             return reply
-        # What the bucket has and no file can hold is left as it is.
+        # Entries that no file can hold stay in the bucket.
         changes = find_changes(present, after, only=before)
         return reply | {"revision": await write(bucket, present, changes)}
 
@@ -246,8 +254,7 @@ def decode_rows(
     present: Mapping[str, Message],
     rules: CatalogRules,
 ) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the rows of a file that *present* comes to; what a follower would keep out is left
-    out."""
+    """Return *present* as rows by table, without the entries that a follower would quarantine."""
     values, found = Values(rules), defaultdict[str, list[tuple[Any, ...]]](list)
     for message in present.values():
         try:

@@ -1,8 +1,7 @@
-"""A catalog file that follows a bucket: what the follower decided, rows and position in one
-transaction.
+"""A catalog file that follows a bucket: applies batches, rows and position in one transaction.
 
-The file's one writer belongs to the follower; whoever else would write it is refused (writer.py),
-and told where to publish.
+Only the follower writes this file. store/writer.py refuses other writers and names the bucket to
+publish to.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ MAX_TOMBSTONES: Final = 100_000
 
 
 class Replaced(Exception):
-    """Another file has taken the place of the one that was followed: where it stands must be read
-    anew."""
+    """Another file has replaced the open one; its position must be read."""
 
 
 class Replica:
@@ -35,13 +33,12 @@ class Replica:
     def __init__(self, writer: Writer, source: str) -> None:
         self.writer, self.source = writer, source
         self.connection = writer.connection
-        # The position is in the same transaction as the rows: a commit that a power cut loses is
+        # Rows and position share a transaction, so a commit that a power failure loses is
         # followed again.
         self.connection.execute("PRAGMA synchronous = NORMAL")
-        self.connection.execute(
-            "PRAGMA journal_mode = WAL"
-        )  # a long transaction must not keep readers out
-        # In a container with a read-only root there may be nowhere to put a temporary file.
+        # A long transaction must not lock out readers.
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        # A container with a read-only root may have no place for a temporary file.
         self.connection.execute("PRAGMA temp_store = MEMORY")
         self.connection.create_function("bucket_key", -1, _key, deterministic=True)
         script = (
@@ -50,19 +47,19 @@ class Replica:
         self.connection.executescript(f"BEGIN IMMEDIATE; {script}; COMMIT;")
 
     def position(self) -> Position | None:
-        """Return what the file holds; None when it has not followed a bucket to its end yet."""
+        """Return the position of the file; None before its first full resync."""
         row = self.connection.execute("SELECT stream, revision FROM replica").fetchone()
         return Position(row[0].decode(), row[1]) if row else None
 
     def count_keys(self) -> int:
-        """Return how many keys of the bucket are known, tombstones too."""
+        """Return how many keys of the bucket the file has received, including tombstones."""
         return int(self.connection.execute("SELECT count(*) FROM replica_rows").fetchone()[0])
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of what is done inside, or nothing. Raises Replaced."""
+        """Commit everything done inside, or nothing. Raises Replaced."""
         if self.writer.replaced():
-            raise Replaced(f"{self.writer.path} is another file than was followed")
+            raise Replaced(f"{self.writer.path} was replaced by another file")
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -75,7 +72,7 @@ class Replica:
     # ── inside a transaction ──────────────────────────────────────────────────────────────────────
 
     def applied_revisions(self, keys: Iterable[str]) -> dict[str, int]:
-        """Return the revisions that were applied of *keys*."""
+        """Return the applied revision of each of *keys* that has one."""
         rows = self.connection.execute(
             "SELECT key, revision FROM replica_rows WHERE key IN (SELECT value FROM json_each(?))",
             (_json(keys),),
@@ -83,7 +80,7 @@ class Replica:
         return {key.decode(): revision for key, revision in rows}
 
     def apply(self, batch: Batch) -> None:
-        """Write the rows of *batch*, and what is known of its keys."""
+        """Write the rows of *batch* and the state of its keys."""
         many = self.connection.executemany
         for table, keys in batch.deletes.items():
             bound = [_bound(table, key) for key in keys]
@@ -97,8 +94,7 @@ class Replica:
         many("INSERT OR REPLACE INTO replica_rows VALUES (?, ?, ?)", batch.revisions)
         self._quarantine(batch.revisions, batch.quarantined)
         if batch.floor is not None:
-            # A few are forgotten by whoever counts and sees that they are purged; a bucket may
-            # never be idle, though.
+            # The follower forgets purged tombstones when it is idle; a busy bucket never is.
             (gone,) = self.connection.execute(
                 "SELECT count(*) FROM replica_rows WHERE state = 'gone'"
             ).fetchone()
@@ -106,7 +102,7 @@ class Replica:
                 self.forget_tombstones(self.tombstones(batch.floor))
 
     def _replace_parts(self, machines: Sequence[DecodedValue]) -> None:
-        """Make what belongs to machines what their values say."""
+        """Replace the metadata and services of *machines* by those of their values."""
         self._clear_parts(s.row[0] for s in machines)
         many = self.connection.executemany
         many(_insert("machine_metadata"), [m for s in machines for m in s.metadata])
@@ -132,8 +128,7 @@ class Replica:
 
     @contextmanager
     def without_triggers(self) -> Iterator[None]:
-        """Inside a transaction on a file that nobody reads yet: what is written needs no entry in
-        the journal."""
+        """Drop the journal's triggers for a while, in a transaction on a file without readers."""
         triggers = self.connection.execute(
             "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
         ).fetchall()
@@ -144,58 +139,66 @@ class Replica:
             self.connection.execute(sql.decode())
 
     def clear_state(self) -> None:
-        """Before everything is told again: whatever is not told is not known."""
+        """Forget the state of all keys before a full resync."""
         self.connection.execute("DELETE FROM replica_rows")
         self.connection.execute("DELETE FROM replica_quarantine")
 
     def tombstones(self, floor: int) -> list[str]:
-        """Return the keys that were deleted up to *floor*."""
+        """Return the keys deleted up to revision *floor*."""
         rows = "SELECT key FROM replica_rows WHERE state = 'gone' AND revision <= ?"
         return [key.decode() for (key,) in self.connection.execute(rows, (floor,))]
 
     def forget_tombstones(self, keys: Iterable[str]) -> None:
-        """Forget keys whose tombstone is no longer told."""
+        """Forget keys whose tombstone the bucket no longer has."""
         self.connection.executemany(
             "DELETE FROM replica_rows WHERE key = ? AND state = 'gone'", [(k,) for k in keys]
         )
 
     def find_extra_rows(self, limit: int) -> list[str]:
-        """Find the rows that were not told; return the keys of at most *limit*. A key kept out
-        protects its row."""
+        """Find the rows that were not delivered; return the keys of at most *limit*.
+
+        A quarantined key protects its row.
+        """
         execute = self.connection.execute
-        execute("DROP TABLE IF EXISTS temp.untold")
-        execute("CREATE TEMP TABLE untold (name TEXT, row INTEGER, key TEXT)")
+        execute("DROP TABLE IF EXISTS temp.extra_rows")
+        execute("CREATE TEMP TABLE extra_rows (name TEXT, row INTEGER, key TEXT)")
         for table in FORMS:
             (rows,) = execute(f"SELECT count(*) FROM {table}").fetchone()
-            told = "SELECT count(*) FROM replica_rows WHERE state = 'row' AND key > ? AND key < ?"
-            # Whatever was told is there: equal numbers mean that nothing else is.
-            if execute(told, (f"{table}.", f"{table}/")).fetchone()[0] < rows:
+            delivered = (
+                "SELECT count(*) FROM replica_rows WHERE state = 'row' AND key > ? AND key < ?"
+            )
+            # Every delivered row is in the table, so equal numbers mean no extra row.
+            if execute(delivered, (f"{table}.", f"{table}/")).fetchone()[0] < rows:
+                key = _sql_key(table)
                 execute(
-                    f"INSERT INTO untold SELECT ?, rowid, {_sql_key(table)} FROM {table} WHERE NOT "
-                    f"EXISTS "
-                    f"(SELECT 1 FROM replica_rows r WHERE r.state IN ('row', 'bad') AND r.key = "
-                    f"{_sql_key(table)})",
+                    f"INSERT INTO extra_rows SELECT ?, rowid, {key} FROM {table} WHERE NOT EXISTS "
+                    f"(SELECT 1 FROM replica_rows r "
+                    f"WHERE r.state IN ('row', 'bad') AND r.key = {key})",
                     (table,),
                 )
-        return [key.decode() for (key,) in execute("SELECT key FROM untold LIMIT ?", (limit,))]
+        return [key.decode() for (key,) in execute("SELECT key FROM extra_rows LIMIT ?", (limit,))]
 
     def delete_extra_rows(self, spared: Iterable[str]) -> int:
-        """Delete the rows that `untold` found, but those with a key of *spared*; return how
-        many."""
+        """Delete the rows that `find_extra_rows` found, except those with a key in *spared*.
+
+        Returns how many.
+        """
         execute = self.connection.execute
-        self.connection.executemany("DELETE FROM untold WHERE key = ?", [(key,) for key in spared])
-        swept = 0
+        self.connection.executemany(
+            "DELETE FROM extra_rows WHERE key = ?", [(key,) for key in spared]
+        )
+        deleted = 0
         for table in FORMS:
-            rows = "SELECT row FROM untold WHERE name = ?"
-            swept += execute(f"DELETE FROM {table} WHERE rowid IN ({rows})", (table,)).rowcount
+            rows = "SELECT row FROM extra_rows WHERE name = ?"
+            deleted += execute(f"DELETE FROM {table} WHERE rowid IN ({rows})", (table,)).rowcount
         for table in OF_MACHINE:
-            swept += execute(
+            deleted += execute(
                 f"DELETE FROM {table} WHERE machine_id NOT IN (SELECT id FROM machines)"
             ).rowcount
-        return swept
+        return deleted
 
     def set_position(self, position: Position, now: float) -> None:
-        """Say what the file holds."""
+        """Store the position of the file."""
         execute = self.connection.execute
         bound = (self.source, position.stream, position.revision, now)
         if not execute(
@@ -204,12 +207,12 @@ class Replica:
             execute("INSERT INTO replica VALUES (?, ?, ?, ?)", bound)
 
     def count_quarantined(self) -> int:
-        """Return how many keys are kept out."""
+        """Return how many keys are quarantined."""
         return int(self.connection.execute("SELECT count(*) FROM replica_quarantine").fetchone()[0])
 
 
 def _insert(table: str) -> str:
-    """SQL for a whole row; the file may have more columns than we know."""
+    """Return the SQL that inserts a row; the file may have further columns."""
     columns = TABLES[table]
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
@@ -220,7 +223,7 @@ def _upsert(table: str) -> str:
     into = _insert(table)
     if not rest:
         return f"{into} ON CONFLICT ({', '.join(keys)}) DO NOTHING"
-    # A row that is as it was is left alone: no entry in the journal, nothing to read again.
+    # An unchanged row is not written: no entry in the journal, nothing for the server to reload.
     sets = ", ".join(f"{column} = excluded.{column}" for column in rest)
     differs = " OR ".join(f"{table}.{column} IS NOT excluded.{column}" for column in rest)
     return f"{into} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets} WHERE {differs}"
@@ -234,20 +237,23 @@ def _where(table: str) -> str:
 
 
 def _bound(table: str, key: tuple[str, ...]) -> tuple[Any, ...]:
-    """Return key columns as the file has them."""
+    """Return the key columns with the types that the file has."""
     return tuple(
         int(part) if number else part for part, number in zip(key, NUMBERS[table], strict=True)
     )
 
 
 def _sql_key(table: str) -> str:
-    """SQL for the bucket's key of a row. As octets: text that is no UTF-8 would stop the
-    statement."""
-    return f"bucket_key('{table}', {', '.join(f'CAST({table}.{column} AS BLOB)' for column in KEYS[table])})"
+    """Return SQL for the bucket key of a row.
+
+    The columns are cast to BLOB, because text that is not UTF-8 would fail the statement.
+    """
+    columns = ", ".join(f"CAST({table}.{column} AS BLOB)" for column in KEYS[table])
+    return f"bucket_key('{table}', {columns})"
 
 
 def _json(texts: Iterable[str]) -> str:
-    """Return texts as one bound value: one statement for thousands of them."""
+    """Return *texts* as one bound value, so that one statement takes thousands of them."""
     return msgspec.json.encode(list(texts)).decode()
 
 
@@ -259,8 +265,10 @@ def _key(table: str, *parts: object) -> str:
 
 
 def followed(path: Path) -> dict[str, Any] | None:
-    """Return source, stream, revision and time of a replica; None of any other file. Raises as
-    `connect` does."""
+    """Return source, stream, revision and time of a replica; None for any other file.
+
+    Raises what `connect` raises.
+    """
     connection = connect(path)
     try:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'replica'").fetchone():
@@ -277,7 +285,7 @@ def followed(path: Path) -> dict[str, Any] | None:
 
 
 def quarantine(path: Path, limit: int) -> tuple[int, list[tuple[str, int, str]]]:
-    """Return how many keys are kept out of a replica, and the first of them: key, revision, why."""
+    """Return the number of quarantined keys, and key, revision and reason of the first *limit*."""
     connection = connect(path)
     try:
         if not connection.execute(

@@ -1,5 +1,4 @@
-"""A row has one key, and a value that the server could not answer from is refused with its
-reason."""
+"""A row has exactly one key, and a value that cannot be served is rejected with the reason."""
 
 from __future__ import annotations
 
@@ -54,12 +53,12 @@ def test_a_key_is_the_table_and_the_key_columns_in_base32hex() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60))
-def test_whatever_text_a_part_has_comes_back(text: str) -> None:
+def test_any_text_survives_encoding_and_decoding(text: str) -> None:
     assert read_key(bucket_key("meta", (text,))) == ("meta", (text,))
 
 
 @given(st.text(alphabet="0123456789abcdefghijklmnopqrstuv-", max_size=12))
-def test_a_key_that_is_read_is_the_only_one_of_its_row(part: str) -> None:
+def test_only_the_canonical_key_of_a_row_is_accepted(part: str) -> None:
     try:
         table, parts = read_key(f"meta.{part}")
     except InvalidEntry:
@@ -95,12 +94,12 @@ def test_a_key_that_is_read_is_the_only_one_of_its_row(part: str) -> None:
         bucket_key("machines", ("a\0b",)),
     ],
 )
-def test_keys_of_the_wrong_shape_are_refused(key: str) -> None:
+def test_malformed_keys_are_rejected(key: str) -> None:
     with pytest.raises(InvalidEntry):
         read_key(key)
 
 
-def test_a_machine_carries_what_belongs_to_it() -> None:
+def test_the_value_of_a_machine_includes_its_metadata_and_services() -> None:
     key, value = machine(
         "3d8d",
         skip_registration=True,
@@ -124,7 +123,7 @@ def test_a_machine_carries_what_belongs_to_it() -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"version": 2}, "version 2 is not known here"),
+    ({"version": 2}, "version 2 is unknown"),
     ({"version": None}, "version"),
     ({"id": "other"}, "the key says 3d8d, the value other"),
     ({"address": "fdaa:0:19::2"}, "is not one of fdaa:0:18::/48"),
@@ -144,7 +143,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("more", "why"), WRONG)
-def test_values_that_check_would_refuse_are_refused_in_words(
+def test_values_that_check_would_report_are_rejected_with_the_reason(
     more: dict[str, Any], why: str
 ) -> None:
     key, value = machine("3d8d", **more)
@@ -167,14 +166,14 @@ def test_values_that_check_would_refuse_are_refused_in_words(
         b'{"version":1,"x":' + b"[" * 100_000,
     ],
 )
-def test_what_is_no_value_is_refused(value: bytes) -> None:
+def test_invalid_json_is_rejected(value: bytes) -> None:
     for table in FORMS:
         with pytest.raises(InvalidEntry):
             read(bucket_key(table, tuple("1" for _ in KEYS[table])), value)
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(FORMS)))
-def test_no_octets_raise_anything_else(value: bytes, table: str) -> None:
+def test_arbitrary_octets_raise_nothing_but_invalid_entry(value: bytes, table: str) -> None:
     with pytest.raises(InvalidEntry):
         read_value((table, tuple("1" for _ in KEYS[table])), value, Values(CatalogRules(hidden=())))
 
@@ -196,8 +195,8 @@ MEMBERS = sorted({name for form in FORMS.values() for name in form.__struct_fiel
     ),
 )
 @pytest.mark.slow
-def test_any_message_is_a_row_or_is_kept_out(table: str, more: dict[str, Any]) -> None:
-    """Whatever is written to a bucket: never an exception, and never both."""
+def test_every_message_is_a_row_or_is_quarantined(table: str, more: dict[str, Any]) -> None:
+    """For any value in a bucket: never an exception, and never both."""
     value = {**json.loads(machine("a")[1]), **more}
     value = {name: value[name] for name in FORMS[table].__struct_fields__ if name in value}
     key = bucket_key(
@@ -211,14 +210,14 @@ def test_any_message_is_a_row_or_is_kept_out(table: str, more: dict[str, Any]) -
 
 
 @given(st.text(st.characters()), st.none() | st.binary(max_size=50))
-def test_any_key_is_told_apart(key: str, value: bytes | None) -> None:
+def test_every_key_is_classified(key: str, value: bytes | None) -> None:
     ((_, _, state),) = make_batch(
         [Message(key, 5, value)], {}, Values(CatalogRules(hidden=()))
     ).revisions
     assert state in ("row", "bad", "gone")
 
 
-def test_one_refusal_does_not_colour_the_next() -> None:
+def test_the_reason_of_one_rejection_does_not_leak_into_the_next() -> None:
     values = Values(CatalogRules(hidden=()))
     for _ in range(3):
         key, value = machine("3d8d", address="::1")
@@ -234,7 +233,7 @@ def test_one_refusal_does_not_colour_the_next() -> None:
         read_value(read_key(bucket_key("regions", ("iad",))), json.dumps(half).encode(), values)
 
 
-def test_every_row_of_a_file_comes_back_from_its_value(tmp_path: Path) -> None:
+def test_every_row_of_a_file_survives_encoding_and_decoding(tmp_path: Path) -> None:
     create_catalog(tmp_path / "catalog.db", demo_rows())
     connection = connect(tmp_path / "catalog.db")
     found: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
@@ -250,7 +249,7 @@ def test_every_row_of_a_file_comes_back_from_its_value(tmp_path: Path) -> None:
     connection.close()
 
 
-def test_two_writings_of_one_value_are_the_same() -> None:
+def test_formatting_does_not_make_two_values_differ() -> None:
     _, value = machine("3d8d")
     spaced = json.dumps(json.loads(value), indent=2, sort_keys=True).encode()
     assert same_value("machines", value, spaced)
@@ -258,7 +257,7 @@ def test_two_writings_of_one_value_are_the_same() -> None:
     assert not same_value("machines", b"{", value)
 
 
-def test_a_floor_is_a_revision() -> None:
+def test_a_floor_holds_a_revision() -> None:
     assert read_floor(write_floor(17)) == 17
     for wrong in (
         b"",
@@ -271,7 +270,7 @@ def test_a_floor_is_a_revision() -> None:
             read_floor(wrong)
 
 
-def test_the_schema_in_the_documents_is_the_one_that_is_read_by() -> None:
+def test_the_published_schema_is_the_one_in_use() -> None:
     written = json.loads((REPOSITORY / "docs" / "bucket.schema.json").read_text())
     made = msgspec.json.decode(msgspec.json.encode(json_schema()))
     assert written == made, "python -m internal_dns.replicate.codec > docs/bucket.schema.json"

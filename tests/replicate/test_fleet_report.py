@@ -1,4 +1,4 @@
-"""What hosts say of themselves is not trusted: one that says nonsense hides no other."""
+"""Status reports of hosts are not trusted: an invalid one hides no other host."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import pytest
 
 from internal_dns.cli.bucket import SILENT, _judged, _report
 
-SAID = {
-    "version": 1, "host": "iad-1", "revision": 7, "lag_revisions": 0, "lag_seconds": 0.0, "quarantined": 0,
-    "problem": "", "at": 1000.0,
+REPORT = {
+    "version": 1, "host": "iad-1", "revision": 7, "lag_revisions": 0, "lag_seconds": 0.0,
+    "quarantined": 0, "problem": "", "at": 1000.0,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "value", [b"", b"{}", b"\xff", b"[" * 100_000, b'{"x":' + b"[" * 100_000, b'{"host": 1}']
 )
-def test_a_report_that_is_none_is_left_out(value: bytes) -> None:
+def test_an_invalid_report_is_ignored(value: bytes) -> None:
     assert _report(value) is None
 
 
-def test_nothing_of_a_report_moves_the_cursor() -> None:
-    told = _report(
+def test_a_report_cannot_move_the_terminal_cursor() -> None:
+    report = _report(
         json.dumps(
-            SAID | {"host": "\x1b[2Jiad", "problem": "\x1b]0;x\x07" * 1000, "new": 1}
+            REPORT | {"host": "\x1b[2Jiad", "problem": "\x1b]0;x\x07" * 1000, "new": 1}
         ).encode()
     )
-    assert told is not None
-    assert told["host"].isprintable()
-    assert told["problem"].isprintable()
-    assert len(told["problem"]) <= 300
+    assert report is not None
+    assert report["host"].isprintable()
+    assert report["problem"].isprintable()
+    assert len(report["problem"]) <= 300
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_nothing_of_a_report_moves_the_cursor() -> None:
         ({"revision": 3}, 1001.0, True),
     ],
 )
-def test_a_host_is_in_order_while_it_speaks_and_is_not_late(
+def test_a_host_is_ok_while_it_reports_and_does_not_lag(
     more: dict[str, object], now: float, ok: bool
 ) -> None:
-    told = _report(json.dumps(SAID | more).encode())
-    assert told is not None
-    assert _judged(told, 7, now)["ok"] == ok
+    report = _report(json.dumps(REPORT | more).encode())
+    assert report is not None
+    assert _judged(report, 7, now)["ok"] == ok

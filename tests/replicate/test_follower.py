@@ -1,5 +1,4 @@
-"""A file that follows a bucket in memory: it ends as the bucket is, whatever is lost, purged or
-made anew."""
+"""A file follows an in-memory bucket and ends equal to it, whatever is lost or purged."""
 
 from __future__ import annotations
 
@@ -76,12 +75,12 @@ class Host:
         raise AssertionError(f"never: {self.follower.status}")
 
     async def caught_up(self) -> None:
-        """Wait until the file has what the bucket has."""
+        """Wait until the file is up to date."""
         status = self.follower.status
         await self.until(lambda: not status.problem and status.revision >= self.stream.last)
 
     async def follow(self) -> None:
-        """Run until the file is as the bucket is."""
+        """Run until the file is up to date."""
         async with self.running():
             await self.caught_up()
 
@@ -89,9 +88,8 @@ class Host:
         with closing(connect(self.path)) as connection:
             return {key: value for _, key, value in file_values(connection)}
 
-    def is_as_the_bucket(self) -> bool:
-        found = find_changes(self.stream.messages, self.values())
-        return found.empty
+    def is_up_to_date(self) -> bool:
+        return find_changes(self.stream.messages, self.values()).empty
 
 
 @pytest.fixture
@@ -123,9 +121,9 @@ def change(path: Path, sql: str) -> None:
         connection.execute(sql)
 
 
-def test_an_empty_host_gets_the_whole_catalog_at_once(host: Host) -> None:
+def test_a_new_host_gets_the_whole_catalog_in_one_commit(host: Host) -> None:
     asyncio.run(host.follow())
-    assert host.is_as_the_bucket()
+    assert host.is_up_to_date()
     assert load(host.path).machines == 10
     assert load(host.path).owned
     assert not [path.name for path in host.path.parent.iterdir() if ".first" in path.name]
@@ -134,7 +132,7 @@ def test_an_empty_host_gets_the_whole_catalog_at_once(host: Host) -> None:
     }  # fmt: skip
 
 
-def test_a_change_is_followed_and_only_that(host: Host, stream: Stream) -> None:
+def test_a_change_is_applied_without_a_full_resync(host: Host, stream: Stream) -> None:
     async def session() -> None:
         async with host.running():
             await host.caught_up()
@@ -143,24 +141,22 @@ def test_a_change_is_followed_and_only_that(host: Host, stream: Stream) -> None:
             await host.caught_up()
 
     asyncio.run(session())
-    assert host.is_as_the_bucket()
+    assert host.is_up_to_date()
     assert (host.follower.status.resyncs, stream.consumers) == (1, 1)
 
 
-def test_what_was_missed_is_made_up_for_without_taking_all_again(
-    host: Host, stream: Stream
-) -> None:
+def test_missed_changes_are_applied_without_a_full_resync(host: Host, stream: Stream) -> None:
     asyncio.run(host.follow())
     for number in range(2000):
         stream.put(*machine("abcde"[number % 5], number % 5 + 1, updated_at=number))
     stream.put(machine("j")[0], None)
     again = Host(host.path, stream)
     asyncio.run(again.follow())
-    assert again.is_as_the_bucket()
+    assert again.is_up_to_date()
     assert again.follower.status.resyncs == 0
 
 
-def test_a_follower_below_the_floor_takes_everything_again_and_removes_what_is_gone(
+def test_a_follower_below_the_floor_resyncs_and_deletes_purged_rows(
     host: Host, stream: Stream
 ) -> None:
     asyncio.run(host.follow())
@@ -169,12 +165,12 @@ def test_a_follower_below_the_floor_takes_everything_again_and_removes_what_is_g
     stream.purge(machine("c")[0])
     again = Host(host.path, stream)
     asyncio.run(again.follow())
-    assert again.is_as_the_bucket()
+    assert again.is_up_to_date()
     assert "c" not in machines(host.path)
     assert again.follower.status.resyncs == 1
 
 
-def test_a_follower_that_saw_the_deletes_goes_on_above_the_floor(
+def test_a_follower_that_saw_the_deletes_resumes_above_the_floor(
     host: Host, stream: Stream
 ) -> None:
     async def session() -> None:
@@ -190,15 +186,13 @@ def test_a_follower_that_saw_the_deletes_goes_on_above_the_floor(
 
     asyncio.run(session())
     assert host.follower.status.resyncs == 1
-    assert host.is_as_the_bucket()
+    assert host.is_up_to_date()
 
 
-def test_a_delete_whose_tombstone_somebody_purged_shows_in_the_number_of_keys(
-    host: Host, stream: Stream
-) -> None:
+def test_a_purged_tombstone_is_detected_by_the_number_of_keys(host: Host, stream: Stream) -> None:
     asyncio.run(host.follow())
     stream.put(machine("c")[0], None)
-    stream.purge(machine("c")[0])  # and no floor key tells of it
+    stream.purge(machine("c")[0])  # without raising the floor
     again = Host(host.path, stream)
 
     async def session() -> None:
@@ -207,12 +201,10 @@ def test_a_delete_whose_tombstone_somebody_purged_shows_in_the_number_of_keys(
 
     asyncio.run(session())
     assert again.follower.status.resyncs == 1
-    assert again.is_as_the_bucket()
+    assert again.is_up_to_date()
 
 
-def test_a_row_that_was_purged_while_the_connection_was_lost_goes_each_time(
-    host: Host, stream: Stream
-) -> None:
+def test_a_row_purged_during_an_outage_is_deleted_every_time(host: Host, stream: Stream) -> None:
     async def session() -> None:
         async with host.running():
             await host.caught_up()
@@ -226,12 +218,12 @@ def test_a_row_that_was_purged_while_the_connection_was_lost_goes_each_time(
                 await host.until(partial(has_only, host.path, left))
 
     asyncio.run(session())
-    assert host.is_as_the_bucket()
+    assert host.is_up_to_date()
 
 
-def test_a_stream_made_anew_is_followed_once_it_is_whole(host: Host, stream: Stream) -> None:
+def test_a_recreated_stream_is_followed_once_it_is_complete(host: Host, stream: Stream) -> None:
     asyncio.run(host.follow())
-    stream.anew("second")
+    stream.recreate("second")
     stream.put(*network())
     stream.put(*machine("z"))
     again = Host(host.path, stream)
@@ -239,16 +231,16 @@ def test_a_stream_made_anew_is_followed_once_it_is_whole(host: Host, stream: Str
     async def session() -> None:
         async with again.running():
             await again.until(lambda: "floor key" in again.follower.status.problem)
-            assert len(machines(host.path)) == 10, "a bucket that is half full empties no host"
+            assert len(machines(host.path)) == 10, "an incomplete bucket must not empty a host"
             stream.floor()
             await again.caught_up()
 
     asyncio.run(session())
     assert machines(host.path) == {"z"}
-    assert again.is_as_the_bucket()
+    assert again.is_up_to_date()
 
 
-def test_a_bucket_that_was_restored_to_an_earlier_state_is_taken_whole(
+def test_a_bucket_restored_to_an_earlier_state_causes_a_full_resync(
     host: Host, stream: Stream
 ) -> None:
     asyncio.run(host.follow())
@@ -259,34 +251,32 @@ def test_a_bucket_that_was_restored_to_an_earlier_state_is_taken_whole(
     assert machines(host.path) == set("abcdefghi")
 
 
-def test_a_delivery_that_is_lost_is_delivered_again(host: Host, stream: Stream) -> None:
+def test_a_lost_delivery_is_delivered_again(host: Host, stream: Stream) -> None:
     stream.lose = {4, 12}
     asyncio.run(host.follow())
-    assert host.is_as_the_bucket()
+    assert host.is_up_to_date()
     assert stream.consumers == 2
 
 
-def test_a_bucket_that_says_too_early_that_nothing_is_pending_is_not_believed(
-    host: Host, stream: Stream
-) -> None:
+def test_a_premature_pending_count_of_zero_is_ignored(host: Host, stream: Stream) -> None:
     stream.early = True
     asyncio.run(host.follow())
-    assert host.is_as_the_bucket()
+    assert host.is_up_to_date()
 
 
-def test_a_row_that_is_written_while_all_is_taken_is_not_swept(
+def test_a_row_written_during_a_full_resync_is_not_deleted(
     host: Host, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its old place is gone when the replay comes there, and its new one is behind the bound."""
+    """Its old revision is gone when the replay gets there, and the new one is past the bound."""
     asyncio.run(host.follow())
     stream.floor(stream.last)
-    stream.floor(stream.last)  # above what the host knows: it takes all
+    stream.floor(stream.last)  # above the host's position: it resyncs
     again, real, seen = Host(host.path, stream), FakeBucket.facts, []
 
     async def facts(self: FakeBucket) -> object:
         found = await real(self)
         seen.append(found)
-        if len(seen) == 2:  # the bound is known: now the row moves behind it
+        if len(seen) == 2:  # the bound is set: now the row moves past it
             stream.put(*machine("a", 1, state="stopped"))
         return found
 
@@ -298,24 +288,24 @@ def test_a_row_that_is_written_while_all_is_taken_is_not_swept(
             row[0] for row in connection.execute("SELECT id FROM machines WHERE state = 'stopped'")
         ]
     assert deleted == ["a"]
-    assert again.is_as_the_bucket()
+    assert again.is_up_to_date()
 
 
-def test_rows_that_others_wrote_into_the_file_are_swept_and_repaired(
+def test_a_full_resync_deletes_and_repairs_rows_of_other_writers(
     tmp_path: Path, stream: Stream
 ) -> None:
     create_catalog(tmp_path / "catalog.db", demo_rows())
     host = Host(tmp_path / "catalog.db", stream)
     asyncio.run(host.follow())
-    assert host.is_as_the_bucket()
+    assert host.is_up_to_date()
     change(host.path, "UPDATE machines SET app = 'drifted'")
     change(host.path, "INSERT INTO machines (id, app) VALUES (CAST(x'ff' AS TEXT), 'x')")
     change(host.path, "UPDATE replica SET stream = 'another'")
     asyncio.run(Host(host.path, stream).follow())
-    assert host.is_as_the_bucket()
+    assert host.is_up_to_date()
 
 
-def test_bad_messages_are_kept_out_counted_and_listed_and_their_rows_stay(
+def test_invalid_messages_are_quarantined_counted_and_listed_and_their_rows_stay(
     host: Host, stream: Stream
 ) -> None:
     async def session() -> None:
@@ -336,13 +326,13 @@ def test_bad_messages_are_kept_out_counted_and_listed_and_their_rows_stay(
     again = Host(host.path, stream)
     change(host.path, "UPDATE replica SET stream = 'another'")
     asyncio.run(again.follow())
-    assert "a" in machines(host.path), "a resync keeps the row of a key that is kept out"
+    assert "a" in machines(host.path), "a resync keeps the row of a quarantined key"
     stream.put(*machine("a", state="stopped"))
     asyncio.run(Host(host.path, stream).follow())
     assert quarantine(host.path, 10)[0] == 1
 
 
-def test_a_bucket_that_is_down_leaves_the_file_and_is_tried_again_and_again(
+def test_an_outage_of_the_bucket_leaves_the_file_unchanged_and_is_retried(
     host: Host, stream: Stream
 ) -> None:
     asyncio.run(host.follow())
@@ -361,17 +351,17 @@ def test_a_bucket_that_is_down_leaves_the_file_and_is_tried_again_and_again(
             await again.caught_up()
 
     asyncio.run(session())
-    assert again.is_as_the_bucket()
+    assert again.is_up_to_date()
     waits = [pause for pause in again.clock.pauses if pause not in (0.5, 5.0)]
     assert all(1 <= wait <= 30 for wait in waits)
     assert len(set(waits)) > 5
 
 
-def test_a_full_resync_that_is_cut_off_changes_nothing(
+def test_an_interrupted_full_resync_changes_nothing(
     host: Host, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asyncio.run(host.follow())
-    stream.anew("second")
+    stream.recreate("second")
     for number in range(1, 40):
         stream.put(*machine(f"n{number}", number))
     stream.floor()
@@ -397,7 +387,7 @@ def test_a_full_resync_that_is_cut_off_changes_nothing(
     assert position["stream"] == "first"
 
 
-def test_a_file_that_is_restored_from_a_backup_goes_on_from_where_it_stands(
+def test_a_file_restored_from_a_backup_resumes_from_its_own_position(
     host: Host, stream: Stream
 ) -> None:
     asyncio.run(host.follow())
@@ -417,19 +407,17 @@ def test_a_file_that_is_restored_from_a_backup_goes_on_from_where_it_stands(
             await host.caught_up()
 
     asyncio.run(session())
-    assert host.is_as_the_bucket()
+    assert host.is_up_to_date()
     assert {"new", "newer"} <= machines(host.path)
 
 
 @pytest.mark.slow
 def test_a_large_resync_needs_no_temporary_file(host: Host, stream: Stream) -> None:
-    """A container's root is read-only, and may have no /tmp: the rows to sweep are kept in
-    memory."""
+    """A container may have a read-only root and no /tmp: the rows to delete are held in memory."""
     asyncio.run(host.follow())
     with closing(sqlite3.connect(host.path, isolation_level=None)) as connection:
-        idents = (
-            (f"stale-{n:050}",) for n in range(60_000)
-        )  # more than SQLite's cache of two megabytes
+        # More than SQLite's cache of 2 MB.
+        idents = ((f"stale-{n:050}",) for n in range(60_000))
         connection.execute("BEGIN")
         connection.executemany("INSERT INTO machines (id, network_id, app, address, region) VALUES "
                                "(?, 24, '', '', '')",
@@ -448,9 +436,9 @@ def test_a_large_resync_needs_no_temporary_file(host: Host, stream: Stream) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Replica, "delete_extra_rows", delete_extra_rows)
         asyncio.run(again.follow())
-    assert again.is_as_the_bucket()
+    assert again.is_up_to_date()
     assert str(host.path) in opened
-    assert not [path for path in opened if "etilqs" in path]  # how SQLite calls its temporary files
+    assert not [path for path in opened if "etilqs" in path]  # SQLite's temporary files
 
 
 def _is_open(descriptor: str) -> bool:
@@ -480,11 +468,11 @@ def test_two_followers_of_one_file_do_not_fight(host: Host, stream: Stream) -> N
     asyncio.run(session())
 
 
-def test_a_host_tells_the_fleet_how_it_is(host: Host, stream: Stream) -> None:
+def test_a_host_reports_its_status_to_the_fleet(host: Host, stream: Stream) -> None:
     asyncio.run(host.follow())
-    told = json.loads(host.follower.report())
+    report = json.loads(host.follower.report())
     assert stream.reports
-    assert (told["host"], told["revision"], told["lag_revisions"], told["problem"]) == (
+    assert (report["host"], report["revision"], report["lag_revisions"], report["problem"]) == (
         "iad-1",
         12,
         0,
@@ -492,7 +480,7 @@ def test_a_host_tells_the_fleet_how_it_is(host: Host, stream: Stream) -> None:
     )
 
 
-def test_a_floor_that_is_no_floor_is_kept_out_and_stops_nothing(host: Host, stream: Stream) -> None:
+def test_an_invalid_floor_is_quarantined_and_stops_nothing(host: Host, stream: Stream) -> None:
     async def session() -> None:
         async with host.running():
             await host.caught_up()
@@ -505,10 +493,10 @@ def test_a_floor_that_is_no_floor_is_kept_out_and_stops_nothing(host: Host, stre
     assert [key for key, _, _ in quarantine(host.path, 5)[1]] == [FLOOR]
 
 
-def test_a_floor_above_tombstones_that_are_still_told_is_no_reason_to_take_all(
+def test_a_floor_above_unpurged_tombstones_causes_no_full_resync(
     host: Host, stream: Stream
 ) -> None:
-    """Whoever purges raises the floor first, takes a while, and may never end."""
+    """A publisher raises the floor first; the purge takes a while and may never finish."""
 
     async def counts(what: Callable[[], object]) -> None:
         what()
@@ -530,19 +518,19 @@ def test_a_floor_above_tombstones_that_are_still_told_is_no_reason_to_take_all(
             host.clock.time += COUNT_INTERVAL
             await host.until(lambda: host.follower._replica.count_keys() == len(stream.messages))
             assert host.follower.status.resyncs == 1
-            stream.purge(machine("e")[0])  # of which no floor tells
+            stream.purge(machine("e")[0])  # without raising the floor
             host.clock.time += COUNT_INTERVAL
             await host.until(lambda: "e" not in machines(host.path))
 
     asyncio.run(session())
-    assert host.is_as_the_bucket()
+    assert host.is_up_to_date()
 
 
 @pytest.mark.parametrize("floor", [True, False])
-def test_a_bucket_that_is_made_anew_while_all_is_taken_empties_nobody(
+def test_a_bucket_recreated_during_a_full_resync_empties_no_host(
     host: Host, stream: Stream, monkeypatch: pytest.MonkeyPatch, floor: bool
 ) -> None:
-    """It has nothing behind the revision that was reached: that is not the end of the other one."""
+    """It has nothing after the reached revision, which does not complete the replay."""
     asyncio.run(host.follow())
     change(host.path, "UPDATE replica SET stream = 'another'")
     again, real = Host(host.path, stream), FakeDeliveries.next
@@ -550,7 +538,7 @@ def test_a_bucket_that_is_made_anew_while_all_is_taken_empties_nobody(
 
     async def next_(self: FakeDeliveries, timeout: float) -> list[Item]:
         if next(calls) == 1:
-            stream.anew("second")
+            stream.recreate("second")
             stream.put(*network())
             if floor:
                 stream.floor()
@@ -575,10 +563,10 @@ def test_a_bucket_that_is_made_anew_while_all_is_taken_empties_nobody(
     )
 
 
-def test_a_file_that_cannot_be_opened_yet_is_opened_later(
+def test_a_locked_file_is_opened_later(
     host: Host, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever holds the file for a while does not leave us refusing ourselves."""
+    """A failed attempt must not leave a lock that excludes the follower itself."""
     asyncio.run(host.follow())
     monkeypatch.setattr("internal_dns.store.writer.BUSY_TIMEOUT", 0)
     again = Host(host.path, stream)
@@ -597,7 +585,7 @@ def test_a_file_that_cannot_be_opened_yet_is_opened_later(
     assert "new" in machines(host.path)
 
 
-def test_a_delete_at_another_spelling_of_a_key_deletes_nothing(host: Host, stream: Stream) -> None:
+def test_a_tombstone_at_a_noncanonical_key_deletes_nothing(host: Host, stream: Stream) -> None:
     async def session() -> None:
         async with host.running():
             await host.caught_up()
@@ -612,26 +600,24 @@ def test_a_delete_at_another_spelling_of_a_key_deletes_nothing(host: Host, strea
     assert load(host.path).machines == 10
 
 
-def test_a_host_that_is_ended_in_its_first_replay_begins_it_again(
-    host: Host, stream: Stream
-) -> None:
-    """Neither half a catalog nor a lock is left behind."""
+def test_a_host_stopped_during_its_first_replay_starts_it_again(host: Host, stream: Stream) -> None:
+    """It leaves neither a partial catalog nor a lock."""
 
-    async def ended() -> None:
+    async def interrupted() -> None:
         async with host.running():
             await host.until(lambda: host.follower.status.messages)
             assert host.follower.replica is not None
             assert host.follower.replica.connection.in_transaction
 
-    asyncio.run(ended())
+    asyncio.run(interrupted())
     assert not host.path.exists()
     again = Host(host.path, stream)
     asyncio.run(again.follow())
-    assert again.is_as_the_bucket()
+    assert again.is_up_to_date()
     assert not [path.name for path in host.path.parent.iterdir() if ".first" in path.name]
 
 
-def test_a_fault_that_comes_again_and_again_is_no_storm_of_consumers(
+def test_a_recurring_fault_does_not_create_consumers_without_pause(
     host: Host, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = FakeDeliveries.next

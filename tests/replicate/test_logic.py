@@ -1,4 +1,4 @@
-"""What a follower decides, message by message, without a bucket, a file or a clock."""
+"""The replication logic, without a bucket, a file or a clock."""
 
 from __future__ import annotations
 
@@ -42,25 +42,27 @@ def values() -> Values:
         (Position("first", 40), FACTS, Resume, ""),
         (Position("first", 100), FACTS, Resume, ""),
         (Position("first", 10), FACTS, Resume, ""),
-        (Position("first", 9), FACTS, FullResync, "deletes up to 10 are no longer told"),
+        (Position("first", 9), FACTS, FullResync, "deletes up to 10 may be purged"),
         (Position("first", 101), FACTS, FullResync, "restored"),
-        (Position("second", 40), FACTS, FullResync, "made anew"),
+        (Position("second", 40), FACTS, FullResync, "recreated"),
         (None, FACTS, FullResync, "not followed"),
         (None, Facts("first", 100, 50, None), NotPublished, "no floor key"),
         (Position("first", 40), Facts("second", 3, 3, None), NotPublished, "no floor key"),
     ],
 )
-def test_where_to_start(position: Position | None, facts: Facts, decided: type, why: str) -> None:
+def test_a_follower_starts_where_position_and_bucket_allow(
+    position: Position | None, facts: Facts, decided: type, why: str
+) -> None:
     found = choose_start(position, facts)
     assert isinstance(found, decided)
     assert why in getattr(found, "why", "")
 
 
-def test_a_follower_goes_on_behind_what_it_has_and_knows_how_far_it_must_come() -> None:
+def test_a_follower_resumes_after_its_position_and_replays_to_the_end_of_the_bucket() -> None:
     assert choose_start(Position("first", 40), FACTS) == Resume(40, bound=100)
 
 
-def test_the_last_message_of_a_key_counts_in_whatever_order_they_come() -> None:
+def test_the_last_message_of_a_key_wins_in_any_order() -> None:
     key, started = machine("a")
     stopped = machine("a", state="stopped")[1]
     for order in ([(5, started), (6, stopped)], [(6, stopped), (5, started)]):
@@ -72,7 +74,7 @@ def test_the_last_message_of_a_key_counts_in_whatever_order_they_come() -> None:
         assert batch.stale == 1 - (order[0][0] == 5)
 
 
-def test_what_is_older_than_what_is_known_is_left_out() -> None:
+def test_messages_older_than_the_applied_revision_are_ignored() -> None:
     key, value = machine("a")
     for revision in (4, 5):
         batch = make_batch(
@@ -82,15 +84,15 @@ def test_what_is_older_than_what_is_known_is_left_out() -> None:
 
 
 @given(st.permutations(range(1, 9)), st.randoms(use_true_random=False))
-def test_no_order_of_replay_regresses_a_row(order: list[int], random: Random) -> None:
+def test_no_order_of_delivery_regresses_a_row(order: list[int], random: Random) -> None:
     """For any order and any cut into batches, every key ends at its highest revision."""
     keys = [machine(ident)[0] for ident in "ab"]
-    told = {
+    messages = {
         r: Message(keys[r % 2], r, None if r in (3, 6) else machine("ba"[r % 2 == 0])[1])
         for r in order
     }
     known: dict[str, int] = {}
-    rest = [told[r] for r in order]
+    rest = [messages[r] for r in order]
     while rest:
         cut = random.randint(1, len(rest))
         batch = make_batch(rest[:cut], known, values())
@@ -101,7 +103,7 @@ def test_no_order_of_replay_regresses_a_row(order: list[int], random: Random) ->
     assert known == {keys[0]: 8, keys[1]: 7}
 
 
-def test_a_bad_value_is_kept_out_and_the_others_go_on() -> None:
+def test_an_invalid_value_is_quarantined_and_the_others_are_applied() -> None:
     good, value = machine("a")
     batch = make_batch(
         [
@@ -130,15 +132,15 @@ def test_a_tombstone_deletes_its_row() -> None:
     assert batch.floor == 3
 
 
-def test_nothing_pending_is_no_sign_that_a_replay_is_complete() -> None:
+def test_a_pending_count_of_zero_does_not_complete_a_replay() -> None:
     replay = Replay(0, bound=10)
     assert replay.message(1, 9)
-    assert not replay.complete  # however little the consumer says to be pending
+    assert not replay.complete  # whatever pending count the consumer reports
     assert replay.message(2, 12)
     assert replay.complete
 
 
-def test_a_replay_whose_last_message_was_purged_ends_when_the_bucket_says_so() -> None:
+def test_a_replay_whose_last_message_was_purged_completes_when_the_bucket_has_no_more() -> None:
     replay = Replay(0, bound=10)
     assert replay.message(1, 7)
     replay.finish()
@@ -150,7 +152,7 @@ def test_a_follower_that_missed_nothing_is_complete_at_once() -> None:
     assert not Replay(9, bound=10).complete
 
 
-def test_a_lost_delivery_is_noticed_by_the_next_or_by_a_heartbeat() -> None:
+def test_a_lost_delivery_is_detected_by_the_next_delivery_or_heartbeat() -> None:
     replay = Replay(0, bound=10)
     assert replay.message(1, 3)
     assert not replay.message(3, 5)
@@ -158,7 +160,7 @@ def test_a_lost_delivery_is_noticed_by_the_next_or_by_a_heartbeat() -> None:
     assert not replay.heartbeat(2)
 
 
-def test_the_lag_grows_while_nothing_is_heard() -> None:
+def test_the_lag_grows_while_the_bucket_is_silent() -> None:
     lag = Lag(since=0.0)
     assert lag.seconds(4.0) == 4.0
     lag.pending(7, now=5.0)
@@ -179,7 +181,7 @@ def test_every_wait_is_between_one_second_and_thirty(attempt: int, chance: float
     assert RETRY_MIN <= backoff(attempt, chance) <= RETRY_MAX
 
 
-def test_hosts_that_lose_a_bucket_at_once_do_not_come_back_at_once() -> None:
+def test_hosts_that_lose_a_bucket_together_do_not_reconnect_together() -> None:
     random = Random(1)
     waits = sorted(backoff(6, random.random()) for _ in range(1000))
     assert waits[100] < 6

@@ -1,5 +1,4 @@
-"""What is written to a bucket: only what differs, parents first, deletes last, each key only as it
-was read."""
+"""Publishing writes only differences, parents first, deletes last, each key only if unchanged."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ def present(*values: tuple[str, bytes | None]) -> dict[str, Message]:
     return {key: Message(key, at, value) for at, (key, value) in enumerate(values, 1)}
 
 
-def test_only_what_differs_is_written() -> None:
+def test_only_differences_are_written() -> None:
     key, value = machine("a")
     spaced = json.dumps(json.loads(value), indent=3).encode()
     assert find_changes(
@@ -42,7 +41,7 @@ def test_only_what_differs_is_written() -> None:
     ).empty
 
 
-def test_each_key_is_written_only_as_it_was_read() -> None:
+def test_each_key_is_written_only_at_the_revision_that_was_read() -> None:
     changed, new, back = machine("a", state="stopped"), machine("b"), machine("c")
     found = find_changes(
         present(network(), machine("a"), (back[0], None)), dict([network(), changed, new, back])
@@ -51,7 +50,7 @@ def test_each_key_is_written_only_as_it_was_read() -> None:
     assert found.deletes == []
 
 
-def test_what_is_not_wanted_is_deleted_children_first_and_the_floor_stays() -> None:
+def test_unwanted_keys_are_deleted_children_first_and_the_floor_stays() -> None:
     app = bucket_key("apps", (24, "web"))
     there = present(
         network(),
@@ -67,7 +66,7 @@ def test_what_is_not_wanted_is_deleted_children_first_and_the_floor_stays() -> N
     assert [key for key, _, _ in find_changes(there, {}, only={app}).deletes] == [app]
 
 
-def test_every_row_of_a_file_is_published_and_makes_the_file_again(tmp_path: Path) -> None:
+def test_a_published_file_can_be_rebuilt_from_the_bucket(tmp_path: Path) -> None:
     create_catalog(tmp_path / "a.db", demo_rows())
     with closing(connect(tmp_path / "a.db")) as connection:
         values = read_file_values(connection, CatalogRules(hidden=()))
@@ -76,7 +75,7 @@ def test_every_row_of_a_file_is_published_and_makes_the_file_again(tmp_path: Pat
         assert read_file_values(connection, CatalogRules(hidden=())) == values
 
 
-def test_rows_that_could_not_be_served_are_refused_by_name(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_served_are_refused_and_named(tmp_path: Path) -> None:
     create_catalog(tmp_path / "a.db", demo_rows())
     with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection:
         connection.execute("UPDATE machines SET address = '::1'")
@@ -88,7 +87,7 @@ def test_rows_that_could_not_be_served_are_refused_by_name(tmp_path: Path) -> No
 
 
 class Written:
-    """Takes what is written and purged."""
+    """Records writes and purges."""
 
     def __init__(self) -> None:
         self.floors: list[int] = []
@@ -100,7 +99,7 @@ class Written:
         return 9
 
     async def purge(self, key: str, before: int) -> None:
-        assert self.floors, "the floor first"
+        assert self.floors, "the floor must be raised before a purge"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,7 @@ class Written:
         ((network(), (FLOOR, None)), [2]),
     ],
 )
-def test_a_bucket_without_a_floor_gets_one_that_loses_no_delete(
+def test_a_bucket_without_a_floor_gets_one_that_hides_no_delete(
     there: tuple[tuple[str, bytes | None], ...], floor: list[int]
 ) -> None:
     bucket = Written()
