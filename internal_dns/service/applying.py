@@ -1,4 +1,4 @@
-"""Apply commits on the event loop in slices, so that no commit holds it, however much it changes."""
+"""Apply commits on the event loop in slices, so that no commit blocks the loop for long."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from internal_dns.core.catalog import Catalog
 
-SLICE: Final = 0.002  # seconds until the event loop has its turn
+SLICE: Final = 0.002  # seconds until control returns to the event loop
 
 Steps = Callable[[Catalog], Iterator[None]]  # Exchange.steps
 
 
 class Applying:
-    """Catalogs on their way to being answered from, one after the other."""
+    """The queue of new catalogs; the server switches to one after the other."""
 
     def __init__(
         self,
@@ -24,15 +24,14 @@ class Applying:
         clock: Callable[[], float] = perf_counter,
         held: Callable[[float], None] | None = None,
     ) -> None:
-        """*held* is told the CPU seconds of each slice."""
+        """*held* is called with the CPU seconds of each slice."""
         self._steps_of, self._call_soon, self._clock = steps, call_soon, clock
         self._held = held
         self._waiting: deque[tuple[Catalog, Callable[[], None]]] = deque()
         self._steps: Iterator[None] | None = None
 
     def apply(self, catalog: Catalog, done: Callable[[], None]) -> None:
-        """Answer from *catalog*, then call *done*: at once when that is quick, else after more turns
-        of the event loop."""
+        """Switch to *catalog*, then call *done*: at once if that takes one slice, else later."""
         self._waiting.append((catalog, done))
         if len(self._waiting) == 1:
             self._go_on()

@@ -1,4 +1,4 @@
-"""What the server is put together from, made by the settings. Each raises OperatorError."""
+"""Build the parts of the server from the settings. Every function may raise OperatorError."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger("internal_dns")
 def make_rules(
     settings: Settings, upstreams: tuple[Upstream, ...], secret: bytes, *, dev: bool
 ) -> Rules:
-    """Return what every answer goes by. *secret* is that of the DNS cookies."""
+    """Return the rules of all answers. *secret* is the secret of the DNS cookies."""
     return Rules(
         prefix=settings.prefix,
         region=settings.region,
@@ -52,7 +52,7 @@ def find_upstreams(settings: Settings) -> tuple[Upstream, ...]:
 
 
 def forward_limit() -> int:
-    """How many questions may wait for upstreams at a time: a quarter of the descriptors."""
+    """Return how many queries may wait for upstreams at a time: a quarter of the descriptors."""
     return max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
@@ -73,7 +73,7 @@ def make_forwarder(
 
 
 def make_follower(settings: Settings) -> Follower | None:
-    """Return what follows the bucket of the settings, None without one."""
+    """Return the follower of the bucket in the settings; None without one."""
     if settings.source is None:
         return None
     return Follower(
@@ -85,7 +85,7 @@ def make_follower(settings: Settings) -> Follower | None:
 
 
 def choose_udp_path(wanted: str) -> str:
-    """Return the UDP path that runs when *wanted* is set: native or python."""
+    """Return the UDP path to use, native or python, for the setting *wanted*."""
     if wanted == "python":
         return wanted
     if not native.MISSING:
@@ -93,7 +93,7 @@ def choose_udp_path(wanted: str) -> str:
     if wanted == "native":
         raise errors.no_native_path(native.MISSING)
     _log.warning(
-        "the native udp path %s: serving with the python one. %s for it",
+        "native UDP path unavailable (%s); using the Python path. %s",
         native.MISSING,
         errors.BUILD_NATIVE,
     )
@@ -112,7 +112,7 @@ def open_console(
     rules: Callable[[], Rules],
     upstreams: Callable[[], Sequence[str]],
 ) -> Console:
-    """Open the port of the web console, whose packages are only loaded here."""
+    """Open the port of the web console. Only this function loads its packages."""
     try:
         from internal_dns.admin.console.app import Sources
         from internal_dns.admin.console.samples import Sampler
