@@ -1,4 +1,4 @@
-"""How long a commit takes to be seen, and how long reading it holds the event loop:
+"""How long a commit takes to become visible, and how long reading it holds the event loop:
 `python -m bench.commits owned|foreign [MACHINES]`."""
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN"); connection.execute(sys.argv[2]); connection.execute("COMMIT")
 print(time.time())
 """
-CALM: Final = 1.5  # seconds before each commit: a foreign file is read half of the time at most
+CALM: Final = (
+    1.5  # seconds before each commit, so that a foreign file is read at most half of the time
+)
 
 
 async def measure(path: Path) -> None:
-    """Print a line for each commit, made by another process."""
+    """Print one line per commit, which another process makes."""
     applied: list[float] = []
 
     def apply(_: Loaded) -> None:

@@ -1,8 +1,8 @@
-"""`python -m bench.console`: how long the loop waits while the web console builds pages of a
-million machines.
+"""`python -m bench.console`: how long the web console delays the event loop while it builds pages
+of a million machines.
 
-One network with an app of nearly all machines and one of as many as the console explains: the worst
-a page can meet.
+This is the worst case of a page: one network, in which one app has nearly all machines and another
+as many as the console explains.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ async def measure(served: Catalog) -> None:
 
 
 async def tick(waits: list[float]) -> None:
-    """Note how late the loop comes back, each millisecond."""
+    """Record the delay of the event loop every millisecond."""
     while True:
         begin = time.perf_counter()
         await asyncio.sleep(0.001)
@@ -97,7 +97,7 @@ async def tick(waits: list[float]) -> None:
 
 
 async def get(console: Console, path: str) -> int:
-    """Return the status of a page, read whole."""
+    """Read a page completely; return its status."""
     reader, writer = await asyncio.open_connection(*console.address[:2])
     cookie = f"{cookie_name('localhost')}={cookie_value(TOKEN)}"
     head = (

@@ -38,7 +38,7 @@ REGIONS = {
     "xyz": (None, None),
     "zzz": (None, None),
 }
-EDNS = b"\0\0\x29\x20\0\0\0\0\0\0\0"  # an OPT that takes 8192 octets
+EDNS = b"\0\0\x29\x20\0\0\0\0\0\0\0"  # an OPT record with a UDP size of 8192 octets
 
 # {m} is a machine of `big`; {last} is the last page of its list.
 FORMS = """
@@ -70,7 +70,7 @@ TXT _instances.web-7.internal               SRV _http._tcp.web-7.internal
 
 
 class Question(NamedTuple):
-    """A form, and the octets of one question of it; over UDP with EDNS, over TCP without."""
+    """A name form with an encoded query: over UDP with EDNS, over TCP without."""
 
     words: str
     octets: bytes
@@ -136,8 +136,10 @@ def _seconds(question: Question, source: bytes, catalog: Catalog, turn: int) -> 
 
 
 def rows(size: int) -> dict[str, Any]:
-    """One network: `big` with half of the machines, apps of three, peers and flycasts. One machine
-    in ten is stopped."""
+    """Return one network: `big` with half of the machines, apps of three, peers and flycasts.
+
+    One machine in ten is stopped.
+    """
     machines, metadata, services, apps = [], [], [], []
     regions = [*REGIONS]
     for number in range(size):

@@ -3,7 +3,7 @@
        sendmmsg [-n] [-s] [-u] [-f SOURCE,…] ADDRESS PORT FILE SECONDS RATE WINDOW
 
    FILE holds ready-made queries, each after its length in two octets; the id is written in here. They are sent in
-   order, again and again. RATE 0: as fast as replies come back, WINDOW outstanding. RATE n: n a second, whatever comes
+   order, again and again. RATE 0: as fast as replies come back, WINDOW outstanding. RATE n: n per second, whatever comes
    back; the latency of a query then counts from the moment it was due, so that a stall shows in every query it delayed.
    Prints one JSON object. A query without a reply half a second after the end is lost.
 
@@ -228,7 +228,7 @@ int main(int all, char **given)
     char **words = given + optind - 1;
     struct timespec clock;
     clock_gettime(CLOCK_REALTIME, &clock);
-    serial = (uint64_t)clock.tv_sec * 1000000u + (uint64_t)clock.tv_nsec / 1000u; /* nobody sends a million a second */
+    serial = (uint64_t)clock.tv_sec * 1000000u + (uint64_t)clock.tv_nsec / 1000u; /* nobody sends a million per second */
     prctl(PR_SET_TIMERSLACK, 1000UL);
     double rate = atof(words[5]), interval = rate > 0 ? 1e9 / rate : 0;
     uint64_t window = strtoull(words[6], NULL, 10);

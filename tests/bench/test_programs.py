@@ -94,4 +94,4 @@ def test_the_tables_are_printed_from_the_json(tmp_path: Path) -> None:
     )
     words = [sys.executable, "-m", "bench", "table", str(tmp_path / "run.json")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.startswith("**Bars**")
+    assert done.stdout.startswith("**Targets**")

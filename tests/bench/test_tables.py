@@ -132,20 +132,22 @@ def test_bars_are_ratios_of_medians_to_the_best_peer_and_to_the_floor() -> None:
         case("gdnsd", load, {"cpu_us": 5.0, "qps": 250_000}),
     ))  # fmt: skip
     found = {what: (measured, verdict) for what, _, measured, verdict in judged(run)}
-    assert found["native path, CPU a query saturated ÷ the best of gdnsd, Knot, NSD, PowerDNS"] == (
+    assert found[
+        "native path, CPU per query saturated ÷ the best of gdnsd, Knot, NSD, PowerDNS"
+    ] == (
         "0.80 ×",
         "beyond",
     )
-    assert found["native path with packet info, CPU a query saturated ÷ the floor's"] == (
+    assert found["native path with packet info, CPU per query saturated ÷ the floor's"] == (
         "1.50 ×",
         "**missed**",
     )
-    assert found["native path, queries a second ÷ NSD's"] == ("2.00 ×", "met")
-    assert found["native path, queries a second ÷ gdnsd's"] == ("0.80 ×", "**missed**")
+    assert found["native path, queries per second ÷ NSD's"] == ("2.00 ×", "met")
+    assert found["native path, queries per second ÷ gdnsd's"] == ("0.80 ×", "**missed**")
 
 
 def test_a_bar_of_a_disturbed_repetition_says_so() -> None:
-    name = "pure-Python path with packet info, queries a second"
+    name = "pure-Python path with packet info, queries per second"
     quiet, disturbed = ({"qps": 40_000.0, "others": others} for others in (0.01, 1.5))
     for said, verdict in ((quiet, "**missed**"), (disturbed, "**missed**, disturbed")):
         run = Run(stored(case(PURE_INFO, "saturated by sendmmsg", said)))
