@@ -93,7 +93,7 @@ class Asker:
         return None
 
     def at_rate(self, questions: Sequence[bytes], rate: int, seconds: float) -> dict[str, Any]:
-        """Send *rate* queries per second, whatever the replies. Latency counts from the due time."""
+        """Send *rate* queries per second. Latency counts from the time a query is due."""
         self._socket.setblocking(False)
         due, latencies, rcodes = dict[bytes, float](), list[float](), dict[int, int]()
         start, sent, total = time.perf_counter(), 0, int(rate * seconds)
@@ -136,7 +136,7 @@ def _read(reply: bytes, asked: int) -> Answer:
 
 @contextmanager
 def first_in_line() -> Iterator[bool]:
-    """Pin this process to LOAD_CORE, with real-time priority as root; return whether it has that."""
+    """Pin this process to LOAD_CORE; as root, give it real-time priority and return True."""
     everywhere, policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
     os.sched_setaffinity(0, {LOAD_CORE})
     try:

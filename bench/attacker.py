@@ -98,7 +98,7 @@ def new(target: Target) -> None:
 
 
 def large(target: Target) -> None:
-    """Query an external name whose reply is too large for UDP: fetched once over TCP, then cached."""
+    """Query an external name with a reply too large for UDP: fetched once over TCP, then cached."""
     with target.connected(socket.SOCK_STREAM) as sock, suppress(OSError):
         sock.settimeout(3)
         sock.sendall(framed(query(LARGE, "TXT", 7)))

@@ -52,7 +52,7 @@ class Run:
         return self.median(part, subject, load, "qps")
 
     def best_cpu(self, load: str) -> float:
-        """Return the least CPU per query of the peers. Raises NotMeasured when none was measured."""
+        """Return the least CPU per query of any peer. Raises NotMeasured without one."""
         found = []
         for peer in BEST_OF:
             try:
@@ -123,7 +123,7 @@ def _over_peer(peer: str, load: str = SATURATED) -> Callable[[Run], float]:
 
 
 def _slowest_cold(run: Run) -> float:
-    """Return the CPU of the slowest kind of name whose cost is independent of the network's size."""
+    """Return the CPU of the slowest kind of name, except those that grow with the network."""
     found = [
         case["median"]["cpu_us"]
         for (part, _, name), case in run.cases.items()

@@ -87,8 +87,9 @@ def main() -> None:
             begin = time.thread_time()
         took.append(time.thread_time() - begin)
         print(
-            f"{networks} networks of {apps} apps of {machines}: {entries} answers before, {table.entries} "
-            f"after; {len(took)} steps, the longest {max(took) * 1e3:.2f} ms, in all {sum(took) * 1e3:.0f} ms"
+            f"{networks} networks of {apps} apps of {machines}: "
+            f"{entries} replies before, {table.entries} after; {len(took)} steps, "
+            f"the longest {max(took) * 1e3:.2f} ms, in total {sum(took) * 1e3:.0f} ms"
         )
 
 

@@ -1,8 +1,7 @@
 """What one network loses while another floods, in a network namespace, three times.
 
-The flood is as much as one core can send, up to ten times what the server answers. Where there are
-only two cores the flood and the victim share one: the victim goes first there, asleep between its
-questions.
+The flood is as fast as one core can send, up to ten times the server's capacity. With only two
+cores, flood and victim share one; there the victim has priority, and sleeps between its queries.
 """
 
 from __future__ import annotations

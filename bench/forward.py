@@ -1,8 +1,8 @@
 """External names: the cost of a forwarded answer beside other forwarders, and what dead upstreams
 and floods do.
 
-One upstream of our own on loopback (upstream.c) answers at once or after 20 ms. It shares the
-generator's core where there are only two, and goes first there.
+The upstream is bench/upstream.c on loopback, which answers at once or after 20 ms. With only two
+cores it shares the generator's, with priority.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FLOOD: Final = 20_000  # random external names per second of one network
 def run(
     directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped
 ) -> list[Case]:
-    """Measure everything, or with *short* cached answers only. Raises Missing without a compiler."""
+    """Measure everything; *short*: cached answers only. Raises Missing without a compiler."""
     servers.more_descriptors()
     catalog = directory / "forward.db"
     zones.make_catalog(catalog, 9_000, 1_000 // 3)

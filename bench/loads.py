@@ -1,8 +1,8 @@
 """Load a server from another core, and measure its cost. There are two generators:
 
-dnsperf, which everybody knows: an upper bound of itself above about 120,000 queries per second, and
-on one core unable to keep a rate (its sender and receiver wait for each other); so it saturates
-only. sendmmsg.c: keeps a rate to the microsecond, tells latency, and reaches what the kernel gives.
+dnsperf     well known, but limited to about 120,000 queries per second, and unable to keep a rate
+            on one core (its sender and receiver wait for each other): used for saturation only
+sendmmsg.c  keeps a rate to the microsecond, measures latency, and is limited only by the kernel
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ class Loads:
     ) -> Load:
         """Saturate with dnsperf."""
         words = [
-            program("dnsperf", "dnsperf"), "-s", "::1", "-d", str(questions.as_text(self.directory)),
-            "-m", "tcp" if tcp else "udp", "-T", "1", "-c", str(connections), "-q", str(window), "-t", "1",
+            program("dnsperf", "dnsperf"), "-s", "::1",
+            "-d", str(questions.as_text(self.directory)),
+            "-m", "tcp" if tcp else "udp", "-T", "1", "-c", str(connections),
+            "-q", str(window), "-t", "1",
             "-l", f"{self.seconds:.0f}",
         ]  # fmt: skip
         return lambda server: _dnsperf(words, server, self.seconds)
@@ -57,7 +59,8 @@ class Loads:
     def warm_up(self, questions: Questions, server: Server, *, tcp: bool = False) -> None:
         """Send every query once, to fill the answer tables."""
         words = [
-            program("dnsperf", "dnsperf"), "-s", "::1", "-d", str(questions.as_text(self.directory)),
+            program("dnsperf", "dnsperf"), "-s", "::1",
+            "-d", str(questions.as_text(self.directory)),
             "-m", "tcp" if tcp else "udp", "-T", "1", "-c", "4", "-q", "200", "-t", "1", "-n", "1",
         ]  # fmt: skip
         _dnsperf(words, server, 60)
@@ -74,8 +77,10 @@ class Loads:
     ) -> Load:
         """Keep *rate*, or saturate with *window* outstanding; see the generator for the rest."""
         words = [
-            *(in_front(2) if asleep else ()), *self.generator(asleep=asleep, unique=unique, sources=sources),
-            "HOST", "PORT", str(questions.as_octets(self.directory)), str(self.seconds), str(rate), str(window),
+            *(in_front(2) if asleep else ()),
+            *self.generator(asleep=asleep, unique=unique, sources=sources),
+            "HOST", "PORT", str(questions.as_octets(self.directory)),
+            str(self.seconds), str(rate), str(window),
         ]  # fmt: skip
         return lambda server: _sendmmsg(words, server, self.seconds)
 

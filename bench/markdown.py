@@ -83,7 +83,8 @@ def _cell(run: Run, part: str, subject: str, column: tuple[str, str, str, int]) 
 
 def _over_floor(run: Run, subject: str) -> str:
     try:
-        return f"{run.cpu(subject, 'saturated by sendmmsg') / run.cpu(FLOOR_INFO, 'saturated by sendmmsg'):.2f}"
+        load = "saturated by sendmmsg"
+        return f"{run.cpu(subject, load) / run.cpu(FLOOR_INFO, load):.2f}"
     except NotMeasured:
         return "–"
 

@@ -23,8 +23,10 @@ def source(network: int) -> str:
 
 @contextmanager
 def own_network(networks: list[int]) -> Iterator[None]:
-    """Run the body and its child processes in a new namespace with SERVER and one source address per
-    network. Raises Missing."""
+    """Run the body and its children in a new namespace with SERVER and one source per network.
+
+    Raises Missing.
+    """
     ip, libc = program("ip", "iproute2"), ctypes.CDLL(None, use_errno=True)
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:

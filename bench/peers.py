@@ -1,8 +1,8 @@
-"""The servers that ours stands beside: equal records, the same core and questions, in turn in one
-run.
+"""The peers, which are other servers with equal records, measured on the same core with the same
+queries, in turn in one run.
 
-Their configurations are bench/peers/*.conf, templates for $port, $directory, $zone and what a peer
-adds. A peer that cannot be had or does not start is named with its reason; the others are measured.
+Their configurations are bench/peers/*.conf, templates with $port, $directory, $zone and further
+values per peer. A peer that is not available or does not start is skipped with its reason.
 """
 
 from __future__ import annotations
@@ -182,7 +182,8 @@ def _pdns_database(directory: Path, zone: Zone, ttl: int) -> Path:
         connection.execute("INSERT INTO domains (id, name, type) VALUES (1, 'internal', 'NATIVE')")
         apex = [("internal", "SOA", SOA.replace(". ", " ")), ("internal", "NS", "_dns.internal")]
         below = ((f"{owner}.internal", qtype, rdata) for owner, qtype, rdata in _records(zone))
-        insert = f"INSERT INTO records (domain_id, name, type, content, ttl, auth) VALUES (1, ?, ?, ?, {ttl}, 1)"
+        columns = "domain_id, name, type, content, ttl, auth"
+        insert = f"INSERT INTO records ({columns}) VALUES (1, ?, ?, ?, {ttl}, 1)"
         connection.executemany(insert, (*apex, ("_dns.internal", "AAAA", "fdaa::3"), *below))
         connection.commit()
     finally:

@@ -9,7 +9,7 @@ from bench.tools import program
 
 
 def built(name: str, directory: Path) -> str:
-    """Build bench/*name*.c in *directory*; return the program. Raises Missing without a compiler."""
+    """Build bench/*name*.c in *directory*; return its path. Raises Missing without a compiler."""
     path = directory / name
     if not path.exists():
         compiler, source = program("gcc", "gcc", "libc6-dev"), Path(__file__).with_name(f"{name}.c")

@@ -140,7 +140,8 @@ def _fill(where: Source, directory: Path, repetitions: int) -> Case:
             (rows,) = connection.execute(ROWS).fetchone()
             connection.close()
             case.repetitions.append({
-                "wall_s": (at or time.perf_counter()) - began, "rows_s": rows / float(following[2]), "rows": rows,
+                "wall_s": (at or time.perf_counter()) - began,
+                "rows_s": rows / float(following[2]), "rows": rows,
                 "cpu_s": server.cpu_seconds(), "rss_mib": server.status_mib("VmRSS"),
                 "peak_mib": server.status_mib("VmHWM"), "void": "" if at else "not complete in "
                                                                               "time",
@@ -259,7 +260,7 @@ def _fault(
     fault: Callable[[NatsServer], None],
     repetitions: int,
 ) -> Case:
-    """Measure from the return of the NATS server until the next change is visible, under queries."""
+    """Measure from the return of the NATS server until the next change is visible."""
     case = Case("replicate", f"{words} · from its return to the next change answered")
     octets = query("moving.internal", "AAAA")
     with _host(path, where) as server, Asker(server.port) as asker:

@@ -1,7 +1,7 @@
 """How long the largest replies of upstreams take until they are relayed: `python -m bench.replies`.
 
-Each is 64 KiB, or what the limits of core/wire.check_reply leave of it, crafted to be the worst of
-its kind. CPU time, the best of several runs; "refused" where the reply is not taken.
+Each reply is the worst of its kind: 64 KiB, or what the limits of core/wire.check_reply allow.
+Prints the least CPU time of several runs, or "refused" where the server rejects the reply.
 """
 
 from __future__ import annotations

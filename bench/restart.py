@@ -1,10 +1,10 @@
-"""Restart a server with a large catalog under load, on inherited sockets: what fails, what is lost?
+"""Failed and lost queries while a server with a large catalog restarts on inherited sockets.
 
-    400,000 machines, 1,000 questions per second, three restarts, each begun when the one before is
-    ready and has answered for per second
+    400,000 machines, 1,000 questions per second, three restarts, each started when the previous server is
+    ready and has answered for a second
 
-A question counts as failed when its reply is SERVFAIL, as lost when none comes within 5 s: that is
-when a resolver asks again.
+A query counts as failed when its reply is SERVFAIL, and as lost when none arrives within 5 s, after
+which a resolver retries.
 """
 
 from __future__ import annotations

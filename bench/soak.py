@@ -1,5 +1,5 @@
-"""`python -m bench.soak`: query names that were never queried before, and check that the memory
-stays.
+"""`python -m bench.soak`: query names that were never queried before, and check that the
+server's memory does not grow.
 
     names         RSS  per second
     250,000  98.1 MiB    20,000
@@ -31,8 +31,8 @@ BOUND: Final = 128 << 20
 FLAT: Final = 8 << 20
 OUTSTANDING: Final = 200  # less than the smallest receive buffer holds
 ROWS: Final = 20
-# Names that do not exist: an app, a machine, an app in another zone, an external name (refused without
-# an upstream).
+# Names that do not exist: an app, a machine, an app in another zone, and an external name (refused
+# without an upstream).
 FORMS: Final = (
     ((b"internal",), 28),
     ((b"vm", b"web", b"internal"), 28),

@@ -138,7 +138,8 @@ def alternate(
 
 
 def _beyond(limit: float, rate: int) -> dict[str, Any]:
-    """Skip a rate beyond a server's capacity: it would measure queues, and some servers would exit."""
+    """Return a skipped repetition, for a rate beyond a server's capacity, which would only measure
+    queues."""
     void = f"skipped: the capacity of this core is {limit:,.0f} per second"
     return {"rate": rate, "cpu_us": None, "qps": 0.0, "saturated": "", "void": void}
 

@@ -123,7 +123,7 @@ def external(count: int) -> Questions:
 
 
 def external_new() -> Questions:
-    """Return an external name. The generator rewrites its first ten letters, so it never repeats."""
+    """Return an external name. The generator rewrites its first ten letters each time."""
     return Questions("external-new", (("0123456789.example.com", "AAAA"),))
 
 

@@ -1,9 +1,8 @@
-"""`make soak`: random writes, kills, freezes and purges for ten minutes; then file and bucket must
-have the same rows.
+"""`make soak`: random writes, kills, freezes and purges for ten minutes; then the file and the
+bucket must have the same rows.
 
-Two hosts follow one bucket. One is never killed and must never leave a question without its answer;
-the other is killed again and again. What is done, and in which order, comes from the seed alone;
-how long each thing takes does not.
+Two hosts follow one bucket. One is never killed and must answer every query; the other is killed
+repeatedly. The seed determines the operations and their order, but not their timing.
 """
 
 from __future__ import annotations
@@ -43,10 +42,11 @@ from tests.replicate.values import machine, network
 MACHINES = 3_000
 STATES = ("started", "started", "stopped", "suspended", "destroyed")
 CAUGHT_UP = 90.0  # seconds: the longest wait to reconnect is 30, and this machine may be busy
-# What is done, and how often beside the others.
+# The operations with their relative frequencies.
 OPERATIONS = {
-    "write": 60, "burst": 8, "delete": 20, "bad value": 6, "purge above the floor": 3, "purge without a floor": 1,
-    "kill the follower": 3, "freeze the server": 1, "restart the server": 2, "kill the server": 1, "make anew": 1,
+    "write": 60, "burst": 8, "delete": 20, "bad value": 6,
+    "purge above the floor": 3, "purge without a floor": 1, "kill the follower": 3,
+    "freeze the server": 1, "restart the server": 2, "kill the server": 1, "recreate": 1,
 }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ class Soak:
         )
 
     def asking(self) -> None:
-        """Ask the steady host for a machine that never changes."""
+        """Query the steady host for a machine that never changes."""
         while not self.end.is_set():
             began = time.monotonic()
             try:
@@ -115,7 +115,7 @@ class Soak:
         getattr(self, operation.replace(" ", "_"))()
         self.done[operation] += 1
 
-    # ── what is done ──────────────────────────────────────────────────────────────────────────────
+    # ── operations ──────────────────────────────────────────────────────────────────────────────
 
     def a_machine(self) -> tuple[str, bytes]:
         n = self.random.randrange(MACHINES)
@@ -189,16 +189,16 @@ class Soak:
         self.server.stop(signal.SIGKILL)
         self.server.start()
 
-    def make_anew(self) -> None:
+    def recreate(self) -> None:
         nats_servers.asked(self.source, "STREAM.DELETE.KV_catalog")
         create(self.source)
         self.bad.clear()
         publish(self.source, self.wanted)
 
-    # ── what must be ──────────────────────────────────────────────────────────────────────────────
+    # ── checks ──────────────────────────────────────────────────────────────────────────────
 
     def differences(self, name: str, present: dict[str, Message]) -> list[str]:
-        """Compare the file's rows with the bucket's: both ways, cell by cell."""
+        """Compare the rows of the file with those of the bucket, in both directions."""
         values, good = Values(CatalogRules(hidden=())), dict[str, bytes]()
         for key, message in present.items():
             try:
@@ -236,9 +236,9 @@ class Soak:
         )
 
     def judged(self) -> int:
-        """Wait until all is followed; return how many rows differ."""
-        # Keys that were purged without a floor show when a host counts: at its next consumer, or
-        # after a minute.
+        """Wait until both hosts are up to date; return how many rows differ."""
+        # A host detects keys purged without a floor when it compares numbers: with its next
+        # consumer, or after a minute.
         self.restart_the_server()
         found = 0
         for name in self.hosts:
@@ -253,7 +253,9 @@ class Soak:
             )
         bucket = {k for k, m in present.items() if m.value is not None and k != FLOOR} - self.bad
         if bucket != self.wanted.keys():
-            print(f"the bucket lost or kept {sorted(bucket ^ self.wanted.keys())[:5]}")
+            print(
+                f"the bucket lacks or has too many keys: {sorted(bucket ^ self.wanted.keys())[:5]}"
+            )
             found += len(bucket ^ self.wanted.keys())
         return found
 
@@ -287,7 +289,8 @@ def main() -> None:
                 host.kill()
     result = {
         "seed": given.seed, "seconds": round(time.monotonic() - began), "done": dict(soak.done),
-        "differences": differences, "answers": dict(soak.answers), "slowest answer, ms": round(soak.slowest * 1e3),
+        "differences": differences, "answers": dict(soak.answers),
+        "slowest answer, ms": round(soak.slowest * 1e3),
     }  # fmt: skip
     print(json.dumps(result, indent=1))
     sys.exit(0 if differences == 0 and soak.answers.keys() == {"right"} else 1)
