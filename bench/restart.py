@@ -1,7 +1,7 @@
 """Failed and lost queries while a server with a large catalog restarts on inherited sockets.
 
-    400,000 machines, 1,000 questions per second, three restarts, each started when the previous server is
-    ready and has answered for a second
+    400,000 machines, 1,000 queries per second, three restarts, each a second after the
+    previous server became ready
 
 A query counts as failed when its reply is SERVFAIL, and as lost when none arrives within 5 s, after
 which a resolver retries.

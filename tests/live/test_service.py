@@ -277,7 +277,10 @@ def test_a_reload_that_finds_no_descriptors_leaves_the_workers_that_read(
         second_free = [number for number in range(len(taken) + 2) if number not in taken][1]
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (second_free, before[1]))
         said = reread(server)
-        assert "configuration not reloaded, keeping the previous one: cannot create new native workers" in said
+        assert (
+            "configuration not reloaded, keeping the previous one: cannot create new native workers"
+            in said
+        )
         assert len(addresses(ask(server, "web.internal"))) == 5
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, before)
         assert "region none -> iad" in reread(server)
