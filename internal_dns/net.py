@@ -28,7 +28,9 @@ class Endpoint:
         if not digits or not int(number) < 65_536:
             raise ValueError(f"{text!r} has no port from 0 to 65535")
         if not text.isprintable():  # a scope may be any text, but names an interface
-            raise ValueError(f"{text!r} is not an address: it has characters that are not printable")
+            raise ValueError(
+                f"{text!r} is not an address: it has characters that are not printable"
+            )
         try:
             address = ip_address(host.removeprefix("[").removesuffix("]"))
         except ValueError:
