@@ -76,7 +76,7 @@ docs: .venv/dev.stamp  ## Write what docs/ has from the code: settings, columns,
 	$(BIN)/python tools/settings-doc > docs/settings.md
 	$(BIN)/python tools/catalog-doc > docs/catalog.md
 	$(BIN)/python -m internal_dns.store.declare.fields > docs/catalog.schema.json
-	$(BIN)/python -m internal_dns.replicate.form > docs/bucket.schema.json
+	$(BIN)/python -m internal_dns.replicate.codec > docs/bucket.schema.json
 	$(BIN)/python tools/man-page > docs/internal-dns.1
 
 lock: build/lock/bin/pip-compile  ## Pin the newest releases: requirements.lock, -extras.lock, -dev.lock

@@ -1,1 +1,1 @@
-"""Measurements of the server; `python -m bench`. What the figures mean is in bench/README.md."""
+"""Benchmarks of the server: `python -m bench`. bench/README.md explains the figures."""

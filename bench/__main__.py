@@ -1,5 +1,5 @@
-"""`python -m bench`: measure, print one table, write JSON. `python -m bench table FILE`: that JSON
-in Markdown."""
+"""`python -m bench` measures, prints a table, and writes JSON. `python -m bench table FILE` prints
+that JSON in Markdown."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ RESULTS: Final = Path(__file__).with_name("results")
 
 
 def main() -> None:
-    """Read the command line and measure, or print the tables of an earlier run."""
+    """Run the benchmarks of the command line, or print the tables of an earlier run."""
     if sys.argv[1:2] == ["table"]:
         if len(sys.argv) != 3:
             sys.exit("usage: python -m bench table FILE")
@@ -61,11 +61,11 @@ def main() -> None:
     words.add_argument(
         "--short",
         action="store_true",
-        help=f"{', '.join(SHORT)} in less than three minutes, rougher",
+        help=f"only {', '.join(SHORT)}, less precise, in under three minutes",
     )
-    words.add_argument("--only", metavar="PART,…", help=f"of {', '.join(PARTS)}")
+    words.add_argument("--only", metavar="PART,…", help=f"only these parts: {', '.join(PARTS)}")
     words.add_argument(
-        "--json", metavar="FILE", type=Path, help="where the results go [default: bench/results/…]"
+        "--json", metavar="FILE", type=Path, help="file for the results [default: bench/results/…]"
     )
     given = words.parse_args()
     chosen = given.only.split(",") if given.only else SHORT if given.short else PARTS
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def _measure(part: str, directory: Path, short: bool, skipped: Skipped) -> list[Case]:
-    """Measure one part: short runs are shorter, not fewer."""
+    """Measure one part. A short run has shorter repetitions, not fewer."""
     seconds, repetitions = (1.0, 3) if short else (5.0, 3)
     match part:
         case "cold":
@@ -166,8 +166,8 @@ def _report(facts: dict[str, Any], cases: list[Case], skipped: Skipped) -> None:
     )
     if any(r.get("others", 0) > DISTURBED for case in cases for r in case.repetitions):
         say(
-            "Others used these cores meanwhile: latencies and queries a second are worse than they "
-            "would be alone."
+            "Other programs used these cores during the run: latencies and queries per second are "
+            "worse than on an idle machine."
         )
     for skip in skipped:
         say(f"NOT MEASURED: {skip['what']}: {skip['reason']}")

@@ -1,7 +1,7 @@
-"""Ask over UDP from this process, asleep between the questions: until an answer differs, or at a
-low fixed rate.
+"""Send queries over UDP from this process, which sleeps between them: until an answer changes, or
+at a low fixed rate.
 
-sendmmsg.c is for high rates: it is always awake, and a second process on its core would be late.
+sendmmsg.c is for high rates: it never sleeps, and would delay a second process on its core.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from bench.machine import LOAD_CORE
 from bench.zones import query
 
-PAUSE: Final = 0.0002  # seconds between looks: the resolution, and some 3,000 questions a second
+PAUSE: Final = 0.0002  # seconds between queries: the resolution; about 3,000 queries per second
 PATIENCE: Final = 0.5  # seconds for one reply
 _OPT: Final = b"\0" + pack("!HHIH", 41, 1232, 0, 0)
 _EDE: Final = 15
@@ -27,7 +27,7 @@ NOERROR, SERVFAIL, NXDOMAIN = 0, 2, 3
 
 
 class Answer(NamedTuple):
-    """What matters of a reply."""
+    """The parts of a reply that a benchmark needs."""
 
     rcode: int
     records: int
@@ -35,13 +35,13 @@ class Answer(NamedTuple):
 
 
 def with_edns(name: str, qtype: str) -> bytes:
-    """A query that may be answered with an extended error."""
+    """Return a query with EDNS, so that its reply may carry an extended error."""
     plain = query(name, qtype)
     return plain[:10] + b"\0\1" + plain[12:] + _OPT
 
 
 class Asker:
-    """A socket of its own to one server."""
+    """A UDP socket to one server."""
 
     def __init__(self, port: int) -> None:
         self.lost, self._id = 0, 0
@@ -60,7 +60,7 @@ class Asker:
         self._socket.close()
 
     def ask(self, octets: bytes, patience: float = PATIENCE) -> Answer | None:
-        """Ask once. None: nothing came in time, which is counted. Raises ConnectionRefusedError."""
+        """Send one query. Count a timeout and return None. Raises ConnectionRefusedError."""
         self._id = (self._id + 1) & 0xFFFF
         deadline, identifier = time.perf_counter() + patience, pack("!H", self._id)
         self._socket.send(identifier + octets[2:])
@@ -70,14 +70,16 @@ class Asker:
                 reply = self._socket.recv(4096)
             except TimeoutError:
                 break
-            if reply[:2] == identifier:  # not one that came too late
+            if reply[:2] == identifier:  # not a late reply to an earlier query
                 return _read(reply, len(octets))
         self.lost += 1
         return None
 
     def until(self, octets: bytes, count: int, limit: float) -> float | None:
-        """Ask until the answer has *count* records; return when (time.perf_counter), or None after
-        *limit* seconds."""
+        """Query until the answer has *count* records.
+
+        Return the time (time.perf_counter), or None after *limit* seconds.
+        """
         deadline = time.perf_counter() + limit
         while (now := time.perf_counter()) < deadline:
             answer = self.ask(octets)
@@ -91,8 +93,7 @@ class Asker:
         return None
 
     def at_rate(self, questions: Sequence[bytes], rate: int, seconds: float) -> dict[str, Any]:
-        """Ask *rate* a second, whatever comes back. Latency counts from the moment a question was
-        due."""
+        """Send *rate* queries per second. Latency counts from the time a query is due."""
         self._socket.setblocking(False)
         due, latencies, rcodes = dict[bytes, float](), list[float](), dict[int, int]()
         start, sent, total = time.perf_counter(), 0, int(rate * seconds)
@@ -120,8 +121,8 @@ class Asker:
 
 
 def _read(reply: bytes, asked: int) -> Answer:
-    """Read a reply; extended errors only of one without records, whose OPT is where that of the
-    query was."""
+    """Parse a reply. Reads the extended error only if there are no records, because then the OPT
+    record is where it was in the query."""
     counts = unpack_from("!4H", reply, 4)
     found, at = [], asked
     if counts[1:] == (0, 0, 1) and reply[asked - len(_OPT) : asked - len(_OPT) + 3] == _OPT[:3]:
@@ -135,8 +136,7 @@ def _read(reply: bytes, asked: int) -> Answer:
 
 @contextmanager
 def first_in_line() -> Iterator[bool]:
-    """Pin this process to LOAD_CORE and, as root, let no other process there make it wait; tells
-    whether it may."""
+    """Pin this process to LOAD_CORE; as root, give it real-time priority and return True."""
     everywhere, policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
     os.sched_setaffinity(0, {LOAD_CORE})
     try:

@@ -1,9 +1,9 @@
-"""One tenant attacks with few, dear questions; what do its neighbours see?
+"""The effect on a neighbor when one tenant attacks with few but expensive queries.
 
-A network namespace of our own with real addresses: the attacker asks as network 0x18, its neighbour
-as 0x19. The neighbour asks new names over UDP and TCP, and external names, each at a fixed rate;
-`/readyz` is asked beside. First without an attack, then under each one. The server has a core of
-its own; attacker, neighbour and upstream share another.
+Runs in its own network namespace with real addresses: the attacker queries as network 0x18, the
+neighbor as 0x19. The neighbor queries new names over UDP and TCP, and external names, each at a
+fixed rate, and polls `/readyz`. It does so first without an attack, then under each one. The server
+has its own core; attacker, neighbor and upstream share another.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from bench.servers import Server
 from bench.tools import Missing, Skipped, say
 
 ATTACKER, NEIGHBOR = 0x18, 0x19
-P99_TIMES: Final = 6  # the neighbour's p99 under attack over the one without, at most
+P99_TIMES: Final = 6  # limit of the neighbor's p99 under attack, relative to that without
 P99_MS: Final = 60.0
 READY_MS: Final = 100.0
-AFTER: Final = 1.0  # seconds the neighbour goes on asking when the attack is over
+AFTER: Final = 1.0  # seconds that the neighbor continues after the attack
 READY_TIMEOUT: Final = 60
 
 
 class Attack(NamedTuple):
-    """One attack: how it is called, its word for bench.attacker, and the attacker's machines."""
+    """One attack: its name, its keyword for bench.attacker, and the number of machines."""
 
     words: str
     kind: str
@@ -84,7 +84,7 @@ def _path(
     repetitions: int,
     skipped: Skipped,
 ) -> list[Case]:
-    """Measure *attacks* on one UDP path, each on a server of its own."""
+    """Measure *attacks* on one UDP path, each on its own server."""
     cases = []
     for attack in attacks:
         name = f"{path} path, {attack.machines:,} machines · {attack.words}"
@@ -109,7 +109,7 @@ def _path(
 def _figures(
     quiet: dict[str, Any], attacked: dict[str, Any], slices: dict[str, float]
 ) -> dict[str, Any]:
-    """What counts: the worst of the three kinds of question, and what each had."""
+    """Return the worst of the three kinds of query, and the figures of each."""
     kinds = quiet["kinds"].keys()
     p99 = {kind: attacked["kinds"][kind]["p99_ms"] for kind in kinds}
     before = {kind: quiet["kinds"][kind]["p99_ms"] for kind in kinds}
@@ -149,11 +149,11 @@ def _in_words(figures: dict[str, Any]) -> str:
     )
 
 
-# ── who takes part ────────────────────────────────────────────────────────────────────────────────
+# ── participants ────────────────────────────────────────────────────────────────────────────────
 
 
 def _server(path: str, catalog: Path, directory: Path, upstream: str) -> tuple[Server, str]:
-    """Start ours with an admin port; return it and that port's URL. Raises Missing."""
+    """Start internal-dns with an admin port; return it and the URL. Raises Missing."""
     nothing = directory / "nothing.toml"
     nothing.write_text("")
     port = servers.free_port()
@@ -176,7 +176,7 @@ def _server(path: str, catalog: Path, directory: Path, upstream: str) -> tuple[S
 
 
 def _slices(admin: str) -> dict[str, float]:
-    """What the server says of its event loop; nothing when it has no such metric."""
+    """Return the server's event-loop metrics; nothing when it has none."""
     with (
         suppress(OSError),
         urllib.request.urlopen(f"{admin}/metrics", timeout=READY_TIMEOUT) as got,
@@ -195,9 +195,9 @@ def _words(module: str, *words: object) -> list[str]:
 
 
 def _neighbor(server: Server, admin: str, seconds: float) -> dict[str, Any]:
-    """Ask as the neighbour for so long; return its figures."""
+    """Run the neighbor for *seconds*; return its figures."""
     words = _words("bench.neighbor", source(NEIGHBOR), server.host, server.port, admin, seconds)
-    # It is late for its own reasons least of all.
+    # Real-time priority: its own delays must not count.
     done = subprocess.run(
         [*servers.in_front(1), *words],
         cwd=ROOT,
@@ -207,20 +207,20 @@ def _neighbor(server: Server, admin: str, seconds: float) -> dict[str, Any]:
         timeout=seconds + 2 * READY_TIMEOUT,
     )
     if done.returncode:
-        raise Missing(f"the neighbour ended with {done.returncode}: {done.stderr[-300:]}")
+        raise Missing(f"the neighbor ended with {done.returncode}: {done.stderr[-300:]}")
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
 
 
 @contextmanager
 def _attacker(kind: str, server: Server, catalog: Path, seconds: float) -> Iterator[None]:
-    """Attack while the body runs."""
+    """Run the attack during the body."""
     words = _words(
         "bench.attacker", kind, source(ATTACKER), server.host, server.port, catalog, seconds
     )
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL) as process:
         try:
-            time.sleep(0.2)  # its interpreter starts
+            time.sleep(0.2)  # for the start of its interpreter
             yield
         finally:
             process.terminate()

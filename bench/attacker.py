@@ -1,7 +1,9 @@
-"""The attacks of bench/attack.py: python -m bench.attacker KIND SOURCE HOST PORT CATALOG SECONDS;
-and the upstream of that bench: python -m bench.attacker upstream PORT.
+"""The attacks of bench/attack.py, and its upstream.
 
-Each attack is bounded in time, and ends by itself.
+    python -m bench.attacker KIND SOURCE HOST PORT CATALOG SECONDS
+    python -m bench.attacker upstream PORT
+
+Each attack has a time limit and ends by itself.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ PIPELINED: Final = 1_000
 PER_SECOND: Final = 400
 NEW_PER_SECOND: Final = 20_000
 STREAMS: Final = 8
-STREAM_OCTETS: Final = 1_000_000  # per second, all together
+STREAM_OCTETS: Final = 1_000_000  # per second, in total
 COOKIE: Final = pack("!HH", 10, 8) + b"attacker"
 LARGE: Final = "large.attack.test"
 TICK: Final = 0.005
 
 
 class Target(NamedTuple):
-    """Who attacks what, until when (time.monotonic)."""
+    """The source and target of an attack, and its end (time.monotonic)."""
 
     source: str
     host: str
@@ -59,7 +61,7 @@ def framed(octets: bytes) -> bytes:
 
 
 def pages(target: Target) -> None:
-    """A thousand times the same page past the end, in one send, again when all are answered."""
+    """Send 1,000 queries for a page past the end at once; repeat when all are answered."""
     asked = b"".join(
         framed(query(f"{PIPELINED}._page._instances.internal", "TXT", number))
         for number in range(PIPELINED)
@@ -81,13 +83,13 @@ def pages(target: Target) -> None:
 
 
 def cookie(target: Target) -> None:
-    """The list of all machines, with an option in the query."""
+    """Query the list of all machines, with an EDNS option."""
     asked = with_options(query("_instances.internal", "TXT"), 1_232, COOKIE)
     _at_rate(target, PER_SECOND, lambda number: pack("!H", number & 0xFFFF) + asked[2:])
 
 
 def new(target: Target) -> None:
-    """Names that nobody has asked for."""
+    """Query names that were never queried before."""
     _at_rate(
         target,
         NEW_PER_SECOND,
@@ -96,7 +98,7 @@ def new(target: Target) -> None:
 
 
 def large(target: Target) -> None:
-    """An external name whose reply never fits into UDP: fetched once over TCP, then cached."""
+    """Query an external name with a reply too large for UDP: fetched once over TCP, then cached."""
     with target.connected(socket.SOCK_STREAM) as sock, suppress(OSError):
         sock.settimeout(3)
         sock.sendall(framed(query(LARGE, "TXT", 7)))
@@ -106,7 +108,7 @@ def large(target: Target) -> None:
 
 
 def streams(target: Target) -> None:
-    """New names over several connections, whose replies are read."""
+    """Query new names over several connections and read the replies."""
     asyncio.run(_streams(target))
 
 
@@ -140,7 +142,7 @@ async def _streams(target: Target) -> None:
 
 
 def reverse(target: Target) -> None:
-    """Change one machine, and ask a PTR: what was indexed holds no more."""
+    """Change one machine, then query a PTR record: the change invalidates the index."""
     network, number = int(target.source.split(":")[2], 16), 0
     with sqlite3.connect(target.catalog, isolation_level=None, timeout=5) as catalog:
         machine = catalog.execute(
@@ -162,7 +164,7 @@ def reverse(target: Target) -> None:
 
 
 def commit(target: Target) -> None:
-    """Change all machines of the attacker's network in one commit, again and again."""
+    """Change all machines of the attacker's network in one commit, repeatedly."""
     network, number = int(target.source.split(":")[2], 16), 0
     with sqlite3.connect(target.catalog, isolation_level=None, timeout=20) as catalog:
         while time.monotonic() < target.until:
@@ -175,7 +177,7 @@ def commit(target: Target) -> None:
 
 
 def _at_rate(target: Target, rate: int, octets: Callable[[int], bytes]) -> None:
-    """Send so many datagrams per second; nobody reads what comes back."""
+    """Send *rate* datagrams per second and ignore the replies."""
     sent, begin = 0, time.monotonic()
     with target.connected(socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
@@ -196,7 +198,7 @@ ATTACKS: Final = {
 
 
 def reply_to(octets: bytes, *, stream: bool) -> bytes:
-    """One A or AAAA for every name; 64 KB of TXT, over TCP only, for LARGE."""
+    """Answers every name with one A or AAAA record, and LARGE with 64 KB of TXT over TCP."""
     at = 12
     while octets[at]:
         at += 1 + octets[at]

@@ -1,4 +1,4 @@
-"""The bars that the server has to reach, as ratios within one run, and what a run says of each."""
+"""The performance targets, most of them ratios within one run, and the verdict of a run on each."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class NotMeasured(Exception):
 
 
 class Run:
-    """A stored run, asked by part, subject and load."""
+    """A stored run, indexed by part, subject and load."""
 
     def __init__(self, stored: Mapping[str, Any]) -> None:
-        # whether others used these cores in what was asked for since this was last cleared
+        # Whether other programs disturbed any figure read since this was last cleared.
         self.disturbed = False
         self.cases = {
             (c["part"], c.get("subject") or "", c.get("load") or c["case"]): c
@@ -32,7 +32,7 @@ class Run:
         }
 
     def median(self, part: str, subject: str, load: str, figure: str) -> float:
-        """A median. Raises NotMeasured."""
+        """Return a median. Raises NotMeasured."""
         case = self.cases.get((part, subject, load))
         if case is None or figure not in case["median"]:
             raise NotMeasured(f"{subject or part}: {load}")
@@ -41,7 +41,7 @@ class Run:
         return float(case["median"][figure])
 
     def worst(self, part: str, subject: str, load: str, figure: str) -> float:
-        """The largest repetition, for what must never happen. Raises NotMeasured."""
+        """Return the largest repetition, for events that must never happen. Raises NotMeasured."""
         self.median(part, subject, load, figure)
         return float(self.cases[part, subject, load]["max"][figure])
 
@@ -52,13 +52,12 @@ class Run:
         return self.median(part, subject, load, "qps")
 
     def best_cpu(self, load: str) -> float:
-        """The least CPU a query of the peers that the bar names. Raises NotMeasured when none was
-        measured."""
+        """Return the least CPU per query of any peer. Raises NotMeasured without one."""
         found = []
         for peer in BEST_OF:
             try:
                 found.append(self.cpu(peer, load))
-            except NotMeasured:  # one that lost too much at this rate is not the best
+            except NotMeasured:  # it lost too many queries at this rate
                 continue
         if not found:
             raise NotMeasured(f"{', '.join(BEST_OF)}: {load}")
@@ -67,14 +66,14 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A bar: what, the figure of a run, and between which bounds it must be."""
+    """A target: its name, the figure of a run, and the bounds of that figure."""
 
     what: str
     unit: str
     figure: Callable[[Run], float]
     at_most: float | None = None
     at_least: float | None = None
-    beyond: float | None = None  # the same way as the bar, further
+    beyond: float | None = None  # a stricter target in the same direction
     decimals: int = 2
 
     @property
@@ -83,7 +82,7 @@ class Budget:
         return f"{sign} {bound:,g} {self.unit}".strip()
 
     def verdict(self, value: float) -> str:
-        """`met`, `beyond` when even that is reached, or `missed`."""
+        """Return `met`, `beyond` if the stricter target is met too, or `missed`."""
         if not self._reached(value, self.at_most if self.at_most is not None else self.at_least):
             return "**missed**"
         return "beyond" if self.beyond is not None and self._reached(value, self.beyond) else "met"
@@ -94,7 +93,7 @@ class Budget:
 
 
 def judged(run: Run) -> Iterable[tuple[str, str, str, str]]:
-    """Each budget: what, bar, what was measured, verdict."""
+    """Return name, bound, measured figure and verdict of each target."""
     for budget in BUDGETS:
         run.disturbed = False
         try:
@@ -124,7 +123,7 @@ def _over_peer(peer: str, load: str = SATURATED) -> Callable[[Run], float]:
 
 
 def _slowest_cold(run: Run) -> float:
-    """The dearest kind of name, of those that cost as much whatever the network's size."""
+    """Return the CPU of the slowest kind of name, except those that grow with the network."""
     found = [
         case["median"]["cpu_us"]
         for (part, _, name), case in run.cases.items()
@@ -160,12 +159,12 @@ def _worst(part: str, subject: str, load: str, figure: str) -> Callable[[Run], f
 
 
 def _a_core(run: Run) -> float:
-    """Queries a second of one core, by what each costs: on two cores the upstream and the generator
-    share the other."""
+    """Return queries per second per core, computed from the CPU per query: on two cores, upstream
+    and generator share the other core."""
     return 1e6 / run.median("forward", "internal-dns", "uncached, 20 ms, saturated", "cpu_us")
 
 
-_60K, _MIXED = "60,000 a second", "mixed, saturated by sendmmsg"
+_60K, _MIXED = "60,000 per second", "mixed, saturated by sendmmsg"
 _SMALL, _LARGE = "internal-dns with 10,002 machines", "internal-dns with 1,000,002 machines"
 _SAME = "the same names, saturated by sendmmsg"
 _ALL = "names of all, saturated by sendmmsg"
@@ -173,78 +172,78 @@ _TCP = "100 connections, about 1 in flight on each"
 _BEST: Final = "the best of gdnsd, Knot, NSD, PowerDNS"
 BUDGETS: Final = (
     Budget(
-        f"native path, CPU a query saturated ÷ {_BEST}",
+        f"native path, CPU per query saturated ÷ {_BEST}",
         "×",
         _over_best(SATURATED),
         at_most=1,
         beyond=0.9,
     ),
     Budget(
-        f"native path, CPU a query at 60,000 a second ÷ {_BEST}",
+        f"native path, CPU per query at 60,000 per second ÷ {_BEST}",
         "×",
         _over_best(_60K),
         at_most=1,
         beyond=0.9,
     ),
     Budget(
-        "native path with packet info, CPU a query saturated ÷ the floor's",
+        "native path with packet info, CPU per query saturated ÷ the floor's",
         "×",
         _over_floor(SATURATED),
         at_most=1.25,
     ),
     Budget(
-        "native path with packet info, CPU a query at 60,000 a second ÷ the floor's",
+        "native path with packet info, CPU per query at 60,000 per second ÷ the floor's",
         "×",
         _over_floor(_60K),
         at_most=1.25,
     ),
-    Budget("native path, queries a second ÷ NSD's", "×", _over_peer("NSD"), at_least=1.3),
-    Budget("native path, queries a second ÷ Knot's", "×", _over_peer("Knot"), at_least=1.2),
-    Budget("native path, queries a second ÷ gdnsd's", "×", _over_peer("gdnsd"), at_least=1),
+    Budget("native path, queries per second ÷ NSD's", "×", _over_peer("NSD"), at_least=1.3),
+    Budget("native path, queries per second ÷ Knot's", "×", _over_peer("Knot"), at_least=1.2),
+    Budget("native path, queries per second ÷ gdnsd's", "×", _over_peer("gdnsd"), at_least=1),
     Budget(
-        f"mixed, CPU a query saturated ÷ {_BEST}", "×", _over_best(_MIXED), at_most=1, beyond=0.9
+        f"mixed, CPU per query saturated ÷ {_BEST}", "×", _over_best(_MIXED), at_most=1, beyond=0.9
     ),
     Budget(
-        f"mixed, CPU a query at 60,000 a second ÷ {_BEST}",
+        f"mixed, CPU per query at 60,000 per second ÷ {_BEST}",
         "×",
         _over_best(f"mixed, {_60K}"),
         at_most=1,
         beyond=0.9,
     ),
     Budget(
-        "mixed, CPU a query with packet info saturated ÷ the floor's",
+        "mixed, CPU per query with packet info saturated ÷ the floor's",
         "×",
         _over_floor(_MIXED),
         at_most=1.25,
     ),
-    Budget("mixed, queries a second ÷ NSD's", "×", _over_peer("NSD", _MIXED), at_least=1.3),
-    Budget("mixed, queries a second ÷ Knot's", "×", _over_peer("Knot", _MIXED), at_least=1.2),
-    Budget("mixed, queries a second ÷ gdnsd's", "×", _over_peer("gdnsd", _MIXED), at_least=1),
+    Budget("mixed, queries per second ÷ NSD's", "×", _over_peer("NSD", _MIXED), at_least=1.3),
+    Budget("mixed, queries per second ÷ Knot's", "×", _over_peer("Knot", _MIXED), at_least=1.2),
+    Budget("mixed, queries per second ÷ gdnsd's", "×", _over_peer("gdnsd", _MIXED), at_least=1),
     Budget(
-        "p99 latency at 20,000 a second ÷ NSD's",
+        "p99 latency at 20,000 per second ÷ NSD's",
         "×",
         lambda run: (
-            run.median("udp", OURS, "20,000 a second", "p99_us")
-            / run.median("udp", "NSD", "20,000 a second", "p99_us")
+            run.median("udp", OURS, "20,000 per second", "p99_us")
+            / run.median("udp", "NSD", "20,000 per second", "p99_us")
         ),
         at_most=1,
     ),
     Budget(
-        "pure-Python path with packet info, queries a second",
+        "pure-Python path with packet info, queries per second",
         "",
         _of("udp", PURE_INFO, SATURATED, "qps"),
         at_least=50_000,
         decimals=0,
     ),
     Budget(
-        "pure-Python path with packet info, CPU a query saturated",
+        "pure-Python path with packet info, CPU per query saturated",
         "µs",
         _of("udp", PURE_INFO, SATURATED, "cpu_us"),
         at_most=13,
     ),
-    Budget("cold path, the dearest kind of name", "µs", _slowest_cold, at_most=60, beyond=35),
+    Budget("cold path, the slowest kind of name", "µs", _slowest_cold, at_most=60, beyond=35),
     Budget(
-        "forwarded from the cache, CPU a query ÷ Unbound's",
+        "forwarded from the cache, CPU per query ÷ Unbound's",
         "×",
         _ours_over("Unbound", "cached, saturated by sendmmsg", "forward"),
         at_most=1.2,
@@ -253,11 +252,11 @@ BUDGETS: Final = (
     Budget(
         "forwarded, upstream of 20 ms, added",
         "ms",
-        _of("forward", "internal-dns", "uncached, 20 ms, 500 a second", "added_ms"),
+        _of("forward", "internal-dns", "uncached, 20 ms, 500 per second", "added_ms"),
         at_most=1,
     ),
     Budget(
-        "forwarded, upstream of 20 ms, queries a second of a core",
+        "forwarded, upstream of 20 ms, queries per second per core",
         "",
         _a_core,
         at_least=5_000,
@@ -276,14 +275,14 @@ BUDGETS: Final = (
         at_most=2,
     ),
     Budget(
-        "TCP, kept connections, queries a second",
+        "TCP, kept connections, queries per second",
         "",
         _of("tcp", "internal-dns", _TCP, "qps"),
         at_least=20_000,
         decimals=0,
     ),
     Budget(
-        "TCP, kept connections, queries a second ÷ Knot's (beyond)",
+        "TCP, kept connections, queries per second ÷ Knot's (beyond)",
         "×",
         _ours_over("Knot", _TCP, "tcp", "qps"),
         at_least=1,
@@ -301,21 +300,21 @@ BUDGETS: Final = (
         decimals=0,
     ),
     Budget(
-        "1,000,000 machines, CPU a query ÷ 10,000's, the same names",
+        "1,000,000 machines, CPU per query ÷ 10,000's, the same names",
         "×",
         lambda run: run.cpu(_LARGE, _SAME, "load") / run.cpu(_SMALL, _SAME, "load"),
         at_most=1.3,
     ),
     Budget(
-        "1,000,000 machines, CPU a query ÷ 10,000's, names of all",
+        "1,000,000 machines, CPU per query ÷ 10,000's, names of all",
         "×",
         lambda run: run.cpu(_LARGE, _ALL, "load") / run.cpu(_SMALL, _SAME, "load"),
         at_most=1.3,
     ),
     Budget(
-        "commit → visible, p99, 100,000 machines and 100 commits a second",
+        "commit → visible, p99, 100,000 machines and 100 commits per second",
         "ms",
-        _of("living", "", "commit → visible, 100,000 machines · 100 commits a second", "p99_ms"),
+        _of("living", "", "commit → visible, 100,000 machines · 100 commits per second", "p99_ms"),
         at_most=50,
         beyond=20,
         decimals=1,

@@ -1,9 +1,8 @@
-"""`python -m bench.churn FILE COMMITS ROWS`: another process that writes, COMMITS a second of ROWS
-changed rows each.
+"""`python -m bench.churn FILE COMMITS ROWS`: write to a catalog from another process, COMMITS per
+second with ROWS changed rows each.
 
-It ends when standard input does, and prints how many commits were made and how late the latest was,
-as JSON. Any program may write like this: the module of Python, and `synchronous = NORMAL`, as is
-usual with WAL.
+It ends with its standard input and prints JSON: the number of commits and the largest delay. It
+writes as any program may: with Python's sqlite3 module and `synchronous = NORMAL`, usual with WAL.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from typing import Any, Final
 
 from bench.machine import CORES, LOAD_CORE, ROOT
 
-AT_MOST: Final = 120  # seconds, should nobody end it
+AT_MOST: Final = 120  # seconds after which it ends by itself
 
 
 @contextmanager
 def churn(catalog: Path, commits: int, rows: int) -> Iterator[dict[str, Any]]:
-    """Have another process write meanwhile. The dictionary holds what it says afterwards; `late` if
-    it was too slow."""
+    """Let another process write during the body. The dictionary then has its result; `late` if it
+    was too slow."""
     told: dict[str, Any] = {}
     if not commits:
         yield told
@@ -51,7 +50,7 @@ def churn(catalog: Path, commits: int, rows: int) -> Iterator[dict[str, Any]]:
     ) as process:
         try:
             assert process.stdout is not None
-            process.stdout.readline()  # it has begun
+            process.stdout.readline()  # the process has started writing
             yield told
             told.update(json.loads(process.communicate(timeout=10)[0]))
         finally:
@@ -59,7 +58,7 @@ def churn(catalog: Path, commits: int, rows: int) -> Iterator[dict[str, Any]]:
                 process.kill()
     kept = told["commits"] / told["seconds"] / commits
     told["late"] = (
-        f"the other process made only {kept:.0%} of {commits} commits a second"
+        f"the other process made only {kept:.0%} of {commits} commits per second"
         if kept < 0.95
         else ""
     )
@@ -71,7 +70,7 @@ def _write(catalog: str, commits: int, rows: int) -> dict[str, Any]:
     machines = [
         row[0] for row in connection.execute("SELECT id FROM machines ORDER BY id LIMIT 20000")
     ]
-    # The observer of commit to visible has the even ones for itself.
+    # The measurement of commit → visible uses the even machines.
     random, machines = Random(2), machines[1::2]
     print("begun", flush=True)
     start, made, latest = time.monotonic(), 0, 0.0

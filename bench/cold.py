@@ -1,8 +1,7 @@
-"""CPU of one question in process, without a socket: the way of a question seen for the first time,
-and its repeating.
+"""CPU per query in process, without a socket: computing the first reply, and repeating it.
 
-Questions are octets made beforehand, each asked by a machine of the network it is about. Indexes
-are warm unless the case says otherwise: every question is asked once before the clock starts.
+The queries are encoded in advance, each from a machine in the network it is about. Indexes are warm
+unless the case says otherwise: every query is sent once before the clock starts.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ SERVER = IPv6Address("fdaa::3").packed
 
 
 class Asked(NamedTuple):
-    """A question and who asks it."""
+    """A query and its source."""
 
     octets: bytes
     source: bytes
 
 
 class Name(NamedTuple):
-    """A kind of name: what it is for one app and machine, its type, and the RCODE of the answer."""
+    """A kind of name: its form for one app and machine, its type, and the RCODE of the reply."""
 
     words: str
     make: Callable[[Network, str, Machine], str]
@@ -75,7 +74,7 @@ NAMES = (
 
 
 def run(directory: Path, *, questions: int) -> list[Case]:
-    """Measure *questions* distinct questions of each kind, ROUNDS times, on the server's core."""
+    """Measure *questions* distinct queries of each kind, ROUNDS times, on the server's core."""
     everywhere = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {SERVER_CORE})
     try:
@@ -98,7 +97,9 @@ def _run(path: Path, questions: int) -> list[Case]:
     ]
     _check(whole, catalog, Name("_apps", lambda n, app, m: "", "TXT"), stream=True)
     cases.append(
-        _case("TXT _apps.internal, 100 apps, by TCP", lambda: _respond(whole, catalog, stream=True))
+        _case(
+            "TXT _apps.internal, 100 apps, over TCP", lambda: _respond(whole, catalog, stream=True)
+        )
     )
     asked = asked_of(catalog, NAMES[0], questions)
     cases.append(
@@ -107,7 +108,9 @@ def _run(path: Path, questions: int) -> list[Case]:
         )
     )
     reverse = asked_of(catalog, next(name for name in NAMES if name.type == "PTR"), 30_000)
-    firsts = list({question.source[:6]: question for question in reverse}.values())  # one a network
+    firsts = list(
+        {question.source[:6]: question for question in reverse}.values()
+    )  # one per network
     cases.append(
         _case(
             "PTR, first of a network of 300 machines", lambda: _respond(firsts, load(path).catalog)
@@ -134,7 +137,7 @@ def _case(words: str, measured: Callable[[], dict[str, Any]]) -> Case:
 
 
 def asked_of(catalog: Catalog, name: Name, count: int) -> list[Asked]:
-    """The first *count* questions of this kind, all different; a machine of the app asks."""
+    """Return *count* distinct queries of this kind, each from a machine of the app."""
 
     def every() -> Iterable[Asked]:
         for network in catalog.networks.values():
@@ -153,7 +156,7 @@ def _asker(network: Network) -> bytes:
 
 
 def _check(asked: Sequence[Asked], catalog: Catalog, name: Name, *, stream: bool = False) -> None:
-    """Ask everything once: it warms the indexes, and a benchmark of errors would be worthless."""
+    """Send every query once. This warms the indexes and checks the RCODEs."""
     for question in asked:
         said = respond(question.octets, question.source, SERVER, catalog, RULES, stream=stream)
         answers = int.from_bytes(said.octets[6:8], "big") if isinstance(said, Reply) else 0
@@ -162,7 +165,7 @@ def _check(asked: Sequence[Asked], catalog: Catalog, name: Name, *, stream: bool
             raise RuntimeError(f"{name.words}: {question.octets!r} was answered {said!r}")
 
 
-# Each of these is the loop and nothing else between two readings of the clock.
+# In each of these, only the loop runs between the two clock readings.
 
 
 def _respond(asked: Sequence[Asked], catalog: Catalog, *, stream: bool = False) -> dict[str, Any]:
@@ -187,7 +190,9 @@ def _repeat(asked: Sequence[Asked], table: AnswerTable) -> dict[str, Any]:
         table.repeat(octets, source, SERVER, turn)
     told = _told(time.process_time() - started, len(asked))
     return told | {
-        "void": "" if table.hits - before == len(asked) else "the table did not know every question"
+        "void": ""
+        if table.hits - before == len(asked)
+        else "not every query was in the answer table"
     }
 
 

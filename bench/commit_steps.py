@@ -1,7 +1,7 @@
 """How long a commit holds the event loop: `python -m bench.commit_steps [--native]`.
 
-A commit that changes every app of a catalog, while the answer table holds as many answers as there
-are apps and more. CPU time of each step of AnswerTable.steps: the longest, and their sum.
+The commit changes every app of a catalog, while the answer table holds at least one reply per app.
+Prints the CPU time of the longest step of AnswerTable.steps, and their sum.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SERVER: Final = b"\xfd\xaa" + bytes(13) + b"\3"
 
 
 def catalog(networks: int, apps: int, machines: int, revision: int) -> Catalog:
-    """So many networks of so many apps of so many machines each."""
+    """Return a catalog with that many networks, apps per network, and machines per app."""
     found = {}
     for number in range(1, networks + 1):
         prefix = b"\xfd\xaa" + pack("!I", number)
@@ -54,7 +54,7 @@ def catalog(networks: int, apps: int, machines: int, revision: int) -> Catalog:
 
 
 def fill(table: AnswerTable, of: Catalog, per_network: int) -> None:
-    """Have AAAA and A of the first apps of each network remembered."""
+    """Put the AAAA and A replies of the first apps of each network into the answer table."""
     for network in of.networks.values():
         source = network.prefix + bytes(9) + b"\2"
         for name in list(network.apps)[:per_network]:
@@ -68,7 +68,7 @@ def fill(table: AnswerTable, of: Catalog, per_network: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.commit_steps", description=__doc__)
-    parser.add_argument("--native", action="store_true", help="with the native table behind")
+    parser.add_argument("--native", action="store_true", help="include the native answer table")
     native = parser.parse_args().native
     gc.disable()
     for networks, apps, machines in ((1, 50_000, 2), (10_000, 5, 2), (100_000, 1, 1)):
@@ -86,8 +86,9 @@ def main() -> None:
             begin = time.thread_time()
         took.append(time.thread_time() - begin)
         print(
-            f"{networks} networks of {apps} apps of {machines}: {entries} answers before, {table.entries} "
-            f"after; {len(took)} steps, the longest {max(took) * 1e3:.2f} ms, in all {sum(took) * 1e3:.0f} ms"
+            f"{networks} networks of {apps} apps of {machines}: "
+            f"{entries} replies before, {table.entries} after; {len(took)} steps, "
+            f"the longest {max(took) * 1e3:.2f} ms, in total {sum(took) * 1e3:.0f} ms"
         )
 
 

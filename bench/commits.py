@@ -1,8 +1,8 @@
-"""How long a commit takes to be answered from, and how long it holds the event loop:
+"""How long a commit takes to become visible, and how long it holds the event loop:
 `python -m bench.commits owned|foreign [MACHINES]`.
 
 The whole path: the file is watched and read, the commit is applied to the answer table, which holds
-what was asked before, and to the native one, and what was is freed.
+the answers to earlier queries, and to the native table, and the previous values are freed.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN"); connection.execute(sys.argv[2]); connection.execute("COMMIT")
 print(time.time())
 """
-FILLED: Final = 20_000  # apps per network that are asked for before each commit
-CALM: Final = 1.5  # seconds before each commit: a foreign file is read half of the time at most
+FILLED: Final = 20_000  # apps per network that are queried before each commit
+# Seconds before each commit, so that a foreign file is read at most half of the time.
+CALM: Final = 1.5
 
 
 def fill(exchange: Exchange) -> None:
@@ -59,7 +60,7 @@ def fill(exchange: Exchange) -> None:
 
 
 async def measure(path: Path) -> None:
-    """Print a line for each commit, made by another process."""
+    """Print one line per commit, which another process makes."""
     applied: list[float] = []
     rules, metrics, loop = Rules(), Metrics(), asyncio.get_running_loop()
     mirror = None if native.MISSING else Mirror(rules, metrics)

@@ -1,8 +1,8 @@
-"""`python -m bench.console [MACHINES]`: how long the web console takes for its pages, and how long
-the loop waits meanwhile. A million machines, or as many as said.
+"""How long the web console takes for its pages, and how long the event loop waits meanwhile:
+`python -m bench.console [MACHINES]`; a million machines by default.
 
-One network with an app of nearly all machines and one of as many as the console explains, or a
-tenth: the worst a page can meet.
+This is the worst case of a page: one network, in which one app has nearly all machines and another
+as many as the console explains, or a tenth.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ async def measure(served: Catalog, count: int) -> None:
 
 
 async def tick(waits: list[float]) -> None:
-    """Note how late the loop comes back, each millisecond."""
+    """Record the delay of the event loop every millisecond."""
     while True:
         begin = time.perf_counter()
         await asyncio.sleep(0.001)
@@ -105,7 +105,7 @@ async def tick(waits: list[float]) -> None:
 
 
 async def get(console: Console, path: str) -> int:
-    """Return the status of a page, read whole."""
+    """Read a page completely; return its status."""
     reader, writer = await asyncio.open_connection(*console.address[:2])
     cookie = f"{cookie_name('localhost')}={cookie_value(TOKEN)}"
     head = (

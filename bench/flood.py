@@ -1,8 +1,7 @@
-"""One network floods; what does another lose? In a network namespace of our own, three times.
+"""What one network loses while another floods, in a network namespace, three times.
 
-The flood is as much as one core can send, up to ten times what the server answers. Where there are
-only two cores the flood and the victim share one: the victim goes first there, asleep between its
-questions.
+The flood is as fast as one core can send, up to ten times the server's capacity. With only two
+cores, flood and victim share one; there the victim has priority, and sleeps between its queries.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from bench.zones import Questions, Zone
 FLOODER: Final = 0x18
 # A queue is chosen by the network modulo 8.
 VICTIMS: Final = (("another queue", 0x19), ("the same queue", 0x20))
-RATE: Final = 1_000  # questions a second of the victim
-TIMES: Final = 10  # the flood over what the server answers, if the generator can
-APPS: Final = 1_000  # a network
-PEERS: Final = ("NSD", "Knot")  # one queue for all
+RATE: Final = 1_000  # questions per second of the victim
+TIMES: Final = 10  # rate of the flood relative to the server's capacity, if the generator can
+APPS: Final = 1_000  # per network
+PEERS: Final = ("NSD", "Knot")  # each has one queue for all networks
 
 
 def run(directory: Path, *, seconds: float, repetitions: int, skipped: Skipped) -> list[Case]:
-    """Measure ours on both its paths, and two peers. Raises Missing without root."""
+    """Measure internal-dns on both paths, and two peers. Raises Missing without root."""
     catalog = directory / "flood.db"
     networks = [FLOODER, *(network for _, network in VICTIMS)]
     every = range(FLOODER, max(networks) + 1)
@@ -64,7 +63,7 @@ def run(directory: Path, *, seconds: float, repetitions: int, skipped: Skipped) 
 
 
 def _flood(server: Server, zone: Zone, loads: Loads, repetitions: int) -> list[Case]:
-    """Known and new names, beside a victim in another queue and in the same one."""
+    """Measure known and new names, with the victim in another queue and in the same one."""
     known, new = zones.apps(zone), zones.internal_new()
     cases = []
     kinds: tuple[tuple[str, Questions, bool], ...] = (
@@ -73,9 +72,9 @@ def _flood(server: Server, zone: Zone, loads: Loads, repetitions: int) -> list[C
     )
     for kind, questions, unique in kinds:
         saturate = loads.sendmmsg(questions, unique=unique, sources=[source(FLOODER)])
-        # By what each costs, so that others on these cores do not make the flood smaller.
+        # Computed from the CPU per query, so that other programs do not shrink the flood.
         capacity = 1e6 / measure(server, saturate, questions)["cpu_us"]
-        # The peers have one queue: which network asks is all the same to them.
+        # The peers have one queue, so the network does not matter.
         for words, network in VICTIMS if server.host == SERVER else VICTIMS[1:]:
             case = Case(
                 "flood",
@@ -100,7 +99,7 @@ def _flood(server: Server, zone: Zone, loads: Loads, repetitions: int) -> list[C
                 said = case.repetitions[-1]
                 say(
                     f"  {case.name}: lost {said['loss']:.2f} %, p99 {said['p99_us']:,.0f} µs, "
-                    f"flood {said['flood_qps']:,.0f} a second = {said['flood_times']:.1f} × "
+                    f"flood {said['flood_qps']:,.0f} per second = {said['flood_times']:.1f} × "
                     f"{capacity:,.0f}"
                 )
     return cases
@@ -111,7 +110,7 @@ def _told(result: dict[str, Any], flood: dict[str, Any], capacity: float) -> dic
     times = sent / capacity
     note = "" if times > 0.9 * TIMES else f"this core sends no more: not {TIMES} ×"
     return result | {
-        "cpu_us": None,  # most of it was for the flood
+        "cpu_us": None,  # mostly spent on the flood
         "qps": None,
         "capacity": capacity,
         "flood_qps": sent,

@@ -1,9 +1,9 @@
-/* The floor: the least that a DNS server of one socket can do. One thread reads up to 64 datagrams with one recvmmsg,
-   makes each a reply with three fixed AAAA records behind the question as it came, and sends them with one sendmmsg.
-   It looks at nothing, so whatever a real server costs beyond it is that server's own.
+/* The floor: the least work of a DNS server with one socket. One thread reads up to 64 datagrams with one recvmmsg,
+   appends three fixed AAAA records to each, and sends the replies with one sendmmsg. It parses nothing, so the cost of a
+   real server beyond this is its own.
 
        floor PORT           on [::1]
-       floor PORT pktinfo   on [::]: packet info tells which address was asked, and the reply leaves from it */
+       floor PORT pktinfo   on [::]: packet info gives the destination address, from which the reply is sent */
 
 #define _GNU_SOURCE
 #include <errno.h>

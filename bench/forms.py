@@ -1,8 +1,7 @@
-"""CPU per question by form of a name, in networks of 200 to 50,000 machines: the first time, when
-nothing of it was asked before, and warm.
+"""CPU per question by form of a name, in networks of 200 to 50,000 machines: first and warm.
 
-Half of the machines are one app, the others are in apps of three. `first` asks a catalog that was
-just loaded, once; `warm` is the median of many, each with another turn.
+Half of the machines are in one app, the others in apps of three. `first` is the first query to a
+new catalog; `warm` is the median of many, each with another rotation.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ REGIONS = {
     "xyz": (None, None),
     "zzz": (None, None),
 }
-EDNS = b"\0\0\x29\x20\0\0\0\0\0\0\0"  # an OPT that takes 8192 octets
+EDNS = b"\0\0\x29\x20\0\0\0\0\0\0\0"  # an OPT record with a UDP size of 8192 octets
 
 # {m} is a machine of `big`; {last} is the last page of its list.
 FORMS = """
@@ -70,7 +69,7 @@ TXT _instances.web-7.internal               SRV _http._tcp.web-7.internal
 
 
 class Question(NamedTuple):
-    """A form, and the octets of one question of it; over UDP with EDNS, over TCP without."""
+    """A name form with an encoded query: over UDP with EDNS, over TCP without."""
 
     words: str
     octets: bytes
@@ -136,8 +135,10 @@ def _seconds(question: Question, source: bytes, catalog: Catalog, turn: int) -> 
 
 
 def rows(size: int) -> dict[str, Any]:
-    """One network: `big` with half of the machines, apps of three, peers and flycasts. One machine
-    in ten is stopped."""
+    """Return one network: `big` with half of the machines, apps of three, peers and flycasts.
+
+    One machine in ten is stopped.
+    """
     machines, metadata, services, apps = [], [], [], []
     regions = [*REGIONS]
     for number in range(size):
@@ -145,7 +146,8 @@ def rows(size: int) -> dict[str, Any]:
         app = "big" if big else f"web-{number // 3}"
         ident = f"{number * 2_654_435_761 % (1 << 56):014x}"
         machines.append((
-            ident, 0x18, app, f"fdaa:0:18:a7b:{number // 40 + 1:x}:{number % 7 + 1:x}:{number % 40 + 1:x}:2",
+            ident, 0x18, app,
+            f"fdaa:0:18:a7b:{number // 40 + 1:x}:{number % 7 + 1:x}:{number % 40 + 1:x}:2",
             regions[number % len(regions)], "worker" if number % 3 else "app",
             "stopped" if number % 10 == 9 else "started", 0, 0,
         ))  # fmt: skip

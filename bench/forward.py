@@ -1,8 +1,8 @@
-"""What is not ours: the cost of a forwarded answer beside other forwarders, and what dead upstreams
+"""External names: the cost of a forwarded answer beside other forwarders, and what dead upstreams
 and floods do.
 
-One upstream of our own on loopback (upstream.c) answers at once or after 20 ms. It shares the
-generator's core where there are only two, and goes first there.
+The upstream is bench/upstream.c on loopback, which answers at once or after 20 ms. With only two
+cores it shares the generator's, with priority.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from bench.servers import Server
 from bench.tools import Missing, Skipped, say
 from bench.udp import alternate
 
-CACHED: Final = 2_000  # names; the smallest of the caches takes 10,000
+CACHED: Final = 2_000  # names; the smallest of the caches holds 10,000
 DELAY: Final = 20  # ms
-WINDOW: Final = 900  # outstanding at saturation with DELAY; a network of ours may have 1,000
-RATE: Final = 500  # questions a second where latency is measured
-NETWORKS: Final = [0x18 + n for n in range(8)]  # the last one asks, the others disturb it
-PENDING: Final = 5_000  # what the bar speaks of
-WAITING: Final = 200  # a second of each of six networks: 4.4 s later some 5,200 are outstanding
-DEAD_SECONDS: Final = 6  # until that is so
-SETTLED: Final = 0.1  # seconds without a question upstream
+WINDOW: Final = 900  # outstanding at saturation with DELAY; internal-dns allows 1,000 per network
+RATE: Final = 500  # questions per second where latency is measured
+NETWORKS: Final = [0x18 + n for n in range(8)]  # the last one is measured, the others disturb it
+PENDING: Final = 5_000  # waiting queries of the performance target
+WAITING: Final = 200  # per second from each of six networks: 5,200 outstanding after 4.4 s
+DEAD_SECONDS: Final = 6  # until that many are outstanding
+SETTLED: Final = 0.1  # seconds without an upstream query
 SETTLED_WITHIN: Final = 10
-FLOOD: Final = 20_000  # random external names a second of one network
+FLOOD: Final = 20_000  # random external names per second of one network
 
 
 def run(
     directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped
 ) -> list[Case]:
-    """Measure all of it, or (*short*) cached answers. Raises Missing without a compiler."""
+    """Measure everything; *short*: cached answers only. Raises Missing without a compiler."""
     servers.more_descriptors()
     catalog = directory / "forward.db"
     zones.make_catalog(catalog, 9_000, 1_000 // 3)
@@ -76,9 +76,9 @@ def _beside_others(
     known, new = zones.external(CACHED), zones.external_new()
     steps: list[Step] = [
         ("cached, saturated by sendmmsg", loads.sendmmsg(known), known, 0),
-        ("cached, 20,000 a second", loads.sendmmsg(known, 20_000), known, 20_000),
+        ("cached, 20,000 per second", loads.sendmmsg(known, 20_000), known, 20_000),
         ("uncached, saturated by sendmmsg", loads.sendmmsg(new, unique=True), new, 0),
-        ("uncached, 2,000 a second", loads.sendmmsg(new, 2_000, unique=True), new, 2_000),
+        ("uncached, 2,000 per second", loads.sendmmsg(new, 2_000, unique=True), new, 2_000),
     ]
     with ExitStack() as stack:
         subjects = [stack.enter_context(_ours(catalog, directory, [upstream.port]))]
@@ -113,7 +113,7 @@ def _counted(directory: Path, delay: int) -> Iterator[dict[str, Any]]:
 
 
 def _mark_misses(cases: Sequence[Case]) -> None:
-    """Say so where an answer that should have come from a cache did not."""
+    """Add a note where an answer did not come from the cache although it should have."""
     for case in cases:
         for said in case.repetitions:
             asked = said.get("upstream_queries", 0)
@@ -136,12 +136,11 @@ def _far(
     repetitions: int,
     skipped: Skipped,
 ) -> list[Case]:
-    """An upstream 20 ms away: what a forwarder adds to that, and how many questions a core
-    carries."""
+    """Measure an upstream 20 ms away: the added delay, and the queries per second per core."""
     new, counted = zones.external_new(), partial(_counted, directory, DELAY)
     slow: list[Step] = [
         (
-            f"uncached, {DELAY} ms, {RATE} a second",
+            f"uncached, {DELAY} ms, {RATE} per second",
             loads.sendmmsg(new, RATE, asleep=True, unique=True),
             new,
             RATE,
@@ -178,12 +177,12 @@ def _ours(catalog: Path, directory: Path, ports: Sequence[int], host: str = "::1
     )
 
 
-# ── what one disturbs another with ────────────────────────────────────────────────────────────────
+# ── interference ────────────────────────────────────────────────────────────────
 
 
 def _dead(catalog: Path, directory: Path, loads: Loads, repetitions: int) -> list[Case]:
-    """Internal names while every upstream is silent and six networks have as many questions waiting
-    as they may."""
+    """Measure internal names while every upstream is silent and six networks have as many queries
+    waiting as allowed."""
     known, new = zones.apps(zones.first_zone(300)), zones.external_new()
     ask = loads.sendmmsg(known, 1_000, asleep=True, sources=[source(NETWORKS[-1])])
     others = [source(network) for network in NETWORKS[:6]]
@@ -213,8 +212,8 @@ def _dead(catalog: Path, directory: Path, loads: Loads, repetitions: int) -> lis
 
 
 def _flooded(catalog: Path, directory: Path, loads: Loads, repetitions: int) -> list[Case]:
-    """External names of one network while another floods with random ones; the upstream is 20 ms
-    away."""
+    """Measure external names of one network while another floods with random ones; the upstream is
+    20 ms away."""
     new = zones.external_new()
     ask = loads.sendmmsg(new, RATE, asleep=True, unique=True, sources=[source(NETWORKS[-1])])
     with (
@@ -246,7 +245,7 @@ def _ratio(
     busy: Callable[[], dict[str, Any]],
     repetitions: int,
 ) -> list[Case]:
-    """Measure both in turn, and divide neighbours."""
+    """Measure both in turn, and divide adjacent results."""
     cases = [
         Case("forward", f"{words} · {state}", [], words, state)
         for state in ("idle", "busy", "busy over idle")
@@ -273,7 +272,7 @@ def _ratio(
 
 @contextmanager
 def _silent() -> Iterator[int]:
-    """A socket that nobody reads: an upstream that is dead without saying so."""
+    """Open a socket that nobody reads: a silent upstream."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         sock.bind(("::1", 0))
         yield sock.getsockname()[1]

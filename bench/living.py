@@ -1,5 +1,5 @@
-"""A catalog that changes while it is served: how soon an answer tells, seen from outside, and what
-it costs others."""
+"""A catalog that changes while it is served: the delay until an answer changes, seen from a client,
+and the effect on other queries."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from bench.servers import Server
 from bench.tools import say
 from internal_dns.store.generate import create_catalog, sized_rows
 
-NETWORK: Final = 0x18  # of NETWORK in zones.py, that loopback asks as
+NETWORK: Final = 0x18  # the network of zones.NETWORK, which loopback queries as
 VISIBLE_WITHIN: Final = 5.0  # seconds
 APPLY_WITHIN: Final = 60.0
-NOT_READY: Final = 14  # the extended error
+NOT_READY: Final = 14  # extended DNS error code
 CHURNS: Final = (
     ("idle", 0, 0),
-    ("100 commits a second", 100, 1),
-    ("10 commits of 100 rows a second", 10, 100),
+    ("100 commits per second", 100, 1),
+    ("10 commits of 100 rows per second", 10, 100),
 )
-RATE: Final = 2_000  # questions a second beside churn
-NAMES: Final = 1_000  # different ones, all known to the answer table
+RATE: Final = 2_000  # questions per second beside churn
+NAMES: Final = 1_000  # different names, all in the answer table
 DOCUMENT: Final = 10_000  # machines
-JOURNAL: Final = 100_000  # rows that internal-dns keeps; another program trims none
+JOURNAL: Final = 100_000  # rows that internal-dns keeps; other programs do not trim
 
 
 def run(directory: Path, *, seconds: float, repetitions: int, short: bool) -> list[Case]:
-    """Measure all of it."""
+    """Measure everything."""
     changes = 100 if short else 500
     small, large, largest = (
         (directory / f"living-{machines}.db", machines) for machines in (10_000, 100_000, 1_000_000)
@@ -62,7 +62,7 @@ def run(directory: Path, *, seconds: float, repetitions: int, short: bool) -> li
 
 
 def _make(path: Path, machines: int) -> None:
-    say(f"  living: making a catalog of {machines:,} machines")
+    say(f"  living: creating a catalog of {machines:,} machines")
     zones.make_catalog(path, machines)
 
 
@@ -83,7 +83,7 @@ def _visible(
 
 
 def _long_journal(path: Path, directory: Path, changes: int, repetitions: int) -> Case:
-    """What is kept for readers that were away must not cost the others."""
+    """Measure with a full journal, which must not slow down other readers."""
     with closing(sqlite3.connect(path)) as connection:
         words = "INSERT INTO journal (kind, network_id, label) VALUES ('app', ?, ?)"
         connection.executemany(words, ((NETWORK, f"app-{n % 1000}") for n in range(JOURNAL)))
@@ -98,7 +98,7 @@ def _long_journal(path: Path, directory: Path, changes: int, repetitions: int) -
 
 
 def _foreign(path: Path, machines: int, directory: Path, changes: int, repetitions: int) -> Case:
-    """A file as another engine keeps it: without our journal, compared whole after each commit."""
+    """Measure a file of another engine: without our journal, read whole after each commit."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         triggers = connection.execute(
             "SELECT name FROM sqlite_master WHERE type = 'trigger'"
@@ -116,8 +116,7 @@ def _foreign(path: Path, machines: int, directory: Path, changes: int, repetitio
 def _changes(
     server: Server, path: Path, changes: int, repetition: int, churned: tuple[int, int] = (0, 0)
 ) -> dict[str, Any]:
-    """Stop a machine and start it again, and so on; after each commit ask until the answer
-    tells."""
+    """Stop and start machines; after each commit, query until the answer changes."""
     random = Random(zones.SEED + repetition)
     seen, commits, late = list[float](), list[float](), 0
     with (
@@ -138,10 +137,10 @@ def _changes(
             (NETWORK, *random.sample(even, min(500, len(even)))),
         ).fetchall()
         for n in range(changes):
-            # Each machine goes and comes back, so that the next repetition finds the same catalog.
+            # Each machine stops and starts, so that the next repetition finds the same catalog.
             identifier, app = rows[n // 2 % len(rows)]
             octets, count = zones.query(f"{identifier}.vm.{app}.internal", "AAAA"), n % 2
-            asker.ask(octets)  # so that a reply which is remembered must go
+            asker.ask(octets)  # so that a stored reply must be invalidated
             connection.execute("BEGIN IMMEDIATE")
             state = "started" if count else "stopped"
             connection.execute("UPDATE machines SET state = ? WHERE id = ?", (state, identifier))
@@ -154,7 +153,7 @@ def _changes(
             commits.append(ended - began)
             time.sleep(
                 random.uniform(0, 0.02)
-            )  # the server looks at an interval: meet it anywhere in it
+            )  # a random phase, as the server polls at an interval
     return {
         "changes": changes,
         **_quantiles(seen, 1e3, "ms"),
@@ -163,21 +162,21 @@ def _changes(
         "other": other,
         "first_in_line": first,
         **disturbed,
-        "void": f"{late} changes were not seen within {VISIBLE_WITHIN:.0f} s"
+        "void": f"{late} changes were not visible within {VISIBLE_WITHIN:.0f} s"
         if late
         else other.get("late", ""),
     }
 
 
-# ── what questions feel of it ─────────────────────────────────────────────────────────────────────
+# ── effect on queries ─────────────────────────────────────────────────────────────────────
 
 
 def _beside(path: Path, directory: Path, seconds: float, repetitions: int) -> list[Case]:
-    """The same questions while nothing and while something changes."""
-    words = f"{RATE:,} questions a second, 100,000 machines"
+    """Measure the same queries on an idle catalog and during changes."""
+    words = f"{RATE:,} questions per second, 100,000 machines"
     idle, busy = (
         Case("living", f"{words} · idle"),
-        Case("living", f"{words} · 100 commits a second"),
+        Case("living", f"{words} · 100 commits per second"),
     )
     ratio = Case("living", f"{words} · the second over the first")
     random, apps = Random(zones.SEED), list(zones.first_zone())
@@ -247,7 +246,7 @@ def _million(path: Path, directory: Path, changes: int, repetitions: int) -> lis
 
 
 def _until_ready(server: Server, began: float) -> dict[str, Any]:
-    """Ask from the start on: nobody is there, then SERVFAIL with the reason, then the answer."""
+    """Query from the start: first no server, then SERVFAIL with EDE 14, then the answer."""
     octets, answer = with_edns("app-1.internal", "AAAA"), None
     absent, not_ready, otherwise, slowest, first_reply = 0, 0, list[str](), 0.0, None
     with _disturbance(server) as disturbed, first_in_line() as first, Asker(server.port) as asker:
@@ -321,8 +320,7 @@ def _document() -> dict[str, Any]:
 
 
 def _apply(server: Server, path: Path, document: Path, *, changing: bool) -> dict[str, Any]:
-    """Run the command as a user does, until it says that the server answers from it; and ask the
-    server meanwhile."""
+    """Run the command with --wait, until the server answers from the document; query meanwhile."""
     command = [
         sys.executable,
         "-m",
@@ -385,7 +383,7 @@ def _repeat(case: Case, measured: Callable[[], dict[str, Any]]) -> None:
 
 @contextmanager
 def _disturbance(server: Server) -> Iterator[dict[str, float]]:
-    """Tell afterwards what others used of the two cores, as a share of one."""
+    """Measure the CPU use of other programs on the two cores during the body, as a share of one."""
     told: dict[str, float] = {}
     before, began = _busy(server), time.monotonic()
     yield told
@@ -400,7 +398,7 @@ def _busy(server: Server) -> tuple[float, float]:
 
 
 def _quantiles(values: Sequence[float], factor: float, unit: str) -> dict[str, float]:
-    """p50, p99 and max; of less than 100 values p99 would be max."""
+    """Return p50, p99 and max; p99 only of 100 or more values."""
     found = {"p50": _quantile(values, 0.5), "max": max(values)}
     if len(values) >= 100:
         found["p99"] = _quantile(values, 0.99)

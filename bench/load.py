@@ -1,4 +1,4 @@
-"""How long a catalog takes to load and how much memory it holds; and what its size costs a query.
+"""Load time and memory of a catalog, and the effect of its size on the CPU per query.
 
 `python -m bench.load FILE` is the fresh process of each load: it loads once and prints JSON.
 """
@@ -23,13 +23,13 @@ from bench.udp import alternate
 from bench.zones import Questions
 
 SIZES = (10_000, 100_000, 1_000_000)
-NETWORKS = (3_334, 333_334)  # apps of the networks that are asked: 10,000 machines, and a million
+NETWORKS = (3_334, 333_334)  # apps of the queried networks: 10,000 and 1,000,000 machines
 
 
 def run(
     directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped
 ) -> list[Case]:
-    """Measure loading (*short*: the largest once), then the same questions against a small and the
+    """Measure loading (*short*: the largest once), then the same queries against a small and the
     largest catalog."""
     cases, files = [], {}
     for machines in SIZES:
@@ -50,8 +50,8 @@ def run(
 
 
 def _served(directory: Path, seconds: float, repetitions: int, skipped: Skipped) -> list[Case]:
-    """Ask a small and a large network, both alone in their catalogs: the same names, and random
-    ones of all."""
+    """Query a small and a large network, each alone in its catalog: the same names, and random
+    names of all machines."""
     loads = Loads(directory, seconds)
     few, many = (zones.first_zone(apps) for apps in NETWORKS)
     same, every = zones.apps(few), replace(zones.apps(many), name="of-many")
@@ -82,7 +82,12 @@ def _served(directory: Path, seconds: float, repetitions: int, skipped: Skipped)
 def _steps(loads: Loads, questions: Questions, words: str, skipped: Skipped) -> list[Step]:
     wanted: tuple[Wanted, ...] = (
         (f"{words}, saturated by sendmmsg", lambda: loads.sendmmsg(questions), questions, 0),
-        (f"{words}, 20,000 a second", lambda: loads.sendmmsg(questions, 20_000), questions, 20_000),
+        (
+            f"{words}, 20,000 per second",
+            lambda: loads.sendmmsg(questions, 20_000),
+            questions,
+            20_000,
+        ),
     )
     return plan(wanted, skipped)
 
@@ -115,8 +120,8 @@ def _load_once(catalog: Path) -> dict[str, Any]:
         "cpu_s": cpu,
         "rss_before_mib": before,
         "rss_mib": _status_mib("VmRSS"),
-        "peak_mib": _status_mib("VmHWM"),  # getrusage would tell the parent's if that was larger
-        "void": f"{loaded.fault_count} rows were left out" if loaded.fault_count else "",
+        "peak_mib": _status_mib("VmHWM"),  # getrusage would return the parent's if that is larger
+        "void": f"{loaded.fault_count} rows are invalid" if loaded.fault_count else "",
     }
 
 

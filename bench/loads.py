@@ -1,8 +1,8 @@
-"""Put a load on a server from another core, and tell what it cost the server. Two generators:
+"""Load a server from another core, and measure its cost. There are two generators:
 
-dnsperf, which everybody knows: an upper bound of itself above about 120,000 queries a second, and
-on one core unable to keep a rate (its sender and receiver wait for each other); so it saturates
-only. sendmmsg.c: keeps a rate to the microsecond, tells latency, and reaches what the kernel gives.
+dnsperf     well known, but limited to about 120,000 queries per second, and unable to keep a rate
+            on one core (its sender and receiver wait for each other): used for saturation only
+sendmmsg.c  keeps a rate to the microsecond, measures latency, and is limited only by the kernel
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ generator tells."""
 
 
 class Loads:
-    """The generators, and where they keep their files. Each method raises Missing without its
-    program."""
+    """The generators and their directory. Each method raises Missing without its program."""
 
     def __init__(self, directory: Path, seconds: float) -> None:
         self.directory, self.seconds = directory, seconds
@@ -49,16 +48,19 @@ class Loads:
     ) -> Load:
         """Saturate with dnsperf."""
         words = [
-            program("dnsperf", "dnsperf"), "-s", "::1", "-d", str(questions.as_text(self.directory)),
-            "-m", "tcp" if tcp else "udp", "-T", "1", "-c", str(connections), "-q", str(window), "-t", "1",
+            program("dnsperf", "dnsperf"), "-s", "::1",
+            "-d", str(questions.as_text(self.directory)),
+            "-m", "tcp" if tcp else "udp", "-T", "1", "-c", str(connections),
+            "-q", str(window), "-t", "1",
             "-l", f"{self.seconds:.0f}",
         ]  # fmt: skip
         return lambda server: _dnsperf(words, server, self.seconds)
 
     def warm_up(self, questions: Questions, server: Server, *, tcp: bool = False) -> None:
-        """Ask everything once, so that the answer tables know it."""
+        """Send every query once, to fill the answer tables."""
         words = [
-            program("dnsperf", "dnsperf"), "-s", "::1", "-d", str(questions.as_text(self.directory)),
+            program("dnsperf", "dnsperf"), "-s", "::1",
+            "-d", str(questions.as_text(self.directory)),
             "-m", "tcp" if tcp else "udp", "-T", "1", "-c", "4", "-q", "200", "-t", "1", "-n", "1",
         ]  # fmt: skip
         _dnsperf(words, server, 60)
@@ -75,8 +77,10 @@ class Loads:
     ) -> Load:
         """Keep *rate*, or saturate with *window* outstanding; see the generator for the rest."""
         words = [
-            *(in_front(2) if asleep else ()), *self.generator(asleep=asleep, unique=unique, sources=sources),
-            "HOST", "PORT", str(questions.as_octets(self.directory)), str(self.seconds), str(rate), str(window),
+            *(in_front(2) if asleep else ()),
+            *self.generator(asleep=asleep, unique=unique, sources=sources),
+            "HOST", "PORT", str(questions.as_octets(self.directory)),
+            str(self.seconds), str(rate), str(window),
         ]  # fmt: skip
         return lambda server: _sendmmsg(words, server, self.seconds)
 
@@ -88,7 +92,7 @@ class Loads:
         unique: bool = False,
         sources: Sequence[str] = (),
     ) -> list[str]:
-        """The command of the generator, up to its address."""
+        """Return the command of the generator, up to the address."""
         flags = [flag for flag, given in (("-s", asleep), ("-n", deaf), ("-u", unique)) if given]
         return [
             built("sendmmsg", self.directory),
@@ -100,8 +104,10 @@ class Loads:
     def beside(
         self, words: Sequence[str], questions: Questions, server: Server, rate: int, seconds: float
     ) -> Iterator[dict[str, Any]]:
-        """Run a second generator meanwhile, on a core of its own if there is one; afterwards the
-        dictionary holds what it tells."""
+        """Run a second generator during the body, on its own core if there is one.
+
+        The dictionary then has its result.
+        """
         core, told = str(CORES[1 % len(CORES)]), dict[str, Any]()
         queries = str(questions.as_octets(self.directory))
         command = [
@@ -133,7 +139,7 @@ Wanted = tuple[
 
 
 def plan(wanted: Iterable[Wanted], skipped: Skipped) -> list[Step]:
-    """Make the loads whose generators are here; name the others."""
+    """Return the loads whose generators are available; record the others as skipped."""
     steps = []
     for words, make, questions, rate in wanted:
         try:
@@ -185,13 +191,13 @@ def _find(pattern: str, said: str) -> str:
 def measure(
     server: Server, load: Load, questions: Questions, rate: int = 0, max_loss: float = MAX_LOSS
 ) -> dict[str, Any]:
-    """Run *load* once; return what it told, what it cost, and whether it counts."""
+    """Run *load* once; return its result, its cost, and why it is void, if it is."""
     server_before, load_before, cores_before = server.cpu_seconds(), children_cpu(), busy_cores()
     started = time.monotonic()
     told = load(server)
     wall = (
         time.monotonic() - started
-    )  # longer than the run's seconds: the generator starts, and waits for the last
+    )  # longer than the load: includes start and end of the generator
     server_cpu, load_cpu = server.cpu_seconds() - server_before, children_cpu() - load_before
     cores = {kind: after - cores_before[kind] for kind, after in busy_cores().items()}
     seconds, answered = told["seconds"], told["answered"]
@@ -201,7 +207,7 @@ def measure(
         "qps": answered / seconds,
         "wrong": _wrong(told),
         "cpu_us": server_cpu / answered * 1e6 if answered else None,
-        # At saturation latency is the window divided by the rate, and says nothing more.
+        # At saturation the latency is just the window divided by the rate.
         **({f"{quantile}_us": told[quantile] for quantile in ("p50", "p99")} if rate else {}),
         "loss": 100 * told["lost"] / max(told["sent"], 1),
         "server_busy": server_cpu / seconds,
@@ -216,14 +222,13 @@ def measure(
 
 
 def _wrong(told: Mapping[str, Any]) -> int:
-    """Replies of another RCODE than the two that questions of the bench may have, and NOERROR
-    without a record."""
+    """Count the replies with an unexpected RCODE, or NOERROR without a record."""
     right = told["rcodes"].get("NOERROR", 0) + told["rcodes"].get("NXDOMAIN", 0)
     return int(told["answered"] - right + told.get("empty", 0))
 
 
 def _void(result: Mapping[str, Any], nxdomain: float, rate: int, max_loss: float) -> str:
-    """Why this run does not count, empty if it does."""
+    """Return why this run is void; empty if it is not."""
     answered, rcodes = result["answered"], result["rcodes"]
     if not answered:
         return "nothing was answered"
@@ -233,15 +238,14 @@ def _void(result: Mapping[str, Any], nxdomain: float, rate: int, max_loss: float
     if abs(rcodes.get("NXDOMAIN", 0) / answered - nxdomain) > 0.01:
         return f"{rcodes.get('NXDOMAIN', 0) / answered:.1%} NXDOMAIN instead of {nxdomain:.1%}"
     if rate and result["sent"] < 0.98 * rate * result["seconds"]:
-        return f"the generator sent {result['sent'] / result['seconds']:,.0f} a second only"
+        return f"the generator sent {result['sent'] / result['seconds']:,.0f} per second only"
     if rate and result["loss"] > max_loss:
         return f"{result['loss']:.1f} % lost"
     return ""
 
 
 def _saturated(result: Mapping[str, Any]) -> str:
-    """Which side had no more to give. sendmmsg is always awake, so it looks busy whenever it
-    runs."""
+    """Return the saturated side. sendmmsg never sleeps, so it always looks busy."""
     if result["server_busy"] >= BUSY:
         return "server"
     return (
@@ -252,16 +256,15 @@ def _saturated(result: Mapping[str, Any]) -> str:
 
 
 def children_cpu() -> float:
-    """Seconds of CPU that ended children used."""
+    """Return the CPU seconds of all ended child processes."""
     used = resource.getrusage(
         resource.RUSAGE_CHILDREN
-    )  # of those that have ended: generators, never servers
+    )  # ended children are generators, never servers
     return used.ru_utime + used.ru_stime
 
 
 def busy_cores() -> dict[str, float]:
-    """Seconds that our cores spent so far on processes, on soft interrupts, and on other guests of
-    the host."""
+    """Return the seconds that our cores have spent on processes, soft interrupts, and steal."""
     found = {"busy": 0.0, "softirq": 0.0, "steal": 0.0}
     for line in Path("/proc/stat").read_text().splitlines():
         name, *ticks = line.split()

@@ -1,4 +1,4 @@
-"""Facts of the machine and of the programs, without which a figure means nothing."""
+"""Facts about the machine and the programs that a reader needs to interpret the figures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
 CORES: Final = sorted(os.sched_getaffinity(0))
-# One core each; on a machine of one core they share it, and the figures say so.
+# One core each. On a machine with one core they share it, and the results say so.
 SERVER_CORE: Final = CORES[0]
 LOAD_CORE: Final = CORES[-1]
 
 
 def facts() -> dict[str, Any]:
-    """What a reader of the results must know, JSON-ready."""
+    """Return the facts as JSON-compatible values."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -43,7 +43,7 @@ def facts() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit's short name."""
+    """Return the abbreviated commit hash."""
     return _said("git", "rev-parse", "--short", "HEAD") or "no-git"
 
 

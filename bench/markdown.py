@@ -1,4 +1,4 @@
-"""The tables of a stored run in Markdown, for the README."""
+"""Print the tables of a stored run in Markdown, for the README."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from bench.budgets import FLOOR_INFO, NotMeasured, Run, judged
 
 UDP = (
-    ("20,000 a second, µs", "20,000 a second", "cpu_us", 1),
-    ("60,000 a second, µs", "60,000 a second", "cpu_us", 1),
+    ("20,000 per second, µs", "20,000 per second", "cpu_us", 1),
+    ("60,000 per second, µs", "60,000 per second", "cpu_us", 1),
     ("saturated, µs", "saturated by sendmmsg", "cpu_us", 2),
     ("saturated by dnsperf, µs", "saturated by dnsperf", "cpu_us", 2),
-    ("queries a second", "saturated by sendmmsg", "qps", 0),
-    ("p50 at 20,000, µs", "20,000 a second", "p50_us", 0),
-    ("p99 at 20,000, µs", "20,000 a second", "p99_us", 0),
-    ("p99 at 60,000, µs", "60,000 a second", "p99_us", 0),
+    ("queries per second", "saturated by sendmmsg", "qps", 0),
+    ("p50 at 20,000, µs", "20,000 per second", "p50_us", 0),
+    ("p99 at 20,000, µs", "20,000 per second", "p99_us", 0),
+    ("p99 at 60,000, µs", "60,000 per second", "p99_us", 0),
     ("mixed, µs", "mixed, saturated by sendmmsg", "cpu_us", 2),
-    ("mixed, queries a second", "mixed, saturated by sendmmsg", "qps", 0),
+    ("mixed, queries per second", "mixed, saturated by sendmmsg", "qps", 0),
 )
 FORWARD = (
     ("cached, µs", "cached, saturated by sendmmsg", "cpu_us", 2),
-    ("cached, queries a second", "cached, saturated by sendmmsg", "qps", 0),
+    ("cached, queries per second", "cached, saturated by sendmmsg", "qps", 0),
     ("uncached, µs", "uncached, saturated by sendmmsg", "cpu_us", 1),
-    ("uncached, queries a second", "uncached, saturated by sendmmsg", "qps", 0),
-    ("added to 20 ms, ms", "uncached, 20 ms, 500 a second", "added_ms", 2),
-    ("20 ms away, queries a second", "uncached, 20 ms, saturated", "qps", 0),
+    ("uncached, queries per second", "uncached, saturated by sendmmsg", "qps", 0),
+    ("added to 20 ms, ms", "uncached, 20 ms, 500 per second", "added_ms", 2),
+    ("20 ms away, queries per second", "uncached, 20 ms, saturated", "qps", 0),
 )
 FLOOD = (
     ("known names, another queue: lost %", "known names, another queue", "loss", 2),
@@ -37,22 +37,27 @@ Columns = Sequence[tuple[str, str, str, int]]
 
 
 def tables(stored: Mapping[str, Any]) -> str:
-    """Everything of a run that the README shows."""
+    """Return the tables that the README shows."""
     run = Run(stored)
     parts = [
-        ("UDP, one worker on one core: CPU a query, medians", _matrix(run, "udp", UDP, floor=True)),
+        (
+            "UDP, one worker on one core: CPU per query, medians",
+            _matrix(run, "udp", UDP, floor=True),
+        ),
         ("Forwarding", _matrix(run, "forward", FORWARD)),
-        ("TCP on kept connections", _tcp(run)),
-        ("Floods: what a victim of 1,000 questions a second loses", _matrix(run, "flood", FLOOD)),
-        ("Bars", markdown_table(("what", "bar", "measured", ""), judged(run))),
+        ("TCP on persistent connections", _tcp(run)),
+        ("Floods: losses of a victim with 1,000 queries per second", _matrix(run, "flood", FLOOD)),
+        ("Targets", markdown_table(("figure", "target", "measured", ""), judged(run))),
     ]
     shown = [f"**{title}**\n\n{body}" for title, body in parts if body]
     return "\n\n".join([*shown, _machine(stored)])
 
 
 def _matrix(run: Run, part: str, columns: Columns, *, floor: bool = False) -> str:
-    """A row for each subject, a column for each figure; with *floor* how often the floor's CPU the
-    saturated one is."""
+    """Return a table with one row per subject and one column per figure.
+
+    *floor* adds a column: CPU at saturation relative to the floor.
+    """
     names = {column[1] for column in columns}
     subjects = dict.fromkeys(s for p, s, load in run.cases if p == part and s and load in names)
     shown = [c for c in columns if any(_cell(run, part, s, c) != "–" for s in subjects)]
@@ -78,7 +83,8 @@ def _cell(run: Run, part: str, subject: str, column: tuple[str, str, str, int]) 
 
 def _over_floor(run: Run, subject: str) -> str:
     try:
-        return f"{run.cpu(subject, 'saturated by sendmmsg') / run.cpu(FLOOR_INFO, 'saturated by sendmmsg'):.2f}"
+        load = "saturated by sendmmsg"
+        return f"{run.cpu(subject, load) / run.cpu(FLOOR_INFO, load):.2f}"
     except NotMeasured:
         return "–"
 
@@ -88,13 +94,13 @@ def _tcp(run: Run) -> str:
     columns = [
         column
         for load in loads
-        for column in ((f"{load}, µs", load, "cpu_us", 1), ("queries a second", load, "qps", 0))
+        for column in ((f"{load}, µs", load, "cpu_us", 1), ("queries per second", load, "qps", 0))
     ]
     return _matrix(run, "tcp", columns)
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; the first column to the left, what begins with a digit to the right."""
+    """Return a Markdown table. Columns of numbers are aligned right, except the first."""
     body = [tuple(row) for row in rows]
     numbers = [
         i > 0 and bool(body) and all(row[i][:1] in "–-0123456789" for row in body)
@@ -125,4 +131,4 @@ def _disturbances(stored: Mapping[str, Any]) -> list[str]:
     void = sum(bool(r.get("void")) for r in repetitions)
     disturbed = sum(r.get("others", 0) > 0.05 for r in repetitions)
     words = f"{len(repetitions)} repetitions, {void} void"
-    return [f"{words}, {disturbed} while others used more than 5 % of these cores."]
+    return [f"{words}, {disturbed} disturbed by other programs (more than 5 % of these cores)."]

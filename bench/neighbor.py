@@ -1,4 +1,4 @@
-"""The neighbour of bench/attack.py: python -m bench.neighbor SOURCE HOST PORT ADMIN SECONDS.
+"""The neighbor of bench/attack.py: python -m bench.neighbor SOURCE HOST PORT ADMIN SECONDS.
 
 Asks new names over UDP and over one TCP connection, and new external names, each at its rate,
 whatever comes back, and `/readyz` ten times per second. Latency counts from the moment a question
@@ -24,7 +24,7 @@ READY_EVERY: Final = 0.1
 
 
 class Asked:
-    """Questions of one kind: when each was due, and how late its reply came."""
+    """The queries of one kind: when each was due, and the latency of its reply."""
 
     def __init__(self) -> None:
         self.due: dict[int, float] = {}
@@ -40,7 +40,7 @@ class Asked:
 
     def figures(self) -> dict[str, Any]:
         in_time = sorted(latency for latency in self.latencies if latency <= PATIENCE)
-        failed = self.rcodes.get(2, 0)  # SERVFAIL is no answer
+        failed = self.rcodes.get(2, 0)  # SERVFAIL
         return {
             "sent": self.sent,
             "lost": self.sent - len(in_time) + failed,
@@ -66,7 +66,7 @@ class _Datagrams(asyncio.DatagramProtocol):
 async def _ask(
     asked: Asked, rate: int, until: float, name: str, send: Callable[[bytes], None]
 ) -> None:
-    """Send at *rate*, asleep between."""
+    """Send at *rate*, sleeping in between."""
     begin = time.perf_counter()
     while (now := time.perf_counter()) < until:
         while begin + asked.sent / rate <= now:
@@ -107,7 +107,7 @@ async def _by_tcp(asked: Asked, source: str, to: tuple[str, int], name: str, unt
 
 
 async def _ready(admin: str, until: float, took: list[float]) -> None:
-    """Ask `/readyz`; one that does not answer takes as long as it takes."""
+    """Poll `/readyz`; a slow answer counts in full."""
     host, _, port = admin.removeprefix("http://").rpartition(":")
     while time.perf_counter() < until:
         begin = time.perf_counter()

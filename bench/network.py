@@ -1,5 +1,4 @@
-"""A network namespace of our own: addresses of several networks on its loopback, and nothing that
-reaches outside."""
+"""A separate network namespace with addresses of several networks and no way outside."""
 
 from __future__ import annotations
 
@@ -18,14 +17,16 @@ SERVER: Final = "fdaa::3"
 
 
 def source(network: int) -> str:
-    """The address that asks as *network*, a number such as 0x18."""
+    """Return a source address in *network*, a number such as 0x18."""
     return f"fdaa:0:{network:x}::a"
 
 
 @contextmanager
 def own_network(networks: list[int]) -> Iterator[None]:
-    """Run the body, and what it starts, in a new namespace with SERVER and a source of each
-    network. Raises Missing."""
+    """Run the body and its children in a new namespace with SERVER and one source per network.
+
+    Raises Missing.
+    """
     ip, libc = program("ip", "iproute2"), ctypes.CDLL(None, use_errno=True)
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -48,8 +49,8 @@ def own_network(networks: list[int]) -> Iterator[None]:
 
 
 def kernel_drops() -> dict[str, int]:
-    """Datagrams that this namespace lost in full socket buffers, and the machine in full queues of
-    its cores."""
+    """Return the datagrams dropped in full socket buffers of this namespace, and in full backlog
+    queues of the machine."""
     buffers = 0
     for line in Path("/proc/thread-self/net/snmp6").read_text().splitlines():
         if line.startswith("Udp6RcvbufErrors"):

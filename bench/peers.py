@@ -1,8 +1,8 @@
-"""The servers that ours stands beside: equal records, the same core and questions, in turn in one
-run.
+"""The peers, which are other servers with equal records, measured on the same core with the same
+queries, in turn in one run.
 
-Their configurations are bench/peers/*.conf, templates for $port, $directory, $zone and what a peer
-adds. A peer that cannot be had or does not start is named with its reason; the others are measured.
+Their configurations are bench/peers/*.conf, templates with $port, $directory, $zone and further
+values per peer. A peer that is not available or does not start is skipped with its reason.
 """
 
 from __future__ import annotations
@@ -25,46 +25,44 @@ CONFIGURATIONS: Final = Path(__file__).with_name("peers")
 PDNS_SCHEMA: Final = Path("/usr/share/pdns-backend-sqlite3/schema/schema.sqlite3.sql")
 SOA: Final = "_dns.internal. hostmaster.internal. 1 5 5 5 1"
 TTL: Final = 5
-LONG_TTL: Final = 3_600  # of the zone behind a cache that is measured, not what is behind it
+LONG_TTL: Final = 3_600  # of the zone behind a cache, so that only the cache is measured
 
 Prepare = Callable[[Path, Zone, int], Path]
-"""Puts the records in place with a TTL; returns what $zone stands for."""
+"""Writes the records with a TTL; returns the value of $zone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another server: where it comes from, how it is started, and how its records get in place."""
+    """Another server: its package, its start command, and how its records are written."""
 
     name: str
     program: str
     packages: tuple[str, ...]
-    configuration: (
-        str  # the file of that name is read from bench/peers and written into the peer's directory
-    )
+    configuration: str  # name of the template in bench/peers, copied into the peer's directory
     words: tuple[str, ...]
     prepare: Prepare
     values: Mapping[str, str] = field(default_factory=dict)
-    behind: str = ""  # the peer that $backend is a port of
-    short: bool = False  # measured in a short run too
+    behind: str = ""  # the peer whose port is $backend
+    short: bool = False  # measured in a short run, too
 
 
 def authoritative(
     directory: Path, zone: Zone, stack: ExitStack, skipped: Skipped, *, short: bool
 ) -> list[Server]:
-    """Start the peers that are here; name the others."""
+    """Start the installed peers; record the others as skipped."""
     wanted = [peer for peer in PEERS if peer.short or not short]
     return _all_started(wanted, directory, zone, {}, stack, skipped)
 
 
 def forwarders(directory: Path, upstream: int, stack: ExitStack, skipped: Skipped) -> list[Server]:
-    """Start the forwarders that are here, to the upstream on port *upstream*; name the others."""
+    """Start the installed forwarders with the upstream on port *upstream*; record the others."""
     return _all_started(FORWARDERS, directory, {}, {"upstream": str(upstream)}, stack, skipped)
 
 
 def named(
     name: str, directory: Path, zone: Zone, stack: ExitStack, skipped: Skipped
 ) -> list[Server]:
-    """Start one peer, if it is here."""
+    """Start one peer, if it is installed."""
     return _all_started(
         [peer for peer in PEERS if peer.name == name], directory, zone, {}, stack, skipped
     )
@@ -123,7 +121,7 @@ def _started(
 
 
 def _configuration_name(peer: Peer) -> str:
-    """Two programs name their file themselves."""
+    """Return the name of the configuration file, which two programs fix themselves."""
     return {"gdnsd": "config", "pdns_server": "pdns.conf"}.get(peer.program, peer.configuration)
 
 
@@ -161,7 +159,7 @@ def _local_data(directory: Path, zone: Zone, ttl: int) -> Path:
 
 
 def _hosts(directory: Path, zone: Zone, ttl: int) -> Path:
-    """Write the addresses as a hosts file, and return the texts as dnsmasq's settings."""
+    """Write the addresses as a hosts file; return the TXT records as settings of dnsmasq."""
     path, texts = directory / "texts", []
     with (directory / "hosts").open("w") as file:
         for owner, qtype, rdata in _records(zone):
@@ -184,7 +182,8 @@ def _pdns_database(directory: Path, zone: Zone, ttl: int) -> Path:
         connection.execute("INSERT INTO domains (id, name, type) VALUES (1, 'internal', 'NATIVE')")
         apex = [("internal", "SOA", SOA.replace(". ", " ")), ("internal", "NS", "_dns.internal")]
         below = ((f"{owner}.internal", qtype, rdata) for owner, qtype, rdata in _records(zone))
-        insert = f"INSERT INTO records (domain_id, name, type, content, ttl, auth) VALUES (1, ?, ?, ?, {ttl}, 1)"
+        columns = "domain_id, name, type, content, ttl, auth"
+        insert = f"INSERT INTO records ({columns}) VALUES (1, ?, ?, ?, {ttl}, 1)"
         connection.executemany(insert, (*apex, ("_dns.internal", "AAAA", "fdaa::3"), *below))
         connection.commit()
     finally:

@@ -1,4 +1,4 @@
-"""Where the CPU of a saturated server goes, as perf sees it: kernel and user space, and the hottest
+"""The CPU profile of a saturated server from perf: kernel and user space, and the hottest
 functions."""
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from bench.servers import Server
 from bench.tools import Missing, Skipped, program, say
 
 HOTTEST: Final = 25
-RATE: Final = 999  # samples a second; not in step with any timer
+RATE: Final = 999  # samples per second, out of step with any timer
 
 
 def run(directory: Path, *, seconds: float, skipped: Skipped) -> list[Case]:
-    """Profile ours on each path. Raises Missing where perf cannot sample."""
+    """Profile internal-dns on both paths. Raises Missing where perf cannot sample."""
     perf = program("perf", "linux-perf")
     _try(perf, directory)
     catalog, apps = directory / "profile.db", zones.apps(zones.first_zone())
@@ -52,7 +52,7 @@ def _profile(
     perf: str, server: Server, loads: Loads, apps: zones.Questions, directory: Path
 ) -> Case:
     path = directory / "perf.data"
-    # Of the clock: virtual machines often have no counters of the processor.
+    # The CPU clock: virtual machines often lack hardware counters.
     words = [
         perf,
         "record",
@@ -98,7 +98,7 @@ def _profile(
 
 
 def read_report(report: str) -> list[tuple[float, str, str, str]]:
-    """Read `perf report --sort dso,symbol`: share in percent, object, function, `k` for the
-    kernel's or `.`."""
+    """Parse `perf report --sort dso,symbol`: percentage, object, function, and `k` for the kernel
+    or `.`."""
     lines = re.findall(r"(?m)^\s+([\d.]+)%\s+(\S+)\s+\[(.)\]\s+(.*?)(?:\s+-\s+-)?\s*$", report)
     return [(float(share), dso, name, where) for share, dso, where, name in lines]

@@ -1,4 +1,4 @@
-"""Our own programs in C: build each once a run."""
+"""Build the benchmark programs in C, each once per run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from bench.tools import program
 
 
 def built(name: str, directory: Path) -> str:
-    """Return the path of the program from bench/*name*.c, built in *directory*. Raises Missing
-    without a compiler."""
+    """Build bench/*name*.c in *directory*; return its path. Raises Missing without a compiler."""
     path = directory / name
     if not path.exists():
         compiler, source = program("gcc", "gcc", "libc6-dev"), Path(__file__).with_name(f"{name}.c")

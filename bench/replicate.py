@@ -1,5 +1,4 @@
-"""A catalog that follows a bucket of NATS: how fast it fills, how soon a put is an answer, what
-faults cost."""
+"""Replication from a NATS bucket: fill rate, delay from a put to the answer, cost of faults."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from bench.results import Case
 from bench.servers import Server
 from bench.tools import Missing, program, say
 from bench.zones import query
-from internal_dns.replicate.form import FLOOR, file_values, write_floor
+from internal_dns.replicate.codec import FLOOR, file_values, write_floor
 from internal_dns.replicate.nats import NatsBucket, connected
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog, sized_rows
@@ -64,10 +63,10 @@ ROWS: Final = "SELECT " + " + ".join(
 
 
 def run(directory: Path, *, repetitions: int, short: bool) -> list[Case]:
-    """Measure all of it."""
+    """Measure everything."""
     program("nats-server", "nats-server")
     catalog, folder = directory / "replicate.db", directory / "nats"
-    say(f"  replicate: making a catalog of {MACHINES:,} machines")
+    say(f"  replicate: creating a catalog of {MACHINES:,} machines")
     create_catalog(catalog, sized_rows(MACHINES))
     values = [(key, value, None) for _, key, value in file_values(connect(catalog))]
     cases = []
@@ -95,12 +94,12 @@ def _publish(where: Source, values: Sequence[tuple[str, bytes | None, int | None
     took = time.perf_counter() - began
     put(where, (FLOOR, write_floor(0)))
     keys = {"wall_s": took, "rows_s": len(values) / took, "keys": len(values)}
-    return Case("replicate", f"publish, {MACHINES:,} machines · keys a second", [keys])
+    return Case("replicate", f"publish, {MACHINES:,} machines · keys per second", [keys])
 
 
 @contextmanager
 def _host(path: Path, where: Source) -> Iterator[Server]:
-    """A server that follows *where*; both cores are its own, as they are the bucket's."""
+    """Run a server that follows *where*; it shares both cores with the bucket."""
     path.parent.mkdir(exist_ok=True)
     words = (
         sys.executable,
@@ -126,7 +125,8 @@ def _host(path: Path, where: Source) -> Iterator[Server]:
 
 
 def _fill(where: Source, directory: Path, repetitions: int) -> Case:
-    """From no file to the first answer from the whole catalog; the file's rows over that time."""
+    """Measure the time from no file to the first answer from the whole catalog, and rows per
+    second."""
     case = Case("replicate", f"empty → complete, {MACHINES:,} machines")
     for number in range(repetitions):
         path = directory / f"host-{number}" / "catalog.db"
@@ -134,13 +134,14 @@ def _fill(where: Source, directory: Path, repetitions: int) -> Case:
             began = time.perf_counter()
             at = asker.until(query("fixed.internal", "AAAA"), 1, WITHIN)
             following = server.wait_for_line(
-                r"replication: (\d+) keys, \d+ rows removed, ([0-9.]+) s"
+                r"replication: full resync done: (\d+) keys, \d+ rows deleted, ([0-9.]+) s"
             )
             connection = sqlite3.connect(path)
             (rows,) = connection.execute(ROWS).fetchone()
             connection.close()
             case.repetitions.append({
-                "wall_s": (at or time.perf_counter()) - began, "rows_s": rows / float(following[2]), "rows": rows,
+                "wall_s": (at or time.perf_counter()) - began,
+                "rows_s": rows / float(following[2]), "rows": rows,
                 "cpu_s": server.cpu_seconds(), "rss_mib": server.status_mib("VmRSS"),
                 "peak_mib": server.status_mib("VmHWM"), "void": "" if at else "not complete in "
                                                                               "time",
@@ -149,7 +150,7 @@ def _fill(where: Source, directory: Path, repetitions: int) -> Case:
 
 
 def _visible(where: Source, path: Path, changes: int, repetitions: int) -> Case:
-    """From sending a put until another host's answer has it."""
+    """Measure the delay from a put until another host's answer reflects it."""
     case = Case("replicate", f"put → visible in another host's answer, {MACHINES:,} machines")
     octets = query("moving.internal", "AAAA")
     with _host(path, where) as server, Asker(server.port) as asker:
@@ -183,11 +184,15 @@ async def _changes(bucket: NatsBucket, asker: Asker, octets: bytes, changes: int
         await asyncio.sleep(0.005 * (n % 5))
     cuts = quantiles(seen, n=100)
     figures = {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3, "max_ms": max(seen) * 1e3}
-    return {**figures, "changes": changes, "void": f"{late} were not seen in 5 s" if late else ""}
+    return {
+        **figures,
+        "changes": changes,
+        "void": f"{late} were not visible within 5 s" if late else "",
+    }
 
 
 def _missed(where: Source, path: Path, repetitions: int) -> Case:
-    """kill -9, 2,000 changes, start again: from exec until the last of them is answered."""
+    """After kill -9 and 2,000 changes, measure from exec until the last change is visible."""
     case = Case("replicate", f"{MISSED:,} changes missed after kill -9, from exec")
     octets, here = query("moving.internal", "AAAA"), 0
     for _ in range(repetitions):
@@ -206,7 +211,7 @@ def _missed(where: Source, path: Path, repetitions: int) -> Case:
         with _host(path, where) as server, Asker(server.port) as asker:
             at = asker.until(octets, here, WITHIN)
             took = (at or time.perf_counter()) - began
-        case.repetitions.append({"wall_s": took, "void": "" if at else "not seen in time"})
+        case.repetitions.append({"wall_s": took, "void": "" if at else "not visible in time"})
     return case
 
 
@@ -223,7 +228,7 @@ def _freeze(nats: NatsServer) -> None:
 
 @contextmanager
 def _reading(port: int) -> Iterator[dict[str, Any]]:
-    """Ask all the time for what does not change; what was lost or wrong must be nothing."""
+    """Query an unchanged name constantly; no reply may be lost or wrong."""
     found: dict[str, Any] = {"reads": 0, "bad": 0, "slowest_ms": 0.0}
     end, octets = threading.Event(), query("fixed.internal", "AAAA")
 
@@ -255,7 +260,7 @@ def _fault(
     fault: Callable[[NatsServer], None],
     repetitions: int,
 ) -> Case:
-    """From the server's being back until a change made then is answered; reads go on meanwhile."""
+    """Measure from the return of the NATS server until the next change is visible."""
     case = Case("replicate", f"{words} · from its return to the next change answered")
     octets = query("moving.internal", "AAAA")
     with _host(path, where) as server, Asker(server.port) as asker:
@@ -277,13 +282,13 @@ def _next_change(where: Source, asker: Asker, octets: bytes) -> dict[str, Any]:
         try:
             put(where, stopped)
             break
-        except Exception as error:  # the cluster elects a leader
+        except Exception as error:  # until the cluster has elected a leader
             if time.perf_counter() - began > WITHIN:
                 return {"wall_s": WITHIN, "void": f"never written: {error}"}
     written = time.perf_counter() - began
     at = asker.until(octets, 0, WITHIN)
     took = (at or time.perf_counter()) - began
-    return {"wall_s": took, "written_s": written, "void": "" if at else "not seen in time"}
+    return {"wall_s": took, "written_s": written, "void": "" if at else "not visible in time"}
 
 
 def _leader(directory: Path, repetitions: int) -> Case:

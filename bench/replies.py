@@ -1,7 +1,7 @@
 """How long the largest replies of upstreams take until they are relayed: `python -m bench.replies`.
 
-Each is 64 KiB, or what the limits of core/wire.check_reply leave of it, crafted to be the worst of
-its kind. CPU time, the best of several runs; "refused" where the reply is not taken.
+Each reply is the worst of its kind: 64 KiB, or what the limits of core/wire.check_reply allow.
+Prints the least CPU time of several runs, or "refused" where the server rejects the reply.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def rr(owner: bytes, rtype: int, rdata: bytes, ttl: int = 60) -> bytes:
 
 
 def reply(qtype: int, *records: bytes, authorities: int = 0, additionals: int = 0) -> bytes:
-    """A reply of as many of *records* as there is room for."""
+    """Return a reply with as many of *records* as fit."""
     question = NAME + pack("!HH", qtype, 1)
     kept, room = [], MAX_MESSAGE - 12 - len(question)
     for record in records:
@@ -42,12 +42,12 @@ def label(number: int) -> bytes:
 
 
 def deep(number: int, labels: int) -> bytes:
-    """A name of so many labels of one octet, behind one that is like no other."""
+    """Return a name with a unique first label and many one-octet labels."""
     return label(number) + b"\1a" * labels + b"\0"
 
 
 def cases() -> Iterator[tuple[str, int, bytes]]:
-    """What it is, the QTYPE, the reply."""
+    """Yield description, QTYPE and reply."""
     many = range(5_000)
     yield "addresses, AAAA", 28, reply(28, *(rr(QNAME, 28, n.to_bytes(16, "big")) for n in many))
     yield "addresses, A", 1, reply(1, *(rr(QNAME, 1, n.to_bytes(4, "big")) for n in many))
@@ -157,7 +157,7 @@ def cases() -> Iterator[tuple[str, int, bytes]]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """CPU time, the best of RUNS."""
+    """Return the least CPU time of RUNS runs."""
     best = float("inf")
     for _ in range(RUNS):
         begin = time.thread_time()

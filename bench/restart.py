@@ -1,10 +1,10 @@
-"""Restart a server with a large catalog under load, on inherited sockets: what fails, what is lost?
+"""Failed and lost queries while a server with a large catalog restarts on inherited sockets.
 
-    400,000 machines, 1,000 questions per second, three restarts, each begun when the one before is
-    ready and has answered for a second
+    400,000 machines, 1,000 queries per second, three restarts, each a second after the
+    previous server became ready
 
-A question counts as failed when its reply is SERVFAIL, as lost when none comes within 5 s: that is
-when a resolver asks again.
+A query counts as failed when its reply is SERVFAIL, and as lost when none arrives within 5 s, after
+which a resolver retries.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Asker(threading.Thread):
             reply = self.sock.recv(4_096)
         except (TimeoutError, ConnectionRefusedError):
             return
-        # Fewer than 65,536 are on their way: the latest with this id is meant.
+        # Fewer than 65,536 are in flight, so the latest query with this ID is the one.
         number = int.from_bytes(reply[:2], "big")
         number += (len(self.sent_at) - 1 - number) // 65_536 * 65_536
         self.replies[number] = time.perf_counter() - self.sent_at[number], reply[3] & 15
@@ -124,7 +124,7 @@ def _measure(path: str, catalog: Path, directory: Path) -> dict[str, Any]:
 def _start(
     path: str, catalog: Path, directory: Path, sockets: tuple[socket.socket, ...]
 ) -> tuple[Server, float]:
-    """Start a server on *sockets*; return it when it is ready, and how long that took."""
+    """Start a server on *sockets*; return it once it is ready, and how long that took."""
     nothing = directory / "nothing.toml"
     nothing.write_text("")
     begin = time.monotonic()

@@ -1,4 +1,4 @@
-"""What was measured: every repetition, and median, min and max of those that count."""
+"""The results: every repetition, and median, minimum and maximum of the valid ones."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
-# How a figure is called in the table, in which unit, and with how many decimals.
+# Name in the table, unit, and decimals of each figure.
 FIGURES: Final = {
-    "cpu_us": ("CPU a query", "µs", 2),
+    "cpu_us": ("CPU per query", "µs", 2),
     "first_us": ("CPU of the first", "µs", 0),
-    "qps": ("queries a second", "", 0),
+    "qps": ("queries per second", "", 0),
     "p50_us": ("latency, median", "µs", 0),
     "p99_us": ("latency, p99", "µs", 0),
     "max_us": ("latency, max", "µs", 0),
@@ -23,38 +23,37 @@ FIGURES: Final = {
     "readyz_ms": ("/readyz, max", "ms", 1),
     "ready_s": ("exec → first answer", "s", 2),
     "not_ready": ("SERVFAIL, EDE 14 until then", "", 0),
-    "slowest_ms": ("slowest reply meanwhile", "ms", 1),
+    "slowest_ms": ("slowest reply during it", "ms", 1),
     "loss": ("lost", "%", 2),
-    "flood_qps": ("sent by the flood a second", "", 0),
-    "flood_times": ("the flood over what the server answers", "×", 1),
+    "flood_qps": ("sent by the flood per second", "", 0),
+    "flood_times": ("flood relative to the server's capacity", "×", 1),
     "added_ms": ("added to the upstream's delay, median", "ms", 2),
     "added_p99_ms": ("added to the upstream's delay, p99", "ms", 2),
-    "pending": ("external questions outstanding", "", 0),
+    "pending": ("external queries outstanding", "", 0),
     "kernel_share": ("CPU in the kernel", "%", 1),
-    "user_us": ("CPU in user space a query", "µs", 2),
+    "user_us": ("CPU in user space per query", "µs", 2),
     "wall_s": ("time", "s", 2),
-    "rows_s": ("rows a second", "", 0),
+    "rows_s": ("rows per second", "", 0),
     "cpu_s": ("CPU", "s", 2),
     "rss_mib": ("RSS after", "MiB", 0),
-    "peak_mib": ("RSS at most", "MiB", 0),
+    "peak_mib": ("RSS, maximum", "MiB", 0),
 }
 
-DISTURBED: Final = 0.05  # of a core, used by others
+DISTURBED: Final = 0.05  # of a core, used by other programs
 
 
 @dataclass(slots=True)
 class Case:
-    """One thing measured several times. A repetition with words under `void` is kept and does not
-    count."""
+    """One measurement, repeated. A repetition with a text in `void` is stored but not counted."""
 
     part: str
     name: str
     repetitions: list[dict[str, Any]] = field(default_factory=list)
-    subject: str = ""  # who was measured, and under which load, where others were measured alike
+    subject: str = ""  # the server; with `load`, the key for comparisons between servers
     load: str = ""
 
     def spread(self, figure: str) -> tuple[float, float, float] | None:
-        """Median, min and max of *figure*, None if no repetition that counts has it."""
+        """Return median, min and max of *figure*; None if no valid repetition has it."""
         values = [
             r[figure] for r in self.repetitions if not r.get("void") and r.get(figure) is not None
         ]
@@ -62,7 +61,7 @@ class Case:
 
     @property
     def remark(self) -> str:
-        """What a reader must not overlook."""
+        """The reservations about this case, for the reader."""
         void = [r["void"] for r in self.repetitions if r.get("void")]
         words = [f"{len(void)} of {len(self.repetitions)} void: {void[0]}"] if void else []
         counted = [r for r in self.repetitions if not r.get("void")] or self.repetitions
@@ -70,7 +69,7 @@ class Case:
         words += sorted({r["note"] for r in counted if r.get("note")})
         others = max((r.get("others", 0.0) for r in counted), default=0.0)
         if others > DISTURBED:
-            words.append(f"others took up to {others:.0%} of a core")
+            words.append(f"other programs took up to {others:.0%} of a core")
         return "; ".join(words)
 
     def as_json(self) -> dict[str, Any]:
@@ -90,7 +89,7 @@ class Case:
 
 
 def _saturated(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """Which side had no more to give, and if it was not always the server, how busy both were."""
+    """Return which side was saturated and, unless it was always the server, how busy both were."""
     sides = {r["saturated"] for r in runs}
     if not runs or sides == {"server"}:
         return ["server saturated"] if runs else []
@@ -103,7 +102,7 @@ def _saturated(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def table(cases: Sequence[Case]) -> str:
-    """All cases, a line for each figure."""
+    """Return all cases as a text table with one line per figure."""
     rows: list[tuple[str, ...]] = [("part", "case", "figure", "median", "min", "max", "", "remark")]
     for case in cases:
         heads = [(case.part, case.name, case.remark)]
@@ -115,7 +114,7 @@ def table(cases: Sequence[Case]) -> str:
                 (part, name, words, *(f"{value:,.{decimals}f}" for value in spread), unit, remark)
             )
         if not found:
-            rows.append((case.part, case.name, "nothing that counts", "", "", "", "", case.remark))
+            rows.append((case.part, case.name, "no valid repetition", "", "", "", "", case.remark))
     widths = [max(len(row[i]) for row in rows) for i in range(7)]
     lines = []
     for row in rows:

@@ -2,16 +2,16 @@
 
        sendmmsg [-n] [-s] [-u] [-f SOURCE,…] ADDRESS PORT FILE SECONDS RATE WINDOW
 
-   FILE holds ready-made queries, each after its length in two octets; the id is written in here. They are sent in
-   order, again and again. RATE 0: as fast as replies come back, WINDOW outstanding. RATE n: n a second, whatever comes
-   back; the latency of a query then counts from the moment it was due, so that a stall shows in every query it delayed.
-   Prints one JSON object. A query without a reply half a second after the end is lost.
+   FILE holds encoded queries, each after its length in two octets; the program sets their IDs. It sends them in order,
+   repeatedly. RATE 0: as fast as replies arrive, with WINDOW outstanding. RATE n: n per second, regardless of replies; the
+   latency of a query then counts from its due time, so that a stall shows in every query that it delays. The program
+   prints one JSON object. A query without a reply half a second after the end is lost.
 
    -f  send from these addresses in turn
-   -n  read no reply: flood, and count what was sent only
-   -s  sleep until a query is due or a reply has come, instead of being awake all the time: for low rates
-   -u  write ten hexadecimal digits into the front of the first label, never the same: no name is asked twice,
-       in this run or (by the clock) any other */
+   -n  read no replies: flood, and count only the sent queries
+   -s  sleep until a query is due or a reply arrives, instead of polling: for low rates
+   -u  write ten unique hexadecimal digits into the start of the first label, so that no name repeats in this run or
+       (they depend on the clock) in another */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -228,7 +228,7 @@ int main(int all, char **given)
     char **words = given + optind - 1;
     struct timespec clock;
     clock_gettime(CLOCK_REALTIME, &clock);
-    serial = (uint64_t)clock.tv_sec * 1000000u + (uint64_t)clock.tv_nsec / 1000u; /* nobody sends a million a second */
+    serial = (uint64_t)clock.tv_sec * 1000000u + (uint64_t)clock.tv_nsec / 1000u; /* nobody sends a million per second */
     prctl(PR_SET_TIMERSLACK, 1000UL);
     double rate = atof(words[5]), interval = rate > 0 ? 1e9 / rate : 0;
     uint64_t window = strtoull(words[6], NULL, 10);

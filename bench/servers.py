@@ -1,4 +1,4 @@
-"""Start a server on one core and loopback, know what it costs, end it."""
+"""Start a server on one core and loopback, measure its cost, and stop it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Server:
         close_fds: bool = True,
     ) -> None:
         self.name, self.port, self.host = name, port, host
-        self.fixed = fixed  # one reply to everything: its RCODEs mean nothing
+        self.fixed = fixed  # the same reply to every query: its RCODEs mean nothing
         self.log = directory / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -67,8 +67,7 @@ class Server:
         self.stop()
 
     def wait_for_line(self, pattern: str) -> re.Match[str]:
-        """Wait until the server's output matches. Raises Missing when it ends before, or takes too
-        long."""
+        """Wait until the server's output matches. Raises Missing when it ends or takes too long."""
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline and self.process.poll() is None:
             if found := re.search(pattern, self.log.read_text(errors="replace")):
@@ -77,8 +76,7 @@ class Server:
         raise self._did_not_start()
 
     def wait_for_answer(self, name: str, count: int, source: str = "") -> None:
-        """Wait until AAAA of *name* has *count* records, so that nobody measures a server that
-        answers nothing."""
+        """Wait until the AAAA query for *name* returns *count* records."""
         deadline = time.monotonic() + START_TIMEOUT
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
             sock.settimeout(0.2)
@@ -107,12 +105,12 @@ class Server:
         return Missing(f"{self.name} did not start to answer: {' / '.join(lines[-3:])}")
 
     def pin(self, cores: Sequence[int]) -> None:
-        """Let it, and what it starts, use these cores: for servers of several workers."""
+        """Allow the server and its children to use these cores: for several workers."""
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), set(cores))
 
     def cpu_seconds(self) -> float:
-        """User and system time of all threads of the process and its children so far."""
+        """Return user plus system time of the process and its children, with all threads."""
         stats = _all_stats()
         family, grown = {self.process.pid}, True
         while grown:
@@ -122,14 +120,14 @@ class Server:
         return sum(stats[pid][1] for pid in family if pid in stats) / TICK
 
     def status_mib(self, field: str) -> float:
-        """A size of the process from /proc/PID/status, such as VmRSS."""
+        """Return a size from /proc/PID/status, such as VmRSS."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return (
             int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
         )  # in kB
 
     def stop(self) -> None:
-        """End it: SIGTERM, and after 10 s SIGKILL."""
+        """Stop the server: SIGTERM, and after 10 s SIGKILL."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -140,12 +138,12 @@ class Server:
 
 
 def _all_stats() -> dict[int, tuple[int, int]]:
-    """Every process's parent and ticks of CPU, by process id."""
+    """Return parent and CPU ticks of every process, by process ID."""
     found = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                # The second field is the name in brackets, which may hold anything.
+                # The second field is the name in parentheses, which may contain anything.
                 fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
             except OSError:  # it has just ended
                 continue
@@ -171,7 +169,7 @@ def option(words: str) -> bool:
 
 
 def best_path() -> str:
-    """The UDP path to measure where one is enough: the native one if it is built and starts."""
+    """Return the UDP path to measure where one is enough: native if it is built and starts."""
     return "native" if _has_native() else "python"
 
 
@@ -184,7 +182,7 @@ def _has_native() -> bool:
 
 
 def path_words(path: str) -> tuple[str, ...]:
-    """The option that asks for a UDP path. Raises Missing when it is not built."""
+    """Return the option for a UDP path. Raises Missing when it is not built."""
     if path == "native" and not _has_native():
         raise Missing("not built: internal_dns.transport.native.fast is not there")
     return ("--udp-path", path) if option("--udp-path") else ()
@@ -216,7 +214,7 @@ def ours(
         key: value for key, value in os.environ.items() if not key.startswith("INTERNAL_DNS_")
     }
     environment["PYTHONPATH"] = str(ROOT)
-    nothing = directory / "nothing.toml"  # or else a file in /etc would count
+    nothing = directory / "nothing.toml"  # else a file in /etc would apply
     nothing.write_text("")
     listen = "[::]" if wildcard else f"[{host}]"
     words = (
@@ -248,11 +246,11 @@ def ours(
 
 
 def upstream(directory: Path, delay_ms: int) -> Server:
-    """Start upstream.c on a core that no server has; `asked` of what it returns counts. Raises
+    """Start upstream.c on a core without a server. `asked` of the result counts queries. Raises
     Missing."""
     port, count = free_port(), directory / f"upstream-{delay_ms}.count"
     words = [built("upstream", directory), str(port), str(delay_ms), str(count)]
-    # A reply that is due must not wait for a generator, where they share a core.
+    # A due reply must not wait for a generator on the same core.
     words = [*in_front(1), *words]
     server = Server(
         f"upstream of {delay_ms} ms", words, directory, port=port, core=CORES[1 % len(CORES)]
@@ -262,7 +260,7 @@ def upstream(directory: Path, delay_ms: int) -> Server:
 
 
 def asked(directory: Path, delay_ms: int) -> int:
-    """How many queries that upstream has had so far."""
+    """Return how many queries the upstream has received."""
     return int.from_bytes((directory / f"upstream-{delay_ms}.count").read_bytes(), "little")
 
 
@@ -278,13 +276,12 @@ def floor(directory: Path, *, pktinfo: bool) -> Server:
 
 
 def in_front(priority: int) -> list[str]:
-    """Words before a command that, as root, let it go before everything else on its core."""
+    """Return the command prefix that, as root, gives a program priority on its core."""
     return ["chrt", "--fifo", str(priority)] if os.geteuid() == 0 else []
 
 
 def more_descriptors(wanted: int = 65_536) -> None:
-    """Give our children as many descriptors as internal-dns's systemd unit does, or as many as we
-    may."""
+    """Raise the descriptor limit of child processes to that of the systemd unit, if allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     infinite = hard == resource.RLIM_INFINITY
     resource.setrlimit(
@@ -293,7 +290,7 @@ def more_descriptors(wanted: int = 65_536) -> None:
 
 
 def free_port() -> int:
-    """A port of ::1 that is free for UDP and TCP at the moment."""
+    """Return a port of ::1 that is free for UDP and TCP."""
     with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as tcp:
         tcp.bind(("::1", 0))
         port: int = tcp.getsockname()[1]

@@ -1,7 +1,7 @@
-"""`python -m bench.soak`: ask names that were never asked before, and see that the server's memory
-stays.
+"""`python -m bench.soak`: query names that were never queried before, and check that the
+server's memory does not grow.
 
-    names         RSS  a second
+    names         RSS  per second
     250,000  98.1 MiB    20,000
 
 Exit 1 if it grew by more than 128 MiB, or still grows in the second half.
@@ -27,12 +27,12 @@ from internal_dns.store.generate import create_catalog, demo_rows
 
 NAMES: Final = 5_000_000
 BOUND: Final = 128 << 20
-# The second half may differ from the first by what an allocator moves about.
+# Allowance in the second half for the allocator.
 FLAT: Final = 8 << 20
-OUTSTANDING: Final = 200  # fewer than the smallest receive buffer holds
+OUTSTANDING: Final = 200  # less than the smallest receive buffer holds
 ROWS: Final = 20
-# An app, a machine, an app of another zone, a name of others (refused without an upstream): all of
-# them are nobody's.
+# Names that do not exist: an app, a machine, an app in another zone, and an external name (refused
+# without an upstream).
 FORMS: Final = (
     ((b"internal",), 28),
     ((b"vm", b"web", b"internal"), 28),
@@ -42,12 +42,16 @@ FORMS: Final = (
 
 
 def main() -> None:
-    """Ask, print, judge."""
+    """Run the soak test, print its figures, and return the exit status."""
     words = argparse.ArgumentParser(
         prog="python -m bench.soak", description=__doc__.partition("\n")[0]
     )
     words.add_argument(
-        "--names", metavar="N", type=int, default=NAMES, help=f"how many [default: {NAMES:,}]"
+        "--names",
+        metavar="N",
+        type=int,
+        default=NAMES,
+        help=f"number of names [default: {NAMES:,}]",
     )
     names = words.parse_args().names
     with (
@@ -66,7 +70,7 @@ def main() -> None:
 
 
 class Soak:
-    """A server and a client that never asks twice."""
+    """A server, and a client that never repeats a query."""
 
     def __init__(self, folder: Path) -> None:
         catalog = folder / "catalog.db"
@@ -107,19 +111,19 @@ class Soak:
         self.server.stop()
 
     def run(self, names: int) -> list[int]:
-        """Ask; return the sizes on the way."""
-        self._ask(0, 10_000)  # the code, and the table's first entries, are part of the start
+        """Send the queries; return the memory sizes along the way."""
+        self._ask(0, 10_000)  # code and the first table entries belong to the baseline
         sizes, step, begin = [self.rss()], max(1, names // ROWS), time.monotonic()
-        say(f"{'names':>12} {'RSS':>9} {'a second':>9}")
+        say(f"{'names':>12} {'RSS':>9} {'per second':>10}")
         for at in range(0, names, step):
             self._ask(10_000 + at, min(step, names - at))
             sizes.append(self.rss())
             done = min(names, at + step)
-            say(f"{done:>12,} {_mib(sizes[-1]):>9} {done / (time.monotonic() - begin):>9,.0f}")
+            say(f"{done:>12,} {_mib(sizes[-1]):>9} {done / (time.monotonic() - begin):>10,.0f}")
         return sizes
 
     def _ask(self, start: int, count: int) -> None:
-        """Ask *count* questions, OUTSTANDING at a time, and take their answers."""
+        """Send *count* queries, OUTSTANDING at a time, and read the replies."""
         send, receive = self.sock.send, self.sock.recv
         for first in range(start, start + count, OUTSTANDING):
             last = min(start + count, first + OUTSTANDING)
@@ -133,7 +137,7 @@ class Soak:
                     break
 
     def rss(self) -> int:
-        """Octets of memory the server occupies."""
+        """The resident memory of the server, in octets."""
         status = Path(f"/proc/{self.server.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found, status

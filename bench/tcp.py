@@ -1,4 +1,4 @@
-"""TCP on connections that are kept: one question at a time on many, and many in flight on a few."""
+"""TCP on persistent connections: one query at a time on many, and many in flight on a few."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PEERS: Final = ("Knot", "NSD", "gdnsd")
 def run(
     directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped
 ) -> list[Case]:
-    """Measure ours and, unless *short*, the peers. Raises Missing without dnsperf."""
+    """Measure internal-dns and, unless *short*, the peers. Raises Missing without dnsperf."""
     zone = zones.first_zone()
     apps = zones.apps(zone)
     loads = Loads(directory, seconds)
-    # dnsperf counts what is outstanding over all connections together.
+    # dnsperf limits the outstanding queries over all connections together.
     one = loads.dnsperf(apps, tcp=True, connections=100, window=100)
     many = loads.dnsperf(apps, tcp=True, connections=20, window=1_000)
     steps = [

@@ -1,4 +1,4 @@
-"""Programs the bench needs from Debian: find them, install them as root and say so, or say what is
+"""Find the Debian programs that the benchmarks need, install them as root, or report them
 missing."""
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Final
 
 LIST: Final = Path(__file__).with_name("debian-packages.txt")
-# Debian starts a daemon as soon as it is installed, unless this program says no (exit status 101).
+# Debian starts a newly installed daemon unless this program forbids it (exit status 101).
 _NO_DAEMONS: Final = Path("/usr/sbin/policy-rc.d")
 
 
 class Missing(Exception):
-    """Something cannot be measured here; the text says why."""
+    """This machine cannot measure something; the text says why."""
 
 
 class Skipped(list[dict[str, str]]):
-    """What was not measured, and why: nothing is left out silently."""
+    """The list of skipped measurements with their reasons."""
 
     def add(self, what: str, reason: Missing) -> None:
         say(f"  NOT MEASURED: {what}: {reason}")
@@ -51,13 +51,13 @@ def program(name: str, *packages: str) -> str:
 
 
 def packages() -> list[str]:
-    """The packages of debian-packages.txt."""
+    """Return the packages of debian-packages.txt."""
     lines = (line.partition("#")[0].strip() for line in LIST.read_text().splitlines())
     return [line for line in lines if line]
 
 
 def versions() -> dict[str, str]:
-    """The Debian versions of those packages, as far as they are installed."""
+    """Return the versions of the installed ones of these packages."""
     words = ["dpkg-query", "--show", "--showformat=${Package} ${Version}\\n", *packages()]
     if not shutil.which(words[0]):
         return {}
@@ -68,7 +68,7 @@ def versions() -> dict[str, str]:
 @cache
 def _installed(package: str) -> bool:
     if not shutil.which("dpkg-query"):
-        return True  # not Debian: what is on PATH counts
+        return True  # not Debian: use what is on PATH
     words = ["dpkg-query", "--show", "--showformat=${Status}", package]
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.endswith(
         " installed"
@@ -77,7 +77,7 @@ def _installed(package: str) -> bool:
 
 @cache
 def _install(wanted: tuple[str, ...]) -> str:
-    """Install the packages; return why not, or nothing."""
+    """Install the packages; return the error, or an empty text."""
     unknown = set(wanted) - set(packages())
     assert not unknown, f"{LIST.name} lacks {unknown}"
     words = " ".join(wanted)
@@ -106,8 +106,10 @@ def _install(wanted: tuple[str, ...]) -> str:
 
 @contextmanager
 def _no_daemons(path: Path = _NO_DAEMONS) -> Iterator[None]:
-    """Let no package start its daemon meanwhile: it would take cores, and port 53. An operator's
-    own policy stays."""
+    """Forbid packages to start their daemons, which would take CPU and port 53.
+
+    An existing policy of the operator stays.
+    """
     try:
         with path.open("x") as file:
             file.write(

@@ -1,4 +1,4 @@
-"""UDP on one core: ours on both its paths, the floor and the peers, in turn in one run."""
+"""UDP on one core: internal-dns on both paths, the floor and the peers, in turn in one run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ RATES = (20_000, 60_000)
 def run(
     directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped
 ) -> list[Case]:
-    """Measure them all; *short* leaves out peers and loads. Raises Missing when there is no
-    generator at all."""
+    """Measure all of them; *short* skips peers and loads. Raises Missing without any generator."""
     zone = zones.first_zone()
     apps, mixed = zones.apps(zone), zones.mixed(zone)
     loads = Loads(directory, seconds)
@@ -30,7 +29,7 @@ def run(
         ("saturated by dnsperf", lambda: loads.dnsperf(apps), apps, 0),
         ("mixed, saturated by sendmmsg", lambda: loads.sendmmsg(mixed), mixed, 0),
         *(
-            (f"mixed, {rate:,} a second", partial(loads.sendmmsg, mixed, rate), mixed, rate)
+            (f"mixed, {rate:,} per second", partial(loads.sendmmsg, mixed, rate), mixed, rate)
             for rate in RATES
         ),
     )
@@ -38,7 +37,7 @@ def run(
         (
             ("saturated by sendmmsg", lambda: loads.sendmmsg(apps), apps, 0),
             *(
-                (f"{rate:,} a second", partial(loads.sendmmsg, apps, rate), apps, rate)
+                (f"{rate:,} per second", partial(loads.sendmmsg, apps, rate), apps, rate)
                 for rate in RATES
             ),
             *(() if short else longer),
@@ -64,8 +63,8 @@ def run(
 def _ours(
     catalog: Path, directory: Path, stack: ExitStack, skipped: Skipped, *, short: bool
 ) -> list[Server]:
-    """Both paths, each on one address (not pure Python if *short*) and on the wildcard: packet info
-    tells which."""
+    """Start both paths, each on one address (pure Python not if *short*) and on the wildcard, where
+    packet info gives the destination."""
     found = []
     for path in servers.PATHS:
         for wildcard in (True,) if short and path == "python" else (False, True):
@@ -79,7 +78,7 @@ def _ours(
 
 
 def workers(directory: Path, *, seconds: float, repetitions: int, skipped: Skipped) -> list[Case]:
-    """One worker and two, where a third core is left for the generator."""
+    """Measure one worker and two, if there is a third core for the generator."""
     if not servers.option("--workers"):
         raise Missing("not built: serve has no --workers")
     if len(CORES) < 3:
@@ -109,7 +108,7 @@ def alternate(
     repetitions: int,
     around: Callable[[], AbstractContextManager[dict[str, Any]]] = lambda: nullcontext({}),
 ) -> list[Case]:
-    """Run every load on every subject in turn, and all that again: A B A B, so that a slow minute
+    """Run every load on every subject in turn, then repeat (A B A B), so that a slow minute
     hits all alike.
 
     What *around* tells of a run is added to it.
@@ -119,9 +118,7 @@ def alternate(
         for s in subjects
         for words, *_ in steps
     }
-    limits: dict[
-        tuple[str, str], float
-    ] = {}  # what a saturated server could answer of which questions
+    limits: dict[tuple[str, str], float] = {}  # capacity of each saturated server, by queries
     for repetition in range(1, repetitions + 1):
         for words, load, questions, rate in steps:
             for server in subjects:
@@ -141,15 +138,15 @@ def alternate(
 
 
 def _beyond(limit: float, rate: int) -> dict[str, Any]:
-    """A rate that a server cannot keep is not tried: it would measure queues, and some would end
-    themselves."""
-    void = f"not tried: this core would answer {limit:,.0f} a second"
+    """Return a skipped repetition, for a rate beyond a server's capacity, which would only measure
+    queues."""
+    void = f"skipped: the capacity of this core is {limit:,.0f} per second"
     return {"rate": rate, "cpu_us": None, "qps": 0.0, "saturated": "", "void": void}
 
 
 def told(result: dict[str, Any]) -> str:
-    """A repetition in a line."""
+    """Return a repetition as one line."""
     cpu = f"{result['cpu_us']:.1f} µs, " if result["cpu_us"] else ""
-    return f"{cpu}{result['qps']:,.0f} a second" + (
+    return f"{cpu}{result['qps']:,.0f} per second" + (
         f" VOID: {result['void']}" if result["void"] else ""
     )

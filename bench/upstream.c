@@ -1,8 +1,8 @@
-/* An upstream for measuring forwarders: every question has one record (A or AAAA; else none), after a fixed delay.
+/* An upstream for forwarder benchmarks: answers every query with one record (A or AAAA; else none) after a fixed delay.
 
-       upstream PORT DELAY COUNT   on [::1]; DELAY in ms; COUNT: a file whose eight octets count the queries (little end first)
+       upstream PORT DELAY COUNT   on [::1]; DELAY in ms; COUNT: a file with the number of queries (eight octets, little endian)
 
-   Asleep while there is nothing to do, so that it can share a core with a generator. */
+   It sleeps while idle, so that it can share a core with a generator. */
 
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,5 +1,5 @@
-"""What is served and asked: one catalog for ours, the same records as a zone for others, and seeded
-questions."""
+"""The data and the queries: one catalog for internal-dns, the same records as a zone for others,
+and seeded queries."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from internal_dns.store.generate import create_catalog, sized_rows
 
 APPS: Final = 10_000
 MACHINES_PER_APP: Final = 3
-NETWORK: Final = "fdaa:0:18::/48"  # of all apps, as long as there are at most APPS
+NETWORK: Final = "fdaa:0:18::/48"  # of all apps, if there are at most APPS
 QUESTIONS: Final = 100_000
 SEED: Final = 1
-# Octets of the wire: nothing here is shared with the server that is measured.
+# Wire format, written here so that nothing is shared with the measured server.
 TYPES: Final = {"A": 1, "PTR": 12, "TXT": 16, "AAAA": 28, "SRV": 33}
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A started machine, as far as its names go."""
+    """A started machine, with the fields that its names need."""
 
     id: str
     address: str
@@ -35,7 +35,7 @@ Zone = dict[str, list[Machine]]  # by app
 
 
 def make_catalog(path: Path, machines: int, apps: int = APPS) -> None:
-    """Write a catalog of *machines* started machines, 3 an app, *apps* apps a network."""
+    """Write a catalog of *machines* started machines, 3 per app, *apps* apps per network."""
     create_catalog(
         path,
         sized_rows(machines, SEED, apps, machines_per_app=MACHINES_PER_APP, started=1),
@@ -44,7 +44,7 @@ def make_catalog(path: Path, machines: int, apps: int = APPS) -> None:
 
 
 def first_zone(apps: int = APPS) -> Zone:
-    """What the first network of such a catalog holds."""
+    """Return the records of the first network of such a catalog."""
     zone: Zone = defaultdict(list)
     rows = sized_rows(
         apps * MACHINES_PER_APP, SEED, apps, machines_per_app=MACHINES_PER_APP, started=1
@@ -55,8 +55,7 @@ def first_zone(apps: int = APPS) -> Zone:
 
 
 def records(zone: Zone) -> Iterator[tuple[str, str, str]]:
-    """Each record as (owner below internal, type, rdata in text): what the questions of this file
-    ask for."""
+    """Yield the queried records as (owner below internal, type, rdata as text)."""
     for app, machines in zone.items():
         for machine in machines:
             yield app, "AAAA", machine.address
@@ -68,21 +67,21 @@ def records(zone: Zone) -> Iterator[tuple[str, str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Questions in order, and what share of them must be answered NXDOMAIN."""
+    """Queries in order, and the share of them that must return NXDOMAIN."""
 
     name: str
     asked: tuple[tuple[str, str], ...]
     nxdomain: float = 0.0
 
     def as_text(self, directory: Path) -> Path:
-        """Write the file that dnsperf reads."""
+        """Write the query file of dnsperf."""
         path = directory / f"{self.name}.txt"
         if not path.exists():
             path.write_text("".join(f"{name} {qtype}\n" for name, qtype in self.asked))
         return path
 
     def as_octets(self, directory: Path) -> Path:
-        """Write the file that sendmmsg.c reads."""
+        """Write the query file of sendmmsg.c."""
         path = directory / f"{self.name}.octets"
         if not path.exists():
             queries = (query(name, qtype) for name, qtype in self.asked)
@@ -91,7 +90,7 @@ class Questions:
 
 
 def apps(zone: Zone) -> Questions:
-    """Random apps that exist."""
+    """Return random existing apps."""
     random, names = Random(SEED), list(zone)
     return Questions(
         "apps", tuple((f"{random.choice(names)}.internal", "AAAA") for _ in range(QUESTIONS))
@@ -99,7 +98,7 @@ def apps(zone: Zone) -> Questions:
 
 
 def mixed(zone: Zone) -> Questions:
-    """70 % app, 15 % region of an app, 10 % NXDOMAIN, 5 % TXT."""
+    """Return 70 % app, 15 % region of an app, 10 % NXDOMAIN, 5 % TXT."""
     random, names = Random(SEED), list(zone)
     asked, missing = [], 0
     for _ in range(QUESTIONS):
@@ -117,25 +116,24 @@ def mixed(zone: Zone) -> Questions:
 
 
 def external(count: int) -> Questions:
-    """*count* names that are not ours, in turn."""
+    """Return *count* external names, in turn."""
     return Questions(
         f"external-{count}", tuple((f"name-{n}.example.com", "AAAA") for n in range(count))
     )
 
 
 def external_new() -> Questions:
-    """One name that is not ours; the generator writes its first ten letters, so that it is never
-    the same."""
+    """Return an external name. The generator rewrites its first ten letters each time."""
     return Questions("external-new", (("0123456789.example.com", "AAAA"),))
 
 
 def internal_new() -> Questions:
-    """One name of ours that no network has, written anew as above."""
+    """Return an internal name that no network has, rewritten by the generator as above."""
     return Questions("internal-new", (("0123456789.internal", "AAAA"),), 1.0)
 
 
 def query(name: str, qtype: str, identifier: int = 0) -> bytes:
-    """A plain query: RD, one question, no EDNS."""
+    """Return a plain query: RD, one question, no EDNS."""
     labels = (label.encode() for label in name.rstrip(".").split("."))
     qname = b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
     return pack("!6H", identifier, 0x0100, 1, 0, 0, 0) + qname + pack("!2H", TYPES[qtype], 1)

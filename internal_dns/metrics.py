@@ -1,8 +1,7 @@
-"""Every counter in one place. The hot path adds to plain integers; prometheus-client only sees them
-when asked.
+"""All metrics. The hot path increments plain integers; prometheus-client reads them when scraped.
 
-No network, app or query name is ever a label: `/metrics` may be read by people who must not know
-who the tenants are.
+No network, app or query name is ever a label: readers of `/metrics` must not learn who the tenants
+are.
 """
 
 from __future__ import annotations
@@ -32,24 +31,24 @@ Cell = list[int]
 
 _NAMED_TYPES: Final = frozenset(int(t) for t in Type)
 _NAMED_RCODES: Final = frozenset(int(r) for r in Rcode)
-MOST_UPSTREAMS: Final = 8
-_INFO: Final = {"udp_path": "The UDP path that runs."}
-LONG_SLICE: Final = 0.002  # seconds after which the event loop should have been left
+MAX_UPSTREAMS: Final = 8
+_INFO: Final = {"udp_path": "The UDP path in use."}
+LONG_SLICE: Final = 0.002  # seconds of CPU time after which a callback should have returned
 
 
 def rcode_name(rcode: int) -> str:
-    """The name of an RCODE, as a label."""
+    """Return the name of an RCODE, for a label."""
     return Rcode(rcode).name if rcode in _NAMED_RCODES else str(rcode)
 
 
 class Histogram:
-    """Counts of seconds in buckets."""
+    """Durations in seconds, counted in buckets."""
 
     PROPAGATION: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-    # From a repeated reply (some 5 µs) past one that is decided (some 30 µs) to one that an
-    # upstream gave. Few, because each bound is a series for each kind.
+    # From a repeated reply (about 5 µs) through a computed one (about 30 µs) to one from an
+    # upstream. Few bounds, because each is one series per kind.
     REQUEST: Final = (0.00001, 0.00002, 0.00005, 0.0002, 0.001, 0.01, 0.1, 1.0)
-    # The event loop is to be left after 2 ms.
+    # A slice should end after 2 ms.
     SLICE: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0)
 
     def __init__(self, bounds: tuple[float, ...] = PROPAGATION) -> None:
@@ -58,14 +57,14 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, seconds: float, times: int = 1) -> None:
-        """Count *times* of so many seconds each; a clock that was set back counts as nothing, not
-        as less."""
+        """Count *times* durations of *seconds* each. A negative duration (a clock set back) adds
+        nothing to the sum."""
         self.counts[bisect_left(self.bounds, seconds)] += times
         if seconds > 0:
             self.total += seconds * times
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Upper bound and count of all up to it, as Prometheus wants them."""
+        """Return the cumulative buckets: upper bound and count."""
         bounds = (*map(floatToGoString, self.bounds), "+Inf")
         return [(bound, float(sum(self.counts[: at + 1]))) for at, bound in enumerate(bounds)]
 
@@ -80,11 +79,11 @@ def _versions() -> dict[str, str]:
 
 @dataclass(slots=True, eq=False)
 class Metrics:
-    """The counts of one server, and the callables that read what others hold."""
+    """The counters of one server, and callables that read values held elsewhere."""
 
-    requests: dict[tuple[str, str], Cell] = field(
-        default_factory=lambda: defaultdict(lambda: [0])
-    )  # proto, family
+    # By protocol and address family.
+    requests: dict[tuple[str, str], Cell] = field(default_factory=lambda: defaultdict(lambda: [0]))
+    # By kind, RCODE and QTYPE.
     responses: dict[tuple[str, int, int], Cell] = field(
         default_factory=lambda: defaultdict(lambda: [0])
     )
@@ -107,28 +106,27 @@ class Metrics:
     counters: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
     info: dict[str, str] = field(default_factory=dict)
     build: dict[str, str] = field(default_factory=_versions)
-    before_collecting: list[Callable[[], None]] = field(
-        default_factory=list
-    )  # those that count elsewhere tell here
+    # Called before each scrape, to add counts held elsewhere.
+    before_collecting: list[Callable[[], None]] = field(default_factory=list)
 
     def response(self, kind: str, rcode: int, qtype: int) -> Cell:
-        """Return the cell that counts such replies."""
+        """Return the counter of replies with these properties."""
         return self.responses[kind, rcode, qtype if qtype in _NAMED_TYPES else 0]
 
     def drop(self, reason: str) -> None:
         self.drops[reason] += 1
 
     def slice(self, seconds: float) -> None:
-        """Count that the event loop was held for *seconds* of CPU time."""
+        """Record that one callback held the event loop for *seconds* of CPU time."""
         self.slices.observe(seconds)
         if seconds > LONG_SLICE:
             self.long_slices += 1
             self.longest_slice = max(self.longest_slice, seconds)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all families; the prometheus-client collector interface."""
-        for tell in self.before_collecting:
-            tell()
+        """Yield all metric families; the collector interface of prometheus-client."""
+        for update in self.before_collecting:
+            update()
         received = CounterMetricFamily(
             "internal_dns_requests",
             "Number of messages received from clients, answered or not.",
@@ -151,7 +149,7 @@ class Metrics:
             ["rcode", "kind"],
             by_rcode,
         )
-        words = "Seconds from a message that was read to its reply, by kind."
+        words = "Seconds from reading a message to its reply, by kind."
         took = HistogramMetricFamily(
             "internal_dns_request_duration_seconds", words, labels=["kind"]
         )
@@ -160,7 +158,7 @@ class Metrics:
         yield took
         yield _family(
             "internal_dns_drops",
-            "Number of messages that got no reply and of connections closed early, by reason.",
+            "Number of messages without a reply and of connections closed early, by reason.",
             ["reason"],
             self.drops,
         )
@@ -173,7 +171,9 @@ class Metrics:
         if self.upstreams is not None:
             yield from _upstream_families(self.upstreams())
         seconds = self.forward_seconds
-        words = "Seconds from the first message to an upstream to the outcome, of queries that were not cached."
+        words = (
+            "Seconds from the first message to an upstream to the outcome, for uncached queries."
+        )
         yield HistogramMetricFamily(
             "internal_dns_forward_duration_seconds", words, seconds.buckets(), seconds.total
         )
@@ -183,24 +183,24 @@ class Metrics:
             ["age"],
             self.cache_hits(),
         )
-        words = "CPU seconds for which work for clients held the event loop at a time."
+        words = "CPU seconds for which one slice of work for clients held the event loop."
         yield HistogramMetricFamily(
             "internal_dns_event_loop_slice_seconds",
             words,
             self.slices.buckets(),
             self.slices.total,
         )
-        words = "Number of times that the event loop was held for more than 2 ms."
+        words = "Number of slices that held the event loop for more than 2 ms."
         yield CounterMetricFamily(
             "internal_dns_event_loop_long_slices", words, value=self.long_slices
         )
-        words = "Longest time that the event loop was held, in CPU seconds, of those over 2 ms."
+        words = "CPU seconds of the longest slice over 2 ms."
         yield GaugeMetricFamily(
             "internal_dns_event_loop_longest_slice_seconds", words, value=self.longest_slice
         )
-        held_back = "Number of replies withheld because they held an address of another network."
-        yield CounterMetricFamily("internal_dns_isolation_failures", held_back, value=self.leaks)
-        words = "Number of TCP replies with a part of a set or list that no message can hold."
+        words = "Number of replies withheld because they held an address of another network."
+        yield CounterMetricFamily("internal_dns_isolation_failures", words, value=self.leaks)
+        words = "Number of TCP replies with only part of a set or list, too large for a message."
         yield CounterMetricFamily("internal_dns_partial_replies", words, value=self.partial[0])
         yield CounterMetricFamily(
             "internal_dns_errors",
@@ -211,7 +211,7 @@ class Metrics:
             yield CounterMetricFamily(name, words, value=read())
         for name, words, read in self.gauges:
             yield GaugeMetricFamily(name, words, value=read())
-        words = "Seconds from a commit in an owned catalog to the moment that answers follow it."
+        words = "Seconds from a commit in an owned catalog until answers reflect it."
         yield HistogramMetricFamily(
             "internal_dns_propagation_seconds",
             words,
@@ -221,17 +221,17 @@ class Metrics:
         for key, value in self.info.items():
             yield InfoMetricFamily(f"internal_dns_{key}", _INFO[key], {"path": value})
         yield InfoMetricFamily(
-            "internal_dns_build", "Versions of the programs that run.", self.build
+            "internal_dns_build", "Versions of the running programs.", self.build
         )
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamFigures:
-    """One upstream as `/metrics`, the API and the console tell it. `to` is its URL."""
+    """One upstream as `/metrics`, the API and the console show it. `to` is its URL."""
 
     to: str
     up: bool
-    success_ratio: float  # of the latest 64 names
+    success_ratio: float  # of the last 64 names
     latency_seconds: float  # smoothed; 0 before the first reply
     outstanding: int
     queries: dict[str, int]  # by protocol
@@ -240,18 +240,17 @@ class UpstreamFigures:
 
 
 def _upstream_families(found: Sequence[UpstreamFigures]) -> Iterator[Metric]:
-    """Yield the families that have a `to`: of the first eight upstreams, so that the series stay
-    few."""
+    """Yield the families with the label `to`, for the first eight upstreams to limit the series."""
     queries, replies, failures = (defaultdict[tuple[str, str], int](int) for _ in range(3))
     up = GaugeMetricFamily(
         "internal_dns_forward_healthy", "1 while an upstream answers, else 0.", labels=["to"]
     )
     latency = GaugeMetricFamily(
         "internal_dns_forward_latency_seconds",
-        "Seconds from a message to an upstream to its reply, smoothed.",
+        "Smoothed seconds from a message to an upstream to its reply.",
         labels=["to"],
     )
-    for figures in found[:MOST_UPSTREAMS]:
+    for figures in found[:MAX_UPSTREAMS]:
         up.add_metric([figures.to], float(figures.up))
         latency.add_metric([figures.to], figures.latency_seconds)
         for counts, into in (
@@ -269,7 +268,7 @@ def _upstream_families(found: Sequence[UpstreamFigures]) -> Iterator[Metric]:
     )
     yield _family(
         "internal_dns_forward_replies",
-        "Number of replies of upstreams that matched a query, by RCODE.",
+        "Number of replies from upstreams that matched a query, by RCODE.",
         ["to", "rcode"],
         replies,
     )
@@ -293,9 +292,8 @@ def _family(
 
 
 def registry(metrics: Metrics) -> CollectorRegistry:
-    """Return all there is to expose: ours, and CPU, memory, descriptors and start time of this
-    process."""
-    made = CollectorRegistry()
-    made.register(metrics)
-    ProcessCollector(registry=made)
-    return made
+    """Return the registry of *metrics* and of the process's CPU, memory, descriptors and start."""
+    collectors = CollectorRegistry()
+    collectors.register(metrics)
+    ProcessCollector(registry=collectors)
+    return collectors

@@ -18,12 +18,11 @@ class Endpoint:
 
     @classmethod
     def parse(cls, text: str, port: int | None = None) -> Endpoint:
-        """Read `ADDR:PORT`, with brackets round IPv6. Raises ValueError in words for the
-        operator."""
+        """Parse `ADDR:PORT`, IPv6 in brackets. Raises ValueError with a text for the operator."""
         host, colon, number = text.rpartition(":")
         if text.count(":") > 1 and (not text.startswith("[") or not host.endswith("]")):
             if port is None or not (text.startswith("[") and text.endswith("]")):
-                raise ValueError(f"{text!r} is no address and port: write IPv6 as [ADDR]:PORT")
+                raise ValueError(f"{text!r} is not an address and port: write IPv6 as [ADDR]:PORT")
             host, colon = text, ""
         if not colon:
             host, number = text, str(port or "")
@@ -31,14 +30,16 @@ class Endpoint:
         if not digits or not int(number) < 65_536:
             raise ValueError(f"{text!r} has no port from 0 to 65535")
         if not text.isprintable():  # a scope may be any text, but names an interface
-            raise ValueError(f"{text!r} is no address: it has characters that are not printable")
+            raise ValueError(
+                f"{text!r} is not an address: it has characters that are not printable"
+            )
         try:
             address = ip_address(host.removeprefix("[").removesuffix("]"))
         except ValueError:
             raise ValueError(f"{host!r} is not an IP address") from None
         if address == IPv4Address(0):
             raise ValueError(
-                "0.0.0.0 would not know which address was asked: name the IPv4 addresses"
+                "0.0.0.0 would hide the destination address: list the IPv4 addresses instead"
             )
         return cls(address, int(number))
 
@@ -48,7 +49,7 @@ class Endpoint:
 
     @property
     def sockaddr(self) -> tuple[str, int] | tuple[str, int, int, int]:
-        """The address as sockets take it, with the scope of a link-local one."""
+        """The address in the form of the socket module, with the scope of a link-local address."""
         if isinstance(self.host, IPv4Address):
             return str(self.host), self.port
         scope = socket.if_nametoindex(self.host.scope_id) if self.host.scope_id else 0
@@ -65,7 +66,10 @@ class Endpoint:
 
 
 def packed(host: str) -> bytes:
-    """The 16 octets of a socket's textual address; IPv4 as ::ffff:a.b.c.d, a scope (`%eth0`) left out."""
+    """Return the 16 octets of a socket's textual address.
+
+    IPv4 becomes ::ffff:a.b.c.d; a scope (`%eth0`) is dropped.
+    """
     if ":" in host:
         return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     return bytes(10) + b"\xff\xff" + socket.inet_pton(socket.AF_INET, host)

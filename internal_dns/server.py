@@ -1,5 +1,4 @@
-"""Put the parts together: bind, load, watch, serve, drain. No decision about any answer is made
-here."""
+"""Connect the parts: bind, load, watch, serve, drain. Nothing here decides an answer."""
 
 from __future__ import annotations
 
@@ -49,9 +48,9 @@ class Server:
     def __init__(
         self, settings: Settings, *, dev: bool = False, passed: Sequence[Bound] = ()
     ) -> None:
-        self.passed = passed  # sockets that were inherited
+        self.passed = passed  # inherited sockets
         self.manager = ServiceManager()
-        self.announced = False  # the service manager knows that we are ready, and not that we stop
+        self.announced = False  # systemd has received READY=1, and not STOPPING=1
         self.loaded = asyncio.Event()
         path = parts.choose_udp_path(settings.udp_path)
         self.in_use = InUse(settings, dev=dev)
@@ -64,7 +63,7 @@ class Server:
         mirror = Mirror(rules, self.metrics) if path == "native" else None
         self.exchange = Exchange(rules, self.metrics, self.forwarder, mirror)
         self.forwarder.cache.repeats = self.exchange.answers.relayed_hits
-        self.newest: Catalog | None = None  # what is, or soon will be, answered from
+        self.newest: Catalog | None = None  # the catalog in use, or the next one
         self.applying = Applying(
             self.exchange.steps,
             lambda go_on: asyncio.get_running_loop().call_soon(go_on),
@@ -78,7 +77,7 @@ class Server:
             progress=log_progress,
         )
         self.api = Api(settings.catalog, self.exchange, settings.catalog_rules, settings.source)
-        self.following = parts.make_following(settings)
+        self.follower = parts.make_follower(settings)
         self.udp: list[UdpListener] | list[NativeUdp] = []
         self.servers: list[asyncio.Server] = []
         self.groups: list[Bound] = []
@@ -95,24 +94,23 @@ class Server:
         return self.in_use.settings
 
     def _register(self) -> None:
-        """Let the metrics read what the parts hold."""
+        """Register the metrics of the parts."""
         metrics = self.metrics
         registration.register_answers(metrics, self.exchange, self.connections, self.groups)
         registration.register_catalog(
             metrics, self.exchange, self.watcher, lambda: self.reloader.succeeded
         )
         registration.register_forwarder(metrics, self.forwarder)
-        if self.following:
-            registration.register_following(metrics, self.following)
+        if self.follower:
+            registration.register_follower(metrics, self.follower)
 
     async def run(
         self, ready: Callable[[Server], None], reread: Callable[[], Settings] | None = None
     ) -> None:
-        """Serve until SIGTERM or SIGINT, then drain. *ready* is called once, when the first catalog
-        answers.
+        """Serve until SIGTERM or SIGINT, then drain.
 
-        SIGHUP calls *reread*, which may raise ConfigurationError; without one it ends the server
-        too.
+        *ready* is called once, when the first catalog is in use. SIGHUP calls *reread*, which may
+        raise ConfigurationError; without *reread*, SIGHUP stops the server too.
         """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -124,14 +122,14 @@ class Server:
             loop.add_signal_handler(signal.SIGHUP, stop.set)
         try:
             await self._open()
-            if self.following:
-                self.following.begin()
+            if self.follower:
+                self.follower.start()
             watching, stopping = loop.create_task(self.watcher.run()), loop.create_task(stop.wait())
             loading = loop.create_task(self._loaded_or_missing())
             beside: list[asyncio.Task[None]] = []
             first = {watching, stopping, loading}
-            # What came during a restart is read at once: external names are forwarded, and the
-            # others wait for the catalog, each network in its own line.
+            # Queries that arrived during a restart are read at once. External names are forwarded;
+            # the others wait for the catalog, in one queue per network.
             await self._answer()
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if loading.done() and not watching.done():
@@ -153,11 +151,11 @@ class Server:
                 await self.console.close()
             await self.api.close()
             await self.forwarder.close()
-            if self.following:
-                await loop.run_in_executor(None, self.following.end)
+            if self.follower:
+                await loop.run_in_executor(None, self.follower.stop)
 
     def _beside(self) -> Iterator[Coroutine[Any, Any, None]]:
-        """What goes on beside the answers, until the end."""
+        """Yield the background tasks, which run until shutdown."""
         if self.manager.watchdog:
             yield watch_ourselves(self.manager, self.endpoints(), self.exchange.asking_ourselves)
         if self.manager.address:
@@ -179,7 +177,7 @@ class Server:
             raise errors.unusable_catalog(self.settings.catalog, error) from error
 
     async def _answer(self) -> None:
-        """Begin to read questions."""
+        """Start the listeners."""
         loop = asyncio.get_running_loop()
         udp = [group.udp for group in self.groups]
         if mirror := self.reloader.mirror:
@@ -196,7 +194,7 @@ class Server:
                 )
 
     async def _open(self) -> None:
-        """Open all that may be in use by others; nothing is answered half."""
+        """Open every port before the first answer: any of them may be in use."""
         native = self.reloader.mirror is not None
         for group in self.passed or sockets.bind(self.settings.listen, queues=native):
             self.groups.append(group)
@@ -227,17 +225,18 @@ class Server:
         try:
             await self.api.start()
         except OSError as error:
-            # Answers do not need it: a read-only directory is a fine place for a catalog that
-            # another engine writes.
+            # Answers do not need it: a catalog that another engine writes may be in a read-only
+            # directory.
             why = error.strerror or error
             _log.warning(
-                "no socket for write commands at %s: %s; changes by others are seen",
+                "cannot open the socket for write commands at %s: %s; "
+                "the server still notices changes by other programs",
                 self.api.path,
                 why,
             )
 
     def endpoints(self) -> list[Endpoint]:
-        """Where we serve, with the ports that port 0 became."""
+        """Return the served addresses, with the actual port in place of port 0."""
         return [
             Endpoint(group.endpoint.host, group.udp[0].getsockname()[1]) for group in self.groups
         ]
@@ -263,18 +262,20 @@ class Server:
         }
 
     def reload(self, reread: Callable[[], Settings]) -> None:
-        """Take the settings that *reread* returns, as far as they can change at run time."""
+        """Apply the settings that *reread* returns, as far as they can change at run time."""
         if self.announced:
             self.manager.reloading()
         try:
             self.reloader.reload(reread)
-        finally:  # systemd waits for it, and would end us without it
+        finally:  # without READY=1 systemd would stop the server
             if self.announced:
                 self.manager.ready(self.status())
 
     def _apply(self, loaded: Loaded) -> asyncio.Future[None] | None:
-        """Answer from what was loaded; say what changed. What is returned is done when the catalog
-        before is no longer needed."""
+        """Switch to the loaded catalog and log the change.
+
+        The future that this returns is done when the previous catalog is no longer needed.
+        """
         if loaded.catalog is self.newest:
             self._applied(loaded, changed=False)
             return None
@@ -299,8 +300,8 @@ class Server:
         self.loaded.set()
 
     def ready(self) -> tuple[bool, str]:
-        """Whether our names are answered, and what is wrong if anything is."""
-        stale = self.following.status.stale(time.monotonic()) if self.following else ""
+        """Return whether internal names are answered, and the status as text."""
+        stale = self.follower.status.describe_problem(time.monotonic()) if self.follower else ""
         if not self.loaded.is_set():
             return (
                 False,
@@ -320,16 +321,12 @@ class Server:
                 sock.close()  # never shutdown: inherited sockets live on
 
     def status(self) -> str:
-        """How we are, in a line that does not change with every commit."""
+        """Return the status in one line that does not change with every commit."""
         state = self.ready()[1]
-        return (
-            state
-            if self.reloader.succeeded
-            else f"{state}; the last reload found a faulty configuration, see the log"
-        )
+        return state if self.reloader.succeeded else f"{state}; the last reload failed, see the log"
 
     def summary(self) -> dict[str, str]:
-        """What a start line says."""
+        """Return the values of the start line."""
         loaded, settings = self.watcher.loaded, self.settings
         missing = f"{settings.catalog}: {self.watcher.problem}; our names get SERVFAIL"
         where = f"{settings.catalog}: {counted(loaded)}" if loaded else missing
@@ -353,7 +350,7 @@ def run(
     dev: bool = False,
     reread: Callable[[], Settings] | None = None,
 ) -> None:
-    """Serve until told to stop, on inherited sockets if there are any. Raises OperatorError."""
+    """Serve until a signal, on inherited sockets if there are any. Raises OperatorError."""
     passed = inherited()
     if passed:
         settings = sockets.adopt(settings, passed)

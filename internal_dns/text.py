@@ -1,7 +1,7 @@
-"""Text of others, made safe for a terminal, a log or a page: what is not printable is escaped.
+"""Escape foreign text for a terminal, a log or a page.
 
-A catalog, a document or an upstream may hold escape sequences, C1 controls, or characters that
-change the direction of writing. At the edge none of them leaves as it is.
+A catalog, a document or an upstream may contain escape sequences, C1 controls, or characters that
+change the writing direction. None of them leaves the server unescaped.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# A superset of what is not printable: most text has none of it, and is found so at once.
+# A superset of the unprintable characters. Most text has none of them, which one search shows.
 _UNUSUAL: Final = re.compile(r"[^ -~]")
 
 
 def printable_text(text: str) -> str:
-    """Return *text* with every character that is not printable as \\xNN, \\uNNNN or \\UNNNNNNNN:
-    line ends too."""
+    """Return *text* with unprintable characters, including line ends, escaped.
+
+    The forms are \\xNN, \\uNNNN and \\UNNNNNNNN.
+    """
     return _UNUSUAL.sub(_escaped, text)
 
 
 def printable_json(text: str) -> str:
-    """Return the same JSON with every character that is not printable as \\uNNNN; line ends
-    between values stay."""
+    """Return *text*, which is JSON, with unprintable characters as \\uNNNN; line ends stay."""
     return _UNUSUAL.sub(_escaped_in_json, text)
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from internal_dns.replicate.bucket import Unavailable
-from internal_dns.replicate.follower import Message
-from internal_dns.replicate.form import FLOOR, write_floor
+from internal_dns.replicate.codec import FLOOR, write_floor
+from internal_dns.replicate.logic import Message
 from internal_dns.replicate.nats import NatsBucket, connected
-from internal_dns.replicate.publishing import difference, read
+from internal_dns.replicate.publishing import find_changes, read
 from internal_dns.replicate.publishing import write as written
 from internal_dns.replicate.source import Source
 
@@ -160,7 +160,7 @@ def publish(where: Source, values: dict[str, bytes]) -> int:
 
     async def work(bucket: NatsBucket) -> int:
         present = await read(bucket)
-        return await written(bucket, present, difference(present, values))
+        return await written(bucket, present, find_changes(present, values))
 
     return using(where, work)
 

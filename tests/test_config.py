@@ -188,7 +188,7 @@ def test_a_number_may_be_written_as_one_in_the_file(tmp_path: Path) -> None:
         ("listen", "localhost:53", "not an IP address"),
         ("listen", ":53", "not an IP address"),
         ("listen", "300.0.0.1:53", "not an IP address"),
-        ("listen", "0.0.0.0:53", "name the IPv4 addresses"),
+        ("listen", "0.0.0.0:53", "list the IPv4 addresses"),
         ("admin", "9153", ""),
         ("admin", "NONE", ""),
         ("admin", "127.0.0.1:99999", "no port"),

@@ -67,8 +67,8 @@ def test_the_report_is_one_that_a_person_reads_with_pleasure() -> None:
                 "ip -6 route add local fdaa:0:18::3/128 dev lo"),
         Symptom("fail", "listen [fdaa::3]:53", "Address already in use", "`serve` could not listen "
                                                                          "there",
-                "Something else serves there: `ss -lunp 'sport = :53'` shows it; stop it or choose "
-                "--listen"),
+                "Another program uses it: `ss -lunp 'sport = :53'` shows which; stop it, or "
+                "choose another address with --listen"),
         Symptom("ok", "catalog", "3 networks, 7 apps, 80 machines (73 started), 5 peers"),
     ]  # fmt: skip
     assert "\n".join(report(said)) + "\n" == (GOLDEN / "doctor.txt").read_text()

@@ -113,7 +113,7 @@ def publish(
     as_served = settings()
     with opened(catalog) as connection:
         try:
-            wanted = publishing.values_of(connection, as_served.catalog_rules)
+            wanted = publishing.read_file_values(connection, as_served.catalog_rules)
         except RejectedChange as error:
             do = f"Correct the rows: internal-dns check --catalog {catalog}"
             raise Told(
@@ -179,7 +179,7 @@ async def _reports(source: Source) -> tuple[int, list[dict[str, Any]]]:
     async with connected(source) as bucket:
         last = (await bucket.facts()).last
         try:
-            found = await read(bucket.of_fleet())
+            found = await read(bucket.fleet_bucket())
         except NoBucket:
             return last, []  # no host has followed it yet
     reports = [_report(message.value) for message in found.values() if message.value is not None]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from internal_dns.forward.forwarder import Forwarder
     from internal_dns.forward.upstreams import Upstream
     from internal_dns.net import Endpoint
-    from internal_dns.replicate.follower import Facts
+    from internal_dns.replicate.logic import Facts
     from internal_dns.replicate.source import Source
 
 WAL_RESET_FIXED: Final = (3, 51, 3)

@@ -1,13 +1,17 @@
-"""One catalog on many hosts: each host's file follows a bucket of rows, and answers whether or not
-the bucket is up.
+"""One catalog on many hosts: every host keeps its own catalog file up to date from a shared bucket
+of rows. A host answers from its file whether or not the bucket is reachable.
 
-bucket ─ nats.py ─► messages ─ follower.py ─► what to apply ─ replica.py ─► the file, rows and position at once
+bucket ─► nats.py ─► follower.py ─► logic.py ─► replica.py ─► catalog file
+                          messages      a batch     rows and position, one transaction
 
-source.py     the address of a bucket
-form.py       a row as key and value of a bucket; docs/bucket.schema.json derives from it
-follower.py   PURE: where to start, what a message means, when everything was seen, how late we are
-nats.py       the bucket as NATS JetStream keeps it; client.py makes its library safe
-following.py  the thread of a server that follows
-replica.py     a file that follows: rows and position in one transaction
-publishing.py from a file, or from a document, to the bucket
+    file or document ─► publishing.py ─► nats.py ─► bucket
+
+source.py      the address of a bucket: servers, TLS, credentials
+bucket.py      the interface of a bucket, independent of the engine
+nats.py        the bucket in NATS JetStream; client.py hardens the NATS client library
+codec.py       a catalog row as a key and a value; docs/bucket.schema.json is derived from it
+logic.py       pure: where to start, what a message means, when a replay is complete, the lag
+follower.py    the thread that keeps the file of a running server up to date
+replica.py     a catalog file that follows a bucket; replica.sql holds its extra tables
+publishing.py  from a file or a document to the bucket
 """

@@ -1,4 +1,4 @@
-"""What a follower and a publisher ask of a bucket, whatever engine keeps it; nats.py is one."""
+"""The interface of a bucket, as followers and publishers use it; nats.py implements it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from internal_dns.replicate.follower import Facts, Message
+from internal_dns.replicate.logic import Facts, Message
 
 
 class Unavailable(Exception):
-    """The bucket cannot be used now; the text says why. Never has a secret in it."""
+    """The bucket cannot be used now. The text says why and never contains a secret."""
 
 
 class NoBucket(Unavailable):
-    """The engine answers, and there is no such bucket."""
+    """The engine answers, but has no such bucket."""
 
 
-class Lost(Unavailable):
-    """The connection is gone: there is nothing to wait for on it."""
+class ConnectionLost(Unavailable):
+    """The connection is closed; only a new one can help."""
 
 
 class Conflict(Exception):
-    """A key has another revision than was expected: somebody else has written it."""
+    """A key does not have the expected revision: another writer has changed it."""
 
 
 class Delivery(NamedTuple):
-    """A message as it came: the consumer's how many-eth, and how many it said to follow."""
+    """A delivered message, its number in the consumer's sequence, and how many are pending."""
 
     message: Message
     number: int
@@ -34,21 +34,22 @@ class Delivery(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
-    """A sign of life of an idle consumer that has delivered so many."""
+class Heartbeat:
+    """A heartbeat of an idle consumer, with the number of messages it has delivered."""
 
     delivered: int
 
 
-Item = Delivery | Beat
+Item = Delivery | Heartbeat
 
 
 class Deliveries(Protocol):
     """A consumer of a bucket's messages, in order."""
 
     async def next(self, timeout: float) -> list[Item]:
-        """Return what has come, at least one item; none after *timeout*. The next call says that
-        these were dealt with.
+        """Return the items that have arrived, waiting for the first; none after *timeout*.
+
+        The next call acknowledges these items.
 
         Raises Unavailable when the connection is lost.
         """
@@ -60,14 +61,13 @@ class Bucket(Protocol):
     async def facts(self) -> Facts: ...
 
     def follow(self, after: int | None) -> AbstractAsyncContextManager[Deliveries]:
-        """Have the messages behind revision *after* delivered; None: each key's last, then what
-        comes."""
+        """Deliver the messages after revision *after*; None: the last per key, then new ones."""
 
     async def get(self, key: str) -> Message | None:
-        """Return the last message of *key*, a tombstone too."""
+        """Return the last message of *key*, which may be a tombstone."""
 
     async def any_after(self, revision: int) -> bool:
-        """Whether any message is behind *revision*."""
+        """Whether the bucket holds a message after *revision*."""
 
     async def report(self, host: str, value: bytes) -> None:
-        """Say to the fleet how *host* is."""
+        """Publish the status of *host* to the fleet."""

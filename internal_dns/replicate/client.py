@@ -1,7 +1,6 @@
-"""The NATS client, made safe against servers that want no TLS and against messages that it cannot
-read.
+"""The NATS client, hardened against servers without TLS and messages that the library cannot parse.
 
-Imported when it is used: it needs the client library.
+Imported on first use, because it needs the client library.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from nats.aio.client import Client
 
 
 class SafeClient(Client):  # type: ignore[misc, unused-ignore]
-    """One connection. *tls*: no credentials and no question are sent without it. *certificate*: we
-    have one of our own.
+    """One connection. *tls*: send nothing, credentials included, without TLS. *certificate*: the
+    address names a client certificate.
 
-    The library has no other place for these three than methods of its own:
-    tests/live/test_replicate.py sees that they are still called.
+    The library offers no other hook for these three changes than its private methods.
+    tests/live/test_replicate.py checks that the library still calls them.
     """
 
     def __init__(self, tls: bool, certificate: bool) -> None:
@@ -25,23 +24,23 @@ class SafeClient(Client):  # type: ignore[misc, unused-ignore]
         self.tls, self.certificate = tls, certificate
 
     def _connect_command(self) -> bytes:
-        # Called when TLS is there if the server has asked for it; whoever is between could leave
-        # that out.
+        # The library has started TLS only if the server asked for it; a man in the middle could
+        # remove that request.
         if self.tls and not self._server_info.get("tls_required"):
             raise nats.errors.Error(
-                "the server does not offer TLS, and the address asks for it: nothing was sent"
+                "the server does not offer TLS, which the address requires; nothing was sent"
             )
-        # By TLS 1.3 the handshake is over for us before the server refuses it, and its reason may
-        # be lost in the reset that follows. So we say it ourselves.
+        # With TLS 1.3 the client's handshake ends before the server rejects it, and the reset that
+        # follows may lose the server's reason. So the client states the reason itself.
         if self.tls and self._server_info.get("tls_verify") and not self.certificate:
             raise nats.errors.Error(
-                "the server asks for a client's certificate, and the address names none: "
+                "the server requires a client certificate and the address names none; add "
                 "?cert=FILE&key=FILE"
             )
         return super()._connect_command()
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        # An exception ends the library's reading without a word: one such message would stop every
+        # An exception ends the library's read loop silently: one such message would stop every
         # host.
         try:
             return await super()._process_headers(headers)
@@ -49,7 +48,7 @@ class SafeClient(Client):  # type: ignore[misc, unused-ignore]
             return None
 
     def _build_message(self, sid: int, subject: bytes, *rest: Any) -> Any:
-        # A subject may be any octets.
+        # A subject may hold any octets.
         return super()._build_message(
             sid, subject.decode("utf-8", "backslashreplace").encode(), *rest
         )

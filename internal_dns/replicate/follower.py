@@ -1,257 +1,508 @@
-"""What a follower does with what it is told. No socket, no file, no clock: messages and `now` in,
-what to do out.
+"""The thread that follows a bucket and writes the catalog file, beside the server.
 
-    start     where to go on: after the last revision, from the beginning, or not yet
-    sort      messages to rows: what to put, what to delete, what to keep out
-    Replay    whether a delivery was lost, and when a replay is complete
-    Lag       how late we are
-    backoff   when to try again
-
-A bucket tells each row's last value in the order of its revisions. Two things it cannot tell: a
-delete whose tombstone was purged, and anything of a stream that was made anew. For both there is
-the full resync: all rows are told again, and what was not among them is removed, in one
-transaction.
+No query waits for this thread: it writes the file, and the server notices its commits like those
+of any other writer. A bucket that is down, frozen or wiped leaves the file unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+import asyncio
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Final
 
-from internal_dns.replicate.form import (
-    FLOOR,
-    Key,
-    Malformed,
-    Stored,
-    read_floor,
-    read_key,
-    read_value,
+import msgspec
+
+from internal_dns.core.catalog_rules import CatalogRules
+from internal_dns.replicate.bucket import (
+    Bucket,
+    ConnectionLost,
+    Deliveries,
+    Delivery,
+    Heartbeat,
+    Item,
+    Unavailable,
 )
+from internal_dns.replicate.codec import bucket_key
+from internal_dns.replicate.logic import (
+    HEARTBEAT,
+    SILENCE_TIMEOUT,
+    Facts,
+    FullResync,
+    Lag,
+    Message,
+    NotPublished,
+    Position,
+    Replay,
+    Resume,
+    backoff,
+    choose_start,
+    make_batch,
+)
+from internal_dns.replicate.replica import Replaced, Replica
+from internal_dns.replicate.source import Source
+from internal_dns.store.generate import create_catalog, put_in_place
 from internal_dns.store.rows import Values
+from internal_dns.store.sqlite import UnusableCatalog
+from internal_dns.store.writer import NotOurs, Writer
 
-HEARTBEAT: Final = 1.0  # seconds between signs of life of an idle bucket
-SILENT: Final = 3.0  # without any, the bucket may be gone: ask
-RETRY_LEAST: Final = 1.0
-RETRY_MOST: Final = 30.0
+SERVER_TIMEOUT: Final = 10.0  # seconds of silence before the follower tries another server
+COUNT_INTERVAL: Final = 60.0  # seconds between comparisons of the number of keys
+REPORT_INTERVAL: Final = 5.0  # seconds between reports to the fleet
+NOT_YET: Final = "not connected yet"
+MAX_LOOKUPS: Final = 1_000  # keys looked up one by one before their rows are deleted
+MAX_CACHED_NAMES: Final = 200_000  # valid names remembered; a follower runs for months
 
-Revision = int
+_log = logging.getLogger("internal_dns")
 
-
-# Hot path: there are hundreds of thousands of these at a time, and a named tuple is made in a third
-# of the time.
-class Message(NamedTuple):
-    """A key's value as of a revision; None says that it was deleted."""
-
-    key: str
-    revision: Revision
-    value: bytes | None
+Connect = Callable[[Source], AbstractAsyncContextManager[Bucket]]
+Pause = Callable[[float], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """What a file holds: everything of this stream up to this revision."""
-
-    stream: str
-    revision: Revision
+class NewConsumerNeeded(Exception):
+    """The connection needs a new consumer; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a bucket says of itself. `stream` is another when it was made anew; `keys` counts
-    tombstones too."""
-
-    stream: str
-    last: Revision
-    keys: int
-    floor: Revision | None
-
-
-@dataclass(frozen=True, slots=True)
-class Full:
-    """Take everything again, at least up to *bound*, and remove what is not told."""
-
-    bound: Revision
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class After:
-    """Go on behind this revision; what is up to *bound* was missed."""
-
-    revision: Revision
-    bound: Revision
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Not yet: the file stays as it is."""
-
-    why: str
-
-
-def start(position: Position | None, facts: Facts) -> Full | After | Wait:
-    """Decide where to start.
-
-    Without a floor key nobody has said that the bucket is whole: removing what it lacks could empty
-    every host.
-    """
-    if facts.floor is None:
-        return Wait("the bucket has no floor key: nothing was published whole yet")
-    if position is None:
-        return Full(facts.last, "the file has not followed a bucket yet")
-    if position.stream != facts.stream:
-        return Full(facts.last, "the bucket is another than was followed, or was made anew")
-    if position.revision > facts.last:
-        return Full(
-            facts.last, f"the bucket ends at {facts.last}, before what was applied: it was restored"
-        )
-    if position.revision < facts.floor:
-        return Full(
-            facts.last,
-            f"deletes up to {facts.floor} are no longer told, and we know {position.revision}",
-        )
-    return After(position.revision, facts.last)
-
-
-# ── messages ──────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """A message that is kept out; the row it speaks of stays as it was."""
-
-    key: str
-    revision: Revision
-    why: str
+class ResyncNeeded(Exception):
+    """The file needs a full resync; the text says why."""
 
 
 @dataclass(slots=True)
-class Batch:
-    """What to apply in one transaction. Each row is in it once."""
+class Status:
+    """The state of the follower. Other threads read it, one value at a time."""
 
-    puts: dict[str, list[Stored]] = field(default_factory=dict)
-    deletes: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
-    revisions: list[tuple[str, Revision, str]] = field(
-        default_factory=list
-    )  # key, revision; row, gone or bad
-    quarantined: list[Quarantined] = field(default_factory=list)
-    floor: Revision | None = None
-    stale: int = 0  # messages that were older than what is known
+    lag: Lag
+    problem: str = NOT_YET  # empty while connected and following
+    revision: int = 0
+    synced: bool = False  # the file holds a complete catalog, perhaps from an earlier run
+    quarantined: int = 0
+    messages: int = 0
+    rows: int = 0
+    connections: int = 0
+    resyncs: int = 0
+    consumers: int = 0
+
+    def describe_problem(self, now: float) -> str:
+        """Return what is wrong; empty while the file is up to date."""
+        late = self.lag.seconds(now)
+        if self.problem:
+            return f"{self.problem}; the file is {late:.0f} s old, at revision {self.revision}"
+        return (
+            f"{self.lag.revisions} revisions behind for {late:.0f} s"
+            if late > SILENCE_TIMEOUT
+            else ""
+        )
+
+
+class Follower:
+    """Keeps the catalog file *path* up to date with the bucket at *source*."""
+
+    def __init__(
+        self,
+        path: Path,
+        source: Source,
+        host: str,
+        *,
+        rules: CatalogRules,
+        connect: Connect | None = None,
+        now: Callable[[], float] = time.monotonic,
+        pause: Pause = asyncio.sleep,
+        chance: Random | None = None,
+    ) -> None:
+        self.path, self.source, self.host, self.rules = path, source, host, rules
+        self.connect, self.now, self.pause, self.chance = (
+            connect or _nats(),
+            now,
+            pause,
+            chance or Random(),
+        )
+        self.status = Status(Lag(now()))
+        self.values = Values(rules)
+        self.replica: Replica | None = None
+        self.last_count = -COUNT_INTERVAL
+        self.attempt = 0
+        self.thread: threading.Thread | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    # ── the thread ────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Start the thread."""
+        self.thread = threading.Thread(
+            target=lambda: asyncio.run(self._main()), name="follower", daemon=True
+        )
+        self.thread.start()
+
+    def stop(self, timeout: float = 5) -> None:
+        """Stop the thread and roll back what it has not committed."""
+        if self.thread is None:
+            return
+        if self.loop is not None and self.task is not None:
+            with suppress(RuntimeError):  # the loop has ended
+                self.loop.call_soon_threadsafe(self.task.cancel)
+        self.thread.join(timeout)
+
+    async def _main(self) -> None:
+        self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
+        try:
+            with suppress(asyncio.CancelledError):
+                await self.run()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.replica is not None:
+            self.replica.writer.close()
+            self.replica = None
+
+    # ── connections ───────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Connect, follow until the connection is lost, wait, and repeat until cancelled."""
+        while True:
+            try:
+                await self._session()
+            except (Unavailable, NotOurs, UnusableCatalog, OSError, sqlite3.Error) as error:
+                self._report_problem(str(error))
+                self.close()
+            except Exception as error:
+                # No message and no fault of the library may end replication, or go unnoticed.
+                _log.exception("replication: unexpected error")
+                self._report_problem(f"{type(error).__name__}: {error}")
+                self.close()
+            self.attempt += 1
+            await self.pause(backoff(self.attempt, self.chance.random()))
+
+    def _report_problem(self, problem: str) -> None:
+        if self.status.problem in ("", NOT_YET):  # one line per outage, whatever its causes
+            _log.warning(
+                "replication: %s; the server keeps answering from its last catalog", problem
+            )
+        self.status.problem = problem
+        self.status.lag.lost()
+
+    async def _session(self) -> None:
+        """Follow over one connection until it is lost."""
+        if self.replica is None:
+            self.replica = self._open()
+        async with self.connect(self.source) as bucket:
+            self.status.connections += 1
+            reporting = asyncio.ensure_future(self._report_to_fleet(bucket))
+            try:
+                await self._follow(bucket)
+            finally:
+                reporting.cancel()
+
+    async def _follow(self, bucket: Bucket) -> None:
+        """Create one consumer after another. Retries a silent bucket for SERVER_TIMEOUT."""
+        heard, force = self.now(), ""
+        while True:
+            try:
+                facts = await bucket.facts()
+                heard, self.attempt = self.now(), 0
+                position = self._replica.position()
+                decided = (
+                    FullResync(facts.last, force)
+                    if force and facts.floor is not None
+                    else choose_start(position, facts)
+                )
+                if isinstance(decided, NotPublished):
+                    self._report_problem(decided.why)
+                    await self.pause(HEARTBEAT)
+                    continue
+                force = ""
+                await self._consume(bucket, facts.stream, decided)
+            except NewConsumerNeeded as error:
+                heard = self.now()
+                self._report_problem(str(error))
+                # A recurring fault must not create consumers without pause.
+                await self.pause(HEARTBEAT / 2)
+            except ResyncNeeded as error:
+                force = str(error)
+            except Replaced as error:
+                _log.warning("replication: %s; continuing from the position in that file", error)
+                self.close()
+                self.replica = self._open()
+            except ConnectionLost:
+                raise
+            except Unavailable:
+                if self.now() - heard > SERVER_TIMEOUT:
+                    raise
+                await self.pause(HEARTBEAT / 2)
 
     @property
-    def rows(self) -> int:
-        """How many rows of the file it puts or deletes."""
-        puts = sum(
-            1 + len(s.metadata) + len(s.services) for some in self.puts.values() for s in some
+    def _replica(self) -> Replica:
+        assert self.replica is not None
+        return self.replica
+
+    # ── messages ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _consume(self, bucket: Bucket, stream: str, decided: FullResync | Resume) -> None:
+        """Follow one consumer; never returns.
+
+        Raises NewConsumerNeeded, ResyncNeeded, Replaced, Unavailable.
+        """
+        after = decided.revision if isinstance(decided, Resume) else None
+        replay = Replay(after or 0, decided.bound)
+        replay.heard = after is not None
+        self.status.consumers += 1
+        if isinstance(decided, Resume):
+            self.last_count = -COUNT_INTERVAL  # compare at once: keys may have been purged
+        async with bucket.follow(after) as deliveries:
+            if isinstance(decided, FullResync):
+                await self._resync(bucket, deliveries, replay, stream, decided.why)
+            self._mark_connected(stream)
+            while True:
+                messages = await self._next(bucket, deliveries, replay)
+                if messages:
+                    with self._replica.transaction():
+                        self._apply(messages)
+                        self._replica.set_position(Position(stream, replay.revision), time.time())
+                    self._applied(replay.revision)
+                elif replay.complete:
+                    await self._compare_key_counts(bucket, replay)
+
+    def _mark_connected(self, stream: str) -> None:
+        if self.status.problem:
+            _log.info("replication: following %s, stream created %s", self.source, stream)
+        self.status.problem = ""
+        position = self._replica.position()
+        self._applied(position.revision if position else 0)
+
+    async def _next(self, bucket: Bucket, deliveries: Deliveries, replay: Replay) -> list[Message]:
+        """Return the next messages; none while the bucket is idle.
+
+        Raises NewConsumerNeeded when a delivery was lost or the consumer is silent.
+        """
+        # The first delivery takes longer: the server looks up the last message of every key.
+        patience = SILENCE_TIMEOUT if replay.heard else SERVER_TIMEOUT
+        items = await deliveries.next(patience)
+        if not items:
+            self.status.lag.lost()
+            raise NewConsumerNeeded(f"{self.source}: no message or heartbeat for {patience:.0f} s")
+        replay.heard = True
+        messages = [self._check_delivery(item, replay) for item in items]
+        pending = [item.pending for item in items[-2:] if isinstance(item, Delivery)]
+        self.status.lag.pending(pending[-1] if pending else 0, self.now())
+        if isinstance(items[-1], Heartbeat):
+            if not replay.complete and not await bucket.any_after(replay.revision):
+                replay.finish()
+            if replay.complete:
+                self.status.lag.applied(self.now())
+        return [message for message in messages if message is not None]
+
+    def _check_delivery(self, item: Item, replay: Replay) -> Message | None:
+        if isinstance(item, Heartbeat):
+            if not replay.heartbeat(item.delivered):
+                raise NewConsumerNeeded(
+                    f"{self.source}: {item.delivered - replay.delivered} deliveries were lost"
+                )
+            return None
+        if not replay.message(item.number, item.message.revision):
+            raise NewConsumerNeeded(f"{self.source}: a delivery was lost")
+        return item.message
+
+    def _apply(self, messages: list[Message]) -> None:
+        """Apply *messages*, inside a transaction."""
+        replica = self._replica
+        if len(self.values.names) > MAX_CACHED_NAMES:
+            self.values = Values(self.rules)
+        batch = make_batch(
+            messages, replica.applied_revisions(message.key for message in messages), self.values
         )
-        return puts + sum(map(len, self.deletes.values()))
+        replica.apply(batch)
+        self.status.messages += len(messages)
+        self.status.rows += batch.rows
 
+    def _applied(self, revision: int) -> None:
+        status = self.status
+        status.revision, status.synced = revision, True
+        status.quarantined = self._replica.count_quarantined()
+        status.lag.applied(self.now())
 
-def sort(messages: Iterable[Message], known: Mapping[str, Revision], values: Values) -> Batch:
-    """Return what *messages* come to, in whatever order they are; *known* has the revisions that
-    were applied."""
-    batch, newest = Batch(), dict[str, Message]()
-    for message in messages:
-        before = newest.get(message.key)
-        if message.revision <= known.get(message.key, 0) or (
-            before and before.revision >= message.revision
+    # ── full resync ──────────────────────────────────────────────────────────────────────────
+
+    async def _resync(
+        self, bucket: Bucket, deliveries: Deliveries, replay: Replay, stream: str, why: str
+    ) -> None:
+        """Read every row and delete the file's other rows, in one transaction.
+
+        Until its commit, readers see the old catalog.
+        """
+        _log.info("replication: starting a full resync from %s: %s", self.source, why)
+        began, self.status.resyncs = self.now(), self.status.resyncs + 1
+        replica = self._replica
+        first = replica.writer.path != self.path  # a new file, not yet in place
+        with replica.transaction(), replica.without_triggers() if first else nullcontext():
+            replica.clear_state()
+            await self._replay(bucket, deliveries, replay)
+            # A key written during the replay was skipped at its old revision and is delivered at
+            # its new one: replay up to the bucket's present end, too.
+            replay.bound = (await self._check_stream(bucket, stream)).last
+            replay.complete = replay.revision >= replay.bound
+            await self._replay(bucket, deliveries, replay)
+            spared = await self._find_in_flight(bucket)
+            # The lookups since then were of the same stream.
+            await self._check_stream(bucket, stream)
+            deleted = replica.delete_extra_rows(spared)
+            replica.set_position(Position(stream, replay.revision), time.time())
+        if first:
+            self._install_first_catalog()
+        took = self.now() - began
+        _log.info(
+            "replication: full resync done: %d keys, %d rows deleted, %.1f s",
+            self._replica.count_keys(),
+            deleted,
+            took,
+        )
+
+    async def _check_stream(self, bucket: Bucket, stream: str) -> Facts:
+        """Return the state of the bucket, checked to be still the complete *stream*.
+
+        Raises NewConsumerNeeded otherwise. A bucket recreated during a replay has no message after
+        our revision, which does not mean that the replay is complete.
+        """
+        facts = await bucket.facts()
+        if facts.stream != stream or facts.floor is None:
+            raise NewConsumerNeeded(f"{self.source}: the bucket was recreated during a full resync")
+        return facts
+
+    async def _replay(self, bucket: Bucket, deliveries: Deliveries, replay: Replay) -> None:
+        while not replay.complete:
+            if messages := await self._next(bucket, deliveries, replay):
+                self._apply(messages)
+
+    async def _find_in_flight(self, bucket: Bucket) -> list[str]:
+        """Return the keys of rows that were not delivered although the bucket has them.
+
+        They were written a moment ago, and their messages are on the way.
+        """
+        extra = self._replica.find_extra_rows(MAX_LOOKUPS + 1)
+        if len(extra) > MAX_LOOKUPS:
+            return []  # too many to be in flight: the file held another catalog
+        found = await asyncio.gather(*(bucket.get(key) for key in extra))
+        return [
+            message.key for message in found if message is not None and message.value is not None
+        ]
+
+    async def _compare_key_counts(self, bucket: Bucket, replay: Replay) -> None:
+        """When idle, compare the number of keys in file and bucket. Raises ResyncNeeded.
+
+        Only this finds a tombstone that was purged during an outage without a floor key. The file
+        has received every key that the bucket has, so equal numbers mean equal keys.
+        """
+        if self.now() - self.last_count < COUNT_INTERVAL:
+            return
+        facts = await bucket.facts()
+        if facts.last > replay.revision:
+            if await bucket.any_after(replay.revision):
+                return
+            replay.bound = facts.last
+            replay.finish()
+        self.last_count = self.now()
+        if facts.keys == (known := self._replica.count_keys()):
+            return
+        if facts.floor is None or not await self._forget_tombstones(
+            bucket, facts.floor, known - facts.keys
         ):
-            batch.stale += 1
-        else:
-            newest[message.key] = message
-    for message in newest.values():
+            raise ResyncNeeded(
+                f"the bucket has {facts.keys} keys and the file {known}: keys were purged"
+            )
+
+    async def _forget_tombstones(self, bucket: Bucket, floor: int, missing: int) -> int:
+        """Forget the tombstones up to *floor* that the bucket no longer has; return how many.
+
+        The floor permits a purge and does not prove it: purging takes a while, or covers only some
+        tombstones.
+        """
+        gone = self._replica.tombstones(floor)
+        if len(gone) != missing or missing <= MAX_LOOKUPS:
+            gone = self.chance.sample(gone, min(MAX_LOOKUPS, len(gone)))
+            there = await asyncio.gather(*(bucket.get(key) for key in gone))
+            gone = [key for key, message in zip(gone, there, strict=True) if message is None]
+            # The lookups are later than the count of `missing`: compare again, at once unless all
+            # were looked up.
+            self.last_count = -COUNT_INTERVAL if len(there) < MAX_LOOKUPS else self.now()
+        with self._replica.transaction():
+            self._replica.forget_tombstones(gone)
+        return len(gone)
+
+    # ── the file ──────────────────────────────────────────────────────────────────────────────────
+
+    def _open(self) -> Replica:
+        """Open the file; if it is missing, a temporary one that takes its place once complete."""
+        path = self.path
+        if not path.exists():
+            path = path.with_name(f".{path.name}.first")
+            self._refuse_second_follower(path)
+            create_catalog(path, {}, replace=True)
+        writer = Writer(path, self.rules, following=True)
         try:
-            state = _sort(message, batch, values)
-        except Malformed as error:
-            batch.quarantined.append(Quarantined(message.key, message.revision, str(error)))
-            state = "bad"
-        batch.revisions.append((message.key, message.revision, state))
-    return batch
+            replica = Replica(writer, str(self.source))
+        except BaseException:
+            writer.close()  # else its lock would exclude this very follower
+            raise
+        self.status.synced = replica.position() is not None
+        return replica
+
+    def _refuse_second_follower(self, path: Path) -> None:
+        """Raise NotOurs while another process fills the same file."""
+        with suppress(FileNotFoundError, UnusableCatalog, sqlite3.Error):
+            Writer(path, self.rules, following=True).close()
+
+    def _install_first_catalog(self) -> None:
+        """Move the first complete catalog to its place."""
+        first = self._replica.writer.path
+        if self._replica.writer.is_replaced():
+            raise NotOurs(f"another process has replaced {first}")
+        self.close()
+        if self.path.exists():
+            raise NotOurs(f"another process has created {self.path}")
+        put_in_place(first, self.path)
+        with suppress(OSError):
+            os.unlink(f"{first}.lock")
+        self.replica = self._open()
+
+    # ── the fleet ─────────────────────────────────────────────────────────────────────────────────
+
+    async def _report_to_fleet(self, bucket: Bucket) -> None:
+        """Publish the status of this host to the fleet, periodically."""
+        host = bucket_key("", (self.host,)).removeprefix(".")
+        while True:
+            with suppress(Unavailable):
+                await bucket.report(host, self.report())
+            # The end of a problem is published soon.
+            await self.pause(HEARTBEAT if self.status.problem else REPORT_INTERVAL)
+
+    def report(self) -> bytes:
+        """Return the status of this host as JSON."""
+        status, now = self.status, self.now()
+        return msgspec.json.encode(
+            {
+                "version": 1,
+                "host": self.host,
+                "revision": status.revision,
+                "lag_revisions": status.lag.revisions,
+                "lag_seconds": round(status.lag.seconds(now), 1),
+                "quarantined": status.quarantined,
+                "problem": status.problem,
+                "at": round(time.time(), 1),
+            }
+        )
 
 
-def _sort(message: Message, batch: Batch, values: Values) -> str:
-    if message.key == FLOOR:
-        batch.floor = read_floor(message.value) if message.value is not None else None
-        return "floor" if message.value is not None else "gone"
-    if message.value is None:
-        try:
-            table, parts = read_key(message.key)
-        except Malformed:
-            return "gone"  # of something that never was a row
-        batch.deletes.setdefault(table, []).append(parts)
-        return "gone"
-    key: Key = read_key(message.key)
-    stored = read_value(key, message.value, values)
-    batch.puts.setdefault(key[0], []).append(stored)
-    return "row"
+def _nats() -> Connect:
+    from internal_dns.replicate.nats import connected, consumer_name
 
-
-# ── deliveries ────────────────────────────────────────────────────────────────────────────────────
-
-
-class Replay:
-    """Follows one consumer's deliveries, which are numbered: one that is missing is noticed.
-
-    It is complete when a revision at or past the bound has come. That nothing is pending is no
-    sign: a consumer that was just made, or that has lost its leader, says so before it has looked.
-    """
-
-    def __init__(self, after: Revision, bound: Revision) -> None:
-        self.bound, self.revision, self.delivered = bound, after, 0
-        self.complete, self.heard = after >= bound, False
-
-    def message(self, delivery: int, revision: Revision) -> bool:
-        """Note a delivery; False when one before it was lost, or it is another consumer's."""
-        if delivery != self.delivered + 1:
-            return False
-        self.delivered = delivery
-        self.revision = max(self.revision, revision)
-        self.complete = self.complete or self.revision >= self.bound
-        return True
-
-    def heartbeat(self, delivered: int) -> bool:
-        """Whether all that the consumer has delivered has come."""
-        return delivered == self.delivered
-
-    def nothing_more(self) -> None:
-        """The bucket says that it holds nothing behind our revision: what was at the bound was
-        purged."""
-        self.revision = max(self.revision, self.bound)
-        self.complete = True
-
-
-@dataclass(slots=True)
-class Lag:
-    """How late a file is. `revisions` as the bucket last said; `seconds` since we last knew to be
-    up to date."""
-
-    since: float  # of `now`: when we were last up to date, or started
-    revisions: int = 0
-    current: bool = False
-    heard: float = 0.0
-
-    def pending(self, revisions: int, now: float) -> None:
-        """The bucket was heard of: *revisions* follow what it has told."""
-        self.heard, self.revisions = now, revisions
-
-    def applied(self, now: float) -> None:
-        """What was told is in the file."""
-        self.current = self.revisions == 0
-        if self.current:
-            self.since = self.heard = now
-
-    def lost(self) -> None:
-        """There is no bucket to ask: what we miss is unknown."""
-        self.current = False
-
-    def seconds(self, now: float) -> float:
-        """Return 0 while nothing is missing and the bucket is heard of."""
-        return 0.0 if self.current and now - self.heard < SILENT else max(0.0, now - self.since)
-
-
-def backoff(attempt: int, chance: float) -> float:
-    """Return seconds to wait before *attempt* (from 1): full jitter, so that a thousand hosts do
-    not come at once."""
-    most = min(RETRY_MOST, RETRY_LEAST * float(1 << min(attempt, 8)))
-    return RETRY_LEAST + (most - RETRY_LEAST) * chance
+    return partial(connected, consumer=consumer_name())

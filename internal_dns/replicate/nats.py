@@ -1,14 +1,15 @@
-"""A bucket kept by NATS JetStream. Only this file and client.py speak NATS; the library is imported
-when it is used.
+"""A bucket in NATS JetStream. Only this file and client.py speak NATS.
 
-    stream    KV_<bucket>                    one message a key; its sequence is the revision
-    subject   $KV.<bucket>.<key>             a message with KV-Operation DEL or PURGE is a tombstone
-    stream    KV_<bucket>-fleet              what the hosts say of themselves
+    stream    KV_<bucket>           one message per key; its sequence number is the revision
+    subject   $KV.<bucket>.<key>    a message with KV-Operation DEL or PURGE is a tombstone
+    stream    KV_<bucket>-fleet     the status reports of the hosts
 
-The client library's watch cannot go on from a revision, and its ordered consumer does not notice a
-server that has gone silent. So the consumer is made here: pushed, unacknowledged, numbered, with
-heartbeats and flow control. Every follower has one at most: it is deleted before it is made anew,
-and the server forgets it when nobody listens.
+The watch of the client library cannot resume from a revision, and its ordered consumer does not
+notice a silent server. So this file creates its own consumer: pushed, unacknowledged, numbered,
+with heartbeats and flow control. A follower has at most one: it deletes its consumer before it
+creates the next, and the server deletes a consumer without a listener.
+
+The library is imported on first use, because it is optional.
 """
 
 from __future__ import annotations
@@ -28,72 +29,70 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from internal_dns.replicate.bucket import (
-    Beat,
     Conflict,
+    ConnectionLost,
     Delivery,
+    Heartbeat,
     Item,
-    Lost,
     NoBucket,
     Unavailable,
 )
-from internal_dns.replicate.follower import HEARTBEAT, Facts, Message
-from internal_dns.replicate.form import FLOOR, Malformed, read_floor
+from internal_dns.replicate.codec import FLOOR, InvalidEntry, read_floor
+from internal_dns.replicate.logic import HEARTBEAT, Facts, Message
 from internal_dns.replicate.source import Source
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
-CONNECT_TIMEOUT: Final = (
-    2  # seconds for one server; a frozen one takes the connection and says nothing
-)
+CONNECT_TIMEOUT: Final = 2  # seconds per server; a frozen one accepts and stays silent
 REQUEST_TIMEOUT: Final = 2.0
-ACKNOWLEDGED_WITHIN: Final = 10.0  # seconds for the next one
-MOST_UNACKNOWLEDGED: Final = 1_000
-FORGOTTEN: Final = 10.0  # seconds without a listener after which the server drops a consumer
-MOST_AT_ONCE: Final = 5_000  # messages in one transaction
-KEPT_ERRORS: Final = 20
-FLEET_AGE: Final = 7 * 86_400  # seconds that a silent host is remembered
+ACK_TIMEOUT: Final = 10.0  # seconds until the next acknowledgment
+MAX_UNACKNOWLEDGED: Final = 1_000
+CONSUMER_EXPIRY: Final = 10.0  # seconds until the server deletes a consumer without a listener
+MAX_BATCH: Final = 5_000  # messages in one transaction
+MAX_ERRORS: Final = 20
+FLEET_AGE: Final = 7 * 86_400  # seconds until the last report of a silent host expires
 
 _WRONG_LAST_SEQUENCE: Final = 10_071
 _STREAM_NOT_FOUND: Final = 10_059
-_DELIVERED: Final = "$JS.ACK."  # where a delivery would be acknowledged
+_DELIVERED: Final = "$JS.ACK."  # prefix of the reply subject of every delivery
 _TOMBSTONES: Final = ("DEL", "PURGE")
-_MARKER: Final = "Nats-Marker-Reason"  # a tombstone that a server from 2.11 on leaves by itself
+_MARKER: Final = "Nats-Marker-Reason"  # on tombstones that the server (2.11 or later) writes itself
 _chance: Final = Random()
 _SEED: Final = re.compile(rb"SU[A-Z2-7]{56}")  # base32 of a prefix, 32 octets and a checksum
 
 
 class NatsBucket:
-    """One connection. It is never mended: when it is lost, a new one is made."""
+    """One connection. It never reconnects; a follower opens a new one."""
 
     def __init__(self, source: Source, client: Client, lost: asyncio.Event, consumer: str) -> None:
         self.source, self.client, self.lost = source, client, lost
-        self.stream, self.start = f"KV_{source.bucket}", f"$KV.{source.bucket}."
+        self.stream, self.prefix = f"KV_{source.bucket}", f"$KV.{source.bucket}."
         self.fleet = f"{source.bucket}-fleet"
         self.consumer = consumer
 
-    # ── asking ────────────────────────────────────────────────────────────────────────────────────
+    # ── reading ───────────────────────────────────────────────────────────────────────────────────
 
     async def _api(self, verb: str, request: Any = None) -> dict[str, Any]:
-        """Ask JetStream. Raises Unavailable, NoBucket."""
+        """Call the JetStream API. Raises Unavailable, NoBucket."""
         import nats.errors
 
         try:
             octets = json.dumps(request).encode() if request is not None else b""
             reply = await self.client.request(f"$JS.API.{verb}", octets, timeout=REQUEST_TIMEOUT)
         except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise (Lost if self.lost.is_set() else Unavailable)(
+            raise (ConnectionLost if self.lost.is_set() else Unavailable)(
                 f"{self.source}: {_words(error)}"
             ) from error
-        made: dict[str, Any] = json.loads(reply.data)
-        if refused := made.get("error"):
-            kind = NoBucket if refused.get("err_code") == _STREAM_NOT_FOUND else Unavailable
-            raise kind(f"{self.source}: {refused.get('description', refused)}")
-        return made
+        response: dict[str, Any] = json.loads(reply.data)
+        if error_object := response.get("error"):
+            kind = NoBucket if error_object.get("err_code") == _STREAM_NOT_FOUND else Unavailable
+            raise kind(f"{self.source}: {error_object.get('description', error_object)}")
+        return response
 
     async def facts(self) -> Facts:
-        """Return what the stream's leader says of it."""
+        """Return the state of the stream as its leader reports it."""
         info = await self._api(f"STREAM.INFO.{self.stream}")
         floor = await self.get(FLOOR)
         state = info["state"]
@@ -102,13 +101,14 @@ class NatsBucket:
         )
 
     async def get(self, key: str) -> Message | None:
-        """Return the last message of *key*, a tombstone too."""
-        return await self._message({"last_by_subj": f"{self.start}{key}"})
+        """Return the last message of *key*, which may be a tombstone."""
+        return await self._message({"last_by_subj": f"{self.prefix}{key}"})
 
     async def any_after(self, revision: int) -> bool:
-        """Whether any message is behind *revision*."""
+        """Whether the bucket holds a message after *revision*."""
         return (
-            await self._message({"seq": revision + 1, "next_by_subj": f"{self.start}>"}) is not None
+            await self._message({"seq": revision + 1, "next_by_subj": f"{self.prefix}>"})
+            is not None
         )
 
     async def _message(self, request: dict[str, Any]) -> Message | None:
@@ -125,21 +125,20 @@ class NatsBucket:
             f"KV-Operation: {operation}" in headers for operation in _TOMBSTONES
         )
         value = None if gone else b64decode(found.get("data", ""))
-        return Message(found["subject"].removeprefix(self.start), found["seq"], value)
+        return Message(found["subject"].removeprefix(self.prefix), found["seq"], value)
 
     # ── following ─────────────────────────────────────────────────────────────────────────────────
 
     @asynccontextmanager
     async def follow(self, after: int | None) -> AsyncIterator[NatsDeliveries]:
-        """Have the messages behind revision *after* delivered; None: each key's last, then what
-        comes."""
+        """Deliver the messages after revision *after*; None: the last per key, then new ones."""
         import nats.errors
 
         inbox = self.client.new_inbox()
         deliveries = NatsDeliveries(self, inbox)
         await self._forget_consumer()
         try:
-            # Unlimited here: flow control bounds what is on its way.
+            # No limit here: flow control bounds the messages in flight.
             subscription = await self.client.subscribe(
                 inbox, cb=deliveries.take, pending_msgs_limit=0, pending_bytes_limit=0
             )
@@ -154,27 +153,29 @@ class NatsBucket:
             await self._forget_consumer()
 
     async def _make_consumer(self, inbox: str, after: int | None) -> None:
-        whence: dict[str, Any] = {"deliver_policy": "last_per_subject"}
+        policy: dict[str, Any] = {"deliver_policy": "last_per_subject"}
         if after is not None:
-            whence = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+            policy = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
         config = {
-            "name": self.consumer, "deliver_subject": inbox, "filter_subject": f"{self.start}>", **whence,
-            "ack_policy": "none", "max_deliver": 1, "replay_policy": "instant", "flow_control": True,
-            "idle_heartbeat": int(HEARTBEAT * 1e9), "inactive_threshold": int(FORGOTTEN * 1e9),
+            "name": self.consumer, "deliver_subject": inbox, **policy,
+            "filter_subject": f"{self.prefix}>", "flow_control": True,
+            "ack_policy": "none", "max_deliver": 1, "replay_policy": "instant",
+            "idle_heartbeat": int(HEARTBEAT * 1e9),
+            "inactive_threshold": int(CONSUMER_EXPIRY * 1e9),
             "num_replicas": 1, "mem_storage": True,
         }  # fmt: skip
-        verb = f"CONSUMER.CREATE.{self.stream}.{self.consumer}.{self.start}>"
+        verb = f"CONSUMER.CREATE.{self.stream}.{self.consumer}.{self.prefix}>"
         await self._api(verb, {"stream_name": self.stream, "config": config})
 
     async def _forget_consumer(self) -> None:
-        with suppress(Unavailable):  # a lost one goes by itself after FORGOTTEN
+        with suppress(Unavailable):  # the server deletes it after CONSUMER_EXPIRY
             if not self.lost.is_set():
                 await self._api(f"CONSUMER.DELETE.{self.stream}.{self.consumer}")
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────
 
     async def create(self, replicas: int = 1) -> None:
-        """Make the bucket unless it is there."""
+        """Create the bucket unless it exists."""
         with suppress(NoBucket):
             await self._api(f"STREAM.INFO.{self.stream}")
             return
@@ -182,18 +183,19 @@ class NatsBucket:
 
     async def _create(self, bucket: str, replicas: int, more: dict[str, Any]) -> None:
         config = {
-            "name": f"KV_{bucket}", "subjects": [f"$KV.{bucket}.>"], "retention": "limits", "storage": "file",
-            "max_msgs_per_subject": 1, "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "discard": "new",
-            "num_replicas": replicas, "allow_rollup_hdrs": True, "deny_delete": True, "allow_direct": True, **more,
+            "name": f"KV_{bucket}", "subjects": [f"$KV.{bucket}.>"],
+            "retention": "limits", "storage": "file", "discard": "new",
+            "max_msgs_per_subject": 1, "max_consumers": -1, "max_msgs": -1, "max_bytes": -1,
+            "num_replicas": replicas, "allow_rollup_hdrs": True, "deny_delete": True,
+            "allow_direct": True, **more,
         }  # fmt: skip
         await self._api(f"STREAM.CREATE.KV_{bucket}", config)
 
     async def write(self, changes: Sequence[tuple[str, bytes | None, int | None]]) -> int:
-        """Write keys, in order: key, value (None deletes) and the revision it must have (0: none;
-        None: any).
+        """Write keys in order: key, value (None deletes), expected revision (0: none; None: any).
 
-        Returns the last revision. Raises Conflict, and then some may be written: a bucket has no
-        transactions.
+        Returns the last revision. When it raises Conflict, some keys may be written: a bucket has
+        no transactions.
         """
         import nats.errors
 
@@ -209,10 +211,10 @@ class NatsBucket:
                 if value is None:
                     headers["KV-Operation"] = "DEL"
                 await self.client.publish(
-                    f"{self.start}{key}", value or b"", f"{inbox}.{number}", headers or None
+                    f"{self.prefix}{key}", value or b"", f"{inbox}.{number}", headers or None
                 )
-                if number % MOST_UNACKNOWLEDGED == 0:
-                    await acknowledged.until(number - MOST_UNACKNOWLEDGED)
+                if number % MAX_UNACKNOWLEDGED == 0:
+                    await acknowledged.until(number - MAX_UNACKNOWLEDGED)
             await acknowledged.until(len(changes))
             await subscription.unsubscribe()
         except (nats.errors.Error, OSError) as error:
@@ -220,14 +222,14 @@ class NatsBucket:
         return acknowledged.last
 
     async def purge(self, key: str, before: int) -> None:
-        """Let go of what *key* was before a revision: a value that was put since stays."""
-        request = {"filter": f"{self.start}{key}", "seq": before}
+        """Purge the messages of *key* before a revision; a later value stays."""
+        request = {"filter": f"{self.prefix}{key}", "seq": before}
         await self._api(f"STREAM.PURGE.{self.stream}", request)
 
     # ── the fleet ─────────────────────────────────────────────────────────────────────────────────
 
     async def report(self, host: str, value: bytes) -> None:
-        """Say to the fleet how *host* is. The bucket for it is made by whoever comes first."""
+        """Publish the status of *host*. The first host to report creates the bucket for it."""
         import nats.errors
 
         subject = f"$KV.{self.fleet}.{host}"
@@ -242,8 +244,8 @@ class NatsBucket:
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise Unavailable(f"{self.source}: {_words(error)}") from error
 
-    def of_fleet(self) -> NatsBucket:
-        """The bucket in which the hosts report, over the same connection."""
+    def fleet_bucket(self) -> NatsBucket:
+        """Return the bucket of the status reports, over the same connection."""
         files = self.source.files
         return NatsBucket(
             Source(self.source.servers, self.fleet, files=files),
@@ -254,8 +256,8 @@ class NatsBucket:
 
 
 class _Acknowledged:
-    """Counts what the stream says to messages that were published. The library's own never tells of
-    a refusal."""
+    """Counts the acknowledgments of published messages. The library's own publisher does not report
+    rejections."""
 
     def __init__(self, bucket: NatsBucket) -> None:
         self.bucket, self.count, self.last, self.came = bucket, 0, 0, asyncio.Event()
@@ -264,25 +266,25 @@ class _Acknowledged:
     async def take(self, message: Msg) -> None:
         self.count += 1
         if message.headers and message.headers.get("Status") == "503":
-            self.refused = NoBucket(f"{self.bucket.source}: no stream takes it")
+            self.refused = NoBucket(f"{self.bucket.source}: no stream accepts the message")
         else:
-            said = json.loads(message.data)
-            self.last = max(self.last, said.get("seq", 0))
-            if error := said.get("error"):
+            reply = json.loads(message.data)
+            self.last = max(self.last, reply.get("seq", 0))
+            if error := reply.get("error"):
                 self.refused = self.refused or self._refusal(error)
         self.came.set()
 
     def _refusal(self, error: dict[str, Any]) -> Exception:
         if error.get("err_code") == _WRONG_LAST_SEQUENCE:
-            return Conflict("somebody else has written the same rows meanwhile")
+            return Conflict("another writer has changed the same rows")
         return Unavailable(f"{self.bucket.source}: {error.get('description', error)}")
 
     async def until(self, count: int) -> None:
-        """Wait until *count* were acknowledged. Raises Conflict, Unavailable."""
+        """Wait for *count* acknowledgments. Raises Conflict, Unavailable."""
         while self.count < count and self.refused is None:
             self.came.clear()
             try:
-                await asyncio.wait_for(self.came.wait(), ACKNOWLEDGED_WITHIN)
+                await asyncio.wait_for(self.came.wait(), ACK_TIMEOUT)
             except TimeoutError:
                 raise Unavailable(f"{self.bucket.source}: writes are not acknowledged") from None
         if self.refused is not None:
@@ -294,25 +296,26 @@ def _floor(message: Message | None) -> int | None:
         return None
     try:
         return read_floor(message.value)
-    except Malformed:
+    except InvalidEntry:
         return None
 
 
 class NatsDeliveries:
-    """What one consumer delivers."""
+    """The deliveries of one consumer."""
 
     def __init__(self, bucket: NatsBucket, inbox: str) -> None:
         self.bucket, self.inbox = bucket, inbox
         self.items: list[Item] = []
-        self.flow: list[str] = []  # where to answer once what came before is dealt with
+        self.flow: list[
+            str
+        ] = []  # flow-control subjects to answer once the items before them are applied
         self.came = asyncio.Event()
 
-    # Hot path: called for every message; the library awaits it, so it must be a coroutine.
+    # Hot path: called for every message. A coroutine, because the library awaits it.
     async def take(self, message: Msg) -> None:
-        # Not by the headers: a publisher may write any, and a delivery that is taken for another
-        # thing is a lost one.
+        # Do not decide by headers: a publisher can set any, and a misclassified delivery is lost.
         if message.reply.startswith(_DELIVERED):
-            if (found := _delivery(message, len(self.bucket.start))) is not None:
+            if (found := _delivery(message, len(self.bucket.prefix))) is not None:
                 self.items.append(found)
         elif message.headers and message.headers.get("Status") == "100":
             self._control(message.headers, message.reply)
@@ -324,12 +327,11 @@ class NatsDeliveries:
             return
         if stalled := headers.get("Nats-Consumer-Stalled"):
             self.flow.append(stalled)
-        self.items.append(Beat(int(headers.get("Nats-Last-Consumer", "0"))))
+        self.items.append(Heartbeat(int(headers.get("Nats-Last-Consumer", "0"))))
 
     async def next(self, timeout: float) -> list[Item]:
-        """Return what has come; none after *timeout*. Raises Unavailable when the connection is
-        lost."""
-        await self._go_on()
+        """Return the items that have arrived; none after *timeout*. Raises ConnectionLost."""
+        await self._answer_flow_control()
         if not self.items:
             self.came.clear()
             waiting = [
@@ -342,26 +344,24 @@ class NatsDeliveries:
                     task.cancel()
         if not self.items:
             if self.bucket.lost.is_set():
-                raise Lost(f"{self.bucket.source}: the connection was lost")
+                raise ConnectionLost(f"{self.bucket.source}: the connection was lost")
             return []
-        found = self.items[:MOST_AT_ONCE]
-        del self.items[:MOST_AT_ONCE]
+        found = self.items[:MAX_BATCH]
+        del self.items[:MAX_BATCH]
         return found
 
-    async def _go_on(self) -> None:
-        """Answer flow control once most of what was delivered has been dealt with, and not so late
-        that it stalls."""
-        if len(self.items) > 2 * MOST_AT_ONCE:
+    async def _answer_flow_control(self) -> None:
+        """Answer flow control once most items are applied, and before the delivery stalls."""
+        if len(self.items) > 2 * MAX_BATCH:
             return
         flow, self.flow = self.flow, []
         for reply in flow:
-            with suppress(Exception):  # a lost connection shows itself
+            with suppress(Exception):  # `next` reports a lost connection
                 await self.bucket.client.publish(reply)
 
 
 def _delivery(message: Msg, start: int) -> Delivery | None:
-    """Return the delivery of a message, whose reply subject says the numbers; None when it is of
-    nobody's consumer.
+    """Return a message with the numbers of its reply subject; None when that has another form.
 
     $JS.ACK.<stream>.<consumer>.<tries>.<revision>.<delivery>.<time>.<pending>, or with domain and
     account after ACK.
@@ -384,20 +384,19 @@ def _delivery(message: Msg, start: int) -> Delivery | None:
 
 @asynccontextmanager
 async def connected(source: Source, consumer: str = "") -> AsyncIterator[NatsBucket]:
-    """A connection to one of the servers, in any order. Raises Unavailable with what each of them
-    says.
+    """Connect to one of the servers, in random order.
 
-    *consumer*: what this follower called its consumer before, so that reconnecting leaves none
-    behind.
+    *consumer* is the name of this follower's consumer, reused so that a reconnect leaves no old one
+    behind. Raises Unavailable with the error of each server.
     """
-    lost, said = asyncio.Event(), list[str]()
+    lost, errors = asyncio.Event(), list[str]()
     options = _options(source)
     for server in _chance.sample(source.servers, len(source.servers)):
-        client = await _connect(server, source, options, lost, said)
+        client = await _connect(server, source, options, lost, errors)
         if client is not None:
             break
     else:
-        raise Unavailable(f"{source}: {'; '.join(dict.fromkeys(said))}")
+        raise Unavailable(f"{source}: {'; '.join(dict.fromkeys(errors))}")
     try:
         yield NatsBucket(source, client, lost, consumer or consumer_name())
     finally:
@@ -406,29 +405,28 @@ async def connected(source: Source, consumer: str = "") -> AsyncIterator[NatsBuc
 
 
 def consumer_name() -> str:
-    """Return a name for a consumer that nobody else has."""
+    """Return a unique name for a consumer."""
     return f"internal-dns-{secrets.token_hex(8)}"
 
 
 async def _connect(
-    server: str, source: Source, options: dict[str, Any], lost: asyncio.Event, said: list[str]
+    server: str, source: Source, options: dict[str, Any], lost: asyncio.Event, errors: list[str]
 ) -> Client | None:
-    """Connect to one server; None, and why, when that fails."""
+    """Connect to one server. On failure, return None and append the reason to *errors*."""
     import nats.errors
 
     from internal_dns.replicate.client import SafeClient
 
-    async def gone() -> None:
+    async def mark_lost() -> None:
         lost.set()
 
-    async def erred(error: Exception) -> None:
-        said.append(f"{server}: {_words(error)}")
-        del said[:-KEPT_ERRORS]  # a connection that lives for months may have many
+    async def record_error(error: Exception) -> None:
+        errors.append(f"{server}: {_words(error)}")
+        del errors[:-MAX_ERRORS]  # a connection may live for months
 
     client = SafeClient(source.tls, certificate=source.file("cert") is not None)
     try:
-        # Twice the time: the library's own does not cover a server that takes the connection and
-        # says nothing.
+        # The library's own timeout does not cover a server that accepts and then stays silent.
         async with asyncio.timeout(2 * CONNECT_TIMEOUT):
             await client.connect(
                 [f"{'tls' if source.tls else 'nats'}://{server}"],
@@ -437,13 +435,13 @@ async def _connect(
                 connect_timeout=CONNECT_TIMEOUT,
                 ping_interval=10,
                 max_outstanding_pings=2,
-                disconnected_cb=gone,
-                closed_cb=gone,
-                error_cb=erred,
+                disconnected_cb=mark_lost,
+                closed_cb=mark_lost,
+                error_cb=record_error,
                 **options,
             )
     except (nats.errors.Error, OSError, TimeoutError) as error:
-        said.append(f"{server}: {_words(error)}")
+        errors.append(f"{server}: {_words(error)}")
         with suppress(Exception):
             await asyncio.wait_for(client.close(), CONNECT_TIMEOUT)
         lost.clear()
@@ -452,7 +450,7 @@ async def _connect(
 
 
 def _options(source: Source) -> dict[str, Any]:
-    """Return what the library needs for the credentials of an address. Raises Unavailable."""
+    """Return the library's options for the credentials of an address. Raises Unavailable."""
     try:
         import nats  # noqa: F401
     except ImportError:
@@ -473,7 +471,7 @@ def _options(source: Source) -> dict[str, Any]:
         if source.tls:
             options["tls"] = context = ssl.create_default_context(cafile=source.file("ca"))
             if path := source.file("cert"):
-                # A key with a passphrase is an error, not a question on the terminal.
+                # With a passphrase given, an encrypted key is an error and not a prompt.
                 context.load_cert_chain(path, source.file("key"), password="")
     except (OSError, ValueError) as error:
         raise Unavailable(f"{source}: {error}") from error
@@ -481,24 +479,24 @@ def _options(source: Source) -> dict[str, Any]:
 
 
 def _check_seed(path: Path, *, creds: bool) -> None:
-    """Look whether a file has what the library will read from it. Raises OSError, ValueError,
-    Unavailable.
+    """Check that a file has what the library reads from it.
 
-    The library reads a creds file without a JWT for ever.
+    The library loops forever on a creds file without a JWT. Raises OSError, ValueError,
+    Unavailable.
     """
     seed = path.read_bytes()
     if creds:
         lines = seed.splitlines()
-        following = {line.strip(b"- "): after for line, after in pairwise(lines)}
-        seed = following.get(b"BEGIN USER NKEY SEED", b"")
-        if not seed or not following.get(b"BEGIN NATS USER JWT"):
+        next_lines = {line.strip(b"- "): after for line, after in pairwise(lines)}
+        seed = next_lines.get(b"BEGIN USER NKEY SEED", b"")
+        if not seed or not next_lines.get(b"BEGIN NATS USER JWT"):
             raise ValueError(
-                f"{path} is no creds file: it has no `BEGIN NATS USER JWT` and `BEGIN USER NKEY "
-                f"SEED`"
+                f"{path} is not a creds file: it lacks `BEGIN NATS USER JWT` or "
+                "`BEGIN USER NKEY SEED`"
             )
     if not _SEED.fullmatch(seed.strip()):
-        raise ValueError(f"{path} has no seed of a user's nkey (SU…)")
-    if find_spec("nkeys") is None:  # no part of the extra: it has no wheel
+        raise ValueError(f"{path} has no user nkey seed (SU…)")
+    if find_spec("nkeys") is None:  # not in the extra: it has no wheel
         raise Unavailable("creds and nkey files need one more package: pip install nkeys")
 
 

@@ -1,7 +1,7 @@
-"""Write a bucket: as a file is, or as a document wants it. Only what differs is written.
+"""Write a catalog file or a document to a bucket. Only differences are written.
 
-A bucket has no transactions: rows are written one after the other, parents first, deletes last,
-each only if nobody else has written it since it was read. Hosts see them in this order.
+A bucket has no transactions. Rows are written one after the other, parents first, deletes last,
+each only if no other writer has changed it since it was read. Hosts see them in this order.
 """
 
 from __future__ import annotations
@@ -16,35 +16,41 @@ from pathlib import Path
 from typing import Any, Final
 
 from internal_dns.core.catalog_rules import CatalogRules
-from internal_dns.replicate.bucket import Beat, Bucket, Deliveries, Delivery, NoBucket, Unavailable
-from internal_dns.replicate.follower import SILENT, Message, Replay
-from internal_dns.replicate.form import (
+from internal_dns.replicate.bucket import (
+    Bucket,
+    Deliveries,
+    Delivery,
+    Heartbeat,
+    NoBucket,
+    Unavailable,
+)
+from internal_dns.replicate.codec import (
     FLOOR,
     FORMS,
     ORDER,
-    Malformed,
-    Stored,
+    DecodedValue,
+    InvalidEntry,
     file_values,
     read_floor,
     read_key,
     read_value,
-    same,
+    same_value,
     write_floor,
 )
+from internal_dns.replicate.logic import SILENCE_TIMEOUT, Message, Replay
 from internal_dns.replicate.nats import NatsBucket, connected
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog
 from internal_dns.store.rows import Values
 from internal_dns.store.writer import RejectedChange, Writer
 
-PATIENCE: Final = (
-    10.0  # seconds for the first message: the server looks for the last one of every key
-)
+# Seconds to wait for the first message: the server looks up the last one of every key.
+FIRST_MESSAGE_TIMEOUT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What to write: key, value (None deletes), and the revision it must have."""
+    """What to write: key, value (None deletes), and the revision that the key must have."""
 
     puts: list[tuple[str, bytes | None, int | None]]
     deletes: list[tuple[str, bytes | None, int | None]]
@@ -55,7 +61,7 @@ class Changes:
 
 
 async def read(bucket: Bucket) -> dict[str, Message]:
-    """Return the last message of every key, tombstones too. Raises Unavailable."""
+    """Return the last message of every key, including tombstones. Raises Unavailable."""
     facts, found = await bucket.facts(), dict[str, Message]()
     if facts.last:
         async with bucket.follow(None) as deliveries:
@@ -67,7 +73,7 @@ async def _read(
     bucket: Bucket, deliveries: Deliveries, replay: Replay, found: dict[str, Message]
 ) -> None:
     while not replay.complete:
-        items = await deliveries.next(SILENT if replay.heard else PATIENCE)
+        items = await deliveries.next(SILENCE_TIMEOUT if replay.heard else FIRST_MESSAGE_TIMEOUT)
         if not items:
             raise Unavailable("the bucket went silent while it was read")
         replay.heard = True
@@ -76,7 +82,7 @@ async def _read(
 
 
 async def _take(
-    item: Beat | Delivery, replay: Replay, found: dict[str, Message], bucket: Bucket
+    item: Heartbeat | Delivery, replay: Replay, found: dict[str, Message], bucket: Bucket
 ) -> None:
     if isinstance(item, Delivery):
         if not replay.message(item.number, item.message.revision):
@@ -85,17 +91,19 @@ async def _take(
     elif not replay.heartbeat(item.delivered):
         raise Unavailable("a message was lost while the bucket was read; try again")
     elif not await bucket.any_after(replay.revision):
-        replay.nothing_more()
+        replay.finish()
 
 
-def values_of(connection: sqlite3.Connection, rules: CatalogRules) -> dict[str, bytes]:
-    """Return key and value of every row of a file, parents first. Raises RejectedChange for rows that
-    could not be served."""
+def read_file_values(connection: sqlite3.Connection, rules: CatalogRules) -> dict[str, bytes]:
+    """Return key and value of every row of a file, parents first.
+
+    Raises RejectedChange for rows that a server could not serve.
+    """
     values, found, faults = Values(rules), dict[str, bytes](), list[str]()
     for table, key, value in file_values(connection):
         try:
             read_value(read_key(key), value, values)
-        except Malformed as error:
+        except InvalidEntry as error:
             faults.append(f"{table} {key}: {error}")
         found[key] = value
     if faults:
@@ -104,15 +112,21 @@ def values_of(connection: sqlite3.Connection, rules: CatalogRules) -> dict[str, 
     return found
 
 
-def difference(
+def find_changes(
     present: Mapping[str, Message], wanted: Mapping[str, bytes], *, only: set[str] | None = None
 ) -> Changes:
-    """Return what to write so that a bucket of *present* is as *wanted*; of *only* these keys, when
-    given."""
+    """Return the writes that turn a bucket of *present* into *wanted*.
+
+    With *only*, other keys are never deleted.
+    """
     puts: list[tuple[str, bytes | None, int | None]] = []
     for key, value in wanted.items():
         old = present.get(key)
-        if old is None or old.value is None or not same(key.partition(".")[0], old.value, value):
+        if (
+            old is None
+            or old.value is None
+            or not same_value(key.partition(".")[0], old.value, value)
+        ):
             puts.append((key, value, old.revision if old else 0))
     gone = [
         key
@@ -133,27 +147,28 @@ def _children_first(key: str) -> tuple[int, str]:
 
 
 async def write(bucket: NatsBucket, present: Mapping[str, Message], changes: Changes) -> int:
-    """Write *changes*, then the floor if there is none: the bucket is whole. Returns its last
-    revision."""
+    """Write *changes*, then the floor if there is none, which marks the bucket as complete.
+
+    Returns the last revision.
+    """
     last = await bucket.write(changes.puts)
     last = max(last, await bucket.write(changes.deletes))
     if _floor(present) is None:
-        # What was purged under a floor that is lost, nobody knows: whoever has followed this bucket
-        # takes it again.
+        # A lost floor hides what was purged below it. A floor at the bucket's end makes every
+        # follower resync.
         least = max((message.revision for message in present.values()), default=0)
         last = await bucket.write([_floor_at(least, present)])
     return last
 
 
 def _floor(present: Mapping[str, Message]) -> int | None:
-    """Return the floor; None when there is none, or it cannot be read: then every host waits for
-    one."""
+    """Return the floor; None when it is missing or invalid, and then every host waits for one."""
     message = present.get(FLOOR)
     try:
         return (
             read_floor(message.value) if message is not None and message.value is not None else None
         )
-    except Malformed:
+    except InvalidEntry:
         return None
 
 
@@ -162,11 +177,13 @@ def _floor_at(revision: int, present: Mapping[str, Message]) -> tuple[str, bytes
 
 
 async def compact(bucket: NatsBucket, present: Mapping[str, Message]) -> int:
-    """Let go of tombstones; return how many. The floor is raised first: who missed one takes
-    everything again."""
+    """Purge the tombstones; return how many.
+
+    The floor is raised first, so that a host that missed a tombstone resyncs.
+    """
     gone = [message for message in present.values() if message.value is None]
     if gone:
-        # Never lower: what was purged before may be younger than what is left.
+        # Never lower the floor: an earlier purge may have removed later revisions.
         highest = max(_floor(present) or 0, *(message.revision for message in gone))
         await bucket.write([_floor_at(highest, present)])
         for message in gone:
@@ -182,7 +199,7 @@ async def publish(
     replicas: int = 1,
     forget: bool = False,
 ) -> dict[str, Any]:
-    """Make the bucket as *wanted*. Raises RejectedChange, Conflict, Unavailable."""
+    """Make the bucket equal to *wanted*. Raises RejectedChange, Conflict, Unavailable."""
     async with connected(source) as bucket:
         try:
             present = await read(bucket)
@@ -190,12 +207,12 @@ async def publish(
             present = {}
             if not dry_run:
                 await bucket.create(replicas)
-        changes = difference(present, wanted)
+        changes = find_changes(present, wanted)
         if changes.deletes and not any(key.startswith("networks.") for key in wanted):
             raise RejectedChange(
                 [
-                    f"the file has no network: all {len(changes.deletes):,} rows of the bucket "
-                    f"would be deleted"
+                    f"the file has no network: publishing it would delete all "
+                    f"{len(changes.deletes):,} rows of the bucket"
                 ]
             )
         reply: dict[str, Any] = {"puts": len(changes.puts), "deletes": len(changes.deletes)}
@@ -208,8 +225,10 @@ async def publish(
 
 
 async def apply(source: Source, request: dict[str, Any], rules: CatalogRules) -> dict[str, Any]:
-    """Perform `apply` on the catalog in a bucket: read it into a file, apply there under all its
-    rules, write the rest.
+    """Perform `apply` on the catalog in a bucket.
+
+    Reads the bucket into a temporary file, applies the document there under all rules of a file,
+    and writes the differences to the bucket.
 
     Raises RejectedChange, InvalidDocument, Conflict, Unavailable.
     """
@@ -219,32 +238,31 @@ async def apply(source: Source, request: dict[str, Any], rules: CatalogRules) ->
         present = await read(bucket)
         with tempfile.TemporaryDirectory(prefix="internal-dns-") as directory:
             path = Path(directory, "catalog.db")
-            create_catalog(path, rows(present, rules))
+            create_catalog(path, decode_rows(present, rules))
             with closing(Writer(path, rules)) as writer:
                 before = {key for _, key, _ in file_values(writer.connection)}
                 reply = perform(request, writer)
                 after = {key: value for _, key, value in file_values(writer.connection)}
         if request.get("dry_run"):
             return reply
-        # What the bucket has and no file can hold is left as it is.
-        changes = difference(present, after, only=before)
+        # Entries that no file can hold stay in the bucket.
+        changes = find_changes(present, after, only=before)
         return reply | {"revision": await write(bucket, present, changes)}
 
 
-def rows(
+def decode_rows(
     present: Mapping[str, Message],
     rules: CatalogRules,
 ) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the rows of a file that *present* comes to; what a follower would keep out is left
-    out."""
+    """Return *present* as rows by table, without the entries that a follower would quarantine."""
     values, found = Values(rules), defaultdict[str, list[tuple[Any, ...]]](list)
     for message in present.values():
         try:
             if message.key == FLOOR or message.value is None:
                 continue
             key = read_key(message.key)
-            stored: Stored = read_value(key, message.value, values)
-        except Malformed:
+            stored: DecodedValue = read_value(key, message.value, values)
+        except InvalidEntry:
             continue
         found[key[0]].append(stored.row)
         found["machine_metadata"] += stored.metadata

@@ -1,8 +1,7 @@
-"""A catalog file that follows a bucket: what the follower decided, rows and position in one
-transaction.
+"""A catalog file that follows a bucket: applies batches, rows and position in one transaction.
 
-The file's one writer belongs to the follower; whoever else would write it is refused (writer.py),
-and told where to publish.
+Only the follower writes this file. store/writer.py refuses other writers and names the bucket to
+publish to.
 """
 
 from __future__ import annotations
@@ -15,18 +14,17 @@ from typing import Any, Final
 
 import msgspec
 
-from internal_dns.replicate.follower import Batch, Position, Quarantined
-from internal_dns.replicate.form import FORMS, NUMBERS, Stored, bucket_key
+from internal_dns.replicate.codec import FORMS, NUMBERS, DecodedValue, bucket_key
+from internal_dns.replicate.logic import Batch, Position, Quarantined
 from internal_dns.store.schema import KEYS, OF_MACHINE, TABLES
 from internal_dns.store.sqlite import connect
 from internal_dns.store.writer import Writer
 
-KEPT_TOMBSTONES: Final = 100_000
+MAX_TOMBSTONES: Final = 100_000
 
 
 class Replaced(Exception):
-    """Another file has taken the place of the one that was followed: where it stands must be read
-    anew."""
+    """Another file has replaced the open one; its position must be read."""
 
 
 class Replica:
@@ -35,13 +33,12 @@ class Replica:
     def __init__(self, writer: Writer, source: str) -> None:
         self.writer, self.source = writer, source
         self.connection = writer.connection
-        # The position is in the same transaction as the rows: a commit that a power cut loses is
+        # Rows and position share a transaction, so a commit that a power failure loses is
         # followed again.
         self.connection.execute("PRAGMA synchronous = NORMAL")
-        self.connection.execute(
-            "PRAGMA journal_mode = WAL"
-        )  # a long transaction must not keep readers out
-        # In a container with a read-only root there may be nowhere to put a temporary file.
+        # A long transaction must not lock out readers.
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        # A container with a read-only root may have no place for a temporary file.
         self.connection.execute("PRAGMA temp_store = MEMORY")
         self.connection.create_function("bucket_key", -1, _key, deterministic=True)
         script = (
@@ -50,19 +47,19 @@ class Replica:
         self.connection.executescript(f"BEGIN IMMEDIATE; {script}; COMMIT;")
 
     def position(self) -> Position | None:
-        """Return what the file holds; None when it has not followed a bucket to its end yet."""
+        """Return the position of the file; None before its first full resync."""
         row = self.connection.execute("SELECT stream, revision FROM replica").fetchone()
         return Position(row[0].decode(), row[1]) if row else None
 
-    def keys(self) -> int:
-        """Return how many keys of the bucket are known, tombstones too."""
+    def count_keys(self) -> int:
+        """Return how many keys of the bucket the file has received, including tombstones."""
         return int(self.connection.execute("SELECT count(*) FROM replica_rows").fetchone()[0])
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of what is done inside, or nothing. Raises Replaced."""
+        """Commit everything done inside, or nothing. Raises Replaced."""
         if self.writer.is_replaced():
-            raise Replaced(f"{self.writer.path} is another file than was followed")
+            raise Replaced(f"{self.writer.path} was replaced by another file")
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -74,8 +71,8 @@ class Replica:
 
     # ── inside a transaction ──────────────────────────────────────────────────────────────────────
 
-    def known(self, keys: Iterable[str]) -> dict[str, int]:
-        """Return the revisions that were applied of *keys*."""
+    def applied_revisions(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the applied revision of each of *keys* that has one."""
         rows = self.connection.execute(
             "SELECT key, revision FROM replica_rows WHERE key IN (SELECT value FROM json_each(?))",
             (_json(keys),),
@@ -83,36 +80,35 @@ class Replica:
         return {key.decode(): revision for key, revision in rows}
 
     def apply(self, batch: Batch) -> None:
-        """Write the rows of *batch*, and what is known of its keys."""
+        """Write the rows of *batch* and the state of its keys."""
         many = self.connection.executemany
         for table, keys in batch.deletes.items():
             bound = [_bound(table, key) for key in keys]
             many(f"DELETE FROM {table} WHERE {_where(table)}", bound)
             if table == "machines":
-                self._clear(key[0] for key in keys)
+                self._clear_parts(key[0] for key in keys)
         for table, stored in batch.puts.items():
             many(_UPSERT[table], [s.row for s in stored])
             if table == "machines":
-                self._belongings(stored)
+                self._replace_parts(stored)
         many("INSERT OR REPLACE INTO replica_rows VALUES (?, ?, ?)", batch.revisions)
         self._quarantine(batch.revisions, batch.quarantined)
         if batch.floor is not None:
-            # A few are forgotten by whoever counts and sees that they are purged; a bucket may
-            # never be idle, though.
+            # The follower forgets purged tombstones when it is idle; a busy bucket never is.
             (gone,) = self.connection.execute(
                 "SELECT count(*) FROM replica_rows WHERE state = 'gone'"
             ).fetchone()
-            if gone > KEPT_TOMBSTONES:
-                self.purge(self.gone(batch.floor))
+            if gone > MAX_TOMBSTONES:
+                self.forget_tombstones(self.tombstones(batch.floor))
 
-    def _belongings(self, machines: Sequence[Stored]) -> None:
-        """Make what belongs to machines what their values say."""
-        self._clear(s.row[0] for s in machines)
+    def _replace_parts(self, machines: Sequence[DecodedValue]) -> None:
+        """Replace the metadata and services of *machines* by those of their values."""
+        self._clear_parts(s.row[0] for s in machines)
         many = self.connection.executemany
         many(_insert("machine_metadata"), [m for s in machines for m in s.metadata])
         many(_insert("machine_services"), [v for s in machines for v in s.services])
 
-    def _clear(self, machines: Iterable[str]) -> None:
+    def _clear_parts(self, machines: Iterable[str]) -> None:
         bound = (_json(machines),)
         for table in OF_MACHINE:
             those = "machine_id IN (SELECT value FROM json_each(?))"
@@ -122,7 +118,7 @@ class Replica:
         self, revisions: Sequence[tuple[str, int, str]], bad: Sequence[Quarantined]
     ) -> None:
         many = self.connection.executemany
-        if self.quarantined():
+        if self.count_quarantined():
             good = [(key,) for key, _, state in revisions if state != "bad"]
             many("DELETE FROM replica_quarantine WHERE key = ?", good)
         many(
@@ -131,9 +127,8 @@ class Replica:
         )
 
     @contextmanager
-    def unseen(self) -> Iterator[None]:
-        """Inside a transaction on a file that nobody reads yet: what is written needs no entry in
-        the journal."""
+    def without_triggers(self) -> Iterator[None]:
+        """Drop the journal's triggers for a while, in a transaction on a file without readers."""
         triggers = self.connection.execute(
             "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
         ).fetchall()
@@ -143,59 +138,67 @@ class Replica:
         for _, sql in triggers:
             self.connection.execute(sql.decode())
 
-    def forget(self) -> None:
-        """Before everything is told again: whatever is not told is not known."""
+    def clear_state(self) -> None:
+        """Forget the state of all keys before a full resync."""
         self.connection.execute("DELETE FROM replica_rows")
         self.connection.execute("DELETE FROM replica_quarantine")
 
-    def gone(self, floor: int) -> list[str]:
-        """Return the keys that were deleted up to *floor*."""
+    def tombstones(self, floor: int) -> list[str]:
+        """Return the keys deleted up to revision *floor*."""
         rows = "SELECT key FROM replica_rows WHERE state = 'gone' AND revision <= ?"
         return [key.decode() for (key,) in self.connection.execute(rows, (floor,))]
 
-    def purge(self, keys: Iterable[str]) -> None:
-        """Forget keys whose tombstone is no longer told."""
+    def forget_tombstones(self, keys: Iterable[str]) -> None:
+        """Forget keys whose tombstone the bucket no longer has."""
         self.connection.executemany(
             "DELETE FROM replica_rows WHERE key = ? AND state = 'gone'", [(k,) for k in keys]
         )
 
-    def untold(self, limit: int) -> list[str]:
-        """Find the rows that were not told; return the keys of at most *limit*. A key kept out
-        protects its row."""
+    def find_extra_rows(self, limit: int) -> list[str]:
+        """Find the rows that were not delivered; return the keys of at most *limit*.
+
+        A quarantined key protects its row.
+        """
         execute = self.connection.execute
-        execute("DROP TABLE IF EXISTS temp.untold")
-        execute("CREATE TEMP TABLE untold (name TEXT, row INTEGER, key TEXT)")
+        execute("DROP TABLE IF EXISTS temp.extra_rows")
+        execute("CREATE TEMP TABLE extra_rows (name TEXT, row INTEGER, key TEXT)")
         for table in FORMS:
             (rows,) = execute(f"SELECT count(*) FROM {table}").fetchone()
-            told = "SELECT count(*) FROM replica_rows WHERE state = 'row' AND key > ? AND key < ?"
-            # Whatever was told is there: equal numbers mean that nothing else is.
-            if execute(told, (f"{table}.", f"{table}/")).fetchone()[0] < rows:
+            delivered = (
+                "SELECT count(*) FROM replica_rows WHERE state = 'row' AND key > ? AND key < ?"
+            )
+            # Every delivered row is in the table, so equal numbers mean no extra row.
+            if execute(delivered, (f"{table}.", f"{table}/")).fetchone()[0] < rows:
+                key = _sql_key(table)
                 execute(
-                    f"INSERT INTO untold SELECT ?, rowid, {_sql_key(table)} FROM {table} WHERE NOT "
-                    f"EXISTS "
-                    f"(SELECT 1 FROM replica_rows r WHERE r.state IN ('row', 'bad') AND r.key = "
-                    f"{_sql_key(table)})",
+                    f"INSERT INTO extra_rows SELECT ?, rowid, {key} FROM {table} WHERE NOT EXISTS "
+                    f"(SELECT 1 FROM replica_rows r "
+                    f"WHERE r.state IN ('row', 'bad') AND r.key = {key})",
                     (table,),
                 )
-        return [key.decode() for (key,) in execute("SELECT key FROM untold LIMIT ?", (limit,))]
+        return [key.decode() for (key,) in execute("SELECT key FROM extra_rows LIMIT ?", (limit,))]
 
-    def sweep(self, spared: Iterable[str]) -> int:
-        """Delete the rows that `untold` found, but those with a key of *spared*; return how
-        many."""
+    def delete_extra_rows(self, spared: Iterable[str]) -> int:
+        """Delete the rows that `find_extra_rows` found, except those with a key in *spared*.
+
+        Returns how many.
+        """
         execute = self.connection.execute
-        self.connection.executemany("DELETE FROM untold WHERE key = ?", [(key,) for key in spared])
-        swept = 0
+        self.connection.executemany(
+            "DELETE FROM extra_rows WHERE key = ?", [(key,) for key in spared]
+        )
+        deleted = 0
         for table in FORMS:
-            rows = "SELECT row FROM untold WHERE name = ?"
-            swept += execute(f"DELETE FROM {table} WHERE rowid IN ({rows})", (table,)).rowcount
+            rows = "SELECT row FROM extra_rows WHERE name = ?"
+            deleted += execute(f"DELETE FROM {table} WHERE rowid IN ({rows})", (table,)).rowcount
         for table in OF_MACHINE:
-            swept += execute(
+            deleted += execute(
                 f"DELETE FROM {table} WHERE machine_id NOT IN (SELECT id FROM machines)"
             ).rowcount
-        return swept
+        return deleted
 
-    def move(self, position: Position, now: float) -> None:
-        """Say what the file holds."""
+    def set_position(self, position: Position, now: float) -> None:
+        """Store the position of the file."""
         execute = self.connection.execute
         bound = (self.source, position.stream, position.revision, now)
         if not execute(
@@ -203,13 +206,13 @@ class Replica:
         ).rowcount:
             execute("INSERT INTO replica VALUES (?, ?, ?, ?)", bound)
 
-    def quarantined(self) -> int:
-        """Return how many keys are kept out."""
+    def count_quarantined(self) -> int:
+        """Return how many keys are quarantined."""
         return int(self.connection.execute("SELECT count(*) FROM replica_quarantine").fetchone()[0])
 
 
 def _insert(table: str) -> str:
-    """SQL for a whole row; the file may have more columns than we know."""
+    """Return the SQL that inserts a row; the file may have further columns."""
     columns = TABLES[table]
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
@@ -220,7 +223,7 @@ def _upsert(table: str) -> str:
     into = _insert(table)
     if not rest:
         return f"{into} ON CONFLICT ({', '.join(keys)}) DO NOTHING"
-    # A row that is as it was is left alone: no entry in the journal, nothing to read again.
+    # An unchanged row is not written: no entry in the journal, nothing for the server to reload.
     sets = ", ".join(f"{column} = excluded.{column}" for column in rest)
     differs = " OR ".join(f"{table}.{column} IS NOT excluded.{column}" for column in rest)
     return f"{into} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets} WHERE {differs}"
@@ -234,20 +237,23 @@ def _where(table: str) -> str:
 
 
 def _bound(table: str, key: tuple[str, ...]) -> tuple[Any, ...]:
-    """Return key columns as the file has them."""
+    """Return the key columns with the types that the file has."""
     return tuple(
         int(part) if number else part for part, number in zip(key, NUMBERS[table], strict=True)
     )
 
 
 def _sql_key(table: str) -> str:
-    """SQL for the bucket's key of a row. As octets: text that is no UTF-8 would stop the
-    statement."""
-    return f"bucket_key('{table}', {', '.join(f'CAST({table}.{column} AS BLOB)' for column in KEYS[table])})"
+    """Return SQL for the bucket key of a row.
+
+    The columns are cast to BLOB, because text that is not UTF-8 would fail the statement.
+    """
+    columns = ", ".join(f"CAST({table}.{column} AS BLOB)" for column in KEYS[table])
+    return f"bucket_key('{table}', {columns})"
 
 
 def _json(texts: Iterable[str]) -> str:
-    """Return texts as one bound value: one statement for thousands of them."""
+    """Return *texts* as one bound value, so that one statement takes thousands of them."""
     return msgspec.json.encode(list(texts)).decode()
 
 
@@ -259,8 +265,10 @@ def _key(table: str, *parts: object) -> str:
 
 
 def followed(path: Path) -> dict[str, Any] | None:
-    """Return source, stream, revision and time of a replica; None of any other file. Raises as
-    `connect` does."""
+    """Return source, stream, revision and time of a replica; None for any other file.
+
+    Raises what `connect` raises.
+    """
     connection = connect(path)
     try:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'replica'").fetchone():
@@ -277,7 +285,7 @@ def followed(path: Path) -> dict[str, Any] | None:
 
 
 def quarantine(path: Path, limit: int) -> tuple[int, list[tuple[str, int, str]]]:
-    """Return how many keys are kept out of a replica, and the first of them: key, revision, why."""
+    """Return the number of quarantined keys, and key, revision and reason of the first *limit*."""
     connection = connect(path)
     try:
         if not connection.execute(

@@ -1,5 +1,4 @@
-"""The address of a bucket: `nats://HOST[:PORT][,HOST…]/BUCKET?creds=FILE`. Its secrets are never
-printed."""
+"""The address of a bucket: `nats://HOST[:PORT][,HOST…]/BUCKET?creds=FILE`. Never prints secrets."""
 
 from __future__ import annotations
 
@@ -10,14 +9,14 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 PORT: Final = 4222
 BUCKET: Final = "internal-dns"
-_OPTIONS: Final = ("creds", "nkey", "token_file", "ca", "cert", "key")  # each a file
+_OPTIONS: Final = ("creds", "nkey", "token_file", "ca", "cert", "key")  # each names a file
 _EXAMPLE: Final = "nats://nats.example:4222/internal-dns?creds=/etc/internal-dns/nats.creds"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a catalog is followed from, or published to. `servers` are host:port; `files` by
-    option."""
+    """The bucket that a catalog follows or is published to. `servers` are host:port, `files` pairs
+    of option and path."""
 
     servers: tuple[str, ...]
     bucket: str = BUCKET
@@ -30,8 +29,7 @@ class Source:
         return f"{'tls' if self.tls else 'nats'}://{','.join(self.servers)}/{self.bucket}"
 
     def without_secrets(self) -> str:
-        """Return the address with its options, which are names of files; user, password and token
-        left out."""
+        """Return the address with its options, without user, password and token."""
         options = urlencode(dict(self.files), safe="/")
         return f"{self}?{options}" if options else str(self)
 
@@ -39,30 +37,30 @@ class Source:
         return f"Source({self})"  # neither user nor password reaches a log or a traceback
 
     def file(self, option: str) -> str | None:
-        """Return the file of an option of the address."""
+        """Return the file that *option* of the address names."""
         return dict(self.files).get(option)
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """Read an address. Raises ValueError, whose words never hold what may be a secret."""
+        """Parse an address. Raises ValueError, whose text contains no possible secret."""
         try:
             url = urlsplit(text)
             options = dict(parse_qsl(url.query, strict_parsing=bool(url.query)))
         except ValueError:
-            raise ValueError(f"that is no address of a bucket: write {_EXAMPLE}") from None
+            raise ValueError(f"not a valid bucket address; an example: {_EXAMPLE}") from None
         if url.scheme not in ("nats", "tls"):
             raise ValueError(
-                f"the address of a bucket starts with nats:// or tls://, such as {_EXAMPLE}"
+                f"a bucket address starts with nats:// or tls://, for example {_EXAMPLE}"
             )
         login, _, hosts = url.netloc.rpartition("@")
         user, _, password = login.partition(":")
         bucket = url.path.strip("/") or BUCKET
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", bucket):
-            raise ValueError("a bucket's name is 1 to 64 of letters, digits, - and _")
-        if not options.keys() <= set(_OPTIONS):  # unnamed: it may be a part of a password
+            raise ValueError("a bucket name has 1 to 64 letters, digits, - or _")
+        if not options.keys() <= set(_OPTIONS):  # not repeated: it may be part of a password
             raise ValueError(
-                f"the address has an option that is none of {', '.join(_OPTIONS)}; in a user or "
-                "password write ? as %3F"
+                f"the address has an unknown option; known are {', '.join(_OPTIONS)}. Write ? in a "
+                "user or password as %3F"
             )
         servers = tuple(_server(host) for host in hosts.split(","))
         tls = url.scheme == "tls" or bool(options.keys() & {"ca", "cert"})
@@ -72,9 +70,9 @@ class Source:
 
 
 def _server(text: str) -> str:
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?", text)
-    if not found or int(found[2] or PORT) > 65_535:
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?", text)
+    if not match or int(match[2] or PORT) > 65_535:
         raise ValueError(
-            f"the address names no HOST or HOST:PORT before the bucket: write {_EXAMPLE}"
+            f"the address has no valid HOST or HOST:PORT before the bucket; an example: {_EXAMPLE}"
         )
-    return f"{found[1]}:{found[2] or PORT}"
+    return f"{match[1]}:{match[2] or PORT}"

@@ -1,15 +1,19 @@
-"""The server as a service: how it starts, changes its settings, and ends.
+"""The life of the server process: start, reload, status, shutdown.
 
-    settings ─► parts ─► sockets ─► (server.py runs) ─► reload, on SIGHUP ─► drain, on SIGTERM
+    settings ─► parts ─► sockets ─► server.py ─┬─ SIGHUP ──► reload
+                                               ├─ commit ──► applying
+                                               ├─ status ──► notify, watchdog ─► systemd
+                                               └─ SIGTERM ─► drain
 
-parts.py         the parts of the server, made by the settings
-errors.py        why it cannot start: what, why, and what to do
-sockets.py       sockets bound by the settings, or inherited
-loop.py          the event loop
-registration.py  what `/metrics` reads of the parts
-reload.py        which settings a SIGHUP changes, all of them or none
-drain.py         the end: finish what is in flight
-summary.py       the start lines, and what a commit changed
-notify.py        what systemd is told
-watchdog.py      whether we still answer; routes.py: which of our addresses are on this host
+parts.py         builds the parts of the server from the settings
+errors.py        the errors that prevent a start: what, why, and what to do
+sockets.py       binds the sockets, or adopts inherited ones
+loop.py          chooses the event loop
+registration.py  registers the metrics of the parts
+applying.py      applies a new catalog in slices, so that the event loop stays responsive
+reload.py        applies changed settings on SIGHUP, all of them or none
+drain.py         finishes the work in flight after SIGTERM
+summary.py       the lines that the server logs at start and after a commit
+notify.py        reports status to systemd
+watchdog.py      queries the server's own addresses; routes.py: which of these are on this host
 """

@@ -1,4 +1,4 @@
-"""Apply commits on the event loop in slices, so that no commit holds it, however much it changes."""
+"""Apply commits on the event loop in slices, so that no commit blocks the loop for long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from internal_dns.core.catalog import Catalog
 
-SLICE: Final = 0.002  # seconds until the event loop has its turn
+SLICE: Final = 0.002  # seconds until control returns to the event loop
 
 _log = logging.getLogger("internal_dns")
 
@@ -18,7 +18,7 @@ Steps = Callable[[Catalog], Iterator[None]]  # Exchange.steps
 
 
 class Applying:
-    """Catalogs on their way to being answered from, one after the other."""
+    """The queue of new catalogs; the server switches to one after the other."""
 
     def __init__(
         self,
@@ -27,19 +27,18 @@ class Applying:
         clock: Callable[[], float] = perf_counter,
         held: Callable[[float], None] | None = None,
     ) -> None:
-        """*held* is told the CPU seconds of each slice."""
+        """*held* is called with the CPU seconds of each slice."""
         self._steps_of, self._call_soon, self._clock = steps, call_soon, clock
         self._held = held
         self._waiting: deque[tuple[Callable[[], Iterator[None]], Callable[[], None]]] = deque()
         self._steps: Iterator[None] | None = None
 
     def apply(self, catalog: Catalog, done: Callable[[], None]) -> None:
-        """Answer from *catalog*, then call *done*: at once when that is quick, else after more turns
-        of the event loop."""
+        """Switch to *catalog*, then call *done*: at once if that takes one slice, else later."""
         self._wait(lambda: self._steps_of(catalog), done)
 
     def go_on_with(self, steps: Iterator[None]) -> None:
-        """Take *steps* in slices too, when what came before is done."""
+        """Take *steps* in slices too, after everything that waits already."""
         self._wait(lambda: steps, lambda: None)
 
     def _wait(self, steps: Callable[[], Iterator[None]], done: Callable[[], None]) -> None:

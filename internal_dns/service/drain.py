@@ -1,4 +1,4 @@
-"""The end: take nothing new, finish what is in flight, then close."""
+"""Shutdown: accept nothing new, finish the work in flight, then close."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from internal_dns.transport.listen.tcp import Connections
 from internal_dns.transport.listen.udp import UdpListener
 from internal_dns.transport.native.listener import Udp as NativeUdp
 
-DRAIN_TIMEOUT: Final = 5  # seconds to finish what is in flight after SIGTERM
-INTERVAL: Final = 0.02  # seconds between looks whether anything is left
+DRAIN_TIMEOUT: Final = 5  # seconds to finish the work in flight after SIGTERM
+INTERVAL: Final = 0.02  # seconds between checks for remaining work
 
 
 async def drain(
@@ -20,12 +20,12 @@ async def drain(
     connections: Connections,
     timeout: float = DRAIN_TIMEOUT,
 ) -> None:
-    """Return when every reply is sent, or after *timeout* seconds: then what is left is dropped."""
+    """Return when every reply is sent. After *timeout* seconds, drop the remaining work."""
     for listener in udp:
         listener.stop_reading()
     for server in servers:
         server.close()
-    connections.exchange.expect_no_catalog()  # what waits for one is answered now
+    connections.exchange.expect_no_catalog()  # answers the queries that wait for one
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     while True:
@@ -39,7 +39,7 @@ async def drain(
         if not left or loop.time() >= deadline:
             break
         await asyncio.sleep(INTERVAL)
-    # A client that has not taken its answers by now never will.
+    # A client that has not read its replies by now never will.
     for connection in tuple(connections.open):
         connection.transport.abort()
     for listener in udp:

@@ -1,4 +1,4 @@
-"""Why the server cannot start, in words for its operator: what, why, and what to do."""
+"""The errors that prevent a start, for the operator: what, why, and what to do."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ BUILD_NATIVE: Final = (
 
 
 def cannot_listen(endpoint: Endpoint, error: OSError) -> OperatorError:
-    """Say why an address cannot be listened on, and what helps."""
+    """Return the error for an address that cannot be bound."""
     port = endpoint.port
     remedies = {
-        errno.EADDRINUSE: f"Something else serves there: `ss -lunp 'sport = :{port}'` shows it; "
-        "stop it or choose --listen",
-        errno.EACCES: "It needs root, CAP_NET_BIND_SERVICE, or sysctl "
+        errno.EADDRINUSE: f"Another program uses it: `ss -lunp 'sport = :{port}'` shows which; "
+        "stop it, or choose another address with --listen",
+        errno.EACCES: "Run as root, with CAP_NET_BIND_SERVICE, or with sysctl "
         f"net.ipv4.ip_unprivileged_port_start={port}",
         errno.EPERM: "Run with CAP_NET_BIND_SERVICE and CAP_NET_RAW, or listen on a local address",
         errno.EADDRNOTAVAIL: "The host has no IPv6, or the address is not valid here; choose "
@@ -33,24 +33,23 @@ def cannot_listen(endpoint: Endpoint, error: OSError) -> OperatorError:
     return OperatorError(
         f"cannot listen on {endpoint}",
         error.strerror or str(error),
-        remedies.get(error.errno or 0, "Choose --listen"),
+        remedies.get(error.errno or 0, "Choose another address with --listen"),
         in_use=error.errno == errno.EADDRINUSE,
     )
 
 
 def cannot_open(setting: str, endpoint: Endpoint, error: OSError) -> OperatorError:
-    """Say why the port of *setting*, admin or console, cannot be opened, and what helps."""
+    """Return the error for a port of *setting* (admin or console) that cannot be opened."""
     do = f"Choose another with --{setting} ADDR:PORT, or none"
     if in_use := error.errno == errno.EADDRINUSE:
-        do = f"Another server's? `ss -ltnp 'sport = :{endpoint.port}'` shows it. {do}"
-    # Not strerror: asyncio puts a sentence of its own there.
+        do = f"Another program uses it: `ss -ltnp 'sport = :{endpoint.port}'` shows which. {do}"
+    # Not error.strerror: asyncio replaces it by a sentence of its own.
     why = os.strerror(error.errno) if error.errno else str(error)
     return OperatorError(f"cannot open {setting} {endpoint}", why, do, in_use=in_use)
 
 
 def cannot_forward(ca: Path | None, error: ImportError | OSError) -> OperatorError:
-    """Say why encrypted upstreams cannot be queried, and what helps. *ca*: the setting
-    upstream_ca."""
+    """Return the error for encrypted upstreams that cannot be used; *ca* is upstream_ca."""
     if isinstance(error, ImportError):
         return OperatorError(
             "an https:// upstream",
@@ -58,7 +57,7 @@ def cannot_forward(ca: Path | None, error: ImportError | OSError) -> OperatorErr
             "In the checkout: pip install '.[doh]'; or use a tls:// upstream",
         )
     why = str(error.strerror or error)  # ssl.SSLError is an OSError
-    return OperatorError(f"upstream_ca {ca}", why, "Name a file of certificates (PEM)")
+    return OperatorError(f"upstream_ca {ca}", why, "Name a file of PEM certificates")
 
 
 def no_native_path(why: str) -> OperatorError:
@@ -78,11 +77,11 @@ def unusable_catalog(catalog: Path, error: Exception) -> OperatorError:
     return OperatorError(
         f"catalog {catalog}",
         str(error),
-        "Name a usable file with --catalog, or make one: internal-dns init FILE --demo",
+        "Name a usable file with --catalog, or create one: internal-dns init FILE --demo",
     )
 
 
 def unfit_sockets(faults: Sequence[str]) -> OperatorError:
-    """Say that the inherited sockets do not fit the configuration."""
-    what = "the inherited sockets and the configuration"
-    return OperatorError(what, "; ".join(faults), "Correct either")
+    """Return the error for inherited sockets that contradict the configuration."""
+    what = "the inherited sockets contradict the configuration"
+    return OperatorError(what, "; ".join(faults), "Change one of them")

@@ -1,4 +1,4 @@
-"""What the server is put together from, made by the settings. Each raises OperatorError."""
+"""Build the parts of the server from the settings. Every function may raise OperatorError."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from internal_dns.forward.upstreams import (
 )
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
-from internal_dns.replicate.following import Following
+from internal_dns.replicate.follower import Follower
 from internal_dns.service import errors
 from internal_dns.store.sqlite import Loaded
 from internal_dns.transport import native
@@ -34,7 +34,7 @@ _log = logging.getLogger("internal_dns")
 def make_rules(
     settings: Settings, upstreams: tuple[Upstream, ...], secret: bytes, *, dev: bool
 ) -> Rules:
-    """Return what every answer goes by. *secret* is that of the DNS cookies."""
+    """Return the rules of all answers. *secret* is the secret of the DNS cookies."""
     return Rules(
         prefix=settings.prefix,
         region=settings.region,
@@ -68,7 +68,7 @@ def say_public(upstreams: tuple[Upstream, ...]) -> None:
 
 
 def forward_limit() -> int:
-    """How many questions may wait for upstreams at a time: a quarter of the descriptors."""
+    """Return how many queries may wait for upstreams at a time: a quarter of the descriptors."""
     return max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
@@ -90,11 +90,11 @@ def make_forwarder(
         raise errors.cannot_forward(settings.upstream_ca, error) from error
 
 
-def make_following(settings: Settings) -> Following | None:
-    """Return what follows the bucket of the settings, None without one."""
+def make_follower(settings: Settings) -> Follower | None:
+    """Return the follower of the bucket in the settings; None without one."""
     if settings.source is None:
         return None
-    return Following(
+    return Follower(
         settings.catalog,
         settings.source,
         settings.host_name or socket.gethostname(),
@@ -103,7 +103,7 @@ def make_following(settings: Settings) -> Following | None:
 
 
 def choose_udp_path(wanted: str) -> str:
-    """Return the UDP path that runs when *wanted* is set: native or python."""
+    """Return the UDP path to use, native or python, for the setting *wanted*."""
     if wanted == "python":
         return wanted
     if not native.MISSING:
@@ -111,7 +111,7 @@ def choose_udp_path(wanted: str) -> str:
     if wanted == "native":
         raise errors.no_native_path(native.MISSING)
     _log.warning(
-        "the native udp path %s: serving with the python one. %s for it",
+        "native UDP path unavailable (%s); using the Python path. %s",
         native.MISSING,
         errors.BUILD_NATIVE,
     )
@@ -130,7 +130,7 @@ def open_console(
     about: Callable[[], Mapping[str, str]],
     upstreams: Callable[[], Sequence[str]],
 ) -> Console:
-    """Open the port of the web console, whose packages are only loaded here."""
+    """Open the port of the web console. Only this function loads its packages."""
     try:
         from internal_dns.admin.console.app import Sources
         from internal_dns.admin.console.samples import Sampler

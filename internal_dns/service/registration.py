@@ -1,4 +1,4 @@
-"""Let `/metrics` read what the parts of the server hold. docs/metrics.md repeats each HELP text."""
+"""Register the metrics of the server's parts. docs/metrics.md repeats each HELP text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.metrics import Metrics
-from internal_dns.replicate.following import Following
+from internal_dns.replicate.follower import Follower
 from internal_dns.store.watch import Watcher
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.listen.sockets import Bound, kernel_drops
@@ -17,7 +17,7 @@ from internal_dns.transport.listen.tcp import Connections
 def register_answers(
     metrics: Metrics, exchange: Exchange, connections: Connections, groups: Sequence[Bound]
 ) -> None:
-    """Register the answer table and the sockets."""
+    """Register the metrics of the answer table and the sockets."""
     answers = exchange.answers
     metrics.gauges += [
         (
@@ -62,29 +62,29 @@ def register_answers(
 
 
 def register_waiting(metrics: Metrics, exchange: Exchange) -> None:
-    """Register what waits: for its network's turn, and for the first catalog."""
+    """Register the metrics of the queues: per network, and before the first catalog."""
     queue, room = exchange.work.queue, exchange.room
     metrics.gauges += [
         (
             "internal_dns_waiting",
-            "Number of messages that wait for their network's turn.",
+            "Number of messages waiting in the queues of their networks.",
             lambda: len(queue),
         ),
         (
             "internal_dns_waiting_octets",
-            "Approximate memory used by messages that wait, in octets.",
+            "Approximate memory used by waiting messages, in octets.",
             lambda: queue.octets,
         ),
         (
             "internal_dns_waiting_for_catalog",
-            "Number of queries that wait for the first catalog.",
+            "Number of queries waiting for the first catalog.",
             lambda: len(room),
         ),
     ]
     metrics.counters.append(
         (
             "internal_dns_waiting_for_catalog_overflows",
-            "Number of queries for which there was no room to wait for the first catalog.",
+            "Number of queries that found no room to wait for the first catalog.",
             lambda: room.overflows,
         )
     )
@@ -93,11 +93,14 @@ def register_waiting(metrics: Metrics, exchange: Exchange) -> None:
 def register_catalog(
     metrics: Metrics, exchange: Exchange, watcher: Watcher, configured: Callable[[], bool]
 ) -> None:
-    """Register the catalog and the configuration. *configured*: the last reload succeeded."""
+    """Register the metrics of catalog and configuration.
+
+    *configured* returns whether the last reload succeeded.
+    """
     metrics.gauges += [
         (
             "internal_dns_catalog_revision",
-            "Revision of the catalog that answers.",
+            "Revision of the catalog in use.",
             lambda: exchange.catalog.revision if exchange.catalog else 0,
         ),
         (
@@ -112,26 +115,26 @@ def register_catalog(
         ),
         (
             "internal_dns_catalog_faults",
-            "Number of invalid rows, which are not served as they are written.",
+            "Number of invalid rows, which are skipped or served in part.",
             watcher.faults,
         ),
         (
             "internal_dns_configuration_readable",
-            "1 unless the last reload failed, then 0.",
+            "0 if the last reload failed, else 1.",
             configured,
         ),
     ]
 
 
 def register_forwarder(metrics: Metrics, forwarder: Forwarder) -> None:
-    """Register the upstreams and the cache of their replies."""
+    """Register the metrics of the upstreams and the forwarder's cache."""
     cache = forwarder.cache
     metrics.upstreams = forwarder.status
     metrics.cache_hits = lambda: {age.name.lower(): count for age, count in cache.hits.items()}
     metrics.gauges += [
         (
             "internal_dns_forward_outstanding",
-            "Number of queries that wait for a reply of an upstream.",
+            "Number of queries waiting for a reply from an upstream.",
             lambda: len(forwarder.asking),
         ),
         (
@@ -164,9 +167,9 @@ def register_forwarder(metrics: Metrics, forwarder: Forwarder) -> None:
     ]
 
 
-def register_following(metrics: Metrics, following: Following) -> None:
-    """Register the replication of the catalog."""
-    status, start = following.status, "internal_dns_replication"
+def register_follower(metrics: Metrics, follower: Follower) -> None:
+    """Register the metrics of the replication."""
+    status, start = follower.status, "internal_dns_replication"
     metrics.gauges += [
         (
             f"{start}_lag_revisions",
@@ -180,7 +183,7 @@ def register_following(metrics: Metrics, following: Following) -> None:
         ),
         (
             f"{start}_connected",
-            "1 while the bucket is followed, else 0.",
+            "1 while the follower is connected to the bucket, else 0.",
             lambda: float(not status.problem),
         ),
         (
@@ -207,7 +210,7 @@ def register_following(metrics: Metrics, following: Following) -> None:
         ),
         (
             f"{start}_resyncs",
-            "Number of times that the whole bucket was read again.",
-            lambda: status.full,
+            "Number of full resyncs, in which the whole bucket is read.",
+            lambda: status.resyncs,
         ),
     ]

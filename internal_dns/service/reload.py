@@ -1,5 +1,4 @@
-"""What a SIGHUP changes: the rows of the table of settings that may change while we serve, and no
-others. The running parts take all of them, or none."""
+"""Apply changed settings on SIGHUP: those marked as reloadable, either all of them or none."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ _log = logging.getLogger("internal_dns")
 
 
 class InUse:
-    """The settings in use, and what was made from them that a reload makes anew."""
+    """The settings in use, and the values derived from them that a reload recomputes."""
 
     def __init__(self, settings: Settings, *, dev: bool) -> None:
         self.settings, self.dev = settings, dev
@@ -52,7 +51,7 @@ class InUse:
 
 @dataclass(slots=True)
 class Reloader:
-    """Takes new settings into the parts of a running server."""
+    """Applies new settings to the parts of a running server."""
 
     in_use: InUse
     metrics: Metrics
@@ -61,14 +60,16 @@ class Reloader:
     api: Api
     watcher: Watcher
     mirror: Mirror | None
-    go_on: Callable[[Iterator[None]], None]  # with what is left to do, in slices
-    udp: list[UdpListener] | list[NativeUdp] = field(default_factory=list)  # those that read
-    inherited: bool = False  # the sockets say where to listen, whatever the file says
-    succeeded: bool = True  # the last time
+    go_on: Callable[[Iterator[None]], None]  # takes the remaining steps in slices
+    udp: list[UdpListener] | list[NativeUdp] = field(default_factory=list)  # the active listeners
+    inherited: bool = False  # the inherited sockets override the setting `listen`
+    succeeded: bool = True  # whether the last reload succeeded
 
     def reload(self, reread: Callable[[], Settings]) -> None:
-        """Go on with what *reread* returns, as far as it can change at run time; with the settings
-        before, if it is faulty. Raises nothing: whatever happens is logged."""
+        """Apply the settings that *reread* returns, as far as they can change at run time.
+
+        If they are faulty, the previous settings stay. Raises nothing: every outcome is logged.
+        """
         before, upstreams, self.succeeded = self.in_use.settings, self.in_use.upstreams, False
         try:
             found = reread()
@@ -80,27 +81,27 @@ class Reloader:
             self._use(use)
         except ConfigurationError as error:
             _log.error(
-                "configuration not reloaded, the one before stays: %s", "; ".join(error.faults)
+                "configuration not reloaded, keeping the previous one: %s", "; ".join(error.faults)
             )
-        except Exception:  # a signal handler has no caller: a fault of ours ends here
-            _log.exception("configuration not reloaded, the one before stays")
+        except Exception:  # a signal handler has no caller: a bug must end here
+            _log.exception("configuration not reloaded, keeping the previous one")
         else:
             self.succeeded = True
             changed, fixed = differences(before, found)
             if not (before.upstream or found.upstream) and upstreams != self.in_use.upstreams:
-                told = (" ".join(map(str, each)) for each in (upstreams, self.in_use.upstreams))
-                changed.append(f"upstreams of {RESOLV_CONF} {' -> '.join(told)}")
-            _log.info("configuration reloaded: %s", "; ".join(changed) or "nothing changed")
+                lists = (" ".join(map(str, each)) for each in (upstreams, self.in_use.upstreams))
+                changed.append(f"upstreams of {RESOLV_CONF} {' -> '.join(lists)}")
+            _log.info("configuration reloaded: %s", "; ".join(changed) or "no changes")
             if fixed:
                 _log.warning(
-                    "not changed, because they are taken at the start only: %s; restart",
+                    "restart to apply these settings, which are only read at start: %s",
                     ", ".join(fixed),
                 )
 
     def _use(self, settings: Settings) -> None:
-        """Raises ConfigurationError, and then nothing has changed."""
+        """Switch to *settings*. Raises ConfigurationError, and then nothing has changed."""
         now = self.in_use
-        upstreams, public = find_upstreams(settings)  # the host's resolv.conf may be another, too
+        upstreams, public = find_upstreams(settings)  # resolv.conf may have changed, too
         secret = settings.cookie_secret or now.secret
         rules = make_rules(settings, upstreams, secret, dev=now.dev)
         workers = self._workers(rules)
@@ -124,10 +125,9 @@ class Reloader:
         self.watcher.use(settings.catalog_rules)
 
     def _workers(self, rules: Rules) -> NewWorkers | None:
-        """Make the native workers that answer by *rules*, if those are new. Raises
-        ConfigurationError.
+        """Create native workers for *rules*, if these have changed. Raises ConfigurationError.
 
-        Whatever they need and cannot have is missed here, while the ones before still read.
+        A missing resource shows here, while the previous workers still serve.
         """
         if not self.mirror or rules == self.exchange.rules:
             return None
@@ -138,11 +138,11 @@ class Reloader:
             ]
         except (OSError, MemoryError) as error:
             raise ConfigurationError(
-                [f"no new native workers could be made: {str(error) or 'no memory'}"]
+                [f"cannot create new native workers: {str(error) or 'out of memory'}"]
             ) from error
 
     def _use_rules(self, rules: Rules, workers: NewWorkers | None) -> None:
-        """Answer by *rules*; *workers* take over from those that answer by the rules before."""
+        """Switch to *rules*; *workers* replace those of the previous rules."""
         if workers is None:
             self.go_on(self.exchange.use_rules(rules))
             return
@@ -156,7 +156,7 @@ class Reloader:
 
 
 def merged(old: Settings, new: Settings) -> Settings:
-    """Return *old* with what of *new* may change at run time."""
+    """Return *old* with the reloadable settings of *new*."""
     rows = {row.name: getattr(new, row.name) for row in table() if row.metadata["reload"]}
     origin = {
         name: (new if name in rows else old).origin.get(name, "")
@@ -166,7 +166,7 @@ def merged(old: Settings, new: Settings) -> Settings:
 
 
 def differences(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
-    """Return in words what changes at run time, and the names of what would need another start."""
+    """Return the changes of reloadable settings as text, and the names of changed fixed ones."""
     changed = [row for row in table() if getattr(old, row.name) != getattr(new, row.name)]
     words = [
         row.name if row.name in SECRETS else f"{row.name} {_said(old, row.name)} -> "
@@ -177,7 +177,7 @@ def differences(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
 
 
 def _said(settings: Settings, name: str) -> str:
-    """A value in one line of a log."""
+    """Return a value as text for a log line."""
     value = shown(name, getattr(settings, name))
     if isinstance(value, dict):
         return " ".join(f"{suffix}={_rule(rule)}" for suffix, rule in value.items()) or "none"
@@ -189,7 +189,7 @@ def _said(settings: Settings, name: str) -> str:
 
 
 def _rule(rule: list[str] | dict[str, Any]) -> str:
-    """The upstreams of a suffix, in one word."""
+    """Return the upstreams of a suffix as one word."""
     return (
         ",".join(rule) if isinstance(rule, list) else f"{','.join(rule['upstreams'])},allow_prefix"
     )

@@ -1,4 +1,4 @@
-"""The sockets of the server: bound by the settings, or inherited."""
+"""Bind the sockets of the settings, or adopt inherited ones."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ _log = logging.getLogger("internal_dns")
 
 
 def bind(endpoints: Sequence[Endpoint], *, queues: bool) -> Iterator[Bound]:
-    """Yield the sockets of each of *endpoints*, several UDP sockets each where *queues* can be
-    told apart by network. Raises OperatorError."""
+    """Yield the sockets of each endpoint. Raises OperatorError.
+
+    *queues*: bind several UDP sockets per IPv6 endpoint, one per group of networks.
+    """
     for endpoint in endpoints:
-        # What chooses the queue reads an IPv6 header.
+        # The BPF program that chooses the queue reads an IPv6 header.
         count = native.QUEUES if queues and endpoint.host.version == 6 else 1
         try:
             udp, tcp = bind_queues(endpoint, count)
@@ -31,20 +33,20 @@ def bind(endpoints: Sequence[Endpoint], *, queues: bool) -> Iterator[Bound]:
 
 
 def spread(group: Bound) -> None:
-    """Give each network its queue, where the UDP sockets of *group* are such queues."""
+    """Assign each network to one UDP socket of *group*, if these sockets are queues."""
     if not _are_queues(group):
         return
     try:
         spread_by_network(group.udp[0])
     except OSError as error:
         _log.warning(
-            "no filter for the queues (%s): one network's flood may hurt any other", error.strerror
+            "cannot assign networks to queues (%s): a flood from one network may affect all others",
+            error.strerror,
         )
 
 
 def _are_queues(group: Bound) -> bool:
-    """Whether *group* can be a queue for each eighth of the networks: ours are, inherited ones may
-    be."""
+    """Whether the UDP sockets of *group* are queues. Those of `bind` are, inherited ones may be."""
     return (
         group.endpoint.host.version == 6
         and len(group.udp) == native.QUEUES
@@ -53,8 +55,10 @@ def _are_queues(group: Bound) -> bool:
 
 
 def adopt(settings: Settings, inherited: Sequence[Bound]) -> Settings:
-    """Return *settings* that listen where the *inherited* sockets do. Raises OperatorError when the
-    others do not fit that."""
+    """Return *settings* with the addresses of the *inherited* sockets.
+
+    Raises OperatorError when other settings contradict these.
+    """
     adopted = replace(settings, listen=tuple(group.endpoint for group in inherited))
     if faults := find_contradictions(adopted):
         raise unfit_sockets(faults)

@@ -1,4 +1,4 @@
-"""The server in words, for its start lines."""
+"""The lines that the server logs at start, while it loads, and after a commit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _log = logging.getLogger("internal_dns")
 
 
 def counted(loaded: Loaded) -> str:
-    """The size of a catalog in words."""
+    """Return the size of a catalog as text."""
     return (
         f"{len(loaded.catalog.networks)} networks, {loaded.apps} apps, {loaded.machines} machines "
         f"({loaded.started} started), {loaded.peers} peers"
@@ -30,20 +30,20 @@ def duration(seconds: float) -> str:
 
 
 def path_in_words(native: bool, workers: int) -> str:
-    """The UDP path that runs."""
+    """Return the UDP path in use as text."""
     return f"native ({workers} worker{'s' * (workers > 1)})" if native else "python"
 
 
 def log_progress(table: str, rows: int) -> None:
-    """Log how far a big file is read: a line per second or so, none for files that take less."""
+    """Log the progress of loading a large file, about once per second."""
     if not rows % PROGRESS_ROWS:
         _log.info("catalog: %s, %s rows read", table, f"{rows:,}")
 
 
 def log_loaded(loaded: Loaded, seconds: float, *, first: bool, changed: bool) -> None:
-    """Log what a commit changed, and for the *first* catalog what of it is not served."""
+    """Log a changed catalog; for the *first* one, the number of skipped rows."""
     if changed and not first:
-        # There may be a hundred small commits per second; a file read whole is worth a line.
+        # There may be a hundred small commits per second. A full reload is worth a line.
         _log.log(
             logging.DEBUG if loaded.parts else logging.INFO,
             "catalog revision %d, %d parts, %.0f ms",
@@ -52,4 +52,6 @@ def log_loaded(loaded: Loaded, seconds: float, *, first: bool, changed: bool) ->
             seconds * 1000,
         )
     if loaded.fault_count and first:
-        _log.warning("%d rows were left out; `internal-dns check` lists them", loaded.fault_count)
+        _log.warning(
+            "%d invalid rows are not served; `internal-dns check` lists them", loaded.fault_count
+        )

@@ -1,9 +1,9 @@
-"""The watchdog: tell the service manager that we live, but only after having really answered.
+"""The watchdog: send WATCHDOG=1 to the service manager, but only after real answers.
 
-A question is sent to each address that is served, by a socket as a client's would be. Its answer
-has gone through the kernel's queue, our receiving, the loop, and the journey; a server that hangs,
-or has stopped reading, says nothing more, and the service manager starts another. It does not wait
-behind others' questions: a flood is no reason to be restarted.
+It sends a query to each served address through a socket like a client's. The reply has passed the
+kernel's queue, the listener, the event loop, and the journey. A server that hangs or no longer
+reads sends no WATCHDOG=1, and the service manager restarts it. These queries skip the queues of
+other clients: a flood is no reason for a restart.
 """
 
 from __future__ import annotations
@@ -23,73 +23,76 @@ from internal_dns.net import Endpoint, packed
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.routes import is_local
 
-# One question may be lost in a full queue without the service being at fault.
+# Queries per watchdog interval: one may be lost in a full queue.
 CHANCES: Final = 4
-# The journey answers it each time, or refuses an outsider: it needs no catalog, and is never
-# forwarded or remembered.
+# The journey answers this query, or refuses an outsider. It needs no catalog, and is never
+# forwarded or stored in the answer table.
 _QUESTION: Final = b"\x09localhost\0" + pack("!HH", Type.AAAA, IN)
 
-# Entered with the address and port that we ask from, while we do.
+# A context manager that marks queries from an address and port as the watchdog's.
 AskingOurselves = Callable[[bytes, int], AbstractContextManager[None]]
 
 _log = logging.getLogger("internal_dns")
 
 
-def _nobody_knows(source: bytes, port: int) -> AbstractContextManager[None]:
+def _unmarked(source: bytes, port: int) -> AbstractContextManager[None]:
     return nullcontext()
 
 
 async def watch_ourselves(
     manager: ServiceManager, endpoints: Sequence[Endpoint], known_as: AskingOurselves
 ) -> None:
-    """Ask ourselves, and tell *manager* when every address answered, until cancelled. It must have
-    a watchdog on."""
+    """Query all served addresses and notify *manager* when each has answered, until cancelled.
+
+    *manager* must have a watchdog.
+    """
     assert manager.watchdog is not None
-    every, silent = manager.watchdog / CHANCES, False
-    asked, loop = _on_this_host(endpoints), asyncio.get_running_loop()
-    if not asked:
+    every, failing = manager.watchdog / CHANCES, False
+    local, loop = _on_this_host(endpoints), asyncio.get_running_loop()
+    if not local:
         _log.warning(
-            "watchdog: none of our addresses is on this host yet, so that it watches the event "
-            "loop alone"
+            "watchdog: no address of the server is on this host yet; checking only the event loop"
         )
     while True:
         begin = loop.time()
-        answered = await asyncio.gather(*(answers(endpoint, every, known_as) for endpoint in asked))
+        answered = await asyncio.gather(*(answers(endpoint, every, known_as) for endpoint in local))
         if all(answered):
             manager.alive()
-        elif not silent:
-            mute = ", ".join(str(e) for e, said in zip(asked, answered, strict=True) if not said)
-            _log.error(
-                "watchdog: our own question to %s was not answered within %.1f s", mute, every
-            )
-        silent = not all(answered)
+        elif not failing:
+            failed = ", ".join(str(e) for e, ok in zip(local, answered, strict=True) if not ok)
+            _log.error("watchdog: no answer from %s within %.1f s", failed, every)
+        failing = not all(answered)
         await asyncio.sleep(begin + every - loop.time())
-        asked = _on_this_host(endpoints)
+        local = _on_this_host(endpoints)
 
 
 def _on_this_host(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
-    """The addresses that can be asked: FREEBIND also serves those whose route comes later, or is
-    another host's."""
-    found = [Endpoint(IPv6Address("::1"), e.port) if e.wildcard else e for e in endpoints]
-    return [endpoint for endpoint in found if _is_local(endpoint)]
+    """Return the addresses that can be queried.
+
+    With FREEBIND the server also has addresses without a route yet, or with a route elsewhere.
+    """
+    candidates = [Endpoint(IPv6Address("::1"), e.port) if e.wildcard else e for e in endpoints]
+    return [endpoint for endpoint in candidates if _is_local(endpoint)]
 
 
 def _is_local(endpoint: Endpoint) -> bool:
     try:
         return is_local(endpoint.host)
-    except OSError:  # no netlink in this sandbox: ask, and see
+    except OSError:  # this sandbox has no netlink: query the address anyway
         return True
 
 
 async def answers(
-    endpoint: Endpoint, seconds: float, known_as: AskingOurselves = _nobody_knows
+    endpoint: Endpoint, seconds: float, known_as: AskingOurselves = _unmarked
 ) -> bool:
-    """Whether the server at *endpoint* answers a question by UDP within *seconds*."""
+    """Whether the server at *endpoint* answers a query over UDP within *seconds*."""
     loop = asyncio.get_running_loop()
     query = secrets.token_bytes(2) + pack("!5H", 0, 1, 0, 0, 0) + _QUESTION
     try:
         with socket.socket(endpoint.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-            sock.connect(endpoint.sockaddr)  # replies of others do not reach it
+            sock.connect(
+                endpoint.sockaddr
+            )  # a connected socket receives only replies of this server
             host, port = sock.getsockname()[:2]
             with known_as(packed(host), port):
                 sock.send(query)

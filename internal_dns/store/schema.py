@@ -2,7 +2,7 @@
 
     loader, writer        TABLES, KEYS, `source` (store/sqlite.py), `Domain.sql` (store/writer.py)
     documents             store/declare/fields.py, docs/catalog.schema.json
-    bucket                replicate/form.py, docs/bucket.schema.json
+    bucket                replicate/codec.py, docs/bucket.schema.json
     command line          cli/columns.py
     older files           store/upgrade.py
 

@@ -1,4 +1,4 @@
-"""Namespaces and packages: what the bench borrows it gives back."""
+"""The benchmarks restore namespaces and package policies."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from tests.tools import requires_root, requires_tool
 @pytest.mark.live
 @requires_root()
 @requires_tool("ip")
-def test_addresses_of_a_namespace_of_our_own_are_gone_afterwards() -> None:
+def test_addresses_of_the_namespace_disappear_with_it() -> None:
     before = os.readlink("/proc/thread-self/ns/net")
     with own_network([0x19]), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         assert os.readlink("/proc/thread-self/ns/net") != before
@@ -23,7 +23,7 @@ def test_addresses_of_a_namespace_of_our_own_are_gone_afterwards() -> None:
     assert os.readlink("/proc/thread-self/ns/net") == before
 
 
-def test_a_policy_of_ours_against_daemons_is_gone_afterwards(tmp_path: Path) -> None:
+def test_the_temporary_policy_against_daemons_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "policy-rc.d"
     with _no_daemons(path):
         assert path.read_text().endswith("exit 101\n")
@@ -31,7 +31,7 @@ def test_a_policy_of_ours_against_daemons_is_gone_afterwards(tmp_path: Path) -> 
     assert not path.exists()
 
 
-def test_a_policy_of_the_operator_stays_as_it_is(tmp_path: Path) -> None:
+def test_an_existing_policy_of_the_operator_stays_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "policy-rc.d"
     path.write_text("theirs")
     with _no_daemons(path):

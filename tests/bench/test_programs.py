@@ -1,4 +1,4 @@
-"""The programs of the bench against each other: the figures rest on them."""
+"""The benchmark programs, tested against each other."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def generate(tmp_path: Path) -> Generate:
-    """Send questions for 0.3 s and return what the generator tells."""
+    """Send queries for 0.3 s and return the generator's result."""
 
     def run(server: Server, questions: zones.Questions, rate: int, *flags: str) -> dict[str, Any]:
         words = [
@@ -70,8 +70,8 @@ def test_the_upstream_answers_after_its_delay_and_counts(
     assert said["p50"] >= 20_000  # µs: it may be late and never early
 
 
-def test_no_name_is_asked_twice(tmp_path: Path, stack: ExitStack, generate: Generate) -> None:
-    """What the generator sends is read by a socket of ours, which answers nothing."""
+def test_unique_names_never_repeat(tmp_path: Path, stack: ExitStack, generate: Generate) -> None:
+    """A socket of the test reads what the generator sends and answers nothing."""
     from socket import AF_INET6, SOCK_DGRAM, socket
 
     sock = stack.enter_context(socket(AF_INET6, SOCK_DGRAM))
@@ -94,4 +94,4 @@ def test_the_tables_are_printed_from_the_json(tmp_path: Path) -> None:
     )
     words = [sys.executable, "-m", "bench", "table", str(tmp_path / "run.json")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.startswith("**Bars**")
+    assert done.stdout.startswith("**Targets**")

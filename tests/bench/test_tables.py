@@ -1,4 +1,4 @@
-"""The pure parts of the bench: what is read from programs, what counts, bars and tables."""
+"""The pure parts of the benchmarks: parsing, void repetitions, targets and tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,8 @@ GOOD = {
 
 def stored(*cases: Case) -> dict[str, Any]:
     machine = {
-        "cpu": "a processor", "cores": 2, "virtual": True, "system": "Debian", "kernel": "6.1", "python": "3.11",
+        "cpu": "a processor", "cores": 2, "virtual": True, "system": "Debian", "kernel": "6.1",
+        "python": "3.11",
         "commit": "abc", "dirty": False, "date": "today", "tools": {"nsd": "4.6"},
     }  # fmt: skip
     return {"machine": machine, "skipped": [], "results": [case.as_json() for case in cases]}
@@ -56,7 +57,7 @@ def test_a_run_is_void_when_it_lost_or_answered_wrongly(change: dict[str, Any], 
     assert said.startswith(word) if word else said == ""
 
 
-def test_void_repetitions_stay_in_the_json_and_count_in_nothing() -> None:
+def test_void_repetitions_stay_in_the_json_and_are_not_counted() -> None:
     lossy = {"cpu_us": 1.0, "void": "9 % lost"}
     told = case("NSD", "x", {"cpu_us": 5.0}, lossy, {"cpu_us": 7.0})
     assert told.spread("cpu_us") == (6.0, 5.0, 7.0)
@@ -64,7 +65,7 @@ def test_void_repetitions_stay_in_the_json_and_count_in_nothing() -> None:
     assert told.remark == "1 of 3 void: 9 % lost"
 
 
-def test_the_report_of_perf_is_read_with_and_without_its_empty_columns() -> None:
+def test_a_perf_report_is_parsed_with_and_without_empty_columns() -> None:
     report = """
 # Overhead  Shared Object         Symbol
     42.72%  [kernel.kallsyms]     [k] do_syscall_64                 -      -
@@ -79,7 +80,7 @@ def test_the_report_of_perf_is_read_with_and_without_its_empty_columns() -> None
 # ── questions ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_mixed_questions_are_the_same_every_time_and_in_the_shares_that_are_told() -> None:
+def test_mixed_queries_are_reproducible_and_have_the_documented_shares() -> None:
     zone = zones.first_zone(100)
     mixed = zones.mixed(zone)
     assert mixed == zones.mixed(zone)
@@ -96,7 +97,7 @@ def test_mixed_questions_are_the_same_every_time_and_in_the_shares_that_are_told
 
 
 @pytest.mark.parametrize("questions", [zones.external_new(), zones.internal_new()])
-def test_a_name_that_is_never_the_same_has_room_for_the_ten_digits(
+def test_a_unique_name_has_room_for_ten_digits(
     questions: zones.Questions,
 ) -> None:
     assert len(questions.asked[0][0].split(".")[0]) >= 10
@@ -116,15 +117,15 @@ def test_a_name_that_is_never_the_same_has_room_for_the_ten_digits(
         ({"at_most": 0}, 0.0, "met"),
     ],
 )
-def test_a_bar_is_met_on_the_bar(bounds: dict[str, float], value: float, verdict: str) -> None:
+def test_a_target_is_met_at_its_bound(bounds: dict[str, float], value: float, verdict: str) -> None:
     assert Budget("x", "×", lambda run: 0, **bounds).verdict(value) == verdict  # type: ignore[arg-type]
 
 
-def test_every_bar_has_one_direction() -> None:
+def test_every_target_has_one_direction() -> None:
     assert all((budget.at_most is None) != (budget.at_least is None) for budget in BUDGETS)
 
 
-def test_bars_are_ratios_of_medians_to_the_best_peer_and_to_the_floor() -> None:
+def test_targets_are_ratios_of_medians_to_the_best_peer_and_to_the_floor() -> None:
     load = "saturated by sendmmsg"
     run = Run(stored(
         case(OURS, load, {"cpu_us": 4.0, "qps": 200_000}), case(OURS_INFO, load, {"cpu_us": 6.0}),
@@ -132,27 +133,29 @@ def test_bars_are_ratios_of_medians_to_the_best_peer_and_to_the_floor() -> None:
         case("gdnsd", load, {"cpu_us": 5.0, "qps": 250_000}),
     ))  # fmt: skip
     found = {what: (measured, verdict) for what, _, measured, verdict in judged(run)}
-    assert found["native path, CPU a query saturated ÷ the best of gdnsd, Knot, NSD, PowerDNS"] == (
+    assert found[
+        "native path, CPU per query saturated ÷ the best of gdnsd, Knot, NSD, PowerDNS"
+    ] == (
         "0.80 ×",
         "beyond",
     )
-    assert found["native path with packet info, CPU a query saturated ÷ the floor's"] == (
+    assert found["native path with packet info, CPU per query saturated ÷ the floor's"] == (
         "1.50 ×",
         "**missed**",
     )
-    assert found["native path, queries a second ÷ NSD's"] == ("2.00 ×", "met")
-    assert found["native path, queries a second ÷ gdnsd's"] == ("0.80 ×", "**missed**")
+    assert found["native path, queries per second ÷ NSD's"] == ("2.00 ×", "met")
+    assert found["native path, queries per second ÷ gdnsd's"] == ("0.80 ×", "**missed**")
 
 
-def test_a_bar_of_a_disturbed_repetition_says_so() -> None:
-    name = "pure-Python path with packet info, queries a second"
+def test_a_target_with_a_disturbed_repetition_is_marked() -> None:
+    name = "pure-Python path with packet info, queries per second"
     quiet, disturbed = ({"qps": 40_000.0, "others": others} for others in (0.01, 1.5))
     for said, verdict in ((quiet, "**missed**"), (disturbed, "**missed**, disturbed")):
         run = Run(stored(case(PURE_INFO, "saturated by sendmmsg", said)))
         assert (name, "≥ 50,000", "40,000", verdict) in list(judged(run))
 
 
-def test_a_bar_without_figures_says_what_is_missing() -> None:
+def test_a_target_without_figures_names_the_missing_ones() -> None:
     rows = list(judged(Run(stored())))
     assert len(rows) == len(BUDGETS)
     assert all(
@@ -160,7 +163,7 @@ def test_a_bar_without_figures_says_what_is_missing() -> None:
     )
 
 
-def test_a_repetition_that_is_void_makes_no_bar() -> None:
+def test_a_void_repetition_does_not_decide_a_target() -> None:
     run = Run(
         stored(case(OURS, "saturated by sendmmsg", {"qps": 1.0, "void": "nothing was answered"}))
     )
@@ -170,11 +173,13 @@ def test_a_repetition_that_is_void_makes_no_bar() -> None:
 # ── Markdown ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_tables_have_a_row_for_each_server_and_its_ratio_to_the_floor() -> None:
+def test_the_tables_have_one_row_per_server_with_its_ratio_to_the_floor() -> None:
     load = "saturated by sendmmsg"
     text = tables(stored(
-        case(FLOOR_INFO, load, {"cpu_us": 4.0, "qps": 250_000}), case("NSD", load, {"cpu_us": 7.0, "qps": 135_000}),
-        case("Unbound", "cached, saturated by sendmmsg", {"cpu_us": 8.0, "qps": 120_000}, part="forward"),
+        case(FLOOR_INFO, load, {"cpu_us": 4.0, "qps": 250_000}),
+        case("NSD", load, {"cpu_us": 7.0, "qps": 135_000}),
+        case("Unbound", "cached, saturated by sendmmsg", {"cpu_us": 8.0, "qps": 120_000},
+             part="forward"),
     ))  # fmt: skip
     assert "| NSD | 7.00 | 135,000 | 1.75 |" in text
     assert "| Unbound | 8.00 | 120,000 |" in text
@@ -182,7 +187,7 @@ def test_the_tables_have_a_row_for_each_server_and_its_ratio_to_the_floor() -> N
     assert "a processor, 2 cores (virtual)" in text
 
 
-def test_numbers_stand_to_the_right_and_a_bar_does_not_end_a_cell() -> None:
+def test_numbers_are_right_aligned_and_a_pipe_does_not_end_a_cell() -> None:
     assert (
         markdown_table(("a", "b"), [("x|y", "1.5")]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1.5 |"
     )

@@ -1,5 +1,4 @@
-"""deploy/: the metrics that dashboard and alerts name exist; every alert fires when it should, and
-is explained."""
+"""Dashboard and alerts use existing metrics; every alert fires when it should."""
 
 from __future__ import annotations
 
@@ -27,7 +26,8 @@ METRICS = REPOSITORY / "docs" / "metrics.md"
 SCRAPED = {"job", "instance"}  # labels that Prometheus adds
 # All that PromQL has and we use; what is left in an expression must be a metric.
 WORDS = {
-    "sum", "min", "max", "by", "rate", "increase", "changes", "deriv", "histogram_quantile", "label_values", "time",
+    "sum", "min", "max", "by", "rate", "increase", "changes", "deriv", "histogram_quantile",
+    "label_values", "time",
 }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def exposed() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("expr", [*queries(), *(alert["expr"] for alert in alerts().values())])
-def test_every_metric_that_is_named_exists_with_those_labels(expr: str) -> None:
+def test_every_metric_in_an_expression_exists_with_those_labels(expr: str) -> None:
     known = exposed()
     found = metrics_of(expr)
     assert found
@@ -123,7 +123,7 @@ def test_metrics_are_found_in_expressions(expr: str, found: dict[str, set[str]])
 # ── the dashboard ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_no_two_panels_lie_on_each_other() -> None:
+def test_no_two_panels_overlap() -> None:
     taken: dict[tuple[int, int], str] = {}
     for panel in dashboard()["panels"]:
         at = panel["gridPos"]
@@ -134,7 +134,7 @@ def test_no_two_panels_lie_on_each_other() -> None:
                 taken[x, y] = panel["title"]
 
 
-def test_panels_have_numbers_of_their_own_and_take_the_chosen_source_and_servers() -> None:
+def test_panels_have_unique_ids_and_use_the_chosen_source_and_servers() -> None:
     panels = dashboard()["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     for panel in panels:
@@ -146,7 +146,7 @@ def test_panels_have_numbers_of_their_own_and_take_the_chosen_source_and_servers
             )
 
 
-def test_every_metric_of_ours_is_on_the_dashboard() -> None:
+def test_every_metric_is_on_the_dashboard() -> None:
     shown = {
         re.sub("_(bucket|sum|count)$", "", name) for expr in queries() for name in metrics_of(expr)
     }
@@ -172,7 +172,7 @@ def test_every_alert_has_a_section_in_the_runbook_and_every_section_an_alert() -
 
 
 @pytest.mark.parametrize("name", alerts())
-def test_an_alert_says_what_happened_and_where_it_is_explained(name: str) -> None:
+def test_an_alert_has_a_summary_and_a_runbook_section(name: str) -> None:
     alert = alerts()[name]
     assert len(alert["summary"]) > 20
     path, _, anchor = alert["runbook"].partition("#")
@@ -193,7 +193,7 @@ OWN = 'internal_dns_responses_total{rcode="%s",kind="internal"}'
 SHARE = 'internal_dns_forward_outcomes_total{outcome="%s"}'
 TIMED = 'internal_dns_request_duration_seconds_%s{kind="internal"}'
 WITHIN = 'internal_dns_propagation_seconds_bucket{le="%s"}'
-# What makes an alert fire within the hour, and what is near it and must not.
+# Series that make an alert fire within the hour, and similar ones that must not.
 CASES: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
     "InternalDnsDown": ([one("up", "0+0x60")], [one("up", STEADY)]),
     "InternalDnsRestarting": (
@@ -204,7 +204,9 @@ CASES: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
         [one("internal_dns_isolation_failures_total", "0+0x50 1+0x20")],
         [one("internal_dns_isolation_failures_total", STEADY)],
     ),
-    "InternalDnsErrors": ([one("internal_dns_errors_total", GROWS)], [one("internal_dns_errors_total", STEADY)]),
+    "InternalDnsErrors": (
+        [one("internal_dns_errors_total", GROWS)], [one("internal_dns_errors_total", STEADY)],
+    ),
     "InternalDnsCatalogUnreadable": (
         [one("internal_dns_catalog_readable", "0+0x60")],
         [one("internal_dns_catalog_readable", "1+0x59 0")],
@@ -214,7 +216,8 @@ CASES: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
         [one("internal_dns_configuration_readable", "1+0x59 0")],
     ),
     "InternalDnsCatalogFaults": (
-        [one("internal_dns_catalog_faults", STEADY)], [one("internal_dns_catalog_faults", "0+0x50 1+0x10")],
+        [one("internal_dns_catalog_faults", STEADY)],
+        [one("internal_dns_catalog_faults", "0+0x50 1+0x10")],
     ),
     "InternalDnsReplicaStale": (
         [one("internal_dns_replication_lag_seconds", "0+60x60")],
@@ -225,8 +228,10 @@ CASES: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
         [one("internal_dns_replication_quarantined", "0+0x50 1+0x10")],
     ),
     "InternalDnsPropagationSlow": (
-        [one(WITHIN % "0.5", "0+9x60"), one(WITHIN % "1.0", "0+10x60"), one(WITHIN % "+Inf", "0+10x60")],
-        [one(WITHIN % "0.5", "0+100x60"), one(WITHIN % "1.0", "0+100x60"), one(WITHIN % "+Inf", "0+100x60")],
+        [one(WITHIN % "0.5", "0+9x60"), one(WITHIN % "1.0", "0+10x60"),
+         one(WITHIN % "+Inf", "0+10x60")],
+        [one(WITHIN % "0.5", "0+100x60"), one(WITHIN % "1.0", "0+100x60"),
+         one(WITHIN % "+Inf", "0+100x60")],
     ),
     "InternalDnsServfail": (
         [one(OWN % "SERVFAIL", "0+2x60"), one(OWN % "NOERROR", "0+98x60")],
@@ -272,18 +277,20 @@ CASES: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
         [one(SHARE % "timeout", "0+1x60"), one(SHARE % "answered", "0+99x60")],
     ),
     "InternalDnsForwardBusy": ([one(SHARE % "busy", GROWS)], [one(SHARE % "busy", STEADY)]),
-    "InternalDnsUpstreamInjects": ([one(SHARE % "injected", GROWS)], [one(SHARE % "injected", STEADY)]),
+    "InternalDnsUpstreamInjects": (
+        [one(SHARE % "injected", GROWS)], [one(SHARE % "injected", STEADY)],
+    ),
 }  # fmt: skip
 
 
 def firing(name: str, times: int) -> dict[str, Any]:
-    """That *name* fires *times* at the end of the hour."""
+    """Return the promtool test that *name* fires *times* at the end of the hour."""
     samples = [{"labels": "{}", "value": times}] if times else []
     expr = f'count(ALERTS{{alertname="{name}",alertstate="firing"}})'
     return {"expr": expr, "eval_time": "60m", "exp_samples": samples}
 
 
-def test_every_alert_is_tried() -> None:
+def test_every_alert_has_a_test_case() -> None:
     assert CASES.keys() == alerts().keys()
 
 
@@ -349,11 +356,12 @@ def test_prometheus_scrapes_a_server_and_loads_the_rules(tmp_path: Path) -> None
         )
     )
     command = [
-        "prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
+        "prometheus", f"--config.file={tmp_path}/prometheus.yml",
+        f"--storage.tsdb.path={tmp_path}/data",
         f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
     ]  # fmt: skip
     with (
-        # By this path each reply is timed; what the native one repeats is not.
+        # The Python path measures every reply; the native path does not measure repeats.
         serving(
             tmp_path / "demo.db", "--admin", f"127.0.0.1:{admin}", "--udp-path", "python"
         ) as server,

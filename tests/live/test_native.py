@@ -533,7 +533,7 @@ def test_without_the_extension_the_python_path_serves_and_says_so(acme: Path) ->
         assert len(addresses(ask(server, "web.internal"))) == 5
     finally:
         said = server.stop()
-    assert re.search(r"the native udp path .*not built.*gcc", said)
+    assert re.search(r"native UDP path unavailable .*not built.*gcc", said)
 
 
 def test_a_native_path_that_is_demanded_and_missing_is_an_error(acme: Path) -> None:

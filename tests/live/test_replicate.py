@@ -23,9 +23,9 @@ from typing import Any
 import pytest
 
 from internal_dns.replicate.bucket import Conflict, Unavailable
-from internal_dns.replicate.form import file_values
+from internal_dns.replicate.codec import file_values
 from internal_dns.replicate.nats import NatsBucket, connected
-from internal_dns.replicate.publishing import difference
+from internal_dns.replicate.publishing import find_changes
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import connect
@@ -136,7 +136,7 @@ def differences(path: Path, source: Source) -> list[str]:
     """Keys by which file and bucket differ."""
     with closing(connect(path)) as connection:
         here = {key: value for _, key, value in file_values(connection)}
-    found = difference(contents(source), here)
+    found = find_changes(contents(source), here)
     return [key for key, _, _ in (*found.puts, *found.deletes)]
 
 
@@ -210,7 +210,7 @@ def test_a_follower_that_is_killed_makes_up_for_2000_changes_exactly(
     with following(path, bucket) as server:
         last = nats_servers.using(bucket, lambda b: b.facts()).last
         until(lambda: revision(path) == last, SOON)
-        assert "taking all" not in server.stderr()
+        assert "full resync" not in server.stderr()
     assert differences(path, bucket) == []
 
 
@@ -228,7 +228,7 @@ def test_a_follower_below_the_floor_takes_all_and_one_above_it_does_not(
     for full in (True, False):
         with following(path, bucket) as server:
             until(lambda: shows(server, 1) and readyz(server) == "ready\n", SOON)
-            assert ("no longer told" in server.stderr()) == full
+            assert ("may be purged" in server.stderr()) == full
 
 
 def publish_command(path: Path, bucket: Source, *flags: str) -> Any:
@@ -271,7 +271,7 @@ def test_bad_values_are_kept_out_counted_and_listed_and_the_rest_goes_on(
     said = commands.run("doctor", "--catalog", path, "--listen", "[::1]:0", "--json")
     listed = [s for s in said.json if s["what"].startswith("kept out")]
     assert len(listed) == 3
-    assert any("version 9 is not known here" in s["why"] for s in listed)
+    assert any("version 9 is unknown" in s["why"] for s in listed)
 
 
 def test_every_host_says_how_it_is_and_one_command_shows_them(
@@ -339,7 +339,7 @@ def test_who_has_read_an_older_bucket_does_not_overwrite_a_newer_one(bucket: Sou
 
     async def late(found: NatsBucket) -> None:
         with pytest.raises(Conflict):
-            await found.write(difference(before, wanted).puts)
+            await found.write(find_changes(before, wanted).puts)
 
     nats_servers.using(bucket, late)
     key = machine("a")[0]

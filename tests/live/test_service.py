@@ -173,9 +173,9 @@ def test_a_service_manager_that_is_gone_is_told_of_once(acme: Path, tmp_path: Pa
     with service(acme, manager, watchdog=WATCHDOG) as server:
         manager.hears("WATCHDOG", "1")
         manager.sock.close()
-        until(lambda: "cannot tell the service manager" in server.stderr(), 5)
+        until(lambda: "cannot report status to the service manager" in server.stderr(), 5)
         time.sleep(3 * WATCHDOG / 4)
-        assert server.stderr().count("cannot tell the service manager") == 1
+        assert server.stderr().count("cannot report status to the service manager") == 1
         assert outcome(ask(server, "web.internal")) == "NOERROR"
 
 
@@ -257,8 +257,8 @@ def test_what_cannot_is_said_in_one_line(acme: Path, tmp_path: Path) -> None:
     ) as server:
         file.write_text('upstream = "none"\nprefix = "fdab::/16"\nregion = "iad"\n')
         assert "region none -> iad" in reread(server)
-        until(lambda: "not changed, because" in server.stderr(), 5)
-        assert re.findall(r"taken at the start only: (.*); restart", server.stderr()) == ["prefix"]
+        until(lambda: "restart to apply" in server.stderr(), 5)
+        assert re.findall(r"only read at start: (.*)", server.stderr()) == ["prefix"]
 
 
 @requires_native()
@@ -277,7 +277,10 @@ def test_a_reload_that_finds_no_descriptors_leaves_the_workers_that_read(
         second_free = [number for number in range(len(taken) + 2) if number not in taken][1]
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (second_free, before[1]))
         said = reread(server)
-        assert "configuration not reloaded, the one before stays: no new native workers" in said
+        assert (
+            "configuration not reloaded, keeping the previous one: cannot create new native workers"
+            in said
+        )
         assert len(addresses(ask(server, "web.internal"))) == 5
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, before)
         assert "region none -> iad" in reread(server)
@@ -300,7 +303,7 @@ def test_a_faulty_configuration_leaves_the_one_before(acme: Path, tmp_path: Path
             file.write_text(text)
             said = reread(server)
             assert said.count("\n") == 1
-            assert "not reloaded, the one before stays" in said
+            assert "not reloaded, keeping the previous one" in said
             assert why in said
             assert "hunter2" not in said
             assert len(addresses(ask(server, "web.internal"))) == 5

@@ -1,5 +1,4 @@
-"""A bucket in memory, with every fault a real one has shown: for tests of following without a
-server."""
+"""An in-memory bucket with every fault that a real one has shown."""
 
 from __future__ import annotations
 
@@ -8,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
-from internal_dns.replicate.bucket import Beat, Delivery, Item, Lost, Unavailable
-from internal_dns.replicate.follower import Facts, Message
-from internal_dns.replicate.form import FLOOR, read_floor, write_floor
+from internal_dns.replicate.bucket import ConnectionLost, Delivery, Heartbeat, Item, Unavailable
+from internal_dns.replicate.codec import FLOOR, read_floor, write_floor
+from internal_dns.replicate.logic import Facts, Message
 from internal_dns.replicate.source import Source
 
 SOURCE = Source.parse("nats://nats.example/catalog")
@@ -18,18 +17,16 @@ SOURCE = Source.parse("nats://nats.example/catalog")
 
 @dataclass
 class Stream:
-    """What the engine holds: of each key the last message."""
+    """The messages that the engine stores: the last one per key."""
 
     identity: str = "first"
     last: int = 0
     messages: dict[str, Message] = field(default_factory=dict)
     down: bool = False
     consumers: int = 0
-    lose: set[int] = field(
-        default_factory=set
-    )  # numbers of deliveries that the first consumer loses
+    lose: set[int] = field(default_factory=set)  # delivery numbers that the first consumer loses
     reports: list[bytes] = field(default_factory=list)
-    early: bool = False  # says that nothing is pending when something is
+    early: bool = False  # reports nothing pending although something is
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put(self, key: str, value: bytes | None) -> int:
@@ -43,10 +40,10 @@ class Stream:
         return self.put(FLOOR, write_floor(revision))
 
     def purge(self, key: str) -> None:
-        """Let go of a key without a trace."""
+        """Remove a key without a tombstone."""
         self.messages.pop(key, None)
 
-    def anew(self, identity: str) -> None:
+    def recreate(self, identity: str) -> None:
         self.identity, self.last = identity, 0
         self.messages.clear()
 
@@ -72,8 +69,8 @@ class FakeBucket:
         self._up()
         stream = self.stream
         floor = stream.messages.get(FLOOR)
-        told = read_floor(floor.value) if floor and floor.value is not None else None
-        return Facts(stream.identity, stream.last, len(stream.messages), told)
+        revision = read_floor(floor.value) if floor and floor.value is not None else None
+        return Facts(stream.identity, stream.last, len(stream.messages), revision)
 
     async def get(self, key: str) -> Message | None:
         self._up()
@@ -101,20 +98,21 @@ class FakeDeliveries:
     async def next(self, timeout: float) -> list[Item]:
         await asyncio.sleep(0)
         if self.stream.down:
-            raise Lost("the connection was lost")
-        behind = sorted(
-            (m for m in self.stream.messages.values() if m.revision > self.after), key=lambda m: m.revision
-        )[:7]  # fmt: skip
-        if not behind:
+            raise ConnectionLost("the connection was lost")
+        pending = sorted(
+            (m for m in self.stream.messages.values() if m.revision > self.after),
+            key=lambda m: m.revision,
+        )[:7]
+        if not pending:
             self.stream.changed.clear()
-            return [Beat(self.number)]
+            return [Heartbeat(self.number)]
         items: list[Item] = []
-        for at, message in enumerate(behind, 1):
+        for at, message in enumerate(pending, 1):
             self.number += 1
             self.after = message.revision
             if self.number in self.stream.lose and self.stream.consumers == 1:
                 continue
             items.append(
-                Delivery(message, self.number, 0 if self.stream.early else len(behind) - at)
+                Delivery(message, self.number, 0 if self.stream.early else len(pending) - at)
             )
-        return items or [Beat(self.number)]
+        return items or [Heartbeat(self.number)]

@@ -1,5 +1,4 @@
-"""What is written to a bucket: only what differs, parents first, deletes last, each key only as it
-was read."""
+"""Publishing writes only differences, parents first, deletes last, each key only if unchanged."""
 
 from __future__ import annotations
 
@@ -13,10 +12,17 @@ from typing import cast
 import pytest
 
 from internal_dns.core.catalog_rules import CatalogRules
-from internal_dns.replicate.follower import Message
-from internal_dns.replicate.form import FLOOR, bucket_key, read_floor, write_floor
+from internal_dns.replicate.codec import FLOOR, bucket_key, read_floor, write_floor
+from internal_dns.replicate.logic import Message
 from internal_dns.replicate.nats import NatsBucket
-from internal_dns.replicate.publishing import Changes, compact, difference, rows, values_of, write
+from internal_dns.replicate.publishing import (
+    Changes,
+    compact,
+    decode_rows,
+    find_changes,
+    read_file_values,
+    write,
+)
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import connect
 from internal_dns.store.writer import RejectedChange
@@ -27,24 +33,24 @@ def present(*values: tuple[str, bytes | None]) -> dict[str, Message]:
     return {key: Message(key, at, value) for at, (key, value) in enumerate(values, 1)}
 
 
-def test_only_what_differs_is_written() -> None:
+def test_only_differences_are_written() -> None:
     key, value = machine("a")
     spaced = json.dumps(json.loads(value), indent=3).encode()
-    assert difference(
+    assert find_changes(
         present(network(), (key, spaced), (FLOOR, write_floor(0))), dict([network(), (key, value)])
     ).empty
 
 
-def test_each_key_is_written_only_as_it_was_read() -> None:
+def test_each_key_is_written_only_at_the_revision_that_was_read() -> None:
     changed, new, back = machine("a", state="stopped"), machine("b"), machine("c")
-    found = difference(
+    found = find_changes(
         present(network(), machine("a"), (back[0], None)), dict([network(), changed, new, back])
     )
     assert found.puts == [(*changed, 2), (*new, 0), (*back, 3)]
     assert found.deletes == []
 
 
-def test_what_is_not_wanted_is_deleted_children_first_and_the_floor_stays() -> None:
+def test_unwanted_keys_are_deleted_children_first_and_the_floor_stays() -> None:
     app = bucket_key("apps", (24, "web"))
     there = present(
         network(),
@@ -54,22 +60,22 @@ def test_what_is_not_wanted_is_deleted_children_first_and_the_floor_stays() -> N
         ("nonsense", b"x"),
         ("gone", None),
     )
-    found = difference(there, {})
+    found = find_changes(there, {})
     assert [key for key, _, _ in found.deletes] == [machine("a")[0], app, network()[0], "nonsense"]
     assert all(value is None for _, value, _ in found.deletes)
-    assert [key for key, _, _ in difference(there, {}, only={app}).deletes] == [app]
+    assert [key for key, _, _ in find_changes(there, {}, only={app}).deletes] == [app]
 
 
-def test_every_row_of_a_file_is_published_and_makes_the_file_again(tmp_path: Path) -> None:
+def test_a_published_file_can_be_rebuilt_from_the_bucket(tmp_path: Path) -> None:
     create_catalog(tmp_path / "a.db", demo_rows())
     with closing(connect(tmp_path / "a.db")) as connection:
-        values = values_of(connection, CatalogRules(hidden=()))
-    create_catalog(tmp_path / "b.db", rows(present(*values.items()), CatalogRules()))
+        values = read_file_values(connection, CatalogRules(hidden=()))
+    create_catalog(tmp_path / "b.db", decode_rows(present(*values.items()), CatalogRules()))
     with closing(connect(tmp_path / "b.db")) as connection:
-        assert values_of(connection, CatalogRules(hidden=())) == values
+        assert read_file_values(connection, CatalogRules(hidden=())) == values
 
 
-def test_rows_that_could_not_be_served_are_refused_by_name(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_served_are_refused_and_named(tmp_path: Path) -> None:
     create_catalog(tmp_path / "a.db", demo_rows())
     with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection:
         connection.execute("UPDATE machines SET address = '::1'")
@@ -78,13 +84,13 @@ def test_rows_that_could_not_be_served_are_refused_by_name(tmp_path: Path) -> No
         closing(connect(tmp_path / "a.db")) as connection,
         pytest.raises(RejectedChange) as refused,
     ):
-        values_of(connection, CatalogRules(hidden=()))
+        read_file_values(connection, CatalogRules(hidden=()))
     assert len(refused.value.faults) == 21
     assert refused.value.faults[-1] == "and 61 more"
 
 
 class Written:
-    """Takes what is written and purged."""
+    """Records writes and purges."""
 
     def __init__(self) -> None:
         self.floors: list[int] = []
@@ -96,7 +102,7 @@ class Written:
         return 9
 
     async def purge(self, key: str, before: int) -> None:
-        assert self.floors, "the floor first"
+        assert self.floors, "the floor must be raised before a purge"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +114,7 @@ class Written:
         ((network(), (FLOOR, None)), [2]),
     ],
 )
-def test_a_bucket_without_a_floor_gets_one_that_loses_no_delete(
+def test_a_bucket_without_a_floor_gets_one_that_hides_no_delete(
     there: tuple[tuple[str, bytes | None], ...], floor: list[int]
 ) -> None:
     bucket = Written()

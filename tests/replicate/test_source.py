@@ -1,4 +1,4 @@
-"""The address of a bucket says what it means, and no secret of it is ever printed."""
+"""The address of a bucket is parsed completely, and its secrets are never printed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_an_address_names_servers_and_a_bucket() -> None:
     assert str(found) == "nats://a.example:4222,[2001:db8::1]:5222,192.0.2.1:1/prod"
 
 
-def test_what_is_left_out_has_a_default() -> None:
+def test_omitted_parts_have_defaults() -> None:
     found = Source.parse("nats://a")
     assert (found.servers, found.bucket) == (("a:4222",), "internal-dns")
 
@@ -30,12 +30,12 @@ def test_what_is_left_out_has_a_default() -> None:
 @pytest.mark.parametrize(
     "text", ["tls://a/b", "nats://a/b?ca=/ca.pem", "nats://a/b?cert=/c.pem&key=/k.pem"]
 )
-def test_tls_is_asked_for_by_scheme_or_by_certificates(text: str) -> None:
+def test_the_scheme_or_a_certificate_requires_tls(text: str) -> None:
     assert Source.parse(text).tls
     assert str(Source.parse(text)) == "tls://a:4222/b"
 
 
-def test_the_settings_that_are_shown_have_the_options_and_no_secret() -> None:
+def test_the_displayed_address_has_the_options_and_no_secret() -> None:
     shown = Source.parse("tls://u:hunter2@a/b?key=/k%20x.pem&cert=/c.pem").without_secrets()
     assert shown == "tls://a:4222/b?cert=/c.pem&key=/k+x.pem"
     assert Source.parse(shown).files == (("cert", "/c.pem"), ("key", "/k x.pem"))
@@ -44,7 +44,7 @@ def test_the_settings_that_are_shown_have_the_options_and_no_secret() -> None:
 @pytest.mark.parametrize(
     "text", ["nats://user:hunter2@a/b", "nats://hunter2@a/b", "tls://u:hunter%32@a/b"]
 )
-def test_secrets_are_kept_and_never_printed(text: str) -> None:
+def test_secrets_are_used_and_never_printed(text: str) -> None:
     found = Source.parse(text)
     assert "hunter2" in (found.user, found.password)
     assert "hunter" not in f"{found} {found!r} {(found,)}"
@@ -68,7 +68,7 @@ def test_secrets_are_kept_and_never_printed(text: str) -> None:
         "nats://u:hunter2@[::1/b",
     ],
 )
-def test_no_refusal_repeats_what_may_be_a_secret(text: str) -> None:
+def test_no_error_repeats_a_possible_secret(text: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         load_settings({"source": text}, {}, None)
     assert "hunter2" not in str(refused.value)

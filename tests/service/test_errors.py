@@ -1,4 +1,4 @@
-"""Why a start failed: one error, with what, why and do, for whatever it was."""
+"""Errors that prevent a start: one class, with what, why and do."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ def system_error(number: int) -> OSError:
         (errno.EPERM, "CAP_NET_RAW"),
         (errno.EADDRNOTAVAIL, "the address is not valid here"),
         (errno.EAFNOSUPPORT, "choose an IPv4 address"),
-        (errno.EIO, "Choose --listen"),
+        (errno.EIO, "Choose another address with --listen"),
     ],
 )
-def test_an_address_that_cannot_be_listened_on_says_what_helps(number: int, does: str) -> None:
-    told = errors.cannot_listen(HERE, system_error(number))
-    assert (told.what, told.why) == ("cannot listen on [fdaa::3]:53", os.strerror(number))
-    assert does in told.do
-    assert told.in_use == (number == errno.EADDRINUSE)
-    assert told.code == CONFIGURATION
+def test_an_address_that_cannot_be_bound_has_a_remedy(number: int, does: str) -> None:
+    error = errors.cannot_listen(HERE, system_error(number))
+    assert (error.what, error.why) == ("cannot listen on [fdaa::3]:53", os.strerror(number))
+    assert does in error.do
+    assert error.in_use == (number == errno.EADDRINUSE)
+    assert error.code == CONFIGURATION
 
 
-def test_a_port_for_people_that_is_taken_says_who_has_it() -> None:
-    told = errors.cannot_open("admin", HERE, system_error(errno.EADDRINUSE))
-    assert told.in_use
-    assert "ss -ltnp 'sport = :53'" in told.do
-    assert "--admin ADDR:PORT, or none" in told.do
+def test_the_error_for_a_port_in_use_says_how_to_find_its_user() -> None:
+    error = errors.cannot_open("admin", HERE, system_error(errno.EADDRINUSE))
+    assert error.in_use
+    assert "ss -ltnp 'sport = :53'" in error.do
+    assert "--admin ADDR:PORT, or none" in error.do
     assert not errors.cannot_open("admin", HERE, system_error(errno.EACCES)).in_use
 
 
-def test_what_encrypted_upstreams_lack_is_named() -> None:
-    told = errors.cannot_forward(None, ModuleNotFoundError("no", name="httpx"))
-    assert "needs httpx" in told.why
-    told = errors.cannot_forward(Path("/x.pem"), system_error(errno.ENOENT))
-    assert (told.what, told.why) == ("upstream_ca /x.pem", "No such file or directory")
+def test_missing_parts_of_encrypted_upstreams_are_named() -> None:
+    error = errors.cannot_forward(None, ModuleNotFoundError("no", name="httpx"))
+    assert "needs httpx" in error.why
+    error = errors.cannot_forward(Path("/x.pem"), system_error(errno.ENOENT))
+    assert (error.what, error.why) == ("upstream_ca /x.pem", "No such file or directory")
 
 
-def test_all_errors_for_operators_are_one_class() -> None:
+def test_all_operator_errors_share_one_class() -> None:
     assert Told is OperatorError
     assert issubclass(ConfigurationError, OperatorError)
 
 
-def test_an_error_has_what_why_and_do_on_lines_of_their_own() -> None:
+def test_an_error_prints_what_why_and_do_on_separate_lines() -> None:
     error = OperatorError("it broke", "one\ntwo", "Mend it")
     assert error_text(error) == "error  it broke\n  why  one\n       two\n  do   Mend it"
     assert error_text(AsJson(error)) == (

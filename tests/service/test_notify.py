@@ -1,4 +1,4 @@
-"""What is said to a service manager, and when a watchdog is on."""
+"""The messages to a service manager, and when its watchdog is on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from internal_dns.service.notify import ServiceManager
 
 
-def test_lines_are_one_datagram(tmp_path: Path) -> None:
+def test_a_message_is_one_datagram(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(5)
@@ -34,7 +34,7 @@ def test_lines_are_one_datagram(tmp_path: Path) -> None:
         assert listening.recv(4_096).startswith(b"STOPPING=1\n")
 
 
-def test_without_a_service_manager_nothing_is_said() -> None:
+def test_without_a_service_manager_nothing_is_sent() -> None:
     manager = ServiceManager({})
     manager.ready("ready")
     manager.alive()
@@ -55,11 +55,11 @@ OURS = str(os.getpid())
         ({}, None),
     ],
 )
-def test_a_watchdog_is_on_when_it_is_meant_for_us(
+def test_a_watchdog_is_on_when_it_names_this_process(
     environment: dict[str, str], seconds: float | None
 ) -> None:
     assert ServiceManager({"NOTIFY_SOCKET": "@nobody", **environment}).watchdog == seconds
 
 
-def test_a_watchdog_without_a_socket_cannot_be_told() -> None:
+def test_a_watchdog_without_a_socket_is_off() -> None:
     assert ServiceManager({"WATCHDOG_USEC": "500000"}).watchdog is None

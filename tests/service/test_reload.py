@@ -1,4 +1,4 @@
-"""Which settings a SIGHUP changes, and in which words."""
+"""The settings that a SIGHUP changes, and what is logged about them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIXED = {
     "console_token",
     "udp_path",
     "workers",
-}  # what is opened, or what everything read so far was judged by
+}  # opened at start, or already applied to all loaded data
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +40,11 @@ def settings(**flags: str | tuple[str, ...]) -> Settings:
     return load_settings(flags, {})
 
 
-def test_what_is_opened_at_the_start_is_fixed() -> None:
+def test_settings_opened_at_start_are_fixed() -> None:
     assert {row.name for row in table() if not row.metadata["reload"]} == FIXED
 
 
-def test_only_what_may_change_does() -> None:
+def test_only_reloadable_settings_change() -> None:
     old = settings(region="iad", admin="none", nsid="old")
     new = settings(region="nrt", admin="127.0.0.1:1", listen=("[::1]:1",), udp_limit="600")
     found = merged(old, new)
@@ -57,7 +57,7 @@ def test_only_what_may_change_does() -> None:
                                      ["listen", "admin"])  # fmt: skip
 
 
-def test_the_same_again_changes_nothing() -> None:
+def test_an_identical_configuration_changes_nothing() -> None:
     assert differences(settings(region="iad"), settings(region="iad")) == ([], [])
 
 
@@ -66,15 +66,15 @@ def test_a_secret_is_never_in_the_log() -> None:
     assert (words, fixed) == (["cookie_secret"], [])
 
 
-def test_the_documentation_says_which() -> None:
+def test_the_documentation_marks_reloadable_settings() -> None:
     lines = (DOCS / "settings.md").read_text().splitlines()
     for row in table():
         line = next(line for line in lines if line.startswith(f"| `{row.name}` "))
         assert line.split(" | ")[4] == ("no" if row.name in FIXED else "yes"), line
 
 
-class Told:
-    """A service manager that notes what it is told."""
+class RecordingManager:
+    """A service manager that records its messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -93,46 +93,46 @@ def raising(error: Exception) -> Callable[[], Settings]:
     return reread
 
 
-def running(tmp_path: Path) -> tuple[Server, Told]:
+def running(tmp_path: Path) -> tuple[Server, RecordingManager]:
     server = Server(settings(catalog=str(tmp_path / "c.db"), upstream="none", udp_path="python"))
-    told: Any = Told()
-    server.manager, server.announced = told, True
-    return server, told
+    manager: Any = RecordingManager()
+    server.manager, server.announced = manager, True
+    return server, manager
 
 
 @pytest.mark.parametrize(
     ("error", "logged"),
     [
-        (ConfigurationError(["x: is wrong"]), "the one before stays: x: is wrong"),
-        (RecursionError("maximum recursion depth exceeded"), "the one before stays"),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "the one before stays"),
-        (MemoryError(), "the one before stays"),
+        (ConfigurationError(["x: is wrong"]), "keeping the previous one: x: is wrong"),
+        (RecursionError("maximum recursion depth exceeded"), "keeping the previous one"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "keeping the previous one"),
+        (MemoryError(), "keeping the previous one"),
     ],
 )
-def test_a_reload_always_ends_in_ready_whatever_it_meets(
+def test_every_reload_ends_with_ready_whatever_the_error(
     error: Exception, logged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """systemd waits for READY=1 after RELOADING=1, and ends a service that does not send it."""
-    server, told = running(tmp_path)
+    server, manager = running(tmp_path)
     before = server.settings
     server.reload(raising(error))
-    assert told.lines[0] == "RELOADING"
-    assert told.lines[1].startswith("READY ")
-    assert "the last reload" in told.lines[1]
+    assert manager.lines[0] == "RELOADING"
+    assert manager.lines[1].startswith("READY ")
+    assert "the last reload" in manager.lines[1]
     assert server.settings is before
     assert logged in caplog.text
     server.reload(lambda: settings(catalog=str(tmp_path / "c.db"), upstream="none", region="iad"))
     assert server.settings.region == b"iad"
-    assert "the last reload" not in told.lines[3]
+    assert "the last reload" not in manager.lines[3]
 
 
-def test_what_goes_wrong_while_the_settings_are_taken_ends_in_ready_too(
+def test_a_reload_that_fails_while_settings_are_applied_ends_with_ready_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, told = running(tmp_path)
+    server, manager = running(tmp_path)
     monkeypatch.setattr(server.api, "use", lambda rules: 1 / 0)
     server.reload(lambda: settings(upstream="none", region="iad"))
-    assert [line.partition(" ")[0] for line in told.lines] == ["RELOADING", "READY"]
+    assert [line.partition(" ")[0] for line in manager.lines] == ["RELOADING", "READY"]
 
 
 def test_what_resolv_conf_names_is_told_when_it_changes_and_that_it_names_nobody_once(
@@ -158,7 +158,7 @@ def test_what_resolv_conf_names_is_told_when_it_changes_and_that_it_names_nobody
         assert warned.startswith(f"{RESOLV_CONF} names no server but this one: external names")
         assert ", ".join(f"{url}:53" for url in PUBLIC) in warned
         server.reload(lambda: settings(**own))
-        assert said() == ["configuration reloaded: nothing changed"]
+        assert said() == ["configuration reloaded: no changes"]
         file.write_text("nameserver 192.0.2.1\nnameserver 192.0.2.2\n")
         server.reload(lambda: settings(**own))
         named = "udp://192.0.2.1:53 udp://192.0.2.2:53"

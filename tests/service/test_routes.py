@@ -1,4 +1,4 @@
-"""Whether an address is this host's: the kernel is asked."""
+"""The kernel's routing table decides whether an address is local."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tests.tools import requires_root, requires_tool
 
 
 @pytest.mark.parametrize("address", ["::1", "127.0.0.1", "127.1.2.3"])
-def test_loopback_is(address: str) -> None:
+def test_loopback_addresses_are_local(address: str) -> None:
     assert is_local(ip_address(address))
 
 
 @pytest.mark.parametrize("address", ["2001:db8::1", "192.0.2.1", "fdaa:ffff:ffff::3"])
-def test_addresses_of_others_are_not(address: str) -> None:
+def test_addresses_of_other_hosts_are_not_local(address: str) -> None:
     assert not is_local(ip_address(address))
 
 
 @pytest.mark.live
 @requires_root()
 @requires_tool("ip")
-def test_a_local_route_makes_an_address_ours() -> None:
+def test_a_local_route_makes_an_address_local() -> None:
     host = Host("routes")
     try:
         address = ip_address("fdaa:0:18::3")

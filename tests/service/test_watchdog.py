@@ -1,5 +1,4 @@
-"""The watchdog asks over the server's own socket, and is silent when the way of a question is
-broken anywhere."""
+"""The watchdog queries the server's own sockets, and is silent when any part of the path fails."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ from internal_dns.transport.listen.udp import UdpListener
 INTERVAL = 0.4
 
 
-class Heard(ServiceManager):
-    """Counts what a service manager would hear."""
+class CountingManager(ServiceManager):
+    """Counts the WATCHDOG=1 messages."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -34,11 +33,11 @@ class Heard(ServiceManager):
 
 
 def watched(
-    play: Callable[[Heard, UdpListener, Endpoint], Awaitable[None]],
+    play: Callable[[CountingManager, UdpListener, Endpoint], Awaitable[None]],
     where: str = "[::1]:0",
     exchange: Exchange | None = None,
 ) -> None:
-    """Serve *where*, watch it, and do as *play* says."""
+    """Serve *where*, run the watchdog, and run *play*."""
 
     async def run() -> None:
         udp, tcp = bind_pair(Endpoint.parse(where))
@@ -46,7 +45,10 @@ def watched(
             metrics = Metrics()
             serving = exchange or Exchange(Rules(forwarding=False), metrics)
             listener = UdpListener(udp, serving, metrics)
-            endpoint, manager = Endpoint(Endpoint.parse(where).host, udp.getsockname()[1]), Heard()
+            endpoint, manager = (
+                Endpoint(Endpoint.parse(where).host, udp.getsockname()[1]),
+                CountingManager(),
+            )
             watching = asyncio.create_task(
                 watch_ourselves(manager, [endpoint], serving.asking_ourselves)
             )
@@ -59,7 +61,7 @@ def watched(
     asyncio.run(run())
 
 
-async def heard(manager: Heard, pings: int) -> None:
+async def pinged(manager: CountingManager, pings: int) -> None:
     async with asyncio.timeout(20):
         while manager.pings < pings:
             await asyncio.sleep(0.01)
@@ -68,19 +70,19 @@ async def heard(manager: Heard, pings: int) -> None:
 @pytest.mark.parametrize("where", ["[::1]:0", "127.0.0.1:0", "[::]:0"])
 @pytest.mark.slow
 def test_a_server_that_answers_is_alive(where: str) -> None:
-    async def play(manager: Heard, listener: UdpListener, endpoint: Endpoint) -> None:
-        await heard(manager, 2)
+    async def play(manager: CountingManager, listener: UdpListener, endpoint: Endpoint) -> None:
+        await pinged(manager, 2)
         assert listener.received[0] >= 2
 
     watched(play, where)
 
 
 @pytest.mark.slow
-def test_a_loop_that_runs_without_reading_is_not() -> None:
-    async def play(manager: Heard, listener: UdpListener, endpoint: Endpoint) -> None:
-        await heard(manager, 1)
+def test_a_server_that_does_not_read_is_not_alive() -> None:
+    async def play(manager: CountingManager, listener: UdpListener, endpoint: Endpoint) -> None:
+        await pinged(manager, 1)
         listener.stop_reading()
-        await asyncio.sleep(INTERVAL / CHANCES)  # one answer may be on its way
+        await asyncio.sleep(INTERVAL / CHANCES)  # one answer may be in flight
         before = manager.pings
         assert not await answers(endpoint, INTERVAL)
         assert manager.pings == before
@@ -89,12 +91,12 @@ def test_a_loop_that_runs_without_reading_is_not() -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_fails_on_every_question_is_not() -> None:
+def test_a_server_that_fails_on_every_query_is_not_alive() -> None:
     class Broken(Exchange):
         def handle(self, *args: object, **options: object) -> None:
             return None
 
-    async def play(manager: Heard, listener: UdpListener, endpoint: Endpoint) -> None:
+    async def play(manager: CountingManager, listener: UdpListener, endpoint: Endpoint) -> None:
         assert not await answers(endpoint, INTERVAL)
         assert manager.pings == 0
 
@@ -102,18 +104,18 @@ def test_a_server_that_fails_on_every_question_is_not() -> None:
 
 
 @pytest.mark.slow
-def test_a_loop_that_is_blocked_is_not() -> None:
-    async def play(manager: Heard, listener: UdpListener, endpoint: Endpoint) -> None:
-        await heard(manager, 1)
+def test_a_server_with_a_blocked_event_loop_is_not_alive() -> None:
+    async def play(manager: CountingManager, listener: UdpListener, endpoint: Endpoint) -> None:
+        await pinged(manager, 1)
         before = manager.pings
         time.sleep(2 * INTERVAL)
         assert manager.pings == before
-        await heard(manager, before + 1)
+        await pinged(manager, before + 1)
 
     watched(play)
 
 
-def test_nobody_there_is_no_answer() -> None:
+def test_a_closed_port_gives_no_answer() -> None:
     udp, tcp = bind_pair(Endpoint.parse("[::1]:0"))
     port = udp.getsockname()[1]
     udp.close()

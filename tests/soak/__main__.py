@@ -1,9 +1,8 @@
-"""`make soak`: random writes, kills, freezes and purges for ten minutes; then file and bucket must
-have the same rows.
+"""`make soak`: random writes, kills, freezes and purges for ten minutes; then the file and the
+bucket must have the same rows.
 
-Two hosts follow one bucket. One is never killed and must never leave a question without its answer;
-the other is killed again and again. What is done, and in which order, comes from the seed alone;
-how long each thing takes does not.
+Two hosts follow one bucket. One is never killed and must answer every query; the other is killed
+repeatedly. The seed determines the operations and their order, but not their timing.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from pathlib import Path
 from random import Random
 
 from internal_dns.core.catalog_rules import CatalogRules
-from internal_dns.replicate.follower import Message
-from internal_dns.replicate.form import (
+from internal_dns.replicate.codec import (
     FLOOR,
-    Malformed,
+    InvalidEntry,
     bucket_key,
     file_values,
     read_key,
     read_value,
 )
-from internal_dns.replicate.publishing import difference
+from internal_dns.replicate.logic import Message
+from internal_dns.replicate.publishing import find_changes
 from internal_dns.replicate.source import Source
 from internal_dns.store.rows import Values
 from internal_dns.store.sqlite import connect
@@ -43,10 +42,11 @@ from tests.replicate.values import machine, network
 MACHINES = 3_000
 STATES = ("started", "started", "stopped", "suspended", "destroyed")
 CAUGHT_UP = 90.0  # seconds: the longest wait to reconnect is 30, and this machine may be busy
-# What is done, and how often beside the others.
+# The operations with their relative frequencies.
 OPERATIONS = {
-    "write": 60, "burst": 8, "delete": 20, "bad value": 6, "purge above the floor": 3, "purge without a floor": 1,
-    "kill the follower": 3, "freeze the server": 1, "restart the server": 2, "kill the server": 1, "make anew": 1,
+    "write": 60, "burst": 8, "delete": 20, "bad value": 6,
+    "purge above the floor": 3, "purge without a floor": 1, "kill the follower": 3,
+    "freeze the server": 1, "restart the server": 2, "kill the server": 1, "recreate": 1,
 }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ class Soak:
         )
 
     def asking(self) -> None:
-        """Ask the steady host for a machine that never changes."""
+        """Query the steady host for a machine that never changes."""
         while not self.end.is_set():
             began = time.monotonic()
             try:
@@ -115,7 +115,7 @@ class Soak:
         getattr(self, operation.replace(" ", "_"))()
         self.done[operation] += 1
 
-    # ── what is done ──────────────────────────────────────────────────────────────────────────────
+    # ── operations ──────────────────────────────────────────────────────────────────────────────
 
     def a_machine(self) -> tuple[str, bytes]:
         n = self.random.randrange(MACHINES)
@@ -189,16 +189,16 @@ class Soak:
         self.server.stop(signal.SIGKILL)
         self.server.start()
 
-    def make_anew(self) -> None:
+    def recreate(self) -> None:
         nats_servers.asked(self.source, "STREAM.DELETE.KV_catalog")
         create(self.source)
         self.bad.clear()
         publish(self.source, self.wanted)
 
-    # ── what must be ──────────────────────────────────────────────────────────────────────────────
+    # ── checks ──────────────────────────────────────────────────────────────────────────────
 
     def differences(self, name: str, present: dict[str, Message]) -> list[str]:
-        """Compare the file's rows with the bucket's: both ways, cell by cell."""
+        """Compare the rows of the file with those of the bucket, in both directions."""
         values, good = Values(CatalogRules(hidden=())), dict[str, bytes]()
         for key, message in present.items():
             try:
@@ -206,12 +206,12 @@ class Soak:
                     continue
                 read_value(read_key(key), message.value, values)
                 good[key] = message.value
-            except Malformed:
+            except InvalidEntry:
                 continue
         with closing(connect(self.path(name))) as connection:
             here = {key: value for _, key, value in file_values(connection)}
         as_messages = {key: Message(key, 1, value) for key, value in here.items()}
-        found = difference(as_messages, good)
+        found = find_changes(as_messages, good)
         return [key for key, _, _ in (*found.puts, *found.deletes)]
 
     def caught_up(self, name: str) -> float:
@@ -236,9 +236,9 @@ class Soak:
         )
 
     def judged(self) -> int:
-        """Wait until all is followed; return how many rows differ."""
-        # Keys that were purged without a floor show when a host counts: at its next consumer, or
-        # after a minute.
+        """Wait until both hosts are up to date; return how many rows differ."""
+        # A host detects keys purged without a floor when it compares numbers: with its next
+        # consumer, or after a minute.
         self.restart_the_server()
         found = 0
         for name in self.hosts:
@@ -253,7 +253,9 @@ class Soak:
             )
         bucket = {k for k, m in present.items() if m.value is not None and k != FLOOR} - self.bad
         if bucket != self.wanted.keys():
-            print(f"the bucket lost or kept {sorted(bucket ^ self.wanted.keys())[:5]}")
+            print(
+                f"the bucket lacks or has too many keys: {sorted(bucket ^ self.wanted.keys())[:5]}"
+            )
             found += len(bucket ^ self.wanted.keys())
         return found
 
@@ -287,7 +289,8 @@ def main() -> None:
                 host.kill()
     result = {
         "seed": given.seed, "seconds": round(time.monotonic() - began), "done": dict(soak.done),
-        "differences": differences, "answers": dict(soak.answers), "slowest answer, ms": round(soak.slowest * 1e3),
+        "differences": differences, "answers": dict(soak.answers),
+        "slowest answer, ms": round(soak.slowest * 1e3),
     }  # fmt: skip
     print(json.dumps(result, indent=1))
     sys.exit(0 if differences == 0 and soak.answers.keys() == {"right"} else 1)

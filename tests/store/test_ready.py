@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from internal_dns.replicate.codec import VERSION, file_values, read_key, read_value
 
 from internal_dns.core.catalog import NO_MARKS, NO_NAMES, SMALL, App, Catalog, Machine, NetworkId
 from internal_dns.core.catalog_rules import USUAL
 from internal_dns.core.journey import Reply, Rules, respond
-from internal_dns.replicate.form import VERSION, file_values, read_key, read_value
 from internal_dns.store.check import findings
-from internal_dns.store.declare import Faulty, export, parse
+from internal_dns.store.declare import InvalidDocument, export, parse
 from internal_dns.store.rows import Values
 from internal_dns.store.schema import MACHINES
 from internal_dns.store.sqlite import Loaded, read
@@ -277,7 +277,7 @@ def test_a_document_says_it_and_an_export_says_it_again() -> None:
     ],
 )
 def test_a_document_with_a_faulty_value_is_refused(old: str, new: str, words: str) -> None:
-    with pytest.raises(Faulty, match=re.escape(words)):
+    with pytest.raises(InvalidDocument, match=re.escape(words)):
         parse(DOCUMENT.replace(old, new), name="a.toml")
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.replicate.form import file_values
+from internal_dns.replicate.codec import file_values
 from internal_dns.store import declare, sqlite
 from internal_dns.store.check import findings
 from internal_dns.store.generate import demo_rows

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from internal_dns.replicate.follower import Position
+from internal_dns.replicate.logic import Position
 from internal_dns.replicate.replica import Replica
 from internal_dns.store import upgrade as upgrading
 from internal_dns.store.check import findings
@@ -149,7 +149,7 @@ def test_a_replica_that_gains_a_column_takes_everything_again(path: Path) -> Non
     with Writer(path, following=True) as writer:
         replica = Replica(writer, "nats://example/catalog")
         with replica.transaction():
-            replica.move(Position("one", 17), 0.0)
+            replica.set_position(Position("one", 17), 0.0)
     run(path, "ALTER TABLE peers DROP COLUMN region")
     with Writer(path, following=True) as writer:
         position = Replica(writer, "nats://example/catalog").position()
@@ -159,7 +159,7 @@ def test_a_replica_that_gains_a_column_takes_everything_again(path: Path) -> Non
     with Writer(path, following=True) as writer:  # the journal alone is no reason to
         replica = Replica(writer, "nats://example/catalog")
         with replica.transaction():
-            replica.move(Position("one", 17), 0.0)
+            replica.set_position(Position("one", 17), 0.0)
     with Writer(path, following=True) as writer:
         position = Replica(writer, "nats://example/catalog").position()
     assert position == Position("one", 17)

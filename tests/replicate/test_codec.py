@@ -1,5 +1,4 @@
-"""A row has one key, and a value that the server could not answer from is refused with its
-reason."""
+"""A row has exactly one key, and a value that cannot be served is rejected with the reason."""
 
 from __future__ import annotations
 
@@ -14,20 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog_rules import CatalogRules
-from internal_dns.replicate.follower import Message, sort
-from internal_dns.replicate.form import (
+from internal_dns.replicate.codec import (
     FORMS,
-    Malformed,
-    Stored,
+    DecodedValue,
+    InvalidEntry,
     bucket_key,
     file_values,
     json_schema,
     read_floor,
     read_key,
     read_value,
-    same,
+    same_value,
     write_floor,
 )
+from internal_dns.replicate.logic import Message, make_batch
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.rows import Values
 from internal_dns.store.schema import KEYS, TABLES
@@ -37,7 +36,7 @@ from tests.replicate.values import machine
 REPOSITORY = Path(__file__).parents[2]
 
 
-def read(key: str, value: bytes) -> Stored:
+def read(key: str, value: bytes) -> DecodedValue:
     return read_value(read_key(key), value, Values(CatalogRules(hidden=())))
 
 
@@ -54,15 +53,15 @@ def test_a_key_is_the_table_and_the_key_columns_in_base32hex() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60))
-def test_whatever_text_a_part_has_comes_back(text: str) -> None:
+def test_any_text_survives_encoding_and_decoding(text: str) -> None:
     assert read_key(bucket_key("meta", (text,))) == ("meta", (text,))
 
 
 @given(st.text(alphabet="0123456789abcdefghijklmnopqrstuv-", max_size=12))
-def test_a_key_that_is_read_is_the_only_one_of_its_row(part: str) -> None:
+def test_only_the_canonical_key_of_a_row_is_accepted(part: str) -> None:
     try:
         table, parts = read_key(f"meta.{part}")
-    except Malformed:
+    except InvalidEntry:
         return
     assert bucket_key(table, parts) == f"meta.{part}"
 
@@ -95,12 +94,12 @@ def test_a_key_that_is_read_is_the_only_one_of_its_row(part: str) -> None:
         bucket_key("machines", ("a\0b",)),
     ],
 )
-def test_keys_of_the_wrong_shape_are_refused(key: str) -> None:
-    with pytest.raises(Malformed):
+def test_malformed_keys_are_rejected(key: str) -> None:
+    with pytest.raises(InvalidEntry):
         read_key(key)
 
 
-def test_a_machine_carries_what_belongs_to_it() -> None:
+def test_the_value_of_a_machine_includes_its_metadata_and_services() -> None:
     key, value = machine(
         "3d8d",
         skip_registration=True,
@@ -129,7 +128,7 @@ def test_a_machine_carries_what_belongs_to_it() -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"version": 2}, "version 2 is not known here"),
+    ({"version": 2}, "version 2 is unknown"),
     ({"version": None}, "version"),
     ({"id": "other"}, "the key says 3d8d, the value other"),
     ({"address": "fdaa:0:19::2"}, "is not one of fdaa:0:18::/48"),
@@ -149,11 +148,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("more", "why"), WRONG)
-def test_values_that_check_would_refuse_are_refused_in_words(
+def test_values_that_check_would_report_are_rejected_with_the_reason(
     more: dict[str, Any], why: str
 ) -> None:
     key, value = machine("3d8d", **more)
-    with pytest.raises(Malformed, match=why.replace("[", r"\[")):
+    with pytest.raises(InvalidEntry, match=why.replace("[", r"\[")):
         read(key, value)
 
 
@@ -172,15 +171,15 @@ def test_values_that_check_would_refuse_are_refused_in_words(
         b'{"version":1,"x":' + b"[" * 100_000,
     ],
 )
-def test_what_is_no_value_is_refused(value: bytes) -> None:
+def test_invalid_json_is_rejected(value: bytes) -> None:
     for table in FORMS:
-        with pytest.raises(Malformed):
+        with pytest.raises(InvalidEntry):
             read(bucket_key(table, tuple("1" for _ in KEYS[table])), value)
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(FORMS)))
-def test_no_octets_raise_anything_else(value: bytes, table: str) -> None:
-    with pytest.raises(Malformed):
+def test_arbitrary_octets_raise_nothing_but_invalid_entry(value: bytes, table: str) -> None:
+    with pytest.raises(InvalidEntry):
         read_value((table, tuple("1" for _ in KEYS[table])), value, Values(CatalogRules(hidden=())))
 
 
@@ -201,29 +200,33 @@ MEMBERS = sorted({name for form in FORMS.values() for name in form.__struct_fiel
     ),
 )
 @pytest.mark.slow
-def test_any_message_is_a_row_or_is_kept_out(table: str, more: dict[str, Any]) -> None:
-    """Whatever is written to a bucket: never an exception, and never both."""
+def test_every_message_is_a_row_or_is_quarantined(table: str, more: dict[str, Any]) -> None:
+    """For any value in a bucket: never an exception, and never both."""
     value = {**json.loads(machine("a")[1]), **more}
     value = {name: value[name] for name in FORMS[table].__struct_fields__ if name in value}
     key = bucket_key(
         table, tuple(str(value.get(c, "a")).encode("utf-8", "replace") for c in KEYS[table])
     )
-    batch = sort([Message(key, 5, json.dumps(value).encode())], {}, Values(CatalogRules(hidden=())))
+    batch = make_batch(
+        [Message(key, 5, json.dumps(value).encode())], {}, Values(CatalogRules(hidden=()))
+    )
     assert [state for _, _, state in batch.revisions] == (["bad"] if batch.quarantined else ["row"])
     assert len(batch.quarantined) + sum(map(len, batch.puts.values())) == 1
 
 
 @given(st.text(st.characters()), st.none() | st.binary(max_size=50))
-def test_any_key_is_told_apart(key: str, value: bytes | None) -> None:
-    ((_, _, state),) = sort([Message(key, 5, value)], {}, Values(CatalogRules(hidden=()))).revisions
+def test_every_key_is_classified(key: str, value: bytes | None) -> None:
+    ((_, _, state),) = make_batch(
+        [Message(key, 5, value)], {}, Values(CatalogRules(hidden=()))
+    ).revisions
     assert state in ("row", "bad", "gone")
 
 
-def test_one_refusal_does_not_colour_the_next() -> None:
+def test_the_reason_of_one_rejection_does_not_leak_into_the_next() -> None:
     values = Values(CatalogRules(hidden=()))
     for _ in range(3):
         key, value = machine("3d8d", address="::1")
-        with pytest.raises(Malformed, match="::1"):
+        with pytest.raises(InvalidEntry, match="::1"):
             read_value(read_key(key), value, values)
     code = {"version": 1, "code": "iad", "latitude": 38.9, "longitude": -77.4, "gateway": True}
     stored = read_value(
@@ -231,11 +234,11 @@ def test_one_refusal_does_not_colour_the_next() -> None:
     )
     assert stored.row == ("iad", "", 38.9, -77.4, 1)
     half = {"version": 1, "code": "iad", "latitude": 38.9}
-    with pytest.raises(Malformed, match="without coordinates"):
+    with pytest.raises(InvalidEntry, match="without coordinates"):
         read_value(read_key(bucket_key("regions", ("iad",))), json.dumps(half).encode(), values)
 
 
-def test_every_row_of_a_file_comes_back_from_its_value(tmp_path: Path) -> None:
+def test_every_row_of_a_file_survives_encoding_and_decoding(tmp_path: Path) -> None:
     create_catalog(tmp_path / "catalog.db", demo_rows())
     connection = connect(tmp_path / "catalog.db")
     found: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
@@ -251,15 +254,15 @@ def test_every_row_of_a_file_comes_back_from_its_value(tmp_path: Path) -> None:
     connection.close()
 
 
-def test_two_writings_of_one_value_are_the_same() -> None:
+def test_formatting_does_not_make_two_values_differ() -> None:
     _, value = machine("3d8d")
     spaced = json.dumps(json.loads(value), indent=2, sort_keys=True).encode()
-    assert same("machines", value, spaced)
-    assert not same("machines", value, machine("3d8d", state="stopped")[1])
-    assert not same("machines", b"{", value)
+    assert same_value("machines", value, spaced)
+    assert not same_value("machines", value, machine("3d8d", state="stopped")[1])
+    assert not same_value("machines", b"{", value)
 
 
-def test_a_floor_is_a_revision() -> None:
+def test_a_floor_holds_a_revision() -> None:
     assert read_floor(write_floor(17)) == 17
     for wrong in (
         b"",
@@ -268,11 +271,11 @@ def test_a_floor_is_a_revision() -> None:
         b'{"version": 2, "floor": 1}',
         b'{"version": 1, "floor": -1}',
     ):
-        with pytest.raises(Malformed):
+        with pytest.raises(InvalidEntry):
             read_floor(wrong)
 
 
-def test_the_schema_in_the_documents_is_the_one_that_is_read_by() -> None:
+def test_the_published_schema_is_the_one_in_use() -> None:
     written = json.loads((REPOSITORY / "docs" / "bucket.schema.json").read_text())
     made = msgspec.json.decode(msgspec.json.encode(json_schema()))
-    assert written == made, "python -m internal_dns.replicate.form > docs/bucket.schema.json"
+    assert written == made, "python -m internal_dns.replicate.codec > docs/bucket.schema.json"

@@ -1,10 +1,14 @@
-"""A row of the catalog as key and value of a bucket. docs/replication.md and
-docs/bucket.schema.json are for others.
+"""The encoding of a catalog row as a key and a value of a bucket.
 
-    key     machines.cpj64e35ehp62ob3c8     table, then the row's key columns, each in base32hex; an empty one is `-`
-    value   {"version": 1, "id": "3d8d99…", "network_id": 24, …, "metadata": {"role": "leader"}, "services": […]}
+docs/replication.md and docs/bucket.schema.json describe it for other publishers.
 
-What belongs to a machine is inside its value: a machine changes whole. A row has exactly one key.
+    key     machines.cpj64e35ehp62ob3c8
+            the table, then the key columns of the row in base32hex; an empty one is `-`
+    value   {"version": 1, "id": "3d8d99…", "network_id": 24, …,
+             "metadata": {"role": "leader"}, "services": […]}
+
+The value of a machine includes its metadata and services, so that a machine changes as a whole.
+Each row has exactly one key.
 """
 
 from __future__ import annotations
@@ -38,28 +42,27 @@ from internal_dns.store.schema import (
 from internal_dns.store.sqlite import source
 
 VERSION: Final[Literal[1]] = 1
-FLOOR: Final = "floor"  # the one key that is no row
-# What belongs to a machine is in its value.
+FLOOR: Final = "floor"  # the only key that is not a row
+# The other tables belong to a machine and are part of its value.
 PUBLISHED: Final = tuple(table for table in CATALOG if table.name not in OF_MACHINE)
-# Parents first: the order in which rows are published.
+# The order in which rows are published: parents first.
 ORDER: Final = [table.name for table in PUBLISHED]
 
-Key = tuple[str, tuple[str, ...]]  # table, key columns as text
+RowKey = tuple[str, tuple[str, ...]]  # table, key columns as text
 
 
-class Malformed(Exception):
-    """A key or a value that is none; the text says why."""
+class InvalidEntry(Exception):
+    """A key or value is invalid; the text says why."""
 
 
 class _Value(Struct, frozen=True, kw_only=True):
-    """Members that are not known here are ignored: a newer publisher of the same version may write
-    them."""
+    """Unknown members are ignored: a newer publisher of the same version may write them."""
 
     version: Literal[1]
 
 
 def _member(domain: Domain) -> Any:
-    """Return what JSON has for the values of *domain*, as msgspec says it."""
+    """Return the msgspec type of the JSON values of *domain*."""
     if domain is FLAG:
         return bool
     if domain.choices:
@@ -77,7 +80,7 @@ def _member(domain: Domain) -> Any:
 
 
 def _members(table: Table, *given: str) -> list[tuple[str, Any] | tuple[str, Any, Any]]:
-    """Return name, type and default of each column of *table* but those *given* elsewhere."""
+    """Return name, type and default of each column of *table* except those in *given*."""
     found: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for column in table.columns:
         member = str if column.lenient and column.domain.pattern else _member(column.domain)
@@ -94,7 +97,7 @@ def _members(table: Table, *given: str) -> list[tuple[str, Any] | tuple[str, Any
 _Service: Final = msgspec.defstruct(
     "Service", _members(MACHINE_SERVICES, "machine_id"), frozen=True, kw_only=True
 )
-# Members of a machine's value that are no columns of its row.
+# Members of a machine's value that are not columns of its row.
 _BELONGINGS: Final[list[tuple[str, Any, Any]]] = [
     ("metadata", dict[str, str], msgspec.field(default_factory=dict)),
     ("services", tuple[_Service, ...], ()),  # type: ignore[valid-type]
@@ -102,8 +105,7 @@ _BELONGINGS: Final[list[tuple[str, Any, Any]]] = [
 
 
 class Floor(_Value, frozen=True, kw_only=True):
-    """Deletes up to this revision are no longer told. That there is one says: the bucket is
-    whole."""
+    """Deletes up to this revision may have been purged. Its presence marks a complete bucket."""
 
     floor: Annotated[int, Meta(ge=0)]
 
@@ -123,24 +125,24 @@ _FLOOR: Final = msgspec.json.Decoder(Floor)
 _ENCODER: Final = msgspec.json.Encoder()
 _PART: Final = re.compile(r"-|[0-9a-v]{1,2048}")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
-# Key columns that are whole numbers.
+# Which key columns are integers.
 NUMBERS: Final[Mapping[str, tuple[bool, ...]]] = {
     table.name: tuple(column.domain.sql == "INTEGER" for column in table.keys)
     for table in PUBLISHED
 }
-# Hot path: a follower that begins reads a million values. The row of a value, and of a row the
-# cells that Values takes apart.
+# Hot path: a new follower reads a million values. These get the row of a value, and the cells of a
+# row that Values checks.
 _ROW: Final = {table: attrgetter(*TABLES[table]) for table in ORDER}
 _SERVICE: Final = attrgetter(*TABLES["machine_services"][1:])
 _READ_OF: Final = {
     table: itemgetter(*map(TABLES[table].index, columns)) for table, columns in READ.items()
 }
-# What JSON that is none raises; the last is of brackets in brackets in brackets.
+# What invalid JSON raises; RecursionError comes from deeply nested brackets.
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Stored(NamedTuple):
-    """A value as rows of the file: its own, in the order of TABLES, and what belongs to it."""
+class DecodedValue(NamedTuple):
+    """A value as rows of the file: its own in the order of TABLES, then a machine's parts."""
 
     row: tuple[Any, ...]
     metadata: tuple[tuple[str, str, str], ...] = ()
@@ -160,80 +162,86 @@ def _part(value: object) -> str:
     return b32hexencode(octets).decode().rstrip("=").lower() or "-"
 
 
-def read_key(key: str) -> Key:
-    """Return table and key columns of *key*. Raises Malformed; a key that is not the row's only one
-    is malformed."""
+def read_key(key: str) -> RowKey:
+    """Return table and key columns of *key*.
+
+    Raises InvalidEntry, also for any other spelling of a row's key.
+    """
     table, *parts = key.split(".")
     if table not in FORMS:
-        raise Malformed(f"{shown(table)} is no table")
+        raise InvalidEntry(f"{shown(table)} is not a table")
     if len(parts) != len(KEYS[table]):
-        raise Malformed(
+        raise InvalidEntry(
             f"a key of {table} has {len(KEYS[table])} parts after the table: "
             f"{', '.join(KEYS[table])}"
         )
     found = tuple(map(_text, parts))
     for text, number in zip(found, NUMBERS[table], strict=True):
-        # SQLite finds row 24 by 024 and by 2.4e1, too: a tombstone there would delete a row of
-        # another key.
+        # SQLite would match row 24 by 024 and by 2.4e1, so their tombstones would delete the row
+        # of another key.
         if number and not _NUMBER.fullmatch(text):
-            raise Malformed(f"{shown(text)} is not how a key writes a whole number")
+            raise InvalidEntry(f"{shown(text)} is not the canonical form of an integer in a key")
     return table, found
 
 
-# Hot path: int() with base 32 knows exactly this alphabet, and takes a tenth of the time
-# base64.b32hexdecode does.
+# Hot path: int() with base 32 accepts exactly this alphabet and takes a tenth of the time of
+# base64.b32hexdecode.
 def _text(part: str) -> str:
     if not _PART.fullmatch(part):
-        raise Malformed(f"{shown(part)} is not base32hex in lower case without padding")
+        raise InvalidEntry(f"{shown(part)} is not base32hex in lower case without padding")
     if part == "-":
         return ""
     octets, spare = divmod(len(part) * 5, 8)
     number = int(part, 32)
     if spare >= 5 or number & ((1 << spare) - 1):
-        raise Malformed(f"{shown(part)} is not how base32hex writes any octets")
+        raise InvalidEntry(f"{shown(part)} is not valid base32hex")
     try:
         text = (number >> spare).to_bytes(octets, "big").decode()
     except UnicodeDecodeError:
-        raise Malformed(f"{shown(part)} is no UTF-8 in base32hex") from None
-    if "\0" in text:  # where SQLite's JSON functions take a text to end
-        raise Malformed(f"{shown(part)} has a NUL")
+        raise InvalidEntry(f"{shown(part)} does not encode UTF-8") from None
+    if "\0" in text:  # SQLite's JSON functions would end the text there
+        raise InvalidEntry(f"{shown(part)} encodes a NUL")
     return text
 
 
 # ── values ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_value(key: Key, value: bytes, values: Values) -> Stored:
-    """Return the rows that *value* at *key* means. Raises Malformed for all that the server could
-    not answer from."""
+def read_value(key: RowKey, value: bytes, values: Values) -> DecodedValue:
+    """Return the rows that *value* at *key* stands for.
+
+    Raises InvalidEntry for every value that the server could not serve.
+    """
     table, parts = key
     try:
         made: Any = _DECODERS[table].decode(value)
     except _BROKEN as error:
-        raise Malformed(_version(value) or _words(error)) from None
+        raise InvalidEntry(_version(value) or _words(error)) from None
     own = tuple(str(getattr(made, column)) for column in KEYS[table])
     if own != parts:
-        raise Malformed(f"the key says {shown('/'.join(parts))}, the value {shown('/'.join(own))}")
+        raise InvalidEntry(
+            f"the key says {shown('/'.join(parts))}, the value {shown('/'.join(own))}"
+        )
     row = tuple([int(cell) if isinstance(cell, bool) else cell for cell in _ROW[table](made)])
     if table == "machines":
         return _machine(made, row, values)
     if table in READ:
         _check(table, _cells(table, row), values)
-    return Stored(row)
+    return DecodedValue(row)
 
 
 def _cells(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return *row* as the reader of a file takes it apart."""
+    """Return the cells of *row* in the form that the reader of a file gets them."""
     return tuple([c.encode() if isinstance(c, str) else c for c in _READ_OF[table](row)])
 
 
 def _words(error: Exception) -> str:
-    # They repeat what the value calls its members: for an operator's eyes, and not without end.
+    # The text repeats member names of the value: make it printable, and limit it.
     return printable(str(error).encode("utf-8", "backslashreplace"))[:300]
 
 
 def _version(value: bytes) -> str:
-    """Say so when a value is of a version that is not known here."""
+    """Return an error for a value of an unknown version, else an empty text."""
     try:
         found = msgspec.json.decode(value)
     except _BROKEN:
@@ -242,14 +250,14 @@ def _version(value: bytes) -> str:
     return (
         ""
         if version in (None, VERSION)
-        else f"version {shown(version)} is not known here: update internal-dns"
+        else f"version {shown(version)} is unknown: upgrade internal-dns"
     )
 
 
-def _machine(made: Any, row: tuple[Any, ...], values: Values) -> Stored:
+def _machine(made: Any, row: tuple[Any, ...], values: Values) -> DecodedValue:
     if values.machine(_cells("machines", row), {}, {}) is None:
-        raise Malformed(_why(values))
-    if values.faults.total:  # its name is faulty: it is served without
+        raise InvalidEntry(_why(values))
+    if values.faults.total:  # its name is invalid: the machine is served without it
         _why(values)
     values.capitals.clear()
     taken: list[Any] = []
@@ -258,10 +266,10 @@ def _machine(made: Any, row: tuple[Any, ...], values: Values) -> Stored:
         of_service = (made.id, *_SERVICE(service))
         found = values.service(_cells("machine_services", of_service), taken)
         if isinstance(found, str):
-            raise Malformed(f"service {shown(service.name)}: {found}")
+            raise InvalidEntry(f"service {shown(service.name)}: {found}")
         taken.append(found)
         services.append(of_service)
-    return Stored(
+    return DecodedValue(
         row,
         tuple((made.id, name, text) for name, text in made.metadata.items()),
         tuple(services),
@@ -269,15 +277,14 @@ def _machine(made: Any, row: tuple[Any, ...], values: Values) -> Stored:
 
 
 def _check(table: str, cells: tuple[Any, ...], values: Values) -> None:
-    """Let the reader of the file judge: what it would leave out is refused here. Raises
-    Malformed."""
+    """Check *cells* as the reader of a file does. Raises InvalidEntry for a row it would skip."""
     match table:
         case "networks":
             if values.network(cells[0]) is None or values.name(cells[1]) is None:
-                raise Malformed("no valid id or name")
+                raise InvalidEntry("invalid id or name")
         case "apps":
             if values.network(cells[0]) is None or values.name(cells[1]) is None:
-                raise Malformed("no valid network_id or name")
+                raise InvalidEntry("invalid network_id or name")
         case "peers":
             made: object = values.peer(cells, {})
         case "flycasts":
@@ -285,17 +292,17 @@ def _check(table: str, cells: tuple[Any, ...], values: Values) -> None:
         case "regions":
             made = values.region(cells)
             if values.faults.total:
-                raise Malformed(_why(values))
+                raise InvalidEntry(_why(values))
         case "region_latency":
             made = values.latency(cells)
         case "hosts":
             made = values.host(cells)
     if table in ("peers", "flycasts", "region_latency", "hosts") and made is None:
-        raise Malformed(_why(values))
+        raise InvalidEntry(_why(values))
 
 
 def _why(values: Values) -> str:
-    """Return what the reader said of the row just judged, and forget it."""
+    """Return the fault that the reader recorded for the row, and clear it."""
     faults = values.faults.all()
     for scope in list(values.faults.counts):
         values.faults.forget(scope)
@@ -303,19 +310,19 @@ def _why(values: Values) -> str:
 
 
 def read_floor(value: bytes) -> int:
-    """Return the revision of a floor. Raises Malformed."""
+    """Return the revision of a floor. Raises InvalidEntry."""
     try:
         return _FLOOR.decode(value).floor
     except _BROKEN as error:
-        raise Malformed(_version(value) or _words(error)) from None
+        raise InvalidEntry(_version(value) or _words(error)) from None
 
 
 def write_floor(revision: int) -> bytes:
     return _ENCODER.encode(Floor(version=VERSION, floor=revision))
 
 
-def same(table: str, one: bytes, other: bytes) -> bool:
-    """Whether two values mean the same, however they are written."""
+def same_value(table: str, one: bytes, other: bytes) -> bool:
+    """Whether two encoded values are equal, regardless of formatting."""
     if one == other:
         return True
     try:
@@ -328,11 +335,10 @@ def same(table: str, one: bytes, other: bytes) -> bool:
 
 
 def file_values(connection: sqlite3.Connection) -> Iterator[tuple[str, str, bytes]]:
-    """Yield table, key and value of every row of a file, parents first. The connection reads text
-    as octets.
+    """Yield table, key and value of every row of a file, parents first.
 
-    Rows are told as they are: what no value can hold (not UTF-8, of another type) is for
-    `read_value` to refuse.
+    The connection must return text as octets. Rows are not checked here: `read_value` rejects a
+    cell that no value can hold (not UTF-8, another type).
     """
     metadata: dict[object, dict[str, Any]] = {}
     for machine, name, text in _rows(connection, MACHINE_METADATA):
@@ -368,7 +374,7 @@ def _value(table: Table, row: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _rows(connection: sqlite3.Connection, table: Table) -> Iterator[tuple[Any, ...]]:
-    """Return the rows of *table* by key."""
+    """Return the rows of *table* in the order of its key."""
     columns, keys = ", ".join(TABLES[table.name]), ", ".join(KEYS[table.name])
     return connection.execute(
         f"SELECT {columns} FROM {source(connection, table.name)} ORDER BY {keys}"
