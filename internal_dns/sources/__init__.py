@@ -102,13 +102,6 @@ def default_name(number: int) -> str:
     return f"net-{number:x}"
 
 
-def document_has(key: str) -> bool:
-    """Whether a machine in a document may have *key*; columns are added between versions."""
-    from internal_dns.store.declare.fields import MACHINE
-
-    return key in MACHINE
-
-
 class Draft:
     """A document being built: names are made valid, addresses checked, duplicates rejected, all
     with a note."""
@@ -243,16 +236,9 @@ class Draft:
                 self._unready(ident, unready)
 
     def _unready(self, ident: str, why: str) -> None:
-        """Record that a started machine should get no traffic, if a document can express it."""
+        """Record that a started machine should get no traffic."""
         self.machines[ident]["ready"] = False
-        if document_has("ready"):
-            self.note(f"started but not ready, {why}", ident)
-        else:
-            self.note(
-                f"started but not ready, {why}: written as started alone, because a document has "
-                "no `ready` in this version",
-                ident,
-            )
+        self.note(f"started but not ready, {why}", ident)
 
     def add_peer(self, raw: str, address: str, *, region: str = "", rename: bool = False) -> None:
         """Add a WireGuard peer, or note why not; with *rename*, a name that is taken gets a number
@@ -343,8 +329,6 @@ class Draft:
         ):
             apps = networks[number].setdefault("apps", {})
             machine = self.machines[ident]
-            if not document_has("ready"):
-                machine = {key: value for key, value in machine.items() if key != "ready"}
             apps.setdefault(app, {"machines": []})["machines"].append(machine)
         for (number, name), peer in sorted(self.peers.items()):
             networks[number].setdefault("peers", {})[name] = peer

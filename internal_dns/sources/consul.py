@@ -28,7 +28,6 @@ from internal_dns.sources import (
     Options,
     SourceError,
     convert_list,
-    document_has,
     octets,
     parse_json,
 )
@@ -153,15 +152,9 @@ def _add(draft: Draft, instance: _Instance) -> None:
         why = f"left out, no address in {draft.options.prefix.hex()}::/16"
         draft.note(why, f"{subject} ({shown(', '.join(filter(None, instance.addresses)))})")
         return
-    state, unready = "started", ""
-    if instance.failing and document_has("ready"):
+    unready = ""
+    if instance.failing:
         unready = "a check warns" if instance.failing == "warning" else "a check fails"
-    elif instance.failing:
-        state, verb = "stopped", "warns" if instance.failing == "warning" else "fails"
-        draft.note(
-            f"imported as stopped, a check {verb}: a document has no `ready` in this version",
-            subject,
-        )
     udp = "udp" in instance.tags and "tcp" not in instance.tags
     left = [tag for tag in instance.tags if tag not in ("tcp", "udp")]
     if left:
@@ -173,7 +166,7 @@ def _add(draft: Draft, instance: _Instance) -> None:
         instance.name,
         inside[0],
         region=instance.region,
-        state=state,
+        state="started",
         unready=unready,
         metadata=instance.meta,
         services=[(instance.name, "udp" if udp else "tcp", instance.port)] if instance.port else [],

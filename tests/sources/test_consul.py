@@ -9,7 +9,6 @@ import pytest
 
 from internal_dns.sources import Options, SourceError
 from internal_dns.sources.consul import read
-from internal_dns.store.declare import fields
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -34,10 +33,9 @@ def test_what_the_catalog_does_not_give_is_noted() -> None:
 
 def test_doubts_about_checks_and_addresses_are_noted() -> None:
     assert read(HEALTH, ACME).notes[:-1] == [
-        "imported as stopped, a check fails: a document has no `ready` in this version: "
-        "node-b/resolver-2, node-e/resolver-5",
-        "imported as stopped, a check warns: a document has no `ready` in this version: "
-        "node-c/resolver-3",
+        "started but not ready, a check fails: "
+        "node-b-resolver-2-21a0e4ba45, node-e-resolver-5-b60635ebc2",
+        "started but not ready, a check warns: node-c-resolver-3-12238c6efc",
         "share an address, which `apply` rejects while both are started: "
         "node-a-resolver-1-25abd89673 and node-e-resolver-5-b60635ebc2",
     ]
@@ -83,10 +81,7 @@ def test_ids_of_two_tenants_nodes_or_datacenters_never_meet() -> None:
     assert all(len(ident) <= 63 for ident in found)
 
 
-def test_an_instance_whose_checks_fail_is_started_but_not_ready_once_a_document_can_say_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(fields.MACHINE, "ready", fields.MACHINE["skip_registration"])
+def test_an_instance_whose_checks_fail_is_started_but_not_ready() -> None:
     machines = read(HEALTH, ACME).document["networks"]["acme"]["apps"]["resolver"]["machines"]
     assert [(m["state"], m.get("ready", True)) for m in machines] == [
         ("started", True), ("started", False), ("started", False), ("started", True),

@@ -10,7 +10,6 @@ import pytest
 
 from internal_dns.sources import Options, SourceError
 from internal_dns.sources.docker import read
-from internal_dns.store.declare import fields
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -129,17 +128,8 @@ UP = {"Status": "running", "Running": True}
     ],
 )
 def test_a_container_that_should_get_no_traffic_is_started_but_not_ready(
-    state: dict[str, Any], stands: str, why: str, monkeypatch: pytest.MonkeyPatch
+    state: dict[str, Any], stands: str, why: str
 ) -> None:
-    imported = read([named(1, State=state)], Options(region="iad"))
-    (machine,) = imported.document["networks"]["net-18"]["apps"]["web"]["machines"]
-    assert (machine["state"], "ready" in machine) == (stands, False)
-    without = f"started but not ready, {why}: written as started alone, because a document has no "
-    assert imported.notes[:-1] == (
-        [f"{without}`ready` in this version: 010101010101"] if why else []
-    )
-
-    monkeypatch.setitem(fields.MACHINE, "ready", fields.MACHINE["skip_registration"])
     imported = read([named(1, State=state)], Options(region="iad"))
     (machine,) = imported.document["networks"]["net-18"]["apps"]["web"]["machines"]
     assert (machine["state"], machine.get("ready", True)) == (stands, not why)

@@ -10,7 +10,6 @@ import pytest
 
 from internal_dns.sources import Options, SourceError
 from internal_dns.sources.fly import read
-from internal_dns.store.declare import fields
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -103,10 +102,7 @@ def test_the_incomplete_configuration_is_used_when_the_host_is_unreachable() -> 
         ([{"status": "warning"}], False),
     ],
 )
-def test_a_machine_whose_check_fails_is_not_ready(
-    checks: object, ready: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(fields.MACHINE, "ready", fields.MACHINE["skip_registration"])
+def test_a_machine_whose_check_fails_is_not_ready(checks: object, ready: bool) -> None:
     for state in ("started", "stopped"):
         source = [machine(checks=checks, state=state, config={})]
         imported = read(source, Options(app="shop"))

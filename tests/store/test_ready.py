@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from internal_dns.replicate.codec import VERSION, file_values, read_key, read_value
 
 from internal_dns.core.catalog import NO_MARKS, NO_NAMES, SMALL, App, Catalog, Machine, NetworkId
 from internal_dns.core.catalog_rules import USUAL
 from internal_dns.core.journey import Reply, Rules, respond
+from internal_dns.replicate.codec import VERSION, file_values, read_key, read_value
 from internal_dns.store.check import findings
 from internal_dns.store.declare import InvalidDocument, export, parse
 from internal_dns.store.rows import Values

@@ -21,7 +21,7 @@ from internal_dns.transport.native.mirror import Mirror
 from internal_dns.transport.table.changes import PART, differences
 from internal_dns.transport.table.table import AnswerTable
 from tests.core.catalogs import random_rows
-from tests.core.messages import AAAA, SERVER, opened, query
+from tests.core.messages import AAAA, SERVER, insert, opened, query
 from tests.transport.test_answers import (
     MACHINE,
     RULES,
@@ -48,10 +48,7 @@ def read_both(rng: Random) -> tuple[Any, Catalog, Catalog]:
     old = read(connection).catalog
     for table, rows in after.items():
         connection.execute(f"DELETE FROM {table}")
-        for row in rows:
-            connection.execute(
-                f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})", row
-            )
+        insert(connection, table, rows)
     new = read(connection, previous=old).catalog
     connection.close()
     return before, old, new
