@@ -270,7 +270,7 @@ def test_a_document_says_it_and_an_export_says_it_again() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('name = "Blue"', 'name = "a b"', "'a b' is no name"),
+        ('name = "Blue"', 'name = "a b"', "'a b' is not a valid name"),
         ("ready = false", "ready = 0", "an integer stands where a boolean belongs"),
         ("priority = 10", "priority = 65536", "65536 is not a whole number of 16 bits"),
         ("weight = 5", 'weight = "5"', "a string stands where an integer belongs"),
