@@ -170,8 +170,8 @@ def _check(asked: Sequence[Asked], catalog: Catalog, name: Name, *, stream: bool
 
 def _respond(asked: Sequence[Asked], catalog: Catalog, *, stream: bool = False) -> dict[str, Any]:
     started = time.process_time()
-    for turn, (octets, source) in enumerate(asked):
-        respond(octets, source, SERVER, catalog, RULES, turn=turn, stream=stream)
+    for rotation, (octets, source) in enumerate(asked):
+        respond(octets, source, SERVER, catalog, RULES, rotation=rotation, stream=stream)
     return _told(time.process_time() - started, len(asked))
 
 
@@ -186,8 +186,8 @@ def _exchange(asked: Sequence[Asked], catalog: Catalog) -> dict[str, Any]:
 
 def _repeat(asked: Sequence[Asked], table: AnswerTable) -> dict[str, Any]:
     before, started = table.hits, time.process_time()
-    for turn, (octets, source) in enumerate(asked):
-        table.repeat(octets, source, SERVER, turn)
+    for rotation, (octets, source) in enumerate(asked):
+        table.repeat(octets, source, SERVER, rotation)
     told = _told(time.process_time() - started, len(asked))
     return told | {
         "void": ""

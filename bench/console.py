@@ -15,9 +15,9 @@ from typing import Final
 
 from internal_dns.admin.console.app import Sources
 from internal_dns.admin.console.guard import cookie_name, cookie_value
-from internal_dns.admin.console.journey import LARGEST
 from internal_dns.admin.console.samples import Sampler
 from internal_dns.admin.console.serve import Console
+from internal_dns.admin.console.steps import LARGEST
 from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Region
 from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics

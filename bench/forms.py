@@ -96,9 +96,9 @@ def _of_size(path: Path, size: int) -> Iterator[Case]:
         where = "TCP" if question.stream else "UDP"
         case = Case("forms", f"{question.words} · {size:,} machines · {where}")
         first = _seconds(question, asker, load(path).catalog, 0)
-        for turn in range(3):
-            _seconds(question, asker, catalog, turn)
-        warm = [_seconds(question, asker, catalog, turn * 7_919) for turn in range(WARM)]
+        for rotation in range(3):
+            _seconds(question, asker, catalog, rotation)
+        warm = [_seconds(question, asker, catalog, rotation * 7_919) for rotation in range(WARM)]
         case.repetitions.append({
             "first_us": first * 1e6, "cpu_us": median(warm) * 1e6, "void": "",
         })  # fmt: skip
@@ -122,11 +122,11 @@ def _questions(network: Network, ident: str, address: bytes, size: int) -> Itera
             yield Question(f"{qtype} {form}", sent, stream)
 
 
-def _seconds(question: Question, source: bytes, catalog: Catalog, turn: int) -> float:
+def _seconds(question: Question, source: bytes, catalog: Catalog, rotation: int) -> float:
     gc.disable()
     started = time.process_time()
     said = respond(
-        question.octets, source, SERVER, catalog, RULES, turn=turn, stream=question.stream
+        question.octets, source, SERVER, catalog, RULES, rotation=rotation, stream=question.stream
     )
     seconds = time.process_time() - started
     gc.enable()

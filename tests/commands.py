@@ -7,7 +7,8 @@ from typing import Any
 from click.testing import CliRunner
 
 from internal_dns.cli import cli
-from internal_dns.cli.words import Told, error_text
+from internal_dns.cli.words import error_text
+from internal_dns.errors import OperatorError
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Said:
 def run(*words: object, stdin: str | None = None) -> Said:
     """Run a command in this process, as `main` would."""
     result = CliRunner().invoke(cli, [str(word) for word in words], input=stdin)
-    if isinstance(result.exception, Told):
+    if isinstance(result.exception, OperatorError):
         return Said(
             result.exception.code, result.stdout, result.stderr + error_text(result.exception)
         )

@@ -50,7 +50,7 @@ class Catalog:
         self.rows, self.prefix, self.zones = rows, prefix.to_bytes(2), dict[bytes, Zone]()
 
 def resolve(catalog: Catalog, source: bytes, labels: Labels, qtype: int, *, region: str | None = None,
-            turn: int = 0, revision: int = 0, prefix: int = 0xFDAA, maps: tuple[Map, ...] = ()) -> Expected:
+            rotation: int = 0, revision: int = 0, prefix: int = 0xFDAA, maps: tuple[Map, ...] = ()) -> Expected:
     if prefix.to_bytes(2) != catalog.prefix: catalog = Catalog(catalog.rows, prefix)
     network, server, elsewhere = source[:6], region or "", region or ""
     if source[:2] != catalog.prefix and (fitting := [m for m in maps if IPv6Address(source) in m[0]]):
@@ -64,7 +64,7 @@ def resolve(catalog: Catalog, source: bytes, labels: Labels, qtype: int, *, regi
     if apex is None: return Expected("NOERROR" if len(labels) == 1 and qtype in (A, AAAA) else "FORWARD")
     zone = catalog.zones.get(network) or catalog.zones.setdefault(network, Zone(catalog.rows, network))
     own, host, here = zone.place(source, elsewhere)
-    node = zone.find(apex if apex == "localhost" else name, turn, own, host, here)
+    node = zone.find(apex if apex == "localhost" else name, rotation, own, host, here)
     if apex == "resolver.arpa": node = {}
     if name == "_whoami.internal":
         who = f"network={zone.title},region={here},address={inet_ntop(AF_INET6, source)},server={server}"
@@ -159,10 +159,10 @@ class Zone:
     def add(self, name: str, items: list[Any], separator: str = "") -> None:
         self.sets[name], self.nodes[name] = (items, separator), rrset(items, separator)
         self.nodes[f"_page.{name}"] = {}
-    def find(self, name: str, turn: int, own: bytes, host: bytes, here: str) -> Node | None:
+    def find(self, name: str, rotation: int, own: bytes, host: bytes, here: str) -> Node | None:
         if name in self.nodes: return self.nodes[name]
         form = re.fullmatch(r"top([1-9][0-9]{0,4})\.nearest\.of\.(.+)", name)
-        if form and form[2] in self.scopes: return self.nearest(form[2], int(form[1]), turn, own, host, here)
+        if form and form[2] in self.scopes: return self.nearest(form[2], int(form[1]), rotation, own, host, here)
         for pattern in r"(?s)([^.]+\._page\.)(.+)", r"(?s)(.+\.)([^.]+\.flycast)":
             form = re.fullmatch(pattern, name)
             if form and form[2] in self.sets: return page(form[1], *self.sets[form[2]])
@@ -171,15 +171,15 @@ class Zone:
         value = f".{form[1]}".rpartition("._page.")[2].strip(".")
         having = [id for id, key, text in self.metadata if key == form[2] and value in ("", text)]
         return page(form[1], addresses(m for m in self.scopes[form[3]] if m.written_id in having))
-    def nearest(self, scope: str, limit: int, turn: int, own: bytes, host: bytes, here: str) -> Node:
+    def nearest(self, scope: str, limit: int, rotation: int, own: bytes, host: bytes, here: str) -> Node:
         key = {m: (m.address != own, m.address[6:10] != host, m.region != here, self.cost(here, m.region))
                 for m in answered(self.scopes[scope])}
         best, at = list[Machine](), list[bytes]()
         for _, group in groupby(sorted(key, key=lambda m: (key[m], m.address, m.id)), key.__getitem__):
             tied = list(group)
-            best += tied[turn % len(tied):] + tied[:turn % len(tied)]
+            best += tied[rotation % len(tied):] + tied[:rotation % len(tied)]
             fresh = list(dict.fromkeys(m.address for m in tied if m.address not in at)) or [b""]
-            at += fresh[turn % len(fresh):] + fresh[:turn % len(fresh)]
+            at += fresh[rotation % len(fresh):] + fresh[:rotation % len(fresh)]
         why = [f"{m.id} {m.region} {'-' if key[m][3] == inf else int(key[m][3] + 0.5)}" for m in best[:limit]]
         node: Node = {AAAA: tuple([address for address in at if address][:limit])}
         return node | rrset(why, ",") if scope.count(".") == 1 else node

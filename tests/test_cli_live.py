@@ -130,7 +130,7 @@ def demo(tmp_path: Path) -> Path:
     return tmp_path / "demo.db"
 
 
-class Asking:
+class OutstandingQuery:
     """Asks a server web.internal again and again."""
 
     def __init__(self, server: Served) -> None:
@@ -141,7 +141,7 @@ class Asking:
         while not self.ended.wait(0.01):
             ask(server, "web.internal")
 
-    def __enter__(self) -> Asking:
+    def __enter__(self) -> OutstandingQuery:
         self.thread.start()
         return self
 
@@ -152,7 +152,7 @@ class Asking:
 
 @pytest.mark.live
 def test_top_shows_who_is_busy_with_what(demo: Path) -> None:
-    with serving(demo) as server, Asking(server):
+    with serving(demo) as server, OutstandingQuery(server):
         said = run("top", "--json", "--interval", "0.3", "--catalog", demo)
         assert said.code == 0
         assert said.json["networks"][0]["network"] == "acme"
@@ -191,7 +191,7 @@ def test_top_on_a_terminal_ends_with_q_and_leaves_the_terminal_as_it_was(demo: P
     try:
         with (
             serving(demo) as server,
-            Asking(server),
+            OutstandingQuery(server),
             subprocess.Popen(command, stdin=secondary, stdout=secondary, stderr=secondary) as shown,
         ):
             seen = b""
@@ -222,7 +222,10 @@ def lines_of(*words: str) -> Iterator[str]:
 
 @pytest.mark.live
 def test_questions_are_shown_as_they_come_with_who_asked_and_what_they_got(demo: Path) -> None:
-    with serving(demo, "--upstream", "udp://127.0.0.1:9", upstream="") as server, Asking(server):
+    with (
+        serving(demo, "--upstream", "udp://127.0.0.1:9", upstream="") as server,
+        OutstandingQuery(server),
+    ):
         seen: dict[tuple[str, str], dict[str, Any]] = {}
         lines = lines_of("watch", "--queries", "--json", "--catalog", str(demo))
         asked = False

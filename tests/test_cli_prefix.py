@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 
 from internal_dns import config
 from internal_dns.cli import cli
-from internal_dns.cli.words import CONFIGURATION, FINDING, Told
+from internal_dns.cli.words import CONFIGURATION, FINDING
+from internal_dns.errors import OperatorError
 from internal_dns.store.generate import create_catalog
 
 ADDRESS = "fdab:0:18:a7b:7d:1:1:2"
@@ -85,7 +86,7 @@ def test_objects_are_named_and_shown_by_the_prefix(catalog: Path) -> None:
 
 
 def test_a_48_of_another_prefix_is_nobodys(catalog: Path) -> None:
-    assert isinstance(run(catalog, "network", "show", "fdaa:0:18::/48").exception, Told)
+    assert isinstance(run(catalog, "network", "show", "fdaa:0:18::/48").exception, OperatorError)
     refused = run(catalog, "network", "add", "beta", "--id", "fdaa:0:19::/48", "--offline")
     assert refused.exit_code == 2
     assert "of fdab::/16" in refused.stderr
@@ -107,8 +108,8 @@ def test_hidden_peers_are_those_of_the_settings(
     document.write_text(
         said(catalog, "export").replace("fdab:0:18:a7b:9::102", "fdab:0:18:a7b:9::2")
     )
-    assert isinstance(run(catalog, "diff", document).exception, Told)
-    assert isinstance(run(catalog, "apply", document, "--offline").exception, Told)
+    assert isinstance(run(catalog, "diff", document).exception, OperatorError)
+    assert isinstance(run(catalog, "apply", document, "--offline").exception, OperatorError)
     monkeypatch.setenv("INTERNAL_DNS_HIDDEN_PEERS", "tmp-")
     said(catalog, "apply", document, "--offline")
     assert said(catalog, "diff", document) == "nothing to change\n"
@@ -121,6 +122,6 @@ def test_a_setting_that_cannot_be_used_is_told(
     monkeypatch.setenv("INTERNAL_DNS_PREFIX", "2001:db8::/32")
     for words in (["check"], ["export"], ["explain", "web.internal"], ["network", "show", "acme"]):
         error = run(catalog, *words).exception
-        assert isinstance(error, Told)
+        assert isinstance(error, OperatorError)
         assert error.code == CONFIGURATION
         assert "INTERNAL_DNS_PREFIX" in error.why

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from internal_dns.cli.examples import epilog
-from internal_dns.cli.words import USAGE, AsJson, Told, error_text
+from internal_dns.cli.words import USAGE, AsJson, error_text
+from internal_dns.errors import OperatorError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -169,16 +170,16 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (Told, click.UsageError) as error:
+        except (OperatorError, click.UsageError) as error:
             if not ctx.meta[_JSON]:
                 raise
-            told = error if isinstance(error, Told) else _misused(error)
+            told = error if isinstance(error, OperatorError) else _misused(error)
             raise AsJson(told) from None
 
 
-def _misused(error: click.UsageError) -> Told:
+def _misused(error: click.UsageError) -> OperatorError:
     path = error.ctx.command_path if error.ctx else "internal-dns"
-    return Told(
+    return OperatorError(
         f"{path}: wrong usage", error.format_message(), f"{path} --help lists what it takes", USAGE
     )
 
@@ -203,6 +204,6 @@ def main() -> None:
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
         cli(standalone_mode=True)
-    except Told as told:
+    except OperatorError as told:
         click.echo(error_text(told), err=True)
         sys.exit(told.code)

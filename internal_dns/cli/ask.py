@@ -18,7 +18,6 @@ from internal_dns.cli.words import (
     FINDING,
     UNREACHABLE,
     USAGE,
-    Told,
     catalog_option,
     default_catalog,
     json_option,
@@ -27,6 +26,7 @@ from internal_dns.cli.words import (
     settings,
 )
 from internal_dns.core.wire import ASK_AS
+from internal_dns.errors import OperatorError
 from internal_dns.text import printable_text
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 def query_for(
     name: str, qtype: str | None, who: str | None, prefix: bytes = PREFIX
 ) -> dns.message.QueryMessage:
-    """Return the query. Raises Told."""
+    """Return the query. Raises OperatorError."""
     try:
         return asking.query_for(name, qtype, who, prefix)
     except asking.NotAQuestion as error:
-        raise Told(error.what, error.why, error.do, 2) from error
+        raise OperatorError(error.what, error.why, error.do, 2) from error
 
 
 def as_address(who: str | None) -> bytes | None:
@@ -110,10 +110,10 @@ def dig(
             raise _not_honoured(who, asked.endpoint)
     except NoReply as error:
         why, do = about_silence(error, timeout=timeout, tcp=tcp)
-        raise Told(f"no reply from {error.endpoint}", why, do, UNREACHABLE) from error
+        raise OperatorError(f"no reply from {error.endpoint}", why, do, UNREACHABLE) from error
     except OSError as error:
         why, do = about_source(error)
-        raise Told(f"cannot ask from {source}", why, do, USAGE) from error
+        raise OperatorError(f"cannot ask from {source}", why, do, USAGE) from error
     reply, advice = asked.reply, about_reply(asked, name, who)
     if as_json:
         print_json(
@@ -141,7 +141,7 @@ def _source(text: str) -> IPv4Address | IPv6Address:
         return ip_address(text)
     except ValueError as error:
         do = "Write an address of this host, such as that of a machine: fdaa:0:18:a7b:7d:1:1:2"
-        raise Told(f"-b {text}", "it is no address", do, USAGE) from error
+        raise OperatorError(f"-b {text}", "it is no address", do, USAGE) from error
 
 
 def was_honoured(asked: Asked, who: str, prefix: bytes, timeout: float) -> bool:
@@ -170,8 +170,8 @@ def _echoes(reply: dns.message.Message, who: str) -> bool:
     )
 
 
-def _not_honoured(who: str, endpoint: Endpoint) -> Told:
-    return Told(
+def _not_honoured(who: str, endpoint: Endpoint) -> OperatorError:
+    return OperatorError(
         "--as was not honoured: this server is not in dev mode",
         f"{endpoint} ignored `{who}` and answered as it answers any other client of this host",
         "Ask from an address of the network with -b ADDRESS; `internal-dns explain --as` needs "
@@ -243,7 +243,7 @@ def explain(
         loaded = load(catalog, rules=as_served.catalog_rules)
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise Told(f"catalog {catalog}", why, "Name it with --catalog, or make one: internal-dns "
+        raise OperatorError(f"catalog {catalog}", why, "Name it with --catalog, or make one: internal-dns "
                                               "init FILE --demo",
                    CONFIGURATION) from error  # fmt: skip
     first = min(loaded.catalog.networks.values(), key=lambda network: network.id, default=None)
@@ -283,7 +283,7 @@ def _forwarded(catalog: str, octets: bytes) -> tuple[tuple[str, str], ...]:
         with connected(Path(catalog), offline=False) as server:
             server.sendall(json.dumps({"op": "forward", "query": octets.hex()}).encode() + b"\n")
             said = json.loads(server.makefile("rb").readline())
-    except (Told, OSError, ValueError):
+    except (OperatorError, OSError, ValueError):
         return (
             (
                 "cache",

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import click
 
-from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, USAGE, Told, settings
+from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, USAGE, settings
+from internal_dns.errors import OperatorError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,7 +37,7 @@ def write_options(command: F) -> F:
 def perform(
     catalog: str, request: dict[str, Any], *, offline: bool, wait: bool = False
 ) -> dict[str, Any]:
-    """Have an operation performed and return its reply. Raises Told."""
+    """Have an operation performed and return its reply. Raises OperatorError."""
     return (
         _by_itself(Path(catalog), request)
         if offline
@@ -58,11 +59,13 @@ def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise _missing(catalog) from error
     except NotOurs as error:
-        raise Told(f"cannot write {catalog}", str(error), error.do or _NOT_OURS, USAGE) from error
+        raise OperatorError(
+            f"cannot write {catalog}", str(error), error.do or _NOT_OURS, USAGE
+        ) from error
     except (RejectedChange, InvalidDocument) as error:
         raise _refused([str(fault) for fault in error.faults]) from error
     except (BadRequest, UnusableCatalog, sqlite3.Error, OSError) as error:
-        raise Told(
+        raise OperatorError(
             f"cannot write {catalog}", str(error), "Nothing was changed", CONFIGURATION
         ) from error
 
@@ -76,7 +79,7 @@ def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
         line = server.makefile("rb").readline()
     if not line:
         why = "it closed the connection"
-        raise Told(
+        raise OperatorError(
             "the server did not answer",
             why,
             "See its log; the change may have been made",
@@ -90,11 +93,11 @@ def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
         case "refused":
             raise _refused(faults)
         case "not ours":
-            raise Told(
+            raise OperatorError(
                 f"cannot write {catalog}", ", ".join(faults), reply.get("do") or _NOT_OURS, USAGE
             )
         case error:
-            raise Told(
+            raise OperatorError(
                 f"cannot write {catalog}",
                 f"{error}: {', '.join(faults)}",
                 "Nothing was changed",
@@ -105,7 +108,7 @@ def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def connected(catalog: Path, *, offline: bool = True) -> Iterator[socket.socket]:
     """A connection to the server that has *catalog*. *offline*: the command could do without one.
-    Raises Told."""
+    Raises OperatorError."""
     from internal_dns.net import socket_path
 
     path = socket_path(catalog)
@@ -115,7 +118,7 @@ def connected(catalog: Path, *, offline: bool = True) -> Iterator[socket.socket]
         except OSError as error:
             do = f"Start one: internal-dns serve --catalog {shlex.quote(str(catalog))}"
             do += "; or write the file by yourself with --offline" * offline
-            raise Told(
+            raise OperatorError(
                 f"no server at {path}", error.strerror or str(error), do, UNREACHABLE
             ) from error
         yield server
@@ -135,7 +138,7 @@ def visibility(reply: dict[str, Any]) -> str:
 def read_rows(
     catalog: str, table: str, where: dict[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Return rows of the file. Raises Told."""
+    """Return rows of the file. Raises OperatorError."""
     from internal_dns.store.json_rows import read_rows as rows
 
     with opened(catalog) as connection:
@@ -144,7 +147,7 @@ def read_rows(
 
 @contextmanager
 def opened(catalog: str) -> Iterator[sqlite3.Connection]:
-    """The file, read-only. Raises Told."""
+    """The file, read-only. Raises OperatorError."""
     from internal_dns.store.sqlite import UnusableCatalog, check_schema, connect
 
     try:
@@ -152,7 +155,7 @@ def opened(catalog: str) -> Iterator[sqlite3.Connection]:
     except FileNotFoundError as error:
         raise _missing(Path(catalog)) from error
     except UnusableCatalog as error:
-        raise Told(
+        raise OperatorError(
             f"catalog {catalog}", str(error), "Name a usable file with --catalog", CONFIGURATION
         ) from error
     try:
@@ -163,20 +166,20 @@ def opened(catalog: str) -> Iterator[sqlite3.Connection]:
             f"an argument is no text or number that a catalog can hold: {error}"
         ) from error
     except (UnusableCatalog, sqlite3.Error) as error:
-        raise Told(
+        raise OperatorError(
             f"catalog {catalog}", str(error), "Name a usable file with --catalog", CONFIGURATION
         ) from error
     finally:
         connection.close()
 
 
-def _missing(catalog: Path) -> Told:
+def _missing(catalog: Path) -> OperatorError:
     do = f"Name the file with --catalog, or make one: internal-dns init {shlex.quote(str(catalog))}"
-    return Told(f"catalog {catalog}", "there is no such file", do, CONFIGURATION)
+    return OperatorError(f"catalog {catalog}", "there is no such file", do, CONFIGURATION)
 
 
-def _refused(faults: list[str]) -> Told:
+def _refused(faults: list[str]) -> OperatorError:
     why = "\n".join(faults)
-    return Told(
+    return OperatorError(
         "the change was refused; nothing was written", why, "Correct it and try again", FINDING
     )

@@ -15,7 +15,6 @@ from internal_dns.cli.words import (
     FINDING,
     UNREACHABLE,
     USAGE,
-    Told,
     catalog_option,
     json_option,
     paint,
@@ -23,6 +22,7 @@ from internal_dns.cli.words import (
     settings,
 )
 from internal_dns.core.names import printable
+from internal_dns.errors import OperatorError
 from internal_dns.replicate.source import Source
 from internal_dns.store.rows import shown
 
@@ -49,7 +49,7 @@ URL = _Url()
 
 
 def done(work: Coroutine[Any, Any, T]) -> T:
-    """Do what asks a bucket. Raises Told."""
+    """Do what asks a bucket. Raises OperatorError."""
     from internal_dns.replicate.bucket import Conflict, NoBucket, Unavailable
     from internal_dns.store.declare import InvalidDocument
     from internal_dns.store.writer import RejectedChange
@@ -58,22 +58,24 @@ def done(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except (RejectedChange, InvalidDocument) as error:
         why = "\n       ".join(str(fault) for fault in error.faults)
-        raise Told(
+        raise OperatorError(
             "the change was refused; nothing was written", why, "Correct it and try again", FINDING
         ) from error
     except Conflict as error:
         do = "Run the command again: it goes on from what is there now"
-        raise Told("the bucket was not written to the end", str(error), do, FINDING) from error
+        raise OperatorError(
+            "the bucket was not written to the end", str(error), do, FINDING
+        ) from error
     except NoBucket as error:
         do = "Make and fill it: internal-dns publish --to URL --catalog FILE"
-        raise Told("there is no such bucket", str(error), do, UNREACHABLE) from error
+        raise OperatorError("there is no such bucket", str(error), do, UNREACHABLE) from error
     except Unavailable as error:
         do = "Is the server running, and are address and credentials right? Every host goes on answering meanwhile"
-        raise Told("the bucket cannot be used", str(error), do, UNREACHABLE) from error
+        raise OperatorError("the bucket cannot be used", str(error), do, UNREACHABLE) from error
 
 
 def apply_to(source: Source, request: dict[str, Any]) -> dict[str, Any]:
-    """Apply a document to the catalog in a bucket. Raises Told."""
+    """Apply a document to the catalog in a bucket. Raises OperatorError."""
     from internal_dns.replicate import publishing
 
     as_served = settings()
@@ -116,7 +118,7 @@ def publish(
             wanted = publishing.read_file_values(connection, as_served.catalog_rules)
         except RejectedChange as error:
             do = f"Correct the rows: internal-dns check --catalog {catalog}"
-            raise Told(
+            raise OperatorError(
                 "nothing was published", "\n       ".join(error.faults), do, FINDING
             ) from error
     reply = done(
@@ -148,7 +150,7 @@ def status(source: Source | None, as_json: bool) -> None:
     """Every host's revision and lag. Exit 1 when one is behind, silent or in trouble."""
     found = source or settings().source
     if found is None:
-        raise Told("which bucket?", "neither --source nor the setting `source` names one", "Write --source nats://…",
+        raise OperatorError("which bucket?", "neither --source nor the setting `source` names one", "Write --source nats://…",
                    USAGE)  # fmt: skip
     last, reports = done(_reports(found))
     hosts = [_judged(report, last, time.time()) for report in reports]

@@ -28,8 +28,9 @@ import click
 
 from internal_dns.cli.routes import ROUTES, covers, is_local, local_routes
 from internal_dns.cli.servers import Asked, NoReply, Running, ask, meant_for, running
-from internal_dns.cli.words import FINDING, Told, json_option, paint, print_json
+from internal_dns.cli.words import FINDING, json_option, paint, print_json
 from internal_dns.core.wire import Rcode
+from internal_dns.errors import OperatorError
 from internal_dns.store.rows import shown
 from internal_dns.text import printable_text
 
@@ -173,7 +174,7 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
     if server or found:
         try:
             endpoint = meant_for(server, settings, settings.catalog)[0]
-        except Told as error:
+        except OperatorError as error:
             yield Symptom("fail", error.what, error.why, "it is no address", error.do)
             return
         yield from _cross_check(endpoint, settings, catalog)
@@ -432,12 +433,12 @@ async def _rcode_of(forwarder: Forwarder, name: str, qtype: str) -> tuple[int, s
 
     from internal_dns.core.catalog import NetworkId
     from internal_dns.core.journey import Forward
-    from internal_dns.core.message import Manner
+    from internal_dns.core.message import ReplyOptions
     from internal_dns.core.wire import Query, read_query
 
     query = read_query(dns.message.make_query(name, qtype, use_edns=0).to_wire())
     assert isinstance(query, Query)
-    asked = Forward(query, Manner(4_096, True), NetworkId(0))
+    asked = Forward(query, ReplyOptions(4_096, True), NetworkId(0))
     reply = dns.message.from_wire(await _all_of(forwarder.answer(asked, bytes(16))))
     reasons = [str(option) for option in reply.options if option.otype == 15]
     return int(reply.rcode()), ", ".join([dns.rcode.to_text(reply.rcode()), *reasons])

@@ -17,13 +17,13 @@ from internal_dns.cli.words import (
     CONFIGURATION,
     FINDING,
     USAGE,
-    Told,
     catalog_option,
     json_option,
     paint,
     print_json,
     settings,
 )
+from internal_dns.errors import OperatorError
 from internal_dns.text import printable_text
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ SILENT: Final = 1.0  # seconds that work may take before its progress is shown
 
 
 def _octets(file: str) -> bytes:
-    """Return what FILE, or standard input for `-`, holds. Raises Told."""
+    """Return what FILE, or standard input for `-`, holds. Raises OperatorError."""
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         why = error.strerror or str(error)
-        raise Told(
+        raise OperatorError(
             f"cannot read {file}",
             why,
             "Name a file that can be read, or - for standard input",
@@ -48,13 +48,13 @@ def _octets(file: str) -> bytes:
 
 
 def _text(file: str) -> str:
-    """Return the text that FILE holds: UTF-8, or what its byte order mark says. Raises Told."""
+    """Return the text that FILE holds: UTF-8, or what its byte order mark says. Raises OperatorError."""
     from internal_dns.sources import SourceError, decode_text
 
     try:
         return decode_text(_octets(file), "text")
     except SourceError as error:
-        raise Told(f"cannot read {file}", error.why, error.do, USAGE) from error
+        raise OperatorError(f"cannot read {file}", error.why, error.do, USAGE) from error
 
 
 def _say(reply: dict[str, Any]) -> None:
@@ -206,7 +206,7 @@ def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> Non
         document = declare.parse(_text(file), name=file, rules=as_served.catalog_rules)
     except declare.InvalidDocument as error:
         why = "\n       ".join(map(str, error.faults))
-        raise Told(f"{file} is not a catalog", why, "Correct it", FINDING) from error
+        raise OperatorError(f"{file} is not a catalog", why, "Correct it", FINDING) from error
     with _progress("comparing"), opened(catalog) as connection:
         plan = declare.plan(connection, document, prune=prune)
     reply = {
@@ -255,7 +255,7 @@ class _SourceName(click.Choice[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value == "hosts":
-            raise Told(
+            raise OperatorError(
                 "import hosts",
                 "a hosts file holds records of a network's own, which this version does not have",
                 "Write its machines or peers as CSV and use `import csv`",
@@ -318,7 +318,7 @@ def import_(
             _octets(file), options, **more
         )
     except sources.SourceError as error:
-        raise Told(error.what, error.why, error.do, FINDING) from error
+        raise OperatorError(error.what, error.why, error.do, FINDING) from error
     text = declare.to_json(imported.document) if as_json else declare.to_toml(imported.document)
     for note in imported.notes:
         click.echo(f"{paint('note', 'yellow', err=True)}  {printable_text(note)}", err=True)
@@ -328,6 +328,6 @@ def import_(
     try:
         Path(out).write_text(text, "utf-8")
     except OSError as error:
-        raise Told(
+        raise OperatorError(
             f"cannot write {out}", error.strerror or str(error), "Name another file", CONFIGURATION
         ) from error

@@ -13,13 +13,13 @@ from internal_dns.cli.words import (
     CONFIGURATION,
     FINDING,
     USAGE,
-    Told,
     catalog_option,
     json_option,
     paint,
     print_json,
     settings,
 )
+from internal_dns.errors import OperatorError
 from internal_dns.text import printable_text
 
 
@@ -68,12 +68,12 @@ def init(
         if if_missing:
             _say_made(file, None, as_json)
             return
-        raise Told(f"{file} is there already", "a catalog is never overwritten", "Remove it, name "
+        raise OperatorError(f"{file} is there already", "a catalog is never overwritten", "Remove it, name "
                                                                                  "another file, or "
                    "leave it as it is with --if-missing", CONFIGURATION) from error  # fmt: skip
     except (OSError, sqlite3.Error) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise Told(f"cannot write {file}", why, "Name a file in a writable directory",
+        raise OperatorError(f"cannot write {file}", why, "Name a file in a writable directory",
                    CONFIGURATION) from error  # fmt: skip
     if machines and machines > 10_000 and sys.stderr.isatty():
         click.echo(err=True)
@@ -96,13 +96,13 @@ def _upgrade(file: Path, as_json: bool) -> None:
             with Writer(file, following=True):  # which upgrades what it opens
                 pass
     except FileNotFoundError as error:
-        raise Told(f"catalog {file}", "there is no such file", f"Make it: internal-dns init {file}",
+        raise OperatorError(f"catalog {file}", "there is no such file", f"Make it: internal-dns init {file}",
                    CONFIGURATION) from error  # fmt: skip
     except NotOurs as error:
         do = "Restart that server: it upgrades the file at its start"
-        raise Told(f"cannot write {file}", str(error), do, USAGE) from error
+        raise OperatorError(f"cannot write {file}", str(error), do, USAGE) from error
     except (UnusableCatalog, sqlite3.Error, OSError) as error:
-        raise Told(f"cannot upgrade {file}", str(error), "Nothing was changed",
+        raise OperatorError(f"cannot upgrade {file}", str(error), "Nothing was changed",
                    CONFIGURATION) from error  # fmt: skip
     if as_json:
         print_json({"file": str(file), "ours": ours, "statements": statements})
@@ -111,7 +111,7 @@ def _upgrade(file: Path, as_json: bool) -> None:
     else:
         click.echo("".join(f"{statement};\n" for statement in statements), nl=False)
     if statements and not ours:
-        raise Told(f"{file} has no journal", "another engine maintains it, and must alter it",
+        raise OperatorError(f"{file} has no journal", "another engine maintains it, and must alter it",
                    "Run the SQL above with that engine; until then what is missing has its default",
                    USAGE)  # fmt: skip
 
@@ -142,7 +142,7 @@ def check(catalog: str, as_json: bool) -> None:
         loaded = load(catalog, rules=as_served.catalog_rules)
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise Told(
+        raise OperatorError(
             f"catalog {catalog}", why, "Name the file with --catalog", CONFIGURATION
         ) from error
     found = findings(loaded)

@@ -10,14 +10,8 @@ from pathlib import Path
 
 import click
 
-from internal_dns.cli.words import (
-    CONFIGURATION,
-    FINDING,
-    UNREACHABLE,
-    Told,
-    json_option,
-    print_json,
-)
+from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, json_option, print_json
+from internal_dns.errors import OperatorError
 
 
 @click.command()
@@ -49,7 +43,7 @@ def health(admin: str | None, config: Path | None, as_json: bool) -> None:
                 )
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise Told(f"cannot ask http://{admin}/readyz", why, "Is it running, and with this "
+        raise OperatorError(f"cannot ask http://{admin}/readyz", why, "Is it running, and with this "
                                                              "--admin?",
                    UNREACHABLE) from error  # fmt: skip
     if as_json:
@@ -67,11 +61,11 @@ def _admin(config: Path | None) -> str:
     try:
         admin, where = load_setting("admin", {}, file=config)
     except ConfigurationError as error:
-        raise Told("it is not known where to ask", "\n       ".join(error.faults), "Correct it, or "
+        raise OperatorError("it is not known where to ask", "\n       ".join(error.faults), "Correct it, or "
                                                                                    "name the port "
                    "with --admin", CONFIGURATION) from error  # fmt: skip
     if admin is None:
-        raise Told("there is no admin port to ask", f"it is none, by {where}", "Give `serve` one, "
+        raise OperatorError("there is no admin port to ask", f"it is none, by {where}", "Give `serve` one, "
                                                                                "or ask by DNS: "
                    "internal-dns dig --server ADDR:PORT _dns.internal", CONFIGURATION) from None  # fmt: skip
     return str(admin)

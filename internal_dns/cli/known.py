@@ -141,9 +141,10 @@ def _catalog(ctx: click.Context) -> str:
     given = ctx.params.get("catalog") or os.environ.get("INTERNAL_DNS_CATALOG")
     if given:
         return str(Path(given).expanduser())
-    from internal_dns.cli.words import Told, default_catalog
+    from internal_dns.cli.words import default_catalog
+    from internal_dns.errors import OperatorError
 
     try:
         return default_catalog()
-    except (Told, OSError):
+    except (OperatorError, OSError):
         return ""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from internal_dns.cli.words import CONFIGURATION, Told
+from internal_dns.cli.words import CONFIGURATION
 from internal_dns.cli.words import settings as effective
+from internal_dns.errors import OperatorError
 
 if TYPE_CHECKING:
     from internal_dns.config import Settings
@@ -36,7 +37,7 @@ def serve_in_namespace(flags: dict[str, Any], config: Path | None) -> None:
     from internal_dns.cli.run import demo_catalog
 
     if os.geteuid() != 0:
-        raise Told("--netns needs root", "only root makes network namespaces", "Run it with sudo, "
+        raise OperatorError("--netns needs root", "only root makes network namespaces", "Run it with sudo, "
                                                                                "or use `internal-dns "
                    "dev` without --netns", CONFIGURATION)  # fmt: skip
     if flags["listen"]:
@@ -102,12 +103,12 @@ def _ip(*words: str) -> None:
     try:
         subprocess.run(["ip", *words], check=True, capture_output=True)
     except FileNotFoundError:
-        raise Told("there is no `ip` command", "it makes the namespace", "Install it: apt install "
+        raise OperatorError("there is no `ip` command", "it makes the namespace", "Install it: apt install "
                                                                          "iproute2",
                    CONFIGURATION) from None  # fmt: skip
     except subprocess.CalledProcessError as error:
         do = f"A left-over one of a killed server? ip netns pids {NAMESPACE}; then ip netns del {NAMESPACE}"
-        raise Told(
+        raise OperatorError(
             f"cannot make network namespace {NAMESPACE}",
             error.stderr.decode().strip(),
             do,

@@ -14,15 +14,8 @@ import click
 from internal_dns.cli import known as names_known
 from internal_dns.cli.backend import perform, read_rows, visibility, write_options
 from internal_dns.cli.columns import column_options, listed, taken
-from internal_dns.cli.words import (
-    FINDING,
-    Told,
-    catalog_option,
-    json_option,
-    paint,
-    print_json,
-    settings,
-)
+from internal_dns.cli.words import FINDING, catalog_option, json_option, paint, print_json, settings
+from internal_dns.errors import OperatorError
 from internal_dns.store.schema import MACHINES, NETWORKS, PEERS, REGIONS
 from internal_dns.text import printable_text
 
@@ -111,7 +104,7 @@ def network_names(catalog: str) -> dict[int, str]:
 
 
 def network_of(catalog: str, text: str) -> dict[str, Any]:
-    """Return the network that *text* names: a name, an id, or a /48. Raises Told."""
+    """Return the network that *text* names: a name, an id, or a /48. Raises OperatorError."""
     number = network_number(text, settings().prefix)
     rows = read_rows(catalog, "networks")
     found = [
@@ -122,7 +115,7 @@ def network_of(catalog: str, text: str) -> dict[str, Any]:
     if not found:
         known = ", ".join(row["name"] or str(row["id"]) for row in rows[:10]) or "none yet"
         near = names_known.near(text, (row["name"] for row in rows))
-        raise Told(
+        raise OperatorError(
             f"there is no network {text}",
             f"known are: {known}{' and more' if len(rows) > 10 else ''}",
             near or "Add it: internal-dns network add NAME --id fdaa:…::/48",
@@ -130,7 +123,7 @@ def network_of(catalog: str, text: str) -> dict[str, Any]:
         )
     if len(found) > 1:
         ids = " and ".join(str(row["id"]) for row in found)
-        raise Told(
+        raise OperatorError(
             f"more than one network is called {text}",
             f"their ids are {ids}",
             "Name it by its id",
@@ -172,12 +165,12 @@ def split(text: str, what: str) -> tuple[str, str]:
 
 
 def known(catalog: str, table: str, key: dict[str, Any], what: str) -> dict[str, Any]:
-    """Return the one row with *key*. Raises Told."""
+    """Return the one row with *key*. Raises OperatorError."""
     rows = read_rows(catalog, table, key)
     if not rows:
         *within, (column, text) = key.items()
         near = names_known.near_in(catalog, table, column, str(text), dict(within))
-        raise Told(
+        raise OperatorError(
             f"there is no {what}",
             f"{catalog} has none",
             near or f"See `internal-dns {what.split(maxsplit=1)[0]} list`",
@@ -288,7 +281,7 @@ def network_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     tables = ("machines", "apps", "peers", "flycasts")
     inside = sum(len(read_rows(catalog, table, {"network_id": number})) for table in tables)
     if inside and not cascade:
-        raise Told(
+        raise OperatorError(
             f"network {name} is not empty",
             f"{inside} rows belong to it",
             "Remove them too: --cascade",
@@ -368,7 +361,7 @@ def app_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     machines = read_rows(catalog, "machines", {"network_id": number, "app": label})
     if machines and not cascade:
         why = f"it has {len(machines)} machines"
-        raise Told(f"app {name} is not empty", why, "Remove them too: --cascade", FINDING)
+        raise OperatorError(f"app {name} is not empty", why, "Remove them too: --cascade", FINDING)
     if not machines:
         known(catalog, "apps", {"network_id": number, "name": label}, f"app {name}")
     deletes = [
@@ -627,7 +620,9 @@ def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
     prefix = settings().prefix
     if not slash_48(number, prefix) or not _is_address(row["address"]):
         what, why = f"peer {name}", f"{row['address']} in network {number} is not served"
-        raise Told(what, why, "`internal-dns check` says what is wrong with the row", FINDING)
+        raise OperatorError(
+            what, why, "`internal-dns check` says what is wrong with the row", FINDING
+        )
     found = split_dns(row["address"], number, prefix)
     if as_json:
         print_json(found.value())

@@ -15,7 +15,7 @@ import click
 
 from internal_dns.cli.routes import is_local
 from internal_dns.cli.servers import specific
-from internal_dns.cli.words import CONFIGURATION, Told
+from internal_dns.cli.words import CONFIGURATION
 from internal_dns.cli.words import settings as effective
 from internal_dns.config import Settings, find_misspelled, load_settings, table
 from internal_dns.errors import OperatorError
@@ -256,7 +256,7 @@ def demo_catalog() -> Path:
             DEV_CATALOG.parent.mkdir(exist_ok=True)
             create_catalog(DEV_CATALOG, demo_rows())
         except OSError as error:
-            raise Told(f"cannot write {DEV_CATALOG}", str(error), "Change to a writable directory, "
+            raise OperatorError(f"cannot write {DEV_CATALOG}", str(error), "Change to a writable directory, "
                                                                   "or name a file with "
                        "--catalog", CONFIGURATION) from error  # fmt: skip
     return DEV_CATALOG
@@ -286,7 +286,7 @@ def _lowest_network(settings: Settings) -> str:
     except FileNotFoundError:
         return ""
     except UnusableCatalog as error:
-        raise Told(f"catalog {settings.catalog}", str(error), "Name a usable file with --catalog, "
+        raise OperatorError(f"catalog {settings.catalog}", str(error), "Name a usable file with --catalog, "
                                                               "or make one: "
                    "internal-dns init FILE --demo", CONFIGURATION) from error  # fmt: skip
     lowest = min(catalog.networks.values(), key=lambda n: n.id, default=None)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from internal_dns.cli.routes import is_local
-from internal_dns.cli.words import USAGE, Told
+from internal_dns.cli.words import USAGE
 from internal_dns.core.wire import TC
+from internal_dns.errors import OperatorError
 from internal_dns.net import Endpoint
 from internal_dns.transport.listen.sockets import IPV6_FREEBIND
 
@@ -89,13 +90,13 @@ def running(catalog: Path) -> Running | None:
 def meant_for(
     server: str | None, settings: Settings, catalog: Path, source: IPv6Address | None = None
 ) -> tuple[Endpoint, ...]:
-    """Return where to ask, in the order to try. Raises Told when *server* is no address."""
+    """Return where to ask, in the order to try. Raises OperatorError when *server* is no address."""
     if server is not None:
         try:
             return (Endpoint.parse(server, 53),)
         except ValueError as error:
             do = "Write [::1]:1053 or 127.0.0.1:1053"
-            raise Told(f"--server {server}", str(error), do, USAGE) from error
+            raise OperatorError(f"--server {server}", str(error), do, USAGE) from error
     if found := running(catalog):
         listen: Sequence[Endpoint] = found.listen
     elif settings.origin["listen"] != "default":

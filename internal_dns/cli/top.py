@@ -18,7 +18,8 @@ import click
 
 from internal_dns.admin.rates import LOOKED_AT, Look, rates
 from internal_dns.cli.backend import connected
-from internal_dns.cli.words import UNREACHABLE, Told, catalog_option, json_option, paint, print_json
+from internal_dns.cli.words import UNREACHABLE, catalog_option, json_option, paint, print_json
+from internal_dns.errors import OperatorError
 
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
@@ -128,13 +129,13 @@ def _fits(lines: int) -> int:
 def _reply(replies: IO[bytes]) -> Look:
     line = replies.readline()
     if not line:
-        raise Told(
+        raise OperatorError(
             "the server has ended", "it closed the connection", "Start it again", UNREACHABLE
         )
     found: Look = json.loads(line)
     if "error" in found:
         why = ", ".join(found["faults"])
-        raise Told(
+        raise OperatorError(
             "the server cannot tell",
             why,
             "Is it of this version? Restart it after an upgrade",

@@ -14,7 +14,8 @@ import click
 from internal_dns.admin.asking import reply_value
 from internal_dns.cli.ask import query_for, reply_lines
 from internal_dns.cli.backend import connected, read_rows
-from internal_dns.cli.words import UNREACHABLE, Told, catalog_option, json_option, paint, settings
+from internal_dns.cli.words import UNREACHABLE, catalog_option, json_option, paint, settings
+from internal_dns.errors import OperatorError
 
 
 @click.command()
@@ -70,7 +71,7 @@ def watch(
                 return
     except KeyboardInterrupt:
         return
-    raise Told(
+    raise OperatorError(
         "the server has ended",
         "it closed the connection",
         "Start it again and watch again",
@@ -90,13 +91,15 @@ def _watched(name: str, qtype: str | None, who: str | None, catalog: str) -> dic
 
 
 def _lines(catalog: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the server says, until it ends. Raises Told."""
+    """What the server says, until it ends. Raises OperatorError."""
     with connected(catalog, offline=False) as server:
         server.sendall(json.dumps(request).encode() + b"\n")
         for line in server.makefile("rb"):
             said: dict[str, Any] = json.loads(line)
             if "error" in said:
-                raise Told("cannot watch", ", ".join(said["faults"]), "Check the name", UNREACHABLE)
+                raise OperatorError(
+                    "cannot watch", ", ".join(said["faults"]), "Check the name", UNREACHABLE
+                )
             yield said
 
 

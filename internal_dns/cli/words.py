@@ -26,9 +26,6 @@ CONFIGURATION: Final = errors.CONFIGURATION
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-Told = OperatorError  # one class for all; this name goes with the rename of the command line
-
-
 class AsJson(OperatorError):
     """The error of a command that was given --json."""
 

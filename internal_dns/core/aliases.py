@@ -45,12 +45,12 @@ def completed(
     What does not fit goes as in our other replies: EDE, additional records, whole RRs from the end
     (then TC is set). The chain goes whole or not at all.
     """
-    query, manner = forward.query, forward.manner
+    query, reply_options = forward.query, forward.reply_options
     answers, authorities, additionals = unpack_from("!3H", ours, 6)
     rcode = ours[3] & 15
     at, begin = HEADER + len(relayed.target) + 4, HEADER + len(query.question) + len(chain)
     records = _Records(ours, at, relayed.target, begin)
-    room = manner.limit - begin - len(opt(query, rcode, manner.options))
+    room = reply_options.limit - begin - len(opt(query, rcode, reply_options.edns_options))
     answer = [records.next() for _ in range(answers)]
     authority = [records.next() for _ in range(authorities)]
     said = b"" if ede is None else ede_option(ede)
@@ -72,7 +72,7 @@ def completed(
         flags, chain, count = TC, b"", 0
     else:
         count = relayed.counts[0]
-    if manner.stream and answer:
+    if reply_options.stream and answer:
         flags = 0  # clients take a part over TCP only without TC (names.md, "Size")
     error = said if query.edns and not flags and len(said) <= room else b""
     additional = additional[: _that_fit(additional, room - len(error))]
@@ -84,7 +84,7 @@ def completed(
         *answer,
         *authority,
         *additional,
-        opt(query, rcode, error + manner.options),
+        opt(query, rcode, error + reply_options.edns_options),
     ))  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from internal_dns.core.wire import MAX_ASK_AS, Rcode
 
 
 @dataclass(frozen=True, slots=True)
-class Unclear:
+class BadAskAs:
     """The option makes no sense (FORMERR), or names a network that is not there (REFUSED, with a
     reason)."""
 
@@ -24,20 +24,20 @@ class Unclear:
 
 def ask_as(
     said: bytes, source: bytes, destination: bytes, catalog: Catalog, prefix: bytes
-) -> Requester | Outsider | Unclear:
+) -> Requester | Outsider | BadAskAs:
     """Return who the option's value *said* stands for."""
     try:
         words = said.decode("ascii")
     except UnicodeDecodeError:
-        return Unclear(Rcode.FORMERR)
+        return BadAskAs(Rcode.FORMERR)
     name, slash, region = words.partition("/")
     if len(said) > MAX_ASK_AS or not name or (slash and not region) or not words.isprintable():
-        return Unclear(Rcode.FORMERR)
+        return BadAskAs(Rcode.FORMERR)
     if ":" in words:
         try:
             return requester(IPv6Address(words).packed, destination, catalog, prefix)
         except AddressValueError:
-            return Unclear(Rcode.FORMERR)
+            return BadAskAs(Rcode.FORMERR)
     wanted = name.lower().encode()
     for _, network in sorted(catalog.networks.items()):
         if network.name.lower() == wanted:
@@ -45,4 +45,4 @@ def ask_as(
             return Requester(
                 network, source, mapped=True, region=place, by=f"dev mode: asked as {words}"
             )
-    return Unclear(Rcode.REFUSED, "no network of this name")
+    return BadAskAs(Rcode.REFUSED, "no network of this name")

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import assert_never
 
 from internal_dns.core import names
-from internal_dns.core.ask_as import Unclear
+from internal_dns.core.ask_as import BadAskAs
 from internal_dns.core.catalog import App, Catalog, Machine, Network
 from internal_dns.core.forms import FORMS
 from internal_dns.core.journey import (
@@ -69,7 +69,7 @@ def explain(
     catalog: Catalog | None,
     rules: Rules,
     *,
-    turn: int = 0,
+    rotation: int = 0,
     stream: bool = False,
     now: int = 0,
     at_most: int | None = None,
@@ -77,7 +77,7 @@ def explain(
     """Return what `respond` returns for the same arguments, and why; judge *at_most* machines, the
     nearest first."""
     outcome = respond(
-        octets, source, destination, catalog, rules, turn=turn, stream=stream, now=now
+        octets, source, destination, catalog, rules, rotation=rotation, stream=stream, now=now
     )
     query = read_query(octets)
     if not isinstance(query, Query):
@@ -102,7 +102,9 @@ def explain(
         )
         if app is not None:
             of = len(app.machines)
-            machines = _verdicts(base, app, View(who, catalog, here, rules.region, turn), at_most)
+            machines = _verdicts(
+                base, app, View(who, catalog, here, rules.region, rotation), at_most
+            )
             if readiness(base, app)[1]:
                 steps.append(("ready", "all are shown: none is ready"))
         elif isinstance(base, OfApp) and who.network.known:
@@ -116,7 +118,7 @@ def explain(
     return Explanation(outcome, tuple(steps), machines, of)
 
 
-def _who(who: Requester | Outsider | Unclear, source: bytes) -> str:
+def _who(who: Requester | Outsider | BadAskAs, source: bytes) -> str:
     text = address_text(source).decode()
     if isinstance(who, Requester):
         known = who.network.label.decode() if who.network.known else "not in the catalog"
@@ -144,7 +146,7 @@ def _place(who: Requester, here: Place, catalog: Catalog, rules: Rules) -> str:
 def told(asked: Asked) -> str:
     """Say which row of the grammar a name is, with what was filled in."""
     match asked:
-        case names.Unheard(reason=reason):
+        case names.NoSuchForm(reason=reason):
             return f"nothing: {reason}"
         case names.EmptyNonTerminal(of=of):
             return f"nothing itself, a name on the way to others of: {told(of)}"
@@ -237,7 +239,7 @@ def _considered(app: App, nearest: dict[bytes, int], at_most: int | None) -> tup
 def _nearest(asked: names.Nearest, app: App, view: View) -> dict[bytes, int]:
     """Return the addresses of the answer with their position in it."""
     found = distances(app, asked.group, view.here, view.catalog)
-    order = found.first(min(asked.count, found.distinct), view.turn)
+    order = found.first(min(asked.count, found.distinct), view.rotation)
     return {address: position for position, address in enumerate(order)}
 
 

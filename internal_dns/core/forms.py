@@ -68,5 +68,5 @@ FORMS: Final[Mapping[type[names.Asked], Form]] = {
     names.EmptyNonTerminal: Form(
         "a name that exists because something below it may", Type.ANY, "vm.web.internal"
     ),
-    names.Unheard: Form("a name no row of the grammar has", Type.ANY, "all.web.internal"),
+    names.NoSuchForm: Form("a name no row of the grammar has", Type.ANY, "all.web.internal"),
 }

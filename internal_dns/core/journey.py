@@ -5,7 +5,7 @@ Start reading here.
                    │                 │           └── not ours ────────────► Forward
                    └─ Silent ────────┴── outsider: REFUSED                  Drop
 
-`respond` is pure: it reads no clock and draws no number (it takes `now` and `turn`), so `explain`
+`respond` is pure: it reads no clock and draws no number (it takes `now` and `rotation`), so `explain`
 cannot lie.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from internal_dns.core import names
-from internal_dns.core.ask_as import Unclear, ask_as
+from internal_dns.core.ask_as import BadAskAs, ask_as
 from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.cookies import full_cookie
 from internal_dns.core.local import EXISTING, LOCALHOST, is_bare, local_zone
@@ -24,7 +24,7 @@ from internal_dns.core.message import (
     PLAIN_UDP_SIZE,
     RR_HEAD,
     Body,
-    Manner,
+    ReplyOptions,
     assemble,
     body_of,
     message,
@@ -88,7 +88,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Remember:
+class Cacheable:
     """A reply that may be repeated: under which key, and what it was computed from."""
 
     network: Network
@@ -114,7 +114,7 @@ class Reply:
     octets: bytes
     rcode: Rcode
     kind: str
-    remember: Remember | None = None
+    remember: Cacheable | None = None
     partial: bool = False
     said: tuple[Body, Network] | None = None
 
@@ -124,7 +124,7 @@ class Forward:
     """A question that is not ours; its reply is to be relayed in this manner."""
 
     query: Query
-    manner: Manner
+    reply_options: ReplyOptions
     network: NetworkId
     source: bytes = bytes(16)  # who asks, and where: a chain may come back to a name of ours
     destination: bytes = bytes(16)
@@ -147,13 +147,13 @@ def respond(
     catalog: Catalog | None,
     rules: Rules,
     *,
-    turn: int = 0,
+    rotation: int = 0,
     stream: bool = False,
     now: int = 0,
 ) -> Reply | Forward | Drop:
     """Decide what becomes of *octets* that *source* sent to *destination* (16 octets each, IPv4 as ::ffff:a.b.c.d).
 
-    *catalog* is None until the first one is loaded. *turn* is the edge's random number, *stream*
+    *catalog* is None until the first one is loaded. *rotation* is the edge's random number, *stream*
     says TCP, *now* is in Unix seconds and goes into cookies only. Never raises.
     """
     query = read_query(octets)
@@ -162,37 +162,42 @@ def respond(
     who = asker(query, source, destination, catalog or NO_CATALOG, rules)
     if isinstance(who, Outsider):
         return _turn_away(query, source, octets, rules)
-    manner = _manner(query, source, rules, turn, stream, now)
+    reply_options = _manner(query, source, rules, rotation, stream, now)
     if query.opcode:
-        return _refuse(query, manner, Rcode.NOTIMP)
+        return _refuse(query, reply_options, Rcode.NOTIMP)
     if isinstance(query, Malformed):
-        return _refuse(query, manner, Rcode.FORMERR)
-    if isinstance(who, Unclear):
+        return _refuse(query, reply_options, Rcode.FORMERR)
+    if isinstance(who, BadAskAs):
         return _refuse(
-            query, manner, who.rcode, (Ede.PROHIBITED, who.reason) if who.reason else None
+            query, reply_options, who.rcode, (Ede.PROHIBITED, who.reason) if who.reason else None
         )
     if query.edns and query.edns.version:
-        return _refuse(query, manner, Rcode.BADVERS)
+        return _refuse(query, reply_options, Rcode.BADVERS)
     if not query.question:  # a client that only wants a cookie, RFC 7873 section 5.4
-        return _refuse(query, manner, Rcode.NOERROR)
+        return _refuse(query, reply_options, Rcode.NOERROR)
     if query.qclass != IN or query.qtype in (Type.AXFR, Type.IXFR):
-        return _refuse(query, manner, Rcode.REFUSED)
+        return _refuse(query, reply_options, Rcode.REFUSED)
     if (zone := our_zone(query.labels, rules.prefix)) is not None:
-        return _ours(query, who, zone, catalog, rules, manner)
+        return _ours(query, who, zone, catalog, rules, reply_options)
     if (body := _local(query, rules)) is not None:
-        return Reply(message(body, query, manner), body.rcode, "internal")
+        return Reply(message(body, query, reply_options), body.rcode, "internal")
     if not query.rd:  # no looking into what others asked for
         return _refuse(
-            query, manner, Rcode.REFUSED, (Ede.NOT_AUTHORITATIVE, "recursion was not desired")
+            query,
+            reply_options,
+            Rcode.REFUSED,
+            (Ede.NOT_AUTHORITATIVE, "recursion was not desired"),
         )
     if not rules.forwarding:
-        return _refuse(query, manner, Rcode.REFUSED, (Ede.NOT_AUTHORITATIVE, "forwarding is off"))
-    return Forward(query, manner, who.network.id, source, destination)
+        return _refuse(
+            query, reply_options, Rcode.REFUSED, (Ede.NOT_AUTHORITATIVE, "forwarding is off")
+        )
+    return Forward(query, reply_options, who.network.id, source, destination)
 
 
 def asker(
     query: Query | Malformed, source: bytes, destination: bytes, catalog: Catalog, rules: Rules
-) -> Requester | Outsider | Unclear:
+) -> Requester | Outsider | BadAskAs:
     """Return who asks: by address, or in dev mode and from loopback by what the query says."""
     said = _asked_as(query.edns, source, rules)
     if said is not None:
@@ -206,18 +211,18 @@ def _asked_as(edns: Edns | None, source: bytes, rules: Rules) -> bytes | None:
 
 
 def _manner(
-    query: Query | Malformed, source: bytes, rules: Rules, turn: int, stream: bool, now: int
-) -> Manner:
+    query: Query | Malformed, source: bytes, rules: Rules, rotation: int, stream: bool, now: int
+) -> ReplyOptions:
     """Return how to send the reply: the limit of its transport, and the EDNS options the query asks
     for."""
     edns = query.edns
     if edns is None:
-        return Manner(
-            MAX_MESSAGE if stream else PLAIN_UDP_SIZE, rules.forwarding, turn, b"", stream
+        return ReplyOptions(
+            MAX_MESSAGE if stream else PLAIN_UDP_SIZE, rules.forwarding, rotation, b"", stream
         )
     options = reply_options(edns, source, rules, stream=stream, now=now)
     limit = MAX_MESSAGE if stream else max(PLAIN_UDP_SIZE, min(edns.size, rules.udp_limit))
-    return Manner(limit, rules.forwarding, turn, options, stream)
+    return ReplyOptions(limit, rules.forwarding, rotation, options, stream)
 
 
 def reply_options(edns: Edns, source: bytes, rules: Rules, *, stream: bool, now: int) -> bytes:
@@ -244,18 +249,25 @@ def _echo(edns: Edns | None, source: bytes, rules: Rules) -> bytes:
 def _turn_away(query: Query | Malformed, source: bytes, octets: bytes, rules: Rules) -> Reply:
     """Refuse an outsider with no more octets than it sent: the address may be forged, its owner the
     victim."""
-    manner = Manner(len(octets), rules.forwarding, options=_echo(query.edns, source, rules))
+    reply_options = ReplyOptions(
+        len(octets), rules.forwarding, edns_options=_echo(query.edns, source, rules)
+    )
     ede = (Ede.PROHIBITED, "")
     return Reply(
-        message(Body(Rcode.REFUSED, aa=False, ede=ede), query, manner), Rcode.REFUSED, "refused"
+        message(Body(Rcode.REFUSED, aa=False, ede=ede), query, reply_options),
+        Rcode.REFUSED,
+        "refused",
     )
 
 
 def _refuse(
-    query: Query | Malformed, manner: Manner, rcode: Rcode, ede: tuple[Ede, str] | None = None
+    query: Query | Malformed,
+    reply_options: ReplyOptions,
+    rcode: Rcode,
+    ede: tuple[Ede, str] | None = None,
 ) -> Reply:
     """Reply without records: to what is no query for us, or one we do not serve."""
-    return Reply(message(Body(rcode, aa=False, ede=ede), query, manner), rcode, "refused")
+    return Reply(message(Body(rcode, aa=False, ede=ede), query, reply_options), rcode, "refused")
 
 
 # ── our names ─────────────────────────────────────────────────────────────────────────────────────
@@ -288,7 +300,7 @@ def _ours(
     zone: Labels,
     catalog: Catalog | None,
     rules: Rules,
-    manner: Manner,
+    reply_options: ReplyOptions,
 ) -> Reply:
     """Answer for one of our zones, from the catalog alone."""
     kind = (
@@ -296,17 +308,25 @@ def _ours(
     )
     if catalog is None:
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.NOT_READY, "the catalog is not loaded yet"))
-        return Reply(message(body, query, manner), body.rcode, kind)
+        return Reply(message(body, query, reply_options), body.rcode, kind)
     asked = asked_in(zone, query.labels, rules.prefix)
     here = (
         place(who, catalog, rules.region)
         if isinstance(asked, names.Nearest | names.WhoAmI)
         else None
     )
-    view = View(who, catalog, here or NOWHERE, rules.region, manner.turn, query.qtype, manner.limit)
+    view = View(
+        who,
+        catalog,
+        here or NOWHERE,
+        rules.region,
+        reply_options.rotation,
+        query.qtype,
+        reply_options.limit,
+    )
     body, stored = conclude(find(asked, view), query, zone)
     remember = _remember(query, who, asked, here, body) if stored and who.network.known else None
-    octets, partial = assemble(body, query, manner)
+    octets, partial = assemble(body, query, reply_options)
     return Reply(octets, body.rcode, kind, remember, partial, (body, who.network))
 
 
@@ -330,12 +350,12 @@ def negative(rcode: Rcode, reason: str, query: Query, zone: Labels) -> Body:
 
 def _remember(
     query: Query, who: Requester, asked: Asked, here: Place | None, body: Body
-) -> Remember:
+) -> Cacheable:
     """Say under which key the reply may be repeated and what it depends on (names.md, "The answer
     table")."""
     label = depends_on(asked)
     below = _truncated_below(body, query)
-    return Remember(who.network, query.qtype, query.name, here, body, label, below, ring_of(body))
+    return Cacheable(who.network, query.qtype, query.name, here, body, label, below, ring_of(body))
 
 
 def _truncated_below(body: Body, query: Query) -> int:
@@ -370,7 +390,7 @@ def depends_on(asked: Asked) -> bytes | None:
             return app
         case (
             names.Apex() | names.Apps() | names.Peers() | names.PeerAddress() | names.ServerAddress()
-            | names.ApiAddress() | names.WhoAmI() | names.Reverse() | names.Unheard()
+            | names.ApiAddress() | names.WhoAmI() | names.Reverse() | names.NoSuchForm()
         ):  # fmt: skip
             return None
         case _:

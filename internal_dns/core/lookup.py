@@ -99,13 +99,13 @@ class View:
     catalog: Catalog
     here: Place = NOWHERE
     server_region: bytes | None = None
-    turn: int = 0
+    rotation: int = 0
     qtype: int = Type.ANY
     limit: int = MAX_MESSAGE  # of a TCP reply: then the part that fits is built
 
 
 _OF_EVERY_NETWORK: Final = (
-    names.Unheard,
+    names.NoSuchForm,
     names.Apex,
     names.ServerAddress,
     names.ApiAddress,
@@ -119,7 +119,7 @@ def find(asked: names.Asked, view: View) -> Found:
     if not network.known and not isinstance(asked, _OF_EVERY_NETWORK):
         return NoSuchName("this network is not in the catalog")
     match asked:
-        case names.Unheard(reason=reason):
+        case names.NoSuchForm(reason=reason):
             return NoSuchName(reason)
         case names.Apex():
             dns = Extra(b"_dns", (b"internal",), server_address(network))
@@ -312,7 +312,7 @@ def mismatch(machine: Machine, asked: names.Asked, app: App) -> str:
         case (
             names.Apex() | names.Apps() | names.Instances() | names.Peers() | names.PeerAddress()
             | names.ServerAddress() | names.ApiAddress() | names.WhoAmI() | names.Flycast()
-            | names.Reverse() | names.Unheard()
+            | names.Reverse() | names.NoSuchForm()
         ):  # fmt: skip
             return ""
         case _:
@@ -343,7 +343,7 @@ def readiness(asked: names.Asked, app: App) -> tuple[bool, str]:
             names.Apex() | names.Apps() | names.Instances() | names.Peers() | names.PeerAddress()
             | names.ServerAddress() | names.ApiAddress() | names.WhoAmI() | names.MachineAddress()
             | names.Regions() | names.Machines() | names.Flycast() | names.Reverse()
-            | names.EmptyNonTerminal() | names.Unheard()
+            | names.EmptyNonTerminal() | names.NoSuchForm()
         ):  # fmt: skip
             return False, ""
         case _:
@@ -371,15 +371,15 @@ def _set(chosen: MachineSet, view: View, *, pageable: bool = False, note: str = 
         return Node((), none_started(chosen.total))
     if len(machines) <= MOST_ADDRESSES:
         return Node((addresses(tuple(m[2] for m in machines), pageable=pageable),), note=note)
-    shown = _turned(machines, view.limit // ADDRESS_RR, view.turn)
+    shown = _turned(machines, view.limit // ADDRESS_RR, view.rotation)
     every = partial(map, itemgetter(2), machines)
     part = _part_of([m[2] for m in shown], len(machines), every, pageable=pageable)
     return Node((part,), note=note)
 
 
-def _turned(members: Sequence[T], count: int, turn: int) -> list[T]:
+def _turned(members: Sequence[T], count: int, rotation: int) -> list[T]:
     """Return the *count* members, or all, that the turn puts first."""
-    at, count = turn % len(members), min(count, len(members))
+    at, count = rotation % len(members), min(count, len(members))
     shown = members[at : at + count]
     return [*shown, *members[: count - len(shown)]]
 
@@ -416,7 +416,7 @@ def _flycast(found: tuple[bytes, ...], view: View) -> Node:
     """Return the flycast addresses; their order is canonical, and rotated."""
     if len(found) <= MOST_ADDRESSES:
         return Node((addresses(found, pageable=True),))
-    shown = _turned(found, view.limit // ADDRESS_RR, view.turn)
+    shown = _turned(found, view.limit // ADDRESS_RR, view.rotation)
     return Node((_part_of(shown, len(found), partial(iter, found), pageable=True),))
 
 
@@ -439,7 +439,7 @@ def _nearest_addresses(found: Distances, count: int, view: View) -> RRset:
     if found.size <= MOST_ADDRESSES:
         return RRset(Type.AAAA, found.groups(count), count)
     total = min(count, found.distinct)
-    return _part_of(found.first(min(total, view.limit // ADDRESS_RR), view.turn), total)
+    return _part_of(found.first(min(total, view.limit // ADDRESS_RR), view.rotation), total)
 
 
 def _priced(found: Distances, count: int, view: View) -> TextList:
@@ -453,7 +453,7 @@ def _priced(found: Distances, count: int, view: View) -> TextList:
 
     total = min(count, found.size)
     # An item has six octets at least, so that no message holds more of them than this.
-    machines = found.machines(min(total, MAX_MESSAGE // 6), view.turn)
+    machines = found.machines(min(total, MAX_MESSAGE // 6), view.rotation)
     return TextList(encoded(machines, encode), total, stored=False)
 
 
@@ -476,7 +476,7 @@ def _services(asked: names.Services, app: App, view: View) -> Node:
         octets += sum(len(machine[0]) - 1 for machine, _ in published)
     total = len(published) if octets > MAX_MESSAGE else 0
     if total:
-        published = _turned(published, view.limit // (SRV_RR + 1 + len(end)), view.turn)
+        published = _turned(published, view.limit // (SRV_RR + 1 + len(end)), view.rotation)
         sizes = accumulate(SRV_RR + len(end) + len(machine.id) for machine, _ in published)
         published = published[: bisect_right([*sizes], view.limit)]
     starts = {service[2:]: srv(*service[2:]) for service in {service for _, service in published}}

@@ -71,14 +71,14 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How a reply is to be sent: limit in octets, RA, turn of rotation, our EDNS options but
-    EDE."""
+class ReplyOptions:
+    """How to send a reply: its limit in octets, RA, which record comes first, our EDNS options
+    except EDE, whether over TCP."""
 
     limit: int = PLAIN_UDP_SIZE
     ra: bool = True
-    turn: int = 0
-    options: bytes = b""
+    rotation: int = 0
+    edns_options: bytes = b""
     stream: bool = False
 
 
@@ -142,30 +142,34 @@ def _additional(extra: tuple[Extra, ...], qname: tuple[bytes, ...], room: int) -
     return tuple(records)
 
 
-def message(body: Body, query: Query | Malformed, manner: Manner) -> bytes:
-    """Return the octets of the reply to *query*, at most `manner.limit` of them."""
-    return assemble(body, query, manner)[0]
+def message(body: Body, query: Query | Malformed, reply_options: ReplyOptions) -> bytes:
+    """Return the octets of the reply to *query*, at most `reply_options.limit` of them."""
+    return assemble(body, query, reply_options)[0]
 
 
-def assemble(body: Body, query: Query | Malformed, manner: Manner) -> tuple[bytes, bool]:
+def assemble(
+    body: Body, query: Query | Malformed, reply_options: ReplyOptions
+) -> tuple[bytes, bool]:
     """Return the octets of the reply, and whether it holds a part only and TC does not say so."""
     whole = body.whole
     if isinstance(whole, RRset) and whole.total:
         records = list(_rrs(whole.type, chain.from_iterable(whole.groups)))
         total = whole.total
     else:
-        records = [record for tied in body.answer for record in rotated(tied, manner.turn)]
+        records = [
+            record for tied in body.answer for record in rotated(tied, reply_options.rotation)
+        ]
         if body.at_most:
             records = records[: body.at_most]
         total = len(records)
-    opt_size = 11 + len(manner.options) if query.edns else 0
-    room = manner.limit - HEADER - len(query.question) - opt_size - len(body.authority)
+    opt_size = 11 + len(reply_options.edns_options) if query.edns else 0
+    room = reply_options.limit - HEADER - len(query.question) - opt_size - len(body.authority)
     flags, ede, extra = 0, body.ede, body.additional
     too_long = isinstance(whole, TextList) and not records
     partial = False
     if too_long or len(records) < total or sum(map(len, records)) > room:
         extra = ()
-        if manner.stream:
+        if reply_options.stream:
             partial = True
             records, ede = _part(whole, records, total, room, has_opt=query.edns is not None)
         else:
@@ -185,13 +189,13 @@ def assemble(body: Body, query: Query | Malformed, manner: Manner) -> tuple[byte
         additional.append(record)
         room -= len(record)
     return b"".join((
-        header(query, body.rcode, aa=body.aa, ra=manner.ra, flags=flags),
+        header(query, body.rcode, aa=body.aa, ra=reply_options.ra, flags=flags),
         pack("!4H", bool(query.question), len(records), bool(body.authority), len(additional) + bool(query.edns)),
         query.question,
         *records,
         body.authority,
         *additional,
-        opt(query, body.rcode, error + manner.options),
+        opt(query, body.rcode, error + reply_options.edns_options),
     )), partial  # fmt: skip
 
 

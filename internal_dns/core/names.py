@@ -24,7 +24,7 @@ Read right to left: the zone, the app, then reserved labels before data. `a.b` s
       <nibbles>                                 Reverse
     <k>._page.<most of the above>               Page
 
-A name between two of these is an EmptyNonTerminal (RFC 9499); everything else is Unheard.
+A name between two of these is an EmptyNonTerminal (RFC 9499); everything else is NoSuchForm.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class EmptyNonTerminal:
 
 
 @dataclass(frozen=True, slots=True)
-class Unheard:
+class NoSuchForm:
     """A name no row of the grammar has. `reason` may be told to the asker: it never quotes the
     name."""
 
@@ -211,11 +211,11 @@ Asked = (
     | Reverse
     | Page
     | EmptyNonTerminal
-    | Unheard
+    | NoSuchForm
 )
 
-_BELOW: Final = Unheard("nothing is below this name")
-_FORM: Final = Unheard("no name has this form")
+_BELOW: Final = NoSuchForm("nothing is below this name")
+_FORM: Final = NoSuchForm("no name has this form")
 
 
 def internal(rest: Labels) -> Asked:
@@ -346,7 +346,7 @@ def _paged(of: Pageable, rest: Labels | list[bytes]) -> Asked:
         case (number, b"_page") if _PAGE.match(number):
             return Page(of, int(number))
         case (_, b"_page"):
-            return Unheard("pages count from 1, without leading zeros")
+            return NoSuchForm("pages count from 1, without leading zeros")
         case _:
             return _BELOW
 
@@ -356,7 +356,7 @@ def reverse(rest: Labels, prefix: bytes) -> Asked:
     if not rest:
         return Apex()
     if len(rest) > 32 - 2 * len(prefix) or not _NIBBLES.issuperset(rest):
-        return Unheard("not the reverse name of an address")
+        return NoSuchForm("not the reverse name of an address")
     return Reverse(prefix.hex().encode() + b"".join(reversed(rest)))
 
 

@@ -67,20 +67,20 @@ class Distances:
             groups.append(tuple(islice(seen, before, None)))
         return tuple(filter(None, groups))
 
-    def first(self, count: int, turn: int) -> list[bytes]:
-        """Return the nearest *count* addresses, tie groups rotated by *turn*."""
+    def first(self, count: int, rotation: int) -> list[bytes]:
+        """Return the nearest *count* addresses, tie groups rotated by *rotation*."""
         if self.distinct == self.size:
-            return [machine[2] for machine in self.machines(count, turn)]
-        turned = (rotated(tied, turn) for tied in self.groups(count))
+            return [machine[2] for machine in self.machines(count, rotation)]
+        turned = (rotated(tied, rotation) for tied in self.groups(count))
         return list(islice(chain.from_iterable(turned), count))
 
-    def machines(self, count: int, turn: int) -> list[Machine]:
-        """Return the nearest *count* machines, tie groups rotated by *turn*."""
+    def machines(self, count: int, rotation: int) -> list[Machine]:
+        """Return the nearest *count* machines, tie groups rotated by *rotation*."""
         found: list[Machine] = []
         for spans in self.ties:
             if len(found) >= count:
                 break
-            at = turn % sum(end - start for _, start, end in spans)
+            at = rotation % sum(end - start for _, start, end in spans)
             before, after = [], []
             for machines, start, end in spans:
                 cut = min(max(at, 0), end - start)

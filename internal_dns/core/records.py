@@ -87,9 +87,9 @@ class TextList:
         return cls(Text.of(items, separator), len(items), stored=stored)
 
 
-def rotated(tied: tuple[T, ...], turn: int) -> tuple[T, ...]:
+def rotated(tied: tuple[T, ...], rotation: int) -> tuple[T, ...]:
     """Turn a tie group round so that each member is first equally often."""
-    at = turn % len(tied) if tied else 0
+    at = rotation % len(tied) if tied else 0
     return tied[at:] + tied[:at]
 
 

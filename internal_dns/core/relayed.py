@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from struct import pack
 from typing import Final
 
-from internal_dns.core.message import Manner, ede_option, header, opt
+from internal_dns.core.message import ReplyOptions, ede_option, header, opt
 from internal_dns.core.wire import (
     AD,
     HEADER,
@@ -353,7 +353,7 @@ def _within(name: bytes, zone: bytes) -> bool:
 def relay(
     relayed: Relayed,
     query: Query,
-    manner: Manner,
+    reply_options: ReplyOptions,
     age: int | None = 0,
     ede: tuple[Ede, str] | None = None,
 ) -> bytes:
@@ -366,11 +366,13 @@ def relay(
     TCP (musl before 1.2.4).
     """
     counts, flags = relayed.counts, relayed.ad and wants_ad(query) and AD
-    opt_record = opt(query, relayed.rcode, ede_option(ede) + manner.options)
+    opt_record = opt(query, relayed.rcode, ede_option(ede) + reply_options.edns_options)
     # Its size decides first: to change thousands of TTLs takes a millisecond.
-    if HEADER + len(query.question) + len(relayed.records) + len(opt_record) > manner.limit:
-        opt_record = opt(query, relayed.rcode, manner.options)
-        relayed = relayed.first(manner.limit - HEADER - len(query.question) - len(opt_record))
+    if HEADER + len(query.question) + len(relayed.records) + len(opt_record) > reply_options.limit:
+        opt_record = opt(query, relayed.rcode, reply_options.edns_options)
+        relayed = relayed.first(
+            reply_options.limit - HEADER - len(query.question) - len(opt_record)
+        )
         counts, flags = relayed.counts, TC
     records = relayed.stale() if age is None else relayed.aged(age)
     return b"".join((

@@ -53,7 +53,7 @@ class Age(Enum):
 
 
 @dataclass(slots=True)
-class Kept:
+class CacheEntry:
     """One reply, since when it is here, and from whom."""
 
     reply: Relayed
@@ -83,8 +83,8 @@ class Room:
     __slots__ = ("octets", "probation", "protected", "protected_octets")
 
     def __init__(self) -> None:
-        self.probation: OrderedDict[Key, Kept] = OrderedDict()
-        self.protected: OrderedDict[Key, Kept] = OrderedDict()
+        self.probation: OrderedDict[Key, CacheEntry] = OrderedDict()
+        self.protected: OrderedDict[Key, CacheEntry] = OrderedDict()
         self.octets = self.protected_octets = 0
 
 
@@ -97,7 +97,7 @@ class Cache:
         self.hits = dict.fromkeys(Age, 0)
         # How often the answer table has repeated a reply that is kept here.
         self.repeats: Callable[[Key], int] = lambda key: 0
-        self._kept: dict[Key, Kept] = {}
+        self._kept: dict[Key, CacheEntry] = {}
         self._rooms: OrderedDict[NetworkId, Room] = OrderedDict()
         self._greedy = NOBODY  # the network that had too much when one was looked for
         self._failed: OrderedDict[Key, tuple[float, Reason]] = OrderedDict()
@@ -105,7 +105,9 @@ class Cache:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def find(self, key: Key, now: float, network: NetworkId = NOBODY) -> tuple[Kept, Age] | None:
+    def find(
+        self, key: Key, now: float, network: NetworkId = NOBODY
+    ) -> tuple[CacheEntry, Age] | None:
         """Return what is kept for *key*, which *network* asks for, and how good it is. DUE is said
         once in a reply's life."""
         kept = self.peek(key)
@@ -120,7 +122,7 @@ class Cache:
         self.hits[age] += 1
         return kept, age
 
-    def peek(self, key: Key) -> Kept | None:
+    def peek(self, key: Key) -> CacheEntry | None:
         """Return what is kept for *key*, whatever its age, and leave no trace."""
         return self._kept.get(key)
 
@@ -137,7 +139,7 @@ class Cache:
         if key in self._kept:
             network = self._kept[key].network  # a refresh changes nobody's account
             protected = self._take(key)[1]
-        kept = Kept(reply, now, to, network)
+        kept = CacheEntry(reply, now, to, network)
         self._put(key, kept, protected=protected)
         while len(self) > self.max_entries or self.octets > self.max_octets:
             self._evict(network)
@@ -161,7 +163,7 @@ class Cache:
         self._failed.clear()
         self.octets = 0
 
-    def _take(self, key: Key) -> tuple[Kept, bool]:
+    def _take(self, key: Key) -> tuple[CacheEntry, bool]:
         """Remove what is kept for *key*; return it, and whether it was protected."""
         kept = self._kept.pop(key)
         room = self._rooms[kept.network]
@@ -172,7 +174,7 @@ class Cache:
             del self._rooms[kept.network]
         return kept, protected
 
-    def _put(self, key: Key, kept: Kept, *, protected: bool) -> None:
+    def _put(self, key: Key, kept: CacheEntry, *, protected: bool) -> None:
         """Keep it as what was used last."""
         room = self._rooms.get(kept.network)
         if room is None:
@@ -186,7 +188,7 @@ class Cache:
         room.octets += octets
         room.protected_octets += octets * protected
 
-    def _used(self, key: Key, kept: Kept, network: NetworkId) -> None:
+    def _used(self, key: Key, kept: CacheEntry, network: NetworkId) -> None:
         kept.asked += 1
         room = self._rooms[kept.network]
         other = self._rooms.get(network)

@@ -27,19 +27,19 @@ from internal_dns.core.message import Body, message
 from internal_dns.core.names import Labels
 from internal_dns.core.relayed import Relayed, relay
 from internal_dns.core.wire import CD, DS, Ede, Query, Rcode
-from internal_dns.forward.asking import (
+from internal_dns.forward.cache import FAILED, Age, Cache, CacheEntry
+from internal_dns.forward.outstanding import (
     ALIAS,
     BUSY,
     FAULT,
     LOOP,
     PROBE,
-    Asking,
     Failure,
     Outcome,
+    OutstandingQuery,
     Question,
     State,
 )
-from internal_dns.forward.cache import FAILED, Age, Cache, Kept
 from internal_dns.forward.policy import HEDGE, PATIENCE, PROBE_TIMEOUT, Plan, preferred
 from internal_dns.forward.sockets import SOCKETS, Pool
 from internal_dns.forward.streams import channel
@@ -86,9 +86,9 @@ class Forwarder:
         self.cache = cache or Cache()
         self.sockets = 0
         self.waiting: Counter[NetworkId] = Counter()
-        self.asking: dict[bytes, Asking] = {}
+        self.asking: dict[bytes, OutstandingQuery] = {}
         self.of_network: dict[
-            NetworkId, dict[Asking, None]
+            NetworkId, dict[OutstandingQuery, None]
         ] = {}  # the oldest first; those of before `use` too
         self.states: dict[Upstream, State] = {}
         self._states_of: dict[tuple[Upstream, ...], list[State]] = {}
@@ -103,7 +103,7 @@ class Forwarder:
         self.check: Callable[[Iterable[NetworkId], Callable[[], None]], None] = (
             lambda networks, check: check()
         )
-        self._probes: set[Asking] = set()
+        self._probes: set[OutstandingQuery] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self.use(upstreams, rules or {})
 
@@ -171,7 +171,7 @@ class Forwarder:
             state.pool.close()
         await state.channel.close()
 
-    def _on_their_way(self) -> Iterator[Asking]:
+    def _on_their_way(self) -> Iterator[OutstandingQuery]:
         return chain(self._probes, *self.of_network.values())
 
     async def close(self) -> None:
@@ -194,7 +194,7 @@ class Forwarder:
         query, now = forward.query, self.loop.time()
         question = question_of(query)
         key = question.key
-        stale: Kept | None = None
+        stale: CacheEntry | None = None
         if (found := self.cache.find(key, now, forward.network)) is not None:
             kept, age = found
             if age is not Age.STALE:
@@ -211,7 +211,7 @@ class Forwarder:
                 return self._fail(forward, LOOP)
         return self._ask(forward, question, stale)
 
-    def _cached(self, forward: Forward, question: Question, kept: Kept, now: float) -> bytes:
+    def _cached(self, forward: Forward, question: Question, kept: CacheEntry, now: float) -> bytes:
         if not kept.reply.target:  # what is incomplete is completed for each who asks
             self.keep(
                 question.name,
@@ -224,7 +224,9 @@ class Forwarder:
             )
         return self._relayed(forward, kept.reply, int(now - kept.since), "cached")
 
-    def _ask(self, forward: Forward, question: Question, stale: Kept | None) -> bytes | Waiter:
+    def _ask(
+        self, forward: Forward, question: Question, stale: CacheEntry | None
+    ) -> bytes | Waiter:
         """Join those who ask this, or ask it."""
         number, asking = forward.network, None
         if self.waiting[number] < PER_NETWORK:
@@ -254,7 +256,7 @@ class Forwarder:
         if not self.waiting[number]:
             del self.waiting[number]
 
-    def _concluded(self, forward: Forward, outcome: Outcome, stale: Kept | None) -> bytes:
+    def _concluded(self, forward: Forward, outcome: Outcome, stale: CacheEntry | None) -> bytes:
         if isinstance(outcome, Relayed):
             return self._relayed(forward, outcome, 0, "answered")
         if stale is not None and outcome.ede[0] is not Ede.BLOCKED:
@@ -274,7 +276,7 @@ class Forwarder:
         is stale."""
         if not relayed.target:
             self.metrics.forwards[outcome] += 1
-            return relay(relayed, forward.query, forward.manner, age, ede)
+            return relay(relayed, forward.query, forward.reply_options, age, ede)
         if not self.outside_aliases:
             return self._fail(forward, ALIAS)
         self.metrics.forwards[outcome] += 1
@@ -284,12 +286,14 @@ class Forwarder:
     def _fail(self, forward: Forward, failure: Failure) -> bytes:
         self.metrics.forwards[failure.outcome] += 1
         return message(
-            Body(Rcode.SERVFAIL, aa=False, ede=failure.ede), forward.query, forward.manner
+            Body(Rcode.SERVFAIL, aa=False, ede=failure.ede), forward.query, forward.reply_options
         )
 
     # ── questions ─────────────────────────────────────────────────────────────────────────────────
 
-    def _start(self, question: Question, labels: Labels, number: NetworkId) -> Asking | None:
+    def _start(
+        self, question: Question, labels: Labels, number: NetworkId
+    ) -> OutstandingQuery | None:
         """Send a question on its way for *number*; None when there is no room for it."""
         if (already := self.asking.get(question.key)) is not None:
             return already
@@ -301,7 +305,7 @@ class Forwarder:
         patience = PATIENCE if any(each.up for each in health) else HOPELESS
         now = self.loop.time()
         plan = Plan(preferred(health, now), now, patience)
-        asking = Asking(
+        asking = OutstandingQuery(
             question, states, plan, self, self._done, network=number, allow_prefix=rule.allow_prefix
         )
         self.asking[question.key] = asking
@@ -309,7 +313,7 @@ class Forwarder:
         asking.go_on()
         return asking
 
-    def _done(self, asking: Asking, outcome: Outcome, state: State | None) -> None:
+    def _done(self, asking: OutstandingQuery, outcome: Outcome, state: State | None) -> None:
         """Keep what came of a question, before those who wait are told."""
         key, now = asking.question.key, self.loop.time()
         of_network = self.of_network[asking.network]
@@ -426,7 +430,7 @@ class Forwarder:
         if health.probing and not probing:
             self._probe_at(state, loop.time())
 
-    def failed_on(self, asking: Asking) -> None:
+    def failed_on(self, asking: OutstandingQuery) -> None:
         """Log a fault of ours."""
         _log.exception("forwarding failed")
         self.metrics.errors += 1
@@ -444,7 +448,7 @@ class Forwarder:
         if not health.probing or self.states.get(state.upstream) is not state:
             return
 
-        def done(asking: Asking, outcome: Outcome, by: State | None) -> None:
+        def done(asking: OutstandingQuery, outcome: Outcome, by: State | None) -> None:
             self._probes.discard(asking)
             was_up = health.up
             if by is not None:
@@ -457,13 +461,13 @@ class Forwarder:
                     "upstream %s does not answer: the others are asked first", state.upstream
                 )
 
-        asking = Asking(
+        asking = OutstandingQuery(
             PROBE, [state], Plan((0,), loop.time(), PROBE_TIMEOUT, tries=1), self, done, probe=True
         )
         self._probes.add(asking)
         asking.go_on()
 
-    def _is_upstream(self, source: bytes, asking: Asking) -> bool:
+    def _is_upstream(self, source: bytes, asking: OutstandingQuery) -> bool:
         return any(packed(str(state.upstream.endpoint.host)) == source for state in asking.states)
 
     def _tell_loop(self) -> None:
@@ -483,7 +487,11 @@ class Waiter(Late):
     """A client that waits with all who ask the same: its reply, when there is one."""
 
     def __init__(
-        self, forwarder: Forwarder, forward: Forward, asking: Asking, stale: Kept | None
+        self,
+        forwarder: Forwarder,
+        forward: Forward,
+        asking: OutstandingQuery,
+        stale: CacheEntry | None,
     ) -> None:
         super().__init__(loop=forwarder.loop)
         self.forwarder, self.forward, self.asking, self.stale = forwarder, forward, asking, stale
@@ -527,7 +535,7 @@ def nothing_of_ours(
 ) -> bytes:
     """Return SERVFAIL: nobody has said how our names are answered."""
     body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.NOT_READY, "no name of ours is answered here"))
-    return message(body, forward.query, forward.manner)
+    return message(body, forward.query, forward.reply_options)
 
 
 def _in_words(state: State) -> str:

@@ -113,9 +113,9 @@ class Plan:
         self.tries -= 1
         self.packets -= 1
         self._sent.pop(upstream, None)
-        self.refused(upstream, reached=False)
+        self.rule_out(upstream, reached=False)
 
-    def refused(self, upstream: int, *, reached: bool) -> None:
+    def rule_out(self, upstream: int, *, reached: bool) -> None:
         """Count *upstream* out: it said no, nonsense, or (not *reached*) cannot be spoken to."""
         self.reached |= reached
         self._out.add(upstream)

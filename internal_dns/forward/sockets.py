@@ -2,7 +2,7 @@
 
     udp://127.0.0.53   on this host: packets that claim its address and come by a network card never
                        reach a socket that is bound to the loopback device, so nobody can forge it
-    udp://192.0.2.1    anywhere else: each try has a socket and a port of its own (asking.py)
+    udp://192.0.2.1    anywhere else: each try has a socket and a port of its own (outstanding.py)
 
 A socket serves 256 questions or two seconds, then another port takes its place. Id and letter case
 are drawn for each question as ever.

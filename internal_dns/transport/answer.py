@@ -31,7 +31,7 @@ from typing import Final, Protocol
 from internal_dns.core.aliases import completed, question_at_end
 from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.journey import Drop, Forward, Reply, Rules, asker, respond
-from internal_dns.core.message import Body, Manner, message
+from internal_dns.core.message import Body, ReplyOptions, message
 from internal_dns.core.records import ADDRESS_RR, RRset, TextList, address_text
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.requester import Outsider
@@ -211,16 +211,18 @@ class Exchange:
             self.metrics.drop("port")
             return None
         try:
-            turn = getrandbits(32)
+            rotation = getrandbits(32)
             known = self.answers.repeat(
-                octets, source, destination, turn, MAX_MESSAGE if stream else 0
+                octets, source, destination, rotation, MAX_MESSAGE if stream else 0
             )
             if known:
                 return known
             begin = perf_counter()
             if again and self.catalog is None and self.expecting:
-                return self._decide_or_park(octets, source, destination, turn, stream, begin, again)
-            return self._decide(octets, source, destination, turn, stream, begin)
+                return self._decide_or_park(
+                    octets, source, destination, rotation, stream, begin, again
+                )
+            return self._decide(octets, source, destination, rotation, stream, begin)
         except Exception:
             return self._failed(octets)
 
@@ -273,18 +275,20 @@ class Exchange:
         octets: bytes,
         source: bytes,
         destination: bytes,
-        turn: int,
+        rotation: int,
         stream: bool,
         begin: float,
         again: Again,
     ) -> Outcome:
         """Let a question wait that only the catalog can answer; decide all others."""
-        said = respond(octets, source, destination, None, self.rules, turn=turn, stream=stream)
+        said = respond(
+            octets, source, destination, None, self.rules, rotation=rotation, stream=stream
+        )
         if not (isinstance(said, Reply) and said.rcode == Rcode.SERVFAIL):
-            return self._decide(octets, source, destination, turn, stream, begin)
+            return self._decide(octets, source, destination, rotation, stream, begin)
         lost = self.room.put(self.payer(source), again, self.work.clock())
         if lost is False:
-            return self._decide(octets, source, destination, turn, stream, begin)
+            return self._decide(octets, source, destination, rotation, stream, begin)
         if lost is not True:
             self.work.must(lost.payer, lost.again)
         self._look_again()
@@ -326,7 +330,7 @@ class Exchange:
         octets: bytes,
         source: bytes,
         destination: bytes,
-        turn: int,
+        rotation: int,
         stream: bool,
         begin: float,
     ) -> Outcome:
@@ -338,7 +342,7 @@ class Exchange:
             destination,
             self.answers.catalog_for(source),
             self.rules,
-            turn=turn,
+            rotation=rotation,
             stream=stream,
             now=int(time.time()),
         )
@@ -416,7 +420,7 @@ class Exchange:
         if self.answers.mirror:
             self.answers.mirror.watch(self._one_in)
 
-    def show_elsewhere(
+    def tap_native(
         self, octets: bytes, source: bytes, destination: bytes, *, dropped: bool
     ) -> None:
         """Show what the native path has dropped, or has answered: *octets* then end with the
@@ -426,8 +430,8 @@ class Exchange:
         octets = octets if dropped else octets[:-HEADER]
         show(taps, Sample(0.0, octets, source, destination, False, how, reply))
 
-    def not_shown(self, count: int) -> None:
-        """*count* messages were to be shown by `show_elsewhere`, and could not be: they came too
+    def tap_skipped(self, count: int) -> None:
+        """*count* messages were to be shown by `tap_native`, and could not be: they came too
         fast."""
         for tap in self.taps:
             tap.skipped += count * self._one_in // tap.every
@@ -512,7 +516,7 @@ class Exchange:
             forward.destination,
             self.answers.catalog_for(forward.source),
             self.rules,
-            turn=forward.manner.turn,
+            rotation=forward.reply_options.rotation,
             stream=True,
             now=int(time.time()),
         )
@@ -521,7 +525,7 @@ class Exchange:
                 return completed(forward, relayed, chain, ours.octets, ede)
             self.metrics.leaks += 1
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
-        return message(body, forward.query, forward.manner)
+        return message(body, forward.query, forward.reply_options)
 
     def _count_forwarded(self, forward: Forward, begin: float, reply: bytes) -> None:
         self.metrics.durations["forward"].observe(perf_counter() - begin)
@@ -541,7 +545,7 @@ class Exchange:
             return None
         self.metrics.response("internal", Rcode.SERVFAIL, _qtype(octets))[0] += 1
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the server failed on this question"))
-        return message(body, query, Manner(ra=self.rules.forwarding))
+        return message(body, query, ReplyOptions(ra=self.rules.forwarding))
 
 
 def refusal(source: bytes, reason: str, count: int, prefix: bytes) -> str:

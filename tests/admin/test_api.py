@@ -553,15 +553,15 @@ def test_two_clients_write_at_once(path: Path) -> None:
     async def client(server: Running, number: int) -> int:
         connection = await server.connect()
         rows = 0
-        for turn in range(20):
+        for rotation in range(20):
             row = {
                 "id": f"c{number}",
                 "address": f"fdaa:0:18:a7b:7d:7:{number + 1}:2",
                 **MACHINE,
-                "region": f"r{turn}",
+                "region": f"r{rotation}",
             }
             reply = await connection.ask(
-                {"op": "write", "puts": [["machines", row]], "wait": turn % 5 == 0}
+                {"op": "write", "puts": [["machines", row]], "wait": rotation % 5 == 0}
             )
             rows += reply["rows"]
         await connection.close()
@@ -829,7 +829,7 @@ def test_of_what_the_native_path_shows_each_tap_takes_its_part() -> None:
         exchange.tap(tenth)
         exchange.tap(half)
         for _ in range(2):
-            exchange.show_elsewhere(
+            exchange.tap_native(
                 query("web.internal") + bytes(12), ASKER, ip("fdaa::3"), dropped=False
             )
         assert (half.queue.qsize(), tenth.queue.qsize()) == (2, 1)
@@ -839,7 +839,7 @@ def test_of_what_the_native_path_shows_each_tap_takes_its_part() -> None:
             "repeated",
             bytes(12),
         )
-        exchange.not_shown(50)
+        exchange.tap_skipped(50)
         assert (half.skipped, tenth.skipped) == (50, 10)
         exchange.untap(half)
         exchange.untap(tenth)

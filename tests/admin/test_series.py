@@ -92,13 +92,13 @@ def test_ten_thousand_networks_asking_for_everything_make_no_more_than_200_serie
             names[n % len(names)].format(app=f"secret{n % 7}", n=n),
             types[n // 3 % len(types)],
         )
-        manner = (
+        reply_options = (
             query(name, qtype),
             query(name, qtype, opt()),
             query(name, qtype, flags=0),
             query(name, AAAA),
         )[n % 4]
-        for octets in (manner, query("web.internal", AAAA))[: 1 + (n % 10 == 0)]:
+        for octets in (reply_options, query("web.internal", AAAA))[: 1 + (n % 10 == 0)]:
             outcome = server.exchange.handle(octets, source, SERVER, 4_000)
             if isinstance(outcome, Late):
                 outcome.cancel()

@@ -196,11 +196,13 @@ def outcome(
     destination: bytes = SERVER,
     catalog: Catalog | None = CATALOG,
     rules: Rules = Rules(),  # noqa: B008 - frozen
-    turn: int = 0,
+    rotation: int = 0,
     stream: bool = False,
     now: int = 0,
 ) -> Reply | Forward | Drop:
-    return respond(octets, source, destination, catalog, rules, turn=turn, stream=stream, now=now)
+    return respond(
+        octets, source, destination, catalog, rules, rotation=rotation, stream=stream, now=now
+    )
 
 
 def reply(octets: bytes, **how: Any) -> bytes:

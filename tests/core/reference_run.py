@@ -49,7 +49,7 @@ class Disagreement:
     name: tuple[bytes, ...]
     qtype: int
     region: str | None
-    turn: int
+    rotation: int
     expected: reference.Expected
     said: Said
 
@@ -58,7 +58,7 @@ class Disagreement:
         tables = "\n".join(f"    {table}: {rows}" for table, rows in self.rows.items() if rows)
         return (
             f"{b'.'.join(self.name)!r} type {self.qtype} from {source} region {self.region} turn "
-            f"{self.turn}\n"
+            f"{self.rotation}\n"
             f"  reference: {self.expected}\n  server:    {self.said}\n{tables}"
         )
 
@@ -75,11 +75,11 @@ def disagreements(
         region = rng.choice((None, None, "ams", "iad", "xyz"))
         rules = Rules(region=region.encode() if region else None, maps=SERVER_MAPS)
         for _ in range(QUESTIONS):
-            source, turn = random_source(rng, rows), rng.choice((0, 1, 2, rng.getrandbits(32)))
+            source, rotation = random_source(rng, rows), rng.choice((0, 1, 2, rng.getrandbits(32)))
             name = random_name(rng, rows, source)
             qtype = natural_type(name, rng)
             found = respond(
-                query(name, qtype), source, SERVER, catalog, rules, turn=turn, stream=True
+                query(name, qtype), source, SERVER, catalog, rules, rotation=rotation, stream=True
             )
             said = (
                 in_words(found.octets) if not isinstance(found, Forward | Drop) else Said("FORWARD")
@@ -94,13 +94,13 @@ def disagreements(
                 name,
                 qtype,
                 region=region,
-                turn=turn,
+                rotation=rotation,
                 maps=REFERENCE_MAPS,
                 revision=asker.revision if asker else 0,
             )
             counter[f"{said.rcode} {said.type}"] += 1
             if not agree(expected, said):
-                yield Disagreement(rows, source, name, qtype, region, turn, expected, said)
+                yield Disagreement(rows, source, name, qtype, region, rotation, expected, said)
         yield None
 
 

@@ -95,12 +95,12 @@ def both(
     catalog: Catalog | None,
     *,
     rules: Rules = RULES,
-    turn: int = 0,
+    rotation: int = 0,
     stream: bool = False,
 ) -> Explanation:
     """The explanation; fails unless its outcome is what the server would do."""
-    said = respond(octets, source, SERVER, catalog, rules, turn=turn, stream=stream, now=7)
-    story = explain(octets, source, SERVER, catalog, rules, turn=turn, stream=stream, now=7)
+    said = respond(octets, source, SERVER, catalog, rules, rotation=rotation, stream=stream, now=7)
+    story = explain(octets, source, SERVER, catalog, rules, rotation=rotation, stream=stream, now=7)
     assert story.outcome == said
     assert story.octets == (said.octets if isinstance(said, Reply) else b"")
     assert story.steps
@@ -114,7 +114,7 @@ def test_what_is_explained_is_what_is_answered(name: str) -> None:
     for source, qtype, stream in product(
         SOURCES, (AAAA, TXT, SRV, PTR, SOA, ANY, A), (False, True)
     ):
-        both(query(name, qtype), source, demo(), turn=qtype * 7, stream=stream)
+        both(query(name, qtype), source, demo(), rotation=qtype * 7, stream=stream)
         both(
             query(name.upper(), qtype, opt(option(10, bytes(8)), size=600)),
             source,
@@ -175,7 +175,7 @@ def test_every_catalog_is_explained_as_it_is_answered(seed: int) -> None:
             octets,
             random_source(rng, rows),
             catalog,
-            turn=rng.getrandbits(32),
+            rotation=rng.getrandbits(32),
             stream=rng.random() < 0.5,
         )
 
@@ -220,9 +220,13 @@ top2.nearest.of.worker.process.{} top1.nearest.of.app.process.{}
 @pytest.mark.slow
 def test_a_machine_is_marked_as_in_when_its_address_is_in_the_set(form: str) -> None:
     for source, apps in APPS.items():
-        for app, turn in product(apps, (0, 1, 5)):
+        for app, rotation in product(apps, (0, 1, 5)):
             story = both(
-                query(f"{form.format(app)}.internal", AAAA), source, demo(), stream=True, turn=turn
+                query(f"{form.format(app)}.internal", AAAA),
+                source,
+                demo(),
+                stream=True,
+                rotation=rotation,
             )
             marked = {address_text(v.machine.address).decode() for v in story.machines if not v.why}
             assert marked == set(answer(story, AAAA))
@@ -316,8 +320,8 @@ def test_machines_are_told_to_their_own_network_only() -> None:
 
 
 def test_nearest_lists_machines_in_the_order_of_the_answer() -> None:
-    for turn in range(6):
-        story = both(query("top4.nearest.of.web.internal"), MACHINE, demo(), turn=turn)
+    for rotation in range(6):
+        story = both(query("top4.nearest.of.web.internal"), MACHINE, demo(), rotation=rotation)
         marked = [address_text(v.machine.address).decode() for v in story.machines if not v.why]
         assert marked == answer(story, AAAA)
         assert story.machines[0].distance.startswith("self")

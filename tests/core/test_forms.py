@@ -37,7 +37,7 @@ def test_the_example_of_a_form_is_of_that_form(form: type[names.Asked]) -> None:
     assert FORMS[form].words in told(asked) or form in (
         names.Page,
         names.EmptyNonTerminal,
-        names.Unheard,
+        names.NoSuchForm,
     )
     assert FORMS[form].type in Type
 

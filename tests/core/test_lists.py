@@ -99,10 +99,16 @@ def large_rows() -> dict[str, list[tuple[Any, ...]]]:
 
 
 def ask(
-    name: str, qtype: int, catalog: Catalog, *, stream: bool = True, turn: int = 0, size: int = 0
+    name: str,
+    qtype: int,
+    catalog: Catalog,
+    *,
+    stream: bool = True,
+    rotation: int = 0,
+    size: int = 0,
 ) -> Reply:
     octets = query(name, qtype, opt(size=size)) if size else query(name, qtype)
-    found = respond(octets, ASKER, SERVER, catalog, Rules(), turn=turn, stream=stream)
+    found = respond(octets, ASKER, SERVER, catalog, Rules(), rotation=rotation, stream=stream)
     assert isinstance(found, Reply), (name, found)
     return found
 
@@ -203,22 +209,22 @@ def test_answers_of_large_apps_agree_with_the_reference(
         assert found is None, str(found)
 
 
-def naive_part(whole: list[bytes], turn: int, count: int) -> list[bytes]:
-    at = turn % len(whole)
+def naive_part(whole: list[bytes], rotation: int, count: int) -> list[bytes]:
+    at = rotation % len(whole)
     return [*whole[at:], *whole[:at]][:count]
 
 
-@pytest.mark.parametrize("turn", [0, 1, 2_000, 2_397, 2_398, 1 << 31])
+@pytest.mark.parametrize("rotation", [0, 1, 2_000, 2_397, 2_398, 1 << 31])
 @pytest.mark.parametrize("name", ["web.internal", "role.kv._metadata.web.internal"])
-def test_a_part_of_a_set_starts_where_the_turn_says(name: str, turn: int) -> None:
+def test_a_part_of_a_set_starts_where_the_turn_says(name: str, rotation: int) -> None:
     catalog = shared()
     (app,) = (network_of(catalog).apps[b"web"],)
     whole = [m.address for m in app.visible]
     assert len(whole) == 2_398
     for stream, size in ((True, 0), (True, 1_232), (False, 0), (False, 1_232), (False, 8_192)):
-        said = ask(name, AAAA, catalog, stream=stream, turn=turn, size=size)
+        said = ask(name, AAAA, catalog, stream=stream, rotation=rotation, size=size)
         shown = in_words(said.octets).rdata
-        assert list(shown) == naive_part(whole, turn, len(shown))
+        assert list(shown) == naive_part(whole, rotation, len(shown))
         limit = 65_535 if stream else max(size, 512)
         opt_size = 11 * bool(size)
         room = limit - 12 - len(question(name)) - opt_size
@@ -233,28 +239,28 @@ def test_a_part_of_a_set_starts_where_the_turn_says(name: str, turn: int) -> Non
         assert [ring[at + 12 : at + 28] for at in range(0, len(ring), 28)] == whole
 
 
-@pytest.mark.parametrize("turn", [0, 5, 1 << 31])
-def test_the_nearest_of_a_large_app_are_those_that_sorting_finds(turn: int) -> None:
+@pytest.mark.parametrize("rotation", [0, 5, 1 << 31])
+def test_the_nearest_of_a_large_app_are_those_that_sorting_finds(rotation: int) -> None:
     catalog = shared()
     app = network_of(catalog).apps[b"web"]
     place = Place(b"iad", ASKER[6:10], ASKER)
     ranked = sorted(app.visible, key=lambda m: (rank(m, place, catalog), m.address))
     groups = [[*tied] for _, tied in groupby(ranked, lambda m: rank(m, place, catalog))]
-    expected = [m.address for tied in groups for m in naive_turn(tied, turn)]
+    expected = [m.address for tied in groups for m in naive_turn(tied, rotation)]
     for count in (1, 3, 1_000, 2_339):
         name = f"top{count}.nearest.of.web.internal"
-        said = ask(name, AAAA, catalog, turn=turn)
+        said = ask(name, AAAA, catalog, rotation=rotation)
         shown = list(in_words(said.octets).rdata)
         assert shown == expected[: len(shown)]
         assert len(shown) == min(count, 2_338)
-        texts = in_words(ask(name, TXT, catalog, turn=turn).octets).rdata[0].split(b",")
+        texts = in_words(ask(name, TXT, catalog, rotation=rotation).octets).rdata[0].split(b",")
         assert [t.split(b" ")[0] for t in texts] == [
-            m.id for tied in groups for m in naive_turn(tied, turn)
+            m.id for tied in groups for m in naive_turn(tied, rotation)
         ][: len(texts)]
 
 
-def naive_turn(tied: list[Machine], turn: int) -> list[Machine]:
-    return tied[turn % len(tied) :] + tied[: turn % len(tied)]
+def naive_turn(tied: list[Machine], rotation: int) -> list[Machine]:
+    return tied[rotation % len(tied) :] + tied[: rotation % len(tied)]
 
 
 def test_pages_put_together_are_the_whole_list() -> None:

@@ -82,7 +82,7 @@ def test_any_damaged_query_is_answered_forwarded_or_dropped(octets: bytes, seed:
 def test_many_octets_are_answered_forwarded_or_dropped(kind: str) -> None:
     rng = Random(SEED)
     pool = [*QUERIES]
-    for turn in range(2_500):
+    for rotation in range(2_500):
         match kind:
             case "random":
                 octets = rng.randbytes(rng.randint(0, 600))
@@ -94,8 +94,8 @@ def test_many_octets_are_answered_forwarded_or_dropped(kind: str) -> None:
                     rng.randint(0, 60)
                 )
         targets.read_query(octets)
-        source = (IN_WEB, OUTSIDER, targets.IN_DEV)[turn % 3]
-        targets.judge(octets, source, stream=bool(turn % 2))
+        source = (IN_WEB, OUTSIDER, targets.IN_DEV)[rotation % 3]
+        targets.judge(octets, source, stream=bool(rotation % 2))
 
 
 @pytest.mark.slow
@@ -313,8 +313,10 @@ def test_every_address_is_first_equally_often_in_truncated_replies_too(
     catalog = app_of(size)
     for extra in ((), (opt(size=1_232),)):
         firsts, shown = Counter[bytes](), Counter[bytes]()
-        for turn in range(3 * size):
-            found = addresses_in(reply(query(name, AAAA, *extra), catalog=catalog, turn=turn), name)
+        for rotation in range(3 * size):
+            found = addresses_in(
+                reply(query(name, AAAA, *extra), catalog=catalog, rotation=rotation), name
+            )
             assert len(set(found)) == len(found) > 0
             firsts[found[0]] += 1
             shown.update(found)
@@ -349,12 +351,12 @@ def test_of_the_nearest_equals_each_is_first_equally_often(
     }
     catalog, name = loaded(rows=rows).catalog, f"top{count}.nearest.of.web.internal"
     firsts, lasts = Counter[bytes](), Counter[bytes]()
-    for turn in range(start, start + near * far):
+    for rotation in range(start, start + near * far):
         octets = reply(
             query(name),
             source=ip("fdaa:0:18:9:9:9:9:9"),
             catalog=catalog,
-            turn=turn,
+            rotation=rotation,
             rules=Rules(region=b"ams"),
             stream=True,
         )
@@ -373,7 +375,7 @@ def test_of_the_nearest_equals_each_is_first_equally_often(
 @given(numbers, numbers)
 @UNSHRUNK
 @pytest.mark.slow
-def test_the_turn_changes_the_order_and_nothing_else(seed: int, turn: int) -> None:
+def test_the_turn_changes_the_order_and_nothing_else(seed: int, rotation: int) -> None:
     rng = Random(seed)
     rows = random_rows(rng)
     catalog = loaded(rows=rows).catalog
@@ -384,8 +386,8 @@ def test_the_turn_changes_the_order_and_nothing_else(seed: int, turn: int) -> No
             continue  # top<N> may leave out another of equals
         for qtype in (natural_type(name, rng), A):
             first, second = (
-                outcome(query(name, qtype), source=source, catalog=catalog, turn=t, stream=True)
-                for t in (0, turn)
+                outcome(query(name, qtype), source=source, catalog=catalog, rotation=t, stream=True)
+                for t in (0, rotation)
             )
             if isinstance(first, Reply) and isinstance(second, Reply):
                 assert sorted(first.octets) == sorted(second.octets)
@@ -498,9 +500,9 @@ def test_answering_changes_no_value_of_the_catalog(seed: int) -> None:
         source = random_source(rng, rows)
         name = random_name(rng, rows, source)
         octets = query(name, natural_type(name, rng), opt())
-        first = outcome(octets, source=source, catalog=catalog, turn=3)
-        assert outcome(octets, source=source, catalog=catalog, turn=3) == first
-        assert outcome(octets, source=source, catalog=pristine, turn=3) == first
+        first = outcome(octets, source=source, catalog=catalog, rotation=3)
+        assert outcome(octets, source=source, catalog=catalog, rotation=3) == first
+        assert outcome(octets, source=source, catalog=pristine, rotation=3) == first
     assert fields_of(catalog) == fields_of(loaded(rows=rows).catalog)
 
 

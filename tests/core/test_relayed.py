@@ -14,7 +14,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from internal_dns.core.message import Manner
+from internal_dns.core.message import ReplyOptions
 from internal_dns.core.relayed import MAX_LIFETIME, MAX_NEGATIVE, Relayed, relay, scrub
 from internal_dns.core.wire import BadReply, Query, check_reply, read_query
 from tests.core.messages import AAAA, ANY, DNAME, A, opt, query
@@ -49,7 +49,7 @@ def reply(qtype: int, *answer: str, authority: tuple[str, ...] = (), additional:
 
 
 def shown(asked: Query, relayed: Relayed, age: int | None = 0) -> list[str]:
-    octets = relay(relayed, asked, Manner(limit=65_535), age)
+    octets = relay(relayed, asked, ReplyOptions(limit=65_535), age)
     message = dns.message.from_wire(octets, one_rr_per_rrset=True)
     assert not message.additional
     return [rrset.to_text() for rrset in (*message.answer, *message.authority)]
@@ -264,7 +264,7 @@ def partly(
 ) -> dns.message.Message:
     """The reply to a client that takes *limit* octets; it is never larger."""
     asked, relayed = reply(qtype, *answer, **more)
-    octets = relay(relayed, asked, Manner(limit=limit), age)
+    octets = relay(relayed, asked, ReplyOptions(limit=limit), age)
     assert len(octets) <= limit
     return dns.message.from_wire(octets, one_rr_per_rrset=True)
 
@@ -314,7 +314,7 @@ def test_owners_written_in_the_letter_case_we_asked_in_take_the_clients() -> Non
     relayed = scrub(checked, sent.lower(), A, dnssec_ok=False)
     asked = read_query(query("WWW.Example", A, opt()))
     assert isinstance(asked, Query)
-    found = relay(relayed, asked, Manner(limit=512))
+    found = relay(relayed, asked, ReplyOptions(limit=512))
     assert found.count(b"\3WWW\7Example\0") == 1  # the question; the owners point to it
     assert b"wWw" not in found
     assert [rr.to_text().split()[0] for rr in dns.message.from_wire(found).answer] == [
@@ -401,9 +401,9 @@ def test_no_ttl_is_changed_of_what_does_not_fit(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Relayed, "_with_ttls", change)
     for age in (7, None):
-        relay(relayed, asked, Manner(limit=512), age)
+        relay(relayed, asked, ReplyOptions(limit=512), age)
     assert changed == [16, 16]
-    relay(relayed, asked, Manner(limit=65_535), 7)
+    relay(relayed, asked, ReplyOptions(limit=65_535), 7)
     assert changed == [16, 16, 59]
 
 

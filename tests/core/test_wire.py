@@ -796,14 +796,14 @@ def test_a_question_to_forward_keeps_its_octets_and_manner() -> None:
     assert found.query.edns is not None
     assert found.query.edns.dnssec_ok
     assert found.query.flags & (CD | AD) == CD | AD
-    assert found.manner.limit == 1_400
+    assert found.reply_options.limit == 1_400
     assert found.network == 0x18
 
 
 @pytest.mark.parametrize("name", ["web.internal", "localhost", "example.com"])
 def test_the_server_answers_alike_for_equal_arguments(name: Name) -> None:
     octets = query(name, AAAA, opt(option(COOKIE, COOKIE_8)))
-    assert outcome(octets, turn=5, now=7) == outcome(octets, turn=5, now=7)
+    assert outcome(octets, rotation=5, now=7) == outcome(octets, rotation=5, now=7)
 
 
 def test_another_prefix_works_as_well() -> None:

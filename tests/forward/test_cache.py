@@ -168,8 +168,8 @@ def test_a_network_pushes_out_its_own_however_often_it_asks(
     for key in others:
         cache.keep(key, reply(), 0, network=QUIET)
     for number in range(10_000):
-        for turn in range(times):
-            if not turn:
+        for rotation in range(times):
+            if not rotation:
                 cache.keep(b"%d" % number, reply(), 0, network=GREEDY)
             else:
                 assert cache.find(b"%d" % number, 0, GREEDY) is not None

@@ -43,7 +43,7 @@ import pytest
 import internal_dns.forward.forwarder as forwarder_module
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Forward, Rules, respond
-from internal_dns.forward import asking
+from internal_dns.forward import outstanding as asking
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Upstream
 from internal_dns.metrics import Metrics

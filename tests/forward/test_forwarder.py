@@ -18,9 +18,10 @@ import pytest
 import internal_dns.forward.forwarder as forwarder_module
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Forward, Rules, respond
-from internal_dns.forward import asking, policy
-from internal_dns.forward.asking import Question
+from internal_dns.forward import outstanding as asking
+from internal_dns.forward import policy
 from internal_dns.forward.forwarder import Forwarder
+from internal_dns.forward.outstanding import Question
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.late import Late
 from internal_dns.metrics import Metrics
@@ -365,7 +366,7 @@ def test_without_a_descriptor_left_the_reply_does_not_speak_of_upstreams(
             def none_left(*_: object) -> socket.socket:
                 raise OSError(errno.EMFILE, "too many open files")
 
-            monkeypatch.setattr("internal_dns.forward.asking.socket.socket", none_left)
+            monkeypatch.setattr("internal_dns.forward.outstanding.socket.socket", none_left)
             message = await ask(forwarder)
             monkeypatch.undo()
             assert ede(message) == 0
@@ -1037,10 +1038,10 @@ def test_an_upstream_is_probed_once_at_a_time_however_often_it_comes_and_goes(
             forwarder = made(upstream.udp)
             (state,) = forwarder.states.values()
             timers = []
-            for turn in range(3):
+            for rotation in range(3):
                 for number in range(policy.SUSPECT):
                     forwarder.unheard(state, b"%d" % number)
-                while len(upstream.asked) <= turn or forwarder._probes:
+                while len(upstream.asked) <= rotation or forwarder._probes:
                     await asyncio.sleep(0.001)
                 timers.append(state.probe_timer)
                 state.health.answered(b"", 0.01)

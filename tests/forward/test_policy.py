@@ -47,7 +47,7 @@ def played(
 
 
 def no(upstream: int, *, reached: bool = True) -> Callable[[Plan], object]:
-    return lambda plan: plan.refused(upstream, reached=reached)
+    return lambda plan: plan.rule_out(upstream, reached=reached)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_who_says_no_is_not_asked_again_and_the_next_is_asked_at_once() -> None:
 def test_giving_up_says_whether_anybody_was_reached(reached: bool) -> None:
     plan = Plan((0,), 0)
     assert plan.step(0) == Ask(0)
-    plan.refused(0, reached=reached)
+    plan.rule_out(0, reached=reached)
     assert plan.step(0.1) == GiveUp(reached)
 
 

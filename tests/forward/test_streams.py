@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from internal_dns.forward import streams
-from internal_dns.forward.asking import Question
+from internal_dns.forward.outstanding import Question
 from internal_dns.forward.streams import Channel, Https, Streams
 from internal_dns.forward.upstreams import Upstream
 from tests.forward.doh import Doh, doh

@@ -133,7 +133,7 @@ def test_a_repeated_answer_is_made_for_each_client(catalog: Path) -> None:
             (host, int(port))
             for host, port in re.findall(r"(127\.0\.0\.[12]):(\d+)", server.ready.split("\n")[0])
         )
-        for turn in range(3):
+        for rotation in range(3):
             whole = ask(server, query("www.example", "A", payload=4_096))
             assert len(addresses(whole)) == 60
             assert not whole.flags & (dns.flags.AA | dns.flags.TC | dns.flags.AD)
@@ -166,7 +166,7 @@ def test_a_repeated_answer_is_made_for_each_client(catalog: Path) -> None:
             (turned_away,) = ask_all(server, [query("www.example", "A", payload=4_096)], at=outside)
             assert turned_away.outcome.startswith("REFUSED")
             assert not turned_away.addresses
-            assert len(upstream.asked) == 1, turn
+            assert len(upstream.asked) == 1, rotation
         ttls = ask(server, query("www.example", "A", payload=4_096)).answer[0].ttl
         assert 0 < ttls <= 300
 

@@ -10,10 +10,10 @@
 
 static const uint8_t SOURCE[16] = {0xfd, 0xaa, 0, 0, 0, 0x18}, SERVER[16] = {0xfd, 0xaa, [15] = 3};
 
-static inline struct said said_of(const uint8_t *name, size_t length)
+static inline struct answer_spec spec_of(const uint8_t *name, size_t length)
 {
     static const uint8_t nothing[1];
-    return (struct said){.network = 0x18, .qtype = 28, .name = name, .length = (uint8_t)length, .flags = 0x8480,
+    return (struct answer_spec){.network = 0x18, .qtype = 28, .name = name, .length = (uint8_t)length, .flags = 0x8480,
                          .record_octets = nothing, .option_octets = nothing};
 }
 
@@ -53,36 +53,36 @@ static inline struct table *make_state(void)
     put_network(table, 0x18, 10);
     add_label(table, table->words, sizeof table->words * 8 - 1, (const uint8_t *)"\2vm");
     for (int depth = 0; depth < DEPTHS; depth++) {
-        struct said said = said_of((const uint8_t *)"", 1);
-        said.names_zone = true, said.records = said.whole = said.authority = 60, said.counts[1] = 1, said.record_octets = records, said.options = 20;
-        said.option_octets = records;
-        table->unknown[depth] = make_answer(table, &said);
+        struct answer_spec spec = spec_of((const uint8_t *)"", 1);
+        spec.names_zone = true, spec.records = spec.whole = spec.authority = 60, spec.counts[1] = 1, spec.record_octets = records, spec.options = 20;
+        spec.option_octets = records;
+        table->unknown[depth] = make_answer(table, &spec);
     }
-    struct said said = said_of((const uint8_t *)"\3web\10internal", 14);
-    said.record_octets = addresses, said.option_octets = records, said.counts[0] = 7, said.counts[2] = 1;
-    said.records = said.whole = 28 * 7 + 28, said.shown = 28 * 7, said.unit = 28, said.turns = 7, said.options = 30;
-    assert(put_answer(table, &said));
-    said = said_of((const uint8_t *)"\4many\10internal", 15); /* addresses that no reply has room for */
-    said.record_octets = addresses, said.counts[0] = 1000;
-    said.records = said.shown = said.whole = 28 * 1000, said.unit = 28, said.turns = 1000;
-    assert(put_answer(table, &said));
-    said.qtype = 33, said.turns = said.unit = 0, said.counts[0] = 30, said.counts[2] = 10; /* none takes turns */
-    said.shown = 28 * 30, said.records = said.whole = 28 * 40, said.record_octets = addresses;
-    assert(put_answer(table, &said));
-    said.qtype = 16, said.indivisible = true, said.shown = said.records = 0, said.whole = 65536; /* a list */
-    said.counts[0] = 1, said.counts[2] = 0;
-    assert(put_answer(table, &said));
-    said = said_of((const uint8_t *)"\10internal", 10);
-    said.qtype = 6, said.record_octets = addresses, said.counts[0] = 100;
-    said.records = said.shown = said.whole = 2800;
-    assert(put_answer(table, &said));
+    struct answer_spec spec = spec_of((const uint8_t *)"\3web\10internal", 14);
+    spec.record_octets = addresses, spec.option_octets = records, spec.counts[0] = 7, spec.counts[2] = 1;
+    spec.records = spec.whole = 28 * 7 + 28, spec.shown = 28 * 7, spec.unit = 28, spec.turns = 7, spec.options = 30;
+    assert(put_answer(table, &spec));
+    spec = spec_of((const uint8_t *)"\4many\10internal", 15); /* addresses that no reply has room for */
+    spec.record_octets = addresses, spec.counts[0] = 1000;
+    spec.records = spec.shown = spec.whole = 28 * 1000, spec.unit = 28, spec.turns = 1000;
+    assert(put_answer(table, &spec));
+    spec.qtype = 33, spec.turns = spec.unit = 0, spec.counts[0] = 30, spec.counts[2] = 10; /* none takes turns */
+    spec.shown = 28 * 30, spec.records = spec.whole = 28 * 40, spec.record_octets = addresses;
+    assert(put_answer(table, &spec));
+    spec.qtype = 16, spec.indivisible = true, spec.shown = spec.records = 0, spec.whole = 65536; /* a list */
+    spec.counts[0] = 1, spec.counts[2] = 0;
+    assert(put_answer(table, &spec));
+    spec = spec_of((const uint8_t *)"\10internal", 10);
+    spec.qtype = 6, spec.record_octets = addresses, spec.counts[0] = 100;
+    spec.records = spec.shown = spec.whole = 2800;
+    assert(put_answer(table, &spec));
     for (int variant = 0; variant < 4; variant++) {
-        said = said_of((const uint8_t *)"\7example\3com", 13);
-        said.network = 0, said.variant = (uint8_t)(RELAYED | variant << 1), said.record_octets = records;
-        said.records = said.shown = said.whole = 3000, said.ttls = ttls, said.ttl_count = 3, said.flags = 0x80a0, said.extended = 1;
-        said.counts[0] = 3, said.chain = 1;
-        said.stored = 1000, said.refresh = 5000, said.expires = 9000;
-        assert(put_answer(table, &said));
+        spec = spec_of((const uint8_t *)"\7example\3com", 13);
+        spec.network = 0, spec.variant = (uint8_t)(RELAYED | variant << 1), spec.record_octets = records;
+        spec.records = spec.shown = spec.whole = 3000, spec.ttls = ttls, spec.ttl_count = 3, spec.flags = 0x80a0, spec.extended = 1;
+        spec.counts[0] = 3, spec.chain = 1;
+        spec.stored = 1000, spec.refresh = 5000, spec.expires = 9000;
+        assert(put_answer(table, &spec));
     }
     return table;
 }

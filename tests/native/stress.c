@@ -78,9 +78,9 @@ static void change(uint64_t random, uint32_t version)
     }
     for (unsigned k = 0; k < count; k++)
         records[k] = version * NAMES + number;
-    struct said said = said_of(name, length);
-    said.record_octets = (uint8_t *)records, said.records = said.shown = said.whole = count * 4, said.unit = 16, said.turns = count / 4;
-    assert(put_answer(table, &said));
+    struct answer_spec spec = spec_of(name, length);
+    spec.record_octets = (uint8_t *)records, spec.records = spec.shown = spec.whole = count * 4, spec.unit = 16, spec.turns = count / 4;
+    assert(put_answer(table, &spec));
 }
 
 int main(int count, char **words)

@@ -104,7 +104,7 @@ class Setting:
     server: Server = Server()
     source: str = "fdaa:0:18:a7b:7d:f066:b83b:2"
     destination: str = "fdaa::3"
-    turn: int = 0
+    rotation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +335,7 @@ class _Reader:
                 self.setting = replace(setting, destination=str(ip_address(rest)))
             case "turn":
                 self.needs_process()
-                self.setting = replace(setting, turn=int(rest))
+                self.setting = replace(setting, rotation=int(rest))
             case "faults":
                 self.needs_process()
                 self.steps.append(Faults(self.number, setting, int(rest)))

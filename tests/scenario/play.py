@@ -86,14 +86,14 @@ def _rotation(step: Ask, query: Question, runner: Runner) -> list[str]:
     everything = records(step.expected.answer, query.name)
     first: Counter[str] = Counter()
     seen: Counter[str] = Counter()
-    for turn in range(len(everything)):
-        runner.prepare(replace(step.setting, turn=turn))
+    for rotation in range(len(everything)):
+        runner.prepare(replace(step.setting, rotation=rotation))
         octets = runner.exchange(
             query.octets, step.setting.source, step.setting.destination, stream=query.stream
         )
         complaints = judge(step.expected, query, step.setting.server, octets, runner.why)
         if complaints or octets is None:
-            return [f"with turn {turn}: {complaint}" for complaint in complaints]
+            return [f"with turn {rotation}: {complaint}" for complaint in complaints]
         answer = rr_texts(dns.message.from_wire(octets, one_rr_per_rrset=True).answer)
         first[answer[0]] += 1
         seen.update(answer)

@@ -175,7 +175,7 @@ class InProcess(Runner):
             packed(destination),
             self.catalog,
             self.rules(self.setting.server),
-            turn=self.setting.turn,
+            rotation=self.setting.rotation,
             stream=stream,
             now=1_767_225_600,
         )

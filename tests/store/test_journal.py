@@ -585,14 +585,16 @@ def test_a_reply_never_mixes_two_revisions_of_an_app(path: Path) -> None:
     with Reader(path) as reader, closing(sqlite3.connect(path, isolation_level=None)) as writer:
         loaded = reader.read()
         members = [m.id.decode() for m in loaded.catalog.networks[INITECH].apps[b"render"].machines]
-        for turn in range(15):
-            state = f"s{turn}"
+        for rotation in range(15):
+            state = f"s{rotation}"
             writer.execute("BEGIN")
             for ident in members[:20]:
                 writer.execute("UPDATE machines SET state = ? WHERE id = ?", (state, ident))
                 loaded = reader.update(loaded)
                 app = loaded.catalog.networks[INITECH].apps[b"render"]
-                assert len({app.by_id[i.encode()].state for i in members[:20]}) == 1 or turn == 0
+                assert (
+                    len({app.by_id[i.encode()].state for i in members[:20]}) == 1 or rotation == 0
+                )
                 assert state.encode() not in {m.state for m in app.machines}
             writer.execute("COMMIT")
             loaded = reader.update(loaded)
@@ -822,8 +824,8 @@ def natural(name: bytes) -> int:
     return TXT if name.startswith(words) and not name.endswith(b"._peer") else AAAA
 
 
-def answered(catalog: Catalog, octets: bytes, source: bytes, turn: int) -> Reply:
-    found = respond(octets, source, SERVER, catalog, RULES, turn=turn)
+def answered(catalog: Catalog, octets: bytes, source: bytes, rotation: int) -> Reply:
+    found = respond(octets, source, SERVER, catalog, RULES, rotation=rotation)
     assert isinstance(found, Reply), (found, octets)
     return found
 
@@ -839,19 +841,19 @@ def test_what_is_remembered_is_forgotten_when_it_changes(path: Path, seed: int) 
     with Reader(path) as reader, Changes(path, f"table {seed}") as changes:
         loaded = reader.read()
         table.change(loaded.catalog)
-        for turn in range(25):
+        for rotation in range(25):
             asked |= dict.fromkeys(changes.rng.sample([*questions(loaded.catalog)], 150))
             for octets, source in asked:
-                if table.repeat(octets, source, SERVER, turn) is None:
-                    table.remember(answered(loaded.catalog, octets, source, turn))
+                if table.repeat(octets, source, SERVER, rotation) is None:
+                    table.remember(answered(loaded.catalog, octets, source, rotation))
             done = changes.commit(2)
             loaded = reader.update(loaded)
             table.change(loaded.catalog)
             for octets, source in asked:
-                known = table.repeat(octets, source, SERVER, turn)
+                known = table.repeat(octets, source, SERVER, rotation)
                 if known is not None:
                     repeated += 1
-                    assert known == answered(loaded.catalog, octets, source, turn).octets, (
+                    assert known == answered(loaded.catalog, octets, source, rotation).octets, (
                         "\n".join(done)
                     )
     assert repeated > 2_000

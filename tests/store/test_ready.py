@@ -137,9 +137,9 @@ def test_a_file_of_the_older_schema_answers_byte_for_byte_as_one_that_has_the_de
             source = random_source(rng, rows)
             name = random_name(rng, rows, source)
             octets = query(name, natural_type(name, rng))
-            turn = rng.getrandbits(32)
+            rotation = rng.getrandbits(32)
             said = [
-                respond(octets, source, SERVER, one.catalog, Rules(), turn=turn)
+                respond(octets, source, SERVER, one.catalog, Rules(), rotation=rotation)
                 for one in (before, after)
             ]
             asked += isinstance(said[0], Reply)

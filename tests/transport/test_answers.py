@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import Drop, Remember, Reply, Rules, respond
+from internal_dns.core.journey import Cacheable, Drop, Reply, Rules, respond
 from internal_dns.core.requester import SourceMap
 from internal_dns.core.wire import MAX_QUERY
 from internal_dns.metrics import Metrics
@@ -164,12 +164,12 @@ class Twins:
         octets: bytes,
         source: bytes = MACHINE,
         destination: bytes = SERVER,
-        turn: int = 0,
+        rotation: int = 0,
         *,
         stream: bool = False,
     ) -> bytes | None:
         """What the table says; fails unless the journey agrees."""
-        found = self.table.repeat(octets, source, destination, turn, 65_535 if stream else 0)
+        found = self.table.repeat(octets, source, destination, rotation, 65_535 if stream else 0)
         if found is not None:
             said = respond(
                 octets,
@@ -177,15 +177,15 @@ class Twins:
                 destination,
                 self.catalog,
                 self.rules,
-                turn=turn,
+                rotation=rotation,
                 stream=stream,
                 now=WALL,
             )
             assert isinstance(said, Reply), (octets, source)
-            assert found == said.octets, (octets, source, turn)
+            assert found == said.octets, (octets, source, rotation)
             self.repeated += 1
         if self.mirror is not None and not stream:
-            self.ask_natively(self.mirror, found, octets, source, destination, turn)
+            self.ask_natively(self.mirror, found, octets, source, destination, rotation)
         return found
 
     def ask_natively(
@@ -195,22 +195,22 @@ class Twins:
         octets: bytes,
         source: bytes,
         destination: bytes,
-        turn: int,
+        rotation: int,
     ) -> None:
         """Fail unless the C core says what Python's table said (*found*), or what the journey says,
         or leaves it."""
-        said = mirror.table.answer_one(octets, source, destination, turn, unix_time=WALL)
+        said = mirror.table.answer_one(octets, source, destination, rotation, unix_time=WALL)
         if said:
             decided = respond(
-                octets, source, destination, self.catalog, self.rules, turn=turn, now=WALL
+                octets, source, destination, self.catalog, self.rules, rotation=rotation, now=WALL
             )
             assert isinstance(decided, Reply), (octets, source)
-            assert said == decided.octets, (octets, source, turn)
+            assert said == decided.octets, (octets, source, rotation)
             assert found is not None or said[3] & 15 == NXDOMAIN
             self.repeated_natively += 1
         elif said is None:
             by_place = any(word in octets.lower() for word in (b"\x07nearest", b"\x07_whoami"))
-            assert found is None or by_place or len(found) > 8_192, (octets, source, turn)
+            assert found is None or by_place or len(found) > 8_192, (octets, source, rotation)
         else:
             assert isinstance(
                 respond(octets, source, destination, self.catalog, self.rules), Drop
@@ -298,7 +298,7 @@ def test_what_is_repeated_is_what_would_be_answered(name: str) -> None:
                 rng, query(name, qtype, *additional, flags=flags, ident=rng.getrandbits(16))
             )
             for source in rng.sample(SOURCES, 3):
-                twins.ask(octets, source, turn=rng.getrandbits(32), stream=rng.random() < 0.5)
+                twins.ask(octets, source, rotation=rng.getrandbits(32), stream=rng.random() < 0.5)
     audit(twins.table)
     assert twins.repeated > (300 if name != "_whoami.internal" else 80)
     assert (
@@ -314,10 +314,10 @@ def test_what_was_learned_by_tcp_with_options_is_repeated_to_plain_clients_by_ud
     loud = query(
         "WEB.internal", AAAA, opt(option(COOKIE, bytes(8)), option(NSID), size=512), flags=RD | CD
     )
-    twins.decide(loud, MACHINE, SERVER, stream=True, turn=3, now=99)
+    twins.decide(loud, MACHINE, SERVER, stream=True, rotation=3, now=99)
     for flags, additional in PLAIN:
         assert (
-            twins.ask(query("web.internal", AAAA, *additional, flags=flags), NEIGHBOUR, turn=5)
+            twins.ask(query("web.internal", AAAA, *additional, flags=flags), NEIGHBOUR, rotation=5)
             is not None
         )
 
@@ -331,8 +331,8 @@ def test_the_twins_agree_under_other_rules(rules: Rules) -> None:
     for name, qtype in product(NAMES, TYPES):
         twins.decide(query(name, qtype), MACHINE, SERVER)
         for size in (512, 900, 1232, 8192):
-            twins.ask(query(name, qtype, opt(size=size)), MACHINE, turn=size)
-        twins.ask(query(name, qtype), MACHINE, turn=7)
+            twins.ask(query(name, qtype, opt(size=size)), MACHINE, rotation=size)
+        twins.ask(query(name, qtype), MACHINE, rotation=7)
     assert twins.repeated > 1_000
 
 
@@ -359,7 +359,9 @@ def test_the_twins_agree_for_every_catalog(seed: int) -> None:
     twins = Twins(loaded(rows=rows).catalog)
     asked = list(questions(rng, rows, 60))
     for octets, source in asked:
-        twins.decide(octets, source, SERVER, turn=rng.getrandbits(32), stream=rng.random() < 0.5)
+        twins.decide(
+            octets, source, SERVER, rotation=rng.getrandbits(32), stream=rng.random() < 0.5
+        )
     audit(twins.table)
     sources = [source for _, source in asked]
     for octets, source in asked:
@@ -403,7 +405,7 @@ def test_the_twins_agree_after_any_change(seed: int) -> None:
     twins.table.change(twins.catalog)
     audit(twins.table)
     for octets, source in asked:
-        twins.ask(octets, source, turn=rng.getrandbits(32), stream=True)
+        twins.ask(octets, source, rotation=rng.getrandbits(32), stream=True)
 
 
 # ── what is not repeated ──────────────────────────────────────────────────────────────────────────
@@ -564,7 +566,7 @@ def test_askers_of_one_place_share_the_order_by_distance() -> None:
     twins = Twins(demo())
     octets = twins.learn("top2.nearest.of.db.internal", source=ip("fdaa:0:18:a7b:a1:5:5:2"))
     assert (
-        twins.ask(octets, ip("fdaa:0:18:a7b:a1:5:6:2"), turn=1) is not None
+        twins.ask(octets, ip("fdaa:0:18:a7b:a1:5:6:2"), rotation=1) is not None
     )  # nobody's, on host nrt-1
     assert twins.ask(octets, ip("fdaa:0:18:a7b:b1:5:6:2")) is None  # on syd-1
     assert twins.ask(octets, PEER) is None
@@ -612,8 +614,8 @@ def test_an_answer_that_does_not_fit_is_repeated_in_part() -> None:
         (4096, 60),
     ):
         asked = query("render.internal", AAAA, opt(size=size)) if size else octets
-        for turn in range(60):
-            said = twins.ask(asked, IN_INITECH, turn=turn)
+        for rotation in range(60):
+            said = twins.ask(asked, IN_INITECH, rotation=rotation)
             assert said is not None
             assert said[6:8] == count.to_bytes(2, "big")
             assert bool(said[2] & 2) == (count < 60)
@@ -658,8 +660,8 @@ def test_what_is_repeated_fits_as_the_journey_makes_it_fit(name: str, qtype: int
     for size in SIZES:
         for options in ((), (OPTIONS[0],), (option(NSID),), (OPTIONS[0], option(NSID))):
             octets = query(name, qtype, opt(*options, size=size, do=rng.random() < 0.5))
-            assert twins.ask(octets, IN_INITECH, turn=rng.getrandbits(32)) is not None
-        assert twins.ask(query(name, qtype), IN_INITECH, turn=rng.getrandbits(32)) is not None
+            assert twins.ask(octets, IN_INITECH, rotation=rng.getrandbits(32)) is not None
+        assert twins.ask(query(name, qtype), IN_INITECH, rotation=rng.getrandbits(32)) is not None
 
 
 @pytest.mark.parametrize("name", ["_instances.render.internal", "all._instances.internal"])
@@ -718,8 +720,8 @@ def test_an_app_of_any_size_is_repeated_to_udp_clients(
         twins.decide(query(name, qtype), MACHINE, SERVER, stream=True)
         for size in (0, 512, 1_232, 4_096, 8_192):
             asked = query(name, qtype, opt(OPTIONS[0], size=size))
-            for turn in (0, machines - 1, machines):
-                said = twins.ask(asked, MACHINE, turn=turn)
+            for rotation in (0, machines - 1, machines):
+                said = twins.ask(asked, MACHINE, rotation=rotation)
                 assert said is not None, (name, size)
                 assert said[2] & 2 or size == 8_192, (name, size)
     audit(twins.table)
@@ -761,9 +763,9 @@ def test_the_part_of_a_set_past_a_tcp_message_is_repeated(name: str, count: int)
     twins.decide(query(name), MACHINE, SERVER)
     told = asked = 0
     for additional in ((), (opt(),), (opt(option(NSID)),), (opt(option(KEEPALIVE), do=True),)):
-        for turn in (0, 1, count - 1, count, 1 << 31):
+        for rotation in (0, 1, count - 1, count, 1 << 31):
             octets = query(name, AAAA, *additional)
-            said = twins.ask(octets, MACHINE, turn=turn, stream=True)
+            said = twins.ask(octets, MACHINE, rotation=rotation, stream=True)
             assert said is not None
             assert not said[2] & 2
             shown = int.from_bytes(said[6:8], "big")
@@ -780,8 +782,8 @@ def test_each_address_of_a_set_past_any_message_is_first_equally_often() -> None
     twins.decide(octets, MACHINE, SERVER)
     bare = query("many.internal")
     first = Counter(
-        first_address(twins.table.repeat(octets, MACHINE, SERVER, turn) or b"", bare)
-        for turn in range(5_000)
+        first_address(twins.table.repeat(octets, MACHINE, SERVER, rotation) or b"", bare)
+        for rotation in range(5_000)
     )
     assert len(first) == 2_500
     assert set(first.values()) == {2}
@@ -806,7 +808,8 @@ def test_options_are_answered_from_the_table(name: str) -> None:
                 flags = rng.choice((RD, 0, RD | CD, RD | AD))
                 octets = in_other_case(rng, query(name, AAAA, additional, flags=flags))
                 assert (
-                    twins.ask(octets, source, turn=rng.getrandbits(32), stream=stream) is not None
+                    twins.ask(octets, source, rotation=rng.getrandbits(32), stream=stream)
+                    is not None
                 )
         assert twins.repeated_natively in (0, len(sources) * 150)
 
@@ -816,7 +819,7 @@ def test_the_cookie_of_a_client_that_came_by_ipv4_is_made_of_its_four_octets() -
     twins.learn("web.internal", source=IN_GLOBEX)
     octets = query("web.internal", AAAA, opt(OPTIONS[0]))
     assert twins.ask(octets, TEN) is not None
-    assert twins.ask(octets, ip("10.1.2.4"), turn=0) != twins.ask(octets, TEN, turn=0)
+    assert twins.ask(octets, ip("10.1.2.4"), rotation=0) != twins.ask(octets, TEN, rotation=0)
     assert twins.repeated_natively in (0, 3)
 
 
@@ -1027,7 +1030,7 @@ def test_a_network_that_leaves_the_catalog_takes_its_answers_along() -> None:
 def remembered(octets: bytes, source: bytes, catalog: Catalog) -> Reply:
     said = respond(octets, source, SERVER, catalog, RULES)
     assert isinstance(said, Reply)
-    assert isinstance(said.remember, Remember)
+    assert isinstance(said.remember, Cacheable)
     return said
 
 
@@ -1196,8 +1199,8 @@ def test_each_address_is_first_equally_often(name: str, source: bytes, count: in
     twins = Twins(demo(), Rules())
     octets = twins.learn(name, source=source)
     in_turn = Counter(
-        first_address(twins.ask(octets, source, turn=turn, stream=True) or b"", octets)
-        for turn in range(3 * count)
+        first_address(twins.ask(octets, source, rotation=rotation, stream=True) or b"", octets)
+        for rotation in range(3 * count)
     )
     assert set(in_turn.values()) == {3}
     assert len(in_turn) == count
@@ -1216,8 +1219,8 @@ def test_each_address_is_first_equally_often_in_truncated_replies_too() -> None:
     twins = Twins(demo())
     octets = twins.learn("render.internal", source=IN_INITECH)
     first: Counter[bytes] = Counter()
-    for turn in range(120):
-        said = twins.ask(octets, IN_INITECH, turn=turn)
+    for rotation in range(120):
+        said = twins.ask(octets, IN_INITECH, rotation=rotation)
         assert said is not None
         assert said[2] & 2  # TC
         first[first_address(said, octets)] += 1
@@ -1228,5 +1231,5 @@ def test_each_address_is_first_equally_often_in_truncated_replies_too() -> None:
 def test_nearest_turns_within_each_tie_group_only() -> None:
     twins = Twins(demo())
     octets = twins.learn("top3.nearest.of.web.internal")
-    seen = {twins.ask(octets, turn=turn) for turn in range(12)}
+    seen = {twins.ask(octets, rotation=rotation) for rotation in range(12)}
     assert {first_address(reply or b"", octets) for reply in seen} == {MACHINE}

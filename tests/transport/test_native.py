@@ -89,7 +89,7 @@ def serving(catalog: Catalog, rules: Rules = RULES) -> tuple[Mirror, AnswerTable
 def native_answer(
     mirror: Mirror, octets: bytes, source: bytes = MACHINE, **how: Any
 ) -> bytes | None:
-    return mirror.table.answer_one(octets, source, SERVER, how.pop("turn", 0), **how)
+    return mirror.table.answer_one(octets, source, SERVER, how.pop("rotation", 0), **how)
 
 
 # ── names that are not there ──────────────────────────────────────────────────────────────────────
@@ -232,7 +232,7 @@ def test_both_paths_say_the_same_to_mutated_queries_whatever_the_table_holds(see
         octets = query(name, natural_type(labels(name), rng), *additional)
         good.append(octets)
         if rng.random() < 0.6:
-            twins.decide(octets, random_source(rng, rows), SERVER, turn=rng.getrandbits(32))
+            twins.decide(octets, random_source(rng, rows), SERVER, rotation=rng.getrandbits(32))
     for _ in range(300):
         octets = rng.choice(good)
         for _ in range(rng.choice((0, 1, 1, 2))):
@@ -309,7 +309,8 @@ def test_each_address_is_first_equally_often_natively() -> None:
     octets = twins.learn("web.internal")
     assert twins.mirror is not None
     firsts = Counter(
-        (native_answer(twins.mirror, octets, turn=turn) or b"")[-28:] for turn in range(1_000)
+        (native_answer(twins.mirror, octets, rotation=rotation) or b"")[-28:]
+        for rotation in range(1_000)
     )
     assert sorted(firsts.values()) == [200] * 5
 

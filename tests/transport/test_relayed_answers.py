@@ -61,7 +61,7 @@ def test_it_repeats_what_would_be_relayed(
     assert isinstance(said, Forward)
     for age in (0, 0.9, 1, 53.9):
         clock.now = 1_000 + age
-        expected = relay(REPLY, said.query, said.manner, int(age))
+        expected = relay(REPLY, said.query, said.reply_options, int(age))
         assert table.repeat(octets, SOURCE, SERVER, 0, 65_535 if stream else 0) == expected
     assert (table.hits, table.misses) == (4, 0)
 
@@ -137,7 +137,7 @@ def test_of_what_is_too_large_only_the_ttls_that_fit_are_reduced(
         octets = octets.replace(b"\x04\xd0", b"\x02\x60")  # a size of 608
         said = respond(octets, SOURCE, SERVER, Catalog(), RULES, now=WALL)
         assert isinstance(said, Forward)
-        expected = relay(big, said.query, said.manner, seconds)
+        expected = relay(big, said.query, said.reply_options, seconds)
         assert table.repeat(octets, SOURCE, SERVER, 0) == expected
         assert expected[2] & 2
         assert 20 < expected[7] < 40

@@ -78,7 +78,7 @@ def test_between_the_steps_every_answer_is_of_the_networks_catalog(seed: int) ->
             catalog = twins.table.catalog_for(source)
             assert catalog is not None
             twins.catalog = catalog
-            twins.ask(octets, source, turn=rng.getrandbits(32), stream=rng.random() < 0.5)
+            twins.ask(octets, source, rotation=rng.getrandbits(32), stream=rng.random() < 0.5)
             if rng.random() < 0.7:
                 twins.decide(octets, source, SERVER)
     assert twins.table.catalog is new
@@ -86,7 +86,7 @@ def test_between_the_steps_every_answer_is_of_the_networks_catalog(seed: int) ->
     audit(twins.table)
     for octets, source in asked:
         assert twins.table.catalog_for(source) is new
-        twins.ask(octets, source, turn=rng.getrandbits(32), stream=True)
+        twins.ask(octets, source, rotation=rng.getrandbits(32), stream=True)
 
 
 def large(apps: int, revision: int, *, tag: bytes = b"") -> Catalog:

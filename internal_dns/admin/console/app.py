@@ -27,11 +27,11 @@ from internal_dns import __version__
 from internal_dns.admin.asking import NotAQuestion
 from internal_dns.admin.console import pages
 from internal_dns.admin.console.guard import Guard, cookie_name, cookie_value, same
-from internal_dns.admin.console.journey import TRANSPORTS, TYPES, Question, journey
 from internal_dns.admin.console.live import Live
 from internal_dns.admin.console.plot import figure
 from internal_dns.admin.console.samples import Sampler, per_second
 from internal_dns.admin.console.status import status
+from internal_dns.admin.console.steps import TRANSPORTS, TYPES, Question, journey
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Rules
 from internal_dns.core.names import printable
@@ -188,7 +188,7 @@ class App:
             type=given.get("type", "").strip().upper(),
             who=given.get("as", "").strip() or (pages.asks_as(first) if first else ""),
             by=by if by in TRANSPORTS else "udp",
-            turn=_number(given.get("turn", "0")),
+            rotation=_number(given.get("turn", "0")),
         )
         values: Values = {
             "question": question, "types": TYPES, "transports": TRANSPORTS, "fault": None, "story": None,

@@ -86,7 +86,7 @@ cdef extern from "worker.h" nogil:
         uint64_t monotonic
         uint32_t unix_time
 
-    struct said:
+    struct answer_spec:
         uint32_t network
         uint16_t qtype
         uint8_t variant
@@ -116,9 +116,9 @@ cdef extern from "worker.h" nogil:
 
     bint make_table(table *, uint64_t answers, uint64_t networks)
     void free_table(table *)
-    answer *make_answer(const table *, const said *)
+    answer *make_answer(const table *, const answer_spec *)
     bint is_section(const uint8_t *octets, uint32_t size, uint32_t count)
-    uint32_t put_answer(table *, const said *)
+    uint32_t put_answer(table *, const answer_spec *)
     bint remove_answer(table *, uint32_t network, uint16_t qtype, uint8_t variant, const uint8_t *name, uint8_t length)
     answer *find_kept(const table *, uint32_t network, uint16_t qtype, uint8_t variant, const uint8_t *name,
                       uint8_t length)
@@ -130,7 +130,7 @@ cdef extern from "worker.h" nogil:
     verdict read_query(const table *, const uint8_t *octets, size_t size, const uint8_t *source,
                        const uint8_t *destination, uint16_t port, query *)
     answer *find_answer(const table *, query *, uint64_t now)
-    size_t build_reply(const table *, const answer *, const query *, uint32_t turn, const moment *now, uint8_t *out,
+    size_t build_reply(const table *, const answer *, const query *, uint32_t rotation, const moment *now, uint8_t *out,
                        size_t room)
 
     struct listening:

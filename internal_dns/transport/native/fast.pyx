@@ -93,7 +93,7 @@ cdef class Table:
         section in *records*, of the authority section, and of all sections, the answer's even when it is not there.
         An *indivisible* answer that does not fit leaves none of its records.
         """
-        cdef said answer
+        cdef answer_spec answer
         fill(&answer, network, name, qtype, flags, counts, records, options, cell)
         answer.unit, answer.turns = unit, turns
         answer.shown, answer.authority, answer.whole = sizes
@@ -113,7 +113,7 @@ cdef class Table:
         *ttls* are offsets into *records*: each TTL is sent less the seconds since *stored*. From *refresh* on the first
         who asks goes up to Python, and from *expires* on everyone.
         """
-        cdef said answer
+        cdef answer_spec answer
         cdef bytes offsets = b"".join([int(at).to_bytes(2, SYS_BYTEORDER) for at in ttls])
         if any(at + 6 > len(records) for at in ttls):
             raise ValueError("a TTL outside the records")
@@ -129,7 +129,7 @@ cdef class Table:
             raise ValueError("without end, or too large")
         return self.keep(&answer)
 
-    cdef keep(self, const said *answer):
+    cdef keep(self, const answer_spec *answer):
         size = put_answer(self.table, answer)
         if not size:
             raise MemoryError
@@ -149,7 +149,7 @@ cdef class Table:
     def set_unknown(self, int depth, unsigned short flags, counts, bytes records, sizes, bytes options):
         """Say what a name of `.internal` gets that is not there and has *depth* labels below it (the last depth: or
         more). Its first record is the SOA, owned by a pointer. To be set before any worker is made."""
-        cdef said answer
+        cdef answer_spec answer
         if self.workers or not 1 <= depth <= DEPTHS or self.table.unknown[depth - 1] is not NULL:
             raise ValueError("too late, or no such depth")
         fill(&answer, 0, b"\0", 0, flags, counts, records, options, 0)
@@ -169,7 +169,7 @@ cdef class Table:
         """Say which cell counts such replies to *qtype*; BY_TYPE: to that one and all beyond."""
         self.table.unknown_cells[qtype if qtype < BY_TYPE else BY_TYPE] = cell
 
-    def see(self, unsigned int number, labels):
+    def add_labels(self, unsigned int number, labels):
         """Let names under these first labels go up too, from now on."""
         cdef network *found = find_network(self.table, number)
         if found is NULL:
@@ -177,7 +177,7 @@ cdef class Table:
         for label in labels:
             self.add(found.bits, found.mask, label)
 
-    def unknow(self, unsigned int number):
+    def remove_network(self, unsigned int number):
         """Forget a network: all its questions that have no answer go up."""
         cdef network *found = find_network(self.table, number)
         return found is not NULL and remove_node(self.table, &self.table.networks, found.node.key, 1)
@@ -194,7 +194,7 @@ cdef class Table:
 
     # ── reading, as the workers do ────────────────────────────────────────────────────────────────────────────
 
-    def answer_one(self, bytes octets, bytes source, bytes destination, unsigned int turn, unsigned long long now=0,
+    def answer_one(self, bytes octets, bytes source, bytes destination, unsigned int rotation, unsigned long long now=0,
                    unsigned short port=65535, size_t room=OUT_SIZE, unsigned int unix_time=0):
         """Return the reply to *octets*, b"" for silence, None for what goes up. Nothing is counted."""
         cdef query asked
@@ -202,15 +202,15 @@ cdef class Table:
         cdef answer *found
         if len(source) != 16 or len(destination) != 16:
             raise ValueError("addresses have 16 octets")
-        said = read_query(self.table, octets, len(octets), source, destination, port, &asked)
-        if said != PLAIN:
-            return None if said == HAND_UP else b""
+        verdict = read_query(self.table, octets, len(octets), source, destination, port, &asked)
+        if verdict != PLAIN:
+            return None if verdict == HAND_UP else b""
         found = find_answer(self.table, &asked, now)
         if found is NULL:
             return None
         cdef uint8_t[OUT_SIZE] out
         at.monotonic, at.unix_time = now, unix_time
-        size = build_reply(self.table, found, &asked, turn, &at, out, min(room, OUT_SIZE))
+        size = build_reply(self.table, found, &asked, rotation, &at, out, min(room, OUT_SIZE))
         return out[:size] if size else None
 
     def hits_of(self, unsigned int network, bytes name, unsigned short qtype):
@@ -275,10 +275,10 @@ cdef uint8_t checked_length(bytes name) except 0:
     return len(name)
 
 
-cdef int fill(said *answer, uint32_t network, bytes name, uint16_t qtype, uint16_t flags, counts, bytes records,
+cdef int fill(answer_spec *answer, uint32_t network, bytes name, uint16_t qtype, uint16_t flags, counts, bytes records,
               bytes options, uint16_t cell) except -1:
     """Fill in what all answers have. The octets stay the caller's."""
-    memset(answer, 0, sizeof(said))
+    memset(answer, 0, sizeof(answer_spec))
     answer.network, answer.name, answer.length, answer.qtype = network, name, checked_length(name), qtype
     answer.flags, answer.cell = flags, cell
     if cell >= CELLS or len(records) > MAX_RECORDS or len(options) > 65535:
@@ -289,7 +289,7 @@ cdef int fill(said *answer, uint32_t network, bytes name, uint16_t qtype, uint16
     return 0
 
 
-cdef int check_shape(const said *answer) except -1:
+cdef int check_shape(const answer_spec *answer) except -1:
     if <uint64_t>answer.unit * answer.turns > answer.shown or answer.turns > 1 and not answer.unit:
         raise ValueError("fewer records than take turns")
     if answer.turns > 1 and answer.unit * answer.turns != answer.shown:

@@ -121,7 +121,7 @@ class Udp:
                     size=len(octets), until=until,
                 )  # fmt: skip
             else:
-                exchange.show_elsewhere(octets, source, destination, dropped=back is None)
+                exchange.tap_native(octets, source, destination, dropped=back is None)
         if exchange.taps:
             self._tell_unseen()
         return len(taken) == AT_ONCE
@@ -153,7 +153,7 @@ class Udp:
 
     def _tell_unseen(self) -> None:
         before, self._unseen = self._unseen, sum(worker.unseen for worker in self.workers)
-        self.exchange.not_shown(self._unseen - before)
+        self.exchange.tap_skipped(self._unseen - before)
 
     def _later(self, reply: Late, number: int, back: bytes) -> None:
         """Send *reply* when it is there."""

@@ -155,12 +155,12 @@ class Mirror:
                 yield from self._know(after)
             else:
                 for part in parts(new):
-                    self.table.see(number, part)
+                    self.table.add_labels(number, part)
                     yield
 
     def forget(self, number: NetworkId) -> None:
         """Let all names of network *number* go up, until it is told of again."""
-        self.table.unknow(number)
+        self.table.remove_network(number)
         self._room.pop(number, None)
 
     def watch(self, every: int) -> None:

@@ -543,7 +543,7 @@ static inline uint32_t first_of(const struct answer *answer, uint32_t room, uint
  * from the end, and TC says so. Of what an upstream said the first RRs are told. Return the size, or 0 for what Python must
  * see. */
 static inline size_t build_part(const struct table *table, const struct answer *answer, const struct query *query,
-                                uint32_t turn, const struct moment *now, uint8_t *out, size_t room)
+                                uint32_t rotation, const struct moment *now, uint8_t *out, size_t room)
 {
     bool relayed = answer->expires != 0;
     uint32_t opt = query->edns ? OPT_SIZE + query->own_options : 0;
@@ -564,13 +564,13 @@ static inline size_t build_part(const struct table *table, const struct answer *
         else if (answer->turns > 1) {
             answers = left / answer->unit;
             shown = answers * answer->unit;
-            first = turn % answer->turns * answer->unit;
+            first = rotation % answer->turns * answer->unit;
         } else
             shown = fitting(answer->octets, left, &answers);
     } else if (shown != answer->shown)
         return 0; /* it fits, and is not here */
     else
-        first = answer->turns > 1 ? turn % answer->turns * answer->unit : 0;
+        first = answer->turns > 1 ? rotation % answer->turns * answer->unit : 0;
     left -= shown;
     uint32_t options = query->edns && !relayed && answer->options <= left ? answer->options : 0;
     left -= options;
@@ -597,17 +597,17 @@ static inline size_t build_part(const struct table *table, const struct answer *
 
 /* Write the reply into *out*; return its size, 0 when Python must see the query or there is no *room*. */
 static inline size_t build_reply(const struct table *table, const struct answer *answer, const struct query *query,
-                                 uint32_t turn, const struct moment *now, uint8_t *out, size_t room)
+                                 uint32_t rotation, const struct moment *now, uint8_t *out, size_t room)
 {
     size_t opt = query->edns ? OPT_SIZE + (size_t)answer->options + query->own_options : 0;
     size_t size = query->end + answer->whole + opt;
     if (size > query->limit) /* decided by its size, before any TTL is touched */
-        return build_part(table, answer, query, turn, now, out, room);
+        return build_part(table, answer, query, rotation, now, out, room);
     if (size > room || answer->whole != answer->records)
         return 0;
     uint8_t *at = put_head(query, answer->flags, answer->counts[0], answer->counts[1], answer->counts[2], out);
     uint8_t *records = at;
-    uint32_t ring = answer->unit * answer->turns, first = answer->turns > 1 ? turn % answer->turns * answer->unit : 0;
+    uint32_t ring = answer->unit * answer->turns, first = answer->turns > 1 ? rotation % answer->turns * answer->unit : 0;
     at = put(at, answer->octets + first, ring - first);
     at = put(at, answer->octets, first);
     at = put(at, answer->octets + ring, answer->records - ring);

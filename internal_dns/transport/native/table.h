@@ -7,7 +7,7 @@
 #include "repeat.h"
 
 /* What an answer is made of; the caller keeps its octets. */
-struct said {
+struct answer_spec {
     uint32_t network;
     uint16_t qtype;
     uint8_t variant, length;  /* of the name */
@@ -158,13 +158,13 @@ static inline bool is_section(const uint8_t *octets, uint32_t size, uint32_t cou
 }
 
 /* Make an entry in one piece: the struct, its key, TTL offsets, octets. NULL without memory. */
-static inline struct answer *make_answer(const struct table *table, const struct said *said)
+static inline struct answer *make_answer(const struct table *table, const struct answer_spec *spec)
 {
     uint64_t key[KEY_WORDS];
-    uint32_t words = make_key(key, key_head(said->network, said->qtype, said->variant, said->length), said->name,
-                              said->length);
-    size_t key_size = words * 8, ttl_size = said->ttl_count * 2;
-    size_t size = sizeof(struct answer) + key_size + ttl_size + said->records + said->options;
+    uint32_t words = make_key(key, key_head(spec->network, spec->qtype, spec->variant, spec->length), spec->name,
+                              spec->length);
+    size_t key_size = words * 8, ttl_size = spec->ttl_count * 2;
+    size_t size = sizeof(struct answer) + key_size + ttl_size + spec->records + spec->options;
     struct answer *made = calloc(1, size);
     if (!made)
         return NULL;
@@ -175,23 +175,23 @@ static inline struct answer *make_answer(const struct table *table, const struct
     made->node.size = (uint32_t)size;
     made->ttls = (uint16_t *)(at += key_size);
     if (ttl_size)
-        memcpy(at, said->ttls, ttl_size);
+        memcpy(at, spec->ttls, ttl_size);
     made->octets = at += ttl_size;
-    put(put(at, said->record_octets, said->records), said->option_octets, said->options);
-    made->unit = said->unit, made->turns = said->turns;
-    made->records = said->records, made->options = said->options, made->ttl_count = said->ttl_count;
-    made->flags = said->flags, made->cell = said->cell, made->extended = said->extended;
-    memcpy(made->counts, said->counts, sizeof made->counts);
-    made->shown = said->shown, made->authority = said->authority, made->whole = said->whole;
-    made->chain = said->chain, made->indivisible = said->indivisible, made->names_zone = said->names_zone;
-    made->stored = said->stored, made->refresh = said->refresh, made->expires = said->expires;
+    put(put(at, spec->record_octets, spec->records), spec->option_octets, spec->options);
+    made->unit = spec->unit, made->turns = spec->turns;
+    made->records = spec->records, made->options = spec->options, made->ttl_count = spec->ttl_count;
+    made->flags = spec->flags, made->cell = spec->cell, made->extended = spec->extended;
+    memcpy(made->counts, spec->counts, sizeof made->counts);
+    made->shown = spec->shown, made->authority = spec->authority, made->whole = spec->whole;
+    made->chain = spec->chain, made->indivisible = spec->indivisible, made->names_zone = spec->names_zone;
+    made->stored = spec->stored, made->refresh = spec->refresh, made->expires = spec->expires;
     return made;
 }
 
 /* Keep an answer; return the octets it takes, 0 without memory. */
-static inline uint32_t put_answer(struct table *table, const struct said *said)
+static inline uint32_t put_answer(struct table *table, const struct answer_spec *spec)
 {
-    struct answer *made = make_answer(table, said);
+    struct answer *made = make_answer(table, spec);
     if (!made)
         return 0;
     put_node(table, &table->answers, &made->node);

@@ -116,7 +116,7 @@ static inline struct moment moment_of(uint64_t now)
     return (struct moment){.monotonic = now / 1000000, .unix_time = (uint32_t)t.tv_sec};
 }
 
-static inline uint32_t next_turn(struct worker *w)
+static inline uint32_t next_rotation(struct worker *w)
 {
     w->random ^= w->random << 13, w->random ^= w->random >> 7, w->random ^= w->random << 17; /* xorshift64 */
     return (uint32_t)(w->random >> 32);
@@ -190,7 +190,7 @@ static inline void done_with(struct worker *w, const struct handed *handed)
 static inline bool show(struct worker *w, const struct handed *handed, uint8_t *octets, const uint8_t *reply)
 {
     uint32_t watched = atomic_load_explicit(&w->table->watched, memory_order_relaxed);
-    if (!watched || next_turn(w) % watched)
+    if (!watched || next_rotation(w) % watched)
         return false;
     struct handed shown = *handed;
     shown.what = reply ? REPEATED : DROPPED;
@@ -262,7 +262,7 @@ static inline void send_reply(struct worker *w, const struct handed *to, const u
     m->msg_control = c, m->msg_controllen = CMSG_SPACE(sizeof info);
 }
 
-/* ── a turn ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── a batch ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Fill *from* with the addresses of received message *k*; false when packet info is missing. */
 static inline bool addresses_of(struct worker *w, int socket, int k, struct handed *from)
@@ -325,7 +325,7 @@ static inline void count_reply(struct worker *w, struct answer *answer, const st
 }
 
 /* Hot path: all of a batch is read before any is looked up, so that the memory each one needs is under way meanwhile. */
-static inline void take_turn(struct worker *w, int socket)
+static inline void serve_batch(struct worker *w, int socket)
 {
     struct handed from[BATCH];
     enum verdict verdicts[BATCH];
@@ -362,7 +362,7 @@ static inline void take_turn(struct worker *w, int socket)
         struct query *query = &w->queries[k];
         uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
         struct answer *answer = verdicts[k] == PLAIN ? find_answer(table, query, moment.monotonic) : NULL;
-        size_t length = answer ? build_reply(table, answer, query, next_turn(w), &moment, out, OUT_SIZE) : 0;
+        size_t length = answer ? build_reply(table, answer, query, next_rotation(w), &moment, out, OUT_SIZE) : 0;
         if (length) {
             count_reply(w, answer, query);
             reply_to(w, k, replies++, out, length);
@@ -439,7 +439,7 @@ static inline void run_worker(struct worker *w)
             if (events[k].data.u32 == (uint32_t)w->socket_count)
                 stopped = true;
             else
-                take_turn(w, (int)events[k].data.u32);
+                serve_batch(w, (int)events[k].data.u32);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }

@@ -7,7 +7,7 @@ from functools import lru_cache
 from struct import pack, unpack
 from typing import Final
 
-from internal_dns.core.journey import Remember, Rules
+from internal_dns.core.journey import Cacheable, Rules
 from internal_dns.core.message import OUR_UDP_SIZE, ede_option, part_told
 from internal_dns.core.records import ADDRESS_RR, TextList
 from internal_dns.core.wire import AA, CD, HEADER, MAX_MESSAGE, QR, RA, RD, TC, Type
@@ -50,41 +50,41 @@ class Entry:
     hits: int = 0
     seen: int = 0  # hits, when it was about to be dropped and was not
 
-    def by_groups(self, turn: int) -> bytes:
+    def by_groups(self, rotation: int) -> bytes:
         """The answer section when there are several tie groups, each rotated by itself."""
         parts = (
-            ring[(at := turn % count * self.unit) : at + count * self.unit]
+            ring[(at := rotation % count * self.unit) : at + count * self.unit]
             for ring, count in self.rings
         )
         return b"".join(parts)[: self.shown]
 
-    def answer(self, turn: int) -> bytes:
+    def answer(self, rotation: int) -> bytes:
         """The answer section, its RRs turned round."""
         if self.rings:
-            return self.by_groups(turn)
-        at = turn % self.count * self.unit if self.count > 1 else 0
+            return self.by_groups(rotation)
+        at = rotation % self.count * self.unit if self.count > 1 else 0
         return self.ring[at : at + self.shown]
 
-    def first(self, turn: int, size: int) -> bytes:
+    def first(self, rotation: int, size: int) -> bytes:
         """The first *size* octets of `answer`."""
         if self.rings:
-            return self.by_groups(turn)[:size]
-        at = turn % self.count * self.unit if self.count > 1 else 0
+            return self.by_groups(rotation)[:size]
+        at = rotation % self.count * self.unit if self.count > 1 else 0
         return self.ring[at : at + size]
 
-    def fitting(self, turn: int, room: int, count: int) -> tuple[int, int]:
+    def fitting(self, rotation: int, room: int, count: int) -> tuple[int, int]:
         """How many of the first *count* RRs of the answer section fit into *room*, and their
         octets."""
         if self.total * self.unit == self.whole:
             fit = min(count, max(room, 0) // self.unit)
             return fit, fit * self.unit
-        return fitting(self.first(turn, self.shown), count, room)
+        return fitting(self.first(rotation, self.shown), count, room)
 
     def part(
         self,
         octets: bytes,
         end: int,
-        turn: int,
+        rotation: int,
         opt: bytes,
         options: bytes,
         limit: int,
@@ -108,7 +108,7 @@ class Entry:
             return None
         elif too_long and stream:
             answers, ede = part_told(
-                lambda left: self.fitting(turn, left, self.total)[0],
+                lambda left: self.fitting(rotation, left, self.total)[0],
                 self.total if self.whole <= MAX_MESSAGE else MAX_MESSAGE // self.unit,
                 self.total,
                 room,
@@ -116,15 +116,15 @@ class Entry:
                 has_opt=bool(opt),
             )
             error = ede_option(ede) if opt else b""
-            answers, size = self.fitting(turn, room, answers)
+            answers, size = self.fitting(rotation, room, answers)
         elif too_long:
-            answers, size = self.fitting(turn, room, self.total)
+            answers, size = self.fitting(rotation, room, self.total)
         if too_long:
             additionals = 0
             if not stream:
                 head |= TC
                 error = b""
-        answer = self.first(turn, size)
+        answer = self.first(rotation, size)
         room -= len(answer)
         if len(error) > room:
             error = b""
@@ -142,7 +142,7 @@ class Entry:
         )), too_long and stream  # fmt: skip
 
 
-def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
+def cut(said: Cacheable, rules: Rules, counter: Cell) -> Entry | None:
     """Cut a reply into an Entry; None when it does not fit the scheme (RRs of several lengths that
     rotate)."""
     body = said.body
@@ -187,7 +187,7 @@ def cut(said: Remember, rules: Rules, counter: Cell) -> Entry | None:
     )
 
 
-def _cut_ring(said: Remember, rules: Rules, counter: Cell) -> Entry:
+def _cut_ring(said: Cacheable, rules: Rules, counter: Cell) -> Entry:
     """Cut a reply with an address set past any message."""
     body, total = said.body, len(said.ring) // ADDRESS_RR
     base = QR | body.aa * AA | rules.forwarding * RA | body.rcode

@@ -96,7 +96,7 @@ class Mirror(Protocol):
 
     def watch(self, every: int) -> None:
         """Show one in *every* of what is repeated or dropped there, 0 for nothing
-        (Exchange.show_elsewhere)."""
+        (Exchange.tap_native)."""
 
     def steps(
         self,
@@ -152,7 +152,7 @@ class AnswerTable:
     # Hot path: every octet string here is built by slices of the query and of the entry, nothing is
     # parsed.
     def repeat(
-        self, octets: bytes, source: bytes, destination: bytes, turn: int, limit: int = 0
+        self, octets: bytes, source: bytes, destination: bytes, rotation: int, limit: int = 0
     ) -> bytes | None:
         """Return the reply to *octets* when it is known, else None. *limit* 0 is UDP's, by the
         query's OPT."""
@@ -193,21 +193,21 @@ class AnswerTable:
             self.misses += 1
             return None
         assert isinstance(entry, Entry)
-        at = turn % entry.count * entry.unit if entry.count > 1 else 0
+        at = rotation % entry.count * entry.unit if entry.count > 1 else 0
         opt = entry.opts[opt[7] >> 7] if edns else b""
         options = self._options(asked, source, limit) if asked else b""
         if entry.whole > entry.shown or entry.whole > (limit or size):
-            return self._part(entry, octets, end, turn, opt, options, limit, size)
+            return self._part(entry, octets, end, rotation, opt, options, limit, size)
         reply = b"".join((
             octets[:2],
             entry.heads[octets[2] & 1 | octets[3] >> 3 & 2 | edns],
             octets[HEADER:end],
-            entry.ring[at : at + entry.shown] if not entry.rings else entry.by_groups(turn),
+            entry.ring[at : at + entry.shown] if not entry.rings else entry.by_groups(rotation),
             entry.tail,
             opt if not options else with_options(opt, options),
         ))  # fmt: skip
         if len(reply) > (limit or size):
-            return self._part(entry, octets, end, turn, opt, options, limit, size)
+            return self._part(entry, octets, end, rotation, opt, options, limit, size)
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
@@ -218,14 +218,14 @@ class AnswerTable:
         entry: Entry,
         octets: bytes,
         end: int,
-        turn: int,
+        rotation: int,
         opt: bytes,
         options: bytes,
         limit: int,
         size: int,
     ) -> bytes | None:
         """Return what of the reply fits."""
-        said = entry.part(octets, end, turn, opt, options, limit or size, stream=limit > 0)
+        said = entry.part(octets, end, rotation, opt, options, limit or size, stream=limit > 0)
         if said is None:
             self.misses += 1
             return None

@@ -42,7 +42,7 @@ class Question:
     type: str = ""
     who: str = ""
     by: str = "udp"
-    turn: int = 0
+    rotation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,14 @@ def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any
             "Run `internal-dns explain`, which is a process of its own",
         )
     story = explain(
-        octets, source, _EVERYONES, catalog, rules, turn=question.turn, stream=tcp, at_most=JUDGED
+        octets,
+        source,
+        _EVERYONES,
+        catalog,
+        rules,
+        rotation=question.rotation,
+        stream=tcp,
+        at_most=JUDGED,
     )
     asked = query.question[0]
     labels = [names.printable(label) for label in asked.name.labels[:-1]]

@@ -9,8 +9,8 @@ import dns.message
 import pytest
 
 from internal_dns.admin.asking import NotAQuestion, query_for
-from internal_dns.admin.console import journey as module
-from internal_dns.admin.console.journey import Question, journey, with_few_answers
+from internal_dns.admin.console import steps as module
+from internal_dns.admin.console.steps import Question, journey, with_few_answers
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.core.requester import SourceMap
@@ -41,9 +41,9 @@ NAMES = (
 @pytest.mark.parametrize("by", ["udp", "udp8192", "tcp"])
 def test_a_machine_is_shown_the_reply_that_it_would_get(name: str, by: str) -> None:
     source = "fdaa:0:18:a7b:7d:1:1:2"
-    shown = journey(Question(name, who=source, by=by, turn=7), CATALOG, RULES)
+    shown = journey(Question(name, who=source, by=by, rotation=7), CATALOG, RULES)
     query = query_for(name, None, None, size=8_192 if by == "udp8192" else 1_232)
-    said = respond(query.to_wire(), IN_WEB, SERVER, CATALOG, RULES, turn=7, stream=by == "tcp")
+    said = respond(query.to_wire(), IN_WEB, SERVER, CATALOG, RULES, rotation=7, stream=by == "tcp")
     assert isinstance(said, Reply)
     reply = dns.message.from_wire(said.octets, one_rr_per_rrset=True)
     assert (shown["reply"]["rcode"], shown["reply"]["octets"]) == (
@@ -110,10 +110,10 @@ def test_one_tenant_is_never_told_of_another() -> None:
 
 def test_turns_are_linked_and_change_who_is_first() -> None:
     first = [
-        journey(Question("web.internal", who="acme", turn=turn), CATALOG, RULES)["reply"][
+        journey(Question("web.internal", who="acme", rotation=rotation), CATALOG, RULES)["reply"][
             "sections"
         ][0][1][0].data
-        for turn in range(3)
+        for rotation in range(3)
     ]
     assert len(set(first)) == 3
     with console() as client:

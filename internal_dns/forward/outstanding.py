@@ -193,7 +193,7 @@ class Guard(Protocol):
     def unheard(self, state: State, name: bytes) -> None:
         """An upstream did not answer for *name* in time."""
 
-    def failed_on(self, asking: Asking) -> None:
+    def failed_on(self, asking: OutstandingQuery) -> None:
         """An exception that nobody expected is being handled."""
 
 
@@ -205,10 +205,10 @@ class Waiting(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Try:
+class UdpAttempt:
     """One UDP message to an upstream, and the socket its reply comes to."""
 
-    asking: Asking
+    asking: OutstandingQuery
     at: int
     sock: socket.socket | SharedSocket
     ident: bytes
@@ -232,7 +232,7 @@ class Try:
         self.asking.unreachable(self)
 
 
-class Asking:
+class OutstandingQuery:
     """A question on its way. *done* is called once, with the outcome and the upstream's state if
     one answered."""
 
@@ -242,7 +242,7 @@ class Asking:
         states: Sequence[State],
         plan: Plan,
         guard: Guard,
-        done: Callable[[Asking, Outcome, State | None], None],
+        done: Callable[[OutstandingQuery, Outcome, State | None], None],
         *,
         network: NetworkId = NOBODY,
         allow_prefix: bool = False,
@@ -263,7 +263,7 @@ class Asking:
         self.looping = False  # an upstream has asked us this meanwhile
         self.outcome: Outcome | None = None  # when it has ended
         self._ends: list[asyncio.Future[None]] = []
-        self._tries: list[Try] = []
+        self._tries: list[UdpAttempt] = []
         self._streams: dict[asyncio.Task[None], tuple[int, float]] = {}
         self._answered: set[int] = set()  # upstreams that said anything, even no
         self._plain: set[int] = set()  # upstreams that know no EDNS, as it turned out just now
@@ -378,12 +378,12 @@ class Asking:
             shared = state.pool and state.pool.take(self.loop.time())
             if shared:
                 ident = shared.free_ident()
-                made = Try(self, at, shared, ident, section, time.monotonic(), edns)
+                made = UdpAttempt(self, at, shared, ident, section, time.monotonic(), edns)
                 shared.send(ident, query, made)
             else:
                 ident = secrets.token_bytes(2)
                 sock = self._sent(state, ident + query)
-                made = Try(self, at, sock, ident, section, time.monotonic(), edns)
+                made = UdpAttempt(self, at, sock, ident, section, time.monotonic(), edns)
                 self.loop.add_reader(sock, self._readable, made)
         except OSError as error:
             self._no_socket |= error.errno in _NO_SOCKET
@@ -409,7 +409,7 @@ class Asking:
             raise
         return sock
 
-    def _readable(self, made: Try) -> None:
+    def _readable(self, made: UdpAttempt) -> None:
         """Take what has come on a socket of its own."""
         assert isinstance(made.sock, socket.socket)
         try:
@@ -421,18 +421,18 @@ class Asking:
             return
         self.take(made, octets)
 
-    def unreachable(self, made: Try) -> None:
+    def unreachable(self, made: UdpAttempt) -> None:
         """Nobody is there."""
         try:
             if made in self._tries and not made.unchecked:
                 self.states[made.at].failures["unreachable"] += 1
                 self._close(made)
-                self.plan.refused(made.at, reached=False)
+                self.plan.rule_out(made.at, reached=False)
                 self._go_on()
         except Exception:
             self._fault()
 
-    def take(self, made: Try, octets: bytes) -> None:
+    def take(self, made: UdpAttempt, octets: bytes) -> None:
         """Take what has come: the reply ends the try, anything else does not."""
         if made.unchecked:
             return  # one reply more on a shared socket; if the first one is bad, TCP will tell
@@ -446,7 +446,7 @@ class Asking:
         except Exception:
             self._fault()
 
-    def missed(self, made: Try) -> None:
+    def missed(self, made: UdpAttempt) -> None:
         """Something that is not the reply came from the upstream's address: somebody may be
         guessing."""
         self.states[made.at].missed()
@@ -454,7 +454,7 @@ class Asking:
             self._by_stream(made.at, must=False)
         made.near_miss = True
 
-    def _close(self, made: Try) -> None:
+    def _close(self, made: UdpAttempt) -> None:
         self._tries.remove(made)
         state, sock = self.states[made.at], made.sock
         if isinstance(sock, SharedSocket):
@@ -494,7 +494,7 @@ class Asking:
             if self.outcome is None:
                 state.failures[_reason(error)] += 1
                 if must:
-                    self.plan.refused(at, reached=_reached(error) or at in self._answered)
+                    self.plan.rule_out(at, reached=_reached(error) or at in self._answered)
                     self.go_on()
             return
         finally:
@@ -515,7 +515,7 @@ class Asking:
         ident: bytes,
         section: bytes,
         sent_at: float,
-        made: Try | None,
+        made: UdpAttempt | None,
         *,
         edns: bool = True,
         age: int = 0,
@@ -537,10 +537,10 @@ class Asking:
         self._unchecked += 1
         self._rest()
         networks = set(self.waiters.values()) or {self.network}
-        turn = next(iter(networks)) if len(networks) == 1 else None
+        turn_of = next(iter(networks)) if len(networks) == 1 else None
         self.guard.check(
             networks,
-            partial(self._judge_in_turn, at, octets, ident, section, made, edns, age, turn),
+            partial(self._judge_in_turn, at, octets, ident, section, made, edns, age, turn_of),
         )
 
     def _judge_in_turn(
@@ -549,18 +549,18 @@ class Asking:
         octets: bytes,
         ident: bytes,
         section: bytes,
-        made: Try | None,
+        made: UdpAttempt | None,
         edns: bool,
         age: int,
-        turn: NetworkId | None,
+        turn_of: NetworkId | None,
     ) -> None:
-        """Check a reply now; *turn*: whose turn it is, if that is known."""
+        """Check a reply now; *turn_of*: the network whose turn it is, if known."""
         self._unchecked -= 1
         if made is not None:
             made.unchecked = False
         if self.outcome is not None:
             return
-        self._turn = turn
+        self._turn = turn_of
         try:
             self._judge(at, octets, ident, section, made, edns, age)
             if self.outcome is None:
@@ -579,7 +579,7 @@ class Asking:
         octets: bytes,
         ident: bytes,
         section: bytes,
-        made: Try | None,
+        made: UdpAttempt | None,
         edns: bool,
         age: int,
     ) -> None:
@@ -617,7 +617,7 @@ class Asking:
             return
         if made is not None:
             self._close(made)
-        self.plan.refused(at, reached=True)
+        self.plan.rule_out(at, reached=True)
         self._go_on()
 
     def _says_no(self, at: int, checked: Checked) -> bool:
@@ -627,7 +627,7 @@ class Asking:
             checked.rcode >= 16 or checked.rcode in _TRY_ANOTHER or bool(checked.flags & TC)
         )
 
-    def _knows_no_edns(self, at: int, rcode: int, made: Try | None) -> None:
+    def _knows_no_edns(self, at: int, rcode: int, made: UdpAttempt | None) -> None:
         """Ask once more, without OPT: FORMERR or NOTIMP came without one (RFC 6891 section 7)."""
         state = self.states[at]
         state.replies[rcode] += 1
@@ -637,7 +637,7 @@ class Asking:
         if self.probe:
             self.end(_FAILING, state)
         elif at in self._plain or not self.plan.may_send():
-            self.plan.refused(at, reached=True)
+            self.plan.rule_out(at, reached=True)
             self._go_on()
         else:
             self._plain.add(at)
@@ -647,13 +647,13 @@ class Asking:
             else:
                 self._by_stream(at, must=True)
 
-    def _too_large(self, at: int, made: Try) -> None:
+    def _too_large(self, at: int, made: UdpAttempt) -> None:
         """TC is set: the whole of it is to be had by TCP."""
         self._close(made)
         if self.plan.may_send():
             self._by_stream(at, must=True)
         else:
-            self.plan.refused(at, reached=True)
+            self.plan.rule_out(at, reached=True)
             self._go_on()
 
 
