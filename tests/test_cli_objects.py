@@ -901,7 +901,7 @@ def test_an_apply_that_is_killed_leaves_all_of_it_or_nothing(demo: Path, tmp_pat
 
 SOURCES = [
     ("wireguard", "wireguard.conf"), ("wireguard", "wireguard.dump"), ("docker", "docker.json"),
-    ("consul", "consul-catalog.json"), ("consul", "consul-health.json"), ("fly", "fly.json"), ("fly", "fly-apps.json"),
+    ("consul", "consul-catalog.json"), ("fly", "fly.json"), ("fly", "fly-apps.json"),
     ("csv", "machines.csv"), ("csv", "peers.csv"),
 ]  # fmt: skip
 

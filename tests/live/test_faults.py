@@ -465,7 +465,7 @@ def test_settings_that_contradict_each_other(acme: Path) -> None:
         "::1/128=fdaa::/48",
     )
     assert code == 78
-    for words in ("none excludes", "is inside the prefix", "network 0"):
+    for words in ("none cannot be combined", "is in the prefix", "network 0"):
         assert words in said, said
 
 

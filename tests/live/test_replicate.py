@@ -487,7 +487,7 @@ def test_a_bucket_is_followed_over_tls_and_only_of_a_server_that_is_vouched_for(
         own = f"cert={client.certificate}&key={client.key}"
         follows_it(f"{start}?ca={ours.pem}&{own}", tmp_path / "catalog.db")
         assert "certificate" in refusal(f"{start}?ca={other.pem}&{own}").lower()
-        assert "certificate, and the address names none" in refusal(f"{start}?ca={ours.pem}")
+        assert "client certificate and the address names none" in refusal(f"{start}?ca={ours.pem}")
 
 
 def test_nothing_is_said_to_a_server_that_leaves_tls_out() -> None:

@@ -152,7 +152,7 @@ def test_an_address_that_is_on_no_interface_yet_is_no_reason_to_be_killed(
     try:
         with manager.sock, service(acme, manager, watchdog=WATCHDOG, host=host) as server:
             manager.hears("WATCHDOG", "1")
-            assert "none of our addresses is on this host yet" in server.stderr()
+            assert "no address of the server is on this host yet" in server.stderr()
             # Once it can be asked it is, and by its own address.
             host.ip("-6 route add local fdaa::3/128 dev lo")
             manager.flush()
@@ -295,7 +295,10 @@ def test_a_faulty_configuration_leaves_the_one_before(acme: Path, tmp_path: Path
             ("upstream = \n", "is not TOML"),
             ('upstreem = "none"\n', "did you mean 'upstream'?"),
             ('region = "a b"\nudp_limit = 1\n', "is not a region code"),
-            ('listen = "[::1]:0"\nupstream = ["none", "udp://192.0.2.1"]\n', "none excludes"),
+            (
+                'listen = "[::1]:0"\nupstream = ["none", "udp://192.0.2.1"]\n',
+                "none cannot be combined",
+            ),
             (f"x = {'[' * 100_000}", "nested too deeply"),
             (f"workers = {'9' * 5_000}", "too many digits"),
             ('cookie_secret = "hunter2"\n', "is 32 hexadecimal digits"),
