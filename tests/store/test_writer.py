@@ -568,7 +568,7 @@ from internal_dns.store.writer import Writer
 with Writer(sys.argv[1]) as writer:
     for turn in range(int(sys.argv[2]), 1_000_000):
         puts = [("machines", {"id": f"k{n}", "network_id": 24, "app": "killed",
-                              "state": f"s{rotation}", "region": "iad",
+                              "state": f"s{turn}", "region": "iad",
                               "address": f"fdaa:0:18:a7b:7d:9:{n + 1:x}:2"}) for n in range(2_000)]
         print(turn, flush=True)
         writer.write(puts)
