@@ -225,6 +225,12 @@ def test_wrong_usage_exits_2(words: list[str]) -> None:
     assert "Traceback" not in said.err
 
 
+def test_dig_says_how_to_name_a_server_to_who_writes_it_as_other_digs_take_it() -> None:
+    said = run("dig", "@fdaa::3", "web.internal")
+    assert said.code == 2
+    assert "--server fdaa::3" in said.err
+
+
 # ── init ──────────────────────────────────────────────────────────────────────────────────────────
 
 

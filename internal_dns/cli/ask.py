@@ -98,6 +98,8 @@ def dig(
 
     if who and source:
         raise click.UsageError("--as and -b exclude each other: both say who asks")
+    if name.startswith("@"):
+        raise click.UsageError(f"name the server by an option: --server {name[1:] or 'ADDRESS'}")
     own = _source(source) if source else None
     as_served = settings({"catalog": catalog} if catalog else {}, config)
     query = query_for(name, qtype, who, as_served.prefix)
