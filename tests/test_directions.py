@@ -89,6 +89,7 @@ def cycle(allowed: Mapping[str, Set[str]]) -> list[str]:
     return sorted(left)
 
 
+@pytest.mark.slow
 def test_packages_import_only_what_lies_inward() -> None:
     wrong = {
         f"{source} -> {target}": files

@@ -381,6 +381,7 @@ def test_a_write_that_waits_returns_when_it_is_visible(path: Path) -> None:
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_a_write_that_changes_no_answer_is_visible_at_once(
     path: Path, request_: dict[str, Any], rows: int
 ) -> None:

@@ -93,10 +93,12 @@ def complaints(root: Path) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_core_as_it_is_has_no_complaints(checked: Path) -> None:
     assert complaints(checked) == {}
 
 
+@pytest.mark.slow
 def test_a_new_form_is_missed_wherever_it_is_not_known(checked: Path) -> None:
     source = checked / "internal_dns" / "core" / "names.py"
     text = source.read_text()
@@ -114,6 +116,7 @@ def test_a_new_form_is_missed_wherever_it_is_not_known(checked: Path) -> None:
     assert "told" in found["explain"]
 
 
+@pytest.mark.slow
 def test_a_new_pageable_form_is_missed_by_the_pages_too(checked: Path) -> None:
     source = checked / "internal_dns" / "core" / "names.py"
     text = source.read_text()
@@ -128,6 +131,7 @@ def test_a_new_pageable_form_is_missed_by_the_pages_too(checked: Path) -> None:
     assert {"find", "exists", "_page", "mismatch"} <= complaints(checked)["lookup"]
 
 
+@pytest.mark.slow
 def test_a_new_field_of_addresses_is_missed_wherever_it_is_not_read(checked: Path) -> None:
     source = checked / "internal_dns" / "core" / "names.py"
     text = source.read_text()

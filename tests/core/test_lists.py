@@ -147,6 +147,7 @@ def no_index_is_built() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("name", "qtype"), FORMS)
+@pytest.mark.slow
 def test_no_question_waits_for_an_index(name: str, qtype: int) -> None:
     catalog = fresh()
     with no_index_is_built():
@@ -199,6 +200,7 @@ def test_every_form_above_means_something() -> None:
 
 @pytest.mark.parametrize("small", [0, 1])
 @pytest.mark.parametrize("most", [1, 3, 2_340])
+@pytest.mark.slow
 def test_answers_of_large_apps_agree_with_the_reference(
     monkeypatch: pytest.MonkeyPatch, small: int, most: int
 ) -> None:
@@ -333,6 +335,7 @@ def test_over_udp_a_list_too_long_is_tc_and_not_built(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 100, 120, 227, 400, 1_200, 3_000])
+@pytest.mark.slow
 def test_a_list_counts_as_too_long_only_when_it_is(size: int) -> None:
     """Machines with the shortest names there are: the estimate must not be above the truth."""
     rows = {

@@ -285,6 +285,7 @@ def test_of_what_is_too_large_for_the_client_as_many_whole_records_as_fit_are_se
     assert len(whole.answer) == 59
 
 
+@pytest.mark.slow
 def test_a_chain_is_sent_whole_with_some_of_its_end_or_not_at_all() -> None:
     links = [f"www.example 60 CNAME {'a' * 60}.example.", f"{'a' * 60}.example 60 CNAME b.example."]
     ends = [f"b.example 60 AAAA 2001:db8::{n:x}" for n in range(1, 60)]

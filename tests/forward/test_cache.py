@@ -119,6 +119,7 @@ def test_what_is_asked_for_once_does_not_push_out_what_is_asked_for_often(
     assert len(cache) <= 100
 
 
+@pytest.mark.slow
 def test_its_bounds_hold_whatever_is_done() -> None:
     rng = random.Random(7)
     cache = Cache(max_entries=50, max_octets=60_000)

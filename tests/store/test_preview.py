@@ -190,6 +190,7 @@ def test_of_many_members_those_that_differ_are_shown_and_the_others_counted(writ
     assert after == "no data (no machine matches)"
 
 
+@pytest.mark.slow
 def test_sets_and_lists_past_any_message_are_compared_whole(writer: Writer) -> None:
     member = (
         'id = "w{0:04}", address = "fdaa:0:40:1:1:0:{0:x}:2", region = "iad", state = "{1}", '

@@ -117,6 +117,7 @@ def older_schema() -> str:
     return text.replace(body[1], f"{kept.rstrip().rstrip(',')}\n")
 
 
+@pytest.mark.slow
 def test_a_file_of_the_older_schema_answers_byte_for_byte_as_one_that_has_the_defaults() -> None:
     rng = Random(7)
     asked = 0

@@ -109,6 +109,7 @@ OPTIONAL = [(t.name, c.name) for t in CATALOG for c in t.columns if not c.needed
 
 @given(st.sets(st.sampled_from(OPTIONAL), min_size=1), st.booleans())
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_whatever_columns_a_file_lacks_have_their_defaults(
     lacking: set[tuple[str, str]], more: bool
 ) -> None:

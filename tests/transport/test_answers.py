@@ -712,6 +712,7 @@ LISTS = (("vms.many.internal", TXT), ("_instances.internal", TXT))
 @pytest.mark.parametrize(
     ("machines", "lists"), [(300, LISTS), (2_400, LISTS), (10_000, LISTS), (70_000, ())]
 )
+@pytest.mark.slow
 def test_an_app_of_any_size_is_repeated_to_udp_clients(
     machines: int, lists: tuple[tuple[str, int], ...]
 ) -> None:
@@ -752,6 +753,7 @@ def test_a_list_that_did_not_fit_who_asked_first_is_not_told_to_be_too_large_for
 
 @pytest.mark.parametrize("name", ["many.internal", "many.flycast", "iad.many.internal"])
 @pytest.mark.parametrize("count", [2_336, 2_340, 2_341, 5_000])
+@pytest.mark.slow
 def test_the_part_of_a_set_past_a_tcp_message_is_repeated(name: str, count: int) -> None:
     catalog = large(count)
     network = catalog.networks[NetworkId(ACME)]
@@ -795,6 +797,7 @@ def test_each_address_of_a_set_past_any_message_is_first_equally_often() -> None
 @pytest.mark.parametrize(
     "name", ["web.internal", "nosuch.internal", "_apps.internal", "web.flycast", "internal"]
 )
+@pytest.mark.slow
 def test_options_are_answered_from_the_table(name: str) -> None:
     rng = Random(name)
     for rules in (RULES, Rules(maps=MAPS), Rules(nsid=b"x" * 64, forwarding=False)):

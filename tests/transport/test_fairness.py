@@ -40,6 +40,7 @@ def work(queue: FairQueue[int], costs: dict[bytes, list[float]], seconds: float)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(COSTS, min_size=1, max_size=4), min_size=1, max_size=5))
+@pytest.mark.slow
 def test_each_busy_network_has_nine_tenths_of_its_part(mixes: list[list[float]]) -> None:
     costs = dict(zip(BUSY, mixes, strict=False))
     # Long enough for what one piece may go beyond a quantum not to matter.
@@ -56,6 +57,7 @@ def test_each_busy_network_has_nine_tenths_of_its_part(mixes: list[list[float]])
     st.floats(0.00001, QUANTUM),
     st.floats(0.01, 0.5),
 )
+@pytest.mark.slow
 def test_a_network_that_asks_little_waits_for_a_round_and_the_longest_piece_at_most(
     mixes: list[list[float]], cost: float, warm: float
 ) -> None:

@@ -81,6 +81,7 @@ def rcodes(client: Client) -> list[int]:
     return [reply[3] & 15 for reply in client.replies]
 
 
+@pytest.mark.slow
 def test_eight_thousand_questions_of_one_network_that_waited_through_a_start_are_answered() -> None:
     async def run() -> None:
         exchange = serving()

@@ -66,6 +66,7 @@ def test_the_differences_are_those_of_the_core(seed: int) -> None:
 
 @given(st.integers(0, 1 << 32))
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_between_the_steps_every_answer_is_of_the_networks_catalog(seed: int) -> None:
     rng = Random(seed)
     rows, old, new = read_both(rng)
