@@ -43,7 +43,7 @@ import pytest
 import internal_dns.forward.forwarder as forwarder_module
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Forward, Rules, respond
-from internal_dns.forward import outstanding as asking
+from internal_dns.forward import outstanding
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Upstream
 from internal_dns.metrics import Metrics
@@ -215,7 +215,7 @@ def _fields(line: str) -> tuple[str, int, str, str, str]:
 async def play(scenario: Scenario) -> None:
     loop = asyncio.get_running_loop()
     with ExitStack() as stack:
-        for module in (asking, forwarder_module):  # they read the clock without the loop, too
+        for module in (outstanding, forwarder_module):  # they read the clock without the loop, too
             stack.enter_context(
                 patch.object(module, "time", SimpleNamespace(monotonic=loop.time), create=True)
             )

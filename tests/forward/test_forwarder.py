@@ -18,8 +18,7 @@ import pytest
 import internal_dns.forward.forwarder as forwarder_module
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Forward, Rules, respond
-from internal_dns.forward import outstanding as asking
-from internal_dns.forward import policy
+from internal_dns.forward import outstanding, policy
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.outstanding import Question
 from internal_dns.forward.upstreams import Rule, Upstream
@@ -84,7 +83,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 
 
 SHORT_PATIENCE = 0.44  # a tenth of the usual
-WHERE = {"HEDGE": (policy, asking), "TRY_TIMEOUT": (policy,), "PATIENCE": (forwarder_module,)}
+WHERE = {"HEDGE": (policy, outstanding), "TRY_TIMEOUT": (policy,), "PATIENCE": (forwarder_module,)}
 
 
 def set_times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:

@@ -1,5 +1,4 @@
-"""Real peers: a validating Unbound behind us, and races against
-forged replies."""
+"""Real peers: a validating Unbound behind us, and races against forged replies."""
 
 from __future__ import annotations
 
