@@ -142,6 +142,8 @@ class Pool:
             self._elsewhere_until = now + LIFETIME
             return None
         made = self._sockets[at] = SharedSocket(sock, now + LIFETIME, self.on_stray)
+        # An upstream that is asked no more must not hold descriptors.
+        made.loop.call_later(LIFETIME, self._retire, at, made)
         return made
 
     def close(self) -> None:
@@ -150,6 +152,12 @@ class Pool:
             if shared is not None:
                 shared.leave()
         self._sockets = [None] * self.size
+
+    def _retire(self, at: int, expired: SharedSocket) -> None:
+        """Give up *expired*, which is at *at* unless another socket took its place."""
+        if self._sockets[at] is expired:
+            self._sockets[at] = None
+            expired.leave()
 
     def _connected(self) -> socket.socket | None:
         """Return a connected socket, or None when the upstream is elsewhere."""

@@ -1,0 +1,92 @@
+"""The shared sockets of an upstream, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from internal_dns.forward.sockets import LIFETIME, Pool, SharedSocket
+from tests.forward.virtual import run
+
+
+class Waiting:
+    """A question that is still without a reply."""
+
+    def take(self, octets: bytes) -> None:
+        raise AssertionError("nothing was sent to it")
+
+    def concerns(self, octets: bytes) -> bool:
+        raise AssertionError("nothing was sent to it")
+
+    def missed(self) -> None:
+        raise AssertionError("nobody guesses")
+
+    def unreachable(self) -> None:
+        raise AssertionError("somebody is there")
+
+
+def shared(pool: Pool, now: float = 0.0) -> SharedSocket:
+    taken = pool.take(now)
+    assert taken is not None
+    return taken
+
+
+def upstream() -> socket.socket:
+    """A bound socket that never replies."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+def pool_of_one(sock: socket.socket) -> Pool:
+    return Pool(socket.AF_INET, sock.getsockname, 1, lambda: None, anywhere=True)
+
+
+def test_an_upstream_that_is_asked_no_more_holds_no_descriptor() -> None:
+    async def story() -> None:
+        with upstream() as sock:
+            first = shared(pool_of_one(sock))
+            await asyncio.sleep(LIFETIME / 2)
+            assert first.sock.fileno() >= 0
+            await asyncio.sleep(LIFETIME)
+            assert first.sock.fileno() < 0
+
+    run(story())
+
+
+def test_an_expired_socket_waits_for_the_last_question_on_it() -> None:
+    async def story() -> None:
+        with upstream() as sock:
+            pool = pool_of_one(sock)
+            first = shared(pool)
+            ident = first.free_ident()
+            first.send(ident, bytes(10), Waiting())
+            await asyncio.sleep(2 * LIFETIME)
+            assert first.sock.fileno() >= 0
+            second = shared(pool, 2 * LIFETIME)
+            assert second is not first
+            first.over(ident)
+            assert first.sock.fileno() < 0
+            assert second.sock.fileno() >= 0
+            pool.close()
+            await asyncio.sleep(2 * LIFETIME)  # the timer of a pool that was closed does nothing
+            assert second.sock.fileno() < 0
+
+    run(story())
+
+
+def test_the_timer_of_a_replaced_socket_spares_its_successor() -> None:
+    async def story() -> None:
+        with upstream() as sock:
+            pool = pool_of_one(sock)
+            first = shared(pool)
+            first.asked = 256
+            await asyncio.sleep(LIFETIME / 2)
+            second = shared(pool, LIFETIME / 2)
+            assert second is not first
+            await asyncio.sleep(LIFETIME * 0.75)
+            assert first.sock.fileno() < 0
+            assert second.sock.fileno() >= 0
+            pool.close()
+
+    run(story())
