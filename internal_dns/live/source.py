@@ -60,8 +60,9 @@ class Live(Protocol):
 
 async def no_changes() -> AsyncIterator[None]:
     """The hints of a source that has none."""
-    for nothing in ():
-        yield nothing
+    nothing: tuple[None, ...] = ()
+    for hint in nothing:
+        yield hint
 
 
 def machine_key(ident: str) -> Key:

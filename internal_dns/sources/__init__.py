@@ -315,9 +315,9 @@ class Draft:
 
     # ── the result ────────────────────────────────────────────────────────────────────────────────
 
-    def finish(self) -> Imported:
-        """Return the document and the notes. The order is fixed, so that two imports can be
-        compared."""
+    def finish(self, *, advice: bool = True) -> Imported:
+        """Return the document and the notes, with *advice* for those who will `apply` it. The order
+        is fixed, so that two imports can be compared."""
         networks: dict[int, dict[str, Any]] = {}
         for number in sorted({number for number, _ in (*self.locations.values(), *self.peers)}):
             address = address_text(
@@ -337,12 +337,12 @@ class Draft:
                 raw = ", ".join(map(shown, sorted(raws)))
                 self.note(f"{kind} names became one", f"{name} from {raw}")
         named = {self.network_name(number): network for number, network in networks.items()}
-        if named:
-            advice = (
-                "`apply` makes a network exactly as written, so first add what this source lacks"
+        if advice and named:
+            self.note(
+                "`apply` makes a network exactly as written, so first add what this source lacks",
+                *named,
             )
-            self.note(advice, *named)
-        else:
+        elif advice:
             self.note("nothing to import")
         notes = [
             f"{reason}: {_join_examples(subjects)}" if subjects else reason
