@@ -103,6 +103,7 @@ class Server:
         registration.register_forwarder(metrics, self.forwarder)
         if self.follower:
             registration.register_follower(metrics, self.follower)
+        metrics.families.append(self.api.sources.families)
 
     async def run(
         self, ready: Callable[[Server], None], reread: Callable[[], Settings] | None = None

@@ -36,7 +36,7 @@ ALLOWED: Final[Mapping[str, Set[str]]] = {
     "live": LEAVES | {"sources", "store", "replicate"},
     # The settings are parsed into the values of those who use them.
     "config": LEAVES | {"forward", "replicate"},
-    "admin": PARTS | {"store", "replicate", "transport"},
+    "admin": PARTS | {"store", "replicate", "transport", "live"},
     "service": PARTS | {"config", "admin", "transport", "forward", "store", "replicate"},
     "server": PARTS | {"config", "service", "admin", "transport", "forward", "store", "replicate"},
     "cli": PARTS

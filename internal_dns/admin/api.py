@@ -9,6 +9,9 @@
     {"op": "where"}                          for `dig` and `doctor`, which ask the server of a catalog
     {"listen": ["[::1]:1053", …], "admin": "127.0.0.1:9153", "console": null}
 
+    {"op": "source status", "status": {…}}   a follower of a live source, every few seconds
+    {"op": "sources"}                        {"sources": [{"source": "podman", "up": true, …}]}
+
 An error is {"error": what, "faults": [...]}. `watch` goes on: a line for each change of the answer,
 until either ends. So does `queries`: a line for each question sampled. `busiest` tells what the
 answer table counts, for `top`.
@@ -31,6 +34,7 @@ from typing import Any, Final
 import msgspec
 
 from internal_dns.admin.live import MAX_NAMES, busiest, described, positive
+from internal_dns.admin.sources import Sources
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.wire import Query, read_query
 from internal_dns.net import socket_path
@@ -72,6 +76,7 @@ class Api:
         self.server: asyncio.Server | None = None
         self.path = socket_path(catalog)
         self.clients: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+        self.sources = Sources()
         self.where: Callable[[], dict[str, Any]] = dict  # set by the server: where it listens
 
     async def start(self) -> None:
@@ -168,12 +173,18 @@ class Api:
                 reply = self._told_forward(request)
             elif request.get("op") == "where":
                 reply = self.where()
+            elif request.get("op") == "source status":
+                reply = self.sources.report(request)
+            elif request.get("op") == "sources":
+                reply = self.sources.listed()
             elif request.get("op") == "busiest":
                 reply = await busiest(self.exchange, positive(request, "names", 1_000, MAX_NAMES))
             else:
                 reply = await asyncio.get_running_loop().run_in_executor(
                     self.thread, self._perform, request
                 )
+                if request.get("op") == "source rm":
+                    self.sources.forget(str(request.get("source")))
             if request.get("wait") and "revision" in reply:
                 reply["visible"] = await self._visible(reply["revision"])
         except (RejectedChange, InvalidDocument) as error:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from internal_dns.live.loop import Loop
+if TYPE_CHECKING:  # the server needs none of what a loop needs
+    from internal_dns.live.loop import Loop
 
 INTERVAL: Final = 5.0  # seconds between two reports
 MAX_LINES: Final = 20  # of faults and of notes
@@ -111,7 +113,5 @@ def registry(read: Callable[[], Iterable[Status]]) -> CollectorRegistry:
 
 
 def as_json(status: Status) -> dict[str, Any]:
-    import msgspec
-
     found: dict[str, Any] = msgspec.to_builtins(status)
     return found

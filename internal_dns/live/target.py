@@ -122,8 +122,8 @@ class ServerTarget:
         if not line:
             raise TargetAway(f"{self.path}: the server closed the connection")
         reply: dict[str, Any] = json.loads(line)
-        if error := reply.get("error"):
-            raise TargetAway(f"the server said {error}: {', '.join(reply.get('faults', ()))}")
+        if refusal := reply.get("error"):
+            raise TargetAway(f"the server said {refusal}: {', '.join(reply.get('faults', ()))}")
         return reply
 
 
