@@ -197,6 +197,17 @@ def test_a_command_does_not_load_what_only_others_need(
     assert made.stdout.splitlines()[-1] == "loaded:"
 
 
+@pytest.mark.slow
+def test_a_server_starts_without_what_it_may_never_need() -> None:
+    program = (
+        "import sys, internal_dns.server\n"
+        "late = {'internal_dns.replicate.follower', 'internal_dns.store.declare', 'nats', 'httpx'}\n"
+        "print(*sorted(late & sys.modules.keys()))\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert shown.stdout == b"\n"
+
+
 def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
     listed = {name: words for rows in SECTIONS.values() for name, (_, words) in rows.items()}
     assert listed == {
