@@ -205,7 +205,9 @@ class Server:
             admin = self.settings.admin
             try:
                 self.servers.append(
-                    await AdminPort(registry(self.metrics), self.ready).start(str(admin.host), admin.port)
+                    await AdminPort(registry(self.metrics), self.ready).start(
+                        str(admin.host), admin.port
+                    )
                 )
             except OSError as error:
                 raise errors.cannot_open("admin", admin, error) from error

@@ -20,9 +20,7 @@ class AdminPort:
     """Serves the metrics of *registry* at one listening address. *ready* returns whether the
     program is, and in what words."""
 
-    def __init__(
-        self, registry: CollectorRegistry, ready: Callable[[], tuple[bool, str]]
-    ) -> None:
+    def __init__(self, registry: CollectorRegistry, ready: Callable[[], tuple[bool, str]]) -> None:
         self.registry = registry
         self.ready = ready
         self.slots = asyncio.Semaphore(MAX_CONNECTIONS)

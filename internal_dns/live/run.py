@@ -31,16 +31,12 @@ from internal_dns.live.loop import (
 )
 from internal_dns.live.source import Live, SourceAway
 from internal_dns.live.status import INTERVAL, Status, status_of
-from internal_dns.live.target import Target, TargetAway
+from internal_dns.live.target import Lost, Target, TargetAway
 
 SNAPSHOT_TIMEOUT: Final = 60.0  # seconds for a whole snapshot
 RESUBSCRIBE: Final = (1.0, 30.0)  # seconds until hints are asked for again: first, most
 
 _log = logging.getLogger("internal_dns.follow")
-
-
-class Lost(Exception):
-    """This follower must end: another one has taken its place."""
 
 
 class Runner:

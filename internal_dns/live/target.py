@@ -10,7 +10,6 @@ One follower per name: a lock file beside the catalog (or, for a bucket, a lease
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import json
 import os
@@ -39,6 +38,10 @@ class TargetAway(Exception):
 
 class OtherFollower(Exception):
     """Another follower has this name; the text says where."""
+
+
+class Lost(Exception):
+    """This follower must end: another one has taken its place."""
 
 
 class Target(Protocol):
@@ -72,7 +75,7 @@ def lock_path(catalog: Path, source: str) -> Path:
     return catalog.with_name(f"{catalog.name}.{source}.follow")
 
 
-def _request(source: str, puts: Objects, deletes: frozenset[Key]) -> dict[str, Any]:
+def request_of(source: str, puts: Objects, deletes: frozenset[Key]) -> dict[str, Any]:
     return {
         "op": "source apply",
         "source": source,
@@ -81,11 +84,11 @@ def _request(source: str, puts: Objects, deletes: frozenset[Key]) -> dict[str, A
     }
 
 
-def _objects(reply: dict[str, Any]) -> Objects:
+def objects_of(reply: dict[str, Any]) -> Objects:
     return {tuple(key): object_ for key, object_ in reply["rows"]}
 
 
-def _faults(reply: dict[str, Any]) -> dict[Key, str]:
+def faults_of(reply: dict[str, Any]) -> dict[Key, str]:
     return {tuple(key): why for key, why in reply["faults"]}
 
 
@@ -96,10 +99,10 @@ class ServerTarget:
         self.path, self.source = socket_path(catalog), source
 
     async def rows(self) -> Objects:
-        return _objects(await self._ask({"op": "source rows", "source": self.source}))
+        return objects_of(await self._ask({"op": "source rows", "source": self.source}))
 
     async def apply(self, puts: Objects, deletes: frozenset[Key]) -> dict[Key, str]:
-        return _faults(await self._ask(_request(self.source, puts, deletes)))
+        return faults_of(await self._ask(request_of(self.source, puts, deletes)))
 
     async def report(self, status: Status) -> None:
         await self._ask({"op": "source status", "source": self.source, "status": as_json(status)})
@@ -147,10 +150,10 @@ class FileTarget:
             await asyncio.to_thread(writer.close)
 
     async def rows(self) -> Objects:
-        return _objects(await self._perform({"op": "source rows", "source": self.source}))
+        return objects_of(await self._perform({"op": "source rows", "source": self.source}))
 
     async def apply(self, puts: Objects, deletes: frozenset[Key]) -> dict[Key, str]:
-        return _faults(await self._perform(_request(self.source, puts, deletes)))
+        return faults_of(await self._perform(request_of(self.source, puts, deletes)))
 
     async def report(self, status: Status) -> None:
         """Nobody is there to be told."""
@@ -167,9 +170,3 @@ class FileTarget:
             OSError,
         ) as error:
             raise TargetAway(f"{self.writer.path}: {error}") from error
-
-
-@contextlib.contextmanager
-def nothing_held() -> Iterator[None]:
-    """The lock of a target that has its own."""
-    yield
