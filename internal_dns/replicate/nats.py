@@ -58,6 +58,7 @@ FLEET_AGE: Final = 7 * 86_400  # seconds until the last report of a silent host 
 _WRONG_LAST_SEQUENCE: Final = 10_071
 _STREAM_NOT_FOUND: Final = 10_059
 _DELIVERED: Final = "$JS.ACK."  # prefix of the reply subject of every delivery
+_VIOLATION: Final = "Permissions Violation for "
 _TOMBSTONES: Final = ("DEL", "PURGE")
 _MARKER: Final = "Nats-Marker-Reason"  # on tombstones that the server (2.11 or later) writes itself
 _chance: Final = Random()
@@ -286,15 +287,33 @@ class Refusals:
     The server reports it apart from the message that it refused, which gets no reply.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bucket: str = "") -> None:
+        self.bucket = bucket
         self.texts: list[str] = []
         self.listener: Callable[[str], None] | None = None
 
-    def add(self, text: str) -> None:
+    def add(self, error: Exception) -> None:
+        """Take an error of the connection, if it is a refusal."""
+        text = _words(error).strip("'")
+        if not text.lower().startswith(_VIOLATION.lower()):
+            return
+        text = self._spelled(text)
         self.texts.append(text)
         del self.texts[:-MAX_ERRORS]  # a connection may live for months
         if self.listener is not None:
             self.listener(text)
+
+    def _spelled(self, text: str) -> str:
+        """Return *text* as the server wrote it, for the client library makes it lower case. An
+        operator copies the subject into a configuration, where case matters."""
+        kind, quote, subject = text[len(_VIOLATION) :].partition('"')
+        head, dot, rest = subject.partition(f"kv_{self.bucket.lower()}")
+        if dot:
+            subject = f"{head.upper()}KV_{self.bucket}{rest}"
+        for prefix in (f"$KV.{self.bucket}", "_INBOX", "$JS"):
+            found = re.compile(re.escape(prefix), re.IGNORECASE)
+            subject = found.sub(prefix, subject)
+        return f"{_VIOLATION}{kind.title().replace(' To ', ' to ')}{quote}{subject}"
 
     @property
     def last(self) -> str:
@@ -303,7 +322,9 @@ class Refusals:
     def of(self, subject: str) -> str:
         """Return why a request to *subject* has no reply: it, or the subscription for replies, was
         refused."""
-        found = [text for text in self.texts if subject in text or "Subscription" in text]
+        found = [
+            text for text in self.texts if subject.lower() in text.lower() or "Subscription" in text
+        ]
         return found[-1] if found else ""
 
 
@@ -449,7 +470,7 @@ async def connected(source: Source, consumer: str = "") -> AsyncIterator[NatsBuc
     *consumer* is the name of this follower's consumer, reused so that a reconnect leaves no old one
     behind. Raises Unavailable with the error of each server.
     """
-    lost, errors, refusals = asyncio.Event(), list[str](), Refusals()
+    lost, errors, refusals = asyncio.Event(), list[str](), Refusals(source.bucket)
     options = _options(source)
     for server in _chance.sample(source.servers, len(source.servers)):
         client = await _connect(server, source, options, lost, errors, refusals)
@@ -486,8 +507,7 @@ async def _connect(
         lost.set()
 
     async def record_error(error: Exception) -> None:
-        if "permissions violation" in str(error).lower():
-            refusals.add(_words(error).strip("'"))
+        refusals.add(error)
         errors.append(f"{server}: {_words(error)}")
         del errors[:-MAX_ERRORS]  # a connection may live for months
 
