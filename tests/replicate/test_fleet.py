@@ -75,7 +75,7 @@ def test_a_report_cannot_move_the_terminal_cursor() -> None:
     ],
 )
 def test_a_host_is_ok_while_it_reports_does_not_lag_and_keeps_nothing_out(
-    more: dict[str, object], now: float, ok: bool
+    more: dict[str, Any], now: float, ok: bool
 ) -> None:
     assert read(now=now, **more).ok == ok
 
