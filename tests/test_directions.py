@@ -33,6 +33,7 @@ ALLOWED: Final[Mapping[str, Set[str]]] = {
     "store": LEAVES,
     "replicate": LEAVES | {"store"},
     "sources": LEAVES | {"store"},
+    "live": LEAVES | {"sources", "store", "replicate"},
     # The settings are parsed into the values of those who use them.
     "config": LEAVES | {"forward", "replicate"},
     "admin": PARTS | {"store", "replicate", "transport"},
@@ -40,7 +41,7 @@ ALLOWED: Final[Mapping[str, Set[str]]] = {
     "server": PARTS | {"config", "service", "admin", "transport", "forward", "store", "replicate"},
     "cli": PARTS
     | {"config", "server", "service", "admin", "transport", "forward", "store", "replicate"}
-    | {"sources"},
+    | {"sources", "live"},
     "__main__": {"cli"},
 }
 

@@ -122,6 +122,7 @@ def test_the_value_of_a_machine_includes_its_metadata_and_services() -> None:
         0,
         1,
         "",
+        "",
     )
     assert stored.metadata == (("3d8d", "role", "leader"),)
     assert stored.services == (

@@ -287,7 +287,7 @@ INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('4d89696
 UPDATE machine_services SET port = 9 WHERE name = 'dns'
 UPDATE machine_services SET priority = 7, weight = 70 WHERE name = 'http'
 DELETE FROM machine_services WHERE name = 'http'
-INSERT INTO peers VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:102', 'ams')
+INSERT INTO peers (network_id, name, address, region) VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:102', 'ams')
 UPDATE peers SET network_id = 25, address = 'fdaa:0:19:1:1:9:8:102' WHERE name = 'bob-desktop'
 DELETE FROM peers WHERE name = 'carol-laptop'
 INSERT INTO flycasts VALUES (25, 'web', 'fdaa:0:19:0:1::9')
@@ -300,7 +300,7 @@ INSERT INTO region_latency VALUES ('ams', 'iad', 80)
 UPDATE hosts SET region = 'ams'
 DELETE FROM hosts
 INSERT OR REPLACE INTO machines ({ROW}) VALUES ('ffff', 24, 'web', 'fdaa:0:18:1:1:1:1:2', 'iad', 'started')
-INSERT OR REPLACE INTO peers VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:302', 'iad')
+INSERT OR REPLACE INTO peers (network_id, name, address, region) VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:302', 'iad')
 DELETE FROM machines WHERE network_id = 25
 DELETE FROM apps WHERE network_id = 25
 """.strip().splitlines()
