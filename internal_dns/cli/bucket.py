@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import msgspec
 
 from internal_dns.cli.backend import opened
 from internal_dns.cli.words import (
@@ -21,12 +19,12 @@ from internal_dns.cli.words import (
     print_json,
     settings,
 )
-from internal_dns.core.names import printable
 from internal_dns.errors import OperatorError
 from internal_dns.replicate.source import Source
-from internal_dns.store.rows import shown
+from internal_dns.text import printable_text
 
-SILENT = 20.0  # seconds without a report: a host tells every 5
+if TYPE_CHECKING:
+    from internal_dns.replicate.fleet import Host
 
 T = TypeVar("T")
 
@@ -51,6 +49,7 @@ URL = _Url()
 def done(work: Coroutine[Any, Any, T]) -> T:
     """Do what asks a bucket. Raises OperatorError."""
     from internal_dns.replicate.bucket import Conflict, NoBucket, Unavailable
+    from internal_dns.replicate.publishing import NeedsForce
     from internal_dns.store.declare import InvalidDocument
     from internal_dns.store.writer import RejectedChange
 
@@ -60,6 +59,10 @@ def done(work: Coroutine[Any, Any, T]) -> T:
         why = "\n       ".join(str(fault) for fault in error.faults)
         raise OperatorError(
             "the change was refused; nothing was written", why, "Correct it and try again", FINDING
+        ) from error
+    except NeedsForce as error:
+        raise OperatorError(
+            "nothing was written", "\n       ".join(error.lines), error.do, FINDING
         ) from error
     except Conflict as error:
         do = "Run the command again: it goes on from what is there now"
@@ -74,12 +77,12 @@ def done(work: Coroutine[Any, Any, T]) -> T:
         raise OperatorError("the bucket cannot be used", str(error), do, UNREACHABLE) from error
 
 
-def apply_to(source: Source, request: dict[str, Any]) -> dict[str, Any]:
+def apply_to(source: Source, request: dict[str, Any], *, force: bool) -> dict[str, Any]:
     """Apply a document to the catalog in a bucket. Raises OperatorError."""
     from internal_dns.replicate import publishing
 
     as_served = settings()
-    return done(publishing.apply(source, request, as_served.catalog_rules))
+    return done(publishing.apply(source, request, as_served.catalog_rules, force=force))
 
 
 @click.command()
@@ -103,10 +106,22 @@ def apply_to(source: Source, request: dict[str, Any]) -> dict[str, Any]:
     is_flag=True,
     help="Then let go of tombstones; who missed a delete takes everything again.",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Overwrite and remove values of a later version, and write although a host runs an older "
+    "one.",
+)
 @catalog_option
 @json_option
 def publish(
-    source: Source, dry_run: bool, replicas: int, compact: bool, catalog: str, as_json: bool
+    source: Source,
+    dry_run: bool,
+    replicas: int,
+    compact: bool,
+    force: bool,
+    catalog: str,
+    as_json: bool,
 ) -> None:
     """Make a bucket what the catalog file is: every host that follows it will answer so."""
     from internal_dns.replicate import publishing
@@ -122,13 +137,17 @@ def publish(
                 "nothing was published", "\n       ".join(error.faults), do, FINDING
             ) from error
     reply = done(
-        publishing.publish(source, wanted, dry_run=dry_run, replicas=replicas, forget=compact)
+        publishing.publish(
+            source, wanted, dry_run=dry_run, replicas=replicas, forget=compact, force=force
+        )
     )
     if as_json:
         print_json(reply)
         return
     verb = "would be " if dry_run else ""
     click.echo(f"{source}: {reply['puts']:,} rows {verb}put, {reply['deletes']:,} {verb}deleted")
+    if count := reply["unwritable"]:
+        click.echo(f"{count:,} keys stay that this client cannot write: hosts keep them out")
     if not dry_run:
         forgotten = f", {reply['forgotten']:,} tombstones forgotten" if compact else ""
         click.echo(
@@ -143,22 +162,34 @@ def fleet() -> None:
     """The hosts that follow one bucket."""
 
 
-@fleet.command()
-@click.option("--source", type=URL, help="The bucket.  [default: the setting `source`]")
-@json_option
-def status(source: Source | None, as_json: bool) -> None:
-    """Every host's revision and lag. Exit 1 when one is behind, silent or in trouble."""
+source_option = click.option(
+    "--source", type=URL, help="The bucket.  [default: the setting `source`]"
+)
+
+
+def _bucket(source: Source | None) -> Source:
+    """Return the bucket that a command means. Raises OperatorError."""
     found = source or settings().source
     if found is None:
         raise OperatorError("which bucket?", "neither --source nor the setting `source` names one", "Write --source nats://…",
                    USAGE)  # fmt: skip
-    last, reports = done(_reports(found))
-    hosts = [_judged(report, last, time.time()) for report in reports]
+    return found
+
+
+@fleet.command()
+@source_option
+@json_option
+def status(source: Source | None, as_json: bool) -> None:
+    """Every host's revision and lag. Exit 1 when one is behind, silent or in trouble, or keeps keys
+    out."""
+    found = _bucket(source)
+    last, hosts = done(_hosts(found))
+    told = [host.as_json(last) for host in hosts]
     if as_json:
-        print_json({"bucket": str(found), "revision": last, "hosts": hosts})
+        print_json({"bucket": str(found), "revision": last, "hosts": told})
     else:
         click.echo(f"{found}: revision {last}, {len(hosts)} hosts")
-        for host in hosts:
+        for host in told:
             late = (
                 f"{host['behind']} behind, {host['lag_seconds']:.0f} s"
                 if host["behind"]
@@ -169,57 +200,38 @@ def status(source: Source | None, as_json: bool) -> None:
                 f"{host['host']:24} {host['revision']:>10}  {late:22} said {said:10} {host['says']}"
             )
             click.echo(line.rstrip() if host["ok"] else paint(line.rstrip(), "yellow"))
-    raise SystemExit(0 if all(host["ok"] for host in hosts) else FINDING)
+    raise SystemExit(0 if all(host.ok for host in hosts) else FINDING)
 
 
-async def _reports(source: Source) -> tuple[int, list[dict[str, Any]]]:
-    """Return the bucket's last revision and what the hosts say."""
-    from internal_dns.replicate.bucket import NoBucket
+async def _hosts(source: Source) -> tuple[int, list[Host]]:
+    """Return the bucket's last revision, and the hosts that follow it."""
+    from internal_dns.replicate import fleet as reports
     from internal_dns.replicate.nats import connected
-    from internal_dns.replicate.publishing import read
 
     async with connected(source) as bucket:
-        last = (await bucket.facts()).last
-        try:
-            found = await read(bucket.fleet_bucket())
-        except NoBucket:
-            return last, []  # no host has followed it yet
-    reports = [_report(message.value) for message in found.values() if message.value is not None]
-    return last, sorted(
-        (report for report in reports if report), key=lambda report: str(report["host"])
-    )
+        return (await bucket.facts()).last, await reports.hosts(bucket)
 
 
-class _Report(msgspec.Struct, frozen=True):
-    """What a host says of itself; members of later versions are ignored."""
-
-    host: str
-    revision: int
-    lag_revisions: int
-    lag_seconds: float
-    quarantined: int
-    problem: str
-    at: float
-
-
-def _report(value: bytes) -> dict[str, Any] | None:
-    try:
-        found = msgspec.json.decode(value, type=_Report)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    # Whoever may report may write anything: nothing of it moves the cursor.
-    problem = printable(found.problem.encode("utf-8", "backslashreplace"))[:300]
-    return msgspec.structs.asdict(found) | {"host": shown(found.host), "problem": problem}
+@fleet.command()
+@click.argument("host")
+@source_option
+@json_option
+def forget(host: str, source: Source | None, as_json: bool) -> None:
+    """Forget what a retired HOST reported. One that still runs reports again."""
+    found = _bucket(source)
+    forgotten = done(_forget(found, host))
+    if as_json:
+        print_json({"bucket": str(found), "host": host, "forgotten": forgotten})
+    elif forgotten:
+        click.echo(f"{found}: forgot {printable_text(host)}")
+    if not forgotten:
+        raise OperatorError(f"no host {host}", f"nothing in {found} was reported by it",
+                   "See the names: internal-dns fleet status", FINDING)  # fmt: skip
 
 
-def _judged(report: dict[str, Any], last: int, now: float) -> dict[str, Any]:
-    ago = max(0.0, now - report["at"])
-    says = [report["problem"]] if report["problem"] else []
-    says += [f"silent for {ago:.0f} s"] if ago > SILENT else []
-    says += [f"{report['quarantined']} keys kept out"] if report["quarantined"] else []
-    behind = max(0, last - report["revision"])
-    report |= {"behind": behind, "said_seconds_ago": round(ago, 1), "says": "; ".join(says)}
-    # What was written since the report is not a fault yet.
-    return report | {
-        "ok": not report["problem"] and ago <= SILENT and report["lag_seconds"] < SILENT
-    }
+async def _forget(source: Source, host: str) -> bool:
+    from internal_dns.replicate import fleet as reports
+    from internal_dns.replicate.nats import connected
+
+    async with connected(source) as bucket:
+        return await reports.forget(bucket, host)

@@ -616,13 +616,27 @@ def _replica(settings: Settings) -> Iterator[Symptom]:
             f"kept out {shown(key)}",
             f"revision {revision}",
             f"{why}; its row stays as it was",
-            "Publish a value as docs/bucket.schema.json has it",
+            _advice(key, why),
         )
     if count > len(some):
         why = "Each has a value that could not be served"
         yield Symptom(
             "warn", "kept out", f"{count - len(some):,} more keys", why, "Correct those above first"
         )
+
+
+def _advice(key: str, why: str) -> str:
+    """Return what to do about a key that is kept out."""
+    from internal_dns.replicate.codec import FLOOR, UPGRADE, InvalidEntry, read_key
+
+    if why.endswith(UPGRADE):
+        return "Upgrade internal-dns on this host, then restart it"
+    try:
+        if key != FLOOR:
+            read_key(key)
+    except InvalidEntry:
+        return "No row has such a key: `internal-dns publish` removes it, and so does any KV client"
+    return "Publish a value as docs/bucket.schema.json has it; `internal-dns publish` does"
 
 
 def _bucket(source: Source) -> Symptom:

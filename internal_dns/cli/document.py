@@ -139,6 +139,12 @@ limit_option = click.option(
     is_flag=True,
     help="Let a machine whose id another network has move; else that is refused.",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="With --to: overwrite values of a later version, and write although a host runs an older "
+    "one.",
+)
 @limit_option
 @write_options
 @catalog_option
@@ -148,6 +154,7 @@ def apply(
     dry_run: bool,
     prune: bool,
     move: bool,
+    force: bool,
     limit: int,
     source: Source | None,
     offline: bool,
@@ -172,10 +179,19 @@ def apply(
         from internal_dns.cli.bucket import apply_to
 
         with _progress("applying to the bucket"):
-            reply = apply_to(source, request)
+            reply = apply_to(source, request, force=force)
     else:
+        if force:
+            raise click.UsageError("--force is for a bucket: it goes with --to")
         with _progress("looking what would change" if dry_run else "applying"):
             reply = perform(catalog, request, offline=offline, wait=wait and not dry_run)
+    _tell_applied(reply, dry_run=dry_run, as_json=as_json)
+    # What cannot be read was not compared with the document.
+    if reply.get("unreadable"):
+        raise SystemExit(FINDING)
+
+
+def _tell_applied(reply: dict[str, Any], *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json(reply)
         return

@@ -92,6 +92,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "fleet status": (
         "internal-dns fleet status --source 'nats://hub.example/catalog?creds=hub.creds'",
     ),
+    "fleet forget": ("internal-dns fleet forget iad-3",),
     "config show": ("internal-dns config show --origin",),
     "config check": ("internal-dns config check --config /etc/internal-dns/config.toml",),
     "doctor": ("internal-dns doctor", "internal-dns doctor --server '[::1]:1053'"),
