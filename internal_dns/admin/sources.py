@@ -11,9 +11,8 @@ import msgspec
 from msgspec.structs import replace
 from prometheus_client.core import Metric
 
-from internal_dns.live.status import Status, as_json, families
+from internal_dns.live.status import SILENT, Status, as_json, families
 
-SILENT: Final = 20.0  # seconds without a report until a source counts as down: one comes every 5
 MAX_SOURCES: Final = 100  # one series each; the socket is the operator's, but a mistake is bounded
 
 

@@ -58,6 +58,10 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "objects:flycast",
             "Flycast addresses: of an app name, on the network where it answers.",
         ),
+        "address": (
+            "follow:address",
+            "Print an address for NAME on a host: the same each time, in a /112 that no other has.",
+        ),
     },
     "Whole catalogs": {
         "apply": (
@@ -70,6 +74,11 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "document:import_",
             "Turn what another system knows (FILE, - for standard input) into a document for `apply`.",
         ),
+        "follow": (
+            "follow:follow",
+            "Keep machines and peers in step with what runs, until SIGTERM.",
+        ),
+        "source": ("follow:source", "Live sources, and the rows they own."),
         "init": ("files:init", "Make a catalog FILE: empty, the demo, or N machines for a bench."),
         "check": (
             "files:check",

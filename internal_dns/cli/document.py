@@ -210,10 +210,13 @@ def _tell_applied(reply: dict[str, Any], *, dry_run: bool, as_json: bool) -> Non
 @click.option(
     "--prune", is_flag=True, help="Count what the document does not name as a difference."
 )
+@click.option("--all", "every_source", is_flag=True, help="Compare rows of live sources too.")
 @limit_option
 @catalog_option
 @json_option
-def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> None:
+def diff(
+    file: str, prune: bool, every_source: bool, limit: int, catalog: str, as_json: bool
+) -> None:
     """Tell how the catalog differs from FILE. Exit 1 when it does."""
     from internal_dns.store import declare
 
@@ -224,18 +227,18 @@ def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> Non
         why = "\n       ".join(map(str, error.faults))
         raise OperatorError(f"{file} is not a catalog", why, "Correct it", FINDING) from error
     with _progress("comparing"), opened(catalog) as connection:
-        plan = declare.plan(connection, document, prune=prune)
+        plan = declare.plan(connection, document, prune=prune, every_source=every_source)
     reply = {
         "summary": plan.summary(),
         "lines": [str(change) for change in plan.changes[:limit]],
         "changes": len(plan.changes),
-        "warnings": [*plan.warnings, *plan.notes],
+        "warnings": [*plan.claims, *plan.warnings, *plan.notes],
     }
     if as_json:
         print_json(reply)
     else:
         _say(reply)
-    raise SystemExit(0 if plan.empty else FINDING)
+    raise SystemExit(0 if plan.empty and not plan.claims else FINDING)
 
 
 @click.command()
@@ -245,16 +248,26 @@ def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> Non
 @click.option(
     "--format", "kind", type=click.Choice(["toml", "json"]), default="toml", show_default=True
 )
+@click.option(
+    "--all",
+    "every_source",
+    is_flag=True,
+    help="With the rows of live sources, which `apply` rejects.",
+)
 @catalog_option
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) -> None:
+def export(
+    networks: tuple[str, ...], kind: str, every_source: bool, catalog: str, as_json: bool
+) -> None:
     """Print the catalog as a document that `apply` takes."""
     from internal_dns.cli.objects import network_of
     from internal_dns.store import declare
 
     numbers = [network_of(catalog, name)["id"] for name in networks] or None
     with opened(catalog) as connection:
-        document, notes = declare.export(connection, numbers, rules=settings().catalog_rules)
+        document, notes = declare.export(
+            connection, numbers, rules=settings().catalog_rules, every_source=every_source
+        )
     click.echo(
         declare.to_json(document) if as_json or kind == "json" else declare.to_toml(document),
         nl=False,

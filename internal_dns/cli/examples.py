@@ -83,6 +83,15 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "internal-dns import wireguard /etc/wireguard/wg0.conf --out peers.toml",
         "internal-dns import csv machines.csv --app web --region iad",
     ),
+    "address": ("internal-dns address acme --host a7b:13 --for web-1",),
+    "follow": (
+        "internal-dns follow podman --name podman",
+        "internal-dns follow docker /run/docker.sock --region iad",
+        "internal-dns follow directory /etc/internal-dns/catalog.d --name git",
+        "internal-dns follow wireguard --to 'nats://hub.example/catalog?creds=hub.creds'",
+    ),
+    "source list": ("internal-dns source list",),
+    "source rm": ("internal-dns source rm podman",),
     "init": (
         "internal-dns init catalog.db",
         "internal-dns init --demo demo/catalog.db",

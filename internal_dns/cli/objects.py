@@ -28,10 +28,15 @@ def command(
     """Add a command with the options all of its kind have."""
 
     def add(function: Callable[..., Any]) -> click.Command:
-        made = write_options(function) if writes else function
+        made = force_option(write_options(function)) if writes else function
         return group.command(name)(catalog_option(json_option(made)))
 
     return add
+
+
+force_option = click.option(
+    "--force", is_flag=True, help="Write rows of a live source too; its follower may undo it."
+)
 
 
 def show_table(rows: Rows, columns: Sequence[str], as_json: bool) -> None:
@@ -74,6 +79,7 @@ def change(
     as_json: bool,
     new: Iterable[Any] = (),
     old: Iterable[Any] = (),
+    force: bool = False,
 ) -> None:
     """Make a change and say what became of it."""
     request: dict[str, Any] = {
@@ -82,6 +88,7 @@ def change(
         "deletes": [*deletes],
         "new": [*new],
         "old": [*old],
+        "force": force,
     }
     try:
         json.dumps(request, ensure_ascii=False).encode()

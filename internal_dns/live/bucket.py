@@ -19,13 +19,14 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from internal_dns.core.catalog_rules import CatalogRules
+from internal_dns.live.fleet import PREFIX
 from internal_dns.live.source import Key, Objects
-from internal_dns.live.status import INTERVAL, Status, as_json
+from internal_dns.live.status import SILENT, Status, as_json
 from internal_dns.live.target import (
     Lost,
     OtherFollower,
@@ -38,13 +39,12 @@ from internal_dns.replicate.bucket import Conflict, NoBucket, Unavailable
 from internal_dns.replicate.codec import file_values
 from internal_dns.replicate.logic import Message
 from internal_dns.replicate.nats import NatsBucket, connected
-from internal_dns.replicate.publishing import decode_rows, find_changes, read, write
+from internal_dns.replicate.publishing import decode_rows, find_changes, write
+from internal_dns.replicate.reading import read_all
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog
 from internal_dns.store.operations import perform
 from internal_dns.store.writer import RejectedChange, Writer
-
-LEASE: Final = 4 * INTERVAL  # seconds without a report after which a holder is dead
 
 
 class BucketTarget:
@@ -57,6 +57,7 @@ class BucketTarget:
         self.stack = AsyncExitStack()
         self.bucket: NatsBucket | None = None
         self.present: dict[str, Message] = {}
+        self.unreadable: set[str] = set()  # keys that a later version wrote, or nobody can read
         self.writer: Writer | None = None
         self.place: tempfile.TemporaryDirectory[str] | None = None
         self.lock = asyncio.Lock()  # reports and changes share the connection
@@ -76,7 +77,7 @@ class BucketTarget:
         async with self.lock:
             try:
                 bucket = await self._connected()
-                self.present = await read(bucket)
+                self.present = await read_all(bucket)
                 await asyncio.to_thread(self._open)
                 reply = await asyncio.to_thread(
                     self._perform, {"op": "source rows", "source": self.source}
@@ -98,6 +99,11 @@ class BucketTarget:
                 # What no file can hold stays in the bucket.
                 wanted = {key: value for key, value in after.items() if before.get(key) != value}
                 gone = before.keys() - after.keys()
+                if later := self.unreadable & wanted.keys():
+                    raise TargetAway(
+                        f"{self.address}: {len(later):,} keys have values that this version cannot "
+                        "read: upgrade internal-dns here"
+                    )
                 changes = find_changes(
                     {k: m for k, m in self.present.items() if k in wanted or k in gone},
                     wanted,
@@ -124,7 +130,8 @@ class BucketTarget:
         self._forget()
         self.place = tempfile.TemporaryDirectory(prefix="internal-dns-")
         path = Path(self.place.name, "catalog.db")
-        create_catalog(path, decode_rows(self.present, self.rules))
+        rows, self.unreadable = decode_rows(self.present, self.rules)
+        create_catalog(path, rows)
         self.writer = Writer(path, self.rules)
 
     def _forget(self) -> None:
@@ -197,7 +204,7 @@ class BucketTarget:
             self.lease = message.revision if message else None
             return
         if message is not None and message.value is not None and not _is_released(message.value):
-            await asyncio.sleep(LEASE)
+            await asyncio.sleep(SILENT)
             later = await self._current()
             if later is not None and later.revision != message.revision:
                 raise OtherFollower(f"another process follows {self.source} for {self.address}")
@@ -230,7 +237,7 @@ class BucketTarget:
 
 def status_key(source: str) -> str:
     """Return the key of the status of a source in the bucket of the fleet."""
-    return f"source.{source}"
+    return f"{PREFIX}{source}"
 
 
 def _is_released(value: bytes) -> bool:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, assert_never
 
+import msgspec
+
 from internal_dns.live.loop import (
     Action,
     Applied,
@@ -153,6 +155,13 @@ class Runner:
             except TargetAway as error:
                 _log.debug("%s: status not told: %s", self.source, error)
             await self.sleep(INTERVAL)
+
+    async def stopped(self) -> None:
+        """Tell the target that nobody follows any more."""
+        status = msgspec.structs.replace(self.status(), stopped=True)
+        with contextlib.suppress(TargetAway, Lost, TimeoutError):
+            async with asyncio.timeout(INTERVAL):
+                await self.target.report(status)
 
     def _tell(self) -> None:
         """Log what is wrong when that changes, not each time."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the server needs none of what a loop needs
     from internal_dns.live.loop import Loop
 
 INTERVAL: Final = 5.0  # seconds between two reports
+SILENT: Final = 4 * INTERVAL  # seconds without a report after which a follower counts as dead
 MAX_LINES: Final = 20  # of faults and of notes
 
 

@@ -191,6 +191,7 @@ class Draft:
         region: str = "",
         group: str = "",
         unready: str = "",
+        name: str = "",
         skip_registration: bool = False,
         metadata: Mapping[str, str] | None = None,
         services: Services = (),
@@ -234,6 +235,8 @@ class Draft:
             }
             if unready:
                 self._unready(ident, unready)
+            if name := self.make_name(name, "name", subject):
+                self.machines[ident]["name"] = name
 
     def _unready(self, ident: str, why: str) -> None:
         """Record that a started machine should get no traffic."""

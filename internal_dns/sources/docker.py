@@ -2,6 +2,7 @@
 
 id        the first 12 characters of the container's id, as `docker ps` shows it; on its second
           network and on, these and the number of the network: 3d8d9930b039-19 in fdaa:0:19::/48
+name      the container's name
 app       label internal-dns.app, else the service of compose or Swarm, else --app,
           else the container's name (`app` of a Swarm task's `app.1.x`)
 region    label internal-dns.region, else --region
@@ -234,6 +235,7 @@ def _add(draft: Draft, container: _Container, projects: dict[str, set[str]]) -> 
             region=labels.get("internal-dns.region", ""),
             group=labels.get("internal-dns.group", ""),
             state="started" if state.started else "stopped",
+            name=name,
             unready=_unready(state, labels.get("internal-dns.health", "")) if state.started else "",
             metadata=metadata,
             services=services,
