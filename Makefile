@@ -115,7 +115,7 @@ build-deps:
 test-deps:
 	@tools/test-deps
 
-EXTRAS = --extra console --extra doh --extra nats
+EXTRAS = --extra console --extra doh --extra nats --extra postgres
 
 # Resolve with the oldest Python we support; `--all-build-deps` is what pins setuptools.
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --upgrade --generate-hashes \
