@@ -154,6 +154,8 @@ class Api:
                     raise ApiAway(f"HTTP {response.status}{_said(octets)}")
                 if len(octets) > MAX_REPLY:
                     raise ApiAway(f"more than {MAX_REPLY:,} octets")
+                if response.length:  # read() with a limit does not tell
+                    raise ApiAway("the reply ends early")
                 return Reply(octets, {name.lower(): text for name, text in response.getheaders()})
         finally:
             connection.close()
