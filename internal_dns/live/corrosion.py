@@ -158,7 +158,10 @@ class CorrosionTarget:
             (MACHINE_SERVICES.name, list(object_.get("services", ()))),
         ):
             keys = KEYS[table][1:]
-            present = " AND ".join(f"json_extract(value, '$.{c}') = {c}" for c in keys)
+            # json_each has a column `key`, too.
+            present = " AND ".join(
+                f"json_extract(json_each.value, '$.{c}') = {table}.{c}" for c in keys
+            )
             yield [
                 f"DELETE FROM {table} WHERE machine_id = ? AND {_MINE} "
                 f"AND NOT EXISTS (SELECT 1 FROM json_each(?) WHERE {present})",

@@ -21,6 +21,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 
 import msgspec
 
+from internal_dns.core.names import printable
 from internal_dns.store.rows import shown
 
 TIMEOUT: Final = 10.0  # seconds without an octet
@@ -164,7 +165,7 @@ class Api:
 def _said(octets: bytes) -> str:
     """Return what a server says of its error, one line of it."""
     line = octets[: 4 * MAX_SAID].decode("utf-8", "replace").strip().partition("\n")[0]
-    return f": {shown(line[:MAX_SAID])}" if line else ""
+    return f": {printable(line[:MAX_SAID].encode())}" if line else ""
 
 
 def _words(error: Exception) -> str:

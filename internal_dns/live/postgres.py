@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from internal_dns.core.names import printable
 from internal_dns.live.source import Key, Snapshot, SourceAway, machine_key, snapshot_of
 from internal_dns.sources import Draft, Options, SourceError
 from internal_dns.sources.csv import METADATA, read
@@ -213,4 +214,4 @@ def _as_id(raw: str) -> str:
 def _words(error: Exception) -> str:
     """Return one line of what the server or libpq says. libpq repeats no password."""
     text = re.sub(r"\s+", " ", str(error)).strip()
-    return shown(text)[:300] or type(error).__name__
+    return printable(text.encode("utf-8", "backslashreplace"))[:300] or type(error).__name__

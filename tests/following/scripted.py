@@ -91,7 +91,7 @@ def scripted(respond: Respond) -> Iterator[Scripted]:
             if answer.length:
                 self.close_connection = True
 
-        do_GET = do_POST = answer  # noqa: N815
+        do_GET = do_POST = answer
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

@@ -257,7 +257,8 @@ def test_the_machines_of_apps_are_read_app_by_app() -> None:
 
 
 def test_an_organization_or_apps_must_be_named() -> None:
-    for more in ({}, {"organization": "a", "apps": ["b"]}):
+    wrong: list[dict[str, Any]] = [{}, {"organization": "a", "apps": ["b"]}]
+    for more in wrong:
         with pytest.raises(ValueError, match="one of the two"):
             Fly(Api("http://h"), OPTIONS, **more)
 
