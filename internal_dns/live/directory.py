@@ -18,7 +18,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
@@ -98,7 +98,7 @@ class Directory:
 
     # ── hints ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self) -> AsyncGenerator[None, None]:
         """Yield when the directory differs, by an event or by its state."""
         woken = asyncio.Event()
         before = await asyncio.to_thread(self._state)
