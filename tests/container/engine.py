@@ -35,7 +35,10 @@ class Engine:
         # Not `ip netns exec`: podman keeps mounts, which must outlive the command.
         self.enter = ("nsenter", f"--net=/run/netns/{self.host.name}")
         self.store: Podman = new_store()
-        self.store.command = (*self.enter, *self.store.command)
+        networks = folder / "networks"  # else they would be the machine's, and stay
+        networks.mkdir()
+        where = f"--network-config-dir={networks}"
+        self.store.command = (*self.enter, *self.store.command, where)
         self.socket = folder / "podman.sock"
         self.service: subprocess.Popen[bytes] | None = None
         self.run, self.inspect = self.store.run, self.store.inspect
