@@ -306,11 +306,14 @@ def test_a_status_is_json_and_back() -> None:
 
 
 def test_metrics_have_a_series_for_each_source() -> None:
-    sources = Sources()
+    sources = Sources(lambda: 0.0)
     assert sum(len(family.samples) for family in sources.families()) == 0
     report(sources, rows=3, applies=4, held=1)
-    values = {s.name: (s.labels, s.value) for f in sources.families() for s in f.samples}
-    assert values["internal_dns_source_rows"] == ({"source": "podman"}, 3)
-    assert values["internal_dns_source_applies_total"] == ({"source": "podman"}, 4)
-    assert values["internal_dns_source_held"] == ({"source": "podman"}, 1)
-    assert values["internal_dns_source_up"] == ({"source": "podman"}, 1)
+    values = {s.name: (s.labels["source"], s.value) for f in sources.families() for s in f.samples}
+    assert values == {
+        "internal_dns_source_up": ("podman", 1.0),
+        "internal_dns_source_age_seconds": ("podman", 1.0),
+        "internal_dns_source_rows": ("podman", 3.0),
+        "internal_dns_source_applies_total": ("podman", 4.0),
+        "internal_dns_source_held": ("podman", 1.0),
+    }
