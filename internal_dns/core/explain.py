@@ -27,11 +27,11 @@ from internal_dns.core.journey import (
     respond,
 )
 from internal_dns.core.lookup import OfApp, View, mismatch, readiness
-from internal_dns.core.meant import meant
 from internal_dns.core.names import Asked
 from internal_dns.core.nearest import distances, rank
 from internal_dns.core.records import TTL, address_text
 from internal_dns.core.requester import Outsider, Place, Requester, place
+from internal_dns.core.suggest import suggest
 from internal_dns.core.wire import Query, Silent, read_query
 
 _MISTYPED = 2  # letters too many or too few
@@ -109,7 +109,7 @@ def explain(
                 steps.append(("ready", "all are shown: none is ready"))
         elif isinstance(base, OfApp) and who.network.known:
             steps.append(("apps", _instead(base.app or b"", who.network)))
-    if isinstance(who, Requester) and (hint := meant(query.labels, query.qtype, who.network)):
+    if isinstance(who, Requester) and (hint := suggest(query.labels, query.qtype, who.network)):
         steps.append(("meant", hint))
     steps.append(("outcome", _outcome(outcome, query, stream)))
     if isinstance(who, Requester) and who.network.known:

@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 
-from internal_dns.core import meant as module
+from internal_dns.core import suggest as module
 from internal_dns.core.catalog import Network, NetworkId
-from internal_dns.core.meant import meant
+from internal_dns.core.suggest import suggest
 from internal_dns.core.wire import Type
 from internal_dns.store.generate import demo_rows
 from tests.core.messages import loaded
@@ -20,7 +20,7 @@ def acme() -> Network:
 
 
 def said(name: str, qtype: Type = Type.AAAA) -> str:
-    return meant(tuple(label.encode() for label in name.split(".")), qtype, acme())
+    return suggest(tuple(label.encode() for label in name.split(".")), qtype, acme())
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ MACHINES: Final = 100_000  # some 5 ms
 _OCTETS: Final = 4  # of an IPv4 address
 
 
-def meant(labels: Labels, qtype: int, network: Network) -> str:
+def suggest(labels: Labels, qtype: int, network: Network) -> str:
     """Return a sentence that says what *labels* may stand for, or an empty one."""
     if is_bare(labels, qtype):
         return _one_label(labels[0], network)
