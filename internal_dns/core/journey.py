@@ -108,15 +108,15 @@ class Cacheable:
 @dataclass(frozen=True, slots=True)
 class Reply:
     """Octets to send. `kind` is the metric's label: internal, flycast, reverse, forward or
-    refused. `partial` says that a TCP message holds a part of the set only, to be counted. `said`
+    refused. `partial` says that a TCP message holds a part of the set only, to be counted. `content`
     is what our zones say, and to which network."""
 
     octets: bytes
     rcode: Rcode
     kind: str
-    remember: Cacheable | None = None
+    cacheable: Cacheable | None = None
     partial: bool = False
-    said: tuple[Body, Network] | None = None
+    content: tuple[Body, Network] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,9 +325,9 @@ def _ours(
         reply_options.limit,
     )
     body, stored = conclude(find(asked, view), query, zone)
-    remember = _remember(query, who, asked, here, body) if stored and who.network.known else None
+    cacheable = _cacheable(query, who, asked, here, body) if stored and who.network.known else None
     octets, partial = assemble(body, query, reply_options)
-    return Reply(octets, body.rcode, kind, remember, partial, (body, who.network))
+    return Reply(octets, body.rcode, kind, cacheable, partial, (body, who.network))
 
 
 def conclude(found: Found, query: Query, zone: Labels) -> tuple[Body, bool]:
@@ -348,7 +348,7 @@ def negative(rcode: Rcode, reason: str, query: Query, zone: Labels) -> Body:
     return Body(rcode, authority=soa, ede=(Ede.OTHER, reason))
 
 
-def _remember(
+def _cacheable(
     query: Query, who: Requester, asked: Asked, here: Place | None, body: Body
 ) -> Cacheable:
     """Say under which key the reply may be repeated and what it depends on (names.md, "The answer

@@ -236,8 +236,8 @@ def test_a_part_of_a_set_starts_where_the_turn_says(name: str, rotation: int) ->
         assert said.partial == stream
         assert bool(said.octets[2] & 2) == (not stream)  # TC
         # What is sent holds for this turn only; what is remembered, for all.
-        assert said.remember is not None
-        ring = said.remember.ring
+        assert said.cacheable is not None
+        ring = said.cacheable.ring
         assert [ring[at + 12 : at + 28] for at in range(0, len(ring), 28)] == whole
 
 
@@ -325,11 +325,11 @@ def test_over_udp_a_list_too_long_is_tc_and_not_built(name: str) -> None:
     assert not any(app.lists for app in network.apps.values())
     assert not network.lists
     # It may be repeated to everyone with a smaller limit: what is built is longer.
-    assert said.remember is not None
-    assert said.remember.truncated_below > 8_192
-    assert said.remember.body.answer == ()
+    assert said.cacheable is not None
+    assert said.cacheable.truncated_below > 8_192
+    assert said.cacheable.body.answer == ()
     whole = ask(name, TXT, catalog)
-    assert whole.partial or len(whole.octets) >= said.remember.truncated_below
+    assert whole.partial or len(whole.octets) >= said.cacheable.truncated_below
     for limit in (512, 1_232, 8_192):
         assert counts(ask(name, TXT, catalog, stream=False, size=limit).octets)[1] == 0
 
@@ -351,9 +351,9 @@ def test_a_list_counts_as_too_long_only_when_it_is(size: int) -> None:
             said = ask(name, TXT, fresh_of(rows), stream=False, size=limit)
             fits = len(whole.octets) + 11 <= limit and not whole.partial
             assert bool(counts(said.octets)[1]) == fits
-            if said.remember is not None and said.remember.truncated_below:
-                assert said.remember.truncated_below > limit
-                assert whole.partial or len(whole.octets) >= said.remember.truncated_below
+            if said.cacheable is not None and said.cacheable.truncated_below:
+                assert said.cacheable.truncated_below > limit
+                assert whole.partial or len(whole.octets) >= said.cacheable.truncated_below
                 assert not fits
 
 

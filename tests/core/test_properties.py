@@ -233,7 +233,7 @@ def test_nothing_of_another_network_is_ever_in_a_reply(seed: int) -> None:
             assert b"zq" not in behind, (name, found)
             assert ip("fdaa:0:5a5a::")[:6] not in behind, (name, found)
             assert b":5a5a:" not in behind, (name, found)
-            assert found.remember is None or found.remember.network.id == TENANT
+            assert found.cacheable is None or found.cacheable.network.id == TENANT
 
 
 @given(numbers)
@@ -256,8 +256,8 @@ def test_what_exists_in_another_network_is_what_exists_nowhere(seed: int) -> Non
         assert isinstance(not_there, Reply)
         assert there.octets.replace(wire(name), wire(other)) == not_there.octets, form
         assert (there.rcode, there.kind) == (not_there.rcode, not_there.kind)
-        assert there.remember is None or (
-            not_there.remember and there.remember.body == not_there.remember.body
+        assert there.cacheable is None or (
+            not_there.cacheable and there.cacheable.body == not_there.cacheable.body
         )
 
 
@@ -392,7 +392,7 @@ def test_the_turn_changes_the_order_and_nothing_else(seed: int, rotation: int) -
             if isinstance(first, Reply) and isinstance(second, Reply):
                 assert sorted(first.octets) == sorted(second.octets)
                 assert counts(first.octets) == counts(second.octets)
-                assert (first.rcode, first.remember) == (second.rcode, second.remember)
+                assert (first.rcode, first.cacheable) == (second.rcode, second.cacheable)
 
 
 # ── TXT ───────────────────────────────────────────────────────────────────────────────────────────

@@ -288,7 +288,7 @@ class AnswerTable:
     def remember(self, reply: Reply) -> None:
         """Keep *reply* when it may be repeated, its sets fit the scheme, and what it was computed
         from is current."""
-        said = reply.remember
+        said = reply.cacheable
         if said is None:
             return
         network = said.network.prefix[2:]
