@@ -162,7 +162,7 @@ def respond(
     who = asker(query, source, destination, catalog or NO_CATALOG, rules)
     if isinstance(who, Outsider):
         return _turn_away(query, source, octets, rules)
-    reply_options = _manner(query, source, rules, rotation, stream, now)
+    reply_options = _reply_options(query, source, rules, rotation, stream, now)
     if query.opcode:
         return _refuse(query, reply_options, Rcode.NOTIMP)
     if isinstance(query, Malformed):
@@ -210,7 +210,7 @@ def _asked_as(edns: Edns | None, source: bytes, rules: Rules) -> bytes | None:
     return edns.ask_as if edns and rules.dev and source.startswith(LOOPBACK) else None
 
 
-def _manner(
+def _reply_options(
     query: Query | Malformed, source: bytes, rules: Rules, rotation: int, stream: bool, now: int
 ) -> ReplyOptions:
     """Return how to send the reply: the limit of its transport, and the EDNS options the query asks
@@ -220,12 +220,12 @@ def _manner(
         return ReplyOptions(
             MAX_MESSAGE if stream else PLAIN_UDP_SIZE, rules.forwarding, rotation, b"", stream
         )
-    options = reply_options(edns, source, rules, stream=stream, now=now)
+    options = edns_options(edns, source, rules, stream=stream, now=now)
     limit = MAX_MESSAGE if stream else max(PLAIN_UDP_SIZE, min(edns.size, rules.udp_limit))
     return ReplyOptions(limit, rules.forwarding, rotation, options, stream)
 
 
-def reply_options(edns: Edns, source: bytes, rules: Rules, *, stream: bool, now: int) -> bytes:
+def edns_options(edns: Edns, source: bytes, rules: Rules, *, stream: bool, now: int) -> bytes:
     """Return the EDNS options that a query asks for, EDE apart. Padding is for encrypted transports
     only (RFC 7830 section 6), and any other option is ignored."""
     options = b""

@@ -241,7 +241,7 @@ def _part(
     pageable = whole is not None and whole.pageable
     if not isinstance(whole, TextList):
         fitting = partial(_fitting, records)
-        shown, ede = part_told(
+        shown, ede = fit_part(
             fitting, len(records), total, room, pageable=pageable, has_opt=has_opt
         )
         return records[:shown], ede
@@ -254,11 +254,11 @@ def _part(
         return items
 
     most = len(text.sizes)
-    _, ede = part_told(items_in, most, whole.count, room, pageable=pageable, has_opt=has_opt)
+    _, ede = fit_part(items_in, most, whole.count, room, pageable=pageable, has_opt=has_opt)
     return [rr(_QNAME, Type.TXT, rdata)], ede
 
 
-def part_told(
+def fit_part(
     fitting: Callable[[int], int],
     at_most: int,
     total: int,
