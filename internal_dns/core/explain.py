@@ -22,7 +22,7 @@ from internal_dns.core.journey import (
     Reply,
     Rules,
     asked_in,
-    asker,
+    identify,
     our_zone,
     respond,
 )
@@ -84,7 +84,7 @@ def explain(
         reason = query.reason
         what = "no reply" if isinstance(query, Silent) else "malformed"
         return Explanation(outcome, (("message", f"{what}: {reason}"),))
-    who = asker(query, source, destination, catalog or Catalog(), rules)
+    who = identify(query, source, destination, catalog or Catalog(), rules)
     steps = [("asks", _who(who, source))]
     zone = our_zone(query.labels, rules.prefix)
     machines: tuple[Verdict, ...] = ()
@@ -93,7 +93,7 @@ def explain(
         here = place(who, catalog, rules.region)
         asked = asked_in(zone, query.labels, rules.prefix)
         steps.append(("place", _place(who, here, catalog, rules)))
-        steps.append(("name", told(asked)))
+        steps.append(("name", describe(asked)))
         base = asked.of if isinstance(asked, names.Page) else asked
         app = (
             who.network.apps.get(getattr(base, "app", None) or b"")
@@ -143,15 +143,15 @@ def _place(who: Requester, here: Place, catalog: Catalog, rules: Rules) -> str:
     return f"{region}, that of this server" if here.region and rules.region else region
 
 
-def told(asked: Asked) -> str:
+def describe(asked: Asked) -> str:
     """Say which row of the grammar a name is, with what was filled in."""
     match asked:
         case names.NoSuchForm(reason=reason):
             return f"nothing: {reason}"
         case names.EmptyNonTerminal(of=of):
-            return f"nothing itself, a name on the way to others of: {told(of)}"
+            return f"nothing itself, a name on the way to others of: {describe(of)}"
         case names.Page(of=of, number=number):
-            return f"page {number} of: {told(of)}"
+            return f"page {number} of: {describe(of)}"
         case names.Addresses():
             app, region, group = asked
             return _filled(names.Addresses, app=app, region=region, group=group)

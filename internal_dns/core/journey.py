@@ -159,7 +159,7 @@ def respond(
     query = read_query(octets)
     if isinstance(query, Silent):
         return Drop(query.reason)
-    who = asker(query, source, destination, catalog or NO_CATALOG, rules)
+    who = identify(query, source, destination, catalog or NO_CATALOG, rules)
     if isinstance(who, Outsider):
         return _turn_away(query, source, octets, rules)
     reply_options = _reply_options(query, source, rules, rotation, stream, now)
@@ -195,7 +195,7 @@ def respond(
     return Forward(query, reply_options, who.network.id, source, destination)
 
 
-def asker(
+def identify(
     query: Query | Malformed, source: bytes, destination: bytes, catalog: Catalog, rules: Rules
 ) -> Requester | Outsider | BadAskAs:
     """Return who asks: by address, or in dev mode and from loopback by what the query says."""

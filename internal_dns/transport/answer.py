@@ -30,7 +30,7 @@ from typing import Final, Protocol
 
 from internal_dns.core.aliases import completed, question_at_end
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import Drop, Forward, Reply, Rules, asker, respond
+from internal_dns.core.journey import Drop, Forward, Reply, Rules, identify, respond
 from internal_dns.core.message import Body, ReplyOptions, message
 from internal_dns.core.records import ADDRESS_RR, RRset, TextList, address_text
 from internal_dns.core.relayed import Relayed
@@ -374,7 +374,7 @@ class Exchange:
         if isinstance(query, Silent) or (isinstance(query, Query) and query.labels == _PROBE):
             return
         catalog = self.answers.catalog_for(source) or Catalog()
-        who = asker(query, source, destination, catalog, self.rules)
+        who = identify(query, source, destination, catalog, self.rules)
         if not isinstance(who, Outsider):
             return
         self._outsiders += 1

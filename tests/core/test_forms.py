@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 from internal_dns.core import names
-from internal_dns.core.explain import told
+from internal_dns.core.explain import describe
 from internal_dns.core.forms import FORMS
 from internal_dns.core.journey import asked_in, our_zone
 from internal_dns.core.wire import Type
@@ -34,7 +34,7 @@ def test_the_example_of_a_form_is_of_that_form(form: type[names.Asked]) -> None:
     asked = asked_in(zone, name, PREFIX)
     assert type(asked) is form
     assert FORMS[form].words[:1].islower() or FORMS[form].words[:1] == "`"
-    assert FORMS[form].words in told(asked) or form in (
+    assert FORMS[form].words in describe(asked) or form in (
         names.Page,
         names.EmptyNonTerminal,
         names.NoSuchForm,
@@ -45,10 +45,10 @@ def test_the_example_of_a_form_is_of_that_form(form: type[names.Asked]) -> None:
 def test_explain_has_its_words_without_docstrings() -> None:
     program = """
 from internal_dns.core import names
-from internal_dns.core.explain import told
+from internal_dns.core.explain import describe
 assert names.Addresses.__doc__ is None or "machines" not in names.Addresses.__doc__
-print(told(names.internal((b"ams", b"web"))))
-print(told(names.internal((b"_apps",))))
+print(describe(names.internal((b"ams", b"web"))))
+print(describe(names.internal((b"_apps",))))
 """
     done = subprocess.run(
         [sys.executable, "-OO", "-c", program],

@@ -20,7 +20,7 @@ from internal_dns.admin.asking import ADVERTISED, NotAQuestion, query_for
 from internal_dns.core import names
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.explain import Explanation, Verdict, explain
-from internal_dns.core.journey import Forward, Rules, asked_in, asker, depends_on, our_zone
+from internal_dns.core.journey import Forward, Rules, asked_in, depends_on, identify, our_zone
 from internal_dns.core.requester import Requester
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, Query, read_query
 
@@ -102,7 +102,7 @@ def concerned(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> i
     zone = our_zone(query.labels, rules.prefix) if isinstance(query, Query) else None
     if not isinstance(query, Query) or zone is None:
         return 0
-    who = asker(query, source, _EVERYONES, catalog, rules)
+    who = identify(query, source, _EVERYONES, catalog, rules)
     if not isinstance(who, Requester):
         return 0
     asked = asked_in(zone, query.labels, rules.prefix)
