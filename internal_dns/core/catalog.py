@@ -98,7 +98,7 @@ class Machine(NamedTuple):
 
 
 ServiceKey = tuple[bytes, bytes]  # name, protocol
-Published = tuple[Machine, Service]
+PublishedService = tuple[Machine, Service]
 
 
 class Peer(NamedTuple):
@@ -418,10 +418,10 @@ class App:
         return {name: MachineSet(visible.get(name, ()), total) for name, total in totals.items()}
 
     @cached_property
-    def by_service(self) -> Mapping[ServiceKey, tuple[Published, ...]]:
+    def by_service(self) -> Mapping[ServiceKey, tuple[PublishedService, ...]]:
         """(name, protocol) of every service that any machine publishes, whatever its state → the
         visible machines that do, or the ready ones of them, shuffled, each with the service."""
-        found: dict[ServiceKey, list[Published]] = {
+        found: dict[ServiceKey, list[PublishedService]] = {
             (service.name, service.protocol): [] for m in self.machines for service in m[8]
         }
         for machine in self.visible if found else ():
@@ -429,13 +429,13 @@ class App:
                 found[service.name, service.protocol].append((machine, service))
         return {key: self._published(some) for key, some in found.items()}
 
-    def _published(self, some: list[Published]) -> tuple[Published, ...]:
+    def _published(self, some: list[PublishedService]) -> tuple[PublishedService, ...]:
         ready = [one for one in some if one[0][6][1]] if self.mixed else some
         return tuple(ready or some)
 
     def published(
         self, service: ServiceKey, region: bytes | None, group: bytes | None
-    ) -> tuple[Published, ...]:
+    ) -> tuple[PublishedService, ...]:
         """Return who publishes a service in one region, one group, both, or anywhere; empty also
         when there is no such service."""
         if region is None and group is None:
@@ -445,8 +445,8 @@ class App:
     @cached_property
     def _by_narrowed_service(
         self,
-    ) -> Mapping[tuple[ServiceKey, bytes | None, bytes | None], tuple[Published, ...]]:
-        found: dict[tuple[ServiceKey, bytes | None, bytes | None], list[Published]] = {}
+    ) -> Mapping[tuple[ServiceKey, bytes | None, bytes | None], tuple[PublishedService, ...]]:
+        found: dict[tuple[ServiceKey, bytes | None, bytes | None], list[PublishedService]] = {}
         for machine in self.visible:
             region, group = machine[3], machine[4]
             for service in machine[8]:

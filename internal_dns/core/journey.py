@@ -19,7 +19,7 @@ from internal_dns.core.ask_as import BadAskAs, ask_as
 from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.cookies import full_cookie
 from internal_dns.core.local import EXISTING, LOCALHOST, is_bare, local_zone
-from internal_dns.core.lookup import Found, NoSuchName, View, find
+from internal_dns.core.lookup import LookupResult, NoSuchName, View, find
 from internal_dns.core.message import (
     PLAIN_UDP_SIZE,
     RR_HEAD,
@@ -330,7 +330,7 @@ def _ours(
     return Reply(octets, body.rcode, kind, cacheable, partial, (body, who.network))
 
 
-def conclude(found: Found, query: Query, zone: Labels) -> tuple[Body, bool]:
+def conclude(found: LookupResult, query: Query, zone: Labels) -> tuple[Body, bool]:
     """Return the reply to *query* given what is at its name, and whether that may be stored."""
     if isinstance(found, NoSuchName):
         return negative(Rcode.NXDOMAIN, found.reason, query, zone), True

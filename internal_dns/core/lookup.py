@@ -24,7 +24,7 @@ from internal_dns.core.catalog import (
     Machine,
     MachineSet,
     Network,
-    Published,
+    PublishedService,
 )
 from internal_dns.core.nearest import Distances, distances
 from internal_dns.core.records import (
@@ -84,7 +84,7 @@ class Node:
         return self.reason or only
 
 
-Found = Node | NoSuchName
+LookupResult = Node | NoSuchName
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ _OF_EVERY_NETWORK: Final = (
 )
 
 
-def find(asked: names.Asked, view: View) -> Found:
+def find(asked: names.Asked, view: View) -> LookupResult:
     """Return what is at the name that *asked* stands for."""
     network = view.who.network
     if not network.known and not isinstance(asked, _OF_EVERY_NETWORK):
@@ -239,7 +239,7 @@ def _no_group(group: bytes | None, app: App) -> NoSuchName | None:
     return None if group is None or group in app.by_group else NoSuchName("no such process group")
 
 
-def _of_app(asked: OfApp, app: App, view: View) -> Found:
+def _of_app(asked: OfApp, app: App, view: View) -> LookupResult:
     """Return what is at a name of *app*, which exists."""
     if lacking := _lacking(asked, app, view):
         return lacking
@@ -356,7 +356,7 @@ def unready(chosen: MachineSet) -> str:
     return _none_ready(len(chosen.machines)) if chosen.none_ready else ""
 
 
-def _unready_services(published: Sequence[Published]) -> str:
+def _unready_services(published: Sequence[PublishedService]) -> str:
     return "" if not published or published[0][0].ready else _none_ready(len(published))
 
 
@@ -461,7 +461,7 @@ def _services(asked: names.Services, app: App, view: View) -> Node:
     """Return the SRV RRset of a service: one per machine that is answered, with the machines'
     addresses beside it."""
     key = asked.service, asked.protocol
-    published: Sequence[Published] = app.published(key, asked.region, asked.group)
+    published: Sequence[PublishedService] = app.published(key, asked.region, asked.group)
     note = _unready_services(published)
     if not published:
         narrowed = asked.region is not None or asked.group is not None
@@ -626,7 +626,7 @@ def _whoami(view: View) -> TextList:
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _page(of: names.Pageable, number: int, view: View) -> Found:
+def _page(of: names.Pageable, number: int, view: View) -> LookupResult:
     """Cut page *number* out of a set or list, by canonical order: addresses ascending, lists as
     they are."""
     app = exists(of, view)
@@ -686,7 +686,7 @@ def _from(network: Network, start: int, every: bool) -> Iterator[Machine]:
 # ── reverse names ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _reverse(network: Network, nibbles: bytes) -> Found:
+def _reverse(network: Network, nibbles: bytes) -> LookupResult:
     """Return the owners of an address as PTR, or whether *nibbles* leads to an answerable one."""
     low, high = (bytes.fromhex(nibbles.ljust(32, fill).decode()) for fill in (b"0", b"f"))
     everyones = server_address(network)

@@ -25,7 +25,7 @@ from internal_dns.core.records import rotated
 from internal_dns.core.requester import Place
 
 Rank = tuple[bool, bool, bool, float]
-Span = tuple[tuple[Machine, ...], int, int]  # machines in order of address and id, from, to
+MachineRange = tuple[tuple[Machine, ...], int, int]  # machines in order of address and id, from, to
 
 _ADDRESS = itemgetter(2)
 _ADDRESS_AND_ID = itemgetter(2, 0)
@@ -50,7 +50,7 @@ def region_rank(there: bytes, here: bytes | None, catalog: Catalog) -> tuple[boo
 class Distances:
     """Tie groups, nearest first, each as spans of machines; `distinct` counts addresses."""
 
-    ties: tuple[tuple[Span, ...], ...]
+    ties: tuple[tuple[MachineRange, ...], ...]
     size: int
     distinct: int
 
@@ -92,7 +92,7 @@ class Distances:
         return found
 
 
-def _members(spans: tuple[Span, ...]) -> Iterator[Machine]:
+def _members(spans: tuple[MachineRange, ...]) -> Iterator[Machine]:
     return chain.from_iterable(machines[start:end] for machines, start, end in spans)
 
 
@@ -100,9 +100,9 @@ def distances(app: App, group: bytes | None, place: Place, catalog: Catalog) -> 
     """Return the machines that *app*, or one process group of it, answers, by distance from
     *place*."""
     chosen = app.selection(None, group)
-    own: list[Span] = []
-    near: list[tuple[Span, ...]] = []
-    far: list[tuple[Span, ...]] = []
+    own: list[MachineRange] = []
+    near: list[tuple[MachineRange, ...]] = []
+    far: list[tuple[MachineRange, ...]] = []
     for machines in _classes(app, group, place.region, catalog):
         start = end = 0
         if place.host is not None:
@@ -123,7 +123,7 @@ def distances(app: App, group: bytes | None, place: Place, catalog: Catalog) -> 
     return Distances(ties, len(chosen.machines), len(chosen.spread))
 
 
-def _spans(*spans: Span) -> tuple[Span, ...]:
+def _spans(*spans: MachineRange) -> tuple[MachineRange, ...]:
     return tuple(span for span in spans if span[1] < span[2])
 
 

@@ -24,7 +24,7 @@ from internal_dns.core.wire import (
     NAMES_IN,
     TC,
     BadReply,
-    Checked,
+    CheckedReply,
     Ede,
     Query,
     Rcode,
@@ -110,7 +110,7 @@ class Relayed:
         return b"".join(parts)
 
 
-def scrub(checked: Checked, name: bytes, qtype: int, *, dnssec_ok: bool) -> Relayed:
+def scrub(checked: CheckedReply, name: bytes, qtype: int, *, dnssec_ok: bool) -> Relayed:
     """Return what of *checked* answers *name* (wire form, lower-cased) and *qtype*.
 
     Raises BadReply for a referral, a chain that loops or is longer than 16: another upstream may do
@@ -142,7 +142,7 @@ def scrub(checked: Checked, name: bytes, qtype: int, *, dnssec_ok: bool) -> Rela
     return Relayed(checked.rcode, ad, counts, records, ttls, lifetime, before, target)
 
 
-def _our_target(checked: Checked, chain: Sequence[Span], last: bytes, qtype: int) -> bytes:
+def _our_target(checked: CheckedReply, chain: Sequence[Span], last: bytes, qtype: int) -> bytes:
     """Return the name of ours that the chain ends in, or nothing.
 
     Raises BadReply when another CNAME leads to a name of ours, or the chain takes so much room that
@@ -161,7 +161,7 @@ def _our_target(checked: Checked, chain: Sequence[Span], last: bytes, qtype: int
     return last
 
 
-def _negative_ttl(checked: Checked, soa: Span) -> int:
+def _negative_ttl(checked: CheckedReply, soa: Span) -> int:
     """Return min(TTL, MINIMUM) of an SOA (RFC 2308 section 5); a TTL with its highest bit is 0."""
     octets = checked.octets
     ttl = octets[soa[3] - 6 : soa[3] - 2]
@@ -181,7 +181,7 @@ def _with_negative_ttl(records: bytes, ttls: Sequence[int], most: int) -> bytes:
 
 
 def _chain(
-    checked: Checked, answers: Sequence[Span], name: bytes, qtype: int, dnssec_ok: bool
+    checked: CheckedReply, answers: Sequence[Span], name: bytes, qtype: int, dnssec_ok: bool
 ) -> tuple[list[Span], int, bytes, bool]:
     """Return the RRs that lead from *name* to what was asked, in this order; how many come before
     what was asked; the last name; whether it has any."""
@@ -233,7 +233,7 @@ def _chain(
 
 
 def _proofs(
-    checked: Checked, authority: Sequence[Span], soa: Span | None, dnssec_ok: bool
+    checked: CheckedReply, authority: Sequence[Span], soa: Span | None, dnssec_ok: bool
 ) -> list[Span]:
     """Return what is kept of the authority section, in its order."""
     if not dnssec_ok:
@@ -252,7 +252,7 @@ def _proofs(
 
 
 def _lifetime(
-    checked: Checked, kept: Sequence[Span], soa: Span | None, *, found: bool, aliased: bool
+    checked: CheckedReply, kept: Sequence[Span], soa: Span | None, *, found: bool, aliased: bool
 ) -> int:
     """Return the seconds a reply may be kept (RFC 2308 section 5 for negative ones)."""
     if checked.rcode not in (Rcode.NOERROR, Rcode.NXDOMAIN):
@@ -272,7 +272,7 @@ def _lifetime(
     return min(WITHOUT_SOA, shortest)
 
 
-def _cut(checked: Checked, kept: Sequence[Span], name: bytes) -> tuple[bytes, tuple[int, ...]]:
+def _cut(checked: CheckedReply, kept: Sequence[Span], name: bytes) -> tuple[bytes, tuple[int, ...]]:
     """Return the octets of these RRs and where their TTLs are."""
     octets, count = checked.octets, len(kept)
     start = len(octets) if not checked.spans else checked.spans[0][2]
@@ -317,7 +317,7 @@ def _owners_point(octets: bytes, kept: Sequence[Span], name: bytes) -> bool:
     return all(span[0] != name or octets.startswith(_QNAME, span[2]) for span in kept)
 
 
-def _written_out(checked: Checked, span: Span) -> bytes:
+def _written_out(checked: CheckedReply, span: Span) -> bytes:
     """Return an RR without its owner, the names in its rdata written out."""
     octets, (_, rtype, _, start, end) = checked.octets, span
     if rtype == Type.NAPTR:

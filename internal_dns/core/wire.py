@@ -364,7 +364,7 @@ Span = tuple[bytes, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedReply:
     """A reply that holds nothing of ours: header word, the three counts and records, all without
     its OPT."""
 
@@ -447,7 +447,7 @@ def is_bare_refusal(octets: bytes, ident: bytes) -> bool:
 
 def check_reply(
     octets: bytes, ident: bytes, question: bytes, zones: frozenset[bytes], prefix: bytes | None
-) -> Checked:
+) -> CheckedReply:
     """Check that *octets* answer *question* under *ident* and say nothing about what is ours.
 
     *question* is as we sent it, letter case included. *zones* are our apexes in lower-cased wire
@@ -479,7 +479,7 @@ def check_reply(
     if aliases and any(span in aliases for span in spans[answers:]):
         raise BadReply("an alias of ours outside the answer section", injected=True)
     counts = (answers, authorities, kept)
-    return Checked(
+    return CheckedReply(
         flags,
         counts,
         octets[size:end],

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internal_dns.core.wire import BadReply, Checked, check_reply
+from internal_dns.core.wire import BadReply, CheckedReply, check_reply
 from tests.core.messages import (
     AA,
     AAAA,
@@ -61,7 +61,7 @@ def message(
     return IDENT + pack("!5H", flags, 1, answers, ns, ar) + asked + b"".join(records)
 
 
-def checked(octets: bytes, asked: bytes = ASKED) -> Checked:
+def checked(octets: bytes, asked: bytes = ASKED) -> CheckedReply:
     return check_reply(octets, IDENT, asked, ZONES, PREFIX)
 
 
