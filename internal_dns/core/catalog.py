@@ -624,7 +624,7 @@ class Network:
         return tuple(sorted(peer.name for peer in self.peers.values() if peer.visible))
 
     @cached_property
-    def roll(self) -> Roll:
+    def app_index(self) -> AppIndex:
         """The apps in order, with how many machines each adds to the lists."""
         shown = len(self.visible_by_address)
         names = sorted(self.apps)
@@ -635,7 +635,7 @@ class Network:
             started = [size - lacking[name] for name, size in zip(names, sizes, strict=True)]
             lacking = Counter(m[1] for m in self.by_address if m[5] == DESTROYED or m[6][0])
             listed = [size - lacking[name] for name, size in zip(names, sizes, strict=True)]
-        return Roll.of(names, started, listed)
+        return AppIndex.of(names, started, listed)
 
     @cached_property
     def lists(self) -> dict[str, Text]:
@@ -643,7 +643,7 @@ class Network:
         return {}
 
 
-class Roll(NamedTuple):
+class AppIndex(NamedTuple):
     """The apps of a network in order, and how many machines of the lists stand before each: of
     `_instances` (`started`) and of `all._instances` (`listed`). Both end with the total."""
 
@@ -652,7 +652,7 @@ class Roll(NamedTuple):
     listed: array[int]
 
     @classmethod
-    def of(cls, names: list[bytes], started: Iterable[int], listed: Iterable[int]) -> Roll:
+    def of(cls, names: list[bytes], started: Iterable[int], listed: Iterable[int]) -> AppIndex:
         before = (array("L", accumulate(counts, initial=0)) for counts in (started, listed))
         return cls(names, *before)
 
@@ -716,7 +716,7 @@ def prepare(network: Network, since: Network | None = None) -> Network:
     """Build the indexes of *network* and return it: called by the thread that loads, so that no
     question waits for one. Apps that *since* has too are prepared already."""
     _ = network.machine_by_112, network.owners, network.other_addresses, network.peer_by_120
-    _ = network.roll, network.peer_names
+    _ = network.app_index, network.peer_names
     for label in network.apps if since is None else network.touched & network.apps.keys():
         app = network.apps[label]
         if len(app.machines) > SMALL:
@@ -776,7 +776,7 @@ def amended(
         _share(old, made, "peer_by_120", "peer_names")
         if not flycasts:
             _share(old, made, "others", "other_addresses")
-    return prepare(made, since=old) if "roll" in old.__dict__ else made
+    return prepare(made, since=old) if "app_index" in old.__dict__ else made
 
 
 def _sharing(app: App, old: App | None) -> App:
@@ -798,8 +798,8 @@ _FEW: Final = 64  # changed machines that are put into a sorted list one by one
 
 
 def _carry(old: Network, made: Network, apps: Mapping[bytes, App | None]) -> None:
-    """Amend the lists by address and the roll of *old*, if it has them."""
-    if "roll" not in old.__dict__:
+    """Amend the lists by address and the app_index of *old*, if it has them."""
+    if "app_index" not in old.__dict__:
         return
     before = {m for label in apps if label in old.apps for m in old.apps[label].machines}
     after = {m for app in apps.values() if app is not None for m in app.machines}
@@ -812,7 +812,7 @@ def _carry(old: Network, made: Network, apps: Mapping[bytes, App | None]) -> Non
         made.__dict__["visible_by_address"] = _amended(
             old.visible_by_address, _visible(gone), _visible(come)
         )
-    made.__dict__["roll"] = _amended_roll(old.roll, apps)
+    made.__dict__["app_index"] = _amended_app_index(old.app_index, apps)
 
 
 def _amended(index: list[Machine], gone: list[Machine], come: list[Machine]) -> list[Machine]:
@@ -840,17 +840,17 @@ def _amended(index: list[Machine], gone: list[Machine], come: list[Machine]) -> 
     return found
 
 
-def _amended_roll(roll: Roll, apps: Mapping[bytes, App | None]) -> Roll:
-    names = roll.names
+def _amended_app_index(app_index: AppIndex, apps: Mapping[bytes, App | None]) -> AppIndex:
+    names = app_index.names
     started, listed = (
         [after - before for before, after in pairwise(counts)]
-        for counts in (roll.started, roll.listed)
+        for counts in (app_index.started, app_index.listed)
     )
     for label, app in apps.items():
         at = bisect_left(names, label)
         there = at < len(names) and names[at] == label
         if there != (app is not None):
-            if names is roll.names:
+            if names is app_index.names:
                 names = names.copy()
             if there:
                 del names[at], started[at], listed[at]
@@ -860,7 +860,7 @@ def _amended_roll(roll: Roll, apps: Mapping[bytes, App | None]) -> Roll:
                 listed.insert(at, 0)
         if app is not None:
             started[at], listed[at] = len(_visible(app.machines)), len(_listed(app.machines))
-    return Roll.of(names, started, listed)
+    return AppIndex.of(names, started, listed)
 
 
 def _rank(machine: Machine) -> tuple[bool, bytes, bytes]:

@@ -136,7 +136,7 @@ def find(asked: names.Asked, view: View) -> LookupResult:
         case names.Page(of=of, number=number):
             return _page(of, number, view)
         case names.Apps():
-            return Node((_labels("apps", network.roll.names, view),))
+            return Node((_labels("apps", network.app_index.names, view),))
         case names.Peers():
             return Node((_labels("peers", network.peer_names, view),))
         case names.PeerAddress(peer=name):
@@ -521,12 +521,12 @@ def _labels(kind: str, found: Sequence[bytes], view: View) -> TextList:
 
 def _all_instances(network: Network, every: bool, view: View) -> TextList:
     """Return the machines of all apps, joined from what each app keeps."""
-    before = network.roll.before(every=every)
+    before = network.app_index.before(every=every)
     if too_long := _too_long(before[-1], _LEAST_INSTANCE, view):
         return too_long
     parts = (
         _text_of(names.Instances(name, every), network.apps[name])
-        for number, name in enumerate(network.roll.names)
+        for number, name in enumerate(network.app_index.names)
         if before[number + 1] > before[number]
     )
     return TextList(Text.joined(parts), before[-1], pageable=True)
@@ -647,7 +647,7 @@ def _page(of: names.Pageable, number: int, view: View) -> LookupResult:
             part = network.flycasts[name][start : start + PAGE]
             return Node((addresses(part),)) if part else Node((), "past the last page")
         case names.Apps():
-            return _page_of(Text.of(network.roll.names[start : start + PAGE]))
+            return _page_of(Text.of(network.app_index.names[start : start + PAGE]))
         case names.Peers():
             return _page_of(Text.of(network.peer_names[start : start + PAGE]))
         case names.Instances(app=None, every=every):
@@ -670,7 +670,7 @@ def _page_of(text: Text) -> Node:
 
 def _from(network: Network, start: int, every: bool) -> Iterator[Machine]:
     """Yield the machines of one page of `_instances`, from the one whose number is *start*."""
-    names, before = network.roll.names, network.roll.before(every=every)
+    names, before = network.app_index.names, network.app_index.before(every=every)
     if start >= before[-1]:
         return
     number, left = bisect_right(before, start) - 1, PAGE
