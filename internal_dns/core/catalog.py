@@ -205,7 +205,7 @@ class MachineSet:
             self._spread = _one_per_address(self.machines)
         return self._spread
 
-    def take_as_distinct(self) -> None:
+    def mark_distinct(self) -> None:
         """Do not look for machines that share an address: it is known that there are none."""
         self._spread, self._canonical = self.machines, self.in_order
 
@@ -375,7 +375,7 @@ class App:
         # A mixed app's whole set does not know the addresses that it leaves out.
         if large and not self.mixed and self.whole.distinct:
             for one in found.values():
-                one.take_as_distinct()
+                one.mark_distinct()
         return found
 
     @cached_property
@@ -471,7 +471,7 @@ class App:
         are kept: an app is mostly asked from where it runs, and regions are few."""
         return OrderedDict()
 
-    def keep_order(self, key: tuple[bytes | None, bytes | None], order: Order) -> None:
+    def store_order(self, key: tuple[bytes | None, bytes | None], order: Order) -> None:
         """Keep what `nearest` computed; the oldest goes when there are too many."""
         self.orders[key] = order
         if len(self.orders) > _MOST_ORDERS:

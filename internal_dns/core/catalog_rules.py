@@ -14,4 +14,4 @@ class CatalogRules:
     hidden: tuple[str, ...] = ("interactive-",)  # peers whose names start so are not listed
 
 
-USUAL: Final = CatalogRules()
+DEFAULT_RULES: Final = CatalogRules()

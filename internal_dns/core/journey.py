@@ -18,7 +18,7 @@ from internal_dns.core import names
 from internal_dns.core.ask_as import BadAskAs, ask_as
 from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.cookies import full_cookie
-from internal_dns.core.local import EXISTING, LOCALHOST, is_bare, local_zone
+from internal_dns.core.local import EMPTY_ZONES, LOCALHOST, is_bare, local_zone
 from internal_dns.core.lookup import LookupResult, NoSuchName, View, find
 from internal_dns.core.message import (
     PLAIN_UDP_SIZE,
@@ -414,7 +414,7 @@ def _local(query: Query, rules: Rules) -> Body | None:
     if _has_rule(labels, query.qtype, rules):
         return None
     if (zone := local_zone(labels)) is not None:
-        if zone in EXISTING:
+        if zone in EMPTY_ZONES:
             return negative(Rcode.NOERROR, "this server names no other", query, zone)
         if labels in rules.forwarded:  # DS, of a name that exists
             return negative(Rcode.NOERROR, "the zone above is local", query, zone)

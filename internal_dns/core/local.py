@@ -41,7 +41,7 @@ LOCAL_ZONES: Final[frozenset[Labels]] = frozenset(
     )
 )
 # RFC 9462 section 6.1: who asks it for other resolvers stays with us, for only we know .internal.
-EXISTING: Final[frozenset[Labels]] = frozenset({(b"resolver", b"arpa")})
+EMPTY_ZONES: Final[frozenset[Labels]] = frozenset({(b"resolver", b"arpa")})
 _TOPS: Final = frozenset(zone[-1] for zone in LOCAL_ZONES)
 
 

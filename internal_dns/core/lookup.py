@@ -30,7 +30,7 @@ from internal_dns.core.nearest import Distances, distances
 from internal_dns.core.records import (
     ADDRESS_FORMAT,
     ADDRESS_RR,
-    MOST_ADDRESSES,
+    MAX_ADDRESSES,
     NS,
     PAGE,
     SOA,
@@ -369,7 +369,7 @@ def _set(chosen: MachineSet, view: View, *, pageable: bool = False, note: str = 
     machines = chosen.spread
     if not machines:
         return Node((), none_started(chosen.total))
-    if len(machines) <= MOST_ADDRESSES:
+    if len(machines) <= MAX_ADDRESSES:
         return Node((addresses(tuple(m[2] for m in machines), pageable=pageable),), note=note)
     shown = _turned(machines, view.limit // ADDRESS_RR, view.rotation)
     every = partial(map, itemgetter(2), machines)
@@ -414,7 +414,7 @@ def none_started(matching: int) -> str:
 
 def _flycast(found: tuple[bytes, ...], view: View) -> Node:
     """Return the flycast addresses; their order is canonical, and rotated."""
-    if len(found) <= MOST_ADDRESSES:
+    if len(found) <= MAX_ADDRESSES:
         return Node((addresses(found, pageable=True),))
     shown = _turned(found, view.limit // ADDRESS_RR, view.rotation)
     return Node((_part_of(shown, len(found), partial(iter, found), pageable=True),))
@@ -436,7 +436,7 @@ def _nearest(asked: names.Nearest, app: App, view: View) -> Node:
 
 
 def _nearest_addresses(found: Distances, count: int, view: View) -> RRset:
-    if found.size <= MOST_ADDRESSES:
+    if found.size <= MAX_ADDRESSES:
         return RRset(Type.AAAA, found.groups(count), count)
     total = min(count, found.distinct)
     return _part_of(found.first(min(total, view.limit // ADDRESS_RR), view.rotation), total)

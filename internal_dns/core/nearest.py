@@ -136,7 +136,7 @@ def _classes(
     if kept is None or not (kept.latency is catalog.latency and kept.regions is catalog.regions):
         classes = _classed(app, group, here, catalog)
         kept = Order(catalog.latency, catalog.regions, classes)
-        app.keep_order(key, kept)
+        app.store_order(key, kept)
     return kept.classes
 
 

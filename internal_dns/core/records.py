@@ -27,7 +27,7 @@ PAGE: Final = 250
 
 ADDRESS_RR: Final = 28  # octets of an AAAA RR whose owner is the question
 SRV_RR: Final = 19  # octets of an SRV RR without its target's labels, but one length octet
-MOST_ADDRESSES: Final = MAX_MESSAGE // ADDRESS_RR  # more than any message holds
+MAX_ADDRESSES: Final = MAX_MESSAGE // ADDRESS_RR  # more than any message holds
 
 _DNS: Final = (b"_dns", b"internal")
 # The serial is constant: nothing is transferred, and a moving one would tell tenants of each other.

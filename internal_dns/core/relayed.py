@@ -33,10 +33,10 @@ from internal_dns.core.wire import (
 )
 
 MAX_LIFETIME: Final = 3_600  # seconds
-MAX_NEGATIVE: Final = (
+MAX_NEGATIVE_LIFETIME: Final = (
     900  # RFC 2308 section 5 allows three hours; a name that was just made should not wait for them
 )
-WITHOUT_SOA: Final = 5  # a negative reply that does not say how long it holds
+NO_SOA_LIFETIME: Final = 5  # a negative reply that does not say how long it holds
 STALE_TTL: Final = 30  # RFC 8767 section 4
 _HIGHEST_BIT: Final = b"\x80\0\0\0"  # a TTL that has it counts as 0, RFC 2181 section 8
 PER_TTL: Final = 40  # octets that the place of one TTL takes: a number, and where it is
@@ -266,10 +266,10 @@ def _lifetime(
     if found:
         return min(MAX_LIFETIME, shortest)
     if soa is not None:
-        return min(MAX_NEGATIVE, _negative_ttl(checked, soa), shortest)
+        return min(MAX_NEGATIVE_LIFETIME, _negative_ttl(checked, soa), shortest)
     if aliased and checked.rcode == Rcode.NOERROR:
         return 0  # a CNAME is never kept without its target
-    return min(WITHOUT_SOA, shortest)
+    return min(NO_SOA_LIFETIME, shortest)
 
 
 def _cut(checked: CheckedReply, kept: Sequence[Span], name: bytes) -> tuple[bytes, tuple[int, ...]]:

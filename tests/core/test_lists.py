@@ -206,7 +206,7 @@ def test_answers_of_large_apps_agree_with_the_reference(
 ) -> None:
     """Every app counts as large, and every set of more than *most* addresses as past any message."""
     monkeypatch.setattr(catalogs, "SMALL", small)
-    monkeypatch.setattr(lookup, "MOST_ADDRESSES", most)
+    monkeypatch.setattr(lookup, "MAX_ADDRESSES", most)
     for found in disagreements(most + small, 8_000):
         assert found is None, str(found)
 

@@ -15,7 +15,7 @@ import dns.rrset
 import pytest
 
 from internal_dns.core.message import ReplyOptions
-from internal_dns.core.relayed import MAX_LIFETIME, MAX_NEGATIVE, Relayed, relay, scrub
+from internal_dns.core.relayed import MAX_LIFETIME, MAX_NEGATIVE_LIFETIME, Relayed, relay, scrub
 from internal_dns.core.wire import BadReply, Query, check_reply, read_query
 from tests.core.messages import AAAA, ANY, DNAME, A, opt, query
 
@@ -179,7 +179,12 @@ def test_a_referral_is_no_answer() -> None:
         ((), (SOA,), 0, 60),
         ((), (SOA,), 3, 60),
         ((), ("example 30 SOA ns.example. root.example. 1 2 3 4 60",), 3, 30),
-        ((), ("example 86400 SOA ns.example. root.example. 1 2 3 4 86400",), 3, MAX_NEGATIVE),
+        (
+            (),
+            ("example 86400 SOA ns.example. root.example. 1 2 3 4 86400",),
+            3,
+            MAX_NEGATIVE_LIFETIME,
+        ),
         ((), (), 3, 5),
         ((), (), 0, 5),
         (CHAIN[:1], (), 3, 5),
@@ -335,7 +340,7 @@ def test_a_negative_ttl_is_the_least_of_the_soas_ttl_and_minimum(
     assert [int(line.split()[1]) for line in shown(asked, relayed)] == [
         min(expected, each) for each in (ttl, ttl, 7_200)
     ]
-    assert relayed.lifetime == min(expected, MAX_NEGATIVE)
+    assert relayed.lifetime == min(expected, MAX_NEGATIVE_LIFETIME)
 
 
 def test_an_age_is_subtracted() -> None:

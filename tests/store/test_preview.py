@@ -7,7 +7,7 @@ from typing import Any
 import dns.name
 import pytest
 
-from internal_dns.core.records import MOST_ADDRESSES
+from internal_dns.core.records import MAX_ADDRESSES
 from internal_dns.store.generate import create_catalog
 from internal_dns.store.json_rows import BadRequest
 from internal_dns.store.operations import perform
@@ -196,7 +196,7 @@ def test_sets_and_lists_past_any_message_are_compared_whole(writer: Writer) -> N
         'id = "w{0:04}", address = "fdaa:0:40:1:1:0:{0:x}:2", region = "iad", state = "{1}", '
         'metadata = {{ role = "r" }}, services = [{{ name = "http", port = 80 }}]'
     )
-    count, stopped = MOST_ADDRESSES + 60, 60
+    count, stopped = MAX_ADDRESSES + 60, 60
 
     def document(off: int) -> str:
         members = (
