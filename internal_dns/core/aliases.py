@@ -32,7 +32,7 @@ def question_at_end(forward: Forward, relayed: Relayed) -> bytes:
     return octets + b"\0" + pack("!HHIH", Type.OPT, edns.size, ttl, len(options)) + options
 
 
-def completed(
+def complete_chain(
     forward: Forward,
     relayed: Relayed,
     chain: bytes,

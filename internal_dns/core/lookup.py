@@ -372,8 +372,8 @@ def _set(chosen: MachineSet, view: View, *, pageable: bool = False, note: str = 
     if len(machines) <= MAX_ADDRESSES:
         return Node((addresses(tuple(m[2] for m in machines), pageable=pageable),), note=note)
     shown = _turned(machines, view.limit // ADDRESS_RR, view.rotation)
-    every = partial(map, itemgetter(2), machines)
-    part = _part_of([m[2] for m in shown], len(machines), every, pageable=pageable)
+    all_rdata = partial(map, itemgetter(2), machines)
+    part = _part_of([m[2] for m in shown], len(machines), all_rdata, pageable=pageable)
     return Node((part,), note=note)
 
 
@@ -387,19 +387,19 @@ def _turned(members: Sequence[T], count: int, rotation: int) -> list[T]:
 def _part_of(
     shown: Sequence[bytes],
     total: int,
-    every: Callable[[], Iterable[bytes]] | None = None,
+    all_rdata: Callable[[], Iterable[bytes]] | None = None,
     *,
     pageable: bool = False,
 ) -> RRset:
     """A set of *total* addresses, of which no message can hold more than *shown*; it may be stored
-    when *every* returns them all."""
+    when *all_rdata* returns them all."""
     return RRset(
         Type.AAAA,
         (tuple(shown),),
         pageable=pageable,
-        stored=every is not None,
+        stored=all_rdata is not None,
         total=total,
-        every=every,
+        all_rdata=all_rdata,
     )
 
 

@@ -109,9 +109,9 @@ def body_of(
 def ring_of(body: Body) -> bytes:
     """Return all RRs of an address set past any message, in the order that is rotated; nothing for
     another body, whose `answer` has them."""
-    if not isinstance(body.whole, RRset) or body.whole.every is None:
+    if not isinstance(body.whole, RRset) or body.whole.all_rdata is None:
         return b""
-    return _AAAA_HEAD.join(chain((b"",), body.whole.every()))
+    return _AAAA_HEAD.join(chain((b"",), body.whole.all_rdata()))
 
 
 def _rrs(rtype: Type, rdata: Iterable[bytes]) -> Iterator[bytes]:

@@ -50,7 +50,7 @@ class RRset:
     is no limit.
 
     A set past any message is not written out: then `groups` holds as many as a message can take,
-    those that the turn chose and in its order, and `total` says how many there are. `every` returns
+    those that the turn chose and in its order, and `total` says how many there are. `all_rdata` returns
     the rdata of all, in the order that is rotated, when they may be kept.
     """
 
@@ -61,7 +61,7 @@ class RRset:
     extra: tuple[Extra, ...] = ()
     stored: bool = True
     total: int = 0
-    every: Callable[[], Iterable[bytes]] | None = field(default=None, compare=False)
+    all_rdata: Callable[[], Iterable[bytes]] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

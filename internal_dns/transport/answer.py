@@ -28,7 +28,7 @@ from random import getrandbits
 from time import perf_counter
 from typing import Final, Protocol
 
-from internal_dns.core.aliases import completed, question_at_end
+from internal_dns.core.aliases import complete_chain, question_at_end
 from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.journey import Drop, Forward, Reply, Rules, identify, respond
 from internal_dns.core.message import Body, ReplyOptions, message
@@ -522,7 +522,7 @@ class Exchange:
         )
         if isinstance(ours, Reply):
             if not leaks(ours):
-                return completed(forward, relayed, chain, ours.octets, ede)
+                return complete_chain(forward, relayed, chain, ours.octets, ede)
             self.metrics.leaks += 1
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
         return message(body, forward.query, forward.reply_options)
