@@ -55,7 +55,7 @@ class Explanation:
     outcome: Reply | Forward | Drop
     steps: tuple[tuple[str, str], ...]
     machines: tuple[Verdict, ...] = ()
-    of: int = 0  # how many machines the app has, judged or not
+    total: int = 0  # machines of the app, judged or not
 
     @property
     def octets(self) -> bytes:
@@ -88,7 +88,7 @@ def explain(
     steps = [("asks", _who(who, source))]
     zone = our_zone(query.labels, rules.prefix)
     machines: tuple[Verdict, ...] = ()
-    of = 0
+    total = 0
     if isinstance(who, Requester) and zone is not None and catalog is not None:
         here = place(who, catalog, rules.region)
         asked = asked_in(zone, query.labels, rules.prefix)
@@ -101,7 +101,7 @@ def explain(
             else None
         )
         if app is not None:
-            of = len(app.machines)
+            total = len(app.machines)
             machines = _verdicts(
                 base, app, View(who, catalog, here, rules.region, rotation), at_most
             )
@@ -115,7 +115,7 @@ def explain(
     if isinstance(who, Requester) and who.network.known:
         counted = who.network.revision
         steps.append(("revision", f"{counted} of this network" if counted else "-"))
-    return Explanation(outcome, tuple(steps), machines, of)
+    return Explanation(outcome, tuple(steps), machines, total)
 
 
 def _who(who: Requester | Outsider | BadAskAs, source: bytes) -> str:

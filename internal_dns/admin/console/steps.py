@@ -145,7 +145,7 @@ def _machines(story: Explanation) -> dict[str, Any]:
         "inside": inside,
         "outside": len(found) - inside,
         "judged": len(found),
-        "of": story.of,
+        "of": story.total,
         "reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
         "distances": any(verdict.distance for verdict in found),
     }
