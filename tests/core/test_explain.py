@@ -378,11 +378,14 @@ def test_a_machine_that_is_not_ready_is_told_so(name: str, left_out: set[str]) -
             "worker.process.web.internal",
             {"3d8d9930b03989": "process group is web", "683d920b195638": "suspended"},
         ),
-        ("3d8d9930b03989.vm.web.internal", {"3d8d9930b03989": "", "5683d474b40d8e": "another id"}),
+        (
+            "3d8d9930b03989.vm.web.internal",
+            {"3d8d9930b03989": "", "5683d474b40d8e": "has a different id"},
+        ),
         ("1.2.3.version.kv._metadata.web.internal", {"4d89696a2e7508": "metadata lacks the key"}),
         (
             "1.2.3.version.kv._metadata.web.internal",
-            {"7811e63fd4de08": "metadata has another value"},
+            {"7811e63fd4de08": "metadata has a different value"},
         ),
         ("_http._tcp.web.internal", {"4d89696a2e7508": "does not publish the service"}),
     ],
