@@ -63,7 +63,7 @@ from internal_dns.core.wire import (
     read_query,
 )
 
-# Seconds that a TCP connection may be idle; sent to clients that query it (RFC 7828).
+# Seconds that a TCP connection may be idle; sent in the keepalive option (RFC 7828).
 IDLE_TIMEOUT: Final = 10
 
 
@@ -97,7 +97,7 @@ class Cacheable:
     body: Body
     label: bytes | None  # the app or flycast that the reply depends on; None: the whole network
     # For a TXT list that `body.answer` lacks because it fits no TCP message or was not built: a UDP
-    # query with a limit below this many octets gets TC and no answer. 0: `body.answer` has the list.
+    # query with a limit below this many octets gets TC and no answer. 0: `body.answer` is whole.
     truncated_below: int = 0
     # All RRs of an address set too large for any message, each of ADDRESS_RR octets, before
     # rotation. `body` has those that one rotation selected.
@@ -392,8 +392,9 @@ def depends_on(asked: Asked) -> bytes | None:
         ):
             return app
         case (
-            names.Apex() | names.Apps() | names.Peers() | names.PeerAddress() | names.ServerAddress()
-            | names.ApiAddress() | names.WhoAmI() | names.Reverse() | names.NoSuchForm()
+            names.Apex() | names.Apps() | names.Peers() | names.PeerAddress()
+            | names.ServerAddress() | names.ApiAddress() | names.WhoAmI() | names.Reverse()
+            | names.NoSuchForm()
         ):  # fmt: skip
             return None
         case _:
