@@ -420,8 +420,8 @@ def _local(query: Query, rules: Rules) -> Body | None:
         if zone in EMPTY_ZONES:
             return negative(Rcode.NOERROR, "this server designates no resolver", query, zone)
         if labels in rules.forwarded:  # DS at a name that exists
-            return negative(Rcode.NOERROR, "the parent zone is local", query, zone)
-        return negative(Rcode.NXDOMAIN, "this zone is local and empty", query, zone)
+            return negative(Rcode.NOERROR, "the parent zone is served here", query, zone)
+        return negative(Rcode.NXDOMAIN, "this zone is served here and is empty", query, zone)
     return Body(aa=False) if is_bare(labels, query.qtype) else None
 
 

@@ -442,7 +442,7 @@ GOLDEN = {
 asks     ::1 is in network acme, by dev mode: asked as acme/iad
 place    region iad, as asked
 name     an app's visible machines, narrowed by region, by group, or both (app web, region iad)
-outcome  NOERROR, 129 octets by UDP, TTL 5, kind internal
+outcome  NOERROR, 129 octets over UDP, TTL 5, kind internal
 revision 1 of this network
   - 1857705c2ee4e8  iad  web      fdaa:0:18:a7b:7e:1:9:2        destroyed
   - 287444ec026748  syd  worker   fdaa:0:18:a7b:b1:1:6:2        region is syd
@@ -462,8 +462,8 @@ iad.web.internal. 5 IN AAAA fdaa:0:18:a7b:7e:1:2:2
     "top2.nearest.of.db.internal --as fdaa:0:18:a7b:91:2:3:2": """\
 asks     fdaa:0:18:a7b:91:2:3:2 is in network acme, by the /48 of its address, fdaa:0:18::/48
 place    region ams, as machine d891256b604e78 (started) owns this /112
-name     at most `count` visible machines, nearest first (app db, count 2)
-outcome  NOERROR, 112 octets by UDP, TTL 5, kind internal
+name     at most 2 visible machines, nearest first (app db)
+outcome  NOERROR, 112 octets over UDP, TTL 5, kind internal
 revision 1 of this network
   + d891256b604e78  ams  app  fdaa:0:18:a7b:91:2:3:2  self, 0.0 ms
   + 32874445f04218  ord  app  fdaa:0:18:a7b:81:2:2:2  66.1 ms
@@ -479,8 +479,8 @@ leader.role.kv._metadata.db.internal. 5 IN AAAA fdaa:0:18:a7b:7d:2:1:2
 asks     ::1 is in network acme, by dev mode: asked as acme
 place    region unknown: all machines are equally near
 name     an app's visible machines, narrowed by region, by group, or both (app resolver)
-apps     no resolver here, only batch, blog, db, web
-outcome  NXDOMAIN, 147 octets by UDP, kind internal
+apps     no app resolver in this network; it has batch, blog, db, web
+outcome  NXDOMAIN, 147 octets over UDP, kind internal
 revision 1 of this network
 ; NXDOMAIN qr aa rd ra
 ; EDE 0 (Other): no such app in this network
@@ -523,10 +523,10 @@ def test_the_command_tells_the_story(words: str, catalog_file: Path) -> None:
 @pytest.mark.parametrize(
     ("label", "says"),
     [
-        ("wbe", "no wbe here; the nearest: web"),
-        ("bacth", "no bacth here; the nearest: batch"),
-        ("top2.nearest.of.webb", "no webb here; the nearest: web"),
-        ("zzz", "no zzz here, only batch, blog, db, web"),
+        ("wbe", "no app wbe in this network; similar: web"),
+        ("bacth", "no app bacth in this network; similar: batch"),
+        ("top2.nearest.of.webb", "no app webb in this network; similar: web"),
+        ("zzz", "no app zzz in this network; it has batch, blog, db, web"),
     ],
 )
 def test_a_misspelt_app_is_told_with_those_there_are(label: str, says: str) -> None:

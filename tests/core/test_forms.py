@@ -1,5 +1,4 @@
-"""Each form of a name is known everywhere: the type checker names the places that a new one lacks,
-and what users read of it needs no docstring."""
+"""Every match on the forms of a name is exhaustive, and the texts for users need no docstrings."""
 
 from __future__ import annotations
 
@@ -33,8 +32,9 @@ def test_the_example_of_a_form_is_of_that_form(form: type[names.Asked]) -> None:
     assert zone is not None
     asked = asked_in(zone, name, PREFIX)
     assert type(asked) is form
-    assert FORMS[form].words[:1].islower() or FORMS[form].words[:1] == "`"
-    assert FORMS[form].words in describe(asked) or form in (
+    words = FORMS[form].words.format(count=getattr(asked, "count", None))
+    assert words[:1].islower()
+    assert words in describe(asked) or form in (
         names.Page,
         names.EmptyNonTerminal,
         names.NoSuchForm,
@@ -42,7 +42,18 @@ def test_the_example_of_a_form_is_of_that_form(form: type[names.Asked]) -> None:
     assert FORMS[form].type in Type
 
 
-def test_explain_has_its_words_without_docstrings() -> None:
+def test_a_field_in_the_words_of_a_form_is_not_repeated_behind_them() -> None:
+    asked = names.internal((b"top2", b"nearest", b"of", b"web"))
+    assert describe(asked) == "at most 2 visible machines, nearest first (app web)"
+
+
+def test_a_list_that_includes_stopped_machines_is_described_as_such() -> None:
+    asked = names.internal((b"all", b"regions", b"web"))
+    words = "the regions that an app or process group runs in"
+    assert describe(asked) == f"{words} (app web, stopped machines included)"
+
+
+def test_explain_needs_no_docstrings() -> None:
     program = """
 from internal_dns.core import names
 from internal_dns.core.explain import describe
@@ -65,7 +76,7 @@ print(describe(names.internal((b"_apps",))))
 
 @pytest.fixture
 def checked(tmp_path: Path) -> Path:
-    """A copy of the core to change."""
+    """A copy of the core that a test may change."""
     copytree(ROOT / "internal_dns" / "core", tmp_path / "internal_dns" / "core")
     for source in ("__init__.py", "py.typed"):
         if (ROOT / "internal_dns" / source).exists():

@@ -119,8 +119,8 @@ def concerned(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> i
 def suggested(story: Explanation) -> list[str]:
     """The names that a step recommends instead of one without an answer."""
     steps = dict(story.steps)
-    names = re.findall(r"try (\S+)$", steps.get("meant", ""))
-    _, _, near = steps.get("apps", "").partition("the nearest: ")
+    names = re.findall(r"try (\S+)$", steps.get("hint", ""))
+    _, _, near = steps.get("apps", "").partition("similar: ")
     return names or [f"{app}.internal" for app in near.split(", ") if app]
 
 
