@@ -474,7 +474,7 @@ class App:
     def lists(self) -> dict[tuple[str, bytes | None, bool], Text]:
         """The encoded lists of this app, each from its first query on (lookup.py).
 
-        No Text is longer than a message, so a list takes at most 64 KiB.
+        A Text is little longer than the largest message, so a list takes some 64 KiB.
         """
         return {}
 
