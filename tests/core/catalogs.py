@@ -16,7 +16,10 @@ Rows = dict[str, list[tuple[Any, ...]]]
 
 NETWORKS = (0x18, 0x19, 0x1A, 0xFFFF_FFFF)
 HOSTS = (0x0A7B_007D, 0x0A7B_0091, 1)
-APPS = "web web web db WEB a-b vms vm _apps _page _instances _peer global all internal kv of 7 top1 ams _api".split()
+APPS = (
+    "web web web db WEB a-b vms vm _apps _page _instances _peer global all internal kv of 7 top1 "
+    "ams _api"
+).split()
 REGIONS = "ams ams iad iad nrt AMS global vms _page kv lax".split()
 GROUPS = "app app worker Worker vm process _page all ams web".split()
 IDS = [
@@ -119,7 +122,8 @@ def random_rows(rng: Random) -> Rows:
     for ident in ids:
         network = in_network()
         rows["machines"].append((
-            named(rng, [ident]), network, named(rng, APPS[: rng.choice((3, 6, 20))]), address(rng, network or 0x18),
+            named(rng, [ident]), network, named(rng, APPS[: rng.choice((3, 6, 20))]),
+            address(rng, network or 0x18),
             named(rng, REGIONS), named(rng, GROUPS), rng.choice(STATES), int(rng.random() < 0.1), 0,
             *marks(rng),
         ))  # fmt: skip
@@ -151,7 +155,8 @@ def random_rows(rng: Random) -> Rows:
     rows["regions"] = [
         (code, "", *place, 1)
         for code, place in (
-            ("ams", (52.3, 4.9)), ("iad", (39.0, -77.5)), ("nrt", (35.7, 140.0)), ("Lax", (None, None)),
+            ("ams", (52.3, 4.9)), ("iad", (39.0, -77.5)), ("nrt", (35.7, 140.0)),
+            ("Lax", (None, None)),
             ("global", (1, 1)),
         )
         if rng.random() < 0.5
@@ -164,7 +169,8 @@ def random_rows(rng: Random) -> Rows:
     return deduplicated(rows)
 
 
-PRIMARY_KEYS = {"networks": 1, "apps": 2, "machines": 1, "machine_metadata": 2, "machine_services": 3, "peers": 2,
+PRIMARY_KEYS = {"networks": 1, "apps": 2, "machines": 1, "machine_metadata": 2,
+                "machine_services": 3, "peers": 2,
                 "flycasts": 3, "regions": 1, "region_latency": 2, "hosts": 1}  # fmt: skip
 NOT_NULL = {
     "networks",
@@ -233,10 +239,13 @@ def random_name(rng: Random, rows: Rows, source: bytes = b"") -> tuple[bytes, ..
     return name
 
 
-ELSEWHERE = """. example.com www.example.com localhost a.localhost test x.test home.arpa invalid onion fly-local-6pn com
-1.0.0.10.in-addr.arpa 10.in-addr.arpa 32.172.in-addr.arpa 16.172.in-addr.arpa x.31.172.in-addr.arpa d.f.ip6.arpa
-b.a.d.f.ip6.arpa f.ip6.arpa ip6.arpa arpa internal.example xinternal local internal.com 1.127.in-addr.arpa
-8.e.f.ip6.arpa 8.b.d.0.1.0.0.2.ip6.arpa 254.169.in-addr.arpa 255.255.255.255.in-addr.arpa""".split()
+# Labels with names below them and no records.
+BETWEEN = ("vm", "process", "of", "nearest.of", "kv._metadata", "_metadata", "_tcp", "_udp")
+ELSEWHERE = """. example.com www.example.com localhost a.localhost test x.test home.arpa invalid
+onion fly-local-6pn com 1.0.0.10.in-addr.arpa 10.in-addr.arpa 32.172.in-addr.arpa
+16.172.in-addr.arpa x.31.172.in-addr.arpa d.f.ip6.arpa b.a.d.f.ip6.arpa f.ip6.arpa ip6.arpa arpa
+internal.example xinternal local internal.com 1.127.in-addr.arpa 8.e.f.ip6.arpa
+8.b.d.0.1.0.0.2.ip6.arpa 254.169.in-addr.arpa 255.255.255.255.in-addr.arpa""".split()
 
 
 def reverse_name(rng: Random, rows: Rows) -> tuple[bytes, ...]:
@@ -279,17 +288,21 @@ def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
     every, page = rng.choice(("", "all.")), f"{rng.choice(('1', '1', '2', '0', '01', 'x'))}._page."
     paging = rng.choice(("", "", "", page, "_page."))
     form = rng.choice((
-        f"{app}", f"{app}", f"global.{app}", f"{region}.{app}", f"{region}.{app}", f"{top}.{app}", f"{top}.{app}",
+        f"{app}", f"{app}", f"global.{app}", f"{region}.{app}", f"{region}.{app}",
+        f"{top}.{app}", f"{top}.{app}",
         f"{ident}.vm.{app}", f"{group}.process.{app}", f"{value}.{key}.kv._metadata.{app}",
-        f"{value}.{key}.kv._metadata.{app}", f"{key}.kv._metadata.{app}", f"{every}regions.{app}", f"{every}vms.{app}",
-        f"{every}_instances.{app}", f"{service}.{app}", f"{service}.{app}", f"{service}.{region}.{app}",
-        f"{service}.{group}.process.{app}", f"{service}.{region}.{group}.process.{app}", f"{service}.global.{app}",
+        f"{value}.{key}.kv._metadata.{app}", f"{key}.kv._metadata.{app}",
+        f"{every}regions.{app}", f"{every}vms.{app}", f"{every}_instances.{app}",
+        f"{service}.{app}", f"{service}.{app}", f"{service}.{region}.{app}",
+        f"{service}.{group}.process.{app}", f"{service}.{region}.{group}.process.{app}",
+        f"{service}.global.{app}",
         f"{region}.{group}.process.{app}",
         f"{top}.{group}.process.{app}",
-        f"global.{group}.process.{app}", f"{every}regions.{group}.process.{app}", f"{every}vms.{group}.process.{app}",
-        "_apps", f"{every}_instances", "_peer", f"{beside('peers', 1, PEERS)}._peer", "_api", "_dns",
-        "_whoami", "all", "",
-        f"{rng.choice(('vm', 'process', 'of', 'nearest.of', 'kv._metadata', '_metadata', '_tcp', '_udp'))}.{app}",
+        f"global.{group}.process.{app}", f"{every}regions.{group}.process.{app}",
+        f"{every}vms.{group}.process.{app}",
+        "_apps", f"{every}_instances", "_peer", f"{beside('peers', 1, PEERS)}._peer", "_api",
+        "_dns", "_whoami", "all", "",
+        f"{rng.choice(BETWEEN)}.{app}",
         f"{rng.choice(('of', 'nearest.of', '_tcp', '_udp'))}.{group}.process.{app}",
         f"{rng.choice(('_tcp', '_udp'))}.{rng.choice((region, 'global'))}.{app}",
         f"_tcp.{region}.{group}.process.{app}",

@@ -181,7 +181,8 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
     "machine_services": [("m1", "http", "tcp", 8080), ("m2", "http", "tcp", 8080)],
     "peers": [(ACME, "laptop", "fdaa:0:18:a7b:7d:1:1:102", "")],
     "flycasts": [(ACME, "web", "fdaa:0:18:0:1::9")],
-    "regions": [("ams", "", 52.3, 4.9, 1), ("iad", "", 39.0, -77.5, 1), ("nrt", "", 35.7, 140.0, 0)],
+    "regions":
+        [("ams", "", 52.3, 4.9, 1), ("iad", "", 39.0, -77.5, 1), ("nrt", "", 35.7, 140.0, 0)],
 }  # fmt: skip
 CATALOG = loaded(rows=ROWS).catalog
 

@@ -99,11 +99,13 @@ GOOD = {
         (1, 0, 0),
     ),
     "an additional record, then OPT": (message(ADDRESS, ADDRESS, opt(), ar=2), (1, 0, 1)),
-    "what follows OPT, left out": (message(ADDRESS, opt(), rr(b"\0", TSIG, bytes(9)), ar=2), (1, 0, 0)),
+    "what follows OPT, left out":
+        (message(ADDRESS, opt(), rr(b"\0", TSIG, bytes(9)), ar=2), (1, 0, 0)),
     "an unknown type and class": (message(rr(QNAME, 65_280, bytes(300), rclass=7)), (1, 0, 0)),
     "a name that is the root": (message(rr(b"\0", NS, b"\0")), (1, 0, 0)),
     "an address beside our prefix": (message(rr(QNAME, AAAA, ip("fdab::1"))), (1, 0, 0)),
-    "our prefix at the end of an address": (message(rr(QNAME, AAAA, ip("2001:db8::fdaa"))), (1, 0, 0)),
+    "our prefix at the end of an address":
+        (message(rr(QNAME, AAAA, ip("2001:db8::fdaa"))), (1, 0, 0)),
     "our prefix in a TXT": (message(rr(QNAME, TXT, b"\4\xfd\xaa\0\0")), (1, 0, 0)),
     "our names in a TXT": (message(rr(QNAME, TXT, b"\x0c" + b"web.internal")), (1, 0, 0)),
     "a service with hints": (
@@ -111,7 +113,8 @@ GOOD = {
         (1, 0, 0),
     ),
     "a truncated reply, TC": (message(ADDRESS, flags=QR | TC), (1, 0, 0)),
-    "the longest label and name": (message(rr(wire((b"x" * 63,) * 3 + (b"y" * 61,)), A, bytes(4))), (1, 0, 0)),
+    "the longest label and name":
+        (message(rr(wire((b"x" * 63,) * 3 + (b"y" * 61,)), A, bytes(4))), (1, 0, 0)),
     "SERVFAIL": (message(flags=QR | 2), (0, 0, 0)),
 }  # fmt: skip
 

@@ -93,7 +93,8 @@ ROWS = {
         asked(with_flags(opt(version=1), UNKNOWN_FLAG)), BADVERS, records=False
     ),
     "do": Row(asked(opt(do=True)), do=True),
-    "do of an unknown version": Row(asked(opt(do=True, version=1)), BADVERS, do=True, records=False),
+    "do of an unknown version":
+        Row(asked(opt(do=True, version=1)), BADVERS, do=True, records=False),
     "do over tcp": Row(asked(opt(do=True)), do=True, stream=True),
     "do and a cookie": Row(asked(opt(COOKIE_OPTION, do=True)), do=True, options=(COOKIE,)),
     "signed": Row(asked(opt(do=True, size=1232), qtype=TXT), do=True, records=False),
@@ -103,7 +104,8 @@ ROWS = {
     "expire": Row(asked(opt(option(EXPIRE)))),
     "client subnet": Row(asked(opt(SUBNET))),
     "padding": Row(asked(opt(option(PADDING, bytes(32))))),
-    "as dig asks": Row(asked(opt(COOKIE_OPTION, size=1232), flags=RD | AD), copied=RD, options=(COOKIE,)),
+    "as dig asks":
+        Row(asked(opt(COOKIE_OPTION, size=1232), flags=RD | AD), copied=RD, options=(COOKIE,)),
 }  # fmt: skip
 
 

@@ -68,19 +68,22 @@ SOURCES = (
     ip("fdaa::3"),
 )
 NAMES = """
-internal flycast a.a.d.f.ip6.arpa _apps.internal _instances.internal all._instances.internal _peer.internal
-alice-laptop._peer.internal _api.internal _dns.internal _whoami.internal web.internal global.web.internal
-iad.web.internal lhr.web.internal xxx.web.internal batch.internal blog.internal nosuch.internal render.internal
-3d8d9930b03989.vm.web.internal 287444ec026748.vm.web.internal nosuch.vm.web.internal worker.process.web.internal
-iad.worker.process.web.internal leader.role.kv._metadata.db.internal role.kv._metadata.db.internal
-x.role.kv._metadata.db.internal regions.web.internal all.regions.web.internal vms.web.internal all.vms.web.internal
-vms.worker.process.web.internal _instances.web.internal all._instances.web.internal _http._tcp.web.internal
-_dns._udp.resolver.internal _nosuch._tcp.web.internal top1.nearest.of.web.internal top3.nearest.of.web.internal
-top99999.nearest.of.render.internal top2.nearest.of.worker.process.web.internal top0.nearest.of.web.internal
-vm.web.internal of.web.internal _page.web.internal 1._page.web.internal 2._page.web.internal 01._page.web.internal
-1._page.render.internal web.flycast a.b.web.flycast nosuch.flycast x.vm.web.internal all.web.internal
-2.0.0.0.b.3.8.b.6.6.0.f.d.7.0.0.b.7.a.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa 8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa
-x.a.a.d.f.ip6.arpa example.com localhost x.test hostname 1.0.10.in-addr.arpa
+internal flycast a.a.d.f.ip6.arpa _apps.internal _instances.internal all._instances.internal
+_peer.internal alice-laptop._peer.internal _api.internal _dns.internal _whoami.internal web.internal
+global.web.internal iad.web.internal lhr.web.internal xxx.web.internal batch.internal blog.internal
+nosuch.internal render.internal 3d8d9930b03989.vm.web.internal 287444ec026748.vm.web.internal
+nosuch.vm.web.internal worker.process.web.internal iad.worker.process.web.internal
+leader.role.kv._metadata.db.internal role.kv._metadata.db.internal x.role.kv._metadata.db.internal
+regions.web.internal all.regions.web.internal vms.web.internal all.vms.web.internal
+vms.worker.process.web.internal _instances.web.internal all._instances.web.internal
+_http._tcp.web.internal _dns._udp.resolver.internal _nosuch._tcp.web.internal
+top1.nearest.of.web.internal top3.nearest.of.web.internal top99999.nearest.of.render.internal
+top2.nearest.of.worker.process.web.internal top0.nearest.of.web.internal vm.web.internal
+of.web.internal _page.web.internal 1._page.web.internal 2._page.web.internal 01._page.web.internal
+1._page.render.internal web.flycast a.b.web.flycast nosuch.flycast x.vm.web.internal
+all.web.internal 2.0.0.0.b.3.8.b.6.6.0.f.d.7.0.0.b.7.a.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa
+8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa x.a.a.d.f.ip6.arpa example.com localhost x.test hostname
+1.0.10.in-addr.arpa
 """.split()
 
 
@@ -209,10 +212,11 @@ APPS = {
     IN_INITECH: ("render",),
 }
 ADDRESS_FORMS = """
-{} global.{} iad.{} ams.{} lhr.{} web.process.{} worker.process.{} app.process.{} iad.worker.process.{}
-global.app.process.{} version.kv._metadata.{} 1.2.3.version.kv._metadata.{} leader.role.kv._metadata.{}
-role.kv._metadata.{} nosuch.kv._metadata.{} top1.nearest.of.{} top2.nearest.of.{} top99999.nearest.of.{}
-top2.nearest.of.worker.process.{} top1.nearest.of.app.process.{}
+{} global.{} iad.{} ams.{} lhr.{} web.process.{} worker.process.{} app.process.{}
+iad.worker.process.{} global.app.process.{} version.kv._metadata.{} 1.2.3.version.kv._metadata.{}
+leader.role.kv._metadata.{} role.kv._metadata.{} nosuch.kv._metadata.{} top1.nearest.of.{}
+top2.nearest.of.{} top99999.nearest.of.{} top2.nearest.of.worker.process.{}
+top1.nearest.of.app.process.{}
 """.split()
 
 

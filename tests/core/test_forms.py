@@ -89,7 +89,8 @@ def complaints(root: Path) -> dict[str, set[str]]:
     done = subprocess.run(
         [
             sys.executable, "-m", "mypy", "--strict", "--warn-unreachable", "--no-error-summary",
-            "--cache-dir", str(root / "cache"), "--python-version", "3.11", "-p", "internal_dns.core",
+            "--cache-dir", str(root / "cache"), "--python-version", "3.11",
+            "-p", "internal_dns.core",
         ],
         cwd=root, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip

@@ -1,5 +1,8 @@
-"""Large sets and lists: what no message holds is not built, what loading prepared is not built again,
-and what is cut is what an uncut answer starts with."""
+"""Large sets and lists.
+
+Answers too large for any message are not built, indexes are built at loading only, and a truncated
+answer is the beginning of the whole one.
+"""
 
 from __future__ import annotations
 
@@ -51,24 +54,30 @@ ASKER = ip("fdaa:0:18:1:1:1:7:2")
 FORMS: tuple[tuple[str, int], ...] = tuple(
     (name, qtype)
     for qtype, some in (
-        (AAAA, """web.internal global.web.internal ams.web.internal xyz.web.internal app.process.web.internal
-            ams.worker.process.web.internal top3.nearest.of.web.internal top99999.nearest.of.web.internal
-            top2.nearest.of.worker.process.web.internal m7.vm.web.internal role.kv._metadata.web.internal
-            leader.role.kv._metadata.web.internal no.such.kv._metadata.web.internal web.flycast a.web.flycast
-            laptop._peer.internal _api.internal _dns.internal 1._page.web.internal 12._page.web.internal
-            9999._page.web.internal 2._page.ams.web.internal 2._page.role.kv._metadata.web.internal
-            1._page.web.flycast nosuch.internal vm.web.internal of.web.internal _page.web.internal
-            nosuch.process.web.internal nosuch.web.internal small.internal db.internal"""),
-        (TXT, """_apps.internal _instances.internal all._instances.internal _peer.internal _whoami.internal
-            regions.web.internal all.regions.web.internal vms.web.internal all.vms.web.internal
-            vms.worker.process.web.internal all.vms.worker.process.web.internal regions.app.process.web.internal
+        (AAAA, """web.internal global.web.internal ams.web.internal xyz.web.internal
+            app.process.web.internal ams.worker.process.web.internal
+            top3.nearest.of.web.internal top99999.nearest.of.web.internal
+            top2.nearest.of.worker.process.web.internal m7.vm.web.internal
+            role.kv._metadata.web.internal leader.role.kv._metadata.web.internal
+            no.such.kv._metadata.web.internal web.flycast a.web.flycast laptop._peer.internal
+            _api.internal _dns.internal 1._page.web.internal 12._page.web.internal
+            9999._page.web.internal 2._page.ams.web.internal
+            2._page.role.kv._metadata.web.internal 1._page.web.flycast nosuch.internal
+            vm.web.internal of.web.internal _page.web.internal nosuch.process.web.internal
+            nosuch.web.internal small.internal db.internal"""),
+        (TXT, """_apps.internal _instances.internal all._instances.internal _peer.internal
+            _whoami.internal regions.web.internal all.regions.web.internal vms.web.internal
+            all.vms.web.internal vms.worker.process.web.internal
+            all.vms.worker.process.web.internal regions.app.process.web.internal
             _instances.web.internal all._instances.web.internal top5.nearest.of.web.internal
-            1._page._instances.internal 13._page.all._instances.internal 9999._page._instances.internal
-            3._page.vms.web.internal 9999._page.vms.web.internal 1._page.regions.web.internal
-            9999._page.all.regions.web.internal 1._page._apps.internal 1._page._peer.internal"""),
+            1._page._instances.internal 13._page.all._instances.internal
+            9999._page._instances.internal 3._page.vms.web.internal 9999._page.vms.web.internal
+            1._page.regions.web.internal 9999._page.all.regions.web.internal
+            1._page._apps.internal 1._page._peer.internal"""),
         (SRV, "_http._tcp.web.internal _http._udp.web.internal _tcp.web.internal"),
         (PTR, "2.0.0.0.7.0.0.0.1.0.0.0.1.0.0.0.1.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa "
-              "1.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa 9.9.9.9.0.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa"),
+              "1.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa "
+              "9.9.9.9.0.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa"),
         (A, "web.internal"),
         (ANY, "web.internal top3.nearest.of.web.internal _instances.internal"),
     )
@@ -204,7 +213,7 @@ def test_every_form_above_means_something() -> None:
 def test_answers_of_large_apps_agree_with_the_reference(
     monkeypatch: pytest.MonkeyPatch, small: int, most: int
 ) -> None:
-    """Every app counts as large, and every set of more than *most* addresses as past any message."""
+    """Every app counts as large, and a set of more than *most* addresses as too large to send."""
     monkeypatch.setattr(catalogs, "SMALL", small)
     monkeypatch.setattr(lookup, "MAX_ADDRESSES", most)
     for found in disagreements(most + small, 8_000):

@@ -193,15 +193,17 @@ def as_tenant(
 
 
 FORMS = """
-{app} global.{app} {region}.{app} {region}.web vms.{app} all.vms.{app} regions.{app} all.regions.{app} _instances.{app}
-all._instances.{app} top3.nearest.of.{app} {id}.vm.{app} {id}.vm.web {id}.vm.shared {group}.process.{app}
-{group}.process.web {group}.process.shared {region}.{group}.process.web
-global.{group}.process.shared top1.nearest.of.{group}.process.web
-regions.{group}.process.web all.vms.{group}.process.web {value}.{key}.kv._metadata.{app} {value}.{key}.kv._metadata.web
-{value}.role.kv._metadata.web {key}.kv._metadata.shared _{service}._tcp.{app} _{service}._tcp.web _{service}._udp.shared
-{peer}._peer 1._page.{app} 1._page.{region}.web _page.{app} 1._page.vms.{app} vm.{app} of.{app} nearest.of.{app}
-of.{group}.process.web process.{app} kv._metadata.{app} _metadata.{app} _tcp.{app} x.{id}.vm.web x.{app} all.{app}
-1._page.{key}.kv._metadata.web _page.{region}.shared 2._page.{group}.process.web nosuch.{app} vms.{app}x
+{app} global.{app} {region}.{app} {region}.web vms.{app} all.vms.{app} regions.{app}
+all.regions.{app} _instances.{app} all._instances.{app} top3.nearest.of.{app} {id}.vm.{app}
+{id}.vm.web {id}.vm.shared {group}.process.{app} {group}.process.web {group}.process.shared
+{region}.{group}.process.web global.{group}.process.shared top1.nearest.of.{group}.process.web
+regions.{group}.process.web all.vms.{group}.process.web {value}.{key}.kv._metadata.{app}
+{value}.{key}.kv._metadata.web {value}.role.kv._metadata.web {key}.kv._metadata.shared
+_{service}._tcp.{app} _{service}._tcp.web _{service}._udp.shared {peer}._peer 1._page.{app}
+1._page.{region}.web _page.{app} 1._page.vms.{app} vm.{app} of.{app} nearest.of.{app}
+of.{group}.process.web process.{app} kv._metadata.{app} _metadata.{app} _tcp.{app} x.{id}.vm.web
+x.{app} all.{app} 1._page.{key}.kv._metadata.web _page.{region}.shared 2._page.{group}.process.web
+nosuch.{app} vms.{app}x
 """.split()
 FLYCAST_FORMS = "{app} x.{app} a.b.{app} 1._page.{app} _page.{app}".split()
 NAME_FORMS = [f"{form}.internal" for form in FORMS] + [f"{form}.flycast" for form in FLYCAST_FORMS]

@@ -23,9 +23,15 @@ ZONES: frozenset[bytes] = frozenset((b"\x08internal\0",))
 GOOD = "192.0.2.80"
 
 
-def reply(qtype: int, *answer: str, authority: tuple[str, ...] = (), additional: tuple[str, ...] = (), rcode: int = 0,
-          do: bool = False) -> tuple[Query, Relayed]:  # fmt: skip
-    """What is relayed of a reply to www.example with these records."""
+def reply(
+    qtype: int,
+    *answer: str,
+    authority: tuple[str, ...] = (),
+    additional: tuple[str, ...] = (),
+    rcode: int = 0,
+    do: bool = False,
+) -> tuple[Query, Relayed]:
+    """Return the query for www.example and what is relayed of a reply with these records."""
     asked = read_query(query("www.example", qtype, opt(do=do)))
     assert isinstance(asked, Query)
     message = dns.message.make_response(
@@ -372,7 +378,8 @@ def test_a_cname_into_our_names_is_relayed_to_who_asks_for_it() -> None:
     [
         (f"www.example 60 A {GOOD}", "x.example 60 CNAME web.internal."),
         ("www.example 60 CNAME web.internal.", f"web.internal 60 A {GOOD}"),
-        ("www.example 60 CNAME web.internal.", "www.example 60 CNAME a.example.", f"a.example 60 A {GOOD}"),
+        ("www.example 60 CNAME web.internal.", "www.example 60 CNAME a.example.",
+         f"a.example 60 A {GOOD}"),
         ("www.example 60 DNAME web.internal.",),
     ],
     ids="stray record two-targets dname".split(),

@@ -1,4 +1,4 @@
-"""A name without an answer is told with what it may have been meant to be."""
+"""`explain` suggests what a name without an answer may have been meant to be."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def said(name: str, qtype: Type = Type.AAAA) -> str:
          "17811953f92389.vm.batch.internal"),
         ("17811953f92389.batch.internal", "17811953f92389 is a machine of batch; try "
          "17811953f92389.vm.batch.internal"),
-        ("worker.web.internal", "worker is a process group of web; try worker.process.web.internal"),
+        ("worker.web.internal",
+         "worker is a process group of web; try worker.process.web.internal"),
         ("1.0.0.10.in-addr.arpa", "an IPv4 address: machines and peers have IPv6 addresses only"),
         ("10.0.0.1", "10.0.0.1 is an IPv4 address, not a name"),
     ],

@@ -228,7 +228,8 @@ MALFORMED = {
         header(ns=2) + question("internal", IXFR) + SOA_RR + SOA_RR,
         question("internal", IXFR),
     ),
-    "IXFR with an A record": (header(ns=1) + question("internal", IXFR) + A_RR, question("internal", IXFR)),
+    "IXFR with an A record":
+        (header(ns=1) + question("internal", IXFR) + A_RR, question("internal", IXFR)),
     "an additional record counted and none there": (header(ar=1) + WEB, WEB),
     "two additional records counted and one there": (header(ar=2) + WEB + opt(), WEB),
     "65535 additional records counted": (header(ar=65_535) + WEB + opt(), WEB),
@@ -242,7 +243,8 @@ MALFORMED = {
     "OPT owned by a pointer": (header(ar=1) + WEB + opt(owner=b"\xc0\x0c"), WEB),
     "OPT in the answer section": (header(an=1) + WEB + opt(), WEB),
     "OPT in the authority section": (header(ns=1) + WEB + opt(), WEB),
-    "OPT as the SOA of an IXFR": (header(ns=1) + question("internal", IXFR) + opt(), question("internal", IXFR)),
+    "OPT as the SOA of an IXFR":
+        (header(ns=1) + question("internal", IXFR) + opt(), question("internal", IXFR)),
     "an option cut off": (header(ar=1) + WEB + opt(b"\0\x03\0"), WEB),
     "an option past the end of OPT": (header(ar=1) + WEB + opt(option(NSID, b"", length=1)), WEB),
     "an option past the end of OPT, inside the message": (
@@ -256,7 +258,8 @@ MALFORMED = {
     "the rdata of OPT past the end": (header(ar=1) + WEB + opt(rdlen=1), WEB),
     "OPT cut off": (header(ar=1) + WEB + opt()[:-1], WEB),
     "the rdata of TSIG past the end": (header(ar=2) + WEB + opt() + rr(b"\0", TSIG, rdlen=1), WEB),
-    "an owner in additional with a label type 0x40": (header(ar=1) + WEB + rr(b"\x40\0", TSIG), WEB),
+    "an owner in additional with a label type 0x40":
+        (header(ar=1) + WEB + rr(b"\x40\0", TSIG), WEB),
     "an owner in additional cut off": (header(ar=1) + WEB + b"\x20abc", WEB),
     "a compression pointer as QNAME": (header() + b"\xc0\x0c\0\x1c\0\1", b""),
     "a compression pointer in QNAME": (header() + b"\3web\xc0\x0c\0\x1c\0\1", b""),
@@ -268,7 +271,8 @@ MALFORMED = {
     "an octet behind the question": (header() + WEB + b"\0", WEB),
     "an octet behind OPT": (query("web.internal", AAAA, opt()) + b"x", WEB),
     "an OPT that is not counted": (header() + WEB + opt(), WEB),
-    "more than 4,096 octets in an option": (query("web.internal", AAAA, opt(option(65_100, bytes(4_096)))), None),
+    "more than 4,096 octets in an option":
+        (query("web.internal", AAAA, opt(option(65_100, bytes(4_096)))), None),
     "more than 4,096 octets behind the question": (header() + WEB + bytes(5_000), None),
     "a malformed cookie": (query("web.internal", AAAA, opt(option(COOKIE, bytes(7)))), WEB),
 }  # fmt: skip
@@ -318,19 +322,28 @@ def test_a_cookie_is_8_or_16_to_40_octets_long(length: int) -> None:
 
 
 WELL_FORMED = {
-    "a TSIG record beside OPT": query("web.internal", AAAA, opt(), rr(wire("key"), TSIG, bytes(40), rclass=255)),
-    "a TSIG record before OPT": query("web.internal", AAAA, rr(wire("key"), TSIG, bytes(40), rclass=255), opt()),
-    "a TSIG record alone": query("web.internal", AAAA, rr(wire("key"), TSIG, bytes(40), rclass=255)),
-    "an additional record owned by a pointer": query("web.internal", AAAA, rr(b"\xc0\x0c", A, b"\1\2\3\4")),
+    "a TSIG record beside OPT":
+        query("web.internal", AAAA, opt(), rr(wire("key"), TSIG, bytes(40), rclass=255)),
+    "a TSIG record before OPT":
+        query("web.internal", AAAA, rr(wire("key"), TSIG, bytes(40), rclass=255), opt()),
+    "a TSIG record alone":
+        query("web.internal", AAAA, rr(wire("key"), TSIG, bytes(40), rclass=255)),
+    "an additional record owned by a pointer":
+        query("web.internal", AAAA, rr(b"\xc0\x0c", A, b"\1\2\3\4")),
     "OPT with garbage as UDP size": query("web.internal", AAAA, opt(size=0)),
     "unknown EDNS flags": query("web.internal", AAAA, rr(b"\0", 41, rclass=1232, ttl=0x7FFF)),
-    "an extended RCODE in a query": query("web.internal", AAAA, rr(b"\0", 41, rclass=1232, ttl=0xFF00_0000)),
-    "unknown options": query("web.internal", AAAA, opt(option(65_300, b"hello"), option(0), option(65_535, b"\xff"))),
+    "an extended RCODE in a query":
+        query("web.internal", AAAA, rr(b"\0", 41, rclass=1232, ttl=0xFF00_0000)),
+    "unknown options":
+        query("web.internal", AAAA,
+              opt(option(65_300, b"hello"), option(0), option(65_535, b"\xff"))),
     "an ECS option, malformed": query("web.internal", AAAA, opt(option(8, b"\xff"))),
-    "400 options": query("web.internal", AAAA, opt(*(option(20_000 + i, b"1234") for i in range(400)))),
+    "400 options":
+        query("web.internal", AAAA, opt(*(option(20_000 + i, b"1234") for i in range(400)))),
     "1,000 empty options": query("web.internal", AAAA, opt(*[option(12)] * 1_000)),
     "400 NSID options": query("web.internal", AAAA, opt(*[option(NSID)] * 400)),
-    "4,096 octets": query("web.internal", AAAA, opt(option(65_100, bytes(4_096 - 12 - len(WEB) - 15)))),
+    "4,096 octets":
+        query("web.internal", AAAA, opt(option(65_100, bytes(4_096 - 12 - len(WEB) - 15)))),
 }  # fmt: skip
 
 
@@ -664,15 +677,19 @@ def test_without_a_catalog_our_zones_servfail_with_ede_14_and_the_rest_works() -
 
 FIRST = "e5e973e5a6b2a43f48e7dc849e37bfcf"
 RFC_9018 = [  # Appendix A: secret, client address, client cookie, time stamp, server cookie
-    (FIRST, "198.51.100.100", "2464c4abcf10c957", 1_559_731_985, "010000005cf79f111f8130c3eee29480"),
-    (FIRST, "198.51.100.100", "2464c4abcf10c957", 1_559_734_385, "010000005cf7a871d4a564a1442aca77"),
+    (FIRST, "198.51.100.100", "2464c4abcf10c957", 1_559_731_985,
+     "010000005cf79f111f8130c3eee29480"),
+    (FIRST, "198.51.100.100", "2464c4abcf10c957", 1_559_734_385,
+     "010000005cf7a871d4a564a1442aca77"),
     (FIRST, "203.0.113.203", "fc93fc62807ddb86", 1_559_734_700, "010000005cf7a9acf73a7810aca2381e"),
     (
-        "dd3bdf9344b678b185a6f5cb60fca715", "2001:db8:220:1:59de:d0f4:8769:82b8", "22681ab97d52c298",
+        "dd3bdf9344b678b185a6f5cb60fca715", "2001:db8:220:1:59de:d0f4:8769:82b8",
+        "22681ab97d52c298",
         1_559_741_817, "010000005cf7c57926556bd0934c72f8",
     ),
     (
-        "445536bcd2513298075a5d379663c962", "2001:db8:220:1:59de:d0f4:8769:82b8", "22681ab97d52c298",
+        "445536bcd2513298075a5d379663c962", "2001:db8:220:1:59de:d0f4:8769:82b8",
+        "22681ab97d52c298",
         1_559_741_961, "010000005cf7c609a6bb79d16625507a",
     ),
 ]  # fmt: skip
