@@ -1,6 +1,6 @@
-"""Random small catalogs with nasty names, and random questions to them.
+"""Random small catalogs with hostile names, and random queries to them.
 
-Names are drawn from few words, most of which mean something in the grammar, so that they meet and
+Names are drawn from few words, most of which have a meaning in the grammar, so that they collide and
 shadow each other.
 """
 
@@ -78,7 +78,7 @@ def named(rng: Random, pool: list[str]) -> Any:
 
 
 def address(rng: Random, network: int) -> str:
-    """An address in *network*, often one that another row has."""
+    """Return an address in *network*, often one that another row has."""
     if rng.random() < 0.02:
         return rng.choice(BAD_ADDRESSES)
     host, number, free = (
@@ -95,14 +95,14 @@ def address(rng: Random, network: int) -> str:
 
 
 def marks(rng: Random) -> tuple[Any, ...]:
-    """Readiness and name of a machine, as far as the row says."""
+    """Return readiness and name of a machine, as far as the row has them."""
     ready = rng.choice((1, 1, 0, 0, 2))
     name = rng.choice(["", "", *NAMES, *(bad for bad in BAD_NAMES if bad is not None)])
     return rng.choice(((), (ready,), (ready, name), (ready, name)))
 
 
 def random_rows(rng: Random) -> Rows:
-    """A catalog, by table."""
+    """Return a random catalog, by table."""
     networks = [*NETWORKS[: rng.randint(1, 4)]]
     anywhere = [*networks, *networks, *networks, *networks, 0, -1, 1 << 32, None]
 
@@ -185,7 +185,7 @@ NOT_NULL = {
 
 
 def deduplicated(rows: Rows) -> Rows:
-    """The rows that SQLite takes: the first of each primary key, NULL only where it may be."""
+    """Return the rows that SQLite accepts: the first of each primary key, NULL only where allowed."""
     taken: Rows = {}
     for table, of_table in rows.items():
         kept: dict[tuple[Any, ...], tuple[Any, ...]] = {}
@@ -197,7 +197,7 @@ def deduplicated(rows: Rows) -> Rows:
 
 
 def random_source(rng: Random, rows: Rows) -> bytes:
-    """The address of somebody: a machine, a peer, a stranger."""
+    """Return the address of a machine, a peer or a stranger."""
     drawn = rng.random()
     owners = [row[3] for row in rows["machines"]] + [row[2] for row in rows["peers"]] * 2
     if drawn < 0.6 and owners:
@@ -221,8 +221,10 @@ def random_source(rng: Random, rows: Rows) -> bytes:
 
 
 def random_name(rng: Random, rows: Rows, source: bytes = b"") -> tuple[bytes, ...]:
-    """A name built from the grammar, sometimes bent; more often than not of something in the
-    network of *source*."""
+    """Return a name built from the grammar, sometimes bent.
+
+    More often than not it exists in the network of *source*.
+    """
     drawn = rng.random()
     if drawn < 0.08:
         name = reverse_name(rng, rows)
@@ -262,7 +264,7 @@ def reverse_name(rng: Random, rows: Rows) -> tuple[bytes, ...]:
 
 
 def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
-    """The labels of a name of ours."""
+    """Return the labels of a name in a zone of ours."""
     near = [row for row in rows["machines"] if row[1] == network] or rows["machines"]
     whole = rng.choice(near) if near and rng.random() < 0.8 else None
     published = [(m, row) for row in rows["machine_services"] for m in near if m[0] == row[0]]
@@ -277,7 +279,7 @@ def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
         ident = str(rng.choice(named))[:63]
 
     def beside(table: str, at: int, others: list[str]) -> str:
-        """A cell of a row that belongs to the machine, or of any."""
+        """Return a cell of a row that belongs to the machine, or of any row."""
         near = [row for row in rows[table] if whole and row[0] == whole[0]] or rows[table]
         return str(rng.choice(near)[at]) if near and rng.random() < 0.8 else rng.choice(others)
 
@@ -319,7 +321,7 @@ def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
 
 
 def bent(rng: Random, name: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """*name* with a label more, less, moved, glued, in capitals or with odd octets."""
+    """Return *name* with a label added, removed, moved or joined, in capitals or with odd octets."""
     bent = [*name]
     at = rng.randrange(len(bent) + 1)
     match rng.randrange(8):
@@ -353,7 +355,7 @@ def random_type(rng: Random) -> int:
 
 
 def natural_type(name: tuple[bytes, ...], rng: Random) -> int:
-    """A type that is likely to be there."""
+    """Return a type that the name is likely to have."""
     if rng.random() < 0.3:
         return random_type(rng)
     lowered = [label.lower() for label in name]

@@ -1,5 +1,4 @@
-"""`explain` cannot lie: its reply is the server's own, and each machine's verdict agrees with the
-answer."""
+"""`explain` is truthful: its reply is the server's, and the verdicts agree with the answer."""
 
 from __future__ import annotations
 
@@ -59,10 +58,10 @@ SOURCES = (
     ip("fdaa:0:18:a7b:7d:f066:b83b:102"),  # the peer in its /112
     ip("fdaa:0:18:a7b:7d:9:2:102"),  # a hidden peer
     ip("fdaa:0:18:a7b:b1:1:6:2"),  # a stopped machine
-    ip("fdaa:0:18:a7b:a1:7:7:2"),  # nobody, on a known host
+    ip("fdaa:0:18:a7b:a1:7:7:2"),  # no machine, but a known host
     IN_GLOBEX,
     IN_INITECH,
-    ip("fdaa:0:77::2"),  # a network that is not there
+    ip("fdaa:0:77::2"),  # a network that the catalog does not have
     ip("10.0.0.1"),  # mapped
     ip("2001:db8::1"),  # an outsider
     ip("fdaa::3"),
@@ -101,7 +100,7 @@ def both(
     rotation: int = 0,
     stream: bool = False,
 ) -> Explanation:
-    """The explanation; fails unless its outcome is what the server would do."""
+    """Return the explanation; fail unless its outcome is that of the server."""
     said = respond(octets, source, SERVER, catalog, rules, rotation=rotation, stream=stream, now=7)
     story = explain(octets, source, SERVER, catalog, rules, rotation=rotation, stream=stream, now=7)
     assert story.outcome == said
@@ -113,7 +112,7 @@ def both(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.slow
-def test_what_is_explained_is_what_is_answered(name: str) -> None:
+def test_explain_gives_the_reply_of_the_server(name: str) -> None:
     for source, qtype, stream in product(
         SOURCES, (AAAA, TXT, SRV, PTR, SOA, ANY, A), (False, True)
     ):
@@ -159,7 +158,7 @@ def test_odd_messages_are_explained_too(octets: bytes) -> None:
 @pytest.mark.parametrize(
     "said", [b"acme", b"globex/gru", b"nosuch", b"", b"\xff", b"fdaa:0:19::1", b"a:b", b"x" * 200]
 )
-def test_who_dev_mode_asks_as_is_explained(said: bytes) -> None:
+def test_the_requester_named_in_dev_mode_is_explained(said: bytes) -> None:
     story = both(query("web.internal", AAAA, opt(option(65_001, said))), ip("::1"), demo())
     assert story.steps[0][0] == "asks"
 
@@ -198,7 +197,7 @@ def test_a_state_of_broken_utf_8_is_explained() -> None:
 
 
 def included(story: Explanation) -> list[bytes]:
-    """Ids of the machines that are in the answer's set."""
+    """Return the ids of the machines in the answer."""
     return sorted(v.machine.id for v in story.machines if not v.why)
 
 
@@ -311,7 +310,7 @@ def test_no_machine_is_judged_where_none_decides(name: str) -> None:
     assert both(query(name), MACHINE, demo()).machines == ()
 
 
-def test_machines_are_told_to_their_own_network_only() -> None:
+def test_machines_are_shown_to_their_own_network_only() -> None:
     for source in SOURCES:
         for name in ("web.internal", "top9.nearest.of.web.internal", "resolver.internal"):
             for verdict in both(query(name), source, demo()).machines:
@@ -347,7 +346,7 @@ def test_nearest_lists_machines_in_the_order_of_the_answer() -> None:
         ("_http._tcp.worker.process.web.internal", set()),
     ],
 )
-def test_a_machine_that_is_not_ready_is_told_so(name: str, left_out: set[str]) -> None:
+def test_a_machine_that_is_not_ready_is_marked_so(name: str, left_out: set[str]) -> None:
     rows = [
         (*machine("m1", "fdaa:0:18:a7b:7d:1:1:2"), 0, "blue"),
         machine("m2", "fdaa:0:18:a7b:7d:1:2:2"),
@@ -394,7 +393,9 @@ def test_a_machine_that_is_not_ready_is_told_so(name: str, left_out: set[str]) -
         ("_http._tcp.web.internal", {"4d89696a2e7508": "does not publish the service"}),
     ],
 )
-def test_a_machine_that_is_out_is_told_why(name: str, reasons: dict[str, str]) -> None:
+def test_a_machine_that_is_not_in_the_answer_has_a_reason(
+    name: str, reasons: dict[str, str]
+) -> None:
     story = both(query(name), MACHINE, demo())
     told = {v.machine.id.decode(): v.why for v in story.machines}
     assert {ident: told[ident] for ident in reasons} == reasons
@@ -418,7 +419,7 @@ def test_a_machine_that_is_out_is_told_why(name: str, reasons: dict[str, str]) -
         (ip("10.0.0.1"), "region ams, that of this server"),
     ],
 )
-def test_the_place_of_the_asker_is_told_with_its_rule(source: bytes, says: str) -> None:
+def test_the_place_of_the_requester_is_shown_with_its_rule(source: bytes, says: str) -> None:
     assert dict(both(query("web.internal"), source, demo()).steps)["place"] == says
 
 
@@ -430,7 +431,7 @@ def test_the_place_of_the_asker_is_told_with_its_rule(source: bytes, says: str) 
         ("web.internal", MACHINE, Reply),
     ],
 )
-def test_the_outcome_is_told_last_but_for_the_revision(
+def test_the_outcome_comes_last_but_for_the_revision(
     name: str, source: bytes, outcome: type
 ) -> None:
     story = both(query(name), source, demo())
@@ -503,7 +504,7 @@ def catalog_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("words", GOLDEN)
 @pytest.mark.slow
-def test_the_command_tells_the_story(words: str, catalog_file: Path) -> None:
+def test_the_command_prints_the_explanation(words: str, catalog_file: Path) -> None:
     told = subprocess.run(
         [
             sys.executable,
@@ -533,17 +534,19 @@ def test_the_command_tells_the_story(words: str, catalog_file: Path) -> None:
         ("zzz", "no app zzz in this network; it has batch, blog, db, web"),
     ],
 )
-def test_a_misspelt_app_is_told_with_those_there_are(label: str, says: str) -> None:
+def test_similar_apps_are_named_for_a_misspelled_app(label: str, says: str) -> None:
     story = both(query(f"{label}.internal"), MACHINE, demo())
     assert dict(story.steps)["apps"] == says
 
 
-def test_another_networks_apps_are_never_told() -> None:
+def test_another_networks_apps_are_never_named() -> None:
     story = both(query("resolvr.internal"), MACHINE, demo())
     assert "resolver" not in dict(story.steps)["apps"].removeprefix("no resolvr")
 
 
-def test_a_change_in_the_file_changes_the_story(catalog_file: Path, tmp_path: Path) -> None:
+def test_a_change_in_the_catalog_changes_the_explanation(
+    catalog_file: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "changed.db"
     with sqlite3.connect(catalog_file) as old, sqlite3.connect(path) as new:
         old.backup(new)

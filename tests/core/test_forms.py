@@ -26,7 +26,7 @@ def test_every_form_has_words() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
-def test_the_example_of_a_form_is_of_that_form(form: type[names.Asked]) -> None:
+def test_the_example_of_a_form_has_that_form(form: type[names.Asked]) -> None:
     name = labels(FORMS[form].example)
     zone = our_zone(name, PREFIX)
     assert zone is not None
@@ -106,12 +106,12 @@ def complaints(root: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.slow
-def test_the_core_as_it_is_has_no_complaints(checked: Path) -> None:
+def test_the_type_checker_accepts_the_core(checked: Path) -> None:
     assert complaints(checked) == {}
 
 
 @pytest.mark.slow
-def test_a_new_form_is_missed_wherever_it_is_not_known(checked: Path) -> None:
+def test_the_type_checker_reports_every_match_that_lacks_a_new_form(checked: Path) -> None:
     source = checked / "internal_dns" / "core" / "names.py"
     text = source.read_text()
     assert text.count("class Apps:") == text.count("    | Apex\n") == 1
@@ -129,7 +129,7 @@ def test_a_new_form_is_missed_wherever_it_is_not_known(checked: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_pageable_form_is_missed_by_the_pages_too(checked: Path) -> None:
+def test_the_type_checker_reports_that_pages_lack_a_new_pageable_form(checked: Path) -> None:
     source = checked / "internal_dns" / "core" / "names.py"
     text = source.read_text()
     assert text.count("Pageable = Apps |") == 1
@@ -144,7 +144,7 @@ def test_a_new_pageable_form_is_missed_by_the_pages_too(checked: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_field_of_addresses_is_missed_wherever_it_is_not_read(checked: Path) -> None:
+def test_the_type_checker_reports_code_that_ignores_a_new_field_of_addresses(checked: Path) -> None:
     source = checked / "internal_dns" / "core" / "names.py"
     text = source.read_text()
     field = "    group: bytes | None = None\n"

@@ -86,7 +86,10 @@ FORMS: tuple[tuple[str, int], ...] = tuple(
 
 
 def large_rows() -> dict[str, list[tuple[Any, ...]]]:
-    """One app of 3,000 machines, one of two, one without; every tenth machine is not started."""
+    """Return one app of 3,000 machines, one of two, one without.
+
+    Every tenth machine is not started.
+    """
     states = ("started",) * 8 + ("stopped", "destroyed")
     return {
         "apps": [(ACME, "db")],
@@ -128,8 +131,11 @@ def network_of(catalog: Catalog) -> Network:
 
 @contextmanager
 def no_index_is_built() -> Iterator[None]:
-    """Forbid what only the loading thread may do: to build an index of a network, or one of an app
-    that is not SMALL. What answers leave behind (encoded lists, orders by distance) is no index."""
+    """Forbid what only the loading thread may do: build an index.
+
+    That is an index of a network, or one of an app that is not SMALL. Encoded lists and orders by
+    distance, which answers store, are no indexes.
+    """
 
     def forbidding(prop: cached_property[Any], build: Any) -> Any:
         def refuse(owner: App | Network) -> Any:
@@ -157,14 +163,14 @@ def no_index_is_built() -> Iterator[None]:
 
 @pytest.mark.parametrize(("name", "qtype"), FORMS)
 @pytest.mark.slow
-def test_no_question_waits_for_an_index(name: str, qtype: int) -> None:
+def test_no_query_waits_for_an_index(name: str, qtype: int) -> None:
     catalog = fresh()
     with no_index_is_built():
         for stream in (False, True):
             ask(name, qtype, catalog, stream=stream)
 
 
-def test_no_question_after_a_commit_waits_for_an_index(tmp_path: Path) -> None:
+def test_no_query_after_a_commit_waits_for_an_index(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     rows = {"networks": [(ACME, "acme", "")], **large_rows()}
     create_catalog(path, {table: [*some] for table, some in rows.items()})
@@ -190,7 +196,7 @@ def loaded_rows() -> sqlite3.Connection:
 
 
 def fresh() -> Catalog:
-    """A catalog just read, of which nothing was asked."""
+    """Return a catalog that was just read and never queried."""
     return read(loaded_rows()).catalog
 
 
@@ -199,7 +205,7 @@ def shared() -> Catalog:
     return fresh()
 
 
-def test_every_form_above_means_something() -> None:
+def test_every_listed_name_has_a_valid_form() -> None:
     rcodes = Counter(int(ask(name, qtype, shared()).rcode) for name, qtype in FORMS)
     assert rcodes[0] > 0.9 * len(FORMS)
 
@@ -227,7 +233,7 @@ def naive_part(whole: list[bytes], rotation: int, count: int) -> list[bytes]:
 
 @pytest.mark.parametrize("rotation", [0, 1, 2_000, 2_397, 2_398, 1 << 31])
 @pytest.mark.parametrize("name", ["web.internal", "role.kv._metadata.web.internal"])
-def test_a_part_of_a_set_starts_where_the_turn_says(name: str, rotation: int) -> None:
+def test_a_part_of_a_set_starts_where_the_rotation_says(name: str, rotation: int) -> None:
     catalog = shared()
     (app,) = (network_of(catalog).apps[b"web"],)
     whole = [m.address for m in app.visible]
@@ -244,7 +250,7 @@ def test_a_part_of_a_set_starts_where_the_turn_says(name: str, rotation: int) ->
         assert len(shown) == room // 28
         assert said.partial == stream
         assert bool(said.octets[2] & 2) == (not stream)  # TC
-        # What is sent holds for this turn only; what is remembered, for all.
+        # The reply holds for this rotation only, the stored entry for all.
         assert said.cacheable is not None
         ring = said.cacheable.ring
         assert [ring[at + 12 : at + 28] for at in range(0, len(ring), 28)] == whole
@@ -305,7 +311,7 @@ def test_pages_put_together_are_the_whole_list() -> None:
             else:
                 found += rdata[0].split(b";" if "_instances" in name else b",")
         assert found == whole
-        # What a whole list has room for over TCP is what it starts with.
+        # Over TCP the reply has the first items of the list, as many as fit.
         if name != "web.internal":
             (part,) = in_words(ask(name, TXT, catalog).octets).rdata
             items = part.split(b";" if "_instances" in name else b",")
@@ -324,7 +330,7 @@ def test_pages_put_together_are_the_whole_list() -> None:
         "vms.web.internal",
     ],
 )
-def test_over_udp_a_list_too_long_is_tc_and_not_built(name: str) -> None:
+def test_a_list_too_long_for_udp_gets_tc_and_is_not_built(name: str) -> None:
     catalog = fresh()
     network = network_of(catalog)
     said = ask(name, TXT, catalog, stream=False, size=8_192)
@@ -333,7 +339,7 @@ def test_over_udp_a_list_too_long_is_tc_and_not_built(name: str) -> None:
     assert not said.partial
     assert not any(app.lists for app in network.apps.values())
     assert not network.lists
-    # It may be repeated to everyone with a smaller limit: what is built is longer.
+    # The entry may be repeated for any smaller limit: the list that is built is longer.
     assert said.cacheable is not None
     assert said.cacheable.truncated_below > 8_192
     assert said.cacheable.body.answer == ()
@@ -346,7 +352,7 @@ def test_over_udp_a_list_too_long_is_tc_and_not_built(name: str) -> None:
 @pytest.mark.parametrize("size", [10, 100, 120, 227, 400, 1_200, 3_000])
 @pytest.mark.slow
 def test_a_list_counts_as_too_long_only_when_it_is(size: int) -> None:
-    """Machines with the shortest names there are: the estimate must not be above the truth."""
+    """With the shortest possible names the estimate must not exceed the real size."""
     rows = {
         "machines": [
             (f"{i:x}", ACME, "a", f"fdaa:0:18::{i + 16:x}", "r", "p", "started", 0, 0)
@@ -418,7 +424,7 @@ def test_orders_by_distance_are_few_and_hold_for_their_places() -> None:
             assert len(app.orders) <= 8
     far = replace(catalog, latency={(b"ams", b"iad"): 0.0, (b"ams", b"nrt"): 1.0})
     for some in (catalog, far, catalog):
-        # ams is where we are, then what is measured or computed.
+        # The requester is in ams; then by measured or computed distance.
         order = distances(app, None, Place(b"ams"), some).machines(3_000, 0)
         regions = [*dict.fromkeys(m.region for m in order)]
         assert regions == [b"ams", b"iad", b"nrt"]
@@ -428,7 +434,7 @@ def test_orders_by_distance_are_few_and_hold_for_their_places() -> None:
 
 
 @pytest.mark.parametrize("count", [1_871, 1_872, 2_339, 2_340])
-def test_check_tells_of_a_set_from_four_fifths_of_a_message_on(count: int) -> None:
+def test_check_warns_of_a_set_from_four_fifths_of_a_message_on(count: int) -> None:
     rows = {
         "machines": [
             machine(f"m{i}", f"fdaa:0:18:1:1:1:{i + 1:x}:2", "web", "ams") for i in range(count)
@@ -448,7 +454,7 @@ def test_check_tells_of_a_set_from_four_fifths_of_a_message_on(count: int) -> No
 @pytest.mark.parametrize(
     ("count", "told"), [(2_700, []), (2_800, ["vms.web.internal takes 82% of the largest message"])]
 )
-def test_check_tells_of_a_list_from_four_fifths_of_a_message_on(
+def test_check_warns_of_a_list_from_four_fifths_of_a_message_on(
     count: int, told: list[str]
 ) -> None:
     rows = {

@@ -41,24 +41,24 @@ def said(name: str, qtype: Type = Type.AAAA) -> str:
         ("10.0.0.1", "10.0.0.1 is an IPv4 address, not a name"),
     ],
 )  # fmt: skip
-def test_it_names_what_exists(name: str, words: str) -> None:
+def test_a_suggestion_names_an_object_that_exists(name: str, words: str) -> None:
     assert said(name) == words
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "web.internal",  # it is there
+        "web.internal",  # it exists
         "iad.web.internal",
         "nosuch.internal",
         "17811953f92389.web.internal",  # a machine of another app
         "x.alice-laptop.internal",
-        "8.8.8.8.in-addr.arpa",  # an upstream knows
+        "8.8.8.8.in-addr.arpa",  # it is forwarded
         "example.com",
         "alice-laptop.flycast",
     ],
 )
-def test_it_is_silent_where_nothing_is_alike(name: str) -> None:
+def test_nothing_is_suggested_when_nothing_is_similar(name: str) -> None:
     assert said(name) == ""
 
 

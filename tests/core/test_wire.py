@@ -1,5 +1,4 @@
-"""What the server does with a client's octets: the table "Queries" of docs/protocol.md, row by
-row."""
+"""How the server treats a client's octets: the table "Queries" of docs/protocol.md, row by row."""
 
 from __future__ import annotations
 
@@ -78,7 +77,7 @@ transports = pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"]
 
 
 def has_no_records(octets: bytes) -> bool:
-    """Whether a reply carries neither answer nor authority, and nothing but OPT in additional."""
+    """Whether a reply has no answer, no authority, and nothing but OPT in the additional section."""
     message = dns.message.from_wire(octets)
     return counts(octets)[1:3] == (0, 0) and not message.additional
 
@@ -89,7 +88,7 @@ def has_no_records(octets: bytes) -> bool:
 @transports
 @pytest.mark.parametrize("source", [None, OUTSIDER], ids=["tenant", "outsider"])
 @pytest.mark.parametrize("size", range(12))
-def test_a_message_shorter_than_a_header_gets_silence(
+def test_a_message_shorter_than_a_header_gets_no_reply(
     size: int, source: bytes | None, stream: bool
 ) -> None:
     found = outcome(
@@ -101,7 +100,7 @@ def test_a_message_shorter_than_a_header_gets_silence(
 @transports
 @pytest.mark.parametrize("source", [None, OUTSIDER], ids=["tenant", "outsider"])
 @pytest.mark.parametrize("opcode", range(16))
-def test_a_response_gets_silence_whatever_its_opcode(
+def test_a_response_of_any_opcode_gets_no_reply(
     opcode: int, source: bytes | None, stream: bool
 ) -> None:
     octets = query("web.internal", flags=QR | RD, opcode=opcode)
@@ -176,7 +175,7 @@ def test_an_outsider_gets_opt_if_it_sent_one_and_ede_18_if_it_sent_as_many_octet
         ("192.0.2.1", "fdaa::3"),
         ("::1", "::1"),
         ("fdab:0:18::1", "fdaa::3"),
-        ("fdaa::1", "fdaa::3"),  # network 0 is nobody's
+        ("fdaa::1", "fdaa::3"),  # network 0 is reserved
         ("fdaa:0:18::1", "fdaa:0:19::3"),  # another network's server address
     ],
 )
@@ -349,7 +348,7 @@ WELL_FORMED = {
 
 @transports
 @pytest.mark.parametrize("octets", WELL_FORMED.values(), ids=WELL_FORMED.keys())
-def test_what_is_unknown_or_skipped_changes_nothing(octets: bytes, stream: bool) -> None:
+def test_unknown_records_and_options_change_nothing(octets: bytes, stream: bool) -> None:
     found = dig(octets, stream=stream)
     assert found.rcode() == dns.rcode.NOERROR
     assert sorted(records(found, AAAA)) == sorted(records(dig(query("web.internal")), AAAA)) != []
@@ -606,20 +605,20 @@ def test_a_udp_reply_without_opt_has_at_most_512_octets_and_a_tcp_reply_is_whole
     assert not unpack("!H", whole[2:4])[0] & TC
 
 
-def test_a_txt_that_does_not_fit_is_not_there_at_all() -> None:
+def test_a_txt_record_that_does_not_fit_is_left_out_whole() -> None:
     found = reply(query("vms.many.internal", TXT))
     assert unpack("!H", found[2:4])[0] & TC
     assert counts(found)[1:3] == (0, 0)
 
 
 @transports
-def test_a_keepalive_is_answered_by_tcp_only(stream: bool) -> None:
+def test_a_keepalive_is_answered_over_tcp_only(stream: bool) -> None:
     found = options(dig(query("web.internal", AAAA, opt(option(KEEPALIVE))), stream=stream))
     assert found == ({KEEPALIVE: pack("!H", 100)} if stream else {})  # RFC 7828: in units of 100 ms
 
 
 @transports
-def test_nsid_is_told_when_asked_for_and_configured(stream: bool) -> None:
+def test_nsid_is_sent_when_requested_and_configured(stream: bool) -> None:
     named = Rules(nsid=b"ams-1\xff")
     asking = query("web.internal", AAAA, opt(option(NSID)))
     assert options(dig(asking, stream=stream, rules=named)) == {NSID: b"ams-1\xff"}
@@ -638,7 +637,7 @@ def test_the_options_of_a_query_are_not_echoed() -> None:
     assert options(found) == {}
 
 
-def test_an_ede_is_the_first_to_go_when_there_is_no_room() -> None:
+def test_an_ede_is_dropped_first_when_there_is_no_room() -> None:
     name = (b"x" * 63, b"x" * 63, b"x" * 63, b"x" * 52, b"internal")
     asked = opt(option(NSID), option(COOKIE, COOKIE_8), size=512)
     roomy = options(dig(query(name, AAAA, asked), rules=Rules(nsid=b"n")))
@@ -747,7 +746,7 @@ def test_a_query_without_question_but_with_a_cookie_gets_a_cookie(stream: bool) 
 
 
 @pytest.mark.parametrize("destination", ["fdaa::3", "fdaa:0:18::3", "::1", "192.0.2.1"])
-def test_a_network_may_ask_at_any_address_but_another_networks(destination: str) -> None:
+def test_a_network_may_query_any_server_address_but_another_networks(destination: str) -> None:
     assert records(dig(query("web.internal"), destination=ip(destination)), AAAA)
     refused = dig(query("web.internal"), destination=ip("fdaa:0:19::3"))
     assert refused.rcode() == dns.rcode.REFUSED
@@ -772,7 +771,7 @@ def test_each_network_sees_its_own_app_of_a_name() -> None:
     ],
 )
 @pytest.mark.parametrize("flags", [0, RD])
-def test_a_zone_that_is_nobodys_is_answered_here(name: str, zone: str, flags: int) -> None:
+def test_a_special_use_zone_is_answered_here(name: str, zone: str, flags: int) -> None:
     found = dig(query(name, PTR, flags=flags))
     assert found.rcode() == dns.rcode.NXDOMAIN
     assert found.flags & dns.flags.AA
@@ -805,7 +804,7 @@ def test_a_suffix_with_an_upstream_of_its_own_is_forwarded_unless_it_is_ours() -
     assert rcode(reply(query("x.invalid"), rules=rules)) == dns.rcode.NXDOMAIN
 
 
-def test_a_question_to_forward_keeps_its_octets_and_manner() -> None:
+def test_a_forwarded_query_keeps_its_octets_and_reply_options() -> None:
     found = outcome(query("ExAmPle.com", MX, opt(do=True, size=1_400), flags=RD | CD | AD | Z))
     assert isinstance(found, Forward)
     assert found.query.question == question("ExAmPle.com", MX)
