@@ -923,8 +923,8 @@ class Catalog:
             return measured
         if here == there:
             return 0.0
-        kilometres = _great_circle(self.regions.get(here), self.regions.get(there))
-        return None if kilometres is None else kilometres / 100
+        kilometers = _great_circle(self.regions.get(here), self.regions.get(there))
+        return None if kilometers is None else kilometers / 100
 
 
 def _great_circle(a: Region | None, b: Region | None) -> float | None:

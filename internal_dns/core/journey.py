@@ -294,7 +294,7 @@ def our_zone(labels: Labels, prefix: bytes) -> Labels | None:
 
 
 def asked_in(zone: Labels, labels: Labels, prefix: bytes) -> Asked:
-    """Return what the name *labels*, which is in *zone*, stands for."""
+    """Parse *labels*, a name in *zone*."""
     rest = labels[: -len(zone)]
     if zone == names.INTERNAL:
         return names.internal(rest)
@@ -337,14 +337,14 @@ def _ours(
     return Reply(octets, body.rcode, kind, cacheable, partial, (body, who.network))
 
 
-def conclude(found: LookupResult, query: Query, zone: Labels) -> tuple[Body, bool]:
+def conclude(result: LookupResult, query: Query, zone: Labels) -> tuple[Body, bool]:
     """Return the body of the reply to *query*, and whether the answer table may store it."""
-    if isinstance(found, NoSuchName):
-        return negative(Rcode.NXDOMAIN, found.reason, query, zone), True
-    answer = found.of_type(query.qtype)
+    if isinstance(result, NoSuchName):
+        return negative(Rcode.NXDOMAIN, result.reason, query, zone), True
+    answer = result.of_type(query.qtype)
     if answer is None:
-        return negative(Rcode.NOERROR, found.lack, query, zone), True
-    ede = (Ede.OTHER, found.note) if found.note else None
+        return negative(Rcode.NOERROR, result.lack, query, zone), True
+    ede = (Ede.OTHER, result.note) if result.note else None
     return body_of(answer, query.labels, ede), answer.stored
 
 

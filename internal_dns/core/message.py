@@ -82,26 +82,26 @@ class ReplyOptions:
 
 
 def body_of(
-    found: RRset | TextList, qname: tuple[bytes, ...], ede: tuple[Ede, str] | None = None
+    whole: RRset | TextList, qname: tuple[bytes, ...], ede: tuple[Ede, str] | None = None
 ) -> Body:
-    """Return the positive reply that holds *found*."""
-    if isinstance(found, TextList):
+    """Return the positive reply that holds *whole*."""
+    if isinstance(whole, TextList):
         most = MAX_MESSAGE - RR_HEAD
-        if len(found.text.sizes) < found.count or found.text.is_over(most):
-            return Body(ede=ede, whole=found)
-        rdata, shown = found.text.strings(most)
-        if shown < found.count:
-            return Body(ede=ede, whole=found)
-        return Body(answer=((rr(_QNAME, Type.TXT, rdata),),), ede=ede, whole=found)
-    if found.total:
-        return Body(at_most=found.at_most, ede=ede, whole=found)
-    answer = tuple(tuple(_rrs(found.type, tied)) for tied in found.groups)
+        if len(whole.text.sizes) < whole.count or whole.text.is_over(most):
+            return Body(ede=ede, whole=whole)
+        rdata, shown = whole.text.strings(most)
+        if shown < whole.count:
+            return Body(ede=ede, whole=whole)
+        return Body(answer=((rr(_QNAME, Type.TXT, rdata),),), ede=ede, whole=whole)
+    if whole.total:
+        return Body(at_most=whole.at_most, ede=ede, whole=whole)
+    answer = tuple(tuple(_rrs(whole.type, tied)) for tied in whole.groups)
     return Body(
         answer=answer,
-        at_most=found.at_most,
-        additional=_additional(found.extra, qname, MAX_MESSAGE - sum(map(len, chain(*answer)))),
+        at_most=whole.at_most,
+        additional=_additional(whole.extra, qname, MAX_MESSAGE - sum(map(len, chain(*answer)))),
         ede=ede,
-        whole=found,
+        whole=whole,
     )
 
 

@@ -219,7 +219,7 @@ _FORM: Final = NoSuchForm("no name has this form")
 
 
 def internal(rest: Labels) -> Asked:
-    """Return what the name stands for that has the labels *rest* left of `internal`."""
+    """Parse the labels left of `internal`."""
     match rest:
         case ():
             return Apex()
@@ -247,7 +247,7 @@ def internal(rest: Labels) -> Asked:
 
 
 def _of_app(app: bytes, rest: Labels) -> Asked:
-    """Return what the name stands for that has the labels *rest* left of `<app>.internal`."""
+    """Parse the labels left of `<app>.internal`."""
     match rest:
         case () | (*_, b"_page"):
             return _paged(Addresses(app), rest)
@@ -268,10 +268,7 @@ def _of_app(app: bytes, rest: Labels) -> Asked:
 
 
 def _selected(app: bytes, group: bytes | None, rest: Labels) -> Asked:
-    """Return what *rest* left of `<app>` or `<group>.process.<app>` stands for.
-
-    These are the forms that an app and a process group share.
-    """
+    """Parse the labels left of `<app>` or `<group>.process.<app>`: the forms that both have."""
     match rest:
         case () | (*_, b"_page"):
             return _paged(Addresses(app, group=group), rest)
@@ -300,7 +297,7 @@ def _selected(app: bytes, group: bytes | None, rest: Labels) -> Asked:
 
 
 def _published(of: Addresses, rest: Labels) -> Asked:
-    """Return what *rest* left of *of* stands for: a service of these machines, or a page."""
+    """Parse the labels left of *of*: a service of these machines, or a page."""
     app, region, group = of
     match rest:
         case (b"_tcp" | b"_udp",):
@@ -314,17 +311,14 @@ def _published(of: Addresses, rest: Labels) -> Asked:
 
 
 def _metadata(app: bytes, key: bytes, rest: Labels) -> Asked:
-    """Return what `<rest>.<key>.kv._metadata.<app>` stands for.
-
-    A value may have dots, and then takes several labels.
-    """
+    """Parse `<rest>.<key>.kv._metadata.<app>`. A value with dots takes several labels."""
     value, page = _split_page(rest)
     whole = key if not any(b"." in label for label in (key, *value)) else None
     return _paged(Metadata(app, whole, b".".join(value) if value else None), page)
 
 
 def flycast(rest: Labels) -> Asked:
-    """Return what the name stands for that has the labels *rest* left of `flycast`."""
+    """Parse the labels left of `flycast`."""
     if not rest:
         return Apex()
     _, page = _split_page(rest[:-1])
@@ -355,7 +349,7 @@ def _paged(of: Pageable, rest: Labels | list[bytes]) -> Asked:
 
 
 def reverse(rest: Labels, prefix: bytes) -> Asked:
-    """Return what the name stands for that has the labels *rest* left of the reverse zone."""
+    """Parse the labels left of the reverse zone of *prefix*."""
     if not rest:
         return Apex()
     if len(rest) > 32 - 2 * len(prefix) or not _NIBBLES.issuperset(rest):

@@ -113,12 +113,12 @@ def scrub(checked: CheckedReply, name: bytes, qtype: int, *, dnssec_ok: bool) ->
     upstream may do better.
     """
     answers, authorities = checked.counts[:2]
-    chain, before, last, found = _chain(checked, checked.spans[:answers], name, qtype, dnssec_ok)
+    chain, before, last, exists = _chain(checked, checked.spans[:answers], name, qtype, dnssec_ok)
     target = _our_target(checked, chain, last, qtype)
     authority = checked.spans[answers : answers + authorities] if not target else ()
     soa = (
         None
-        if found
+        if exists
         else next((s for s in authority if s[1] == Type.SOA and _within(last, s[0])), None)
     )
     if (
@@ -128,12 +128,14 @@ def scrub(checked: CheckedReply, name: bytes, qtype: int, *, dnssec_ok: bool) ->
         and any(span[1] == Type.NS for span in authority)
     ):
         raise BadReply("a lame referral", final=True)
-    kept = [*chain, *_proofs(checked, authority, soa, dnssec_ok)]
-    records, ttls = _cut(checked, kept, name)
-    counts = len(chain), len(kept) - len(chain)
+    selected = [*chain, *_proofs(checked, authority, soa, dnssec_ok)]
+    records, ttls = _cut(checked, selected, name)
+    counts = len(chain), len(selected) - len(chain)
     if soa is not None:
         records = _with_negative_ttl(records, ttls[len(chain) :], _negative_ttl(checked, soa))
-    lifetime = _lifetime(checked, kept, soa, found=found or bool(target), aliased=last != name)
+    lifetime = _lifetime(
+        checked, selected, soa, exists=exists or bool(target), aliased=last != name
+    )
     ad = bool(checked.flags & AD) and not target
     return Relayed(checked.rcode, ad, counts, records, ttls, lifetime, before, target)
 
@@ -204,30 +206,30 @@ def _chain(
     dnames = (
         {span[0] for span in answers if span[1] == Type.DNAME} if qtype != Type.DNAME else set()
     )
-    kept: list[Span] = []
+    selected: list[Span] = []
     for _ in range(MAX_HOPS + 1):
         if dnames:
-            kept += [
+            selected += [
                 span
                 for owner in _above(name)
                 if owner in dnames
                 for span in by_owner.pop(owner, ())
                 if span[1] == Type.DNAME or (dnssec_ok and span[1] == Type.RRSIG)
             ]
-        before = len(kept)
-        found, target = False, None
+        before = len(selected)
+        exists, target = False, None
         for span in by_owner.pop(name, ()):
             rtype = span[1]
             if qtype in (rtype, Type.ANY):
-                found = True
+                exists = True
             elif rtype == Type.CNAME:
                 target = checked.names[span[3]][0]
             elif rtype != Type.RRSIG or not dnssec_ok:
                 continue
-            kept.append(span)
-        if found or target is None:
-            return kept, before, name, found
-        if any(span[0] == target for span in kept):
+            selected.append(span)
+        if exists or target is None:
+            return selected, before, name, exists
+        if any(span[0] == target for span in selected):
             raise BadReply("a chain of CNAMEs that loops", final=True)
         name = target
     raise BadReply("a chain of more than 16 CNAMEs", final=True)
@@ -253,18 +255,23 @@ def _proofs(
 
 
 def _lifetime(
-    checked: CheckedReply, kept: Sequence[Span], soa: Span | None, *, found: bool, aliased: bool
+    checked: CheckedReply,
+    selected: Sequence[Span],
+    soa: Span | None,
+    *,
+    exists: bool,
+    aliased: bool,
 ) -> int:
     """Return the seconds that a reply may be cached (RFC 2308 section 5 if it is negative)."""
     if checked.rcode not in (Rcode.NOERROR, Rcode.NXDOMAIN):
         return 0
     octets = checked.octets
     # Hot path: big-endian octets compare like the numbers that they encode.
-    ttls = [octets[span[3] - 6 : span[3] - 2] for span in kept]
+    ttls = [octets[span[3] - 6 : span[3] - 2] for span in selected]
     if ttls and max(ttls) >= _HIGHEST_BIT:
         return 0
     shortest = int.from_bytes(min(ttls), "big") if ttls else MAX_LIFETIME
-    if found:
+    if exists:
         return min(MAX_LIFETIME, shortest)
     if soa is not None:
         return min(MAX_NEGATIVE_LIFETIME, _negative_ttl(checked, soa), shortest)
@@ -273,22 +280,24 @@ def _lifetime(
     return min(NO_SOA_LIFETIME, shortest)
 
 
-def _cut(checked: CheckedReply, kept: Sequence[Span], name: bytes) -> tuple[bytes, tuple[int, ...]]:
-    """Return the octets of the RRs *kept* and the offsets of their TTLs."""
-    octets, count = checked.octets, len(kept)
+def _cut(
+    checked: CheckedReply, selected: Sequence[Span], name: bytes
+) -> tuple[bytes, tuple[int, ...]]:
+    """Return the octets of the RRs *selected* and the offsets of their TTLs."""
+    octets, count = checked.octets, len(selected)
     start = len(octets) if not checked.spans else checked.spans[0][2]
-    in_order = list(checked.spans[:count]) == kept
-    if in_order and (count > MAX_REBUILT or _owners_point(octets, kept, name)):
+    in_order = list(checked.spans[:count]) == selected
+    if in_order and (count > MAX_REBUILT or _owners_point(octets, selected, name)):
         # The octets as received: the targets of compression pointers do not move. More than a
         # thousand RRs may thus keep the letter case of our query: rebuilding them costs too much.
-        records = octets[start : kept[-1][4]] if kept else b""
-        ttls = tuple(span[3] - 6 - start for span in kept)
+        records = octets[start : selected[-1][4]] if selected else b""
+        ttls = tuple(span[3] - 6 - start for span in selected)
     elif count > MAX_REBUILT:
         raise BadReply("too many records that are not in order", final=True)
     else:
         parts: list[bytes] = []
         offsets, at = [], 0
-        for span in kept:
+        for span in selected:
             owner = _QNAME if span[0] == name else span[0]
             rest = (
                 _written_out(checked, span)
@@ -311,13 +320,13 @@ def _cut(checked: CheckedReply, kept: Sequence[Span], name: bytes) -> tuple[byte
     return records, ttls
 
 
-def _owners_point(octets: bytes, kept: Sequence[Span], name: bytes) -> bool:
+def _owners_point(octets: bytes, selected: Sequence[Span], name: bytes) -> bool:
     """Whether each owner that is QNAME is a pointer to the question.
 
     Only then it takes the client's letter case. Some upstreams write it out in the random case
     of our query.
     """
-    return all(span[0] != name or octets.startswith(_QNAME, span[2]) for span in kept)
+    return all(span[0] != name or octets.startswith(_QNAME, span[2]) for span in selected)
 
 
 def _written_out(checked: CheckedReply, span: Span) -> bytes:

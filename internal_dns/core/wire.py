@@ -475,15 +475,15 @@ def check_reply(
         if seen < answers + authorities:
             raise _Fault("OPT outside the additional section")
         # A record after OPT (a TSIG, which is not for the client) is dropped along with it.
-        after, end, kept = _check_records(octets, at, additionals, names, prefix, None, None)
+        after, end, before_opt = _check_records(octets, at, additionals, names, prefix, None, None)
     except _Fault as fault:
         raise BadReply(str(fault)) from None
-    extended = octets[end + 5] if kept < additionals else 0
-    if kept == additionals and after != len(octets):
+    extended = octets[end + 5] if before_opt < additionals else 0
+    if before_opt == additionals and after != len(octets):
         raise BadReply("octets after the last record")
     if aliases and any(span in aliases for span in spans[answers:]):
         raise BadReply("an alias to a name of ours outside the answer section", injected=True)
-    counts = (answers, authorities, kept)
+    counts = (answers, authorities, before_opt)
     return CheckedReply(
         flags,
         counts,
@@ -493,7 +493,7 @@ def check_reply(
         spans,
         names.known,
         aliases,
-        kept < additionals,
+        before_opt < additionals,
     )
 
 

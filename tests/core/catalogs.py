@@ -1,7 +1,7 @@
 """Random small catalogs with hostile names, and random queries to them.
 
-Names are drawn from few words, most of which have a meaning in the grammar, so that they collide and
-shadow each other.
+Names are drawn from few words, most of which have a meaning in the grammar, so that they collide
+and shadow each other.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ NOT_NULL = {
 
 
 def deduplicated(rows: Rows) -> Rows:
-    """Return the rows that SQLite accepts: the first of each primary key, NULL only where allowed."""
+    """Return the rows that SQLite accepts: one per primary key, NULL only where allowed."""
     taken: Rows = {}
     for table, of_table in rows.items():
         kept: dict[tuple[Any, ...], tuple[Any, ...]] = {}
@@ -321,7 +321,7 @@ def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
 
 
 def bent(rng: Random, name: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """Return *name* with a label added, removed, moved or joined, in capitals or with odd octets."""
+    """Return *name* with a label added, removed, moved or joined, capitals or odd octets."""
     bent = [*name]
     at = rng.randrange(len(bent) + 1)
     match rng.randrange(8):

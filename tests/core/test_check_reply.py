@@ -370,7 +370,7 @@ def test_a_name_that_only_resembles_ours_is_accepted(name: Name) -> None:
 
 
 def test_a_letter_case_trick_by_pointer_into_the_question_is_an_injection() -> None:
-    """The question ends in `.com`; a label before a pointer to a hidden `INTERNAL` is still ours."""
+    """The question ends in `.com`; a label and a pointer to a hidden `INTERNAL` is still ours."""
     hidden = rr(QNAME, 65_280, wire("INTERNAL"))
     assert refused(
         message(hidden, rr(b"\3web" + pack("!H", 0xC000 | HERE + 12), A, bytes(4)))

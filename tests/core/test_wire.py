@@ -77,7 +77,7 @@ transports = pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"]
 
 
 def has_no_records(octets: bytes) -> bool:
-    """Whether a reply has no answer, no authority, and nothing but OPT in the additional section."""
+    """Whether a reply has no answer, no authority and no additional record but OPT."""
     message = dns.message.from_wire(octets)
     return counts(octets)[1:3] == (0, 0) and not message.additional
 
