@@ -290,8 +290,7 @@ def serving(
     environment: Mapping[str, str] = {},
     map_loopback: bool = True,
 ) -> Iterator[Served]:
-    """A server of *catalog*: on [::1], for which we are network 0x18, or on port 53 of every address
-    of *host*."""
+    """A server of *catalog*: on [::1], for which we are network 0x18, or on port 53 of *host*."""
     where = ["--listen", LISTEN_ANYWHERE] if host else ["--listen", f"[::1]:{port}"]
     where += ["--map-source", MAP_LOOPBACK] if map_loopback and not host else []
     upstreams = [word for url in upstream.split() for word in ("--upstream", url)]
