@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from internal_dns.admin.api import Api
 from internal_dns.cli import doctor
-from internal_dns.core.catalog_rules import USUAL
+from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.journey import Rules
 from internal_dns.live.address import choose, spelled
 from internal_dns.live.target import only_follower
@@ -63,7 +63,7 @@ def served(path: Path, *reports: dict[str, Any]) -> Iterator[None]:
     async def serve() -> None:
         exchange = Exchange(Rules(), Metrics())
         exchange.use(load(path).catalog)
-        api = Api(path, exchange, USUAL)
+        api = Api(path, exchange, DEFAULT_RULES)
         for report in reports:
             api.sources.report({"status": report})
         await api.start()

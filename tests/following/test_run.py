@@ -13,7 +13,7 @@ import pytest
 
 from internal_dns.admin.api import Api
 from internal_dns.admin.sources import MAX_SOURCES, Sources
-from internal_dns.core.catalog_rules import USUAL
+from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.journey import Rules
 from internal_dns.live.loop import Loop
 from internal_dns.live.run import Runner
@@ -87,7 +87,7 @@ def path(tmp_path: Path) -> Path:
 async def serving(path: Path) -> AsyncGenerator[Api, None]:
     exchange = Exchange(Rules(), Metrics())
     exchange.use(load(path).catalog)
-    api = Api(path, exchange, USUAL)
+    api = Api(path, exchange, DEFAULT_RULES)
     await api.start()
     try:
         yield api
@@ -148,7 +148,7 @@ def test_rows_are_written_when_the_server_comes(path: Path) -> None:
 def test_a_file_is_written_without_a_server(path: Path) -> None:
     async def follow() -> None:
         live = Scripted(1)
-        async with FileTarget.opened(path, USUAL, "test") as target:
+        async with FileTarget.opened(path, DEFAULT_RULES, "test") as target:
             async with running(live, target) as runner:
                 await until(lambda: runner.loop.applies == 1)
             assert dict(await target.rows()) == live.objects
@@ -162,7 +162,7 @@ def test_an_error_of_the_source_keeps_the_rows(path: Path, error: Exception) -> 
     async def follow() -> None:
         live = Scripted(1)
         async with (
-            FileTarget.opened(path, USUAL, "test") as target,
+            FileTarget.opened(path, DEFAULT_RULES, "test") as target,
             running(live, target) as runner,
         ):
             await until(lambda: runner.loop.applies == 1)
@@ -222,7 +222,7 @@ def test_a_source_without_hints_is_looked_at_all_the_same(path: Path) -> None:
 
     async def follow() -> None:
         async with (
-            FileTarget.opened(path, USUAL, "test") as target,
+            FileTarget.opened(path, DEFAULT_RULES, "test") as target,
             running(Silent(1), target) as runner,
         ):
             await until(lambda: runner.loop.applies == 1)
