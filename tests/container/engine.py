@@ -30,20 +30,20 @@ HOST_BITS = "a7b:7d"
 class Engine:
     """Podman in a namespace, with its service."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, networks: bool = True) -> None:
         self.folder, self.host = folder, Host("engine")
         # Not `ip netns exec`: podman keeps mounts, which must outlive the command.
         self.enter = ("nsenter", f"--net=/run/netns/{self.host.name}")
         self.store: Podman = new_store()
-        networks = folder / "networks"  # else they would be the machine's, and stay
-        networks.mkdir()
-        where = f"--network-config-dir={networks}"
+        configured = folder / "networks"  # else they would be the machine's, and stay
+        configured.mkdir()
+        where = f"--network-config-dir={configured}"
         self.store.command = (*self.enter, *self.store.command, where)
         self.socket = folder / "podman.sock"
         self.service: subprocess.Popen[bytes] | None = None
         self.run, self.inspect = self.store.run, self.store.inspect
         self._import_image()
-        for name, start in NETWORKS.items():
+        for name, start in NETWORKS.items() if networks else ():
             subnet = f"{start}:{HOST_BITS}::/80"
             self.run("network", "create", "--ipv6", f"--subnet={subnet}", name)
 
@@ -163,7 +163,7 @@ class Site:
         self.clients = {}
         for name, start in NETWORKS.items():
             engine.host.ip(f"-6 addr add {start}:1:1:1:1:2/128 dev lo nodad")
-            self.clients[name] = engine.host.socket(socket.SOCK_DGRAM, f"{start}:1:1:1:1:2")
+            self.clients[name] = self.client(name)
 
     def follow(self, *words: str, name: str = "podman") -> Follower:
         made = Follower(
@@ -179,10 +179,16 @@ class Site:
             found = connection.execute("SELECT name, state, ready, source FROM machines")
             return {name: (state, ready, source) for name, state, ready, source in found}
 
-    def answers(self, name: str, network: str = "acme") -> set[str]:
+    def client(self, network: str = "acme") -> socket.socket:
+        """Return a socket of a machine of *network*."""
+        return self.engine.host.socket(socket.SOCK_DGRAM, f"{NETWORKS[network]}:1:1:1:1:2")
+
+    def answers(
+        self, name: str, network: str = "acme", sock: socket.socket | None = None
+    ) -> set[str]:
         """Return the addresses of a name, as a machine of *network* gets them."""
         asked = query(name)
-        sock = self.clients[network]
+        sock = sock or self.clients[network]
         sock.sendto(asked.to_wire(), ("fdaa::3", 53))
         while (reply := dns.message.from_wire(sock.recv(65_535))).id != asked.id:
             pass  # of an earlier query that was given up

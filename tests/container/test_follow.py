@@ -3,14 +3,21 @@ that dies on the way empties a catalog."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from tests.container.engine import IMAGE, Site, site
-from tests.live.hosts import until
+from tests.container.engine import FLAGS, IMAGE, Engine, Site, site
+from tests.live.hosts import PROGRAM, REPOSITORY, meanwhile, until
 
 pytestmark = pytest.mark.container
 
@@ -187,3 +194,147 @@ def test_a_container_reaches_another_by_its_name(here: Site) -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert other.returncode == 1
+
+
+MACHINES = 20
+
+
+def test_a_rolling_deploy_never_shows_an_address_that_does_not_accept(
+    here: Site, tmp_path: Path
+) -> None:
+    """Twenty machines are replaced one by one, as a deployment does: the new one is answered once
+    its health check passes, the old one is ended once its check has failed and nobody gets it any
+    more. A client that asks ten times a second can connect to every address that it gets."""
+    here.follow()
+
+    def check(name: str, *, sound: bool) -> None:
+        """Make the next health check of *name* pass or fail."""
+        (tmp_path / name).touch() if sound else (tmp_path / name).unlink()
+        here.engine.run("healthcheck", "run", name, fails=not sound)
+
+    def start(name: str) -> str:
+        command = json.dumps(["/machine", "exists", f"/health/{name}"])
+        here.engine.start(
+            name, f"--health-cmd={command}", "--health-interval=disable", "--health-retries=1",
+            f"--volume={tmp_path}:/health", app="roll",
+        )  # fmt: skip
+        return here.engine.address(name)
+
+    addresses = {}
+    for number in range(MACHINES):
+        addresses[f"old-{number}"] = start(f"old-{number}")
+        check(f"old-{number}", sound=True)
+    until(lambda: here.answers("roll.internal") == set(addresses.values()), 2 * SOON)
+    refused: list[str] = []
+    connected: list[str] = []
+    client = here.client()
+
+    def ask_and_connect() -> None:
+        for address in here.answers("roll.internal", sock=client):
+            try:
+                here.engine.host.inside(partial(connect, address))
+                connected.append(address)
+            except OSError as error:
+                refused.append(f"{address}: {error}")
+
+    with client, meanwhile(ask_and_connect, 0.1):
+        for number in range(MACHINES):
+            old, new = f"old-{number}", f"new-{number}"
+            addresses[new] = start(new)
+            assert addresses[new] not in here.answers("roll.internal")
+            check(new, sound=True)
+            until(lambda n=new: addresses[n] in here.answers("roll.internal"), SOON)  # type: ignore[misc]
+            check(old, sound=False)
+            until(lambda n=old: addresses[n] not in here.answers("roll.internal"), SOON)  # type: ignore[misc]
+            here.engine.run("rm", "--force", "--time=0", old)
+    assert set(connected) == set(addresses.values())
+    assert refused == []
+
+
+def connect(address: str) -> None:
+    with socket.create_connection((address, 80), 2):
+        pass
+
+
+# ── the walk ──────────────────────────────────────────────────────────────────────────────────────
+
+WALK = REPOSITORY / "docs" / "follow.md"
+COMMANDS = 10
+
+
+def walk() -> list[str]:
+    """The commands of the document, as root types them."""
+    block = WALK.read_text().partition("```console\n")[2].partition("```")[0]
+    return [line.removeprefix("# ") for line in block.splitlines()]
+
+
+def test_the_walk_leads_from_nothing_to_a_name(tmp_path: Path) -> None:
+    """Each line of docs/follow.md as it is written, in one shell. What it names on PATH is ours:
+    podman with a store of this run and an image that is here, the service instead of systemd's."""
+    assert len(walk()) == COMMANDS
+    engine = Engine(tmp_path, networks=False)
+    try:
+        bin_ = tmp_path / "bin"
+        bin_.mkdir()
+        podman = " ".join(engine.store.command)
+        limits = " ".join(FLAGS)
+        scripts = {
+            "podman": f'''
+words=()
+for word in "$@"; do
+    case "$word" in
+        docker.io/library/nginx) words+=({IMAGE} serve 80) ;;
+        docker.io/curlimages/curl) words+=({IMAGE} get) ;;
+        http://*) words+=("${{word#http://}}" 80) ;;
+        run) words+=(run {limits}) ;;
+        *) words+=("$word") ;;
+    esac
+done
+exec {podman} "${{words[@]}}"''',
+            "internal-dns": f'exec nsenter --net=/run/netns/{engine.host.name} {" ".join(PROGRAM)} "$@"',
+            "ip": f'exec {shutil.which("ip")} -n {engine.host.name} "$@"',
+            "systemctl": f"{podman} system service --time=0 unix://{engine.socket} "
+            ">/dev/null 2>&1 & sleep 1",
+        }
+        for name, body in scripts.items():
+            (bin_ / name).write_text(f"#!/bin/bash\n{body}\n")
+            (bin_ / name).chmod(0o755)
+        environment = {
+            **os.environ,
+            "PATH": f"{bin_}:{os.environ['PATH']}",
+            "PYTHONPATH": str(REPOSITORY),
+            "DOCKER_HOST": f"unix://{engine.socket}",
+            "INTERNAL_DNS_ADMIN": "none",
+        }
+        *setup, last = walk()
+        # A person waits for each line to say what it did; the last needs the name to be there.
+        script = "\n".join(
+            [
+                "set -e",
+                *(line + ("\nsleep 2" if line.endswith("&") else "") for line in setup),
+                f"for try in $(seq 40); do {last} && break; sleep 0.5; done",
+                "kill $(jobs -p)",
+            ]
+        )
+        done = subprocess.run(
+            ("bash", "-c", script), cwd=tmp_path, env=environment, capture_output=True,
+            text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.stdout.rstrip().endswith("hello"), done.stdout + done.stderr
+    finally:
+        for process in left_over(tmp_path):
+            os.kill(process, signal.SIGKILL)
+        engine.close()
+
+
+def left_over(folder: Path) -> list[int]:
+    """Return the processes of the walk that are still there: they name its folder, or work in it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (path / "cmdline").read_bytes()
+            here = Path(os.readlink(path / "cwd"))
+            ours = f"{folder}/podman.sock".encode() in words or here == folder
+            if ours and int(path.name) != os.getpid():
+                found.append(int(path.name))
+    return found
