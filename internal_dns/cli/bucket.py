@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,7 @@ from internal_dns.replicate.source import Source
 from internal_dns.text import printable_text
 
 if TYPE_CHECKING:
+    from internal_dns.live.fleet import Reported
     from internal_dns.replicate.fleet import Host
 
 T = TypeVar("T")
@@ -43,11 +45,27 @@ class _Url(click.ParamType[Source]):
             self.fail(str(error), param, ctx)
 
 
+class _Duration(click.ParamType[float]):
+    """Seconds, or a number with s, m, h or d behind it."""
+
+    name = "DURATION"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a duration such as 90, 5m, 2h or 7d", param, ctx)
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
+
+
 URL = _Url()
+DURATION = _Duration()
 
 
 def done(work: Coroutine[Any, Any, T]) -> T:
     """Do what asks a bucket. Raises OperatorError."""
+    from internal_dns.live.target import TargetAway
     from internal_dns.replicate.bucket import Conflict, NoBucket, Unavailable
     from internal_dns.replicate.publishing import NeedsForce
     from internal_dns.store.declare import InvalidDocument
@@ -72,7 +90,7 @@ def done(work: Coroutine[Any, Any, T]) -> T:
     except NoBucket as error:
         do = "Make and fill it: internal-dns publish --to URL --catalog FILE"
         raise OperatorError("there is no such bucket", str(error), do, UNREACHABLE) from error
-    except Unavailable as error:
+    except (Unavailable, TargetAway) as error:
         do = "Is the server running, and are address and credentials right? Every host goes on answering meanwhile"
         raise OperatorError("the bucket cannot be used", str(error), do, UNREACHABLE) from error
 
@@ -183,10 +201,13 @@ def status(source: Source | None, as_json: bool) -> None:
     """Every host's revision and lag. Exit 1 when one is behind, silent or in trouble, or keeps keys
     out."""
     found = _bucket(source)
-    last, hosts = done(_hosts(found))
+    last, hosts, sources = done(_hosts(found))
     told = [host.as_json(last) for host in hosts]
+    said_by_sources = [one.as_json() for one in sources]
     if as_json:
-        print_json({"bucket": str(found), "revision": last, "hosts": told})
+        print_json(
+            {"bucket": str(found), "revision": last, "hosts": told, "sources": said_by_sources}
+        )
     else:
         click.echo(f"{found}: revision {last}, {len(hosts)} hosts")
         for host in told:
@@ -200,16 +221,70 @@ def status(source: Source | None, as_json: bool) -> None:
                 f"{host['host']:24} {host['revision']:>10}  {late:22} said {said:10} {host['says']}"
             )
             click.echo(line.rstrip() if host["ok"] else paint(line.rstrip(), "yellow"))
-    raise SystemExit(0 if all(host.ok for host in hosts) else FINDING)
+        for one in said_by_sources:
+            age = (
+                f"read {one['age_seconds']:.0f} s before"
+                if one["age_seconds"] >= 0
+                else "never read"
+            )
+            said = f"{one['said_seconds_ago']:.0f} s ago"
+            line = f"source {one['source']:17} {one['rows']:>10}  {age:22} said {said:10} {one['says']}"
+            click.echo(line.rstrip() if one["ok"] else paint(line.rstrip(), "yellow"))
+    well = all(host.ok for host in hosts) and all(one.ok for one in sources)
+    raise SystemExit(0 if well else FINDING)
 
 
-async def _hosts(source: Source) -> tuple[int, list[Host]]:
-    """Return the bucket's last revision, and the hosts that follow it."""
+async def _hosts(source: Source) -> tuple[int, list[Host], list[Reported]]:
+    """Return the bucket's last revision, the hosts that follow it, and its live sources."""
+    from internal_dns.live import fleet as live_reports
     from internal_dns.replicate import fleet as reports
     from internal_dns.replicate.nats import connected
 
     async with connected(source) as bucket:
-        return (await bucket.facts()).last, await reports.hosts(bucket)
+        return (
+            (await bucket.facts()).last,
+            await reports.hosts(bucket),
+            await live_reports.reported(bucket),
+        )
+
+
+@fleet.command()
+@click.argument("name")
+@click.option(
+    "--after",
+    type=DURATION,
+    required=True,
+    metavar="DURATION",
+    help="Only if the source was not read for so long: 90, 5m, 2h, 7d.",
+)
+@source_option
+@json_option
+def expire(name: str, after: float, source: Source | None, as_json: bool) -> None:
+    """Remove the rows of a live source that is away for good. A timer may run it."""
+    found = _bucket(source)
+    rows, why = done(_expire(found, name, after))
+    if as_json:
+        print_json({"bucket": str(found), "source": name, "rows": rows, "kept": why})
+    elif not why:
+        click.echo(f"{found}: {rows:,} rows of {printable_text(name)} removed")
+    else:
+        click.echo(f"{found}: nothing removed: {printable_text(why)}")
+    raise SystemExit(FINDING if why else 0)
+
+
+async def _expire(source: Source, name: str, after: float) -> tuple[int, str]:
+    """Return how many rows were removed, and why none, if so."""
+    from internal_dns.live.bucket import remove
+    from internal_dns.live.fleet import reported
+    from internal_dns.replicate.nats import connected
+
+    async with connected(source) as bucket:
+        one = next((one for one in await reported(bucket) if one.status.source == name), None)
+    if one is None:
+        return 0, f"no source {name} has reported; `source rm --to` removes rows all the same"
+    if one.unread_for < after:
+        return 0, f"it was read {one.unread_for:.0f} s ago"
+    return await remove(source, settings().catalog_rules, name), ""
 
 
 @fleet.command()

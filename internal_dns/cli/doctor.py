@@ -171,6 +171,7 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
     if found:
         where = ", ".join(map(str, found.listen))
         yield Symptom("ok", "server", f"one of this catalog runs, on {where}")
+        yield from _sources(str(settings.catalog))
     if server or found:
         try:
             endpoint = meant_for(server, settings, settings.catalog)[0]
@@ -178,6 +179,31 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
             yield Symptom("fail", error.what, error.why, "it is no address", error.do)
             return
         yield from _cross_check(endpoint, settings, catalog)
+
+
+def _sources(catalog: str) -> Iterator[Symptom]:
+    """Judge what the followers of live sources told the server."""
+    from internal_dns.cli.follow import statuses
+
+    for status in statuses(catalog) or ():
+        what = f"source {shown(status['source'])}"
+        age = status["age_seconds"]
+        read = f"read {age:.0f} s ago" if age >= 0 else "never read"
+        says = f"{status['kind']}, {status['rows']:,} rows, {read}"
+        if not status["up"]:
+            why = f"{status['problem'] or 'it cannot be read'}; its rows stay as they are meanwhile"
+            do = "See the log of `internal-dns follow`; if the source is gone: internal-dns source rm"
+            yield Symptom("warn", what, says, why, do)
+        elif status["faults"]:
+            first = status["fault_lines"][0]
+            do = "Correct it at the source; `internal-dns source list --json` lists them"
+            yield Symptom("warn", what, f"{says}, {status['faults']:,} at fault", first, do)
+        elif status["problem"]:
+            do = "See the log of `internal-dns follow`"
+            yield Symptom("warn", what, says, status["problem"], do)
+        else:
+            held = f", {status['held']:,} held as not ready" if status["held"] else ""
+            yield Symptom("ok", what, says + held)
 
 
 # ── programs ──────────────────────────────────────────────────────────────────────────────────────

@@ -102,6 +102,9 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "internal-dns fleet status --source 'nats://hub.example/catalog?creds=hub.creds'",
     ),
     "fleet forget": ("internal-dns fleet forget iad-3",),
+    "fleet expire": (
+        "internal-dns fleet expire podman-7 --after 1h --source 'nats://hub.example/catalog'",
+    ),
     "config show": ("internal-dns config show --origin",),
     "config check": ("internal-dns config check --config /etc/internal-dns/config.toml",),
     "doctor": ("internal-dns doctor", "internal-dns doctor --server '[::1]:1053'"),

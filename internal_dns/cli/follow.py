@@ -115,22 +115,6 @@ class _Url(click.ParamType["Source"]):
         return URL.convert(value, param, ctx)
 
 
-class Duration(click.ParamType[float]):
-    """Seconds, or a number with s, m, h or d behind it."""
-
-    name = "DURATION"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", str(value))
-        if match is None:
-            self.fail(f"{value!r} is not a duration such as 90, 5m, 2h or 7d", param, ctx)
-        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
-
-
 # ── kinds of sources ──────────────────────────────────────────────────────────────────────────────
 
 Make = Callable[[str, "Options"], "Live"]

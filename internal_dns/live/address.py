@@ -21,8 +21,8 @@ FREE_BITS: Final = 2  # what Fly.io gives a machine in its /112
 def choose(network: bytes, host: int, name: str, taken: Mapping[bytes, Set[str]]) -> bytes:
     """Return the 16 octets of an address for *name*.
 
-    Names that are spelled alike are one name. *network*: the six octets of its /48. *taken*: the names that have each /112 (14 octets); one
-    that *name* has alone is still its own.
+    *network*: the six octets of its /48. *taken*: the names that have each /112 (14 octets); one
+    that *name* has alone is still its own. Names that are spelled alike are one name.
     """
     start, own = network + host.to_bytes(4, "big"), spelled(name)
     number = int.from_bytes(sha256(own.encode()).digest()[:4], "big")

@@ -18,11 +18,11 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
-from internal_dns.core.catalog_rules import USUAL, CatalogRules
+from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
 from internal_dns.live.source import Key, Object, Snapshot, SourceAway, objects_of
 from internal_dns.store.declare import InvalidDocument, parse
 from internal_dns.store.rows import shown
@@ -41,7 +41,12 @@ class Directory:
     """The documents of one directory. *poll*: seconds between looks without events."""
 
     def __init__(
-        self, path: Path, rules: CatalogRules = USUAL, *, poll: float = POLL, events: bool = True
+        self,
+        path: Path,
+        rules: CatalogRules = DEFAULT_RULES,
+        *,
+        poll: float = POLL,
+        events: bool = True,
     ) -> None:
         self.path, self.rules, self.poll, self.events = path, rules, poll, events
         # What each file said when it could last be parsed.
@@ -98,7 +103,7 @@ class Directory:
 
     # ── hints ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self) -> AsyncGenerator[None, None]:
         """Yield when the directory differs, by an event or by its state."""
         woken = asyncio.Event()
         before = await asyncio.to_thread(self._state)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -127,7 +127,7 @@ class Docker:
                 f"{self.path}: {path.partition('?')[0]}: not JSON: {shown(error)}"
             ) from error
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self) -> AsyncGenerator[None, None]:
         """Yield once when subscribed, then for each event."""
         try:
             reader, writer = await asyncio.open_unix_connection(self.path, limit=MAX_EVENT)

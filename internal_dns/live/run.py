@@ -36,6 +36,7 @@ from internal_dns.live.status import INTERVAL, Status, status_of
 from internal_dns.live.target import Lost, Target, TargetAway
 
 SNAPSHOT_TIMEOUT: Final = 60.0  # seconds for a whole snapshot
+SOON: Final = 0.5  # seconds between two reports at least
 RESUBSCRIBE: Final = (1.0, 30.0)  # seconds until hints are asked for again: first, most
 
 _log = logging.getLogger("internal_dns.follow")
@@ -60,6 +61,7 @@ class Runner:
         self.source, self.kind, self.host = source, kind, host
         self.clock, self.sleep = clock, sleep
         self.hinted = asyncio.Event()
+        self.news = asyncio.Event()  # set when the status has another thing to say
         self.told: dict[str, str] = {}  # what was logged last, by subject: not again each time
 
     def status(self) -> Status:
@@ -85,6 +87,8 @@ class Runner:
                 else:
                     events = [await self._perform(action)]
             self._tell()
+            if actions:
+                self.news.set()
             if not events:
                 await self._wait()
             if self.hinted.is_set():
@@ -139,22 +143,27 @@ class Runner:
         first, most = RESUBSCRIBE
         pause = first
         while True:
-            async for _ in self.live.changes():
-                self.hinted.set()
-                pause = first
-                # A source that always has a hint must not keep the others from running.
-                await asyncio.sleep(0)
+            async with contextlib.aclosing(self.live.changes()) as hints:
+                async for _ in hints:
+                    self.hinted.set()
+                    pause = first
+                    # A source that always has a hint must not keep the others from running.
+                    await asyncio.sleep(0)
             await self.sleep(pause)
             pause = min(most, 2 * pause)
 
     async def _report(self) -> None:
-        """Tell the target the status, again and again."""
+        """Tell the target the status, again and again, and soon when it has news."""
         while True:
+            self.news.clear()
             try:
                 await self.target.report(self.status())
             except TargetAway as error:
                 _log.debug("%s: status not told: %s", self.source, error)
-            await self.sleep(INTERVAL)
+            await self.sleep(SOON)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL - SOON):
+                    await self.news.wait()
 
     async def stopped(self) -> None:
         """Tell the target that nobody follows any more."""

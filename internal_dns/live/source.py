@@ -6,7 +6,7 @@ turns them into a document, `snapshot_of` turns the document into objects.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -49,7 +49,7 @@ class Live(Protocol):
     async def snapshot(self) -> Snapshot:
         """Return everything, or raise SourceAway: half of it would delete the other half."""
 
-    def changes(self) -> AsyncIterator[None]:
+    def changes(self) -> AsyncGenerator[None, None]:
         """Yield a hint when something may have changed.
 
         A hint is never a fact: it may be lost, late, or about nothing. The iterator ends when the
@@ -58,7 +58,7 @@ class Live(Protocol):
         """
 
 
-async def no_changes() -> AsyncIterator[None]:
+async def no_changes() -> AsyncGenerator[None, None]:
     """The hints of a source that has none."""
     nothing: tuple[None, ...] = ()
     for hint in nothing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from internal_dns.live.source import Snapshot, SourceAway, snapshot_of
@@ -17,6 +17,7 @@ from internal_dns.sources.wireguard import read
 from internal_dns.store.rows import shown
 
 COMMAND: Final = ("wg", "show", "all", "dump")
+NAME: Final = " ".join(COMMAND)
 INTERVAL: Final = 5.0  # seconds between looks: WireGuard reports no changes
 TIMEOUT: Final = 10.0
 PEER_FIELDS: Final = 9  # of a line of a peer; that of an interface has 5
@@ -39,7 +40,7 @@ class WireGuard:
         try:
             imported = read(text, self.options, advice=False)
         except SourceError as error:
-            raise SourceAway(f"{' '.join(self.command)}: {error.why}") from error
+            raise SourceAway(f"{NAME}: {error.why}") from error
         lines = [line.split(b"\t") for line in text.splitlines()]
         handshakes = [
             int(fields[HANDSHAKE])
@@ -56,7 +57,6 @@ class WireGuard:
 
     async def _run(self) -> bytes:
         """Return what the command prints. Raises SourceAway."""
-        name = " ".join(self.command)
         try:
             process = await asyncio.create_subprocess_exec(
                 *self.command,
@@ -65,12 +65,12 @@ class WireGuard:
                 stderr=asyncio.subprocess.PIPE,
             )
         except OSError as error:
-            raise SourceAway(f"{name}: {error.strerror or error}") from error
+            raise SourceAway(f"{NAME}: {error.strerror or error}") from error
         try:
             async with asyncio.timeout(TIMEOUT):
                 out, errors = await process.communicate()
         except TimeoutError:
-            raise SourceAway(f"{name}: it has not ended after {TIMEOUT:.0f} s") from None
+            raise SourceAway(f"{NAME}: it has not ended after {TIMEOUT:.0f} s") from None
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -79,10 +79,10 @@ class WireGuard:
         if process.returncode or errors.strip():
             # An interface that cannot be read is told on standard error only.
             said = shown(errors.decode("utf-8", "replace").strip() or f"exit {process.returncode}")
-            raise SourceAway(f"{name}: {said}")
+            raise SourceAway(f"{NAME}: {said}")
         return out
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self) -> AsyncGenerator[None, None]:
         """Yield every few seconds."""
         while True:
             yield
