@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -37,7 +37,7 @@ async def watch(
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None, None]:
     """Yield when the reply of *path* may have changed; end when the API is away."""
     index = 0
     while True:
@@ -55,12 +55,12 @@ async def watch(
             await sleep(left)
 
 
-async def merged(*iterators: AsyncIterator[None]) -> AsyncIterator[None]:
+async def merged(*iterators: AsyncGenerator[None, None]) -> AsyncGenerator[None, None]:
     """Yield whenever one of *iterators* does; end when one of them ends."""
     came: asyncio.Queue[bool] = asyncio.Queue(maxsize=1)
 
-    async def feed(iterator: AsyncIterator[None]) -> None:
-        async with aclosing(iterator) as hints:  # type: ignore[type-var]
+    async def feed(iterator: AsyncGenerator[None, None]) -> None:
+        async with aclosing(iterator) as hints:
             async for _ in hints:
                 if came.empty():
                     came.put_nowait(True)

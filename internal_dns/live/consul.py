@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -57,7 +57,7 @@ class Consul:
             raise SourceAway(f"the reply with the instances of {name} is not a list")
         return found
 
-    def changes(self) -> AsyncIterator[None]:
+    def changes(self) -> AsyncGenerator[None, None]:
         """Yield when a check, a service or an instance may have changed."""
         return merged(
             watch(self.api, "/v1/health/state/any", INDEX),

@@ -10,7 +10,7 @@ that says that regions could not be reached is half a snapshot, and none.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -83,7 +83,7 @@ class Fly:
             ]
         return machines
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self) -> AsyncGenerator[None, None]:
         """Yield every few seconds."""
         while True:
             yield

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -66,7 +66,7 @@ class Nomad:
         self.fetched = fetched
         return [value for _, value in fetched.values()]
 
-    def changes(self) -> AsyncIterator[None]:
+    def changes(self) -> AsyncGenerator[None, None]:
         """Yield when an allocation may have changed."""
         return watch(self.api, "/v1/allocations", INDEX, {"namespace": self.namespace})
 

@@ -14,7 +14,7 @@ import asyncio
 import csv
 import io
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -130,7 +130,7 @@ class Postgres:
         )  # fmt: skip
         return connection
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self) -> AsyncGenerator[None, None]:
         """Yield at each notification, or every few seconds without a channel."""
         if not self.channel:
             while True:

@@ -16,7 +16,7 @@ from internal_dns.cli.apis import corrosion
 from internal_dns.live.corrosion import CorrosionTarget
 from internal_dns.live.loop import Loop
 from internal_dns.live.run import Runner
-from internal_dns.live.source import Object, Snapshot, machine_key, peer_key
+from internal_dns.live.source import Key, Object, Snapshot, machine_key, peer_key
 from internal_dns.live.target import OtherFollower, TargetAway
 from internal_dns.store.sqlite import load
 from tests.following.agents import Agent, agent
@@ -50,7 +50,7 @@ def target(server: Scripted, source: str = "pods") -> CorrosionTarget:
     return CorrosionTarget(server.api(), source, lambda: 1000.0)
 
 
-def machine(ident: str, host: int = 1, **more: Any) -> tuple[tuple[str, str], Object]:
+def machine(ident: str, host: int = 1, **more: Any) -> tuple[Key, Object]:
     row = {
         "id": ident, "network_id": 24, "app": "web", "address": f"fdaa:0:18:1:1:1:{host:x}:2",
         "region": "iad", "process_group": "app", "state": "started", "skip_registration": 0,
@@ -235,7 +235,7 @@ def test_the_loop_runs_on_it(path: Path, served: tuple[Agent, Scripted]) -> None
 
     class Pods:
         def __init__(self) -> None:
-            self.objects = dict([A, machine("b", 2)])
+            self.objects: dict[Key, Object] = dict([A, machine("b", 2)])
             self.hint = asyncio.Event()
 
         async def snapshot(self) -> Snapshot:
