@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from internal_dns import config
-from internal_dns.cli.doctor import Symptom, report, routes
+from internal_dns.cli.doctor.command import report
+from internal_dns.cli.doctor.host import routes
+from internal_dns.cli.doctor.symptom import Symptom
 from internal_dns.cli.routes import local_routes
 from internal_dns.core.catalog import Catalog
 from internal_dns.forward import upstreams
@@ -259,7 +261,7 @@ def test_a_circle_through_resolv_conf_is_seen(
     monkeypatch.setattr(
         upstreams, "from_resolv_conf", lambda own: read(own, tmp_path / "resolv.conf")
     )
-    monkeypatch.setattr(sys.modules["internal_dns.cli.doctor"], "_probe_all", not_asked)
+    monkeypatch.setattr("internal_dns.cli.doctor.upstreams._probe_all", not_asked)
     said = found("--listen", listen, "--catalog", demo)["upstreams"]
     assert (said["level"], says in said["says"]) == (level, True), said
     if level == "warn":

@@ -49,13 +49,13 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         ),
     },
     "Look up and change": {
-        "network": ("objects:network", "The tenants' networks."),
-        "app": ("objects:app", "Apps; named NETWORK/APP."),
-        "machine": ("objects:machine", "Machines; named by their id."),
-        "peer": ("objects:peer", "WireGuard peers; named NETWORK/PEER."),
-        "region": ("objects:region", "Regions and where they are."),
+        "network": ("objects.network:network", "The tenants' networks."),
+        "app": ("objects.app:app", "Apps; named NETWORK/APP."),
+        "machine": ("objects.machine:machine", "Machines; named by their id."),
+        "peer": ("objects.peer:peer", "WireGuard peers; named NETWORK/PEER."),
+        "region": ("objects.region:region", "Regions and where they are."),
         "flycast": (
-            "objects:flycast",
+            "objects.flycast:flycast",
             "Flycast addresses: of an app name, on the network where it answers.",
         ),
     },
@@ -89,7 +89,7 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "The effective settings, as `serve` with the same flags would have them.",
         ),
         "doctor": (
-            "doctor:doctor",
+            "doctor.command:doctor",
             "Look at this host: what would keep the server from running well, and what to do about it.",
         ),
         "health": (

@@ -233,7 +233,7 @@ def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> Non
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) -> None:
     """Print the catalog as a document that `apply` takes."""
-    from internal_dns.cli.objects import network_of
+    from internal_dns.cli.objects.lookup import network_of
     from internal_dns.store import declare
 
     numbers = [network_of(catalog, name)["id"] for name in networks] or None
@@ -296,7 +296,7 @@ def import_(
     from importlib import import_module
 
     from internal_dns import sources
-    from internal_dns.cli.objects import network_number, slash_48
+    from internal_dns.cli.objects.lookup import network_number, slash_48
     from internal_dns.store import declare
 
     prefix, names = settings().prefix, {}

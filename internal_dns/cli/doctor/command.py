@@ -1,0 +1,140 @@
+"""The command: run every check, print what each found, exit 1 when one failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from internal_dns.cli.doctor.answers import cross_check
+from internal_dns.cli.doctor.catalog import check_catalog
+from internal_dns.cli.doctor.host import ipv6, ports, programs, routes
+from internal_dns.cli.doctor.replica import replica
+from internal_dns.cli.doctor.symptom import Symptom
+from internal_dns.cli.doctor.upstreams import upstreams
+from internal_dns.cli.routes import ROUTES
+from internal_dns.cli.servers import meant_for, running
+from internal_dns.cli.words import FINDING, json_option, paint, print_json
+from internal_dns.errors import OperatorError
+from internal_dns.text import printable_text
+
+_COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command()
+@click.option("--listen", multiple=True, metavar="ADDR:PORT", help="As `serve` would.")
+@click.option("--upstream", multiple=True, metavar="URL", help="As `serve` would.")
+@click.option("--admin", metavar="ADDR:PORT", help="As `serve` would.")
+@click.option("--console", metavar="ADDR:PORT", help="As `serve` would.")
+@click.option("--catalog", metavar="FILE", help="As `serve` would.")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="As `serve` would.")
+@click.option(
+    "--server",
+    metavar="ADDR:PORT",
+    help="A running server whose answers two libraries should agree on.",
+)
+@json_option
+def doctor(
+    listen: tuple[str, ...],
+    upstream: tuple[str, ...],
+    admin: str | None,
+    console: str | None,
+    catalog: str | None,
+    config: Path | None,
+    server: str | None,
+    as_json: bool,
+) -> None:
+    """Look at this host: what would keep the server from running well, and what to do about it.
+
+    It asks each upstream two names, and nothing else of the network.
+    """
+    ports = {"listen": listen, "upstream": upstream, "admin": admin, "console": console}
+    found = list(symptoms({**ports, "catalog": catalog}, config, server))
+    if as_json:
+        print_json([{key: value or None for key, value in asdict(s).items()} for s in found])
+    else:
+        click.echo("\n".join(report(found)))
+    raise SystemExit(FINDING if any(s.level == "fail" for s in found) else 0)
+
+
+def report(found: Sequence[Symptom]) -> list[str]:
+    """Return the lines for a person, a count of what is wrong last."""
+    width = max(len(printable_text(s.what)) for s in found)
+    lines = []
+    for s in found:
+        what, says = printable_text(s.what), printable_text(s.says)
+        lines.append(f"{paint(f'{s.level:4}', _COLOURS[s.level])}  {what:{width}}  {says}")
+        lines += [
+            f"{'':6}{paint(word, 'cyan')}{'':{5 - len(word)}}{printable_text(text)}"
+            for word, text in (("why", s.why), ("do", s.do))
+            if text
+        ]
+    counts = [sum(s.level == level for s in found) for level in _COLOURS]
+    words = [
+        f"{n} {word}{'s' * (n != 1)}"
+        for n, word in ((counts[2], "problem"), (counts[1], "warning"))
+        if n
+    ]
+    return [
+        *lines,
+        "",
+        f"{' and '.join(words)}, {counts[0]} checks are fine"
+        if words
+        else f"all {counts[0]} checks are fine",
+    ]
+
+
+def _demo() -> str | None:
+    """The demo's catalog where there is one, as for the other commands; None: what the settings
+    say."""
+    return "demo/catalog.db" if Path("demo/catalog.db").exists() else None
+
+
+def symptoms(flags: dict[str, Any], config: Path | None, server: str | None) -> Iterator[Symptom]:
+    from internal_dns.config import ConfigurationError, find_misspelled, load_settings
+
+    yield from programs()
+    yield ipv6()
+    for words in find_misspelled():
+        why = "a variable that is no setting is ignored"
+        yield Symptom(
+            "warn",
+            "environment",
+            words,
+            why,
+            "`internal-dns config show --origin` lists the settings",
+        )
+    try:
+        settings = load_settings(flags, file=config)
+        if settings.origin["catalog"] == "default" and (demo := _demo()):
+            settings = load_settings({**flags, "catalog": demo}, file=config)
+    except ConfigurationError as error:
+        for fault in error.faults:
+            yield Symptom(
+                "fail",
+                "settings",
+                fault,
+                "`serve` exits 78 with it",
+                "Correct it; docs/settings.md lists all",
+            )
+        return
+    found = running(settings.catalog)
+    yield from ports(settings, found)
+    yield from upstreams(settings)
+    catalog = yield from check_catalog(settings)
+    if catalog is not None:
+        yield from routes(settings.listen, catalog, settings.prefix, ROUTES)
+    yield from replica(settings)
+    if found:
+        where = ", ".join(map(str, found.listen))
+        yield Symptom("ok", "server", f"one of this catalog runs, on {where}")
+    if server or found:
+        try:
+            endpoint = meant_for(server, settings, settings.catalog)[0]
+        except OperatorError as error:
+            yield Symptom("fail", error.what, error.why, "it is no address", error.do)
+            return
+        yield from cross_check(endpoint, settings, catalog)

@@ -1,0 +1,170 @@
+"""Checks of this host: its programs, IPv6, the ports of `serve`, routes to the server's addresses."""
+
+from __future__ import annotations
+
+import errno
+import platform
+import socket
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from internal_dns.cli.doctor.symptom import Symptom
+from internal_dns.cli.routes import covers, local_routes
+
+if TYPE_CHECKING:
+    from internal_dns.cli.servers import Running
+    from internal_dns.config import Settings
+    from internal_dns.core.catalog import Catalog
+    from internal_dns.errors import OperatorError
+    from internal_dns.net import Endpoint
+
+WAL_RESET_FIXED: Final = (3, 51, 3)
+_SHOWN: Final = 3  # of many addresses, as examples
+
+
+def programs() -> Iterator[Symptom]:
+    from internal_dns.service.errors import BUILD_NATIVE
+    from internal_dns.transport import native
+
+    yield Symptom("ok", "python", platform.python_version())
+    if sqlite3.sqlite_version_info >= WAL_RESET_FIXED:
+        yield Symptom("ok", "sqlite", sqlite3.sqlite_version)
+    else:
+        yield Symptom(
+            "warn",
+            "sqlite",
+            sqlite3.sqlite_version,
+            "before 3.51.3, two connections that write or checkpoint at once can corrupt a WAL "
+            "file",
+            "Let one program write the catalog (the server's commands do), or use a later SQLite",
+        )
+    try:
+        yield Symptom("ok", "event loop", f"uvloop {version_of('uvloop')}")
+    except PackageNotFoundError:
+        yield Symptom(
+            "warn",
+            "event loop",
+            "asyncio's own",
+            "it takes twice the time of uvloop",
+            "pip install uvloop",
+        )
+    if native.MISSING:
+        yield Symptom(
+            "warn", "udp path", "python", f"the native one: {native.MISSING}", BUILD_NATIVE
+        )
+    else:
+        yield Symptom("ok", "udp path", "native")
+
+
+def ipv6() -> Symptom:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        why = "every address of a 6PN network is IPv6"
+        return Symptom(
+            "fail",
+            "ipv6",
+            error.strerror or str(error),
+            why,
+            "sysctl -w net.ipv6.conf.all.disable_ipv6=0",
+        )
+    return Symptom("ok", "ipv6", "available")
+
+
+def ports(settings: Settings, found: Running | None) -> Iterator[Symptom]:
+    """Yield whether each port of `serve` is free, or taken by the running server of this
+    catalog."""
+    from internal_dns.service.errors import cannot_listen, cannot_open
+
+    both = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+    for endpoint in settings.listen:
+        yield _port(
+            "listen", endpoint, both, _has(found, endpoint), partial(cannot_listen, endpoint)
+        )
+    for setting, one in (("admin", settings.admin), ("console", settings.console)):
+        if one:
+            mine = found is not None and getattr(found, setting) == one
+            reason = partial(cannot_open, setting, one)
+            yield _port(setting, one, (socket.SOCK_STREAM,), mine, reason)
+
+
+def _has(found: Running | None, endpoint: Endpoint) -> bool:
+    """Whether the running server listens where *endpoint* would."""
+    return found is not None and any(
+        e.port == endpoint.port and (e == endpoint or e.wildcard or endpoint.wildcard)
+        for e in found.listen
+    )
+
+
+def _port(
+    setting: str,
+    endpoint: Endpoint,
+    kinds: Iterable[socket.SocketKind],
+    mine: bool,
+    reason: Callable[[OSError], OperatorError],
+) -> Symptom:
+    """Whether *endpoint* is free; *mine*: the running server of this catalog has it."""
+    from internal_dns.transport.listen.sockets import bind
+
+    what = f"{setting} {endpoint}"
+    try:
+        for kind in kinds:
+            bind(endpoint, kind).close()
+    except OSError as error:
+        if mine and error.errno == errno.EADDRINUSE:
+            return Symptom("ok", what, "taken by the running server of this catalog")
+        told = reason(error)
+        return Symptom("fail", what, told.why, "`serve` could not listen there", told.do)
+    return Symptom("ok", what, "free")
+
+
+def routes(
+    listen: Sequence[Endpoint], catalog: Catalog, prefix: bytes, table: Path
+) -> Iterator[Symptom]:
+    """Find addresses that machines ask the server at, and that are not local to this host."""
+    inside = [e for e in listen if e.host.packed.startswith(prefix)]
+    wanted = {e.host.packed: str(e.host) for e in inside}
+    if any(e.wildcard for e in listen):
+        everyone = prefix + bytes(13) + b"\3"
+        wanted |= {everyone: str(IPv6Address(everyone))}
+        wanted |= {
+            n.server_address: str(IPv6Address(n.server_address)) for n in catalog.networks.values()
+        }
+    if not wanted:
+        return
+    try:
+        local = local_routes(table.read_text())
+    except OSError as error:
+        why = "so it is not known whether the server's addresses are local"
+        yield Symptom(
+            "warn",
+            "routes",
+            f"{table}: {error.strerror or error}",
+            why,
+            "Look yourself: ip -6 route show table local",
+        )
+        return
+    missing = [
+        text
+        for address, text in sorted(wanted.items())
+        if not any(covers(route, address) for route in local)
+    ]
+    if not missing:
+        yield Symptom("ok", "routes", f"{len(wanted):,} addresses of the server are local")
+        return
+    more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
+    yield Symptom(
+        "warn",
+        "routes",
+        f"not local to this host: {', '.join(missing[:_SHOWN])}{more}",
+        "questions sent there never reach the server",
+        f"ip -6 route add local {missing[0]}/128 dev lo"
+        + ("; all of them: internal-dns network list --routes" if len(missing) > 1 else ""),
+    )

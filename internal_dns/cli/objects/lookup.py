@@ -1,0 +1,94 @@
+"""Look a row up by the name that the command line gives: NETWORK, NETWORK/APP, an id or a /48."""
+
+from __future__ import annotations
+
+from ipaddress import AddressValueError, IPv6Network
+from typing import Any
+
+import click
+
+from internal_dns.cli import known as names_known
+from internal_dns.cli.backend import read_rows
+from internal_dns.cli.words import FINDING, settings
+from internal_dns.errors import OperatorError
+
+
+def network_names(catalog: str) -> dict[int, str]:
+    """What each network is called: its name, else its id."""
+    return {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
+
+
+def network_of(catalog: str, text: str) -> dict[str, Any]:
+    """Return the network that *text* names: a name, an id, or a /48. Raises OperatorError."""
+    number = network_number(text, settings().prefix)
+    rows = read_rows(catalog, "networks")
+    found = [
+        row
+        for row in rows
+        if row["id"] == number or (number is None and row["name"].lower() == text.lower())
+    ]
+    if not found:
+        known = ", ".join(row["name"] or str(row["id"]) for row in rows[:10]) or "none yet"
+        near = names_known.near(text, (row["name"] for row in rows))
+        raise OperatorError(
+            f"there is no network {text}",
+            f"known are: {known}{' and more' if len(rows) > 10 else ''}",
+            near or "Add it: internal-dns network add NAME --id fdaa:…::/48",
+            FINDING,
+        )
+    if len(found) > 1:
+        ids = " and ".join(str(row["id"]) for row in found)
+        raise OperatorError(
+            f"more than one network is called {text}",
+            f"their ids are {ids}",
+            "Name it by its id",
+            FINDING,
+        )
+    return found[0]
+
+
+def network_number(text: str, prefix: bytes) -> int | None:
+    """Return the id that *text* writes, as a number or a /48 of *prefix*; None when it is a name,
+    or another's /48."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        network = IPv6Network(text if "/" in text else f"{text}/48")
+    except (AddressValueError, ValueError):
+        return None
+    packed = network.network_address.packed
+    return (
+        int.from_bytes(packed[2:6], "big")
+        if packed.startswith(prefix) and network.prefixlen == 48
+        else None
+    )
+
+
+def slash_48(number: object, prefix: bytes) -> str:
+    """Return the /48 of a network; empty for what is no network id, which a foreign file may hold."""
+    if not isinstance(number, int) or not 0 < number < 1 << 32:
+        return ""
+    return str(IPv6Network((prefix + number.to_bytes(4, "big") + bytes(10), 48)))
+
+
+def split(text: str, what: str) -> tuple[str, str]:
+    """Split NETWORK/NAME. Raises a usage error."""
+    network, slash, name = text.partition("/")
+    if not slash or not network or not name:
+        raise click.UsageError(f"{text!r} does not say of which network: write NETWORK/{what}")
+    return network, name
+
+
+def known(catalog: str, table: str, key: dict[str, Any], what: str) -> dict[str, Any]:
+    """Return the one row with *key*. Raises OperatorError."""
+    rows = read_rows(catalog, table, key)
+    if not rows:
+        *within, (column, text) = key.items()
+        near = names_known.near_in(catalog, table, column, str(text), dict(within))
+        raise OperatorError(
+            f"there is no {what}",
+            f"{catalog} has none",
+            near or f"See `internal-dns {what.split(maxsplit=1)[0]} list`",
+            FINDING,
+        )
+    return rows[0]

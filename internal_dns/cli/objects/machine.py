@@ -1,0 +1,240 @@
+"""Machines, named by id."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import click
+
+from internal_dns.cli import known as names_known
+from internal_dns.cli.backend import read_rows
+from internal_dns.cli.columns import column_options, listed, taken
+from internal_dns.cli.objects.common import change, command, given, show_one, show_table, warn
+from internal_dns.cli.objects.lookup import known, network_names, network_of
+from internal_dns.store.schema import MACHINES
+
+machine = click.Group("machine", help="Machines; named by their id.")
+_MACHINE = listed(
+    MACHINES, "id", "network", "app", "region", omit=("network_id", "skip_registration")
+)
+
+
+@command(machine, "list")
+@click.option(
+    "--network", "network_name", shell_complete=names_known.networks, help="Of one network."
+)
+@click.option("--app", "label", shell_complete=names_known.apps, help="Of one app.")
+@click.option("--state", shell_complete=names_known.states, help="In this state.")
+@click.option("--region", shell_complete=names_known.regions, help="In this region.")
+def machine_list(
+    catalog: str,
+    as_json: bool,
+    network_name: str | None,
+    label: str | None,
+    state: str | None,
+    region: str | None,
+) -> None:
+    """List machines."""
+    own = given(app=label, state=state, region=region)
+    if network_name:
+        own["network_id"] = network_of(catalog, network_name)["id"]
+    names = network_names(catalog)
+    rows = read_rows(catalog, "machines", own)
+    if not rows:
+        _hint(catalog, label, state, region)
+    show_table(
+        [r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in rows],
+        _MACHINE,
+        as_json,
+    )
+
+
+def _hint(catalog: str, label: str | None, state: str | None, region: str | None) -> None:
+    """Tell which condition of an empty list is probably a slip."""
+    for column, text in ("app", label), ("state", state), ("region", region):
+        if text and text not in (found := names_known.names(catalog, "machines", column, text)):
+            near = names_known.near(text, found or names_known.names(catalog, "machines", column))
+            warn(f"no machine has the {column} {text}. {near}".rstrip())
+
+
+@command(machine, "show")
+@click.argument("ident", metavar="ID", shell_complete=names_known.machines)
+def machine_show(catalog: str, as_json: bool, ident: str) -> None:
+    """Show a machine with its metadata and services."""
+    row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
+    own = {"machine_id": ident}
+    metadata = {r["key"]: r["value"] for r in read_rows(catalog, "machine_metadata", own)}
+    services = [_service(row) for row in read_rows(catalog, "machine_services", own)]
+    shown = metadata if as_json else [f"{key}={value}" for key, value in metadata.items()]
+    show_one(row | {"metadata": shown, "services": services}, as_json)
+
+
+def _service(row: dict[str, Any]) -> str:
+    """Write a service as --service takes it."""
+    text = f"{row['name']}/{row['protocol']}:{row['port']}"
+    order = row["priority"], row["weight"]
+    return text if order == (0, 1) else f"{text}/{order[0]}/{order[1]}"
+
+
+def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--service",
+            "services",
+            multiple=True,
+            metavar="NAME/PROTOCOL:PORT[/PRIORITY/WEIGHT]",
+            help="A port it publishes, such as http/tcp:8080 or http/tcp:8080/10/5.",
+        ),
+        click.option(
+            "--metadata", multiple=True, metavar="KEY=VALUE", help="An entry of its metadata."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+_SERVICE = re.compile(
+    r"([^/]+)/([^:]+):(?P<port>[0-9]{1,9})(?:/(?P<priority>[0-9]{1,9})/(?P<weight>[0-9]{1,9}))?"
+)
+
+
+def _belonging(ident: str, metadata: Iterable[str], services: Iterable[str]) -> list[Any]:
+    """Return the rows that belong to a machine. Raises a usage error."""
+    puts: list[Any] = []
+    for text in metadata:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"--metadata {text!r} is not KEY=VALUE")
+        puts.append(("machine_metadata", {"machine_id": ident, "key": key, "value": value}))
+    for text in services:
+        if (found := _SERVICE.fullmatch(text)) is None:
+            raise click.UsageError(
+                f"--service {text!r} is not NAME/PROTOCOL:PORT[/PRIORITY/WEIGHT], such as "
+                f"http/tcp:8080 or http/tcp:8080/10/5"
+            )
+        numbers = {key: int(n) for key, n in found.groupdict().items() if n is not None}
+        row = {"machine_id": ident, "name": found[1], "protocol": found[2], **numbers}
+        puts.append(("machine_services", row))
+    return puts
+
+
+@command(machine, "add", writes=True)
+@click.argument("ident", metavar="ID")
+@click.option(
+    "--network",
+    "network_name",
+    required=True,
+    shell_complete=names_known.networks,
+    help="The network it is on.",
+)
+@column_options(MACHINES, required=True, omit=("network_id",))
+@machine_options
+def machine_add(
+    ident: str,
+    network_name: str,
+    metadata: tuple[str, ...],
+    services: tuple[str, ...],
+    catalog: str,
+    **to: Any,
+) -> None:
+    """Add a machine; its state is `created` unless --state says otherwise."""
+    number = network_of(catalog, network_name)["id"]
+    row = {"id": ident, "network_id": number, **taken(MACHINES, to)}
+    warn_of_unknown(catalog, row)
+    change(
+        catalog,
+        [("machines", row), *_belonging(ident, metadata, services)],
+        new=[("machines", {"id": ident})],
+        **to,
+    )
+    if row.get("state", "created").lower() == "created":
+        warn(
+            f"it is created, so no name leads to it yet. Start it: internal-dns machine start "
+            f"{shlex.quote(ident)}"
+        )
+
+
+@command(machine, "set", writes=True)
+@click.argument("ident", metavar="ID", shell_complete=names_known.machines)
+@column_options(MACHINES, required=False, omit=("network_id",))
+@machine_options
+def machine_set(
+    ident: str,
+    metadata: tuple[str, ...],
+    services: tuple[str, ...],
+    catalog: str,
+    **to: Any,
+) -> None:
+    """Change a machine; what is not named stays. `--metadata KEY=` empties a value."""
+    row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
+    changes = taken(MACHINES, to)
+    warn_of_unknown(catalog, changes)
+    puts = (
+        [("machines", {c: v for c, v in (row | changes).items() if c != "updated_at"})]
+        if changes
+        else []
+    )
+    change(
+        catalog,
+        [*puts, *_belonging(ident, metadata, services)],
+        old=[("machines", {"id": ident})],
+        **to,
+    )
+
+
+def _set_state(state: str, idents: tuple[str, ...], catalog: str, **to: Any) -> None:
+    rows = [known(catalog, "machines", {"id": ident}, f"machine {ident}") for ident in idents]
+    puts = [
+        ("machines", {c: v for c, v in row.items() if c != "updated_at"} | {"state": state})
+        for row in rows
+    ]
+    change(catalog, puts, old=[("machines", {"id": ident}) for ident in idents], **to)
+
+
+@command(machine, "start", writes=True)
+@click.argument(
+    "idents", metavar="ID...", nargs=-1, required=True, shell_complete=names_known.machines
+)
+def machine_start(idents: tuple[str, ...], **to: Any) -> None:
+    """Set machines started: they are answered."""
+    _set_state("started", idents, **to)
+
+
+@command(machine, "stop", writes=True)
+@click.argument(
+    "idents", metavar="ID...", nargs=-1, required=True, shell_complete=names_known.machines
+)
+def machine_stop(idents: tuple[str, ...], **to: Any) -> None:
+    """Set machines stopped: they leave the answers."""
+    _set_state("stopped", idents, **to)
+
+
+@command(machine, "rm", writes=True)
+@click.argument(
+    "idents", metavar="ID...", nargs=-1, required=True, shell_complete=names_known.machines
+)
+def machine_rm(idents: tuple[str, ...], catalog: str, **to: Any) -> None:
+    """Remove machines with their metadata and services."""
+    for ident in idents:
+        known(catalog, "machines", {"id": ident}, f"machine {ident}")
+    change(catalog, [], [("machines", {"id": ident}) for ident in idents], **to)
+
+
+def _is_region(catalog: str, code: str) -> bool:
+    found = names_known.names(catalog, "regions", "code", code)
+    return code.lower() in map(str.lower, found)
+
+
+def warn_of_unknown(catalog: str, machine: Mapping[str, Any]) -> None:
+    """Warn of a state or region that is probably a slip."""
+    state, region = machine.get("state"), machine.get("region")
+    if state is not None and state.lower() not in names_known.STATES:
+        near = names_known.near(state, names_known.STATES)
+        warn(f"state {state} is none of the known ones. {near or 'Only started ones are answered'}")
+    if region is not None and not _is_region(catalog, region):
+        near = names_known.near_in(catalog, "regions", "code", region)
+        add = f"Add it with its coordinates: internal-dns region add {shlex.quote(region)}"
+        warn(f"region {region} is not in the catalog: it is far from everywhere. {near or add}")
