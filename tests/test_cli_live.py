@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from internal_dns.admin.rates import LOOKED_AT, rates
+from internal_dns.admin.rates import SNAPSHOT_NAMES, rates
 from internal_dns.cli.top import table
-from internal_dns.cli.watch import question_line
+from internal_dns.cli.watch import query_line
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.transport import native
 from tests.commands import run
@@ -92,7 +92,7 @@ def test_rates_are_what_happened_between_two_looks_busiest_first() -> None:
 
 
 def test_a_name_that_was_not_among_those_looked_at_before_counts_from_the_least_of_them() -> None:
-    crowd = {("acme", f"x{number}.internal"): 1_000 + number for number in range(LOOKED_AT)}
+    crowd = {("acme", f"x{number}.internal"): 1_000 + number for number in range(SNAPSHOT_NAMES)}
     shown = rates(look(0, crowd, {}), look(1, {**crowd, ("acme", "late.internal"): 1_500}, {}))
     assert shown["names"][0]["rate"] == 500
     assert [n["rate"] for n in shown["names"][1:3]] == [0, 0]
@@ -297,6 +297,6 @@ def test_a_question_is_one_line(change: dict[str, Any], end: str) -> None:
         "time": 0.0, "proto": "udp", "network": "acme", "source": "fdaa:0:18:a7b:7d:f066:b83b:2",
         "name": "web.internal", "type": "AAAA", "rcode": "NOERROR", "answers": 3, "how": "repeated", "skipped": 0,
     }  # fmt: skip
-    line = question_line({**said, **change})
+    line = query_line({**said, **change})
     assert line.endswith(end)
     assert "\n" not in line

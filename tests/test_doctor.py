@@ -16,8 +16,8 @@ import pytest
 
 from internal_dns import config
 from internal_dns.cli.doctor.command import report
-from internal_dns.cli.doctor.host import routes
-from internal_dns.cli.doctor.symptom import Symptom
+from internal_dns.cli.doctor.host import check_routes
+from internal_dns.cli.doctor.result import CheckResult
 from internal_dns.cli.routes import local_routes
 from internal_dns.core.catalog import Catalog
 from internal_dns.forward import upstreams
@@ -63,15 +63,15 @@ def found(*words: str | Path) -> dict[str, dict[str, Any]]:
 
 def test_the_report_is_one_that_a_person_reads_with_pleasure() -> None:
     said = [
-        Symptom("ok", "python", "3.11.7"),
-        Symptom("warn", "routes", "not local to this host: fdaa:0:18::3", "questions sent there "
+        CheckResult("ok", "python", "3.11.7"),
+        CheckResult("warn", "routes", "not local to this host: fdaa:0:18::3", "questions sent there "
                                                                           "never reach the server",
                 "ip -6 route add local fdaa:0:18::3/128 dev lo"),
-        Symptom("fail", "listen [fdaa::3]:53", "Address already in use", "`serve` could not listen "
+        CheckResult("fail", "listen [fdaa::3]:53", "Address already in use", "`serve` could not listen "
                                                                          "there",
                 "Another program uses it: `ss -lunp 'sport = :53'` shows which; stop it, or "
                 "choose another address with --listen"),
-        Symptom("ok", "catalog", "3 networks, 7 apps, 80 machines (73 started), 5 peers"),
+        CheckResult("ok", "catalog", "3 networks, 7 apps, 80 machines (73 started), 5 peers"),
     ]  # fmt: skip
     assert "\n".join(report(said)) + "\n" == (GOLDEN / "doctor.txt").read_text()
 
@@ -86,7 +86,7 @@ def test_the_report_is_one_that_a_person_reads_with_pleasure() -> None:
     ],
 )
 def test_the_last_line_counts(levels: str, last: str) -> None:
-    assert report([Symptom(level, "x", "y", "z", "w") for level in levels.split()])[-1] == last
+    assert report([CheckResult(level, "x", "y", "z", "w") for level in levels.split()])[-1] == last
 
 
 # ── routes ────────────────────────────────────────────────────────────────────────────────────────
@@ -121,7 +121,7 @@ def test_missing_local_routes_are_found(
     lines: list[str], level: str, says: str, catalog: Catalog, tmp_path: Path
 ) -> None:
     (tmp_path / "routes").write_text("".join(lines))
-    (symptom,) = routes(WILDCARD, catalog, PREFIX, tmp_path / "routes")
+    (symptom,) = check_routes(WILDCARD, catalog, PREFIX, tmp_path / "routes")
     assert symptom.level == level
     assert symptom.says.endswith(says)
     if level == "warn":
@@ -129,11 +129,11 @@ def test_missing_local_routes_are_found(
 
 
 def test_who_listens_on_loopback_needs_no_route(catalog: Catalog, tmp_path: Path) -> None:
-    assert not list(routes(LOOPBACK, catalog, PREFIX, tmp_path / "nosuch"))
+    assert not list(check_routes(LOOPBACK, catalog, PREFIX, tmp_path / "nosuch"))
 
 
 def test_an_unreadable_table_is_said(catalog: Catalog, tmp_path: Path) -> None:
-    (symptom,) = routes(WILDCARD, catalog, PREFIX, tmp_path / "nosuch")
+    (symptom,) = check_routes(WILDCARD, catalog, PREFIX, tmp_path / "nosuch")
     assert symptom.level == "warn"
     assert "No such file" in symptom.says
 
@@ -253,7 +253,7 @@ def test_a_circle_through_resolv_conf_is_seen(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def not_asked(*_: object) -> list[Symptom]:
+    async def not_asked(*_: object) -> list[CheckResult]:
         return []
 
     (tmp_path / "resolv.conf").write_text(text)
@@ -364,5 +364,5 @@ def test_a_server_that_is_not_there_is_said_at_once(demo: Path) -> None:
 
 def test_what_a_bucket_or_a_file_says_does_not_steer_the_terminal() -> None:
     evil = "\x1b]0;x\x07\x9b\u202e"
-    lines = report([Symptom("fail", evil, evil, evil, evil)])
+    lines = report([CheckResult("fail", evil, evil, evil, evil)])
     assert all(line.isprintable() for line in lines)

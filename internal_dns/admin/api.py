@@ -30,7 +30,7 @@ from typing import Any, Final
 
 import msgspec
 
-from internal_dns.admin.live import MAX_NAMES, busiest, described, positive
+from internal_dns.admin.live import MAX_NAMES, busiest, describe_sample, parse_count
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.wire import Query, read_query
 from internal_dns.net import socket_path
@@ -165,11 +165,13 @@ class Api:
                 await going_on(request, reader, writer)
                 return
             if request.get("op") == "forward":
-                reply = self._told_forward(request)
+                reply = self._explain_forward(request)
             elif request.get("op") == "where":
                 reply = self.where()
             elif request.get("op") == "busiest":
-                reply = await busiest(self.exchange, positive(request, "names", 1_000, MAX_NAMES))
+                reply = await busiest(
+                    self.exchange, parse_count(request, "names", 1_000, MAX_NAMES)
+                )
             else:
                 reply = await asyncio.get_running_loop().run_in_executor(
                     self.thread, self._perform, request
@@ -205,7 +207,7 @@ class Api:
                     await self.changed.wait()
         return self._revision() >= revision
 
-    def _told_forward(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _explain_forward(self, request: dict[str, Any]) -> dict[str, Any]:
         """Say what would become of `query` (hexadecimal), a question that is not ours."""
         query = read_query(bytes.fromhex(str(request["query"])))
         if not isinstance(query, Query) or not query.labels or self.exchange.forwarder is None:
@@ -248,7 +250,7 @@ class Api:
     ) -> None:
         """Send one in `sample` questions as they are answered; `skipped` counts those that came too
         fast to send."""
-        tap = Tap(positive(request, "sample", 1, 1_000_000_000))
+        tap = Tap(parse_count(request, "sample", 1, 1_000_000_000))
         self.exchange.tap(tap)
         gone = asyncio.ensure_future(reader.read(1))
         try:
@@ -257,7 +259,7 @@ class Api:
                 try:
                     await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
                     if coming.done():
-                        told = described(
+                        told = describe_sample(
                             coming.result(), self.exchange.catalog, self.exchange.rules
                         )
                         await _send(writer, {**told, "skipped": tap.skipped})

@@ -68,7 +68,7 @@ async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def described(sample: Sample, catalog: Catalog | None, rules: Rules) -> dict[str, Any]:
+def describe_sample(sample: Sample, catalog: Catalog | None, rules: Rules) -> dict[str, Any]:
     """Return a sampled question for a person: when, who, what, and what it got."""
     query, known = read_query(sample.octets), catalog or NO_CATALOG
     found: dict[str, Any] = {
@@ -122,7 +122,7 @@ def address_text(address: bytes) -> str:
     return str(found.ipv4_mapped or found)
 
 
-def positive(request: Mapping[str, Any], key: str, default: int, most: int) -> int:
+def parse_count(request: Mapping[str, Any], key: str, default: int, most: int) -> int:
     """Return a whole number of a request. Raises ValueError."""
     value = request.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from internal_dns.cli.common import USAGE, AsJson, error_text
 from internal_dns.cli.examples import epilog
-from internal_dns.cli.words import USAGE, AsJson, error_text
 from internal_dns.errors import OperatorError
 
 if TYPE_CHECKING:

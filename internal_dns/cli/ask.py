@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from internal_dns.admin import asking
-from internal_dns.admin.asking import PREFIX, reply_value
-from internal_dns.cli.servers import Asked, NoReply, ask, ask_first, meant_for
-from internal_dns.cli.words import (
+from internal_dns.admin import presentation
+from internal_dns.admin.presentation import PREFIX, reply_value
+from internal_dns.cli.common import (
     CONFIGURATION,
     FINDING,
     UNREACHABLE,
@@ -25,6 +24,7 @@ from internal_dns.cli.words import (
     print_json,
     settings,
 )
+from internal_dns.cli.servers import Asked, NoReply, ask, ask_first, meant_for
 from internal_dns.core.wire import ASK_AS
 from internal_dns.errors import OperatorError
 from internal_dns.text import printable_text
@@ -41,8 +41,8 @@ def query_for(
 ) -> dns.message.QueryMessage:
     """Return the query. Raises OperatorError."""
     try:
-        return asking.query_for(name, qtype, who, prefix)
-    except asking.NotAQuestion as error:
+        return presentation.query_for(name, qtype, who, prefix)
+    except presentation.InvalidQuestion as error:
         raise OperatorError(error.what, error.why, error.do, 2) from error
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import click
 
-from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, USAGE, settings
+from internal_dns.cli.common import CONFIGURATION, FINDING, UNREACHABLE, USAGE, settings
 from internal_dns.errors import OperatorError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,13 +39,13 @@ def perform(
 ) -> dict[str, Any]:
     """Have an operation performed and return its reply. Raises OperatorError."""
     return (
-        _by_itself(Path(catalog), request)
+        _perform_offline(Path(catalog), request)
         if offline
-        else _by_server(Path(catalog), request | {"wait": wait})
+        else _perform_online(Path(catalog), request | {"wait": wait})
     )
 
 
-def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
+def _perform_offline(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
     from internal_dns.store.declare import InvalidDocument
     from internal_dns.store.json_rows import BadRequest
     from internal_dns.store.operations import perform as performed
@@ -63,7 +63,7 @@ def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
             f"cannot write {catalog}", str(error), error.do or _NOT_OURS, USAGE
         ) from error
     except (RejectedChange, InvalidDocument) as error:
-        raise _refused([str(fault) for fault in error.faults]) from error
+        raise _rejected([str(fault) for fault in error.faults]) from error
     except (BadRequest, UnusableCatalog, sqlite3.Error, OSError) as error:
         raise OperatorError(
             f"cannot write {catalog}", str(error), "Nothing was changed", CONFIGURATION
@@ -73,7 +73,7 @@ def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
 _NOT_OURS = "Stop that process, leave out --offline to go through it, or write with the engine that maintains the file"
 
 
-def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
+def _perform_online(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
     with connected(catalog) as server:
         server.sendall(json.dumps(request).encode() + b"\n")
         line = server.makefile("rb").readline()
@@ -91,7 +91,7 @@ def _by_server(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
         case None:
             return reply
         case "refused":
-            raise _refused(faults)
+            raise _rejected(faults)
         case "not ours":
             raise OperatorError(
                 f"cannot write {catalog}", ", ".join(faults), reply.get("do") or _NOT_OURS, USAGE
@@ -178,7 +178,7 @@ def _missing(catalog: Path) -> OperatorError:
     return OperatorError(f"catalog {catalog}", "there is no such file", do, CONFIGURATION)
 
 
-def _refused(faults: list[str]) -> OperatorError:
+def _rejected(faults: list[str]) -> OperatorError:
     why = "\n".join(faults)
     return OperatorError(
         "the change was refused; nothing was written", why, "Correct it and try again", FINDING

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from internal_dns.cli.backend import opened
-from internal_dns.cli.words import (
+from internal_dns.cli.common import (
     FINDING,
     UNREACHABLE,
     USAGE,
@@ -48,7 +48,7 @@ class _Url(click.ParamType[Source]):
 URL = _Url()
 
 
-def done(work: Coroutine[Any, Any, T]) -> T:
+def run_on_bucket(work: Coroutine[Any, Any, T]) -> T:
     """Do what asks a bucket. Raises OperatorError."""
     from internal_dns.replicate.bucket import Conflict, NoBucket, Unavailable
     from internal_dns.store.declare import InvalidDocument
@@ -74,12 +74,12 @@ def done(work: Coroutine[Any, Any, T]) -> T:
         raise OperatorError("the bucket cannot be used", str(error), do, UNREACHABLE) from error
 
 
-def apply_to(source: Source, request: dict[str, Any]) -> dict[str, Any]:
+def apply_to_bucket(source: Source, request: dict[str, Any]) -> dict[str, Any]:
     """Apply a document to the catalog in a bucket. Raises OperatorError."""
     from internal_dns.replicate import publishing
 
     as_served = settings()
-    return done(publishing.apply(source, request, as_served.catalog_rules))
+    return run_on_bucket(publishing.apply(source, request, as_served.catalog_rules))
 
 
 @click.command()
@@ -121,7 +121,7 @@ def publish(
             raise OperatorError(
                 "nothing was published", "\n       ".join(error.faults), do, FINDING
             ) from error
-    reply = done(
+    reply = run_on_bucket(
         publishing.publish(source, wanted, dry_run=dry_run, replicas=replicas, forget=compact)
     )
     if as_json:
@@ -152,8 +152,8 @@ def status(source: Source | None, as_json: bool) -> None:
     if found is None:
         raise OperatorError("which bucket?", "neither --source nor the setting `source` names one", "Write --source nats://…",
                    USAGE)  # fmt: skip
-    last, reports = done(_reports(found))
-    hosts = [_judged(report, last, time.time()) for report in reports]
+    last, reports = run_on_bucket(_read_reports(found))
+    hosts = [_assess(report, last, time.time()) for report in reports]
     if as_json:
         print_json({"bucket": str(found), "revision": last, "hosts": hosts})
     else:
@@ -172,7 +172,7 @@ def status(source: Source | None, as_json: bool) -> None:
     raise SystemExit(0 if all(host["ok"] for host in hosts) else FINDING)
 
 
-async def _reports(source: Source) -> tuple[int, list[dict[str, Any]]]:
+async def _read_reports(source: Source) -> tuple[int, list[dict[str, Any]]]:
     """Return the bucket's last revision and what the hosts say."""
     from internal_dns.replicate.bucket import NoBucket
     from internal_dns.replicate.nats import connected
@@ -184,7 +184,9 @@ async def _reports(source: Source) -> tuple[int, list[dict[str, Any]]]:
             found = await read(bucket.fleet_bucket())
         except NoBucket:
             return last, []  # no host has followed it yet
-    reports = [_report(message.value) for message in found.values() if message.value is not None]
+    reports = [
+        _read_report(message.value) for message in found.values() if message.value is not None
+    ]
     return last, sorted(
         (report for report in reports if report), key=lambda report: str(report["host"])
     )
@@ -202,7 +204,7 @@ class _Report(msgspec.Struct, frozen=True):
     at: float
 
 
-def _report(value: bytes) -> dict[str, Any] | None:
+def _read_report(value: bytes) -> dict[str, Any] | None:
     try:
         found = msgspec.json.decode(value, type=_Report)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -212,7 +214,7 @@ def _report(value: bytes) -> dict[str, Any] | None:
     return msgspec.structs.asdict(found) | {"host": shown(found.host), "problem": problem}
 
 
-def _judged(report: dict[str, Any], last: int, now: float) -> dict[str, Any]:
+def _assess(report: dict[str, Any], last: int, now: float) -> dict[str, Any]:
     ago = max(0.0, now - report["at"])
     says = [report["problem"]] if report["problem"] else []
     says += [f"silent for {ago:.0f} s"] if ago > SILENT else []

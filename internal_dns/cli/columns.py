@@ -7,16 +7,16 @@ from typing import Any, Final
 
 import click
 
-from internal_dns.cli import known
+from internal_dns.cli import suggest
 from internal_dns.store.schema import FLAG, Column, Table
 
 Command = Callable[..., Any]
 
 # What a shell completes the value of an option with, by its column.
-COMPLETIONS: Final[Mapping[str, known.Complete]] = {
-    "app": known.apps,
-    "region": known.regions,
-    "state": known.states,
+COMPLETIONS: Final[Mapping[str, suggest.Complete]] = {
+    "app": suggest.apps,
+    "region": suggest.regions,
+    "state": suggest.states,
 }
 
 
@@ -26,7 +26,7 @@ def column_options(
     """Give a command an option for each column of *table* that documents have, but for the key and
     *omit*.
 
-    *required*: columns without a default must be given. `taken` makes a row of what is given; what
+    *required*: columns without a default must be given. `pop_columns` makes a row of what is given; what
     is not stays, or takes its default.
     """
     written = [
@@ -63,7 +63,7 @@ def _option(column: Column, required: bool) -> Callable[[Command], Command]:
     )
 
 
-def taken(table: Table, options: dict[str, Any]) -> dict[str, Any]:
+def pop_columns(table: Table, options: dict[str, Any]) -> dict[str, Any]:
     """Take the columns of *table* that were given out of a command's *options*, as a row has
     them."""
     found = {}
@@ -74,7 +74,7 @@ def taken(table: Table, options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def listed(table: Table, *before: str, omit: tuple[str, ...] = ()) -> tuple[str, ...]:
+def list_columns(table: Table, *before: str, omit: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the columns that a list of *table* shows: those of *before* first, addresses last."""
     rest = [
         column

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from internal_dns.cli.common import FINDING, json_option, paint, print_json
+from internal_dns.cli.common import settings as effective
 from internal_dns.cli.run import setting_options
-from internal_dns.cli.words import FINDING, json_option, paint, print_json
-from internal_dns.cli.words import settings as effective
 
 
 @click.group()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from internal_dns.cli.backend import opened, perform, read_rows, visibility, write_options
-from internal_dns.cli.words import (
+from internal_dns.cli.common import (
     CONFIGURATION,
     FINDING,
     USAGE,
@@ -29,11 +29,11 @@ from internal_dns.text import printable_text
 if TYPE_CHECKING:
     from internal_dns.replicate.source import Source
 
-TOLD: Final = 1_000  # changes and answers that are printed unless --limit says otherwise
-SILENT: Final = 1.0  # seconds that work may take before its progress is shown
+MAX_PRINTED: Final = 1_000  # changes and answers that are printed unless --limit says otherwise
+PROGRESS_AFTER: Final = 1.0  # seconds that work may take before its progress is shown
 
 
-def _octets(file: str) -> bytes:
+def _read_octets(file: str) -> bytes:
     """Return what FILE, or standard input for `-`, holds. Raises OperatorError."""
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
@@ -47,32 +47,32 @@ def _octets(file: str) -> bytes:
         ) from error
 
 
-def _text(file: str) -> str:
+def _read_text(file: str) -> str:
     """Return the text that FILE holds: UTF-8, or what its byte order mark says. Raises OperatorError."""
     from internal_dns.sources import SourceError, decode_text
 
     try:
-        return decode_text(_octets(file), "text")
+        return decode_text(_read_octets(file), "text")
     except SourceError as error:
         raise OperatorError(f"cannot read {file}", error.why, error.do, USAGE) from error
 
 
-def _say(reply: dict[str, Any]) -> None:
+def _print_reply(reply: dict[str, Any]) -> None:
     for line in reply["lines"]:
         click.echo(paint(printable_text(line), {"+": "green", "-": "red"}.get(line[:1], "yellow")))
-    _say_more(reply.get("changes", 0) - len(reply["lines"]), "changes")
+    _print_more(reply.get("changes", 0) - len(reply["lines"]), "changes")
     for line in reply["warnings"]:
         click.echo(f"{paint('warning', 'yellow', err=True)}  {printable_text(line)}", err=True)
     click.echo(reply["summary"])
 
 
-def _say_more(count: int, what: str) -> None:
+def _print_more(count: int, what: str) -> None:
     if count > 0:
         click.echo(f"… and {count:,} more {what} (--limit N shows more)")
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[None]:
+def _show_progress(what: str) -> Iterator[None]:
     """Tell on a terminal that work goes on, once a second."""
     if not sys.stderr.isatty():
         yield
@@ -80,18 +80,18 @@ def _progress(what: str) -> Iterator[None]:
     done, start = threading.Event(), time.monotonic()
 
     def tell() -> None:
-        while not done.wait(SILENT):
+        while not done.wait(PROGRESS_AFTER):
             seconds = time.monotonic() - start
             click.echo(f"\r{what} … {seconds:.0f} s", nl=False, err=True)
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    printer = threading.Thread(target=tell, daemon=True)
+    printer.start()
     try:
         yield
     finally:
         done.set()
-        teller.join()
-        if time.monotonic() - start >= SILENT:
+        printer.join()
+        if time.monotonic() - start >= PROGRESS_AFTER:
             click.echo("\r\x1b[K", nl=False, err=True)
 
 
@@ -111,7 +111,7 @@ class _Bucket(click.ParamType["Source"]):
 limit_option = click.option(
     "--limit",
     type=click.IntRange(0),
-    default=TOLD,
+    default=MAX_PRINTED,
     show_default=True,
     metavar="N",
     help="Print at most N changes, and N answers; the rest is counted.",
@@ -159,7 +159,7 @@ def apply(
     nothing."""
     request = {
         "op": "apply",
-        "text": _text(file),
+        "text": _read_text(file),
         "name": file,
         "dry_run": dry_run,
         "prune": prune,
@@ -169,22 +169,22 @@ def apply(
     if source is not None:
         if offline or wait:
             raise click.UsageError("--to writes a bucket: --offline and --wait are of a file")
-        from internal_dns.cli.bucket import apply_to
+        from internal_dns.cli.bucket import apply_to_bucket
 
-        with _progress("applying to the bucket"):
-            reply = apply_to(source, request)
+        with _show_progress("applying to the bucket"):
+            reply = apply_to_bucket(source, request)
     else:
-        with _progress("looking what would change" if dry_run else "applying"):
+        with _show_progress("looking what would change" if dry_run else "applying"):
             reply = perform(catalog, request, offline=offline, wait=wait and not dry_run)
     if as_json:
         print_json(reply)
         return
-    _say(reply)
+    _print_reply(reply)
     for answer in reply.get("answers", []):
         click.echo(printable_text(f"answer  {answer['network']}  {answer['name']}"))
         click.echo(paint(printable_text(f"  - {answer['before']}"), "red"))
         click.echo(paint(printable_text(f"  + {answer['after']}"), "green"))
-    _say_more(reply.get("answers_changed", 0) - len(reply.get("answers", [])), "answers")
+    _print_more(reply.get("answers_changed", 0) - len(reply.get("answers", [])), "answers")
     if not dry_run:
         click.echo(f"revision {reply['revision']}{visibility(reply)}")
 
@@ -203,11 +203,11 @@ def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> Non
 
     as_served = settings()
     try:
-        document = declare.parse(_text(file), name=file, rules=as_served.catalog_rules)
+        document = declare.parse(_read_text(file), name=file, rules=as_served.catalog_rules)
     except declare.InvalidDocument as error:
         why = "\n       ".join(map(str, error.faults))
         raise OperatorError(f"{file} is not a catalog", why, "Correct it", FINDING) from error
-    with _progress("comparing"), opened(catalog) as connection:
+    with _show_progress("comparing"), opened(catalog) as connection:
         plan = declare.plan(connection, document, prune=prune)
     reply = {
         "summary": plan.summary(),
@@ -218,7 +218,7 @@ def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> Non
     if as_json:
         print_json(reply)
     else:
-        _say(reply)
+        _print_reply(reply)
     raise SystemExit(0 if plan.empty else FINDING)
 
 
@@ -233,10 +233,10 @@ def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> Non
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) -> None:
     """Print the catalog as a document that `apply` takes."""
-    from internal_dns.cli.objects.lookup import network_of
+    from internal_dns.cli.objects.lookup import find_network
     from internal_dns.store import declare
 
-    numbers = [network_of(catalog, name)["id"] for name in networks] or None
+    numbers = [find_network(catalog, name)["id"] for name in networks] or None
     with opened(catalog) as connection:
         document, notes = declare.export(connection, numbers, rules=settings().catalog_rules)
     click.echo(
@@ -296,7 +296,7 @@ def import_(
     from importlib import import_module
 
     from internal_dns import sources
-    from internal_dns.cli.objects.lookup import network_number, slash_48
+    from internal_dns.cli.objects.lookup import parse_network, slash_48
     from internal_dns.store import declare
 
     prefix, names = settings().prefix, {}
@@ -304,7 +304,7 @@ def import_(
         names = {row["id"]: row["name"] for row in read_rows(catalog, "networks") if row["name"]}
     for text in networks:
         number, equals, name = text.partition("=")
-        found = network_number(number, prefix)
+        found = parse_network(number, prefix)
         if not equals or found is None:
             raise click.UsageError(
                 f"--network {text!r} is not ID=NAME, such as {slash_48(24, prefix)}=acme"
@@ -315,7 +315,7 @@ def import_(
         options = sources.Options(networks=names, app=label, region=region, prefix=prefix,
                                   file="" if file == "-" else Path(file).stem)  # fmt: skip
         imported = import_module(f"internal_dns.sources.{source}").read(
-            _octets(file), options, **more
+            _read_octets(file), options, **more
         )
     except sources.SourceError as error:
         raise OperatorError(error.what, error.why, error.do, FINDING) from error

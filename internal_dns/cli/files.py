@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from internal_dns.cli.words import (
+from internal_dns.cli.common import (
     CONFIGURATION,
     FINDING,
     USAGE,
@@ -66,7 +66,7 @@ def init(
         written = create_catalog(file, rows, progress)
     except FileExistsError as error:
         if if_missing:
-            _say_made(file, None, as_json)
+            _print_made(file, None, as_json)
             return
         raise OperatorError(f"{file} is there already", "a catalog is never overwritten", "Remove it, name "
                                                                                  "another file, or "
@@ -77,7 +77,7 @@ def init(
                    CONFIGURATION) from error  # fmt: skip
     if machines and machines > 10_000 and sys.stderr.isatty():
         click.echo(err=True)
-    _say_made(file, written, as_json)
+    _print_made(file, written, as_json)
 
 
 def _upgrade(file: Path, as_json: bool) -> None:
@@ -116,7 +116,7 @@ def _upgrade(file: Path, as_json: bool) -> None:
                    USAGE)  # fmt: skip
 
 
-def _say_made(file: Path, written: dict[str, int] | None, as_json: bool) -> None:
+def _print_made(file: Path, written: dict[str, int] | None, as_json: bool) -> None:
     """Tell the rows *written*, by table; None: the file was there."""
     if as_json:
         print_json({"file": str(file), "made": written is not None, "rows": written or {}})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from internal_dns.cli.words import CONFIGURATION, FINDING, UNREACHABLE, json_option, print_json
+from internal_dns.cli.common import CONFIGURATION, FINDING, UNREACHABLE, json_option, print_json
 from internal_dns.errors import OperatorError
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from internal_dns.cli.words import CONFIGURATION
-from internal_dns.cli.words import settings as effective
+from internal_dns.cli.common import CONFIGURATION
+from internal_dns.cli.common import settings as effective
 from internal_dns.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -52,22 +52,24 @@ def serve_in_namespace(flags: dict[str, Any], config: Path | None) -> None:
     given = {name: value for name, value in flags.items() if value}
     flags = {**given, **own, "listen": ("[::]:53",)}
     settings = effective(flags, config)
-    someone, name = _someone(settings)
+    someone, name = _pick_machine(settings)
     # Who asks without saying from where asks as this address: without one, the kernel takes a
     # source that is nobody's.
-    an_address = (f"ip -6 address add {someone}/128 dev lo nodad",) if someone else ()
-    _ip("netns", "add", NAMESPACE)
+    add_address = (f"ip -6 address add {someone}/128 dev lo nodad",) if someone else ()
+    _run_ip("netns", "add", NAMESPACE)
     try:
-        for command in (*_PREPARE, *an_address):
+        for command in (*_PREPARE, *add_address):
             words = command.format(prefix=f"{IPv6Address(settings.prefix + bytes(14))}/16").split()
-            _ip("netns", "exec", NAMESPACE, *words)
-        status = _serve(flags, config, _to_try(settings.prefix, someone, name) if someone else "")
+            _run_ip("netns", "exec", NAMESPACE, *words)
+        status = _serve(
+            flags, config, _example_commands(settings.prefix, someone, name) if someone else ""
+        )
     finally:
         subprocess.run(["ip", "netns", "del", NAMESPACE], check=False)
     raise SystemExit(status)
 
 
-def _someone(settings: Settings) -> tuple[IPv6Address | None, str]:
+def _pick_machine(settings: Settings) -> tuple[IPv6Address | None, str]:
     """A visible machine of the network of lowest id, in its largest app, and that app's name; None:
     nobody is there."""
     from internal_dns.store.sqlite import UnusableCatalog, load
@@ -88,7 +90,7 @@ def _someone(settings: Settings) -> tuple[IPv6Address | None, str]:
     return IPv6Address(seen[largest][0].address), f"{largest.decode()}.internal"
 
 
-def _to_try(prefix: bytes, someone: IPv6Address, name: str) -> str:
+def _example_commands(prefix: bytes, someone: IPv6Address, name: str) -> str:
     server = IPv6Address(prefix + bytes(13) + b"\3")
     within = f"ip netns exec {NAMESPACE}"
     folder = os.path.dirname(RESOLV_CONF)
@@ -99,7 +101,7 @@ def _to_try(prefix: bytes, someone: IPv6Address, name: str) -> str:
     )
 
 
-def _ip(*words: str) -> None:
+def _run_ip(*words: str) -> None:
     try:
         subprocess.run(["ip", *words], check=True, capture_output=True)
     except FileNotFoundError:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from internal_dns.cli.common import CONFIGURATION
+from internal_dns.cli.common import settings as effective
 from internal_dns.cli.routes import is_local
 from internal_dns.cli.servers import specific
-from internal_dns.cli.words import CONFIGURATION
-from internal_dns.cli.words import settings as effective
 from internal_dns.config import Settings, find_misspelled, load_settings, table
 from internal_dns.errors import OperatorError
 from internal_dns.net import Endpoint
@@ -75,7 +75,7 @@ def serve(config: Path | None, **flags: Any) -> None:
     _serve(
         effective(flags, config),
         dev=False,
-        ready=_one_line,
+        ready=_print_ready_line,
         reread=lambda: load_settings(flags, file=config),
     )
 
@@ -99,11 +99,14 @@ def dev(netns: bool, config: Path | None, **flags: Any) -> None:
         settings = replace(settings, map_source=loopbacks)
     console = ""
     if settings.origin["console"] == "default":
-        console = _why_no_console()
+        console = _console_problem()
         settings = replace(settings, console=None if console else DEV_CONSOLE)
     # No re-reading: here SIGHUP means that the terminal was closed.
     _serve(
-        settings, dev=True, ready=lambda server: _dev_lines(server, network, console), reread=None
+        settings,
+        dev=True,
+        ready=lambda server: _print_dev_lines(server, network, console),
+        reread=None,
     )
 
 
@@ -120,7 +123,7 @@ def dev_settings(flags: dict[str, Any], config: Path | None) -> Settings:
     return replace(made, origin={**made.origin, **{k: origin[k] for k in ("catalog", "listen")}})
 
 
-def _why_no_console() -> str:
+def _console_problem() -> str:
     """Say what keeps `dev` from showing the console where nobody asked for it by name; empty:
     nothing."""
     import socket
@@ -137,7 +140,7 @@ def _why_no_console() -> str:
     return ""
 
 
-class OneLine(logging.Formatter):
+class OneLineFormatter(logging.Formatter):
     """Formats a message as one printable line, whatever of a catalog or an upstream is in it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -155,7 +158,7 @@ def _serve(
     from internal_dns.server import run
 
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine("%(levelname)s %(message)s"))
+    handler.setFormatter(OneLineFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for words in find_misspelled():
         _log.warning("%s", words)
@@ -170,11 +173,11 @@ def _serve(
         run(settings, ready, dev=dev, reread=reread)
     except OperatorError as error:
         if dev and error.in_use:
-            error.do += f"\nBeside it: {_elsewhere()}"
+            error.do += f"\nBeside it: {_command_on_free_port()}"
         raise
 
 
-def _elsewhere() -> str:
+def _command_on_free_port() -> str:
     """A command that serves the demo on a port that is free now."""
     from internal_dns.transport.listen.sockets import bind_pair
 
@@ -198,7 +201,7 @@ def _program() -> str:
     return program.removeprefix(os.getcwd() + "/")
 
 
-def _one_line(server: Server) -> None:
+def _print_ready_line(server: Server) -> None:
     for endpoint in not_local(server.endpoints()):
         # The address may come later (FREEBIND): a warning, not a reason to end.
         _log.warning(
@@ -225,7 +228,7 @@ def _how_to_make_local(endpoint: Endpoint) -> str:
     return f"ip route add local {endpoint.host}/32 dev lo"
 
 
-def _dev_lines(server: Server, network: str, console: str) -> None:
+def _print_dev_lines(server: Server, network: str, console: str) -> None:
     words = server.summary()
     number = IPv6Address(network.partition("/")[0]).packed[2:6] if network else b""
     name = ""

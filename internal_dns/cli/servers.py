@@ -17,8 +17,8 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from internal_dns.cli.common import USAGE
 from internal_dns.cli.routes import is_local
-from internal_dns.cli.words import USAGE
 from internal_dns.core.wire import TC
 from internal_dns.errors import OperatorError
 from internal_dns.net import Endpoint

@@ -16,9 +16,9 @@ from typing import IO, Final
 
 import click
 
-from internal_dns.admin.rates import LOOKED_AT, Look, rates
+from internal_dns.admin.rates import SNAPSHOT_NAMES, Snapshot, rates
 from internal_dns.cli.backend import connected
-from internal_dns.cli.words import UNREACHABLE, catalog_option, json_option, paint, print_json
+from internal_dns.cli.common import UNREACHABLE, catalog_option, json_option, paint, print_json
 from internal_dns.errors import OperatorError
 
 _CLEAR: Final = "\x1b[H\x1b[2J"
@@ -35,7 +35,7 @@ _CLEAR: Final = "\x1b[H\x1b[2J"
 @click.option(
     "--names",
     "count",
-    type=click.IntRange(1, LOOKED_AT),
+    type=click.IntRange(1, SNAPSHOT_NAMES),
     help="How many names.  [default: what fits, or 20]",
 )
 @click.option("--once", is_flag=True, help="One table, then end.")
@@ -48,17 +48,17 @@ def top(interval: float, count: int | None, once: bool, catalog: str, as_json: b
     table: nearly all of a busy name's.
     """
     live = sys.stdout.isatty() and not once and not as_json
-    with connected(Path(catalog), offline=False) as server, _keys(live) as ended:
+    with connected(Path(catalog), offline=False) as server, _quit_key(live) as quit_pressed:
         replies = server.makefile("rb")
 
-        def look() -> Look:
-            server.sendall(json.dumps({"op": "busiest", "names": LOOKED_AT}).encode() + b"\n")
-            return _reply(replies)
+        def take_snapshot() -> Snapshot:
+            server.sendall(json.dumps({"op": "busiest", "names": SNAPSHOT_NAMES}).encode() + b"\n")
+            return _read_reply(replies)
 
         try:
-            before = look()
-            while not ended(interval):
-                now = look()
+            before = take_snapshot()
+            while not quit_pressed(interval):
+                now = take_snapshot()
                 shown = rates(before, now)
                 if as_json:
                     print_json(
@@ -71,7 +71,7 @@ def top(interval: float, count: int | None, once: bool, catalog: str, as_json: b
                     table(
                         shown,
                         size.columns if live else 100,
-                        count or (_fits(size.lines) if live else 20),
+                        count or (_count_rows(size.lines) if live else 20),
                     )
                 )
                 click.echo(_CLEAR * live + text + "\n" * (not once and not live))
@@ -82,7 +82,7 @@ def top(interval: float, count: int | None, once: bool, catalog: str, as_json: b
             return
 
 
-def table(shown: Look, width: int, count: int) -> list[str]:
+def table(shown: Snapshot, width: int, count: int) -> list[str]:
     """Return the lines of one table, none longer than *width*."""
     asked, repeated = shown["requests"], shown["repeated"]
     answered = repeated + shown["decided"]
@@ -112,7 +112,7 @@ def table(shown: Look, width: int, count: int) -> list[str]:
     return lines
 
 
-def _share(row: Look, whole: float) -> str:
+def _share(row: Snapshot, whole: float) -> str:
     return f"{min(row['rate'] / whole, 1):6.1%}" if whole else f"{'-':>6}"
 
 
@@ -121,18 +121,18 @@ def _line(kind: str, text: str, width: int) -> str:
     return paint(cut, {"head": "green", "title": "cyan"}[kind]) if kind else cut
 
 
-def _fits(lines: int) -> int:
+def _count_rows(lines: int) -> int:
     """How many names fit below the head, with a third as many networks above them."""
     return max(3, (lines - 6) * 3 // 4)
 
 
-def _reply(replies: IO[bytes]) -> Look:
+def _read_reply(replies: IO[bytes]) -> Snapshot:
     line = replies.readline()
     if not line:
         raise OperatorError(
-            "the server has ended", "it closed the connection", "Start it again", UNREACHABLE
+            "the server has quit_pressed", "it closed the connection", "Start it again", UNREACHABLE
         )
-    found: Look = json.loads(line)
+    found: Snapshot = json.loads(line)
     if "error" in found:
         why = ", ".join(found["faults"])
         raise OperatorError(
@@ -145,7 +145,7 @@ def _reply(replies: IO[bytes]) -> Look:
 
 
 @contextmanager
-def _keys(live: bool) -> Iterator[Callable[[float], bool]]:
+def _quit_key(live: bool) -> Iterator[Callable[[float], bool]]:
     """Give a function that waits so many seconds and returns whether q was pressed, which needs a
     terminal."""
     if not live or not sys.stdin.isatty():
@@ -157,13 +157,13 @@ def _keys(live: bool) -> Iterator[Callable[[float], bool]]:
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
 
-    def ended(seconds: float) -> bool:
+    def quit_pressed(seconds: float) -> bool:
         ready, _, _ = select.select([terminal], [], [], seconds)
         return bool(ready) and os.read(terminal, 64)[:1].lower() in (b"q", b"")
 
     tty.setcbreak(terminal)
     try:
-        yield ended
+        yield quit_pressed
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from internal_dns.admin.asking import reply_value
+from internal_dns.admin.presentation import reply_value
 from internal_dns.cli.ask import query_for, reply_lines
 from internal_dns.cli.backend import connected, read_rows
-from internal_dns.cli.words import UNREACHABLE, catalog_option, json_option, paint, settings
+from internal_dns.cli.common import UNREACHABLE, catalog_option, json_option, paint, settings
 from internal_dns.errors import OperatorError
 
 
@@ -63,7 +63,7 @@ def watch(
         request = {"op": "queries", "sample": sample or 1}
     else:
         assert name is not None
-        request = _watched(name, qtype, who, catalog)
+        request = _watch_request(name, qtype, who, catalog)
     try:
         for number, said in enumerate(_lines(Path(catalog), request), 1):
             click.echo("\n".join(_question(said, as_json) if queries else _answer(said, as_json)))
@@ -79,7 +79,7 @@ def watch(
     )
 
 
-def _watched(name: str, qtype: str | None, who: str | None, catalog: str) -> dict[str, Any]:
+def _watch_request(name: str, qtype: str | None, who: str | None, catalog: str) -> dict[str, Any]:
     prefix = settings().prefix
     if who is None:
         ids = [row["id"] for row in read_rows(catalog, "networks")]
@@ -114,10 +114,10 @@ def _answer(said: dict[str, Any], as_json: bool) -> list[str]:
 
 
 def _question(said: dict[str, Any], as_json: bool) -> list[str]:
-    return [json.dumps(said) if as_json else question_line(said)]
+    return [json.dumps(said) if as_json else query_line(said)]
 
 
-def question_line(said: dict[str, Any]) -> str:
+def query_line(said: dict[str, Any]) -> str:
     """One sampled question: when, how, whose, what, and what it got."""
     at = datetime.fromtimestamp(said["time"]).strftime("%H:%M:%S.%f")[:-3]
     rcode = said["rcode"] or "no reply"

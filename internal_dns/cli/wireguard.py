@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class SplitDns:
     """What a peer of one network needs: its address, the server, the domains to ask there."""
 
     address: str
@@ -60,13 +60,13 @@ class Split:
         ]
 
 
-def split(address: str, number: int, prefix: bytes, zones: tuple[str, ...] = ()) -> Split:
+def split_dns(address: str, number: int, prefix: bytes, zones: tuple[str, ...] = ()) -> SplitDns:
     """Return what the peer at *address* of network *number* needs; *zones* are private zones of
     that network."""
     network = prefix + number.to_bytes(4, "big")
     everyones = IPv6Address(prefix + bytes(13) + b"\3")
     nibbles = ".".join(reversed(network.hex()))
-    return Split(
+    return SplitDns(
         address,
         str(IPv6Address(network + bytes(9) + b"\3")),
         ("internal", "flycast", f"{nibbles}.ip6.arpa", *zones),

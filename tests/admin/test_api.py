@@ -20,7 +20,7 @@ import pytest
 
 from internal_dns.admin import api as api_module
 from internal_dns.admin.api import Api
-from internal_dns.admin.live import busiest, described
+from internal_dns.admin.live import busiest, describe_sample
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.journey import Rules
@@ -788,7 +788,7 @@ def test_a_shown_question_says_who_asked_what_and_got_what(
         exchange.handle(octets, source, ip("fdaa::3"), 4_000)
         sample = tap.queue.get_nowait()
         assert sample.reply is None or len(sample.reply) == 12
-        said = described(sample, exchange.catalog, exchange.rules)
+        said = describe_sample(sample, exchange.catalog, exchange.rules)
         assert (said["network"], said["name"], said["type"], said["rcode"]) == expected
 
     run(story())

@@ -24,7 +24,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internal_dns import __version__
-from internal_dns.admin.asking import NotAQuestion
 from internal_dns.admin.console import pages
 from internal_dns.admin.console.guard import Guard, cookie_name, cookie_value, same
 from internal_dns.admin.console.live import Live
@@ -32,6 +31,7 @@ from internal_dns.admin.console.plot import figure
 from internal_dns.admin.console.samples import Sampler, per_second
 from internal_dns.admin.console.status import status
 from internal_dns.admin.console.steps import TRANSPORTS, TYPES, Question, journey
+from internal_dns.admin.presentation import InvalidQuestion
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Rules
 from internal_dns.core.names import printable
@@ -92,8 +92,8 @@ class App:
             Route("/login", self.login, methods=["GET", "POST"]),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: self.told})
-        return Guard(app, self.token, self.refused)
+        app = Starlette(routes=routes, exception_handlers={HTTPException: self.show_error})
+        return Guard(app, self.token, self.ask_for_token)
 
     # ── how a page is made ────────────────────────────────────────────────────────────────────────
 
@@ -120,7 +120,7 @@ class App:
                 about=self.sources.about(),
                 **values,
             )
-        except pages.NotThere as missing:
+        except pages.NotFound as missing:
             return self.render(
                 "message.html",
                 404,
@@ -138,7 +138,7 @@ class App:
         shared = {"path": "", "ready": (True, "ready"), "q": "", "now": time.time(), "about": {}}
         return HTMLResponse(self.templates.get_template(template).render(shared | values), status)
 
-    async def told(self, request: Request, error: Exception) -> Response:
+    async def show_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         text = {404: "There is no such page.", 405: "The console only reads: GET."}.get(
             error.status_code, error.detail
@@ -147,7 +147,7 @@ class App:
 
     # ── the way in ────────────────────────────────────────────────────────────────────────────────
 
-    async def refused(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def ask_for_token(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask for the token. Every path says the same: nobody learns what is there."""
         await self.render("login.html", 401, wrong=False)(scope, receive, send)
 
@@ -198,7 +198,7 @@ class App:
         if question.name:
             try:
                 values["story"] = journey(question, catalog, self.sources.rules())
-            except NotAQuestion as fault:
+            except InvalidQuestion as fault:
                 values["fault"] = fault
         return "ask.html", values
 
@@ -248,7 +248,7 @@ def _flycasts(request: Request, catalog: Catalog) -> tuple[str, Values]:
 def _search(request: Request, catalog: Catalog) -> tuple[str, Values]:
     text = request.query_params.get("q", "").strip()
     results = pages.search(catalog, text)
-    alike = [] if results.total or not text else pages.alike(catalog, text)
+    alike = [] if results.total or not text else pages.find_similar(catalog, text)
     return "search.html", {"q": text, "results": results, "alike": alike}
 
 

@@ -38,7 +38,7 @@ class Guard:
     """Stands before the app. *refused* is what those see who have no token yet."""
 
     def __init__(self, app: ASGIApp, token: str, refused: ASGIApp) -> None:
-        self.app, self.refused = app, refused
+        self.app, self.ask_for_token = app, refused
         self.token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +59,7 @@ class Guard:
         await self._choose(scope["path"], headers)(scope, receive, with_headers)
 
     def _choose(self, path: str, headers: Headers) -> ASGIApp:
-        if not is_ours(headers.get("host", "")):
+        if not is_own_host(headers.get("host", "")):
             return PlainTextResponse(
                 "This is the console of a DNS server. It answers to its address, or to localhost, "
                 "and to no other "
@@ -69,7 +69,7 @@ class Guard:
             )
         if path.startswith(OPEN) or self.knows(headers):
             return self.app
-        return self.refused
+        return self.ask_for_token
 
     def knows(self, headers: Headers) -> bool:
         """Whether a request brings the cookie that the token was exchanged for."""
@@ -79,7 +79,7 @@ class Guard:
         return same(brought, cookie_value(self.token))
 
 
-def is_ours(host: str) -> bool:
+def is_own_host(host: str) -> bool:
     """Whether a Host header is an address or localhost: a page that rebinds its own name to us is
     neither."""
     name, colon, port = host.rpartition(":")

@@ -11,8 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from internal_dns.admin.live import busiest, described
-from internal_dns.admin.rates import LOOKED_AT, Look, rates
+from internal_dns.admin.live import busiest, describe_sample
+from internal_dns.admin.rates import SNAPSHOT_NAMES, Snapshot, rates
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.tap import Tap
 
@@ -26,15 +26,15 @@ class Live:
     """What open live pages share: the look before, and one tap."""
 
     exchange: Exchange
-    before: Look | None = None
-    shown: Look = field(default_factory=dict)
+    before: Snapshot | None = None
+    shown: Snapshot = field(default_factory=dict)
     tap: Tap | None = None
     queries: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=SHOWN))
     ending: asyncio.TimerHandle | None = None
 
     async def look(self, queries_per_second: float) -> dict[str, Any]:
         """Return the values of the page: rates since the last look, and the newest queries."""
-        now = await busiest(self.exchange, LOOKED_AT)
+        now = await busiest(self.exchange, SNAPSHOT_NAMES)
         # Two pages that are open at once must not look at a few milliseconds.
         if self.before is None or now["at"] - self.before["at"] >= 1:
             self.shown = rates(self.before or now, now)
@@ -60,7 +60,7 @@ class Live:
             self.exchange.tap(self.tap)
         while not self.tap.queue.empty():
             sample = self.tap.queue.get_nowait()
-            self.queries.append(described(sample, self.exchange.catalog, self.exchange.rules))
+            self.queries.append(describe_sample(sample, self.exchange.catalog, self.exchange.rules))
         if self.tap.every != every:
             self.exchange.untap(self.tap)
             self.tap = Tap(every)

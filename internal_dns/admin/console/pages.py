@@ -35,7 +35,7 @@ T = TypeVar("T")
 Values = dict[str, Any]
 
 
-class NotThere(LookupError):
+class NotFound(LookupError):
     """What a path names is not in the catalog, or no longer."""
 
 
@@ -106,7 +106,7 @@ def listing(
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class AppCount:
     """An app and how many machines it has; `visible` is None for an app with too many to count for
     a list."""
 
@@ -115,9 +115,9 @@ class Counted:
     visible: int | None
 
 
-def counted(app: App) -> Counted:
+def count_app(app: App) -> AppCount:
     few = len(app.machines) <= COUNTED
-    return Counted(
+    return AppCount(
         app.name, len(app.machines), sum(m.visible for m in app.machines) if few else None
     )
 
@@ -149,7 +149,7 @@ def network(catalog: Catalog, number: int, choice: Choice = Choice()) -> Values:
         "machines": lambda name: len(net.apps[name].machines),
     }
     found = listing(sorted(net.apps), choice, lambda name: name, orders)
-    rows = [counted(net.apps[name]) for name in found.part.items]
+    rows = [count_app(net.apps[name]) for name in found.part.items]
     return {"network": net, "listing": found, "apps": rows}
 
 
@@ -199,7 +199,7 @@ def app(
     shown = listing(found.machines, choice, words, orders)
     ages = updated(file, [machine.id for machine in shown.part.items])
     own = net.flycasts.get(found.name, ())
-    return {"network": net, "app": counted(found), "listing": shown, "updated": ages,
+    return {"network": net, "app": count_app(found), "listing": shown, "updated": ages,
             "flycasts": own}  # fmt: skip
 
 
@@ -226,14 +226,14 @@ def machine(catalog: Catalog, number: int, name: str, ident: str, file: Path) ->
 def network_of(catalog: Catalog, number: int) -> Network:
     found = catalog.networks.get(NetworkId(number))
     if found is None:
-        raise NotThere(f"network {number}")
+        raise NotFound(f"network {number}")
     return found
 
 
 def app_of(net: Network, name: str) -> App:
     found = net.apps.get(name.lower().encode())
     if found is None:
-        raise NotThere(f"app {name} in network {net.label.decode()}")
+        raise NotFound(f"app {name} in network {net.label.decode()}")
     return found
 
 
@@ -242,7 +242,7 @@ def machine_of(of: App, ident: str) -> Machine:
     wanted = ident.lower().encode()
     at = bisect_left(of.machines, wanted, key=lambda each: each.id)
     if at == len(of.machines) or of.machines[at].id != wanted:
-        raise NotThere(f"machine {ident} of app {of.name.decode()}")
+        raise NotFound(f"machine {ident} of app {of.name.decode()}")
     return of.machines[at]
 
 
@@ -377,7 +377,7 @@ def search(catalog: Catalog, text: str) -> Results:
     return found
 
 
-def alike(catalog: Catalog, text: str) -> list[tuple[Network, App]]:
+def find_similar(catalog: Catalog, text: str) -> list[tuple[Network, App]]:
     """The apps whose names are nearest to *text*, for a search that found nothing."""
     wanted, left, found = text.strip().lower(), ALIKE, list[tuple[Network, App]]()
     for number in sorted(catalog.networks):

@@ -77,7 +77,7 @@ def lines(title: str, unit: str, note: str, series: Mapping[str, Values], room: 
     for number, (name, values) in enumerate(series.items(), 1):
         known = [v for v in values if v is not None]
         if known:
-            path, area = _paths(values, top, room)
+            path, area = _draw_paths(values, top, room)
             drawn.append(Line(number, name, path, area, figure(values[-1]), figure(max(known))))
     columns = _hovers(series, room, unit) if drawn else ()
     return Plot(title, unit, note, figure(top), figure(top / 2), tuple(drawn), hovers=columns)
@@ -109,7 +109,7 @@ def bars(title: str, unit: str, note: str, counts: Sequence[tuple[str, float]]) 
     return Plot(title, unit, note, figure(top), figure(top / 2), bars=drawn)
 
 
-def _paths(values: Values, top: float, room: int) -> tuple[str, str]:
+def _draw_paths(values: Values, top: float, room: int) -> tuple[str, str]:
     """Return the path of the line, and that of the area below it."""
     step = WIDTH / max(1, room - 1)
     left = WIDTH - step * (len(values) - 1)

@@ -16,7 +16,7 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 
-from internal_dns.admin.asking import ADVERTISED, NotAQuestion, query_for
+from internal_dns.admin.presentation import ADVERTISED, InvalidQuestion, query_for
 from internal_dns.core import names
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.explain import Explanation, Verdict, explain
@@ -25,8 +25,8 @@ from internal_dns.core.requester import Requester
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, Query, read_query
 
 # machines a question may concern: sorting more holds the interpreter, and so the answers
-LARGEST: Final = 20_000
-JUDGED: Final = 2_000  # of them, those a page tells the reasons of
+MAX_MACHINES: Final = 20_000
+MAX_JUDGED: Final = 2_000  # of them, those a page tells the reasons of
 SHOWN: Final = 200  # of them, and of the reply's records
 TYPES: Final = ("AAAA", "TXT", "SRV", "PTR", "SOA", "NS", "A", "MX", "ANY")
 TRANSPORTS: Final = {"udp": "UDP, 1,232 octets", "udp8192": "UDP, 8,192 octets", "tcp": "TCP"}
@@ -56,7 +56,7 @@ class Record:
 
 
 def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any]:
-    """Return what happens to *question*, step by step. Raises NotAQuestion, also where it would
+    """Return what happens to *question*, step by step. Raises InvalidQuestion, also where it would
     take too long."""
     size = 8_192 if question.by == "udp8192" else ADVERTISED
     tcp, source, said = question.by == "tcp", _LOOPBACK, question.who or None
@@ -66,10 +66,10 @@ def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any
     # Whom to ask as travels in the option of dev mode, as with `internal-dns explain`; an address
     # simply asks.
     octets, rules = query.to_wire(), replace(rules, dev=True, echo=False)
-    if (machines := concerned(octets, source, catalog, rules)) > LARGEST:
-        raise NotAQuestion(
+    if (machines := count_machines(octets, source, catalog, rules)) > MAX_MACHINES:
+        raise InvalidQuestion(
             f"{question.name} is not explained here",
-            f"it concerns {machines:,} machines, and more than {LARGEST:,} would hold up answers",
+            f"it concerns {machines:,} machines, and more than {MAX_MACHINES:,} would hold up answers",
             "Run `internal-dns explain`, which is a process of its own",
         )
     story = explain(
@@ -80,14 +80,14 @@ def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any
         rules,
         rotation=question.rotation,
         stream=tcp,
-        at_most=JUDGED,
+        at_most=MAX_JUDGED,
     )
     asked = query.question[0]
     labels = [names.printable(label) for label in asked.name.labels[:-1]]
     limit = MAX_MESSAGE if tcp else min(size, rules.udp_limit)
     return {
         "steps": {title: _sentence(says) for title, says in story.steps},
-        "suggested": suggested(story),
+        "suggested": suggest_names(story),
         "labels": labels,
         "type": dns.rdatatype.to_text(asked.rdtype),
         "forwarded": isinstance(story.outcome, Forward),
@@ -96,7 +96,7 @@ def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any
     }
 
 
-def concerned(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> int:
+def count_machines(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> int:
     """Return how many machines the answer to a question is made from, at most."""
     query = read_query(octets)
     zone = our_zone(query.labels, rules.prefix) if isinstance(query, Query) else None
@@ -116,7 +116,7 @@ def concerned(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> i
     return 0
 
 
-def suggested(story: Explanation) -> list[str]:
+def suggest_names(story: Explanation) -> list[str]:
     """The names that a step recommends instead of one without an answer."""
     steps = dict(story.steps)
     names = re.findall(r"try (\S+)$", steps.get("meant", ""))
@@ -141,7 +141,7 @@ def _machines(story: Explanation) -> dict[str, Any]:
     for verdict in found[inside:]:
         reasons[verdict.why] = reasons.get(verdict.why, 0) + 1
     return {
-        "shown": _both(found, inside),
+        "shown": _select_verdicts(found, inside),
         "inside": inside,
         "outside": len(found) - inside,
         "judged": len(found),
@@ -151,7 +151,7 @@ def _machines(story: Explanation) -> dict[str, Any]:
     }
 
 
-def _both(found: list[Verdict], inside: int) -> list[Verdict]:
+def _select_verdicts(found: list[Verdict], inside: int) -> list[Verdict]:
     """Return at most SHOWN: of those in and of those out at least a quarter, if there are as
     many."""
     first = min(inside, max(SHOWN - (len(found) - inside), SHOWN * 3 // 4))
@@ -159,7 +159,7 @@ def _both(found: list[Verdict], inside: int) -> list[Verdict]:
 
 
 def _reply(octets: bytes, limit: int) -> dict[str, Any]:
-    shown, answers = with_few_answers(octets, SHOWN)
+    shown, answers = limit_answers(octets, SHOWN)
     reply = dns.message.from_wire(shown, one_rr_per_rrset=True)
     sections = (
         ("Answer", reply.answer, answers),
@@ -200,7 +200,7 @@ def _reply(octets: bytes, limit: int) -> dict[str, Any]:
     }
 
 
-def with_few_answers(octets: bytes, count: int) -> tuple[bytes, int]:
+def limit_answers(octets: bytes, count: int) -> tuple[bytes, int]:
     """Return the reply with its first *count* answers only, and how many it has: reading all takes
     dnspython 50 µs each.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
-from internal_dns.cli.doctor.symptom import Symptom
+from internal_dns.cli.doctor.result import CheckResult
 from internal_dns.cli.routes import is_local
 from internal_dns.cli.servers import Asked, NoReply, ask
 from internal_dns.core.wire import Rcode
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from internal_dns.net import Endpoint
 
 
-def cross_check(
+def check_answers(
     endpoint: Endpoint, settings: Settings, catalog: Catalog | None
-) -> Iterator[Symptom]:
+) -> Iterator[CheckResult]:
     """Let dnspython and dnslib, which share no code with us or each other, read the same
     replies."""
     where, source = endpoint, None
@@ -29,22 +29,22 @@ def cross_check(
         ("_dns.internal.", "AAAA"),
         ("_apps.internal.", "TXT"),
     ):
-        asked = _asked(where, source, name, qtype)
+        asked = _query(where, source, name, qtype)
         if isinstance(asked, Asked) and asked.rcode == Rcode.REFUSED and source is None:
             source = _own_source(catalog)
             if source is not None:
                 where = _inside(endpoint, settings.prefix)
-                asked = _asked(where, source, name, qtype)
+                asked = _query(where, source, name, qtype)
         if not isinstance(asked, Asked):
             why = f"{where} was asked for it over UDP"
-            yield Symptom("fail", f"answer {name}", asked, why, "Is the server running there?")
+            yield CheckResult("fail", f"answer {name}", asked, why, "Is the server running there?")
             return
-        yield _judged(asked, name)
+        yield _assess(asked, name)
         if asked.rcode == Rcode.REFUSED:
             return  # and so are the others
 
 
-def _asked(endpoint: Endpoint, source: IPv6Address | None, name: str, qtype: str) -> Asked | str:
+def _query(endpoint: Endpoint, source: IPv6Address | None, name: str, qtype: str) -> Asked | str:
     """Ask for *name*; the error's words when there is no reply."""
     import dns.message
 
@@ -58,7 +58,7 @@ def _asked(endpoint: Endpoint, source: IPv6Address | None, name: str, qtype: str
         return error.strerror or str(error)
 
 
-def _judged(asked: Asked, name: str) -> Symptom:
+def _assess(asked: Asked, name: str) -> CheckResult:
     """Say whether a reply is sound: its RCODE, and whether a second library reads the same."""
     import dns.rcode
     import dnslib
@@ -67,7 +67,7 @@ def _judged(asked: Asked, name: str) -> Symptom:
     rcode = dns.rcode.to_text(reply.rcode())
     if asked.rcode == Rcode.REFUSED:
         source = asked.source
-        return Symptom(
+        return CheckResult(
             "warn",
             what,
             f"REFUSED to {source}",
@@ -79,20 +79,20 @@ def _judged(asked: Asked, name: str) -> Symptom:
     if asked.rcode != Rcode.NOERROR:
         why = "this name is answered by every server that has its catalog"
         do = "See the server's log, and `internal-dns health`"
-        return Symptom("fail", what, f"{rcode} to {asked.source}", why, do)
+        return CheckResult("fail", what, f"{rcode} to {asked.source}", why, do)
     try:
         second = dnslib.DNSRecord.parse(reply.wire)
     except Exception as error:  # dnslib lets whatever its parser meets escape
         do = f"Please report it with the reply: {(reply.wire or b'').hex()}"
-        return Symptom(
+        return CheckResult(
             "fail", what, str(error) or type(error).__name__, "dnslib cannot read it", do
         )
     if second.header.rcode == reply.rcode() and len(second.rr) == sum(map(len, reply.answer)):
         says = f"{rcode}, {len(second.rr)} records; dnspython and dnslib agree"
-        return Symptom("ok", what, says)
+        return CheckResult("ok", what, says)
     why = f"dnslib reads rcode {second.header.rcode} and {len(second.rr)} records where dnspython differs"
     do = f"Please report it with the reply: {(reply.wire or b'').hex()}"
-    return Symptom("fail", what, f"{rcode}, {len(second.rr)} records", why, do)
+    return CheckResult("fail", what, f"{rcode}, {len(second.rr)} records", why, do)
 
 
 def _own_source(catalog: Catalog | None) -> IPv6Address | None:

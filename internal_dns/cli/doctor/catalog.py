@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from internal_dns.cli.doctor.symptom import Symptom
+from internal_dns.cli.doctor.result import CheckResult
 
 if TYPE_CHECKING:
     from internal_dns.config import Settings
     from internal_dns.core.catalog import Catalog
 
 
-def check_catalog(settings: Settings) -> Generator[Symptom, None, Catalog | None]:
+def check_catalog(settings: Settings) -> Generator[CheckResult, None, Catalog | None]:
     """Yield what is to say; return the catalog, or None when there is none."""
     from internal_dns.service.summary import counted
     from internal_dns.store.sqlite import UnusableCatalog, load
@@ -21,7 +21,7 @@ def check_catalog(settings: Settings) -> Generator[Symptom, None, Catalog | None
         loaded = load(settings.catalog, rules=settings.catalog_rules)
     except FileNotFoundError:
         why = "our names get SERVFAIL until it is there"
-        yield Symptom(
+        yield CheckResult(
             "fail",
             "catalog",
             f"{settings.catalog} is not there",
@@ -29,7 +29,7 @@ def check_catalog(settings: Settings) -> Generator[Symptom, None, Catalog | None
             "Make one: internal-dns init FILE --demo",
         )
     except UnusableCatalog as error:
-        yield Symptom(
+        yield CheckResult(
             "fail",
             "catalog",
             str(error),
@@ -37,10 +37,10 @@ def check_catalog(settings: Settings) -> Generator[Symptom, None, Catalog | None
             "Restore it, or: internal-dns init FILE",
         )
     else:
-        yield Symptom("ok", "catalog", counted(loaded))
+        yield CheckResult("ok", "catalog", counted(loaded))
         if loaded.fault_count:
             do = f"internal-dns check --catalog {settings.catalog} lists each"
-            yield Symptom(
+            yield CheckResult(
                 "warn",
                 "catalog rows",
                 f"{loaded.fault_count:,} are left out",

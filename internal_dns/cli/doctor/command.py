@@ -9,15 +9,15 @@ from typing import Any, Final
 
 import click
 
-from internal_dns.cli.doctor.answers import cross_check
+from internal_dns.cli.common import FINDING, json_option, paint, print_json
+from internal_dns.cli.doctor.answers import check_answers
 from internal_dns.cli.doctor.catalog import check_catalog
-from internal_dns.cli.doctor.host import ipv6, ports, programs, routes
-from internal_dns.cli.doctor.replica import replica
-from internal_dns.cli.doctor.symptom import Symptom
-from internal_dns.cli.doctor.upstreams import upstreams
+from internal_dns.cli.doctor.host import check_ipv6, check_ports, check_programs, check_routes
+from internal_dns.cli.doctor.replica import check_replica
+from internal_dns.cli.doctor.result import CheckResult
+from internal_dns.cli.doctor.upstreams import check_upstreams
 from internal_dns.cli.routes import ROUTES
 from internal_dns.cli.servers import meant_for, running
-from internal_dns.cli.words import FINDING, json_option, paint, print_json
 from internal_dns.errors import OperatorError
 from internal_dns.text import printable_text
 
@@ -52,7 +52,7 @@ def doctor(
     It asks each upstream two names, and nothing else of the network.
     """
     ports = {"listen": listen, "upstream": upstream, "admin": admin, "console": console}
-    found = list(symptoms({**ports, "catalog": catalog}, config, server))
+    found = list(run_checks({**ports, "catalog": catalog}, config, server))
     if as_json:
         print_json([{key: value or None for key, value in asdict(s).items()} for s in found])
     else:
@@ -60,7 +60,7 @@ def doctor(
     raise SystemExit(FINDING if any(s.level == "fail" for s in found) else 0)
 
 
-def report(found: Sequence[Symptom]) -> list[str]:
+def report(found: Sequence[CheckResult]) -> list[str]:
     """Return the lines for a person, a count of what is wrong last."""
     width = max(len(printable_text(s.what)) for s in found)
     lines = []
@@ -87,20 +87,22 @@ def report(found: Sequence[Symptom]) -> list[str]:
     ]
 
 
-def _demo() -> str | None:
+def _demo_catalog() -> str | None:
     """The demo's catalog where there is one, as for the other commands; None: what the settings
     say."""
     return "demo/catalog.db" if Path("demo/catalog.db").exists() else None
 
 
-def symptoms(flags: dict[str, Any], config: Path | None, server: str | None) -> Iterator[Symptom]:
+def run_checks(
+    flags: dict[str, Any], config: Path | None, server: str | None
+) -> Iterator[CheckResult]:
     from internal_dns.config import ConfigurationError, find_misspelled, load_settings
 
-    yield from programs()
-    yield ipv6()
+    yield from check_programs()
+    yield check_ipv6()
     for words in find_misspelled():
         why = "a variable that is no setting is ignored"
-        yield Symptom(
+        yield CheckResult(
             "warn",
             "environment",
             words,
@@ -109,11 +111,11 @@ def symptoms(flags: dict[str, Any], config: Path | None, server: str | None) -> 
         )
     try:
         settings = load_settings(flags, file=config)
-        if settings.origin["catalog"] == "default" and (demo := _demo()):
+        if settings.origin["catalog"] == "default" and (demo := _demo_catalog()):
             settings = load_settings({**flags, "catalog": demo}, file=config)
     except ConfigurationError as error:
         for fault in error.faults:
-            yield Symptom(
+            yield CheckResult(
                 "fail",
                 "settings",
                 fault,
@@ -122,19 +124,19 @@ def symptoms(flags: dict[str, Any], config: Path | None, server: str | None) -> 
             )
         return
     found = running(settings.catalog)
-    yield from ports(settings, found)
-    yield from upstreams(settings)
+    yield from check_ports(settings, found)
+    yield from check_upstreams(settings)
     catalog = yield from check_catalog(settings)
     if catalog is not None:
-        yield from routes(settings.listen, catalog, settings.prefix, ROUTES)
-    yield from replica(settings)
+        yield from check_routes(settings.listen, catalog, settings.prefix, ROUTES)
+    yield from check_replica(settings)
     if found:
         where = ", ".join(map(str, found.listen))
-        yield Symptom("ok", "server", f"one of this catalog runs, on {where}")
+        yield CheckResult("ok", "server", f"one of this catalog runs, on {where}")
     if server or found:
         try:
             endpoint = meant_for(server, settings, settings.catalog)[0]
         except OperatorError as error:
-            yield Symptom("fail", error.what, error.why, "it is no address", error.do)
+            yield CheckResult("fail", error.what, error.why, "it is no address", error.do)
             return
-        yield from cross_check(endpoint, settings, catalog)
+        yield from check_answers(endpoint, settings, catalog)

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from internal_dns.cli.doctor.symptom import Symptom
+from internal_dns.cli.doctor.result import CheckResult
 from internal_dns.cli.routes import covers, local_routes
 
 if TYPE_CHECKING:
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from internal_dns.net import Endpoint
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
-_SHOWN: Final = 3  # of many addresses, as examples
+_MAX_SHOWN: Final = 3  # of many addresses, as examples
 
 
-def programs() -> Iterator[Symptom]:
+def check_programs() -> Iterator[CheckResult]:
     from internal_dns.service.errors import BUILD_NATIVE
     from internal_dns.transport import native
 
-    yield Symptom("ok", "python", platform.python_version())
+    yield CheckResult("ok", "python", platform.python_version())
     if sqlite3.sqlite_version_info >= WAL_RESET_FIXED:
-        yield Symptom("ok", "sqlite", sqlite3.sqlite_version)
+        yield CheckResult("ok", "sqlite", sqlite3.sqlite_version)
     else:
-        yield Symptom(
+        yield CheckResult(
             "warn",
             "sqlite",
             sqlite3.sqlite_version,
@@ -45,9 +45,9 @@ def programs() -> Iterator[Symptom]:
             "Let one program write the catalog (the server's commands do), or use a later SQLite",
         )
     try:
-        yield Symptom("ok", "event loop", f"uvloop {version_of('uvloop')}")
+        yield CheckResult("ok", "event loop", f"uvloop {version_of('uvloop')}")
     except PackageNotFoundError:
-        yield Symptom(
+        yield CheckResult(
             "warn",
             "event loop",
             "asyncio's own",
@@ -55,47 +55,47 @@ def programs() -> Iterator[Symptom]:
             "pip install uvloop",
         )
     if native.MISSING:
-        yield Symptom(
+        yield CheckResult(
             "warn", "udp path", "python", f"the native one: {native.MISSING}", BUILD_NATIVE
         )
     else:
-        yield Symptom("ok", "udp path", "native")
+        yield CheckResult("ok", "udp path", "native")
 
 
-def ipv6() -> Symptom:
+def check_ipv6() -> CheckResult:
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.bind(("::1", 0))
     except OSError as error:
         why = "every address of a 6PN network is IPv6"
-        return Symptom(
+        return CheckResult(
             "fail",
             "ipv6",
             error.strerror or str(error),
             why,
             "sysctl -w net.ipv6.conf.all.disable_ipv6=0",
         )
-    return Symptom("ok", "ipv6", "available")
+    return CheckResult("ok", "ipv6", "available")
 
 
-def ports(settings: Settings, found: Running | None) -> Iterator[Symptom]:
+def check_ports(settings: Settings, found: Running | None) -> Iterator[CheckResult]:
     """Yield whether each port of `serve` is free, or taken by the running server of this
     catalog."""
     from internal_dns.service.errors import cannot_listen, cannot_open
 
     both = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
     for endpoint in settings.listen:
-        yield _port(
-            "listen", endpoint, both, _has(found, endpoint), partial(cannot_listen, endpoint)
+        yield _check_port(
+            "listen", endpoint, both, _listens_on(found, endpoint), partial(cannot_listen, endpoint)
         )
     for setting, one in (("admin", settings.admin), ("console", settings.console)):
         if one:
             mine = found is not None and getattr(found, setting) == one
             reason = partial(cannot_open, setting, one)
-            yield _port(setting, one, (socket.SOCK_STREAM,), mine, reason)
+            yield _check_port(setting, one, (socket.SOCK_STREAM,), mine, reason)
 
 
-def _has(found: Running | None, endpoint: Endpoint) -> bool:
+def _listens_on(found: Running | None, endpoint: Endpoint) -> bool:
     """Whether the running server listens where *endpoint* would."""
     return found is not None and any(
         e.port == endpoint.port and (e == endpoint or e.wildcard or endpoint.wildcard)
@@ -103,13 +103,13 @@ def _has(found: Running | None, endpoint: Endpoint) -> bool:
     )
 
 
-def _port(
+def _check_port(
     setting: str,
     endpoint: Endpoint,
     kinds: Iterable[socket.SocketKind],
     mine: bool,
     reason: Callable[[OSError], OperatorError],
-) -> Symptom:
+) -> CheckResult:
     """Whether *endpoint* is free; *mine*: the running server of this catalog has it."""
     from internal_dns.transport.listen.sockets import bind
 
@@ -119,15 +119,15 @@ def _port(
             bind(endpoint, kind).close()
     except OSError as error:
         if mine and error.errno == errno.EADDRINUSE:
-            return Symptom("ok", what, "taken by the running server of this catalog")
+            return CheckResult("ok", what, "taken by the running server of this catalog")
         told = reason(error)
-        return Symptom("fail", what, told.why, "`serve` could not listen there", told.do)
-    return Symptom("ok", what, "free")
+        return CheckResult("fail", what, told.why, "`serve` could not listen there", told.do)
+    return CheckResult("ok", what, "free")
 
 
-def routes(
+def check_routes(
     listen: Sequence[Endpoint], catalog: Catalog, prefix: bytes, table: Path
-) -> Iterator[Symptom]:
+) -> Iterator[CheckResult]:
     """Find addresses that machines ask the server at, and that are not local to this host."""
     inside = [e for e in listen if e.host.packed.startswith(prefix)]
     wanted = {e.host.packed: str(e.host) for e in inside}
@@ -143,7 +143,7 @@ def routes(
         local = local_routes(table.read_text())
     except OSError as error:
         why = "so it is not known whether the server's addresses are local"
-        yield Symptom(
+        yield CheckResult(
             "warn",
             "routes",
             f"{table}: {error.strerror or error}",
@@ -157,13 +157,13 @@ def routes(
         if not any(covers(route, address) for route in local)
     ]
     if not missing:
-        yield Symptom("ok", "routes", f"{len(wanted):,} addresses of the server are local")
+        yield CheckResult("ok", "routes", f"{len(wanted):,} addresses of the server are local")
         return
-    more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
-    yield Symptom(
+    more = f" and {len(missing) - _MAX_SHOWN:,} more" if len(missing) > _MAX_SHOWN else ""
+    yield CheckResult(
         "warn",
         "routes",
-        f"not local to this host: {', '.join(missing[:_SHOWN])}{more}",
+        f"not local to this host: {', '.join(missing[:_MAX_SHOWN])}{more}",
         "questions sent there never reach the server",
         f"ip -6 route add local {missing[0]}/128 dev lo"
         + ("; all of them: internal-dns network list --routes" if len(missing) > 1 else ""),

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from internal_dns.cli.doctor.symptom import Symptom
+from internal_dns.cli.doctor.result import CheckResult
 from internal_dns.store.rows import shown
 
 if TYPE_CHECKING:
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
     from internal_dns.replicate.logic import Facts
     from internal_dns.replicate.source import Source
 
-_KEPT_OUT: Final = 20  # keys of a bucket, one finding each
+_MAX_REJECTED_SHOWN: Final = 20  # keys of a bucket, one finding each
 
 
-def replica(settings: Settings) -> Iterator[Symptom]:
+def check_replica(settings: Settings) -> Iterator[CheckResult]:
     """Whether the file follows a bucket, how far it is, and what is kept out of it."""
     from internal_dns.replicate.replica import followed, quarantine
     from internal_dns.store.sqlite import UnusableCatalog
 
     if settings.source:
-        yield _bucket(settings.source)
+        yield _check_bucket(settings.source)
     try:
         found = followed(settings.catalog)
-        count, some = quarantine(settings.catalog, _KEPT_OUT)
+        count, some = quarantine(settings.catalog, _MAX_REJECTED_SHOWN)
     except (FileNotFoundError, UnusableCatalog):
         return
     if found:
-        yield Symptom(
+        yield CheckResult(
             "ok", "replica", f"follows {found['source']}, has revision {found['revision']}"
         )
     if found and not settings.source:
-        yield Symptom(
+        yield CheckResult(
             "warn",
             "replica",
             "no `source` is set",
@@ -42,7 +42,7 @@ def replica(settings: Settings) -> Iterator[Symptom]:
             "Set `source` again; or, to write the file by yourself for good: DELETE FROM replica",
         )
     for key, revision, why in some:
-        yield Symptom(
+        yield CheckResult(
             "warn",
             f"kept out {shown(key)}",
             f"revision {revision}",
@@ -51,12 +51,12 @@ def replica(settings: Settings) -> Iterator[Symptom]:
         )
     if count > len(some):
         why = "Each has a value that could not be served"
-        yield Symptom(
+        yield CheckResult(
             "warn", "kept out", f"{count - len(some):,} more keys", why, "Correct those above first"
         )
 
 
-def _bucket(source: Source) -> Symptom:
+def _check_bucket(source: Source) -> CheckResult:
     from internal_dns.replicate.bucket import Unavailable
     from internal_dns.replicate.nats import connected
 
@@ -68,14 +68,14 @@ def _bucket(source: Source) -> Symptom:
         found = asyncio.run(facts())
     except Unavailable as error:
         why = "The file answers, as of when the bucket was last followed"
-        return Symptom("fail", "bucket", str(error), why, "Start it, or correct `source`")
+        return CheckResult("fail", "bucket", str(error), why, "Start it, or correct `source`")
     if found.floor is None:
         why = "Nothing was published whole: followers wait"
-        return Symptom(
+        return CheckResult(
             "warn",
             "bucket",
             f"{source} has no floor key",
             why,
             "Publish: internal-dns publish --to URL",
         )
-    return Symptom("ok", "bucket", f"{source} has revision {found.last}, {found.keys:,} keys")
+    return CheckResult("ok", "bucket", f"{source} has revision {found.last}, {found.keys:,} keys")

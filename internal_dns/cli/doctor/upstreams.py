@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from internal_dns.cli.doctor.symptom import Symptom
+from internal_dns.cli.doctor.result import CheckResult
 from internal_dns.core.wire import Rcode
 
 if TYPE_CHECKING:
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from internal_dns.forward.upstreams import Upstream
 
 _REAL_NAME: Final = "example.com."  # RFC 2606: it is there, and nobody's
-_UNWELL: Final = (Rcode.SERVFAIL, Rcode.REFUSED)
+_FAILURES: Final = (Rcode.SERVFAIL, Rcode.REFUSED)
 
 
-def upstreams(settings: Settings) -> Iterator[Symptom]:
+def check_upstreams(settings: Settings) -> Iterator[CheckResult]:
     from internal_dns.forward.upstreams import PUBLIC, RESOLV_CONF, from_resolv_conf
 
     if settings.upstream:
         used = tuple(upstream for upstream in settings.upstream if upstream)
-        yield Symptom(
+        yield CheckResult(
             "ok", "upstreams", ", ".join(map(str, used)) or "none: external names are refused"
         )
     else:
@@ -33,11 +33,11 @@ def upstreams(settings: Settings) -> Iterator[Symptom]:
         )
         names, public = ", ".join(map(str, used)), tuple(f"{url}:53" for url in PUBLIC)
         if tuple(map(str, everything)) == public:
-            yield Symptom("ok", "upstreams", f"{names}: {RESOLV_CONF} names no other")
+            yield CheckResult("ok", "upstreams", f"{names}: {RESOLV_CONF} names no other")
         elif used == everything:
-            yield Symptom("ok", "upstreams", f"{names}, of {RESOLV_CONF}")
+            yield CheckResult("ok", "upstreams", f"{names}, of {RESOLV_CONF}")
         elif tuple(map(str, used)) == public:
-            yield Symptom(
+            yield CheckResult(
                 "warn",
                 "upstreams",
                 f"{RESOLV_CONF} names this server alone",
@@ -45,7 +45,7 @@ def upstreams(settings: Settings) -> Iterator[Symptom]:
                 "Name the upstreams you want with --upstream",
             )
         else:
-            yield Symptom(
+            yield CheckResult(
                 "ok",
                 "upstreams",
                 f"{names}; {RESOLV_CONF} names this server too, which is left out",
@@ -58,13 +58,13 @@ def upstreams(settings: Settings) -> Iterator[Symptom]:
     yield from asyncio.run(_probe_all(questions, settings))
 
 
-async def _probe_all(names: Mapping[Upstream, str], settings: Settings) -> list[Symptom]:
+async def _probe_all(names: Mapping[Upstream, str], settings: Settings) -> list[CheckResult]:
     return await asyncio.gather(
         *(_probe(upstream, names[upstream], settings) for upstream in sorted(names, key=str))
     )
 
 
-async def _probe(upstream: Upstream, name: str, settings: Settings) -> Symptom:
+async def _probe(upstream: Upstream, name: str, settings: Settings) -> CheckResult:
     """Ask an upstream for the name servers of the root and for a real name, by the server's own
     forwarder.
 
@@ -79,7 +79,7 @@ async def _probe(upstream: Upstream, name: str, settings: Settings) -> Symptom:
         forwarder = Forwarder((upstream,), Metrics(), settings.prefix, ca=settings.upstream_ca)
     except (ImportError, OSError) as error:
         why = "`serve` exits 78 with it"
-        return Symptom(
+        return CheckResult(
             "fail", what, str(error), why, "In the checkout: pip install '.[doh]'; or upstream_ca"
         )
     start = asyncio.get_running_loop().time()
@@ -90,18 +90,18 @@ async def _probe(upstream: Upstream, name: str, settings: Settings) -> Symptom:
         root, _ = await _rcode_of(forwarder, ".", "NS")
     finally:
         await forwarder.close()
-    if real not in _UNWELL:
-        refused = "" if root not in _UNWELL else f"; it refuses `. NS` ({Rcode(root).name})"
-        return Symptom("ok", what, f"answers {name} with {says} in {took:.0f} ms{refused}")
-    if root not in _UNWELL:
-        return Symptom(
+    if real not in _FAILURES:
+        refused = "" if root not in _FAILURES else f"; it refuses `. NS` ({Rcode(root).name})"
+        return CheckResult("ok", what, f"answers {name} with {says} in {took:.0f} ms{refused}")
+    if root not in _FAILURES:
+        return CheckResult(
             "warn",
             what,
             f"reachable, but {name} {qtype} gets {says}",
             "it answers `. NS`, which it may have built in",
             f"Can it reach others? dig @{upstream.endpoint.host} {name} {qtype}",
         )
-    return Symptom(
+    return CheckResult(
         "fail",
         what,
         says,

@@ -6,23 +6,21 @@ from typing import Any
 
 import click
 
-from internal_dns.cli import known as names_known
+from internal_dns.cli import suggest
 from internal_dns.cli.backend import read_rows
-from internal_dns.cli.objects.common import change, command, show_one, show_table
-from internal_dns.cli.objects.lookup import known, network_names, network_of, split
-from internal_dns.cli.words import FINDING
+from internal_dns.cli.common import FINDING
+from internal_dns.cli.objects.lookup import find_network, network_names, require_row, split_name
+from internal_dns.cli.objects.rows import change, command, show_one, show_table
 from internal_dns.errors import OperatorError
 
 app = click.Group("app", help="Apps; named NETWORK/APP.")
 
 
 @command(app, "list")
-@click.option(
-    "--network", "network_name", shell_complete=names_known.networks, help="Of one network."
-)
+@click.option("--network", "network_name", shell_complete=suggest.networks, help="Of one network.")
 def app_list(catalog: str, as_json: bool, network_name: str | None) -> None:
     """List apps with how many machines they have."""
-    own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
+    own = {"network_id": find_network(catalog, network_name)["id"]} if network_name else {}
     names = network_names(catalog)
     counts: dict[tuple[int, str], list[int]] = {}
     for row in read_rows(catalog, "apps", own):
@@ -44,18 +42,18 @@ def app_list(catalog: str, as_json: bool, network_name: str | None) -> None:
 
 
 @command(app, "show")
-@click.argument("name", metavar="NETWORK/APP", shell_complete=names_known.within_network("apps"))
+@click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("apps"))
 def app_show(catalog: str, as_json: bool, name: str) -> None:
     """Show an app with its machines."""
-    network_name, label = split(name, "APP")
-    number = network_of(catalog, network_name)["id"]
+    network_name, label = split_name(name, "APP")
+    number = find_network(catalog, network_name)["id"]
     rows = [
         row
         for row in read_rows(catalog, "machines", {"network_id": number})
         if row["app"].lower() == label.lower()
     ]
     if not rows:
-        known(catalog, "apps", {"network_id": number, "name": label}, f"app {name}")
+        require_row(catalog, "apps", {"network_id": number, "name": label}, f"app {name}")
     machines = [
         f"{m['id']} {m['region']} {m['process_group']} {m['state']} {m['address']}" for m in rows
     ]
@@ -63,27 +61,27 @@ def app_show(catalog: str, as_json: bool, name: str) -> None:
 
 
 @command(app, "add", writes=True)
-@click.argument("name", metavar="NETWORK/APP", shell_complete=names_known.within_network("apps"))
+@click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("apps"))
 def app_add(name: str, catalog: str, **to: Any) -> None:
     """Add an app; machines bring theirs along by themselves."""
-    network_name, label = split(name, "APP")
-    row = {"network_id": network_of(catalog, network_name)["id"], "name": label}
+    network_name, label = split_name(name, "APP")
+    row = {"network_id": find_network(catalog, network_name)["id"], "name": label}
     change(catalog, [("apps", row)], new=[("apps", row)], **to)
 
 
 @command(app, "rm", writes=True)
-@click.argument("name", metavar="NETWORK/APP", shell_complete=names_known.within_network("apps"))
+@click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("apps"))
 @click.option("--cascade", is_flag=True, help="With its machines.")
 def app_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     """Remove an app."""
-    network_name, label = split(name, "APP")
-    number = network_of(catalog, network_name)["id"]
+    network_name, label = split_name(name, "APP")
+    number = find_network(catalog, network_name)["id"]
     machines = read_rows(catalog, "machines", {"network_id": number, "app": label})
     if machines and not cascade:
         why = f"it has {len(machines)} machines"
         raise OperatorError(f"app {name} is not empty", why, "Remove them too: --cascade", FINDING)
     if not machines:
-        known(catalog, "apps", {"network_id": number, "name": label}, f"app {name}")
+        require_row(catalog, "apps", {"network_id": number, "name": label}, f"app {name}")
     deletes = [
         ("machines", {"network_id": number, "app": label}),
         ("apps", {"network_id": number, "name": label}),

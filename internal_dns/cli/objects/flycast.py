@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from internal_dns.cli import known as names_known
+from internal_dns.cli import suggest
 from internal_dns.cli.backend import read_rows
-from internal_dns.cli.objects.common import change, command, given, show_one, show_table
-from internal_dns.cli.objects.lookup import known, network_names, network_of, split
+from internal_dns.cli.objects.lookup import find_network, network_names, require_row, split_name
+from internal_dns.cli.objects.rows import change, command, show_one, show_table, without_none
 
 flycast = click.Group(
     "flycast", help="Flycast addresses: of an app name, on the network where it answers."
@@ -20,12 +20,12 @@ flycast = click.Group(
 @click.option(
     "--network",
     "network_name",
-    shell_complete=names_known.networks,
+    shell_complete=suggest.networks,
     help="Answering on one network.",
 )
 def flycast_list(catalog: str, as_json: bool, network_name: str | None) -> None:
     """List flycast addresses."""
-    own = {"network_id": network_of(catalog, network_name)["id"]} if network_name else {}
+    own = {"network_id": find_network(catalog, network_name)["id"]} if network_name else {}
     names = network_names(catalog)
     rows = read_rows(catalog, "flycasts", own)
     rows = [r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in rows]
@@ -33,38 +33,38 @@ def flycast_list(catalog: str, as_json: bool, network_name: str | None) -> None:
 
 
 @command(flycast, "show")
-@click.argument(
-    "name", metavar="NETWORK/APP", shell_complete=names_known.within_network("flycasts")
-)
+@click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("flycasts"))
 def flycast_show(catalog: str, as_json: bool, name: str) -> None:
     """Show the addresses of an app on a network."""
-    network_name, label = split(name, "APP")
-    own = {"network_id": network_of(catalog, network_name)["id"], "app": label}
-    known(catalog, "flycasts", own, f"flycast {name}")
+    network_name, label = split_name(name, "APP")
+    own = {"network_id": find_network(catalog, network_name)["id"], "app": label}
+    require_row(catalog, "flycasts", own, f"flycast {name}")
     found = [row["address"] for row in read_rows(catalog, "flycasts", own)]
     show_one({"network": network_name, "app": label, "addresses": found}, as_json)
 
 
 @command(flycast, "add", writes=True)
-@click.argument("name", metavar="NETWORK/APP", shell_complete=names_known.within_network("apps"))
+@click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("apps"))
 @click.argument("address")
 def flycast_add(name: str, address: str, catalog: str, **to: Any) -> None:
     """Allocate ADDRESS on the network to the app name."""
-    network_name, label = split(name, "APP")
-    row = {"network_id": network_of(catalog, network_name)["id"], "app": label, "address": address}
+    network_name, label = split_name(name, "APP")
+    row = {
+        "network_id": find_network(catalog, network_name)["id"],
+        "app": label,
+        "address": address,
+    }
     change(catalog, [("flycasts", row)], new=[("flycasts", row)], **to)
 
 
 @command(flycast, "rm", writes=True)
-@click.argument(
-    "name", metavar="NETWORK/APP", shell_complete=names_known.within_network("flycasts")
-)
+@click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("flycasts"))
 @click.argument("address", required=False)
 def flycast_rm(name: str, address: str | None, catalog: str, **to: Any) -> None:
     """Give ADDRESS back, or all of the app's on that network."""
-    network_name, label = split(name, "APP")
-    key = {"network_id": network_of(catalog, network_name)["id"], "app": label} | given(
+    network_name, label = split_name(name, "APP")
+    key = {"network_id": find_network(catalog, network_name)["id"], "app": label} | without_none(
         address=address
     )
-    known(catalog, "flycasts", key, f"flycast {name}")
+    require_row(catalog, "flycasts", key, f"flycast {name}")
     change(catalog, [], [("flycasts", key)], **to)

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from internal_dns.cli import known as names_known
+from internal_dns.cli import suggest
 from internal_dns.cli.backend import read_rows
-from internal_dns.cli.words import FINDING, settings
+from internal_dns.cli.common import FINDING, settings
 from internal_dns.errors import OperatorError
 
 
@@ -18,9 +18,9 @@ def network_names(catalog: str) -> dict[int, str]:
     return {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
 
 
-def network_of(catalog: str, text: str) -> dict[str, Any]:
+def find_network(catalog: str, text: str) -> dict[str, Any]:
     """Return the network that *text* names: a name, an id, or a /48. Raises OperatorError."""
-    number = network_number(text, settings().prefix)
+    number = parse_network(text, settings().prefix)
     rows = read_rows(catalog, "networks")
     found = [
         row
@@ -29,7 +29,7 @@ def network_of(catalog: str, text: str) -> dict[str, Any]:
     ]
     if not found:
         known = ", ".join(row["name"] or str(row["id"]) for row in rows[:10]) or "none yet"
-        near = names_known.near(text, (row["name"] for row in rows))
+        near = suggest.did_you_mean(text, (row["name"] for row in rows))
         raise OperatorError(
             f"there is no network {text}",
             f"known are: {known}{' and more' if len(rows) > 10 else ''}",
@@ -47,7 +47,7 @@ def network_of(catalog: str, text: str) -> dict[str, Any]:
     return found[0]
 
 
-def network_number(text: str, prefix: bytes) -> int | None:
+def parse_network(text: str, prefix: bytes) -> int | None:
     """Return the id that *text* writes, as a number or a /48 of *prefix*; None when it is a name,
     or another's /48."""
     if text.isascii() and text.isdigit():
@@ -71,7 +71,7 @@ def slash_48(number: object, prefix: bytes) -> str:
     return str(IPv6Network((prefix + number.to_bytes(4, "big") + bytes(10), 48)))
 
 
-def split(text: str, what: str) -> tuple[str, str]:
+def split_name(text: str, what: str) -> tuple[str, str]:
     """Split NETWORK/NAME. Raises a usage error."""
     network, slash, name = text.partition("/")
     if not slash or not network or not name:
@@ -79,12 +79,12 @@ def split(text: str, what: str) -> tuple[str, str]:
     return network, name
 
 
-def known(catalog: str, table: str, key: dict[str, Any], what: str) -> dict[str, Any]:
+def require_row(catalog: str, table: str, key: dict[str, Any], what: str) -> dict[str, Any]:
     """Return the one row with *key*. Raises OperatorError."""
     rows = read_rows(catalog, table, key)
     if not rows:
         *within, (column, text) = key.items()
-        near = names_known.near_in(catalog, table, column, str(text), dict(within))
+        near = suggest.did_you_mean_in(catalog, table, column, str(text), dict(within))
         raise OperatorError(
             f"there is no {what}",
             f"{catalog} has none",

@@ -9,26 +9,24 @@ from typing import Any
 
 import click
 
-from internal_dns.cli import known as names_known
+from internal_dns.cli import suggest
 from internal_dns.cli.backend import read_rows
-from internal_dns.cli.columns import column_options, listed, taken
-from internal_dns.cli.objects.common import change, command, given, show_one, show_table, warn
-from internal_dns.cli.objects.lookup import known, network_names, network_of
+from internal_dns.cli.columns import column_options, list_columns, pop_columns
+from internal_dns.cli.objects.lookup import find_network, network_names, require_row
+from internal_dns.cli.objects.rows import change, command, show_one, show_table, warn, without_none
 from internal_dns.store.schema import MACHINES
 
 machine = click.Group("machine", help="Machines; named by their id.")
-_MACHINE = listed(
+_MACHINE = list_columns(
     MACHINES, "id", "network", "app", "region", omit=("network_id", "skip_registration")
 )
 
 
 @command(machine, "list")
-@click.option(
-    "--network", "network_name", shell_complete=names_known.networks, help="Of one network."
-)
-@click.option("--app", "label", shell_complete=names_known.apps, help="Of one app.")
-@click.option("--state", shell_complete=names_known.states, help="In this state.")
-@click.option("--region", shell_complete=names_known.regions, help="In this region.")
+@click.option("--network", "network_name", shell_complete=suggest.networks, help="Of one network.")
+@click.option("--app", "label", shell_complete=suggest.apps, help="Of one app.")
+@click.option("--state", shell_complete=suggest.states, help="In this state.")
+@click.option("--region", shell_complete=suggest.regions, help="In this region.")
 def machine_list(
     catalog: str,
     as_json: bool,
@@ -38,13 +36,13 @@ def machine_list(
     region: str | None,
 ) -> None:
     """List machines."""
-    own = given(app=label, state=state, region=region)
+    own = without_none(app=label, state=state, region=region)
     if network_name:
-        own["network_id"] = network_of(catalog, network_name)["id"]
+        own["network_id"] = find_network(catalog, network_name)["id"]
     names = network_names(catalog)
     rows = read_rows(catalog, "machines", own)
     if not rows:
-        _hint(catalog, label, state, region)
+        _warn_of_misspelling(catalog, label, state, region)
     show_table(
         [r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in rows],
         _MACHINE,
@@ -52,27 +50,31 @@ def machine_list(
     )
 
 
-def _hint(catalog: str, label: str | None, state: str | None, region: str | None) -> None:
+def _warn_of_misspelling(
+    catalog: str, label: str | None, state: str | None, region: str | None
+) -> None:
     """Tell which condition of an empty list is probably a slip."""
     for column, text in ("app", label), ("state", state), ("region", region):
-        if text and text not in (found := names_known.names(catalog, "machines", column, text)):
-            near = names_known.near(text, found or names_known.names(catalog, "machines", column))
+        if text and text not in (found := suggest.list_names(catalog, "machines", column, text)):
+            near = suggest.did_you_mean(
+                text, found or suggest.list_names(catalog, "machines", column)
+            )
             warn(f"no machine has the {column} {text}. {near}".rstrip())
 
 
 @command(machine, "show")
-@click.argument("ident", metavar="ID", shell_complete=names_known.machines)
+@click.argument("ident", metavar="ID", shell_complete=suggest.machines)
 def machine_show(catalog: str, as_json: bool, ident: str) -> None:
     """Show a machine with its metadata and services."""
-    row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
+    row = require_row(catalog, "machines", {"id": ident}, f"machine {ident}")
     own = {"machine_id": ident}
     metadata = {r["key"]: r["value"] for r in read_rows(catalog, "machine_metadata", own)}
-    services = [_service(row) for row in read_rows(catalog, "machine_services", own)]
+    services = [_service_text(row) for row in read_rows(catalog, "machine_services", own)]
     shown = metadata if as_json else [f"{key}={value}" for key, value in metadata.items()]
     show_one(row | {"metadata": shown, "services": services}, as_json)
 
 
-def _service(row: dict[str, Any]) -> str:
+def _service_text(row: dict[str, Any]) -> str:
     """Write a service as --service takes it."""
     text = f"{row['name']}/{row['protocol']}:{row['port']}"
     order = row["priority"], row["weight"]
@@ -101,7 +103,7 @@ _SERVICE = re.compile(
 )
 
 
-def _belonging(ident: str, metadata: Iterable[str], services: Iterable[str]) -> list[Any]:
+def _related_rows(ident: str, metadata: Iterable[str], services: Iterable[str]) -> list[Any]:
     """Return the rows that belong to a machine. Raises a usage error."""
     puts: list[Any] = []
     for text in metadata:
@@ -127,7 +129,7 @@ def _belonging(ident: str, metadata: Iterable[str], services: Iterable[str]) -> 
     "--network",
     "network_name",
     required=True,
-    shell_complete=names_known.networks,
+    shell_complete=suggest.networks,
     help="The network it is on.",
 )
 @column_options(MACHINES, required=True, omit=("network_id",))
@@ -141,12 +143,12 @@ def machine_add(
     **to: Any,
 ) -> None:
     """Add a machine; its state is `created` unless --state says otherwise."""
-    number = network_of(catalog, network_name)["id"]
-    row = {"id": ident, "network_id": number, **taken(MACHINES, to)}
+    number = find_network(catalog, network_name)["id"]
+    row = {"id": ident, "network_id": number, **pop_columns(MACHINES, to)}
     warn_of_unknown(catalog, row)
     change(
         catalog,
-        [("machines", row), *_belonging(ident, metadata, services)],
+        [("machines", row), *_related_rows(ident, metadata, services)],
         new=[("machines", {"id": ident})],
         **to,
     )
@@ -158,7 +160,7 @@ def machine_add(
 
 
 @command(machine, "set", writes=True)
-@click.argument("ident", metavar="ID", shell_complete=names_known.machines)
+@click.argument("ident", metavar="ID", shell_complete=suggest.machines)
 @column_options(MACHINES, required=False, omit=("network_id",))
 @machine_options
 def machine_set(
@@ -169,8 +171,8 @@ def machine_set(
     **to: Any,
 ) -> None:
     """Change a machine; what is not named stays. `--metadata KEY=` empties a value."""
-    row = known(catalog, "machines", {"id": ident}, f"machine {ident}")
-    changes = taken(MACHINES, to)
+    row = require_row(catalog, "machines", {"id": ident}, f"machine {ident}")
+    changes = pop_columns(MACHINES, to)
     warn_of_unknown(catalog, changes)
     puts = (
         [("machines", {c: v for c, v in (row | changes).items() if c != "updated_at"})]
@@ -179,14 +181,14 @@ def machine_set(
     )
     change(
         catalog,
-        [*puts, *_belonging(ident, metadata, services)],
+        [*puts, *_related_rows(ident, metadata, services)],
         old=[("machines", {"id": ident})],
         **to,
     )
 
 
 def _set_state(state: str, idents: tuple[str, ...], catalog: str, **to: Any) -> None:
-    rows = [known(catalog, "machines", {"id": ident}, f"machine {ident}") for ident in idents]
+    rows = [require_row(catalog, "machines", {"id": ident}, f"machine {ident}") for ident in idents]
     puts = [
         ("machines", {c: v for c, v in row.items() if c != "updated_at"} | {"state": state})
         for row in rows
@@ -195,46 +197,40 @@ def _set_state(state: str, idents: tuple[str, ...], catalog: str, **to: Any) -> 
 
 
 @command(machine, "start", writes=True)
-@click.argument(
-    "idents", metavar="ID...", nargs=-1, required=True, shell_complete=names_known.machines
-)
+@click.argument("idents", metavar="ID...", nargs=-1, required=True, shell_complete=suggest.machines)
 def machine_start(idents: tuple[str, ...], **to: Any) -> None:
     """Set machines started: they are answered."""
     _set_state("started", idents, **to)
 
 
 @command(machine, "stop", writes=True)
-@click.argument(
-    "idents", metavar="ID...", nargs=-1, required=True, shell_complete=names_known.machines
-)
+@click.argument("idents", metavar="ID...", nargs=-1, required=True, shell_complete=suggest.machines)
 def machine_stop(idents: tuple[str, ...], **to: Any) -> None:
     """Set machines stopped: they leave the answers."""
     _set_state("stopped", idents, **to)
 
 
 @command(machine, "rm", writes=True)
-@click.argument(
-    "idents", metavar="ID...", nargs=-1, required=True, shell_complete=names_known.machines
-)
+@click.argument("idents", metavar="ID...", nargs=-1, required=True, shell_complete=suggest.machines)
 def machine_rm(idents: tuple[str, ...], catalog: str, **to: Any) -> None:
     """Remove machines with their metadata and services."""
     for ident in idents:
-        known(catalog, "machines", {"id": ident}, f"machine {ident}")
+        require_row(catalog, "machines", {"id": ident}, f"machine {ident}")
     change(catalog, [], [("machines", {"id": ident}) for ident in idents], **to)
 
 
 def _is_region(catalog: str, code: str) -> bool:
-    found = names_known.names(catalog, "regions", "code", code)
+    found = suggest.list_names(catalog, "regions", "code", code)
     return code.lower() in map(str.lower, found)
 
 
 def warn_of_unknown(catalog: str, machine: Mapping[str, Any]) -> None:
     """Warn of a state or region that is probably a slip."""
     state, region = machine.get("state"), machine.get("region")
-    if state is not None and state.lower() not in names_known.STATES:
-        near = names_known.near(state, names_known.STATES)
+    if state is not None and state.lower() not in suggest.STATES:
+        near = suggest.did_you_mean(state, suggest.STATES)
         warn(f"state {state} is none of the known ones. {near or 'Only started ones are answered'}")
     if region is not None and not _is_region(catalog, region):
-        near = names_known.near_in(catalog, "regions", "code", region)
+        near = suggest.did_you_mean_in(catalog, "regions", "code", region)
         add = f"Add it with its coordinates: internal-dns region add {shlex.quote(region)}"
         warn(f"region {region} is not in the catalog: it is far from everywhere. {near or add}")

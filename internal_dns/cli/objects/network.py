@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from internal_dns.cli import known as names_known
+from internal_dns.cli import suggest
 from internal_dns.cli.backend import read_rows
-from internal_dns.cli.columns import column_options, listed, taken
-from internal_dns.cli.objects.common import change, command, given, show_one, show_table
-from internal_dns.cli.objects.lookup import network_number, network_of, slash_48
-from internal_dns.cli.words import FINDING, print_json, settings
+from internal_dns.cli.columns import column_options, list_columns, pop_columns
+from internal_dns.cli.common import FINDING, print_json, settings
+from internal_dns.cli.objects.lookup import find_network, parse_network, slash_48
+from internal_dns.cli.objects.rows import change, command, show_one, show_table, without_none
 from internal_dns.errors import OperatorError
 from internal_dns.store.schema import NETWORKS
 
@@ -34,14 +34,14 @@ def network_list(catalog: str, as_json: bool, routes: bool) -> None:
         ]
         print_json(lines) if as_json else click.echo("\n".join(lines))
     else:
-        show_table(rows, listed(NETWORKS, "name", "prefix", "id"), as_json)
+        show_table(rows, list_columns(NETWORKS, "name", "prefix", "id"), as_json)
 
 
 @command(network, "show")
-@click.argument("name", shell_complete=names_known.networks)
+@click.argument("name", shell_complete=suggest.networks)
 def network_show(catalog: str, as_json: bool, name: str) -> None:
     """Show a network with its apps and peers."""
-    row = network_of(catalog, name)
+    row = find_network(catalog, name)
     own = {"network_id": row["id"]}
     apps = {r["name"] for r in read_rows(catalog, "apps", own)} | {
         r["app"] for r in read_rows(catalog, "machines", own)
@@ -58,33 +58,37 @@ def network_show(catalog: str, as_json: bool, name: str) -> None:
 def network_add(name: str, number: str, **to: Any) -> None:
     """Add a network."""
     prefix = settings().prefix
-    found = network_number(number, prefix)
+    found = parse_network(number, prefix)
     if found is None or not 0 < found < 1 << 32:
         raise click.UsageError(
             f"--id {number!r} is neither 1 to 4294967295 nor a /48 of {prefix.hex()}::/16"
         )
-    row = {"id": found, "name": name, **taken(NETWORKS, to)}
+    row = {"id": found, "name": name, **pop_columns(NETWORKS, to)}
     change(to.pop("catalog"), [("networks", row)], new=[("networks", {"id": found})], **to)
 
 
 @command(network, "set", writes=True)
-@click.argument("name", shell_complete=names_known.networks)
+@click.argument("name", shell_complete=suggest.networks)
 @click.option("--name", "new_name", help="Another name.")
 @column_options(NETWORKS, required=False, omit=("name",))
 def network_set(name: str, new_name: str | None, catalog: str, **to: Any) -> None:
     """Change a network."""
-    row = {"id": network_of(catalog, name)["id"]} | given(name=new_name) | taken(NETWORKS, to)
+    row = (
+        {"id": find_network(catalog, name)["id"]}
+        | without_none(name=new_name)
+        | pop_columns(NETWORKS, to)
+    )
     change(catalog, [("networks", row)], **to)
 
 
 @command(network, "rm", writes=True)
-@click.argument("name", shell_complete=names_known.networks)
+@click.argument("name", shell_complete=suggest.networks)
 @click.option(
     "--cascade", is_flag=True, help="With its apps, machines, peers and flycast addresses."
 )
 def network_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     """Remove a network."""
-    number = network_of(catalog, name)["id"]
+    number = find_network(catalog, name)["id"]
     tables = ("machines", "apps", "peers", "flycasts")
     inside = sum(len(read_rows(catalog, table, {"network_id": number})) for table in tables)
     if inside and not cascade:

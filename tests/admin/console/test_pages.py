@@ -259,7 +259,7 @@ def test_a_machine_is_found_without_an_index() -> None:
     assert pages.machine_of(app, "N042").id == b"n042"
     assert "by_id" not in app.__dict__
     for ident in ("", "n", "n0420", "zzz"):
-        with pytest.raises(pages.NotThere):
+        with pytest.raises(pages.NotFound):
             pages.machine_of(app, ident)
 
 

@@ -8,9 +8,9 @@ from ipaddress import ip_network
 import dns.message
 import pytest
 
-from internal_dns.admin.asking import NotAQuestion, query_for
 from internal_dns.admin.console import steps as module
-from internal_dns.admin.console.steps import Question, journey, with_few_answers
+from internal_dns.admin.console.steps import Question, journey, limit_answers
+from internal_dns.admin.presentation import InvalidQuestion, query_for
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.core.requester import SourceMap
@@ -171,7 +171,7 @@ def test_what_cannot_be_asked_is_told_what_why_do(field: str, value: str) -> Non
         assert len(told) == 1
         assert len(told[0]) > 40
     question = Question(**{"name": "web.internal", "who" if field == "as" else field: value})  # type: ignore[arg-type]
-    with pytest.raises(NotAQuestion):
+    with pytest.raises(InvalidQuestion):
         journey(question, CATALOG, RULES)
 
 
@@ -198,7 +198,7 @@ def test_odd_questions_have_a_page(name: str) -> None:
 
 
 def test_of_a_large_app_only_so_many_machines_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "JUDGED", 10)
+    monkeypatch.setattr(module, "MAX_JUDGED", 10)
     monkeypatch.setattr(module, "SHOWN", 8)
     shown = journey(Question("many.internal", who="acme", by="tcp"), CATALOG, RULES)
     assert (
@@ -213,7 +213,7 @@ def test_of_a_large_app_only_so_many_machines_are_judged(monkeypatch: pytest.Mon
 
 
 def test_the_nearest_are_judged_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "JUDGED", 3)
+    monkeypatch.setattr(module, "MAX_JUDGED", 3)
     own = "fdaa:0:18:a7b:7d:9:64:2"
     shown = journey(Question("top1.nearest.of.many.internal", who=own), CATALOG, RULES)["machines"]
     assert [v.machine.id for v in shown["shown"]] == [b"n099", b"n000", b"n001"]
@@ -239,10 +239,10 @@ def test_a_long_list_of_machines_shows_both_kinds(monkeypatch: pytest.MonkeyPatc
 def test_what_would_hold_up_answers_is_not_explained(
     name: str, who: str, machines: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LARGEST", machines)
+    monkeypatch.setattr(module, "MAX_MACHINES", machines)
     journey(Question(name, who=who), CATALOG, RULES)
-    monkeypatch.setattr(module, "LARGEST", machines - 1)
-    with pytest.raises(NotAQuestion, match=f"it concerns {machines} machines") as refused:
+    monkeypatch.setattr(module, "MAX_MACHINES", machines - 1)
+    with pytest.raises(InvalidQuestion, match=f"it concerns {machines} machines") as refused:
         journey(Question(name, who=who), CATALOG, RULES)
     assert "`internal-dns explain`" in refused.value.do
 
@@ -256,7 +256,7 @@ def test_a_reply_is_cut_to_its_first_answers_and_stays_a_message(name: str, coun
     )
     assert isinstance(said, Reply)
     whole = dns.message.from_wire(said.octets, one_rr_per_rrset=True)
-    octets, total = with_few_answers(said.octets, count)
+    octets, total = limit_answers(said.octets, count)
     cut = dns.message.from_wire(octets, one_rr_per_rrset=True)
     assert total == len(whole.answer)
     assert cut.answer == whole.answer[:count]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Symptom:
+class CheckResult:
     """One thing that was looked at. `level` is ok, warn or fail; the latter two say why it matters
     and what to do."""
 

@@ -16,7 +16,7 @@ PREFIX: Final = USUAL.prefix  # of a server whose settings are not ours to know
 ADVERTISED: Final = 1_232
 
 
-class NotAQuestion(ValueError):
+class InvalidQuestion(ValueError):
     """What cannot be asked: what, why, and what to do about it."""
 
     def __init__(self, what: str, why: str, do: str) -> None:
@@ -59,7 +59,7 @@ def query_for(
     name: str, qtype: str | None, who: str | None, prefix: bytes = PREFIX, size: int = ADVERTISED
 ) -> dns.message.QueryMessage:
     """Return the query for *name*, asked as *who*, by someone who takes *size* octets by UDP.
-    Raises NotAQuestion."""
+    Raises InvalidQuestion."""
     import dns.edns
     import dns.exception
     import dns.message
@@ -67,7 +67,7 @@ def query_for(
     import dns.reversename
 
     if who is not None and (not who.isascii() or not 0 < len(who) <= MAX_ASK_AS):
-        raise NotAQuestion(
+        raise InvalidQuestion(
             f"--as {who!r}",
             f"it is not 1 to {MAX_ASK_AS} ASCII characters",
             "Write NETWORK, NETWORK/REGION or an address",
@@ -82,7 +82,7 @@ def query_for(
         return dns.message.make_query(name, rdtype, use_edns=0, payload=size, options=options)
     except (dns.exception.DNSException, ValueError) as error:
         what = f"cannot ask for {name} {qtype or ''}".rstrip()
-        raise NotAQuestion(what, str(error), "Check the spelling of name and type") from error
+        raise InvalidQuestion(what, str(error), "Check the spelling of name and type") from error
 
 
 def _is_ipv4(name: str) -> bool:

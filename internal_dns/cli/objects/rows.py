@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from internal_dns.cli.backend import perform, visibility, write_options
-from internal_dns.cli.words import catalog_option, json_option, paint, print_json
+from internal_dns.cli.common import catalog_option, json_option, paint, print_json
 from internal_dns.text import printable_text
 
 Rows = list[dict[str, Any]]
@@ -96,6 +96,6 @@ def warn(words: str) -> None:
     click.echo(f"{paint('warning', 'yellow', err=True)}  {printable_text(words)}", err=True)
 
 
-def given(**values: Any) -> dict[str, Any]:
+def without_none(**values: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in values.items() if value is not None}
