@@ -117,8 +117,8 @@ def test_top_reads_well_at_any_width(width: int) -> None:
 
 def test_top_of_a_server_that_nobody_asks_says_so() -> None:
     text = "\n".join(table(rates(look(0, {}, {}), look(1, {}, {})), 80, 20))
-    assert "nothing asked" in text
-    assert "nothing was asked twice yet" in text
+    assert "no queries" in text
+    assert "no query was repeated yet" in text
 
 
 # ── live ──────────────────────────────────────────────────────────────────────────────────────────
@@ -169,7 +169,7 @@ def test_top_shows_who_is_busy_with_what(demo: Path) -> None:
         assert "questions/s" in plain.out.splitlines()[0]
     said = run("top", "--json", "--catalog", demo)
     assert said.code == 3
-    assert json.loads(said.err)["error"]["what"].startswith("no server at")
+    assert json.loads(said.err)["error"]["what"].startswith("cannot reach a server at")
 
 
 @pytest.mark.live

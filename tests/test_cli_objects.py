@@ -181,9 +181,9 @@ def test_network(at: At) -> None:
         assert at.json("network", "show", same)["id"] == at.number
     assert at.changed("network", "set", at.name, "--organization", "acme") == 1
     assert at.changed("network", "set", at.name, "--organization", "acme") == 0
-    assert at.write("network", "set", at.name).out == "as it was\n"
+    assert at.write("network", "set", at.name).out == "no change\n"
     assert at.changed("network", "set", at.name, "--name", f"{at.name}-new") == 1
-    assert "known are: " in at.refused("network", "set", at.name, "--name", "x")
+    assert "the catalog has: " in at.refused("network", "set", at.name, "--name", "x")
     assert at.json("network", "show", f"{at.name}-new")["organization"] == "acme"
     assert "already exists" in at.refused("network", "add", "other", "--id", at.number)
     assert "no valid name" in at.refused("network", "set", f"{at.name}-new", "--name", "bad name")
@@ -349,7 +349,7 @@ def test_machine(at: At) -> None:
         at.changed("machine", "set", ident, "--service", "dns/udp:53", "--service", "dns/tcp:53")
         == 2
     )
-    assert at.write("machine", "set", ident).out == "as it was\n"
+    assert at.write("machine", "set", ident).out == "no change\n"
     shown = at.json("machine", "show", ident)
     assert (shown["state"], shown["region"], shown["skip_registration"], shown["app"]) == (
         "suspended",
@@ -425,7 +425,7 @@ def test_a_machine_that_cannot_be_is_refused(at: At) -> None:
         "--address"
         in at.write("machine", "add", "x", "--network", at.name, "--app", "x", code=USAGE).err
     )
-    assert "known are" in at.refused(*other[:4], "nowhere", *other[5:], "--address", address)
+    assert "the catalog has" in at.refused(*other[:4], "nowhere", *other[5:], "--address", address)
 
 
 def test_text_that_is_not_ascii_or_not_text_is_shown_and_refused_well(at: At) -> None:
@@ -1042,7 +1042,7 @@ def test_watch_shows_each_change_and_ends_with_the_server(demo: Path) -> None:
         assert watching.wait(10) == UNREACHABLE
         timer.cancel()
         assert watching.stderr is not None
-        assert "the server has ended" in watching.stderr.read()
+        assert "the server stopped" in watching.stderr.read()
     said = run("watch", "web.internal", "--catalog", demo)
     assert told(said, UNREACHABLE)
 

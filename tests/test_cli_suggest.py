@@ -124,7 +124,7 @@ def test_a_slip_is_met_with_what_was_probably_meant(
 @pytest.mark.parametrize(
     ("more", "warning"),
     [
-        (("--state", "startd"), "state startd is none of the known ones. Did you mean started?"),
+        (("--state", "startd"), "state startd is unknown. Did you mean started?"),
         (("--region", "idd"), "region idd is not in the catalog"),
         (("--state", "started", "--region", "iad"), ""),
         (("--group", "web"), ""),
@@ -155,9 +155,9 @@ ADD = ("machine", "add", "zz", "--network", "acme", "--app", "web", "--offline")
     [
         (("--state", "started", "--region", "iad"), []),
         (("--state", "started", "--region", "IAD"), []),
-        (("--region", "iad"), ["it is created, so no name leads to it yet"]),
-        (("--state", "created", "--region", "iad"), ["it is created"]),
-        (("--state", "startd", "--region", "iad"), ["state startd is none of the known ones. Did you mean started?"]),
+        (("--region", "iad"), ["the machine is created but not started"]),
+        (("--state", "created", "--region", "iad"), ["the machine is created"]),
+        (("--state", "startd", "--region", "iad"), ["state startd is unknown. Did you mean started?"]),
         (("--state", "started", "--region", "ia"), ["region ia is not in the catalog"]),
         (("--state", "started", "--region", "xyz"), ["internal-dns region add xyz"]),
     ],

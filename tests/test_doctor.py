@@ -55,7 +55,7 @@ def catalog() -> Catalog:
 
 
 def found(*words: str | Path) -> dict[str, dict[str, Any]]:
-    return {symptom["what"]: symptom for symptom in run("doctor", "--json", *words).json}
+    return {result["what"]: result for result in run("doctor", "--json", *words).json}
 
 
 # ── the report ────────────────────────────────────────────────────────────────────────────────────
@@ -79,10 +79,10 @@ def test_the_report_is_one_that_a_person_reads_with_pleasure() -> None:
 @pytest.mark.parametrize(
     ("levels", "last"),
     [
-        ("ok", "all 1 checks are fine"),
-        ("ok fail", "1 problem, 1 checks are fine"),
-        ("ok ok warn warn", "2 warnings, 2 checks are fine"),
-        ("fail fail warn", "2 problems and 1 warning, 0 checks are fine"),
+        ("ok", "all 1 check passed"),
+        ("ok fail", "1 problem, 1 check passed"),
+        ("ok ok warn warn", "2 warnings, 2 checks passed"),
+        ("fail fail warn", "2 problems and 1 warning, 0 checks passed"),
     ],
 )
 def test_the_last_line_counts(levels: str, last: str) -> None:
@@ -105,8 +105,8 @@ ALL_LOCAL = ["fdaa::3/128", "fdaa:0:18::3/128", "fdaa:0:19::3/128", "fdaa:0:1a::
 @pytest.mark.parametrize(
     ("lines", "level", "says"),
     [
-        ([*map(route, ALL_LOCAL)], "ok", "4 addresses of the server are local"),
-        ([route("fdaa::/16")], "ok", "4 addresses of the server are local"),
+        ([*map(route, ALL_LOCAL)], "ok", "all 4 server addresses are local"),
+        ([route("fdaa::/16")], "ok", "all 4 server addresses are local"),
         ([route("::/0", 0x0045_0003)], "warn", "fdaa::3, fdaa:0:18::3, fdaa:0:19::3 and 1 more"),
         ([*map(route, ALL_LOCAL[:3])], "warn", "not local to this host: fdaa:0:1a::3"),
         (
@@ -121,11 +121,11 @@ def test_missing_local_routes_are_found(
     lines: list[str], level: str, says: str, catalog: Catalog, tmp_path: Path
 ) -> None:
     (tmp_path / "routes").write_text("".join(lines))
-    (symptom,) = check_routes(WILDCARD, catalog, PREFIX, tmp_path / "routes")
-    assert symptom.level == level
-    assert symptom.says.endswith(says)
+    (result,) = check_routes(WILDCARD, catalog, PREFIX, tmp_path / "routes")
+    assert result.level == level
+    assert result.says.endswith(says)
     if level == "warn":
-        assert symptom.do.startswith("ip -6 route add local fdaa:")
+        assert result.do.startswith("Add a route: ip -6 route add local fdaa:")
 
 
 def test_who_listens_on_loopback_needs_no_route(catalog: Catalog, tmp_path: Path) -> None:
@@ -133,9 +133,9 @@ def test_who_listens_on_loopback_needs_no_route(catalog: Catalog, tmp_path: Path
 
 
 def test_an_unreadable_table_is_said(catalog: Catalog, tmp_path: Path) -> None:
-    (symptom,) = check_routes(WILDCARD, catalog, PREFIX, tmp_path / "nosuch")
-    assert symptom.level == "warn"
-    assert "No such file" in symptom.says
+    (result,) = check_routes(WILDCARD, catalog, PREFIX, tmp_path / "nosuch")
+    assert result.level == "warn"
+    assert "No such file" in result.says
 
 
 @pytest.mark.live
@@ -199,9 +199,9 @@ def test_each_upstream_is_asked(demo: Path) -> None:
     ("rcode", "root", "level", "says"),
     [
         (3, 3, "ok", "with NXDOMAIN in"),  # an internal resolver: it answers
-        (0, 5, "ok", "it refuses `. NS`"),
-        (5, 0, "warn", "reachable, but example.com. A gets SERVFAIL"),
-        (2, 0, "warn", "reachable, but example.com. A gets SERVFAIL"),
+        (0, 5, "ok", "refuses `. NS` with"),
+        (5, 0, "warn", "reachable, but it answers example.com. A with SERVFAIL"),
+        (2, 0, "warn", "reachable, but it answers example.com. A with SERVFAIL"),
     ],
 )
 def test_an_upstream_is_judged_by_a_real_name_as_well_as_the_root(
@@ -232,16 +232,16 @@ def test_the_upstream_of_a_suffix_is_asked_for_that_suffix(demo: Path, tmp_path:
             "nameserver 192.0.2.53\n",
             "127.0.0.1:1053",
             "ok",
-            "udp://192.0.2.53:53, of /etc/resolv.conf",
+            "udp://192.0.2.53:53, from /etc/resolv.conf",
         ),
         (
             "nameserver 127.0.0.1\nnameserver 192.0.2.53\n",
             "127.0.0.1:53",
             "ok",
-            "which is left out",
+            "from /etc/resolv.conf without this server",
         ),
-        ("nameserver 127.0.0.1\n", "127.0.0.1:53", "warn", "names this server alone"),
-        ("", "127.0.0.1:53", "ok", "udp://9.9.9.9:53: /etc/resolv.conf names no other"),
+        ("nameserver 127.0.0.1\n", "127.0.0.1:53", "warn", "names only this server"),
+        ("", "127.0.0.1:53", "ok", "udp://9.9.9.9:53: /etc/resolv.conf names none"),
     ],
 )
 def test_a_circle_through_resolv_conf_is_seen(
@@ -265,7 +265,7 @@ def test_a_circle_through_resolv_conf_is_seen(
     said = found("--listen", listen, "--catalog", demo)["upstreams"]
     assert (said["level"], says in said["says"]) == (level, True), said
     if level == "warn":
-        assert "circle" in said["why"]
+        assert "forward to itself" in said["why"]
 
 
 # ── admin and console ─────────────────────────────────────────────────────────────────────────────

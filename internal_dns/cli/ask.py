@@ -1,4 +1,4 @@
-"""dig and explain: ask over the wire, or in process with every reason."""
+"""dig and explain: query a server, or decide the answer in this process and show every reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def query_for(
     name: str, qtype: str | None, who: str | None, prefix: bytes = PREFIX
 ) -> dns.message.QueryMessage:
-    """Return the query. Raises OperatorError."""
+    """Return the query for *name*. Raises OperatorError."""
     try:
         return presentation.query_for(name, qtype, who, prefix)
     except presentation.InvalidQuestion as error:
@@ -47,7 +47,7 @@ def query_for(
 
 
 def as_address(who: str | None) -> bytes | None:
-    """The address that --as names; None when it is a network."""
+    """Return the address that --as names; None for a network."""
     try:
         return IPv6Address(who or "").packed
     except ValueError:
@@ -92,8 +92,10 @@ def dig(
     name: str,
     qtype: str | None,
 ) -> None:
-    """Ask a server for NAME (an address asks its reverse name). TYPE: what that name usually
-    has."""
+    """Query a server for NAME; an address stands for its reverse name.
+
+    The default TYPE is the usual one for that name.
+    """
     from internal_dns.cli.advice import about_reply, about_silence, about_source
 
     if who and source:
@@ -183,10 +185,10 @@ def _not_honoured(who: str, endpoint: Endpoint) -> OperatorError:
 
 
 def from_elsewhere(reply: dns.message.Message) -> bool:
-    """Whether an upstream's words are in it, just now or kept: what this server answers itself has
-    AA.
+    """Return whether the reply came from an upstream, directly or cached.
 
-    So has neither a failure, which is nobody's answer, nor the empty one to a name of one label.
+    The server's own answers have AA. Failures do not count as an upstream's answer, nor does the
+    empty answer to a name of one label.
     """
     import dns.flags
 
@@ -195,10 +197,10 @@ def from_elsewhere(reply: dns.message.Message) -> bool:
 
 
 def reply_lines(reply: dns.message.Message) -> list[str]:
-    """A reply as people read it: RCODE and flags, the reason if there is one, records."""
+    """Return the lines of a reply for people: RCODE and flags, reasons, records."""
     value = reply_value(reply)
-    colour = "green" if value["rcode"] == "NOERROR" else "yellow"
-    lines = [paint(f"; {value['rcode']} {' '.join(value['flags'])}", colour)]
+    color = "green" if value["rcode"] == "NOERROR" else "yellow"
+    lines = [paint(f"; {value['rcode']} {' '.join(value['flags'])}", color)]
     lines += [paint(f"; {printable_text(reason)}", "yellow") for reason in value["reasons"]]
     for section in ("answer", "authority", "additional"):
         lines += [
@@ -213,11 +215,11 @@ def reply_lines(reply: dns.message.Message) -> list[str]:
     "--as",
     "who",
     metavar="NETWORK[/REGION]|ADDRESS",
-    help="Whom to answer as. [default: the first network]",
+    help="The client to answer.  [default: the network with the lowest ID]",
 )
-@click.option("--region", metavar="CODE", help="The region of the server.")
-@click.option("--tcp", is_flag=True, help="As by TCP.")
-@click.option("--quiet", is_flag=True, help="The records only.")
+@click.option("--region", metavar="CODE", help="The server's region.")
+@click.option("--tcp", is_flag=True, help="Answer as over TCP.")
+@click.option("--quiet", is_flag=True, help="Print the records only.")
 @catalog_option
 @json_option
 @click.argument("name")
@@ -232,8 +234,7 @@ def explain(
     name: str,
     qtype: str | None,
 ) -> None:
-    """Tell why NAME is answered as it is: the server's own decision, from the catalog file, step by
-    step."""
+    """Explain, step by step and from the catalog file, how the server answers NAME."""
     import dns.message
 
     from internal_dns.core.explain import explain as explained
@@ -245,9 +246,12 @@ def explain(
         loaded = load(catalog, rules=as_served.catalog_rules)
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise OperatorError(f"catalog {catalog}", why, "Name it with --catalog, or make one: internal-dns "
-                                              "init FILE --demo",
-                   CONFIGURATION) from error  # fmt: skip
+        raise OperatorError(
+            f"cannot use catalog {catalog}",
+            why,
+            "Name another file with --catalog, or create one: internal-dns init FILE --demo",
+            CONFIGURATION,
+        ) from error
     first = min(loaded.catalog.networks.values(), key=lambda network: network.id, default=None)
     if who is None and first:
         who = str(IPv6Address(first.prefix + bytes(10)))
@@ -277,23 +281,21 @@ def explain(
 
 
 def _forwarded(catalog: str, octets: bytes) -> tuple[tuple[str, str], ...]:
-    """What the server of *catalog* knows of a question that is not ours; without one, that it is
-    not known."""
+    """Return what the server of *catalog* knows about a forwarded query, or that no server runs."""
     from internal_dns.cli.backend import connected
 
     try:
         with connected(Path(catalog), offline=False) as server:
             server.sendall(json.dumps({"op": "forward", "query": octets.hex()}).encode() + b"\n")
-            said = json.loads(server.makefile("rb").readline())
+            reply = json.loads(server.makefile("rb").readline())
     except (OperatorError, OSError, ValueError):
         return (
             (
                 "cache",
-                "not known: no server of this catalog runs here, and only it knows what it asked "
-                "before",
+                "unknown: no server of this catalog runs here, and the cache is in its memory",
             ),
         )
-    return tuple((title, says) for title, says in said.get("steps", ()))
+    return tuple((title, says) for title, says in reply.get("steps", ()))
 
 
 def _story_value(story: Explanation) -> dict[str, Any]:
@@ -331,7 +333,6 @@ def _story_lines(story: Explanation) -> list[str]:
         cells = (
             f"{machine[column]:{width}}" for column, width in zip(columns, widths, strict=True)
         )
-        lines.append(
-            f"  {mark} {'  '.join(cells)}  {machine['why_not'] or machine['distance'] or ''}".rstrip()
-        )
+        note = machine["why_not"] or machine["distance"] or ""
+        lines.append(f"  {mark} {'  '.join(cells)}  {note}".rstrip())
     return lines

@@ -90,7 +90,7 @@ def running(catalog: Path) -> Running | None:
 def meant_for(
     server: str | None, settings: Settings, catalog: Path, source: IPv6Address | None = None
 ) -> tuple[Endpoint, ...]:
-    """Return where to ask, in the order to try. Raises OperatorError when *server* is no address."""
+    """Return the endpoints to query, in order. Raises OperatorError for an invalid *server*."""
     if server is not None:
         try:
             return (Endpoint.parse(server, 53),)

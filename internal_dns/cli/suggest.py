@@ -1,6 +1,6 @@
-"""What a catalog knows by name: for shells that complete, and for "did you mean".
+"""Names from a catalog, for shell completion and for "Did you mean …?".
 
-Both are courtesies: quick, bounded, and silent when the catalog cannot be read.
+Both are conveniences: fast, bounded, and silent when the catalog cannot be read.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 import click
 
-MAX_NAMES: Final = 2_000  # names that are looked at
-MAX_COMPLETIONS: Final = 200  # names that a shell is given
-BUSY_TIMEOUT: Final = 0.2  # seconds to wait for a catalog that is being written
+MAX_NAMES: Final = 2_000  # names read per lookup
+MAX_COMPLETIONS: Final = 200  # names offered to a shell
+BUSY_TIMEOUT: Final = 0.2  # seconds to wait while another process writes the catalog
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 
-# A machine's states, the frequent ones first (docs/names.md).
+# The states of machines, frequent ones first.
 STATES: Final = (
     "started stopped created starting stopping suspending suspended restarting updating replacing "
     "replaced failed launch_failed destroying destroyed"
@@ -31,8 +31,10 @@ STATES: Final = (
 def list_names(
     catalog: str, table: str, column: str, start: str = "", where: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Return up to MAX_NAMES different texts of a column that begin with *start*, whatever their letter
-    case; none when the file cannot be read."""
+    """Return up to MAX_NAMES distinct texts of a column that begin with *start*, ignoring case.
+
+    The list is empty when the file cannot be read.
+    """
     conditions = [f"{column} LIKE ? ESCAPE '\\'", *(f"{key} = ?" for key in where or {})]
     bound = [_like_pattern(start), *(where or {}).values()]
     sql = (
@@ -52,7 +54,7 @@ def _like_pattern(start: str) -> str:
 
 
 def did_you_mean(text: str, known: Iterable[str]) -> str:
-    """Return "Did you mean …?" for the known text that is most like *text*, empty for none."""
+    """Return "Did you mean …?" for the known text most similar to *text*, or an empty text."""
     from difflib import get_close_matches
 
     by_fold = {word.lower(): word for word in known}
@@ -63,7 +65,7 @@ def did_you_mean(text: str, known: Iterable[str]) -> str:
 def did_you_mean_in(
     catalog: str, table: str, column: str, text: str, where: Mapping[str, Any] | None = None
 ) -> str:
-    """`did_you_mean` among a column of the catalog; of a large one, among those that begin alike."""
+    """Apply `did_you_mean` to a column of the catalog; to a large one, only to similar starts."""
     known = list_names(catalog, table, column, "", where)
     if len(known) == MAX_NAMES:
         known += list_names(catalog, table, column, text[:2], where)
@@ -96,14 +98,14 @@ def machines(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 
 
 def apps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """App names: those of --network, when it is given."""
+    """Complete app names, of --network if it is given."""
     catalog = _find_catalog(ctx)
     where = _network_condition(catalog, ctx.params.get("network_name"))
     return _list_apps(catalog, incomplete, where)[:MAX_COMPLETIONS]
 
 
 def within_network(kind: str) -> Complete:
-    """Return what completes NETWORK/NAME of apps, peers or flycasts."""
+    """Return a function that completes NETWORK/NAME for apps, peers or flycasts."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         catalog = _find_catalog(ctx)
@@ -128,7 +130,7 @@ def _list_apps(catalog: str, start: str, where: Mapping[str, Any] | None) -> lis
 
 
 def _network_condition(catalog: str, name: str | None) -> dict[str, int] | None:
-    """Return the condition for rows of a network; None for all, or for an unknown one."""
+    """Return the condition for rows of a network; None for no name or an unknown one."""
     if not name:
         return None
     with suppress(sqlite3.Error, OSError, UnicodeError):
@@ -141,7 +143,7 @@ def _network_condition(catalog: str, name: str | None) -> dict[str, int] | None:
 
 
 def _find_catalog(ctx: click.Context) -> str:
-    """The catalog that the command line so far means; empty when that cannot be found out."""
+    """Return the catalog that the command line names so far; empty if that cannot be determined."""
     given = ctx.params.get("catalog") or os.environ.get("INTERNAL_DNS_CATALOG")
     if given:
         return str(Path(given).expanduser())

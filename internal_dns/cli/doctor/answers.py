@@ -1,4 +1,4 @@
-"""Check of a running server: dnspython and dnslib read the same in its replies."""
+"""Check of a running server: dnspython and dnslib read its replies alike."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from internal_dns.cli.servers import Asked, NoReply, ask
 from internal_dns.core.wire import Rcode
 
 if TYPE_CHECKING:
+    import dns.message
+
     from internal_dns.config import Settings
     from internal_dns.core.catalog import Catalog
     from internal_dns.net import Endpoint
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
 def check_answers(
     endpoint: Endpoint, settings: Settings, catalog: Catalog | None
 ) -> Iterator[CheckResult]:
-    """Let dnspython and dnslib, which share no code with us or each other, read the same
-    replies."""
+    """Query a running server; dnspython and dnslib must read its replies alike.
+
+    The two libraries share no code with the server or with each other.
+    """
     where, source = endpoint, None
     for name, qtype in (
         ("internal.", "SOA"),
@@ -36,16 +40,17 @@ def check_answers(
                 where = _inside(endpoint, settings.prefix)
                 asked = _query(where, source, name, qtype)
         if not isinstance(asked, Asked):
-            why = f"{where} was asked for it over UDP"
-            yield CheckResult("fail", f"answer {name}", asked, why, "Is the server running there?")
+            why = f"{where} did not answer a query over UDP"
+            do = "Check that the server runs there"
+            yield CheckResult("fail", f"answer {name}", asked, why, do)
             return
         yield _assess(asked, name)
         if asked.rcode == Rcode.REFUSED:
-            return  # and so are the others
+            return  # the other queries would be refused too
 
 
 def _query(endpoint: Endpoint, source: IPv6Address | None, name: str, qtype: str) -> Asked | str:
-    """Ask for *name*; the error's words when there is no reply."""
+    """Query for *name*. Return the reply, or the text of the error."""
     import dns.message
 
     try:
@@ -59,7 +64,7 @@ def _query(endpoint: Endpoint, source: IPv6Address | None, name: str, qtype: str
 
 
 def _assess(asked: Asked, name: str) -> CheckResult:
-    """Say whether a reply is sound: its RCODE, and whether a second library reads the same."""
+    """Judge a reply by its RCODE, and by whether dnslib reads it as dnspython does."""
     import dns.rcode
     import dnslib
 
@@ -71,32 +76,34 @@ def _assess(asked: Asked, name: str) -> CheckResult:
             "warn",
             what,
             f"REFUSED to {source}",
-            "that address is in no network: the reply shows that something listens, not that it "
-            "answers",
-            "Ask from a machine or peer: internal-dns dig -b ADDRESS _apps.internal; or map this "
-            f"host: serve --map-source {source}/{source.max_prefixlen}=NETWORK",
+            "that address is in no network, so the reply shows only that a server listens",
+            "Query from the address of a machine or peer: internal-dns dig -b ADDRESS "
+            "_apps.internal; or map this host: "
+            f"serve --map-source {source}/{source.max_prefixlen}=NETWORK",
         )
     if asked.rcode != Rcode.NOERROR:
-        why = "this name is answered by every server that has its catalog"
-        do = "See the server's log, and `internal-dns health`"
+        why = "a server with a catalog answers this name with NOERROR"
+        do = "See the server's log, and run internal-dns health"
         return CheckResult("fail", what, f"{rcode} to {asked.source}", why, do)
     try:
         second = dnslib.DNSRecord.parse(reply.wire)
-    except Exception as error:  # dnslib lets whatever its parser meets escape
-        do = f"Please report it with the reply: {(reply.wire or b'').hex()}"
-        return CheckResult(
-            "fail", what, str(error) or type(error).__name__, "dnslib cannot read it", do
-        )
+    except Exception as error:  # The parser of dnslib raises any kind of exception.
+        says = str(error) or type(error).__name__
+        return CheckResult("fail", what, says, "dnslib cannot read the reply", _report(reply))
     if second.header.rcode == reply.rcode() and len(second.rr) == sum(map(len, reply.answer)):
         says = f"{rcode}, {len(second.rr)} records; dnspython and dnslib agree"
         return CheckResult("ok", what, says)
-    why = f"dnslib reads rcode {second.header.rcode} and {len(second.rr)} records where dnspython differs"
-    do = f"Please report it with the reply: {(reply.wire or b'').hex()}"
-    return CheckResult("fail", what, f"{rcode}, {len(second.rr)} records", why, do)
+    answers = sum(map(len, reply.answer))
+    why = f"dnslib reads RCODE {second.header.rcode} and {len(second.rr)} records"
+    return CheckResult("fail", what, f"{rcode}, {answers} records", why, _report(reply))
+
+
+def _report(reply: dns.message.Message) -> str:
+    return f"Please report this with the reply: {(reply.wire or b'').hex()}"
 
 
 def _own_source(catalog: Catalog | None) -> IPv6Address | None:
-    """An address of this host that is in a network of the catalog: the server's own in it."""
+    """Return the server's own address in a network of the catalog, if it is local to this host."""
     for network in catalog.networks.values() if catalog else ():
         address = IPv6Address(network.server_address)
         if is_local(address):
@@ -105,7 +112,7 @@ def _own_source(catalog: Catalog | None) -> IPv6Address | None:
 
 
 def _inside(endpoint: Endpoint, prefix: bytes) -> Endpoint:
-    """Where a source of the prefix asks the server that listens on *endpoint*."""
+    """Return the address at which a source in the prefix reaches the server on *endpoint*."""
     everyone = IPv6Address(prefix + bytes(13) + b"\3")
     reached_by_wildcard = endpoint.host == IPv6Address("::1") and is_local(everyone)
     return replace(endpoint, host=everyone) if reached_by_wildcard else endpoint

@@ -1,4 +1,4 @@
-"""Check of the catalog file: it can be read, and every row can be served."""
+"""Check that the catalog file can be read and that every row can be served."""
 
 from __future__ import annotations
 
@@ -13,39 +13,37 @@ if TYPE_CHECKING:
 
 
 def check_catalog(settings: Settings) -> Generator[CheckResult, None, Catalog | None]:
-    """Yield what is to say; return the catalog, or None when there is none."""
+    """Check the catalog. Return it, or None if it cannot be read."""
     from internal_dns.service.summary import counted
     from internal_dns.store.sqlite import UnusableCatalog, load
 
     try:
         loaded = load(settings.catalog, rules=settings.catalog_rules)
     except FileNotFoundError:
-        why = "our names get SERVFAIL until it is there"
         yield CheckResult(
             "fail",
             "catalog",
-            f"{settings.catalog} is not there",
-            why,
-            "Make one: internal-dns init FILE --demo",
+            f"{settings.catalog} does not exist",
+            "internal names get SERVFAIL until it exists",
+            "Create it: internal-dns init FILE --demo",
         )
     except UnusableCatalog as error:
         yield CheckResult(
             "fail",
             "catalog",
             str(error),
-            "`serve` exits 78 with it",
-            "Restore it, or: internal-dns init FILE",
+            "`serve` would exit with status 78",
+            "Restore it, or create another: internal-dns init FILE",
         )
     else:
         yield CheckResult("ok", "catalog", counted(loaded))
         if loaded.fault_count:
-            do = f"internal-dns check --catalog {settings.catalog} lists each"
             yield CheckResult(
                 "warn",
                 "catalog rows",
-                f"{loaded.fault_count:,} are left out",
-                "they cannot be served",
-                do,
+                f"{loaded.fault_count:,} rejected",
+                "rejected rows are not served",
+                f"List them: internal-dns check --catalog {settings.catalog}",
             )
         return loaded.catalog
     return None

@@ -1,4 +1,4 @@
-"""The command: run every check, print what each found, exit 1 when one failed."""
+"""The command: run every check, print every result, exit 1 if a check failed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from internal_dns.cli.servers import meant_for, running
 from internal_dns.errors import OperatorError
 from internal_dns.text import printable_text
 
-_COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
+_COLORS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command()
@@ -34,7 +34,7 @@ _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.option(
     "--server",
     metavar="ADDR:PORT",
-    help="A running server whose answers two libraries should agree on.",
+    help="The running server to query.  [default: the server of the catalog, if any]",
 )
 @json_option
 def doctor(
@@ -47,9 +47,10 @@ def doctor(
     server: str | None,
     as_json: bool,
 ) -> None:
-    """Look at this host: what would keep the server from running well, and what to do about it.
+    """Check this host for whatever would keep the server from running well, and say what to do.
 
-    It asks each upstream two names, and nothing else of the network.
+    It queries each upstream for two names and the running server, if any, for three. With the
+    setting `source` it also connects to the bucket.
     """
     ports = {"listen": listen, "upstream": upstream, "admin": admin, "console": console}
     found = list(run_checks({**ports, "catalog": catalog}, config, server))
@@ -61,35 +62,29 @@ def doctor(
 
 
 def report(found: Sequence[CheckResult]) -> list[str]:
-    """Return the lines for a person, a count of what is wrong last."""
+    """Return the lines for people; the last one counts problems and warnings."""
     width = max(len(printable_text(s.what)) for s in found)
     lines = []
     for s in found:
         what, says = printable_text(s.what), printable_text(s.says)
-        lines.append(f"{paint(f'{s.level:4}', _COLOURS[s.level])}  {what:{width}}  {says}")
+        lines.append(f"{paint(f'{s.level:4}', _COLORS[s.level])}  {what:{width}}  {says}")
         lines += [
             f"{'':6}{paint(word, 'cyan')}{'':{5 - len(word)}}{printable_text(text)}"
             for word, text in (("why", s.why), ("do", s.do))
             if text
         ]
-    counts = [sum(s.level == level for s in found) for level in _COLOURS]
+    counts = [sum(s.level == level for s in found) for level in _COLORS]
     words = [
         f"{n} {word}{'s' * (n != 1)}"
         for n, word in ((counts[2], "problem"), (counts[1], "warning"))
         if n
     ]
-    return [
-        *lines,
-        "",
-        f"{' and '.join(words)}, {counts[0]} checks are fine"
-        if words
-        else f"all {counts[0]} checks are fine",
-    ]
+    passed = f"{counts[0]} check{'s' * (counts[0] != 1)} passed"
+    return [*lines, "", f"{' and '.join(words)}, {passed}" if words else f"all {passed}"]
 
 
 def _demo_catalog() -> str | None:
-    """The demo's catalog where there is one, as for the other commands; None: what the settings
-    say."""
+    """Return the demo catalog if it exists, as other commands do; else None, for the settings'."""
     return "demo/catalog.db" if Path("demo/catalog.db").exists() else None
 
 
@@ -101,13 +96,12 @@ def run_checks(
     yield from check_programs()
     yield check_ipv6()
     for words in find_misspelled():
-        why = "a variable that is no setting is ignored"
         yield CheckResult(
             "warn",
             "environment",
             words,
-            why,
-            "`internal-dns config show --origin` lists the settings",
+            "variables that are not settings are ignored",
+            "Correct the name: internal-dns config show --origin lists the settings",
         )
     try:
         settings = load_settings(flags, file=config)
@@ -119,8 +113,8 @@ def run_checks(
                 "fail",
                 "settings",
                 fault,
-                "`serve` exits 78 with it",
-                "Correct it; docs/settings.md lists all",
+                "`serve` would exit with status 78",
+                "Correct it: docs/settings.md describes every setting",
             )
         return
     found = running(settings.catalog)
@@ -132,11 +126,11 @@ def run_checks(
     yield from check_replica(settings)
     if found:
         where = ", ".join(map(str, found.listen))
-        yield CheckResult("ok", "server", f"one of this catalog runs, on {where}")
+        yield CheckResult("ok", "server", f"a server of this catalog listens on {where}")
     if server or found:
         try:
             endpoint = meant_for(server, settings, settings.catalog)[0]
         except OperatorError as error:
-            yield CheckResult("fail", error.what, error.why, "it is no address", error.do)
+            yield CheckResult("fail", error.what, error.why, "it is not an address", error.do)
             return
         yield from check_answers(endpoint, settings, catalog)

@@ -1,4 +1,4 @@
-"""Checks of this host: its programs, IPv6, the ports of `serve`, routes to the server's addresses."""
+"""Checks of this host: programs, IPv6, the ports of `serve`, routes to the server's addresses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from internal_dns.net import Endpoint
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
-_MAX_SHOWN: Final = 3  # of many addresses, as examples
+_MAX_SHOWN: Final = 3  # addresses shown of a longer list
 
 
 def check_programs() -> Iterator[CheckResult]:
@@ -40,9 +40,9 @@ def check_programs() -> Iterator[CheckResult]:
             "warn",
             "sqlite",
             sqlite3.sqlite_version,
-            "before 3.51.3, two connections that write or checkpoint at once can corrupt a WAL "
-            "file",
-            "Let one program write the catalog (the server's commands do), or use a later SQLite",
+            "before 3.51.3, two connections that write or checkpoint at the same time can corrupt "
+            "a WAL file",
+            "Write the catalog through the server only, or install a later SQLite",
         )
     try:
         yield CheckResult("ok", "event loop", f"uvloop {version_of('uvloop')}")
@@ -50,13 +50,17 @@ def check_programs() -> Iterator[CheckResult]:
         yield CheckResult(
             "warn",
             "event loop",
-            "asyncio's own",
+            "asyncio",
             "it takes twice the time of uvloop",
-            "pip install uvloop",
+            "Install uvloop: pip install uvloop",
         )
     if native.MISSING:
         yield CheckResult(
-            "warn", "udp path", "python", f"the native one: {native.MISSING}", BUILD_NATIVE
+            "warn",
+            "udp path",
+            "python",
+            f"the native path is unavailable: {native.MISSING}",
+            BUILD_NATIVE,
         )
     else:
         yield CheckResult("ok", "udp path", "native")
@@ -67,20 +71,18 @@ def check_ipv6() -> CheckResult:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.bind(("::1", 0))
     except OSError as error:
-        why = "every address of a 6PN network is IPv6"
         return CheckResult(
             "fail",
             "ipv6",
             error.strerror or str(error),
-            why,
-            "sysctl -w net.ipv6.conf.all.disable_ipv6=0",
+            "the addresses of every 6PN network are IPv6",
+            "Enable IPv6: sysctl -w net.ipv6.conf.all.disable_ipv6=0",
         )
     return CheckResult("ok", "ipv6", "available")
 
 
 def check_ports(settings: Settings, found: Running | None) -> Iterator[CheckResult]:
-    """Yield whether each port of `serve` is free, or taken by the running server of this
-    catalog."""
+    """Check that each port of `serve` is free, or in use by the running server of this catalog."""
     from internal_dns.service.errors import cannot_listen, cannot_open
 
     both = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
@@ -96,7 +98,7 @@ def check_ports(settings: Settings, found: Running | None) -> Iterator[CheckResu
 
 
 def _listens_on(found: Running | None, endpoint: Endpoint) -> bool:
-    """Whether the running server listens where *endpoint* would."""
+    """Return whether the running server already listens on *endpoint*."""
     return found is not None and any(
         e.port == endpoint.port and (e == endpoint or e.wildcard or endpoint.wildcard)
         for e in found.listen
@@ -110,7 +112,7 @@ def _check_port(
     mine: bool,
     reason: Callable[[OSError], OperatorError],
 ) -> CheckResult:
-    """Whether *endpoint* is free; *mine*: the running server of this catalog has it."""
+    """Check that *endpoint* is free. With *mine*, the running server of this catalog may use it."""
     from internal_dns.transport.listen.sockets import bind
 
     what = f"{setting} {endpoint}"
@@ -119,16 +121,16 @@ def _check_port(
             bind(endpoint, kind).close()
     except OSError as error:
         if mine and error.errno == errno.EADDRINUSE:
-            return CheckResult("ok", what, "taken by the running server of this catalog")
-        told = reason(error)
-        return CheckResult("fail", what, told.why, "`serve` could not listen there", told.do)
+            return CheckResult("ok", what, "in use by the running server of this catalog")
+        failure = reason(error)
+        return CheckResult("fail", what, failure.why, "`serve` cannot listen there", failure.do)
     return CheckResult("ok", what, "free")
 
 
 def check_routes(
     listen: Sequence[Endpoint], catalog: Catalog, prefix: bytes, table: Path
 ) -> Iterator[CheckResult]:
-    """Find addresses that machines ask the server at, and that are not local to this host."""
+    """Check that the addresses at which machines query the server are local to this host."""
     inside = [e for e in listen if e.host.packed.startswith(prefix)]
     wanted = {e.host.packed: str(e.host) for e in inside}
     if any(e.wildcard for e in listen):
@@ -142,13 +144,12 @@ def check_routes(
     try:
         local = local_routes(table.read_text())
     except OSError as error:
-        why = "so it is not known whether the server's addresses are local"
         yield CheckResult(
             "warn",
             "routes",
-            f"{table}: {error.strerror or error}",
-            why,
-            "Look yourself: ip -6 route show table local",
+            f"cannot read {table}: {error.strerror or error}",
+            "the server's addresses may not be local to this host",
+            "Check the routes: ip -6 route show table local",
         )
         return
     missing = [
@@ -157,14 +158,14 @@ def check_routes(
         if not any(covers(route, address) for route in local)
     ]
     if not missing:
-        yield CheckResult("ok", "routes", f"{len(wanted):,} addresses of the server are local")
+        yield CheckResult("ok", "routes", f"all {len(wanted):,} server addresses are local")
         return
     more = f" and {len(missing) - _MAX_SHOWN:,} more" if len(missing) > _MAX_SHOWN else ""
     yield CheckResult(
         "warn",
         "routes",
         f"not local to this host: {', '.join(missing[:_MAX_SHOWN])}{more}",
-        "questions sent there never reach the server",
-        f"ip -6 route add local {missing[0]}/128 dev lo"
-        + ("; all of them: internal-dns network list --routes" if len(missing) > 1 else ""),
+        "queries sent there never reach the server",
+        f"Add a route: ip -6 route add local {missing[0]}/128 dev lo"
+        + ("; for all of them: internal-dns network list --routes" if len(missing) > 1 else ""),
     )

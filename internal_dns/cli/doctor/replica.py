@@ -1,4 +1,4 @@
-"""Checks of a replica: the bucket it follows, its revision, and keys that it rejected."""
+"""Checks of a replica: the bucket it follows, its revision, and the keys it rejected."""
 
 from __future__ import annotations
 
@@ -14,49 +14,53 @@ if TYPE_CHECKING:
     from internal_dns.replicate.logic import Facts
     from internal_dns.replicate.source import Source
 
-_MAX_REJECTED_SHOWN: Final = 20  # keys of a bucket, one finding each
+_MAX_REJECTED_SHOWN: Final = 20  # rejected keys that get a result each
 
 
 def check_replica(settings: Settings) -> Iterator[CheckResult]:
-    """Whether the file follows a bucket, how far it is, and what is kept out of it."""
+    """Check which bucket the file follows, its revision, and which keys it rejected."""
     from internal_dns.replicate.replica import followed, quarantine
     from internal_dns.store.sqlite import UnusableCatalog
 
     if settings.source:
         yield _check_bucket(settings.source)
     try:
-        found = followed(settings.catalog)
+        replica = followed(settings.catalog)
         count, some = quarantine(settings.catalog, _MAX_REJECTED_SHOWN)
     except (FileNotFoundError, UnusableCatalog):
         return
-    if found:
+    if replica:
         yield CheckResult(
-            "ok", "replica", f"follows {found['source']}, has revision {found['revision']}"
+            "ok", "replica", f"follows {replica['source']}, has revision {replica['revision']}"
         )
-    if found and not settings.source:
+    if replica and not settings.source:
         yield CheckResult(
             "warn",
             "replica",
-            "no `source` is set",
-            "The file is a replica that no follower keeps",
-            "Set `source` again; or, to write the file by yourself for good: DELETE FROM replica",
+            "the setting `source` is not set",
+            "the file is a replica that no follower updates",
+            "Set `source` again; or make the file independent: DELETE FROM replica",
         )
     for key, revision, why in some:
         yield CheckResult(
             "warn",
-            f"kept out {shown(key)}",
+            f"rejected {shown(key)}",
             f"revision {revision}",
-            f"{why}; its row stays as it was",
-            "Publish a value as docs/bucket.schema.json has it",
+            f"{why}; the row keeps its old value",
+            "Publish a value that matches docs/bucket.schema.json",
         )
     if count > len(some):
-        why = "Each has a value that could not be served"
         yield CheckResult(
-            "warn", "kept out", f"{count - len(some):,} more keys", why, "Correct those above first"
+            "warn",
+            "rejected",
+            f"{count - len(some):,} more keys",
+            "their values cannot be served",
+            "Correct the keys above first",
         )
 
 
 def _check_bucket(source: Source) -> CheckResult:
+    """Check that the bucket can be reached and was published completely."""
     from internal_dns.replicate.bucket import Unavailable
     from internal_dns.replicate.nats import connected
 
@@ -65,17 +69,16 @@ def _check_bucket(source: Source) -> CheckResult:
             return await bucket.facts()
 
     try:
-        found = asyncio.run(facts())
+        bucket = asyncio.run(facts())
     except Unavailable as error:
-        why = "The file answers, as of when the bucket was last followed"
-        return CheckResult("fail", "bucket", str(error), why, "Start it, or correct `source`")
-    if found.floor is None:
-        why = "Nothing was published whole: followers wait"
+        why = "answers come from the file, as of the last contact with the bucket"
+        return CheckResult("fail", "bucket", str(error), why, "Start NATS, or correct `source`")
+    if bucket.floor is None:
         return CheckResult(
             "warn",
             "bucket",
             f"{source} has no floor key",
-            why,
-            "Publish: internal-dns publish --to URL",
+            "no catalog was published completely, so followers wait",
+            "Publish one: internal-dns publish --to URL",
         )
-    return CheckResult("ok", "bucket", f"{source} has revision {found.last}, {found.keys:,} keys")
+    return CheckResult("ok", "bucket", f"{source} has revision {bucket.last}, {bucket.keys:,} keys")

@@ -1,4 +1,4 @@
-"""What one check found."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One thing that was looked at. `level` is ok, warn or fail; the latter two say why it matters
-    and what to do."""
+    """The result of one check. `level` is ok, warn or fail; the latter two have `why` and `do`."""
 
     level: str
     what: str

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from internal_dns.forward.forwarder import Forwarder
     from internal_dns.forward.upstreams import Upstream
 
-_REAL_NAME: Final = "example.com."  # RFC 2606: it is there, and nobody's
+_REAL_NAME: Final = "example.com."  # RFC 2606: it exists, and is reserved for such use
 _FAILURES: Final = (Rcode.SERVFAIL, Rcode.REFUSED)
 
 
 def check_upstreams(settings: Settings) -> Iterator[CheckResult]:
+    """Say which upstreams are used and why, and check that each of them answers."""
     from internal_dns.forward.upstreams import PUBLIC, RESOLV_CONF, from_resolv_conf
 
     if settings.upstream:
@@ -33,29 +34,26 @@ def check_upstreams(settings: Settings) -> Iterator[CheckResult]:
         )
         names, public = ", ".join(map(str, used)), tuple(f"{url}:53" for url in PUBLIC)
         if tuple(map(str, everything)) == public:
-            yield CheckResult("ok", "upstreams", f"{names}: {RESOLV_CONF} names no other")
+            yield CheckResult("ok", "upstreams", f"{names}: {RESOLV_CONF} names none")
         elif used == everything:
-            yield CheckResult("ok", "upstreams", f"{names}, of {RESOLV_CONF}")
+            yield CheckResult("ok", "upstreams", f"{names}, from {RESOLV_CONF}")
         elif tuple(map(str, used)) == public:
             yield CheckResult(
                 "warn",
                 "upstreams",
-                f"{RESOLV_CONF} names this server alone",
-                f"a question must not go round in a circle, so public resolvers are asked: {names}",
-                "Name the upstreams you want with --upstream",
+                f"{RESOLV_CONF} names only this server",
+                f"the server cannot forward to itself, so it uses public resolvers: {names}",
+                "Choose upstreams with --upstream",
             )
         else:
-            yield CheckResult(
-                "ok",
-                "upstreams",
-                f"{names}; {RESOLV_CONF} names this server too, which is left out",
-            )
-    questions = {
+            used_text = f"{names}, from {RESOLV_CONF} without this server"
+            yield CheckResult("ok", "upstreams", used_text)
+    names_to_query = {
         upstream: ".".join(label.decode() for label in suffix) + "."
         for suffix, rule in settings.forward.items()
         for upstream in rule.upstreams
     } | dict.fromkeys(used, _REAL_NAME)
-    yield from asyncio.run(_probe_all(questions, settings))
+    yield from asyncio.run(_probe_all(names_to_query, settings))
 
 
 async def _probe_all(names: Mapping[Upstream, str], settings: Settings) -> list[CheckResult]:
@@ -65,11 +63,10 @@ async def _probe_all(names: Mapping[Upstream, str], settings: Settings) -> list[
 
 
 async def _probe(upstream: Upstream, name: str, settings: Settings) -> CheckResult:
-    """Ask an upstream for the name servers of the root and for a real name, by the server's own
-    forwarder.
+    """Query an upstream for *name* and for the NS records of the root, with the server's forwarder.
 
-    Any RCODE but SERVFAIL and REFUSED shows that it answers. The root alone does not: some resolvers
-    refuse it, and some that reach nobody have it built in.
+    Any RCODE except SERVFAIL and REFUSED shows that the upstream answers. The root alone does not:
+    some resolvers refuse it, and some have it built in and reach no other server.
     """
     from internal_dns.forward.forwarder import Forwarder
     from internal_dns.metrics import Metrics
@@ -78,9 +75,12 @@ async def _probe(upstream: Upstream, name: str, settings: Settings) -> CheckResu
     try:
         forwarder = Forwarder((upstream,), Metrics(), settings.prefix, ca=settings.upstream_ca)
     except (ImportError, OSError) as error:
-        why = "`serve` exits 78 with it"
         return CheckResult(
-            "fail", what, str(error), why, "In the checkout: pip install '.[doh]'; or upstream_ca"
+            "fail",
+            what,
+            str(error),
+            "`serve` would exit with status 78",
+            "Run pip install '.[doh]' in the checkout, or correct `upstream_ca`",
         )
     start = asyncio.get_running_loop().time()
     qtype = "A" if name == _REAL_NAME else "SOA"
@@ -91,28 +91,28 @@ async def _probe(upstream: Upstream, name: str, settings: Settings) -> CheckResu
     finally:
         await forwarder.close()
     if real not in _FAILURES:
-        refused = "" if root not in _FAILURES else f"; it refuses `. NS` ({Rcode(root).name})"
+        refused = "" if root not in _FAILURES else f"; refuses `. NS` with {Rcode(root).name}"
         return CheckResult("ok", what, f"answers {name} with {says} in {took:.0f} ms{refused}")
     if root not in _FAILURES:
         return CheckResult(
             "warn",
             what,
-            f"reachable, but {name} {qtype} gets {says}",
-            "it answers `. NS`, which it may have built in",
-            f"Can it reach others? dig @{upstream.endpoint.host} {name} {qtype}",
+            f"reachable, but it answers {name} {qtype} with {says}",
+            "it answers `. NS`, which it may have built in, so it may not reach other servers",
+            f"Check whether it does: dig @{upstream.endpoint.host} {name} {qtype}",
         )
     return CheckResult(
         "fail",
         what,
         says,
-        "external names sent there get SERVFAIL, or wait for the next upstream",
-        "Is it up, and do routes and firewall let its port pass, UDP and TCP? Else name another "
-        "with --upstream",
+        "queries forwarded there fail, or wait for the next upstream",
+        "Check that it runs, and that routes and firewalls pass its port over UDP and TCP; or "
+        "name another with --upstream",
     )
 
 
 async def _rcode_of(forwarder: Forwarder, name: str, qtype: str) -> tuple[int, str]:
-    """Ask, and return the RCODE and its words, with the reasons that came."""
+    """Query once. Return the RCODE, and its text with the reasons in the reply."""
     import dns.message
     import dns.rcode
 
@@ -123,8 +123,8 @@ async def _rcode_of(forwarder: Forwarder, name: str, qtype: str) -> tuple[int, s
 
     query = read_query(dns.message.make_query(name, qtype, use_edns=0).to_wire())
     assert isinstance(query, Query)
-    asked = Forward(query, ReplyOptions(4_096, True), NetworkId(0))
-    reply = dns.message.from_wire(await _all_of(forwarder.answer(asked, bytes(16))))
+    decision = Forward(query, ReplyOptions(4_096, True), NetworkId(0))
+    reply = dns.message.from_wire(await _all_of(forwarder.answer(decision, bytes(16))))
     reasons = [str(option) for option in reply.options if option.otype == 15]
     return int(reply.rcode()), ", ".join([dns.rcode.to_text(reply.rcode()), *reasons])
 

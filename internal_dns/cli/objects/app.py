@@ -13,13 +13,15 @@ from internal_dns.cli.objects.lookup import find_network, network_names, require
 from internal_dns.cli.objects.rows import change, command, show_one, show_table
 from internal_dns.errors import OperatorError
 
-app = click.Group("app", help="Apps; named NETWORK/APP.")
+app = click.Group("app", help="Show and change apps, named NETWORK/APP.")
 
 
 @command(app, "list")
-@click.option("--network", "network_name", shell_complete=suggest.networks, help="Of one network.")
+@click.option(
+    "--network", "network_name", shell_complete=suggest.networks, help="Only this network."
+)
 def app_list(catalog: str, as_json: bool, network_name: str | None) -> None:
-    """List apps with how many machines they have."""
+    """List apps and their numbers of machines."""
     own = {"network_id": find_network(catalog, network_name)["id"]} if network_name else {}
     names = network_names(catalog)
     counts: dict[tuple[int, str], list[int]] = {}
@@ -44,7 +46,7 @@ def app_list(catalog: str, as_json: bool, network_name: str | None) -> None:
 @command(app, "show")
 @click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("apps"))
 def app_show(catalog: str, as_json: bool, name: str) -> None:
-    """Show an app with its machines."""
+    """Show an app and its machines."""
     network_name, label = split_name(name, "APP")
     number = find_network(catalog, network_name)["id"]
     rows = [
@@ -63,7 +65,7 @@ def app_show(catalog: str, as_json: bool, name: str) -> None:
 @command(app, "add", writes=True)
 @click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("apps"))
 def app_add(name: str, catalog: str, **to: Any) -> None:
-    """Add an app; machines bring theirs along by themselves."""
+    """Add an app without machines. Adding a machine adds its app by itself."""
     network_name, label = split_name(name, "APP")
     row = {"network_id": find_network(catalog, network_name)["id"], "name": label}
     change(catalog, [("apps", row)], new=[("apps", row)], **to)
@@ -71,7 +73,7 @@ def app_add(name: str, catalog: str, **to: Any) -> None:
 
 @command(app, "rm", writes=True)
 @click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("apps"))
-@click.option("--cascade", is_flag=True, help="With its machines.")
+@click.option("--cascade", is_flag=True, help="Also remove its machines.")
 def app_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     """Remove an app."""
     network_name, label = split_name(name, "APP")
@@ -79,7 +81,9 @@ def app_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     machines = read_rows(catalog, "machines", {"network_id": number, "app": label})
     if machines and not cascade:
         why = f"it has {len(machines)} machines"
-        raise OperatorError(f"app {name} is not empty", why, "Remove them too: --cascade", FINDING)
+        raise OperatorError(
+            f"app {name} is not empty", why, "Remove them too with --cascade", FINDING
+        )
     if not machines:
         require_row(catalog, "apps", {"network_id": number, "name": label}, f"app {name}")
     deletes = [

@@ -12,7 +12,7 @@ from internal_dns.cli.objects.lookup import find_network, network_names, require
 from internal_dns.cli.objects.rows import change, command, show_one, show_table, without_none
 
 flycast = click.Group(
-    "flycast", help="Flycast addresses: of an app name, on the network where it answers."
+    "flycast", help="Show and change the flycast addresses of an app on a network."
 )
 
 
@@ -21,7 +21,7 @@ flycast = click.Group(
     "--network",
     "network_name",
     shell_complete=suggest.networks,
-    help="Answering on one network.",
+    help="Only this network.",
 )
 def flycast_list(catalog: str, as_json: bool, network_name: str | None) -> None:
     """List flycast addresses."""
@@ -35,19 +35,19 @@ def flycast_list(catalog: str, as_json: bool, network_name: str | None) -> None:
 @command(flycast, "show")
 @click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("flycasts"))
 def flycast_show(catalog: str, as_json: bool, name: str) -> None:
-    """Show the addresses of an app on a network."""
+    """Show the flycast addresses of an app on a network."""
     network_name, label = split_name(name, "APP")
     own = {"network_id": find_network(catalog, network_name)["id"], "app": label}
     require_row(catalog, "flycasts", own, f"flycast {name}")
-    found = [row["address"] for row in read_rows(catalog, "flycasts", own)]
-    show_one({"network": network_name, "app": label, "addresses": found}, as_json)
+    addresses = [row["address"] for row in read_rows(catalog, "flycasts", own)]
+    show_one({"network": network_name, "app": label, "addresses": addresses}, as_json)
 
 
 @command(flycast, "add", writes=True)
 @click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("apps"))
 @click.argument("address")
 def flycast_add(name: str, address: str, catalog: str, **to: Any) -> None:
-    """Allocate ADDRESS on the network to the app name."""
+    """Allocate ADDRESS to an app on a network."""
     network_name, label = split_name(name, "APP")
     row = {
         "network_id": find_network(catalog, network_name)["id"],
@@ -61,7 +61,7 @@ def flycast_add(name: str, address: str, catalog: str, **to: Any) -> None:
 @click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("flycasts"))
 @click.argument("address", required=False)
 def flycast_rm(name: str, address: str | None, catalog: str, **to: Any) -> None:
-    """Give ADDRESS back, or all of the app's on that network."""
+    """Release ADDRESS, or without it all addresses of the app on the network."""
     network_name, label = split_name(name, "APP")
     key = {"network_id": find_network(catalog, network_name)["id"], "app": label} | without_none(
         address=address

@@ -1,4 +1,4 @@
-"""Look a row up by the name that the command line gives: NETWORK, NETWORK/APP, an id or a /48."""
+"""Find the row that an argument names: NETWORK, NETWORK/APP, an id or a /48."""
 
 from __future__ import annotations
 
@@ -14,42 +14,41 @@ from internal_dns.errors import OperatorError
 
 
 def network_names(catalog: str) -> dict[int, str]:
-    """What each network is called: its name, else its id."""
+    """Return what each network is called: its name, or its id without one."""
     return {row["id"]: row["name"] or str(row["id"]) for row in read_rows(catalog, "networks")}
 
 
 def find_network(catalog: str, text: str) -> dict[str, Any]:
-    """Return the network that *text* names: a name, an id, or a /48. Raises OperatorError."""
+    """Return the network that *text* names by name, id or /48. Raises OperatorError."""
     number = parse_network(text, settings().prefix)
     rows = read_rows(catalog, "networks")
-    found = [
+    matches = [
         row
         for row in rows
         if row["id"] == number or (number is None and row["name"].lower() == text.lower())
     ]
-    if not found:
-        known = ", ".join(row["name"] or str(row["id"]) for row in rows[:10]) or "none yet"
+    if not matches:
+        known = ", ".join(row["name"] or str(row["id"]) for row in rows[:10]) or "no network yet"
         near = suggest.did_you_mean(text, (row["name"] for row in rows))
         raise OperatorError(
             f"there is no network {text}",
-            f"known are: {known}{' and more' if len(rows) > 10 else ''}",
+            f"the catalog has: {known}{' and more' if len(rows) > 10 else ''}",
             near or "Add it: internal-dns network add NAME --id fdaa:…::/48",
             FINDING,
         )
-    if len(found) > 1:
-        ids = " and ".join(str(row["id"]) for row in found)
+    if len(matches) > 1:
+        ids = " and ".join(str(row["id"]) for row in matches)
         raise OperatorError(
-            f"more than one network is called {text}",
+            f"more than one network has the name {text}",
             f"their ids are {ids}",
-            "Name it by its id",
+            "Use the id instead of the name",
             FINDING,
         )
-    return found[0]
+    return matches[0]
 
 
 def parse_network(text: str, prefix: bytes) -> int | None:
-    """Return the id that *text* writes, as a number or a /48 of *prefix*; None when it is a name,
-    or another's /48."""
+    """Return the id that *text* spells as a number or as a /48 of *prefix*; None for a name."""
     if text.isascii() and text.isdigit():
         return int(text)
     try:
@@ -65,17 +64,17 @@ def parse_network(text: str, prefix: bytes) -> int | None:
 
 
 def slash_48(number: object, prefix: bytes) -> str:
-    """Return the /48 of a network; empty for what is no network id, which a foreign file may hold."""
+    """Return the /48 of a network; empty for an invalid id, which a foreign file may hold."""
     if not isinstance(number, int) or not 0 < number < 1 << 32:
         return ""
     return str(IPv6Network((prefix + number.to_bytes(4, "big") + bytes(10), 48)))
 
 
 def split_name(text: str, what: str) -> tuple[str, str]:
-    """Split NETWORK/NAME. Raises a usage error."""
+    """Split NETWORK/NAME. Raises UsageError."""
     network, slash, name = text.partition("/")
     if not slash or not network or not name:
-        raise click.UsageError(f"{text!r} does not say of which network: write NETWORK/{what}")
+        raise click.UsageError(f"{text!r} does not name a network: write NETWORK/{what}")
     return network, name
 
 
@@ -87,8 +86,8 @@ def require_row(catalog: str, table: str, key: dict[str, Any], what: str) -> dic
         near = suggest.did_you_mean_in(catalog, table, column, str(text), dict(within))
         raise OperatorError(
             f"there is no {what}",
-            f"{catalog} has none",
-            near or f"See `internal-dns {what.split(maxsplit=1)[0]} list`",
+            f"catalog {catalog} does not have it",
+            near or f"List what there is: internal-dns {what.split(maxsplit=1)[0]} list",
             FINDING,
         )
     return rows[0]

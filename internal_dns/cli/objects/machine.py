@@ -16,17 +16,19 @@ from internal_dns.cli.objects.lookup import find_network, network_names, require
 from internal_dns.cli.objects.rows import change, command, show_one, show_table, warn, without_none
 from internal_dns.store.schema import MACHINES
 
-machine = click.Group("machine", help="Machines; named by their id.")
-_MACHINE = list_columns(
+machine = click.Group("machine", help="Show and change machines, named by ID.")
+_LISTED = list_columns(
     MACHINES, "id", "network", "app", "region", omit=("network_id", "skip_registration")
 )
 
 
 @command(machine, "list")
-@click.option("--network", "network_name", shell_complete=suggest.networks, help="Of one network.")
-@click.option("--app", "label", shell_complete=suggest.apps, help="Of one app.")
-@click.option("--state", shell_complete=suggest.states, help="In this state.")
-@click.option("--region", shell_complete=suggest.regions, help="In this region.")
+@click.option(
+    "--network", "network_name", shell_complete=suggest.networks, help="Only this network."
+)
+@click.option("--app", "label", shell_complete=suggest.apps, help="Only this app.")
+@click.option("--state", shell_complete=suggest.states, help="Only this state.")
+@click.option("--region", shell_complete=suggest.regions, help="Only this region.")
 def machine_list(
     catalog: str,
     as_json: bool,
@@ -45,7 +47,7 @@ def machine_list(
         _warn_of_misspelling(catalog, label, state, region)
     show_table(
         [r | {"network": names.get(r["network_id"], str(r["network_id"]))} for r in rows],
-        _MACHINE,
+        _LISTED,
         as_json,
     )
 
@@ -53,7 +55,7 @@ def machine_list(
 def _warn_of_misspelling(
     catalog: str, label: str | None, state: str | None, region: str | None
 ) -> None:
-    """Tell which condition of an empty list is probably a slip."""
+    """Warn of the condition that made a list empty and is probably misspelled."""
     for column, text in ("app", label), ("state", state), ("region", region):
         if text and text not in (found := suggest.list_names(catalog, "machines", column, text)):
             near = suggest.did_you_mean(
@@ -65,7 +67,7 @@ def _warn_of_misspelling(
 @command(machine, "show")
 @click.argument("ident", metavar="ID", shell_complete=suggest.machines)
 def machine_show(catalog: str, as_json: bool, ident: str) -> None:
-    """Show a machine with its metadata and services."""
+    """Show a machine, its metadata and its services."""
     row = require_row(catalog, "machines", {"id": ident}, f"machine {ident}")
     own = {"machine_id": ident}
     metadata = {r["key"]: r["value"] for r in read_rows(catalog, "machine_metadata", own)}
@@ -75,7 +77,7 @@ def machine_show(catalog: str, as_json: bool, ident: str) -> None:
 
 
 def _service_text(row: dict[str, Any]) -> str:
-    """Write a service as --service takes it."""
+    """Return a service in the form that --service accepts."""
     text = f"{row['name']}/{row['protocol']}:{row['port']}"
     order = row["priority"], row["weight"]
     return text if order == (0, 1) else f"{text}/{order[0]}/{order[1]}"
@@ -88,10 +90,10 @@ def machine_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "services",
             multiple=True,
             metavar="NAME/PROTOCOL:PORT[/PRIORITY/WEIGHT]",
-            help="A port it publishes, such as http/tcp:8080 or http/tcp:8080/10/5.",
+            help="A port to publish, such as http/tcp:8080 or http/tcp:8080/10/5; repeatable.",
         ),
         click.option(
-            "--metadata", multiple=True, metavar="KEY=VALUE", help="An entry of its metadata."
+            "--metadata", multiple=True, metavar="KEY=VALUE", help="A metadata entry; repeatable."
         ),
     ):
         function = option(function)
@@ -104,7 +106,7 @@ _SERVICE = re.compile(
 
 
 def _related_rows(ident: str, metadata: Iterable[str], services: Iterable[str]) -> list[Any]:
-    """Return the rows that belong to a machine. Raises a usage error."""
+    """Return the metadata and service rows of a machine. Raises UsageError."""
     puts: list[Any] = []
     for text in metadata:
         key, equals, value = text.partition("=")
@@ -112,13 +114,13 @@ def _related_rows(ident: str, metadata: Iterable[str], services: Iterable[str]) 
             raise click.UsageError(f"--metadata {text!r} is not KEY=VALUE")
         puts.append(("machine_metadata", {"machine_id": ident, "key": key, "value": value}))
     for text in services:
-        if (found := _SERVICE.fullmatch(text)) is None:
+        if (match := _SERVICE.fullmatch(text)) is None:
             raise click.UsageError(
                 f"--service {text!r} is not NAME/PROTOCOL:PORT[/PRIORITY/WEIGHT], such as "
                 f"http/tcp:8080 or http/tcp:8080/10/5"
             )
-        numbers = {key: int(n) for key, n in found.groupdict().items() if n is not None}
-        row = {"machine_id": ident, "name": found[1], "protocol": found[2], **numbers}
+        numbers = {key: int(n) for key, n in match.groupdict().items() if n is not None}
+        row = {"machine_id": ident, "name": match[1], "protocol": match[2], **numbers}
         puts.append(("machine_services", row))
     return puts
 
@@ -130,7 +132,7 @@ def _related_rows(ident: str, metadata: Iterable[str], services: Iterable[str]) 
     "network_name",
     required=True,
     shell_complete=suggest.networks,
-    help="The network it is on.",
+    help="The network of the machine.",
 )
 @column_options(MACHINES, required=True, omit=("network_id",))
 @machine_options
@@ -142,7 +144,7 @@ def machine_add(
     catalog: str,
     **to: Any,
 ) -> None:
-    """Add a machine; its state is `created` unless --state says otherwise."""
+    """Add a machine. Its state is `created` unless --state is given."""
     number = find_network(catalog, network_name)["id"]
     row = {"id": ident, "network_id": number, **pop_columns(MACHINES, to)}
     warn_of_unknown(catalog, row)
@@ -154,8 +156,8 @@ def machine_add(
     )
     if row.get("state", "created").lower() == "created":
         warn(
-            f"it is created, so no name leads to it yet. Start it: internal-dns machine start "
-            f"{shlex.quote(ident)}"
+            "the machine is created but not started, so answers do not have it yet. Start it: "
+            f"internal-dns machine start {shlex.quote(ident)}"
         )
 
 
@@ -170,7 +172,8 @@ def machine_set(
     catalog: str,
     **to: Any,
 ) -> None:
-    """Change a machine; what is not named stays. `--metadata KEY=` empties a value."""
+    """Change a machine. Columns without an option keep their value; `--metadata KEY=` sets an
+    empty value."""
     row = require_row(catalog, "machines", {"id": ident}, f"machine {ident}")
     changes = pop_columns(MACHINES, to)
     warn_of_unknown(catalog, changes)
@@ -199,38 +202,39 @@ def _set_state(state: str, idents: tuple[str, ...], catalog: str, **to: Any) -> 
 @command(machine, "start", writes=True)
 @click.argument("idents", metavar="ID...", nargs=-1, required=True, shell_complete=suggest.machines)
 def machine_start(idents: tuple[str, ...], **to: Any) -> None:
-    """Set machines started: they are answered."""
+    """Set the state of machines to started, so that answers include them."""
     _set_state("started", idents, **to)
 
 
 @command(machine, "stop", writes=True)
 @click.argument("idents", metavar="ID...", nargs=-1, required=True, shell_complete=suggest.machines)
 def machine_stop(idents: tuple[str, ...], **to: Any) -> None:
-    """Set machines stopped: they leave the answers."""
+    """Set the state of machines to stopped, so that answers omit them."""
     _set_state("stopped", idents, **to)
 
 
 @command(machine, "rm", writes=True)
 @click.argument("idents", metavar="ID...", nargs=-1, required=True, shell_complete=suggest.machines)
 def machine_rm(idents: tuple[str, ...], catalog: str, **to: Any) -> None:
-    """Remove machines with their metadata and services."""
+    """Remove machines, their metadata and their services."""
     for ident in idents:
         require_row(catalog, "machines", {"id": ident}, f"machine {ident}")
     change(catalog, [], [("machines", {"id": ident}) for ident in idents], **to)
 
 
 def _is_region(catalog: str, code: str) -> bool:
-    found = suggest.list_names(catalog, "regions", "code", code)
-    return code.lower() in map(str.lower, found)
+    codes = suggest.list_names(catalog, "regions", "code", code)
+    return code.lower() in map(str.lower, codes)
 
 
 def warn_of_unknown(catalog: str, machine: Mapping[str, Any]) -> None:
-    """Warn of a state or region that is probably a slip."""
+    """Warn of a state or region that is probably misspelled."""
     state, region = machine.get("state"), machine.get("region")
     if state is not None and state.lower() not in suggest.STATES:
         near = suggest.did_you_mean(state, suggest.STATES)
-        warn(f"state {state} is none of the known ones. {near or 'Only started ones are answered'}")
+        hint = near or "Only machines with the state started are answered"
+        warn(f"state {state} is unknown. {hint}")
     if region is not None and not _is_region(catalog, region):
         near = suggest.did_you_mean_in(catalog, "regions", "code", region)
         add = f"Add it with its coordinates: internal-dns region add {shlex.quote(region)}"
-        warn(f"region {region} is not in the catalog: it is far from everywhere. {near or add}")
+        warn(f"region {region} is not in the catalog, so its distance is unknown. {near or add}")

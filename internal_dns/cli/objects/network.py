@@ -15,17 +15,17 @@ from internal_dns.cli.objects.rows import change, command, show_one, show_table,
 from internal_dns.errors import OperatorError
 from internal_dns.store.schema import NETWORKS
 
-network = click.Group("network", help="The tenants' networks.")
+network = click.Group("network", help="Show and change networks.")
 
 
 @command(network, "list")
 @click.option(
-    "--routes", is_flag=True, help="Print the routes that make <network>::3 local to this host."
+    "--routes", is_flag=True, help="Print commands that make each <network>::3 local to this host."
 )
 def network_list(catalog: str, as_json: bool, routes: bool) -> None:
     """List all networks."""
-    ours = settings().prefix
-    rows = [row | {"prefix": slash_48(row["id"], ours)} for row in read_rows(catalog, "networks")]
+    prefix = settings().prefix
+    rows = [row | {"prefix": slash_48(row["id"], prefix)} for row in read_rows(catalog, "networks")]
     if routes:
         lines = [
             f"ip -6 route add local {row['prefix'].removesuffix('::/48')}::3/128 dev lo"
@@ -53,23 +53,24 @@ def network_show(catalog: str, as_json: bool, name: str) -> None:
 
 @command(network, "add", writes=True)
 @click.argument("name")
-@click.option("--id", "number", required=True, help="Its id, or its /48 such as fdaa:0:18::/48.")
+@click.option("--id", "number", required=True, help="The id, or the /48 such as fdaa:0:18::/48.")
 @column_options(NETWORKS, required=True, omit=("name",))
 def network_add(name: str, number: str, **to: Any) -> None:
     """Add a network."""
     prefix = settings().prefix
-    found = parse_network(number, prefix)
-    if found is None or not 0 < found < 1 << 32:
+    ident = parse_network(number, prefix)
+    if ident is None or not 0 < ident < 1 << 32:
         raise click.UsageError(
-            f"--id {number!r} is neither 1 to 4294967295 nor a /48 of {prefix.hex()}::/16"
+            f"--id {number!r} is neither a number from 1 to 4294967295 nor a /48 of "
+            f"{prefix.hex()}::/16"
         )
-    row = {"id": found, "name": name, **pop_columns(NETWORKS, to)}
-    change(to.pop("catalog"), [("networks", row)], new=[("networks", {"id": found})], **to)
+    row = {"id": ident, "name": name, **pop_columns(NETWORKS, to)}
+    change(to.pop("catalog"), [("networks", row)], new=[("networks", {"id": ident})], **to)
 
 
 @command(network, "set", writes=True)
 @click.argument("name", shell_complete=suggest.networks)
-@click.option("--name", "new_name", help="Another name.")
+@click.option("--name", "new_name", help="The new name.")
 @column_options(NETWORKS, required=False, omit=("name",))
 def network_set(name: str, new_name: str | None, catalog: str, **to: Any) -> None:
     """Change a network."""
@@ -84,7 +85,7 @@ def network_set(name: str, new_name: str | None, catalog: str, **to: Any) -> Non
 @command(network, "rm", writes=True)
 @click.argument("name", shell_complete=suggest.networks)
 @click.option(
-    "--cascade", is_flag=True, help="With its apps, machines, peers and flycast addresses."
+    "--cascade", is_flag=True, help="Also remove its apps, machines, peers and flycast addresses."
 )
 def network_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     """Remove a network."""
@@ -95,7 +96,7 @@ def network_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
         raise OperatorError(
             f"network {name} is not empty",
             f"{inside} rows belong to it",
-            "Remove them too: --cascade",
+            "Remove them too with --cascade",
             FINDING,
         )
     deletes = [*((table, {"network_id": number}) for table in tables), ("networks", {"id": number})]

@@ -22,13 +22,15 @@ from internal_dns.cli.objects.rows import change, command, show_one, show_table
 from internal_dns.errors import OperatorError
 from internal_dns.store.schema import PEERS
 
-peer = click.Group("peer", help="WireGuard peers; named NETWORK/PEER.")
+peer = click.Group("peer", help="Show and change WireGuard peers, named NETWORK/PEER.")
 
 
 @command(peer, "list")
-@click.option("--network", "network_name", shell_complete=suggest.networks, help="Of one network.")
+@click.option(
+    "--network", "network_name", shell_complete=suggest.networks, help="Only this network."
+)
 def peer_list(catalog: str, as_json: bool, network_name: str | None) -> None:
-    """List peers, hidden ones too."""
+    """List peers, including hidden ones."""
     own = {"network_id": find_network(catalog, network_name)["id"]} if network_name else {}
     names = network_names(catalog)
     rows = [
@@ -45,7 +47,7 @@ def peer_list(catalog: str, as_json: bool, network_name: str | None) -> None:
 @click.option(
     "--wireguard",
     is_flag=True,
-    help="Print its WireGuard configuration, with which only our names are asked here.",
+    help="Print a WireGuard configuration that sends only queries for internal names here.",
 )
 def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
     """Show a peer."""
@@ -59,20 +61,23 @@ def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
 
     prefix = settings().prefix
     if not slash_48(number, prefix) or not _is_address(row["address"]):
-        what, why = f"peer {name}", f"{row['address']} in network {number} is not served"
+        what = f"peer {name} cannot be configured"
+        why = f"address {row['address']} in network {number} is not served"
         raise OperatorError(
-            what, why, "`internal-dns check` says what is wrong with the row", FINDING
+            what, why, "See what is wrong with the row: internal-dns check", FINDING
         )
-    found = split_dns(row["address"], number, prefix)
+    configuration = split_dns(row["address"], number, prefix)
     if as_json:
-        print_json(found.value())
+        print_json(configuration.value())
     else:
-        click.echo("\n".join(found.lines()))
+        click.echo("\n".join(configuration.lines()))
 
 
 def _is_address(text: object) -> bool:
-    """Whether *text*, of a file that another engine may write, is an IPv6 address and nothing
-    else: it goes into a configuration file."""
+    """Return whether *text* is an IPv6 address and nothing else.
+
+    It goes into a configuration file, and another engine may have written it.
+    """
     try:
         return isinstance(text, str) and IPv6Address(text).scope_id is None
     except AddressValueError:

@@ -13,7 +13,7 @@ from internal_dns.cli.objects.lookup import require_row
 from internal_dns.cli.objects.rows import change, command, show_one, show_table
 from internal_dns.store.schema import REGIONS
 
-region = click.Group("region", help="Regions and where they are.")
+region = click.Group("region", help="Show and change regions and their coordinates.")
 
 
 @command(region, "list")
@@ -52,6 +52,6 @@ def region_set(code: str, catalog: str, **to: Any) -> None:
 @command(region, "rm", writes=True)
 @click.argument("code", shell_complete=suggest.regions)
 def region_rm(code: str, catalog: str, **to: Any) -> None:
-    """Remove a region; machines in it stay, far from everywhere."""
+    """Remove a region. Its machines stay, at an unknown distance."""
     require_row(catalog, "regions", {"code": code}, f"region {code}")
     change(catalog, [], [("regions", {"code": code})], **to)

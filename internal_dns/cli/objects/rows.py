@@ -1,4 +1,4 @@
-"""What the commands of every table share: options, printing of rows, making a change."""
+"""Shared by the commands of every table: their options, printing rows, making a change."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Rows = list[dict[str, Any]]
 def command(
     group: click.Group, name: str, *, writes: bool = False
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Add a command with the options all of its kind have."""
+    """Add a command to *group*, with the options that every command of its kind has."""
 
     def add(function: Callable[..., Any]) -> click.Command:
-        made = write_options(function) if writes else function
-        return group.command(name)(catalog_option(json_option(made)))
+        with_options = write_options(function) if writes else function
+        return group.command(name)(catalog_option(json_option(with_options)))
 
     return add
 
@@ -44,17 +44,17 @@ def show_table(rows: Rows, columns: Sequence[str], as_json: bool) -> None:
 
 
 def show_one(value: dict[str, Any], as_json: bool) -> None:
-    """Print one object."""
+    """Print one object as JSON, or as one line per key and list item."""
     if as_json:
         print_json(value)
         return
-    for key, said in value.items():
-        if isinstance(said, list):
-            for item in said:
-                words = " ".join(map(str, item.values())) if isinstance(item, dict) else str(item)
-                click.echo(f"{key:18} {printable_text(words)}")
+    for key, member in value.items():
+        if isinstance(member, list):
+            for item in member:
+                text = " ".join(map(str, item.values())) if isinstance(item, dict) else str(item)
+                click.echo(f"{key:18} {printable_text(text)}")
         else:
-            click.echo(f"{key:18} {'' if said is None else printable_text(str(said))}")
+            click.echo(f"{key:18} {'' if member is None else printable_text(str(member))}")
 
 
 def change(
@@ -68,7 +68,10 @@ def change(
     new: Iterable[Any] = (),
     old: Iterable[Any] = (),
 ) -> None:
-    """Make a change and say what became of it."""
+    """Make a change and print its result.
+
+    *new* are keys that must not exist yet, *old* keys that must exist.
+    """
     request: dict[str, Any] = {
         "op": "write",
         "puts": [*puts],
@@ -87,15 +90,15 @@ def change(
         print_json(reply)
         return
     rows = reply["rows"]
-    told = f"{rows} row{'s' * (rows != 1)} changed, revision {reply['revision']}{visibility(reply)}"
-    click.echo(told if rows else "as it was")
+    text = f"{rows} row{'s' * (rows != 1)} changed, revision {reply['revision']}{visibility(reply)}"
+    click.echo(text if rows else "no change")
 
 
 def warn(words: str) -> None:
-    """Say on standard error what deserves a look."""
+    """Print a warning on standard error."""
     click.echo(f"{paint('warning', 'yellow', err=True)}  {printable_text(words)}", err=True)
 
 
 def without_none(**values: Any) -> dict[str, Any]:
-    """The options that were given."""
+    """Return *values* without those that are None: the options that were given."""
     return {name: value for name, value in values.items() if value is not None}

@@ -255,7 +255,10 @@ def test_dev_says_why_there_is_no_console(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == "uvicorn" else object()
     )
-    assert cli_run._console_problem() == "none: pip install '.[console]' in the checkout brings it"
+    assert (
+        cli_run._console_problem()
+        == "none: run pip install '.[console]' in the checkout to install it"
+    )
     monkeypatch.undo()
 
     async def told() -> None:
@@ -264,7 +267,10 @@ def test_dev_says_why_there_is_no_console(monkeypatch: pytest.MonkeyPatch) -> No
                 cli_run, "DEV_CONSOLE", at := Endpoint.parse(f"127.0.0.1:{console.address[1]}")
             )
             said = cli_run._console_problem()
-            assert said == f"none: {at}: Address already in use; --console ADDR:PORT names another"
+            assert (
+                said
+                == f"none: {at}: Address already in use; choose another with --console ADDR:PORT"
+            )
 
     story(told())
 
