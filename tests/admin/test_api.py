@@ -184,7 +184,7 @@ def test_the_socket_of_a_living_server_stays_its_own(path: Path) -> None:
     async def story() -> None:
         async with running(path) as server:
             second = Running(path)
-            with pytest.raises(OSError, match="another server has"):
+            with pytest.raises(OSError, match="another server listens on"):
                 await second.api.start()
             await second.api.close()
             assert (await server.ask(STOP))["rows"] == 1

@@ -175,7 +175,7 @@ def test_a_page_that_fails_costs_that_page_and_names_nobody_in_the_log(
         get(client, "/networks/24")
     ours = [record.getMessage() for record in caplog.records if record.name == "internal_dns"]
     assert len(ours) == 1
-    assert ours[0].startswith("console: a page failed: RuntimeError at test_guard.py:")
+    assert ours[0].startswith("console: a page failed with RuntimeError at test_guard.py:")
     assert "acme" not in caplog.text
 
 

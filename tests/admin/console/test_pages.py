@@ -366,7 +366,7 @@ def test_the_head_says_which_server_this_is() -> None:
 def test_names_are_listed_only_where_they_lead() -> None:
     with console() as client:
         stopped = get(client, f"/networks/{ACME}/apps/web/machines/m4")
-        assert "a machine that is not visible is in no address name" in stopped.all("main")[0][1]
+        assert "answers have only visible machines" in stopped.all("main")[0][1]
         assert not [link for link in stopped.links if link.startswith("/ask?name=")]
 
 

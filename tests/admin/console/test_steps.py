@@ -77,11 +77,11 @@ def test_the_page_draws_the_steps_in_order() -> None:
         )
         titles = [text for _, text in page.all("h3")]
         assert titles == [
-            "Who asks",
-            "From where",
-            "What the name means",
-            "Which machines",
-            "What comes back",
+            "Client",
+            "Location",
+            "Meaning of the name",
+            "Machines",
+            "Reply",
         ]
         text = page.all("main")[0][1]
         assert "as machine m3 (started) owns this /112" in text
@@ -152,7 +152,7 @@ def test_a_mapped_source_asks_by_its_map() -> None:
 def test_names_of_others_are_told_and_not_asked() -> None:
     with console(upstreams=("udp://192.0.2.53:53",)) as client:
         text = get(client, "/ask?name=example.com&as=acme").all("main")[0][1]
-        assert "forwarded The server would ask udp://192.0.2.53:53." in text
+        assert "forwarded The server would forward the query to udp://192.0.2.53:53." in text
     with console(rules=Rules(forwarding=False), upstreams=()) as client:
         assert (
             "EDE 20: forwarding is off"
@@ -209,7 +209,7 @@ def test_of_a_large_app_only_so_many_machines_are_judged(monkeypatch: pytest.Mon
     assert shown["reply"]["answers"] == 100
     with console() as client:
         text = get(client, "/ask?name=many.internal&as=acme").all("main")[0][1]
-        assert "The app has 100 machines; 10 were judged" in text
+        assert "The app has 100 machines; this page explains 10" in text
 
 
 def test_the_nearest_are_judged_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +242,7 @@ def test_what_would_hold_up_answers_is_not_explained(
     monkeypatch.setattr(module, "MAX_MACHINES", machines)
     journey(Question(name, who=who), CATALOG, RULES)
     monkeypatch.setattr(module, "MAX_MACHINES", machines - 1)
-    with pytest.raises(InvalidQuestion, match=f"it concerns {machines} machines") as refused:
+    with pytest.raises(InvalidQuestion, match=f"made from {machines} machines") as refused:
         journey(Question(name, who=who), CATALOG, RULES)
     assert "`internal-dns explain`" in refused.value.do
 
