@@ -146,11 +146,14 @@ OTHERS = {"asyncio", "importlib.resources", "internal_dns.cli.objects"}
 @pytest.mark.parametrize(
     ("words", "without"),
     [
-        (["--help"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3", "internal_dns.config"}),
+        (["--help"],
+        LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3", "internal_dns.config"}),
         (["--version"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
-        (["version"], LIBRARIES | DOCUMENTS | {"internal_dns.server", "internal_dns.transport.answer"}),
+        (["version"],
+        LIBRARIES | DOCUMENTS | {"internal_dns.server", "internal_dns.transport.answer"}),
         (["health", "--help"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
-        (["completion", "bash"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
+        (["completion", "bash"],
+        LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
         (["top", "--help"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
         (["init", "--if-missing"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
         (["machine", "--help"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
@@ -161,9 +164,12 @@ OTHERS = {"asyncio", "importlib.resources", "internal_dns.cli.objects"}
         (["diff"], LIBRARIES | LISTENERS | QUESTIONS | OTHERS),
         (["apply", "--offline"], LIBRARIES | LISTENERS | QUESTIONS | OTHERS),
         (["apply", "--offline", "--dry-run"], LIBRARIES | LISTENERS | OTHERS),
-        (["config", "show"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
-        (["serve", "--help"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
-        (["serve", "--listen", "nowhere"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
+        (["config", "show"],
+        LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
+        (["serve", "--help"],
+        LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
+        (["serve", "--listen", "nowhere"],
+        LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
         (["dev", "--help"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
         (["dig", "--help"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
         (["watch", "--help"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio"}),
@@ -668,11 +674,13 @@ def test_dig_asks_from_an_address_of_the_host() -> None:
 @pytest.mark.parametrize(
     ("rules", "name", "advice"),
     [
-        (Rules(), "web.internal", "127.0.0.1 is in no network of the catalog; query from an address "
+        (Rules(), "web.internal",
+        "127.0.0.1 is in no network of the catalog; query from an address "
          "of a network with -b ADDRESS, or map it: serve --map-source 127.0.0.1/32=NETWORK"),
         (Rules(maps=(ACME,), forwarding=False), "example.com", "this server does not forward; "
          "start it with `serve --upstream ADDRESS`"),
-        (Rules(maps=(ACME,)), "nosuch.internal", "no such name in this network; internal-dns explain "
+        (Rules(maps=(ACME,)), "nosuch.internal",
+        "no such name in this network; internal-dns explain "
          "nosuch.internal"),
         (Rules(maps=(ACME,)), "web", "a name of one label is not forwarded; try web.internal"),
         (Rules(maps=(ACME,)), "web.internal", None),

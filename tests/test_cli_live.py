@@ -295,7 +295,8 @@ def test_watch_wants_a_name_or_the_questions(words: list[str]) -> None:
 def test_a_question_is_one_line(change: dict[str, Any], end: str) -> None:
     said = {
         "time": 0.0, "proto": "udp", "network": "acme", "source": "fdaa:0:18:a7b:7d:f066:b83b:2",
-        "name": "web.internal", "type": "AAAA", "rcode": "NOERROR", "answers": 3, "how": "repeated", "skipped": 0,
+        "name": "web.internal", "type": "AAAA", "rcode": "NOERROR", "answers": 3, "how": "repeated",
+        "skipped": 0,
     }  # fmt: skip
     line = query_line({**said, **change})
     assert line.endswith(end)

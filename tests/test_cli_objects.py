@@ -293,14 +293,17 @@ def test_machine(at: At) -> None:
     ident = f"m{at.number}"
     address = f"{at.prefix}:a7b:7d:1:1:2"
     assert at.changed(
-        "machine", "add", ident, "--network", at.name, "--app", "web", "--address", address, "--region", "iad",
-        "--group", "worker", "--metadata", "role=leader", "--metadata", "empty=", "--service", "http/tcp:8080",
+        "machine", "add", ident, "--network", at.name, "--app", "web", "--address", address,
+        "--region", "iad",
+        "--group", "worker", "--metadata", "role=leader", "--metadata", "empty=", "--service",
+        "http/tcp:8080",
     ) == 4  # fmt: skip
     shown = at.json("machine", "show", ident)
     assert time.time() - 60 < shown.pop("updated_at") <= time.time()
     assert shown == {
         "id": ident, "network_id": at.number, "app": "web", "address": address, "region": "iad",
-        "process_group": "worker", "state": "created", "skip_registration": 0, "ready": 1, "name": "",
+        "process_group": "worker", "state": "created", "skip_registration": 0, "ready": 1,
+        "name": "",
         "metadata": {"role": "leader", "empty": ""}, "services": ["http/tcp:8080"],
     }  # fmt: skip
     text = at.read("machine", "show", ident).out
@@ -310,7 +313,8 @@ def test_machine(at: At) -> None:
     assert [(row["id"], row["network"], row["state"]) for row in listed] == [
         (ident, at.name, "created")
     ]
-    for option, value, found in (("app", "web", 1), ("app", "x", 0), ("state", "created", 1), ("state", "started", 0),
+    for option, value, found in (("app", "web", 1), ("app", "x", 0), ("state", "created", 1),
+    ("state", "started", 0),
                                  ("region", "iad", 1), ("region", "ams", 0)):  # fmt: skip
         assert len(at.json("machine", "list", "--network", at.name, f"--{option}", value)) == found
     assert at.changed("machine", "start", ident) == 1
@@ -417,8 +421,10 @@ def test_a_machine_that_cannot_be_is_refused(at: At) -> None:
     )
     assert "the port is" in at.refused("machine", "set", ident, "--service", "http/tcp:70000")
     assert "tcp or udp" in at.refused("machine", "set", ident, "--service", "http/sctp:70")
-    for option, wrong in (("metadata", "x"), ("metadata", "=x"), ("service", "http"), ("service", "http/tcp"),
-                          ("service", "http/tcp:x"), ("service", "/tcp:1"), ("service", "http/tcp:-1")):  # fmt: skip
+    for option, wrong in (("metadata", "x"), ("metadata", "=x"), ("service", "http"),
+    ("service", "http/tcp"),
+                          ("service", "http/tcp:x"), ("service", "/tcp:1"),
+                          ("service", "http/tcp:-1")):  # fmt: skip
         said = at.write("machine", "set", ident, f"--{option}", wrong, code=USAGE)
         assert f"--{option}" in said.err
     assert (
@@ -548,19 +554,26 @@ def test_every_command_of_a_group_explains_itself(group: str) -> None:
 
 READS: list[tuple[str, ...]] = [
     ("network", "list"), ("network", "show", "acme"), ("app", "list"), ("app", "show", "acme/web"),
-    ("machine", "list"), ("machine", "show", "3d8d9930b03989"), ("peer", "list"), ("peer", "show", "acme/alice-laptop"),
-    ("region", "list"), ("region", "show", "iad"), ("flycast", "list"), ("flycast", "show", "acme/db"), ("export",),
-    ("check",), ("network", "list", "--routes"), ("peer", "show", "acme/alice-laptop", "--wireguard"),
+    ("machine", "list"), ("machine", "show", "3d8d9930b03989"), ("peer", "list"),
+    ("peer", "show", "acme/alice-laptop"),
+    ("region", "list"), ("region", "show", "iad"), ("flycast", "list"),
+    ("flycast", "show", "acme/db"), ("export",),
+    ("check",), ("network", "list", "--routes"),
+    ("peer", "show", "acme/alice-laptop", "--wireguard"),
 ]  # fmt: skip
 WRITES: list[tuple[str, ...]] = [
     ("network", "add", "new", "--id", "99"), ("network", "set", "acme", "--name", "x"),
     ("network", "rm", "acme", "--cascade"), ("app", "add", "acme/new"), ("app", "rm", "acme/blog"),
-    ("machine", "add", "new", "--network", "acme", "--app", "x", "--address", "fdaa:0:18::9", "--region", "iad"),
+    ("machine", "add", "new", "--network", "acme", "--app", "x", "--address", "fdaa:0:18::9",
+    "--region", "iad"),
     ("machine", "set", "3d8d9930b03989", "--state", "x"), ("machine", "start", "3d8d9930b03989"),
     ("machine", "stop", "3d8d9930b03989"), ("machine", "rm", "3d8d9930b03989"),
-    ("peer", "add", "acme/x", "--address", "fdaa:0:18::9:102"), ("peer", "set", "acme/alice-laptop", "--region", "ams"),
-    ("peer", "rm", "acme/alice-laptop"), ("region", "add", "xyz"), ("region", "set", "iad", "--name", "x"),
-    ("region", "rm", "iad"), ("flycast", "add", "acme/x", "fdaa:0:18:0:1::9"), ("flycast", "rm", "acme/db"),
+    ("peer", "add", "acme/x", "--address", "fdaa:0:18::9:102"),
+    ("peer", "set", "acme/alice-laptop", "--region", "ams"),
+    ("peer", "rm", "acme/alice-laptop"), ("region", "add", "xyz"),
+    ("region", "set", "iad", "--name", "x"),
+    ("region", "rm", "iad"), ("flycast", "add", "acme/x", "fdaa:0:18:0:1::9"),
+    ("flycast", "rm", "acme/db"),
 ]  # fmt: skip
 
 
@@ -702,7 +715,8 @@ def test_a_dry_run_tells_rows_and_answers_and_changes_nothing(at: At) -> None:
     answers = {answer["name"]: answer for answer in reply["answers"]}
     assert answers["web.internal"] == {
         "network": at.name, "name": "web.internal", "type": "AAAA",
-        "before": f"{at.prefix}:a7b:7d:1:1:2, {at.prefix}:a7b:7d:1:2:2", "after": f"{at.prefix}:a7b:7d:1:2:2",
+        "before": f"{at.prefix}:a7b:7d:1:1:2, {at.prefix}:a7b:7d:1:2:2",
+        "after": f"{at.prefix}:a7b:7d:1:2:2",
     }  # fmt: skip
     assert answers[f"{at.name}a.vm.web.internal"]["after"].startswith("no data")
     assert "web.flycast" not in answers
@@ -728,7 +742,8 @@ def test_a_machine_moves_between_networks_only_when_that_is_allowed(at: At) -> N
     other = at.number + 0x1000
     text = (
         f"[networks.other-{at.name}]\nid = {other}\n"
-        f'apps.web.machines = [{{ id = "{at.name}a", address = "fdaa:0:{other:x}::1:2", region = "iad" }}]\n'
+        f'apps.web.machines = [{{ id = "{at.name}a", region = "iad", '
+        f'address = "fdaa:0:{other:x}::1:2" }}]\n'
     )
     before = content(at.catalog)
     for flags in ([], ["--dry-run"]):
@@ -984,7 +999,8 @@ def test_a_server_that_has_written_keeps_others_from_writing(demo: Path) -> None
         assert run("app", "add", "acme/x", "--catalog", demo).code == OK
         said = told(run("app", "add", "acme/y", "--catalog", demo, "--offline"), USAGE)
         assert "another internal-dns process is writing" in said["why"]
-        second = Served("--catalog", str(demo), "--listen", "[::1]:0", "--map-source", MAP_LOOPBACK, "--upstream",
+        second = Served("--catalog", str(demo), "--listen", "[::1]:0", "--map-source", MAP_LOOPBACK,
+        "--upstream",
                         "none", "--admin", "none")  # fmt: skip
         assert "another server listens on" in second.stop()
         assert run("app", "add", "acme/y", "--catalog", demo).code == OK

@@ -179,7 +179,8 @@ def test_a_file_that_cannot_be_read_costs_the_ages_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ago", "words"), [
-    (0, "0 s"), (119, "119 s"), (120, "2 min"), (7_199, "119 min"), (7_200, "2 h"), (172_799, "47 h"), (172_800, "2 d"),
+    (0, "0 s"), (119, "119 s"), (120, "2 min"), (7_199, "119 min"), (7_200, "2 h"),
+    (172_799, "47 h"), (172_800, "2 d"),
     (-5, "0 s"),
 ])  # fmt: skip
 def test_ages_in_words(ago: int, words: str) -> None:

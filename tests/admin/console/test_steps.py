@@ -131,7 +131,8 @@ def test_what_does_not_fit_is_marked() -> None:
 
 
 @pytest.mark.parametrize(("who", "words"), [
-    ("nobody", "REFUSED"), ("2001:db8::1", "REFUSED"), ("fdaa:0:77::1", "NXDOMAIN"), ("acme/", "FORMERR"),
+    ("nobody", "REFUSED"), ("2001:db8::1", "REFUSED"), ("fdaa:0:77::1", "NXDOMAIN"),
+    ("acme/", "FORMERR"),
     ("acme/nrt", "NOERROR"), ("fdaa:0:0::1", "REFUSED"),
 ])  # fmt: skip
 def test_whoever_asks_is_told_what_they_would_be(who: str, words: str) -> None:
@@ -161,7 +162,8 @@ def test_names_of_others_are_told_and_not_asked() -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("name", "a..b"), ("name", "x" * 64 + ".internal"), ("type", "NOSUCH"), ("as", "ä"), ("as", "x" * 128),
+    ("name", "a..b"), ("name", "x" * 64 + ".internal"), ("type", "NOSUCH"), ("as", "ä"),
+    ("as", "x" * 128),
     ("name", "\\"), ("type", "TYPE99999"),
 ])  # fmt: skip
 def test_what_cannot_be_asked_is_told_what_why_do(field: str, value: str) -> None:
@@ -230,8 +232,10 @@ def test_a_long_list_of_machines_shows_both_kinds(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("name", "who", "machines"), [
-    ("web.internal", "acme", 4), ("many.internal", "acme", 100), ("top3.nearest.of.many.internal", "acme/iad", 100),
-    ("1._page.many.internal", "acme", 100), ("many.internal", "globex", 0), ("_instances.internal", "acme", 105),
+    ("web.internal", "acme", 4), ("many.internal", "acme", 100),
+    ("top3.nearest.of.many.internal", "acme/iad", 100),
+    ("1._page.many.internal", "acme", 100), ("many.internal", "globex", 0),
+    ("_instances.internal", "acme", 105),
     ("1._page.all._instances.internal", "acme", 105), ("fdaa:0:18:a7b:7d:1:1:2", "acme", 105),
     ("_apps.internal", "acme", 0), ("example.com", "acme", 0), ("many.internal", "nobody", 0),
     ("many.internal", "fdaa:0:18:a7b:7d:1:1:2", 100), ("many.internal", "2001:db8::1", 0),
