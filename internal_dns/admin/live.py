@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 from typing import Any, Final
 
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import NO_CATALOG, Rules, asker
+from internal_dns.core.journey import NO_CATALOG, Rules, identify
 from internal_dns.core.names import printable
 from internal_dns.core.requester import Requester
 from internal_dns.core.wire import Query, Rcode, Silent, Type, read_query
@@ -82,7 +82,7 @@ def describe_sample(sample: Sample, catalog: Catalog | None, rules: Rules) -> di
     }
     if isinstance(query, Silent):
         return value
-    requester = asker(query, sample.source, sample.destination, networks, rules)
+    requester = identify(query, sample.source, sample.destination, networks, rules)
     if isinstance(requester, Requester):
         value["network"] = network_name(requester.network.id, networks)
     if value["rcode"] == "NOERROR" and query.edns and query.edns.version:
