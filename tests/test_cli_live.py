@@ -166,7 +166,7 @@ def test_top_shows_who_is_busy_with_what(demo: Path) -> None:
         plain = run("top", "--once", "--interval", "0.2", "--catalog", demo)
         assert plain.code == 0
         assert "web.internal" in plain.out
-        assert "questions/s" in plain.out.splitlines()[0]
+        assert "queries/s" in plain.out.splitlines()[0]
     said = run("top", "--json", "--catalog", demo)
     assert said.code == 3
     assert json.loads(said.err)["error"]["what"].startswith("cannot reach a server at")

@@ -276,14 +276,14 @@ def test_app(at: At) -> None:
 
 def test_a_name_without_its_network_is_a_usage_error(at: At) -> None:
     for words in (("app", "show", "web"), ("peer", "show", "/x"), ("flycast", "show", "x/")):
-        assert "does not say of which network" in at.read(*words, code=USAGE).err
+        assert "does not name a network" in at.read(*words, code=USAGE).err
     for words in (
         ("app", "add", "web"),
         ("app", "rm", "web"),
         ("peer", "rm", "x"),
         ("flycast", "rm", "x"),
     ):
-        assert "does not say of which network" in at.write(*words, code=USAGE).err
+        assert "does not name a network" in at.write(*words, code=USAGE).err
 
 
 # ── machine ───────────────────────────────────────────────────────────────────────────────────────

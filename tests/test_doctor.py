@@ -316,7 +316,7 @@ def test_a_server_that_runs_elsewhere_is_found_by_its_catalog(demo: Path) -> Non
         said = found("--listen", "127.0.0.1:0", *words)
         other = found("--listen", "127.0.0.1:0", "--upstream", "none", "--admin", admin)
     # Its own port is no clash for it; for the server of another catalog it is.
-    assert said[f"admin {admin}"]["says"] == "taken by the running server of this catalog"
+    assert said[f"admin {admin}"]["says"] == "in use by the running server of this catalog"
     assert other[f"admin {admin}"]["level"] == "fail"
     assert f"on [::1]:{server.port}" in said["server"]["says"]
     assert said["answer _apps.internal."]["level"] == "ok"

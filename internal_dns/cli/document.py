@@ -268,7 +268,7 @@ class _SourceName(click.Choice[str]):
         if value == "hosts":
             raise OperatorError(
                 "cannot import a hosts file",
-                "its records belong to no machine or peer, and this version has no other records",
+                "its records belong to no machine or peer; this version does not have such records",
                 "Write its machines or peers as CSV and run import csv",
                 USAGE,
             )
