@@ -659,11 +659,11 @@ ACME = SourceMap.of(ip_network("127.0.0.0/8"), NetworkId(0x18))
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
 @pytest.mark.parametrize("who", ["globex", "acme/nrt", "fdaa:0:19:a7b:c1:1:2:2"])
-def test_dig_says_that_its_asker_was_not_honoured(who: str, words: list[str]) -> None:
+def test_dig_says_that_its_asker_was_not_honored(who: str, words: list[str]) -> None:
     with answering(Rules(maps=(ACME,))) as server:
         said = run("dig", *words, "--server", server, "--as", who, "web.internal")
     assert (said.code, said.out) == (1, "")
-    assert "--as was not honoured: this server is not in dev mode" in said.err
+    assert "--as was not honored: this server is not in dev mode" in said.err
 
 
 def test_dig_bears_an_ignored_option_where_the_answer_is_the_same() -> None:
@@ -757,7 +757,7 @@ def test_dig_bears_a_whoami_that_is_no_text() -> None:
     with replying(not_utf8) as server:
         dug = run("dig", "--server", server, "--as", "acme", "_whoami.internal")
     assert dug.code == 1
-    assert "--as was not honoured" in dug.err
+    assert "--as was not honored" in dug.err
 
 
 @pytest.mark.parametrize("octets", [b"", b"\0", b"\0\20abc"])

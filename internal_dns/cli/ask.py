@@ -59,23 +59,23 @@ def as_address(who: str | None) -> bytes | None:
     "--as",
     "who",
     metavar="NETWORK[/REGION]|ADDRESS",
-    help="Whom to ask as; the server must run in dev mode.",
+    help="The client to imitate; the server must run in dev mode.",
 )
 @click.option(
     "-b",
     "source",
     metavar="ADDRESS",
-    help="Ask from this address of the host: as the machine or peer that owns it.",
+    help="Query from this address of the host, as the machine or peer that owns it.",
 )
 @click.option(
     "--server",
     metavar="ADDR:PORT",
-    help="The server to ask.  [default: the running server of the catalog, else `listen` of the "
+    help="The server to query.  [default: the running server of the catalog, else `listen` of the "
     "configuration, else [::1]:1053 or 127.0.0.1:1053]",
 )
-@click.option("--catalog", metavar="FILE", help="The catalog whose server to ask.")
+@click.option("--catalog", metavar="FILE", help="The catalog whose server to query.")
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="As `serve` would.")
-@click.option("--tcp", is_flag=True, help="Ask over TCP.")
+@click.option("--tcp", is_flag=True, help="Query over TCP.")
 @click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait.")
 @json_option
 @click.argument("name")
@@ -99,9 +99,9 @@ def dig(
     from internal_dns.cli.advice import about_reply, about_silence, about_source
 
     if who and source:
-        raise click.UsageError("--as and -b exclude each other: both say who asks")
+        raise click.UsageError("--as and -b exclude each other: both choose the client")
     if name.startswith("@"):
-        raise click.UsageError(f"name the server by an option: --server {name[1:] or 'ADDRESS'}")
+        raise click.UsageError(f"name the server with an option: --server {name[1:] or 'ADDRESS'}")
     own = _source(source) if source else None
     as_served = settings({"catalog": catalog} if catalog else {}, config)
     query = query_for(name, qtype, who, as_served.prefix)
@@ -110,14 +110,14 @@ def dig(
     endpoints = meant_for(server, as_served, file, own if own and own.version == 6 else None)
     try:
         asked = ask_first(query, endpoints, source=own, tcp=tcp, timeout=timeout)
-        if who and not was_honoured(asked, who, as_served.prefix, timeout):
-            raise _not_honoured(who, asked.endpoint)
+        if who and not was_honored(asked, who, as_served.prefix, timeout):
+            raise _not_honored(who, asked.endpoint)
     except NoReply as error:
         why, do = about_silence(error, timeout=timeout, tcp=tcp)
         raise OperatorError(f"no reply from {error.endpoint}", why, do, UNREACHABLE) from error
     except OSError as error:
         why, do = about_source(error)
-        raise OperatorError(f"cannot ask from {source}", why, do, USAGE) from error
+        raise OperatorError(f"cannot query from {source}", why, do, USAGE) from error
     reply, advice = asked.reply, about_reply(asked, name, who)
     if as_json:
         print_json(
@@ -144,14 +144,14 @@ def _source(text: str) -> IPv4Address | IPv6Address:
     try:
         return ip_address(text)
     except ValueError as error:
-        do = "Write an address of this host, such as that of a machine: fdaa:0:18:a7b:7d:1:1:2"
-        raise OperatorError(f"-b {text}", "it is no address", do, USAGE) from error
+        do = "Use an address of this host, such as that of a machine: fdaa:0:18:a7b:7d:1:1:2"
+        raise OperatorError(f"-b {text}", "it is not an address", do, USAGE) from error
 
 
-def was_honoured(asked: Asked, who: str, prefix: bytes, timeout: float) -> bool:
-    """Whether the server answered as *who*: dev mode echoes the option.
+def was_honored(asked: Asked, who: str, prefix: bytes, timeout: float) -> bool:
+    """Return whether the server answered as *who*. In dev mode the reply repeats the option.
 
-    Without the echo, `_whoami` says whom the server takes us for; that may be *who* all the same.
+    Without that, `_whoami` names the client as the server sees it, which may be *who* anyway.
     """
     if _echoes(asked.reply, who):
         return True
@@ -176,12 +176,12 @@ def _echoes(reply: dns.message.Message, who: str) -> bool:
     )
 
 
-def _not_honoured(who: str, endpoint: Endpoint) -> OperatorError:
+def _not_honored(who: str, endpoint: Endpoint) -> OperatorError:
     return OperatorError(
-        "--as was not honoured: this server is not in dev mode",
-        f"{endpoint} ignored `{who}` and answered as it answers any other client of this host",
-        "Ask from an address of the network with -b ADDRESS; `internal-dns explain --as` needs "
-        "no server; `internal-dns dev` starts one in dev mode",
+        "--as was not honored: this server is not in dev mode",
+        f"{endpoint} ignored `{who}` and answered this host's own address",
+        "Query from an address of the network with -b ADDRESS; or run `internal-dns explain "
+        "--as`, which needs no server; or start one in dev mode with `internal-dns dev`",
         FINDING,
     )
 

@@ -1,7 +1,7 @@
-"""Find the server that a command is meant for, and ask it one query over DNS.
+"""Find the server that a command is meant for, and send it one query over DNS.
 
 --server ADDR:PORT                   as given
-the server that has the catalog      it says at its socket where it listens
+the running server of the catalog    its socket says where it listens
 the `listen` of the configuration    when it sets one
 [::1]:1053, then 127.0.0.1:1053      where `internal-dns dev` listens
 """
@@ -44,7 +44,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A reply, and how it came."""
+    """A reply, with the endpoint, source, transport and time of its query."""
 
     reply: dns.message.Message
     endpoint: Endpoint
@@ -58,7 +58,7 @@ class Asked:
 
 
 class NoReply(Exception):
-    """Nobody answered; the last endpoint tried and what happened there."""
+    """No reply; the last endpoint tried, and the error there."""
 
     def __init__(self, endpoint: Endpoint, error: Exception) -> None:
         super().__init__(str(error) or type(error).__name__)
@@ -66,8 +66,7 @@ class NoReply(Exception):
 
 
 def running(catalog: Path) -> Running | None:
-    """Ask the server that has *catalog* where it listens; None when there is none, or it is older
-    than this question."""
+    """Return where the server of *catalog* listens; None without a server, or for an old one."""
     from internal_dns.net import socket_path
 
     with socket.socket(socket.AF_UNIX) as server:

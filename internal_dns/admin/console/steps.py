@@ -129,7 +129,7 @@ def suggest_names(story: Explanation) -> list[str]:
 
 def _sentence(says: str) -> str:
     """Return a step's text for a page, without Markdown and without the stand-in source ::1."""
-    says = re.sub(r"^::1 is (.*), by dev mode: .*", r"\1, as asked", says).replace("`", "")
+    says = re.sub(r"^::1 is (.*), by dev mode: .*", r"\1, as requested", says).replace("`", "")
     return says[:1].upper() + says[1:]
 
 

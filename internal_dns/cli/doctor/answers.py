@@ -113,6 +113,6 @@ def _own_source(catalog: Catalog | None) -> IPv6Address | None:
 
 def _inside(endpoint: Endpoint, prefix: bytes) -> Endpoint:
     """Return the address at which a source in the prefix reaches the server on *endpoint*."""
-    everyone = IPv6Address(prefix + bytes(13) + b"\3")
-    reached_by_wildcard = endpoint.host == IPv6Address("::1") and is_local(everyone)
-    return replace(endpoint, host=everyone) if reached_by_wildcard else endpoint
+    shared = IPv6Address(prefix + bytes(13) + b"\3")
+    reached_by_wildcard = endpoint.host == IPv6Address("::1") and is_local(shared)
+    return replace(endpoint, host=shared) if reached_by_wildcard else endpoint

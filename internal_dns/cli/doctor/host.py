@@ -134,8 +134,8 @@ def check_routes(
     inside = [e for e in listen if e.host.packed.startswith(prefix)]
     wanted = {e.host.packed: str(e.host) for e in inside}
     if any(e.wildcard for e in listen):
-        everyone = prefix + bytes(13) + b"\3"
-        wanted |= {everyone: str(IPv6Address(everyone))}
+        shared = prefix + bytes(13) + b"\3"
+        wanted |= {shared: str(IPv6Address(shared))}
         wanted |= {
             n.server_address: str(IPv6Address(n.server_address)) for n in catalog.networks.values()
         }
