@@ -207,7 +207,8 @@ def test_a_command_does_not_load_what_only_others_need(
 def test_a_server_starts_without_what_it_may_never_need() -> None:
     program = (
         "import sys, internal_dns.server\n"
-        "late = {'internal_dns.replicate.follower', 'internal_dns.store.declare', 'nats', 'httpx'}\n"
+        "late = {'internal_dns.replicate.follower', 'internal_dns.store.declare', "
+        "'nats', 'httpx'}\n"
         "print(*sorted(late & sys.modules.keys()))\n"
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
