@@ -69,6 +69,10 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "objects.flycast:flycast",
             "Show and change the flycast addresses of an app on a network.",
         ),
+        "changes": (
+            "changes:changes",
+            "Show what changed last in the catalog, the latest change first.",
+        ),
     },
     "Whole catalogs": {
         "apply": (

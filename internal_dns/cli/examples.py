@@ -68,6 +68,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "flycast show": ("internal-dns flycast show acme/db",),
     "flycast add": ("internal-dns flycast add acme/db fdaa:0:18:0:1::4",),
     "flycast rm": ("internal-dns flycast rm acme/db fdaa:0:18:0:1::4",),
+    "changes": (
+        "internal-dns changes",
+        "internal-dns changes --network acme --limit 5",
+    ),
     "apply": (
         "internal-dns apply catalog.toml --dry-run",
         "internal-dns apply catalog.toml --wait",
