@@ -43,6 +43,10 @@ class NoReply(ConnectionError):
     else."""
 
 
+class NotSent(NoReply):
+    """The connection had ended before the question was written to it."""
+
+
 class Channel(Protocol):
     """A way to ask one upstream, other than by single UDP messages."""
 
@@ -99,9 +103,9 @@ class Streams:
             connection = await self._connection(loop.time(), second)
             try:
                 return await connection.ask(question), 0
-            except NoReply:
+            except NoReply as error:
                 self._learn(connection, loop.time())
-                if connection.answered:
+                if connection.answered or isinstance(error, NotSent):
                     unread -= 1
                     if unread >= 0:
                         continue
@@ -128,7 +132,7 @@ class Streams:
             self._most = MOST
         while not self.closed:
             for connection in self._open:
-                if connection.usable and connection.places:
+                if connection.usable and connection.places and not connection.ending:
                     # Nobody may be there any more, and TCP does not know yet.
                     if connection.silence.longer(now, SECOND if second else SILENT):
                         connection.leave()
@@ -226,9 +230,9 @@ class Connection(asyncio.Protocol):
     async def ask(self, question: bytes) -> bytes:
         """Return the reply, for one of the places. Raises NoReply when the connection ends
         before."""
-        if self.lost.is_set() or self.transport.is_closing():
+        if self.ending:
             self.give_back()
-            raise NoReply("the upstream closed the connection")
+            raise NotSent("the upstream closed the connection")
         ident = secrets.token_bytes(2)
         while ident in self._waiting:
             ident = secrets.token_bytes(2)
@@ -252,6 +256,15 @@ class Connection(asyncio.Protocol):
                     self.close()
                 else:
                     self._idle = self.loop.call_later(IDLE, self.close)
+
+    @property
+    def ending(self) -> bool:
+        """Whether nothing can be written anymore.
+
+        A write that fails closes the transport at once, but `connection_lost` is called only in the
+        next round of the event loop. What is asked until then must go elsewhere.
+        """
+        return self.transport is not None and self.transport.is_closing()
 
     def give_back(self) -> None:
         if self.kept:

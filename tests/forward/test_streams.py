@@ -114,6 +114,24 @@ def test_an_upstream_that_ends_a_connection_because_of_the_second_question_answe
     run(story())
 
 
+def test_questions_asked_while_a_write_fails_go_onto_a_new_connection() -> None:
+    """asyncio reports a failed write one round later: until then the connection looks alive."""
+
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            channel = Streams(upstream.tcp, None)
+            await channel.ask(query(0), lambda: False)
+            upstream.writers[0].close()  # in this round; the first write gets a reset, others fail
+            replies = await asyncio.gather(
+                *(channel.ask(query(n), lambda: False) for n in range(1, 21))
+            )
+            assert len(replies) == 20
+            assert upstream.connections == 2
+            await channel.close()
+
+    run(story())
+
+
 def test_an_upstream_that_never_answers_on_a_connection_is_asked_twice() -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: []) as (upstream,):

@@ -1,4 +1,5 @@
-"""Real peers: a validating Unbound behind us, and races against forged replies."""
+"""Real peers: dnsdist that ends connections, a validating Unbound behind us, and races against
+forged replies."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from tests.live.conftest import catalog_file
 from tests.live.forwarding import GOOD, ask_all
 from tests.live.hosts import Served, addresses, ask, outcome, query, serving
 from tests.live.unbound import free_ports
-from tests.live.upstream import Asked, Said, Upstream, answering
+from tests.live.upstream import Asked, Said, Upstream, after, answering
 from tests.tools import requires_tool
 
 pytestmark = pytest.mark.live
@@ -56,6 +57,60 @@ def test_no_forged_reply_wins_and_every_question_is_answered(catalog: Path, sock
             assert (got.outcome, got.addresses) == ("NOERROR", [GOOD]), number
         names = {asked.name for asked in tuple(upstream.asked)}
         assert len(names) == RACES
+
+
+# ── dnsdist that takes few questions per connection ───────────────────────────────────────────────
+
+
+class Dnsdist:
+    """Debian's dnsdist before *behind*: TCP connections end after *takes* questions."""
+
+    def __init__(self, folder: Path, behind: int, takes: int) -> None:
+        (self.port,) = free_ports(1)
+        config = folder / "dnsdist.conf"
+        config.write_text(
+            f'setLocal("[::1]:{self.port}")\nsetACL({{"::1/128"}})\n'
+            f'newServer({{address="[::1]:{behind}", checkInterval=3600}})\ngetServer(0):setUp()\n'
+            f"setMaxTCPQueriesPerConnection({takes})\nsetSecurityPollSuffix('')\n"
+        )
+        self.process = subprocess.Popen(
+            ["dnsdist", "--supervised", "--disable-syslog", "-C", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+
+
+@requires_tool("dnsdist")
+@pytest.mark.parametrize("wait", [0.0, 0.1], ids=["at once", "slow"])
+@pytest.mark.parametrize("takes", [1, 2])
+def test_dnsdist_that_ends_connections_after_few_questions_answers_all(
+    catalog: Path, tmp_path: Path, takes: int, wait: float
+) -> None:
+    with Upstream(after(wait, answering(f"@ 60 IN A {GOOD}"))) as behind:
+        peer = Dnsdist(tmp_path, behind.port, takes)
+        try:
+            with serving(catalog, upstream=f"tcp://[::1]:{peer.port}") as server:
+                _until_answered(server)
+                got = ask_all(server, [query(f"x{n}.example", "A") for n in range(20)])
+                assert [each.outcome for each in got if each.addresses != [GOOD]] == []
+        finally:
+            peer.close()
+
+
+def _until_answered(server: Served) -> None:
+    end = time.monotonic() + 20
+    while ask(server, query(f"up{time.monotonic_ns()}.example", "A")).rcode():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 # ── a validating client ───────────────────────────────────────────────────────────────────────────
