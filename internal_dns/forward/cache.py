@@ -44,7 +44,7 @@ Key = bytes
 Reason = tuple[Ede, str]  # why there was no answer
 
 
-class Age(Enum):
+class Freshness(Enum):
     """How good what is kept still is."""
 
     FRESH = "fresh"
@@ -94,7 +94,7 @@ class Cache:
     def __init__(self, max_entries: int = MAX_ENTRIES, max_octets: int = MAX_OCTETS) -> None:
         self.max_entries, self.max_octets = max_entries, max_octets
         self.octets = self.evictions = self.misses = 0
-        self.hits = dict.fromkeys(Age, 0)
+        self.hits = dict.fromkeys(Freshness, 0)
         # How often the answer table has repeated a reply that is kept here.
         self.repeats: Callable[[Key], int] = lambda key: 0
         self._kept: dict[Key, CacheEntry] = {}
@@ -107,7 +107,7 @@ class Cache:
 
     def find(
         self, key: Key, now: float, network: NetworkId = NOBODY
-    ) -> tuple[CacheEntry, Age] | None:
+    ) -> tuple[CacheEntry, Freshness] | None:
         """Return what is kept for *key*, which *network* asks for, and how good it is. DUE is said
         once in a reply's life."""
         kept = self.peek(key)
@@ -115,9 +115,15 @@ class Cache:
             self.misses += 1
             return None
         self._used(key, kept, network)
-        age = Age.FRESH if now < kept.refresh_at else Age.DUE if now < kept.until else Age.STALE
-        if age is Age.DUE:
-            age = Age.DUE if kept.due else Age.FRESH
+        age = (
+            Freshness.FRESH
+            if now < kept.refresh_at
+            else Freshness.DUE
+            if now < kept.until
+            else Freshness.STALE
+        )
+        if age is Freshness.DUE:
+            age = Freshness.DUE if kept.due else Freshness.FRESH
             kept.due = False
         self.hits[age] += 1
         return kept, age

@@ -27,7 +27,7 @@ from internal_dns.core.message import Body, message
 from internal_dns.core.names import Labels
 from internal_dns.core.relayed import Relayed, relay
 from internal_dns.core.wire import CD, DS, Ede, Query, Rcode
-from internal_dns.forward.cache import FAILED, Age, Cache, CacheEntry
+from internal_dns.forward.cache import FAILED, Cache, CacheEntry, Freshness
 from internal_dns.forward.outstanding import (
     ALIAS,
     BUSY,
@@ -38,10 +38,10 @@ from internal_dns.forward.outstanding import (
     Outcome,
     OutstandingQuery,
     Question,
-    State,
+    UpstreamState,
 )
 from internal_dns.forward.policy import HEDGE, PATIENCE, PROBE_TIMEOUT, Plan, preferred
-from internal_dns.forward.sockets import SOCKETS, Pool
+from internal_dns.forward.sockets import SOCKETS, SocketPool
 from internal_dns.forward.streams import channel
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.late import Late
@@ -86,12 +86,12 @@ class Forwarder:
         self.cache = cache or Cache()
         self.sockets = 0
         self.waiting: Counter[NetworkId] = Counter()
-        self.asking: dict[bytes, OutstandingQuery] = {}
+        self.outstanding: dict[bytes, OutstandingQuery] = {}
         self.of_network: dict[
             NetworkId, dict[OutstandingQuery, None]
         ] = {}  # the oldest first; those of before `use` too
-        self.states: dict[Upstream, State] = {}
-        self._states_of: dict[tuple[Upstream, ...], list[State]] = {}
+        self.states: dict[Upstream, UpstreamState] = {}
+        self._states_of: dict[tuple[Upstream, ...], list[UpstreamState]] = {}
         # The answer table's, so that what is asked for again is repeated without us.
         self.keep: Callable[[bytes, int, int, Relayed, float, float, float], None] = lambda *kept: (
             None
@@ -130,7 +130,7 @@ class Forwarder:
         }
         self.cache.clear()
         self.forget()
-        self.asking.clear()
+        self.outstanding.clear()
         for gone in before.keys() - self.states.keys():
             task = asyncio.get_running_loop().create_task(self._leave(before[gone]))
             self._closing.add(task)
@@ -141,15 +141,15 @@ class Forwarder:
         """How many sockets the pools may have in all."""
         return self.shared * sum(state.pool is not None for state in self.states.values())
 
-    def use_manners(self, *, outside_aliases: bool, sockets: str) -> None:
+    def configure(self, *, outside_aliases: bool, sockets: str) -> None:
         """From now on complete aliases from outside or not, and share sockets so."""
         self.outside_aliases = outside_aliases
         if sockets != self.mode:
             self.mode = sockets
             self._share_sockets()
 
-    def _state(self, upstream: Upstream) -> State:
-        return State(upstream, channel(upstream, self.ca))
+    def _state(self, upstream: Upstream) -> UpstreamState:
+        return UpstreamState(upstream, channel(upstream, self.ca))
 
     def _share_sockets(self) -> None:
         """Give each upstream a pool of sockets, or none, as the setting says."""
@@ -159,11 +159,11 @@ class Forwarder:
             before, state.pool = state.pool, None
             if self.mode != "fresh":
                 family, anywhere = state.upstream.endpoint.family, self.mode == "pool"
-                state.pool = Pool(family, state.address, self.shared, state.missed, anywhere)
+                state.pool = SocketPool(family, state.address, self.shared, state.missed, anywhere)
             if before is not None:
                 before.close()
 
-    async def _leave(self, state: State) -> None:
+    async def _leave(self, state: UpstreamState) -> None:
         """Close the connections to an upstream when all that it has been asked is over."""
         over = [asking.over() for asking in self._on_their_way() if state in asking.states]
         await asyncio.gather(*over)
@@ -197,14 +197,14 @@ class Forwarder:
         stale: CacheEntry | None = None
         if (found := self.cache.find(key, now, forward.network)) is not None:
             kept, age = found
-            if age is not Age.STALE:
-                if age is Age.DUE:
+            if age is not Freshness.STALE:
+                if age is Freshness.DUE:
                     self._start(question, query.labels, forward.network)
                 return self._cached(forward, question, kept, now)
             stale = kept
         if (why := self.cache.failure(key, now)) is not None:
             return self._concluded(forward, Failure("failed before", why), stale)
-        asking = None if stale else self.asking.get(key)
+        asking = None if stale else self.outstanding.get(key)
         if asking is not None and self._is_upstream(source, asking):
             asking.looping = True
             if asking.is_own(query.id, query.question):
@@ -247,7 +247,7 @@ class Forwarder:
         try:
             return self._concluded(waiter.forward, outcome, waiter.stale)
         except Exception:
-            self.failed_on(waiter.asking)
+            self.log_fault(waiter.query)
             return self._fail(waiter.forward, FAULT)
 
     def no_longer_waits(self, number: NetworkId) -> None:
@@ -295,7 +295,7 @@ class Forwarder:
         self, question: Question, labels: Labels, number: NetworkId
     ) -> OutstandingQuery | None:
         """Send a question on its way for *number*; None when there is no room for it."""
-        if (already := self.asking.get(question.key)) is not None:
+        if (already := self.outstanding.get(question.key)) is not None:
             return already
         if self.sockets >= self.limit and not self._make_room(number):
             return None
@@ -308,12 +308,14 @@ class Forwarder:
         asking = OutstandingQuery(
             question, states, plan, self, self._done, network=number, allow_prefix=rule.allow_prefix
         )
-        self.asking[question.key] = asking
+        self.outstanding[question.key] = asking
         self.of_network.setdefault(number, {})[asking] = None
         asking.go_on()
         return asking
 
-    def _done(self, asking: OutstandingQuery, outcome: Outcome, state: State | None) -> None:
+    def _done(
+        self, asking: OutstandingQuery, outcome: Outcome, state: UpstreamState | None
+    ) -> None:
         """Keep what came of a question, before those who wait are told."""
         key, now = asking.question.key, self.loop.time()
         of_network = self.of_network[asking.network]
@@ -321,9 +323,9 @@ class Forwarder:
         if not of_network:
             del self.of_network[asking.network]
         self.metrics.forward_seconds.observe(time.monotonic() - asking.started_at)
-        if self.asking.get(key) is not asking:
+        if self.outstanding.get(key) is not asking:
             return  # other upstreams are asked since
-        del self.asking[key]
+        del self.outstanding[key]
         if isinstance(outcome, Relayed):
             self.cache.keep(key, outcome, now, state.name if state else "", asking.network)
         elif outcome not in (BUSY, FAULT):
@@ -365,7 +367,7 @@ class Forwarder:
             ("rule", self._rule_in_words(query.labels, query.qtype)),
             ("cache", self._cache_in_words(key, now)),
         ]
-        if (asking := self.asking.get(key)) is not None:
+        if (asking := self.outstanding.get(key)) is not None:
             steps.append(
                 (
                     "asked",
@@ -421,7 +423,7 @@ class Forwarder:
 
     # ── upstreams ─────────────────────────────────────────────────────────────────────────────────
 
-    def unheard(self, state: State, name: bytes) -> None:
+    def count_timeout(self, state: UpstreamState, name: bytes) -> None:
         """Count that *state* did not answer for *name*; see whether it is there at all."""
         loop, health = self.loop, state.health
         state.failures["timeout"] += 1
@@ -430,25 +432,25 @@ class Forwarder:
         if health.probing and not probing:
             self._probe_at(state, loop.time())
 
-    def failed_on(self, asking: OutstandingQuery) -> None:
+    def log_fault(self, asking: OutstandingQuery) -> None:
         """Log a fault of ours."""
         _log.exception("forwarding failed")
         self.metrics.errors += 1
 
-    def _probe_at(self, state: State, when: float) -> None:
+    def _probe_at(self, state: UpstreamState, when: float) -> None:
         """Probe *state* then, and not also when that was due that something else has answered
         since."""
         if state.probe_timer:
             state.probe_timer.cancel()
         state.probe_timer = asyncio.get_running_loop().call_at(when, self._probe, state)
 
-    def _probe(self, state: State) -> None:
+    def _probe(self, state: UpstreamState) -> None:
         """Ask *state* whether it is there, until it is."""
         loop, health = self.loop, state.health
         if not health.probing or self.states.get(state.upstream) is not state:
             return
 
-        def done(asking: OutstandingQuery, outcome: Outcome, by: State | None) -> None:
+        def done(asking: OutstandingQuery, outcome: Outcome, by: UpstreamState | None) -> None:
             self._probes.discard(asking)
             was_up = health.up
             if by is not None:
@@ -490,11 +492,11 @@ class Waiter(Late):
         self,
         forwarder: Forwarder,
         forward: Forward,
-        asking: OutstandingQuery,
+        query: OutstandingQuery,
         stale: CacheEntry | None,
     ) -> None:
         super().__init__(loop=forwarder.loop)
-        self.forwarder, self.forward, self.asking, self.stale = forwarder, forward, asking, stale
+        self.forwarder, self.forward, self.query, self.stale = forwarder, forward, query, stale
         self.timer: asyncio.TimerHandle | None = None
 
     def tell(self, outcome: Outcome, *, at_once: bool = False) -> None:
@@ -514,10 +516,10 @@ class Waiter(Late):
     def lose_patience(self) -> None:
         """Take the stale reply; the question goes on. Not while a reply waits to be checked: that
         comes sooner."""
-        if self.asking.unchecked:
+        if self.query.unchecked:
             self.timer = self.forwarder.loop.call_later(HEDGE, self.lose_patience)
             return
-        self.asking.waiters.pop(self, None)
+        self.query.waiters.pop(self, None)
         self.tell(BUSY)
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -525,7 +527,7 @@ class Waiter(Late):
         if not self.done():
             if self.timer is not None:
                 self.timer.cancel()
-            self.asking.waiters.pop(self, None)
+            self.query.waiters.pop(self, None)
             self.forwarder.no_longer_waits(self.forward.network)
         return super().cancel(msg)
 
@@ -538,7 +540,7 @@ def nothing_of_ours(
     return message(body, forward.query, forward.reply_options)
 
 
-def _in_words(state: State) -> str:
+def _in_words(state: UpstreamState) -> str:
     health = state.health
     if not state.queries:
         return f"{state.upstream}, not asked so far"

@@ -43,7 +43,7 @@ from internal_dns.core.wire import (
     is_reply_to,
 )
 from internal_dns.forward.policy import HEDGE, Ask, Health, Plan, Wait
-from internal_dns.forward.sockets import Pool, SharedSocket
+from internal_dns.forward.sockets import SharedSocket, SocketPool
 from internal_dns.forward.streams import Channel, NoReply
 from internal_dns.forward.upstreams import Upstream
 
@@ -143,7 +143,7 @@ Outcome = Relayed | Failure
 
 
 @dataclass(slots=True, eq=False)
-class State:
+class UpstreamState:
     """One upstream as it has been: its health, its kept connections, its counters."""
 
     upstream: Upstream
@@ -153,7 +153,7 @@ class State:
     replies: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # by RCODE
     failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by reason
     outstanding: int = 0  # tries
-    pool: Pool | None = None  # None: each try by UDP has a socket of its own
+    pool: SocketPool | None = None  # None: each try by UDP has a socket of its own
     plain_until: float = 0.0  # it knew no EDNS
     name: str = ""  # the upstream in words
     probe_timer: asyncio.TimerHandle | None = None
@@ -181,7 +181,7 @@ class State:
         return self._sockaddr
 
 
-class Guard(Protocol):
+class Context(Protocol):
     """What all questions share: the room for sockets, and what is ours."""
 
     sockets: int
@@ -190,10 +190,10 @@ class Guard(Protocol):
     prefix: bytes
     check: Callable[[Iterable[NetworkId], Callable[[], None]], None]
 
-    def unheard(self, state: State, name: bytes) -> None:
+    def count_timeout(self, state: UpstreamState, name: bytes) -> None:
         """An upstream did not answer for *name* in time."""
 
-    def failed_on(self, asking: OutstandingQuery) -> None:
+    def log_fault(self, asking: OutstandingQuery) -> None:
         """An exception that nobody expected is being handled."""
 
 
@@ -208,7 +208,7 @@ class Waiting(Protocol):
 class UdpAttempt:
     """One UDP message to an upstream, and the socket its reply comes to."""
 
-    asking: OutstandingQuery
+    query: OutstandingQuery
     at: int
     sock: socket.socket | SharedSocket
     ident: bytes
@@ -219,17 +219,17 @@ class UdpAttempt:
     unchecked: bool = False  # its reply has come, and waits for its check's turn
 
     def take(self, octets: bytes) -> None:
-        self.asking.take(self, octets)
+        self.query.take(self, octets)
 
     def concerns(self, octets: bytes) -> bool:
         """Whether *octets* have this question, in any letter case."""
         return octets[HEADER : HEADER + len(self.section)].lower() == self.section.lower()
 
     def missed(self) -> None:
-        self.asking.missed(self)
+        self.query.missed(self)
 
     def unreachable(self) -> None:
-        self.asking.unreachable(self)
+        self.query.unreachable(self)
 
 
 class OutstandingQuery:
@@ -239,23 +239,23 @@ class OutstandingQuery:
     def __init__(
         self,
         question: Question,
-        states: Sequence[State],
+        states: Sequence[UpstreamState],
         plan: Plan,
-        guard: Guard,
-        done: Callable[[OutstandingQuery, Outcome, State | None], None],
+        context: Context,
+        done: Callable[[OutstandingQuery, Outcome, UpstreamState | None], None],
         *,
         network: NetworkId = NOBODY,
         allow_prefix: bool = False,
         probe: bool = False,
     ) -> None:
-        self.question, self.states, self.plan, self.guard, self.done = (
+        self.question, self.states, self.plan, self.context, self.done = (
             question,
             states,
             plan,
-            guard,
+            context,
             done,
         )
-        self.prefix = None if allow_prefix else guard.prefix
+        self.prefix = None if allow_prefix else context.prefix
         self.network, self.probe = network, probe
         self.loop = asyncio.get_running_loop()
         self.waiters: dict[Waiting, NetworkId] = {}
@@ -326,7 +326,7 @@ class OutstandingQuery:
         come back."""
         return any(each.ident == ident and each.section == section for each in self._tries)
 
-    def end(self, outcome: Outcome, state: State | None = None) -> None:
+    def end(self, outcome: Outcome, state: UpstreamState | None = None) -> None:
         """Stop, and tell all who wait."""
         if self.outcome is not None:
             return
@@ -350,7 +350,7 @@ class OutstandingQuery:
 
     def _fault(self) -> None:
         """A fault of ours costs this question, and those who wait for it are told."""
-        self.guard.failed_on(self)
+        self.context.log_fault(self)
         self.end(FAULT)
 
     def _count_silence(self, now: float) -> None:
@@ -361,7 +361,7 @@ class OutstandingQuery:
         waited |= {at: since for at, since in self._streams.values()}
         for at, since in waited.items():
             if now - since >= HEDGE / 2 and at not in self._answered:
-                self.guard.unheard(self.states[at], self.question.name)
+                self.context.count_timeout(self.states[at], self.question.name)
 
     def _edns(self, at: int) -> bool:
         """Whether to ask this upstream with EDNS."""
@@ -392,10 +392,10 @@ class OutstandingQuery:
             return
         state.queries["udp"] += 1
         state.outstanding += 1
-        self.guard.sockets += 1
+        self.context.sockets += 1
         self._tries.append(made)
 
-    def _sent(self, state: State, octets: bytes) -> socket.socket:
+    def _sent(self, state: UpstreamState, octets: bytes) -> socket.socket:
         """Send from a socket of its own: connected, so that only the upstream can speak, in one
         step (no asyncio endpoint)."""
         sock = socket.socket(
@@ -463,7 +463,7 @@ class OutstandingQuery:
             self.loop.remove_reader(sock)
             sock.close()
         state.outstanding -= 1
-        self.guard.sockets -= 1
+        self.context.sockets -= 1
 
     # ── by TCP, TLS, HTTPS ────────────────────────────────────────────────────────────────────────
 
@@ -538,7 +538,7 @@ class OutstandingQuery:
         self._rest()
         networks = set(self.waiters.values()) or {self.network}
         turn_of = next(iter(networks)) if len(networks) == 1 else None
-        self.guard.check(
+        self.context.check(
             networks,
             partial(self._judge_in_turn, at, octets, ident, section, made, edns, age, turn_of),
         )
@@ -586,7 +586,7 @@ class OutstandingQuery:
         """Check a reply, and decide whether it ends the question."""
         state, question = self.states[at], self.question
         try:
-            checked = check_reply(octets, ident, section, self.guard.zones, self.prefix)
+            checked = check_reply(octets, ident, section, self.context.zones, self.prefix)
             if checked.flags & TC and made is not None:
                 self._too_large(at, made)
                 return

@@ -106,7 +106,7 @@ class SharedSocket:
                 self.on_stray()
 
 
-class Pool:
+class SocketPool:
     """The shared sockets of one upstream.
 
     *anywhere*: wherever the upstream is; else only while its address is one of this host.

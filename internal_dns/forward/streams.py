@@ -67,8 +67,8 @@ class Channel(Protocol):
 def channel(upstream: Upstream, ca: Path | None) -> Channel:
     """Return the way to ask *upstream*. Raises OSError or ssl.SSLError when *ca* cannot be used."""
     if upstream.scheme == "https":
-        return Https(upstream, ca)
-    return Streams(upstream, context(ca) if upstream.scheme == "tls" else None)
+        return HttpsChannel(upstream, ca)
+    return StreamChannel(upstream, context(ca) if upstream.scheme == "tls" else None)
 
 
 def context(ca: Path | None) -> ssl.SSLContext:
@@ -82,7 +82,7 @@ def context(ca: Path | None) -> ssl.SSLContext:
     return made
 
 
-class Streams:
+class StreamChannel:
     """DNS over TCP or TLS: the kept connection to an upstream, or several if it takes only a few
     questions on each."""
 
@@ -342,7 +342,7 @@ def _question_of(query: bytes) -> bytes:
     return query[10 : at + 5]
 
 
-class Https:
+class HttpsChannel:
     """DNS over HTTPS, by the HTTP library that dnspython's extra `doh` brings; HTTP/2 where the
     server has it."""
 
@@ -372,13 +372,13 @@ class Https:
         self.closed = False
         self._closing: set[asyncio.Task[None]] = set()
 
-    def _line(self) -> Line:
+    def _line(self) -> HttpClient:
         import httpx2
 
         # RFC 8484 section 8.2.3: cookies would tell questions' askers apart.
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
         timeout = httpx2.Timeout(None, connect=CONNECT)
-        return Line(
+        return HttpClient(
             httpx2.AsyncClient(
                 http2=True, verify=self.tls, trust_env=False, timeout=timeout, cookies=no_cookies
             )
@@ -397,7 +397,7 @@ class Https:
                 self._start_anew(at_once=silence.longer(loop.time(), SILENT))
             line = self.line
             line.silence.asked(loop.time())
-            line.asking += 1
+            line.requests += 1
             try:
                 return await self._post(line, question)
             except asyncio.CancelledError:
@@ -414,11 +414,11 @@ class Https:
                     raise NoReply(f"{type(error).__name__}: {error}") from error
                 again = _never
             finally:
-                line.asking -= 1
-                if not line.asking:
+                line.requests -= 1
+                if not line.requests:
                     line.idle.set()
 
-    async def _post(self, line: Line, question: bytes) -> tuple[bytes, int]:
+    async def _post(self, line: HttpClient, question: bytes) -> tuple[bytes, int]:
         # RFC 8484 section 4.1: the id 0, so that HTTP caches see equal questions.
         asked = line.client.stream(
             "POST",
@@ -456,18 +456,18 @@ class Https:
         await asyncio.gather(*self._closing, return_exceptions=True)
 
 
-class Line:
+class HttpClient:
     """An HTTP client with its connections, and what is asked over them."""
 
     def __init__(self, client: Any) -> None:
         self.client, self.silence = client, Silence()
-        self.asking = 0
+        self.requests = 0
         self.idle = asyncio.Event()
 
     async def close(self) -> None:
         """Close when nothing is asked over it any more, or at once when this is cancelled."""
         try:
-            while self.asking:
+            while self.requests:
                 self.idle.clear()
                 await self.idle.wait()
         finally:
@@ -475,5 +475,5 @@ class Line:
 
 
 def _age(text: str) -> int:
-    """Read an Age header (RFC 9111 section 5.1); what is no number says nothing."""
+    """Read an Freshness header (RFC 9111 section 5.1); what is no number says nothing."""
     return min(int(text), MAX_AGE) if text.isascii() and text.isdigit() and len(text) < 20 else 0

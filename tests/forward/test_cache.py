@@ -12,14 +12,14 @@ import pytest
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import Ede
-from internal_dns.forward.cache import FAILED, MAX_FAILED, MAX_STALE, Age, Cache
+from internal_dns.forward.cache import FAILED, MAX_FAILED, MAX_STALE, Cache, Freshness
 
 
 def reply(lifetime: int = 100, size: int = 50) -> Relayed:
     return Relayed(0, False, (1, 0), bytes(size), (), lifetime)
 
 
-def age(cache: Cache, key: bytes, now: float) -> Age | None:
+def age(cache: Cache, key: bytes, now: float) -> Freshness | None:
     found = cache.find(key, now)
     return found[1] if found else None
 
@@ -31,8 +31,22 @@ def test_a_reply_is_fresh_then_due_once_then_stale_then_gone() -> None:
         age(cache, b"k", 1_000 + at)
         for at in (0, 89.9, 90, 90, 99.9, 100, 100 + MAX_STALE - 1, 100 + MAX_STALE)
     ]
-    assert ages == [Age.FRESH, Age.FRESH, Age.DUE, Age.FRESH, Age.FRESH, Age.STALE, Age.STALE, None]
-    assert (cache.hits[Age.FRESH], cache.hits[Age.DUE], cache.hits[Age.STALE], cache.misses) == (
+    assert ages == [
+        Freshness.FRESH,
+        Freshness.FRESH,
+        Freshness.DUE,
+        Freshness.FRESH,
+        Freshness.FRESH,
+        Freshness.STALE,
+        Freshness.STALE,
+        None,
+    ]
+    assert (
+        cache.hits[Freshness.FRESH],
+        cache.hits[Freshness.DUE],
+        cache.hits[Freshness.STALE],
+        cache.misses,
+    ) == (
         4,
         1,
         2,
@@ -111,7 +125,7 @@ def test_what_is_asked_for_once_does_not_push_out_what_is_asked_for_often(
     often = [b"often%d" % n for n in range(50)]
     for key in often:
         cache.keep(key, reply(), 0)
-        assert age(cache, key, 0) is Age.FRESH
+        assert age(cache, key, 0) is Freshness.FRESH
     for number in range(5_000):
         cache.keep(b"once%d" % number, reply(), 0)
     assert all(cache.peek(key) for key in often)

@@ -233,7 +233,7 @@ async def play(scenario: Scenario) -> None:
         try:
             for step in scenario.steps:
                 if isinstance(step, bool):
-                    forwarder.use_manners(outside_aliases=step, sockets="auto")
+                    forwarder.configure(outside_aliases=step, sockets="auto")
                 elif isinstance(step, tuple):
                     speakers[step[0]].pairs = step[1]
                 elif isinstance(step, float):

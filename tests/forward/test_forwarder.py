@@ -114,7 +114,7 @@ async def ask(forwarder: Forwarder, forward: Forward | None = None) -> dns.messa
     octets = await octets_of(forwarder, forward)
     assert octets[:2] == forward.query.id
     assert not forwarder.waiting
-    assert not forwarder.asking
+    assert not forwarder.outstanding
     assert not forwarder.of_network
     assert forwarder.sockets == len(forwarder._probes)
     return dns.message.from_wire(octets)
@@ -946,8 +946,8 @@ def test_what_has_run_out_stands_in_while_nothing_better_can_be_had(
             alive = False
             stale = dns.message.from_wire(await octets_of(forwarder, asked()))
             assert (stale.rcode(), ede(stale), stale.answer[0].ttl) == (0, 3, 30)
-            assert forwarder.asking  # and the question goes on
-            while forwarder.asking:
+            assert forwarder.outstanding  # and the question goes on
+            while forwarder.outstanding:
                 await asyncio.sleep(0.01)
             before = len(upstream.asked)
             assert ede(await ask(forwarder)) == 3  # at once: it failed a moment ago
@@ -975,7 +975,7 @@ def test_a_reply_near_its_end_is_asked_for_again_by_the_first_who_wants_it() -> 
             assert isinstance(answer, bytes)
             assert dns.message.from_wire(answer).answer[0].ttl in (4, 5)
             assert told[-1][5:] == (kept.until, kept.until)
-            while forwarder.asking:
+            while forwarder.outstanding:
                 await asyncio.sleep(0.01)
             assert len(upstream.asked) == 2
             assert (await ask(forwarder)).answer[0].ttl in (59, 60)
@@ -1041,7 +1041,7 @@ def test_an_upstream_is_probed_once_at_a_time_however_often_it_comes_and_goes(
             timers = []
             for rotation in range(3):
                 for number in range(policy.SUSPECT):
-                    forwarder.unheard(state, b"%d" % number)
+                    forwarder.count_timeout(state, b"%d" % number)
                 while len(upstream.asked) <= rotation or forwarder._probes:
                     await asyncio.sleep(0.001)
                 timers.append(state.probe_timer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from internal_dns.forward.sockets import LIFETIME, Pool, SharedSocket
+from internal_dns.forward.sockets import LIFETIME, SharedSocket, SocketPool
 from tests.forward.virtual import run
 
 
@@ -25,7 +25,7 @@ class Waiting:
         raise AssertionError("somebody is there")
 
 
-def shared(pool: Pool, now: float = 0.0) -> SharedSocket:
+def shared(pool: SocketPool, now: float = 0.0) -> SharedSocket:
     taken = pool.take(now)
     assert taken is not None
     return taken
@@ -38,8 +38,8 @@ def upstream() -> socket.socket:
     return sock
 
 
-def pool_of_one(sock: socket.socket) -> Pool:
-    return Pool(socket.AF_INET, sock.getsockname, 1, lambda: None, anywhere=True)
+def pool_of_one(sock: socket.socket) -> SocketPool:
+    return SocketPool(socket.AF_INET, sock.getsockname, 1, lambda: None, anywhere=True)
 
 
 def test_an_upstream_that_is_asked_no_more_holds_no_descriptor() -> None:

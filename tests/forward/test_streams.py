@@ -15,7 +15,7 @@ import pytest
 
 from internal_dns.forward import streams
 from internal_dns.forward.outstanding import Question
-from internal_dns.forward.streams import Channel, Https, Streams
+from internal_dns.forward.streams import Channel, HttpsChannel, StreamChannel
 from internal_dns.forward.upstreams import Upstream
 from tests.forward.doh import Doh, doh
 from tests.forward.scripted import good, reply, scripted
@@ -50,7 +50,7 @@ def test_a_question_too_many_for_one_connection_goes_onto_another(
 
     async def story() -> None:
         async with scripted(lambda octets, _: []) as (upstream,):
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             asking = [asyncio.create_task(channel.ask(query(n), lambda: True)) for n in range(3)]
             while len(upstream.asked) < 3:
                 await asyncio.sleep(0.001)
@@ -71,7 +71,7 @@ def test_an_upstream_that_takes_few_questions_per_connection_answers_all_of_them
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             upstream.takes = takes
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             for _ in range(2):
                 replies = await asyncio.gather(
                     *(channel.ask(query(n), lambda: False) for n in range(20))
@@ -104,7 +104,7 @@ def test_an_upstream_that_ends_a_connection_because_of_the_second_question_answe
                 return []
 
             upstream.script = answer
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             replies = await asyncio.gather(
                 *(channel.ask(query(n), lambda: True) for n in range(20))
             )
@@ -119,7 +119,7 @@ def test_questions_asked_while_a_write_fails_go_onto_a_new_connection() -> None:
 
     async def story() -> None:
         async with scripted(good()) as (upstream,):
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             await channel.ask(query(0), lambda: False)
             upstream.writers[0].close()  # in this round; the first write gets a reset, others fail
             replies = await asyncio.gather(
@@ -136,7 +136,7 @@ def test_an_upstream_that_never_answers_on_a_connection_is_asked_twice() -> None
     async def story() -> None:
         async with scripted(lambda octets, _: []) as (upstream,):
             upstream.takes = 1
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             for may, connections in ((False, 1), (True, 3)):
                 with pytest.raises(streams.NoReply):
                     await channel.ask(query(0), lambda may=may: may)  # type: ignore[misc]
@@ -153,7 +153,7 @@ def test_a_second_try_opens_a_new_connection_when_the_first_is_silent(
 
     async def story() -> None:
         async with scripted(good()) as (upstream,):
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             await channel.ask(query(0), lambda: True)
             upstream.script = lambda octets, _: (
                 [] if upstream.by_connection[-1] == 1 else [reply(octets)]
@@ -179,7 +179,7 @@ def test_a_connection_on_which_nothing_comes_is_left_though_no_question_waits_lo
     async def story() -> None:
         nonlocal deaf
         async with scripted(lambda octets, _: [] if deaf else [reply(octets)]) as (upstream,):
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             while channel.opened < 2:
                 await given_up(channel)
             deaf = False
@@ -199,7 +199,7 @@ def test_a_connection_that_does_not_come_about_gives_way_to_another(
         async with scripted(lambda octets, _: []) as (
             upstream,
         ):  # it says nothing, so TLS never begins
-            channel = Streams(
+            channel = StreamChannel(
                 Upstream.parse(f"tls://127.0.0.1:{upstream.port}"), streams.context(None)
             )
             for opened in (1, 2):
@@ -216,7 +216,7 @@ def test_a_connection_nobody_uses_is_closed(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def story() -> None:
         async with scripted(good()) as (upstream,):
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             await channel.ask(query(0), lambda: True)
             while channel._open:
                 await asyncio.sleep(0.001)
@@ -235,14 +235,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def by_https(
     authority: Authority,
-) -> Callable[[Callable[[Doh, Https], Coroutine[Any, Any, None]]], None]:
+) -> Callable[[Callable[[Doh, HttpsChannel], Coroutine[Any, Any, None]]], None]:
     """Run a story of a server and the way to ask it."""
     context = authority.sign("IP:127.0.0.1").context("h2")
 
-    def tell(story: Callable[[Doh, Https], Coroutine[Any, Any, None]]) -> None:
+    def tell(story: Callable[[Doh, HttpsChannel], Coroutine[Any, Any, None]]) -> None:
         async def whole() -> None:
             async with doh(context) as server:
-                channel = Https(
+                channel = HttpsChannel(
                     Upstream.parse(f"https://127.0.0.1:{server.port}"), Path(authority.pem)
                 )
                 await story(server, channel)
@@ -253,13 +253,13 @@ def by_https(
     return tell
 
 
-Tell = Callable[[Callable[[Doh, Https], Coroutine[Any, Any, None]]], None]
+Tell = Callable[[Callable[[Doh, HttpsChannel], Coroutine[Any, Any, None]]], None]
 needs_openssl = requires_tool("openssl")
 
 
 @needs_openssl
 def test_cookies_are_not_sent_back_and_nothing_is_packed(by_https: Tell) -> None:
-    async def story(server: Doh, channel: Https) -> None:
+    async def story(server: Doh, channel: HttpsChannel) -> None:
         server.headers = (("set-cookie", "who=you; Path=/"),)
         for number in range(3):
             assert await channel.ask(query(number), lambda: True)
@@ -276,7 +276,7 @@ def test_cookies_are_not_sent_back_and_nothing_is_packed(by_https: Tell) -> None
 
 @needs_openssl
 def test_the_media_type_may_have_parameters_and_letters_of_any_case(by_https: Tell) -> None:
-    async def story(server: Doh, channel: Https) -> None:
+    async def story(server: Doh, channel: HttpsChannel) -> None:
         server.content_type = "Application/DNS-Message; charset=utf-8"
         assert await channel.ask(query(0), lambda: True)
         server.content_type = "text/html"
@@ -289,7 +289,7 @@ def test_the_media_type_may_have_parameters_and_letters_of_any_case(by_https: Te
 @needs_openssl
 @pytest.mark.parametrize("status", [302, 307, 404, 503])
 def test_redirects_and_errors_are_no_replies(by_https: Tell, status: int) -> None:
-    async def story(server: Doh, channel: Https) -> None:
+    async def story(server: Doh, channel: HttpsChannel) -> None:
         server.status, server.headers = (
             status,
             (("location", f"https://127.0.0.1:{server.port}/elsewhere"),),
@@ -307,7 +307,7 @@ def test_https_leaves_a_connection_on_which_nothing_comes(
 ) -> None:
     monkeypatch.setattr(streams, "SILENT", 0.05)
 
-    async def story(server: Doh, channel: Https) -> None:
+    async def story(server: Doh, channel: HttpsChannel) -> None:
         assert await channel.ask(query(0), lambda: True)
         server.deaf = server.connections
         waiting = asyncio.create_task(channel.ask(query(1), lambda: True))
@@ -326,7 +326,7 @@ def test_a_second_try_by_https_opens_a_new_connection_when_the_first_is_silent(
 ) -> None:
     monkeypatch.setattr(streams, "SECOND", 0.02)
 
-    async def story(server: Doh, channel: Https) -> None:
+    async def story(server: Doh, channel: HttpsChannel) -> None:
         assert await channel.ask(query(0), lambda: True)
         server.deaf = server.connections
         first = asyncio.create_task(channel.ask(query(1), lambda: True))
@@ -342,7 +342,7 @@ def test_a_second_try_by_https_opens_a_new_connection_when_the_first_is_silent(
 
 @needs_openssl
 def test_a_closed_channel_is_an_error_of_the_connection(by_https: Tell) -> None:
-    async def story(server: Doh, channel: Https) -> None:
+    async def story(server: Doh, channel: HttpsChannel) -> None:
         await channel.close()
         with pytest.raises(ConnectionError):
             await channel.ask(query(0), lambda: True)
@@ -383,7 +383,7 @@ def test_a_certificate_is_for_its_alternative_names_and_never_for_its_common_nam
 def test_a_connection_that_https_lost_costs_a_new_one_and_never_the_question(
     by_https: Tell, goaway: bool
 ) -> None:
-    async def story(server: Doh, channel: Https) -> None:
+    async def story(server: Doh, channel: HttpsChannel) -> None:
         for number in range(4):
             assert await channel.ask(query(number), lambda: True)
             server.hang_up(goaway=goaway)
@@ -395,7 +395,7 @@ def test_a_connection_that_https_lost_costs_a_new_one_and_never_the_question(
 
 @needs_openssl
 def test_https_asks_once_more_and_then_no_more(by_https: Tell) -> None:
-    async def story(server: Doh, channel: Https) -> None:
+    async def story(server: Doh, channel: HttpsChannel) -> None:
         server.ends = True
         with pytest.raises(streams.NoReply):
             await channel.ask(query(0), lambda: True)
@@ -413,7 +413,7 @@ def test_https_asks_once_more_and_then_no_more(by_https: Tell) -> None:
     [("17", 17), ("0", 0), ("-1", 0), ("x", 0), ("1.5", 0), ("9" * 15, streams.MAX_AGE)],
 )
 def test_the_age_of_a_reply_is_told(by_https: Tell, header: str, age: int) -> None:
-    async def story(server: Doh, channel: Https) -> None:
+    async def story(server: Doh, channel: HttpsChannel) -> None:
         server.headers = (("age", header),)
         assert (await channel.ask(query(0), lambda: True))[1] == age
 
