@@ -28,9 +28,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import dns.edns
 import dns.message
@@ -40,10 +38,8 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
-import internal_dns.forward.forwarder as forwarder_module
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Forward, Rules, respond
-from internal_dns.forward import outstanding
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import Upstream
 from internal_dns.metrics import Metrics
@@ -215,10 +211,6 @@ def _fields(line: str) -> tuple[str, int, str, str, str]:
 async def play(scenario: Scenario) -> None:
     loop = asyncio.get_running_loop()
     with ExitStack() as stack:
-        for module in (outstanding, forwarder_module):  # they read the clock without the loop, too
-            stack.enter_context(
-                patch.object(module, "time", SimpleNamespace(monotonic=loop.time), create=True)
-            )
         speakers: dict[str, Speaker] = {}
         for name in scenario.upstreams:
             transport, speaker = await loop.create_datagram_endpoint(Speaker, local_addr=("::1", 0))
@@ -228,7 +220,9 @@ async def play(scenario: Scenario) -> None:
             f"udp://[::1]:{speaker.transport.get_extra_info('sockname')[1]}"
             for speaker in speakers.values()
         ]
-        forwarder = Forwarder([Upstream.parse(url) for url in urls], Metrics(), b"\xfd\xaa")
+        forwarder = Forwarder(
+            [Upstream.parse(url) for url in urls], Metrics(), b"\xfd\xaa", clock=loop.time
+        )
         Exchange(Rules(), Metrics(), forwarder).use(acme())
         try:
             for step in scenario.steps:
@@ -240,6 +234,7 @@ async def play(scenario: Scenario) -> None:
                     await asyncio.sleep(step)
                 else:
                     await judge(scenario, step, forwarder, speakers)
+                    forwarder.check_books()
         finally:
             await forwarder.close()
     await asyncio.sleep(0)

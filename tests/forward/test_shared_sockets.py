@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from internal_dns.forward.sockets import LIFETIME, SharedSocket, SocketPool
+from internal_dns.forward.sockets import SharedSocket, SocketPool
+from internal_dns.forward.times import TIMES
 from tests.forward.virtual import run
 
 
-class Waiting:
+class NeverAnswered:
     """A question that is still without a reply."""
 
     def take(self, octets: bytes) -> None:
@@ -18,7 +19,7 @@ class Waiting:
     def concerns(self, octets: bytes) -> bool:
         raise AssertionError("nothing was sent to it")
 
-    def missed(self) -> None:
+    def count_near_miss(self) -> None:
         raise AssertionError("nobody guesses")
 
     def unreachable(self) -> None:
@@ -46,9 +47,9 @@ def test_an_upstream_that_is_asked_no_more_holds_no_descriptor() -> None:
     async def story() -> None:
         with upstream() as sock:
             first = shared(pool_of_one(sock))
-            await asyncio.sleep(LIFETIME / 2)
+            await asyncio.sleep(TIMES.socket / 2)
             assert first.sock.fileno() >= 0
-            await asyncio.sleep(LIFETIME)
+            await asyncio.sleep(TIMES.socket)
             assert first.sock.fileno() < 0
 
     run(story())
@@ -60,16 +61,18 @@ def test_an_expired_socket_waits_for_the_last_question_on_it() -> None:
             pool = pool_of_one(sock)
             first = shared(pool)
             ident = first.free_ident()
-            first.send(ident, bytes(10), Waiting())
-            await asyncio.sleep(2 * LIFETIME)
+            first.send(ident, bytes(10), NeverAnswered())
+            await asyncio.sleep(2 * TIMES.socket)
             assert first.sock.fileno() >= 0
-            second = shared(pool, 2 * LIFETIME)
+            second = shared(pool, 2 * TIMES.socket)
             assert second is not first
-            first.over(ident)
+            first.release(ident)
             assert first.sock.fileno() < 0
             assert second.sock.fileno() >= 0
             pool.close()
-            await asyncio.sleep(2 * LIFETIME)  # the timer of a pool that was closed does nothing
+            await asyncio.sleep(
+                2 * TIMES.socket
+            )  # the timer of a pool that was closed does nothing
             assert second.sock.fileno() < 0
 
     run(story())
@@ -80,11 +83,11 @@ def test_the_timer_of_a_replaced_socket_spares_its_successor() -> None:
         with upstream() as sock:
             pool = pool_of_one(sock)
             first = shared(pool)
-            first.asked = 256
-            await asyncio.sleep(LIFETIME / 2)
-            second = shared(pool, LIFETIME / 2)
+            first.sent = 256
+            await asyncio.sleep(TIMES.socket / 2)
+            second = shared(pool, TIMES.socket / 2)
             assert second is not first
-            await asyncio.sleep(LIFETIME * 0.75)
+            await asyncio.sleep(TIMES.socket * 0.75)
             assert first.sock.fileno() < 0
             assert second.sock.fileno() >= 0
             pool.close()
