@@ -46,6 +46,7 @@ from internal_dns.forward.times import TIMES, Times
 from internal_dns.forward.upstream_state import UpstreamState
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.forward.waiter import Waiter
+from internal_dns.late import Late
 from internal_dns.metrics import Metrics, UpstreamFigures
 from internal_dns.net import packed
 
@@ -156,7 +157,7 @@ class Forwarder:
 
     # ── clients ───────────────────────────────────────────────────────────────────────────────────
 
-    def answer(self, forward: Forward, source: bytes) -> bytes | Waiter:
+    def answer(self, forward: Forward, source: bytes) -> bytes | Late:
         """Return the reply, or what will hold it when upstreams have answered. Never raises."""
         query, now = forward.query, self.loop.time()
         question = question_of(query)
@@ -180,7 +181,7 @@ class Forwarder:
 
     def _from_cache(
         self, forward: Forward, question: Question, entry: CacheEntry, now: float
-    ) -> bytes:
+    ) -> bytes | Late:
         if not entry.reply.target:  # what is incomplete is completed for each client
             self.keep(
                 question.name,
@@ -193,9 +194,7 @@ class Forwarder:
             )
         return self._relayed(forward, entry.reply, int(now - entry.since), "cached")
 
-    def _wait(
-        self, forward: Forward, question: Question, stale: CacheEntry | None
-    ) -> bytes | Waiter:
+    def _wait(self, forward: Forward, question: Question, stale: CacheEntry | None) -> bytes | Late:
         """Wait for the outstanding query for *question*, or for a new one."""
         network, query = forward.network, None
         if self.accounts.may_wait(network):
@@ -212,15 +211,17 @@ class Forwarder:
     def relay_in_turn(self, waiter: Waiter, outcome: Outcome) -> None:
         self.relay(waiter.forward.network, partial(waiter.take, outcome))
 
-    def conclude(self, waiter: Waiter, outcome: Outcome) -> bytes:
-        """Return the reply for a client that waited. Never raises."""
+    def conclude(self, waiter: Waiter, outcome: Outcome) -> bytes | Late:
+        """Return the reply for a client that waited, or what will hold it. Never raises."""
         try:
             return self._concluded(waiter.forward, outcome, waiter.stale)
         except Exception:
             self.log_fault()
             return self._fail(waiter.forward, FAULT)
 
-    def _concluded(self, forward: Forward, outcome: Outcome, stale: CacheEntry | None) -> bytes:
+    def _concluded(
+        self, forward: Forward, outcome: Outcome, stale: CacheEntry | None
+    ) -> bytes | Late:
         if isinstance(outcome, Relayed):
             return self._relayed(forward, outcome, 0, "answered")
         if stale is not None and outcome.ede[0] is not Ede.BLOCKED:
@@ -235,7 +236,7 @@ class Forwarder:
         age: int | None,
         outcome: str,
         ede: tuple[Ede, str] | None = None,
-    ) -> bytes:
+    ) -> bytes | Late:
         """Return the reply with *relayed*, which is *age* seconds old, None when it is stale."""
         if not relayed.target:
             self.metrics.forwards[outcome] += 1

@@ -23,8 +23,8 @@ class Concluder(Protocol):
     def relay_in_turn(self, waiter: Waiter, outcome: Outcome) -> None:
         """Have `waiter.take` called with *outcome* in the turn of its network."""
 
-    def conclude(self, waiter: Waiter, outcome: Outcome) -> bytes:
-        """Return the reply. Never raises."""
+    def conclude(self, waiter: Waiter, outcome: Outcome) -> bytes | Late:
+        """Return the reply, or what will hold it. Never raises."""
 
 
 class Waiter(Late):
@@ -53,9 +53,18 @@ class Waiter(Late):
 
     def take(self, outcome: Outcome) -> None:
         """Make the reply, unless the client has left."""
-        if not self.done():
+        if self.done():
+            return
+        reply = self.forwarder.conclude(self, outcome)
+        if isinstance(reply, bytes):
+            self._finish(reply)
+        else:
+            reply.when_there(self._finish)
+
+    def _finish(self, reply: bytes) -> None:
+        if not self.done():  # the client may have left meanwhile
             self.forwarder.accounts.remove_client(self.forward.network)
-            self.have(self.forwarder.conclude(self, outcome))
+            self.have(reply)
 
     def _wait(self, seconds: float) -> None:
         self.timer = self._loop.call_later(seconds, self._lose_patience)
