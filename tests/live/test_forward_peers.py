@@ -115,6 +115,7 @@ def _until_answered(server: Served) -> None:
 
 # ── a validating client ───────────────────────────────────────────────────────────────────────────
 
+ORIGIN = "signed.example"
 ZONE = """$TTL 300
 @ IN SOA ns.signed.example. root.signed.example. 1 3600 600 86400 60
 @ IN NS ns.signed.example.
@@ -124,6 +125,14 @@ alias IN CNAME www
 *.wild IN A 192.0.2.81
 corp IN NS ns.corp
 ns.corp IN AAAA 2001:db8::54
+safe IN NS ns.safe
+ns.safe IN AAAA 2001:db8::55
+"""
+SAFE = """$TTL 300
+@ IN SOA ns.safe.signed.example. root.signed.example. 1 3600 600 86400 60
+@ IN NS ns
+ns IN AAAA 2001:db8::55
+www IN A 192.0.2.82
 """
 
 
@@ -158,19 +167,28 @@ class Resolver:
         self.log.close()
 
 
-def signed_zone(folder: Path, *, nsec3: bool) -> tuple[Path, str]:
-    """The zone, signed, and its DS."""
-    (folder / "zone").write_text(ZONE)
-    keygen = ["dnssec-keygen", "-q", "-K", str(folder), "-a", "ECDSAP256SHA256", "-f", "KSK"]
-    subprocess.run([*keygen, "signed.example"], check=True, capture_output=True, timeout=30)
-    del keygen[-2:]
-    subprocess.run([*keygen, "signed.example"], check=True, capture_output=True, timeout=30)
+def signed_zone(folder: Path, *, nsec3: bool, origin: str = ORIGIN, text: str = ZONE) -> Path:
+    """Sign the zone; its DS is then in `dsset-ORIGIN.` beside it."""
+    (folder / f"{origin}.zone").write_text(text)
+    keygen = ["dnssec-keygen", "-q", "-K", str(folder), "-a", "ECDSAP256SHA256"]
+    for kind in (["-f", "KSK"], []):
+        subprocess.run([*keygen, *kind, origin], check=True, capture_output=True, timeout=30)
     subprocess.run(
         ["dnssec-signzone", "-S", "-K", str(folder), *(["-3", "beef"] if nsec3 else []), "-g",
-         "-o", "signed.example", "-f", "signed", "zone"],
+         "-o", origin, "-f", f"{origin}.signed", f"{origin}.zone"],
         cwd=folder, check=True, capture_output=True, timeout=30,
     )  # fmt: skip
-    return folder / "signed", (folder / "dsset-signed.example.").read_text().strip()
+    return folder / f"{origin}.signed"
+
+
+def authority(folder: Path, origin: str, zone: Path) -> Resolver:
+    """An Unbound that answers from a signed zone and validates nothing."""
+    return Resolver(
+        folder,
+        f"authority-{origin}",
+        f"  module-config: 'iterator'\nauth-zone:\n  name: '{origin}.'\n  zonefile: '{zone}'\n"
+        f"  for-downstream: no\n  for-upstream: yes\n  fallback-enabled: no",
+    )
 
 
 @contextmanager
@@ -178,16 +196,10 @@ def validating(
     folder: Path, catalog: Path, *flags: str, nsec3: bool = False
 ) -> Iterator[tuple[Served, Served]]:
     """A validating Unbound that asks us, and us; we ask one that has the signed zone."""
-    zone, ds = signed_zone(folder, nsec3=nsec3)
-    behind = Resolver(
-        folder,
-        "behind",
-        f"  module-config: 'iterator'\nauth-zone:\n  name: 'signed.example.'\n  zonefile: '{zone}'\n"
-        f"  for-downstream: no\n  for-upstream: yes\n  fallback-enabled: no",
-    )
+    behind = authority(folder, ORIGIN, signed_zone(folder, nsec3=nsec3))
     try:
         with serving(catalog, *flags, upstream=f"udp://[::1]:{behind.port}") as server:
-            anchor = " ".join(ds.splitlines()[0].split())
+            anchor = " ".join((folder / f"dsset-{ORIGIN}.").read_text().splitlines()[0].split())
             client = Resolver(
                 folder,
                 "client",
@@ -256,6 +268,36 @@ def test_a_validating_client_learns_from_the_zone_above_that_a_rules_suffix_is_u
         asked = {(each.name, each.rdtype) for each in corporate.asked}
         assert ("www.corp.signed.example.", dns.rdatatype.A) in asked
         assert ("corp.signed.example.", dns.rdatatype.DS) not in asked
+
+
+@requires_tool("unbound", "dnssec-signzone", "dnssec-keygen")
+@pytest.mark.parametrize("nsec3", [False, True], ids=["nsec", "nsec3"])
+def test_a_validating_client_trusts_a_rules_suffix_by_the_ds_in_the_zone_above(
+    catalog: Path, tmp_path: Path, nsec3: bool
+) -> None:
+    """The zone of the suffix knows no DS of its own: its upstream would deny it without proof."""
+    safe = f"safe.{ORIGIN}"
+    own = authority(tmp_path, safe, signed_zone(tmp_path, nsec3=nsec3, origin=safe, text=SAFE))
+    try:
+        config = tmp_path / "config.toml"
+        config.write_text(f'[forward]\n"{safe}" = ["udp://[::1]:{own.port}"]\n')
+        flags = ("--config", str(config))
+        with validating(tmp_path, catalog, *flags, nsec3=nsec3) as (client, server):
+            for name, rdtype, rcode in (
+                (f"www.{safe}", "A", 0),
+                (f"www.{safe}", "AAAA", 0),
+                (f"nobody.{safe}", "A", 3),
+                (safe, "DNSKEY", 0),
+                (safe, "DS", 0),
+            ):
+                for _ in range(2):  # the second time from caches
+                    reply = ask(client, query(name, rdtype, want_dnssec=True))
+                    assert reply.rcode() == rcode, (name, rdtype)
+                    assert reply.flags & dns.flags.AD, (name, rdtype)
+            ds = ask(server, query(safe, "DS", want_dnssec=True))
+            assert dns.rdatatype.DS in {rrset.rdtype for rrset in ds.answer}
+    finally:
+        own.close()
 
 
 # ── chains from outside into our names ────────────────────────────────────────────────────────────
