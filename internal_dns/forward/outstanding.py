@@ -43,6 +43,12 @@ OnEnd = Callable[["OutstandingQuery", Outcome, UpstreamState | None], None]
 class OutstandingQuery:
     """A query on its way."""
 
+    __slots__ = (
+        *("context", "loop", "looping", "network", "on_end", "outcome", "plan", "prefix", "probe"),
+        *("question", "started_at", "states", "waiters", "_answered", "_ends", "_no_socket"),
+        *("_streams", "_timer", "_turn", "_udp", "_unchecked", "_without_edns"),
+    )
+
     def __init__(
         self,
         question: Question,
