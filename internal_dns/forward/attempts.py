@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, is_bare_refusal, is_reply_to
 from internal_dns.forward.channel import NoReply
+from internal_dns.forward.plan import Plan
 from internal_dns.forward.question import Question
 from internal_dns.forward.sockets import SharedSocket
 from internal_dns.forward.upstream_state import UpstreamState
@@ -30,6 +31,7 @@ class Owner(Protocol):
     """The outstanding query of an attempt. No method raises, so that a fault costs one query."""
 
     question: Question
+    plan: Plan
     loop: asyncio.AbstractEventLoop
 
     def received(self, attempt: Attempt, octets: bytes, age: int = 0) -> None:
@@ -43,9 +45,6 @@ class Owner(Protocol):
 
     def lost(self, attempt: Attempt, reason: str, *, reached: bool) -> None:
         """Take note that the attempt has failed without a reply."""
-
-    def may_send(self) -> bool:
-        """Return whether the query may cost one more message, and count it."""
 
     def fault(self) -> None:
         """End the query on the exception that is being handled."""
@@ -193,7 +192,7 @@ class StreamAttempt:
         state.queries["tcp" if upstream.scheme == "udp" else upstream.scheme] += 1
         state.outstanding += 1
         try:
-            octets, age = await state.channel.ask(query, self.owner.may_send, retry=self.retry)
+            octets, age = await state.channel.ask(query, self.owner.plan.may_send, retry=self.retry)
         except OSError as error:
             if not self.over:
                 self.owner.lost(self, _reason(error), reached=_was_reached(error))

@@ -38,8 +38,8 @@ _OVERHEAD: Final = 650  # octets of an entry beside its records, measured with t
 NOBODY: Final = NetworkId(0)
 _DEFINITIVE: Final = frozenset({Rcode.NOERROR, Rcode.NXDOMAIN})
 
-# QNAME (wire form, lower-cased), QTYPE and, in one octet, DO and CD: nothing else in a query changes
-# the reply.
+# QNAME (wire form, lower-cased), QTYPE and, in one octet, DO and CD: nothing else in a query
+# changes the reply.
 Key = bytes
 Reason = tuple[Ede, str]  # why there was no answer
 

@@ -1,8 +1,10 @@
 """Answer external names: from the cache or from upstreams, with one outstanding query for all
 clients that ask the same.
 
-    cached and fresh ─► reply         cached and stale ─► query; after 1.8 s or failure, the stale reply
-    failed just now  ─► SERVFAIL      not cached       ─► query, or wait with those that asked before
+    cached and fresh ─► reply
+    cached and stale ─► query; after 1.8 s, or failure, the stale reply
+    failed just now  ─► SERVFAIL
+    not cached       ─► query, or wait with those that asked before
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from internal_dns.late import Late
 # The answer table takes a reply, which it repeats until the second of three times: since, refresh,
 # until.
 Keep = Callable[[bytes, int, int, Relayed, float, float, float], None]
-# The exchange returns the reply to a question whose answer is a chain into one of our names, or what
-# will hold it when the first catalog is there.
+# The exchange returns the reply to a question whose answer is a chain into one of our names, or
+# what will hold it when the first catalog is there.
 Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes | Late]
 # The fair queue does the work in the turn of the network, or of one of them.
 RelayInTurn = Callable[[NetworkId, Callable[[], None]], None]

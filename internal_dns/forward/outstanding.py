@@ -34,7 +34,7 @@ from internal_dns.forward.outcome import (
 from internal_dns.forward.plan import Ask, Plan, Wait
 from internal_dns.forward.question import Question
 from internal_dns.forward.upstream_state import UpstreamState
-from internal_dns.forward.verdict import TRY_ANOTHER, Rejection, judge
+from internal_dns.forward.verdict import TRY_ANOTHER, Rejection, Sent, judge
 
 # Called once, with the outcome and the state of the upstream that answered, if one did.
 OnEnd = Callable[["OutstandingQuery", Outcome, UpstreamState | None], None]
@@ -123,9 +123,6 @@ class OutstandingQuery:
         self.plan.rule_out(at, reached=reached)
         self._go_on()
 
-    def may_send(self) -> bool:
-        return self.plan.may_send()
-
     # ── the end ───────────────────────────────────────────────────────────────────────────────────
 
     async def ended(self) -> None:
@@ -166,11 +163,11 @@ class OutstandingQuery:
         """Count a timeout for upstreams that had time to answer, and did not."""
         if len(self._udp) == 1 and not self._streams and self._udp[0].at in self._answered:
             return  # Hot path: one attempt, answered
-        now = self.context.clock()
+        now, patience = self.context.clock(), self.context.times.hedge / 2
         attempts: list[Attempt] = [*reversed(self._udp), *self._streams]
         sent_at = {attempt.at: attempt.sent_at for attempt in attempts}
         for at, since in sent_at.items():
-            if now - since >= self.context.times.hedge / 2 and at not in self._answered:
+            if now - since >= patience and at not in self._answered:
                 self.context.count_timeout(self.states[at], self.question.name)
 
     # ── attempts ──────────────────────────────────────────────────────────────────────────────────
@@ -214,17 +211,10 @@ class OutstandingQuery:
         self.context.accounts.sockets -= 1
 
     def _send_stream(self, at: int, *, required: bool) -> None:
+        state, now, edns = self.states[at], self.context.clock(), self._edns(at)
         # A second attempt does not wait for a connection on which the first got nothing.
         retry = any(each.at == at for each in self._streams)
-        attempt = StreamAttempt(
-            self,
-            at,
-            self.states[at],
-            self.context.clock(),
-            edns=self._edns(at),
-            required=required,
-            retry=retry,
-        )
+        attempt = StreamAttempt(self, at, state, now, edns=edns, required=required, retry=retry)
         self._streams.append(attempt)
         attempt.task.add_done_callback(lambda _: self._streams.remove(attempt))
 
@@ -283,24 +273,14 @@ class OutstandingQuery:
     def _check(self, attempt: Attempt, octets: bytes, age: int, turn: NetworkId | None) -> None:
         """Judge a reply now; *turn*: the network that pays for it, if it is only one."""
         self._unchecked -= 1
-        over_udp = isinstance(attempt, UdpAttempt)
-        if isinstance(attempt, UdpAttempt):
+        if over_udp := isinstance(attempt, UdpAttempt):
             attempt.unchecked = False
         if self.outcome is not None:
             return
         self._turn = turn
         try:
-            rcode, verdict = judge(
-                octets,
-                attempt.ident,
-                attempt.section,
-                self.question,
-                self.context.zones,
-                self.prefix,
-                over_udp=over_udp,
-                edns=attempt.edns,
-                probe=self.probe,
-            )
+            sent = Sent(attempt.ident, attempt.section, attempt.edns, over_udp, self.probe)
+            rcode, verdict = judge(octets, sent, self.question, self.context.zones, self.prefix)
             if rcode is not None:
                 self.states[attempt.at].replies[rcode] += 1
             self._act(attempt, verdict, age)

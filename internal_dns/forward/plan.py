@@ -5,7 +5,7 @@ Pure: the caller says what happened and when; the plan says what to do.
     0 s        0.4 s       1.2 s        2.4 s              4.4 s
     │ first ───┼───────────┼────────────┼──────────────────┤ silence: SERVFAIL
     │          │ the second, if there is one; at once when the first says no
-    │                      │ again, or the third           each attempt may be answered until the end
+    │                      │ again, or the third           an attempt may be answered until the end
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class SocketPool:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
                 sock.connect(self.sockaddr())
                 host = sock.getpeername()[0]
-                # To reach itself, a host uses the address that it sends to; all of 127/8 is its own.
+                # To reach itself, a host sends from the address that it sends to; 127/8 is all its.
                 here = host == sock.getsockname()[0] or host.startswith("127.")
             except OSError:  # not allowed to bind, or no route by the loopback device
                 here = False

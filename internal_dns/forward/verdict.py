@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from internal_dns.core.relayed import Relayed, scrub
 from internal_dns.core.wire import TC, BadReply, Rcode, check_reply
@@ -25,33 +25,36 @@ class Rejection(Enum):
     MALFORMED = "it is broken"
 
 
+class Sent(NamedTuple):
+    """The query that a reply belongs to, as we sent it."""
+
+    ident: bytes
+    section: bytes  # letter case included
+    edns: bool
+    over_udp: bool
+    probe: bool  # any reply to it is good unless it is broken
+
+
 def judge(
     octets: bytes,
-    ident: bytes,
-    section: bytes,
+    sent: Sent,
     question: Question,
     zones: frozenset[bytes],
     prefix: bytes | None,
-    *,
-    over_udp: bool,
-    edns: bool,
-    probe: bool,
 ) -> tuple[int | None, Relayed | Rejection]:
     """Return the RCODE to count, and what the reply is worth.
 
-    *ident* and *section* are as we sent them, *edns* whether with OPT. *zones* are our apexes,
-    *prefix* is that of our addresses, None if the upstream may tell them. Any reply to a *probe* is
-    good unless it is broken.
+    *zones* are our apexes, *prefix* is that of our addresses, None if the upstream may tell them.
     """
     rcode: int | None = None
     try:
-        checked = check_reply(octets, ident, section, zones, prefix)
+        checked = check_reply(octets, sent.ident, sent.section, zones, prefix)
         truncated = bool(checked.flags & TC)
-        if truncated and over_udp:
+        if truncated and sent.over_udp:
             return None, Rejection.TRUNCATED
         rcode = checked.rcode
-        if not probe:
-            if edns and rcode in _NO_EDNS and not checked.edns:
+        if not sent.probe:
+            if sent.edns and rcode in _NO_EDNS and not checked.edns:
                 return rcode, Rejection.NO_EDNS
             if rcode >= 16 or rcode in TRY_ANOTHER or truncated:
                 return rcode, Rejection.REFUSED
@@ -59,6 +62,6 @@ def judge(
     except BadReply as bad:
         if bad.injected:
             return rcode, Rejection.INJECTED
-        if over_udp and not bad.final:
+        if sent.over_udp and not bad.final:
             return rcode, Rejection.FORGED
         return rcode, Rejection.MALFORMED
