@@ -64,8 +64,7 @@ class OutstandingQuery:
         self.question, self.states, self.plan = question, states, plan
         self.context, self.on_end = context, on_end
         self.prefix = None if allow_prefix else context.prefix
-        self.network, self.probe = network, probe
-        self.loop = asyncio.get_running_loop()
+        self.network, self.probe, self.loop = network, probe, asyncio.get_running_loop()
         self.waiters: dict[Client, NetworkId] = {}
         self.started_at = context.clock()
         self.looping = False  # an upstream has sent us the same question meanwhile

@@ -1,5 +1,4 @@
-"""Aliases from outside into our names, before the first catalog is loaded: they wait, as queries for
-our names do."""
+"""Aliases from outside into our names wait for the first catalog, as queries for our names do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DNS over HTTPS: when a client is replaced, how often a query is sent, and what HTTP may not do."""
+"""DNS over HTTPS: when a client is replaced, how often a query is sent, what HTTP may not do."""
 
 from __future__ import annotations
 

@@ -53,9 +53,7 @@ def test_an_upstream_that_takes_few_questions_per_connection_answers_all_of_them
     run(story())
 
 
-def test_an_upstream_that_ends_a_connection_because_of_the_second_question_answers_all_of_them() -> (
-    None
-):
+def test_an_upstream_that_ends_a_connection_at_the_second_query_answers_all_of_them() -> None:
     """As dnsdist does, when its own upstream has not answered the first one yet."""
 
     async def story() -> None:

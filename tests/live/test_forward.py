@@ -350,13 +350,19 @@ def test_four_packets_a_question_at_most(catalog: Path) -> None:
 # ── what is never forwarded ───────────────────────────────────────────────────────────────────────
 
 OURS = [
-    ("web.internal", "AAAA"), ("web.internal", "A"), ("nobody.internal", "AAAA"), ("internal", "NS"),
-    ("internal", "ANY"), ("INTERNAL", "SOA"), ("a.b.c.d.internal", "TXT"), ("x._tcp.web.internal", "SRV"),
-    (r"my-app\.internal.internal", "AAAA"), ("web.flycast", "AAAA"), ("flycast", "A"), ("nobody.FlyCast", "MX"),
-    ("3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.9.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa", "PTR"), ("a.a.d.f.ip6.arpa", "SOA"),
+    ("web.internal", "AAAA"), ("web.internal", "A"), ("nobody.internal", "AAAA"),
+    ("internal", "NS"),
+    ("internal", "ANY"), ("INTERNAL", "SOA"), ("a.b.c.d.internal", "TXT"),
+    ("x._tcp.web.internal", "SRV"),
+    (r"my-app\.internal.internal", "AAAA"), ("web.flycast", "AAAA"), ("flycast", "A"),
+    ("nobody.FlyCast", "MX"),
+    ("3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.9.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa", "PTR"),
+    ("a.a.d.f.ip6.arpa", "SOA"),
     ("localhost", "A"), ("www.localhost", "AAAA"), ("localhost", "MX"),
-    ("home.arpa", "A"), ("printer.home.arpa", "AAAA"), ("x.test", "A"), ("x.invalid", "A"), ("x.onion", "A"),
-    ("1.0.0.10.in-addr.arpa", "PTR"), ("1.1.168.192.in-addr.arpa", "PTR"), ("1.0.0.127.in-addr.arpa", "PTR"),
+    ("home.arpa", "A"), ("printer.home.arpa", "AAAA"), ("x.test", "A"), ("x.invalid", "A"),
+    ("x.onion", "A"),
+    ("1.0.0.10.in-addr.arpa", "PTR"), ("1.1.168.192.in-addr.arpa", "PTR"),
+    ("1.0.0.127.in-addr.arpa", "PTR"),
     ("0.0.0.0.d.f.ip6.arpa", "PTR"), ("0.8.e.f.ip6.arpa", "PTR"),
     ("fly-local-6pn", "A"), ("fly-local-6pn", "AAAA"), ("db", "AAAA"), ("com", "A"),
 ]  # fmt: skip

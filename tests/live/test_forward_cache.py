@@ -62,8 +62,8 @@ SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
     "denied-week": ((), (soa(604800, 604800),), 3),
 }
 KEPT = ("long", "nxdomain", "nodata", "week", "denied-week")
-AGAIN = ("short", "zero", "shortest-last", "shortest-first", "nxdomain-short", "nxdomain-ttl", "nodata-short",
-         "nodata-ttl", "chain-denied")  # fmt: skip
+AGAIN = ("short", "zero", "shortest-last", "shortest-first", "nxdomain-short", "nxdomain-ttl",
+         "nodata-short", "nodata-ttl", "chain-denied")  # fmt: skip
 
 
 def scripted(asked: Asked) -> Iterable[Said]:

@@ -110,7 +110,8 @@ def two_questions(asked: Asked) -> bytes:
 
 
 FORGED: list[Callable[[Asked], bytes]] = [
-    other_id, other_name, other_type, other_case, other_class, no_reply, other_opcode, garbage, random_octets,
+    other_id, other_name, other_type, other_case, other_class, no_reply, other_opcode, garbage,
+    random_octets,
     header_only, empty, cut_short, false_counts, two_questions,
 ]  # fmt: skip
 

@@ -123,7 +123,11 @@ ALIASES = {
         "NOERROR",
         3,
     ),
-    "nxdomain": (Says(("@ 60 IN CNAME web.internal.",), (SOA,), rcode=3, rdtype="AAAA"), "NOERROR", 5),
+    "nxdomain": (
+        Says(("@ 60 IN CNAME web.internal.",), (SOA,), rcode=3, rdtype="AAAA"),
+        "NOERROR",
+        5,
+    ),
     "nobody": (Says(("@ 60 IN CNAME nobody.internal.",), rdtype="AAAA"), "NXDOMAIN 0", 0),
     "apex": (Says(("@ 60 IN CNAME internal.",)), "NOERROR 0", 0),
     "case": (Says(("@ 60 IN CNAME WeB.InTeRnAl.",), rdtype="AAAA"), "NOERROR", 5),
@@ -211,7 +215,9 @@ PASSING = {
     "ds": Says((f"@ 60 IN DS 1 8 2 {'ab' * 32}",), rdtype="DS"),
     "no-opt": Says((f"@ 60 IN A {GOOD}",), edns=False),
     "no-opt-asked": Says((f"@ 60 IN A {GOOD}",), ask={"use_edns": -1}),
-    "signed": Says((f"@ 60 IN A {GOOD}", f"@ 60 IN {RRSIG}"), flags=dns.flags.AD, ask={"want_dnssec": True}),
+    "signed": Says(
+        (f"@ 60 IN A {GOOD}", f"@ 60 IN {RRSIG}"), flags=dns.flags.AD, ask={"want_dnssec": True}
+    ),
 }  # fmt: skip
 NEGATIVE = {
     "nodata": Says((), (SOA,)),
@@ -247,7 +253,8 @@ LARGE = {
 ALL: dict[str, Says] = {
     f"{kind}-{name}": says
     for kind, group in (
-        ("in", IN_THE_ANSWER), ("by", BESIDE), ("ok", HARMLESS), ("c", CHAINS), ("l", LOOPS), ("p", PASSING),
+        ("in", IN_THE_ANSWER), ("by", BESIDE), ("ok", HARMLESS), ("c", CHAINS), ("l", LOOPS),
+        ("p", PASSING),
         ("n", NEGATIVE), ("t", TTLS), ("o", LARGE),
         ("a", {name: says for name, (says, _, _) in ALIASES.items()}),
     )
