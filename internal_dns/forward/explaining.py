@@ -28,7 +28,7 @@ def explain(forwarder: Forwarder, query: Query) -> list[tuple[str, str]]:
     ]
     if (outstanding := forwarder.outstanding.get(key)) is not None:
         age, count = forwarder.clock() - outstanding.started_at, len(outstanding.waiters)
-        steps.append(("asked", f"{age:.1f} s ago; {count} wait for the reply"))
+        steps.append(("outstanding", f"sent {age:.1f} s ago; {count} clients wait for the reply"))
     states = routes.states_of(routes.rule_for(query.labels, query.qtype)[1])
     order = preferred([state.health for state in states], now)
     steps += [
@@ -39,31 +39,31 @@ def explain(forwarder: Forwarder, query: Query) -> list[tuple[str, str]]:
 
 def _rule(routes: Routes, labels: Labels, qtype: int) -> str:
     suffix, rule = routes.rule_for(labels, qtype)
-    allowed = ", which may tell addresses of the prefix" * rule.allow_prefix
+    allowed = ", which may return addresses of the prefix" * rule.allow_prefix
     if not suffix:
-        return "no suffix has a rule for it: the default upstreams"
-    return f"suffix {names.printable(b'.'.join(suffix))} has upstreams of its own{allowed}"
+        return "no rule matches: the default upstreams"
+    return f"suffix {names.printable(b'.'.join(suffix))} has its own upstreams{allowed}"
 
 
 def _cached(forwarder: Forwarder, key: bytes, now: float) -> str:
     times = forwarder.times
     if (why := forwarder.cache.failure(key, now)) is not None:
-        return f"failed a moment ago, not asked again for {times.failure:g} s: {why[1]}"
+        return f"failed less than {times.failure:g} s ago, not queried again until then: {why[1]}"
     if (entry := forwarder.cache.peek(key)) is None:
-        return "nothing: an upstream would be asked"
+        return "no entry: an upstream would be queried"
     rcode, count = rcode_name(entry.reply.rcode), sum(entry.reply.counts)
     what = f"{rcode}, {count} RRs from {entry.upstream} {now - entry.since:.0f} s ago"
     if entry.reply.target:
-        what += ", a chain that ends in a name of ours, which is answered for each who asks"
+        what += ", a chain that ends in an internal name, which is answered for each client"
     if now < entry.until:
-        return f"{what}, good for {entry.until - now:.0f} s more: repeated without asking"
-    return f"{what}, past its time: sent only if no upstream answers within {times.stale_after} s"
+        return f"{what}, fresh for {entry.until - now:.0f} s more: sent from the cache"
+    return f"{what}, expired: sent only if no upstream answers within {times.stale_after} s"
 
 
 def _upstream(state: UpstreamState) -> str:
     health = state.health
     if not state.queries:
-        return f"{state.name}, not asked so far"
+        return f"{state.name}, not queried so far"
     latency = f", {health.latency * 1000:.1f} ms" if health.latency else ""
     ratio = (
         f", {health.success_ratio:.0%} of the latest names answered"

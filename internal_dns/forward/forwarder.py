@@ -52,7 +52,7 @@ from internal_dns.late import Late
 from internal_dns.metrics import Metrics, UpstreamFigures
 from internal_dns.net import packed
 
-_STALE: Final = (Ede.STALE, "no upstream answered; this is what one said before")
+_STALE: Final = (Ede.STALE, "no upstream answered; this reply is from the cache and has expired")
 _STALE_NXDOMAIN: Final = (Ede.STALE_NXDOMAIN, _STALE[1])
 _log: Final = logging.getLogger("internal_dns")
 

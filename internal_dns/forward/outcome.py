@@ -19,7 +19,7 @@ class Failure:
 
 Outcome = Relayed | Failure
 
-BUSY: Final = Failure("busy", (Ede.OTHER, "too many questions are waiting for upstreams"))
+BUSY: Final = Failure("busy", (Ede.OTHER, "too many queries are waiting for upstreams"))
 TIMEOUT: Final = Failure("timeout", (Ede.NO_REACHABLE_AUTHORITY, "no upstream answered in time"))
 UNREACHABLE: Final = Failure(
     "unreachable", (Ede.NO_REACHABLE_AUTHORITY, "no upstream could be reached")
@@ -31,5 +31,5 @@ INJECTED: Final = Failure(
 ALIAS: Final = Failure(
     "alias", (Ede.BLOCKED, "an alias from outside leads to an internal name: outside_aliases")
 )
-FAULT: Final = Failure("error", (Ede.OTHER, "the server failed on this question"))
+FAULT: Final = Failure("error", (Ede.OTHER, "the server failed on this query"))
 LOOP: Final = Failure("loop", (Ede.OTHER, "an upstream leads back to this server"))

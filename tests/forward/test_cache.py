@@ -55,7 +55,7 @@ def test_a_reply_is_fresh_then_due_once_then_stale_then_gone() -> None:
     )
 
 
-def test_a_reply_without_a_lifetime_is_not_kept() -> None:
+def test_a_reply_without_a_lifetime_is_not_cached() -> None:
     cache = Cache()
     cache.store(b"k", reply(0), 0)
     assert (len(cache), cache.octets, cache.find(b"k", 0)) == (0, 0, None)
@@ -63,7 +63,7 @@ def test_a_reply_without_a_lifetime_is_not_kept() -> None:
 
 @pytest.mark.parametrize("protected", [False, True])
 @pytest.mark.parametrize(("rcode", "left"), [(0, 0), (3, 0), (9, 1)])
-def test_what_a_newer_reply_without_a_lifetime_contradicts_is_forgotten(
+def test_a_newer_reply_without_a_lifetime_drops_the_entry(
     protected: bool, rcode: int, left: int
 ) -> None:
     cache = Cache()
@@ -76,7 +76,7 @@ def test_what_a_newer_reply_without_a_lifetime_contradicts_is_forgotten(
     cache.check_books()
 
 
-def test_what_a_reply_takes_is_counted_its_list_of_ttls_included() -> None:
+def test_the_memory_of_a_reply_is_counted_with_its_list_of_ttls() -> None:
     records, ttls, count = bytes(64_000), range(0, 64_000, 16), 20
     tracemalloc.start()
     try:
@@ -94,7 +94,7 @@ def test_what_a_reply_takes_is_counted_its_list_of_ttls_included() -> None:
     assert taken < 1.1 * cache.octets
 
 
-def test_a_newer_reply_takes_the_place_of_the_older() -> None:
+def test_a_newer_reply_replaces_the_older() -> None:
     cache = Cache()
     for size in (10, 500, 20):
         for asked in range(2):  # in probation, then protected
@@ -108,7 +108,7 @@ def test_a_newer_reply_takes_the_place_of_the_older() -> None:
     assert cache.octets == kept.octets
 
 
-def test_looking_leaves_no_trace() -> None:
+def test_peeking_counts_nothing() -> None:
     cache = Cache()
     cache.store(b"k", reply(), 0)
     for _ in range(3):
@@ -118,7 +118,7 @@ def test_looking_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("bound", [{"max_entries": 100}, {"max_octets": 100 * 600}])
-def test_what_is_asked_for_once_does_not_push_out_what_is_asked_for_often(
+def test_entries_queried_once_do_not_evict_those_queried_often(
     bound: dict[str, int],
 ) -> None:
     cache = Cache(**bound)
@@ -134,7 +134,7 @@ def test_what_is_asked_for_once_does_not_push_out_what_is_asked_for_often(
 
 
 @pytest.mark.slow
-def test_its_bounds_hold_whatever_is_done() -> None:
+def test_its_bounds_hold_whatever_happens() -> None:
     rng = random.Random(7)
     cache = Cache(max_entries=50, max_octets=60_000)
     cache.repeats = lambda key: rng.randrange(3)
@@ -159,7 +159,7 @@ QUIET, GREEDY = NetworkId(7), NetworkId(8)
 
 @pytest.mark.parametrize("bound", [{"max_entries": 1_000}, {"max_octets": 1_000 * 700}])
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_a_network_pushes_out_its_own_however_often_it_asks(
+def test_a_network_evicts_its_own_entries_however_often_it_queries(
     bound: dict[str, int], times: int
 ) -> None:
     cache = Cache(**bound)
@@ -177,7 +177,7 @@ def test_a_network_pushes_out_its_own_however_often_it_asks(
     assert len(cache) > 900  # all room is used
 
 
-def test_among_many_networks_each_keeps_what_it_asks_for() -> None:
+def test_among_many_networks_each_keeps_its_entries() -> None:
     cache = Cache(max_entries=1_000)
     for number in range(500):
         cache.store(b"%d" % number, reply(), 0, network=NetworkId(number))
@@ -191,7 +191,7 @@ def test_among_many_networks_each_keeps_what_it_asks_for() -> None:
     assert len(cache) == 1_000
 
 
-def test_what_both_ask_for_is_paid_by_who_has_less() -> None:
+def test_the_network_with_less_pays_for_an_entry_that_two_query() -> None:
     cache = Cache(max_entries=1_000)
     for number in range(900):
         cache.store(b"%d" % number, reply(), 0, network=GREEDY)
@@ -210,7 +210,7 @@ def test_what_both_ask_for_is_paid_by_who_has_less() -> None:
     assert (kept.network, len(kept.reply.records)) == (QUIET, 9)
 
 
-def test_what_the_answer_table_repeats_is_in_use() -> None:
+def test_an_entry_that_the_answer_table_repeats_is_in_use() -> None:
     cache, repeated = Cache(max_entries=100), Counter[bytes]()
     cache.repeats = repeated.__getitem__
     for number in range(100):
@@ -243,7 +243,7 @@ def test_an_entry_takes_no_more_than_it_is_charged() -> None:
     assert 0.5 * cache.octets < taken < cache.octets
 
 
-def test_a_failure_is_remembered_two_seconds_and_an_answer_ends_it() -> None:
+def test_a_failure_is_cached_for_two_seconds_and_an_answer_ends_it() -> None:
     cache, why = Cache(), (Ede.NETWORK_ERROR, "why")
     cache.store_failure(b"k", why, 10)
     assert [

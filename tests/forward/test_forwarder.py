@@ -204,7 +204,7 @@ def test_a_forged_or_broken_packet_does_not_end_the_wait_for_the_true_one(
     run(story())
 
 
-def test_a_truncated_reply_is_asked_again_by_tcp() -> None:
+def test_a_truncated_reply_is_queried_again_over_tcp() -> None:
     def script(octets: bytes, stream: bool) -> list[bytes]:
         return [reply(octets)] if stream else [reply(octets, "", flags=int(dns.flags.TC))]
 
@@ -219,7 +219,7 @@ def test_a_truncated_reply_is_asked_again_by_tcp() -> None:
     run(story())
 
 
-def test_a_tcp_upstream_is_asked_by_tcp_only() -> None:
+def test_a_tcp_upstream_is_queried_over_tcp_only() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             assert records(await ask(made(upstream.tcp)), A) == ["192.0.2.80"]
@@ -433,7 +433,7 @@ def test_each_network_that_waits_has_the_reply_relayed_in_its_own_turn() -> None
     run(story())
 
 
-def test_who_leaves_while_the_reply_waits_for_its_turn_is_told_nothing() -> None:
+def test_a_client_that_leaves_while_its_reply_awaits_a_turn_gets_nothing() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             metrics = Metrics()
@@ -454,7 +454,7 @@ def test_who_leaves_while_the_reply_waits_for_its_turn_is_told_nothing() -> None
     run(story())
 
 
-def test_nobody_is_told_a_stale_reply_while_a_newer_one_waits_to_be_checked() -> None:
+def test_no_stale_reply_is_sent_while_a_newer_one_awaits_its_check() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             forwarder = made(upstream.udp, times=replace(SHORT, stale_after=0.01))
@@ -565,7 +565,7 @@ def test_an_upstream_that_speaks_for_us_is_not_believed_nor_is_another_asked(
     [b"", b"\0", b"\xff" * 40, query("other.example")],
 )
 @pytest.mark.slow
-def test_garbage_by_tcp_ends_that_try_only(answer: bytes) -> None:
+def test_garbage_over_tcp_ends_that_attempt_only(answer: bytes) -> None:
     async def story() -> None:
         async with scripted(lambda *_: [answer], good()) as (broken, other):
             message = await ask(made(broken.tcp, other.udp))
@@ -692,7 +692,7 @@ def test_a_bug_while_forwarding_is_one_servfail(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_a_client_that_goes_away_leaves_the_question_to_those_who_wait() -> None:
+def test_a_client_that_leaves_does_not_end_the_query_for_the_others() -> None:
     async def story() -> None:
         async with scripted(lambda *_: []) as (silent,):
             forwarder = made(silent.udp)
@@ -711,7 +711,7 @@ def test_a_client_that_goes_away_leaves_the_question_to_those_who_wait() -> None
 # ── one question for all who ask it, and what is kept ─────────────────────────────────────────────
 
 
-def test_a_thousand_who_ask_the_same_cost_one_packet() -> None:
+def test_a_thousand_clients_with_the_same_question_cost_one_packet() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             metrics = Metrics()
@@ -735,7 +735,7 @@ def test_a_thousand_who_ask_the_same_cost_one_packet() -> None:
     ],
     ids="qtype do cd name".split(),
 )
-def test_what_changes_the_reply_is_a_question_of_its_own(other: Forward) -> None:
+def test_a_query_that_differs_in_do_or_cd_or_type_is_outstanding_on_its_own(other: Forward) -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: [reply(octets, "")]) as (upstream,):
             forwarder = made(upstream.udp)
@@ -749,7 +749,7 @@ def test_what_changes_the_reply_is_a_question_of_its_own(other: Forward) -> None
     run(story())
 
 
-def test_who_set_neither_ad_nor_do_is_not_told_ad() -> None:
+def test_a_client_that_set_neither_ad_nor_do_gets_no_ad() -> None:
     async def story() -> None:
         async with scripted(good(flags=int(dns.flags.AD))) as (upstream,):
             forwarder = made(upstream.udp)
@@ -761,7 +761,7 @@ def test_who_set_neither_ad_nor_do_is_not_told_ad() -> None:
     run(story())
 
 
-def test_letter_case_is_random_by_udp_and_the_clients_own_in_the_reply() -> None:
+def test_letter_case_is_random_over_udp_and_the_clients_own_in_the_reply() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             forwarder = made(upstream.udp)
@@ -780,7 +780,7 @@ def test_letter_case_is_random_by_udp_and_the_clients_own_in_the_reply() -> None
     run(story())
 
 
-def test_after_something_forged_the_question_goes_on_by_tcp() -> None:
+def test_after_a_forged_reply_the_query_goes_on_over_tcp() -> None:
     def script(octets: bytes, stream: bool) -> list[bytes]:
         return [reply(octets)] if stream else [wrong_id(octets)] * 3
 
@@ -793,7 +793,7 @@ def test_after_something_forged_the_question_goes_on_by_tcp() -> None:
     run(story())
 
 
-def test_a_kept_connection_serves_many_questions() -> None:
+def test_a_persistent_connection_serves_many_queries() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             forwarder = made(upstream.tcp)
@@ -848,7 +848,7 @@ def test_a_loop_back_to_this_server_is_seen_at_once() -> None:
 
 
 @pytest.mark.slow
-def test_an_upstream_that_is_silent_for_many_names_is_probed_and_asked_last() -> None:
+def test_an_upstream_that_is_silent_for_many_names_is_probed_and_queried_last() -> None:
     times = replace(SHORT, probe=0.05, probe_again=(0.01,), avoid=0.0)
     alive = False
 
@@ -907,7 +907,7 @@ def test_a_failure_is_remembered_for_a_moment() -> None:
 
 
 @pytest.mark.slow
-def test_what_has_run_out_stands_in_while_nothing_better_can_be_had() -> None:
+def test_a_stale_reply_is_sent_while_no_upstream_answers() -> None:
     alive = True
 
     async def story() -> None:
@@ -937,7 +937,7 @@ def asked_question() -> Question:
     return question_of(asked().query)
 
 
-def test_a_reply_near_its_end_is_asked_for_again_by_the_first_who_wants_it() -> None:
+def test_the_first_query_near_the_end_of_an_entry_refreshes_it() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             told: list[tuple[Any, ...]] = []
@@ -959,7 +959,7 @@ def test_a_reply_near_its_end_is_asked_for_again_by_the_first_who_wants_it() -> 
     run(story())
 
 
-def test_what_the_upstreams_of_before_still_say_is_told_to_those_who_wait_and_not_kept() -> None:
+def test_late_replies_of_former_upstreams_reach_waiting_clients_and_are_not_cached() -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: [], good("192.0.2.2")) as (before, after):
             forwarder = made(before.tcp)
@@ -984,7 +984,7 @@ async def ask_beside(forwarder: Forwarder) -> dns.message.Message:
     return dns.message.from_wire(await octets_of(forwarder, asked()))
 
 
-def test_a_server_that_ends_does_not_wait_for_the_upstreams_of_before() -> None:
+def test_a_server_that_stops_does_not_wait_for_former_upstreams() -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: []) as (upstream,):
             forwarder = made(upstream.tcp, times=UNHURRIED)
@@ -1050,7 +1050,7 @@ def test_an_interface_that_comes_back_has_another_number(monkeypatch: pytest.Mon
     run(story())
 
 
-def test_who_waits_is_told_even_when_keeping_the_reply_fails(
+def test_clients_get_the_reply_even_when_caching_it_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def story() -> None:

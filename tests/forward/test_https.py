@@ -57,7 +57,7 @@ needs_openssl = requires_tool("openssl")
 
 
 @needs_openssl
-def test_cookies_are_not_sent_back_and_nothing_is_packed(by_https: Tell) -> None:
+def test_cookies_are_not_sent_back_and_bodies_are_not_compressed(by_https: Tell) -> None:
     async def story(server: Doh, channel: HttpsChannel) -> None:
         server.headers = (("set-cookie", "who=you; Path=/"),)
         for number in range(3):
@@ -101,7 +101,7 @@ def test_redirects_and_errors_are_no_replies(by_https: Tell, status: int) -> Non
 
 
 @needs_openssl
-def test_https_leaves_a_connection_on_which_nothing_comes(by_https: Tell) -> None:
+def test_https_leaves_a_silent_connection(by_https: Tell) -> None:
     async def story(server: Doh, channel: HttpsChannel) -> None:
         assert await channel.ask(query(0), lambda: True)
         server.deaf = server.connections
@@ -116,7 +116,7 @@ def test_https_leaves_a_connection_on_which_nothing_comes(by_https: Tell) -> Non
 
 
 @needs_openssl
-def test_a_second_try_by_https_opens_a_new_connection_when_the_first_is_silent(
+def test_a_second_attempt_over_https_opens_a_new_connection_when_the_first_is_silent(
     by_https: Tell,
 ) -> None:
     async def story(server: Doh, channel: HttpsChannel) -> None:
@@ -205,7 +205,7 @@ def test_https_asks_once_more_and_then_no_more(by_https: Tell) -> None:
     ("header", "age"),
     [("17", 17), ("0", 0), ("-1", 0), ("x", 0), ("1.5", 0), ("9" * 15, MAX_AGE)],
 )
-def test_the_age_of_a_reply_is_told(by_https: Tell, header: str, age: int) -> None:
+def test_the_age_header_is_returned_with_the_reply(by_https: Tell, header: str, age: int) -> None:
     async def story(server: Doh, channel: HttpsChannel) -> None:
         server.headers = (("age", header),)
         assert (await channel.ask(query(0), lambda: True))[1] == age

@@ -49,7 +49,7 @@ def test_silence(upstreams: int, expected: list[tuple[float, int]]) -> None:
     assert played(Plan(range(upstreams), 0)) == expected
 
 
-def test_who_says_no_is_not_asked_again_and_the_next_is_asked_at_once() -> None:
+def test_an_upstream_that_says_no_is_ruled_out_and_the_next_is_queried_at_once() -> None:
     assert played(Plan((0, 1), 0), {0.1: no(0)}) == [(0, 0), (0.1, 1), (1.3, 1), (4.4, -1)]
     assert played(Plan((0, 1), 0), {0.1: no(0), 0.2: no(1)}) == [(0, 0), (0.1, 1), (0.2, -1)]
     assert played(Plan((0,), 0), {0.1: no(0)}) == [(0, 0), (0.1, -1)]
@@ -70,7 +70,7 @@ def test_tcp_counts_as_a_packet() -> None:
     assert isinstance(plan.step(1), Wait)
 
 
-def test_while_all_are_down_patience_is_shorter() -> None:
+def test_while_all_upstreams_are_down_patience_is_shorter() -> None:
     assert played(Plan((0,), 0, patience=2.0))[-1] == (2.0, -1)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import pytest
+
 from internal_dns.forward.sockets import SharedSocket, SocketPool
 from internal_dns.forward.times import TIMES
 from tests.forward.virtual import run
@@ -43,7 +45,7 @@ def pool_of_one(sock: socket.socket) -> SocketPool:
     return SocketPool(socket.AF_INET, sock.getsockname, 1, lambda: None, anywhere=True)
 
 
-def test_an_upstream_that_is_asked_no_more_holds_no_descriptor() -> None:
+def test_an_upstream_without_queries_holds_no_descriptor() -> None:
     async def story() -> None:
         with upstream() as sock:
             first = shared(pool_of_one(sock))
@@ -90,6 +92,20 @@ def test_the_timer_of_a_replaced_socket_spares_its_successor() -> None:
             await asyncio.sleep(TIMES.socket * 0.75)
             assert first.sock.fileno() < 0
             assert second.sock.fileno() >= 0
+            pool.close()
+
+    run(story())
+
+
+def test_a_shared_socket_looks_closed_to_any_other_address() -> None:
+    async def story() -> None:
+        with upstream() as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as scanner:
+            pool = pool_of_one(sock)
+            first = shared(pool)
+            scanner.connect(first.sock.getsockname())
+            scanner.send(b"is there anybody?")
+            with pytest.raises(ConnectionRefusedError):
+                scanner.send(b"again")
             pool.close()
 
     run(story())

@@ -112,7 +112,7 @@ def test_an_upstream_that_never_answers_on_a_connection_is_asked_twice() -> None
     run(story())
 
 
-def test_a_second_try_opens_a_new_connection_when_the_first_is_silent() -> None:
+def test_a_second_attempt_opens_a_new_connection_when_the_first_is_silent() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             channel = StreamChannel(upstream.tcp, None, Times(hedge=0.02))
@@ -132,7 +132,7 @@ def test_a_second_try_opens_a_new_connection_when_the_first_is_silent() -> None:
     run(story())
 
 
-def test_a_connection_on_which_nothing_comes_is_left_though_no_question_waits_long() -> None:
+def test_a_silent_connection_is_left_though_no_query_waits_long() -> None:
     deaf = True
 
     async def story() -> None:
@@ -149,7 +149,7 @@ def test_a_connection_on_which_nothing_comes_is_left_though_no_question_waits_lo
     virtual.run(story())
 
 
-def test_a_connection_that_does_not_come_about_gives_way_to_another() -> None:
+def test_a_connection_that_cannot_be_established_gives_way_to_another() -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: []) as (
             upstream,
@@ -168,7 +168,7 @@ def test_a_connection_that_does_not_come_about_gives_way_to_another() -> None:
     run(story())
 
 
-def test_a_connection_nobody_uses_is_closed() -> None:
+def test_an_idle_connection_is_closed() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             channel = StreamChannel(upstream.tcp, None, Times(idle=0.02))

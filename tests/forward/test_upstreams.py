@@ -73,7 +73,7 @@ def test_what_is_no_upstream_is_refused_in_words(url: str) -> None:
     assert len(str(error.value)) > 10
 
 
-def test_an_encrypted_upstream_by_name_is_told_how_to_write_it() -> None:
+def test_an_encrypted_upstream_by_name_is_an_error_that_says_how_to_write_it() -> None:
     with pytest.raises(ValueError, match="tls://ADDR#NAME"):
         Upstream.parse("tls://dns.example")
 
