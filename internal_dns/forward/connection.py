@@ -26,7 +26,8 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.loop, self.times = asyncio.get_running_loop(), times
         self.transport: Any = None
-        self.room, self.limited = room, limited
+        self.total = self.room = room
+        self.limited = limited
         self.answered = 0  # replies so far
         self.unread = 0  # queries without a reply when the upstream ended the connection
         self.busy = False  # the upstream ended it soon after a reply, not because it was idle
@@ -134,6 +135,13 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self.usable = False
         self.transport.close()
+
+    def check_books(self) -> None:
+        """Raise AssertionError unless all room that is taken belongs to a query."""
+        taken = self.total - self.room
+        assert 0 <= self.room <= self.total
+        assert len(self._waiting) <= taken, f"{len(self._waiting)} wait, {taken} are counted"
+        assert not self.lost.is_set() or not self.usable
 
     async def end(self) -> None:
         """Close and wait until it is closed. TLS says goodbye first, which the peer may not

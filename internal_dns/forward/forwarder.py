@@ -346,3 +346,5 @@ class Forwarder:
             assert query in self.accounts.queries[query.network]
         for state in self.routes.states.values():
             assert state.outstanding >= 0
+            if state.pool:
+                state.pool.check_books()

@@ -159,6 +159,15 @@ class SocketPool:
                 shared.retire()
         self._sockets = [None] * self.size
 
+    def check_books(self) -> None:
+        """Raise AssertionError unless each socket of the pool is open and takes queries."""
+        assert len(self._sockets) == self.size
+        for shared in self._sockets:
+            if shared is not None:
+                assert shared.sock.fileno() >= 0
+                assert not shared.retired
+                assert len(shared.recipients) <= shared.sent <= QUERIES
+
     def _retire(self, at: int, expired: SharedSocket) -> None:
         """Retire *expired*, the socket number *at* unless another took its place."""
         if self._sockets[at] is expired:

@@ -63,6 +63,12 @@ class StreamChannel:
                 # It may have been read: once more, then it is the upstream's fault.
                 may_resend = never
 
+    def check_books(self) -> None:
+        """Raise AssertionError unless the connections are bounded and account for all queries."""
+        assert sum(not connection.draining for connection in self.connections) <= CONNECTIONS
+        for connection in self.connections:
+            connection.check_books()
+
     async def close(self) -> None:
         self.closed = True
         self._room.set()

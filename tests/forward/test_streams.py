@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from contextlib import suppress
 
 import pytest
 
 from internal_dns.forward.channel import NoReply, tls_context
 from internal_dns.forward.streams import StreamChannel
-from internal_dns.forward.times import Times
+from internal_dns.forward.times import TIMES, Times
 from internal_dns.forward.upstreams import Upstream
 from tests.forward import virtual
 from tests.forward.channels import given_up, query, run
@@ -96,6 +98,83 @@ def test_questions_asked_while_a_write_fails_go_onto_a_new_connection() -> None:
             await channel.close()
 
     run(story())
+
+
+class Misbehaving:
+    """A server that answers, stays silent, answers twice, says nonsense, closes or resets, at
+    random, until it is told to behave."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw, self.behaves = random.Random(seed), False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while self.behaves or self.draw.random() < 0.9:  # else it closes, perhaps unread
+                size = int.from_bytes(await reader.readexactly(2), "big")
+                answer = reply(await reader.readexactly(size))
+                kind = 7 if self.behaves else self.draw.randrange(8)
+                if kind == 0:
+                    writer.transport.abort()
+                    break
+                if kind == 1:
+                    continue
+                if kind == 2:
+                    answer = self.draw.randbytes(2) + answer[2:]
+                for _ in range(2 if kind == 3 else 1):
+                    writer.write(len(answer).to_bytes(2, "big") + answer)
+                if kind == 4:
+                    break
+                if kind == 5:
+                    await asyncio.sleep(self.draw.random())
+        writer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_an_upstream_does_every_query_ends_and_the_books_agree(seed: int) -> None:
+    async def story() -> None:
+        peer = Misbehaving(seed)
+        server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        # With an even seed, what is learned about the limit is forgotten at once.
+        times = TIMES if seed % 2 else Times(limited=0.0)
+        channel = StreamChannel(Upstream.parse(f"tcp://127.0.0.1:{port}"), None, times)
+        draw = random.Random(seed)
+
+        async def ask(number: int) -> bool:
+            await asyncio.sleep(draw.random())
+            messages = 1
+
+            def may_resend() -> bool:
+                nonlocal messages
+                messages += 1
+                return messages <= 4
+
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(draw.choice((0.01, 1.0, 4.4))):
+                    answer, _ = await channel.ask(query(number), may_resend)
+                    assert answer[12:18] == query(number)[10:16]
+                    return True
+            return False
+
+        for _ in range(4):
+            tasks = [asyncio.create_task(ask(number)) for number in range(60)]
+            while not all(task.done() for task in tasks):
+                await asyncio.sleep(0.1)
+                channel.check_books()
+            for task in tasks:
+                task.result()
+            assert all(each.room == each.total for each in channel.connections if not each.limited)
+        await asyncio.sleep(20)  # what was silent is given up, what is idle is closed
+        peer.behaves = True
+        await channel.ask(query(0), lambda: True)
+        channel.check_books()
+        await channel.close()
+        assert not channel.connections
+        server.close()
+        await asyncio.sleep(0.1)
+
+    virtual.run(story())
 
 
 def test_an_upstream_that_never_answers_on_a_connection_is_asked_twice() -> None:
