@@ -67,7 +67,7 @@ class Waiter(Late):
             self.have(reply)
 
     def _wait(self, seconds: float) -> None:
-        self.timer = self._loop.call_later(seconds, self._lose_patience)
+        self.timer = self.query.loop.call_later(seconds, self._lose_patience)
 
     def _lose_patience(self) -> None:
         """Take the stale reply; the query goes on. A reply that awaits its check comes sooner."""

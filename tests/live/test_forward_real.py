@@ -173,7 +173,7 @@ def test_through_us_and_straight_there_is_no_difference(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp", "tls", "tls-name", "https", "https-name"])
-def test_unbound_by_every_transport(kind: str, world: World) -> None:
+def test_unbound_over_every_transport(kind: str, world: World) -> None:
     """50 questions one after another, the rest at once."""
     unbound = world.unbound
     url = {
@@ -258,7 +258,7 @@ def _good(asked: Asked) -> Iterable[Said]:
 
 
 @pytest.mark.parametrize("name", TRUST)
-def test_an_upstream_is_believed_if_its_certificate_is_good(
+def test_an_upstream_is_used_if_its_certificate_is_valid(
     name: str, trusted: dict[str, tuple[Got, Upstream]]
 ) -> None:
     got, upstream = trusted[name]
