@@ -40,6 +40,7 @@ class Waiter(Late):
         super().__init__(loop=query.loop)
         self.forwarder, self.forward, self.query, self.stale = forwarder, forward, query, stale
         self.timer: asyncio.TimerHandle | None = None
+        self.next: Late | None = None  # what it waits for after the query
         if stale is not None:
             self._wait(forwarder.times.stale_after)
 
@@ -55,15 +56,16 @@ class Waiter(Late):
         """Make the reply, unless the client has left."""
         if self.done():
             return
+        self.forwarder.accounts.remove_client(self.forward.network)
         reply = self.forwarder.conclude(self, outcome)
         if isinstance(reply, bytes):
-            self._finish(reply)
+            self.have(reply)
         else:
-            reply.when_there(self._finish)
+            self.next = reply
+            reply.when_there(self._have_next)
 
-    def _finish(self, reply: bytes) -> None:
+    def _have_next(self, reply: bytes) -> None:
         if not self.done():  # the client may have left meanwhile
-            self.forwarder.accounts.remove_client(self.forward.network)
             self.have(reply)
 
     def _wait(self, seconds: float) -> None:
@@ -82,6 +84,9 @@ class Waiter(Late):
         if not self.done():
             if self.timer is not None:
                 self.timer.cancel()
-            self.query.waiters.pop(self, None)
-            self.forwarder.accounts.remove_client(self.forward.network)
+            if self.next is not None:
+                self.next.cancel(msg)
+            else:
+                self.query.waiters.pop(self, None)
+                self.forwarder.accounts.remove_client(self.forward.network)
         return super().cancel(msg)
