@@ -32,7 +32,7 @@ from internal_dns.core.catalog import (
     amended,
     prepare,
 )
-from internal_dns.core.catalog_rules import USUAL, CatalogRules
+from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
 from internal_dns.store.rows import READ, Fault, Row, Values
 from internal_dns.store.schema import BY_NAME, CATALOG, Column, Table, literal
 
@@ -267,8 +267,11 @@ def free_pieces(pieces: list[object]) -> None:
 
 @contextmanager
 def without_cycles() -> Iterator[None]:
-    """Read without the cycle collector: it would walk a million values that hold no cycles, again and
-    again, and hold the event loop each time. What is many when it is read is never walked."""
+    """Read without the cycle collector.
+
+    It would walk a million values that hold no cycles, again and again, and hold the event loop
+    each time. What is many when it is read is never walked.
+    """
     if not gc.isenabled():  # inside another reading
         yield
         return
@@ -293,7 +296,7 @@ class Reader:
         self,
         path: str | Path,
         *,
-        rules: CatalogRules = USUAL,
+        rules: CatalogRules = DEFAULT_RULES,
         progress: Progress | None = None,
         counting: bool = False,
         patience: float = PATIENCE,

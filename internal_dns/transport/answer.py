@@ -28,9 +28,9 @@ from random import getrandbits
 from time import perf_counter
 from typing import Final, Protocol
 
-from internal_dns.core.aliases import completed, question_at_end
+from internal_dns.core.aliases import complete_chain, question_at_end
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import Drop, Forward, Reply, Rules, asker, respond
+from internal_dns.core.journey import Drop, Forward, Reply, Rules, identify, respond
 from internal_dns.core.message import Body, ReplyOptions, message
 from internal_dns.core.records import ADDRESS_RR, RRset, TextList, address_text
 from internal_dns.core.relayed import Relayed
@@ -382,7 +382,7 @@ class Exchange:
         if isinstance(query, Silent) or (isinstance(query, Query) and query.labels == _PROBE):
             return
         catalog = self.answers.catalog_for(source) or Catalog()
-        who = asker(query, source, destination, catalog, self.rules)
+        who = identify(query, source, destination, catalog, self.rules)
         if not isinstance(who, Outsider):
             return
         self._outsiders += 1
@@ -550,7 +550,7 @@ class Exchange:
         )
         if isinstance(ours, Reply):
             if not leaks(ours):
-                return completed(forward, relayed, chain, ours.octets, ede)
+                return complete_chain(forward, relayed, chain, ours.octets, ede)
             self.metrics.leaks += 1
         return _no_answer(forward)
 
@@ -600,10 +600,10 @@ def leaks(reply: Reply) -> bool:
     All that is sent comes from these sets. Only the octets that tell networks apart are looked at,
     and each value of them once.
     """
-    if reply.said is None:
+    if reply.content is None:
         return False
-    body, network = reply.said
-    ring = reply.remember.ring if reply.remember else b""
+    body, network = reply.content
+    ring = reply.cacheable.ring if reply.cacheable else b""
     records = chain(*body.answer, body.additional)
     seen = {head[10:] for head in set(map(_HEAD, records)) if head[:2] == _AAAA and len(head) == 16}
     if isinstance(body.whole, RRset):

@@ -234,7 +234,8 @@ def test_by_day_and_by_night(browser: Browser, served: Served, tmp_path: Path) -
 def test_no_page_is_wider_than_a_telephone(browser: Browser, served: Served, width: int) -> None:
     browser.open(url(served))
     browser.size(width, 800)
-    for path in ("", "networks/24", "networks/24/apps/web", f"networks/24/apps/web/machines/{MACHINE}", "status",
+    for path in ("", "networks/24", "networks/24/apps/web",
+                 f"networks/24/apps/web/machines/{MACHINE}", "status",
                  "search?q=w", "ask?name=top3.nearest.of.web.internal&as=acme/iad"):  # fmt: skip
         browser.open(base(served) + path)
         assert browser.run("return document.documentElement.scrollWidth") <= width, path

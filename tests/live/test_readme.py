@@ -135,7 +135,8 @@ def as_printed(block: str, role: str) -> str:
         environment = {**os.environ, "PATH": f"{REPOSITORY}/.venv/bin:{os.environ['PATH']}"}
         done = subprocess.run(
             host.within("bash", "-ec", script),
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False, env=environment,
+            cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False,
+            env=environment,
         )  # fmt: skip
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout

@@ -187,7 +187,8 @@ class Changes:
         )
         port = self.rng.choice((53, 8080, 0, 70_000))
         self.do(
-            "INSERT OR REPLACE INTO machine_services (machine_id, name, protocol, port) VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO machine_services (machine_id, name, protocol, port) VALUES "
+            "(?, ?, ?, ?)",
             self.ident(),
             name,
             protocol,
@@ -346,7 +347,7 @@ def same(quick: Loaded, full: Loaded, *, faults: bool = True) -> None:
         assert network.owners == fresh.owners
         assert network.peer_by_120 == fresh.peer_by_120
         assert all(network.owns_between(address, address) for address in fresh.owners)
-        assert network.roll == fresh.roll
+        assert network.app_index == fresh.app_index
         assert network.peer_names == fresh.peer_names
         assert Counter(network.by_address) == Counter(fresh.by_address)
         assert Counter(network.visible_by_address) == Counter(fresh.visible_by_address)
@@ -534,7 +535,8 @@ def test_metadata_without_a_machine_is_not_a_fault(path: Path) -> None:
         loaded = reader.read()
         run(
             path,
-            "INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('nobody', 'x', 'tcp', 0)",
+            "INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('nobody', "
+            "'x', 'tcp', 0)",
         )
         for found in (reader.update(loaded), load(path)):
             assert found.fault_count == 0
