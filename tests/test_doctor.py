@@ -411,4 +411,4 @@ def test_the_advice_for_a_key_that_is_kept_out_is_right(
             replica.apply(make_batch([Message(key, 7, value)], {}, Values(CatalogRules())))
             replica.set_position(Position("one", 7), 0.0)
     symptoms = found("--catalog", path, "--listen", "[::1]:0")
-    assert do in symptoms[f"kept out {key}"]["do"]
+    assert do in symptoms[f"rejected {key}"]["do"]

@@ -331,7 +331,7 @@ def _jitter(text: str) -> float:
 
 @click.group()
 def source() -> None:
-    """Live sources, and the rows they own."""
+    """Show and remove live sources, and the rows they own."""
 
 
 @source.command(name="list")
@@ -437,9 +437,10 @@ def source_rm(
 @catalog_option
 @json_option
 def address(network: str, host: str, name: str, catalog: str, as_json: bool) -> None:
-    """Print an address for NAME on a host: the same each time, in a /112 that no other has.
+    """Print a free address for NAME on a host; the same name gets the same address.
 
-    Nothing is reserved: an address is taken once a machine or peer has it.
+    The /112 of the address is one that no other machine or peer has. Nothing is reserved: an
+    address is taken once a row has it.
     """
     from ipaddress import IPv6Address
 
