@@ -1,4 +1,4 @@
-"""publish and fleet: the catalog of many hosts."""
+"""publish and fleet: write the bucket that many hosts follow, and see how far each host is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from internal_dns.cli.backend import opened
-from internal_dns.cli.words import (
+from internal_dns.cli.common import (
     FINDING,
     UNREACHABLE,
     USAGE,
@@ -63,8 +63,8 @@ URL = _Url()
 DURATION = _Duration()
 
 
-def done(work: Coroutine[Any, Any, T]) -> T:
-    """Do what asks a bucket. Raises OperatorError."""
+def run_on_bucket(work: Coroutine[Any, Any, T]) -> T:
+    """Run *work* on a bucket and return its result. Raises OperatorError."""
     from internal_dns.live.target import TargetAway
     from internal_dns.replicate.bucket import Conflict, NoBucket, Unavailable
     from internal_dns.replicate.publishing import NeedsForce
@@ -76,31 +76,37 @@ def done(work: Coroutine[Any, Any, T]) -> T:
     except (RejectedChange, InvalidDocument) as error:
         why = "\n       ".join(str(fault) for fault in error.faults)
         raise OperatorError(
-            "the change was refused; nothing was written", why, "Correct it and try again", FINDING
+            "the change was rejected; nothing was written",
+            why,
+            "Correct it and try again",
+            FINDING,
         ) from error
     except NeedsForce as error:
         raise OperatorError(
             "nothing was written", "\n       ".join(error.lines), error.do, FINDING
         ) from error
     except Conflict as error:
-        do = "Run the command again: it goes on from what is there now"
+        do = "Run the command again: it continues from the bucket's current content"
         raise OperatorError(
-            "the bucket was not written to the end", str(error), do, FINDING
+            "the bucket was written only in part", str(error), do, FINDING
         ) from error
     except NoBucket as error:
-        do = "Make and fill it: internal-dns publish --to URL --catalog FILE"
+        do = "Create and fill it: internal-dns publish --to URL --catalog FILE"
         raise OperatorError("there is no such bucket", str(error), do, UNREACHABLE) from error
     except (Unavailable, TargetAway) as error:
-        do = "Is the server running, and are address and credentials right? Every host goes on answering meanwhile"
+        do = (
+            "Check that NATS runs, and check the address and the credentials. Meanwhile every host "
+            "answers from its file"
+        )
         raise OperatorError("the bucket cannot be used", str(error), do, UNREACHABLE) from error
 
 
-def apply_to(source: Source, request: dict[str, Any], *, force: bool) -> dict[str, Any]:
+def apply_to_bucket(source: Source, request: dict[str, Any], *, force: bool) -> dict[str, Any]:
     """Apply a document to the catalog in a bucket. Raises OperatorError."""
     from internal_dns.replicate import publishing
 
     as_served = settings()
-    return done(publishing.apply(source, request, as_served.catalog_rules, force=force))
+    return run_on_bucket(publishing.apply(source, request, as_served.catalog_rules, force=force))
 
 
 @click.command()
@@ -111,18 +117,18 @@ def apply_to(source: Source, request: dict[str, Any], *, force: bool) -> dict[st
     required=True,
     help="The bucket: nats://HOST[,HOST…]/BUCKET?creds=FILE",
 )
-@click.option("--dry-run", is_flag=True, help="Write nothing; tell how much would be written.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; print how much would be written.")
 @click.option(
     "--replicas",
     type=click.IntRange(1, 5),
     default=1,
     show_default=True,
-    help="Of a bucket that is made.",
+    help="Replicas of a bucket that is created.",
 )
 @click.option(
     "--compact",
     is_flag=True,
-    help="Then let go of tombstones; who missed a delete takes everything again.",
+    help="Then remove tombstones. A host that missed a delete reads the whole bucket again.",
 )
 @click.option(
     "--force",
@@ -141,7 +147,7 @@ def publish(
     catalog: str,
     as_json: bool,
 ) -> None:
-    """Make a bucket what the catalog file is: every host that follows it will answer so."""
+    """Make a bucket match the catalog file, for every host that follows the bucket."""
     from internal_dns.replicate import publishing
     from internal_dns.store.writer import RejectedChange
 
@@ -150,11 +156,11 @@ def publish(
         try:
             wanted = publishing.read_file_values(connection, as_served.catalog_rules)
         except RejectedChange as error:
-            do = f"Correct the rows: internal-dns check --catalog {catalog}"
+            do = f"Find and correct the rows: internal-dns check --catalog {catalog}"
             raise OperatorError(
                 "nothing was published", "\n       ".join(error.faults), do, FINDING
             ) from error
-    reply = done(
+    reply = run_on_bucket(
         publishing.publish(
             source, wanted, dry_run=dry_run, replicas=replicas, forget=compact, force=force
         )
@@ -167,17 +173,15 @@ def publish(
     if count := reply["unwritable"]:
         click.echo(f"{count:,} keys stay that this client cannot write: hosts keep them out")
     if not dry_run:
-        forgotten = f", {reply['forgotten']:,} tombstones forgotten" if compact else ""
+        removed = f", {reply['forgotten']:,} tombstones removed" if compact else ""
         click.echo(
-            f"revision {reply['revision']}{forgotten}"
-            if reply["revision"]
-            else f"nothing to change{forgotten}"
+            f"revision {reply['revision']}{removed}" if reply["revision"] else f"no change{removed}"
         )
 
 
 @click.group()
 def fleet() -> None:
-    """The hosts that follow one bucket."""
+    """Show the hosts that follow a bucket."""
 
 
 source_option = click.option(
@@ -187,54 +191,58 @@ source_option = click.option(
 
 def _bucket(source: Source | None) -> Source:
     """Return the bucket that a command means. Raises OperatorError."""
-    found = source or settings().source
-    if found is None:
-        raise OperatorError("which bucket?", "neither --source nor the setting `source` names one", "Write --source nats://…",
-                   USAGE)  # fmt: skip
-    return found
+    bucket = source or settings().source
+    if bucket is None:
+        raise OperatorError(
+            "no bucket is given",
+            "neither --source nor the setting `source` names one",
+            "Give one with --source nats://HOST/BUCKET",
+            USAGE,
+        )
+    return bucket
 
 
 @fleet.command()
 @source_option
 @json_option
 def status(source: Source | None, as_json: bool) -> None:
-    """Every host's revision and lag. Exit 1 when one is behind, silent or in trouble, or keeps keys
-    out."""
-    found = _bucket(source)
-    last, hosts, sources = done(_hosts(found))
-    told = [host.as_json(last) for host in hosts]
-    said_by_sources = [one.as_json() for one in sources]
+    """Print revision and replication lag per host, and the age of live sources.
+
+    Exit 1 if a host is behind, silent, reports a problem or rejects keys, or a source is away.
+    """
+    bucket = _bucket(source)
+    last, hosts, sources = run_on_bucket(_read_reports(bucket))
+    host_reports = [host.as_json(last) for host in hosts]
+    source_reports = [one.as_json() for one in sources]
     if as_json:
         print_json(
-            {"bucket": str(found), "revision": last, "hosts": told, "sources": said_by_sources}
-        )
+            {"bucket": str(bucket), "revision": last, "hosts": host_reports,
+             "sources": source_reports}
+        )  # fmt: skip
     else:
-        click.echo(f"{found}: revision {last}, {len(hosts)} hosts")
-        for host in told:
-            late = (
+        click.echo(f"{bucket}: revision {last}, {len(hosts)} hosts")
+        for host in host_reports:
+            lag = (
                 f"{host['behind']} behind, {host['lag_seconds']:.0f} s"
                 if host["behind"]
                 else "up to date"
             )
-            said = f"{host['said_seconds_ago']:.0f} s ago"
+            reported = f"reported {host['said_seconds_ago']:.0f} s ago"
             line = (
-                f"{host['host']:24} {host['revision']:>10}  {late:22} said {said:10} {host['says']}"
+                f"{host['host']:24} {host['revision']:>10}  {lag:22} {reported:20} {host['says']}"
             )
             click.echo(line.rstrip() if host["ok"] else paint(line.rstrip(), "yellow"))
-        for one in said_by_sources:
-            age = (
-                f"read {one['age_seconds']:.0f} s before"
-                if one["age_seconds"] >= 0
-                else "never read"
-            )
-            said = f"{one['said_seconds_ago']:.0f} s ago"
-            line = f"source {one['source']:17} {one['rows']:>10}  {age:22} said {said:10} {one['says']}"
+        for one in source_reports:
+            age = one["age_seconds"]
+            read = f"read {age:.0f} s before" if age >= 0 else "never read"
+            reported = f"reported {one['said_seconds_ago']:.0f} s ago"
+            line = f"source {one['source']:17} {one['rows']:>10}  {read:22} {reported:20} {one['says']}"
             click.echo(line.rstrip() if one["ok"] else paint(line.rstrip(), "yellow"))
     well = all(host.ok for host in hosts) and all(one.ok for one in sources)
     raise SystemExit(0 if well else FINDING)
 
 
-async def _hosts(source: Source) -> tuple[int, list[Host], list[Reported]]:
+async def _read_reports(source: Source) -> tuple[int, list[Host], list[Reported]]:
     """Return the bucket's last revision, the hosts that follow it, and its live sources."""
     from internal_dns.live import fleet as live_reports
     from internal_dns.replicate import fleet as reports
@@ -262,7 +270,7 @@ async def _hosts(source: Source) -> tuple[int, list[Host], list[Reported]]:
 def expire(name: str, after: float, source: Source | None, as_json: bool) -> None:
     """Remove the rows of a live source that is away for good. A timer may run it."""
     found = _bucket(source)
-    rows, why = done(_expire(found, name, after))
+    rows, why = run_on_bucket(_expire(found, name, after))
     if as_json:
         print_json({"bucket": str(found), "source": name, "rows": rows, "kept": why})
     elif not why:
@@ -294,7 +302,7 @@ async def _expire(source: Source, name: str, after: float) -> tuple[int, str]:
 def forget(host: str, source: Source | None, as_json: bool) -> None:
     """Forget what a retired HOST reported. One that still runs reports again."""
     found = _bucket(source)
-    forgotten = done(_forget(found, host))
+    forgotten = run_on_bucket(_forget(found, host))
     if as_json:
         print_json({"bucket": str(found), "host": host, "forgotten": forgotten})
     elif forgotten:

@@ -23,7 +23,7 @@ from internal_dns.cli.backend import (
     visibility,
     write_options,
 )
-from internal_dns.cli.words import (
+from internal_dns.cli.common import (
     CONFIGURATION,
     FINDING,
     UNREACHABLE,
@@ -239,10 +239,10 @@ def _log_to_stderr() -> None:
     import logging
     import sys
 
-    from internal_dns.cli.run import OneLine
+    from internal_dns.cli.run import OneLineFormatter
 
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine("%(levelname)s %(message)s"))
+    handler.setFormatter(OneLineFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
@@ -387,7 +387,7 @@ def _jitter(text: str) -> float:
 
 @click.group()
 def source() -> None:
-    """Live sources, and the rows they own."""
+    """Show and remove live sources, and the rows they own."""
 
 
 @source.command(name="list")
@@ -395,7 +395,7 @@ def source() -> None:
 @json_option
 def source_list(catalog: str, as_json: bool) -> None:
     """List the live sources of a catalog, and how they are."""
-    from internal_dns.cli.objects import show_table
+    from internal_dns.cli.objects.rows import show_table
     from internal_dns.store.owned import sources
 
     with opened(catalog) as connection:
@@ -453,12 +453,12 @@ def source_rm(
 ) -> None:
     """Remove all rows of a live source whose follower has ended for good."""
     if bucket is not None:
-        from internal_dns.cli.bucket import done
+        from internal_dns.cli.bucket import run_on_bucket
         from internal_dns.live.bucket import remove
 
         if offline or wait:
             raise click.UsageError("--to writes a bucket: --offline and --wait are of a file")
-        rows = done(remove(bucket, settings().catalog_rules, name))
+        rows = run_on_bucket(remove(bucket, settings().catalog_rules, name))
         reply: dict[str, Any] = {"rows": rows}
     else:
         from internal_dns.live.target import OtherFollower, only_follower
@@ -493,17 +493,18 @@ def source_rm(
 @catalog_option
 @json_option
 def address(network: str, host: str, name: str, catalog: str, as_json: bool) -> None:
-    """Print an address for NAME on a host: the same each time, in a /112 that no other has.
+    """Print a free address for NAME on a host; the same name gets the same address.
 
-    Nothing is reserved: an address is taken once a machine or peer has it.
+    The /112 of the address is one that no other machine or peer has. Nothing is reserved: an
+    address is taken once a row has it.
     """
     from ipaddress import IPv6Address
 
-    from internal_dns.cli.objects import network_of
+    from internal_dns.cli.objects.lookup import find_network
     from internal_dns.live.address import choose, spelled
     from internal_dns.store.declare.values import InvalidValue, host_id, octets
 
-    number = int(network_of(catalog, network)["id"])
+    number = int(find_network(catalog, network)["id"])
     if not name:
         raise click.UsageError("--for is empty: name what gets the address")
     try:

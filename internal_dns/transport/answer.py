@@ -82,7 +82,9 @@ Keep = Callable[
 ]  # AnswerTable.remember_relayed
 
 
-Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes]  # Exchange.complete
+Complete = Callable[
+    [Forward, Relayed, bytes, tuple[Ede, str] | None], bytes | Late
+]  # Exchange.complete
 Relay = Callable[[NetworkId, Callable[[], None]], None]
 Check = Callable[[Iterable[NetworkId], Callable[[], None]], None]
 
@@ -286,13 +288,19 @@ class Exchange:
         )
         if not (isinstance(said, Reply) and said.rcode == Rcode.SERVFAIL):
             return self._decide(octets, source, destination, rotation, stream, begin)
+        if not self._park(source, again):
+            return self._decide(octets, source, destination, rotation, stream, begin)
+        return Later.PARKED
+
+    def _park(self, source: bytes, again: Again) -> bool:
+        """Let a question wait for the first catalog; return whether there was room."""
         lost = self.room.put(self.payer(source), again, self.work.clock())
         if lost is False:
-            return self._decide(octets, source, destination, rotation, stream, begin)
+            return False
         if lost is not True:
             self.work.must(lost.payer, lost.again)
         self._look_again()
-        return Later.PARKED
+        return True
 
     def _look_again(self) -> None:
         """Set the timer for the question that waits longest."""
@@ -507,9 +515,29 @@ class Exchange:
 
     def complete(
         self, forward: Forward, relayed: Relayed, chain: bytes, ede: tuple[Ede, str] | None
-    ) -> bytes:
+    ) -> bytes | Late:
         """Return the reply to a question whose answer is a chain from outside into one of our
         names: what we answer there, to this asker, now. It is stored nowhere."""
+        if self.catalog is None and self.expecting:  # it waits, as a query for our name itself does
+            late = Late(loop=asyncio.get_running_loop())
+
+            def again() -> None:
+                if late.done():
+                    return  # the client has left
+                try:
+                    late.have(self._completed(forward, relayed, chain, ede))
+                except Exception:
+                    _log.exception("failed on an alias from outside that waited for the catalog")
+                    self.metrics.errors += 1
+                    late.have(_no_answer(forward))
+
+            if self._park(forward.source, again):
+                return late
+        return self._completed(forward, relayed, chain, ede)
+
+    def _completed(
+        self, forward: Forward, relayed: Relayed, chain: bytes, ede: tuple[Ede, str] | None
+    ) -> bytes:
         ours = respond(
             question_at_end(forward, relayed),
             forward.source,
@@ -524,8 +552,7 @@ class Exchange:
             if not leaks(ours):
                 return complete_chain(forward, relayed, chain, ours.octets, ede)
             self.metrics.leaks += 1
-        body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
-        return message(body, forward.query, forward.reply_options)
+        return _no_answer(forward)
 
     def _count_forwarded(self, forward: Forward, begin: float, reply: bytes) -> None:
         self.metrics.durations["forward"].observe(perf_counter() - begin)
@@ -546,6 +573,11 @@ class Exchange:
         self.metrics.response("internal", Rcode.SERVFAIL, _qtype(octets))[0] += 1
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the server failed on this question"))
         return message(body, query, ReplyOptions(ra=self.rules.forwarding))
+
+
+def _no_answer(forward: Forward) -> bytes:
+    body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
+    return message(body, forward.query, forward.reply_options)
 
 
 def refusal(source: bytes, reason: str, count: int, prefix: bytes) -> str:

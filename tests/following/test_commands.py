@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.admin.api import Api
-from internal_dns.cli import doctor
+from internal_dns.cli.doctor.sources import check_sources
 from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.journey import Rules
 from internal_dns.live.address import choose, spelled
@@ -230,7 +230,7 @@ def test_doctor_judges_sources(
     catalog: Path, status: dict[str, Any], level: str, says: str
 ) -> None:
     with served(catalog, {"source": "podman", "kind": "podman", **status}):
-        (found,) = doctor._sources(str(catalog))
+        (found,) = check_sources(str(catalog))
     assert (found.level, found.what) == (level, "source podman")
     assert says in found.says
     if level == "warn":

@@ -167,7 +167,7 @@ def test_without_javascript(browser: Browser, served: Served) -> None:
     assert "acme" not in browser.text()
     browser.type("#token", "wrong-wrong-wrong")
     browser.press("main button")
-    browser.until(lambda: "That is not the token of this run." in browser.text(), "the page")
+    browser.until(lambda: "This is not the current token." in browser.text(), "the page")
     browser.type("#token", url(served).partition("=")[2])
     browser.press("main button")
     browser.until(lambda: browser.title == "Networks · internal-dns", "the page")

@@ -269,7 +269,7 @@ def test_bad_values_are_kept_out_counted_and_listed_and_the_rest_goes_on(
         )
         until(lambda: shows(server, 1, 3), SOON)
     said = commands.run("doctor", "--catalog", path, "--listen", "[::1]:0", "--json")
-    listed = [s for s in said.json if s["what"].startswith("kept out")]
+    listed = [s for s in said.json if s["what"].startswith("rejected")]
     assert len(listed) == 3
     assert any("version 9 is unknown" in s["why"] for s in listed)
 
