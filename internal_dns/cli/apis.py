@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import click
 
-from internal_dns.cli.words import USAGE
+from internal_dns.cli.common import USAGE
 from internal_dns.errors import OperatorError
 
 if TYPE_CHECKING:
