@@ -15,6 +15,7 @@ from internal_dns.admin.api import Api
 from internal_dns.admin.sources import MAX_SOURCES, Sources
 from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.journey import Rules
+from internal_dns.live import loop, run
 from internal_dns.live.loop import Loop
 from internal_dns.live.run import Runner
 from internal_dns.live.source import (
@@ -74,6 +75,14 @@ class Scripted:
 
     def hint(self) -> None:
         self.hints.put_nowait(None)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the pauses of failures and reports short: how long they are is not what is tested."""
+    monkeypatch.setattr(loop, "BACKOFF", (0.01, 0.02))
+    monkeypatch.setattr(loop, "QUIET", 0.01)
+    monkeypatch.setattr(run, "SOON", 0.01)
 
 
 @pytest.fixture
