@@ -177,20 +177,32 @@ class BucketTarget:
         """Write the status, which renews the lease. Raises Lost, TargetAway."""
         async with self.lock:
             try:
-                fleet = (await self._connected()).fleet_bucket()
-                self.lease = await fleet.write([(self._key, self._value(status), self.lease or 0)])
-            except Conflict:
-                message = await self._current()
-                if message is not None and self._is_ours(message):
-                    self.lease = message.revision  # the acknowledgment was lost
-                    return
-                if message is None or message.value is None:
-                    self.lease = message.revision if message else 0  # it was forgotten
-                    return
-                raise Lost(f"another follower of {self.source} holds the lease") from None
+                await self._renew(self._value(status))
             except (Unavailable, OSError) as error:
                 await self._disconnect()
                 raise TargetAway(str(error)) from error
+
+    async def _renew(self, value: bytes) -> None:
+        """Write *value* as the holder of the lease. Raises Lost, Unavailable."""
+        fleet = (await self._connected()).fleet_bucket()
+        try:
+            self.lease = await fleet.write([(self._key, value, self.lease or 0)])
+        except NoBucket:
+            await self._make_fleet(value)  # it is in memory, and the engine was started again
+        except Conflict:
+            message = await self._current()
+            if message is None or message.value is None:
+                self.lease = message.revision if message else 0  # it was forgotten
+            elif self._is_ours(message):
+                self.lease = message.revision  # the acknowledgment was lost
+            else:
+                raise Lost(f"another follower of {self.source} holds the lease") from None
+
+    async def _make_fleet(self, value: bytes) -> None:
+        """Make the bucket of the fleet with the first report."""
+        await (await self._connected()).report(self._key, value)
+        message = await self._current()
+        self.lease = message.revision if message else None
 
     async def _take_lease(self, first: Status) -> None:
         """Take the lease: at once when nobody holds it, else when its holder says nothing."""
@@ -198,10 +210,7 @@ class BucketTarget:
         try:
             message = await self._current()
         except NoBucket:
-            # The first report of a fleet makes the bucket.
-            await (await self._connected()).report(self._key, self._value(first))
-            message = await self._current()
-            self.lease = message.revision if message else None
+            await self._make_fleet(self._value(first))
             return
         if message is not None and message.value is not None and not _is_released(message.value):
             await asyncio.sleep(SILENT)

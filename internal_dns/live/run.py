@@ -160,6 +160,10 @@ class Runner:
                 await self.target.report(self.status())
             except TargetAway as error:
                 _log.debug("%s: status not told: %s", self.source, error)
+            except Lost:
+                raise
+            except Exception:  # a mistake of ours, and no reason to stop following
+                _log.exception("%s: unexpected error while reporting", self.source)
             await self.sleep(SOON)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL - SOON):

@@ -201,8 +201,7 @@ class Broken:
         raise self.error
 
     async def report(self, status: Status) -> None:
-        if isinstance(self.error, Lost):
-            raise self.error
+        raise self.error
 
 
 def test_a_follower_that_lost_its_lease_ends() -> None:
