@@ -129,8 +129,8 @@ def test_the_runner_writes_through_the_server_and_tells_it_its_status(path: Path
     async def follow() -> None:
         live = Scripted(1, 2)
         async with serving(path) as api, running(live, ServerTarget(path, "test")):
-            await until(lambda: len(api.sources.reports) == 1 and api.sources.current()[0].up)
-            assert api.sources.current()[0].rows == 2
+            await until(lambda: [one.rows for one in api.sources.current()] == [2])
+            assert api.sources.current()[0].up
             assert dict(await ServerTarget(path, "test").rows()) == live.objects
             live.now(2, 3)
             live.hint()
