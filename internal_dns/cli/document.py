@@ -287,7 +287,7 @@ def export(
         click.echo(f"{paint('note', 'yellow', err=True)}  {printable_text(note)}", err=True)
 
 
-SOURCES: Final = ("wireguard", "csv", "docker", "consul", "fly")
+SOURCES: Final = ("wireguard", "csv", "docker", "consul", "nomad", "fly")
 
 
 class _SourceName(click.Choice[str]):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from internal_dns.cli import apis
 from internal_dns.cli.backend import (
     connected,
     opened,
@@ -38,6 +39,7 @@ from internal_dns.store.schema import NAME
 from internal_dns.text import printable_text
 
 if TYPE_CHECKING:
+    from internal_dns.live.http import Api
     from internal_dns.live.run import Runner
     from internal_dns.live.source import Live
     from internal_dns.live.target import Target
@@ -68,6 +70,36 @@ class _Address(click.ParamType[Endpoint]):
             return Endpoint.parse(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class _Kind(click.Choice[str]):
+    """The kind of a source, or the address of a database."""
+
+    name = "SOURCE"
+
+    def __init__(self) -> None:
+        super().__init__([*KINDS, *apis.MAKERS])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if str(value).partition("://")[0] in ("postgres", "postgresql") and "://" in str(value):
+            return str(value)
+        return str(super().convert(value, param, ctx))
+
+
+class _Target(click.ParamType["Source | Api"]):
+    """The address of a bucket, or of a Corrosion agent."""
+
+    name = "URL"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Source | Api:
+        if str(value).startswith(f"{apis.CORROSION}://"):
+            try:
+                return apis.corrosion(str(value))
+            except (OSError, ValueError) as error:
+                self.fail(getattr(error, "strerror", None) or str(error), param, ctx)
+        return _Url().convert(value, param, ctx)
 
 
 class _Url(click.ParamType["Source"]):
@@ -123,6 +155,8 @@ def _place(kind: str, address: str | None) -> str:
         return found.removeprefix("unix://")
     if kind == "directory" and not address:
         raise click.UsageError("follow directory needs the PATH of a directory")
+    if kind == "postgres" and not address:
+        raise click.UsageError("follow postgres needs the ADDRESS postgres://[USER@]HOST/DATABASE")
     if kind == "wireguard" and address:
         raise click.UsageError("follow wireguard takes no ADDRESS: it runs `wg show all dump`")
     return address or ""
@@ -132,12 +166,17 @@ def _place(kind: str, address: str | None) -> str:
 
 
 @click.command()
-@click.argument("kind", metavar="SOURCE", type=click.Choice([*KINDS]))
+@click.argument("kind", metavar="SOURCE", type=_Kind())
 @click.argument("address", metavar="[ADDRESS]", required=False)
 @click.option("--name", type=_Name(), help="What the source is called.  [default: SOURCE]")
 @click.option(
-    "--to", "bucket", type=_Url(), help="Write to this bucket, for all hosts that follow it."
+    "--to",
+    "bucket",
+    type=_Target(),
+    help="Write to this bucket, for all hosts that follow it; or to Corrosion: "
+    "corrosion://HOST:8080/",
 )
+@apis.api_options
 @click.option("--offline", is_flag=True, help="Write the file without a server, under its lock.")
 @click.option("--app", "label", default="", help="The app of machines whose source names none.")
 @click.option("--region", default="", help="The region of machines whose source names none.")
@@ -157,23 +196,31 @@ def follow(
     kind: str,
     address: str | None,
     name: str | None,
-    bucket: Source | None,
+    bucket: Source | Api | None,
     offline: bool,
     label: str,
     region: str,
     allow_empty: bool,
     metrics: Endpoint | None,
     catalog: str,
+    **of_apis: Any,
 ) -> None:
     """Keep machines and peers in step with what runs, until SIGTERM.
 
-    SOURCE is docker or podman (ADDRESS: the engine's socket), directory (ADDRESS: its path) or
-    wireguard. Only rows of this source are written, over the socket of the server unless --offline
+    SOURCE is docker or podman (ADDRESS: the engine's socket), directory (ADDRESS: its path),
+    wireguard, postgres (ADDRESS: postgres://…, or that as SOURCE), consul, nomad or fly (ADDRESS:
+    the URL of the API). Only rows of this source are written, over the socket of the server unless --offline
     or --to says otherwise.
     """
     if bucket is not None and offline:
         raise click.UsageError("--to writes a bucket, --offline a file: choose one")
+    if "://" in kind:
+        if address is not None:
+            raise click.UsageError("the address is given twice")
+        kind, address = "postgres", kind
     source = name or kind
+    given = apis.ApiOptions(**of_apis)
+    apis.check(kind, given)
     place = _place(kind, address)
     from internal_dns import sources
 
@@ -183,7 +230,8 @@ def follow(
     except sources.SourceError as error:
         raise OperatorError(error.what, error.why, error.do, USAGE) from error
     _log_to_stderr()
-    live = KINDS[kind](place, options)
+    maker = apis.MAKERS.get(kind)
+    live = maker(place, options, given) if maker else KINDS[kind](place, options)
     _finish(_follow(live, source, kind, bucket, Path(catalog), offline, allow_empty, metrics))
 
 
@@ -225,7 +273,7 @@ async def _follow(
     live: Live,
     source: str,
     kind: str,
-    bucket: Source | None,
+    bucket: Source | Api | None,
     catalog: Path,
     offline: bool,
     allow_empty: bool,
@@ -234,6 +282,7 @@ async def _follow(
     """Follow until SIGTERM or SIGINT. Raises what the targets raise when they are opened."""
     import signal
 
+    from internal_dns.live.http import Api
     from internal_dns.live.loop import Loop
     from internal_dns.live.run import Runner
     from internal_dns.service.notify import ServiceManager
@@ -243,7 +292,14 @@ async def _follow(
     async with AsyncExitStack() as stack:
         runner: Runner
         target: Target
-        if bucket is not None:
+        if isinstance(bucket, Api):
+            from internal_dns.live.corrosion import LAST_WRITER, CorrosionTarget
+
+            corrosion = CorrosionTarget(bucket, source)
+            stack.enter_context(corrosion.only_here())
+            click.echo(f"note  {LAST_WRITER}", err=True)
+            target = corrosion
+        elif bucket is not None:
             from internal_dns.live.bucket import BucketTarget
             from internal_dns.live.status import Status
 

@@ -11,6 +11,10 @@
     docker.py          Docker and Podman: the API socket
     directory.py       every *.toml and *.json of a directory
     wireguard.py       `wg show all dump`
+    postgres.py        the rows of a query
+    consul.py, nomad.py, fly.py     over HTTP (http.py): blocking queries (blocking.py), or polling
+    listed.py          their lists, of which one object may be malformed
+    corrosion.py       where rows go: Corrosion's HTTP API
 
 `follow` is a process of its own: a Docker socket is root, and must not live in a DNS server.
 """

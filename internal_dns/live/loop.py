@@ -262,7 +262,12 @@ class Loop:
             for key, object_ in wanted.items()
             if self.rows.get(key) != object_ and self.refused.get(key) != object_
         }
-        self.faults = {key: why for key, why in self.faults.items() if key in wanted}
+        # A row that is as wanted is not written again: another follower may have written it.
+        self.faults = {
+            key: why
+            for key, why in self.faults.items()
+            if key in wanted and self.rows.get(key) != wanted[key]
+        }
         return Apply(puts, deletes)
 
     def _deletes(self, lost: set[Key], now: float) -> frozenset[Key]:

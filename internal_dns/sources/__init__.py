@@ -5,6 +5,7 @@
     wireguard.py       `wg show all dump`, or a wg-quick .conf file: peers
     docker.py          `docker inspect`: machines
     consul.py          the instances of a service from Consul's API: machines
+    nomad.py           allocations from Nomad's API: machines
     fly.py             Fly.io's Machines API: machines
     csv.py             a table with a header: machines or peers
     __init__.py        what they share: Options, Draft, decoding of the input

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from internal_dns.live.loop import (
@@ -541,6 +541,7 @@ def play(here: World, what: str, how: Any) -> World:
 
 @pytest.mark.slow
 @examples(400)
+@example([("source", set()), ("fault", {0}), ("kill", None), ("source", {0})])
 @given(st.lists(STEP, max_size=40))
 def test_whatever_happens_no_row_goes_by_mistake_and_calm_brings_the_truth(
     steps: list[tuple[str, Any]],

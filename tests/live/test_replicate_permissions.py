@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +15,7 @@ import pytest
 
 from internal_dns.store.generate import create_catalog
 from tests import commands
-from tests.live.hosts import until
+from tests.live.hosts import addresses, ask, until
 from tests.live.test_replicate import SOON, following, readyz, shows
 from tests.nats_servers import NatsServer, nats_server
 from tests.tools import requires_tool
@@ -20,7 +23,8 @@ from tests.tools import requires_tool
 pytestmark = [pytest.mark.live, pytest.mark.slow, requires_tool("nats-server")]
 
 DOCS = Path(__file__).parents[2] / "docs" / "replication.md"
-USERS = ("publisher", "follower", "operator")
+USERS = ("publisher", "follower", "operator", "source")
+FIRST = "$JS.API.STREAM.CREATE.KV_prod-fleet"
 # More than the first window of flow control takes.
 MACHINES = 30_000
 
@@ -88,6 +92,21 @@ def traced(nats: NatsServer) -> dict[str, set[str]]:
     return found
 
 
+@contextmanager
+def followed(*words: object) -> Iterator[None]:
+    """Run `follow` with these words."""
+    command = [sys.executable, "-m", "internal_dns", "follow", *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        yield
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0, errors
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def covers(pattern: str, subject: str) -> bool:
     """Whether a subject with wildcards covers another."""
     wanted: Sequence[str] = pattern.split(".")
@@ -127,13 +146,23 @@ def test_the_documented_permissions_are_enough_and_none_is_too_many(
             )
             said = commands.run("apply", document, "--to", url(nats, "publisher"))
             assert said.code == 0, said.err
+            documents = tmp_path / "documents"
+            documents.mkdir()
+            (documents / "one.json").write_text(
+                document.read_text().replace("extra", "live").replace("2:1:2", "3:1:2")
+            )
+            with followed("directory", documents, "--to", url(nats, "source")):
+                until(lambda: addresses(ask(host, "live.vm.more.internal")) != [], SOON)
         assert published(nats, catalog, "--compact").code == 0  # which deletes `extra`
         assert commands.run("fleet", "forget", "iad-1", "--source", operator).code == 0
         found = traced(nats)
     assert found.pop("refused", set()) == set()
     for user, patterns in allowed().items():
-        # Only a fleet of thousands outgrows the window.
-        needed = {p for p in patterns if p != "$JS.FC.KV_prod-fleet.>"}
+        # Only a fleet of thousands outgrows the window, and only one can be the first to report.
+        needed = patterns - {"$JS.FC.KV_prod-fleet.>"}
+        if FIRST not in found[user]:
+            assert FIRST in found["follower"]
+            needed -= {FIRST}
         unused = {p for p in needed if not any(covers(p, subject) for subject in found[user])}
         assert unused == set(), user
     assert set(allowed()) == set(USERS)
