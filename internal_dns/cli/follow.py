@@ -400,23 +400,23 @@ def source_list(catalog: str, as_json: bool) -> None:
 
     with opened(catalog) as connection:
         counts = sources(connection)
-    told = {status["source"]: status for status in statuses(catalog) or ()}
+    reported = {status["source"]: status for status in statuses(catalog) or ()}
     rows = [
         {
             "source": name,
-            "kind": told.get(name, {}).get("kind", ""),
+            "kind": reported.get(name, {}).get("kind", ""),
             "machines": counts.get(name, {}).get("machines", 0),
             "peers": counts.get(name, {}).get("peers", 0),
-            "up": {True: "yes", False: "no", None: "unknown"}[told.get(name, {}).get("up")],
-            "age": _age(told.get(name)),
-            "held": told.get(name, {}).get("held", ""),
-            "faults": told.get(name, {}).get("faults", ""),
-            "problem": told.get(name, {}).get("problem", ""),
+            "up": {True: "yes", False: "no", None: "unknown"}[reported.get(name, {}).get("up")],
+            "age": _age(reported.get(name)),
+            "held": reported.get(name, {}).get("held", ""),
+            "faults": reported.get(name, {}).get("faults", ""),
+            "problem": reported.get(name, {}).get("problem", ""),
         }
-        for name in sorted({*counts, *told})
+        for name in sorted({*counts, *reported})
     ]
     if as_json:
-        print_json([{**row, "status": told.get(str(row["source"]))} for row in rows])
+        print_json([{**row, "status": reported.get(str(row["source"]))} for row in rows])
     else:
         show_table(rows, [*rows[0]] if rows else ("source", "machines", "peers", "up"), False)
 
@@ -428,7 +428,7 @@ def _age(status: dict[str, Any] | None) -> str:
 
 
 def statuses(catalog: str) -> list[dict[str, Any]] | None:
-    """Return what followers told the server of *catalog*; None without a server."""
+    """Return what followers reported to the server of *catalog*; None without a server."""
     import json
 
     try:

@@ -15,7 +15,7 @@ from internal_dns.admin.api import Api
 from internal_dns.admin.sources import MAX_SOURCES, Sources
 from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.journey import Rules
-from internal_dns.live import loop, run
+from internal_dns.live import loop, run, target
 from internal_dns.live.loop import Loop
 from internal_dns.live.run import Runner
 from internal_dns.live.source import (
@@ -248,6 +248,25 @@ def test_a_second_follower_of_a_name_is_refused(path: Path) -> None:
         pass
     with only_follower(path, "podman"):
         assert lock_path(path, "podman").stat().st_mode & 0o777 == 0o600
+
+
+def test_many_objects_are_written_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "PART", 3)
+
+    async def follow() -> None:
+        live = Scripted(*range(1, 9))
+        async with serving(path):
+            server = ServerTarget(path, "test")
+            assert await server.apply(live.objects, frozenset()) == {}
+            assert dict(await server.rows()) == live.objects
+            stolen = {machine_key("m9"): machine(1, id="m9"), **live.objects}
+            faults = await server.apply(stolen, frozenset({machine_key("m8")}))
+            assert list(faults) == [machine_key("m9")]
+            assert dict(await server.rows()) == live.objects
+            assert await server.apply({}, frozenset(live.objects)) == {}
+            assert dict(await server.rows()) == {}
+
+    asyncio.run(follow())
 
 
 def test_a_server_that_refuses_says_why(path: Path) -> None:
