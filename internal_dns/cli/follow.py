@@ -452,30 +452,35 @@ def source_rm(
     name: str, bucket: Source | None, offline: bool, wait: bool, catalog: str, as_json: bool
 ) -> None:
     """Remove all rows of a live source whose follower has ended for good."""
-    if bucket is not None:
-        from internal_dns.cli.bucket import run_on_bucket
-        from internal_dns.live.bucket import remove
+    from internal_dns.live.target import OtherFollower, only_follower
 
-        if offline or wait:
-            raise click.UsageError("--to writes a bucket: --offline and --wait are of a file")
-        rows = run_on_bucket(remove(bucket, settings().catalog_rules, name))
-        reply: dict[str, Any] = {"rows": rows}
-    else:
-        from internal_dns.live.target import OtherFollower, only_follower
+    try:
+        if bucket is not None:
+            from internal_dns.cli.bucket import run_on_bucket
+            from internal_dns.live.bucket import remove
 
-        try:
+            if offline or wait:
+                raise click.UsageError(
+                    "--offline and --wait apply to files, not to a bucket (--to)"
+                )
+            rules = settings().catalog_rules
+            rows = run_on_bucket(remove(bucket, rules, name, followed=False))
+            reply: dict[str, Any] = {"rows": rows}
+        else:
             with only_follower(Path(catalog), name):
                 reply = perform(
                     catalog, {"op": "source rm", "source": name}, offline=offline, wait=wait
                 )
-        except OtherFollower as error:
-            do = "Stop it first, or it writes them again"
-            raise OperatorError("nothing was removed", str(error), do, FINDING) from error
-        except OSError as error:
-            raise OperatorError(
-                f"cannot lock {catalog}", str(error), "Name a usable file with --catalog",
-                CONFIGURATION,
-            ) from error  # fmt: skip
+    except OtherFollower as error:
+        do = "Stop it first, or it writes them again"
+        raise OperatorError("nothing was removed", str(error), do, FINDING) from error
+    except OSError as error:
+        raise OperatorError(
+            f"cannot lock {catalog}",
+            str(error),
+            "Name a usable file with --catalog",
+            CONFIGURATION,
+        ) from error
     if as_json:
         print_json(reply)
     else:

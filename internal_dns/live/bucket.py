@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from internal_dns.core.catalog_rules import CatalogRules
-from internal_dns.live.fleet import PREFIX
+from internal_dns.live.fleet import PREFIX, reported
 from internal_dns.live.source import Key, Objects
 from internal_dns.live.status import SILENT, Status, as_json
 from internal_dns.live.target import (
@@ -256,9 +256,17 @@ def _is_released(value: bytes) -> bool:
         return True  # nothing that a follower has written
 
 
-async def remove(bucket: Source, rules: CatalogRules, source: str) -> int:
-    """Delete all rows of *source* from a bucket, and its status; return how many. Raises Conflict,
-    Unavailable, TargetAway."""
+async def remove(bucket: Source, rules: CatalogRules, source: str, *, followed: bool) -> int:
+    """Delete all rows of *source* from a bucket, and its status; return how many.
+
+    *followed*: even while a follower reports, which writes them again when it can read its source.
+    Raises OtherFollower, Conflict, Unavailable, TargetAway.
+    """
+    if not followed:
+        async with connected(bucket) as opened:
+            for one in await reported(opened):
+                if one.status.source == source and not one.status.stopped and one.ago < SILENT:
+                    raise OtherFollower(f"another process follows {source} for {bucket}")
     target = BucketTarget(bucket, rules, source)
     try:
         rows = await target.rows()
