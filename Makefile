@@ -15,7 +15,7 @@ INSTALL_SELF = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 # SKIPS=forbid: a skipped or xfailed test is a failure (tests/conftest.py).
 export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
 
-.PHONY: help demo test quick unit live container litestream lint types fmt docs lock bench compare soak fuzz dist sbom wheelhouse image \
+.PHONY: help demo test quick unit live container litestream lint types fmt docs lock bench compare soak soak-follow fuzz dist sbom wheelhouse image \
 	clean build-deps test-deps
 # These share nothing, so they may use every core; the live tests share ports.
 UNIT = $(BIN)/python -m pytest -q -n auto -m
@@ -64,6 +64,9 @@ bench: .venv/dev.stamp  ## Measure, beside other servers, in one run (BENCH=--sh
 soak: .venv/dev.stamp  ## Ten minutes each: five million new names, memory stays; writes and kills, hosts and bucket end equal
 	$(BIN)/python -m bench.soak
 	$(BIN)/python -m tests.soak --seconds $(or $(SOAK_SECONDS),600) --seed $(or $(SEED),1)
+
+soak-follow: .venv/dev.stamp  ## Six minutes: 200 real containers started and ended at random; answers and catalog follow (root, podman)
+	$(BIN)/python -m tests.container.follow_soak --seconds $(or $(SOAK_SECONDS),300) --seed $(or $(SEED),1)
 
 compare: test-deps .venv/dev.stamp  ## What is forwarded against Unbound's own answers: 1,000 names, 10 types
 	COMPARED_NAMES=1000 $(BIN)/python -m pytest -q -s tests/live/test_forward_real.py -k no_difference

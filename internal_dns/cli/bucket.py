@@ -292,7 +292,7 @@ async def _expire(source: Source, name: str, after: float) -> tuple[int, str]:
         return 0, f"no source {name} has reported; `source rm --to` removes rows all the same"
     if one.unread_for < after:
         return 0, f"it was read {one.unread_for:.0f} s ago"
-    return await remove(source, settings().catalog_rules, name), ""
+    return await remove(source, settings().catalog_rules, name, followed=True), ""
 
 
 @fleet.command()

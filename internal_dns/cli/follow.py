@@ -400,23 +400,23 @@ def source_list(catalog: str, as_json: bool) -> None:
 
     with opened(catalog) as connection:
         counts = sources(connection)
-    told = {status["source"]: status for status in statuses(catalog) or ()}
+    reported = {status["source"]: status for status in statuses(catalog) or ()}
     rows = [
         {
             "source": name,
-            "kind": told.get(name, {}).get("kind", ""),
+            "kind": reported.get(name, {}).get("kind", ""),
             "machines": counts.get(name, {}).get("machines", 0),
             "peers": counts.get(name, {}).get("peers", 0),
-            "up": {True: "yes", False: "no", None: "unknown"}[told.get(name, {}).get("up")],
-            "age": _age(told.get(name)),
-            "held": told.get(name, {}).get("held", ""),
-            "faults": told.get(name, {}).get("faults", ""),
-            "problem": told.get(name, {}).get("problem", ""),
+            "up": {True: "yes", False: "no", None: "unknown"}[reported.get(name, {}).get("up")],
+            "age": _age(reported.get(name)),
+            "held": reported.get(name, {}).get("held", ""),
+            "faults": reported.get(name, {}).get("faults", ""),
+            "problem": reported.get(name, {}).get("problem", ""),
         }
-        for name in sorted({*counts, *told})
+        for name in sorted({*counts, *reported})
     ]
     if as_json:
-        print_json([{**row, "status": told.get(str(row["source"]))} for row in rows])
+        print_json([{**row, "status": reported.get(str(row["source"]))} for row in rows])
     else:
         show_table(rows, [*rows[0]] if rows else ("source", "machines", "peers", "up"), False)
 
@@ -428,7 +428,7 @@ def _age(status: dict[str, Any] | None) -> str:
 
 
 def statuses(catalog: str) -> list[dict[str, Any]] | None:
-    """Return what followers told the server of *catalog*; None without a server."""
+    """Return what followers reported to the server of *catalog*; None without a server."""
     import json
 
     try:
@@ -452,30 +452,35 @@ def source_rm(
     name: str, bucket: Source | None, offline: bool, wait: bool, catalog: str, as_json: bool
 ) -> None:
     """Remove all rows of a live source whose follower has ended for good."""
-    if bucket is not None:
-        from internal_dns.cli.bucket import run_on_bucket
-        from internal_dns.live.bucket import remove
+    from internal_dns.live.target import OtherFollower, only_follower
 
-        if offline or wait:
-            raise click.UsageError("--to writes a bucket: --offline and --wait are of a file")
-        rows = run_on_bucket(remove(bucket, settings().catalog_rules, name))
-        reply: dict[str, Any] = {"rows": rows}
-    else:
-        from internal_dns.live.target import OtherFollower, only_follower
+    try:
+        if bucket is not None:
+            from internal_dns.cli.bucket import run_on_bucket
+            from internal_dns.live.bucket import remove
 
-        try:
+            if offline or wait:
+                raise click.UsageError(
+                    "--offline and --wait apply to files, not to a bucket (--to)"
+                )
+            rules = settings().catalog_rules
+            rows = run_on_bucket(remove(bucket, rules, name, followed=False))
+            reply: dict[str, Any] = {"rows": rows}
+        else:
             with only_follower(Path(catalog), name):
                 reply = perform(
                     catalog, {"op": "source rm", "source": name}, offline=offline, wait=wait
                 )
-        except OtherFollower as error:
-            do = "Stop it first, or it writes them again"
-            raise OperatorError("nothing was removed", str(error), do, FINDING) from error
-        except OSError as error:
-            raise OperatorError(
-                f"cannot lock {catalog}", str(error), "Name a usable file with --catalog",
-                CONFIGURATION,
-            ) from error  # fmt: skip
+    except OtherFollower as error:
+        do = "Stop it first, or it writes them again"
+        raise OperatorError("nothing was removed", str(error), do, FINDING) from error
+    except OSError as error:
+        raise OperatorError(
+            f"cannot lock {catalog}",
+            str(error),
+            "Name a usable file with --catalog",
+            CONFIGURATION,
+        ) from error
     if as_json:
         print_json(reply)
     else:

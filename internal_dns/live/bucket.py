@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from internal_dns.core.catalog_rules import CatalogRules
-from internal_dns.live.fleet import PREFIX
+from internal_dns.live.fleet import PREFIX, reported
 from internal_dns.live.source import Key, Objects
 from internal_dns.live.status import SILENT, Status, as_json
 from internal_dns.live.target import (
@@ -177,20 +177,32 @@ class BucketTarget:
         """Write the status, which renews the lease. Raises Lost, TargetAway."""
         async with self.lock:
             try:
-                fleet = (await self._connected()).fleet_bucket()
-                self.lease = await fleet.write([(self._key, self._value(status), self.lease or 0)])
-            except Conflict:
-                message = await self._current()
-                if message is not None and self._is_ours(message):
-                    self.lease = message.revision  # the acknowledgment was lost
-                    return
-                if message is None or message.value is None:
-                    self.lease = message.revision if message else 0  # it was forgotten
-                    return
-                raise Lost(f"another follower of {self.source} holds the lease") from None
+                await self._renew(self._value(status))
             except (Unavailable, OSError) as error:
                 await self._disconnect()
                 raise TargetAway(str(error)) from error
+
+    async def _renew(self, value: bytes) -> None:
+        """Write *value* as the holder of the lease. Raises Lost, Unavailable."""
+        fleet = (await self._connected()).fleet_bucket()
+        try:
+            self.lease = await fleet.write([(self._key, value, self.lease or 0)])
+        except NoBucket:
+            await self._make_fleet(value)  # it is in memory, and the engine was started again
+        except Conflict:
+            message = await self._current()
+            if message is None or message.value is None:
+                self.lease = message.revision if message else 0  # it was forgotten
+            elif self._is_ours(message):
+                self.lease = message.revision  # the acknowledgment was lost
+            else:
+                raise Lost(f"another follower of {self.source} holds the lease") from None
+
+    async def _make_fleet(self, value: bytes) -> None:
+        """Make the bucket of the fleet with the first report."""
+        await (await self._connected()).report(self._key, value)
+        message = await self._current()
+        self.lease = message.revision if message else None
 
     async def _take_lease(self, first: Status) -> None:
         """Take the lease: at once when nobody holds it, else when its holder says nothing."""
@@ -198,10 +210,7 @@ class BucketTarget:
         try:
             message = await self._current()
         except NoBucket:
-            # The first report of a fleet makes the bucket.
-            await (await self._connected()).report(self._key, self._value(first))
-            message = await self._current()
-            self.lease = message.revision if message else None
+            await self._make_fleet(self._value(first))
             return
         if message is not None and message.value is not None and not _is_released(message.value):
             await asyncio.sleep(SILENT)
@@ -247,9 +256,17 @@ def _is_released(value: bytes) -> bool:
         return True  # nothing that a follower has written
 
 
-async def remove(bucket: Source, rules: CatalogRules, source: str) -> int:
-    """Delete all rows of *source* from a bucket, and its status; return how many. Raises Conflict,
-    Unavailable, TargetAway."""
+async def remove(bucket: Source, rules: CatalogRules, source: str, *, followed: bool) -> int:
+    """Delete all rows of *source* from a bucket, and its status; return how many.
+
+    *followed*: even while a follower reports, which writes them again when it can read its source.
+    Raises OtherFollower, Conflict, Unavailable, TargetAway.
+    """
+    if not followed:
+        async with connected(bucket) as opened:
+            for one in await reported(opened):
+                if one.status.source == source and not one.status.stopped and one.ago < SILENT:
+                    raise OtherFollower(f"another process follows {source} for {bucket}")
     target = BucketTarget(bucket, rules, source)
     try:
         rows = await target.rows()

@@ -113,16 +113,16 @@ class Directory:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.poll):
                         await woken.wait()
-                told, now = woken.is_set(), await asyncio.to_thread(self._state)
+                event, now = woken.is_set(), await asyncio.to_thread(self._state)
                 woken.clear()
-                if told or now != before:
+                if event or now != before:
                     yield
                 if now[:1] != before[:1]:
                     inotify.watch(self.path)  # another directory is at this path
                 before = now
 
     def _state(self) -> State:
-        """Return what tells one state of the directory from another: the directory itself first."""
+        """Return a value that differs when the directory does; its first item identifies the directory."""
         try:
             here = os.stat(self.path)
             files = []

@@ -4,7 +4,7 @@
     Tick                time passed           Read          fetch the source's rows in the catalog
     Present(rows)       the rows read         Look          take a snapshot
     Changed             a hint                Apply(…)      write puts, delete keys
-    Seen(snapshot)      a whole snapshot      Hold(why)     tell that rows are held (log, status)
+    Seen(snapshot)      a whole snapshot      Hold(why)     log that rows are held
     Failed(why)         no snapshot
     Applied(faults)     written
     Refused(why)        the catalog is away
@@ -118,7 +118,7 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Tell people that rows are held from now on, or no longer."""
+    """Log that rows are held from now on, or no longer."""
 
     why: str
 

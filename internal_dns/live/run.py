@@ -62,7 +62,7 @@ class Runner:
         self.clock, self.sleep = clock, sleep
         self.hinted = asyncio.Event()
         self.news = asyncio.Event()  # set when the status has another thing to say
-        self.told: dict[str, str] = {}  # what was logged last, by subject: not again each time
+        self.logged: dict[str, str] = {}  # what was logged last, by subject
 
     def status(self) -> Status:
         return status_of(
@@ -86,7 +86,7 @@ class Runner:
                     _log.warning("%s: %s", self.source, action.why)
                 else:
                     events = [await self._perform(action)]
-            self._tell()
+            self._log_problems()
             if actions:
                 self.news.set()
             if not events:
@@ -153,35 +153,39 @@ class Runner:
             pause = min(most, 2 * pause)
 
     async def _report(self) -> None:
-        """Tell the target the status, again and again, and soon when it has news."""
+        """Report the status every few seconds, and soon after a change."""
         while True:
             self.news.clear()
             try:
                 await self.target.report(self.status())
             except TargetAway as error:
-                _log.debug("%s: status not told: %s", self.source, error)
+                _log.debug("%s: status not reported: %s", self.source, error)
+            except Lost:
+                raise
+            except Exception:  # a mistake of ours, and no reason to stop following
+                _log.exception("%s: unexpected error while reporting", self.source)
             await self.sleep(SOON)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL - SOON):
                     await self.news.wait()
 
     async def stopped(self) -> None:
-        """Tell the target that nobody follows any more."""
+        """Report that the follower was stopped."""
         status = msgspec.structs.replace(self.status(), stopped=True)
         with contextlib.suppress(TargetAway, Lost, TimeoutError):
             async with asyncio.timeout(INTERVAL):
                 await self.target.report(status)
 
-    def _tell(self) -> None:
+    def _log_problems(self) -> None:
         """Log what is wrong when that changes, not each time."""
         for subject, words in (
             ("source", self.loop.source_problem),
             ("catalog", self.loop.catalog_problem),
             ("faults", "; ".join(self.status().fault_lines[:5])),
         ):
-            if words == self.told.get(subject, ""):
+            if words == self.logged.get(subject, ""):
                 continue
-            self.told[subject] = words
+            self.logged[subject] = words
             if words:
                 _log.warning("%s: %s: %s", self.source, subject, words)
             else:

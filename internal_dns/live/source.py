@@ -30,7 +30,7 @@ class SourceAway(Exception):
 class Snapshot:
     """Everything that a source knows at one moment.
 
-    *stopped*: machines that the source knows, but whose address it no longer tells, as that of a
+    *stopped*: machines that the source knows, but whose address it no longer reports, as that of a
     container that has exited. Their rows stay, as stopped ones. *unreadable*: objects that are
     there and that nobody can read. Their rows stay as they are. *notes*: what was left out or
     guessed, for people.

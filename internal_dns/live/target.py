@@ -2,7 +2,7 @@
 
     Target          rows()                    the rows of the source that the catalog has
                     apply(puts, deletes)      write; return why an object was not written, by key
-                    report(status)            tell whoever shows it
+                    report(status)            publish the status
 
 One follower per name: a lock file beside the catalog (or, for a bucket, a lease: `bucket.py`).
 """
@@ -29,6 +29,7 @@ from internal_dns.store.sqlite import UnusableCatalog
 from internal_dns.store.writer import NotOurs, RejectedChange, Writer
 
 TIMEOUT: Final = 60.0  # seconds for one reply of the server
+PART: Final = 5_000  # objects in one request
 MAX_REPLY: Final = 256 << 20  # octets: the rows of a source
 
 
@@ -102,7 +103,14 @@ class ServerTarget:
         return objects_of(await self._ask({"op": "source rows", "source": self.source}))
 
     async def apply(self, puts: Objects, deletes: frozenset[Key]) -> dict[Key, str]:
-        return faults_of(await self._ask(request_of(self.source, puts, deletes)))
+        """Write in parts: a request has a greatest size, and others write in between."""
+        faults: dict[Key, str] = {}
+        keys = list(puts)
+        for start in range(0, max(len(keys), 1), PART):
+            part = {key: puts[key] for key in keys[start : start + PART]}
+            gone = frozenset() if start else deletes
+            faults |= faults_of(await self._ask(request_of(self.source, part, gone)))
+        return faults
 
     async def report(self, status: Status) -> None:
         await self._ask({"op": "source status", "source": self.source, "status": as_json(status)})
@@ -156,7 +164,7 @@ class FileTarget:
         return faults_of(await self._perform(request_of(self.source, puts, deletes)))
 
     async def report(self, status: Status) -> None:
-        """Nobody is there to be told."""
+        """Without a server, nobody shows the status."""
 
     async def _perform(self, request: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -1,6 +1,6 @@
 """Peers of the WireGuard interfaces of this host, from `wg show all dump`.
 
-The command tells no names: a peer is called after its public key, as `import wireguard` calls it.
+The command prints no names: a peer is called after its public key, as `import wireguard` calls it.
 A handshake is for the status only, since an idle peer makes none.
 """
 
@@ -77,7 +77,7 @@ class WireGuard:
                     process.kill()
                 await process.wait()
         if process.returncode or errors.strip():
-            # An interface that cannot be read is told on standard error only.
+            # An interface that cannot be read is reported on standard error only.
             said = shown(errors.decode("utf-8", "replace").strip() or f"exit {process.returncode}")
             raise SourceAway(f"{NAME}: {said}")
         return out

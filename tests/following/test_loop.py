@@ -12,7 +12,7 @@ from math import inf
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from internal_dns.live.loop import (
@@ -41,6 +41,7 @@ from internal_dns.live.loop import (
     Tick,
 )
 from internal_dns.live.source import Key, Object, Snapshot, machine_key, peer_key
+from tests.laws import examples
 
 
 def machine(number: int, **cells: Any) -> Object:
@@ -538,7 +539,8 @@ def play(here: World, what: str, how: Any) -> World:
     return here
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.slow
+@examples(400)
 @example([("source", set()), ("fault", {0}), ("kill", None), ("source", {0})])
 @given(st.lists(STEP, max_size=40))
 def test_whatever_happens_no_row_goes_by_mistake_and_calm_brings_the_truth(
@@ -561,7 +563,8 @@ def test_whatever_happens_no_row_goes_by_mistake_and_calm_brings_the_truth(
     assert len(here.writes) == writes
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.slow
+@examples(200)
 @given(st.lists(STEP, max_size=30), NUMBERS)
 def test_what_cannot_be_read_is_never_written(
     steps: list[tuple[str, Any]], broken: set[int]

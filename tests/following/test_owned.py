@@ -315,6 +315,7 @@ EDITS = st.lists(
 )
 
 
+@pytest.mark.slow
 @examples()
 @given(EDITS)
 def test_apply_and_sources_touch_their_own_rows_only(edits: list[tuple[str, set[int]]]) -> None:

@@ -15,6 +15,7 @@ from internal_dns.admin.api import Api
 from internal_dns.admin.sources import MAX_SOURCES, Sources
 from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.journey import Rules
+from internal_dns.live import loop, run, target
 from internal_dns.live.loop import Loop
 from internal_dns.live.run import Runner
 from internal_dns.live.source import (
@@ -76,6 +77,14 @@ class Scripted:
         self.hints.put_nowait(None)
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the pauses of failures and reports short: how long they are is not what is tested."""
+    monkeypatch.setattr(loop, "BACKOFF", (0.01, 0.02))
+    monkeypatch.setattr(loop, "QUIET", 0.01)
+    monkeypatch.setattr(run, "SOON", 0.01)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     found = tmp_path / "catalog.db"
@@ -120,8 +129,8 @@ def test_the_runner_writes_through_the_server_and_tells_it_its_status(path: Path
     async def follow() -> None:
         live = Scripted(1, 2)
         async with serving(path) as api, running(live, ServerTarget(path, "test")):
-            await until(lambda: len(api.sources.reports) == 1 and api.sources.current()[0].up)
-            assert api.sources.current()[0].rows == 2
+            await until(lambda: [one.rows for one in api.sources.current()] == [2])
+            assert api.sources.current()[0].up
             assert dict(await ServerTarget(path, "test").rows()) == live.objects
             live.now(2, 3)
             live.hint()
@@ -192,8 +201,7 @@ class Broken:
         raise self.error
 
     async def report(self, status: Status) -> None:
-        if isinstance(self.error, Lost):
-            raise self.error
+        raise self.error
 
 
 def test_a_follower_that_lost_its_lease_ends() -> None:
@@ -240,6 +248,25 @@ def test_a_second_follower_of_a_name_is_refused(path: Path) -> None:
         pass
     with only_follower(path, "podman"):
         assert lock_path(path, "podman").stat().st_mode & 0o777 == 0o600
+
+
+def test_many_objects_are_written_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "PART", 3)
+
+    async def follow() -> None:
+        live = Scripted(*range(1, 9))
+        async with serving(path):
+            server = ServerTarget(path, "test")
+            assert await server.apply(live.objects, frozenset()) == {}
+            assert dict(await server.rows()) == live.objects
+            stolen = {machine_key("m9"): machine(1, id="m9"), **live.objects}
+            faults = await server.apply(stolen, frozenset({machine_key("m8")}))
+            assert list(faults) == [machine_key("m9")]
+            assert dict(await server.rows()) == live.objects
+            assert await server.apply({}, frozenset(live.objects)) == {}
+            assert dict(await server.rows()) == {}
+
+    asyncio.run(follow())
 
 
 def test_a_server_that_refuses_says_why(path: Path) -> None:

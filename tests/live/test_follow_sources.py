@@ -159,6 +159,8 @@ def test_three_hosts_see_what_one_follower_writes(hub: Hub, tmp_path: Path) -> N
         (tmp_path / "own.json").write_text(document(2))
         said = commands.run("apply", tmp_path / "own.json", "--to", hub.url)
         assert (said.code, "belongs to the live source git" in said.err) == (1, True)
+        refused = commands.run("source", "rm", "git", "--to", hub.url)
+        assert (refused.code, "another process follows git" in refused.err) == (1, True)
         follower.stop()
         until(lambda: hub.fleet()["git"]["stopped"], SOON)
         assert all(shows(server, "web.internal", 4) for server in servers)
