@@ -25,7 +25,7 @@ from internal_dns.core.wire import MAX_MESSAGE, SILENT_PORTS, Rcode
 from internal_dns.late import Late
 from internal_dns.metrics import Metrics
 from internal_dns.transport.counting import Counting
-from internal_dns.transport.fairness import OUTSIDERS
+from internal_dns.transport.fairness import OURSELVES, OUTSIDERS
 from internal_dns.transport.faults import Faults
 from internal_dns.transport.leaks import leaks
 from internal_dns.transport.loading import Again, FirstLoad
@@ -111,13 +111,15 @@ class Exchange:
         port: int,
         *,
         stream: bool = False,
+        payer: bytes | None = None,
         again: Again | None = None,
         missed: bool = False,
     ) -> Outcome:
         """Return the reply, None for silence, or what will hold the reply of an upstream.
 
-        With *again* a query may wait for the first catalog (PARKED): *again* is then called in its
-        turn, and should not be given a second time. *missed*: `known` has just returned None.
+        *payer* is who pays for it (Payers), if the caller knows. With *again* a query may wait for
+        the first catalog (PARKED): *again* is then called in its turn, and should not be given a
+        second time. *missed*: `known` has just returned None.
         """
         how: How = "decided"
         outcome: Outcome = None
@@ -126,14 +128,14 @@ class Exchange:
                 self.metrics.drop("port")
             elif missed:
                 self.answers.misses += self._missed
-                outcome = self._decide(octets, source, destination, stream, again)
+                outcome = self._decide(octets, source, destination, stream, payer, again)
             else:
                 limit = MAX_MESSAGE if stream else 0
                 outcome = self.answers.repeat(octets, source, destination, getrandbits(32), limit)
                 if outcome:
                     how = "repeated"
                 else:
-                    outcome = self._decide(octets, source, destination, stream, again)
+                    outcome = self._decide(octets, source, destination, stream, payer, again)
         except Exception:
             outcome = self.faults.reply(octets, forwarding=self.rules.forwarding)
         if self.taps.open:
@@ -141,7 +143,13 @@ class Exchange:
         return outcome
 
     def _decide(
-        self, octets: bytes, source: bytes, destination: bytes, stream: bool, again: Again | None
+        self,
+        octets: bytes,
+        source: bytes,
+        destination: bytes,
+        stream: bool,
+        payer: bytes | None,
+        again: Again | None,
     ) -> Outcome:
         """Go the whole way, for a message that cannot be repeated."""
         begin, catalog, rules = self.timer(), self.answers.catalog_for(source), self.rules
@@ -155,11 +163,12 @@ class Exchange:
             stream=stream,
             now=int(time.time()),
         )
-        payer = self.payers.of_source(source)
+        if payer is None:
+            payer = self.payers.of_source(source)
         if again and catalog is None and self.loading.expecting and _needs_catalog(decision):
             if self.loading.park(payer, again):
                 return Later.PARKED
-        self.counting.decided[payer if catalog else OUTSIDERS] += 1
+        self.counting.decided[payer if catalog and payer is not OURSELVES else OUTSIDERS] += 1
         match decision:
             case Drop(reason=reason):
                 self.metrics.drop(reason)

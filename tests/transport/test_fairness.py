@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from internal_dns.metrics import Metrics
 from internal_dns.transport import fairness
 from internal_dns.transport.fairness import MEMORY, OURSELVES, OVERHEAD, PART, QUANTUM, FairQueue
-from internal_dns.transport.schedule import AT_ONCE, Scheduler
+from internal_dns.transport.schedule import AT_ONCE, REPEATED_AT_ONCE, Scheduler
 
 LITTLE, BUSY = b"little", [b"net%d" % number for number in range(5)]
 # From a repeated answer to a list that takes 50 ms.
@@ -353,7 +353,7 @@ def test_tcp_may_repeat_at_once_for_a_while_in_each_turn_and_never_before_what_w
     virtual = Virtual()
     for _ in range(4):
         assert virtual.free()
-        virtual.scheduler.did_at_once(AT_ONCE / 4)
+        virtual.scheduler.did_at_once(REPEATED_AT_ONCE / 4)
     assert not virtual.free()
     assert len(virtual.soon) == 1
     virtual.turn()
