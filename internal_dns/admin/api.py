@@ -249,7 +249,7 @@ class Api:
         """Send one in `sample` questions as they are answered; `skipped` counts those that came too
         fast to send."""
         tap = Tap(positive(request, "sample", 1, 1_000_000_000))
-        self.exchange.tap(tap)
+        self.exchange.taps.add(tap)
         gone = asyncio.ensure_future(reader.read(1))
         try:
             while not gone.done():
@@ -265,7 +265,7 @@ class Api:
                     coming.cancel()
         finally:
             gone.cancel()
-            self.exchange.untap(tap)
+            self.exchange.taps.remove(tap)
 
 
 async def _send(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:

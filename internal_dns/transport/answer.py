@@ -52,7 +52,7 @@ from internal_dns.transport.fairness import OURSELVES, OUTSIDERS
 from internal_dns.transport.loading import WAIT, Again, WaitingRoom
 from internal_dns.transport.schedule import Scheduler
 from internal_dns.transport.table.table import AnswerTable, Mirror
-from internal_dns.transport.tap import Sample, Tap, show
+from internal_dns.transport.tap import How, Taps
 
 
 class Later(Enum):
@@ -128,8 +128,7 @@ class Exchange:
         self.own: set[tuple[bytes, int]] = set()  # where our own questions come from
         self.own_changed: list[Callable[[], None]] = []
         self.decided: Counter[bytes] = Counter()  # messages by network, b"" those without one
-        self.taps: list[Tap] = []
-        self._one_in = 0  # so many messages the native path shows one; 0: nobody watches
+        self.taps = Taps(self._watch_native)
         self._silent_until = 0.0
         self._outsiders = 0  # refused since the last log line about one
         self._outsiders_silent_until = 0.0
@@ -171,7 +170,7 @@ class Exchange:
             return iter(())
         self.rules = rules
         left = self.answers.use_rules(rules, mirror)
-        self._watch()
+        self.taps.watch()
         return left
 
     # Hot path: asked for each message as it is read.
@@ -190,6 +189,8 @@ class Exchange:
             return None  # `handle` meets the fault again, and tells of it
         if reply is None:
             answers.misses = misses  # counted by `handle`
+        elif self.taps.open:
+            self.taps.show("repeated", octets, source, destination, reply, stream=limit > 0)
         return reply
 
     def handle(
@@ -207,6 +208,18 @@ class Exchange:
         With *again* a question may wait for the first catalog (PARKED): *again* is then called in
         its turn, and should not be given a second time.
         """
+        answer = self._handle_tapped if self.taps.open else self._handle
+        return answer(octets, source, destination, port, stream, again)
+
+    def _handle(
+        self,
+        octets: bytes,
+        source: bytes,
+        destination: bytes,
+        port: int,
+        stream: bool,
+        again: Again | None,
+    ) -> Outcome:
         if port in SILENT_PORTS:
             self.metrics.drop("port")
             return None
@@ -401,50 +414,9 @@ class Exchange:
         self.answers.hits += count
         self._timed_hits += count
 
-    def tap(self, tap: Tap) -> None:
-        """Show messages to *tap* until `untap`. While there is none, this costs nothing: `handle`
-        is what it was."""
-        self.taps.append(tap)
-        vars(self).update(handle=self._handle_tapped, known=self._known_tapped)
-        self._watch()
-
-    def untap(self, tap: Tap) -> None:
-        self.taps.remove(tap)
-        if not self.taps:
-            del vars(self)["handle"], vars(self)["known"]
-        self._watch()
-
-    def _watch(self) -> None:
-        """Have the native path show as much of what it does as the taps want."""
-        self._one_in = min((tap.every for tap in self.taps), default=0)
+    def _watch_native(self, every: int) -> None:
         if self.answers.mirror:
-            self.answers.mirror.watch(self._one_in)
-
-    def tap_native(
-        self, octets: bytes, source: bytes, destination: bytes, *, dropped: bool
-    ) -> None:
-        """Show what the native path has dropped, or has answered: *octets* then end with the
-        reply's header."""
-        taps = [tap for tap in self.taps if tap.wants(self._one_in)]
-        how, reply = ("dropped", None) if dropped else ("repeated", octets[-HEADER:])
-        octets = octets if dropped else octets[:-HEADER]
-        show(taps, Sample(0.0, octets, source, destination, False, how, reply))
-
-    def tap_skipped(self, count: int) -> None:
-        """*count* messages were to be shown by `tap_native`, and could not be: they came too
-        fast."""
-        for tap in self.taps:
-            tap.skipped += count * self._one_in // tap.every
-
-    def _known_tapped(
-        self, octets: bytes, source: bytes, destination: bytes, port: int, limit: int = 0
-    ) -> bytes | None:
-        reply = Exchange.known(self, octets, source, destination, port, limit)
-        if reply is not None and (taps := [tap for tap in self.taps if tap.wants()]):
-            stream = limit == MAX_MESSAGE
-            header = reply[:HEADER]
-            show(taps, Sample(0.0, octets, source, destination, stream, "repeated", header))
-        return reply
+            self.answers.mirror.watch(every)
 
     def _handle_tapped(
         self,
@@ -452,35 +424,18 @@ class Exchange:
         source: bytes,
         destination: bytes,
         port: int,
-        *,
-        stream: bool = False,
-        again: Again | None = None,
+        stream: bool,
+        again: Again | None,
     ) -> Outcome:
         before = self.answers.hits
-        outcome = Exchange.handle(
-            self, octets, source, destination, port, stream=stream, again=again
-        )
-        if isinstance(outcome, Later):  # shown when it is decided
-            return outcome
-        taps = [tap for tap in self.taps if tap.wants()]
-        if not taps:
-            return outcome
-
-        def sample(reply: bytes | None, how: str) -> Sample:
-            # The header says enough; a thousand whole replies waiting to be shown could be 64 MiB.
-            return Sample(0.0, octets, source, destination, stream, how, reply and reply[:HEADER])
-
-        if outcome is None or isinstance(outcome, bytes):
-            how = (
-                "dropped"
-                if outcome is None
-                else "repeated"
-                if self.answers.hits > before
-                else "decided"
+        outcome = self._handle(octets, source, destination, port, stream, again)
+        if isinstance(outcome, Late):
+            self.taps.show_late(octets, source, destination, outcome, stream=stream)
+        elif not isinstance(outcome, Later):  # a parked message is shown when it is decided
+            how: How = "decided" if self.answers.hits == before else "repeated"
+            self.taps.show(
+                how if outcome else "dropped", octets, source, destination, outcome, stream=stream
             )
-            show(taps, sample(outcome, how))
-            return outcome
-        outcome.when_there(lambda reply: show(taps, sample(reply, "forwarded")))
         return outcome
 
     def answer_for_watch(self, octets: bytes, source: bytes) -> bytes:

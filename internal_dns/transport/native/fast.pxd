@@ -1,7 +1,8 @@
 """What fast.pyx uses of the C core; the headers say what each thing means.
 
 C, because the system calls' structures and macros are C, and because it must build alone for the sanitizers and the
-fuzzer. Atomic fields are declared as plain ones here: Cython reads them, the headers write them.
+fuzzer. Atomic fields are declared as plain ones here: Cython reads them, the headers write them. An array is declared
+as a pointer to its first element, so that its size is stated in the header alone.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -13,6 +14,8 @@ cdef extern from "worker.h" nogil:
     enum:
         ASKED
         REPEATED
+        HEADER
+        OWN_PORTS
         CELLS
         DEPTHS
         READERS
@@ -52,7 +55,7 @@ cdef extern from "worker.h" nogil:
         atomic_uint64 *bits
 
     struct source_map:
-        uint8_t address[16]
+        uint8_t *address
         uint32_t length
         uint32_t network
 
@@ -60,21 +63,21 @@ cdef extern from "worker.h" nogil:
         pass
 
     struct table:
-        uint64_t secret[2]
-        uint8_t prefix[2]
+        uint64_t *secret
+        uint8_t *prefix
         uint32_t udp_limit
-        uint64_t cookie_secret[2]
-        uint8_t nsid[255]
+        uint64_t *cookie_secret
+        uint8_t *nsid
         uint8_t nsid_size
         map answers
         map networks
         source_map *maps
         uint32_t map_count
-        atomic_uint64 words[16]
+        atomic_uint64 *words
         uint32_t watched
-        answer *unknown[3]
-        uint16_t unknown_cells[257]
-        reader readers[17]
+        answer **unknown
+        uint16_t *unknown_cells
+        reader *readers
         uint64_t octets
         uint64_t entries
         uint64_t waiting
@@ -93,7 +96,7 @@ cdef extern from "worker.h" nogil:
         uint8_t length
         const uint8_t *name
         uint16_t flags
-        uint16_t counts[3]
+        uint16_t *counts
         uint16_t cell
         uint8_t extended
         bint names_zone
@@ -137,24 +140,24 @@ cdef extern from "worker.h" nogil:
         int fd
         bint ipv6
         bint wildcard
-        uint8_t address[16]
+        uint8_t *address
 
     struct handed:
         uint32_t size
         uint16_t port
         uint64_t what
-        uint8_t source[16]
-        uint8_t destination[16]
+        uint8_t *source
+        uint8_t *destination
 
     struct counts:
-        uint64_t received[2]
-        uint64_t dropped[5]
+        uint64_t *received
+        uint64_t *dropped
         uint64_t flood
         uint64_t full
         uint64_t send
         uint64_t hits
         uint64_t unseen
-        uint64_t cells[1024]
+        uint64_t *cells
 
     struct worker:
         table *table
@@ -167,7 +170,7 @@ cdef extern from "worker.h" nogil:
         uint64_t random
         counts counts
         bint bounded
-        uint16_t own[8]
+        uint16_t *own
 
     bint make_worker(worker *)
     void free_worker(worker *)

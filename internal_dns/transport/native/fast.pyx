@@ -5,6 +5,7 @@ All work is done by the C core (repeat.h, table.h, worker.h). Here objects becom
 `Worker.run` holds Python's lock, which is what makes the table's writer one at a time.
 """
 
+cimport cython
 from libc.errno cimport errno
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -20,6 +21,7 @@ MAX_CELLS = CELLS
 UNKNOWN_DEPTHS = DEPTHS
 OTHER_TYPE = BY_TYPE
 LARGEST_ANSWER = MAX_RECORDS
+MAX_OWN_PORTS = OWN_PORTS
 
 
 def spread_by_network(int descriptor):
@@ -311,6 +313,49 @@ cdef int check_shape(const answer_spec *answer) except -1:
     return 0
 
 
+@cython.freelist(512)
+cdef class Asked:
+    """A query that Python is to answer. `reply_to` is what `Worker.send` needs to find the way back."""
+
+    cdef readonly bytes octets, source, destination, reply_to
+    cdef readonly int port
+
+
+cdef class Repeated:
+    """A query that a worker has answered, with the header of its reply; handed up only to be shown."""
+
+    cdef readonly bytes octets, source, destination, header
+
+
+cdef class Dropped:
+    """A message that a worker has dropped; handed up only to be shown."""
+
+    cdef readonly bytes octets, source, destination
+
+
+cdef message_of(const handed *at):
+    """Return what was handed up as an object of its kind."""
+    cdef const uint8_t *octets = <const uint8_t *>(at + 1)
+    cdef Asked asked
+    cdef Repeated repeated
+    cdef Dropped dropped
+    source, destination = at.source[:16], at.destination[:16]
+    if at.what == ASKED:
+        asked = Asked.__new__(Asked)
+        asked.octets, asked.source, asked.destination = octets[:at.size], source, destination
+        asked.port = (at.port & 255) << 8 | at.port >> 8
+        asked.reply_to = (<const uint8_t *>at)[:sizeof(handed)]
+        return asked
+    if at.what == REPEATED:
+        repeated = Repeated.__new__(Repeated)
+        repeated.octets, repeated.header = octets[:at.size - HEADER], octets[at.size - HEADER:at.size]
+        repeated.source, repeated.destination = source, destination
+        return repeated
+    dropped = Dropped.__new__(Dropped)
+    dropped.octets, dropped.source, dropped.destination = octets[:at.size], source, destination
+    return dropped
+
+
 cdef class Worker:
     """One thread's worth of the UDP path: sockets to serve, and what it hands up. `run` is the thread."""
 
@@ -368,40 +413,31 @@ cdef class Worker:
         self.worker.bounded = True
 
     def own(self, ports):
-        """Let questions from these ports pass whatever others send; at most eight."""
-        padded = (list(ports) + [0] * 8)[:8]
-        for at in range(8):
+        """Let questions from these ports pass whatever others send; only the first MAX_OWN_PORTS count."""
+        padded = (list(ports) + [0] * OWN_PORTS)[:OWN_PORTS]
+        for at in range(OWN_PORTS):
             self.worker.own[at] = <uint16_t>((padded[at] & 255) << 8 | padded[at] >> 8)
 
     def take(self, int limit):
-        """Take out at most *limit* messages: (octets, source, destination, port, where a reply goes).
-
-        Two kinds are only to be shown. With b"" for the last one it is a query that was answered, and the reply's header
-        behind it; with None a message that was dropped.
-        """
+        """Take out at most *limit* messages: a list of Asked, Repeated and Dropped, in the order in which they came."""
         cdef const handed *at
-        cdef const uint8_t *octets
-        found = []
-        while len(found) < limit:
+        taken = []
+        while len(taken) < limit:
             at = next_handed(self.worker)
             if at is NULL:
                 break
-            octets = <const uint8_t *>(at + 1)
-            found.append((
-                octets[:at.size], at.source[:16], at.destination[:16], (at.port & 255) << 8 | at.port >> 8,
-                (<const uint8_t *>at)[:sizeof(handed)] if at.what == ASKED else b"" if at.what == REPEATED else None,
-            ))
+            taken.append(message_of(at))
             done_with(self.worker, at)
-        return found
+        return taken
 
     def send(self, replies):
-        """Send (where it goes, octets) all at once."""
+        """Send all of (`Asked.reply_to`, octets) at once."""
         cdef bytes to, octets
         cdef Py_ssize_t size = 0
         self.worker.python_count = 0  # an exception may have left some, whose octets are gone
         for to, octets in replies:
             if len(to) != sizeof(handed):
-                raise ValueError("not from `take`")
+                raise ValueError("no Asked.reply_to")
             send_reply(self.worker, <const handed *><const char *>to, octets, len(octets))
             size += 1
         if size:

@@ -96,7 +96,7 @@ class Mirror(Protocol):
 
     def watch(self, every: int) -> None:
         """Show one in *every* of what is repeated or dropped there, 0 for nothing
-        (Exchange.tap_native)."""
+        (transport/tap.py)."""
 
     def steps(
         self,
