@@ -247,6 +247,13 @@ class Settings:
         "N",
         reload=True,
     )
+    answer_octets: int = setting(
+        "268435456",
+        "Largest size of the answer table in octets: replies that are repeated without deciding them "
+        "again. A reply takes about 300.",
+        _number(1 << 20, 1 << 40),
+        "N",
+    )
     udp_path: str = setting(
         "auto",
         "UDP implementation: native, python, or auto (native if it was built at installation).",

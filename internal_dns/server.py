@@ -62,6 +62,7 @@ class Server:
         )
         mirror = Mirror(rules, self.metrics) if path == "native" else None
         self.exchange = Exchange(rules, self.metrics, self.forwarder, mirror)
+        self.exchange.answers.set_bound(settings.answer_octets)
         self.forwarder.cache.repeats = self.exchange.answers.relayed_hits
         self.newest: Catalog | None = None  # the catalog in use, or the next one
         self.applying = Applying(
