@@ -158,7 +158,7 @@ class Server:
     def _beside(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield the background tasks, which run until shutdown."""
         if self.manager.watchdog:
-            yield watch_ourselves(self.manager, self.endpoints(), self.exchange.asking_ourselves)
+            yield watch_ourselves(self.manager, self.endpoints(), self.exchange.payers.asking_ourselves)
         if self.manager.address:
             yield self.manager.follow(self.status)
         if self.api.server is None:
@@ -169,7 +169,7 @@ class Server:
         while not self.loaded.is_set() and not self.watcher.problem:
             await asyncio.sleep(0.01)
         if not self.loaded.is_set():
-            self.exchange.expect_no_catalog()
+            self.exchange.loading.expect_none()
 
     def _raise(self, watching: asyncio.Task[None]) -> None:
         try:

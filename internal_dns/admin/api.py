@@ -30,7 +30,7 @@ from typing import Any, Final
 
 import msgspec
 
-from internal_dns.admin.live import MAX_NAMES, busiest, described, positive
+from internal_dns.admin.live import MAX_NAMES, busiest, described, positive, reply_now
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.wire import Query, read_query
 from internal_dns.net import socket_path
@@ -222,7 +222,7 @@ class Api:
         query, source = bytes.fromhex(str(request["query"])), bytes.fromhex(str(request["source"]))
         if not isinstance(read_query(query), Query):
             raise BadRequest("`query` is no DNS query")
-        if not self.exchange.answer_for_watch(query, source):
+        if not reply_now(self.exchange, query, source):
             raise BadRequest(
                 "only names of ours can be watched: this one is asked of an upstream, or dropped"
             )
@@ -231,7 +231,7 @@ class Api:
         try:
             while not gone.done():
                 changed = self.changed  # before the answer: a change while it is sent is not missed
-                octets = self.exchange.answer_for_watch(query, source)
+                octets = reply_now(self.exchange, query, source)
                 if octets != last:
                     await _send(writer, {"reply": octets.hex(), "revision": self._revision()})
                     last = octets

@@ -63,7 +63,7 @@ def register_answers(
 
 def register_waiting(metrics: Metrics, exchange: Exchange) -> None:
     """Register the metrics of the queues: per network, and before the first catalog."""
-    queue, room = exchange.work.queue, exchange.room
+    queue, room = exchange.work.queue, exchange.loading.room
     metrics.gauges += [
         (
             "internal_dns_waiting",

@@ -16,7 +16,7 @@ from internal_dns.metrics import Metrics
 from internal_dns.transport.fairness import OUTSIDERS, FairQueue
 
 SLICE: Final = 0.001  # seconds after which no further piece is begun
-# What TCP connections may have repeated at once, without waiting, in one turn of the event loop.
+# Seconds of work done at once, without waiting, in one turn of the event loop.
 AT_ONCE: Final = 0.002
 
 Work = Callable[..., object]
@@ -45,8 +45,9 @@ class Scheduler:
         self.metrics, self.cpu, self.clock, self.loop = metrics, cpu, clock, loop
         self.queue: FairQueue[Piece] = queue or FairQueue()
         self.busy = False  # something waits, and a slice will come
+        self.free = True  # nothing waits, and this turn of the event loop is not too long yet
         self._rested_since = clock()
-        self._at_once = 0.0
+        self._at_once = 0.0  # seconds of work done at once in this turn of the event loop
         self._resets = False
 
     # ── what waits ────────────────────────────────────────────────────────────────────────────────
@@ -91,25 +92,51 @@ class Scheduler:
         for payer, count in counts.items():
             self.queue.spend(payer, each * count)
 
-    def may_at_once(self) -> bool:
-        """Whether a TCP connection may have known answers repeated without waiting."""
-        return not self.busy and self._at_once < AT_ONCE
+    # ── what need not wait ────────────────────────────────────────────────────────────────────────
+
+    def try_now(self, payer: bytes, work: Work, *args: Any) -> bool:
+        """Do *work* now if we are `free` and *payer* has credit; return whether it was done.
+
+        The order is that of the queue, where a payer with credit is served as it comes, and the
+        cost is charged as there. Only the queue's machinery is saved, several microseconds.
+        """
+        if not self.free:
+            return False
+        queue, now = self.queue, self.clock()
+        queue.rest(now - self._rested_since)
+        self._rested_since = now
+        if queue.balance(payer) <= 0:
+            return False
+        begin = self.cpu()
+        try:
+            work(*args)
+        finally:
+            took = self.cpu() - begin
+            queue.spend(payer, took)
+            self.metrics.slice(took)
+            self.did_at_once(took)
+            self._rested_since = self.clock()
+        return True
 
     def did_at_once(self, seconds: float) -> None:
-        """Count what was repeated in this turn of the event loop, or in the few before it."""
+        """Count work that was done without waiting, in this turn of the event loop or shortly
+        before it."""
         self._at_once += seconds
-        if self._at_once >= AT_ONCE / 2 and not self._resets:
-            self._resets = True
-            self.loop().call_soon(self._begin_turn)
+        if self._at_once >= AT_ONCE / 2:
+            self.free = self.free and self._at_once < AT_ONCE
+            if not self._resets:
+                self._resets = True
+                self.loop().call_soon(self._begin_turn)
 
     def _begin_turn(self) -> None:
         self._resets, self._at_once = False, 0.0
+        self.free = not self.busy
 
     # ── slices ────────────────────────────────────────────────────────────────────────────────────
 
     def _begin(self) -> None:
         if not self.busy:
-            self.busy = True
+            self.busy, self.free = True, False
             self.queue.rest(self.clock() - self._rested_since)
             self.loop().call_soon(self.run)
 
@@ -134,7 +161,7 @@ class Scheduler:
             if queue:
                 self.loop().call_soon(self.run)
             else:
-                self.busy = False
+                self.busy, self.free = False, self._at_once < AT_ONCE
                 self._rested_since = self.clock()
 
 

@@ -728,9 +728,9 @@ def test_what_was_decided_for_a_network_that_has_gone_is_forgotten() -> None:
     exchange.use(loaded(rows=demo_rows()).catalog)
     exchange.handle(query("web.internal"), ASKER, ip("fdaa::3"), 4_000)
     exchange.handle(query("web.internal"), ip("2001:db8::1"), ip("fdaa::3"), 4_000)
-    assert exchange.decided == {ASKER[2:6]: 1, b"": 1}
+    assert exchange.counting.decided == {ASKER[2:6]: 1, b"": 1}
     exchange.use(Catalog())
-    assert exchange.decided == {b"": 1}
+    assert exchange.counting.decided == {b"": 1}
 
 
 def test_questions_are_shown_while_somebody_looks_and_cost_nothing_after(path: Path) -> None:

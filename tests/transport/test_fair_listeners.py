@@ -119,7 +119,7 @@ def takes_from_the_first_put(server: Server, of: socket.socket) -> list[bytes]:
     """Return a list that fills with who has a turn from now on, from when a message of *of* waits to
     when it has its own."""
     queue, passed = server.exchange.work.queue, list[bytes]()
-    payer = server.exchange.payer(packed(of.getsockname()[0]))
+    payer = server.exchange.payers.of_source(packed(of.getsockname()[0]))
     put, take, waits = queue.put, queue.take, [False]
 
     def put_and_see(who: bytes, item: Any, size: int = 0, *, must: bool = False) -> Any:
@@ -200,12 +200,12 @@ def test_the_watchdogs_question_passes_a_flood_of_outsiders(path: str) -> None:
             flood(attacker)
             await seen(server)
             host, port = own.getsockname()
-            with server.exchange.asking_ourselves(packed(host), port):
-                assert server.exchange.payer(packed(host), port) == OURSELVES
+            with server.exchange.payers.asking_ourselves(packed(host), port):
+                assert server.exchange.payers.of_source(packed(host), port) == OURSELVES
                 own.send(query("localhost", AAAA, 9))
                 assert (await reply(own))[:2] == b"\0\x09"
             assert server.waiting > FLOOD // 3
-            assert server.exchange.payer(packed(host), port) == OUTSIDERS
+            assert server.exchange.payers.of_source(packed(host), port) == OUTSIDERS
 
     story(path, play)
 

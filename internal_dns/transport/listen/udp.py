@@ -80,16 +80,16 @@ class UdpListener:
             messages += 1
             reply = known(octets, packed(address[0]), destination, address[1])
             if reply is None:
-                source = packed(address[0])
-                payer = self.exchange.payer(source, address[1])
-                self._wait(payer, octets, source, destination, address, [])
+                paused = perf_counter()
+                self._decide_or_wait(octets, destination, address, [])
+                begin += perf_counter() - paused
                 continue
             try:
                 send(reply, address)
             except OSError:
                 self.metrics.drop("send")
         self.received[0] += messages
-        self.exchange.end_batch(begin, messages)
+        self.exchange.counting.end_batch(begin, messages)
 
     def _readable_wildcard(self) -> None:
         if self.exchange.work.busy:
@@ -113,16 +113,16 @@ class UdpListener:
             destination = ancillary[0][2][:16]
             reply = known(octets, packed(address[0]), destination, address[1])
             if reply is None:
-                source = packed(address[0])
-                payer = self.exchange.payer(source, address[1])
-                self._wait(payer, octets, source, destination, address, ancillary)
+                paused = perf_counter()
+                self._decide_or_wait(octets, destination, address, ancillary)
+                begin += perf_counter() - paused
                 continue
             try:
                 send((reply,), ancillary, 0, address)
             except OSError:
                 self.metrics.drop("send")
         self.received[0] += messages
-        self.exchange.end_batch(begin, messages)
+        self.exchange.counting.end_batch(begin, messages)
 
     def _read_contended(self) -> None:
         """Read while work waits: reading and repeating are paid for too. Who waits or is in debt
@@ -143,7 +143,7 @@ class UdpListener:
                     self.metrics.drop("packet info")
                     continue
                 destination = ancillary[0][2][:16]
-            payer = exchange.payer(source, address[1])
+            payer = exchange.payers.of_source(source, address[1])
             payers[payer] += 1
             if not work.must_wait(payer):
                 reply = exchange.known(octets, source, destination, address[1])
@@ -152,9 +152,20 @@ class UdpListener:
                     continue
             self._wait(payer, octets, source, destination, address, ancillary)
         self.received[0] += messages
-        exchange.end_batch(begin, messages)
+        exchange.counting.end_batch(begin, messages)
         if payers:
             work.charge(payers, work.cpu() - start)
+
+    def _decide_or_wait(
+        self, octets: bytes, destination: bytes, address: Any, ancillary: list[Any]
+    ) -> None:
+        """Answer a message that is not known: at once, or in its network's turn."""
+        exchange, source = self.exchange, packed(address[0])
+        payer = exchange.payers.of_source(source, address[1])
+        if not exchange.work.try_now(
+            payer, self._answer, octets, source, destination, address, ancillary, False, True
+        ):
+            self._wait(payer, octets, source, destination, address, ancillary)
 
     def _wait(
         self,
@@ -180,18 +191,20 @@ class UdpListener:
         address: Any,
         ancillary: list[Any],
         last: bool = False,
+        missed: bool = False,
     ) -> None:
-        """Answer a message whose turn it is. It waits for the first catalog, unless that was its
-        *last* chance."""
+        """Answer a message in its turn. It waits for the first catalog, unless that was its *last*
+        chance. *missed*: it is not in the answer table."""
         exchange, again, begin = self.exchange, None, perf_counter()
         if exchange.catalog is None and not last:
             again = partial(self._answer, octets, source, destination, address, ancillary, True)
-        reply = exchange.handle(octets, source, destination, address[1], again=again)
+        reply = exchange.handle(octets, source, destination, address[1], again=again, missed=missed)
         if isinstance(reply, bytes):
             self._send(reply, ancillary, address)
         elif isinstance(reply, Late):
             self._later(reply, ancillary, address)
-        exchange.end_batch(begin, 1)
+        if not missed:
+            exchange.counting.end_batch(begin, 1)
 
     def _send(self, reply: bytes, ancillary: list[Any], address: Any) -> None:
         try:

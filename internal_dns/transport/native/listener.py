@@ -50,7 +50,7 @@ class Udp:
             [sock for group in groups for sock in group[n::workers]] for n in range(workers)
         ]
         metrics.before_collecting.append(self.count)
-        exchange.own_changed.append(self._pass_own)
+        exchange.payers.own_changed.append(self._pass_own)
         self.start(mirror, self.made(mirror))
 
     def made(self, mirror: Mirror) -> list[fast.Worker]:
@@ -109,7 +109,7 @@ class Udp:
             self._bounded = True
             for worker in self.workers:
                 worker.bound()
-        payer, put = exchange.payer, exchange.work.put
+        payer, put = exchange.payers.of_source, exchange.work.put
         taken = self.workers[number].take(AT_ONCE)
         for message in taken:
             match message:
@@ -141,7 +141,7 @@ class Udp:
             self._send(number, message.reply_to, reply)
         elif isinstance(reply, Late):
             self._later(reply, number, message.reply_to)
-        exchange.end_batch(begin, 1)
+        exchange.counting.end_batch(begin, 1)
 
     def _send(self, number: int, reply_to: bytes, reply: bytes) -> None:
         """Send by the worker that has the sockets now."""
@@ -151,7 +151,7 @@ class Udp:
     def _pass_own(self) -> None:
         """Let the workers know from which ports we ask ourselves."""
         for worker in self.workers:
-            worker.own([port for _, port in self.exchange.own])
+            worker.own([port for _, port in self.exchange.payers.own])
 
     def _tell_unseen(self) -> None:
         before, self._unseen = self._unseen, sum(worker.unseen for worker in self.workers)
@@ -176,7 +176,7 @@ class Udp:
                 if name in ("4", "6"):
                     self.metrics.requests["udp", name][0] += new
                 elif name == "hits":
-                    self.exchange.repeated_elsewhere(new)
+                    self.exchange.counting.repeated_natively(new)
                 elif new:
                     self.metrics.drops[name] += new
 

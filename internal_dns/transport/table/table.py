@@ -510,12 +510,14 @@ class AnswerTable:
         """Return the catalog that questions of *source* are answered from; None before the first."""
         if self._next is None:
             return self.catalog
-        return self._catalog_of(self._network_of(source))
+        return self._catalog_of(self.network_of(source))
 
     def _catalog_of(self, network: bytes | None) -> Catalog | None:
         return self._next if network in self._swapped else self.catalog
 
-    def _network_of(self, source: bytes) -> bytes | None:
+    def network_of(self, source: bytes) -> bytes | None:
+        """Return the network octets of *source*, by its address or by the configured maps, or
+        None."""
         return source[2:6] if source[:2] == self.prefix else self.mapped(source)
 
     def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> Iterator[None]:
