@@ -15,7 +15,7 @@ from random import Random
 
 import dns.message
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog import Catalog, NetworkId
@@ -46,6 +46,7 @@ from tests.core.messages import (
     query,
     records,
 )
+from tests.laws import examples
 
 SERVER = ip("fdaa::3")
 MACHINE = ip("fdaa:0:18:a7b:7d:f066:b83b:2")
@@ -162,7 +163,7 @@ def test_who_dev_mode_asks_as_is_explained(said: bytes) -> None:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @pytest.mark.slow
 def test_every_catalog_is_explained_as_it_is_answered(seed: int) -> None:
     rng = Random(seed)

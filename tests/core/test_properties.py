@@ -10,7 +10,7 @@ from struct import unpack
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog import Catalog
@@ -54,11 +54,12 @@ from tests.core.messages import (
 from tests.fuzz import targets
 from tests.fuzz.__main__ import seeds
 from tests.fuzz.mutation import mutated
+from tests.laws import examples
 
 SEED = 20_240_613
 numbers = st.integers(0, 1 << 32)
 QUERIES = seeds("respond")
-UNSHRUNK = settings(max_examples=60, deadline=None)
+UNSHRUNK = examples(60)
 
 
 # ── any octets ────────────────────────────────────────────────────────────────────────────────────
@@ -237,7 +238,7 @@ def test_nothing_of_another_network_is_ever_in_a_reply(seed: int) -> None:
 
 
 @given(numbers)
-@settings(max_examples=200, deadline=None)  # 200 × 57 names: more than 10,000 pairs
+@examples(200)  # 200 × 57 names: more than 10,000 pairs
 @pytest.mark.slow
 def test_what_exists_in_another_network_is_what_exists_nowhere(seed: int) -> None:
     rng = Random(seed)
@@ -460,7 +461,7 @@ def test_a_list_joined_from_parts_is_cut_as_if_it_were_one(
 
 
 @given(st.integers(0, 2_500), st.sampled_from(["vms", "_instances", "all._instances", "all.vms"]))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_a_list_too_long_for_tcp_shows_whole_items_and_tc_is_clear(size: int, form: str) -> None:
     rows = {
         "machines": [
