@@ -158,7 +158,9 @@ class Server:
     def _beside(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield the background tasks, which run until shutdown."""
         if self.manager.watchdog:
-            yield watch_ourselves(self.manager, self.endpoints(), self.exchange.payers.asking_ourselves)
+            yield watch_ourselves(
+                self.manager, self.endpoints(), self.exchange.payers.asking_ourselves
+            )
         if self.manager.address:
             yield self.manager.follow(self.status)
         if self.api.server is None:

@@ -793,7 +793,7 @@ def test_dig_loads_no_http_client() -> None:
 @pytest.mark.parametrize("address", ["10.0.0.1", "192.0.2.7"])
 def test_an_ipv4_address_is_asked_for_its_reverse_name(address: str, demo: Path) -> None:
     said = run("explain", "--catalog", demo, address)
-    assert "meant    an IPv4 address: machines and peers have IPv6 addresses only" in said.out
+    assert "hint     an IPv4 address: machines and peers have IPv6 addresses only" in said.out
     assert "in-addr.arpa. 1 IN SOA" in said.out
 
 

@@ -24,15 +24,15 @@ _IP: Final = b",ip="  # before the address in an item of `_instances`
 
 def leaks(reply: Reply) -> bool:
     """Whether *reply*, or what will be repeated of it, holds an address of our prefix that is neither
-    the asker's network's nor everyone's.
+    the identify's network's nor everyone's.
 
     All that is sent comes from these sets. Only the octets that tell networks apart are looked at,
     and each value of them once.
     """
-    if reply.said is None:
+    if reply.content is None:
         return False
-    body, network = reply.said
-    ring = reply.remember.ring if reply.remember else b""
+    body, network = reply.content
+    ring = reply.cacheable.ring if reply.cacheable else b""
     records = chain(*body.answer, body.additional)
     seen = {head[10:] for head in set(map(_HEAD, records)) if head[:2] == _AAAA and len(head) == 16}
     if isinstance(body.whole, RRset):

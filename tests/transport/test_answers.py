@@ -1085,7 +1085,7 @@ def test_a_network_that_leaves_the_catalog_takes_its_answers_along() -> None:
 def remembered(octets: bytes, source: bytes, catalog: Catalog) -> Reply:
     said = respond(octets, source, SERVER, catalog, RULES)
     assert isinstance(said, Reply)
-    assert isinstance(said.remember, Cacheable)
+    assert isinstance(said.cacheable, Cacheable)
     return said
 
 

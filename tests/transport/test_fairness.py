@@ -407,7 +407,7 @@ def test_a_fault_in_work_done_at_once_is_paid_for_too() -> None:
     assert virtual.scheduler.queue.balance(b"a") == pytest.approx(QUANTUM - 0.3)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.lists(COSTS, min_size=1, max_size=4), min_size=2, max_size=5))
 @pytest.mark.slow
 def test_busy_networks_share_the_time_when_work_may_be_done_at_once(
