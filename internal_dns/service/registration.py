@@ -57,6 +57,12 @@ def register_answers(
             lambda: answers.evictions,
         ),
         (
+            "internal_dns_answers_ahead",
+            "Number of replies decided before a query for them: after a commit or a start, for "
+            "names that were queried before it.",
+            lambda: exchange.ahead.decided,
+        ),
+        (
             "internal_dns_receive_buffer_drops",
             "Number of datagrams dropped by the kernel because a receive buffer was full.",
             lambda: sum(kernel_drops(udp) for group in groups for udp in group.udp),

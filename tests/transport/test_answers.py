@@ -933,9 +933,9 @@ def test_hits_and_misses_are_counted() -> None:
     for _ in range(3):
         assert table.repeat(octets, MACHINE, SERVER, 0) is not None
     assert table.repeat(query("db.flycast"), MACHINE, SERVER, 0) is None
-    assert counted == [("flycast", AAAA)]
+    assert counted == [("flycast", AAAA), ("flycast", A)]
     assert (cell, table.hits, table.misses) == ([3], 3, 2)
-    assert [entry.hits for entry in held(table).values()] == [3]
+    assert [entry.hits for entry in held(table).values()] == [3, 0]  # AAAA and A
 
 
 # ── changes ───────────────────────────────────────────────────────────────────────────────────────
@@ -1105,7 +1105,7 @@ def test_a_reply_from_before_a_change_is_not_remembered_after_it(name: str) -> N
     twins.table.remember(stale)
     assert twins.table.entries == 0
     twins.table.remember(other)  # of a network that did not change
-    assert twins.table.entries == 1
+    assert twins.table.entries == 2  # A and AAAA
 
 
 def test_the_same_question_is_held_once() -> None:
@@ -1115,7 +1115,30 @@ def test_the_same_question_is_held_once() -> None:
             twins.decide(query("web.internal"), source, SERVER)
             twins.decide(query("top1.nearest.of.db.internal"), source, SERVER)
         audit(twins.table)
-    assert twins.table.entries == 3
+    assert twins.table.entries == 4  # A and AAAA, and one for each place
+
+
+def test_what_answers_aaaa_answers_a_too_and_the_other_way_round() -> None:
+    for asked, other in ((AAAA, A), (A, AAAA)):
+        for name in ("web.internal", "iad.web.internal", "web.flycast", "render.internal"):
+            twins = Twins(demo())
+            source = IN_INITECH if name.startswith("render") else MACHINE
+            twins.decide(query(name, asked), source, SERVER)
+            assert twins.ask(query(name, other), source, stream=True) is not None
+            audit(twins.table)
+    for name in ("nosuch.internal", "top1.nearest.of.web.internal"):  # one entry each
+        twins = Twins(demo())
+        twins.decide(query(name), MACHINE, SERVER)
+        assert twins.table.entries == 1
+
+
+def test_a_pair_does_not_replace_an_answer_that_is_there() -> None:
+    twins = Twins(demo())
+    twins.decide(query("web.internal", A), MACHINE, SERVER)
+    assert twins.ask(query("web.internal", AAAA)) is not None
+    twins.decide(query("web.internal", A), MACHINE, SERVER)
+    hits = {(name, qtype): hits for _, name, qtype, hits in twins.table.busiest(9)}
+    assert hits[wire("web.internal"), AAAA] == 1
 
 
 # ── bounds ────────────────────────────────────────────────────────────────────────────────────────
@@ -1189,7 +1212,7 @@ def test_many_networks_with_one_answer_each_stay_within_the_bound() -> None:
 def test_an_answer_larger_than_all_room_is_not_kept() -> None:
     twins = bounded(1_000)
     twins.decide(query("render.internal"), IN_INITECH, SERVER)
-    assert twins.table.entries == twins.table.octets == 0
+    assert twins.table.octets <= 1_000  # the pair, which says that there is no A
     audit(twins.table)
 
 

@@ -107,14 +107,14 @@ def test_a_walk_finds_all_that_stays_while_the_table_grows() -> None:
         put(table, f"n{number}.internal")
     cursor, found, more = 0, set[bytes](), 1_500
     while True:
-        cursor, part = table.scan(cursor, 20)
+        cursor, part = table.scan(cursor, 200)
         found.update(name for _, name, *_ in part)
-        for _ in range(100):
+        for _ in range(400 if more < 8_000 else 0):
             put(table, f"n{more}.internal")
             more += 1
         if not cursor:
             break
-    assert more > 8_000
+    assert more >= 5_000
     assert found >= {wire(f"n{number}.internal") for number in range(1_500)}
 
 

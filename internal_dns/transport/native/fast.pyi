@@ -62,7 +62,7 @@ class Table:
         unix_time: int, stream: bool = False,
     ) -> tuple[bytes, int] | None: ...  # fmt: skip
     def scan(
-        self, cursor: int, most: int
+        self, cursor: int, most: int, repeated: bool = False
     ) -> tuple[int, list[tuple[int, bytes, int, int, int]]]: ...
     def set_unknown(
         self,
@@ -82,6 +82,7 @@ class Table:
         self, octets: bytes, source: bytes, destination: bytes, rotation: int, now: int = 0, port: int = 65_535,
         room: int = ..., unix_time: int = 0,
     ) -> bytes | None: ...  # fmt: skip
+    def has(self, network: int, name: bytes, qtype: int) -> bool: ...
     def hits_of(self, network: int, name: bytes, qtype: int) -> int: ...
     def relayed_hits(
         self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool

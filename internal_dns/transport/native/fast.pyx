@@ -339,6 +339,10 @@ cdef class Table:
             return out[:size], self.table.unknown_cells[asked.qtype if asked.qtype < BY_TYPE else BY_TYPE]
         return out[:size], found.cell
 
+    def has(self, unsigned int network, bytes name, unsigned short qtype):
+        """Whether an answer of *network* is there."""
+        return find_kept(self.table, network, qtype, 0, name, checked_length(name)) is not NULL
+
     def hits_of(self, unsigned int network, bytes name, unsigned short qtype):
         """How often an answer of *network* was repeated; 0 when it is not there."""
         cdef answer *found = find_kept(self.table, network, qtype, 0, name, checked_length(name))
@@ -350,20 +354,22 @@ cdef class Table:
         cdef answer *found = find_kept(self.table, 0, qtype, variant, name, checked_length(name))
         return 0 if found is NULL else found.hits
 
-    def scan(self, unsigned long long cursor, int most):
+    def scan(self, unsigned long long cursor, int most, bint repeated=False):
         """Return where to go on, 0 at the end, and answers: (network, name, QTYPE, DO + 2 CD, hits); network 0 is a
-        relayed one. There are about *most*, and between two calls the table may change: what stays is found."""
+        relayed one. About *most* are looked at, and between two calls the table may change: what stays is found. With
+        *repeated* only answers of ours that have hits are returned."""
+        cdef int seen = 0
         cdef chains *now = self.table.answers.now
         cdef chains *old = self.table.answers.old
         cdef chains *small = old if old is not NULL else now
         found = []
         while True:
-            list_chain(small.first[cursor & small.mask], found)
+            seen += 1 + list_chain(small.first[cursor & small.mask], found, repeated)
             if old is not NULL:
-                list_chain(now.first[cursor & small.mask], found)
-                list_chain(now.first[(cursor & small.mask) | (small.mask + 1)], found)
+                seen += list_chain(now.first[cursor & small.mask], found, repeated)
+                seen += list_chain(now.first[(cursor & small.mask) | (small.mask + 1)], found, repeated)
             cursor = next_cursor(cursor, small.mask)
-            if not cursor or len(found) >= most:
+            if not cursor or seen >= most:
                 return cursor, found
 
     def kept(self):
@@ -377,15 +383,19 @@ cdef tuple name_of(const node *at):
     return (<const uint8_t *>(key + 1))[:key[0] & 255], key[0] >> 16 & 0xFFFF
 
 
-cdef list_chain(node *at, list found):
+cdef int list_chain(node *at, list found, bint repeated) except -1:
     cdef const uint64_t *key
+    cdef int seen = 0
     while at is not NULL:
-        key = key_of(at)
-        found.append((
-            key[0] >> 32, (<const uint8_t *>(key + 1))[:key[0] & 255], key[0] >> 16 & 0xFFFF, key[0] >> 9 & 3,
-            (<answer *>at).hits,
-        ))
+        if not repeated or (<answer *>at).hits and not (<answer *>at).relayed:
+            key = key_of(at)
+            found.append((
+                key[0] >> 32, (<const uint8_t *>(key + 1))[:key[0] & 255], key[0] >> 16 & 0xFFFF, key[0] >> 9 & 3,
+                (<answer *>at).hits,
+            ))
         at = at.next
+        seen += 1
+    return seen
 
 
 cdef class Network:

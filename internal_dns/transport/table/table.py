@@ -28,7 +28,7 @@ from struct import pack
 from typing import Any, Final, NamedTuple, Protocol
 
 from internal_dns.core.catalog import App, Catalog, Network, NetworkId
-from internal_dns.core.journey import Reply, Rules, edns_options
+from internal_dns.core.journey import Cacheable, Reply, Rules, edns_options
 from internal_dns.core.message import PLAIN_UDP_SIZE
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.requester import Outsider, place, requester
@@ -92,8 +92,9 @@ class NativeTable(Protocol):
     bound: int
 
     def scan(
-        self, cursor: int, most: int
+        self, cursor: int, most: int, repeated: bool = False
     ) -> tuple[int, list[tuple[int, bytes, int, int, int]]]: ...
+    def has(self, network: int, name: bytes, qtype: int) -> bool: ...
     def gone(self) -> dict[int, int]: ...
     def clear(self, most: int) -> int: ...
 
@@ -358,8 +359,8 @@ class AnswerTable:
     # ── filling and emptying ──────────────────────────────────────────────────────────────────────
 
     def remember(self, reply: Reply) -> None:
-        """Keep *reply* when it may be repeated, its sets fit the scheme, and what it was computed
-        from is current."""
+        """Store *reply* when it may be repeated, its sets fit the scheme, and what it was computed
+        from is current. Its pair, which no query has had yet, does not replace what is here."""
         said = reply.cacheable
         if said is None:
             return
@@ -371,7 +372,21 @@ class AnswerTable:
             or network == self._leaving
         ):
             return
-        entry = cut(said, self.rules, self._count_into(reply, said.qtype))
+        self._store(network, said, self._count_into(reply, said.qtype))
+        if (pair := reply.pair) is not None and not self.has(network, pair.name, pair.qtype):
+            self._store(network, pair, self._count_into(reply, pair.qtype))
+
+    def has(self, network: bytes, name: bytes, qtype: int) -> bool:
+        """Whether an entry that does not depend on the place is here."""
+        if self.mirror is not None and self.mirror.table.has(
+            int.from_bytes(network, "big"), name, qtype
+        ):
+            return True
+        table = self._tables.get(network)
+        return table is not None and name + pack("!2H", qtype, 1) in table
+
+    def _store(self, network: bytes, said: Cacheable, counter: Cell) -> None:
+        entry = cut(said, self.rules, counter)
         if entry is None:
             return
         key, where = said.name + pack("!2H", said.qtype, 1), said.place.key if said.place else None
@@ -686,6 +701,21 @@ class AnswerTable:
                 yield part
         if self.mirror:
             yield from self._native_parts(self.mirror)
+
+    def repeated(self) -> Iterator[list[Busy]]:
+        """Yield the entries of ours that were repeated since they were stored, except those that
+        depend on the place; a bounded part at a time, between which the table may change."""
+        for network in tuple(self._tables):
+            table = self._tables.get(network, OrderedDict())
+            number = NetworkId(int.from_bytes(network, "big"))
+            for keys in parts(tuple(dict.keys(table)) if network != EVERYONE else ()):
+                part = [(key, entry) for key in keys if isinstance(entry := table.get(key), Entry)]
+                yield [Busy(number, *split(network, k)[:2], e.hits) for k, e in part if e.hits]
+        cursor, ended = 0, self.mirror is None
+        while not ended and self.mirror is not None:
+            cursor, found = self.mirror.table.scan(cursor, _PART, True)
+            yield [Busy(NetworkId(number), name, qtype, n) for number, name, qtype, _, n in found]
+            ended = not cursor
 
     def _native_parts(self, mirror: Mirror) -> Iterator[list[Busy]]:
         """Yield what the native table alone has."""
