@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from internal_dns import config
 from internal_dns.cli.words import error_text
 from internal_dns.config import ConfigurationError, Settings, load_settings, table
-from internal_dns.core.catalog_rules import USUAL
+from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.requester import SourceMap
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.net import Endpoint
@@ -63,7 +63,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_without_anything_the_defaults_hold() -> None:
     found = settings()
-    assert found.catalog_rules == USUAL
+    assert found.catalog_rules == DEFAULT_RULES
     assert found.listen == (Endpoint.parse("[fdaa::3]:53"),)
     assert found.admin == Endpoint.parse("127.0.0.1:9153")
     assert found.catalog == Path("/var/lib/internal-dns/catalog.db")
@@ -83,6 +83,8 @@ EXAMPLES: dict[str, tuple[str, str, str, str]] = {  # by flag, environment, file
     "upstream_ca": ("/1.pem", "/2.pem", "/3.pem", ""),
     "region": ("iad", "ams", "nrt", ""),
     "udp_limit": ("1000", "2000", "3000", "8192"),
+    "answer_octets": ("2000000", "3000000", "4000000", "268435456"),
+    "hot_list": ("false", "true", "false", "true"),
     "nsid": ("one", "two", "three", ""),
     "prefix": ("fdab::/16", "fdac::/16", "fdad::/16", "fdaa::/16"),
     "admin": ("127.0.0.1:1", "127.0.0.1:2", "none", "127.0.0.1:9153"),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.metrics import Metrics
-from internal_dns.replicate.follower import Follower
 from internal_dns.store.watch import Watcher
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.listen.sockets import Bound, kernel_drops
 from internal_dns.transport.listen.tcp import Connections
+
+if TYPE_CHECKING:
+    from internal_dns.replicate.follower import Follower
 
 
 def register_answers(
@@ -52,6 +55,12 @@ def register_answers(
             "internal_dns_answer_table_evictions",
             "Number of replies removed from the answer table to make room.",
             lambda: answers.evictions,
+        ),
+        (
+            "internal_dns_answers_ahead",
+            "Number of replies decided before a query for them: after a commit or a start, for "
+            "names that were queried before it.",
+            lambda: exchange.ahead.decided,
         ),
         (
             "internal_dns_receive_buffer_drops",

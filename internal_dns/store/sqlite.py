@@ -32,7 +32,7 @@ from internal_dns.core.catalog import (
     amended,
     prepare,
 )
-from internal_dns.core.catalog_rules import USUAL, CatalogRules
+from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
 from internal_dns.store.rows import READ, Fault, Row, Values
 from internal_dns.store.schema import BY_NAME, CATALOG, Column, Table, literal
 
@@ -293,7 +293,7 @@ class Reader:
         self,
         path: str | Path,
         *,
-        rules: CatalogRules = USUAL,
+        rules: CatalogRules = DEFAULT_RULES,
         progress: Progress | None = None,
         counting: bool = False,
         patience: float = PATIENCE,

@@ -17,13 +17,15 @@ import time
 from collections.abc import Callable, Iterator
 from enum import Enum
 from random import getrandbits
+from struct import pack
 from time import perf_counter
 
-from internal_dns.core.catalog import Catalog
+from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.journey import NO_CATALOG, Drop, Forward, Reply, Rules, respond
-from internal_dns.core.wire import MAX_MESSAGE, SILENT_PORTS, Rcode
+from internal_dns.core.wire import IN, MAX_MESSAGE, RD, SILENT_PORTS, Rcode
 from internal_dns.late import Late
 from internal_dns.metrics import Metrics
+from internal_dns.transport.ahead import Ahead
 from internal_dns.transport.counting import Counting
 from internal_dns.transport.fairness import OURSELVES, OUTSIDERS
 from internal_dns.transport.faults import Faults
@@ -70,6 +72,7 @@ class Exchange:
         )
         self.work = Scheduler(metrics, clock=clock)
         self.loading = FirstLoad(self.work)
+        self.ahead = Ahead(self.decide_ahead, self.work, clock=clock)
         self.payers = Payers(self.answers)
         self.counting = Counting(metrics, self.answers, timer)
         self.taps = Taps(self._watch_native)
@@ -184,6 +187,30 @@ class Exchange:
             self.refusals.note(octets, source, destination, catalog or NO_CATALOG, rules)
         self.counting.reply(decision, octets, begin)
         return decision.octets
+
+    def decide_ahead(self, network: NetworkId, name: bytes, qtype: int) -> bool:
+        """Store the answer that any client of *network* would get; return whether it was stored.
+
+        It is not if it is there already, is not ours, or depends on the client's place.
+        """
+        rules, octets = self.rules, network.to_bytes(4, "big")
+        source = rules.prefix + octets + bytes(10)
+        catalog = self.answers.catalog_for(source)
+        if catalog is None or self.answers.has(octets, name, qtype):
+            return False
+        query = pack("!6H", 0, RD, 1, 0, 0, 0) + name + pack("!2H", qtype, IN)
+        try:
+            decision = respond(query, source, bytes(16), catalog, rules)
+            if not isinstance(decision, Reply) or not (cacheable := decision.cacheable):
+                return False
+            if cacheable.place is not None or leaks(decision):
+                return False
+            self.answers.remember(decision)
+        except Exception:
+            # A client that queries it meets the fault again, and gets SERVFAIL.
+            self.faults.note(query)
+            return False
+        return True
 
     def _show(
         self,

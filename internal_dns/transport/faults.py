@@ -25,7 +25,18 @@ class Faults:
         self._silent_until = 0.0
 
     def reply(self, octets: bytes, reason: str = "", *, forwarding: bool) -> bytes | None:
-        """Return SERVFAIL for *octets*, or None if they must not be answered.
+        """Return SERVFAIL for *octets*, or None if they must not be answered. *reason* is as for
+        `note`."""
+        self.note(octets, reason)
+        query = read_query(octets)
+        if isinstance(query, Silent):
+            return None
+        self.metrics.response("internal", Rcode.SERVFAIL, qtype_of(octets))[0] += 1
+        body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the server failed on this question"))
+        return message(body, query, ReplyOptions(ra=forwarding))
+
+    def note(self, octets: bytes, reason: str = "") -> None:
+        """Count a fault, and log it if none was logged in the last second.
 
         Without *reason*, this is called while an exception is handled, which is logged.
         """
@@ -35,9 +46,3 @@ class Faults:
             _log.error(
                 "failed on a message: %s", reason or octets[:HEADER].hex(), exc_info=not reason
             )
-        query = read_query(octets)
-        if isinstance(query, Silent):
-            return None
-        self.metrics.response("internal", Rcode.SERVFAIL, qtype_of(octets))[0] += 1
-        body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the server failed on this question"))
-        return message(body, query, ReplyOptions(ra=forwarding))

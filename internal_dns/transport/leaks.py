@@ -10,7 +10,9 @@ from itertools import chain
 from operator import itemgetter
 from typing import Final
 
+from internal_dns.core.catalog import Network
 from internal_dns.core.journey import Reply
+from internal_dns.core.message import Body
 from internal_dns.core.records import ADDRESS_RR, RRset, TextList, address_text
 from internal_dns.core.wire import Type
 
@@ -24,15 +26,21 @@ _IP: Final = b",ip="  # before the address in an item of `_instances`
 
 def leaks(reply: Reply) -> bool:
     """Whether *reply*, or what will be repeated of it, holds an address of our prefix that is neither
-    the asker's network's nor everyone's.
+    the identify's network's nor everyone's.
 
     All that is sent comes from these sets. Only the octets that tell networks apart are looked at,
     and each value of them once.
     """
-    if reply.said is None:
+    if reply.content is None:
         return False
-    body, network = reply.said
-    ring = reply.remember.ring if reply.remember else b""
+    body, network = reply.content
+    pair = reply.pair
+    if pair is not None and pair.body.answer and _leaks(pair.body, network, pair.ring):
+        return True
+    return _leaks(body, network, reply.cacheable.ring if reply.cacheable else b"")
+
+
+def _leaks(body: Body, network: Network, ring: bytes) -> bool:
     records = chain(*body.answer, body.additional)
     seen = {head[10:] for head in set(map(_HEAD, records)) if head[:2] == _AAAA and len(head) == 16}
     if isinstance(body.whole, RRset):

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from internal_dns.core.catalog import Catalog
-from internal_dns.core.journey import Rules, asker
+from internal_dns.core.journey import Rules, identify
 from internal_dns.core.requester import Outsider
 from internal_dns.core.wire import Query, Silent, read_query
 
@@ -40,7 +40,7 @@ class Refusals:
         query = read_query(octets)
         if isinstance(query, Silent) or (isinstance(query, Query) and query.labels == _PROBE):
             return
-        who = asker(query, source, destination, catalog, rules)
+        who = identify(query, source, destination, catalog, rules)
         if not isinstance(who, Outsider):
             return
         self._count += 1

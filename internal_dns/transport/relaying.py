@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
-from internal_dns.core.aliases import completed, question_at_end
+from internal_dns.core.aliases import complete_chain, question_at_end
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.journey import Forward, Reply, respond
 from internal_dns.core.message import Body, message
@@ -90,7 +90,7 @@ class Relaying:
         )
         if isinstance(ours, Reply):
             if not leaks(ours):
-                return completed(forward, relayed, chain, ours.octets, ede)
+                return complete_chain(forward, relayed, chain, ours.octets, ede)
             self.counting.metrics.leaks += 1
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
         return message(body, forward.query, forward.reply_options)

@@ -13,6 +13,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import dns.message
@@ -819,6 +820,7 @@ def test_of_what_the_native_path_shows_each_tap_takes_its_part() -> None:
         """Stands for the native table, and hears how many it is to show."""
 
         every: ClassVar[list[int]] = []
+        table = SimpleNamespace(bound=0)
 
         def watch(self, every: int) -> None:
             self.every.append(every)

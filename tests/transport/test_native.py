@@ -13,14 +13,14 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Network, NetworkId
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.core.relayed import Relayed
-from internal_dns.core.wire import MAX_QUERY, SILENT_PORTS
+from internal_dns.core.wire import MAX_MESSAGE, MAX_QUERY, SILENT_PORTS
 from internal_dns.metrics import Metrics
 from internal_dns.transport import native
 from internal_dns.transport.native.mirror import Mirror
@@ -52,6 +52,7 @@ from tests.core.messages import (
     wire,
 )
 from tests.fuzz.mutation import mutated
+from tests.laws import examples
 from tests.tools import requires_native
 from tests.transport.test_answers import (
     IN_GLOBEX,
@@ -67,6 +68,7 @@ from tests.transport.test_answers import (
     STRANGER,
     TEN,
     WALL,
+    Oracle,
     Twins,
     demo,
     in_other_case,
@@ -116,7 +118,7 @@ def compare(mirror: Mirror, catalog: Catalog, octets: bytes, source: bytes) -> b
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @pytest.mark.slow
 def test_a_name_that_is_certainly_not_there_gets_what_the_journey_says(seed: int) -> None:
     rng = Random(seed)
@@ -194,7 +196,7 @@ def test_an_app_that_is_gone_is_answered_rightly() -> None:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @pytest.mark.slow
 def test_unknown_names_follow_every_change(seed: int) -> None:
     rng = Random(seed)
@@ -216,7 +218,7 @@ def test_unknown_names_follow_every_change(seed: int) -> None:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @pytest.mark.slow
 def test_both_paths_say_the_same_to_mutated_queries_whatever_the_table_holds(seed: int) -> None:
     rng = Random(seed)
@@ -315,18 +317,20 @@ def test_each_address_is_first_equally_often_natively() -> None:
     assert sorted(firsts.values()) == [200] * 5
 
 
-def test_the_busiest_names_are_told_with_both_tables_hits() -> None:
+def test_both_tables_tell_which_names_are_busiest() -> None:
     twins = Twins(demo())
     web, nearest = twins.learn("web.internal"), twins.learn("top1.nearest.of.web.internal")
     for _ in range(7):
         twins.ask(web)
     for _ in range(3):
         twins.ask(nearest)
-    busiest = twins.table.busiest(2)
-    # `learn` asks once more, and `answer_one`, which asked natively, counts nothing.
-    assert busiest == [
-        (0x18, wire("web.internal"), AAAA, 8), (0x18, wire("top1.nearest.of.web.internal"), AAAA, 4)
-    ]  # fmt: skip
+    assert twins.table.native is not None
+    for table in (twins.table, twins.table.native):
+        # `learn` asks once more, and `answer_one`, which asked natively, counts nothing.
+        assert table.busiest(2) == [
+            (0x18, wire("web.internal"), AAAA, 8),
+            (0x18, wire("top1.nearest.of.web.internal"), AAAA, 4),
+        ]
 
 
 # ── relayed answers ───────────────────────────────────────────────────────────────────────────────
@@ -484,7 +488,9 @@ def relayed_alike(seed: int) -> int:
     something."""
     rng, now = Random(seed), [1_000.0]
     mirror = Mirror(RULES, Metrics())
-    table = AnswerTable(RULES, clock=lambda: now[0], wall=lambda: WALL, mirror=mirror)
+    clocks: dict[str, Any] = {"clock": lambda: now[0], "wall": lambda: WALL}
+    beside = AnswerTable(RULES, mirror=mirror, **clocks)
+    table = Oracle(RULES, native=beside, **clocks)
     asked = [
         query(name, qtype) for name in ("example.com", "a.example.com", ".") for qtype in (A, AAAA)
     ]
@@ -537,6 +543,9 @@ def relayed_alike(seed: int) -> int:
             octets + additional, source, SERVER, 0, int(now[0] * 1_000), unix_time=WALL
         )
         assert said == expected
+        assert beside.repeat(octets + additional, source, SERVER, 0) == expected
+        by_tcp = (octets + additional, source, SERVER, 0, MAX_MESSAGE)
+        assert beside.repeat(*by_tcp) == table.repeat(*by_tcp)
         repeated += said is not None
     assert {number for number, *_ in mirror.table.kept()} <= {0}
     assert len(mirror.table.kept()) == table.entries

@@ -152,7 +152,7 @@ def test_of_what_is_too_large_only_the_ttls_that_fit_are_reduced(
 
 def test_what_is_repeated_outlasts_what_is_not() -> None:
     clock = Clock()
-    table = AnswerTable(Rules(), max_entries=100, clock=clock)
+    table = AnswerTable(Rules(), max_octets=100_000, clock=clock)
     often = [f"often{number}.example" for number in range(5)]
     for name in often:
         table.remember_relayed(wire(name), A, 0, REPLY, 1_000, 1_054, 1_060)
@@ -160,7 +160,7 @@ def test_what_is_repeated_outlasts_what_is_not() -> None:
         if number < 900:
             assert all(table.repeat(query(name, A), SOURCE, SERVER, 0) for name in often)
         table.remember_relayed(wire(f"n{number}.example"), A, 0, REPLY, 1_000, 1_054, 1_060)
-        assert table.entries <= 100
+        assert table.octets <= 100_000
     key = wire("often0.example") + b"\0\1\0"
     assert table.relayed_hits(key) == 900
     assert table.relayed_hits(wire("often0.example") + b"\0\1\1") == 0
@@ -172,10 +172,11 @@ def test_what_is_repeated_outlasts_what_is_not() -> None:
 
 def test_its_room_is_shared_and_the_greedy_lose_first() -> None:
     clock = Clock()
-    table = AnswerTable(Rules(), max_entries=100, clock=clock)
+    table = AnswerTable(Rules(), max_octets=100_000, clock=clock)
     for number in range(1_000):
         table.remember_relayed(wire(f"n{number}.example"), A, 0, REPLY, 1_000, 1_054, 1_060)
-    assert (table.entries, table.evictions) == (100, 900)
+    assert 90_000 < table.octets <= 100_000
+    assert table.evictions == 1_000 - table.entries
     assert table.repeat(query("n999.example", A), SOURCE, SERVER, 0) is not None
     assert table.repeat(query("n1.example", A), SOURCE, SERVER, 0) is None
     table.forget_relayed()

@@ -14,6 +14,8 @@ cdef extern from "worker.h" nogil:
     enum:
         ASKED
         REPEATED
+        ACCOUNTS
+        MAX_QUERY
         HEADER
         OWN_PORTS
         CELLS
@@ -38,16 +40,34 @@ cdef extern from "worker.h" nogil:
     struct node:
         node *next
         uint32_t size
-        const uint64_t *key
+
+    struct chains:
+        uint64_t mask
+        node **first
 
     struct map:
-        uint64_t mask
-        node **chains
+        chains *now
+        chains *old
+        uint64_t count
+
+    struct account:
+        account *next
+        node *oldest
+        uint64_t gone
+        uint64_t entries
+        uint32_t number
 
     struct answer:
         node node
+        account *account
         uint64_t hits
         uint16_t cell
+        bint names_zone
+        bint relayed
+
+    struct relayed:
+        uint64_t refresh
+        bint decided_again
 
     struct network:
         node node
@@ -71,6 +91,11 @@ cdef extern from "worker.h" nogil:
         uint8_t nsid_size
         map answers
         map networks
+        account **accounts
+        account *hand
+        uint64_t bound
+        uint64_t answer_octets
+        uint64_t evictions
         source_map *maps
         uint32_t map_count
         atomic_uint64 *words
@@ -83,7 +108,8 @@ cdef extern from "worker.h" nogil:
         uint64_t waiting
 
     struct query:
-        pass
+        uint16_t qtype
+        const uint64_t *key
 
     struct moment:
         uint64_t monotonic
@@ -94,6 +120,7 @@ cdef extern from "worker.h" nogil:
         uint16_t qtype
         uint8_t variant
         uint8_t length
+        uint64_t label_hash
         const uint8_t *name
         uint16_t flags
         uint16_t *counts
@@ -117,7 +144,7 @@ cdef extern from "worker.h" nogil:
         uint64_t refresh
         uint64_t expires
 
-    bint make_table(table *, uint64_t answers, uint64_t networks)
+    bint make_table(table *, uint64_t bound)
     void free_table(table *)
     answer *make_answer(const table *, const answer_spec *)
     bint is_section(const uint8_t *octets, uint32_t size, uint32_t count)
@@ -128,10 +155,20 @@ cdef extern from "worker.h" nogil:
     network *make_network(const table *, uint32_t number, uint64_t labels)
     network *find_network(const table *, uint32_t number)
     void publish_network(table *, network *)
-    bint remove_node(table *, map *, const uint64_t *key, uint32_t words)
+    bint remove_network(table *, uint32_t number)
+    const uint64_t *key_of(const node *)
+    relayed *relayed_of(const answer *)
+    uint64_t hash_label(const table *, uint32_t network, const uint8_t *label)
+    answer *find_dependent(const table *, uint32_t network, const uint8_t *label)
+    void forget_answer(table *, answer *)
+    account **account_link(const table *, uint32_t number)
+    void drop_account(table *, uint32_t number)
+    uint64_t next_cursor(uint64_t cursor, uint64_t mask)
     void add_label(const table *, atomic_uint64 *bits, uint64_t mask, const uint8_t *label)
     verdict read_query(const table *, const uint8_t *octets, size_t size, const uint8_t *source,
                        const uint8_t *destination, uint16_t port, query *)
+    void over_tcp(query *)
+    answer *find_any(const table *, query *, uint64_t now)
     answer *find_answer(const table *, query *, uint64_t now)
     size_t build_reply(const table *, const answer *, const query *, uint32_t rotation, const moment *now, uint8_t *out,
                        size_t room)
@@ -172,6 +209,7 @@ cdef extern from "worker.h" nogil:
         bint bounded
         uint16_t *own
 
+    void count(uint64_t *)
     bint make_worker(worker *)
     void free_worker(worker *)
     void run_worker(worker *)

@@ -18,19 +18,26 @@ class Table:
         prefix: bytes,
         maps: Sequence[tuple[bytes, int, int]],
         udp_limit: int,
-        entries: int,
-        networks: int,
+        bound: int,
     ) -> None: ...
+    bound: int
     @property
     def octets(self) -> int: ...
     @property
     def entries(self) -> int: ...
+    @property
+    def answer_octets(self) -> int: ...
+    @property
+    def answers(self) -> int: ...
+    @property
+    def evictions(self) -> int: ...
     @property
     def waiting(self) -> int: ...
     def set_options(self, secret: bytes, nsid: bytes) -> None: ...
     def put(
         self, network: int, name: bytes, qtype: int, flags: int, counts: Sequence[int], unit: int, turns: int,
         records: bytes, sizes: Sequence[int], options: bytes, cell: int, indivisible: bool = False,
+        label: bytes | None = None,
     ) -> int: ...  # fmt: skip
     def put_relayed(
         self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool, flags: int, extended: int,
@@ -41,6 +48,22 @@ class Table:
     def drop_relayed(
         self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool
     ) -> bool: ...
+    def forget(
+        self, network: int, label: bytes | None, most: int, hot: list[tuple[bytes, int]] | None = None
+    ) -> int: ...  # fmt: skip
+    def forget_all(
+        self, network: int, most: int, hot: list[tuple[bytes, int]] | None = None
+    ) -> int: ...
+    def clear(self, most: int) -> int: ...
+    def gone(self) -> dict[int, int]: ...
+    def drop_account(self, network: int) -> None: ...
+    def repeat(
+        self, octets: bytes, source: bytes, destination: bytes, rotation: int, now: int,
+        unix_time: int, stream: bool = False,
+    ) -> tuple[bytes, int] | None: ...  # fmt: skip
+    def scan(
+        self, cursor: int, most: int, repeated: bool = False
+    ) -> tuple[int, list[tuple[int, bytes, int, int, int]]]: ...
     def set_unknown(
         self,
         depth: int,
@@ -59,6 +82,7 @@ class Table:
         self, octets: bytes, source: bytes, destination: bytes, rotation: int, now: int = 0, port: int = 65_535,
         room: int = ..., unix_time: int = 0,
     ) -> bytes | None: ...  # fmt: skip
+    def has(self, network: int, name: bytes, qtype: int) -> bool: ...
     def hits_of(self, network: int, name: bytes, qtype: int) -> int: ...
     def relayed_hits(
         self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool
