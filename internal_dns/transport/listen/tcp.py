@@ -66,6 +66,12 @@ class Connections:
             if not self.by_network[connection.network]:
                 del self.by_network[connection.network]
 
+    def check_books(self) -> None:
+        """Check that the connections of each network are counted. Raises AssertionError."""
+        counted = Counter(connection.network for connection in self.open)
+        assert self.by_network == counted, "a network has other connections than are counted"
+        assert len(self.open) <= self.limit, "more connections are open than may be"
+
     def relieve(self) -> None:
         """Close the fullest connections until all buffers together are within their bound."""
         held = {
