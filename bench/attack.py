@@ -1,7 +1,7 @@
 """The effect on a neighbor when one tenant attacks with few but expensive queries.
 
-Runs in its own network namespace with real addresses: the attacker queries as network 0x18, the
-neighbor as 0x19. The neighbor queries new names over UDP and TCP, and external names, each at a
+Runs in one network namespace of its own, over loopback, with real addresses: the attacker queries
+as network 0x18, the neighbor as 0x19. The neighbor queries new names over UDP and TCP, and external names, each at a
 fixed rate, and polls `/readyz`. It does so first without an attack, then under each one. The server
 has its own core; attacker, neighbor and upstream share another.
 """
@@ -61,6 +61,7 @@ def run(
 ) -> list[Case]:
     """Measure every attack on both UDP paths. Raises Missing without root."""
     cases: list[Case] = []
+    say("  attacker and neighbor: two addresses in one network namespace, over its loopback")
     sizes = sorted({attack.machines for attack in ATTACKS})
     for machines in sizes[:1] if short else sizes:
         catalog = directory / f"attack-{machines}.db"
