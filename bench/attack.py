@@ -1,9 +1,9 @@
 """The effect on a neighbor when one tenant attacks with few but expensive queries.
 
 Runs in one network namespace of its own, over loopback, with real addresses: the attacker queries
-as network 0x18, the neighbor as 0x19. The neighbor queries new names over UDP and TCP, and external names, each at a
-fixed rate, and polls `/readyz`. It does so first without an attack, then under each one. The server
-has its own core; attacker, neighbor and upstream share another.
+as network 0x18, the neighbor as 0x19. The neighbor queries new names over UDP and TCP, and external
+names, each at a fixed rate, and polls `/readyz`. It does so first without an attack, then under
+each one. The server has its own core; attacker, neighbor and upstream share another.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Final
 
-# Seconds that a working thread may hold the interpreter while the event loop wants it. With Python's
-# default, 5 ms, every wake-up of the loop would wait that long.
+# Seconds that a working thread may hold the interpreter while the event loop wants it. With
+# Python's default, 5 ms, every wake-up of the loop would wait that long.
 SWITCH: Final = 0.001
 
 

@@ -1,7 +1,8 @@
 """One message in, at most one reply out: where the listeners meet the core.
 
-    known ─► the answer table                        as it is read: repeat
-    handle ─► the answer table ─► the journey ─► the forwarder     in its turn: repeat, decide, forward
+    as it is read   known  ─► the answer table                                repeat
+    in its turn     handle ─► the answer table ─► the journey ─► the forwarder
+                              repeat, else decide, else forward
 
 A listener calls `known` as it reads. A message that is not known waits for its network's turn
 (schedule.py) and is then given to `handle`. A query for our names that arrives before the first

@@ -1,8 +1,9 @@
-"""Do the work of the fair queue in slices of the event loop, and measure what each piece costs.
+"""Do the work of clients on the event loop: now if nothing waits, else in slices of the fair queue.
 
-A slice ends after a millisecond of CPU time, or after the piece that goes beyond it. The next slice
-is a callback of its own, so that sockets, timers and the admin port have their turn between two.
-The cost is the thread's CPU time: nobody pays for waiting for Python's lock or for another process.
+What each piece costs is measured, and paid by its network. A slice ends after a millisecond of CPU
+time, or after the piece that goes beyond it. The next slice is a callback of its own, so that
+sockets, timers and the admin port have their turn between two. The cost is the thread's CPU time:
+nobody pays for waiting for Python's lock or for another process.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from internal_dns.transport.fairness import OUTSIDERS, FairQueue
 
 SLICE: Final = 0.001  # seconds after which no further piece is begun
 # Seconds in one turn of the event loop after which nothing is decided without waiting, and after
-# which nothing is repeated over TCP either. What then waits is read in smaller parts, by more system
-# calls: with 2 ms for both, a repeated answer over TCP costs 12 % more (20 connections × 50 queries).
+# which nothing is repeated over TCP either. What then waits is read in smaller parts, by more
+# system calls: with 2 ms for both, a repeated answer over TCP costs 9 to 12 % more (20 connections
+# with 50 queries each).
 AT_ONCE: Final = 0.002
 REPEATED_AT_ONCE: Final = 0.004
 
@@ -34,7 +36,7 @@ class Loop(Protocol):
 
 
 class Scheduler:
-    """The one place where work for clients waits."""
+    """The one place where work for clients is done or waits."""
 
     def __init__(
         self,

@@ -1,10 +1,10 @@
 """TCP: frames in, frames out (RFC 7766), and limits so that no client can hold what others need.
 
-What is known is repeated at once. The first message that is not waits for its network's turn in the
-fair queue, one of each connection, and at most READ_AHEAD octets more are read meanwhile. A
-reply leaves when it is ready, so a slow upstream never blocks the questions behind it. A connection
-ends when a message stays half sent for 2 s, nothing is asked for 10 s, or replies stay unread for
-10 s; time during which we do not read does not count.
+What is known is repeated at once. The first message that is not is decided at once while nobody
+waits, else in its network's turn in the fair queue, one of each connection, and at most READ_AHEAD
+octets more are read meanwhile. A reply leaves when it is ready, so a slow upstream never blocks the
+questions behind it. A connection ends when a message stays half sent for 2 s, nothing is asked for
+10 s, or replies stay unread for 10 s; time during which we do not read does not count.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ HIGH_WATER: Final = (256 << 10) - 65_537
 ALL_BUFFERS: Final = 64 << 20
 # Octets of questions kept while one of the connection waits for its turn; then it is not read.
 READ_AHEAD: Final = 16 << 10
-# Messages answered in one piece of work: when known, half a millisecond. Fewer would be sent by more
-# system calls.
+# Messages answered in one piece of work: when known, half a millisecond. Fewer would be sent by
+# more system calls.
 MESSAGES: Final = 256
 
 
@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol):
             self._pace()
 
     def _serve(self) -> None:
-        """Answer in our network's turn: one message is decided, the known ones behind it repeated."""
+        """Answer in our network's turn: decide one message, repeat the known ones behind it."""
         self.queued = False
         if not self.transport.is_closing() and not self.blocked:
             self._read(self.received, in_turn=True)

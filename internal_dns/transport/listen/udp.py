@@ -1,7 +1,8 @@
 """UDP in pure Python: read what has come, answer, send from the address that was asked.
 
     readable ─► known? ─► reply                    what is known is repeated at once
-                  └────► the fair queue ─► reply   in its network's turn
+                  ├────► decide ─► reply           the rest too, while nothing waits
+                  └────► the fair queue ─► reply   else in its network's turn
 
 asyncio's datagram transport hides packet info, so the sockets are read here, when the loop says
 they are readable. They are read faster than what is new can be answered: behind one network's flood
