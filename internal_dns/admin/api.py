@@ -34,7 +34,7 @@ from typing import Any, Final
 
 import msgspec
 
-from internal_dns.admin.live import MAX_NAMES, busiest, describe_sample, parse_count
+from internal_dns.admin.live import MAX_NAMES, busiest, describe_sample, parse_count, reply_now
 from internal_dns.admin.sources import Sources
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.wire import Query, read_query
@@ -233,7 +233,7 @@ class Api:
         query, source = bytes.fromhex(str(request["query"])), bytes.fromhex(str(request["source"]))
         if not isinstance(read_query(query), Query):
             raise BadRequest("`query` is not a DNS query")
-        if not self.exchange.answer_for_watch(query, source):
+        if not reply_now(self.exchange, query, source):
             raise BadRequest(
                 "only internal names can be watched: this query is forwarded or dropped"
             )
@@ -243,7 +243,7 @@ class Api:
             while not disconnected.done():
                 # Read before the answer, so that a change during sending is not missed.
                 changed = self.changed
-                octets = self.exchange.answer_for_watch(query, source)
+                octets = reply_now(self.exchange, query, source)
                 if octets != last:
                     await _send(writer, {"reply": octets.hex(), "revision": self._revision()})
                     last = octets
@@ -263,7 +263,7 @@ class Api:
         `skipped` counts the queries that arrived faster than they could be sent.
         """
         tap = Tap(parse_count(request, "sample", 1, 1_000_000_000))
-        self.exchange.tap(tap)
+        self.exchange.taps.add(tap)
         disconnected = asyncio.ensure_future(reader.read(1))
         try:
             while not disconnected.done():
@@ -279,7 +279,7 @@ class Api:
                     sample.cancel()
         finally:
             disconnected.cancel()
-            self.exchange.untap(tap)
+            self.exchange.taps.remove(tap)
 
 
 async def _send(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
