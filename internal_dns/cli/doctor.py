@@ -127,6 +127,29 @@ def report(found: Sequence[Symptom]) -> list[str]:
     ]
 
 
+def queues(server: Running, workers: int) -> Iterator[Symptom]:
+    """Say which addresses have fewer UDP sockets than the native path needs."""
+    for endpoint, flows in zip(server.listen, server.flows or (), strict=False):
+        if flows == 0:
+            yield Symptom(
+                "warn",
+                "queues",
+                f"{endpoint} has no eight UDP sockets with SO_REUSEPORT",
+                "a network that floods the server crowds out the queries of all others",
+                f"Write ListenDatagram={endpoint} {8 * workers} times and ReusePort=yes in the "
+                ".socket unit (deploy/internal-dns.socket), then restart it",
+            )
+        elif flows < workers:
+            yield Symptom(
+                "warn",
+                "queues",
+                f"{endpoint} has {8 * flows} UDP sockets for {workers} workers",
+                f"one network has at most {flows} of the workers",
+                f"Write ListenDatagram={endpoint} {8 * workers} times in the .socket unit, then "
+                "restart it",
+            )
+
+
 def _demo() -> str | None:
     """The demo's catalog where there is one, as for the other commands; None: what the settings
     say."""
@@ -171,6 +194,7 @@ def _symptoms(flags: dict[str, Any], config: Path | None, server: str | None) ->
     if found:
         where = ", ".join(map(str, found.listen))
         yield Symptom("ok", "server", f"one of this catalog runs, on {where}")
+        yield from queues(found, settings.workers)
     if server or found:
         try:
             endpoint = meant_for(server, settings, settings.catalog)[0]

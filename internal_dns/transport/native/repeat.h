@@ -71,7 +71,8 @@ struct chains {
 /* While it grows there are two arrays, and each change moves a few chains from the old one. A node in motion may be
  * missed by a reader that passes it: its query goes up to Python once. */
 struct map {
-    _Atomic(struct chains *) now, old;
+    _Atomic(struct chains *) now;
+    _Atomic(struct chains *) old;
     uint64_t count, moved;    /* the writer's: nodes; chains of the old array that are empty */
 };
 

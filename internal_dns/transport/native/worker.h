@@ -445,13 +445,28 @@ static inline void run_worker(struct worker *w)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* Let the network of the source choose the socket of a SO_REUSEPORT group of QUEUES: one network's flood fills one
- * queue. SKF_NET_OFF + 10: the 32 bits behind the prefix of the source address, in the IPv6 header. */
-static inline int attach_fair_queues(int fd)
+/* Let the source choose the socket of a SO_REUSEPORT group of QUEUES * flows: its network chooses one of QUEUES classes,
+ * so that one network's flood fills the queues of one class, and its port one of the class's *flows*, so that one
+ * network has as many workers. The network is the 32 bits behind the prefix of an IPv6 source; IPv4 has the address
+ * itself. Ports are mixed first: some systems use even ones only. The program sees the packet from the network header on
+ * (SKF_NET_OFF); an IPv6 extension header would be taken for ports, which is as good. */
+static inline int attach_fair_queues(int fd, uint32_t flows, bool ipv6)
 {
+    const uint32_t net = (uint32_t)SKF_NET_OFF;
     struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)SKF_NET_OFF + 10),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, net + (ipv6 ? 10 : 12)),
         BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, QUEUES),
+        BPF_STMT(BPF_ALU | BPF_MUL | BPF_K, flows),
+        BPF_STMT(BPF_ST, 0),
+        /* X: octets of the network header. */
+        ipv6 ? (struct sock_filter)BPF_STMT(BPF_LDX | BPF_W | BPF_IMM, 40)
+             : (struct sock_filter)BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, net),
+        BPF_STMT(BPF_LD | BPF_H | BPF_IND, net),
+        BPF_STMT(BPF_ALU | BPF_MUL | BPF_K, 0x9e3779b1),
+        BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 16),
+        BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, flows),
+        BPF_STMT(BPF_LDX | BPF_W | BPF_MEM, 0),
+        BPF_STMT(BPF_ALU | BPF_ADD | BPF_X, 0),
         BPF_STMT(BPF_RET | BPF_A, 0),
     };
     struct sock_fprog program = {sizeof code / sizeof *code, code};
