@@ -178,7 +178,8 @@ struct query {
     const uint8_t *source;    /* 16 octets */
     uint32_t key_words;
     uint64_t hash;
-    uint64_t key[KEY_WORDS];
+    /* With room for a label behind: the walk of find_unknown then stays inside whatever its octets (tests/native/proof). */
+    uint64_t key[KEY_WORDS + 8];
 };
 
 /* One reading of the clocks, for a whole batch. */
@@ -323,12 +324,12 @@ static inline struct network *find_network(const struct table *table, uint32_t n
     return (struct network *)find_node(&table->networks, keyed_hash(table->secret, &key, 1), &key, 1);
 }
 
-/* The hash of a label of at most 63 octets, lower-cased, its length octet before it. */
-static inline uint64_t label_hash(const struct table *table, const uint8_t *label)
+/* The hash of a label of *size* octets, at most 63 and lower-cased, its length octet before it. */
+static inline uint64_t label_hash(const struct table *table, const uint8_t *label, uint32_t size)
 {
     uint64_t words[8] = {0};
-    memcpy(words, label, 1 + (size_t)label[0]);
-    return keyed_hash(table->secret, words, 1 + label[0] / 8);
+    memcpy(words, label, 1 + (size_t)size);
+    return keyed_hash(table->secret, words, 1 + size / 8);
 }
 
 static inline bool in_set(const _Atomic uint64_t *bits, uint64_t mask, uint64_t hash)
@@ -350,19 +351,21 @@ static inline bool is_internal(const uint8_t *name, uint32_t length)
 static inline struct answer *find_unknown(const struct table *table, const struct query *query, uint32_t length)
 {
     const uint8_t *name = (const uint8_t *)(query->key + 1);
-    uint32_t at = 0, first = 0, depth = 0, zone = length - (uint32_t)sizeof INTERNAL;
+    uint32_t at = 0, size, depth = 0, zone = length - (uint32_t)sizeof INTERNAL;
+    uint64_t hash = 0;
     const struct network *network = find_network(table, query->network);
     if (!network || query->qtype == 251 || query->qtype == 252) /* IXFR and AXFR are refused */
         return NULL;
     for (; at < zone; depth++) {
-        first = at;
-        if (!name[at] || name[at] > 63 || at + 1 + name[at] > zone)
+        size = name[at];
+        if (!size || size > 63 || at + 1 + size > zone)
             return NULL;
-        if (in_set(table->words, sizeof table->words * 8 - 1, label_hash(table, name + at)))
+        hash = label_hash(table, name + at, size);
+        if (in_set(table->words, sizeof table->words * 8 - 1, hash))
             return NULL;
-        at += 1 + name[at];
+        at += 1 + size;
     }
-    if (!depth || in_set(network->bits, network->mask, label_hash(table, name + first)))
+    if (!depth || in_set(network->bits, network->mask, hash)) /* of the label next to the zone */
         return NULL;
     return table->unknown[(depth < DEPTHS ? depth : DEPTHS) - 1];
 }

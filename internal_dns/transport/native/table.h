@@ -529,7 +529,7 @@ static inline struct answer *find_kept(const struct table *table, uint32_t netwo
 /* Add a label (its length octet before it) to a set. */
 static inline void add_label(const struct table *table, _Atomic uint64_t *bits, uint64_t mask, const uint8_t *label)
 {
-    uint64_t hash = label_hash(table, label), one = hash & mask, other = hash >> 32 & mask;
+    uint64_t hash = label_hash(table, label, label[0]), one = hash & mask, other = hash >> 32 & mask;
     atomic_fetch_or(&bits[one / 64], (uint64_t)1 << one % 64);
     atomic_fetch_or(&bits[other / 64], (uint64_t)1 << other % 64);
 }
