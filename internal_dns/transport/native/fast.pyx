@@ -146,7 +146,7 @@ cdef class Table:
         octets there are. The first *chain* RRs lead to the set that was asked for, and are not told without any of it.
 
         *ttls* are offsets into *records*: each TTL is sent less the seconds since *stored*. From *refresh* on the first
-        who asks goes up to Python, and from *expires* on everyone.
+        query goes up to Python, and from *expires* on every query.
         """
         cdef answer_spec answer
         cdef bytes offsets = b"".join([int(at).to_bytes(2, SYS_BYTEORDER) for at in ttls])

@@ -112,7 +112,7 @@ class Mirror:
         if number >= fast.MAX_CELLS:
             self.drop(EVERYONE, key)
             return False
-        # Of what is larger than any reply there, no more is told than what such a reply has room for.
+        # Of what is larger than any reply there, no more is stored than such a reply has room for.
         whole = len(reply.records)
         if whole > fast.LARGEST_REPLY:
             reply = reply.first(fast.LARGEST_REPLY)

@@ -1,4 +1,4 @@
-/* Recognise a question that was answered before, and repeat the answer: read, hash, look up, build.
+/* Recognize a question that was answered before, and repeat the answer: read, hash, look up, build.
  *
  *     datagram ─► read_query ─► find_answer ─► build_reply ─► datagram       anything else: hand it up to Python
  *
@@ -120,8 +120,8 @@ struct relayed {
     _Atomic bool asked_again; /* a query was sent up to have it refreshed */
 };
 
-/* What the table must know of a network: which first labels below `internal` Python must see. The set is two bits a
- * label in a bit array: a label whose bits are not both set is certainly not in it, and that is all that is asked. */
+/* What the table must know of a network: which first labels below `internal` Python must see. The set is two bits
+ * per label in a bit array: a label whose bits are not both set is certainly not in it, which is all that is needed. */
 struct network {
     struct node node;
     _Atomic uint64_t due;     /* nanoseconds: until when what it sent up is paid for (worker.h) */
@@ -155,7 +155,7 @@ struct table {
     _Atomic uint64_t words[16]; /* labels that mean something left of an app; a set like a network's */
     struct answer *unknown[DEPTHS]; /* what a name without such labels gets, by how many labels it has below the zone */
     uint16_t unknown_cells[BY_TYPE + 1];
-    _Atomic uint32_t watched;   /* one in so many messages that end here is shown to Python; 0: nobody watches */
+    _Atomic uint32_t watched;   /* one in so many messages that end here is shown to Python; 0: none */
     _Atomic uint64_t generation;
     struct reader readers[READERS];
     struct node *limbo;       /* unlinked, not yet freed */
@@ -606,7 +606,7 @@ static inline uint8_t *put_head(const struct query *query, uint32_t flags, uint3
                                 uint32_t additionals, uint8_t *out)
 {
     flags |= (query->octets[2] << 8 & RD) | (query->octets[3] & CD);
-    if (!query->dnssec_ok && !(query->octets[3] & AD)) /* RFC 6840 section 5.8: who did not ask is not told */
+    if (!query->dnssec_ok && !(query->octets[3] & AD)) /* RFC 6840 section 5.8: AD is set only if the query wants it */
         flags &= ~(uint32_t)AD;
     uint8_t *at = put_two(put_two(put(out, query->octets, 2), flags), 1);
     at = put_two(put_two(put_two(at, answers), authorities), additionals + (uint32_t)query->edns);

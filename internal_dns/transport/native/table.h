@@ -534,7 +534,7 @@ static inline void add_label(const struct table *table, _Atomic uint64_t *bits, 
     atomic_fetch_or(&bits[other / 64], (uint64_t)1 << other % 64);
 }
 
-/* Make the record of a network with room for *labels* in its set, not published yet: 16 bits a label make one label
+/* Make the record of a network with room for *labels* in its set, not published yet: 16 bits per label make one label
  * in seventy go up without need. NULL without memory. */
 static inline struct network *make_network(const struct table *table, uint32_t number, uint64_t labels)
 {

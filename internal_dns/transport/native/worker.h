@@ -4,7 +4,7 @@
  *                                    └─► ring ─► Python ─► sendmmsg from there (send_reply, flush)
  *
  * Sockets are polled fairly: at most BATCH messages of one, then the next. The ring has one producer, the worker, and
- * one consumer, the event loop, which an eventfd wakes once a batch. The worker ends by its stop eventfd and has then
+ * one consumer, the event loop, which an eventfd wakes once per batch. The worker ends by its stop eventfd and has then
  * dealt with all it has read; the sockets are untouched (shutdown() would end them for a process that inherits them).
  */
 #ifndef INTERNAL_DNS_WORKER_H
@@ -38,7 +38,7 @@ enum {
 _Static_assert(CONTROL >= CMSG_SPACE(sizeof(struct in6_pktinfo)), "packet info has room");
 
 /* A token bucket for each network, so that none fills the ring: the fair queue behind the ring divides Python's time.
- * 20,000 a second are about what Python can decide, and a burst of 16,384 fits into the ring. The bucket is the time
+ * 20,000 per second are about what Python can decide, and a burst of 16,384 fits into the ring. The bucket is the time
  * until which all that was sent up is paid for. There is none before the first catalog: then all networks are unknown,
  * and would share one. */
 static const uint64_t TOKEN = 1000000000 / 20000, BURST = 16384 * TOKEN; /* nanoseconds */
@@ -49,7 +49,7 @@ struct listening {
     uint8_t address[16];      /* of a socket that is no wildcard: the destination of all it receives */
 };
 
-/* Why a message is in the ring: to be answered, or only to be shown to who watches. */
+/* Why a message is in the ring: to be answered, or only to be shown to a watcher. */
 enum { ASKED, REPEATED, DROPPED };
 /* Where a message came from and went to: all that a reply needs. In the ring the octets follow it; when it was REPEATED,
  * the reply's header follows them. */
@@ -104,7 +104,7 @@ static inline void count(_Atomic uint64_t *counter)
 static inline uint64_t nanoseconds(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &t); /* some 4 ms; read once a batch */
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t); /* some 4 ms; read once per batch */
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
