@@ -109,6 +109,10 @@ class Mirror(Protocol):
     def put(self, network: bytes, key: bytes, entry: Entry) -> bool:
         """Store *entry*; return whether it can be repeated there in every case."""
 
+    def put_reply(self, network: bytes, reply: Cacheable, rules: Rules, counter: Cell) -> bool:
+        """Store a *reply* that can be repeated there in every case; False, and nothing is done,
+        when `put` must decide what becomes of it."""
+
     def put_relayed(self, key: bytes, entry: RelayedEntry) -> bool:
         """Store *entry* for everyone; return whether it can be repeated there in every case."""
 
@@ -386,10 +390,17 @@ class AnswerTable:
         return table is not None and name + pack("!2H", qtype, 1) in table
 
     def _store(self, network: bytes, said: Cacheable, counter: Cell) -> None:
+        key, where = said.name + pack("!2H", said.qtype, 1), said.place.key if said.place else None
+        if (
+            self.mirror is not None
+            and where is None
+            and self.mirror.put_reply(network, said, self.rules, counter)
+        ):
+            self._drop(network, (key, None))
+            return
         entry = cut(said, self.rules, counter)
         if entry is None:
             return
-        key, where = said.name + pack("!2H", said.qtype, 1), said.place.key if said.place else None
         self._drop(network, (key, where))
         if self.mirror and not said.place and self.mirror.put(network, key, entry):
             return
