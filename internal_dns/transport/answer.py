@@ -1,7 +1,8 @@
 """One message in, at most one reply out: where the listeners meet the core.
 
-    known ─► the answer table                        as it is read: repeat
-    handle ─► the answer table ─► the journey ─► the forwarder     in its turn: repeat, decide, forward
+    as it is read   known  ─► the answer table                                repeat
+    in its turn     handle ─► the answer table ─► the journey ─► the forwarder
+                              repeat, else decide, else forward
 
 A listener calls `known` as it reads. A message that is not known waits for its network's turn
 (schedule.py) and is then given to `handle`. A query for our names that arrives before the first
@@ -27,7 +28,7 @@ from internal_dns.late import Late
 from internal_dns.metrics import Metrics
 from internal_dns.transport.ahead import Ahead
 from internal_dns.transport.counting import Counting
-from internal_dns.transport.fairness import OUTSIDERS
+from internal_dns.transport.fairness import OURSELVES, OUTSIDERS
 from internal_dns.transport.faults import Faults
 from internal_dns.transport.leaks import leaks
 from internal_dns.transport.loading import Again, FirstLoad
@@ -114,13 +115,15 @@ class Exchange:
         port: int,
         *,
         stream: bool = False,
+        payer: bytes | None = None,
         again: Again | None = None,
         missed: bool = False,
     ) -> Outcome:
         """Return the reply, None for silence, or what will hold the reply of an upstream.
 
-        With *again* a query may wait for the first catalog (PARKED): *again* is then called in its
-        turn, and should not be given a second time. *missed*: `known` has just returned None.
+        *payer* is who pays for it (Payers), if the caller knows. With *again* a query may wait for
+        the first catalog (PARKED): *again* is then called in its turn, and should not be given a
+        second time. *missed*: `known` has just returned None.
         """
         how: How = "decided"
         outcome: Outcome = None
@@ -129,14 +132,14 @@ class Exchange:
                 self.metrics.drop("port")
             elif missed:
                 self.answers.misses += self._missed
-                outcome = self._decide(octets, source, destination, stream, again)
+                outcome = self._decide(octets, source, destination, stream, payer, again)
             else:
                 limit = MAX_MESSAGE if stream else 0
                 outcome = self.answers.repeat(octets, source, destination, getrandbits(32), limit)
                 if outcome:
                     how = "repeated"
                 else:
-                    outcome = self._decide(octets, source, destination, stream, again)
+                    outcome = self._decide(octets, source, destination, stream, payer, again)
         except Exception:
             outcome = self.faults.reply(octets, forwarding=self.rules.forwarding)
         if self.taps.open:
@@ -144,7 +147,13 @@ class Exchange:
         return outcome
 
     def _decide(
-        self, octets: bytes, source: bytes, destination: bytes, stream: bool, again: Again | None
+        self,
+        octets: bytes,
+        source: bytes,
+        destination: bytes,
+        stream: bool,
+        payer: bytes | None,
+        again: Again | None,
     ) -> Outcome:
         """Go the whole way, for a message that cannot be repeated."""
         begin, catalog, rules = self.timer(), self.answers.catalog_for(source), self.rules
@@ -158,11 +167,12 @@ class Exchange:
             stream=stream,
             now=int(time.time()),
         )
-        payer = self.payers.of_source(source)
+        if payer is None:
+            payer = self.payers.of_source(source)
         if again and catalog is None and self.loading.expecting and _needs_catalog(decision):
             if self.loading.park(payer, again):
                 return Later.PARKED
-        self.counting.decided[payer if catalog else OUTSIDERS] += 1
+        self.counting.decided[payer if catalog and payer is not OURSELVES else OUTSIDERS] += 1
         match decision:
             case Drop(reason=reason):
                 self.metrics.drop(reason)

@@ -25,8 +25,8 @@ _IP: Final = b",ip="  # before the address in an item of `_instances`
 
 
 def leaks(reply: Reply) -> bool:
-    """Whether *reply*, or what will be repeated of it, holds an address of our prefix that is neither
-    the identify's network's nor everyone's.
+    """Whether *reply*, or what will be repeated of it, holds an address that is not the client's to
+    know: of our prefix, and neither of the client's network nor everyone's.
 
     All that is sent comes from these sets. Only the octets that tell networks apart are looked at,
     and each value of them once.

@@ -109,6 +109,15 @@ class WaitingRoom:
         self._in_order[waiting.number] = waiting
         return displaced
 
+    def check_books(self) -> None:
+        """Check that the lines and the order hold the same queries. Raises AssertionError."""
+        self.lines.check_books()
+        held = {waiting.number for line in self.lines.of.values() for waiting in line}
+        assert held == self._in_order.keys(), "a query is in a line and not in order, or vice versa"
+        assert len(self) <= self.most, f"{len(self)} wait where {self.most} may"
+        came = [waiting.came for waiting in self._in_order.values()]
+        assert came == sorted(came), "the queries are not in the order in which they came"
+
     def first_came(self) -> float | None:
         """Return when the query that has waited longest came, or None when none waits."""
         first = next(iter(self._in_order.values()), None)

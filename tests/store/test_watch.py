@@ -24,6 +24,7 @@ from internal_dns.admin.api import Api
 from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.journey import Rules
+from internal_dns.lock import SWITCH
 from internal_dns.metrics import Metrics
 from internal_dns.store import watch
 from internal_dns.store.generate import create_catalog, demo_rows, sized_rows
@@ -741,5 +742,5 @@ def test_the_loop_gets_the_interpreter_sooner_while_a_file_is_read(tmp_path: Pat
             await task
 
     run(story())
-    assert during == [pytest.approx(watch.SWITCH)]
+    assert during == [pytest.approx(SWITCH)]
     assert sys.getswitchinterval() == before

@@ -28,6 +28,7 @@ from internal_dns.transport import native
 from internal_dns.transport.native.mirror import Mirror
 from internal_dns.transport.table.entries import Entry
 from internal_dns.transport.table.table import AnswerTable
+from tests.books import check_books
 from tests.core.catalogs import Rows, natural_type, random_name, random_rows, random_source
 from tests.core.messages import (
     AA,
@@ -275,37 +276,16 @@ def only(path: str, catalog: Catalog | None = None) -> Twins:
 def held(table: AnswerTable) -> dict[tuple[bytes, bytes, Any], Entry]:
     """Every entry by network, key and place."""
     return {
-        (network, key, where): entry
-        for network, entries in table._tables.items()
-        for key, found in entries.items()
-        for where, entry in (found.items() if isinstance(found, dict) else [(None, found)])
-        if isinstance(entry, Entry)
+        (network, *key): entry for network, key, entry in table.held() if isinstance(entry, Entry)
     }
 
 
 def audit(table: AnswerTable) -> None:
-    """Fail unless all books agree."""
-    entries = held(table)
-    sizes: Counter[bytes] = Counter()
-    labels = set()
-    for (network, key, where), entry in entries.items():
-        sizes[network] += entry.size
-        labels.add((network, entry.label, key, where))
-    assert table._entries == len(entries)
-    assert table._octets == sum(sizes.values())
-    assert table._sizes == dict(sizes)
-    books = [
-        (n, label, keys)
-        for n, by_label in table._by_label.items()
-        for label, keys in by_label.items()
-    ]
-    assert {(n, label, *key) for n, label, keys in books for key in keys} == labels
-    assert all(keys for _, _, keys in books)
-    assert all(table._tables.values())
-    assert all(table._by_label.values())
+    """Fail unless all books agree, those of the native table too."""
+    check_books(table)
     if isinstance(table, Oracle) and table.native is not None:
         audit(table.native)
-        mirror = table.native.mirror
+        entries, mirror = held(table), table.native.mirror
         assert isinstance(mirror, Mirror)
         kept = {
             (number.to_bytes(4, "big"), name + qtype.to_bytes(2, "big") + b"\0\1")
@@ -597,7 +577,7 @@ def test_the_sources_that_are_remembered_have_a_bound() -> None:
     for number in range(10_000):
         twins.table.repeat(octets, ip("10.1.0.0")[:14] + number.to_bytes(2, "big"), SERVER, 0)
         twins.table.repeat(octets, ip("2001:db8::")[:14] + number.to_bytes(2, "big"), SERVER, 0)
-    assert len(twins.table._sources) <= 4_096
+    check_books(twins.table)  # at most 4,096 sources
 
 
 def test_two_machines_of_one_host_do_not_share_self() -> None:
@@ -641,7 +621,7 @@ def test_nothing_is_stored_for_a_network_that_is_not_in_the_catalog() -> None:
             assert twins.decide(query(name, qtype), source, SERVER) is not None
             assert twins.ask(query(name, qtype), source) is None
     assert twins.table.entries == 0
-    assert not twins.table._tables
+    check_books(twins.table)
 
 
 @pytest.mark.parametrize(
@@ -813,7 +793,7 @@ def test_the_part_of_a_set_past_a_tcp_message_is_repeated(name: str, count: int)
     flying = replace(network, flycasts={b"many": addresses})
     counted = [0]
     twins = Twins(Catalog({network.id: flying}), Rules(nsid=b"here", maps=MAPS))
-    twins.table._count_partial = counted
+    twins.table.count_partial = counted
     twins.decide(query(name), MACHINE, SERVER)
     told = asked = 0
     for additional in ((), (opt(),), (opt(option(NSID)),), (opt(option(KEEPALIVE), do=True),)):
@@ -1180,7 +1160,7 @@ def test_two_floods_share_the_room() -> None:
     for number in range(500):
         for source in (MACHINE, IN_GLOBEX):
             twins.decide(query(f"x{number}.internal"), source, SERVER)
-    sizes = twins.table._sizes
+    sizes = twins.table.octets_by_network
     assert len(sizes) == 2
     assert max(sizes.values()) < 1.1 * min(sizes.values())
 
@@ -1240,9 +1220,7 @@ def test_the_books_are_empty_when_everything_is_forgotten(seed: int) -> None:
         for number in numbers:
             twins.table.forget(number, None)
     assert twins.table.entries == twins.table.octets == 0
-    assert not twins.table._tables
-    assert not twins.table._by_label
-    assert not twins.table._sizes
+    check_books(twins.table)
 
 
 # ── turns ─────────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from internal_dns.metrics import Metrics
 from internal_dns.transport import fairness
 from internal_dns.transport.fairness import MEMORY, OURSELVES, OVERHEAD, PART, QUANTUM, FairQueue
-from internal_dns.transport.schedule import AT_ONCE, Scheduler
+from internal_dns.transport.schedule import AT_ONCE, REPEATED_AT_ONCE, Scheduler
+from tests.books import check_books
 from tests.laws import examples
 
 LITTLE, BUSY = b"little", [b"net%d" % number for number in range(5)]
@@ -116,6 +117,7 @@ def _take_one(
     payer, number = taken
     assert waiting[payer].pop(0) == number
     queue.spend(payer, cost_of[number])
+    check_books(queue)
 
 
 def test_alone_a_network_has_all_the_time_and_any_number_waits() -> None:
@@ -158,6 +160,7 @@ def test_past_the_memory_the_longest_line_loses_its_latest() -> None:
     assert queue.put(b"long", "l7") is None
     assert queue.put(b"short", "s3") == ["l6"]
     assert queue.put(b"new", "n0") == ["l5"]
+    check_books(queue)
     assert queue.octets == 10 * OVERHEAD
     order = []
     while (taken := queue.take()) is not None:
@@ -213,7 +216,7 @@ def test_ten_thousand_payers_without_debt_leave_no_accounts() -> None:
         assert queue.take() == (payer, number)
         queue.spend(payer, 0.00005)
         queue.rest(0.001)
-    assert len(queue._accounts) <= fairness.FORGET_FROM
+    assert queue.accounts <= fairness.FORGET_FROM
 
 
 def test_our_own_questions_have_credit_whatever_waits() -> None:
@@ -354,7 +357,7 @@ def test_tcp_may_repeat_at_once_for_a_while_in_each_turn_and_never_before_what_w
     virtual = Virtual()
     for _ in range(4):
         assert virtual.free()
-        virtual.scheduler.did_at_once(AT_ONCE / 4)
+        virtual.scheduler.did_at_once(REPEATED_AT_ONCE / 4)
     assert not virtual.free()
     assert len(virtual.soon) == 1
     virtual.turn()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from internal_dns.core.wire import HEADER
 from internal_dns.transport.answer import Exchange, Later
 from internal_dns.transport.loading import WaitingRoom
+from tests.books import check_books
 from tests.core.messages import AAAA, A, ip, opt, query
 from tests.transport.test_exchange import IN_ACME, PORT, SERVER, demo, serving
 
@@ -39,6 +40,7 @@ def test_past_the_bound_the_longest_line_loses_its_latest(networks: list[int], m
             held[loser] -= 1
             assert held[loser] + 1 >= max(held.values())
         assert len(room) == sum(held.values()) <= most
+        check_books(room)
     moments = [waiting.came for waiting in room.take(1_000)]
     assert moments == sorted(moments)
     assert len(moments) == sum(held.values())

@@ -147,9 +147,9 @@ def test_a_reply_that_was_decided_from_what_is_leaving_is_not_remembered() -> No
     twins = Twins(demo())
     twins.learn("web.internal")
     steps = twins.table.steps(Catalog())
-    while twins.table._leaving is None:
+    while twins.table.leaving is None:
         next(steps)
-    number = NetworkId(int.from_bytes(twins.table._leaving, "big"))
+    number = NetworkId(int.from_bytes(twins.table.leaving, "big"))
     source = twins.table.prefix + number.to_bytes(4, "big") + MACHINE[6:]
     said = respond(query("other.internal"), source, SERVER, demo(), RULES, now=WALL)
     assert isinstance(said, Reply)

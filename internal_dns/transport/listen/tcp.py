@@ -1,10 +1,10 @@
 """TCP: frames in, frames out (RFC 7766), and limits so that no client can hold what others need.
 
-What is known is repeated at once. The first message that is not waits for its network's turn in the
-fair queue, one of each connection, and at most READ_AHEAD octets more are read meanwhile. A
-reply leaves when it is ready, so a slow upstream never blocks the questions behind it. A connection
-ends when a message stays half sent for 2 s, nothing is asked for 10 s, or replies stay unread for
-10 s; time during which we do not read does not count.
+What is known is repeated at once. The first message that is not is decided at once while nobody
+waits, else in its network's turn in the fair queue, one of each connection, and at most READ_AHEAD
+octets more are read meanwhile. A reply leaves when it is ready, so a slow upstream never blocks the
+questions behind it. A connection ends when a message stays half sent for 2 s, nothing is asked for
+10 s, or replies stay unread for 10 s; time during which we do not read does not count.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ HIGH_WATER: Final = (256 << 10) - 65_537
 ALL_BUFFERS: Final = 64 << 20
 # Octets of questions kept while one of the connection waits for its turn; then it is not read.
 READ_AHEAD: Final = 16 << 10
-# Messages answered in one piece of work: when known, half a millisecond. Fewer would be sent by more
-# system calls.
+# Messages answered in one piece of work: when known, half a millisecond. Fewer would be sent by
+# more system calls.
 MESSAGES: Final = 256
 
 
@@ -65,6 +65,12 @@ class Connections:
             self.by_network[connection.network] -= 1
             if not self.by_network[connection.network]:
                 del self.by_network[connection.network]
+
+    def check_books(self) -> None:
+        """Check that the connections of each network are counted. Raises AssertionError."""
+        counted = Counter(connection.network for connection in self.open)
+        assert self.by_network == counted, "a network has other connections than are counted"
+        assert len(self.open) <= self.limit, "more connections are open than may be"
 
     def relieve(self) -> None:
         """Close the fullest connections until all buffers together are within their bound."""
@@ -115,7 +121,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self.received:
-            if self._may_read():
+            if (
+                self.exchange.work.free
+                and not self.queued
+                and not self.blocked
+                and self.in_flight < MAX_IN_FLIGHT
+            ):
                 self._read(data)
                 return
             self.since = self.loop.time()
@@ -151,22 +162,14 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Answer what has come: now, unless others wait for the event loop."""
-        if self.received and self._may_read():
+        may = self.received and self.exchange.work.free and not self.queued and not self.blocked
+        if may and self.in_flight < MAX_IN_FLIGHT:
             self._read(self.received)
         else:
             self._pace()
 
-    def _may_read(self) -> bool:
-        """Whether messages may be answered now."""
-        return (
-            self.exchange.work.free
-            and not self.queued
-            and not self.blocked
-            and self.in_flight < MAX_IN_FLIGHT
-        )
-
     def _serve(self) -> None:
-        """Answer in our network's turn: one message is decided, the known ones behind it repeated."""
+        """Answer in our network's turn: decide one message, repeat the known ones behind it."""
         self.queued = False
         if not self.transport.is_closing() and not self.blocked:
             self._read(self.received, in_turn=True)
@@ -193,9 +196,10 @@ class Connection(asyncio.Protocol):
             self.destination,
             self.port,
         )
-        at, size, messages, replies, may_decide = 0, len(data), 0, bytearray(), in_turn
-        malformed = False
-        while size - at >= 2 and messages < MESSAGES and len(replies) < HIGH_WATER:
+        at, size, messages, held, may_decide = 0, len(data), 0, 0, in_turn
+        parts: list[bytes] = []
+        malformed, stored = False, data is self.received
+        while size - at >= 2 and messages < MESSAGES and held < HIGH_WATER:
             length = data[at] << 8 | data[at + 1]
             end = at + 2 + length
             if length < HEADER:
@@ -203,16 +207,20 @@ class Connection(asyncio.Protocol):
                 break
             if size < end:
                 break
-            message = bytes(data[at + 2 : end])
+            message: bytes = data[at + 2 : end]  # type: ignore[assignment]
+            if stored:
+                message = bytes(message)  # of a bytearray
             reply = known(message, source, destination, port, MAX_MESSAGE)
             if reply is not None:
-                replies += len(reply).to_bytes(2, "big") + reply
+                parts += (len(reply).to_bytes(2, "big"), reply)
+                held += len(reply)
                 messages += 1
                 at = end
                 continue
             paused = perf_counter()
-            self._write(replies)  # before what may take long
-            replies = bytearray()
+            if parts:  # before what may take long
+                self.transport.write(b"".join(parts))
+                parts, held = [], 0
             if may_decide:
                 may_decide = False
                 self._decide(message)
@@ -223,7 +231,6 @@ class Connection(asyncio.Protocol):
             at = end
             if self.blocked or self.in_flight >= MAX_IN_FLIGHT or self.transport.is_closing():
                 break
-        stored = data is self.received
         if at or not stored:
             self.counted[0] += messages
             self.since = self.loop.time()
@@ -231,7 +238,8 @@ class Connection(asyncio.Protocol):
                 del self.received[:at]
             elif at < size:
                 self.received += data[at:]
-        self._write(replies)
+        if parts:
+            self.transport.write(b"".join(parts))
         took = exchange.counting.end_batch(begin, messages)
         if not in_turn:  # in turn the queue measures it
             work.did_at_once(took)
@@ -246,7 +254,7 @@ class Connection(asyncio.Protocol):
         again = partial(self._decide_parked, message) if exchange.catalog is None else None
         reply = exchange.handle(
             message, self.source, self.destination, self.port,
-            stream=True, again=again, missed=True,
+            stream=True, payer=self.network, again=again, missed=True,
         )  # fmt: skip
         if isinstance(reply, bytes):
             self._write(len(reply).to_bytes(2, "big") + reply)
@@ -263,16 +271,17 @@ class Connection(asyncio.Protocol):
         self.since = self.loop.time()
         if self.transport.is_closing():
             return
-        reply = self.exchange.handle(message, self.source, self.destination, self.port, stream=True)
+        reply = self.exchange.handle(
+            message, self.source, self.destination, self.port, stream=True, payer=self.network
+        )
         if isinstance(reply, bytes):
             self._write(len(reply).to_bytes(2, "big") + reply)
         elif isinstance(reply, Late):
             self._later(reply)
         self._go_on()
 
-    def _write(self, octets: bytes | bytearray) -> None:
-        """Send *octets*, which nobody may change afterwards."""
-        if octets and not self.transport.is_closing():
+    def _write(self, octets: bytes) -> None:
+        if not self.transport.is_closing():
             self.transport.write(octets)
 
     def _pace(self) -> None:

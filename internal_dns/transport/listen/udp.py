@@ -1,7 +1,8 @@
 """UDP in pure Python: read what has come, answer, send from the address that was asked.
 
     readable ─► known? ─► reply                    what is known is repeated at once
-                  └────► the fair queue ─► reply   in its network's turn
+                  ├────► decide ─► reply           the rest too, while nothing waits
+                  └────► the fair queue ─► reply   else in its network's turn
 
 asyncio's datagram transport hides packet info, so the sockets are read here, when the loop says
 they are readable. They are read faster than what is new can be answered: behind one network's flood
@@ -163,7 +164,7 @@ class UdpListener:
         exchange, source = self.exchange, packed(address[0])
         payer = exchange.payers.of_source(source, address[1])
         if not exchange.work.try_now(
-            payer, self._answer, octets, source, destination, address, ancillary, False, True
+            payer, self._decide, payer, octets, source, destination, address, ancillary
         ):
             self._wait(payer, octets, source, destination, address, ancillary)
 
@@ -179,32 +180,51 @@ class UdpListener:
         """Let a message wait for its network's turn."""
         self.exchange.work.put(
             payer,
-            self._answer, octets, source, destination, address, ancillary,
+            self._answer, payer, octets, source, destination, address, ancillary,
             size=len(octets), until=time.monotonic() + LATE,
         )  # fmt: skip
 
     def _answer(
         self,
+        payer: bytes,
         octets: bytes,
         source: bytes,
         destination: bytes,
         address: Any,
         ancillary: list[Any],
-        last: bool = False,
-        missed: bool = False,
     ) -> None:
-        """Answer a message in its turn. It waits for the first catalog, unless that was its *last*
-        chance. *missed*: it is not in the answer table."""
-        exchange, again, begin = self.exchange, None, perf_counter()
+        """Answer a message that waited for its turn: it may be known by now."""
+        begin = perf_counter()
+        self._decide(payer, octets, source, destination, address, ancillary, missed=False)
+        self.exchange.counting.end_batch(begin, 1)
+
+    def _decide(
+        self,
+        payer: bytes,
+        octets: bytes,
+        source: bytes,
+        destination: bytes,
+        address: Any,
+        ancillary: list[Any],
+        *,
+        missed: bool = True,
+        last: bool = False,
+    ) -> None:
+        """Answer a message. It waits for the first catalog, unless that was its *last* chance.
+        *missed*: it is not in the answer table."""
+        exchange, again = self.exchange, None
         if exchange.catalog is None and not last:
-            again = partial(self._answer, octets, source, destination, address, ancillary, True)
-        reply = exchange.handle(octets, source, destination, address[1], again=again, missed=missed)
+            again = partial(
+                self._decide, payer, octets, source, destination, address, ancillary,
+                missed=False, last=True,
+            )  # fmt: skip
+        reply = exchange.handle(
+            octets, source, destination, address[1], payer=payer, again=again, missed=missed
+        )
         if isinstance(reply, bytes):
             self._send(reply, ancillary, address)
         elif isinstance(reply, Late):
             self._later(reply, ancillary, address)
-        if not missed:
-            exchange.counting.end_batch(begin, 1)
 
     def _send(self, reply: bytes, ancillary: list[Any], address: Any) -> None:
         try:

@@ -110,13 +110,14 @@ class Udp:
             self._bounded = True
             for worker in self.workers:
                 worker.bound()
-        payer, put = exchange.payers.of_source, exchange.work.put
+        payer_of, put = exchange.payers.of_source, exchange.work.put
         taken = self.workers[number].take(AT_ONCE)
         for message in taken:
             match message:
                 case fast.Asked(octets=octets, source=source, port=port):
+                    payer = payer_of(source, port)
                     put(
-                        payer(source, port), self._answer, number, message,
+                        payer, self._answer, number, payer, message,
                         size=len(octets), until=until,
                     )  # fmt: skip
                 case fast.Repeated(octets=octets, source=source, destination=to, header=header):
@@ -129,15 +130,16 @@ class Udp:
             self._tell_unseen()
         return len(taken) == AT_ONCE
 
-    def _answer(self, number: int, message: fast.Asked, last: bool = False) -> None:
+    def _answer(self, number: int, payer: bytes, message: fast.Asked, last: bool = False) -> None:
         """Answer a message whose turn it is. It waits for the first catalog, unless that was its
         *last* chance."""
         exchange, again, begin = self.exchange, None, perf_counter()
         if exchange.catalog is None and not last:
-            again = partial(self._answer, number, message, True)
+            again = partial(self._answer, number, payer, message, True)
         reply = exchange.handle(
-            message.octets, message.source, message.destination, message.port, again=again
-        )
+            message.octets, message.source, message.destination, message.port,
+            payer=payer, again=again,
+        )  # fmt: skip
         if isinstance(reply, bytes):
             self._send(number, message.reply_to, reply)
         elif isinstance(reply, Late):

@@ -173,7 +173,7 @@ class AnswerTable:
         self.clock, self.wall, self.mirror = clock, wall, mirror  # `wall`: for cookies only
         self.set_bound(max_octets)
         self._count_into = count_into or (lambda reply, qtype: [0])
-        self._count_partial = [0] if count_partial is None else count_partial
+        self.count_partial = [0] if count_partial is None else count_partial
         self._count_relayed = count_relayed or (lambda rcode, qtype: [0])
         self._tables: Tables = {}
         self._by_label: dict[bytes, dict[bytes | None, set[Key]]] = {}
@@ -306,7 +306,7 @@ class AnswerTable:
         if said is None:
             self.misses += 1
             return None
-        self._count_partial[0] += said[1]
+        self.count_partial[0] += said[1]
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
@@ -681,6 +681,55 @@ class AnswerTable:
     def _add_gone(self, number: NetworkId, hits: int) -> None:
         if hits:
             self._gone[number] = self._gone.get(number, 0) + hits
+
+    # ── the books ─────────────────────────────────────────────────────────────────────────────────
+
+    def held(self) -> Iterator[tuple[bytes, Key, Entry | RelayedEntry]]:
+        """Yield every entry with its network and key, except those of the native table."""
+        for network, table in self._tables.items():
+            for name, found in table.items():
+                if isinstance(found, dict):
+                    for where, entry in found.items():
+                        yield network, (name, where), entry
+                else:
+                    yield network, (name, None), found
+
+    @property
+    def octets_by_network(self) -> dict[bytes, int]:
+        """What the entries of each network take, except in the native table."""
+        return dict(self._sizes)
+
+    @property
+    def leaving(self) -> bytes | None:
+        """The network to which a commit is being applied: nothing is remembered for it."""
+        return self._leaving
+
+    def check_books(self) -> None:
+        """Check that all accounts agree with the entries. Raises AssertionError."""
+        sizes: dict[bytes, int] = {}
+        labels: set[tuple[bytes, bytes | None, Key]] = set()
+        count = 0
+        for network, key, entry in self.held():
+            sizes[network] = sizes.get(network, 0) + entry.size
+            labels.add((network, entry.label, key))
+            count += 1
+        assert self._entries == count, f"{self._entries} entries counted, {count} held"
+        octets = sum(sizes.values())
+        assert self._octets == octets, f"{self._octets} octets counted, {octets} held"
+        assert dict(self._sizes) == sizes, "the octets of a network are not those of its entries"
+        indexed = {
+            (network, label, key)
+            for network, by_label in self._by_label.items()
+            for label, keys in by_label.items()
+            for key in keys
+        }
+        assert indexed == labels, (
+            "an entry is not indexed by what it depends on, or one too many is"
+        )
+        assert all(self._tables.values()), "a network without entries has a table"
+        assert all(all(of.values()) for of in self._by_label.values()), "a label has no entries"
+        assert self._by_label.keys() == self._tables.keys(), "a network has an index and no entries"
+        assert len(self._sources) <= _KNOWN_SOURCES, "more sources are remembered than may be"
 
     # ── busy names ───────────────────────────────────────────────────────────────────────────────
 
