@@ -16,7 +16,7 @@ from internal_dns.admin.api import Api
 from internal_dns.admin.http import AdminPort
 from internal_dns.config import Settings
 from internal_dns.core.catalog import Catalog
-from internal_dns.metrics import Metrics
+from internal_dns.metrics import Metrics, registry
 from internal_dns.net import Endpoint
 from internal_dns.service import errors, parts, registration, sockets
 from internal_dns.service.applying import Applying
@@ -109,6 +109,7 @@ class Server:
         registration.register_forwarder(metrics, self.forwarder)
         if self.follower:
             registration.register_follower(metrics, self.follower)
+        metrics.families.append(self.api.sources.families)
 
     async def run(
         self, ready: Callable[[Server], None], reread: Callable[[], Settings] | None = None
@@ -217,7 +218,9 @@ class Server:
             admin = self.settings.admin
             try:
                 self.servers.append(
-                    await AdminPort(self.metrics, self.ready).start(str(admin.host), admin.port)
+                    await AdminPort(registry(self.metrics), self.ready).start(
+                        str(admin.host), admin.port
+                    )
                 )
             except OSError as error:
                 raise errors.cannot_open("admin", admin, error) from error

@@ -34,14 +34,15 @@ ALLOWED: Final[Mapping[str, Set[str]]] = {
     "store": LEAVES,
     "replicate": LEAVES | {"store"},
     "sources": LEAVES | {"store"},
+    "live": LEAVES | {"sources", "store", "replicate"},
     # The settings are parsed into the values of those who use them.
     "config": LEAVES | {"forward", "replicate"},
-    "admin": PARTS | {"store", "replicate", "transport"},
+    "admin": PARTS | {"store", "replicate", "transport", "live"},
     "service": PARTS | {"config", "admin", "transport", "forward", "store", "replicate"},
     "server": PARTS | {"config", "service", "admin", "transport", "forward", "store", "replicate"},
     "cli": PARTS
     | {"config", "server", "service", "admin", "transport", "forward", "store", "replicate"}
-    | {"sources"},
+    | {"sources", "live"},
     "__main__": {"cli"},
 }
 

@@ -17,7 +17,8 @@ PAGE = (Path(__file__).parents[1] / "docs" / "json.md").read_text()
 ROWS = dict(re.findall(r"^\| `([^`]+)` \| (.+)$", PAGE, re.MULTILINE))
 COLUMNS = {column for columns in TABLES.values() for column in columns}
 GIVEN = {
-    "NAME": "acme", "NETWORK/APP": "acme/db", "NETWORK/PEER": "acme/alice-laptop", "ID": "3d8d9930b03989",
+    "NAME": "acme", "NETWORK/APP": "acme/db", "NETWORK/PEER": "acme/alice-laptop",
+    "ID": "3d8d9930b03989",
     "CODE": "iad",
 }  # fmt: skip
 READ = [words for words in ROWS if re.match(r"(network|app|machine|peer|region|flycast) ", words)]
@@ -71,7 +72,7 @@ def test_changes_and_comparisons_have_the_keys_of_the_page(tmp_path: Path) -> No
     assert answer
     assert tried["answers"][0].keys() == set(re.findall(r"`([^`]+)`", answer[1]))
     applied = run("apply", "-", "--offline", *at, stdin=DOCUMENT).json
-    assert applied.keys() == documented("apply FILE") - {"visible", "--wait"}
+    assert applied.keys() == documented("apply FILE") - {"visible", "--wait", "--to", "unreadable"}
     changed = run("app", "add", "acme/new", "--offline", *at).json
     assert changed.keys() == {"revision", "rows"}
     error = json.loads(run("network", "show", "acm", *at).err)

@@ -12,14 +12,8 @@ ROOT: Final = Path(__file__).parents[1]
 POINTER: Final = re.compile(r"(?<![\w/.*{}<-])((?:[\w-]+/)*[\w-]+\.(?:py|pyx|pxd|h|md|sql|scn))\b")
 # Names that stand for a file of the reader's, or of another project.
 EXAMPLES: Final = frozenset(
-    {
-        "__fc_builtin.h",  # Frama-C's
-        "acme.sql",
-        "text.scn",
-        "FILE.sql",
-        "sysexits.h",
-        "Domain.sql",
-    }
+    {"acme.sql", "text.scn", "FILE.sql", "QUERY.sql", "sysexits.h", "Domain.sql"}
+    | {"__fc_builtin.h"}  # Frama-C's
 )
 SYSTEM: Final = "linux/"  # the kernel's headers
 FOLDERS: Final = ("internal_dns", "tests", "bench", "tools", "docs", "deploy")

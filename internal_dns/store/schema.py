@@ -139,6 +139,11 @@ def literal(value: object) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
+# Not in documents: `apply` writes rows of no source only.
+SOURCE: Final = Column(
+    "source", NAME_OR_NONE, "The live source that owns the row; empty for rows of no source.", "",
+    document=None, lenient=True,
+)  # fmt: skip
 _NETWORK: Final = Column("network_id", NETWORK_ID, "Its network.", key=True)
 _MACHINE: Final = Column("machine_id", TEXT, "The machine it belongs to.", key=True)
 
@@ -182,8 +187,11 @@ MACHINES: Final = Table("machines", "machine", (
     Column("state", TEXT, "Only started machines are answered.", "created", essential=True),
     Column("skip_registration", FLAG, "Omit it from all names and lists.", 0, off="register"),
     Column("updated_at", TIME, "When the row was last written.", 0, document=None),
-    Column("ready", FLAG, "No: left out of sets of addresses while another of the set is ready.", 1),
-    Column("name", NAME_OR_NONE, "Answers at <name>.vm too; several may share it.", "", lenient=True),
+    Column("ready", FLAG, "No: left out of sets of addresses while another of the set is ready.",
+           1),
+    Column("name", NAME_OR_NONE, "Answers at <name>.vm too; several may share it.", "",
+           lenient=True),
+    SOURCE,
 ))  # fmt: skip
 MACHINE_METADATA: Final = Table("machine_metadata", "metadata", (
     _MACHINE,
@@ -196,14 +204,17 @@ MACHINE_SERVICES: Final = Table("machine_services", "service", (
            "Its name, without the underscore: http for _http._tcp.", key=True),
     Column("protocol", PROTOCOL, "tcp or udp.", "tcp", key=True),
     Column("port", PORT, "Where it listens."),
-    Column("priority", SRV_NUMBER, "Of its SRV record: lower ones are tried first.", 0, lenient=True),
-    Column("weight", SRV_NUMBER, "Of its SRV record: its share among those of one priority.", 1, lenient=True),
+    Column("priority", SRV_NUMBER, "Of its SRV record: lower ones are tried first.", 0,
+           lenient=True),
+    Column("weight", SRV_NUMBER, "Of its SRV record: its share among those of one priority.", 1,
+           lenient=True),
 ))  # fmt: skip
 PEERS: Final = Table("peers", "peer", (
     _NETWORK,
     Column("name", NAME, "Its name.", key=True),
     Column("address", ADDRESS, "Its address in this network; it owns the /120."),
     Column("region", NAME_OR_NONE, "The code of its region; empty for the region of its host.", ""),
+    SOURCE,
 ))  # fmt: skip
 FLYCASTS: Final = Table("flycasts", "flycast", (
     Column("network_id", NETWORK_ID, "The network of its address.", key=True),

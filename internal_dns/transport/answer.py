@@ -79,7 +79,9 @@ class Exchange:
         self.taps = Taps(self._watch_native)
         self.refusals, self.faults = Refusals(clock), Faults(metrics, clock)
         if forwarder is not None:
-            self.relaying = Relaying(forwarder, self.answers, self.payers, self.work, self.counting)
+            self.relaying = Relaying(
+                forwarder, self.answers, self.payers, self.work, self.counting, self.loading
+            )
         self._missed = 0  # of the last message that was not known: whether the table counts it
 
     # ── messages ──────────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,13 +18,16 @@ from internal_dns.core.wire import Ede, Query, Rcode
 from internal_dns.late import Late
 from internal_dns.transport.counting import Counting
 from internal_dns.transport.leaks import leaks
+from internal_dns.transport.loading import FirstLoad
 from internal_dns.transport.payer import Payers
 from internal_dns.transport.schedule import Scheduler
 from internal_dns.transport.table.table import AnswerTable
 
+_log = logging.getLogger("internal_dns")
+
 # AnswerTable.remember_relayed
 Keep = Callable[[bytes, int, int, Relayed, float, float, float], None]
-Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes]
+Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes | Late]
 Relay = Callable[[NetworkId, Callable[[], None]], None]
 Check = Callable[[Iterable[NetworkId], Callable[[], None]], None]
 
@@ -53,8 +58,10 @@ class Relaying:
         payers: Payers,
         work: Scheduler,
         counting: Counting,
+        loading: FirstLoad,
     ) -> None:
         self.forwarder, self.answers, self.counting = forwarder, answers, counting
+        self.payers, self.loading = payers, loading
         forwarder.keep, forwarder.forget = answers.remember_relayed, answers.forget_relayed
         forwarder.complete = self.complete
         forwarder.relay = lambda network, make: work.must(payers.of_network(network), make)
@@ -74,9 +81,32 @@ class Relaying:
 
     def complete(
         self, forward: Forward, relayed: Relayed, chain: bytes, ede: tuple[Ede, str] | None
-    ) -> bytes:
+    ) -> bytes | Late:
         """Return the reply to a query whose answer is an alias chain from outside to one of our
-        names: the chain and what we answer there, to this client, now. It is stored nowhere."""
+        names: the chain and what we answer there, to this client, now. It is stored nowhere.
+
+        Before the first catalog is loaded it waits, as a query for our name itself does.
+        """
+        if self.answers.catalog is None and self.loading.expecting:
+            late = Late(loop=asyncio.get_running_loop())
+
+            def again() -> None:
+                if late.done():
+                    return  # the client has left
+                try:
+                    late.have(self._completed(forward, relayed, chain, ede))
+                except Exception:
+                    _log.exception("failed on an alias from outside that waited for the catalog")
+                    self.counting.metrics.errors += 1
+                    late.have(_no_answer(forward))
+
+            if self.loading.park(self.payers.of_source(forward.source), again):
+                return late
+        return self._completed(forward, relayed, chain, ede)
+
+    def _completed(
+        self, forward: Forward, relayed: Relayed, chain: bytes, ede: tuple[Ede, str] | None
+    ) -> bytes:
         rules = self.answers.rules
         ours = respond(
             question_at_end(forward, relayed),
@@ -92,5 +122,9 @@ class Relaying:
             if not leaks(ours):
                 return complete_chain(forward, relayed, chain, ours.octets, ede)
             self.counting.metrics.leaks += 1
-        body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
-        return message(body, forward.query, forward.reply_options)
+        return _no_answer(forward)
+
+
+def _no_answer(forward: Forward) -> bytes:
+    body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
+    return message(body, forward.query, forward.reply_options)
