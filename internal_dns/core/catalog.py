@@ -23,6 +23,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple, NewType, TypeVar
 
 from internal_dns.core.names import Labels, wire
+from internal_dns.core.own import changed_parts, counted_below, names_above
 from internal_dns.core.text import Text
 
 NetworkId = NewType("NetworkId", int)
@@ -548,8 +549,10 @@ class Network:
     flycasts: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     revision: int = 0
     known: bool = True  # False: a source claims it, the catalog does not have it
-    # What `amended` knows of the value before: its revision, and the apps and flycasts that are
-    # others now.
+    zones: frozenset[bytes] = frozenset()  # apexes of private zones, in wire form
+    records: Mapping[bytes, bytes] = field(default_factory=dict)  # by owner (own.py)
+    # What `amended` knows of the value before: its revision, and the parts that are others now:
+    # labels of apps and flycasts, and what own.py calls parts.
     since: int = field(default=-1, compare=False)
     touched: frozenset[bytes] = field(default=frozenset(), compare=False)
 
@@ -617,6 +620,12 @@ class Network:
             return True
         at = bisect_left(others, low)
         return at < len(others) and others[at] <= high
+
+    @cached_property
+    def below(self) -> Mapping[bytes, int]:
+        """How many owners of records and apexes of zones are below each name that is above one:
+        names that exist for what is below them."""
+        return counted_below((*self.records, *self.zones))
 
     @cached_property
     def peer_names(self) -> tuple[bytes, ...]:
@@ -716,7 +725,7 @@ def prepare(network: Network, since: Network | None = None) -> Network:
     """Build the indexes of *network* and return it: called by the thread that loads, so that no
     question waits for one. Apps that *since* has too are prepared already."""
     _ = network.machine_by_112, network.owners, network.other_addresses, network.peer_by_120
-    _ = network.roll, network.peer_names
+    _ = network.roll, network.peer_names, network.below
     for label in network.apps if since is None else network.touched & network.apps.keys():
         app = network.apps[label]
         if len(app.machines) > SMALL:
@@ -735,9 +744,11 @@ def amended(
     peers: Mapping[bytes, Peer] | None,
     flycasts: Mapping[bytes, tuple[bytes, ...]],
     revision: int,
+    zones: frozenset[bytes] | None = None,
+    records: Mapping[bytes, bytes] | None = None,
 ) -> Network:
-    """Return *old* with some parts replaced: None or an empty tuple is gone, None for all peers is
-    as they were.
+    """Return *old* with some parts replaced: None, an empty tuple or an empty string is gone, None
+    for all peers or zones is as they were. With *zones*, *records* are all there are.
 
     Indexes that *old* has built are carried over and amended: a change costs what changed, not what
     is there.
@@ -747,6 +758,9 @@ def amended(
         and all(old.apps.get(label) is app for label, app in apps.items())
         and peers in (None, old.peers)
         and all(old.flycasts.get(label, ()) == found for label, found in flycasts.items())
+        and zones in (None, old.zones)
+        and all(old.records.get(owner, b"") == sets for owner, sets in (records or {}).items())
+        and (zones is None or old.records == records)
     )
     if same and old.known:
         return old
@@ -760,6 +774,12 @@ def amended(
         else:
             kept_apps[label] = app
     kept_flycasts = {label: found for label, found in {**old.flycasts, **flycasts}.items() if found}
+    own = old.records
+    if records is not None:
+        own = records if zones is not None else _amended_records(old.records, records)
+    owners = frozenset(records or ()) | (frozenset() if zones is None else old.records.keys())
+    own_zones = old.zones if zones is None else zones
+    parts = changed_parts((old.records, old.zones), (own, own_zones), owners)
     made = Network(
         old.id,
         old.prefix,
@@ -768,15 +788,45 @@ def amended(
         old.peers if peers is None else peers,
         kept_flycasts,
         revision,
+        zones=own_zones,
+        records=own,
         since=old.revision if old.known else -1,
-        touched=frozenset(apps) | frozenset(flycasts),
+        touched=frozenset(apps) | frozenset(flycasts) | frozenset(parts),
     )
     _carry(old, made, apps)
+    if zones is None and "below" in old.__dict__:
+        made.__dict__["below"] = _amended_below(old, made, owners)
     if peers is None:
         _share(old, made, "peer_by_120", "peer_names")
         if not flycasts:
             _share(old, made, "others", "other_addresses")
     return prepare(made, since=old) if "roll" in old.__dict__ else made
+
+
+def _amended_records(
+    old: Mapping[bytes, bytes], records: Mapping[bytes, bytes]
+) -> Mapping[bytes, bytes]:
+    kept = dict(old)
+    for owner, sets in records.items():
+        if sets:
+            kept[owner] = sets
+        else:
+            kept.pop(owner, None)
+    return kept
+
+
+def _amended_below(old: Network, made: Network, owners: Iterable[bytes]) -> Mapping[bytes, int]:
+    """Return `below` of *made*, which has the zones of *old*, and other records of *owners* only."""
+    come = [owner for owner in owners if owner in made.records and owner not in old.records]
+    gone = [owner for owner in owners if owner in old.records and owner not in made.records]
+    if not come and not gone:
+        return old.below
+    below = dict(old.below)
+    for owner in come:
+        names_above(owner, below, 1)
+    for owner in gone:
+        names_above(owner, below, -1)
+    return below
 
 
 def _sharing(app: App, old: App | None) -> App:
@@ -933,4 +983,13 @@ def changed(old: Catalog, new: Catalog) -> Iterator[tuple[NetworkId, frozenset[b
                 if before.apps.get(a) is not after.apps.get(a)
             }
             flycasts = {a for a, _ in before.flycasts.items() ^ after.flycasts.items()}
-            yield number, frozenset(apps | flycasts)
+            yield number, frozenset(apps | flycasts).union(changed_own(before, after))
+
+
+def changed_own(before: Network, after: Network) -> Iterator[bytes]:
+    """Yield the parts of records and zones that differ."""
+    return changed_parts(
+        (before.records, before.zones),
+        (after.records, after.zones),
+        chain(before.records, after.records),
+    )
