@@ -169,7 +169,13 @@ def test_a_zone_is_refused_with_its_reason(zone: object, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("zone", "public"),
-    [("lan", False), ("corp.example", False), ("net", True), ("de", True), ("10.in-addr.arpa", False)],
+    [
+        ("lan", False),
+        ("corp.example", False),
+        ("net", True),
+        ("de", True),
+        ("10.in-addr.arpa", False),
+    ],
 )
 def test_a_zone_may_be_public(zone: str, public: bool) -> None:
     made = read_zone(zone, PREFIX)
@@ -200,7 +206,8 @@ def test_equal_values_are_one() -> None:
 
 def test_of_a_set_too_large_the_lowest_values_stay() -> None:
     records = [
-        record("a.internal", "TXT", " ".join([f'"{number:03}{"x" * 252}"'] * 50)) for number in range(6)
+        record("a.internal", "TXT", " ".join([f'"{number:03}{"x" * 252}"'] * 50))
+        for number in range(6)
     ]
     gone = losers(records[::-1])
     assert [r.value[1:4] for r, _ in gone] == ["005"]
