@@ -13,7 +13,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, chain
+from itertools import accumulate
+from itertools import chain as flat
 from struct import pack
 from typing import Final
 
@@ -50,9 +51,9 @@ OUR_UDP_SIZE: Final = (
 )
 PLAIN_UDP_SIZE: Final = 512  # RFC 1035 section 4.2.1
 MAX_EDE_TEXT: Final = 120  # octets
-_QNAME: Final = b"\xc0\x0c"  # a pointer to the question's name
+QNAME: Final = b"\xc0\x0c"  # a pointer to the question's name
 RR_HEAD: Final = 12  # octets of an RR before its rdata, with such a pointer
-_AAAA_HEAD: Final = _QNAME + pack("!HHIH", Type.AAAA, IN, TTL, 16)
+_AAAA_HEAD: Final = QNAME + pack("!HHIH", Type.AAAA, IN, TTL, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Body:
 
     rcode: Rcode = Rcode.NOERROR
     aa: bool = True
+    chain: tuple[bytes, ...] = ()  # the CNAME RRs that lead to what was asked for
     answer: tuple[tuple[bytes, ...], ...] = ()  # tie groups of whole RRs
     at_most: int = 0
     authority: bytes = b""  # one RR or none
@@ -68,6 +70,7 @@ class Body:
     ede: tuple[Ede, str] | None = None
     # What the answer was made from. `answer` is empty when it is too large for any message.
     whole: RRset | TextList | None = None
+    owner: bytes = QNAME  # of the answer's RRs, in wire form
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +86,31 @@ class ReplyOptions:
 
 
 def body_of(
-    found: RRset | TextList, qname: tuple[bytes, ...], ede: tuple[Ede, str] | None = None
+    found: RRset | TextList,
+    qname: tuple[bytes, ...],
+    ede: tuple[Ede, str] | None = None,
+    chain: tuple[bytes, ...] = (),
+    owner: bytes = QNAME,
 ) -> Body:
-    """Return the positive reply that holds *found*."""
+    """Return the positive reply that holds *found*, whose RRs are *owner*'s, behind *chain*."""
     if isinstance(found, TextList):
         most = MAX_MESSAGE - RR_HEAD
         if len(found.text.sizes) < found.count or found.text.is_over(most):
-            return Body(ede=ede, whole=found)
+            return Body(chain=chain, ede=ede, whole=found, owner=owner)
         rdata, shown = found.text.strings(most)
         if shown < found.count:
-            return Body(ede=ede, whole=found)
-        return Body(answer=((rr(_QNAME, Type.TXT, rdata),),), ede=ede, whole=found)
+            return Body(chain=chain, ede=ede, whole=found, owner=owner)
+        text = ((rr(owner, Type.TXT, rdata),),)
+        return Body(chain=chain, answer=text, ede=ede, whole=found, owner=owner)
     if found.total:
-        return Body(at_most=found.at_most, ede=ede, whole=found)
-    answer = tuple(tuple(_rrs(found.type, tied)) for tied in found.groups)
+        return Body(chain=chain, at_most=found.at_most, ede=ede, whole=found, owner=owner)
+    answer = tuple(tuple(_rrs(found, tied, owner)) for tied in found.groups)
     return Body(
+        chain=chain,
+        owner=owner,
         answer=answer,
         at_most=found.at_most,
-        additional=_additional(found.extra, qname, MAX_MESSAGE - sum(map(len, chain(*answer)))),
+        additional=_additional(found.extra, qname, MAX_MESSAGE - sum(map(len, flat(*answer)))),
         ede=ede,
         whole=found,
     )
@@ -111,20 +121,21 @@ def ring_of(body: Body) -> bytes:
     another body, whose `answer` has them."""
     if not isinstance(body.whole, RRset) or body.whole.every is None:
         return b""
-    return _AAAA_HEAD.join(chain((b"",), body.whole.every()))
+    head = rr(QNAME, Type.AAAA, bytes(16), body.whole.ttl)[:RR_HEAD]
+    return head.join(flat((b"",), body.whole.every()))
 
 
-def _rrs(rtype: Type, rdata: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield RRs whose owner is the question. Hot path: the octets before rdata are those of the
-    record before, as long as its length is."""
-    if rtype == Type.AAAA:
+def _rrs(found: RRset, rdata: Iterable[bytes], owner: bytes) -> Iterator[bytes]:
+    """Yield RRs of *owner*. Hot path: the octets before rdata are those of the record before, as
+    long as its length is."""
+    if found.type == Type.AAAA and owner == QNAME and found.ttl == TTL:
         yield from map(_AAAA_HEAD.__add__, rdata)
         return
     heads: dict[int, bytes] = {}
     for octets in rdata:
         size = len(octets)
         if size not in heads:
-            heads[size] = rr(_QNAME, rtype, octets)[:RR_HEAD]
+            heads[size] = rr(owner, found.type, octets, found.ttl)[: -size or None]
         yield heads[size] + octets
 
 
@@ -153,7 +164,7 @@ def assemble(
     """Return the octets of the reply, and whether it holds a part only and TC does not say so."""
     whole = body.whole
     if isinstance(whole, RRset) and whole.total:
-        records = list(_rrs(whole.type, chain.from_iterable(whole.groups)))
+        records = list(_rrs(whole, flat.from_iterable(whole.groups), body.owner))
         total = whole.total
     else:
         records = [
@@ -164,19 +175,28 @@ def assemble(
         total = len(records)
     opt_size = 11 + len(reply_options.edns_options) if query.edns else 0
     room = reply_options.limit - HEADER - len(query.question) - opt_size - len(body.authority)
+    leading = body.chain
+    room -= sum(map(len, leading))
     flags, ede, extra = 0, body.ede, body.additional
     too_long = isinstance(whole, TextList) and not records
     partial = False
-    if too_long or len(records) < total or sum(map(len, records)) > room:
+    if room < 0 and leading:  # not even the chain fits
+        flags, ede, extra, records, leading = TC, None, (), [], ()
+        room = reply_options.limit - HEADER - len(query.question) - opt_size - len(body.authority)
+    elif too_long or len(records) < total or sum(map(len, records)) > room:
         extra = ()
         if reply_options.stream:
             partial = True
-            records, ede = _part(whole, records, total, room, has_opt=query.edns is not None)
+            has_opt = query.edns is not None
+            records, ede = _part(whole, records, total, room, body.owner, has_opt=has_opt)
         else:
             flags, ede = TC, None
             # Part of a TXT RR would be a shorter list that looks complete; some addresses are still
             # of use.
             records = [] if isinstance(whole, TextList) else records[: _fitting(records, room)]
+            if not records:  # aliases alone look like NODATA to who does not look at TC
+                room += sum(map(len, leading))
+                leading = ()
     room -= sum(map(len, records))
     error = ede_option(ede) if query.edns else b""
     if len(error) > room:  # the first to go
@@ -188,10 +208,12 @@ def assemble(
             break
         additional.append(record)
         room -= len(record)
+    answers, additionals = len(leading) + len(records), len(additional) + bool(query.edns)
     return b"".join((
         header(query, body.rcode, aa=body.aa, ra=reply_options.ra, flags=flags),
-        pack("!4H", bool(query.question), len(records), bool(body.authority), len(additional) + bool(query.edns)),
+        pack("!4H", bool(query.question), answers, bool(body.authority), additionals),
         query.question,
+        *leading,
         *records,
         body.authority,
         *additional,
@@ -230,7 +252,13 @@ def ede_option(ede: tuple[Ede, str] | None) -> bytes:
 
 
 def _part(
-    whole: RRset | TextList | None, records: list[bytes], total: int, room: int, *, has_opt: bool
+    whole: RRset | TextList | None,
+    records: list[bytes],
+    total: int,
+    room: int,
+    owner: bytes,
+    *,
+    has_opt: bool,
 ) -> tuple[list[bytes], tuple[Ede, str]]:
     """Return as many whole RRs (of a TXT list: whole items) as fit a TCP message, and how to ask
     for the rest.
@@ -250,12 +278,12 @@ def _part(
 
     def items_in(left: int) -> int:
         nonlocal rdata
-        rdata, items = text.strings(left - RR_HEAD)
+        rdata, items = text.strings(left - RR_HEAD + len(QNAME) - len(owner))
         return items
 
     most = len(text.sizes)
     _, ede = part_told(items_in, most, whole.count, room, pageable=pageable, has_opt=has_opt)
-    return [rr(_QNAME, Type.TXT, rdata)], ede
+    return [rr(owner, Type.TXT, rdata)], ede
 
 
 def part_told(

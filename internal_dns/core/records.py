@@ -61,6 +61,7 @@ class RRset:
     extra: tuple[Extra, ...] = ()
     stored: bool = True
     total: int = 0
+    ttl: int = TTL
     every: Callable[[], Iterable[bytes]] | None = field(default=None, compare=False)
 
 

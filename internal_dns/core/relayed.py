@@ -10,12 +10,13 @@ A TTL only falls: it is what the upstream said, less the seconds it has been her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from struct import pack
 from typing import Final
 
 from internal_dns.core.message import ReplyOptions, ede_option, header, opt
+from internal_dns.core.own import zone_of
 from internal_dns.core.wire import (
     AD,
     HEADER,
@@ -69,6 +70,34 @@ class Relayed:
     lifetime: int  # seconds it may be kept; 0: it answers those who wait for it, and is forgotten
     chain: int = 0  # RRs of the answer before the set that was asked for
     target: bytes = b""  # a name of ours that the chain ends in (wire form): incomplete
+    # Where each alias of the chain leads (wire form), and how many RRs have led there.
+    aliases: tuple[tuple[bytes, int], ...] = ()
+
+    def leads_into(self, name: bytes, zones: Collection[bytes]) -> bool:
+        """Whether *name*, which this answers, or an alias on the way is in one of *zones*."""
+        return zone_of(name, zones) is not None or any(
+            zone_of(target, zones) is not None for target, _ in self.aliases
+        )
+
+    def cut_at(self, name: bytes, zones: Collection[bytes]) -> Relayed:
+        """Return the chain up to the first name that is in one of *zones*, incomplete: this itself
+        when there is none. *name* is what this answers."""
+        for target, count in ((name, 0), *self.aliases):
+            if zone_of(target, zones) is not None:
+                at = self.ttls[count - 1] if count else 0
+                length = int.from_bytes(self.records[at + 4 : at + 6], "big")
+                return replace(
+                    self,
+                    rcode=0,
+                    ad=False,
+                    counts=(count, 0),
+                    records=self.records[: at + 6 + length] if count else b"",
+                    ttls=self.ttls[:count],
+                    chain=count,
+                    target=target,
+                    aliases=(),
+                )
+        return self
 
     def after(self, seconds: int) -> Relayed:
         """Return what this is when it was *seconds* old when it came (RFC 8484 section 5.1)."""
@@ -117,7 +146,9 @@ def scrub(checked: Checked, name: bytes, qtype: int, *, dnssec_ok: bool) -> Rela
     better.
     """
     answers, authorities = checked.counts[:2]
-    chain, before, last, found = _chain(checked, checked.spans[:answers], name, qtype, dnssec_ok)
+    aliases: list[tuple[bytes, int]] = []
+    answer = checked.spans[:answers]
+    chain, before, last, found = _chain(checked, answer, name, qtype, aliases, dnssec_ok)
     target = _our_target(checked, chain, last, qtype)
     authority = checked.spans[answers : answers + authorities] if not target else ()
     soa = (
@@ -139,7 +170,8 @@ def scrub(checked: Checked, name: bytes, qtype: int, *, dnssec_ok: bool) -> Rela
         records = _with_negative_ttl(records, ttls[len(chain) :], _negative_ttl(checked, soa))
     lifetime = _lifetime(checked, kept, soa, found=found or bool(target), aliased=last != name)
     ad = bool(checked.flags & AD) and not target
-    return Relayed(checked.rcode, ad, counts, records, ttls, lifetime, before, target)
+    way = tuple(aliases)
+    return Relayed(checked.rcode, ad, counts, records, ttls, lifetime, before, target, way)
 
 
 def _our_target(checked: Checked, chain: Sequence[Span], last: bytes, qtype: int) -> bytes:
@@ -181,10 +213,16 @@ def _with_negative_ttl(records: bytes, ttls: Sequence[int], most: int) -> bytes:
 
 
 def _chain(
-    checked: Checked, answers: Sequence[Span], name: bytes, qtype: int, dnssec_ok: bool
+    checked: Checked,
+    answers: Sequence[Span],
+    name: bytes,
+    qtype: int,
+    aliases: list[tuple[bytes, int]],
+    dnssec_ok: bool,
 ) -> tuple[list[Span], int, bytes, bool]:
     """Return the RRs that lead from *name* to what was asked, in this order; how many come before
-    what was asked; the last name; whether it has any."""
+    what was asked; the last name; whether it has any. Add to *aliases* where each leads, and how many RRs
+    have led there."""
     octets = checked.octets
     # Hot path: the one RRset that was asked for, as thousands of RRs are in honest replies.
     asked = [
@@ -229,6 +267,7 @@ def _chain(
         if any(span[0] == target for span in kept):
             raise BadReply("a chain of CNAMEs that loops", final=True)
         name = target
+        aliases.append((name, len(kept)))
     raise BadReply("a chain of more than 16 CNAMEs", final=True)
 
 

@@ -59,7 +59,7 @@ _STALE_NXDOMAIN: Final = (Ede.STALE_NXDOMAIN, _STALE[1])
 _log = logging.getLogger("internal_dns")
 
 # Returns the reply to a question whose answer is a chain into one of our names.
-Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes]
+Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes | Late]
 
 
 class Forwarder:
@@ -97,6 +97,8 @@ class Forwarder:
             None
         )
         self.complete: Complete = nothing_of_ours
+        # Ends a chain where it leads into a zone of the asker's network.
+        self.cut: Callable[[Forward, Relayed], Relayed] = lambda forward, relayed: relayed
         self.forget: Callable[[], None] = lambda: None
         # The fair queue's, so that checking and relaying replies has its turn.
         self.relay: Callable[[NetworkId, Callable[[], None]], None] = lambda network, make: make()
@@ -189,7 +191,7 @@ class Forwarder:
 
     # ── clients ───────────────────────────────────────────────────────────────────────────────────
 
-    def answer(self, forward: Forward, source: bytes) -> bytes | Waiter:
+    def answer(self, forward: Forward, source: bytes) -> bytes | Late:
         """Return the reply, or what will hold it when upstreams have been asked; never raises."""
         query, now = forward.query, self.loop.time()
         question = question_of(query)
@@ -211,7 +213,9 @@ class Forwarder:
                 return self._fail(forward, LOOP)
         return self._ask(forward, question, stale)
 
-    def _cached(self, forward: Forward, question: Question, kept: CacheEntry, now: float) -> bytes:
+    def _cached(
+        self, forward: Forward, question: Question, kept: CacheEntry, now: float
+    ) -> bytes | Late:
         if not kept.reply.target:  # what is incomplete is completed for each who asks
             self.keep(
                 question.name,
@@ -224,9 +228,7 @@ class Forwarder:
             )
         return self._relayed(forward, kept.reply, int(now - kept.since), "cached")
 
-    def _ask(
-        self, forward: Forward, question: Question, stale: CacheEntry | None
-    ) -> bytes | Waiter:
+    def _ask(self, forward: Forward, question: Question, stale: CacheEntry | None) -> bytes | Late:
         """Join those who ask this, or ask it."""
         number, asking = forward.network, None
         if self.waiting[number] < PER_NETWORK:
@@ -242,7 +244,7 @@ class Forwarder:
             waiter.timer = self.loop.call_later(CLIENT_PATIENCE, waiter.lose_patience)
         return waiter
 
-    def conclude(self, waiter: Waiter, outcome: Outcome) -> bytes:
+    def conclude(self, waiter: Waiter, outcome: Outcome) -> bytes | Late:
         """Return the reply for a client that waited; never raises."""
         try:
             return self._concluded(waiter.forward, outcome, waiter.stale)
@@ -256,7 +258,9 @@ class Forwarder:
         if not self.waiting[number]:
             del self.waiting[number]
 
-    def _concluded(self, forward: Forward, outcome: Outcome, stale: CacheEntry | None) -> bytes:
+    def _concluded(
+        self, forward: Forward, outcome: Outcome, stale: CacheEntry | None
+    ) -> bytes | Late:
         if isinstance(outcome, Relayed):
             return self._relayed(forward, outcome, 0, "answered")
         if stale is not None and outcome.ede[0] is not Ede.BLOCKED:
@@ -271,9 +275,10 @@ class Forwarder:
         age: int | None,
         outcome: str,
         ede: tuple[Ede, str] | None = None,
-    ) -> bytes:
+    ) -> bytes | Late:
         """Return the reply that holds *relayed*, which has been here for *age* seconds, None when it
         is stale."""
+        relayed = self.cut(forward, relayed)
         if not relayed.target:
             self.metrics.forwards[outcome] += 1
             return relay(relayed, forward.query, forward.reply_options, age, ede)
@@ -496,6 +501,7 @@ class Waiter(Late):
         super().__init__(loop=forwarder.loop)
         self.forwarder, self.forward, self.asking, self.stale = forwarder, forward, asking, stale
         self.timer: asyncio.TimerHandle | None = None
+        self.next: Late | None = None  # what it waits for after its own question
 
     def tell(self, outcome: Outcome, *, at_once: bool = False) -> None:
         """Have the reply made in the turn of the client's network, which may be now."""
@@ -509,7 +515,16 @@ class Waiter(Late):
     def _make(self, outcome: Outcome) -> None:
         if not self.done():  # the client has not left
             self.forwarder.no_longer_waits(self.forward.network)
-            self.have(self.forwarder.conclude(self, outcome))
+            reply = self.forwarder.conclude(self, outcome)
+            if isinstance(reply, bytes):
+                self.have(reply)
+            else:  # its aliases lead outside once more
+                self.next = reply
+                reply.when_there(self._have_next)
+
+    def _have_next(self, reply: bytes) -> None:
+        if not self.done():
+            self.have(reply)
 
     def lose_patience(self) -> None:
         """Take the stale reply; the question goes on. Not while a reply waits to be checked: that
@@ -525,8 +540,11 @@ class Waiter(Late):
         if not self.done():
             if self.timer is not None:
                 self.timer.cancel()
-            self.asking.waiters.pop(self, None)
-            self.forwarder.no_longer_waits(self.forward.network)
+            if self.next is not None:
+                self.next.cancel(msg)
+            else:
+                self.asking.waiters.pop(self, None)
+                self.forwarder.no_longer_waits(self.forward.network)
         return super().cancel(msg)
 
 

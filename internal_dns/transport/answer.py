@@ -26,11 +26,11 @@ from itertools import chain
 from operator import itemgetter
 from random import getrandbits
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from internal_dns.core.aliases import completed, question_at_end
+from internal_dns.core.aliases import completed, joined, question_at_end
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import Drop, Forward, Reply, Rules, asker, respond
+from internal_dns.core.journey import TOO_LONG, Drop, Forward, Reply, Rules, asker, respond
 from internal_dns.core.message import Body, ReplyOptions, message
 from internal_dns.core.records import ADDRESS_RR, RRset, TextList, address_text
 from internal_dns.core.relayed import Relayed
@@ -82,7 +82,9 @@ Keep = Callable[
 ]  # AnswerTable.remember_relayed
 
 
-Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes]  # Exchange.complete
+# Exchange.complete
+Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes | Late]
+Cut = Callable[[Forward, Relayed], Relayed]  # Exchange.cut
 Relay = Callable[[NetworkId, Callable[[], None]], None]
 Check = Callable[[Iterable[NetworkId], Callable[[], None]], None]
 
@@ -93,6 +95,7 @@ class Forwarder(Protocol):
     keep: Keep  # called with what is known and asked for again
     forget: Callable[[], None]  # called when what was kept holds no more
     complete: Complete  # called with a chain that ends in one of our names
+    cut: Cut  # called with each chain: it may lead through a zone of the asker's
     relay: Relay  # called to have a reply made when its network has its turn
     check: Check  # called to have an upstream's reply checked when one that waits for it has
 
@@ -138,7 +141,7 @@ class Exchange:
                 self.answers.remember_relayed,
                 self.answers.forget_relayed,
             )
-            forwarder.complete = self.complete
+            forwarder.complete, forwarder.cut = self.complete, self.cut
             forwarder.relay, forwarder.check = self._relay_in_turn, self._check_in_turn
         self._timer: asyncio.TimerHandle | None = None
         self._repeats = metrics.durations["repeat"]
@@ -497,19 +500,37 @@ class Exchange:
         return said.octets if isinstance(said, Reply) else b""
 
     def _forward(self, forward: Forward, source: bytes, begin: float) -> Outcome:
-        assert self.forwarder is not None  # rules.forwarding is off without one
-        reply = self.forwarder.answer(forward, source)
+        reply = self._forwarded(forward, source)
         if isinstance(reply, bytes):
             self._count_forwarded(forward, begin, reply)
         else:
             reply.when_there(partial(self._count_forwarded, forward, begin))
         return reply
 
+    def _forwarded(self, forward: Forward, source: bytes) -> bytes | Late:
+        """Return the reply to a question that leads outside, behind the aliases that lead there."""
+        assert self.forwarder is not None  # rules.forwarding is off without one
+        reply = self.forwarder.answer(forward, source)
+        if (led := forward.led) is None:
+            return reply
+        return after(reply, partial(joined, led))
+
+    def cut(self, forward: Forward, relayed: Relayed) -> Relayed:
+        """Return *relayed* up to the first name on its way that is in a zone of the asker's network:
+        what follows is answered from there."""
+        catalog = self.answers.catalog_for(forward.source)
+        network = catalog.networks.get(forward.network) if catalog else None
+        if network is None or not network.zones or forward.query.qtype in (Type.CNAME, Type.ANY):
+            return relayed
+        return relayed.cut_at(forward.query.name, network.zones)
+
     def complete(
         self, forward: Forward, relayed: Relayed, chain: bytes, ede: tuple[Ede, str] | None
-    ) -> bytes:
+    ) -> bytes | Late:
         """Return the reply to a question whose answer is a chain from outside into one of our
         names: what we answer there, to this asker, now. It is stored nowhere."""
+        if forward.returned:
+            return message(TOO_LONG, forward.query, forward.reply_options)
         ours = respond(
             question_at_end(forward, relayed),
             forward.source,
@@ -519,7 +540,16 @@ class Exchange:
             rotation=forward.reply_options.rotation,
             stream=True,
             now=int(time.time()),
+            aliases=forward.aliases,
         )
+        if isinstance(ours, Forward):
+            if forward.left or ours.led is None:
+                return message(TOO_LONG, forward.query, forward.reply_options)
+            again = replace(ours, returned=1)
+            return after(
+                self._forwarded(again, forward.source),
+                lambda reply: completed(forward, relayed, chain, reply, ede),
+            )
         if isinstance(ours, Reply):
             if not leaks(ours):
                 return completed(forward, relayed, chain, ours.octets, ede)
@@ -528,8 +558,9 @@ class Exchange:
         return message(body, forward.query, forward.reply_options)
 
     def _count_forwarded(self, forward: Forward, begin: float, reply: bytes) -> None:
+        kind = forward.led.kind if forward.led else "forward"
         self.metrics.durations["forward"].observe(perf_counter() - begin)
-        self.metrics.response("forward", reply[3] & 15, forward.query.qtype)[0] += 1
+        self.metrics.response(kind, reply[3] & 15, forward.query.qtype)[0] += 1
 
     def _failed(self, octets: bytes, reason: str = "") -> bytes | None:
         """Our trouble: SERVFAIL that names the question, a counter, and at most one log line a
@@ -546,6 +577,32 @@ class Exchange:
         self.metrics.response("internal", Rcode.SERVFAIL, _qtype(octets))[0] += 1
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the server failed on this question"))
         return message(body, query, ReplyOptions(ra=self.rules.forwarding))
+
+
+def after(reply: bytes | Late, make: Callable[[bytes], bytes]) -> bytes | Late:
+    """Return what *make* makes of *reply*, when it is there."""
+    if isinstance(reply, bytes):
+        return make(reply)
+    made = Made(reply, loop=reply.get_loop())
+    reply.when_there(lambda octets: made.have_made(make, octets))
+    return made
+
+
+class Made(Late):
+    """A reply that is made of another. Whoever no longer wants it does not want that one either."""
+
+    def __init__(self, of: Late, **how: Any) -> None:
+        super().__init__(**how)
+        self.of = of
+
+    def have_made(self, make: Callable[[bytes], bytes], octets: bytes) -> None:
+        if not self.done():
+            self.have(make(octets))
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if not self.done():
+            self.of.cancel(msg)
+        return super().cancel(msg)
 
 
 def refusal(source: bytes, reason: str, count: int, prefix: bytes) -> str:
@@ -572,7 +629,9 @@ def leaks(reply: Reply) -> bool:
         return False
     body, network = reply.said
     ring = reply.remember.ring if reply.remember else b""
-    records = chain(*body.answer, body.additional)
+    # A network's own TXT may hold any octets, also those of an AAAA RR.
+    of_addresses = isinstance(body.whole, RRset) and body.whole.type == Type.AAAA
+    records = chain(*(body.answer if of_addresses else ()), body.additional)
     seen = {head[10:] for head in set(map(_HEAD, records)) if head[:2] == _AAAA and len(head) == 16}
     if isinstance(body.whole, RRset):
         seen.update(extra.address[:6] for extra in body.whole.extra)

@@ -21,7 +21,7 @@ from internal_dns.late import Late
 from internal_dns.metrics import Histogram, Metrics, registry
 from internal_dns.net import Endpoint
 from internal_dns.server import Server
-from internal_dns.transport.answer import Complete, Exchange, Keep
+from internal_dns.transport.answer import Complete, Cut, Exchange, Keep
 from internal_dns.transport.listen.sockets import bind, kernel_drops
 from tests.core.messages import AAAA, IN_WEB, OUTSIDER, ROWS, SERVER, TXT, ip, loaded, opt, query
 from tests.tools import requires_tool
@@ -177,6 +177,7 @@ class LateForwarder:
         self.relay: Any = None
         self.check: Any = None
         self.complete: Complete = lambda *chain: b""
+        self.cut: Cut = lambda forward, relayed: relayed
 
     def answer(self, forward: Forward, source: bytes) -> Late:
         return Late()

@@ -14,7 +14,7 @@ import pytest
 from internal_dns.core import names
 from internal_dns.core.explain import told
 from internal_dns.core.forms import FORMS
-from internal_dns.core.journey import asked_in, our_zone
+from internal_dns.core.resolve import asked_in, our_zone
 from internal_dns.core.wire import Type
 from tests.core.messages import labels
 
@@ -112,7 +112,7 @@ def test_a_new_form_is_missed_wherever_it_is_not_known(checked: Path) -> None:
     source.write_text(text)
     found = complaints(checked)
     assert {"find", "mismatch"} <= found["lookup"]
-    assert "depends_on" in found["journey"]
+    assert "depends_on" in found["resolve"]
     assert "told" in found["explain"]
 
 
@@ -142,5 +142,5 @@ def test_a_new_field_of_addresses_is_missed_wherever_it_is_not_read(checked: Pat
     source.write_text(f"{before}class Addresses(NamedTuple):{after}")
     found = complaints(checked)
     assert {"_lacking", "selected", "mismatch"} <= found["lookup"]
-    assert "depends_on" in found["journey"]
+    assert "depends_on" in found["resolve"]
     assert "told" in found["explain"]

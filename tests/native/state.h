@@ -19,7 +19,7 @@ static inline struct answer_spec spec_of(const uint8_t *name, size_t length)
 
 static inline void put_network(struct table *table, uint32_t number, uint64_t room)
 {
-    struct network *made = make_network(table, number, room);
+    struct network *made = make_network(table, number, room, 0);
     assert(made);
     add_label(table, made->bits, made->mask, (const uint8_t *)"\3web");
     publish_network(table, made);

@@ -239,22 +239,22 @@ def audit(table: AnswerTable) -> None:
     """Fail unless all books agree."""
     entries = held(table)
     sizes: Counter[bytes] = Counter()
-    labels = set()
+    labels = set[tuple[Any, ...]]()
     for (network, key, where), entry in entries.items():
         sizes[network] += entry.size
-        labels.add((network, entry.label, key, where))
+        labels |= {(network, part, key, where) for part in entry.parts or (None,)}
     assert table.entries == len(entries)
     assert table.octets == sum(sizes.values())
     assert table._sizes == dict(sizes)
     books = [
         (n, label, keys)
-        for n, by_label in table._by_label.items()
+        for n, by_label in table._by_part.items()
         for label, keys in by_label.items()
     ]
     assert {(n, label, *key) for n, label, keys in books for key in keys} == labels
     assert all(keys for _, _, keys in books)
     assert all(table._tables.values())
-    assert all(table._by_label.values())
+    assert all(table._by_part.values())
     if isinstance(table.mirror, Mirror):
         mirrored = {
             (network, key)
@@ -1170,7 +1170,7 @@ def test_the_books_are_empty_when_everything_is_forgotten(seed: int) -> None:
             twins.table.forget(number, None)
     assert twins.table.entries == twins.table.octets == 0
     assert not twins.table._tables
-    assert not twins.table._by_label
+    assert not twins.table._by_part
     assert not twins.table._sizes
 
 

@@ -63,6 +63,7 @@ class Upstreams:
     keep: Any = None
     forget: Any = None
     complete: Any = None
+    cut: Any = None
     relay: Any = None
     check: Any = None
 

@@ -20,8 +20,9 @@ from internal_dns.admin.asking import ADVERTISED, NotAQuestion, query_for
 from internal_dns.core import names
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.explain import Explanation, Verdict, explain
-from internal_dns.core.journey import Forward, Rules, asked_in, asker, depends_on, our_zone
+from internal_dns.core.journey import Forward, Rules, asker
 from internal_dns.core.requester import Requester
+from internal_dns.core.resolve import asked_in, depends_on, our_zone
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, Query, read_query
 
 # machines a question may concern: sorting more holds the interpreter, and so the answers

@@ -97,6 +97,7 @@ cdef extern from "worker.h" nogil:
         uint16_t cell
         uint8_t extended
         bint names_zone
+        uint32_t lead
         uint32_t unit
         uint32_t turns
         uint32_t records
@@ -122,7 +123,9 @@ cdef extern from "worker.h" nogil:
     bint remove_answer(table *, uint32_t network, uint16_t qtype, uint8_t variant, const uint8_t *name, uint8_t length)
     answer *find_kept(const table *, uint32_t network, uint16_t qtype, uint8_t variant, const uint8_t *name,
                       uint8_t length)
-    network *make_network(const table *, uint32_t number, uint64_t labels)
+    network *make_network(const table *, uint32_t number, uint64_t labels, uint64_t zones)
+    void add_zone(const table *, network *, const uint8_t *name, uint32_t length)
+    void add_everything(network *, bint outside)
     network *find_network(const table *, uint32_t number)
     void publish_network(table *, network *)
     bint remove_node(table *, map *, const uint64_t *key, uint32_t words)

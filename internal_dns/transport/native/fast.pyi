@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 FAIR_QUEUES: Final[int]
@@ -29,7 +29,8 @@ class Table:
     def set_options(self, secret: bytes, nsid: bytes) -> None: ...
     def put(
         self, network: int, name: bytes, qtype: int, flags: int, counts: Sequence[int], unit: int, turns: int,
-        records: bytes, sizes: Sequence[int], options: bytes, cell: int, indivisible: bool = False,
+        records: bytes, sizes: Sequence[int], options: bytes, cell: int, indivisible: bool = False, lead: int = 0,
+        leading: int = 0,
     ) -> int: ...  # fmt: skip
     def put_relayed(
         self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool, flags: int, extended: int,
@@ -65,8 +66,11 @@ class Table:
     def kept(self) -> list[tuple[int, bytes, int, int]]: ...
 
 class Network:
-    def __init__(self, table: Table, number: int, room: int) -> None: ...
+    def __init__(
+        self, table: Table, number: int, room: int, zones: Collection[bytes] = ()
+    ) -> None: ...
     def add(self, labels: Iterable[bytes]) -> None: ...
+    def add_everything(self, outside: bool = False) -> None: ...
     def publish(self) -> None: ...
 
 class Worker:

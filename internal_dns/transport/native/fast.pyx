@@ -85,19 +85,21 @@ cdef class Table:
 
     def put(self, unsigned int network, bytes name, unsigned short qtype, unsigned short flags, counts,
             unsigned int unit, unsigned int turns, bytes records, sizes, bytes options, unsigned short cell,
-            bint indivisible=False):
+            bint indivisible=False, unsigned int lead=0, unsigned int leading=0):
         """Keep an answer of *network*; return the octets it takes.
 
         *records* are answer, authority and additional section without OPT; the first *turns* of them, of *unit* octets
         each, take turns in being first. *counts* are theirs, *options* go into OPT. *sizes* are the octets of the answer
         section in *records*, of the authority section, and of all sections, the answer's even when it is not there.
-        An *indivisible* answer that does not fit leaves none of its records.
+        An *indivisible* answer that does not fit leaves none of its records. The first *leading* records, of *lead*
+        octets, are aliases: they stay in front of those that take turns.
         """
         cdef answer_spec answer
         fill(&answer, network, name, qtype, flags, counts, records, options, cell)
         answer.unit, answer.turns = unit, turns
         answer.shown, answer.authority, answer.whole = sizes
         answer.indivisible = indivisible
+        answer.lead, answer.chain = lead, leading
         check_shape(&answer)
         return self.keep(&answer)
 
@@ -245,11 +247,14 @@ cdef class Network:
     cdef network *made
     cdef Table table
 
-    def __cinit__(self, Table table, unsigned int number, unsigned int room):
+    def __cinit__(self, Table table, unsigned int number, unsigned int room, zones=()):
+        """*zones* are the network's own, in lower-cased wire form."""
         self.table = table
-        self.made = make_network(table.table, number, room)
+        self.made = make_network(table.table, number, room, len(zones))
         if self.made is NULL:
             raise MemoryError
+        for zone in zones:
+            add_zone(table.table, self.made, zone, checked_length(zone))
 
     def __dealloc__(self):
         free(self.made)
@@ -260,6 +265,12 @@ cdef class Network:
             raise ValueError("published")
         for label in labels:
             self.table.add(self.made.bits, self.made.mask, label)
+
+    def add_everything(self, bint outside=False):
+        """Let all names below `internal` go up, and with *outside*, if it has zones, all others."""
+        if self.made is NULL:
+            raise ValueError("published")
+        add_everything(self.made, outside)
 
     def publish(self):
         """Make it known, in place of the one of its number. That one pays on for what it sent up."""
@@ -290,9 +301,11 @@ cdef int fill(answer_spec *answer, uint32_t network, bytes name, uint16_t qtype,
 
 
 cdef int check_shape(const answer_spec *answer) except -1:
-    if <uint64_t>answer.unit * answer.turns > answer.shown or answer.turns > 1 and not answer.unit:
+    if answer.lead > answer.shown or answer.chain > answer.counts[0] or bool(answer.lead) != bool(answer.chain):
+        raise ValueError("fewer records than lead")
+    if <uint64_t>answer.lead + <uint64_t>answer.unit * answer.turns > answer.shown or answer.turns > 1 and not answer.unit:
         raise ValueError("fewer records than take turns")
-    if answer.turns > 1 and answer.unit * answer.turns != answer.shown:
+    if answer.turns > 1 and answer.lead + answer.unit * answer.turns != answer.shown:
         raise ValueError("some records take turns, and others do not")
     if <uint64_t>answer.shown + answer.authority > answer.records:
         raise ValueError("sections larger than the records")

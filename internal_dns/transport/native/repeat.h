@@ -66,12 +66,13 @@ struct answer {
     struct node node;
     _Atomic uint64_t hits;    /* about: two workers may count at once */
     uint64_t stored, refresh, expires; /* relayed: milliseconds of the coarse monotonic clock */
-    uint32_t unit, turns;     /* the first records, of `unit` octets each, take turns in being first */
+    uint32_t lead;            /* octets of the records that `octets` begins with: aliases, which stay in front */
+    uint32_t unit, turns;     /* the next records, of `unit` octets each, take turns in being first */
     uint32_t records, options; /* octets */
     uint32_t shown, authority; /* octets of these sections, which `records` begins with */
     uint32_t whole;           /* octets of all three: more than `records` when of the answer section only its size is
                                * kept, or of a relayed one only its beginning */
-    uint32_t chain;           /* relayed: RRs that lead to the set that was asked for */
+    uint32_t chain;           /* RRs that lead to the set that was asked for; `lead` is their octets if not relayed */
     uint32_t ttl_count;
     const uint16_t *ttls;     /* relayed: where in the records the TTLs are */
     const uint8_t *octets;
@@ -83,13 +84,14 @@ struct answer {
     _Atomic bool asked_again; /* somebody was sent up to have it refreshed */
 };
 
-/* What the table must know of a network: which first labels below `internal` Python must see. The set is two bits a
- * label in a bit array: a label whose bits are not both set is certainly not in it, and that is all that is asked. */
+/* What the table must know of a network: which first labels below `internal` Python must see, and which zones are its
+ * own. A set is two bits a member in a bit array: a member whose bits are not both set is certainly not in it, and that
+ * is all that is asked. */
 struct network {
     struct node node;
     _Atomic uint64_t due;     /* nanoseconds: until when what it sent up is paid for (worker.h) */
-    uint64_t mask;
-    _Atomic uint64_t *bits;
+    uint64_t mask, zones_mask;
+    _Atomic uint64_t *bits, *zones; /* the second is NULL for a network without zones */
 };
 
 struct source_map {
@@ -255,6 +257,25 @@ static inline bool in_set(const _Atomic uint64_t *bits, uint64_t mask, uint64_t 
         && atomic_load_explicit(&bits[other / 64], memory_order_acquire) >> other % 64 & 1;
 }
 
+/* The hash of a whole name, lower-cased; an end of a key's name is not aligned, so it is copied. */
+static inline uint64_t name_hash(const struct table *table, const uint8_t *name, uint32_t length)
+{
+    uint64_t words[KEY_WORDS] = {0};
+    words[0] = length;
+    memcpy(words + 1, name, length);
+    return keyed_hash(table->secret, words, 1 + (length + 7) / 8);
+}
+
+/* Whether a well-formed name may be in a zone of the network's own. At most 127 labels. */
+static inline bool in_own_zone(const struct table *table, const struct network *network, const uint8_t *name,
+                               uint32_t length)
+{
+    for (uint32_t at = 0; at < length && name[at] && name[at] < 64; at += 1 + (uint32_t)name[at])
+        if (in_set(network->zones, network->zones_mask, name_hash(table, name + at, length - at)))
+            return true;
+    return false;
+}
+
 static const uint8_t INTERNAL[10] = "\x08internal"; /* with its root label */
 
 static inline bool is_internal(const uint8_t *name, uint32_t length)
@@ -293,6 +314,10 @@ static inline struct answer *find_relayed(const struct table *table, struct quer
     struct answer *found = (struct answer *)find_node(&table->answers, hash, query->key, query->key_words);
     if (!found || now >= found->expires)
         return NULL;
+    const struct network *network = find_network(table, query->network);
+    if (network && network->zones
+        && (found->chain || in_own_zone(table, network, (const uint8_t *)(query->key + 1), length)))
+        return NULL; /* an alias may lead into a zone too: Python looks */
     if (now >= found->refresh && !atomic_exchange(&found->asked_again, true))
         return NULL;
     return found;
@@ -552,6 +577,11 @@ static inline size_t build_part(const struct table *table, const struct answer *
         return 0;
     uint32_t left = query->limit - fixed, shown = answer->whole - (answer->records - answer->shown), first = 0;
     uint32_t flags = answer->flags, answers = answer->counts[0], additionals = answer->counts[2], additional = 0;
+    uint32_t lead = relayed ? 0 : answer->lead, leading = relayed ? 0 : answer->chain;
+    const uint8_t *ring = answer->octets + lead;
+    if (lead > left)
+        return 0;
+    left -= lead, shown -= lead, answers -= leading;
     if (relayed) {
         shown = first_of(answer, left, &answers);
         additionals = 0;
@@ -566,8 +596,10 @@ static inline size_t build_part(const struct table *table, const struct answer *
             shown = answers * answer->unit;
             first = rotation % answer->turns * answer->unit;
         } else
-            shown = fitting(answer->octets, left, &answers);
-    } else if (shown != answer->shown)
+            shown = fitting(ring, left, &answers);
+        if (!answers) /* aliases alone look like NODATA to who does not look at TC */
+            left += lead, lead = leading = 0;
+    } else if (lead + shown != answer->shown)
         return 0; /* it fits, and is not here */
     else
         first = answer->turns > 1 ? rotation % answer->turns * answer->unit : 0;
@@ -579,10 +611,11 @@ static inline size_t build_part(const struct table *table, const struct answer *
     size_t size = query->limit - (left - additional);
     if (size > room)
         return 0;
-    uint8_t *at = put_head(query, flags, answers, relayed ? 0 : answer->counts[1], additionals, out);
-    /* From the first in turn to the end, and then from the beginning. */
-    uint32_t until_end = answer->shown - first < shown ? answer->shown - first : shown;
-    at = put(put(at, answer->octets + first, until_end), answer->octets, shown - until_end);
+    uint8_t *at = put_head(query, flags, leading + answers, relayed ? 0 : answer->counts[1], additionals, out);
+    /* The aliases; from the first in turn to the end, and then from the beginning. */
+    uint32_t all = answer->shown - (uint32_t)(ring - answer->octets);
+    uint32_t until_end = all - first < shown ? all - first : shown;
+    at = put(put(put(at, answer->octets, lead), ring + first, until_end), ring, shown - until_end);
     uint8_t *authority = at;
     if (relayed)
         age(answer, answers, now->monotonic, at - shown);
@@ -608,9 +641,11 @@ static inline size_t build_reply(const struct table *table, const struct answer 
     uint8_t *at = put_head(query, answer->flags, answer->counts[0], answer->counts[1], answer->counts[2], out);
     uint8_t *records = at;
     uint32_t ring = answer->unit * answer->turns, first = answer->turns > 1 ? rotation % answer->turns * answer->unit : 0;
-    at = put(at, answer->octets + first, ring - first);
-    at = put(at, answer->octets, first);
-    at = put(at, answer->octets + ring, answer->records - ring);
+    const uint8_t *octets = answer->octets + answer->lead;
+    at = put(at, answer->octets, answer->lead);
+    at = put(at, octets + first, ring - first);
+    at = put(at, octets, first);
+    at = put(at, octets + ring, answer->records - answer->lead - ring);
     if (answer->names_zone)
         put_two(records, 0xc000 | (query->end - 4 - (uint32_t)sizeof INTERNAL));
     age(answer, answer->ttl_count, now->monotonic, records);

@@ -15,7 +15,7 @@ struct answer_spec {
     uint16_t flags, counts[3], cell;
     uint8_t extended;
     bool names_zone;
-    uint32_t unit, turns, records, options, ttl_count, shown, authority, whole, chain;
+    uint32_t lead, unit, turns, records, options, ttl_count, shown, authority, whole, chain;
     bool indivisible;
     const uint8_t *record_octets, *option_octets;
     const uint16_t *ttls;
@@ -178,7 +178,7 @@ static inline struct answer *make_answer(const struct table *table, const struct
         memcpy(at, spec->ttls, ttl_size);
     made->octets = at += ttl_size;
     put(put(at, spec->record_octets, spec->records), spec->option_octets, spec->options);
-    made->unit = spec->unit, made->turns = spec->turns;
+    made->lead = spec->lead, made->unit = spec->unit, made->turns = spec->turns;
     made->records = spec->records, made->options = spec->options, made->ttl_count = spec->ttl_count;
     made->flags = spec->flags, made->cell = spec->cell, made->extended = spec->extended;
     memcpy(made->counts, spec->counts, sizeof made->counts);
@@ -221,14 +221,38 @@ static inline void add_label(const struct table *table, _Atomic uint64_t *bits, 
     atomic_fetch_or(&bits[other / 64], (uint64_t)1 << other % 64);
 }
 
-/* Make the record of a network with room for *labels* in its set, not published yet: 16 bits a label make one label
- * in seventy go up without need. NULL without memory. */
-static inline struct network *make_network(const struct table *table, uint32_t number, uint64_t labels)
+/* Add a name, lower-cased, to the zones of a network that has some. */
+static inline void add_zone(const struct table *table, struct network *network, const uint8_t *name, uint32_t length)
 {
-    uint64_t bits = 1024;
-    while (bits < labels * 16)
+    uint64_t hash = name_hash(table, name, length), one = hash & network->zones_mask;
+    uint64_t other = hash >> 32 & network->zones_mask;
+    atomic_fetch_or(&network->zones[one / 64], (uint64_t)1 << one % 64);
+    atomic_fetch_or(&network->zones[other / 64], (uint64_t)1 << other % 64);
+}
+
+/* Let all names below `internal` go up, and with *outside*, in a network that has zones, all others. */
+static inline void add_everything(struct network *network, bool outside)
+{
+    for (uint64_t at = 0; at <= network->mask / 64; at++)
+        atomic_store(&network->bits[at], UINT64_MAX);
+    for (uint64_t at = 0; outside && network->zones && at <= network->zones_mask / 64; at++)
+        atomic_store(&network->zones[at], UINT64_MAX);
+}
+
+static inline uint64_t bits_for(uint64_t members, uint64_t least)
+{
+    uint64_t bits = least;
+    while (bits < members * 16)
         bits *= 2;
-    size_t size = sizeof(struct network) + 8 + bits / 8;
+    return bits;
+}
+
+/* Make the record of a network with room for *labels* and *zones* in its sets, not published yet: 16 bits a member make
+ * one other in seventy go up without need. NULL without memory. */
+static inline struct network *make_network(const struct table *table, uint32_t number, uint64_t labels, uint64_t zones)
+{
+    uint64_t bits = bits_for(labels, 1024), zone_bits = zones ? bits_for(zones, 64) : 0;
+    size_t size = sizeof(struct network) + 8 + bits / 8 + zone_bits / 8;
     struct network *made = calloc(1, size);
     if (!made)
         return NULL;
@@ -240,6 +264,8 @@ static inline struct network *make_network(const struct table *table, uint32_t n
     made->node.size = (uint32_t)size;
     made->mask = bits - 1;
     made->bits = (_Atomic uint64_t *)(key + 1);
+    made->zones_mask = zones ? zone_bits - 1 : 0;
+    made->zones = zones ? made->bits + bits / 64 : NULL;
     return made;
 }
 

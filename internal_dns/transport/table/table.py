@@ -55,6 +55,7 @@ MAX_OCTETS: Final = (
     96 << 20
 )  # with what the allocator adds, less than 128 MiB of RSS (bench/soak.py)
 _KNOWN_SOURCES: Final = 4_096
+EVERYTHING: Final = (None,)  # the one part of what depends on the whole network
 _NONE: Final[OrderedDict[bytes, Any]] = OrderedDict()
 _PART: Final = 1_024  # entries looked at in one go, about a millisecond
 _CHANCES: Final = 8  # entries that are spared for one that has to go, since they were repeated
@@ -92,6 +93,9 @@ class Mirror(Protocol):
         """How often the entry of *key* was repeated there."""
 
     def forget(self, number: NetworkId) -> None:
+        """Free what is known of network *number*."""
+
+    def send_up(self, number: NetworkId) -> None:
         """Let all names of network *number* go up, until `steps` tells of it again."""
 
     def watch(self, every: int) -> None:
@@ -134,10 +138,11 @@ class AnswerTable:
         self._count_partial = [0] if count_partial is None else count_partial
         self._count_relayed = count_relayed or (lambda rcode, qtype: [0])
         self._tables: Tables = {}
-        self._by_label: dict[bytes, dict[bytes | None, set[Key]]] = {}
+        self._by_part: dict[bytes, dict[bytes | None, set[Key]]] = {}
         self._sizes: OrderedDict[bytes, int] = OrderedDict()
         self._greedy = b""  # the network that had too much when one was looked for
         self._sources: dict[bytes, bytes | None] = {}
+        self._zones: dict[bytes, frozenset[bytes]] = {}  # of the networks that have some
         # While a commit is applied: what will be answered from, by which networks already, and which
         # one is about to.
         self._next: Catalog | None = None
@@ -189,7 +194,8 @@ class AnswerTable:
         if entry is None:
             if octets[2] & 1 and network is not None and network != EVERYONE:
                 options = self._options(asked, source, limit) if asked else b""
-                return self._repeat_relayed(octets, key, end, limit or size, options)
+                zones = self._zones.get(network) if self._zones else None
+                return self._repeat_relayed(octets, key, end, limit or size, options, zones)
             self.misses += 1
             return None
         assert isinstance(entry, Entry)
@@ -202,6 +208,7 @@ class AnswerTable:
             octets[:2],
             entry.heads[octets[2] & 1 | octets[3] >> 3 & 2 | edns],
             octets[HEADER:end],
+            entry.lead,
             entry.ring[at : at + entry.shown] if not entry.rings else entry.by_groups(rotation),
             entry.tail,
             opt if not options else with_options(opt, options),
@@ -241,9 +248,16 @@ class AnswerTable:
         return reply_options(asked, source, self.rules, stream=bool(limit), now=now)
 
     def _repeat_relayed(
-        self, octets: bytes, key: bytes, end: int, limit: int, options: bytes
+        self,
+        octets: bytes,
+        key: bytes,
+        end: int,
+        limit: int,
+        options: bytes,
+        zones: frozenset[bytes] | None,
     ) -> bytes | None:
-        """Return what an upstream said before, its TTLs less the seconds since."""
+        """Return what an upstream said before, its TTLs less the seconds since; not when QNAME or an
+        alias on the way is in one of the asker's own *zones*."""
         dnssec_ok = octets[end + 7] >> 7 if end < len(octets) else 0
         entry = self._tables.get(EVERYONE, _NONE).get(
             key + VARIANTS[dnssec_ok | octets[3] >> 3 & 2]
@@ -252,6 +266,9 @@ class AnswerTable:
             self.misses += 1
             return None
         assert isinstance(entry, RelayedEntry)
+        if zones and entry.reply.leads_into(key[:-4], zones):
+            self.misses += 1
+            return None
         now = self.clock()
         if now >= entry.refresh_at:
             # One question goes the whole way, where the reply is asked for again; the others do
@@ -312,7 +329,9 @@ class AnswerTable:
         else:
             table[key] = entry
             entry.size += self.mirror.put(network, key, entry) if self.mirror else 0
-        self._by_label.setdefault(network, {}).setdefault(said.label, set()).add((key, where))
+        of_network = self._by_part.setdefault(network, {})
+        for one in EVERYTHING if said.parts is None else said.parts:
+            of_network.setdefault(one, set()).add((key, where))
         self._account(network, entry.size, 1)
         while self.octets > self.max_octets or self.entries > self.max_entries:
             self._evict(network)
@@ -335,7 +354,7 @@ class AnswerTable:
         entry = relayed_entry(reply, variant, since, refresh_at, until, counter)
         entry.size += self.mirror.put_relayed(key, entry) if self.mirror else 0
         self._tables.setdefault(EVERYONE, OrderedDict())[key] = entry
-        self._by_label.setdefault(EVERYONE, {}).setdefault(None, set()).add((key, None))
+        self._by_part.setdefault(EVERYONE, {}).setdefault(None, set()).add((key, None))
         self._account(EVERYONE, entry.size, 1)
         while self.octets > self.max_octets or self.entries > self.max_entries:
             self._evict(EVERYONE)
@@ -373,6 +392,11 @@ class AnswerTable:
             yield from self._swap_networks(self.catalog or Catalog(), new, networks, apps)
         except BaseException:
             self._forget_all()
+            self._zones = {
+                number.to_bytes(4, "big"): network.zones
+                for number, network in new.networks.items()
+                if network.zones
+            }
             raise
         finally:
             # Also when a step failed, or nobody goes on with the steps: the next commit must find
@@ -391,12 +415,12 @@ class AnswerTable:
 
     def _forget_all(self) -> None:
         """Forget every answer, and natively every network: what is asked then is decided anew."""
-        for octets in tuple(self._by_label):
+        for octets in tuple(self._by_part):
             self.forget(NetworkId(int.from_bytes(octets, "big")), None)
         if self.mirror:
             for catalog in (self.catalog, self._next):
                 for number in catalog.networks if catalog else ():
-                    self.mirror.forget(number)
+                    self.mirror.send_up(number)
 
     def _swap_networks(
         self, old: Catalog, new: Catalog, networks: list[Network], apps: list[App]
@@ -418,6 +442,10 @@ class AnswerTable:
                     yield from self.mirror.steps(number, before, after, labels)
                 self._leaving = None
                 self._swapped.add(network)
+                if after is not None and after.zones:
+                    self._zones[network] = after.zones
+                else:
+                    self._zones.pop(network, None)
                 if after is None:
                     self.forgotten_hits.pop(number, None)
             yield
@@ -443,7 +471,7 @@ class AnswerTable:
         that is being applied.
         """
         tables, before = self._tables, self.mirror
-        self._tables, self._by_label, self._sizes = {}, {}, OrderedDict()
+        self._tables, self._by_part, self._sizes = {}, {}, OrderedDict()
         self.octets = self.entries = 0
         self._sources.clear()
         self.rules, self.mirror = rules, mirror
@@ -501,7 +529,7 @@ class AnswerTable:
             pass
 
     def _forget(self, network: bytes, labels: frozenset[bytes] | None) -> Iterator[None]:
-        known = self._by_label.get(network)
+        known = self._by_part.get(network)
         if known is None:
             return
         dropped = 0
@@ -530,16 +558,17 @@ class AnswerTable:
             if self.mirror:
                 entry.hits += self.mirror.hits(network, key[0])
                 self.mirror.drop(network, key[0])
-        labels = self._by_label[network]
-        labels[entry.label].discard(key)
-        if not labels[entry.label]:
-            del labels[entry.label]
+        of_network = self._by_part[network]
+        for one in EVERYTHING if entry.parts is None else entry.parts:
+            of_network[one].discard(key)
+            if not of_network[one]:
+                del of_network[one]
         self._account(network, -entry.size, -1)
         if entry.hits:
             number = NetworkId(int.from_bytes(network, "big"))
             self.forgotten_hits[number] = self.forgotten_hits.get(number, 0) + entry.hits
         if not table:
-            del self._tables[network], self._sizes[network], self._by_label[network]
+            del self._tables[network], self._sizes[network], self._by_part[network]
 
     # ── who is busy ───────────────────────────────────────────────────────────────────────────────
 
