@@ -1,8 +1,9 @@
-"""The server against tests/reference.py on random catalogs: `python -m tests.core.reference_run
---triples N --seed N`.
+"""The server against tests/reference.py on random catalogs.
 
-A triple is (catalog, source, question). Replies must agree in RCODE, answer RRset (in order where
-it has one) and the owner of the SOA.
+    python -m tests.core.reference_run --triples N --seed N
+
+A triple is (catalog, source, query). Replies must agree in RCODE, answer RRset (in order where it
+has one) and the owner of the SOA.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tests import reference
 from tests.core.catalogs import Rows, natural_type, random_name, random_rows, random_source
 from tests.core.messages import AAAA, NS, PTR, SERVER, SOA, SRV, TXT, A, loaded, query
 
-QUESTIONS = 300  # to one catalog
+QUESTIONS = 300  # per catalog
 MAPS = (("127.0.0.0/8", 0x18), ("::1/128", 0x19), ("10.0.0.0/8", 0x77))
 SERVER_MAPS = tuple(SourceMap.of(ip_network(text), NetworkId(number)) for text, number in MAPS)
 REFERENCE_MAPS = tuple((found.source, int(found.network), None) for found in SERVER_MAPS)
@@ -34,7 +35,7 @@ RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 5: "REFUSED"
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A reply in the reference's words."""
+    """A reply in the terms of the reference."""
 
     rcode: str
     type: int | None = None
@@ -66,8 +67,10 @@ class Disagreement:
 def disagreements(
     seed: int, triples: int, asked: Counter[str] | None = None
 ) -> Iterator[Disagreement | None]:
-    """Yield after each catalog: None, or what the two disagree about. *asked* counts the
-    outcomes."""
+    """Yield after each catalog: None, or what the two disagree about.
+
+    *asked* counts the outcomes.
+    """
     rng, counter = Random(seed), Counter[str]() if asked is None else asked
     while counter.total() < triples:
         rows = random_rows(rng)
@@ -120,8 +123,10 @@ def agree(expected: reference.Expected, said: Said) -> bool:
 
 
 def in_words(octets: bytes) -> Said:
-    """Read a reply of ours: owners in the answer section are the question, names in rdata are not
-    compressed."""
+    """Parse a reply of ours.
+
+    Owners in the answer section are QNAME, names in rdata are not compressed.
+    """
     flags, _, answers, authorities = unpack("!4H", octets[2:10])
     rcode = RCODES[flags & 15]
     at = name_at(octets, 12)[1] + 4
@@ -141,7 +146,7 @@ def in_words(octets: bytes) -> Said:
 
 
 def name_at(octets: bytes, at: int) -> tuple[tuple[bytes, ...], int]:
-    """The labels of the name at *at*, and where it ends."""
+    """Return the labels of the name at *at*, and where it ends."""
     found: list[bytes] = []
     while octets[at]:
         if octets[at] >= 0xC0:
