@@ -27,6 +27,11 @@ def test_the_server_agrees_with_an_independent_reading_of_the_contract() -> None
         "NOERROR 12",
         "NOERROR 33",
         "NOERROR None",
+        "NOERROR 28 aliased",
+        "NXDOMAIN None aliased",
+        "FORWARD None aliased",
+        "NOERROR 1",
+        "SERVFAIL None",
         "NXDOMAIN None",
     } <= seen
     assert {"REFUSED None", "FORWARD None"} <= seen
