@@ -30,7 +30,7 @@ from typing import Any, Final, Protocol
 
 from internal_dns.core.aliases import complete_chain, join_chain, question_at_end
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import TOO_LONG, Drop, Forward, Reply, Rules, identify, respond
+from internal_dns.core.journey import TOO_LONG, Drop, Forward, Led, Reply, Rules, identify, respond
 from internal_dns.core.message import Body, ReplyOptions, message
 from internal_dns.core.records import ADDRESS_RR, RRset, TextList, address_text
 from internal_dns.core.relayed import Relayed
@@ -520,7 +520,20 @@ class Exchange:
         reply = self.forwarder.answer(forward, source)
         if (led := forward.led) is None:
             return reply
-        return after(reply, partial(join_chain, led))
+        return after(reply, partial(self._join, led))
+
+    def _join(self, led: Led, octets: bytes) -> bytes:
+        """Return *octets* behind the client's aliases. It is called when an upstream has answered,
+        where nobody else takes care of a fault of ours."""
+        try:
+            return join_chain(led, octets)
+        except Exception:
+            _log.exception("failed to join aliases with the reply to the last of them")
+            self.metrics.errors += 1
+            body = Body(
+                Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the server failed on this query")
+            )
+            return message(body, led.query, led.reply_options)
 
     def cut(self, forward: Forward, relayed: Relayed) -> Relayed:
         """Return *relayed* up to the first name on its way that is in a zone of the asker's network:

@@ -591,7 +591,10 @@ def with_records() -> Catalog:
             [
                 ("name", "answered by a record of this network"),
                 ("alias", "to www.corp.example: answered by its zone"),
-                ("alias", "to web.internal: visible machines of the app (app web)"),
+                (
+                    "alias",
+                    "to web.internal: an app's visible machines, narrowed by region, by group, or both (app web)",
+                ),
             ],
         ),
         (
@@ -607,11 +610,7 @@ def test_each_alias_is_told_and_by_what_its_name_is_answered(
     name: str, told: list[tuple[str, str]]
 ) -> None:
     found = explain(query(name, AAAA), MACHINE, SERVER, with_records(), RULES)
-    steps = [step for step in found.steps if step[0] in ("name", "alias")]
-    assert [title for title, _ in steps] == [title for title, _ in told]
-    for (_, said), (_, expected) in zip(steps, told, strict=True):
-        assert said.split(" (")[0].startswith(expected.split(":")[0])
-        assert expected.split(": ")[-1].split(" (")[-1] in said or ":" not in expected
+    assert [step for step in found.steps if step[0] in ("name", "alias")] == told
 
 
 def test_the_machines_of_an_alias_are_those_of_its_last_name() -> None:
