@@ -4,12 +4,12 @@ what is forgotten, and what upstreams said that a zone wins over."""
 from __future__ import annotations
 
 import sqlite3
-from itertools import product
+from itertools import chain, product
 
 import pytest
 
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import Forward, Reply, respond
+from internal_dns.core.journey import Forward, Reply, Rules, respond
 from internal_dns.core.records import rr as record
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.resolve import labels_of
@@ -34,6 +34,7 @@ from tests.core.messages import (
     wire,
 )
 from tests.scenario.language import FOLDER
+from tests.tools import requires_native
 from tests.transport.test_answers import RULES, Twins, audit, held
 
 ACME, GLOBEX, VACANT = (
@@ -334,6 +335,39 @@ def test_a_list_past_a_message_is_never_truncated_over_tcp(machines: int) -> Non
             twins.decide(octets, VACANT, SERVER, stream=stream)
             assert twins.ask(octets, VACANT) is not None
             twins.ask(octets, VACANT, stream=True)  # fails unless both tables say the same
+
+
+@requires_native()
+@pytest.mark.parametrize("before", range(12))
+@pytest.mark.parametrize("had_zones", [True, False])
+def test_a_zone_wins_while_rules_and_catalog_change_together(had_zones: bool, before: int) -> None:
+    """Whatever is in whichever table by then."""
+    connection = opened()
+    if not had_zones:
+        connection.execute("DELETE FROM zones")
+    catalog = read(connection).catalog
+    table, _ = serving(catalog)
+    connection.execute("INSERT INTO zones VALUES (24, 'example')")
+    commit = table.steps(read(connection, previous=catalog).catalog)
+    for _ in range(before):
+        next(commit, None)
+    mirror = Mirror(RULES, Metrics())
+    remaining = table.use_rules(Rules(prefix=RULES.prefix, udp_limit=1_000), mirror)
+    for name, reply in UPSTREAM.items():
+        table.remember_relayed(wire(name), A, 0, reply, 1_000, 1_054, 1_060)
+    wins = set[frozenset[str]]()
+    for _ in chain((None,), commit, remaining):
+        current = table.catalog_for(ACME)
+        assert current is not None
+        zones = current.networks[NetworkId(24)].zones
+        in_zone = frozenset(n for n, r in UPSTREAM.items() if r.leads_into(wire(n), zones))
+        wins.add(in_zone)
+        for name in UPSTREAM:
+            octets = query(name, A)
+            said = table.repeat(octets, ACME, SERVER, 0)
+            natively = mirror.table.answer_one(octets, ACME, SERVER, 0, now=1_000_000)
+            assert (said, natively) == (None, None) or name not in in_zone
+    assert frozenset(UPSTREAM) in wins
 
 
 # ── A and AAAA together ───────────────────────────────────────────────────────────────────────────

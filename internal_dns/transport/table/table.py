@@ -535,12 +535,15 @@ class AnswerTable:
                 self._leaving = network = number.to_bytes(4, "big")
                 hot: Hot = []
                 yield from self._forget(network, labels, hot)
-                if self.mirror:
-                    yield from self.mirror.steps(number, before, after, labels)
+                told = self.mirror
+                if told:
+                    yield from told.steps(number, before, after, labels)
                 self._leaving = None
                 self._swapped.add(network)
                 if after is not None and after.zones:
                     self._zones[network] = after.zones
+                    if self.mirror and self.mirror is not told:  # there are other rules by now
+                        self.mirror.send_up(number)
                 else:
                     self._zones.pop(network, None)
                 if after is None:
