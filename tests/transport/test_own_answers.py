@@ -226,32 +226,46 @@ def serving(catalog: Catalog) -> tuple[AnswerTable, Mirror | None]:
     return table, mirror
 
 
+# Natively a name in no zone goes up too with a chance of some 1 in 100, by the table's secret: of
+# several tables not all let it go up.
+TABLES = 6
+
+
 @pytest.mark.parametrize("name", UPSTREAM)
 def test_a_zone_wins_over_what_an_upstream_said_for_its_network_alone(name: str) -> None:
-    table, mirror = serving(read(opened()).catalog)
-    octets = query(name.upper(), A)
+    catalog, octets = read(opened()).catalog, query(name.upper(), A)
+    served = [serving(catalog) for _ in range(TABLES)]
     for source, has_zone in ((ACME, True), (VACANT, False)):
         wins = has_zone and name in WINS
-        assert (table.repeat(octets, source, SERVER, 0) is None) == wins
-        if mirror is not None:
-            natively = mirror.table.answer_one(octets, source, SERVER, 0, now=1_000_000)
-            # Each alias goes up where there are zones: Python looks where it leads.
-            assert (natively is None) == (wins or (has_zone and bool(UPSTREAM[name].chain)))
+        said = {table.repeat(octets, source, SERVER, 0) is None for table, _ in served}
+        assert said == {True} if wins else False in said
+        natively = {
+            mirror.table.answer_one(octets, source, SERVER, 0, now=1_000_000) is None
+            for _, mirror in served
+            if mirror is not None
+        }
+        # Each alias goes up where there are zones: Python looks where it leads.
+        goes_up = wins or (has_zone and bool(UPSTREAM[name].chain))
+        assert native.MISSING or (natively == {True} if goes_up else False in natively)
 
 
 def test_a_zone_wins_from_the_commit_on_and_no_longer() -> None:
     connection = opened()
     catalog = read(connection).catalog
-    table, mirror = serving(catalog)
+    served = [serving(catalog) for _ in range(TABLES)]
     octets = query("www.example", A)
 
-    def repeated() -> set[bool]:
+    def repeated(table: AnswerTable, mirror: Mirror | None) -> set[bool]:
         said = {table.repeat(octets, ACME, SERVER, 0) is not None}
         if mirror is not None:
             said.add(mirror.table.answer_one(octets, ACME, SERVER, 0, now=1_000_000) is not None)
         return said
 
-    assert repeated() == {True}
+    def agree(*, known: bool) -> bool:
+        found = [repeated(*one) for one in served]
+        return {True} in found if known else all(one == {False} for one in found)
+
+    assert agree(known=True)
     for change, known in (
         ("INSERT INTO zones VALUES (24, 'example')", False),
         ("DELETE FROM zones WHERE name = 'example'", True),
@@ -260,8 +274,9 @@ def test_a_zone_wins_from_the_commit_on_and_no_longer() -> None:
     ):
         connection.execute(change)
         catalog = read(connection, previous=catalog).catalog
-        table.change(catalog)
-        assert repeated() == {known}
+        for table, _ in served:
+            table.change(catalog)
+        assert agree(known=known)
 
 
 def test_after_a_failed_change_zones_win_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
