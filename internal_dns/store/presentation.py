@@ -13,7 +13,7 @@ as it is much faster; tests/store/test_presentation.py holds the two together.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Any, Final, NamedTuple
@@ -185,6 +185,42 @@ def read_record(
     if kind == "ALIAS" and not _is_ours(rdata, place):
         return "an ALIAS leads to a name in .internal, .flycast or a zone of the network"
     return Record(owner.name, kind, text, ttl, owner.wire, rdata, targets)
+
+
+class UnknownZones(Collection[bytes]):
+    """Stands for the zones of a network where they are not known: any name may be one, but ours and
+    *owner*, which has a CNAME."""
+
+    def __init__(self, owner: bytes = b"") -> None:
+        self.owner = owner
+
+    def __contains__(self, name: object) -> bool:
+        assert isinstance(name, bytes)
+        return name not in (b"\0", self.owner) and zone_of(name, _OURS) is None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 1
+
+
+def read_record_of_any_zone(
+    name: object, rtype: object, value: object, ttl: object, network: bytes
+) -> Record | str:
+    """Return the record that these cells are in a network that has a zone for it, or why they are
+    none in any."""
+    owner = _owner(_text(name) or "")
+    if isinstance(owner, str):
+        return owner
+    zones = UnknownZones(owner.wire if _text(rtype) == "CNAME" else b"")
+    return read_record(name, rtype, value, ttl, Place(network, zones))
+
+
+def canonical_value(rtype: str, value: str) -> str:
+    """Return a value as it is written canonically, one that is not valid as it is."""
+    made = _rdata(rtype, value)
+    return value if isinstance(made, str) else made[0]
 
 
 def written_otherwise(record: Record, name: object) -> str:
