@@ -10,6 +10,9 @@ from typing import TypeVar
 
 import pytest
 
+from tests.laws import load_profile
+
+load_profile()
 FORBID_SKIPS = os.environ.get("INTERNAL_DNS_FORBID_SKIPS") == "1"
 
 

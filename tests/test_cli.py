@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -24,6 +24,7 @@ from typing import Any
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rrset
 import pytest
 
 from internal_dns import config
@@ -194,6 +195,17 @@ def test_a_command_does_not_load_what_only_others_need(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=20
     )
     assert made.stdout.splitlines()[-1] == "loaded:"
+
+
+@pytest.mark.slow
+def test_a_server_starts_without_what_it_may_never_need() -> None:
+    program = (
+        "import sys, internal_dns.server\n"
+        "late = {'internal_dns.replicate.follower', 'internal_dns.store.declare', 'nats', 'httpx'}\n"
+        "print(*sorted(late & sys.modules.keys()))\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert shown.stdout == b"\n"
 
 
 def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
@@ -686,10 +698,102 @@ def test_dig_says_why_and_what_next(rules: Rules, name: str, advice: str | None)
     assert last == f"; next: {advice}" if advice else last.startswith(f"; {server} ·")
 
 
+@contextmanager
+def replying(*replies: Callable[[bytes], bytes]) -> Iterator[str]:
+    """A server that sends each of *replies*, made from the query, to everyone over UDP."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(10)
+
+        def serve() -> None:
+            while (received := sock.recvfrom(4_096))[0] != b"stop":
+                for make in replies:
+                    sock.sendto(make(received[0]), received[1])
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            sock.sendto(b"stop", sock.getsockname())
+            thread.join()
+
+
+def from_demo(octets: bytes) -> bytes:
+    reply = respond(octets, ip("127.0.0.1"), ip("127.0.0.1"), demo_catalog(), Rules(maps=(ACME,)))
+    assert isinstance(reply, Reply)
+    return reply.octets
+
+
+def test_dig_takes_no_reply_to_another_query() -> None:
+    def with_another_id(octets: bytes) -> bytes:
+        return bytes([octets[0] ^ 1]) + from_demo(octets)[1:3] + b"\x85" + from_demo(octets)[4:]
+
+    with replying(with_another_id, from_demo) as server:
+        assert run("dig", "--server", server, "web.internal").code == 0
+
+
+def test_dig_names_a_reply_that_is_no_message() -> None:
+    with replying(lambda octets: octets[:2] + b"\x84") as server:
+        dug = run("dig", "--server", server, "web.internal")
+    assert dug.code == 3
+    assert "Traceback" not in dug.err
+
+
+def test_dig_bears_a_whoami_that_is_no_text() -> None:
+    def not_utf8(octets: bytes) -> bytes:
+        reply = dns.message.make_response(dns.message.from_wire(octets))
+        reply.answer = [dns.rrset.from_text(reply.question[0].name, 5, "IN", "TXT", r'"\255\254"')]
+        return reply.to_wire()
+
+    with replying(not_utf8) as server:
+        dug = run("dig", "--server", server, "--as", "acme", "_whoami.internal")
+    assert dug.code == 1
+    assert "--as was not honoured" in dug.err
+
+
+@pytest.mark.parametrize("octets", [b"", b"\0", b"\0\20abc"])
+def test_dig_says_that_a_connection_ended_before_the_reply(octets: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4_096)
+                connection.sendall(octets)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        server = f"127.0.0.1:{listener.getsockname()[1]}"
+        dug = run("dig", "--tcp", "--server", server, "web.internal")
+        thread.join()
+    assert dug.code == 3
+    assert "the server ended the connection without a whole reply" in told(dug)["why"]
+
+
+@pytest.mark.slow
+def test_dig_loads_no_http_client() -> None:
+    program = (
+        "import sys\n"
+        "from internal_dns.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "print('loaded:', *sorted({'httpx', 'dns.query', 'asyncio'} & sys.modules.keys()))\n"
+    )
+    with answering(Rules(maps=(ACME,))) as server:
+        dug = subprocess.run(
+            [sys.executable, "-c", program, "dig", "--server", server, "web.internal"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        )
+    assert dug.stdout.splitlines()[-1] == "loaded:"
+
+
 @pytest.mark.parametrize("address", ["10.0.0.1", "192.0.2.7"])
 def test_an_ipv4_address_is_asked_for_its_reverse_name(address: str, demo: Path) -> None:
     said = run("explain", "--catalog", demo, address)
-    assert "meant    an IPv4 address: machines and peers have IPv6 addresses only" in said.out
+    assert "hint     an IPv4 address: machines and peers have IPv6 addresses only" in said.out
     assert "in-addr.arpa. 1 IN SOA" in said.out
 
 

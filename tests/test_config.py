@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from internal_dns import config
 from internal_dns.cli.words import error_text
 from internal_dns.config import ConfigurationError, Settings, load_settings, table
-from internal_dns.core.catalog_rules import USUAL
+from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.requester import SourceMap
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.net import Endpoint
@@ -63,7 +63,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_without_anything_the_defaults_hold() -> None:
     found = settings()
-    assert found.catalog_rules == USUAL
+    assert found.catalog_rules == DEFAULT_RULES
     assert found.listen == (Endpoint.parse("[fdaa::3]:53"),)
     assert found.admin == Endpoint.parse("127.0.0.1:9153")
     assert found.catalog == Path("/var/lib/internal-dns/catalog.db")

@@ -35,7 +35,6 @@ from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.wire import Query, read_query
 from internal_dns.net import socket_path
 from internal_dns.replicate.source import Source
-from internal_dns.store.declare import InvalidDocument
 from internal_dns.store.json_rows import BadRequest
 from internal_dns.store.operations import perform
 from internal_dns.store.sqlite import UnusableCatalog
@@ -176,8 +175,8 @@ class Api:
                 )
             if request.get("wait") and "revision" in reply:
                 reply["visible"] = await self._visible(reply["revision"])
-        except (RejectedChange, InvalidDocument) as error:
-            reply = {"error": "refused", "faults": [str(fault) for fault in error.faults]}
+        except RejectedChange as error:
+            reply = {"error": "refused", "faults": error.faults}
         except NotOurs as error:
             reply = {"error": "not ours", "faults": [str(error)]} | (
                 {"do": error.do} if error.do else {}

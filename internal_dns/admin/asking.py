@@ -6,13 +6,13 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Final
 
 from internal_dns.core import names
-from internal_dns.core.catalog_rules import USUAL
+from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.wire import ASK_AS, MAX_ASK_AS
 
 if TYPE_CHECKING:
     import dns.message
 
-PREFIX: Final = USUAL.prefix  # of a server whose settings are not ours to know
+PREFIX: Final = DEFAULT_RULES.prefix  # of a server whose settings are not ours to know
 ADVERTISED: Final = 1_232
 
 

@@ -12,7 +12,7 @@ from ipaddress import IPv6Address
 from typing import Any, Final
 
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import NO_CATALOG, Rules, asker
+from internal_dns.core.journey import NO_CATALOG, Rules, identify
 from internal_dns.core.names import printable
 from internal_dns.core.requester import Requester
 from internal_dns.core.wire import Query, Rcode, Silent, Type, read_query
@@ -78,7 +78,7 @@ def described(sample: Sample, catalog: Catalog | None, rules: Rules) -> dict[str
     }  # fmt: skip
     if isinstance(query, Silent):
         return found
-    who = asker(query, sample.source, sample.destination, known, rules)
+    who = identify(query, sample.source, sample.destination, known, rules)
     if isinstance(who, Requester):
         found["network"] = network_name(who.network.id, known)
     if found["rcode"] == "NOERROR" and query.edns and query.edns.version:

@@ -157,7 +157,9 @@ def was_honoured(asked: Asked, who: str, prefix: bytes, timeout: float) -> bool:
     told = ask(query, asked.endpoint, timeout=timeout).reply
     if _echoes(told, who):
         return True
-    texts = [b"".join(rdata.strings).decode() for rrset in told.answer for rdata in rrset]
+    texts = [
+        b"".join(rdata.strings).decode(errors="replace") for rrset in told.answer for rdata in rrset
+    ]
     facts = dict(part.partition("=")[::2] for text in texts for part in text.split(","))
     network, _, region = who.lower().partition("/")
     if address := as_address(who):

@@ -46,7 +46,6 @@ def perform(
 
 
 def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
-    from internal_dns.store.declare import InvalidDocument
     from internal_dns.store.json_rows import BadRequest
     from internal_dns.store.operations import perform as performed
     from internal_dns.store.sqlite import UnusableCatalog
@@ -62,8 +61,8 @@ def _by_itself(catalog: Path, request: dict[str, Any]) -> dict[str, Any]:
         raise OperatorError(
             f"cannot write {catalog}", str(error), error.do or _NOT_OURS, USAGE
         ) from error
-    except (RejectedChange, InvalidDocument) as error:
-        raise _refused([str(fault) for fault in error.faults]) from error
+    except RejectedChange as error:
+        raise _refused(error.faults) from error
     except (BadRequest, UnusableCatalog, sqlite3.Error, OSError) as error:
         raise OperatorError(
             f"cannot write {catalog}", str(error), "Nothing was changed", CONFIGURATION

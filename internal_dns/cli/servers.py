@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from internal_dns.cli.routes import is_local
 from internal_dns.cli.words import USAGE
-from internal_dns.core.wire import TC
+from internal_dns.core.wire import MAX_MESSAGE, TC
 from internal_dns.errors import OperatorError
 from internal_dns.net import Endpoint
 from internal_dns.transport.listen.sockets import IPV6_FREEBIND
@@ -147,10 +147,15 @@ def ask(
     tcp: bool = False,
     timeout: float = 5.0,
 ) -> Asked:
-    """Ask one server. Raises NoReply, or OSError when *source* is no address of this host."""
-    import dns.exception
-    import dns.query
+    """Ask one server. Raises NoReply, or OSError when *source* is no address of this host.
 
+    Not with `dns.query`: where the `doh` extra is installed, that module loads an HTTP client,
+    which is most of the time that `dig` would take.
+    """
+    import dns.exception
+    import dns.message
+
+    wire = query.to_wire()
     with socket.socket(endpoint.family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as sock:
         if source is not None:
             _bind(sock, source)
@@ -160,19 +165,44 @@ def ask(
             sock.settimeout(timeout)
             sock.connect(endpoint.sockaddr)
             own = sock.getsockname()[0].partition("%")[0]
-            sock.setblocking(False)
-            where, port = str(endpoint.host), endpoint.port
-            if tcp:
-                reply, by_tcp = dns.query.tcp(query, where, timeout, port, sock=sock), True
-            else:
-                reply = dns.query.udp(query, where, timeout, port, sock=sock)
-                by_tcp = bool(reply.flags & TC)
-                if by_tcp:  # TC: the whole reply is had over TCP
-                    return ask(query, endpoint, source=source, tcp=True, timeout=timeout)
+            sock.sendall(len(wire).to_bytes(2, "big") + wire if tcp else wire)
+            while True:
+                octets = _receive(sock, tcp, start + timeout)
+                reply = dns.message.from_wire(octets)
+                if query.is_response(reply):
+                    break
+            if reply.flags & TC and not tcp:  # the whole reply is had over TCP
+                return ask(query, endpoint, source=source, tcp=True, timeout=timeout)
         except (OSError, dns.exception.DNSException) as error:
             raise NoReply(endpoint, error) from error
     address = IPv6Address(own) if ":" in own else IPv4Address(own)
-    return Asked(reply, endpoint, address, by_tcp, (time.perf_counter() - start) * 1000)
+    return Asked(reply, endpoint, address, tcp, (time.perf_counter() - start) * 1000)
+
+
+def _receive(sock: socket.socket, tcp: bool, deadline: float) -> bytes:
+    """Return one message. Raises OSError: TimeoutError at *deadline* (`time.perf_counter`)."""
+    if not tcp:
+        return _receive_part(sock, MAX_MESSAGE, deadline)
+    length = int.from_bytes(_receive_exactly(sock, 2, deadline), "big")
+    return _receive_exactly(sock, length, deadline)
+
+
+def _receive_exactly(sock: socket.socket, count: int, deadline: float) -> bytes:
+    octets = b""
+    while len(octets) < count:
+        part = _receive_part(sock, count - len(octets), deadline)
+        if not part:
+            raise ConnectionError("the server ended the connection without a whole reply")
+        octets += part
+    return octets
+
+
+def _receive_part(sock: socket.socket, most: int, deadline: float) -> bytes:
+    left = deadline - time.perf_counter()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    sock.settimeout(left)
+    return sock.recv(most)
 
 
 def _bind(sock: socket.socket, source: IPv4Address | IPv6Address) -> None:

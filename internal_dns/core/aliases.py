@@ -1,9 +1,9 @@
 """Join a chain of CNAMEs with the answer at its end, when one of them is ours and the other from
 outside.
 
-    completed   a chain from outside that ends in a name of ours: our answer at that name, as the asker
-                sees it, behind the chain
-    joined      our chain that leads outside: what an upstream answers there, behind the chain
+    complete_chain  a chain from outside that ends in a name of ours: our answer at that name, as the asker
+                    sees it, behind the chain
+    join_chain      our chain that leads outside: what an upstream answers there, behind the chain
 
 The rest is that of the last name (RFC 6604): RCODE, SOA, EDE. AA follows the first owner (RFC 1035
 section 4.1.1), AD is 0. Nobody else sees the reply: it is stored nowhere.
@@ -20,11 +20,11 @@ from internal_dns.core.message import ede_option, header, opt, option
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import ASK_AS, HEADER, NAMES_IN, RD, TC, Ede, Rcode, Type
 
-_FURTHEST = 0x3FFF  # what a compression pointer reaches (RFC 1035 section 4.1.4)
+_FURTHEST = 0x3FFF  # the largest offset of a compression pointer (RFC 1035 section 4.1.4)
 
 
 def question_at_end(forward: Forward, relayed: Relayed) -> bytes:
-    """Return what to ask ourselves: the client's query, with the chain's last name as QNAME."""
+    """Return the query to answer ourselves: the client's, with the chain's last name as QNAME."""
     query, edns = forward.query, forward.query.edns
     octets = pack("!HHHHHH", 0, query.flags & RD, 1, 0, 0, edns is not None)
     octets += relayed.target + pack("!HH", query.qtype, query.qclass)
@@ -35,18 +35,19 @@ def question_at_end(forward: Forward, relayed: Relayed) -> bytes:
     return octets + b"\0" + pack("!HHIH", Type.OPT, edns.size, ttl, len(options)) + options
 
 
-def completed(
+def complete_chain(
     forward: Forward,
     relayed: Relayed,
     chain: bytes,
     ours: bytes,
     ede: tuple[Ede, str] | None = None,
 ) -> bytes:
-    """Return the reply: *chain*, the records of *relayed* with the TTLs they have now, and behind
-    it *ours*, the reply to `question_at_end` over TCP.
+    """Return the completed reply.
 
-    What does not fit goes as in our other replies: EDE, additional records, whole RRs from the end
-    (then TC is set). The chain goes whole or not at all.
+    It has *chain*, the records of *relayed* with their current TTLs, then *ours*, the reply to
+    `question_at_end` over TCP. If it is too large, parts are dropped as in our other replies: EDE,
+    additional records, whole RRs from the end (then TC is set). The chain is sent whole or not at
+    all.
     """
     query, reply_options = forward.query, forward.reply_options
     answers, authorities, additionals = unpack_from("!3H", ours, 6)
@@ -56,11 +57,11 @@ def completed(
     room = reply_options.limit - begin - len(opt(query, rcode, reply_options.edns_options))
     answer = [records.next() for _ in range(answers)]
     authority = [records.next() for _ in range(authorities)]
-    said = b"" if ede is None else ede_option(ede)
+    ede_octets = ede_option(ede)
     additional = []
     for _ in range(additionals):
         if records.type == Type.OPT:
-            said = records.rdata or said
+            ede_octets = records.rdata or ede_octets
         else:
             additional.append(records.next())
     flags = 0
@@ -71,13 +72,13 @@ def completed(
         if room < 0 or not answer:
             answer, authority = [], []
     room -= sum(map(len, answer))
-    if room < 0:  # the chain itself, or the negative reply's SOA, is too much
+    if room < 0:  # the chain or the SOA of a negative reply does not fit
         flags, chain, count = TC, b"", 0
     else:
         count = relayed.counts[0]
     if reply_options.stream and answer:
-        flags = 0  # clients take a part over TCP only without TC (names.md, "Size")
-    error = said if query.edns and not flags and len(said) <= room else b""
+        flags = 0  # over TCP, clients use a part only without TC (message.py, `_part`)
+    error = ede_octets if query.edns and not flags and len(ede_octets) <= room else b""
     additional = additional[: _that_fit(additional, room - len(error))]
     return b"".join((
         header(query, rcode, aa=False, ra=True, flags=flags),
@@ -91,11 +92,11 @@ def completed(
     ))  # fmt: skip
 
 
-def joined(led: Led, octets: bytes) -> bytes:
+def join_chain(led: Led, octets: bytes) -> bytes:
     """Return the reply to the client whose question led outside: its aliases, then *octets*, the
     reply to a question for the last of them, which leaves out nothing for its size.
 
-    What does not fit goes as in `completed`, but no alias stays when nothing behind it does.
+    What does not fit goes as in `complete_chain`, but no alias stays when nothing behind it does.
     """
     query, reply_options, chain = led.query, led.reply_options, b"".join(led.chain)
     inner = _Message(octets)
@@ -207,7 +208,7 @@ class _Message:
 
 
 def _that_fit(records: list[bytes], room: int) -> int:
-    """How many of the first *records* fit in *room* octets."""
+    """Return how many of the first *records* fit in *room* octets."""
     for count, record in enumerate(records):
         room -= len(record)
         if room < 0:
@@ -216,22 +217,24 @@ def _that_fit(records: list[bytes], room: int) -> int:
 
 
 class _Records:
-    """The records of one of our replies, one after another, for another message: names that point
-    into the reply's question point to where *name* stands there."""
+    """The records of one of our replies in order, rewritten for another message.
+
+    Pointers to the reply's question become pointers to *name* in that message.
+    """
 
     def __init__(self, octets: bytes, at: int, name: bytes, begin: int) -> None:
         self.octets, self.at, self.name = octets, at, name
-        self.written = begin  # where the next record goes
-        self.place: int | None = None  # where the name was written out
+        self.written = begin  # the offset of the next record in the other message
+        self.name_at: int | None = None  # the offset of the uncompressed name there
 
     @property
     def type(self) -> int:
-        """That of the next record, whose owner is the root."""
+        """The type of the next record, if its owner is the root."""
         return int.from_bytes(self.octets[self.at + 1 : self.at + 3], "big")
 
     @property
     def rdata(self) -> bytes:
-        """That of the next record, whose owner is the root."""
+        """The rdata of the next record, if its owner is the root and it is the last."""
         return self.octets[self.at + 11 :]
 
     def next(self) -> bytes:
@@ -253,10 +256,10 @@ class _Records:
         return record
 
     def _end(self, pointer: int, *, bare: bool) -> bytes:
-        """Return the end of an owner that points into our question."""
+        """Return the end of an owner that is a pointer into our question."""
         skip = pointer - HEADER
-        if self.place is not None and self.place + skip <= _FURTHEST:
-            return (0xC000 | self.place + skip).to_bytes(2, "big")
+        if self.name_at is not None and self.name_at + skip <= _FURTHEST:
+            return (0xC000 | self.name_at + skip).to_bytes(2, "big")
         if bare and not skip:
-            self.place = self.written
+            self.name_at = self.written
         return self.name[skip:]

@@ -1,6 +1,7 @@
-"""Dev mode: an EDNS option in which loopback says whom to answer as: a demo needs no root and no fdaa:: address.
+"""Dev mode: an EDNS option by which a query from loopback names the requester to answer as.
 
-The option's value is ASCII: an IPv6 address, or `NETWORK[/REGION]` with the network's name.
+A demo thus needs neither root nor an fdaa:: address. The option's value is ASCII: an IPv6 address,
+or `NETWORK[/REGION]` with the network's name.
 """
 
 from __future__ import annotations
@@ -15,27 +16,26 @@ from internal_dns.core.wire import MAX_ASK_AS, Rcode
 
 @dataclass(frozen=True, slots=True)
 class BadAskAs:
-    """The option makes no sense (FORMERR), or names a network that is not there (REFUSED, with a
-    reason)."""
+    """The option is malformed (FORMERR) or names an unknown network (REFUSED, with a reason)."""
 
     rcode: Rcode
     reason: str = ""
 
 
 def ask_as(
-    said: bytes, source: bytes, destination: bytes, catalog: Catalog, prefix: bytes
+    value: bytes, source: bytes, destination: bytes, catalog: Catalog, prefix: bytes
 ) -> Requester | Outsider | BadAskAs:
-    """Return who the option's value *said* stands for."""
+    """Return the requester that the option's *value* names."""
     try:
-        words = said.decode("ascii")
+        text = value.decode("ascii")
     except UnicodeDecodeError:
         return BadAskAs(Rcode.FORMERR)
-    name, slash, region = words.partition("/")
-    if len(said) > MAX_ASK_AS or not name or (slash and not region) or not words.isprintable():
+    name, slash, region = text.partition("/")
+    if len(value) > MAX_ASK_AS or not name or (slash and not region) or not text.isprintable():
         return BadAskAs(Rcode.FORMERR)
-    if ":" in words:
+    if ":" in text:
         try:
-            return requester(IPv6Address(words).packed, destination, catalog, prefix)
+            return requester(IPv6Address(text).packed, destination, catalog, prefix)
         except AddressValueError:
             return BadAskAs(Rcode.FORMERR)
     wanted = name.lower().encode()
@@ -43,6 +43,6 @@ def ask_as(
         if network.name.lower() == wanted:
             place = region.lower().encode() or None
             return Requester(
-                network, source, mapped=True, region=place, by=f"dev mode: asked as {words}"
+                network, source, mapped=True, region=place, by=f"dev mode: asked as {text}"
             )
-    return BadAskAs(Rcode.REFUSED, "no network of this name")
+    return BadAskAs(Rcode.REFUSED, "no network has this name")

@@ -1,8 +1,8 @@
-"""The catalog as the server knows it: frozen values, and the indexes that answer a question.
+"""The catalog in memory: immutable values, and the indexes that answer queries.
 
-A Catalog is never changed; a commit makes a new one that shares every App and Network it did not
-touch. Indexes are built when first asked for. Names are lower-cased octets, as on the wire;
-addresses are 16 octets.
+A Catalog never changes. Each commit makes a new one that shares every unchanged App and Network
+with the old. Indexes are built on first use or by `prepare`. Names are lower-cased octets, as on
+the wire; addresses have 16 octets.
 
     Catalog ── networks ─► Network ── apps ─► App ── machines ─► Machine
        │ regions, latency, hosts  └─ peers, flycasts
@@ -46,15 +46,17 @@ class Service(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """What few machines have other than by default: one object for all others, so that a million
-    machines take no octet more for it."""
+    """Attributes that few machines set.
+
+    All machines with the defaults share one object, so a million of them take no extra memory.
+    """
 
     skip_registration: bool = False
     ready: bool = True
     name: bytes = b""  # empty: none
 
 
-# Those without a name, by (skip_registration, ready).
+# The marks without a name, by (skip_registration, ready).
 MARKS: Final = {
     (skip, ready): Marks(skip, ready) for skip in (False, True) for ready in (False, True)
 }
@@ -62,8 +64,10 @@ NO_MARKS: Final = MARKS[False, True]
 
 
 class Machine(NamedTuple):
-    """One machine. A tuple, not a dataclass: there may be a million, and a tuple is made four times
-    as fast."""
+    """One machine.
+
+    A tuple, not a dataclass: there may be a million, and a tuple is made four times as fast.
+    """
 
     id: bytes
     app: bytes
@@ -81,7 +85,7 @@ class Machine(NamedTuple):
 
     @property
     def ready(self) -> bool:
-        """Whether it should get traffic. Only sets that have a ready machine look at it."""
+        """Whether the machine should get traffic; ignored in sets without a ready machine."""
         return self.marks.ready
 
     @property
@@ -94,16 +98,16 @@ class Machine(NamedTuple):
 
     @property
     def listed(self) -> bool:
-        """Whether the `all.` lists show it."""
+        """Whether the `all.` lists show the machine."""
         return self.state != DESTROYED and not self.skip_registration
 
 
 ServiceKey = tuple[bytes, bytes]  # name, protocol
-Published = tuple[Machine, Service]
+PublishedService = tuple[Machine, Service]
 
 
 class Peer(NamedTuple):
-    """A WireGuard peer; `region` is empty when it is that of its host."""
+    """A WireGuard peer; an empty `region` means that of its host."""
 
     name: bytes
     address: bytes
@@ -111,9 +115,9 @@ class Peer(NamedTuple):
     visible: bool
 
 
-# Indexes of an app this small may be built when first asked for: that takes 0.2 ms at most. Those of
-# larger apps are built by `prepare`. Most apps have few machines, and a dictionary for each of
-# 300,000 apps would take more memory than the machines themselves.
+# The indexes of an app this small are built on first use, in 0.2 ms at most; those of larger apps
+# by `prepare`. Most apps have few machines, and a dictionary for each of 300,000 apps would take
+# more memory than the machines themselves.
 SMALL: Final = 200
 _MOST_ORDERS: Final = 8  # see App.orders
 
@@ -127,8 +131,7 @@ _ADDRESS_AND_ID: Final = itemgetter(2, 0)
 
 
 def _scattered(machine: Machine) -> int:
-    """A sort key under which neighbors are far apart: Fibonacci hashing, the golden ratio as 128
-    bits."""
+    """A sort key that moves neighbors apart: Fibonacci hashing, the golden ratio as 128 bits."""
     return int.from_bytes(machine[2], "big") * 0x9E3779B97F4A7C15F39CC0605CEDC835 & _128_BITS
 
 
@@ -136,7 +139,7 @@ _128_BITS: Final = (1 << 128) - 1
 
 
 def _visible(machines: Iterable[Machine]) -> list[Machine]:
-    """Filter by `Machine.visible`, by position: twice as fast, and there may be a million."""
+    """Filter by `Machine.visible`; fields by position, which is twice as fast."""
     return [m for m in machines if m[5] == STARTED and not m[6][0]]
 
 
@@ -145,18 +148,17 @@ def _listed(machines: Iterable[Machine]) -> list[Machine]:
 
 
 def _ready(machines: tuple[Machine, ...]) -> tuple[Machine, ...]:
-    """Return the ready ones of some visible machines, all when none is: *machines* itself when
-    nothing is left out."""
-    found = tuple([m for m in machines if m[6][1]])
-    return machines if len(found) in (0, len(machines)) else found
+    """Return the ready machines, or all when none is ready: then *machines* itself."""
+    ready = tuple([m for m in machines if m[6][1]])
+    return machines if len(ready) in (0, len(machines)) else ready
 
 
 class MachineSet:
-    """The machines that an address name answers, in the two orders that answers need: the visible
-    ones that are ready, or all visible ones when none is ready (checks must not empty a name).
+    """The machines in the answer at an address name, in the two orders that answers need.
 
-    `machines` are shuffled the same way every time, so that rotation spreads a truncated reply.
-    `total` counts the machines that match in any state. `in_order` is by address, then id.
+    These are the ready machines among the visible ones, or all visible ones when none is ready: a
+    failed check must not empty a name. The shuffle of `machines` is always the same, so that
+    rotation spreads truncated replies. `total` counts the matching machines in any state.
     """
 
     __slots__ = ("_canonical", "_in_order", "_spread", "machines", "total", "visible")
@@ -169,7 +171,7 @@ class MachineSet:
         *,
         choosing: bool = False,
     ) -> None:
-        """*choosing*: some of *visible* may be left out as not ready."""
+        """*choosing*: leave out the machines of *visible* that are not ready."""
         self.visible, self.total = visible, total
         self.machines = _ready(visible) if choosing else visible
         mixed = self.machines is not visible
@@ -179,7 +181,7 @@ class MachineSet:
 
     @property
     def none_ready(self) -> bool:
-        """Whether unready machines are answered, as no other is there."""
+        """Whether no machine is ready, so that the answer has unready ones."""
         return bool(self.machines) and not self.machines[0][6][1]
 
     @property
@@ -191,14 +193,14 @@ class MachineSet:
 
     @property
     def canonical(self) -> tuple[Machine, ...]:
-        """By address, one machine per address."""
+        """One machine per address, by address."""
         if self._canonical is None:
             self._canonical = _one_per_address(self.in_order)
         return self._canonical
 
     @property
     def spread(self) -> tuple[Machine, ...]:
-        """Shuffled, one machine per address."""
+        """One machine per address, shuffled."""
         if self._spread is None and self._canonical is not None:
             shared = len(self._canonical) < len(self.machines)
             self._spread = _one_per_address(self.machines) if shared else self.machines
@@ -206,8 +208,8 @@ class MachineSet:
             self._spread = _one_per_address(self.machines)
         return self._spread
 
-    def take_as_distinct(self) -> None:
-        """Do not look for machines that share an address: it is known that there are none."""
+    def mark_distinct(self) -> None:
+        """Record that no two machines share an address, which saves the check."""
         self._spread, self._canonical = self.machines, self.in_order
 
     @property
@@ -217,21 +219,21 @@ class MachineSet:
 
 
 def _one_per_address(machines: tuple[Machine, ...]) -> tuple[Machine, ...]:
-    """Drop machines that have the address of one before; usually there are none."""
+    """Drop machines that share the address of an earlier one; usually there are none."""
     if len(set(map(_ADDRESS, machines))) == len(machines):
         return machines
-    found: dict[bytes, Machine] = {}
+    first: dict[bytes, Machine] = {}
     for machine in machines:
-        found.setdefault(machine[2], machine)
-    return tuple(found.values())
+        first.setdefault(machine[2], machine)
+    return tuple(first.values())
 
 
 NO_MACHINES: Final = MachineSet((), 0, ())
-NO_NAMES: Final[Mapping[bytes, MachineSet]] = {}  # one for all apps: few have names
+NO_NAMES: Final[Mapping[bytes, MachineSet]] = {}  # shared: few apps have named machines
 
 
 class ById(Mapping[bytes, Machine]):
-    """Machines by id, found by bisection: they are in order of id, so that no index is needed."""
+    """Machines by id. They are sorted by id, so bisection replaces an index."""
 
     __slots__ = ("_machines",)
 
@@ -253,8 +255,10 @@ class ById(Mapping[bytes, Machine]):
 
 @dataclass(frozen=True)
 class App:
-    """An app of one network with its machines in order of id. Each index is built once per value:
-    by `prepare`, or on first use while the app is SMALL."""
+    """An app of one network, with its machines in order of id.
+
+    Each index is built once per value: on first use if the app is SMALL, else by `prepare`.
+    """
 
     name: bytes
     machines: tuple[Machine, ...] = ()
@@ -262,21 +266,21 @@ class App:
     @cached_property
     def started(self) -> tuple[Machine, ...]:
         """The visible machines in order of id; `machines` itself when all are."""
-        found = _visible(self.machines)
-        return self.machines if len(found) == len(self.machines) else tuple(found)
+        visible = _visible(self.machines)
+        return self.machines if len(visible) == len(self.machines) else tuple(visible)
 
     @cached_property
     def listed(self) -> tuple[Machine, ...]:
         """The machines of the `all.` lists in order of id."""
         if self.started is self.machines:
             return self.machines
-        found = _listed(self.machines)
-        return self.machines if len(found) == len(self.machines) else tuple(found)
+        listed = _listed(self.machines)
+        return self.machines if len(listed) == len(self.machines) else tuple(listed)
 
     @cached_property
     def whole(self) -> MachineSet:
-        """All visible machines, or the ready ones of them."""
-        # The sort is stable: of one address the lowest id comes first.
+        """The ready machines among the visible ones, or all visible ones when none is ready."""
+        # The sort is stable: among machines of one address the lowest id comes first.
         shuffled = tuple(sorted(self.started, key=_scattered))
         large = len(self.machines) > SMALL
         in_order = tuple(sorted(self.started, key=_ADDRESS)) if large else None
@@ -295,7 +299,7 @@ class App:
 
     @property
     def mixed(self) -> bool:
-        """Whether some visible machines are ready and some are not: then each set chooses."""
+        """Whether some visible machines are ready and some are not."""
         return self.whole.machines is not self.whole.visible
 
     @cached_property
@@ -318,12 +322,12 @@ class App:
 
     @cached_property
     def by_region(self) -> Mapping[bytes, MachineSet]:
-        """Sets of every region that any machine has, whatever its state."""
+        """The set of each region that a machine in any state is in."""
         return self._split(_REGION)
 
     @cached_property
     def by_group(self) -> Mapping[bytes, MachineSet]:
-        """Sets of every process group that any machine has, whatever its state."""
+        """The set of each process group that a machine in any state is in."""
         return self._split(_GROUP)
 
     @cached_property
@@ -332,16 +336,16 @@ class App:
 
     @property
     def regions(self) -> AbstractSet[bytes]:
-        """Regions of all machines, whatever their state."""
+        """The regions of all machines in any state."""
         return self.by_region.keys()
 
     @property
     def groups(self) -> AbstractSet[bytes]:
-        """Process groups of all machines, whatever their state."""
+        """The process groups of all machines in any state."""
         return self.by_group.keys()
 
     def selection(self, region: bytes | None, group: bytes | None) -> MachineSet:
-        """The set of one region, one group, both, or all."""
+        """Return the set of a region, of a process group, of both, or of the whole app."""
         if region is None:
             return self.whole if group is None else self.by_group.get(group, NO_MACHINES)
         if group is None or (len(self.by_group) == 1 and group in self.by_group):
@@ -349,7 +353,7 @@ class App:
         return self.by_region_and_group.get((region, group), NO_MACHINES)
 
     def _split(self, key: Callable[[Machine], K]) -> dict[K, MachineSet]:
-        """Partition the machines by *key*; all of one kind are the whole set, not a copy of it."""
+        """Partition the machines by *key*; a single part is the whole set, not a copy of it."""
         totals = Counter(map(key, self.machines))
         if len(totals) == 1:
             return dict.fromkeys(totals, self.whole)
@@ -360,11 +364,11 @@ class App:
         totals: Mapping[K, int],
         pairs: Callable[[tuple[Machine, ...]], Iterable[tuple[K, Machine]]],
     ) -> dict[K, MachineSet]:
-        """Make a set of each key. Of a large app both orders are split: nothing is sorted later."""
+        """Make the set of each key. In a large app both orders are split, so no set sorts later."""
         shuffled = _gather(pairs(self.visible))
         large = len(self.machines) > SMALL
         in_order = _gather(pairs(self._visible_in_order)) if large else {}
-        found = {
+        sets = {
             key: MachineSet(
                 shuffled.get(key, ()),
                 total,
@@ -373,29 +377,32 @@ class App:
             )
             for key, total in totals.items()
         }
-        # A mixed app's whole set does not know the addresses that it leaves out.
+        # The whole set of a mixed app leaves out unready machines: their addresses are unchecked.
         if large and not self.mixed and self.whole.distinct:
-            for one in found.values():
-                one.take_as_distinct()
-        return found
+            for one in sets.values():
+                one.mark_distinct()
+        return sets
 
     @cached_property
     def by_key(self) -> Mapping[bytes, MachineSet]:
-        """Sets by metadata key, lower-cased."""
+        """The set of each metadata key, lower-cased."""
         return self._sets(_totals(_keys(self.machines)), _keys)
 
     @cached_property
     def by_key_value(self) -> Mapping[tuple[bytes, bytes], MachineSet]:
-        """Sets by metadata key and value, both lower-cased."""
+        """The set of each pair of metadata key and value, both lower-cased."""
         return self._sets(_totals(_keys_and_values(self.machines)), _keys_and_values)
 
     def regions_of(self, group: bytes | None) -> Mapping[bytes, tuple[Machine, ...]]:
-        """The machines of the whole set, or of a group's, by region, each in order of address and
-        id: what `nearest` orders. The sets of regions choose for themselves who is ready."""
+        """Return the machines of the app or of a process group by region, for `nearest`.
+
+        Each region's are in order of address and id. A mixed app cannot use the sets of regions:
+        each of those decides on its own whether to leave out unready machines.
+        """
         if self.mixed:
             return self._parts.get(group, {})
         sets = {region: self.selection(region, group) for region in self.by_region}
-        return {region: found.in_order for region, found in sets.items() if found.machines}
+        return {region: one.in_order for region, one in sets.items() if one.machines}
 
     @cached_property
     def _parts(self) -> Mapping[bytes | None, Mapping[bytes, tuple[Machine, ...]]]:
@@ -403,14 +410,13 @@ class App:
         sets.update(self.by_group.items())
         whole = _gather((m[3], m) for m in self.whole.in_order)
         return {
-            group: whole if found is self.whole else _gather((m[3], m) for m in found.in_order)
-            for group, found in sets.items()
+            group: whole if one is self.whole else _gather((m[3], m) for m in one.in_order)
+            for group, one in sets.items()
         }
 
     @cached_property
     def by_name(self) -> Mapping[bytes, MachineSet]:
-        """Sets by the machines' names: of all visible ones, as `<id>.vm` does not look at readiness
-        either."""
+        """The set of each machine name: all visible machines, ready or not, as at `<id>.vm`."""
         named = [m for m in self.machines if m[6][2]]
         if not named:
             return NO_NAMES
@@ -419,26 +425,31 @@ class App:
         return {name: MachineSet(visible.get(name, ()), total) for name, total in totals.items()}
 
     @cached_property
-    def by_service(self) -> Mapping[ServiceKey, tuple[Published, ...]]:
-        """(name, protocol) of every service that any machine publishes, whatever its state → the
-        visible machines that do, or the ready ones of them, shuffled, each with the service."""
-        found: dict[ServiceKey, list[Published]] = {
+    def by_service(self) -> Mapping[ServiceKey, tuple[PublishedService, ...]]:
+        """The machines that publish each (name, protocol), shuffled, each with its service.
+
+        These are the ready machines, or all visible ones when none is ready. A service that only
+        stopped machines publish has an empty entry.
+        """
+        by_key: dict[ServiceKey, list[PublishedService]] = {
             (service.name, service.protocol): [] for m in self.machines for service in m[8]
         }
-        for machine in self.visible if found else ():
+        for machine in self.visible if by_key else ():
             for service in machine[8]:
-                found[service.name, service.protocol].append((machine, service))
-        return {key: self._published(some) for key, some in found.items()}
+                by_key[service.name, service.protocol].append((machine, service))
+        return {key: self._published(visible) for key, visible in by_key.items()}
 
-    def _published(self, some: list[Published]) -> tuple[Published, ...]:
-        ready = [one for one in some if one[0][6][1]] if self.mixed else some
-        return tuple(ready or some)
+    def _published(self, visible: list[PublishedService]) -> tuple[PublishedService, ...]:
+        ready = [one for one in visible if one[0][6][1]] if self.mixed else visible
+        return tuple(ready or visible)
 
     def published(
         self, service: ServiceKey, region: bytes | None, group: bytes | None
-    ) -> tuple[Published, ...]:
-        """Return who publishes a service in one region, one group, both, or anywhere; empty also
-        when there is no such service."""
+    ) -> tuple[PublishedService, ...]:
+        """Return who publishes *service* in a region, a process group, both, or the whole app.
+
+        Empty also when there is no such service.
+        """
         if region is None and group is None:
             return self.by_service.get(service, ())
         return self._by_narrowed_service.get((service, region, group), ())
@@ -446,15 +457,15 @@ class App:
     @cached_property
     def _by_narrowed_service(
         self,
-    ) -> Mapping[tuple[ServiceKey, bytes | None, bytes | None], tuple[Published, ...]]:
-        found: dict[tuple[ServiceKey, bytes | None, bytes | None], list[Published]] = {}
+    ) -> Mapping[tuple[ServiceKey, bytes | None, bytes | None], tuple[PublishedService, ...]]:
+        by_key: dict[tuple[ServiceKey, bytes | None, bytes | None], list[PublishedService]] = {}
         for machine in self.visible:
             region, group = machine[3], machine[4]
             for service in machine[8]:
                 one, key = (machine, service), (service.name, service.protocol)
                 for narrowed in (key, region, None), (key, None, group), (key, region, group):
-                    found.setdefault(narrowed, []).append(one)
-        return {key: self._published(some) for key, some in found.items()}
+                    by_key.setdefault(narrowed, []).append(one)
+        return {key: self._published(visible) for key, visible in by_key.items()}
 
     @property
     def services(self) -> AbstractSet[tuple[bytes, bytes]]:
@@ -462,18 +473,22 @@ class App:
 
     @cached_property
     def lists(self) -> dict[tuple[str, bytes | None, bool], Text]:
-        """Text of lists of this app, each kept once it was asked for (lookup.py). No Text is longer
-        than a message, so that an app keeps 64 KiB per list at most."""
+        """The encoded lists of this app, each from its first query on (lookup.py).
+
+        A Text is little longer than the largest message, so a list takes some 64 KiB.
+        """
         return {}
 
     @cached_property
     def orders(self) -> OrderedDict[tuple[bytes | None, bytes | None], Order]:
-        """What `nearest` has computed: by asker's region and process group (nearest.py). At most 8
-        are kept: an app is mostly asked from where it runs, and regions are few."""
+        """The orders by distance, by the requester's region and process group (nearest.py).
+
+        At most 8 are stored: most queries come from the few regions where the app runs.
+        """
         return OrderedDict()
 
-    def keep_order(self, key: tuple[bytes | None, bytes | None], order: Order) -> None:
-        """Keep what `nearest` computed; the oldest goes when there are too many."""
+    def store_order(self, key: tuple[bytes | None, bytes | None], order: Order) -> None:
+        """Store what `nearest` computed, and evict the oldest order when there are too many."""
         self.orders[key] = order
         if len(self.orders) > _MOST_ORDERS:
             self.orders.popitem(last=False)
@@ -498,8 +513,10 @@ class App:
 
 
 class Order(NamedTuple):
-    """The regions of an app by distance: tie classes of machines, nearest first, each in order of
-    address and id. It holds for the *latency* and *regions* that it was computed from."""
+    """The machines of an app by distance of their regions: tie classes, nearest first.
+
+    Each class is in order of address and id. Valid for the `latency` and `regions` given here.
+    """
 
     latency: Mapping[tuple[bytes, bytes], float]
     regions: Mapping[bytes, Region]
@@ -525,21 +542,24 @@ def _totals(pairs: Iterable[tuple[K, Machine]]) -> Counter[K]:
 
 
 def _gather(pairs: Iterable[tuple[K, Machine]]) -> dict[K, tuple[Machine, ...]]:
-    """Split machines by key, order kept."""
-    found: dict[K, list[Machine]] = {}
+    """Group machines by key and preserve their order."""
+    groups: dict[K, list[Machine]] = {}
     for key, machine in pairs:
-        members = found.get(key)
+        members = groups.get(key)
         if members is None:
-            found[key] = [machine]
+            groups[key] = [machine]
         else:
             members.append(machine)
-    return {key: tuple(machines) for key, machines in found.items()}
+    return {key: tuple(machines) for key, machines in groups.items()}
 
 
 @dataclass(frozen=True)
 class Network:
-    """One tenant's network. `revision` counts its own changes, not the catalog's: one tenant learns
-    nothing of another by it. 0: nobody counts."""
+    """One tenant's network.
+
+    `revision` counts the changes of this network, not of the catalog: it reveals nothing about
+    other tenants. 0: changes are not counted.
+    """
 
     id: NetworkId
     prefix: bytes  # the first six octets of its addresses
@@ -548,11 +568,11 @@ class Network:
     peers: Mapping[bytes, Peer] = field(default_factory=dict)
     flycasts: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     revision: int = 0
-    known: bool = True  # False: a source claims it, the catalog does not have it
+    known: bool = True  # False: a source address belongs to it, but the catalog does not have it
     zones: frozenset[bytes] = frozenset()  # apexes of private zones, in wire form
     records: Mapping[bytes, bytes] = field(default_factory=dict)  # by owner (own.py)
-    # What `amended` knows of the value before: its revision, and the parts that are others now:
-    # labels of apps and flycasts, and what own.py calls parts.
+    # Set by `amended`: the revision of the old value, and the parts that differ from it: labels of
+    # apps and flycasts, and what own.py calls parts.
     since: int = field(default=-1, compare=False)
     touched: frozenset[bytes] = field(default=frozenset(), compare=False)
 
@@ -563,36 +583,37 @@ class Network:
 
     @property
     def label(self) -> bytes:
-        """What to call it: its name, else its id in decimal."""
+        """The name of the network, else its id in decimal."""
         return self.name or (b"%d" % self.id if self.known else b"")
 
     @cached_property
     def peer_by_120(self) -> Mapping[bytes, Peer]:
-        """Peers, hidden ones too, by the first 15 octets of their address."""
+        """All peers, including hidden ones, by the first 15 octets of their address."""
         return {peer.address[:15]: peer for _, peer in sorted(self.peers.items(), reverse=True)}
 
     @cached_property
     def by_address(self) -> list[Machine]:
-        """All machines, whatever their state, by address. One sorted list takes 8 octets per
-        machine and finds an address, a /112 and any range; a dictionary takes twelve times that."""
+        """All machines in any state, by address.
+
+        A sorted list takes 8 octets per machine and finds an address, a /112 and any range; a
+        dictionary takes twelve times as much.
+        """
         return sorted(chain.from_iterable(a.machines for a in self.apps.values()), key=_ADDRESS)
 
     @cached_property
     def visible_by_address(self) -> list[Machine]:
         """The visible machines by address; `by_address` itself when all are."""
-        found = _visible(self.by_address)
-        return self.by_address if len(found) == len(self.by_address) else found
+        visible = _visible(self.by_address)
+        return self.by_address if len(visible) == len(self.by_address) else visible
 
     @cached_property
     def machine_by_112(self) -> Mapping[bytes, Machine]:
-        """Machines, stopped ones too, by the first 14 octets; of several a started one, then the
-        lowest id."""
+        """The machine of each /112, in any state: a started one first, then the lowest id."""
         return By112(self.by_address)
 
     @cached_property
     def others(self) -> Mapping[bytes, tuple[Labels, ...]]:
-        """Answerable addresses that are not machines': visible peers', flycast addresses, and the
-        server's; each with the names that own it."""
+        """The addresses of visible peers, flycasts and the server, each with the owner names."""
         names: dict[bytes, list[Labels]] = {self.server_address: [(b"_api", b"internal")]}
         for peer in self.peers.values():
             if peer.visible:
@@ -609,11 +630,11 @@ class Network:
 
     @cached_property
     def owners(self) -> Mapping[bytes, tuple[Labels, ...]]:
-        """Reverse mapping: each answerable address to the names that own it, in canonical order."""
+        """The owner names of each answerable address, in canonical order, for reverse lookups."""
         return Owners(self.visible_by_address, self.others)
 
     def owns_between(self, low: bytes, high: bytes) -> bool:
-        """Whether an answerable address lies in low..high."""
+        """Whether an answerable address lies between *low* and *high*, inclusive."""
         machines, others = self.visible_by_address, self.other_addresses
         at = bisect_left(machines, low, key=_ADDRESS)
         if at < len(machines) and machines[at][2] <= high:
@@ -629,12 +650,12 @@ class Network:
 
     @cached_property
     def peer_names(self) -> tuple[bytes, ...]:
-        """The visible peers, in order."""
+        """The names of the visible peers, sorted."""
         return tuple(sorted(peer.name for peer in self.peers.values() if peer.visible))
 
     @cached_property
-    def roll(self) -> Roll:
-        """The apps in order, with how many machines each adds to the lists."""
+    def app_index(self) -> AppIndex:
+        """The apps in order, with the position of each in the lists of machines."""
         shown = len(self.visible_by_address)
         names = sorted(self.apps)
         sizes = [len(self.apps[name].machines) for name in names]
@@ -644,24 +665,27 @@ class Network:
             started = [size - lacking[name] for name, size in zip(names, sizes, strict=True)]
             lacking = Counter(m[1] for m in self.by_address if m[5] == DESTROYED or m[6][0])
             listed = [size - lacking[name] for name, size in zip(names, sizes, strict=True)]
-        return Roll.of(names, started, listed)
+        return AppIndex.of(names, started, listed)
 
     @cached_property
     def lists(self) -> dict[str, Text]:
-        """Text of the lists of apps and peers, kept once asked for (lookup.py)."""
+        """The encoded lists of apps and peers, each from its first query on (lookup.py)."""
         return {}
 
 
-class Roll(NamedTuple):
-    """The apps of a network in order, and how many machines of the lists stand before each: of
-    `_instances` (`started`) and of `all._instances` (`listed`). Both end with the total."""
+class AppIndex(NamedTuple):
+    """The apps of a network in order, and how many listed machines precede each.
+
+    `started` counts those of `_instances`, `listed` those of `all._instances`. Both end with the
+    total.
+    """
 
     names: list[bytes]
     started: array[int]
     listed: array[int]
 
     @classmethod
-    def of(cls, names: list[bytes], started: Iterable[int], listed: Iterable[int]) -> Roll:
+    def of(cls, names: list[bytes], started: Iterable[int], listed: Iterable[int]) -> AppIndex:
         before = (array("L", accumulate(counts, initial=0)) for counts in (started, listed))
         return cls(names, *before)
 
@@ -670,7 +694,7 @@ class Roll(NamedTuple):
 
 
 class By112(Mapping[bytes, Machine]):
-    """Machines by the first 14 octets of their address, found by bisection."""
+    """Machines by the first 14 octets of their address; bisection replaces an index."""
 
     __slots__ = ("_machines",)
 
@@ -680,7 +704,7 @@ class By112(Mapping[bytes, Machine]):
     def __getitem__(self, start: bytes) -> Machine:
         at = bisect_left(self._machines, start, key=_ADDRESS)
         end = at
-        # Mostly one: a machine owns its /112, and shares it only by mistake.
+        # Usually one: a machine owns its /112 and shares it only by mistake.
         while end < len(self._machines) and self._machines[end][2].startswith(start):
             end += 1
         if at == end:
@@ -695,8 +719,10 @@ class By112(Mapping[bytes, Machine]):
 
 
 class Owners(Mapping[bytes, tuple[Labels, ...]]):
-    """The names that own each answerable address, from machines in order of address and a
-    dictionary of the rest."""
+    """The owner names of each answerable address.
+
+    Machines are found in a list sorted by address, all other owners in a dictionary.
+    """
 
     __slots__ = ("_machines", "_others")
 
@@ -704,15 +730,15 @@ class Owners(Mapping[bytes, tuple[Labels, ...]]):
         self._machines, self._others = machines, others
 
     def __getitem__(self, address: bytes) -> tuple[Labels, ...]:
-        found: list[Labels] = []
+        owners: list[Labels] = []
         at = bisect_left(self._machines, address, key=_ADDRESS)
         while at < len(self._machines) and self._machines[at][2] == address:
-            found.append((self._machines[at][0], b"vm", self._machines[at][1], b"internal"))
+            owners.append((self._machines[at][0], b"vm", self._machines[at][1], b"internal"))
             at += 1
         others = self._others.get(address, ())
-        if not found and not others:
+        if not owners and not others:
             raise KeyError(address)
-        return _sorted_names((*found, *others)) if found else others
+        return _sorted_names((*owners, *others)) if owners else others
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(dict.fromkeys((*map(_ADDRESS, self._machines), *self._others)))
@@ -722,10 +748,13 @@ class Owners(Mapping[bytes, tuple[Labels, ...]]):
 
 
 def prepare(network: Network, since: Network | None = None) -> Network:
-    """Build the indexes of *network* and return it: called by the thread that loads, so that no
-    question waits for one. Apps that *since* has too are prepared already."""
+    """Build the indexes of *network* and return it.
+
+    The loading thread calls this, so that no query waits for an index. Apps that *since* has too
+    are already prepared.
+    """
     _ = network.machine_by_112, network.owners, network.other_addresses, network.peer_by_120
-    _ = network.roll, network.peer_names, network.below
+    _ = network.app_index, network.peer_names, network.below
     for label in network.apps if since is None else network.touched & network.apps.keys():
         app = network.apps[label]
         if len(app.machines) > SMALL:
@@ -747,17 +776,18 @@ def amended(
     zones: frozenset[bytes] | None = None,
     records: Mapping[bytes, bytes] | None = None,
 ) -> Network:
-    """Return *old* with some parts replaced: None, an empty tuple or an empty string is gone, None
-    for all peers or zones is as they were. With *zones*, *records* are all there are.
+    """Return *old* with some parts replaced.
 
-    Indexes that *old* has built are carried over and amended: a change costs what changed, not what
-    is there.
+    An app of None, a flycast without addresses and an owner without records are deleted; *peers* of
+    None leaves the peers unchanged, *zones* of None the zones. With *zones*, *records* are all that
+    there are. Indexes that *old* has built are carried over and amended, so the cost depends on the
+    size of the change, not of the network.
     """
     same = (
         name == old.name
         and all(old.apps.get(label) is app for label, app in apps.items())
         and peers in (None, old.peers)
-        and all(old.flycasts.get(label, ()) == found for label, found in flycasts.items())
+        and all(old.flycasts.get(label, ()) == given for label, given in flycasts.items())
         and zones in (None, old.zones)
         and all(old.records.get(owner, b"") == sets for owner, sets in (records or {}).items())
         and (zones is None or old.records == records)
@@ -765,42 +795,41 @@ def amended(
     if same and old.known:
         return old
     apps = {label: app and _sharing(app, old.apps.get(label)) for label, app in apps.items()}
-    kept_apps = dict(
-        old.apps
-    )  # a copy in C: a network may have ten thousand apps, and a hundred commits a second
+    # dict() copies in C: a network may have ten thousand apps and a hundred commits per second.
+    new_apps = dict(old.apps)
     for label, app in apps.items():
         if app is None:
-            kept_apps.pop(label, None)
+            new_apps.pop(label, None)
         else:
-            kept_apps[label] = app
-    kept_flycasts = {label: found for label, found in {**old.flycasts, **flycasts}.items() if found}
+            new_apps[label] = app
+    all_flycasts = {**old.flycasts, **flycasts}
     own = old.records
     if records is not None:
         own = records if zones is not None else _amended_records(old.records, records)
     owners = frozenset(records or ()) | (frozenset() if zones is None else old.records.keys())
     own_zones = old.zones if zones is None else zones
     parts = changed_parts((old.records, old.zones), (own, own_zones), owners)
-    made = Network(
+    new = Network(
         old.id,
         old.prefix,
         name,
-        kept_apps,
+        new_apps,
         old.peers if peers is None else peers,
-        kept_flycasts,
+        {label: given for label, given in all_flycasts.items() if given},
         revision,
         zones=own_zones,
         records=own,
         since=old.revision if old.known else -1,
         touched=frozenset(apps) | frozenset(flycasts) | frozenset(parts),
     )
-    _carry(old, made, apps)
+    _carry(old, new, apps)
     if zones is None and "below" in old.__dict__:
-        made.__dict__["below"] = _amended_below(old, made, owners)
+        new.__dict__["below"] = _amended_below(old, new, owners)
     if peers is None:
-        _share(old, made, "peer_by_120", "peer_names")
+        _share(old, new, "peer_by_120", "peer_names")
         if not flycasts:
-            _share(old, made, "others", "other_addresses")
-    return prepare(made, since=old) if "roll" in old.__dict__ else made
+            _share(old, new, "others", "other_addresses")
+    return prepare(new, since=old) if "app_index" in old.__dict__ else new
 
 
 def _amended_records(
@@ -830,77 +859,76 @@ def _amended_below(old: Network, made: Network, owners: Iterable[bytes]) -> Mapp
 
 
 def _sharing(app: App, old: App | None) -> App:
-    """Return *app* with the machines of *old* that equal its own: one value is kept of each."""
+    """Return *app* with each machine that equals one of *old* replaced by that same object."""
     if old is None or old is app:
         return app
     known = {machine: machine for machine in old.machines}
     return App(app.name, tuple([known.get(machine, machine) for machine in app.machines]))
 
 
-def _share(old: Network, made: Network, *indexes: str) -> None:
-    """Take over indexes that *old* has built."""
+def _share(old: Network, new: Network, *indexes: str) -> None:
+    """Give *new* the indexes that *old* has built."""
     for index in indexes:
         if index in old.__dict__:
-            made.__dict__[index] = old.__dict__[index]
+            new.__dict__[index] = old.__dict__[index]
 
 
-_FEW: Final = 64  # changed machines that are put into a sorted list one by one
+_FEW: Final = 64  # up to so many changes a sorted list is amended one machine at a time
 
 
-def _carry(old: Network, made: Network, apps: Mapping[bytes, App | None]) -> None:
-    """Amend the lists by address and the roll of *old*, if it has them."""
-    if "roll" not in old.__dict__:
+def _carry(old: Network, new: Network, apps: Mapping[bytes, App | None]) -> None:
+    """Give *new* the lists by address and the app index of *old*, amended, if *old* has them."""
+    if "app_index" not in old.__dict__:
         return
     before = {m for label in apps if label in old.apps for m in old.apps[label].machines}
     after = {m for app in apps.values() if app is not None for m in app.machines}
-    gone, come = [*before - after], [*after - before]
-    index = _amended(old.by_address, gone, come)
-    made.__dict__["by_address"] = index
-    if old.visible_by_address is old.by_address and len(_visible(come)) == len(come):
-        made.__dict__["visible_by_address"] = index
+    removed, added = [*before - after], [*after - before]
+    index = _amended(old.by_address, removed, added)
+    new.__dict__["by_address"] = index
+    if old.visible_by_address is old.by_address and len(_visible(added)) == len(added):
+        new.__dict__["visible_by_address"] = index
     else:
-        made.__dict__["visible_by_address"] = _amended(
-            old.visible_by_address, _visible(gone), _visible(come)
+        new.__dict__["visible_by_address"] = _amended(
+            old.visible_by_address, _visible(removed), _visible(added)
         )
-    made.__dict__["roll"] = _amended_roll(old.roll, apps)
+    new.__dict__["app_index"] = _amended_app_index(old.app_index, apps)
 
 
-def _amended(index: list[Machine], gone: list[Machine], come: list[Machine]) -> list[Machine]:
-    """Return *index*, sorted by address, without the machines *gone* and with those that have
-    *come*."""
-    if len(gone) + len(come) > _FEW:
-        left = Counter(gone)
-        kept = []
+def _amended(index: list[Machine], removed: list[Machine], added: list[Machine]) -> list[Machine]:
+    """Return a copy of *index*, sorted by address, without *removed* and with *added*."""
+    if len(removed) + len(added) > _FEW:
+        left = Counter(removed)
+        amended = []
         for machine in index:
             if left and left.get(machine):
                 left[machine] -= 1
             else:
-                kept.append(machine)
-        kept += come
-        kept.sort(key=_ADDRESS)  # two runs: the sort only merges
-        return kept
-    found = index.copy()
-    for machine in gone:
-        at = bisect_left(found, machine[2], key=_ADDRESS)
-        while found[at] != machine:
+                amended.append(machine)
+        amended += added
+        amended.sort(key=_ADDRESS)  # nearly sorted: the sort only merges runs
+        return amended
+    amended = index.copy()
+    for machine in removed:
+        at = bisect_left(amended, machine[2], key=_ADDRESS)
+        while amended[at] != machine:
             at += 1
-        del found[at]
-    for machine in come:
-        insort(found, machine, key=_ADDRESS)
-    return found
+        del amended[at]
+    for machine in added:
+        insort(amended, machine, key=_ADDRESS)
+    return amended
 
 
-def _amended_roll(roll: Roll, apps: Mapping[bytes, App | None]) -> Roll:
-    names = roll.names
+def _amended_app_index(app_index: AppIndex, apps: Mapping[bytes, App | None]) -> AppIndex:
+    names = app_index.names
     started, listed = (
         [after - before for before, after in pairwise(counts)]
-        for counts in (roll.started, roll.listed)
+        for counts in (app_index.started, app_index.listed)
     )
     for label, app in apps.items():
         at = bisect_left(names, label)
         there = at < len(names) and names[at] == label
         if there != (app is not None):
-            if names is roll.names:
+            if names is app_index.names:
                 names = names.copy()
             if there:
                 del names[at], started[at], listed[at]
@@ -910,7 +938,7 @@ def _amended_roll(roll: Roll, apps: Mapping[bytes, App | None]) -> Roll:
                 listed.insert(at, 0)
         if app is not None:
             started[at], listed[at] = len(_visible(app.machines)), len(_listed(app.machines))
-    return Roll.of(names, started, listed)
+    return AppIndex.of(names, started, listed)
 
 
 def _rank(machine: Machine) -> tuple[bool, bytes, bytes]:
@@ -918,7 +946,7 @@ def _rank(machine: Machine) -> tuple[bool, bytes, bytes]:
 
 
 class Region(NamedTuple):
-    """Coordinates in degrees, None when unknown."""
+    """The coordinates of a region in degrees, None when unknown."""
 
     latitude: float | None
     longitude: float | None
@@ -926,7 +954,7 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True)
 class Catalog:
-    """Everything the server answers from, as of one commit."""
+    """All data that the server answers from, as of one commit."""
 
     networks: Mapping[NetworkId, Network] = field(default_factory=dict)
     regions: Mapping[bytes, Region] = field(default_factory=dict)
@@ -935,8 +963,10 @@ class Catalog:
     revision: int = 0
 
     def cost(self, here: bytes | None, there: bytes) -> float | None:
-        """How far region *there* is from *here*, in ms: measured, else great-circle km / 100, None
-        if unknown."""
+        """Return the distance of two regions in ms: as measured, else great-circle km / 100.
+
+        None if unknown.
+        """
         if here is None:
             return None
         measured = self.latency.get((here, there), self.latency.get((there, here)))
@@ -944,12 +974,12 @@ class Catalog:
             return measured
         if here == there:
             return 0.0
-        kilometres = _great_circle(self.regions.get(here), self.regions.get(there))
-        return None if kilometres is None else kilometres / 100
+        kilometers = _great_circle(self.regions.get(here), self.regions.get(there))
+        return None if kilometers is None else kilometers / 100
 
 
 def _great_circle(a: Region | None, b: Region | None) -> float | None:
-    """The haversine distance in km, None unless both ends have coordinates."""
+    """Return the haversine distance in km, None unless both ends have coordinates."""
     if a is None or b is None or None in a or None in b:
         return None
     assert a.latitude is not None and a.longitude is not None  # noqa: PT018 - for the type checker
@@ -961,27 +991,23 @@ def _great_circle(a: Region | None, b: Region | None) -> float | None:
 
 
 def changed(old: Catalog, new: Catalog) -> Iterator[tuple[NetworkId, frozenset[bytes] | None]]:
-    """Yield each network that differs, with the app and flycast labels that do; None: all of them.
+    """Yield each network that differs, with the labels of its changed apps and flycasts.
 
-    Equal parts of two catalogs are the same objects (store/sqlite.py), so this compares identities.
-    A change of places (regions, latency, hosts) may concern every name of every network.
+    None in place of the labels means all of them. Equal parts of two catalogs are the same objects
+    (store/sqlite.py), so this compares identities. A change of regions, latency or hosts may
+    concern every name of every network.
     """
-    places = (old.regions, old.latency, old.hosts) != (new.regions, new.latency, new.hosts)
+    moved = (old.regions, old.latency, old.hosts) != (new.regions, new.latency, new.hosts)
     for number in old.networks.keys() | new.networks.keys():
         before, after = old.networks.get(number), new.networks.get(number)
-        if places or before is None or after is None:
+        if moved or before is None or after is None:
             yield number, None
         elif before is not after and after.since == before.revision:
-            yield (
-                number,
-                after.touched,
-            )  # found without a walk over ten thousand apps that are the same
+            # Known without a walk over ten thousand unchanged apps.
+            yield number, after.touched
         elif before is not after:
-            apps = {
-                a
-                for a in before.apps.keys() | after.apps.keys()
-                if before.apps.get(a) is not after.apps.get(a)
-            }
+            labels = before.apps.keys() | after.apps.keys()
+            apps = {a for a in labels if before.apps.get(a) is not after.apps.get(a)}
             flycasts = {a for a, _ in before.flycasts.items() ^ after.flycasts.items()}
             yield number, frozenset(apps | flycasts).union(changed_own(before, after))
 

@@ -1,4 +1,7 @@
-"""What decides how the rows of a catalog are read. All who read or write one file need the same."""
+"""The settings that decide how the rows of a catalog are read.
+
+All processes that read or write the same file need the same values.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class CatalogRules:
-    """The settings that a catalog is read by. The defaults are those of the settings."""
+    """The settings that a catalog is read by, with their defaults."""
 
     prefix: bytes = b"\xfd\xaa"  # the first two octets of every address: a ULA /16
-    hidden: tuple[str, ...] = ("interactive-",)  # peers whose names start so are not listed
+    hidden: tuple[str, ...] = ("interactive-",)  # prefixes of the names of peers that are hidden
 
 
-USUAL: Final = CatalogRules()
+DEFAULT_RULES: Final = CatalogRules()

@@ -1,9 +1,7 @@
-"""Server cookies, RFC 7873 and RFC 9018: version 1, three reserved octets, a time stamp,
-SipHash-2-4.
+"""Make server cookies (RFC 7873, RFC 9018): version 1, reserved octets, time stamp, SipHash-2-4.
 
-Every server that holds the same secret makes the same cookie. No query is refused for its cookie (a
-reply always carries a fresh one), so a client that keeps score is content and a clock that is wrong
-does no harm.
+Servers with the same secret make the same cookie. No query is refused for its cookie, and each
+reply carries a fresh one: clients that verify cookies accept it, and a wrong clock does no harm.
 """
 
 from __future__ import annotations
@@ -14,9 +12,10 @@ _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 
 def full_cookie(client_cookie: bytes, source: bytes, secret: bytes, now: int) -> bytes:
-    """Return the 24 octets of the COOKIE option of a reply: client cookie, then server cookie.
+    """Return the COOKIE option of a reply: the client cookie, then the server cookie (24 octets).
 
-    *source* is the client's address (16 octets, or 4), *secret* 16 octets, *now* Unix seconds.
+    *source* is the client's address (16 or 4 octets). *secret* has 16 octets. *now* is in Unix
+    seconds.
     """
     client = client_cookie[:8]
     head = b"\1\0\0\0" + pack("!I", now & 0xFFFF_FFFF)
@@ -24,7 +23,7 @@ def full_cookie(client_cookie: bytes, source: bytes, secret: bytes, now: int) ->
 
 
 def siphash(octets: bytes, key: bytes) -> bytes:
-    """Return SipHash-2-4 (8 octets); *key* has 16."""
+    """Return the SipHash-2-4 of *octets* (8 octets); *key* has 16 octets."""
     k0, k1 = unpack("<QQ", key)
     v = (
         k0 ^ 0x736F6D6570736575,

@@ -1,8 +1,7 @@
-"""The same journey, told in words: who asked, by which rule, what the name means, each machine and
-why it is in or out.
+"""Explain the answer to a query: the requester, the rule, the name, and a verdict per machine.
 
-The reply comes from `respond` itself; the words around it come from the same functions on the same
-arguments, so what is told is what is done.
+The reply comes from `respond` itself and the explanation from the same functions with the same
+arguments, so it describes what the server does.
 """
 
 from __future__ import annotations
@@ -21,11 +20,10 @@ from internal_dns.core.journey import (
     Forward,
     Reply,
     Rules,
-    asker,
+    identify,
     respond,
 )
 from internal_dns.core.lookup import OfApp, View, mismatch, readiness
-from internal_dns.core.meant import meant
 from internal_dns.core.names import Asked, Labels
 from internal_dns.core.nearest import distances, rank
 from internal_dns.core.records import TTL, address_text
@@ -40,16 +38,17 @@ from internal_dns.core.resolve import (
     resolve,
     zone_for,
 )
+from internal_dns.core.suggest import suggest
 from internal_dns.core.wire import Query, Silent, read_query
 
-_MISTYPED = 2  # letters too many or too few
-_COMPARED = 5_000  # apps: some 20 ms
-_FEW = 6
+_MISTYPED = 2  # the largest difference in length of a similar name
+_COMPARED = 5_000  # apps to compare, which takes some 20 ms
+_FEW = 6  # apps that are listed when none is similar
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One machine in the eyes of the question; `why` is empty when it is in the answer's set."""
+    """Whether a query selects a machine; `why` not, or empty when it does."""
 
     machine: Machine
     why: str
@@ -58,12 +57,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A journey: its steps as (title, sentence), the machines considered, and the outcome."""
+    """The outcome of a query, the steps to it as (title, text), and a verdict per machine."""
 
     outcome: Reply | Forward | Drop
     steps: tuple[tuple[str, str], ...]
     machines: tuple[Verdict, ...] = ()
-    of: int = 0  # how many machines the app has, judged or not
+    total: int = 0  # machines of the app, judged or not
 
     @property
     def octets(self) -> bytes:
@@ -82,8 +81,10 @@ def explain(
     now: int = 0,
     at_most: int | None = None,
 ) -> Explanation:
-    """Return what `respond` returns for the same arguments, and why; judge *at_most* machines, the
-    nearest first."""
+    """Return the result of `respond` for the same arguments, and the reasons.
+
+    At most *at_most* machines get a verdict, the nearest first.
+    """
     outcome = respond(
         octets, source, destination, catalog, rules, rotation=rotation, stream=stream, now=now
     )
@@ -92,12 +93,12 @@ def explain(
         reason = query.reason
         what = "no reply" if isinstance(query, Silent) else "malformed"
         return Explanation(outcome, (("message", f"{what}: {reason}"),))
-    who = asker(query, source, destination, catalog or Catalog(), rules)
+    who = identify(query, source, destination, catalog or Catalog(), rules)
     steps = [("asks", _who(who, source))]
     network = who.network if isinstance(who, Requester) else None
     zone = zone_for(query.labels, network, rules.prefix) if network else None
     machines: tuple[Verdict, ...] = ()
-    of = 0
+    total = 0
     if isinstance(who, Requester) and zone is not None and catalog is not None:
         here = place(who, catalog, rules.region)
         view = View(who, catalog, here, rules.region, rotation, query.qtype)
@@ -116,7 +117,7 @@ def explain(
             else None
         )
         if app is not None:
-            of = len(app.machines)
+            total = len(app.machines)
             machines = _verdicts(
                 base, app, View(who, catalog, here, rules.region, rotation), at_most
             )
@@ -124,13 +125,13 @@ def explain(
                 steps.append(("ready", "all are shown: none is ready"))
         elif isinstance(base, OfApp) and who.network.known:
             steps.append(("apps", _instead(base.app or b"", who.network)))
-    if isinstance(who, Requester) and (hint := meant(query.labels, query.qtype, who.network)):
-        steps.append(("meant", hint))
+    if isinstance(who, Requester) and (hint := suggest(query.labels, query.qtype, who.network)):
+        steps.append(("hint", hint))
     steps.append(("outcome", _outcome(outcome, query, stream)))
     if isinstance(who, Requester) and who.network.known:
         counted = who.network.revision
         steps.append(("revision", f"{counted} of this network" if counted else "-"))
-    return Explanation(outcome, tuple(steps), machines, of)
+    return Explanation(outcome, tuple(steps), machines, total)
 
 
 def _walked(walked: Resolved, labels: Labels, prefix: bytes) -> list[tuple[str, str]]:
@@ -155,7 +156,7 @@ def _step(step: Step, prefix: bytes) -> str:
         return f"answered {step.by}"
     zone = our_zone(step.labels, prefix)
     assert zone is not None
-    return told(asked_in(zone, step.labels, prefix))
+    return describe(asked_in(zone, step.labels, prefix))
 
 
 def _dotted(labels: Labels) -> str:
@@ -179,7 +180,8 @@ def _place(who: Requester, here: Place, catalog: Catalog, rules: Rules) -> str:
     if here.peer:
         return f"{region}, as peer {here.peer.name.decode()} owns this /120"
     if here.machine:
-        return f"{region}, as machine {here.machine.id.decode()} ({names.printable(here.machine.state)}) owns this /112"
+        ident, state = here.machine.id.decode(), names.printable(here.machine.state)
+        return f"{region}, as machine {ident} ({state}) owns this /112"
     if here.host:
         return f"{region}, by the host bits of the address"
     if who.region:
@@ -187,15 +189,15 @@ def _place(who: Requester, here: Place, catalog: Catalog, rules: Rules) -> str:
     return f"{region}, that of this server" if here.region and rules.region else region
 
 
-def told(asked: Asked) -> str:
-    """Say which row of the grammar a name is, with what was filled in."""
+def describe(asked: Asked) -> str:
+    """Describe the form of a name, with the values of its fields."""
     match asked:
         case names.NoSuchForm(reason=reason):
-            return f"nothing: {reason}"
+            return f"not a valid name: {reason}"
         case names.EmptyNonTerminal(of=of):
-            return f"nothing itself, a name on the way to others of: {told(of)}"
+            return f"an empty non-terminal, which only has names below it, of: {describe(of)}"
         case names.Page(of=of, number=number):
-            return f"page {number} of: {told(of)}"
+            return f"page {number} of: {describe(of)}"
         case names.Addresses():
             app, region, group = asked
             return _filled(names.Addresses, app=app, region=region, group=group)
@@ -212,36 +214,40 @@ def told(asked: Asked) -> str:
 
 
 def _filled(form: type[Asked], **slots: bytes | int | None) -> str:
-    """Return the words of *form* with what the name says of it."""
+    """Return the words of *form*, followed by the fields that the words do not contain."""
+    words = FORMS[form].words
     shown = ", ".join(
-        f"{slot} {names.printable(value) if isinstance(value, bytes) else value}"
+        "stopped machines included"
+        if slot == "every"
+        else f"{slot} {names.printable(value) if isinstance(value, bytes) else value}"
         for slot, value in slots.items()
-        if value is not None and value is not False
+        if value is not None and value is not False and f"{{{slot}}}" not in words
     )
-    return FORMS[form].words + (f" ({shown})" if shown else "")
+    return words.format(**slots) + (f" ({shown})" if shown else "")
 
 
 def _instead(label: bytes, network: Network) -> str:
-    """Say which apps of the asker's own network a name that is none of them may mean."""
+    """Say which apps of the requester's network a name without an app may mean."""
     if not network.apps:
-        return "this network has none"
+        return "this network has no apps"
     text = names.printable(label)
     alike = (app.decode() for app in network.apps if abs(len(app) - len(label)) <= _MISTYPED)
     near = get_close_matches(text, islice(alike, _COMPARED), 3)
     if near:
-        return f"no {text} here; the nearest: {', '.join(near)}"
+        return f"no app {text} in this network; similar: {', '.join(near)}"
     if len(network.apps) <= _FEW:
-        return f"no {text} here, only {', '.join(app.decode() for app in sorted(network.apps))}"
-    return f"no {text} here, nor one of {len(network.apps):,} like it; _apps.internal lists them"
+        apps = ", ".join(app.decode() for app in sorted(network.apps))
+        return f"no app {text} in this network; it has {apps}"
+    count = f"{len(network.apps):,}"
+    return f"no app {text} in this network, and none of its {count} is similar; see _apps.internal"
 
 
 def _verdicts(asked: Asked, app: App, view: View, at_most: int | None) -> tuple[Verdict, ...]:
-    """Judge each machine of the app; for `nearest`, nearest first, with the distance and who is
-    past the count."""
+    """Return a verdict per machine of the app; for `nearest`, in its order and with distances."""
     every = getattr(asked, "every", False)
     nearest = _nearest(asked, app, view) if isinstance(asked, names.Nearest) else None
     ready_only, _ = readiness(asked, app)
-    found = []
+    verdicts = []
     for machine in _considered(app, nearest or {}, at_most):
         why = mismatch(machine, asked, app) or (
             "" if (machine.listed if every else machine.visible) else _hidden(machine)
@@ -250,7 +256,7 @@ def _verdicts(asked: Asked, app: App, view: View, at_most: int | None) -> tuple[
             why = "not ready"
         if nearest is not None and not why and machine.address not in nearest:
             why = f"not among the {len(nearest)} nearest"
-        found.append(
+        verdicts.append(
             Verdict(
                 machine,
                 why,
@@ -258,17 +264,17 @@ def _verdicts(asked: Asked, app: App, view: View, at_most: int | None) -> tuple[
             )
         )
     if nearest is not None:
-        found.sort(
+        verdicts.sort(
             key=lambda v: (
                 nearest.get(v.machine.address, len(nearest)),
                 rank(v.machine, view.here, view.catalog),
             )
         )
-    return tuple(found)
+    return tuple(verdicts)
 
 
 def _considered(app: App, nearest: dict[bytes, int], at_most: int | None) -> tuple[Machine, ...]:
-    """Return the machines to judge: all, or as many as asked for, those among the nearest first."""
+    """Return the machines that get a verdict: all, or *at_most*, those in the answer first."""
     if at_most is None or len(app.machines) <= at_most:
         return app.machines
     near = (
@@ -281,9 +287,9 @@ def _considered(app: App, nearest: dict[bytes, int], at_most: int | None) -> tup
 
 
 def _nearest(asked: names.Nearest, app: App, view: View) -> dict[bytes, int]:
-    """Return the addresses of the answer with their position in it."""
-    found = distances(app, asked.group, view.here, view.catalog)
-    order = found.first(min(asked.count, found.distinct), view.rotation)
+    """Return the position of each address in the answer."""
+    nearest = distances(app, asked.group, view.here, view.catalog)
+    order = nearest.first(min(asked.count, nearest.distinct), view.rotation)
     return {address: position for position, address in enumerate(order)}
 
 
@@ -313,11 +319,11 @@ def _outcome(outcome: Reply | Forward | Drop, query: Query, stream: bool) -> str
         case Drop(reason=reason):
             return f"no reply: {reason}"
         case Forward(led=led):
-            what = "not a name of ours" if led is None else "its aliases lead outside"
-            return f"{what}: asked of an upstream"
+            what = "an external name" if led is None else "its aliases lead outside"
+            return f"{what}: forwarded to an upstream"
         case Reply(octets=octets, rcode=rcode, kind=kind):
-            by = "TCP" if stream else "UDP"
+            transport = "TCP" if stream else "UDP"
             ttl = f", TTL {TTL}" if octets[6:8] != b"\0\0" and kind != "refused" else ""
-            return f"{rcode.name}, {len(octets)} octets by {by}{ttl}, kind {kind}"
+            return f"{rcode.name}, {len(octets)} octets over {transport}{ttl}, kind {kind}"
         case _:
             assert_never(outcome)

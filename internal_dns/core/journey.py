@@ -1,12 +1,11 @@
-"""The journey of a message: octets in, and out comes a reply, a question to forward, or a drop.
-Start reading here.
+"""The journey of a message: octets in; a reply, a query to forward or a drop out. Start here.
 
     octets ─► wire.read_query ─► requester ─► names ─► lookup ─► message ─► Reply
-                   │                 │           └── not ours ────────────► Forward
+                   │                 │           └── external name ───────► Forward
                    └─ Silent ────────┴── outsider: REFUSED                  Drop
 
-`respond` is pure: it reads no clock and draws no number (it takes `now` and `rotation`), so `explain`
-cannot lie.
+`respond` is pure: the time and the random number are arguments (`now`, `rotation`). `explain` calls
+it with the same arguments, so it shows what the server does.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from internal_dns.core import names
 from internal_dns.core.ask_as import BadAskAs, ask_as
 from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.cookies import full_cookie
-from internal_dns.core.local import EXISTING, LOCALHOST, is_bare, local_zone
-from internal_dns.core.lookup import Found, Node, NoSuchName, View
+from internal_dns.core.local import EMPTY_ZONES, LOCALHOST, is_bare, local_zone
+from internal_dns.core.lookup import LookupResult, Node, NoSuchName, View
 from internal_dns.core.message import (
     PLAIN_UDP_SIZE,
     QNAME,
@@ -75,61 +74,64 @@ from internal_dns.core.wire import (
     read_query,
 )
 
-IDLE_TIMEOUT: Final = (
-    10  # seconds a TCP connection may be idle; told to clients that ask (RFC 7828)
-)
+# Seconds that a TCP connection may be idle; sent in the keepalive option (RFC 7828).
+IDLE_TIMEOUT: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What an operator decides that changes answers."""
+    """The settings that change answers."""
 
     prefix: bytes = b"\xfd\xaa"  # the first two octets of every 6PN address
     region: bytes | None = None  # where the server is
     maps: tuple[SourceMap, ...] = ()
     forwarding: bool = True
-    udp_limit: int = 8_192  # HAProxy's postgres recipe asks 8192 by UDP only, and fails with less
-    dev: bool = False  # loopback may say whom to answer as
+    # HAProxy's recipe for PostgreSQL announces 8192 octets, queries over UDP only, and fails with
+    # fewer.
+    udp_limit: int = 8_192
+    dev: bool = False  # a query from loopback may name the requester to answer as
     echo: bool = True  # in dev mode the reply repeats that option; `explain` leaves it out
     nsid: bytes = b""
-    secret: bytes = bytes(16)  # of the server cookies
-    forwarded: tuple[
-        Labels, ...
-    ] = ()  # suffixes with an upstream of their own; they win over local zones
+    secret: bytes = bytes(16)  # for server cookies
+    # Suffixes with upstreams of their own; they take precedence over local zones.
+    forwarded: tuple[Labels, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Cacheable:
-    """A reply that may be repeated: under which key, and what it was computed from."""
+    """A reply that the answer table may repeat: its key, and the values it was computed from."""
 
     network: Network
     qtype: int
     name: bytes  # wire form, lower-cased
-    place: Place | None  # None: the same from every place
+    place: Place | None  # None: the reply is the same for every place
     body: Body
     # Of the network it depends on these (own.py): labels of apps and flycasts, records, zones. None:
     # on all of it.
     parts: frozenset[bytes] | None
-    # A TXT list that is not in `body.answer`, as it fits no TCP message or was not built: whoever
-    # asks over UDP with a limit below this many octets gets TC and nothing. 0: it is in there.
+    # For a TXT list that `body.answer` lacks because it fits no TCP message or was not built: a UDP
+    # query with a limit below this many octets gets TC and no answer. 0: `body.answer` is whole.
     truncated_below: int = 0
-    # All RRs of an address set past any message, each of ADDRESS_RR octets, in the order that the
-    # turn rotates: `body` has those that one turn chose.
+    # All RRs of an address set too large for any message, each of ADDRESS_RR octets, before
+    # rotation. `body` has those that one rotation selected.
     ring: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Octets to send. `kind` is the metric's label: internal, flycast, reverse, zone, forward or
-    refused. `partial` says that a TCP message holds a part of the set only, to be counted. `said`
-    is what our zones say, and to which network."""
+    """Octets to send.
+
+    `kind` is the metric's label: internal, flycast, reverse, zone, forward or refused. `partial`: a TCP
+    message holds only part of the set, which a metric counts. `content` is the body that our zones
+    gave, and the network it is for.
+    """
 
     octets: bytes
     rcode: Rcode
     kind: str
-    remember: Cacheable | None = None
+    cacheable: Cacheable | None = None
     partial: bool = False
-    said: tuple[Body, Network] | None = None
+    content: tuple[Body, Network] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +154,13 @@ class Asking(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A question that is not ours; its reply is to be relayed in this manner."""
+    """A query for an external name, and how to relay the reply."""
 
     query: Query
     reply_options: ReplyOptions
     network: NetworkId
-    source: bytes = bytes(16)  # who asks, and where: a chain may come back to a name of ours
+    # Both addresses are needed when a CNAME chain leads back to a name of ours (aliases.py).
+    source: bytes = bytes(16)
     destination: bytes = bytes(16)
     led: Led | None = None  # aliases of ours lead here
     # Of the whole chain: aliases of ours, how often it left to the outside, and came back.
@@ -168,7 +171,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Silence. `reason` is the metric's label."""
+    """A message that gets no reply. `reason` is the metric's label."""
 
     reason: str
 
@@ -188,19 +191,19 @@ def respond(
     now: int = 0,
     aliases: int = 0,
 ) -> Reply | Forward | Drop:
-    """Decide what becomes of *octets* that *source* sent to *destination* (16 octets each, IPv4 as ::ffff:a.b.c.d).
+    """Decide what to do with *octets* that *source* sent to *destination*.
 
-    *catalog* is None until the first one is loaded. *rotation* is the edge's random number, *stream*
-    says TCP, *now* is in Unix seconds and goes into cookies only. *aliases* of ours have led to this
-    question. Never raises.
+    Addresses have 16 octets, IPv4 as ::ffff:a.b.c.d. *catalog* is None until the first one is
+    loaded. *rotation* is a random number from the caller, *stream* means TCP, *now* is in Unix
+    seconds and used for cookies only. *aliases* of ours have led to this question. Never raises.
     """
     query = read_query(octets)
     if isinstance(query, Silent):
         return Drop(query.reason)
-    who = asker(query, source, destination, catalog or NO_CATALOG, rules)
+    who = identify(query, source, destination, catalog or NO_CATALOG, rules)
     if isinstance(who, Outsider):
         return _turn_away(query, source, octets, rules)
-    reply_options = _manner(query, source, rules, rotation, stream, now)
+    reply_options = _reply_options(query, source, rules, rotation, stream, now)
     if query.opcode:
         return _refuse(query, reply_options, Rcode.NOTIMP)
     if isinstance(query, Malformed):
@@ -211,7 +214,7 @@ def respond(
         )
     if query.edns and query.edns.version:
         return _refuse(query, reply_options, Rcode.BADVERS)
-    if not query.question:  # a client that only wants a cookie, RFC 7873 section 5.4
+    if not query.question:  # the client only wants a cookie, RFC 7873 section 5.4
         return _refuse(query, reply_options, Rcode.NOERROR)
     if query.qclass != IN or query.qtype in (Type.AXFR, Type.IXFR):
         return _refuse(query, reply_options, Rcode.REFUSED)
@@ -221,7 +224,7 @@ def respond(
     if (local := _local(query.labels, query.qtype, rules)) is not None:
         body = local.body(query)
         return Reply(message(body, query, reply_options), body.rcode, "internal")
-    if not query.rd:  # no looking into what others asked for
+    if not query.rd:  # a reply from the cache would show what other clients have queried
         return _refuse(
             query,
             reply_options,
@@ -235,39 +238,40 @@ def respond(
     return Forward(query, reply_options, who.network.id, source, destination)
 
 
-def asker(
+def identify(
     query: Query | Malformed, source: bytes, destination: bytes, catalog: Catalog, rules: Rules
 ) -> Requester | Outsider | BadAskAs:
-    """Return who asks: by address, or in dev mode and from loopback by what the query says."""
-    said = _asked_as(query.edns, source, rules)
-    if said is not None:
-        return ask_as(said, source, destination, catalog, rules.prefix)
+    """Return the requester: by address or, in dev mode and from loopback, by the query's option."""
+    value = _asked_as(query.edns, source, rules)
+    if value is not None:
+        return ask_as(value, source, destination, catalog, rules.prefix)
     return requester(source, destination, catalog, rules.prefix, rules.maps)
 
 
 def _asked_as(edns: Edns | None, source: bytes, rules: Rules) -> bytes | None:
-    """Return the dev-mode option when this server obeys it for this source, else None."""
+    """Return the value of the dev-mode option if it applies to this source, else None."""
     return edns.ask_as if edns and rules.dev and source.startswith(LOOPBACK) else None
 
 
-def _manner(
+def _reply_options(
     query: Query | Malformed, source: bytes, rules: Rules, rotation: int, stream: bool, now: int
 ) -> ReplyOptions:
-    """Return how to send the reply: the limit of its transport, and the EDNS options the query asks
-    for."""
+    """Return how to send the reply: the size limit of the transport, and the EDNS options."""
     edns = query.edns
     if edns is None:
         return ReplyOptions(
             MAX_MESSAGE if stream else PLAIN_UDP_SIZE, rules.forwarding, rotation, b"", stream
         )
-    options = reply_options(edns, source, rules, stream=stream, now=now)
+    options = edns_options(edns, source, rules, stream=stream, now=now)
     limit = MAX_MESSAGE if stream else max(PLAIN_UDP_SIZE, min(edns.size, rules.udp_limit))
     return ReplyOptions(limit, rules.forwarding, rotation, options, stream)
 
 
-def reply_options(edns: Edns, source: bytes, rules: Rules, *, stream: bool, now: int) -> bytes:
-    """Return the EDNS options that a query asks for, EDE apart. Padding is for encrypted transports
-    only (RFC 7830 section 6), and any other option is ignored."""
+def edns_options(edns: Edns, source: bytes, rules: Rules, *, stream: bool, now: int) -> bytes:
+    """Return the EDNS options of the reply, except EDE.
+
+    Padding is for encrypted transports only (RFC 7830 section 6). Other options are ignored.
+    """
     options = b""
     if edns.client_cookie is not None and is_cookie(edns.client_cookie):
         address = source[12:] if source.startswith(V4_MAPPED) else source
@@ -281,14 +285,16 @@ def reply_options(edns: Edns, source: bytes, rules: Rules, *, stream: bool, now:
 
 
 def _echo(edns: Edns | None, source: bytes, rules: Rules) -> bytes:
-    """Return the dev-mode option for the reply: it tells the client that the option was obeyed."""
-    said = _asked_as(edns, source, rules) if rules.echo else None
-    return b"" if said is None else option(ASK_AS, said)
+    """Return the dev-mode option for the reply: it shows the client that the option took effect."""
+    value = _asked_as(edns, source, rules) if rules.echo else None
+    return b"" if value is None else option(ASK_AS, value)
 
 
 def _turn_away(query: Query | Malformed, source: bytes, octets: bytes, rules: Rules) -> Reply:
-    """Refuse an outsider with no more octets than it sent: the address may be forged, its owner the
-    victim."""
+    """Refuse an outsider with no more octets than it sent.
+
+    The source address may be forged; its owner must not receive an amplified reply.
+    """
     reply_options = ReplyOptions(
         len(octets), rules.forwarding, edns_options=_echo(query.edns, source, rules)
     )
@@ -306,7 +312,7 @@ def _refuse(
     rcode: Rcode,
     ede: tuple[Ede, str] | None = None,
 ) -> Reply:
-    """Reply without records: to what is no query for us, or one we do not serve."""
+    """Reply with *rcode* and no records."""
     return Reply(message(Body(rcode, aa=False, ede=ede), query, reply_options), rcode, "refused")
 
 
@@ -342,9 +348,9 @@ def _ours(
         return _outside(query, who, resolved, rules, reply_options, asked, kind)
     body = conclude(resolved, query)
     lasting = resolved.lasting and who.network.known and not (body.chain and _is_long(body))
-    remember = _remember(query, who, resolved, body) if lasting else None
+    cacheable = _cacheable(query, who, resolved, body) if lasting else None
     octets, partial = assemble(body, query, reply_options)
-    return Reply(octets, body.rcode, kind, remember, partial, (body, who.network))
+    return Reply(octets, body.rcode, kind, cacheable, partial, (body, who.network))
 
 
 _KINDS: Final[dict[Labels, str]] = {names.INTERNAL: "internal", names.FLYCAST: "flycast"}
@@ -425,9 +431,8 @@ def negative(
     return Body(rcode, chain=chain, authority=soa, ede=(Ede.OTHER, reason))
 
 
-def _remember(query: Query, who: Requester, resolved: Resolved, body: Body) -> Cacheable:
-    """Say under which key the reply may be repeated and what it depends on (names.md, "The answer
-    table")."""
+def _cacheable(query: Query, who: Requester, resolved: Resolved, body: Body) -> Cacheable:
+    """Return the key of the answer table for *body*, and what *body* depends on."""
     below = _truncated_below(body, query)
     return Cacheable(
         who.network,
@@ -442,8 +447,7 @@ def _remember(query: Query, who: Requester, resolved: Resolved, body: Body) -> C
 
 
 def _truncated_below(body: Body, query: Query) -> int:
-    """Return below which limit a UDP reply of this body is TC without answer; 0 when the body has
-    the whole answer."""
+    """Return the limit below which a UDP reply is TC without an answer; 0 if *body* is whole."""
     if not isinstance(body.whole, TextList) or body.answer:
         return 0
     if not body.whole.text.sizes:
@@ -457,24 +461,23 @@ def _truncated_below(body: Body, query: Query) -> int:
 class Local(NamedTuple):
     """What a name gets that is answered here without a catalog; without a zone, nothing at all."""
 
-    found: Found
+    result: LookupResult
     zone: Labels = ()
 
     def body(self, query: Query, chain: tuple[bytes, ...] = (), owner: bytes = QNAME) -> Body:
         """Return the reply to *query*, whose aliases *chain* lead to the name, which is *owner*."""
-        if isinstance(self.found, NoSuchName):
-            return negative(Rcode.NXDOMAIN, self.found.reason, query, self.zone, chain)
-        answer = self.found.of_type(query.qtype)
+        if isinstance(self.result, NoSuchName):
+            return negative(Rcode.NXDOMAIN, self.result.reason, query, self.zone, chain)
+        answer = self.result.of_type(query.qtype)
         if answer is not None:
             return body_of(answer, query.labels, None, chain, owner)
         if not self.zone:
             return Body(aa=bool(chain), chain=chain)
-        return negative(Rcode.NOERROR, self.found.lack, query, self.zone, chain)
+        return negative(Rcode.NOERROR, self.result.lack, query, self.zone, chain)
 
 
 def _local(labels: Labels, qtype: int, rules: Rules) -> Local | None:
-    """Answer localhost, zones that are local by definition, and bare host names; None: it may be
-    forwarded."""
+    """Answer localhost, local zones and bare host names; None if the query may be forwarded."""
     if labels[-1:] == (b"localhost",):
         address = LOCALHOST.get(Type.AAAA if qtype == Type.ANY else qtype)
         sets = () if address is None else (RRset(address.type, ((address.rdata,),)),)
@@ -482,17 +485,17 @@ def _local(labels: Labels, qtype: int, rules: Rules) -> Local | None:
     if _has_rule(labels, qtype, rules):
         return None
     if (zone := local_zone(labels)) is not None:
-        if zone in EXISTING:
-            return Local(Node((), "this server names no other"), zone)
-        if labels in rules.forwarded:  # DS, of a name that exists
-            return Local(Node((), "the zone above is local"), zone)
-        return Local(NoSuchName("this zone is served here and empty"), zone)
+        if zone in EMPTY_ZONES:
+            return Local(Node((), "this server designates no resolver"), zone)
+        if labels in rules.forwarded:  # DS at a name that exists
+            return Local(Node((), "the parent zone is served here"), zone)
+        return Local(NoSuchName("this zone is served here and is empty"), zone)
     return Local(Node(())) if is_bare(labels, qtype) else None
 
 
 def _has_rule(labels: Labels, qtype: int, rules: Rules) -> bool:
-    """Whether an operator has named upstreams for this, which then win over local zones."""
+    """Whether a forwarding rule covers this name; it takes precedence over local zones."""
     if qtype == DS and labels in rules.forwarded:
-        # It is the parent's (RFC 4035 section 3.1.4.1), which may be a local zone itself.
+        # The parent zone has the DS RRset (RFC 4035 section 3.1.4.1), and may itself be local.
         return local_zone(labels[1:]) is None or _has_rule(labels[1:], 0, rules)
     return any(labels[-len(suffix) :] == suffix for suffix in rules.forwarded)

@@ -1,9 +1,8 @@
-"""(asked, who, catalog) → the RRsets at that name, or that there is no such name; each with its
-reason.
+"""Look a name up in the catalog: (asked, requester, catalog) → its RRsets, or NXDOMAIN.
 
-A name exists or not whatever the type; so the answer is a Node, and the type picks from it
-afterwards. Reasons go to the asker in an EDE: they tell this network's own facts and never quote
-the name.
+Whether a name exists does not depend on the query type. A lookup therefore returns a Node with
+every RRset, and the type selects from it afterwards. Each negative result has a reason, which the
+client gets as an EDE: it states facts of the requester's own network and never quotes the name.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from internal_dns.core.catalog import (
     Machine,
     MachineSet,
     Network,
-    Published,
+    PublishedService,
 )
 from internal_dns.core.nearest import Distances, distances
 from internal_dns.core.records import (
     ADDRESS_FORMAT,
     ADDRESS_RR,
-    MOST_ADDRESSES,
+    MAX_ADDRESSES,
     NS,
     PAGE,
     SOA,
@@ -51,48 +50,50 @@ from internal_dns.core.wire import MAX_MESSAGE, Type
 
 @dataclass(frozen=True, slots=True)
 class NoSuchName:
-    """NXDOMAIN."""
+    """NXDOMAIN, with the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An existing name with what it holds; `reason` says why a set is not there, `note` what is odd
-    about one that is."""
+    """An existing name and its RRsets.
+
+    `reason` says why an RRset is missing, `note` what is unusual about one that is present.
+    """
 
     sets: tuple[RRset | TextList, ...]
     reason: str = ""
     note: str = ""
 
     def of_type(self, qtype: int) -> RRset | TextList | None:
-        """The set that answers *qtype*, or None for NODATA. ANY: the first there is (RFC 8482)."""
-        for found in self.sets:
-            if qtype in (found.type, Type.ANY):
-                return found
+        """Return the set that answers *qtype*, None for NODATA. ANY gets the first (RFC 8482)."""
+        for rrset in self.sets:
+            if qtype in (rrset.type, Type.ANY):
+                return rrset
         return None
 
     @property
     def lack(self) -> str:
-        """Why a type is not there."""
-        types = " and ".join(found.type.name for found in self.sets)
+        """Why this name does not have the queried type."""
+        types = " and ".join(rrset.type.name for rrset in self.sets)
         only = (
             f"this name has {types} records only"
             if types
-            else "nothing is at this name itself, only below it"
+            else "this name has no records, only names below it"
         )
         return self.reason or only
 
 
-Found = Node | NoSuchName
+LookupResult = Node | NoSuchName
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Through whose eyes a name is seen, and what of it can be of use: nothing is built for a
-    `qtype` that is not asked for, nor a list that no message of `limit` octets can hold.
+    """Who looks a name up, and which part of the result the reply can use.
 
-    `here` is looked up for the names that depend on it only.
+    Nothing is built for a type other than `qtype`, nor a list that no message of `limit` octets can
+    hold. `here` is set only for the names that depend on it.
     """
 
     who: Requester
@@ -101,9 +102,10 @@ class View:
     server_region: bytes | None = None
     rotation: int = 0
     qtype: int = Type.ANY
-    limit: int = MAX_MESSAGE  # of a TCP reply: then the part that fits is built
+    limit: int = MAX_MESSAGE  # a TCP reply's: then the part that fits is built
 
 
+# Forms that a network outside the catalog may look up too.
 _OF_EVERY_NETWORK: Final = (
     names.NoSuchForm,
     names.Apex,
@@ -113,8 +115,8 @@ _OF_EVERY_NETWORK: Final = (
 )
 
 
-def find(asked: names.Asked, view: View) -> Found:
-    """Return what is at the name that *asked* stands for."""
+def find(asked: names.Asked, view: View) -> LookupResult:
+    """Return the records of the name that *asked* stands for."""
     network = view.who.network
     if not network.known and not isinstance(asked, _OF_EVERY_NETWORK):
         return NoSuchName("this network is not in the catalog")
@@ -136,7 +138,7 @@ def find(asked: names.Asked, view: View) -> Found:
         case names.Page(of=of, number=number):
             return _page(of, number, view)
         case names.Apps():
-            return Node((_labels("apps", network.roll.names, view),))
+            return Node((_labels("apps", network.app_index.names, view),))
         case names.Peers():
             return Node((_labels("peers", network.peer_names, view),))
         case names.PeerAddress(peer=name):
@@ -149,8 +151,8 @@ def find(asked: names.Asked, view: View) -> Found:
         case names.Instances(app=None, every=every):
             return Node((_all_instances(network, every, view),))
         case names.Flycast(app=name):
-            found = network.flycasts.get(name)
-            return _flycast(found, view) if found else NoSuchName("no flycast address here")
+            flycasts = network.flycasts.get(name)
+            return _flycast(flycasts, view) if flycasts else NoSuchName(_NO_FLYCAST)
         case names.Reverse(nibbles=nibbles):
             return _reverse(network, nibbles)
         case (
@@ -169,6 +171,8 @@ def find(asked: names.Asked, view: View) -> Found:
             assert_never(asked)
 
 
+_NO_FLYCAST: Final = "no such flycast address in this network"
+
 T = TypeVar("T")
 OfApp = (
     names.Addresses
@@ -183,14 +187,16 @@ OfApp = (
 
 
 def exists(asked: names.Pageable, view: View) -> NoSuchName | App | None:
-    """Return why there is no such name, else the app it is of, if any: found without building
-    anything."""
+    """Return why there is no such name, else the app that the name belongs to, if any.
+
+    Builds no records.
+    """
     network = view.who.network
     match asked:
         case names.Apps() | names.Peers() | names.Instances(app=None):
             return None
         case names.Flycast(app=name):
-            return None if name in network.flycasts else NoSuchName("no flycast address here")
+            return None if name in network.flycasts else NoSuchName(_NO_FLYCAST)
         case (
             names.Addresses()
             | names.Metadata()
@@ -272,8 +278,8 @@ def _no_group(group: bytes | None, app: App) -> NoSuchName | None:
     return None if group is None or group in app.by_group else NoSuchName("no such process group")
 
 
-def _of_app(asked: OfApp, app: App, view: View) -> Found:
-    """Return what is at a name of *app*, which exists."""
+def _of_app(asked: OfApp, app: App, view: View) -> LookupResult:
+    """Return the records of a name of *app*, which exists."""
     if lacking := _lacking(asked, app, view):
         return lacking
     match asked:
@@ -303,8 +309,10 @@ def _of_app(asked: OfApp, app: App, view: View) -> Found:
 
 
 def selected(asked: names.Addresses | names.Metadata, app: App) -> MachineSet:
-    """Return the machines that are answered, by index. `mismatch` and `readiness` say the same
-    of one machine, in words."""
+    """Return the machines in the answer, from the indexes.
+
+    `mismatch` and `readiness` apply the same rules to one machine and put them into words.
+    """
     match asked:
         case names.Addresses():
             _, region, group = asked
@@ -320,7 +328,10 @@ def selected(asked: names.Addresses | names.Metadata, app: App) -> MachineSet:
 
 
 def mismatch(machine: Machine, asked: names.Asked, app: App) -> str:
-    """Say why *machine* of *app*, whatever its state, is not meant by *asked*; empty when it is."""
+    """Say why *asked* does not select *machine* of *app*; an empty text when it does.
+
+    The machine's state is not considered.
+    """
     match asked:
         case names.Page(of=of) | names.EmptyNonTerminal(of=of):
             return mismatch(machine, of, app)
@@ -331,13 +342,13 @@ def mismatch(machine: Machine, asked: names.Asked, app: App) -> str:
             return _elsewhere(machine, None, group)
         case names.MachineAddress(id=ident):
             if ident in app.by_id or machine.name != ident:
-                return "" if machine.id == ident else "another id"
+                return "" if machine.id == ident else "has a different id"
             return ""
         case names.Metadata(key=key, value=value):
             values = [v.lower() for k, v in machine.metadata if k.lower() == key]
             if not values:
                 return "metadata lacks the key"
-            return "" if value is None or value in values else "metadata has another value"
+            return "" if value is None or value in values else "metadata has a different value"
         case names.Services(service=service, protocol=protocol, region=region, group=group):
             if not any((s.name, s.protocol) == (service, protocol) for s in machine.services):
                 return "does not publish the service"
@@ -361,8 +372,11 @@ def _elsewhere(machine: Machine, region: bytes | None, group: bytes | None) -> s
 
 
 def readiness(asked: names.Asked, app: App) -> tuple[bool, str]:
-    """Say whether unready machines are left out of *asked*, and the words of the reply when they
-    are shown as no other is there. Lists and `<id>.vm` do neither."""
+    """Return whether *asked* leaves out unready machines, and the note of the reply if not.
+
+    When no machine is ready, all are shown and the note says so. Lists and `<id>.vm` ignore
+    readiness.
+    """
     match asked:
         case names.Page(of=of):
             return readiness(of, app)
@@ -385,11 +399,11 @@ def readiness(asked: names.Asked, app: App) -> tuple[bool, str]:
 
 
 def unready(chosen: MachineSet) -> str:
-    """Say so when unready machines are answered, as no other is there."""
+    """Return the note for an answer of unready machines, empty when they are ready."""
     return _none_ready(len(chosen.machines)) if chosen.none_ready else ""
 
 
-def _unready_services(published: Sequence[Published]) -> str:
+def _unready_services(published: Sequence[PublishedService]) -> str:
     return "" if not published or published[0][0].ready else _none_ready(len(published))
 
 
@@ -398,20 +412,20 @@ def _none_ready(visible: int) -> str:
 
 
 def _set(chosen: MachineSet, view: View, *, pageable: bool = False, note: str = "") -> Node:
-    """Return the AAAA RRset of the machines answered, or the reason why it is empty."""
+    """Return the AAAA RRset of *chosen*, or the reason why it is empty."""
     machines = chosen.spread
     if not machines:
         return Node((), none_started(chosen.total))
-    if len(machines) <= MOST_ADDRESSES:
+    if len(machines) <= MAX_ADDRESSES:
         return Node((addresses(tuple(m[2] for m in machines), pageable=pageable),), note=note)
-    shown = _turned(machines, view.limit // ADDRESS_RR, view.rotation)
-    every = partial(map, itemgetter(2), machines)
-    part = _part_of([m[2] for m in shown], len(machines), every, pageable=pageable)
+    shown = _rotated_part(machines, view.limit // ADDRESS_RR, view.rotation)
+    all_rdata = partial(map, itemgetter(2), machines)
+    part = _part_of([m[2] for m in shown], len(machines), all_rdata, pageable=pageable)
     return Node((part,), note=note)
 
 
-def _turned(members: Sequence[T], count: int, rotation: int) -> list[T]:
-    """Return the *count* members, or all, that the turn puts first."""
+def _rotated_part(members: Sequence[T], count: int, rotation: int) -> list[T]:
+    """Return the *count* members, or all, that *rotation* puts first."""
     at, count = rotation % len(members), min(count, len(members))
     shown = members[at : at + count]
     return [*shown, *members[: count - len(shown)]]
@@ -420,24 +434,26 @@ def _turned(members: Sequence[T], count: int, rotation: int) -> list[T]:
 def _part_of(
     shown: Sequence[bytes],
     total: int,
-    every: Callable[[], Iterable[bytes]] | None = None,
+    all_rdata: Callable[[], Iterable[bytes]] | None = None,
     *,
     pageable: bool = False,
 ) -> RRset:
-    """A set of *total* addresses, of which no message can hold more than *shown*; it may be stored
-    when *every* returns them all."""
+    """Return a set of *total* addresses, of which no message can hold more than *shown*.
+
+    The answer table may store it when *all_rdata* returns all addresses.
+    """
     return RRset(
         Type.AAAA,
         (tuple(shown),),
         pageable=pageable,
-        stored=every is not None,
+        stored=all_rdata is not None,
         total=total,
-        every=every,
+        all_rdata=all_rdata,
     )
 
 
 def none_started(matching: int) -> str:
-    """Say why no address is there, though so many machines match."""
+    """Say why there is no address although *matching* machines match."""
     return (
         f"{matching} machine{'s' * (matching != 1)}, none started"
         if matching
@@ -445,38 +461,38 @@ def none_started(matching: int) -> str:
     )
 
 
-def _flycast(found: tuple[bytes, ...], view: View) -> Node:
-    """Return the flycast addresses; their order is canonical, and rotated."""
-    if len(found) <= MOST_ADDRESSES:
-        return Node((addresses(found, pageable=True),))
-    shown = _turned(found, view.limit // ADDRESS_RR, view.rotation)
-    return Node((_part_of(shown, len(found), partial(iter, found), pageable=True),))
+def _flycast(flycasts: tuple[bytes, ...], view: View) -> Node:
+    """Return the flycast addresses; the catalog has them in canonical order."""
+    if len(flycasts) <= MAX_ADDRESSES:
+        return Node((addresses(flycasts, pageable=True),))
+    shown = _rotated_part(flycasts, view.limit // ADDRESS_RR, view.rotation)
+    return Node((_part_of(shown, len(flycasts), partial(iter, flycasts), pageable=True),))
 
 
 def _nearest(asked: names.Nearest, app: App, view: View) -> Node:
-    """Return `top<N>`: the addresses, and of the whole app as TXT what each costs."""
-    found = distances(app, asked.group, view.here, view.catalog)
+    """Return `top<N>`: the addresses and, for a whole app, a TXT list with the cost of each."""
+    nearest = distances(app, asked.group, view.here, view.catalog)
     chosen = app.selection(None, asked.group)
-    if not found.size:
+    if not nearest.size:
         texts = () if asked.group is not None else (TextList.of((), stored=False),)
         return Node(texts, none_started(chosen.total))
-    sets: list[RRset | TextList] = [_nearest_addresses(found, asked.count, view)]
+    sets: list[RRset | TextList] = [_nearest_addresses(nearest, asked.count, view)]
     if asked.group is None:
-        # What is not asked for is not built.
+        # For any other query type an empty list stands in: only its type is looked at.
         wanted = view.qtype == Type.TXT
-        sets.append(_priced(found, asked.count, view) if wanted else TextList(Text(), 0))
+        sets.append(_costs(nearest, asked.count, view) if wanted else TextList(Text(), 0))
     return Node(tuple(sets), note=unready(chosen))
 
 
-def _nearest_addresses(found: Distances, count: int, view: View) -> RRset:
-    if found.size <= MOST_ADDRESSES:
-        return RRset(Type.AAAA, found.groups(count), count)
-    total = min(count, found.distinct)
-    return _part_of(found.first(min(total, view.limit // ADDRESS_RR), view.rotation), total)
+def _nearest_addresses(nearest: Distances, count: int, view: View) -> RRset:
+    if nearest.size <= MAX_ADDRESSES:
+        return RRset(Type.AAAA, nearest.groups(count), count)
+    total = min(count, nearest.distinct)
+    return _part_of(nearest.first(min(total, view.limit // ADDRESS_RR), view.rotation), total)
 
 
-def _priced(found: Distances, count: int, view: View) -> TextList:
-    ends: dict[bytes, bytes] = {}  # what stands behind an id, by region
+def _costs(nearest: Distances, count: int, view: View) -> TextList:
+    ends: dict[bytes, bytes] = {}  # by region: the text after the machine's id
 
     def encode(machines: Sequence[Machine]) -> Text:
         for region in {machine.region for machine in machines}.difference(ends):
@@ -484,23 +500,22 @@ def _priced(found: Distances, count: int, view: View) -> TextList:
             ends[region] = b" %s %s" % (region, b"-" if cost is None else b"%d" % int(cost + 0.5))
         return Text.of([machine.id + ends[machine.region] for machine in machines])
 
-    total = min(count, found.size)
-    # An item has six octets at least, so that no message holds more of them than this.
-    machines = found.machines(min(total, MAX_MESSAGE // 6), view.rotation)
+    total = min(count, nearest.size)
+    # An item has at least six octets, so no message holds more of them than this.
+    machines = nearest.machines(min(total, MAX_MESSAGE // 6), view.rotation)
     return TextList(encoded(machines, encode), total, stored=False)
 
 
 def _services(asked: names.Services, app: App, view: View) -> Node:
-    """Return the SRV RRset of a service: one per machine that is answered, with the machines'
-    addresses beside it."""
+    """Return the SRV RRset of a service, one RR per machine, and the machines' addresses."""
     key = asked.service, asked.protocol
-    published: Sequence[Published] = app.published(key, asked.region, asked.group)
+    published: Sequence[PublishedService] = app.published(key, asked.region, asked.group)
     note = _unready_services(published)
     if not published:
         narrowed = asked.region is not None or asked.group is not None
         return Node(
             (),
-            "the service is published, but by no started machine" + " here" * narrowed,
+            "no started machine publishes this service" + " here" * narrowed,
         )
     rest = (b"vm", app.name, b"internal")
     end = names.wire(rest)
@@ -509,7 +524,7 @@ def _services(asked: names.Services, app: App, view: View) -> Node:
         octets += sum(len(machine[0]) - 1 for machine, _ in published)
     total = len(published) if octets > MAX_MESSAGE else 0
     if total:
-        published = _turned(published, view.limit // (SRV_RR + 1 + len(end)), view.rotation)
+        published = _rotated_part(published, view.limit // (SRV_RR + 1 + len(end)), view.rotation)
         sizes = accumulate(SRV_RR + len(end) + len(machine.id) for machine, _ in published)
         published = published[: bisect_right([*sizes], view.limit)]
     starts = {service[2:]: srv(*service[2:]) for service in {service for _, service in published}}
@@ -519,14 +534,14 @@ def _services(asked: names.Services, app: App, view: View) -> Node:
     extra = dict.fromkeys(
         () if total else (Extra(machine.id, rest, machine.address) for machine, _ in published)
     )
-    found = RRset(Type.SRV, (tuple(rdata),), extra=tuple(extra), stored=not total, total=total)
-    return Node((found,), note=note)
+    rrset = RRset(Type.SRV, (tuple(rdata),), extra=tuple(extra), stored=not total, total=total)
+    return Node((rrset,), note=note)
 
 
 # ── lists ─────────────────────────────────────────────────────────────────────────────────────────
 
-# Octets of an item and its separator at least. A list with too many items for its message is known
-# without a look at one of them.
+# The fewest octets that an item and its separator can have. The item count alone then shows that a
+# list is too long for its message.
 _LEAST_LABEL: Final = 2
 _LEAST_MACHINE: Final = 4
 _LEAST_INSTANCE: Final = len(b"instance=a,app=a,ip=::,region=a;")
@@ -542,24 +557,24 @@ def _too_long(count: int, least: int, view: View) -> TextList | None:
     return TextList(Text(), count, pageable=True, least=octets)
 
 
-def _labels(kind: str, found: Sequence[bytes], view: View) -> TextList:
+def _labels(kind: str, labels: Sequence[bytes], view: View) -> TextList:
     """Return a list of names of the whole network: apps or peers."""
-    if too_long := _too_long(len(found), _LEAST_LABEL, view):
+    if too_long := _too_long(len(labels), _LEAST_LABEL, view):
         return too_long
-    kept = view.who.network.lists
-    if kind not in kept:
-        kept[kind] = encoded(found, Text.of)
-    return TextList(kept[kind], len(found), pageable=True)
+    lists = view.who.network.lists
+    if kind not in lists:
+        lists[kind] = encoded(labels, Text.of)
+    return TextList(lists[kind], len(labels), pageable=True)
 
 
 def _all_instances(network: Network, every: bool, view: View) -> TextList:
-    """Return the machines of all apps, joined from what each app keeps."""
-    before = network.roll.before(every=every)
+    """Return the machines of all apps, joined from the text that each app caches."""
+    before = network.app_index.before(every=every)
     if too_long := _too_long(before[-1], _LEAST_INSTANCE, view):
         return too_long
     parts = (
         _text_of(names.Instances(name, every), network.apps[name])
-        for number, name in enumerate(network.roll.names)
+        for number, name in enumerate(network.app_index.names)
         if before[number + 1] > before[number]
     )
     return TextList(Text.joined(parts), before[-1], pageable=True)
@@ -582,7 +597,7 @@ def _list(asked: OneAppsList, app: App, view: View) -> TextList:
 
 
 def _text_of(asked: OneAppsList, app: App) -> Text:
-    """Return the octets of a list of one app; it keeps them."""
+    """Return the text of a list of one app, which caches it."""
     match asked:
         case names.Regions(group=group, every=every):
             key = ("regions", group, every)
@@ -607,7 +622,7 @@ def _shown(asked: OneAppsList, app: App) -> Sequence[Machine]:
 
 
 def _encoded(asked: OneAppsList, app: App, machines: Sequence[Machine]) -> Text:
-    """Encode what *asked* lists of *machines*."""
+    """Encode *machines* as the list that *asked* stands for."""
     match asked:
         case names.Regions():
             return encoded(_regions(machines), Text.of)
@@ -628,9 +643,11 @@ def _machines(machines: Sequence[Machine]) -> Text:
 
 
 def _instances(machines: Sequence[Machine]) -> Text:
-    """`instance=,app=,ip=,region=` of each machine: four fields in this order, which known clients
-    split blindly."""
-    # Hot path: one format per item, which takes half as long as formatting the address before.
+    """Encode `instance=,app=,ip=,region=` of each machine.
+
+    The fields keep this order: known clients split by position.
+    """
+    # Hot path: one format per item takes half as long as formatting the address separately.
     return Text.of(
         [
             _INSTANCE % (m[0], m[1], *address_groups(m[2]), m[3])
@@ -659,9 +676,11 @@ def _whoami(view: View) -> TextList:
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _page(of: names.Pageable, number: int, view: View) -> Found:
-    """Cut page *number* out of a set or list, by canonical order: addresses ascending, lists as
-    they are."""
+def _page(of: names.Pageable, number: int, view: View) -> LookupResult:
+    """Return page *number* of a set or list in canonical order.
+
+    Addresses are in ascending order; lists keep their order.
+    """
     app = exists(of, view)
     if isinstance(app, NoSuchName):
         return app
@@ -680,7 +699,7 @@ def _page(of: names.Pageable, number: int, view: View) -> Found:
             part = network.flycasts[name][start : start + PAGE]
             return Node((addresses(part),)) if part else Node((), "past the last page")
         case names.Apps():
-            return _page_of(Text.of(network.roll.names[start : start + PAGE]))
+            return _page_of(Text.of(network.app_index.names[start : start + PAGE]))
         case names.Peers():
             return _page_of(Text.of(network.peer_names[start : start + PAGE]))
         case names.Instances(app=None, every=every):
@@ -702,8 +721,8 @@ def _page_of(text: Text) -> Node:
 
 
 def _from(network: Network, start: int, every: bool) -> Iterator[Machine]:
-    """Yield the machines of one page of `_instances`, from the one whose number is *start*."""
-    names, before = network.roll.names, network.roll.before(every=every)
+    """Yield the machines of one page of `_instances`, the first at index *start*."""
+    names, before = network.app_index.names, network.app_index.before(every=every)
     if start >= before[-1]:
         return
     number, left = bisect_right(before, start) - 1, PAGE
@@ -719,20 +738,20 @@ def _from(network: Network, start: int, every: bool) -> Iterator[Machine]:
 # ── reverse names ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _reverse(network: Network, nibbles: bytes) -> Found:
-    """Return the owners of an address as PTR, or whether *nibbles* leads to an answerable one."""
+def _reverse(network: Network, nibbles: bytes) -> LookupResult:
+    """Return the PTR RRs of an address, or an empty node for an ancestor of an answerable one."""
     low, high = (bytes.fromhex(nibbles.ljust(32, fill).decode()) for fill in (b"0", b"f"))
-    everyones = server_address(network)
+    shared = server_address(network)
     if low == high:
-        owners = network.owners.get(low) or (((b"_dns", b"internal"),) if low == everyones else ())
+        owners = network.owners.get(low) or (((b"_dns", b"internal"),) if low == shared else ())
         if not owners:
-            return NoSuchName("nothing you may see has this address")
+            return NoSuchName("no name in this network has this address")
         return Node((RRset(Type.PTR, tuple((names.wire(owner),) for owner in owners)),))
-    if low <= everyones <= high or network.owns_between(low, high):
+    if low <= shared <= high or network.owns_between(low, high):
         return Node(())
-    return NoSuchName("no address you may see is below this name")
+    return NoSuchName("no address of this network is below this name")
 
 
 def server_address(network: Network) -> bytes:
-    """`fdaa::3`, the address every network may ask at."""
+    """`fdaa::3`, the server address that every network may query."""
     return network.prefix[:2] + bytes(13) + b"\x03"

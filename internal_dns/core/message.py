@@ -1,10 +1,11 @@
-"""Assemble a reply: what it says (a Body, the same for all who ask the same) and to which query.
+"""Assemble a reply from a Body, which is the same for all equal queries, and the query.
 
     header · question as sent · answer · authority · additional · OPT
 
-The answer table keeps Bodies; id, RD, CD, letter case, OPT, size limit and rotation are applied
-here, each time. What does not fit goes in this order: EDE, additional records, whole RRs from the
-end. Then TC is set over UDP; over TCP an EDE says how to ask for the rest.
+The answer table stores Bodies; id, RD, CD, letter case, OPT, size limit and rotation are applied
+here for each query. When a reply is too large, parts are dropped in this order: EDE, additional
+records, whole RRs from the end. The reply then has TC over UDP; over TCP an EDE says how to get the
+rest.
 """
 
 from __future__ import annotations
@@ -46,19 +47,18 @@ from internal_dns.core.wire import (
     Type,
 )
 
-OUR_UDP_SIZE: Final = (
-    4_096  # what our OPT says we take; the replies' limit is the client's (RFC 6891 section 6.2.3)
-)
+# The size in our OPT: what we accept. Replies are limited by the client's (RFC 6891 section 6.2.3).
+OUR_UDP_SIZE: Final = 4_096
 PLAIN_UDP_SIZE: Final = 512  # RFC 1035 section 4.2.1
 MAX_EDE_TEXT: Final = 120  # octets
-QNAME: Final = b"\xc0\x0c"  # a pointer to the question's name
-RR_HEAD: Final = 12  # octets of an RR before its rdata, with such a pointer
+QNAME: Final = b"\xc0\x0c"  # a pointer to QNAME
+RR_HEAD: Final = 12  # octets of an RR before its rdata, when its owner is such a pointer
 _AAAA_HEAD: Final = QNAME + pack("!HHIH", Type.AAAA, IN, TTL, 16)
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a reply says, without what depends on the single query."""
+    """The part of a reply that does not depend on the individual query."""
 
     rcode: Rcode = Rcode.NOERROR
     aa: bool = True
@@ -68,15 +68,14 @@ class Body:
     authority: bytes = b""  # one RR or none
     additional: tuple[bytes, ...] = ()
     ede: tuple[Ede, str] | None = None
-    # What the answer was made from. `answer` is empty when it is too large for any message.
+    # The set that `answer` was made from. If it is too large for any message, `answer` is empty.
     whole: RRset | TextList | None = None
     owner: bytes = QNAME  # of the answer's RRs, in wire form
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyOptions:
-    """How to send a reply: its limit in octets, RA, which record comes first, our EDNS options
-    except EDE, whether over TCP."""
+    """How to send a reply: size limit, RA, rotation, EDNS options except EDE, and transport."""
 
     limit: int = PLAIN_UDP_SIZE
     ra: bool = True
@@ -86,48 +85,52 @@ class ReplyOptions:
 
 
 def body_of(
-    found: RRset | TextList,
+    whole: RRset | TextList,
     qname: tuple[bytes, ...],
     ede: tuple[Ede, str] | None = None,
     chain: tuple[bytes, ...] = (),
     owner: bytes = QNAME,
 ) -> Body:
-    """Return the positive reply that holds *found*, whose RRs are *owner*'s, behind *chain*."""
-    if isinstance(found, TextList):
+    """Return the positive reply that holds *whole*, whose RRs are *owner*'s, behind *chain*."""
+    if isinstance(whole, TextList):
         most = MAX_MESSAGE - RR_HEAD
-        if len(found.text.sizes) < found.count or found.text.is_over(most):
-            return Body(chain=chain, ede=ede, whole=found, owner=owner)
-        rdata, shown = found.text.strings(most)
-        if shown < found.count:
-            return Body(chain=chain, ede=ede, whole=found, owner=owner)
+        if len(whole.text.sizes) < whole.count or whole.text.is_over(most):
+            return Body(chain=chain, ede=ede, whole=whole, owner=owner)
+        rdata, shown = whole.text.strings(most)
+        if shown < whole.count:
+            return Body(chain=chain, ede=ede, whole=whole, owner=owner)
         text = ((rr(owner, Type.TXT, rdata),),)
-        return Body(chain=chain, answer=text, ede=ede, whole=found, owner=owner)
-    if found.total:
-        return Body(chain=chain, at_most=found.at_most, ede=ede, whole=found, owner=owner)
-    answer = tuple(tuple(_rrs(found, tied, owner)) for tied in found.groups)
+        return Body(chain=chain, answer=text, ede=ede, whole=whole, owner=owner)
+    if whole.total:
+        return Body(chain=chain, at_most=whole.at_most, ede=ede, whole=whole, owner=owner)
+    answer = tuple(tuple(_rrs(whole, tied, owner)) for tied in whole.groups)
     return Body(
         chain=chain,
         owner=owner,
         answer=answer,
-        at_most=found.at_most,
-        additional=_additional(found.extra, qname, MAX_MESSAGE - sum(map(len, flat(*answer)))),
+        at_most=whole.at_most,
+        additional=_additional(whole.extra, qname, MAX_MESSAGE - sum(map(len, flat(*answer)))),
         ede=ede,
-        whole=found,
+        whole=whole,
     )
 
 
 def ring_of(body: Body) -> bytes:
-    """Return all RRs of an address set past any message, in the order that is rotated; nothing for
-    another body, whose `answer` has them."""
-    if not isinstance(body.whole, RRset) or body.whole.every is None:
+    """Return all RRs of an address set too large for any message, before rotation.
+
+    Empty for any other body, whose `answer` has the RRs.
+    """
+    if not isinstance(body.whole, RRset) or body.whole.all_rdata is None:
         return b""
     head = rr(QNAME, Type.AAAA, bytes(16), body.whole.ttl)[:RR_HEAD]
-    return head.join(flat((b"",), body.whole.every()))
+    return head.join(flat((b"",), body.whole.all_rdata()))
 
 
 def _rrs(found: RRset, rdata: Iterable[bytes], owner: bytes) -> Iterator[bytes]:
-    """Yield RRs of *owner*. Hot path: the octets before rdata are those of the record before, as
-    long as its length is."""
+    """Yield RRs of *owner*.
+
+    Hot path: RRs with rdata of equal length share the octets before the rdata.
+    """
     if found.type == Type.AAAA and owner == QNAME and found.ttl == TTL:
         yield from map(_AAAA_HEAD.__add__, rdata)
         return
@@ -140,7 +143,7 @@ def _rrs(found: RRset, rdata: Iterable[bytes], owner: bytes) -> Iterator[bytes]:
 
 
 def _additional(extra: tuple[Extra, ...], qname: tuple[bytes, ...], room: int) -> tuple[bytes, ...]:
-    """Return the AAAA RRs of the additional section, no more than *room* octets of them."""
+    """Return the AAAA RRs of the additional section, until they exceed *room* octets."""
     rest: dict[tuple[bytes, ...], bytes] = {}
     records: list[bytes] = []
     for one in extra:
@@ -154,14 +157,14 @@ def _additional(extra: tuple[Extra, ...], qname: tuple[bytes, ...], room: int) -
 
 
 def message(body: Body, query: Query | Malformed, reply_options: ReplyOptions) -> bytes:
-    """Return the octets of the reply to *query*, at most `reply_options.limit` of them."""
+    """Return the reply to *query* in at most `reply_options.limit` octets."""
     return assemble(body, query, reply_options)[0]
 
 
 def assemble(
     body: Body, query: Query | Malformed, reply_options: ReplyOptions
 ) -> tuple[bytes, bool]:
-    """Return the octets of the reply, and whether it holds a part only and TC does not say so."""
+    """Return the octets of the reply, and whether it is incomplete although TC is clear."""
     whole = body.whole
     if isinstance(whole, RRset) and whole.total:
         records = list(_rrs(whole, flat.from_iterable(whole.groups), body.owner))
@@ -191,15 +194,15 @@ def assemble(
             records, ede = _part(whole, records, total, room, body.owner, has_opt=has_opt)
         else:
             flags, ede = TC, None
-            # Part of a TXT RR would be a shorter list that looks complete; some addresses are still
-            # of use.
+            # Part of a TXT RR would look like a complete, shorter list. Some of the addresses are
+            # still useful.
             records = [] if isinstance(whole, TextList) else records[: _fitting(records, room)]
             if not records:  # aliases alone look like NODATA to who does not look at TC
                 room += sum(map(len, leading))
                 leading = ()
     room -= sum(map(len, records))
     error = ede_option(ede) if query.edns else b""
-    if len(error) > room:  # the first to go
+    if len(error) > room:  # EDE is dropped first
         error = b""
     room -= len(error)
     additional = []
@@ -222,15 +225,19 @@ def assemble(
 
 
 def header(query: Query | Malformed, rcode: int, *, aa: bool, ra: bool, flags: int = 0) -> bytes:
-    """Return id and flags: opcode, RD and CD are the query's, nothing else of it is (RFC 6895
-    section 2.1). RD and CD mean something in QUERY only."""
+    """Return id and flags. Only opcode, RD and CD are copied from the query (RFC 6895 section 2.1).
+
+    RD and CD are defined for QUERY only.
+    """
     copied = query.flags & (0x7800 if query.opcode else RD | CD)
     return query.id + pack("!H", QR | copied | aa * AA | ra * RA | flags | rcode & 15)
 
 
 def opt(query: Query | Malformed, rcode: int, options: bytes) -> bytes:
-    """Return our OPT RR, empty when the query had none (RFC 6891 section 6.1.1). DO is copied (RFC
-    3225)."""
+    """Return our OPT RR, empty when the query has none (RFC 6891 section 6.1.1).
+
+    DO is copied (RFC 3225).
+    """
     if query.edns is None:
         return b""
     ttl = rcode >> 4 << 24 | query.edns.dnssec_ok << 15
@@ -243,7 +250,7 @@ def option(code: int, value: bytes) -> bytes:
 
 
 def ede_option(ede: tuple[Ede, str] | None) -> bytes:
-    """Return the EDE option (RFC 8914), nothing for None."""
+    """Return the EDE option (RFC 8914), empty for None."""
     return (
         b""
         if ede is None
@@ -260,16 +267,15 @@ def _part(
     *,
     has_opt: bool,
 ) -> tuple[list[bytes], tuple[Ede, str]]:
-    """Return as many whole RRs (of a TXT list: whole items) as fit a TCP message, and how to ask
-    for the rest.
+    """Return as many whole RRs as fit a TCP message, and an EDE that says how to get the rest.
 
-    TC stays clear: over TCP there is nothing to ask again by. Go's resolver fails altogether when
-    it is set, and all others but dig take the part in silence.
+    Of a TXT list these are whole items. TC stays clear, since a client has no transport left for a
+    retry. If it is set, Go's resolver fails, and all others but dig use the part silently.
     """
     pageable = whole is not None and whole.pageable
     if not isinstance(whole, TextList):
         fitting = partial(_fitting, records)
-        shown, ede = part_told(
+        shown, ede = fit_part(
             fitting, len(records), total, room, pageable=pageable, has_opt=has_opt
         )
         return records[:shown], ede
@@ -282,11 +288,11 @@ def _part(
         return items
 
     most = len(text.sizes)
-    _, ede = part_told(items_in, most, whole.count, room, pageable=pageable, has_opt=has_opt)
+    _, ede = fit_part(items_in, most, whole.count, room, pageable=pageable, has_opt=has_opt)
     return [rr(owner, Type.TXT, rdata)], ede
 
 
-def part_told(
+def fit_part(
     fitting: Callable[[int], int],
     at_most: int,
     total: int,
@@ -295,11 +301,13 @@ def part_told(
     pageable: bool,
     has_opt: bool,
 ) -> tuple[int, tuple[Ede, str]]:
-    """Return how many of *total* fit a TCP message with *room*, and the EDE that says so. *fitting*
-    says of a room how many of the first *at_most* fit it."""
+    """Return how many of *total* items fit a TCP message with *room*, and the EDE that says so.
+
+    *fitting* returns how many of the first *at_most* items fit a given room.
+    """
     pages = f"; pages 1._page to {-(-total // PAGE)}._page" if pageable else ""
     digits = len(str(at_most))
-    while True:  # the EDE takes room by the digits of a number that depends on the room
+    while True:  # the EDE contains the count, whose digits take room that the count depends on
         shown = fitting(room - (6 + digits + len(f" of {total}{pages}")) * has_opt)
         if len(str(shown)) >= digits:
             return shown, (Ede.OTHER, f"{shown} of {total}{pages}")

@@ -1,14 +1,16 @@
-"""The grammar of our names: labels → what is asked for. The contract is docs/names.md.
+"""The grammar of our names: labels → what the name stands for. docs/names.md is the contract.
 
-Read right to left: the zone, the app, then reserved labels before data. `a.b` stands for any label,
-[x] for optional.
+Names are read from right to left: the zone, the app, then reserved labels before data. <x> stands
+for any label, [x] for an optional part.
 
     internal
       _apps                                     Apps
       [all.]_instances                          Instances
-      _peer                                     Peers                 <peer>._peer            PeerAddress
+      _peer                                     Peers
+      <peer>._peer                              PeerAddress
       _api · _dns · _whoami                     ApiAddress · ServerAddress · WhoAmI
-      [global. | <region>.]<app>                Addresses             <id or name>.vm.<app>   MachineAddress
+      <id or name>.vm.<app>                     MachineAddress
+      [global. | <region>.]<app>                Addresses
       [global. | <region>.]<group>.process.<app>
       top<N>.nearest.of.[<group>.process.]<app> Nearest
       [all.]regions.[<group>.process.]<app>     Regions
@@ -24,7 +26,7 @@ Read right to left: the zone, the app, then reserved labels before data. `a.b` s
       <nibbles>                                 Reverse
     <k>._page.<most of the above>               Page
 
-A name between two of these is an EmptyNonTerminal (RFC 9499); everything else is NoSuchForm.
+A name that only has names below it is an EmptyNonTerminal (RFC 9499). Any other name is NoSuchForm.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ Labels = tuple[bytes, ...]  # leftmost first, lower-cased, without the root
 
 INTERNAL: Final = (b"internal",)
 FLYCAST: Final = (b"flycast",)
-# Never read as a region: these stand before data.
+# Labels that are never read as a region.
 RESERVED: Final = frozenset(
     b"vm vms all regions global process of nearest kv _metadata _instances _page _tcp _udp".split()
 )
@@ -54,12 +56,12 @@ class Apex:
 
 @dataclass(frozen=True, slots=True)
 class Apps:
-    """Every app of the network."""
+    """The apps of the network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instances:
-    """Machines with address and region, of one app or all; `every` lists stopped ones too."""
+    """Machines with address and region, of one app or all; `every` includes stopped ones."""
 
     app: bytes | None
     every: bool = False
@@ -67,36 +69,36 @@ class Instances:
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The visible peers' names."""
+    """The names of the visible peers."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerAddress:
-    """One peer's address."""
+    """The address of a peer."""
 
     peer: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """`fdaa::3`."""
+    """`fdaa::3`, the server address that all networks share."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiAddress:
-    """`<network>::3` of the asker."""
+    """`<network>::3`, the server address in the requester's network."""
 
 
 @dataclass(frozen=True, slots=True)
 class WhoAmI:
-    """What the server takes the asker for."""
+    """How the server identifies the requester."""
 
 
 class Addresses(NamedTuple):
-    """An app's visible machines, narrowed by region, by group, or both.
+    """The visible machines of an app, or of a region or process group of it, or of both.
 
-    A tuple, so that whoever reads one unpacks it whole: when it gets a field, the type checker names
-    each place that does not know it.
+    A tuple, so that code unpacks it whole: when it gets a new field, the type checker reports all
+    code that ignores the field.
     """
 
     app: bytes
@@ -115,7 +117,7 @@ class Nearest:
 
 @dataclass(frozen=True, slots=True)
 class MachineAddress:
-    """One machine by its id, or those of a name."""
+    """The machine with this id, or the machines with this name."""
 
     app: bytes
     id: bytes
@@ -123,8 +125,7 @@ class MachineAddress:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """Visible machines that have the key, with this value if one is named. None as key: matches
-    nothing."""
+    """Visible machines with a metadata key, or with a key and value. A key of None matches none."""
 
     app: bytes
     key: bytes | None
@@ -133,7 +134,7 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Where an app (or group) runs."""
+    """The regions that an app or process group runs in."""
 
     app: bytes
     group: bytes | None
@@ -142,7 +143,7 @@ class Regions:
 
 @dataclass(frozen=True, slots=True)
 class Machines:
-    """Ids and regions of an app's (or group's) machines."""
+    """The ids and regions of the machines of an app or process group."""
 
     app: bytes
     group: bytes | None
@@ -151,7 +152,7 @@ class Machines:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Where a service of an app is published, narrowed by region, by group, or both."""
+    """The machines that publish a service of an app, or of a region or process group of it."""
 
     app: bytes
     service: bytes
@@ -162,21 +163,21 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Flycast:
-    """The flycast addresses of an app name on the asker's network."""
+    """The flycast addresses of an app in the requester's network."""
 
     app: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Reverse:
-    """An address (32 nibbles, most significant first) or an ancestor of one."""
+    """The reverse name of an address (32 nibbles, most significant first), or a name above it."""
 
     nibbles: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of a list or set; `number` counts from 1."""
+    """A page of a list or set; `number` starts at 1."""
 
     of: Pageable
     number: int
@@ -184,15 +185,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class EmptyNonTerminal:
-    """A name that exists because something below it may; it exists as long as `of` does."""
+    """A name that exists because names below it may; it exists as long as `of` does."""
 
     of: Pageable
 
 
 @dataclass(frozen=True, slots=True)
 class NoSuchForm:
-    """A name no row of the grammar has. `reason` may be told to the asker: it never quotes the
-    name."""
+    """A name that no row of the grammar matches. Clients get `reason`; it never quotes the name."""
 
     reason: str
 
@@ -219,7 +219,7 @@ _FORM: Final = NoSuchForm("no name has this form")
 
 
 def internal(rest: Labels) -> Asked:
-    """Return what the labels left of `internal` ask for."""
+    """Parse the labels left of `internal`."""
     match rest:
         case ():
             return Apex()
@@ -247,7 +247,7 @@ def internal(rest: Labels) -> Asked:
 
 
 def _of_app(app: bytes, rest: Labels) -> Asked:
-    """Return what the labels left of `<app>.internal` ask for."""
+    """Parse the labels left of `<app>.internal`."""
     match rest:
         case () | (*_, b"_page"):
             return _paged(Addresses(app), rest)
@@ -268,8 +268,7 @@ def _of_app(app: bytes, rest: Labels) -> Asked:
 
 
 def _selected(app: bytes, group: bytes | None, rest: Labels) -> Asked:
-    """Return what the labels left of `<app>` or `<group>.process.<app>` ask for: the forms both
-    have."""
+    """Parse the labels left of `<app>` or `<group>.process.<app>`: the forms that both have."""
     match rest:
         case () | (*_, b"_page"):
             return _paged(Addresses(app, group=group), rest)
@@ -298,7 +297,7 @@ def _selected(app: bytes, group: bytes | None, rest: Labels) -> Asked:
 
 
 def _published(of: Addresses, rest: Labels) -> Asked:
-    """Return what the labels left of *of* ask for: a service of these machines, or a page."""
+    """Parse the labels left of *of*: a service of these machines, or a page."""
     app, region, group = of
     match rest:
         case (b"_tcp" | b"_udp",):
@@ -312,15 +311,14 @@ def _published(of: Addresses, rest: Labels) -> Asked:
 
 
 def _metadata(app: bytes, key: bytes, rest: Labels) -> Asked:
-    """Return what `<rest>.<key>.kv._metadata.<app>` asks for; values may have dots, so several
-    labels."""
+    """Parse `<rest>.<key>.kv._metadata.<app>`. A value with dots takes several labels."""
     value, page = _split_page(rest)
     whole = key if not any(b"." in label for label in (key, *value)) else None
     return _paged(Metadata(app, whole, b".".join(value) if value else None), page)
 
 
 def flycast(rest: Labels) -> Asked:
-    """Return what the labels left of `flycast` ask for."""
+    """Parse the labels left of `flycast`."""
     if not rest:
         return Apex()
     _, page = _split_page(rest[:-1])
@@ -328,7 +326,7 @@ def flycast(rest: Labels) -> Asked:
 
 
 def _split_page(rest: Labels) -> tuple[Labels, Labels]:
-    """Split at the rightmost `_page`: the labels right of it, and those up to and with it."""
+    """Split at the rightmost `_page`: the labels right of it, and those up to and including it."""
     for at in range(len(rest), 0, -1):
         if rest[at - 1] == b"_page":
             return rest[at:], rest[:at]
@@ -336,8 +334,7 @@ def _split_page(rest: Labels) -> tuple[Labels, Labels]:
 
 
 def _paged(of: Pageable, rest: Labels | list[bytes]) -> Asked:
-    """Return *of* itself, a page of it, or the empty non-terminal between, by the labels left of
-    it."""
+    """Return *of* itself, a page of it, or the empty non-terminal `_page` below it."""
     match tuple(rest):
         case ():
             return of
@@ -346,13 +343,13 @@ def _paged(of: Pageable, rest: Labels | list[bytes]) -> Asked:
         case (number, b"_page") if _PAGE.match(number):
             return Page(of, int(number))
         case (_, b"_page"):
-            return NoSuchForm("pages count from 1, without leading zeros")
+            return NoSuchForm("page numbers start at 1 and have no leading zeros")
         case _:
             return _BELOW
 
 
 def reverse(rest: Labels, prefix: bytes) -> Asked:
-    """Return what the labels left of the prefix's reverse zone ask for."""
+    """Parse the labels left of the reverse zone of *prefix*."""
     if not rest:
         return Apex()
     if len(rest) > 32 - 2 * len(prefix) or not _NIBBLES.issuperset(rest):
@@ -361,17 +358,19 @@ def reverse(rest: Labels, prefix: bytes) -> Asked:
 
 
 def reverse_zone(prefix: bytes) -> Labels:
-    """The apex of the reverse zone of *prefix*: (b"a", b"a", b"d", b"f", b"ip6", b"arpa") for fdaa::/16."""
+    """Return the apex of the reverse zone of *prefix*: a.a.d.f.ip6.arpa for fdaa::/16."""
     return (*(digit.encode() for digit in reversed(prefix.hex())), b"ip6", b"arpa")
 
 
 def printable(octets: bytes) -> str:
-    """Octets for a person's eyes: what is no printable character, a terminal's escape above all, as
-    \\xNN."""
+    """Return octets as text for people, with unprintable characters as \\xNN.
+
+    The terminal's escape character is the most important of them.
+    """
     text = octets.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def wire(labels: Labels) -> bytes:
-    """The uncompressed wire form of a name."""
+    """Return the uncompressed wire form of a name."""
     return b"".join(bytes((len(label),)) + label for label in labels) + b"\0"

@@ -1,11 +1,11 @@
-"""Order an app's machines by how far they are from the asker.
+"""Order an app's machines by their distance from the requester.
 
-The key is (self, same host, same region, cost); machines equal in all four are a tie group, in
-order of address. The reply rotates each group by the turn, so nobody is always first among equals.
+The key is (self, same host, same region, cost). Machines equal in all four are a tie group, in
+order of address; the reply rotates each group, so that no machine is always first among equals.
 
-What is far is the same for everyone in a region, so each app keeps its machines by the asker's
-region, as tie classes. The asker itself and its host are two ranges of one class, as machines are in
-order of address: they are cut out for each question.
+Distances between regions are the same for every requester in a region, so each app stores its
+machines in tie classes per region of the requester. Machines are in order of address, so the
+requester itself and its host are two ranges of one class, which each query cuts out.
 
     class 0                            class 1
     |.....| host: |..|self|...| |....| |.........................|
@@ -25,14 +25,14 @@ from internal_dns.core.records import rotated
 from internal_dns.core.requester import Place
 
 Rank = tuple[bool, bool, bool, float]
-Span = tuple[tuple[Machine, ...], int, int]  # machines in order of address and id, from, to
+MachineRange = tuple[tuple[Machine, ...], int, int]  # machines by address and id, start, end
 
 _ADDRESS = itemgetter(2)
 _ADDRESS_AND_ID = itemgetter(2, 0)
 
 
 def rank(machine: Machine, place: Place, catalog: Catalog) -> Rank:
-    """The sort key of one machine; smaller is nearer."""
+    """Return the sort key of one machine; smaller is nearer."""
     return (
         machine.address != place.own,
         machine.address[6:10] != place.host,
@@ -41,29 +41,31 @@ def rank(machine: Machine, place: Place, catalog: Catalog) -> Rank:
 
 
 def region_rank(there: bytes, here: bytes | None, catalog: Catalog) -> tuple[bool, float]:
-    """The part of the sort key that all machines of a region share."""
+    """Return the part of the sort key that all machines of a region share."""
     cost = catalog.cost(here, there)
     return here is None or there != here, float("inf") if cost is None else cost
 
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """Tie groups, nearest first, each as spans of machines; `distinct` counts addresses."""
+    """Tie groups of machines, nearest first, each as ranges."""
 
-    ties: tuple[tuple[Span, ...], ...]
-    size: int
-    distinct: int
+    ties: tuple[tuple[MachineRange, ...], ...]
+    size: int  # machines
+    distinct: int  # addresses
 
     def groups(self, count: int) -> tuple[tuple[bytes, ...], ...]:
-        """Return the addresses of the tie groups that hold the nearest *count* addresses, each
-        address only where it first stands: RRsets have no duplicates (RFC 2181)."""
+        """Return the addresses of the tie groups that hold the nearest *count* addresses.
+
+        Only the first occurrence of an address counts: RRsets have no duplicates (RFC 2181).
+        """
         seen: dict[bytes, None] = {}
         groups = []
-        for spans in self.ties:
+        for ranges in self.ties:
             if len(seen) >= count:
                 break
             before = len(seen)
-            seen.update(dict.fromkeys(map(_ADDRESS, _members(spans))))
+            seen.update(dict.fromkeys(map(_ADDRESS, _members(ranges))))
             groups.append(tuple(islice(seen, before, None)))
         return tuple(filter(None, groups))
 
@@ -71,38 +73,37 @@ class Distances:
         """Return the nearest *count* addresses, tie groups rotated by *rotation*."""
         if self.distinct == self.size:
             return [machine[2] for machine in self.machines(count, rotation)]
-        turned = (rotated(tied, rotation) for tied in self.groups(count))
-        return list(islice(chain.from_iterable(turned), count))
+        groups = (rotated(tied, rotation) for tied in self.groups(count))
+        return list(islice(chain.from_iterable(groups), count))
 
     def machines(self, count: int, rotation: int) -> list[Machine]:
         """Return the nearest *count* machines, tie groups rotated by *rotation*."""
-        found: list[Machine] = []
-        for spans in self.ties:
-            if len(found) >= count:
+        nearest: list[Machine] = []
+        for ranges in self.ties:
+            if len(nearest) >= count:
                 break
-            at = rotation % sum(end - start for _, start, end in spans)
+            at = rotation % sum(end - start for _, start, end in ranges)
             before, after = [], []
-            for machines, start, end in spans:
+            for machines, start, end in ranges:
                 cut = min(max(at, 0), end - start)
                 before.append((machines, start, start + cut))
                 after.append((machines, start + cut, end))
                 at -= end - start
             for machines, start, end in (*after, *before):
-                found += machines[start : min(end, start + count - len(found))]
-        return found
+                nearest += machines[start : min(end, start + count - len(nearest))]
+        return nearest
 
 
-def _members(spans: tuple[Span, ...]) -> Iterator[Machine]:
-    return chain.from_iterable(machines[start:end] for machines, start, end in spans)
+def _members(ranges: tuple[MachineRange, ...]) -> Iterator[Machine]:
+    return chain.from_iterable(machines[start:end] for machines, start, end in ranges)
 
 
 def distances(app: App, group: bytes | None, place: Place, catalog: Catalog) -> Distances:
-    """Return the machines that *app*, or one process group of it, answers, by distance from
-    *place*."""
+    """Return the machines in the answer of *app* or a process group of it, by distance."""
     chosen = app.selection(None, group)
-    own: list[Span] = []
-    near: list[tuple[Span, ...]] = []
-    far: list[tuple[Span, ...]] = []
+    own: list[MachineRange] = []
+    near: list[tuple[MachineRange, ...]] = []
+    far: list[tuple[MachineRange, ...]] = []
     for machines in _classes(app, group, place.region, catalog):
         start = end = 0
         if place.host is not None:
@@ -115,29 +116,29 @@ def distances(app: App, group: bytes | None, place: Place, catalog: Catalog) -> 
                 last = first
                 while last < end and machines[last].address == place.own:
                     last += 1
-            own += _spans((machines, first, last))
-            near.append(_spans((machines, start, first), (machines, last, end)))
-        far.append(_spans((machines, 0, start), (machines, end, len(machines))))
-    # One address is one place, whatever regions its machines claim: they differ in rank then.
-    ties = tuple(filter(None, (*((span,) for span in own), *near, *far)))
+            own += _not_empty((machines, first, last))
+            near.append(_not_empty((machines, start, first), (machines, last, end)))
+        far.append(_not_empty((machines, 0, start), (machines, end, len(machines))))
+    # Machines that share the requester's address may claim several regions and then differ in rank,
+    # so each range of `own` is a tie group.
+    ties = tuple(filter(None, (*((one,) for one in own), *near, *far)))
     return Distances(ties, len(chosen.machines), len(chosen.spread))
 
 
-def _spans(*spans: Span) -> tuple[Span, ...]:
-    return tuple(span for span in spans if span[1] < span[2])
+def _not_empty(*ranges: MachineRange) -> tuple[MachineRange, ...]:
+    return tuple(one for one in ranges if one[1] < one[2])
 
 
 def _classes(
     app: App, group: bytes | None, here: bytes | None, catalog: Catalog
 ) -> tuple[tuple[Machine, ...], ...]:
-    """Return the machines in classes of equally far regions, nearest first; the app keeps them."""
+    """Return the machines in classes of equal distance, nearest first; the app stores them."""
     key = here, group
-    kept = app.orders.get(key)
-    if kept is None or not (kept.latency is catalog.latency and kept.regions is catalog.regions):
-        classes = _classed(app, group, here, catalog)
-        kept = Order(catalog.latency, catalog.regions, classes)
-        app.keep_order(key, kept)
-    return kept.classes
+    order = app.orders.get(key)
+    if order is None or not (order.latency is catalog.latency and order.regions is catalog.regions):
+        order = Order(catalog.latency, catalog.regions, _classed(app, group, here, catalog))
+        app.store_order(key, order)
+    return order.classes
 
 
 def _classed(
@@ -147,7 +148,7 @@ def _classed(
     for region, machines in app.regions_of(group).items():
         tied.setdefault(region_rank(region, here, catalog), []).append(machines)
     whole = app.selection(None, group)
-    # Tuples of address and id take long to make, and only where addresses are shared ids matter.
+    # Ids matter only where machines share an address, and tuples of both take long to make.
     key = _ADDRESS if whole.distinct else _ADDRESS_AND_ID
     return tuple(
         whole.in_order

@@ -1,12 +1,12 @@
-"""Who asks: source and destination address → the network, and on demand the place in it.
+"""Find the requester: source and destination address → its network, and its place there.
 
     fdaa · network (32) · host (32) · machine (32) · free (16)
     |------- /48: the network -------|
     |---------------- /112: a machine ---------------|
     |---------------- /120: a WireGuard peer, looked for first ----|
 
-The source address is trusted: on a 6PN network nobody can send from another's. An outsider is one
-whom no rule maps.
+The source address is trusted: on a 6PN network nobody can send from another tenant's address. An
+outsider is a source that no rule maps to a network.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ LOOPBACK: Final = (bytes(15) + b"\x01", V4_MAPPED + b"\x7f")
 
 @dataclass(frozen=True, slots=True)
 class SourceMap:
-    """Sources inside *source* ask as *network*: for development, and for hosts that cannot have a
-    6PN address."""
+    """A rule that sources inside `source` belong to `network`.
+
+    For development, and for hosts that cannot have a 6PN address.
+    """
 
     source: IPv6Network
     network: NetworkId
@@ -42,18 +44,20 @@ class SourceMap:
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who asks. `mapped` sources are nowhere in the network; `region` is what dev mode's
-    `NETWORK/REGION` says."""
+    """The network that a query comes from, and how it was found.
+
+    A `mapped` source has no place in the network. `region` is that of dev mode's `NETWORK/REGION`.
+    """
 
     network: Network
     source: bytes
     mapped: bool = False
     region: bytes | None = None
-    by: SourceMap | str = ""  # the map that led to the network, or words; empty: the address itself
+    by: SourceMap | str = ""  # the rule, or a description of it; empty: the source address
 
     @property
     def rule(self) -> str:
-        """By which rule this network, in words."""
+        """The rule that led to the network, in words."""
         match self.by:
             case SourceMap(source=source):
                 return f"the configured map {source}={hex48(self.network.prefix)}"
@@ -65,15 +69,17 @@ class Requester:
 
 @dataclass(frozen=True, slots=True)
 class Outsider:
-    """A source that must be refused; `reason` is for `explain`, never for the wire."""
+    """A source that is refused; `reason` is for `explain` and never sent in a reply."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the asker is, for `nearest`: None is unknown; `own` is the address of the machine that
-    asks."""
+    """Where the requester is, for `nearest`; None is unknown.
+
+    `own` is the address of the machine that sent the query.
+    """
 
     region: bytes | None = None
     host: bytes | None = None  # the four host octets
@@ -83,7 +89,7 @@ class Place:
 
     @property
     def key(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """All that an order by distance depends on."""
+        """The values that an order by distance depends on."""
         return self.region, self.host, self.own
 
 
@@ -97,12 +103,11 @@ def requester(
     prefix: bytes,
     maps: tuple[SourceMap, ...] = (),
 ) -> Requester | Outsider:
-    """Return who *source* is to the server at *destination* (both 16 octets), or why it is
-    refused."""
+    """Return the requester at *source*, or why it is refused. Both addresses have 16 octets."""
     if source[:2] == prefix:
         number = NetworkId(int.from_bytes(source[2:6], "big"))
         if not number:
-            return Outsider("the source has network 0, which is nobody's")
+            return Outsider("the source is in network 0, which is reserved")
         who = Requester(network_of(catalog, number, prefix), source)
     else:
         best = max(
@@ -115,17 +120,20 @@ def requester(
     return (
         who
         if may_ask_at(destination, who.network, prefix)
-        else Outsider("it asked at another network's address")
+        else Outsider("the query was sent to another network's address")
     )
 
 
 def may_ask_at(destination: bytes, network: Network, prefix: bytes) -> bool:
-    """Whether *network* may use the server's address *destination*: `fdaa::3` is everyone's, `<network>::3` its own."""
+    """Whether *network* may query the server address *destination*.
+
+    Every network may use `fdaa::3` and its own `<network>::3`.
+    """
     return destination[:2] != prefix or destination[2:6] in (b"\0\0\0\0", network.prefix[2:])
 
 
 def network_of(catalog: Catalog, number: NetworkId, prefix: bytes) -> Network:
-    """Return network *number*, or an empty one that is marked as not known."""
+    """Return network *number*, or an empty one that is marked as unknown."""
     known = catalog.networks.get(number)
     return known or Network(number, prefix + number.to_bytes(4, "big"), known=False)
 
@@ -136,8 +144,11 @@ def hex48(address: bytes) -> str:
 
 
 def place(who: Requester, catalog: Catalog, server_region: bytes | None) -> Place:
-    """Return where *who* is: peer by /120, machine by /112, `hosts` by the host bits, else the
-    server's region."""
+    """Return where *who* is.
+
+    The first match decides: a peer's /120, a machine's /112, `hosts` by the host bits, the server's
+    region.
+    """
     if who.mapped:
         return Place(who.region or server_region)
     host = who.source[6:10]

@@ -17,7 +17,15 @@ from typing import Final, NamedTuple, assert_never
 
 from internal_dns.core import names
 from internal_dns.core.catalog import Network
-from internal_dns.core.lookup import Found, Node, NoSuchName, View, find, is_there, server_address
+from internal_dns.core.lookup import (
+    LookupResult,
+    Node,
+    NoSuchName,
+    View,
+    find,
+    is_there,
+    server_address,
+)
 from internal_dns.core.names import Asked, Labels, wire
 from internal_dns.core.own import ALIAS, part_of, unpack_sets, wildcard_part
 from internal_dns.core.records import NS, SOA, TTL, Extra, RRset, TextList
@@ -62,7 +70,7 @@ class Step:
 class Resolved:
     """What a walk found at its last name, and what that depends on."""
 
-    found: Found | Outside | TooLong
+    found: LookupResult | Outside | TooLong
     labels: Labels  # the last name
     zone: Labels  # its zone; empty when it has none
     chain: tuple[Hop, ...]
@@ -179,7 +187,7 @@ class _Walk:
 
     def follow(
         self, labels: Labels, qtype: int
-    ) -> tuple[Found | Outside | TooLong, Labels, Labels, list[Hop]]:
+    ) -> tuple[LookupResult | Outside | TooLong, Labels, Labels, list[Hop]]:
         """Return what is at the end of the CNAMEs from *labels* on, the last name, its zone, and the
         CNAMEs."""
         chain: list[Hop] = []
@@ -197,7 +205,7 @@ class _Walk:
             chain.append(Hop(labels, labels_of(target.groups[0][0]), target.ttl))
             labels = chain[-1].target
 
-    def at(self, labels: Labels, zone: Labels, qtype: int) -> Found | TooLong:
+    def at(self, labels: Labels, zone: Labels, qtype: int) -> LookupResult | TooLong:
         """Return what is at one name."""
         if our_zone(zone, self.prefix) is None:
             return self.in_zone(labels, zone, qtype)
@@ -219,7 +227,7 @@ class _Walk:
         self.steps.append(Step(labels, ""))
         return found
 
-    def in_zone(self, labels: Labels, zone: Labels, qtype: int) -> Found | TooLong:
+    def in_zone(self, labels: Labels, zone: Labels, qtype: int) -> LookupResult | TooLong:
         """Return what is at a name in a zone of the network."""
         name, apex = wire(labels), wire(zone)
         self.parts |= {apex, part_of(name, apex)}

@@ -1,8 +1,8 @@
-"""The octets of a TXT list: items joined by a separator, cut into strings of at most 255 octets.
+"""Encode a TXT list: items joined by a separator, split into strings of at most 255 octets.
 
-A Text keeps the items as one piece of octets and the size of each, so that it is joined, cut into
-pages and cut into strings without touching every item. It never holds more than a message can take:
-what comes later in the list is counted, not encoded.
+A Text stores all items in one bytes object and the size of each. Lists are joined and split into
+strings without a step per item. A Text holds little more than a message can: later items of the
+list are counted, not encoded.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from internal_dns.core.wire import MAX_MESSAGE
 
 T = TypeVar("T")
 
-STRING: Final = 255  # octets of one character-string at most, RFC 1035 section 3.3
-_BLOCK: Final = 64  # items encoded at once, before it is seen whether more can be of use
+STRING: Final = 255  # the most octets of a character-string, RFC 1035 section 3.3
+_BLOCK: Final = 64  # items to encode before checking whether a message can hold more
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The first items of a list: `octets` has each with a separator behind it, `sizes` one octet per
-    item, which counts the separator; an item with its separator is one string at most."""
+    """The first items of a list.
+
+    `octets` has each item followed by a separator; `sizes` has one octet per item, its size with
+    the separator. An item with its separator fits one string.
+    """
 
     octets: bytes = b""
     sizes: bytes = b""
@@ -37,7 +40,7 @@ class Text:
 
     @classmethod
     def joined(cls, parts: Iterable[Text]) -> Text:
-        """The items of *parts*, until there are more than a message can hold."""
+        """Join *parts* until there are more items than a message can hold."""
         octets, sizes, size = [], [], 0
         for part in parts:
             octets.append(part.octets)
@@ -48,25 +51,25 @@ class Text:
         return cls(b"".join(octets), b"".join(sizes))
 
     def is_over(self, room: int) -> bool:
-        """Whether the items certainly take more than *room* octets: a look at the size only."""
+        """Whether the items certainly take more than *room* octets, judged by the size alone."""
         return len(self.octets) - 1 + len(self.octets) // (STRING + 1) > room
 
     def strings(self, room: int = MAX_MESSAGE) -> tuple[bytes, int]:
-        """Return TXT rdata of at most *room* octets, and how many items are in it.
+        """Return TXT rdata of at most *room* octets, and how many items it holds.
 
-        Strings are cut greedily, behind a separator only; the final item has none. An empty list is
-        one empty string: known clients crash on no string at all.
+        Strings are split greedily and only after a separator; the final item has none. An empty
+        list is one empty string: known clients crash on rdata without a string.
         """
         if not self.sizes:
             return b"\0", 0
         ends = list(accumulate(self.sizes))
-        starts: list[int] = []  # of the strings
-        start = first = 0  # the next string: where it starts, and its first item
-        shown = used = 0  # items that fit so far, and the strings they take
+        starts: list[int] = []  # offsets of the strings
+        start = first = 0  # the next string: its offset and its first item
+        shown = used = 0  # items that fit so far, and the strings that they take
         while first < len(ends):
             starts.append(start)
             follows = bisect_right(ends, start + STRING, first)
-            # Without a separator the final item may have room where one with it would not.
+            # The final item may fit because it has no separator.
             final = follows < len(ends) and ends[follows] == start + STRING + 1
             fits = follows + final
             if ends[fits - 1] - 1 + len(starts) > room:

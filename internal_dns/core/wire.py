@@ -1,5 +1,4 @@
-"""Read octets from outside: clients' queries whole, upstreams' replies as far as they must be
-trusted.
+"""Parse messages from outside: queries in full, upstreams' replies as far as they are relayed.
 
                   1  1  1  1  1  1
     0  1  2  3  4  5  6  7  8  9  0  1  2  3  4  5
@@ -8,8 +7,8 @@ trusted.
   |  QDCOUNT  |  ANCOUNT  |  NSCOUNT  |  ARCOUNT  |   16 bits each
   QNAME · QTYPE · QCLASS, then for EDNS one OPT RR   RFC 6891
 
-No library parser sees a client's octets: one crafted message costs a general parser hundreds of
-milliseconds. Here every loop is bounded by the message's 4,096 octets and by MAX_ADDITIONAL.
+No library parses a client's octets: a crafted message can keep a general parser busy for hundreds
+of milliseconds. Here every loop is bounded by the 4,096 octets of a query and by MAX_ADDITIONAL.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Final
 
 
 class Type(IntEnum):
-    """RR types this server knows by name; any other number is carried as it is (RFC 3597)."""
+    """RR types that this server knows by name; it passes on any other number (RFC 3597)."""
 
     A = 1
     NS = 2
@@ -48,7 +47,7 @@ class Type(IntEnum):
 
 
 class Rcode(IntEnum):
-    """RCODEs this server sends, RFC 6895 section 2.3."""
+    """RCODEs that this server sends, RFC 6895 section 2.3."""
 
     NOERROR = 0
     FORMERR = 1
@@ -60,7 +59,7 @@ class Rcode(IntEnum):
 
 
 class Ede(IntEnum):
-    """Extended DNS error codes this server sends, RFC 8914 section 4."""
+    """Extended DNS error codes that this server sends, RFC 8914 section 4."""
 
     OTHER = 0
     STALE = 3
@@ -73,19 +72,19 @@ class Ede(IntEnum):
     NETWORK_ERROR = 23
 
 
-# Header bits, as in the 16-bit word of octets 2 and 3.
+# Flags in the 16-bit word of header octets 2 and 3.
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 
 IN: Final = 1
-DS: Final = 43  # the one type whose set is the parent zone's, RFC 4035 section 3.1.4.1
+DS: Final = 43  # the one type that the parent zone is authoritative for, RFC 4035 section 3.1.4.1
 HEADER: Final = 12
 MAX_MESSAGE: Final = 65_535
-# A query is a header, a name and a few options; what is longer than this only costs time.
+# A query is a header, a name and a few options; a longer one only costs time.
 MAX_QUERY: Final = 4_096
-# TSIG and SIG(0) ride beside OPT; nothing legal needs more.
+# A legal query carries OPT, and TSIG or SIG(0) beside it.
 MAX_ADDITIONAL: Final = 32
-# Ports whose servers answer anything (echo, daytime, quote, chargen, time): a reply could start a
-# loop.
+# Ports of services that answer any datagram (echo, daytime, quote, chargen, time): a reply could
+# start a loop.
 SILENT_PORTS: Final = frozenset({0, 7, 13, 19, 37})
 
 # EDNS option codes.
@@ -93,7 +92,8 @@ NSID: Final = 3  # RFC 5001
 COOKIE: Final = 10  # RFC 7873
 KEEPALIVE: Final = 11  # RFC 7828
 EXTENDED_ERROR: Final = 15  # RFC 8914
-ASK_AS: Final = 65_001  # ours, local use (RFC 6891 section 9): in dev mode, whom to answer as
+# Local use (RFC 6891 section 9): names the requester to answer as, in dev mode.
+ASK_AS: Final = 65_001
 MAX_ASK_AS: Final = 127
 
 _SIX = Struct("!6H")
@@ -103,7 +103,7 @@ _TWO = Struct("!HH")
 
 @dataclass(frozen=True, slots=True)
 class Edns:
-    """What the OPT RR of a query says. `client_cookie` is 8 octets; `size` is as sent."""
+    """The contents of a query's OPT RR. `client_cookie` is the whole option; `size` is as sent."""
 
     size: int
     version: int
@@ -116,8 +116,7 @@ class Edns:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query that parsed whole. `question` is as sent; `name` (wire) and `labels` are
-    lower-cased."""
+    """A well-formed query. `question` is as sent, `name` (wire form) and `labels` lower-cased."""
 
     id: bytes
     flags: int
@@ -139,8 +138,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A message that is no query of ours; `question` and `edns` are what had parsed before the
-    fault."""
+    """A message that breaks the protocol. `question` and `edns` were parsed before the fault."""
 
     id: bytes
     flags: int
@@ -155,17 +153,17 @@ class Malformed:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A message that must not be answered, RFC 5625 section 6.2 and RFC 1035 section 7.3."""
+    """A message that must not be answered (RFC 5625 section 6.2, RFC 1035 section 7.3)."""
 
     reason: str
 
 
 class _Fault(Exception):
-    """The message breaks a rule; the text says which."""
+    """A message breaks a rule of the protocol; the text says which."""
 
 
 def read_query(octets: bytes) -> Query | Malformed | Silent:
-    """Read one query; never raises, whatever the octets are."""
+    """Parse one query. Never raises."""
     if len(octets) < HEADER:
         return Silent("runt")
     _, flags, questions, answers, authorities, additionals = _SIX.unpack_from(octets)
@@ -201,10 +199,10 @@ def read_query(octets: bytes) -> Query | Malformed | Silent:
 
 
 def read_edns(octets: bytes) -> tuple[int, Edns] | None:
-    """Return where the question ends and what the OPT says, of a query that has nothing but these two.
+    """Return the end of the question and the EDNS data of a query that has only these two.
 
-    None for any other message, and for a malformed one. The name is not looked at but for its
-    labels' lengths.
+    Returns None for any other message and for a malformed one. Of the name only the lengths of the
+    labels are checked.
     """
     at, size = HEADER, len(octets)
     while at < size and 0 < octets[at] < 64:
@@ -224,8 +222,10 @@ def read_edns(octets: bytes) -> tuple[int, Edns] | None:
 
 
 def _question(octets: bytes) -> tuple[int, bytes, tuple[bytes, ...], int, int]:
-    """Read the question behind the header: where it ends, QNAME (wire, lower-cased), labels, QTYPE,
-    QCLASS."""
+    """Parse the question.
+
+    Returns its end, QNAME (wire form, lower-cased), labels, QTYPE and QCLASS.
+    """
     at, size = HEADER, len(octets)
     labels: list[bytes] = []
     while True:
@@ -244,13 +244,12 @@ def _question(octets: bytes) -> tuple[int, bytes, tuple[bytes, ...], int, int]:
     if at + 4 > size:
         raise _Fault("the question is cut off")
     qtype, qclass = _TWO.unpack_from(octets, at)
-    # Length octets are at most 63, below 'A', so lower-casing the wire form touches letters only.
+    # Length octets are at most 63, below "A": lower-casing the wire form changes letters only.
     return at + 4, octets[HEADER:at].lower(), tuple(labels), qtype, qclass
 
 
 def _ixfr_serial(octets: bytes, at: int, qtype: int, authorities: int, flags: int) -> int:
-    """Step over the SOA that an IXFR query carries (RFC 1995 section 3); UPDATE and NOTIFY have
-    records here."""
+    """Skip the SOA of an IXFR query (RFC 1995 section 3), or the records of UPDATE and NOTIFY."""
     if not flags >> 11 & 15 and (qtype != Type.IXFR or authorities > 1):
         raise _Fault("a query carries no authority records")
     if authorities > MAX_ADDITIONAL:
@@ -264,8 +263,10 @@ def _ixfr_serial(octets: bytes, at: int, qtype: int, authorities: int, flags: in
 
 
 def _record(octets: bytes, at: int) -> tuple[int, int, int, int, int]:
-    """Read an RR's head at *at*: where its rdata starts, type, class, TTL, rdata length (inside the
-    message)."""
+    """Parse the RR at *at* up to its rdata.
+
+    Returns the start of the rdata, type, class, TTL and rdata length, which is inside the message.
+    """
     size = len(octets)
     while True:
         if at >= size:
@@ -288,8 +289,7 @@ def _record(octets: bytes, at: int) -> tuple[int, int, int, int, int]:
 
 
 def _additional(octets: bytes, at: int, count: int, opts: list[Edns]) -> int:
-    """Step over the additional section and put its one OPT into *opts*, even when a fault comes
-    after its head."""
+    """Skip the additional section and put its OPT into *opts*, even if its options are faulty."""
     if count > MAX_ADDITIONAL:
         raise _Fault("too many additional records")
     for _ in range(count):
@@ -298,19 +298,19 @@ def _additional(octets: bytes, at: int, count: int, opts: list[Edns]) -> int:
         if rtype == Type.OPT:
             if opts:
                 raise _Fault("more than one OPT")  # RFC 6891 section 6.1.1
-            # RFC 6891 section 7: FORMERR for what is wrong in it has an OPT.
+            # RFC 6891 section 7: the FORMERR for a faulty OPT has an OPT itself.
             opts.append(Edns(rclass, ttl >> 16 & 255, bool(ttl & 0x8000)))
             if octets[owner]:
-                raise _Fault("OPT is owned by the root")
+                raise _Fault("OPT with an owner other than the root")
             opts[0] = _edns(octets[at : at + length], rclass, ttl)
         at += length
     return at
 
 
 def _edns(options: bytes, size: int, ttl: int) -> Edns:
-    """Read an OPT RR: class is the UDP size, TTL is extended RCODE, version and flags."""
+    """Parse an OPT RR: its class is the UDP size, its TTL extended RCODE, version and flags."""
     version, dnssec_ok = ttl >> 16 & 255, bool(ttl & 0x8000)
-    if version:  # what a later version's options look like is not ours to judge: BADVERS
+    if version:  # BADVERS: the options of a later version may have another format
         return Edns(size, version, dnssec_ok)
     cookie = ask_as = None
     nsid = keepalive = False
@@ -340,8 +340,10 @@ def _check_options(edns: Edns | None) -> None:
 
 
 def is_cookie(value: bytes) -> bool:
-    """A cookie is 8 octets from a client that has no server cookie yet, else 16 to 40 (RFC 7873
-    section 5.2.2)."""
+    """Whether *value* has the length of a cookie (RFC 7873 section 5.2.2).
+
+    8 octets from a client that has no server cookie yet, else 16 to 40.
+    """
     return len(value) == 8 or 16 <= len(value) <= 40
 
 
@@ -351,7 +353,8 @@ def is_cookie(value: bytes) -> bool:
 class BadReply(Exception):
     """An upstream's message that cannot be relayed.
 
-    `injected`: it spoke for names or addresses of ours. `final`: it is well-formed, and no use.
+    `injected`: it has records for names or addresses of ours. `final`: it is well-formed but
+    unusable.
     """
 
     def __init__(self, reason: str, *, injected: bool = False, final: bool = False) -> None:
@@ -359,61 +362,59 @@ class BadReply(Exception):
         self.injected, self.final = injected, final
 
 
-# Owner (wire form, lower-cased), type, and where the RR starts, its rdata starts, and it ends in
-# the message.
+# An RR in a message: owner (wire form, lower-cased), type, and the offsets of the RR, of its rdata
+# and of its end.
 Span = tuple[bytes, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """A reply that holds nothing of ours: header word, the three counts and records, all without
-    its OPT."""
+class CheckedReply:
+    """A reply that holds no data of our zones, without its OPT."""
 
-    flags: int
-    counts: tuple[int, int, int]
+    flags: int  # the header's second word
+    counts: tuple[int, int, int]  # RRs of answer, authority and additional section
     records: bytes
     extended: int = 0  # the upper eight bits of the RCODE, from the OPT
-    octets: bytes = field(
-        default=b"", compare=False
-    )  # the whole message, which spans and names refer to
-    spans: Sequence[Span] = ()  # the RRs of answer and authority
-    names: Mapping[int, tuple[bytes, bool]] = field(
-        default_factory=dict, compare=False
-    )  # by offset: lower-cased, ours
-    # CNAMEs of the answer section whose target is ours: only the chain from QNAME may hold one.
+    # The whole message, which spans and names refer to.
+    octets: bytes = field(default=b"", compare=False)
+    spans: Sequence[Span] = ()  # the RRs of answer and authority section
+    # Names by offset: the lower-cased wire form, and whether the name is in a zone of ours.
+    names: Mapping[int, tuple[bytes, bool]] = field(default_factory=dict, compare=False)
+    # CNAMEs of the answer section with a target of ours: only the chain from QNAME may have one.
     aliases: Sequence[Span] = ()
-    edns: bool = field(default=False, compare=False)  # it has an OPT
+    edns: bool = field(default=False, compare=False)  # whether the reply had an OPT
 
     @property
     def rcode(self) -> int:
         return self.extended << 4 | self.flags & 15
 
 
-# Where names stand in the rdata of a type: octets before the first, how many, octets after the last (-1: parameters).
-# The types of RFC 1035 and those that RFC 3597 section 4 lists: their names may be compressed, and
-# lead somewhere.
+# The names in the rdata of a type: octets before the first, how many names, octets after the last
+# (-1: service parameters). These are the types of RFC 1035 and of RFC 3597 section 4, whose names
+# may be compressed, and later ones with a target name.
 NAMES_IN: Final = {
     Type.NS: (0, 1, 0), 3: (0, 1, 0), 4: (0, 1, 0), Type.CNAME: (0, 1, 0), Type.SOA: (0, 2, 20),
-    7: (0, 1, 0), 8: (0, 1, 0), 9: (0, 1, 0), Type.PTR: (0, 1, 0), 14: (0, 2, 0), Type.MX: (2, 1, 0),
-    17: (0, 2, 0), 18: (2, 1, 0), 21: (2, 1, 0), 26: (2, 2, 0), Type.SRV: (6, 1, 0), Type.NAPTR: (4, 1, 0),
-    36: (2, 1, 0), Type.DNAME: (0, 1, 0), 58: (0, 2, 0), Type.SVCB: (2, 1, -1), Type.HTTPS: (2, 1, -1),
+    7: (0, 1, 0), 8: (0, 1, 0), 9: (0, 1, 0), Type.PTR: (0, 1, 0), 14: (0, 2, 0),
+    Type.MX: (2, 1, 0), 17: (0, 2, 0), 18: (2, 1, 0), 21: (2, 1, 0), 26: (2, 2, 0),
+    Type.SRV: (6, 1, 0), Type.NAPTR: (4, 1, 0), 36: (2, 1, 0), Type.DNAME: (0, 1, 0),
+    58: (0, 2, 0), Type.SVCB: (2, 1, -1), Type.HTTPS: (2, 1, -1),
 }  # fmt: skip
-# What one reply's names may take, one for each label, pointer and name: 2,500 hosts of one zone, as
-# SRV RRs of 64 KB lead to, take 7,500; a crafted reply costs milliseconds.
+# The work that the names of one reply may take, counted in labels, pointers and names. A reply of
+# 64 KB with 2,500 SRV RRs for hosts of one zone takes 7,500; a crafted one costs milliseconds.
 MAX_LABELS: Final = 8_192
-# so many addresses fit into the longest message; what is shorter does not come in such numbers
+# The longest message holds fewer A RRs than this, and no shorter RR is common.
 MAX_RRS: Final = 4_096
-# A record costs as much as two labels. 2,500 SRV RRs with as many hosts take 12,500; more records
-# leave less to their names, so that no reply takes 5 ms (bench/replies.py).
+# A record costs as much as two labels: 2,500 SRV RRs with as many hosts take 12,500. The more
+# records, the less work is left for names, so that no reply takes 5 ms (bench/replies.py).
 MAX_WORK: Final = 12_544
 MAX_HOPS: Final = 16
 _IPV6HINT: Final = 6  # RFC 9460 section 7.3
-# Hot path: plain numbers; an enumeration's members are found and compared more slowly.
+# Hot path: plain integers; members of an enumeration take longer to look up and compare.
 _AAAA, _NAPTR, _OPT = int(Type.AAAA), int(Type.NAPTR), int(Type.OPT)
 _CNAME: Final = int(Type.CNAME)
 _ADDRESS_SIZE: Final = {int(Type.A): 4, _AAAA: 16}
 _NAMES_IN: Final = {int(rtype): where for rtype, where in NAMES_IN.items()}
-# Where the name is in rdata that ends with the only one.
+# By type, the offset of the name in rdata that has only one, at the end.
 _LAST_NAME: Final = {
     rtype: skip
     for rtype, (skip, count, tail) in _NAMES_IN.items()
@@ -422,8 +423,10 @@ _LAST_NAME: Final = {
 
 
 def is_reply_to(octets: bytes, ident: bytes, question: bytes) -> bool:
-    """Whether *octets* are a reply under *ident* to *question*, which is as we sent it, letter case
-    included."""
+    """Whether *octets* are a reply with id *ident* to *question*.
+
+    *question* is as it was sent, including letter case.
+    """
     size = HEADER + len(question)
     return (
         len(octets) >= size
@@ -435,8 +438,10 @@ def is_reply_to(octets: bytes, ident: bytes, question: bytes) -> bool:
 
 
 def is_bare_refusal(octets: bytes, ident: bytes) -> bool:
-    """Whether *octets* are a header alone that says FORMERR or NOTIMP: what a server that knows no
-    EDNS may send (RFC 6891 section 7)."""
+    """Whether *octets* are only a header with FORMERR or NOTIMP.
+
+    A server without EDNS may reply so (RFC 6891 section 7).
+    """
     return (
         len(octets) == HEADER
         and octets[:2] == ident
@@ -448,12 +453,12 @@ def is_bare_refusal(octets: bytes, ident: bytes) -> bool:
 
 def check_reply(
     octets: bytes, ident: bytes, question: bytes, zones: frozenset[bytes], prefix: bytes | None
-) -> Checked:
-    """Check that *octets* answer *question* under *ident* and say nothing about what is ours.
+) -> CheckedReply:
+    """Check that *octets* answer *question* with id *ident* and hold no data of our zones.
 
-    *question* is as we sent it, letter case included. *zones* are our apexes in lower-cased wire
-    form, *prefix* is the first octets of our addresses, None where they may be told. Raises
-    BadReply, nothing else; the cost is linear in the octets.
+    *question* is as it was sent, including letter case. *zones* are our apexes in lower-cased wire
+    form. *prefix* is the first octets of our addresses, None where a reply may hold them. Raises
+    BadReply and nothing else. The cost is linear in the octets.
     """
     if not is_reply_to(octets, ident, question):
         raise BadReply("not the reply to this query")
@@ -462,7 +467,7 @@ def check_reply(
     spans: list[Span] = []
     aliases: list[Span] = []
     if (count := answers + authorities + additionals) > MAX_RRS:
-        raise BadReply("too many records")  # not final: the counts alone may be false
+        raise BadReply("too many records")  # not final: the counts may be wrong
     names = _Names(octets, zones, min(MAX_LABELS, MAX_WORK - 2 * count))
     try:
         at, end, seen = _check_records(
@@ -470,17 +475,17 @@ def check_reply(
         )
         if seen < answers + authorities:
             raise _Fault("OPT outside the additional section")
-        # What little may follow OPT (a TSIG that is not for the client) is left out with it.
-        after, end, kept = _check_records(octets, at, additionals, names, prefix, None, None)
+        # A record after OPT (a TSIG, which is not for the client) is dropped along with it.
+        after, end, before_opt = _check_records(octets, at, additionals, names, prefix, None, None)
     except _Fault as fault:
         raise BadReply(str(fault)) from None
-    extended = octets[end + 5] if kept < additionals else 0
-    if kept == additionals and after != len(octets):
+    extended = octets[end + 5] if before_opt < additionals else 0
+    if before_opt == additionals and after != len(octets):
         raise BadReply("octets after the last record")
     if aliases and any(span in aliases for span in spans[answers:]):
-        raise BadReply("an alias of ours outside the answer section", injected=True)
-    counts = (answers, authorities, kept)
-    return Checked(
+        raise BadReply("an alias to a name of ours outside the answer section", injected=True)
+    counts = (answers, authorities, before_opt)
+    return CheckedReply(
         flags,
         counts,
         octets[size:end],
@@ -489,12 +494,12 @@ def check_reply(
         spans,
         names.known,
         aliases,
-        kept < additionals,
+        before_opt < additionals,
     )
 
 
-# Hot path: one call for all records of a section; a call for each doubles the time that a 64 KB
-# reply takes.
+# Hot path: one call for all records of a section. A call per record doubles the time for a reply of
+# 64 KB.
 def _check_records(
     octets: bytes,
     at: int,
@@ -504,10 +509,10 @@ def _check_records(
     spans: list[Span] | None,
     aliases: list[Span] | None,
 ) -> tuple[int, int, int]:
-    """Check *count* RRs, or those before an OPT: where the next would start, where the last ends,
-    how many.
+    """Check *count* RRs, or those before an OPT.
 
-    What they are is added to *spans*, and CNAMEs to a name of ours to *aliases*.
+    Returns where the next RR starts, where the last one ends, and how many there are. Appends the
+    RRs to *spans*, and CNAMEs to a name of ours to *aliases*.
     """
     size, known, unpack = len(octets), names.known, _RR.unpack_from
     for number in range(count):
@@ -539,14 +544,14 @@ def _check_records(
             _LAST_NAME.get(rtype) == length - 2
             and octets[at - 2] >= 0xC0
             and (found := known.get((octets[at - 2] & 0x3F) << 8 | octets[at - 1]))
-        ):  # a pointer to a name that was read, as most targets are, without a call
+        ):  # without a call, for a pointer to a name already read, as most targets are
             known[at - 2] = found
             leads_here = found[1]
         elif rtype in _NAMES_IN:
             leads_here = _check_targets(octets, rtype, rdata, at, names, prefix)
         elif rtype == _OPT:
             if octets[start]:
-                raise _Fault("OPT is owned by the root")
+                raise _Fault("OPT with an owner other than the root")
             return at, start, number
         if leads_here and not ours:
             ours = aliases is None or rtype != _CNAME
@@ -562,18 +567,17 @@ def _check_records(
 def _check_targets(
     octets: bytes, rtype: int, rdata: int, end: int, names: _Names, prefix: bytes | None
 ) -> bool:
-    """Check rdata that leads to other names: whether one of them is ours."""
+    """Check rdata that holds names. Returns whether one of them is ours."""
     skip, count, tail = NAMES_IN[rtype]
     at, ours, known = rdata + skip, False, names.known
-    if (
-        rtype == Type.NAPTR
-    ):  # flags, services and a regular expression come before, RFC 3403 section 4.1
+    if rtype == Type.NAPTR:
+        # Flags, services and a regular expression come first, RFC 3403 section 4.1.
         for _ in range(3):
             at += 1 + octets[at] if at < end else 1
     for _ in range(count):
         if at >= end:
             raise _Fault("rdata without its name")
-        # Hot path: a pointer to a name that was read, as most targets are, without a call.
+        # Hot path: without a call, for a pointer to a name already read, as most targets are.
         if (
             octets[at] >= 0xC0
             and at + 1 < end
@@ -606,23 +610,24 @@ def _check_targets(
 
 
 class _Names:
-    """The names of one message, each label and pointer read once: that is what makes a nest of
-    pointers linear."""
+    """The names of one message.
+
+    Each label and pointer is read once, so that nested pointers take linear time.
+    """
 
     def __init__(self, octets: bytes, zones: frozenset[bytes], labels: int) -> None:
         self.octets, self.zones, self.left = octets, zones, labels
-        self.known: dict[
-            int, tuple[bytes, bool]
-        ] = {}  # by offset: lower-cased wire form, whether in a zone of ours
+        # By offset: the lower-cased wire form, and whether the name is in a zone of ours.
+        self.known: dict[int, tuple[bytes, bool]] = {}
 
     def read(self, at: int) -> tuple[int, bool]:
-        """Read the name at *at*, compressed or not: where it ends, and whether it is ours."""
+        """Parse the name at *at*, compressed or not. Returns its end, and whether it is ours."""
         octets, known, size = self.octets, self.known, len(self.octets)
         passed: list[int] = []  # offsets of the labels and pointers on the way to the root
         name, ours, end, hops, start = b"\0", False, 0, 0, at
         while at not in known:
-            # A pointer leads to before the labels that it ends (RFC 1035 section 4.1.4): `start`
-            # falls, so this must end. Strict readers refuse anything else.
+            # A pointer must lead to before the labels that it ends (RFC 1035 section 4.1.4), so
+            # `start` falls and the loop ends.
             if at >= size or (octets[at] >= 0xC0 and at + 2 > size):
                 raise _Fault("a name is cut off")
             length = octets[at]
@@ -656,7 +661,7 @@ class _Names:
         return end, ours
 
     def _end(self, at: int) -> int:
-        """Where the name at *at* ends, which was read before."""
+        """Return the end of the name at *at*, which was read before."""
         octets = self.octets
         while 0 < octets[at] < 64:
             at += 1 + octets[at]

@@ -34,7 +34,7 @@ from internal_dns.core.wire import (
     RD,
     TC,
     BadReply,
-    Checked,
+    CheckedReply,
     Ede,
     Rcode,
     Type,
@@ -620,7 +620,7 @@ class OutstandingQuery:
         self.plan.rule_out(at, reached=True)
         self._go_on()
 
-    def _says_no(self, at: int, checked: Checked) -> bool:
+    def _says_no(self, at: int, checked: CheckedReply) -> bool:
         """Count the reply; whether another upstream should be asked."""
         self.states[at].replies[checked.rcode] += 1
         return not self.probe and (

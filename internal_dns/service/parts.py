@@ -19,7 +19,6 @@ from internal_dns.forward.upstreams import (
 )
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
-from internal_dns.replicate.follower import Follower
 from internal_dns.service import errors
 from internal_dns.store.sqlite import Loaded
 from internal_dns.transport import native
@@ -27,6 +26,7 @@ from internal_dns.transport.answer import Exchange
 
 if TYPE_CHECKING:
     from internal_dns.admin.console.serve import Console
+    from internal_dns.replicate.follower import Follower
 
 _log = logging.getLogger("internal_dns")
 
@@ -94,6 +94,8 @@ def make_follower(settings: Settings) -> Follower | None:
     """Return the follower of the bucket in the settings; None without one."""
     if settings.source is None:
         return None
+    from internal_dns.replicate.follower import Follower  # most servers follow no bucket
+
     return Follower(
         settings.catalog,
         settings.source,

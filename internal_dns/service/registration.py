@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.metrics import Metrics
-from internal_dns.replicate.follower import Follower
 from internal_dns.store.watch import Watcher
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.listen.sockets import Bound, kernel_drops
 from internal_dns.transport.listen.tcp import Connections
+
+if TYPE_CHECKING:
+    from internal_dns.replicate.follower import Follower
 
 
 def register_answers(

@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from internal_dns.core.catalog_rules import USUAL
+from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.records import address_text
 from internal_dns.store.rows import shown
 
@@ -67,7 +67,7 @@ class Options:
     networks: Mapping[int, str] = field(default_factory=dict)
     app: str = ""
     region: str = ""
-    prefix: bytes = USUAL.prefix
+    prefix: bytes = DEFAULT_RULES.prefix
     file: str = ""
 
     def __post_init__(self) -> None:

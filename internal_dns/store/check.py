@@ -11,7 +11,7 @@ from typing import Final
 
 from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Machine, Network
-from internal_dns.core.lookup import Found, NoSuchName, View, find
+from internal_dns.core.lookup import LookupResult, NoSuchName, View, find
 from internal_dns.core.names import APEX_WORDS, RESERVED, printable
 from internal_dns.core.records import TextList, address_text
 from internal_dns.core.requester import Requester
@@ -100,7 +100,7 @@ def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
             yield _unknown_region(f"{where} peer {name.decode()}", peer.region)
 
 
-def _list(name: str, result: Found, where: str) -> Iterator[Finding]:
+def _list(name: str, result: LookupResult, where: str) -> Iterator[Finding]:
     """Report a list that does not fit into a TCP message, or nearly does not."""
     if (
         isinstance(result, NoSuchName)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from internal_dns.store import declare
 from internal_dns.store.json_rows import BadRequest, read_rows
 from internal_dns.store.schema import TABLES
 from internal_dns.store.writer import RejectedChange, Writer
@@ -60,12 +59,18 @@ def apply(request: Request, writer: Writer) -> Reply:
     text = request.get("text")
     if not isinstance(text, str) or request.get("kind") not in (None, "toml", "json"):
         raise BadRequest("`text` must hold the document; `kind` must be toml, json or absent")
-    document = declare.parse(
-        text,
-        name=str(request.get("name", "document")),
-        kind=request.get("kind"),
-        rules=writer.rules,
-    )
+    # Late: a server starts without it, and the thread of the writer bears the time.
+    from internal_dns.store import declare
+
+    try:
+        document = declare.parse(
+            text,
+            name=str(request.get("name", "document")),
+            kind=request.get("kind"),
+            rules=writer.rules,
+        )
+    except declare.InvalidDocument as error:
+        raise RejectedChange([str(fault) for fault in error.faults]) from error
     if request.get("prune") and not document.rows()["networks"]:
         raise RejectedChange(
             ["the document names no network: with prune, every network would be deleted"]

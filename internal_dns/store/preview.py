@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import dns.name
 import dns.rdata
-import dns.rdataclass
 
 from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Network, NetworkId, changed
@@ -383,8 +382,8 @@ def _all_members(result: RRset | TextList, query: names.Asked, view: View) -> Me
             parts[0].octets[-1:].decode() or ",",
         )
     members = {rdata for tied in result.groups for rdata in tied}
-    if len(members) < result.total and result.every is not None:
-        members = set(result.every())
+    if len(members) < result.total and result.all_rdata is not None:
+        members = set(result.all_rdata())
     if len(members) < result.total and isinstance(query, names.Services):
         app = view.who.network.apps[query.app]
         published = app.published((query.service, query.protocol), query.region, query.group)
@@ -436,7 +435,7 @@ def _rdata_text(qtype: Type, rdata: bytes) -> str:
         case Type.PTR | Type.CNAME:
             return _name_text(rdata)
         case _:
-            read = dns.rdata.from_wire(dns.rdataclass.IN, int(qtype), rdata, 0, len(rdata))
+            read = dns.rdata.from_wire("IN", qtype.name, rdata, 0, len(rdata))
             return printable(read.to_text().encode())
 
 

@@ -34,7 +34,7 @@ from internal_dns.core.catalog import (
     amended,
     prepare,
 )
-from internal_dns.core.catalog_rules import USUAL, CatalogRules
+from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
 from internal_dns.core.own import pack_sets
 from internal_dns.store.presentation import canonical, losers, read_name, sets_of, wire_of
 from internal_dns.store.rows import READ, Fault, Row, Values
@@ -297,7 +297,7 @@ class Reader:
         self,
         path: str | Path,
         *,
-        rules: CatalogRules = USUAL,
+        rules: CatalogRules = DEFAULT_RULES,
         progress: Progress | None = None,
         counting: bool = False,
         patience: float = PATIENCE,

@@ -20,7 +20,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from internal_dns.core.catalog_rules import USUAL, CatalogRules
+from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
 from internal_dns.store.sqlite import (
     Loaded,
     Progress,
@@ -57,7 +57,7 @@ class Watcher:
         path: Path,
         apply: Callable[[Loaded], Awaitable[None] | None],
         *,
-        rules: CatalogRules = USUAL,
+        rules: CatalogRules = DEFAULT_RULES,
         progress: Progress | None = None,
         slow: float = SLOW,
     ) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final, assert_never
 from urllib.parse import quote
 
 from internal_dns.core.catalog import Machine, Peer, Service
-from internal_dns.core.catalog_rules import USUAL, CatalogRules
+from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
 from internal_dns.store.presentation import losers
 from internal_dns.store.rows import READ, Values, shown
 from internal_dns.store.schema import BY_NAME, KEYS, OF_MACHINE, TABLES, Column
@@ -76,7 +76,7 @@ class Writer:
     def __init__(
         self,
         path: str | Path,
-        rules: CatalogRules = USUAL,
+        rules: CatalogRules = DEFAULT_RULES,
         *,
         following: bool = False,
     ) -> None:

@@ -28,9 +28,9 @@ from random import getrandbits
 from time import perf_counter
 from typing import Any, Final, Protocol
 
-from internal_dns.core.aliases import completed, joined, question_at_end
+from internal_dns.core.aliases import complete_chain, join_chain, question_at_end
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import TOO_LONG, Drop, Forward, Reply, Rules, asker, respond
+from internal_dns.core.journey import TOO_LONG, Drop, Forward, Reply, Rules, identify, respond
 from internal_dns.core.message import Body, ReplyOptions, message
 from internal_dns.core.records import ADDRESS_RR, RRset, TextList, address_text
 from internal_dns.core.relayed import Relayed
@@ -377,7 +377,7 @@ class Exchange:
         if isinstance(query, Silent) or (isinstance(query, Query) and query.labels == _PROBE):
             return
         catalog = self.answers.catalog_for(source) or Catalog()
-        who = asker(query, source, destination, catalog, self.rules)
+        who = identify(query, source, destination, catalog, self.rules)
         if not isinstance(who, Outsider):
             return
         self._outsiders += 1
@@ -513,7 +513,7 @@ class Exchange:
         reply = self.forwarder.answer(forward, source)
         if (led := forward.led) is None:
             return reply
-        return after(reply, partial(joined, led))
+        return after(reply, partial(join_chain, led))
 
     def cut(self, forward: Forward, relayed: Relayed) -> Relayed:
         """Return *relayed* up to the first name on its way that is in a zone of the asker's network:
@@ -548,11 +548,11 @@ class Exchange:
             again = replace(ours, returned=1)
             return after(
                 self._forwarded(again, forward.source),
-                lambda reply: completed(forward, relayed, chain, reply, ede),
+                lambda reply: complete_chain(forward, relayed, chain, reply, ede),
             )
         if isinstance(ours, Reply):
             if not leaks(ours):
-                return completed(forward, relayed, chain, ours.octets, ede)
+                return complete_chain(forward, relayed, chain, ours.octets, ede)
             self.metrics.leaks += 1
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
         return message(body, forward.query, forward.reply_options)
@@ -625,10 +625,10 @@ def leaks(reply: Reply) -> bool:
     All that is sent comes from these sets. Only the octets that tell networks apart are looked at,
     and each value of them once.
     """
-    if reply.said is None:
+    if reply.content is None:
         return False
-    body, network = reply.said
-    ring = reply.remember.ring if reply.remember else b""
+    body, network = reply.content
+    ring = reply.cacheable.ring if reply.cacheable else b""
     # A network's own TXT may hold any octets, also those of an AAAA RR.
     of_addresses = isinstance(body.whole, RRset) and body.whole.type == Type.AAAA
     records = chain(*(body.answer if of_addresses else ()), body.additional)

@@ -1,11 +1,12 @@
-"""Random small catalogs with nasty names, and random questions to them.
+"""Random small catalogs with hostile names, and random queries to them.
 
-Names are drawn from few words, most of which mean something in the grammar, so that they meet and
-shadow each other.
+Names are drawn from few words, most of which have a meaning in the grammar, so that they collide
+and shadow each other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv6Address
 from random import Random
 from typing import Any
@@ -16,7 +17,10 @@ Rows = dict[str, list[tuple[Any, ...]]]
 
 NETWORKS = (0x18, 0x19, 0x1A, 0xFFFF_FFFF)
 HOSTS = (0x0A7B_007D, 0x0A7B_0091, 1)
-APPS = "web web web db WEB a-b vms vm _apps _page _instances _peer global all internal kv of 7 top1 ams _api".split()
+APPS = (
+    "web web web db WEB a-b vms vm _apps _page _instances _peer global all internal kv of 7 top1 "
+    "ams _api"
+).split()
 REGIONS = "ams ams iad iad nrt AMS global vms _page kv lax".split()
 GROUPS = "app app worker Worker vm process _page all ams web".split()
 IDS = [
@@ -75,7 +79,7 @@ def named(rng: Random, pool: list[str]) -> Any:
 
 
 def address(rng: Random, network: int) -> str:
-    """An address in *network*, often one that another row has."""
+    """Return an address in *network*, often one that another row has."""
     if rng.random() < 0.02:
         return rng.choice(BAD_ADDRESSES)
     host, number, free = (
@@ -92,14 +96,14 @@ def address(rng: Random, network: int) -> str:
 
 
 def marks(rng: Random) -> tuple[Any, ...]:
-    """Readiness and name of a machine, as far as the row says."""
+    """Return readiness and name of a machine, as far as the row has them."""
     ready = rng.choice((1, 1, 0, 0, 2))
     name = rng.choice(["", "", *NAMES, *(bad for bad in BAD_NAMES if bad is not None)])
     return rng.choice(((), (ready,), (ready, name), (ready, name)))
 
 
 def random_rows(rng: Random) -> Rows:
-    """A catalog, by table."""
+    """Return a random catalog, by table."""
     networks = [*NETWORKS[: rng.randint(1, 4)]]
     anywhere = [*networks, *networks, *networks, *networks, 0, -1, 1 << 32, None]
 
@@ -119,7 +123,8 @@ def random_rows(rng: Random) -> Rows:
     for ident in ids:
         network = in_network()
         rows["machines"].append((
-            named(rng, [ident]), network, named(rng, APPS[: rng.choice((3, 6, 20))]), address(rng, network or 0x18),
+            named(rng, [ident]), network, named(rng, APPS[: rng.choice((3, 6, 20))]),
+            address(rng, network or 0x18),
             named(rng, REGIONS), named(rng, GROUPS), rng.choice(STATES), int(rng.random() < 0.1), 0,
             *marks(rng),
         ))  # fmt: skip
@@ -151,7 +156,8 @@ def random_rows(rng: Random) -> Rows:
     rows["regions"] = [
         (code, "", *place, 1)
         for code, place in (
-            ("ams", (52.3, 4.9)), ("iad", (39.0, -77.5)), ("nrt", (35.7, 140.0)), ("Lax", (None, None)),
+            ("ams", (52.3, 4.9)), ("iad", (39.0, -77.5)), ("nrt", (35.7, 140.0)),
+            ("Lax", (None, None)),
             ("global", (1, 1)),
         )
         if rng.random() < 0.5
@@ -161,11 +167,91 @@ def random_rows(rng: Random) -> Rows:
         for _ in range(rng.randint(0, 4))
     ]
     rows["hosts"] = [(host, "", named(rng, REGIONS)) for host in HOSTS if rng.random() < 0.4]
+    add_records(rng, rows, in_network)
     return deduplicated(rows)
 
 
-PRIMARY_KEYS = {"networks": 1, "apps": 2, "machines": 1, "machine_metadata": 2, "machine_services": 3, "peers": 2,
-                "flycasts": 3, "regions": 1, "region_latency": 2, "hosts": 1}  # fmt: skip
+def add_records(rng: Random, rows: Rows, in_network: Callable[[], Any]) -> None:
+    """Add records and zones, of most catalogs."""
+    rows["zones"], rows["records"] = [], []
+    if rng.random() < 0.2:
+        return
+    for _ in range(rng.randint(0, 5)):
+        rows["zones"].append((in_network(), rng.choice(ZONES if rng.random() < 0.9 else BAD_ZONES)))
+    owners = [owner_name(rng, rows) for _ in range(rng.randint(1, 24))]
+    most = in_network()  # has most of them
+    for _ in range(rng.randint(1, 40)):
+        owner, network = rng.choice(owners), rng.choice((most, most, in_network()))
+        rtype = rng.choice(RECORD_TYPES)
+        value = rng.choice(RECORD_VALUES.get(rtype, ["x"]))
+        if rtype in ("CNAME", "ALIAS"):
+            value = target_name(rng, rows, owners)
+        elif rtype in ("MX", "SRV"):
+            value = f"{value} {target_name(rng, rows, owners)}"
+        elif rtype == "AAAA" and rng.random() < 0.7:
+            value = address(rng, network or 0x18)
+        ttl = rng.choice((5, 5, 5, 0, 1, 3, 60, 300, 86_400, 86_401, -1))
+        rows["records"].append((network, owner, rtype, value, ttl))
+
+
+ZONES = """corp.example corp.example lan in.corp.example a.b.corp.example example b.corp.example
+10.in-addr.arpa x.test x.localhost home.arpa c.lan""".split()
+BAD_ZONES = ["", "internal", "x.internal", "flycast", "arpa", "ip6.arpa", "local", "localhost", "Lan",
+             "corp.example.", "a..b", "resolver.arpa", "x" * 64, "a b"]  # fmt: skip
+RECORD_TYPES = "A A AAAA AAAA CNAME CNAME CNAME CNAME ALIAS ALIAS ALIAS TXT MX SRV CAA HTTPS SVCB PTR NS a".split()
+RECORD_VALUES = {
+    "A": ["10.0.0.1", "10.0.0.2", "010.0.0.1", "10.0.0"],
+    "AAAA": ["2001:db8::1", "fdaa:0:18::7", "fdaa:0:19::7", "::g"],
+    "TXT": ['"a" "b"', "ab", '"' + "x" * 255 + '"', '"' + "x" * 256 + '"'],
+    "MX": ["10", "5", "65536"],
+    "SRV": ["0 1 80", "1 1 81", "0 0"],
+    "CAA": ['0 issue "ca.example"', "0 issue"],
+    "HTTPS": ["1 . alpn=h2", "1 Web.internal port=1"],
+    "SVCB": ["1 web.internal port=53", "0 x.y"],
+    "PTR": ["web.internal", "Db.internal."],
+    "NS": ["a.b"],
+    "a": ["10.0.0.1"],
+}
+OWN_LABELS = "pg web db nosuch www mail a b x * * vm ams _http _tcp 7 _peer internal".split()
+
+
+def owner_name(rng: Random, rows: Rows) -> str:
+    """The owner of a record: in .internal, in a zone or, seldom, nowhere."""
+    zones = [str(name) for _, name in rows["zones"]] or ["corp.example"]
+    zone = rng.choice(("internal", "internal", rng.choice(zones), rng.choice(ZONES)))
+    drawn = rng.random()
+    if zone == "internal" and drawn < 0.3:
+        name = ".".join(our_name(rng, rows, rng.choice(NETWORKS))).lower()
+        name = name if name.isascii() and name.replace(".", "a").isprintable() else "pg.internal"
+        name = name if not set(name) & set(' "@;()\\$') else "pg.internal"
+        if rng.random() < 0.5:
+            name = f"{rng.choice(OWN_LABELS)}.{name}"
+        return name
+    depth = rng.choice((0, 1, 1, 1, 2, 2, 3))
+    name = ".".join((*(rng.choice(OWN_LABELS) for _ in range(depth)), zone))
+    if drawn > 0.97:
+        return name.upper() if drawn > 0.985 else f"{name}."
+    return name
+
+
+def target_name(rng: Random, rows: Rows, owners: list[str]) -> str:
+    """What an alias leads to."""
+    drawn = rng.random()
+    if drawn < 0.5:
+        name = rng.choice(owners).lower()
+        return name.replace("*", rng.choice(("*", "any")))
+    if drawn < 0.8:
+        name = ".".join(our_name(rng, rows, rng.choice(NETWORKS)))
+        fine = name.isascii() and name.replace(".", "a").isprintable()
+        return name if fine and not set(name) & set(' "@;()\\$') else "web.internal"
+    return rng.choice(("_whoami.internal", "out.example.com", "localhost", "a.home.arpa", "host", "a..b",
+                       "top1.nearest.of.web.internal", "www.corp.example.", "corp.example", "x.lan"))  # fmt: skip
+
+
+PRIMARY_KEYS = {"networks": 1, "apps": 2, "machines": 1, "machine_metadata": 2,
+                "machine_services": 3, "peers": 2,
+                "flycasts": 3, "regions": 1, "region_latency": 2, "hosts": 1, "zones": 2,
+                "records": 4}  # fmt: skip
 NOT_NULL = {
     "networks",
     "apps",
@@ -175,11 +261,13 @@ NOT_NULL = {
     "machine_metadata",
     "machine_services",
     "hosts",
+    "zones",
+    "records",
 }
 
 
 def deduplicated(rows: Rows) -> Rows:
-    """The rows that SQLite takes: the first of each primary key, NULL only where it may be."""
+    """Return the rows that SQLite accepts: one per primary key, NULL only where allowed."""
     taken: Rows = {}
     for table, of_table in rows.items():
         kept: dict[tuple[Any, ...], tuple[Any, ...]] = {}
@@ -191,7 +279,7 @@ def deduplicated(rows: Rows) -> Rows:
 
 
 def random_source(rng: Random, rows: Rows) -> bytes:
-    """The address of somebody: a machine, a peer, a stranger."""
+    """Return the address of a machine, a peer or a stranger."""
     drawn = rng.random()
     owners = [row[3] for row in rows["machines"]] + [row[2] for row in rows["peers"]] * 2
     if drawn < 0.6 and owners:
@@ -215,13 +303,17 @@ def random_source(rng: Random, rows: Rows) -> bytes:
 
 
 def random_name(rng: Random, rows: Rows, source: bytes = b"") -> tuple[bytes, ...]:
-    """A name built from the grammar, sometimes bent; more often than not of something in the
-    network of *source*."""
+    """Return a name built from the grammar, sometimes bent.
+
+    More often than not it exists in the network of *source*.
+    """
     drawn = rng.random()
     if drawn < 0.08:
         name = reverse_name(rng, rows)
     elif drawn < 0.11:
         name = labels(rng.choice(ELSEWHERE))
+    elif drawn < 0.55 and (rows["records"] or rows["zones"]):
+        name = own_name(rng, rows, int.from_bytes(source[2:6], "big"))
     else:
         name = tuple(
             part.encode() for part in our_name(rng, rows, int.from_bytes(source[2:6], "big"))
@@ -233,10 +325,31 @@ def random_name(rng: Random, rows: Rows, source: bytes = b"") -> tuple[bytes, ..
     return name
 
 
-ELSEWHERE = """. example.com www.example.com localhost a.localhost test x.test home.arpa invalid onion fly-local-6pn com
-1.0.0.10.in-addr.arpa 10.in-addr.arpa 32.172.in-addr.arpa 16.172.in-addr.arpa x.31.172.in-addr.arpa d.f.ip6.arpa
-b.a.d.f.ip6.arpa f.ip6.arpa ip6.arpa arpa internal.example xinternal local internal.com 1.127.in-addr.arpa
-8.e.f.ip6.arpa 8.b.d.0.1.0.0.2.ip6.arpa 254.169.in-addr.arpa 255.255.255.255.in-addr.arpa""".split()
+def own_name(rng: Random, rows: Rows, network: int) -> tuple[bytes, ...]:
+    """Return a name of a record or zone, or one beside it, mostly of this network."""
+    every = [str(row[1]) for table in ("records", "zones") for row in rows[table]]
+    near = [
+        str(row[1]) for table in ("records", "zones") for row in rows[table] if row[0] == network
+    ]
+    name = rng.choice(near if near and rng.random() < 0.95 else every).strip(".")
+    parts = [part.encode()[:63] for part in name.split(".") if part]
+    match rng.randrange(14):
+        case 0:
+            parts.insert(0, rng.choice(OWN_LABELS).encode())
+        case 1:
+            del parts[:1]
+        case 2:
+            parts[:1] = [rng.choice(OWN_LABELS).encode()]
+    return tuple(part if part != b"*" or rng.random() < 0.3 else b"any" for part in parts)
+
+
+# Labels with names below them and no records.
+BETWEEN = ("vm", "process", "of", "nearest.of", "kv._metadata", "_metadata", "_tcp", "_udp")
+ELSEWHERE = """. example.com www.example.com localhost a.localhost test x.test home.arpa invalid
+onion fly-local-6pn com 1.0.0.10.in-addr.arpa 10.in-addr.arpa 32.172.in-addr.arpa
+16.172.in-addr.arpa x.31.172.in-addr.arpa d.f.ip6.arpa b.a.d.f.ip6.arpa f.ip6.arpa ip6.arpa arpa
+internal.example xinternal local internal.com 1.127.in-addr.arpa 8.e.f.ip6.arpa
+8.b.d.0.1.0.0.2.ip6.arpa 254.169.in-addr.arpa 255.255.255.255.in-addr.arpa""".split()
 
 
 def reverse_name(rng: Random, rows: Rows) -> tuple[bytes, ...]:
@@ -253,7 +366,7 @@ def reverse_name(rng: Random, rows: Rows) -> tuple[bytes, ...]:
 
 
 def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
-    """The labels of a name of ours."""
+    """Return the labels of a name in a zone of ours."""
     near = [row for row in rows["machines"] if row[1] == network] or rows["machines"]
     whole = rng.choice(near) if near and rng.random() < 0.8 else None
     published = [(m, row) for row in rows["machine_services"] for m in near if m[0] == row[0]]
@@ -268,7 +381,7 @@ def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
         ident = str(rng.choice(named))[:63]
 
     def beside(table: str, at: int, others: list[str]) -> str:
-        """A cell of a row that belongs to the machine, or of any."""
+        """Return a cell of a row that belongs to the machine, or of any row."""
         near = [row for row in rows[table] if whole and row[0] == whole[0]] or rows[table]
         return str(rng.choice(near)[at]) if near and rng.random() < 0.8 else rng.choice(others)
 
@@ -279,17 +392,21 @@ def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
     every, page = rng.choice(("", "all.")), f"{rng.choice(('1', '1', '2', '0', '01', 'x'))}._page."
     paging = rng.choice(("", "", "", page, "_page."))
     form = rng.choice((
-        f"{app}", f"{app}", f"global.{app}", f"{region}.{app}", f"{region}.{app}", f"{top}.{app}", f"{top}.{app}",
+        f"{app}", f"{app}", f"global.{app}", f"{region}.{app}", f"{region}.{app}",
+        f"{top}.{app}", f"{top}.{app}",
         f"{ident}.vm.{app}", f"{group}.process.{app}", f"{value}.{key}.kv._metadata.{app}",
-        f"{value}.{key}.kv._metadata.{app}", f"{key}.kv._metadata.{app}", f"{every}regions.{app}", f"{every}vms.{app}",
-        f"{every}_instances.{app}", f"{service}.{app}", f"{service}.{app}", f"{service}.{region}.{app}",
-        f"{service}.{group}.process.{app}", f"{service}.{region}.{group}.process.{app}", f"{service}.global.{app}",
+        f"{value}.{key}.kv._metadata.{app}", f"{key}.kv._metadata.{app}",
+        f"{every}regions.{app}", f"{every}vms.{app}", f"{every}_instances.{app}",
+        f"{service}.{app}", f"{service}.{app}", f"{service}.{region}.{app}",
+        f"{service}.{group}.process.{app}", f"{service}.{region}.{group}.process.{app}",
+        f"{service}.global.{app}",
         f"{region}.{group}.process.{app}",
         f"{top}.{group}.process.{app}",
-        f"global.{group}.process.{app}", f"{every}regions.{group}.process.{app}", f"{every}vms.{group}.process.{app}",
-        "_apps", f"{every}_instances", "_peer", f"{beside('peers', 1, PEERS)}._peer", "_api", "_dns",
-        "_whoami", "all", "",
-        f"{rng.choice(('vm', 'process', 'of', 'nearest.of', 'kv._metadata', '_metadata', '_tcp', '_udp'))}.{app}",
+        f"global.{group}.process.{app}", f"{every}regions.{group}.process.{app}",
+        f"{every}vms.{group}.process.{app}",
+        "_apps", f"{every}_instances", "_peer", f"{beside('peers', 1, PEERS)}._peer", "_api",
+        "_dns", "_whoami", "all", "",
+        f"{rng.choice(BETWEEN)}.{app}",
         f"{rng.choice(('of', 'nearest.of', '_tcp', '_udp'))}.{group}.process.{app}",
         f"{rng.choice(('_tcp', '_udp'))}.{rng.choice((region, 'global'))}.{app}",
         f"_tcp.{region}.{group}.process.{app}",
@@ -306,7 +423,7 @@ def our_name(rng: Random, rows: Rows, network: int) -> list[str]:
 
 
 def bent(rng: Random, name: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """*name* with a label more, less, moved, glued, in capitals or with odd octets."""
+    """Return *name* with a label added, removed, moved or joined, capitals or odd octets."""
     bent = [*name]
     at = rng.randrange(len(bent) + 1)
     match rng.randrange(8):
@@ -339,10 +456,26 @@ def random_type(rng: Random) -> int:
     )
 
 
-def natural_type(name: tuple[bytes, ...], rng: Random) -> int:
-    """A type that is likely to be there."""
+# Of ALIAS, what it stands for.
+NUMBERS = {"A": (A,), "AAAA": (AAAA,), "CNAME": (5, A, AAAA, AAAA, TXT), "ALIAS": (AAAA, AAAA, A, SRV),
+           "TXT": (TXT,), "MX": (MX,), "SRV": (SRV,), "CAA": (257,), "HTTPS": (65,), "SVCB": (64,),
+           "PTR": (PTR,)}  # fmt: skip
+
+
+def natural_type(name: tuple[bytes, ...], rng: Random, rows: Rows | None = None) -> int:
+    """Return a type that the name is likely to have."""
     if rng.random() < 0.3:
         return random_type(rng)
+    if rows and rows["records"] and rng.random() < 0.9:
+        written = b".".join(name).decode("latin-1").lower()
+        own = [row[2] for row in rows["records"] if row[1] == written]
+        own = own or [
+            row[2]
+            for row in rows["records"]
+            if str(row[1])[:1] == "*" and written.endswith(str(row[1])[1:])
+        ]
+        if own:
+            return rng.choice(NUMBERS.get(rng.choice(own), (A,)))
     lowered = [label.lower() for label in name]
     if lowered[-1:] == [b"arpa"]:
         return PTR

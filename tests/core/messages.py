@@ -1,6 +1,6 @@
-"""Messages octet by octet, and catalogs from SQL: what the tests of the core ask with.
+"""Messages octet by octet, and catalogs from SQL, for the tests of the core.
 
-Nothing of `core/wire.py` is used to build a query; replies are read by dnspython.
+Queries are built without `core/wire.py`; dnspython parses the replies.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TableRows = Mapping[str, Iterable[tuple[Any, ...]]]
 
 
 def ip(text: str) -> bytes:
-    """An address as 16 octets, IPv4 mapped."""
+    """Return an address as 16 octets, IPv4 mapped."""
     packed = ip_address(text).packed
     return packed if len(packed) == 16 else bytes(10) + b"\xff\xff" + packed
 
@@ -104,7 +104,7 @@ def query(
     opcode: int = 0,
     ident: int = 0x1234,
 ) -> bytes:
-    """A whole query; *additional* are records such as `opt()`."""
+    """Return a whole query; *additional* are records such as `opt()`."""
     head = header(flags, ar=len(additional), opcode=opcode, ident=ident)
     return head + question(name, qtype, qclass) + b"".join(additional)
 
@@ -113,7 +113,7 @@ def query(
 
 
 def opened(*statements: str, rows: TableRows | None = None) -> sqlite3.Connection:
-    """A catalog in memory, ready for `store.sqlite.read`."""
+    """Return a catalog in memory, ready for `store.sqlite.read`."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     connection.executescript(SCHEMA)
     for statement in statements:
@@ -125,7 +125,7 @@ def opened(*statements: str, rows: TableRows | None = None) -> sqlite3.Connectio
 
 
 def insert(connection: sqlite3.Connection, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
-    """Insert *rows*; columns that a row ends before have their defaults."""
+    """Insert *rows*; missing columns at the end get their defaults."""
     for row in rows:
         columns = TABLES[table][: len(row)]
         connection.execute(
@@ -145,7 +145,7 @@ def loaded(*statements: str, rows: TableRows | None = None) -> Loaded:
 
 ACME, GLOBEX = 0x18, 0x19
 SERVER = ip("fdaa::3")
-IN_WEB = ip("fdaa:0:18:a7b:7d:1:1:2")  # a machine of acme's
+IN_WEB = ip("fdaa:0:18:a7b:7d:1:1:2")  # a machine of acme
 IN_GLOBEX = ip("fdaa:0:19:a7b:7d:1:1:2")
 OUTSIDER = ip("2001:db8::1")
 MANY = 100  # machines of the app `many`: 2,800 octets of AAAA RRs
@@ -181,7 +181,8 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
     "machine_services": [("m1", "http", "tcp", 8080), ("m2", "http", "tcp", 8080)],
     "peers": [(ACME, "laptop", "fdaa:0:18:a7b:7d:1:1:102", "")],
     "flycasts": [(ACME, "web", "fdaa:0:18:0:1::9")],
-    "regions": [("ams", "", 52.3, 4.9, 1), ("iad", "", 39.0, -77.5, 1), ("nrt", "", 35.7, 140.0, 0)],
+    "regions":
+        [("ams", "", 52.3, 4.9, 1), ("iad", "", 39.0, -77.5, 1), ("nrt", "", 35.7, 140.0, 0)],
 }  # fmt: skip
 CATALOG = loaded(rows=ROWS).catalog
 
@@ -206,7 +207,7 @@ def outcome(
 
 
 def reply(octets: bytes, **how: Any) -> bytes:
-    """The octets of the reply; fails when there is none."""
+    """Return the octets of the reply; fail when there is none."""
     found = outcome(octets, **how)
     assert isinstance(found, Reply), found
     assert found.octets[:2] == octets[:2]
@@ -214,27 +215,29 @@ def reply(octets: bytes, **how: Any) -> bytes:
 
 
 def dig(octets: bytes, **how: Any) -> dns.message.Message:
-    """The reply as dnspython reads it."""
+    """Return the reply as dnspython parses it."""
     return dns.message.from_wire(reply(octets, **how))
 
 
 def counts(octets: bytes) -> tuple[int, ...]:
-    """QDCOUNT, ANCOUNT, NSCOUNT, ARCOUNT."""
+    """Return QDCOUNT, ANCOUNT, NSCOUNT and ARCOUNT."""
     return unpack("!4H", octets[4:12])
 
 
 def rcode(octets: bytes) -> int:
-    """The RCODE with its extended bits, read as if the opcode were QUERY (dnspython judges those of
-    UPDATE)."""
+    """Return the extended RCODE, parsed as if the opcode were QUERY.
+
+    dnspython interprets the RCODEs of UPDATE differently.
+    """
     return int(dns.message.from_wire(octets[:2] + bytes((octets[2] & 0x87,)) + octets[3:]).rcode())
 
 
 def records(message: dns.message.Message, rtype: int) -> list[str]:
-    """The rdata of that type in the answer section, in order."""
+    """Return the rdata of that type in the answer section, in order."""
     found = dns.message.from_wire(message.wire or b"", one_rr_per_rrset=True)
     return [rdata.to_text() for rrset in found.answer if rrset.rdtype == rtype for rdata in rrset]
 
 
 def options(message: dns.message.Message) -> dict[int, bytes]:
-    """EDNS options by code."""
+    """Return the EDNS options by code."""
     return {int(found.otype): found.to_wire() or b"" for found in message.options}

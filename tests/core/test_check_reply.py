@@ -1,4 +1,4 @@
-"""What the server believes of an upstream's reply: all of it, or nothing."""
+"""An upstream's reply is accepted whole or rejected whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internal_dns.core.wire import BadReply, Checked, check_reply
+from internal_dns.core.wire import BadReply, CheckedReply, check_reply
 from tests.core.messages import (
     AA,
     AAAA,
@@ -56,12 +56,12 @@ def message(
     flags: int = QR | RD | RA,
     asked: bytes = ASKED,
 ) -> bytes:
-    """A reply; every record is an answer unless the counts say otherwise."""
+    """Return a reply; every record is in the answer section unless the counts say otherwise."""
     answers = len(records) - ns - ar if an < 0 else an
     return IDENT + pack("!5H", flags, 1, answers, ns, ar) + asked + b"".join(records)
 
 
-def checked(octets: bytes, asked: bytes = ASKED) -> Checked:
+def checked(octets: bytes, asked: bytes = ASKED) -> CheckedReply:
     return check_reply(octets, IDENT, asked, ZONES, PREFIX)
 
 
@@ -72,7 +72,7 @@ def refused(octets: bytes, asked: bytes = ASKED) -> BadReply:
 
 
 def record_start(*before: bytes) -> int:
-    """Where the record behind *before* starts in a `message`."""
+    """Return where the record after *before* starts in a `message`."""
     return 12 + len(ASKED) + sum(map(len, before))
 
 
@@ -99,11 +99,13 @@ GOOD = {
         (1, 0, 0),
     ),
     "an additional record, then OPT": (message(ADDRESS, ADDRESS, opt(), ar=2), (1, 0, 1)),
-    "what follows OPT, left out": (message(ADDRESS, opt(), rr(b"\0", TSIG, bytes(9)), ar=2), (1, 0, 0)),
+    "what follows OPT, left out":
+        (message(ADDRESS, opt(), rr(b"\0", TSIG, bytes(9)), ar=2), (1, 0, 0)),
     "an unknown type and class": (message(rr(QNAME, 65_280, bytes(300), rclass=7)), (1, 0, 0)),
     "a name that is the root": (message(rr(b"\0", NS, b"\0")), (1, 0, 0)),
     "an address beside our prefix": (message(rr(QNAME, AAAA, ip("fdab::1"))), (1, 0, 0)),
-    "our prefix at the end of an address": (message(rr(QNAME, AAAA, ip("2001:db8::fdaa"))), (1, 0, 0)),
+    "our prefix at the end of an address":
+        (message(rr(QNAME, AAAA, ip("2001:db8::fdaa"))), (1, 0, 0)),
     "our prefix in a TXT": (message(rr(QNAME, TXT, b"\4\xfd\xaa\0\0")), (1, 0, 0)),
     "our names in a TXT": (message(rr(QNAME, TXT, b"\x0c" + b"web.internal")), (1, 0, 0)),
     "a service with hints": (
@@ -111,13 +113,16 @@ GOOD = {
         (1, 0, 0),
     ),
     "a truncated reply, TC": (message(ADDRESS, flags=QR | TC), (1, 0, 0)),
-    "the longest label and name": (message(rr(wire((b"x" * 63,) * 3 + (b"y" * 61,)), A, bytes(4))), (1, 0, 0)),
+    "the longest label and name":
+        (message(rr(wire((b"x" * 63,) * 3 + (b"y" * 61,)), A, bytes(4))), (1, 0, 0)),
     "SERVFAIL": (message(flags=QR | 2), (0, 0, 0)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("octets", "counts"), GOOD.values(), ids=GOOD.keys())
-def test_a_good_reply_is_kept_without_its_opt(octets: bytes, counts: tuple[int, int, int]) -> None:
+def test_a_good_reply_is_accepted_without_its_opt(
+    octets: bytes, counts: tuple[int, int, int]
+) -> None:
     found = checked(octets)
     assert found.counts == counts
     (flags,) = unpack("!H", octets[2:4])
@@ -172,7 +177,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize("octets", OTHER.values(), ids=OTHER.keys())
-def test_a_reply_to_anything_else_is_not_taken(octets: bytes) -> None:
+def test_a_reply_to_anything_else_is_rejected(octets: bytes) -> None:
     assert not refused(octets).injected
 
 
@@ -252,11 +257,11 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("octets", BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_reply_is_not_taken(octets: bytes) -> None:
+def test_a_broken_reply_is_rejected(octets: bytes) -> None:
     assert not refused(octets).injected
 
 
-def test_every_reply_that_is_cut_short_is_not_taken() -> None:
+def test_a_reply_that_is_cut_short_is_rejected() -> None:
     for octets, counts in GOOD.values():
         if "OPT" in repr(counts) or not sum(unpack("!3H", octets[6:12])):
             continue
@@ -315,7 +320,7 @@ LEADING = [
 
 
 def carriers(name: Name) -> dict[str, list[bytes]]:
-    """Records that speak of *name*: it written out, and it behind compression pointers."""
+    """Return records that hold *name*, written out and as compression pointers."""
     whole = wire(name)
     found = {
         "as owner": [rr(whole, A, bytes(4))],
@@ -345,7 +350,7 @@ def carriers(name: Name) -> dict[str, list[bytes]]:
 
 
 @pytest.mark.parametrize("name", OURS, ids=repr)
-def test_a_reply_that_speaks_of_a_name_of_ours_is_an_injection(name: Name) -> None:
+def test_a_reply_with_data_for_a_name_of_ours_is_an_injection(name: Name) -> None:
     for where, records in carriers(name).items():
         for ns, ar in ((len(records), 0), (0, len(records))):
             assert refused(message(*records, ns=ns, ar=ar)).injected, where
@@ -359,14 +364,13 @@ def test_a_reply_that_speaks_of_a_name_of_ours_is_an_injection(name: Name) -> No
 
 
 @pytest.mark.parametrize("name", NOT_OURS, ids=repr)
-def test_a_name_that_only_looks_like_ours_is_nobodys(name: Name) -> None:
+def test_a_name_that_only_resembles_ours_is_accepted(name: Name) -> None:
     for where, records in carriers(name).items():
         assert checked(message(*records)).counts == (len(records), 0, 0), where
 
 
 def test_a_letter_case_trick_by_pointer_into_the_question_is_an_injection() -> None:
-    """The question ends in `.com`; a label in front of a pointer to a hidden `INTERNAL` is still
-    ours."""
+    """The question ends in `.com`; a label and a pointer to a hidden `INTERNAL` is still ours."""
     hidden = rr(QNAME, 65_280, wire("INTERNAL"))
     assert refused(
         message(hidden, rr(b"\3web" + pack("!H", 0xC000 | HERE + 12), A, bytes(4)))

@@ -1,7 +1,7 @@
-"""EDNS compliance: the 34 questions that the public testers ask of every server of a zone, and what
-RFC 1035, 6891, 7873 and 8906 make of each.
+"""EDNS compliance: the 34 queries that public testers send to every server of a zone.
 
-Each is asked twice, so that the answer table has it the second time when it may.
+RFC 1035, 6891, 7873 and 8906 say what the replies must be. Each query is sent twice, so that the
+second reply may come from the answer table.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ UNKNOWN_FLAG = 0x40  # of the lower 16 bits of an OPT's TTL
 
 
 def with_flags(record: bytes, flags: int) -> bytes:
-    """An OPT with other flags than DO: its TTL's lower half is octets 7 and 8."""
+    """Return an OPT with flags other than DO: the lower half of its TTL is octets 7 and 8."""
     return record[:7] + (int.from_bytes(record[7:9], "big") | flags).to_bytes(2, "big") + record[9:]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One question, and what is expected of the reply."""
+    """One query, and what is expected of the reply."""
 
     octets: bytes
     rcode: int = NOERROR
@@ -93,7 +93,8 @@ ROWS = {
         asked(with_flags(opt(version=1), UNKNOWN_FLAG)), BADVERS, records=False
     ),
     "do": Row(asked(opt(do=True)), do=True),
-    "do of an unknown version": Row(asked(opt(do=True, version=1)), BADVERS, do=True, records=False),
+    "do of an unknown version":
+        Row(asked(opt(do=True, version=1)), BADVERS, do=True, records=False),
     "do over tcp": Row(asked(opt(do=True)), do=True, stream=True),
     "do and a cookie": Row(asked(opt(COOKIE_OPTION, do=True)), do=True, options=(COOKIE,)),
     "signed": Row(asked(opt(do=True, size=1232), qtype=TXT), do=True, records=False),
@@ -103,11 +104,12 @@ ROWS = {
     "expire": Row(asked(opt(option(EXPIRE)))),
     "client subnet": Row(asked(opt(SUBNET))),
     "padding": Row(asked(opt(option(PADDING, bytes(32))))),
-    "as dig asks": Row(asked(opt(COOKIE_OPTION, size=1232), flags=RD | AD), copied=RD, options=(COOKIE,)),
+    "as dig asks":
+        Row(asked(opt(COOKIE_OPTION, size=1232), flags=RD | AD), copied=RD, options=(COOKIE,)),
 }  # fmt: skip
 
 
-def test_there_are_34() -> None:
+def test_there_are_34_queries() -> None:
     assert len(ROWS) == 34
 
 

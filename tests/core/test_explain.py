@@ -1,5 +1,4 @@
-"""`explain` cannot lie: its reply is the server's own, and each machine's verdict agrees with the
-answer."""
+"""`explain` is truthful: its reply is the server's, and the verdicts agree with the answer."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from random import Random
 
 import dns.message
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog import Catalog, NetworkId
@@ -46,6 +45,7 @@ from tests.core.messages import (
     query,
     records,
 )
+from tests.laws import examples
 
 SERVER = ip("fdaa::3")
 MACHINE = ip("fdaa:0:18:a7b:7d:f066:b83b:2")
@@ -59,28 +59,31 @@ SOURCES = (
     ip("fdaa:0:18:a7b:7d:f066:b83b:102"),  # the peer in its /112
     ip("fdaa:0:18:a7b:7d:9:2:102"),  # a hidden peer
     ip("fdaa:0:18:a7b:b1:1:6:2"),  # a stopped machine
-    ip("fdaa:0:18:a7b:a1:7:7:2"),  # nobody, on a known host
+    ip("fdaa:0:18:a7b:a1:7:7:2"),  # no machine, but a known host
     IN_GLOBEX,
     IN_INITECH,
-    ip("fdaa:0:77::2"),  # a network that is not there
+    ip("fdaa:0:77::2"),  # a network that the catalog does not have
     ip("10.0.0.1"),  # mapped
     ip("2001:db8::1"),  # an outsider
     ip("fdaa::3"),
 )
 NAMES = """
-internal flycast a.a.d.f.ip6.arpa _apps.internal _instances.internal all._instances.internal _peer.internal
-alice-laptop._peer.internal _api.internal _dns.internal _whoami.internal web.internal global.web.internal
-iad.web.internal lhr.web.internal xxx.web.internal batch.internal blog.internal nosuch.internal render.internal
-3d8d9930b03989.vm.web.internal 287444ec026748.vm.web.internal nosuch.vm.web.internal worker.process.web.internal
-iad.worker.process.web.internal leader.role.kv._metadata.db.internal role.kv._metadata.db.internal
-x.role.kv._metadata.db.internal regions.web.internal all.regions.web.internal vms.web.internal all.vms.web.internal
-vms.worker.process.web.internal _instances.web.internal all._instances.web.internal _http._tcp.web.internal
-_dns._udp.resolver.internal _nosuch._tcp.web.internal top1.nearest.of.web.internal top3.nearest.of.web.internal
-top99999.nearest.of.render.internal top2.nearest.of.worker.process.web.internal top0.nearest.of.web.internal
-vm.web.internal of.web.internal _page.web.internal 1._page.web.internal 2._page.web.internal 01._page.web.internal
-1._page.render.internal web.flycast a.b.web.flycast nosuch.flycast x.vm.web.internal all.web.internal
-2.0.0.0.b.3.8.b.6.6.0.f.d.7.0.0.b.7.a.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa 8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa
-x.a.a.d.f.ip6.arpa example.com localhost x.test hostname 1.0.10.in-addr.arpa
+internal flycast a.a.d.f.ip6.arpa _apps.internal _instances.internal all._instances.internal
+_peer.internal alice-laptop._peer.internal _api.internal _dns.internal _whoami.internal web.internal
+global.web.internal iad.web.internal lhr.web.internal xxx.web.internal batch.internal blog.internal
+nosuch.internal render.internal 3d8d9930b03989.vm.web.internal 287444ec026748.vm.web.internal
+nosuch.vm.web.internal worker.process.web.internal iad.worker.process.web.internal
+leader.role.kv._metadata.db.internal role.kv._metadata.db.internal x.role.kv._metadata.db.internal
+regions.web.internal all.regions.web.internal vms.web.internal all.vms.web.internal
+vms.worker.process.web.internal _instances.web.internal all._instances.web.internal
+_http._tcp.web.internal _dns._udp.resolver.internal _nosuch._tcp.web.internal
+top1.nearest.of.web.internal top3.nearest.of.web.internal top99999.nearest.of.render.internal
+top2.nearest.of.worker.process.web.internal top0.nearest.of.web.internal vm.web.internal
+of.web.internal _page.web.internal 1._page.web.internal 2._page.web.internal 01._page.web.internal
+1._page.render.internal web.flycast a.b.web.flycast nosuch.flycast x.vm.web.internal
+all.web.internal 2.0.0.0.b.3.8.b.6.6.0.f.d.7.0.0.b.7.a.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa
+8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa x.a.a.d.f.ip6.arpa example.com localhost x.test hostname
+1.0.10.in-addr.arpa
 """.split()
 
 
@@ -98,7 +101,7 @@ def both(
     rotation: int = 0,
     stream: bool = False,
 ) -> Explanation:
-    """The explanation; fails unless its outcome is what the server would do."""
+    """Return the explanation; fail unless its outcome is that of the server."""
     said = respond(octets, source, SERVER, catalog, rules, rotation=rotation, stream=stream, now=7)
     story = explain(octets, source, SERVER, catalog, rules, rotation=rotation, stream=stream, now=7)
     assert story.outcome == said
@@ -110,7 +113,7 @@ def both(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.slow
-def test_what_is_explained_is_what_is_answered(name: str) -> None:
+def test_explain_gives_the_reply_of_the_server(name: str) -> None:
     for source, qtype, stream in product(
         SOURCES, (AAAA, TXT, SRV, PTR, SOA, ANY, A), (False, True)
     ):
@@ -156,13 +159,13 @@ def test_odd_messages_are_explained_too(octets: bytes) -> None:
 @pytest.mark.parametrize(
     "said", [b"acme", b"globex/gru", b"nosuch", b"", b"\xff", b"fdaa:0:19::1", b"a:b", b"x" * 200]
 )
-def test_who_dev_mode_asks_as_is_explained(said: bytes) -> None:
+def test_the_requester_named_in_dev_mode_is_explained(said: bytes) -> None:
     story = both(query("web.internal", AAAA, opt(option(65_001, said))), ip("::1"), demo())
     assert story.steps[0][0] == "asks"
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @pytest.mark.slow
 def test_every_catalog_is_explained_as_it_is_answered(seed: int) -> None:
     rng = Random(seed)
@@ -195,7 +198,7 @@ def test_a_state_of_broken_utf_8_is_explained() -> None:
 
 
 def included(story: Explanation) -> list[bytes]:
-    """Ids of the machines that are in the answer's set."""
+    """Return the ids of the machines in the answer."""
     return sorted(v.machine.id for v in story.machines if not v.why)
 
 
@@ -209,10 +212,11 @@ APPS = {
     IN_INITECH: ("render",),
 }
 ADDRESS_FORMS = """
-{} global.{} iad.{} ams.{} lhr.{} web.process.{} worker.process.{} app.process.{} iad.worker.process.{}
-global.app.process.{} version.kv._metadata.{} 1.2.3.version.kv._metadata.{} leader.role.kv._metadata.{}
-role.kv._metadata.{} nosuch.kv._metadata.{} top1.nearest.of.{} top2.nearest.of.{} top99999.nearest.of.{}
-top2.nearest.of.worker.process.{} top1.nearest.of.app.process.{}
+{} global.{} iad.{} ams.{} lhr.{} web.process.{} worker.process.{} app.process.{}
+iad.worker.process.{} global.app.process.{} version.kv._metadata.{} 1.2.3.version.kv._metadata.{}
+leader.role.kv._metadata.{} role.kv._metadata.{} nosuch.kv._metadata.{} top1.nearest.of.{}
+top2.nearest.of.{} top99999.nearest.of.{} top2.nearest.of.worker.process.{}
+top1.nearest.of.app.process.{}
 """.split()
 
 
@@ -307,7 +311,7 @@ def test_no_machine_is_judged_where_none_decides(name: str) -> None:
     assert both(query(name), MACHINE, demo()).machines == ()
 
 
-def test_machines_are_told_to_their_own_network_only() -> None:
+def test_machines_are_shown_to_their_own_network_only() -> None:
     for source in SOURCES:
         for name in ("web.internal", "top9.nearest.of.web.internal", "resolver.internal"):
             for verdict in both(query(name), source, demo()).machines:
@@ -343,7 +347,7 @@ def test_nearest_lists_machines_in_the_order_of_the_answer() -> None:
         ("_http._tcp.worker.process.web.internal", set()),
     ],
 )
-def test_a_machine_that_is_not_ready_is_told_so(name: str, left_out: set[str]) -> None:
+def test_a_machine_that_is_not_ready_is_marked_so(name: str, left_out: set[str]) -> None:
     rows = [
         (*machine("m1", "fdaa:0:18:a7b:7d:1:1:2"), 0, "blue"),
         machine("m2", "fdaa:0:18:a7b:7d:1:2:2"),
@@ -378,16 +382,21 @@ def test_a_machine_that_is_not_ready_is_told_so(name: str, left_out: set[str]) -
             "worker.process.web.internal",
             {"3d8d9930b03989": "process group is web", "683d920b195638": "suspended"},
         ),
-        ("3d8d9930b03989.vm.web.internal", {"3d8d9930b03989": "", "5683d474b40d8e": "another id"}),
+        (
+            "3d8d9930b03989.vm.web.internal",
+            {"3d8d9930b03989": "", "5683d474b40d8e": "has a different id"},
+        ),
         ("1.2.3.version.kv._metadata.web.internal", {"4d89696a2e7508": "metadata lacks the key"}),
         (
             "1.2.3.version.kv._metadata.web.internal",
-            {"7811e63fd4de08": "metadata has another value"},
+            {"7811e63fd4de08": "metadata has a different value"},
         ),
         ("_http._tcp.web.internal", {"4d89696a2e7508": "does not publish the service"}),
     ],
 )
-def test_a_machine_that_is_out_is_told_why(name: str, reasons: dict[str, str]) -> None:
+def test_a_machine_that_is_not_in_the_answer_has_a_reason(
+    name: str, reasons: dict[str, str]
+) -> None:
     story = both(query(name), MACHINE, demo())
     told = {v.machine.id.decode(): v.why for v in story.machines}
     assert {ident: told[ident] for ident in reasons} == reasons
@@ -411,7 +420,7 @@ def test_a_machine_that_is_out_is_told_why(name: str, reasons: dict[str, str]) -
         (ip("10.0.0.1"), "region ams, that of this server"),
     ],
 )
-def test_the_place_of_the_asker_is_told_with_its_rule(source: bytes, says: str) -> None:
+def test_the_place_of_the_requester_is_shown_with_its_rule(source: bytes, says: str) -> None:
     assert dict(both(query("web.internal"), source, demo()).steps)["place"] == says
 
 
@@ -423,7 +432,7 @@ def test_the_place_of_the_asker_is_told_with_its_rule(source: bytes, says: str) 
         ("web.internal", MACHINE, Reply),
     ],
 )
-def test_the_outcome_is_told_last_but_for_the_revision(
+def test_the_outcome_comes_last_but_for_the_revision(
     name: str, source: bytes, outcome: type
 ) -> None:
     story = both(query(name), source, demo())
@@ -439,7 +448,7 @@ GOLDEN = {
 asks     ::1 is in network acme, by dev mode: asked as acme/iad
 place    region iad, as asked
 name     an app's visible machines, narrowed by region, by group, or both (app web, region iad)
-outcome  NOERROR, 129 octets by UDP, TTL 5, kind internal
+outcome  NOERROR, 129 octets over UDP, TTL 5, kind internal
 revision 1 of this network
   - 1857705c2ee4e8  iad  web      fdaa:0:18:a7b:7e:1:9:2        destroyed
   - 287444ec026748  syd  worker   fdaa:0:18:a7b:b1:1:6:2        region is syd
@@ -459,8 +468,8 @@ iad.web.internal. 5 IN AAAA fdaa:0:18:a7b:7e:1:2:2
     "top2.nearest.of.db.internal --as fdaa:0:18:a7b:91:2:3:2": """\
 asks     fdaa:0:18:a7b:91:2:3:2 is in network acme, by the /48 of its address, fdaa:0:18::/48
 place    region ams, as machine d891256b604e78 (started) owns this /112
-name     at most `count` visible machines, nearest first (app db, count 2)
-outcome  NOERROR, 112 octets by UDP, TTL 5, kind internal
+name     at most 2 visible machines, nearest first (app db)
+outcome  NOERROR, 112 octets over UDP, TTL 5, kind internal
 revision 1 of this network
   + d891256b604e78  ams  app  fdaa:0:18:a7b:91:2:3:2  self, 0.0 ms
   + 32874445f04218  ord  app  fdaa:0:18:a7b:81:2:2:2  66.1 ms
@@ -476,8 +485,8 @@ leader.role.kv._metadata.db.internal. 5 IN AAAA fdaa:0:18:a7b:7d:2:1:2
 asks     ::1 is in network acme, by dev mode: asked as acme
 place    region unknown: all machines are equally near
 name     an app's visible machines, narrowed by region, by group, or both (app resolver)
-apps     no resolver here, only batch, blog, db, web
-outcome  NXDOMAIN, 147 octets by UDP, kind internal
+apps     no app resolver in this network; it has batch, blog, db, web
+outcome  NXDOMAIN, 147 octets over UDP, kind internal
 revision 1 of this network
 ; NXDOMAIN qr aa rd ra
 ; EDE 0 (Other): no such app in this network
@@ -496,7 +505,7 @@ def catalog_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("words", GOLDEN)
 @pytest.mark.slow
-def test_the_command_tells_the_story(words: str, catalog_file: Path) -> None:
+def test_the_command_prints_the_explanation(words: str, catalog_file: Path) -> None:
     told = subprocess.run(
         [
             sys.executable,
@@ -520,23 +529,25 @@ def test_the_command_tells_the_story(words: str, catalog_file: Path) -> None:
 @pytest.mark.parametrize(
     ("label", "says"),
     [
-        ("wbe", "no wbe here; the nearest: web"),
-        ("bacth", "no bacth here; the nearest: batch"),
-        ("top2.nearest.of.webb", "no webb here; the nearest: web"),
-        ("zzz", "no zzz here, only batch, blog, db, web"),
+        ("wbe", "no app wbe in this network; similar: web"),
+        ("bacth", "no app bacth in this network; similar: batch"),
+        ("top2.nearest.of.webb", "no app webb in this network; similar: web"),
+        ("zzz", "no app zzz in this network; it has batch, blog, db, web"),
     ],
 )
-def test_a_misspelt_app_is_told_with_those_there_are(label: str, says: str) -> None:
+def test_similar_apps_are_named_for_a_misspelled_app(label: str, says: str) -> None:
     story = both(query(f"{label}.internal"), MACHINE, demo())
     assert dict(story.steps)["apps"] == says
 
 
-def test_another_networks_apps_are_never_told() -> None:
+def test_another_networks_apps_are_never_named() -> None:
     story = both(query("resolvr.internal"), MACHINE, demo())
     assert "resolver" not in dict(story.steps)["apps"].removeprefix("no resolvr")
 
 
-def test_a_change_in_the_file_changes_the_story(catalog_file: Path, tmp_path: Path) -> None:
+def test_a_change_in_the_catalog_changes_the_explanation(
+    catalog_file: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "changed.db"
     with sqlite3.connect(catalog_file) as old, sqlite3.connect(path) as new:
         old.backup(new)

@@ -1,5 +1,4 @@
-"""Each form of a name is known everywhere: the type checker names the places that a new one lacks,
-and what users read of it needs no docstring."""
+"""Every match on the forms of a name is exhaustive, and the texts for users need no docstrings."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from typing import get_args
 import pytest
 
 from internal_dns.core import names
-from internal_dns.core.explain import told
+from internal_dns.core.explain import describe
 from internal_dns.core.forms import FORMS
 from internal_dns.core.resolve import asked_in, our_zone
 from internal_dns.core.wire import Type
@@ -27,14 +26,15 @@ def test_every_form_has_words() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
-def test_the_example_of_a_form_is_of_that_form(form: type[names.Asked]) -> None:
+def test_the_example_of_a_form_has_that_form(form: type[names.Asked]) -> None:
     name = labels(FORMS[form].example)
     zone = our_zone(name, PREFIX)
     assert zone is not None
     asked = asked_in(zone, name, PREFIX)
     assert type(asked) is form
-    assert FORMS[form].words[:1].islower() or FORMS[form].words[:1] == "`"
-    assert FORMS[form].words in told(asked) or form in (
+    words = FORMS[form].words.format(count=getattr(asked, "count", None))
+    assert words[:1].islower()
+    assert words in describe(asked) or form in (
         names.Page,
         names.EmptyNonTerminal,
         names.NoSuchForm,
@@ -42,13 +42,24 @@ def test_the_example_of_a_form_is_of_that_form(form: type[names.Asked]) -> None:
     assert FORMS[form].type in Type
 
 
-def test_explain_has_its_words_without_docstrings() -> None:
+def test_a_field_in_the_words_of_a_form_is_not_repeated_behind_them() -> None:
+    asked = names.internal((b"top2", b"nearest", b"of", b"web"))
+    assert describe(asked) == "at most 2 visible machines, nearest first (app web)"
+
+
+def test_a_list_that_includes_stopped_machines_is_described_as_such() -> None:
+    asked = names.internal((b"all", b"regions", b"web"))
+    words = "the regions that an app or process group runs in"
+    assert describe(asked) == f"{words} (app web, stopped machines included)"
+
+
+def test_explain_needs_no_docstrings() -> None:
     program = """
 from internal_dns.core import names
-from internal_dns.core.explain import told
+from internal_dns.core.explain import describe
 assert names.Addresses.__doc__ is None or "machines" not in names.Addresses.__doc__
-print(told(names.internal((b"ams", b"web"))))
-print(told(names.internal((b"_apps",))))
+print(describe(names.internal((b"ams", b"web"))))
+print(describe(names.internal((b"_apps",))))
 """
     done = subprocess.run(
         [sys.executable, "-OO", "-c", program],
@@ -65,7 +76,7 @@ print(told(names.internal((b"_apps",))))
 
 @pytest.fixture
 def checked(tmp_path: Path) -> Path:
-    """A copy of the core to change."""
+    """A copy of the core that a test may change."""
     copytree(ROOT / "internal_dns" / "core", tmp_path / "internal_dns" / "core")
     for source in ("__init__.py", "py.typed"):
         if (ROOT / "internal_dns" / source).exists():
@@ -78,7 +89,8 @@ def complaints(root: Path) -> dict[str, set[str]]:
     done = subprocess.run(
         [
             sys.executable, "-m", "mypy", "--strict", "--warn-unreachable", "--no-error-summary",
-            "--cache-dir", str(root / "cache"), "--python-version", "3.11", "-p", "internal_dns.core",
+            "--cache-dir", str(root / "cache"), "--python-version", "3.11",
+            "-p", "internal_dns.core",
         ],
         cwd=root, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
@@ -94,12 +106,12 @@ def complaints(root: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.slow
-def test_the_core_as_it_is_has_no_complaints(checked: Path) -> None:
+def test_the_type_checker_accepts_the_core(checked: Path) -> None:
     assert complaints(checked) == {}
 
 
 @pytest.mark.slow
-def test_a_new_form_is_missed_wherever_it_is_not_known(checked: Path) -> None:
+def test_the_type_checker_reports_every_match_that_lacks_a_new_form(checked: Path) -> None:
     source = checked / "internal_dns" / "core" / "names.py"
     text = source.read_text()
     assert text.count("class Apps:") == text.count("    | Apex\n") == 1
@@ -117,7 +129,7 @@ def test_a_new_form_is_missed_wherever_it_is_not_known(checked: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_pageable_form_is_missed_by_the_pages_too(checked: Path) -> None:
+def test_the_type_checker_reports_that_pages_lack_a_new_pageable_form(checked: Path) -> None:
     source = checked / "internal_dns" / "core" / "names.py"
     text = source.read_text()
     assert text.count("Pageable = Apps |") == 1
@@ -132,7 +144,7 @@ def test_a_new_pageable_form_is_missed_by_the_pages_too(checked: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_field_of_addresses_is_missed_wherever_it_is_not_read(checked: Path) -> None:
+def test_the_type_checker_reports_code_that_ignores_a_new_field_of_addresses(checked: Path) -> None:
     source = checked / "internal_dns" / "core" / "names.py"
     text = source.read_text()
     field = "    group: bytes | None = None\n"

@@ -1,5 +1,8 @@
-"""Large sets and lists: what no message holds is not built, what loading prepared is not built again,
-and what is cut is what an uncut answer starts with."""
+"""Large sets and lists.
+
+Answers too large for any message are not built, indexes are built at loading only, and a truncated
+answer is the beginning of the whole one.
+"""
 
 from __future__ import annotations
 
@@ -51,24 +54,30 @@ ASKER = ip("fdaa:0:18:1:1:1:7:2")
 FORMS: tuple[tuple[str, int], ...] = tuple(
     (name, qtype)
     for qtype, some in (
-        (AAAA, """web.internal global.web.internal ams.web.internal xyz.web.internal app.process.web.internal
-            ams.worker.process.web.internal top3.nearest.of.web.internal top99999.nearest.of.web.internal
-            top2.nearest.of.worker.process.web.internal m7.vm.web.internal role.kv._metadata.web.internal
-            leader.role.kv._metadata.web.internal no.such.kv._metadata.web.internal web.flycast a.web.flycast
-            laptop._peer.internal _api.internal _dns.internal 1._page.web.internal 12._page.web.internal
-            9999._page.web.internal 2._page.ams.web.internal 2._page.role.kv._metadata.web.internal
-            1._page.web.flycast nosuch.internal vm.web.internal of.web.internal _page.web.internal
-            nosuch.process.web.internal nosuch.web.internal small.internal db.internal"""),
-        (TXT, """_apps.internal _instances.internal all._instances.internal _peer.internal _whoami.internal
-            regions.web.internal all.regions.web.internal vms.web.internal all.vms.web.internal
-            vms.worker.process.web.internal all.vms.worker.process.web.internal regions.app.process.web.internal
+        (AAAA, """web.internal global.web.internal ams.web.internal xyz.web.internal
+            app.process.web.internal ams.worker.process.web.internal
+            top3.nearest.of.web.internal top99999.nearest.of.web.internal
+            top2.nearest.of.worker.process.web.internal m7.vm.web.internal
+            role.kv._metadata.web.internal leader.role.kv._metadata.web.internal
+            no.such.kv._metadata.web.internal web.flycast a.web.flycast laptop._peer.internal
+            _api.internal _dns.internal 1._page.web.internal 12._page.web.internal
+            9999._page.web.internal 2._page.ams.web.internal
+            2._page.role.kv._metadata.web.internal 1._page.web.flycast nosuch.internal
+            vm.web.internal of.web.internal _page.web.internal nosuch.process.web.internal
+            nosuch.web.internal small.internal db.internal"""),
+        (TXT, """_apps.internal _instances.internal all._instances.internal _peer.internal
+            _whoami.internal regions.web.internal all.regions.web.internal vms.web.internal
+            all.vms.web.internal vms.worker.process.web.internal
+            all.vms.worker.process.web.internal regions.app.process.web.internal
             _instances.web.internal all._instances.web.internal top5.nearest.of.web.internal
-            1._page._instances.internal 13._page.all._instances.internal 9999._page._instances.internal
-            3._page.vms.web.internal 9999._page.vms.web.internal 1._page.regions.web.internal
-            9999._page.all.regions.web.internal 1._page._apps.internal 1._page._peer.internal"""),
+            1._page._instances.internal 13._page.all._instances.internal
+            9999._page._instances.internal 3._page.vms.web.internal 9999._page.vms.web.internal
+            1._page.regions.web.internal 9999._page.all.regions.web.internal
+            1._page._apps.internal 1._page._peer.internal"""),
         (SRV, "_http._tcp.web.internal _http._udp.web.internal _tcp.web.internal"),
         (PTR, "2.0.0.0.7.0.0.0.1.0.0.0.1.0.0.0.1.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa "
-              "1.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa 9.9.9.9.0.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa"),
+              "1.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa "
+              "9.9.9.9.0.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa"),
         (A, "web.internal"),
         (ANY, "web.internal top3.nearest.of.web.internal _instances.internal"),
     )
@@ -77,7 +86,10 @@ FORMS: tuple[tuple[str, int], ...] = tuple(
 
 
 def large_rows() -> dict[str, list[tuple[Any, ...]]]:
-    """One app of 3,000 machines, one of two, one without; every tenth machine is not started."""
+    """Return one app of 3,000 machines, one of two, one without.
+
+    Every tenth machine is not started.
+    """
     states = ("started",) * 8 + ("stopped", "destroyed")
     return {
         "apps": [(ACME, "db")],
@@ -119,8 +131,11 @@ def network_of(catalog: Catalog) -> Network:
 
 @contextmanager
 def no_index_is_built() -> Iterator[None]:
-    """Forbid what only the loading thread may do: to build an index of a network, or one of an app
-    that is not SMALL. What answers leave behind (encoded lists, orders by distance) is no index."""
+    """Forbid what only the loading thread may do: build an index.
+
+    That is an index of a network, or one of an app that is not SMALL. Encoded lists and orders by
+    distance, which answers store, are no indexes.
+    """
 
     def forbidding(prop: cached_property[Any], build: Any) -> Any:
         def refuse(owner: App | Network) -> Any:
@@ -148,14 +163,14 @@ def no_index_is_built() -> Iterator[None]:
 
 @pytest.mark.parametrize(("name", "qtype"), FORMS)
 @pytest.mark.slow
-def test_no_question_waits_for_an_index(name: str, qtype: int) -> None:
+def test_no_query_waits_for_an_index(name: str, qtype: int) -> None:
     catalog = fresh()
     with no_index_is_built():
         for stream in (False, True):
             ask(name, qtype, catalog, stream=stream)
 
 
-def test_no_question_after_a_commit_waits_for_an_index(tmp_path: Path) -> None:
+def test_no_query_after_a_commit_waits_for_an_index(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     rows = {"networks": [(ACME, "acme", "")], **large_rows()}
     create_catalog(path, {table: [*some] for table, some in rows.items()})
@@ -181,7 +196,7 @@ def loaded_rows() -> sqlite3.Connection:
 
 
 def fresh() -> Catalog:
-    """A catalog just read, of which nothing was asked."""
+    """Return a catalog that was just read and never queried."""
     return read(loaded_rows()).catalog
 
 
@@ -190,7 +205,7 @@ def shared() -> Catalog:
     return fresh()
 
 
-def test_every_form_above_means_something() -> None:
+def test_every_listed_name_has_a_valid_form() -> None:
     rcodes = Counter(int(ask(name, qtype, shared()).rcode) for name, qtype in FORMS)
     assert rcodes[0] > 0.9 * len(FORMS)
 
@@ -204,9 +219,9 @@ def test_every_form_above_means_something() -> None:
 def test_answers_of_large_apps_agree_with_the_reference(
     monkeypatch: pytest.MonkeyPatch, small: int, most: int
 ) -> None:
-    """Every app counts as large, and every set of more than *most* addresses as past any message."""
+    """Every app counts as large, and a set of more than *most* addresses as too large to send."""
     monkeypatch.setattr(catalogs, "SMALL", small)
-    monkeypatch.setattr(lookup, "MOST_ADDRESSES", most)
+    monkeypatch.setattr(lookup, "MAX_ADDRESSES", most)
     for found in disagreements(most + small, 8_000):
         assert found is None, str(found)
 
@@ -218,7 +233,7 @@ def naive_part(whole: list[bytes], rotation: int, count: int) -> list[bytes]:
 
 @pytest.mark.parametrize("rotation", [0, 1, 2_000, 2_397, 2_398, 1 << 31])
 @pytest.mark.parametrize("name", ["web.internal", "role.kv._metadata.web.internal"])
-def test_a_part_of_a_set_starts_where_the_turn_says(name: str, rotation: int) -> None:
+def test_a_part_of_a_set_starts_where_the_rotation_says(name: str, rotation: int) -> None:
     catalog = shared()
     (app,) = (network_of(catalog).apps[b"web"],)
     whole = [m.address for m in app.visible]
@@ -235,9 +250,9 @@ def test_a_part_of_a_set_starts_where_the_turn_says(name: str, rotation: int) ->
         assert len(shown) == room // 28
         assert said.partial == stream
         assert bool(said.octets[2] & 2) == (not stream)  # TC
-        # What is sent holds for this turn only; what is remembered, for all.
-        assert said.remember is not None
-        ring = said.remember.ring
+        # The reply holds for this rotation only, the stored entry for all.
+        assert said.cacheable is not None
+        ring = said.cacheable.ring
         assert [ring[at + 12 : at + 28] for at in range(0, len(ring), 28)] == whole
 
 
@@ -296,7 +311,7 @@ def test_pages_put_together_are_the_whole_list() -> None:
             else:
                 found += rdata[0].split(b";" if "_instances" in name else b",")
         assert found == whole
-        # What a whole list has room for over TCP is what it starts with.
+        # Over TCP the reply has the first items of the list, as many as fit.
         if name != "web.internal":
             (part,) = in_words(ask(name, TXT, catalog).octets).rdata
             items = part.split(b";" if "_instances" in name else b",")
@@ -315,7 +330,7 @@ def test_pages_put_together_are_the_whole_list() -> None:
         "vms.web.internal",
     ],
 )
-def test_over_udp_a_list_too_long_is_tc_and_not_built(name: str) -> None:
+def test_a_list_too_long_for_udp_gets_tc_and_is_not_built(name: str) -> None:
     catalog = fresh()
     network = network_of(catalog)
     said = ask(name, TXT, catalog, stream=False, size=8_192)
@@ -324,12 +339,12 @@ def test_over_udp_a_list_too_long_is_tc_and_not_built(name: str) -> None:
     assert not said.partial
     assert not any(app.lists for app in network.apps.values())
     assert not network.lists
-    # It may be repeated to everyone with a smaller limit: what is built is longer.
-    assert said.remember is not None
-    assert said.remember.truncated_below > 8_192
-    assert said.remember.body.answer == ()
+    # The entry may be repeated for any smaller limit: the list that is built is longer.
+    assert said.cacheable is not None
+    assert said.cacheable.truncated_below > 8_192
+    assert said.cacheable.body.answer == ()
     whole = ask(name, TXT, catalog)
-    assert whole.partial or len(whole.octets) >= said.remember.truncated_below
+    assert whole.partial or len(whole.octets) >= said.cacheable.truncated_below
     for limit in (512, 1_232, 8_192):
         assert counts(ask(name, TXT, catalog, stream=False, size=limit).octets)[1] == 0
 
@@ -337,7 +352,7 @@ def test_over_udp_a_list_too_long_is_tc_and_not_built(name: str) -> None:
 @pytest.mark.parametrize("size", [10, 100, 120, 227, 400, 1_200, 3_000])
 @pytest.mark.slow
 def test_a_list_counts_as_too_long_only_when_it_is(size: int) -> None:
-    """Machines with the shortest names there are: the estimate must not be above the truth."""
+    """With the shortest possible names the estimate must not exceed the real size."""
     rows = {
         "machines": [
             (f"{i:x}", ACME, "a", f"fdaa:0:18::{i + 16:x}", "r", "p", "started", 0, 0)
@@ -351,9 +366,9 @@ def test_a_list_counts_as_too_long_only_when_it_is(size: int) -> None:
             said = ask(name, TXT, fresh_of(rows), stream=False, size=limit)
             fits = len(whole.octets) + 11 <= limit and not whole.partial
             assert bool(counts(said.octets)[1]) == fits
-            if said.remember is not None and said.remember.truncated_below:
-                assert said.remember.truncated_below > limit
-                assert whole.partial or len(whole.octets) >= said.remember.truncated_below
+            if said.cacheable is not None and said.cacheable.truncated_below:
+                assert said.cacheable.truncated_below > limit
+                assert whole.partial or len(whole.octets) >= said.cacheable.truncated_below
                 assert not fits
 
 
@@ -409,7 +424,7 @@ def test_orders_by_distance_are_few_and_hold_for_their_places() -> None:
             assert len(app.orders) <= 8
     far = replace(catalog, latency={(b"ams", b"iad"): 0.0, (b"ams", b"nrt"): 1.0})
     for some in (catalog, far, catalog):
-        # ams is where we are, then what is measured or computed.
+        # The requester is in ams; then by measured or computed distance.
         order = distances(app, None, Place(b"ams"), some).machines(3_000, 0)
         regions = [*dict.fromkeys(m.region for m in order)]
         assert regions == [b"ams", b"iad", b"nrt"]
@@ -419,7 +434,7 @@ def test_orders_by_distance_are_few_and_hold_for_their_places() -> None:
 
 
 @pytest.mark.parametrize("count", [1_871, 1_872, 2_339, 2_340])
-def test_check_tells_of_a_set_from_four_fifths_of_a_message_on(count: int) -> None:
+def test_check_warns_of_a_set_from_four_fifths_of_a_message_on(count: int) -> None:
     rows = {
         "machines": [
             machine(f"m{i}", f"fdaa:0:18:1:1:1:{i + 1:x}:2", "web", "ams") for i in range(count)
@@ -439,7 +454,7 @@ def test_check_tells_of_a_set_from_four_fifths_of_a_message_on(count: int) -> No
 @pytest.mark.parametrize(
     ("count", "told"), [(2_700, []), (2_800, ["vms.web.internal takes 82% of the largest message"])]
 )
-def test_check_tells_of_a_list_from_four_fifths_of_a_message_on(
+def test_check_warns_of_a_list_from_four_fifths_of_a_message_on(
     count: int, told: list[str]
 ) -> None:
     rows = {

@@ -1,4 +1,4 @@
-"""Laws that hold for every catalog, every asker and any octets."""
+"""Laws that hold for every catalog, every requester and any octets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from struct import unpack
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog import Catalog
@@ -54,11 +54,12 @@ from tests.core.messages import (
 from tests.fuzz import targets
 from tests.fuzz.__main__ import seeds
 from tests.fuzz.mutation import mutated
+from tests.laws import examples
 
 SEED = 20_240_613
 numbers = st.integers(0, 1 << 32)
 QUERIES = seeds("respond")
-UNSHRUNK = settings(max_examples=60, deadline=None)
+UNSHRUNK = examples(60)
 
 
 # ── any octets ────────────────────────────────────────────────────────────────────────────────────
@@ -137,13 +138,15 @@ TENANT, OTHER = (
 
 
 def renamed(rng: Random, word: str) -> str:
-    """A name as long as a token of the other network, that nobody has."""
+    """Return a name as long as a token of the other network that nothing has."""
     return "".join(rng.choice("ghijklmnopqrstuv") for _ in word)
 
 
 def two_tenants(rng: Random) -> tuple[Rows, dict[str, str]]:
-    """Two networks with some names in common, and for each kind of name a token that only the other
-    network has."""
+    """Return two networks that share some names.
+
+    For each kind of name there is a token that only the other network has.
+    """
     tokens = {
         kind: f"zq{kind}{rng.randrange(100):02}"
         for kind in "app region group id peer key value service name".split()
@@ -176,7 +179,7 @@ def two_tenants(rng: Random) -> tuple[Rows, dict[str, str]]:
 
 
 def moved(row: tuple[Any, ...], at: int) -> tuple[Any, ...]:
-    """The row of network 0x18 in the tenant's network."""
+    """Return the row of network 0x18 as one of the tenant's network."""
     cells = [TENANT if i == at and cell == ACME else cell for i, cell in enumerate(row)]
     return tuple(
         cell.replace("fdaa:0:18:", "fdaa:0:4141:") if isinstance(cell, str) else cell
@@ -193,15 +196,17 @@ def as_tenant(
 
 
 FORMS = """
-{app} global.{app} {region}.{app} {region}.web vms.{app} all.vms.{app} regions.{app} all.regions.{app} _instances.{app}
-all._instances.{app} top3.nearest.of.{app} {id}.vm.{app} {id}.vm.web {id}.vm.shared {group}.process.{app}
-{group}.process.web {group}.process.shared {region}.{group}.process.web
-global.{group}.process.shared top1.nearest.of.{group}.process.web
-regions.{group}.process.web all.vms.{group}.process.web {value}.{key}.kv._metadata.{app} {value}.{key}.kv._metadata.web
-{value}.role.kv._metadata.web {key}.kv._metadata.shared _{service}._tcp.{app} _{service}._tcp.web _{service}._udp.shared
-{peer}._peer 1._page.{app} 1._page.{region}.web _page.{app} 1._page.vms.{app} vm.{app} of.{app} nearest.of.{app}
-of.{group}.process.web process.{app} kv._metadata.{app} _metadata.{app} _tcp.{app} x.{id}.vm.web x.{app} all.{app}
-1._page.{key}.kv._metadata.web _page.{region}.shared 2._page.{group}.process.web nosuch.{app} vms.{app}x
+{app} global.{app} {region}.{app} {region}.web vms.{app} all.vms.{app} regions.{app}
+all.regions.{app} _instances.{app} all._instances.{app} top3.nearest.of.{app} {id}.vm.{app}
+{id}.vm.web {id}.vm.shared {group}.process.{app} {group}.process.web {group}.process.shared
+{region}.{group}.process.web global.{group}.process.shared top1.nearest.of.{group}.process.web
+regions.{group}.process.web all.vms.{group}.process.web {value}.{key}.kv._metadata.{app}
+{value}.{key}.kv._metadata.web {value}.role.kv._metadata.web {key}.kv._metadata.shared
+_{service}._tcp.{app} _{service}._tcp.web _{service}._udp.shared {peer}._peer 1._page.{app}
+1._page.{region}.web _page.{app} 1._page.vms.{app} vm.{app} of.{app} nearest.of.{app}
+of.{group}.process.web process.{app} kv._metadata.{app} _metadata.{app} _tcp.{app} x.{id}.vm.web
+x.{app} all.{app} 1._page.{key}.kv._metadata.web _page.{region}.shared 2._page.{group}.process.web
+nosuch.{app} vms.{app}x
 """.split()
 FLYCAST_FORMS = "{app} x.{app} a.b.{app} 1._page.{app} _page.{app}".split()
 NAME_FORMS = [f"{form}.internal" for form in FORMS] + [f"{form}.flycast" for form in FLYCAST_FORMS]
@@ -214,7 +219,7 @@ def test_nothing_of_another_network_is_ever_in_a_reply(seed: int) -> None:
     rng = Random(seed)
     rows, tokens = two_tenants(rng)
     catalog = loaded(rows=rows).catalog
-    # Lists, sets and reverse names of the tenant's own, and names that hold the other's words.
+    # Lists, sets and reverse names of the tenant, and names with words of the other network.
     names = [random_name(rng, rows, ip("fdaa:0:4141::")) for _ in range(60)]
     names += [labels(form.format(**tokens)) for form in rng.sample(NAME_FORMS, 20)]
     names += [
@@ -233,11 +238,11 @@ def test_nothing_of_another_network_is_ever_in_a_reply(seed: int) -> None:
             assert b"zq" not in behind, (name, found)
             assert ip("fdaa:0:5a5a::")[:6] not in behind, (name, found)
             assert b":5a5a:" not in behind, (name, found)
-            assert found.remember is None or found.remember.network.id == TENANT
+            assert found.cacheable is None or found.cacheable.network.id == TENANT
 
 
 @given(numbers)
-@settings(max_examples=200, deadline=None)  # 200 × 57 names: more than 10,000 pairs
+@examples(200)  # 200 × 57 names: more than 10,000 pairs
 @pytest.mark.slow
 def test_what_exists_in_another_network_is_what_exists_nowhere(seed: int) -> None:
     rng = Random(seed)
@@ -256,8 +261,8 @@ def test_what_exists_in_another_network_is_what_exists_nowhere(seed: int) -> Non
         assert isinstance(not_there, Reply)
         assert there.octets.replace(wire(name), wire(other)) == not_there.octets, form
         assert (there.rcode, there.kind) == (not_there.rcode, not_there.kind)
-        assert there.remember is None or (
-            not_there.remember and there.remember.body == not_there.remember.body
+        assert there.cacheable is None or (
+            not_there.cacheable and there.cacheable.body == not_there.cacheable.body
         )
 
 
@@ -292,7 +297,7 @@ def reverse_of(address: bytes) -> tuple[bytes, ...]:
 
 
 def addresses_in(octets: bytes, name: str, qtype: int = AAAA) -> list[bytes]:
-    """The addresses of the answer section, by offset: each RR has 28 octets."""
+    """Return the addresses of the answer section by offset: each RR has 28 octets."""
     at = 12 + len(question(name, qtype))
     return [octets[at + 28 * i + 12 : at + 28 * i + 28] for i in range(counts(octets)[1])]
 
@@ -327,7 +332,7 @@ def test_every_address_is_first_equally_often_in_truncated_replies_too(
 
 
 def test_rotation_starts_from_no_order_an_operator_can_see() -> None:
-    """Else what is cut off a truncated reply would be neighbours: one host, one rack."""
+    """Otherwise a truncated reply would drop neighbors: one host, one rack."""
     found = addresses_in(
         reply(query("web.internal"), catalog=app_of(64), stream=True), "web.internal"
     )
@@ -339,7 +344,7 @@ def test_rotation_starts_from_no_order_an_operator_can_see() -> None:
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 12), numbers)
 @pytest.mark.slow
-def test_of_the_nearest_equals_each_is_first_equally_often(
+def test_each_of_the_equally_near_is_first_equally_often(
     near: int, far: int, count: int, start: int
 ) -> None:
     rows = {
@@ -375,7 +380,7 @@ def test_of_the_nearest_equals_each_is_first_equally_often(
 @given(numbers, numbers)
 @UNSHRUNK
 @pytest.mark.slow
-def test_the_turn_changes_the_order_and_nothing_else(seed: int, rotation: int) -> None:
+def test_rotation_changes_the_order_and_nothing_else(seed: int, rotation: int) -> None:
     rng = Random(seed)
     rows = random_rows(rng)
     catalog = loaded(rows=rows).catalog
@@ -383,7 +388,7 @@ def test_the_turn_changes_the_order_and_nothing_else(seed: int, rotation: int) -
         source = random_source(rng, rows)
         name = random_name(rng, rows, source)
         if b"of" in [label.lower() for label in name]:
-            continue  # top<N> may leave out another of equals
+            continue  # top<N> may leave out any of several equals
         for qtype in (natural_type(name, rng), A):
             first, second = (
                 outcome(query(name, qtype), source=source, catalog=catalog, rotation=t, stream=True)
@@ -392,7 +397,7 @@ def test_the_turn_changes_the_order_and_nothing_else(seed: int, rotation: int) -
             if isinstance(first, Reply) and isinstance(second, Reply):
                 assert sorted(first.octets) == sorted(second.octets)
                 assert counts(first.octets) == counts(second.octets)
-                assert (first.rcode, first.remember) == (second.rcode, second.remember)
+                assert (first.rcode, first.cacheable) == (second.rcode, second.cacheable)
 
 
 # ── TXT ───────────────────────────────────────────────────────────────────────────────────────────
@@ -414,7 +419,7 @@ def strings_of(rdata: bytes) -> list[bytes]:
 
 
 def text(items: list[bytes], separator: bytes) -> bytes:
-    """TXT rdata cut item by item: what Text.strings must agree with."""
+    """Return TXT rdata split item by item, which Text.strings must agree with."""
     strings, current = [], b""
     for item in (*(item + separator for item in items[:-1]), *items[-1:]):
         if len(current) + len(item) > 255:
@@ -434,7 +439,7 @@ def test_the_strings_of_a_txt_make_up_the_list_and_are_cut_behind_a_separator_on
     assert rdata == text(items, separator)
     assert b"".join(strings) == separator.join(items)
     assert all(string.endswith(separator) for string in strings[:-1])
-    # Greedy: what starts a string did not fit into the one before.
+    # Greedy: the first item of a string did not fit into the string before.
     for before, string in pairwise(strings):
         start = string.split(separator)[0] + (separator if separator in string else b"")
         assert len(before) + len(start) > 255
@@ -460,7 +465,7 @@ def test_a_list_joined_from_parts_is_cut_as_if_it_were_one(
 
 
 @given(st.integers(0, 2_500), st.sampled_from(["vms", "_instances", "all._instances", "all.vms"]))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_a_list_too_long_for_tcp_shows_whole_items_and_tc_is_clear(size: int, form: str) -> None:
     rows = {
         "machines": [
@@ -507,7 +512,7 @@ def test_answering_changes_no_value_of_the_catalog(seed: int) -> None:
 
 
 def fields_of(value: Any) -> Any:
-    """A value's declared fields, without the indexes it built, as plain nested tuples."""
+    """Return the declared fields of a value as nested tuples, without its indexes."""
     if is_dataclass(value) and not isinstance(value, type):
         return type(value).__name__, tuple(
             fields_of(getattr(value, field.name)) for field in fields(value)
@@ -550,7 +555,7 @@ def test_rereading_keeps_every_value_that_is_equal(seed: int) -> None:
 
 
 def loaded_again(rows: Rows, like: Catalog) -> Catalog:
-    """The catalog read afresh from the changed rows, with the revisions of *like*."""
+    """Return the catalog read afresh from the changed rows, with the revisions of *like*."""
     more = {
         **rows,
         "machines": [*rows["machines"], machine("zz9", "fdaa:0:18:1:1:9:9:2", "changed", "ams")],
@@ -563,7 +568,7 @@ def loaded_again(rows: Rows, like: Catalog) -> Catalog:
 
 
 def test_every_name_form_of_the_isolation_tests_means_something_to_its_owner() -> None:
-    """Else "exists in another network" would be asked of names that exist nowhere."""
+    """Otherwise the isolation tests would query names that exist nowhere."""
     rows, tokens = two_tenants(Random(SEED))
     catalog = loaded(rows=rows).catalog
     there = Counter[int]()

@@ -1,4 +1,4 @@
-"""What of an upstream's reply is relayed, and how it ages."""
+"""Which records of an upstream's reply are relayed, and how they age."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import dns.rrset
 import pytest
 
 from internal_dns.core.message import ReplyOptions
-from internal_dns.core.relayed import MAX_LIFETIME, MAX_NEGATIVE, Relayed, relay, scrub
+from internal_dns.core.relayed import MAX_LIFETIME, MAX_NEGATIVE_LIFETIME, Relayed, relay, scrub
 from internal_dns.core.wire import BadReply, Query, check_reply, read_query
 from tests.core.messages import AAAA, ANY, DNAME, A, opt, query
 
@@ -23,9 +23,15 @@ ZONES: frozenset[bytes] = frozenset((b"\x08internal\0",))
 GOOD = "192.0.2.80"
 
 
-def reply(qtype: int, *answer: str, authority: tuple[str, ...] = (), additional: tuple[str, ...] = (), rcode: int = 0,
-          do: bool = False) -> tuple[Query, Relayed]:  # fmt: skip
-    """What is relayed of a reply to www.example with these records."""
+def reply(
+    qtype: int,
+    *answer: str,
+    authority: tuple[str, ...] = (),
+    additional: tuple[str, ...] = (),
+    rcode: int = 0,
+    do: bool = False,
+) -> tuple[Query, Relayed]:
+    """Return the query for www.example and what is relayed of a reply with these records."""
     asked = read_query(query("www.example", qtype, opt(do=do)))
     assert isinstance(asked, Query)
     message = dns.message.make_response(
@@ -113,7 +119,7 @@ def test_a_dname_and_what_it_makes_are_kept() -> None:
     assert len(shown(asked, relayed)) == 1
 
 
-def test_proofs_are_kept_for_who_asks_with_do() -> None:
+def test_proofs_are_relayed_to_a_query_with_do() -> None:
     records = (
         f"www.example 60 A {GOOD}",
         f"www.example 60 RRSIG A {SIG}",
@@ -139,7 +145,7 @@ def aliases(count: int) -> list[str]:
     return [f"{one} 60 CNAME {other}." for one, other in pairwise(names)]
 
 
-def test_sixteen_aliases_and_no_more() -> None:
+def test_a_chain_has_at_most_sixteen_aliases() -> None:
     asked, relayed = reply(A, *aliases(16), f"n15.example 60 A {GOOD}")
     assert len(shown(asked, relayed)) == 17
     with pytest.raises(BadReply, match="more than 16"):
@@ -158,12 +164,12 @@ def test_sixteen_aliases_and_no_more() -> None:
         ],
     ],
 )
-def test_a_loop_is_no_answer(answer: list[str]) -> None:
+def test_a_chain_that_loops_is_rejected(answer: list[str]) -> None:
     with pytest.raises(BadReply, match="loops"):
         reply(A, *answer)
 
 
-def test_a_referral_is_no_answer() -> None:
+def test_a_referral_is_rejected() -> None:
     with pytest.raises(BadReply, match="lame"):
         reply(A, authority=("example 60 NS ns.example.",))
     assert reply(A, authority=("example 60 NS ns.example.",), rcode=3)[1].rcode == 3
@@ -179,16 +185,21 @@ def test_a_referral_is_no_answer() -> None:
         ((), (SOA,), 0, 60),
         ((), (SOA,), 3, 60),
         ((), ("example 30 SOA ns.example. root.example. 1 2 3 4 60",), 3, 30),
-        ((), ("example 86400 SOA ns.example. root.example. 1 2 3 4 86400",), 3, MAX_NEGATIVE),
+        (
+            (),
+            ("example 86400 SOA ns.example. root.example. 1 2 3 4 86400",),
+            3,
+            MAX_NEGATIVE_LIFETIME,
+        ),
         ((), (), 3, 5),
         ((), (), 0, 5),
         (CHAIN[:1], (), 3, 5),
-        (CHAIN[:1], (), 0, 0),  # a CNAME is never kept without its target
+        (CHAIN[:1], (), 0, 0),  # a CNAME is never cached without its target
         (("www.example 3 CNAME a.example.",), (SOA,), 0, 3),
         ((), (), 9, 0),
     ],
 )
-def test_how_long_a_reply_may_be_kept(
+def test_a_reply_is_cached_as_long_as_its_records_allow(
     answer: tuple[str, ...], authority: tuple[str, ...], rcode: int, lifetime: int
 ) -> None:
     assert reply(A, *answer, authority=authority, rcode=rcode)[1].lifetime == lifetime
@@ -200,7 +211,7 @@ def test_a_ttl_with_its_highest_bit_is_zero() -> None:
     for before in (
         b"",
         b"\1x\xc0\x0c" + pack("!HHIH", A, 1, 9, 4) + bytes(4),
-    ):  # kept as it came, and rebuilt
+    ):  # as received, and rebuilt
         record = b"\xc0\x0c" + pack("!HHIH", A, 1, 1 << 31, 4) + bytes(4)
         counts = pack("!5H", 0x8180, 1, 1 + bool(before), 0, 0)
         checked = check_reply(
@@ -242,9 +253,8 @@ def test_records_of_another_class_are_not_kept() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_rebuilt_records_say_what_the_upstream_said(seed: int) -> None:
-    """Shuffled and mixed with strays, every record of the chain comes out with its own rdata and
-    TTL."""
+def test_rebuilt_records_equal_those_of_the_upstream(seed: int) -> None:
+    """Shuffled and mixed with strays, every record of the chain keeps its rdata and TTL."""
     rng = random.Random(seed)
     types = ("MX 10 mail.example.", "MX 20 b.mail.example.", "MX 5 www.example.")
     wanted = [*aliases(3), *(f"n2.example {60 + n} {text}" for n, text in enumerate(types))]
@@ -262,7 +272,7 @@ def test_rebuilt_records_say_what_the_upstream_said(seed: int) -> None:
 def partly(
     limit: int, qtype: int, *answer: str, age: int | None = 0, **more: Any
 ) -> dns.message.Message:
-    """The reply to a client that takes *limit* octets; it is never larger."""
+    """Return the reply to a client with the given *limit*; it is never larger."""
     asked, relayed = reply(qtype, *answer, **more)
     octets = relay(relayed, asked, ReplyOptions(limit=limit), age)
     assert len(octets) <= limit
@@ -272,9 +282,7 @@ def partly(
 MANY = tuple(f"www.example 60 AAAA 2001:db8::{n:x}" for n in range(1, 60))
 
 
-def test_of_what_is_too_large_for_the_client_as_many_whole_records_as_fit_are_sent_with_tc() -> (
-    None
-):
+def test_a_reply_too_large_for_the_client_has_tc_and_the_whole_records_that_fit() -> None:
     message = partly(512, AAAA, *MANY)
     assert message.flags & dns.flags.TC
     # 12 of header, 17 of question, 11 of OPT, 28 each
@@ -298,7 +306,7 @@ def test_a_chain_is_sent_whole_with_some_of_its_end_or_not_at_all() -> None:
     assert len(message.answer) > 20
 
 
-def test_of_a_negative_reply_that_is_too_large_nothing_is_sent() -> None:
+def test_a_negative_reply_that_is_too_large_has_no_records() -> None:
     links = [f"www.example 60 CNAME {'a' * 60}.example."]
     message = partly(130, A, *links, authority=(SOA,))
     assert message.flags & dns.flags.TC
@@ -306,7 +314,7 @@ def test_of_a_negative_reply_that_is_too_large_nothing_is_sent() -> None:
     assert not message.authority
 
 
-def test_owners_written_in_the_letter_case_we_asked_in_take_the_clients() -> None:
+def test_owners_in_the_letter_case_of_our_query_take_the_clients() -> None:
     sent = b"\3wWw\7eXaMpLe\0"
     rdata = b"\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2"
     octets = b"\0\0" + pack("!5H", 0x8180, 1, 2, 0, 0) + sent + pack("!2H", A, 1)
@@ -335,7 +343,7 @@ def test_a_negative_ttl_is_the_least_of_the_soas_ttl_and_minimum(
     assert [int(line.split()[1]) for line in shown(asked, relayed)] == [
         min(expected, each) for each in (ttl, ttl, 7_200)
     ]
-    assert relayed.lifetime == min(expected, MAX_NEGATIVE)
+    assert relayed.lifetime == min(expected, MAX_NEGATIVE_LIFETIME)
 
 
 def test_an_age_is_subtracted() -> None:
@@ -347,7 +355,7 @@ def test_an_age_is_subtracted() -> None:
 
 
 def test_a_chain_into_one_of_our_names_is_incomplete() -> None:
-    """Of the upstream's reply the chain alone is kept, whatever it says of the end."""
+    """Only the chain of the upstream's reply is relayed, whatever it has at its end."""
     links = ("www.example 60 CNAME a.example.", "a.example 50 CNAME web.internal.")
     for rcode, authority in ((0, ()), (3, (". 600 SOA a.root. b.root. 1 2 3 4 5",))):
         _, relayed = reply(A, *links, authority=authority, rcode=rcode)
@@ -355,7 +363,7 @@ def test_a_chain_into_one_of_our_names_is_incomplete() -> None:
         assert (relayed.counts, relayed.lifetime, relayed.ad) == ((2, 0), 50, False)
 
 
-def test_a_cname_into_our_names_is_relayed_to_who_asks_for_it() -> None:
+def test_a_cname_to_a_name_of_ours_is_relayed_to_a_query_for_it() -> None:
     for qtype in (5, ANY):
         asked, relayed = reply(qtype, "www.example 60 CNAME web.internal.")
         assert not relayed.target
@@ -367,18 +375,19 @@ def test_a_cname_into_our_names_is_relayed_to_who_asks_for_it() -> None:
     [
         (f"www.example 60 A {GOOD}", "x.example 60 CNAME web.internal."),
         ("www.example 60 CNAME web.internal.", f"web.internal 60 A {GOOD}"),
-        ("www.example 60 CNAME web.internal.", "www.example 60 CNAME a.example.", f"a.example 60 A {GOOD}"),
+        ("www.example 60 CNAME web.internal.", "www.example 60 CNAME a.example.",
+         f"a.example 60 A {GOOD}"),
         ("www.example 60 DNAME web.internal.",),
     ],
     ids="stray record two-targets dname".split(),
 )  # fmt: skip
-def test_all_else_that_speaks_of_our_names_is_an_injection(answer: tuple[str, ...]) -> None:
+def test_any_other_record_about_a_name_of_ours_is_an_injection(answer: tuple[str, ...]) -> None:
     with pytest.raises(BadReply) as caught:
         reply(A, *answer)
     assert caught.value.injected
 
 
-def test_a_chain_to_what_is_delegated_is_no_referral() -> None:
+def test_a_chain_to_a_delegated_name_is_no_referral() -> None:
     asked, relayed = reply(
         A, "www.example 60 CNAME sub.example.", authority=("sub.example 60 NS ns.sub.example.",)
     )
@@ -387,12 +396,12 @@ def test_a_chain_to_what_is_delegated_is_no_referral() -> None:
 
 
 @pytest.mark.parametrize(("age", "ttl"), [(0, 60), (7, 53), (None, 30)])
-def test_what_is_sent_of_a_large_reply_has_its_age(age: int | None, ttl: int) -> None:
+def test_the_part_of_a_large_reply_that_is_sent_is_aged(age: int | None, ttl: int) -> None:
     message = partly(512, AAAA, *MANY, age=age)
     assert [rr.ttl for rr in message.answer] == [ttl] * 16
 
 
-def test_no_ttl_is_changed_of_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ttls_of_records_that_do_not_fit_are_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, relayed = reply(AAAA, *MANY)
     changed: list[int] = []
 
@@ -409,8 +418,7 @@ def test_no_ttl_is_changed_of_what_does_not_fit(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_large_reply_is_relayed_in_order_only() -> None:
-    """To put a thousand records in order would cost milliseconds, and no honest upstream asks for
-    that."""
+    """Sorting a thousand records would take milliseconds, and no honest upstream needs it."""
     many = [f"www.example 60 A 192.0.{n // 250}.{n % 250}" for n in range(1_001)]
     _, relayed = reply(A, *many, f"stray.example 60 A {GOOD}")
     assert relayed.counts == (1_001, 0)

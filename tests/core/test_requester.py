@@ -1,4 +1,4 @@
-"""Who asks, and from where: source and destination address → network, machine, peer, place."""
+"""Source and destination address → network, machine, peer and place of the requester."""
 
 from __future__ import annotations
 
@@ -85,26 +85,26 @@ HOST = bytes.fromhex("0a7b007d")
         ("fdaa:0:18:2:2:1:1:102", b"srv", None, None),
         # several on one /120: the lowest name
         ("fdaa:0:18:a7b:7d:f066:b83b:302", b"gru", None, None),
-        # hidden peers ask as themselves
+        # hidden peers are requesters too
         ("fdaa:0:18:1:1:1:1:102", b"otp", None, None),
         # a known host
         ("fdaa:0:18:a7b:7d:9:9:9", b"iad", HOST, None),
         # nothing is known: the server's region
         ("fdaa:0:18:9:9:9:9:9", b"srv", None, None),
-        # machines and peers of another network are not there
+        # machines and peers of another network do not count
         ("fdaa:0:19:a7b:7d:f066:b83b:2", b"iad", HOST, None),
         ("fdaa:0:19:a7b:7d:f066:b83b:202", b"iad", HOST, None),
         ("fdaa:0:77:a7b:7d:f066:b83b:2", b"iad", HOST, None),
     ],
 )
-def test_an_asker_is_placed_by_peer_machine_host_or_server(
+def test_a_requester_is_placed_by_peer_machine_host_or_server(
     source: str, region: bytes, host: bytes | None, own: str | None
 ) -> None:
     found = placed(source)
     assert (found.region, found.host, found.own) == (region, host, ip(own) if own else None)
 
 
-def test_without_a_region_of_its_own_the_server_places_nobody() -> None:
+def test_a_server_without_a_region_places_nobody() -> None:
     assert placed("fdaa:0:18:9:9:9:9:9", server=None) == Place()
     assert placed("fdaa:0:18:2:2:1:1:102", server=None).region is None
     assert placed("fdaa:0:18:a7b:7d:f066:b83b:202", server=None).region == b"waw"
@@ -160,9 +160,7 @@ def test_a_network_that_is_not_in_the_catalog_is_empty_and_unknown() -> None:
         ("fdaa:0:77::3", False),
     ],
 )
-def test_the_server_is_asked_at_an_address_of_ones_own_network_or_of_none(
-    destination: str, allowed: bool
-) -> None:
+def test_a_server_address_of_another_network_is_refused(destination: str, allowed: bool) -> None:
     for source in ("fdaa:0:18::1", "::1"):
         found = requester(
             ip(source), ip(destination), CATALOG, PREFIX, (source_map("::1/128", 0x18),)
@@ -170,7 +168,7 @@ def test_the_server_is_asked_at_an_address_of_ones_own_network_or_of_none(
         assert isinstance(found, Requester) == allowed
 
 
-def test_whoami_says_what_the_server_takes_the_asker_for() -> None:
+def test_whoami_says_how_the_server_identifies_the_requester() -> None:
     for source, expected in (
         (
             "fdaa:0:18:a7b:7d:f066:b83b:2",
@@ -210,7 +208,7 @@ def whoami(said: bytes, source: str = "::1", rules: Rules = DEV) -> Any:
     ],
 )
 @pytest.mark.parametrize("source", ["::1", "127.0.0.1", "127.9.9.9"])
-def test_in_dev_mode_loopback_says_whom_to_answer_as(
+def test_in_dev_mode_a_query_from_loopback_names_the_requester(
     said: bytes, network: str, region: str, source: str
 ) -> None:
     (text,) = records(whoami(said, source), TXT)
@@ -233,16 +231,16 @@ def test_in_dev_mode_loopback_says_whom_to_answer_as(
         (b"fdaa::1", 5),
     ],
 )
-def test_a_wish_that_makes_no_sense_is_refused(said: bytes, rcode: int) -> None:
+def test_a_senseless_dev_mode_option_is_refused(said: bytes, rcode: int) -> None:
     assert whoami(said).rcode() == rcode
 
 
 @pytest.mark.parametrize("said", [b"acme", b"nosuch", b"acme/", b"2001:db8::1", b"fdaa:0:18::9"])
-def test_dev_mode_echoes_the_wish_it_obeys(said: bytes) -> None:
+def test_dev_mode_echoes_the_option_that_it_applies(said: bytes) -> None:
     assert options(whoami(said))[65_001] == said
 
 
-def test_a_wish_that_is_ignored_is_not_echoed() -> None:
+def test_a_dev_mode_option_that_is_ignored_is_not_echoed() -> None:
     mapped = replace(DEV, dev=False, maps=(source_map("::/0", 0x19),))
     for found in (
         whoami(b"acme", rules=mapped),
@@ -253,7 +251,7 @@ def test_a_wish_that_is_ignored_is_not_echoed() -> None:
         assert 65_001 not in options(found)
 
 
-def test_outside_dev_mode_and_from_elsewhere_the_wish_is_an_unknown_option() -> None:
+def test_outside_dev_mode_and_from_elsewhere_the_option_is_unknown() -> None:
     mapped = replace(DEV, dev=False, maps=(source_map("::/0", 0x19),))
     (text,) = records(whoami(b"acme", rules=mapped), TXT)
     assert text.startswith('"network=globex,')

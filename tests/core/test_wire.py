@@ -1,5 +1,4 @@
-"""What the server does with a client's octets: the table "Queries" of docs/protocol.md, row by
-row."""
+"""How the server treats a client's octets: the table "Queries" of docs/protocol.md, row by row."""
 
 from __future__ import annotations
 
@@ -78,7 +77,7 @@ transports = pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"]
 
 
 def has_no_records(octets: bytes) -> bool:
-    """Whether a reply carries neither answer nor authority, and nothing but OPT in additional."""
+    """Whether a reply has no answer, no authority and no additional record but OPT."""
     message = dns.message.from_wire(octets)
     return counts(octets)[1:3] == (0, 0) and not message.additional
 
@@ -89,7 +88,7 @@ def has_no_records(octets: bytes) -> bool:
 @transports
 @pytest.mark.parametrize("source", [None, OUTSIDER], ids=["tenant", "outsider"])
 @pytest.mark.parametrize("size", range(12))
-def test_a_message_shorter_than_a_header_gets_silence(
+def test_a_message_shorter_than_a_header_gets_no_reply(
     size: int, source: bytes | None, stream: bool
 ) -> None:
     found = outcome(
@@ -101,7 +100,7 @@ def test_a_message_shorter_than_a_header_gets_silence(
 @transports
 @pytest.mark.parametrize("source", [None, OUTSIDER], ids=["tenant", "outsider"])
 @pytest.mark.parametrize("opcode", range(16))
-def test_a_response_gets_silence_whatever_its_opcode(
+def test_a_response_of_any_opcode_gets_no_reply(
     opcode: int, source: bytes | None, stream: bool
 ) -> None:
     octets = query("web.internal", flags=QR | RD, opcode=opcode)
@@ -176,7 +175,7 @@ def test_an_outsider_gets_opt_if_it_sent_one_and_ede_18_if_it_sent_as_many_octet
         ("192.0.2.1", "fdaa::3"),
         ("::1", "::1"),
         ("fdab:0:18::1", "fdaa::3"),
-        ("fdaa::1", "fdaa::3"),  # network 0 is nobody's
+        ("fdaa::1", "fdaa::3"),  # network 0 is reserved
         ("fdaa:0:18::1", "fdaa:0:19::3"),  # another network's server address
     ],
 )
@@ -228,7 +227,8 @@ MALFORMED = {
         header(ns=2) + question("internal", IXFR) + SOA_RR + SOA_RR,
         question("internal", IXFR),
     ),
-    "IXFR with an A record": (header(ns=1) + question("internal", IXFR) + A_RR, question("internal", IXFR)),
+    "IXFR with an A record":
+        (header(ns=1) + question("internal", IXFR) + A_RR, question("internal", IXFR)),
     "an additional record counted and none there": (header(ar=1) + WEB, WEB),
     "two additional records counted and one there": (header(ar=2) + WEB + opt(), WEB),
     "65535 additional records counted": (header(ar=65_535) + WEB + opt(), WEB),
@@ -242,7 +242,8 @@ MALFORMED = {
     "OPT owned by a pointer": (header(ar=1) + WEB + opt(owner=b"\xc0\x0c"), WEB),
     "OPT in the answer section": (header(an=1) + WEB + opt(), WEB),
     "OPT in the authority section": (header(ns=1) + WEB + opt(), WEB),
-    "OPT as the SOA of an IXFR": (header(ns=1) + question("internal", IXFR) + opt(), question("internal", IXFR)),
+    "OPT as the SOA of an IXFR":
+        (header(ns=1) + question("internal", IXFR) + opt(), question("internal", IXFR)),
     "an option cut off": (header(ar=1) + WEB + opt(b"\0\x03\0"), WEB),
     "an option past the end of OPT": (header(ar=1) + WEB + opt(option(NSID, b"", length=1)), WEB),
     "an option past the end of OPT, inside the message": (
@@ -256,7 +257,8 @@ MALFORMED = {
     "the rdata of OPT past the end": (header(ar=1) + WEB + opt(rdlen=1), WEB),
     "OPT cut off": (header(ar=1) + WEB + opt()[:-1], WEB),
     "the rdata of TSIG past the end": (header(ar=2) + WEB + opt() + rr(b"\0", TSIG, rdlen=1), WEB),
-    "an owner in additional with a label type 0x40": (header(ar=1) + WEB + rr(b"\x40\0", TSIG), WEB),
+    "an owner in additional with a label type 0x40":
+        (header(ar=1) + WEB + rr(b"\x40\0", TSIG), WEB),
     "an owner in additional cut off": (header(ar=1) + WEB + b"\x20abc", WEB),
     "a compression pointer as QNAME": (header() + b"\xc0\x0c\0\x1c\0\1", b""),
     "a compression pointer in QNAME": (header() + b"\3web\xc0\x0c\0\x1c\0\1", b""),
@@ -268,7 +270,8 @@ MALFORMED = {
     "an octet behind the question": (header() + WEB + b"\0", WEB),
     "an octet behind OPT": (query("web.internal", AAAA, opt()) + b"x", WEB),
     "an OPT that is not counted": (header() + WEB + opt(), WEB),
-    "more than 4,096 octets in an option": (query("web.internal", AAAA, opt(option(65_100, bytes(4_096)))), None),
+    "more than 4,096 octets in an option":
+        (query("web.internal", AAAA, opt(option(65_100, bytes(4_096)))), None),
     "more than 4,096 octets behind the question": (header() + WEB + bytes(5_000), None),
     "a malformed cookie": (query("web.internal", AAAA, opt(option(COOKIE, bytes(7)))), WEB),
 }  # fmt: skip
@@ -318,25 +321,34 @@ def test_a_cookie_is_8_or_16_to_40_octets_long(length: int) -> None:
 
 
 WELL_FORMED = {
-    "a TSIG record beside OPT": query("web.internal", AAAA, opt(), rr(wire("key"), TSIG, bytes(40), rclass=255)),
-    "a TSIG record before OPT": query("web.internal", AAAA, rr(wire("key"), TSIG, bytes(40), rclass=255), opt()),
-    "a TSIG record alone": query("web.internal", AAAA, rr(wire("key"), TSIG, bytes(40), rclass=255)),
-    "an additional record owned by a pointer": query("web.internal", AAAA, rr(b"\xc0\x0c", A, b"\1\2\3\4")),
+    "a TSIG record beside OPT":
+        query("web.internal", AAAA, opt(), rr(wire("key"), TSIG, bytes(40), rclass=255)),
+    "a TSIG record before OPT":
+        query("web.internal", AAAA, rr(wire("key"), TSIG, bytes(40), rclass=255), opt()),
+    "a TSIG record alone":
+        query("web.internal", AAAA, rr(wire("key"), TSIG, bytes(40), rclass=255)),
+    "an additional record owned by a pointer":
+        query("web.internal", AAAA, rr(b"\xc0\x0c", A, b"\1\2\3\4")),
     "OPT with garbage as UDP size": query("web.internal", AAAA, opt(size=0)),
     "unknown EDNS flags": query("web.internal", AAAA, rr(b"\0", 41, rclass=1232, ttl=0x7FFF)),
-    "an extended RCODE in a query": query("web.internal", AAAA, rr(b"\0", 41, rclass=1232, ttl=0xFF00_0000)),
-    "unknown options": query("web.internal", AAAA, opt(option(65_300, b"hello"), option(0), option(65_535, b"\xff"))),
+    "an extended RCODE in a query":
+        query("web.internal", AAAA, rr(b"\0", 41, rclass=1232, ttl=0xFF00_0000)),
+    "unknown options":
+        query("web.internal", AAAA,
+              opt(option(65_300, b"hello"), option(0), option(65_535, b"\xff"))),
     "an ECS option, malformed": query("web.internal", AAAA, opt(option(8, b"\xff"))),
-    "400 options": query("web.internal", AAAA, opt(*(option(20_000 + i, b"1234") for i in range(400)))),
+    "400 options":
+        query("web.internal", AAAA, opt(*(option(20_000 + i, b"1234") for i in range(400)))),
     "1,000 empty options": query("web.internal", AAAA, opt(*[option(12)] * 1_000)),
     "400 NSID options": query("web.internal", AAAA, opt(*[option(NSID)] * 400)),
-    "4,096 octets": query("web.internal", AAAA, opt(option(65_100, bytes(4_096 - 12 - len(WEB) - 15)))),
+    "4,096 octets":
+        query("web.internal", AAAA, opt(option(65_100, bytes(4_096 - 12 - len(WEB) - 15)))),
 }  # fmt: skip
 
 
 @transports
 @pytest.mark.parametrize("octets", WELL_FORMED.values(), ids=WELL_FORMED.keys())
-def test_what_is_unknown_or_skipped_changes_nothing(octets: bytes, stream: bool) -> None:
+def test_unknown_records_and_options_change_nothing(octets: bytes, stream: bool) -> None:
     found = dig(octets, stream=stream)
     assert found.rcode() == dns.rcode.NOERROR
     assert sorted(records(found, AAAA)) == sorted(records(dig(query("web.internal")), AAAA)) != []
@@ -593,20 +605,20 @@ def test_a_udp_reply_without_opt_has_at_most_512_octets_and_a_tcp_reply_is_whole
     assert not unpack("!H", whole[2:4])[0] & TC
 
 
-def test_a_txt_that_does_not_fit_is_not_there_at_all() -> None:
+def test_a_txt_record_that_does_not_fit_is_left_out_whole() -> None:
     found = reply(query("vms.many.internal", TXT))
     assert unpack("!H", found[2:4])[0] & TC
     assert counts(found)[1:3] == (0, 0)
 
 
 @transports
-def test_a_keepalive_is_answered_by_tcp_only(stream: bool) -> None:
+def test_a_keepalive_is_answered_over_tcp_only(stream: bool) -> None:
     found = options(dig(query("web.internal", AAAA, opt(option(KEEPALIVE))), stream=stream))
     assert found == ({KEEPALIVE: pack("!H", 100)} if stream else {})  # RFC 7828: in units of 100 ms
 
 
 @transports
-def test_nsid_is_told_when_asked_for_and_configured(stream: bool) -> None:
+def test_nsid_is_sent_when_requested_and_configured(stream: bool) -> None:
     named = Rules(nsid=b"ams-1\xff")
     asking = query("web.internal", AAAA, opt(option(NSID)))
     assert options(dig(asking, stream=stream, rules=named)) == {NSID: b"ams-1\xff"}
@@ -625,7 +637,7 @@ def test_the_options_of_a_query_are_not_echoed() -> None:
     assert options(found) == {}
 
 
-def test_an_ede_is_the_first_to_go_when_there_is_no_room() -> None:
+def test_an_ede_is_dropped_first_when_there_is_no_room() -> None:
     name = (b"x" * 63, b"x" * 63, b"x" * 63, b"x" * 52, b"internal")
     asked = opt(option(NSID), option(COOKIE, COOKIE_8), size=512)
     roomy = options(dig(query(name, AAAA, asked), rules=Rules(nsid=b"n")))
@@ -664,15 +676,19 @@ def test_without_a_catalog_our_zones_servfail_with_ede_14_and_the_rest_works() -
 
 FIRST = "e5e973e5a6b2a43f48e7dc849e37bfcf"
 RFC_9018 = [  # Appendix A: secret, client address, client cookie, time stamp, server cookie
-    (FIRST, "198.51.100.100", "2464c4abcf10c957", 1_559_731_985, "010000005cf79f111f8130c3eee29480"),
-    (FIRST, "198.51.100.100", "2464c4abcf10c957", 1_559_734_385, "010000005cf7a871d4a564a1442aca77"),
+    (FIRST, "198.51.100.100", "2464c4abcf10c957", 1_559_731_985,
+     "010000005cf79f111f8130c3eee29480"),
+    (FIRST, "198.51.100.100", "2464c4abcf10c957", 1_559_734_385,
+     "010000005cf7a871d4a564a1442aca77"),
     (FIRST, "203.0.113.203", "fc93fc62807ddb86", 1_559_734_700, "010000005cf7a9acf73a7810aca2381e"),
     (
-        "dd3bdf9344b678b185a6f5cb60fca715", "2001:db8:220:1:59de:d0f4:8769:82b8", "22681ab97d52c298",
+        "dd3bdf9344b678b185a6f5cb60fca715", "2001:db8:220:1:59de:d0f4:8769:82b8",
+        "22681ab97d52c298",
         1_559_741_817, "010000005cf7c57926556bd0934c72f8",
     ),
     (
-        "445536bcd2513298075a5d379663c962", "2001:db8:220:1:59de:d0f4:8769:82b8", "22681ab97d52c298",
+        "445536bcd2513298075a5d379663c962", "2001:db8:220:1:59de:d0f4:8769:82b8",
+        "22681ab97d52c298",
         1_559_741_961, "010000005cf7c609a6bb79d16625507a",
     ),
 ]  # fmt: skip
@@ -730,7 +746,7 @@ def test_a_query_without_question_but_with_a_cookie_gets_a_cookie(stream: bool) 
 
 
 @pytest.mark.parametrize("destination", ["fdaa::3", "fdaa:0:18::3", "::1", "192.0.2.1"])
-def test_a_network_may_ask_at_any_address_but_another_networks(destination: str) -> None:
+def test_a_network_may_query_any_server_address_but_another_networks(destination: str) -> None:
     assert records(dig(query("web.internal"), destination=ip(destination)), AAAA)
     refused = dig(query("web.internal"), destination=ip("fdaa:0:19::3"))
     assert refused.rcode() == dns.rcode.REFUSED
@@ -755,7 +771,7 @@ def test_each_network_sees_its_own_app_of_a_name() -> None:
     ],
 )
 @pytest.mark.parametrize("flags", [0, RD])
-def test_a_zone_that_is_nobodys_is_answered_here(name: str, zone: str, flags: int) -> None:
+def test_a_special_use_zone_is_answered_here(name: str, zone: str, flags: int) -> None:
     found = dig(query(name, PTR, flags=flags))
     assert found.rcode() == dns.rcode.NXDOMAIN
     assert found.flags & dns.flags.AA
@@ -788,7 +804,7 @@ def test_a_suffix_with_an_upstream_of_its_own_is_forwarded_unless_it_is_ours() -
     assert rcode(reply(query("x.invalid"), rules=rules)) == dns.rcode.NXDOMAIN
 
 
-def test_a_question_to_forward_keeps_its_octets_and_manner() -> None:
+def test_a_forwarded_query_keeps_its_octets_and_reply_options() -> None:
     found = outcome(query("ExAmPle.com", MX, opt(do=True, size=1_400), flags=RD | CD | AD | Z))
     assert isinstance(found, Forward)
     assert found.query.question == question("ExAmPle.com", MX)

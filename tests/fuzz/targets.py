@@ -125,7 +125,7 @@ def repeat(octets: bytes) -> None:
 
 
 def check_reply(octets: bytes) -> None:
-    """Any octets give BadReply, or a Checked that holds nothing of ours, but for answers' CNAMEs
+    """Any octets give BadReply, or a CheckedReply that holds nothing of ours, but for answers' CNAMEs
     that lead there and are named, and passes again when relayed."""
     octets = IDENT + octets[2:12].ljust(10, b"\0") + ASKED + octets[12 + len(ASKED) :]
     try:

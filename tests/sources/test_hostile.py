@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.sources import Imported, Options, SourceError, consul, csv, docker, fly, wireguard
@@ -102,7 +102,6 @@ def test_a_name_of_any_kind_becomes_valid_or_is_left_out(text: str) -> None:
 
 
 # No deadline: the first example also loads what the readers need.
-@settings(deadline=None)
 @given(st.text(min_size=1, max_size=80))
 def test_any_name_becomes_valid_or_is_left_out(text: str) -> None:
     for imported in everywhere(text):
@@ -141,7 +140,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(values) | values)
 @pytest.mark.slow
 def test_any_json_is_read_or_refused(value: Any) -> None:
@@ -160,7 +158,6 @@ lines = st.lists(st.text(alphabet='[]#=/:,;"\t\r aA0fdPeerPublicKey',
      "a,web,fdaa:0:18:1:1:0:1:2,acme"]))  # fmt: skip
 
 
-@settings(deadline=None)
 @given(lines.map("\n".join) | st.binary(max_size=60))
 def test_any_text_is_read_or_refused(text: str | bytes) -> None:
     for read in (wireguard.read, csv.read, docker.read, consul.read, fly.read):

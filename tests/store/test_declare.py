@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog_rules import CatalogRules
@@ -690,7 +690,6 @@ def catalogs(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("kind", ["toml", "json"])
-@settings(deadline=None)
 @given(rows=catalogs())
 @pytest.mark.slow
 def test_applying_what_was_exported_changes_nothing(
@@ -708,7 +707,6 @@ def test_applying_what_was_exported_changes_nothing(
     connection.close()
 
 
-@settings(deadline=None)
 @given(catalogs(), catalogs(), st.booleans())
 @pytest.mark.slow
 def test_once_carried_out_a_plan_is_empty(before: Any, after: Any, prune: bool) -> None:
@@ -1168,7 +1166,6 @@ def violations(schema: Mapping[str, Any], value: Any, at: str = "") -> Iterator[
                     yield from violations(inner, item, f"{at}.{key}")
 
 
-@settings(deadline=None)
 @given(catalogs())
 @pytest.mark.slow
 def test_an_export_matches_the_json_schema(rows: dict[str, list[dict[str, Any]]]) -> None:

@@ -18,7 +18,7 @@ from internal_dns.store.operations import perform
 from internal_dns.store.writer import RejectedChange, Writer
 
 HEAD = '[networks.acme]\nid = "fdaa:0:18::/48"\n'
-RECORDS = [
+RECORDS: list[dict[str, Any]] = [
     {"name": "db.internal", "type": "CNAME", "value": "pg.provider.example."},
     {"name": "*.apps.internal", "type": "ALIAS", "value": "web.internal."},
     {"name": "corp.example", "type": "TXT", "value": '"v=spf1 -all"', "ttl": 60},

@@ -346,7 +346,7 @@ def same(quick: Loaded, full: Loaded, *, faults: bool = True) -> None:
         assert network.owners == fresh.owners
         assert network.peer_by_120 == fresh.peer_by_120
         assert all(network.owns_between(address, address) for address in fresh.owners)
-        assert network.roll == fresh.roll
+        assert network.app_index == fresh.app_index
         assert network.peer_names == fresh.peer_names
         assert Counter(network.by_address) == Counter(fresh.by_address)
         assert Counter(network.visible_by_address) == Counter(fresh.visible_by_address)

@@ -7,7 +7,7 @@ from typing import Any
 import dns.name
 import pytest
 
-from internal_dns.core.records import MOST_ADDRESSES
+from internal_dns.core.records import MAX_ADDRESSES
 from internal_dns.store.generate import create_catalog
 from internal_dns.store.json_rows import BadRequest
 from internal_dns.store.operations import perform
@@ -36,8 +36,8 @@ ADDRESS = "fdaa:0:18:1:1:0:1:2"
 PTR = "2.0.0.0.1.0.0.0.0.0.0.0.1.0.0.0.1.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa"
 STOPPED = "no data (1 machine, none started)"
 SRV = "0 1 80 m1.vm.web.internal."
-NO_SERVICE = "no data (the service is published, but by no started machine)"
-NO_SERVICE_HERE = "no data (the service is published, but by no started machine here)"
+NO_SERVICE = "no data (no started machine publishes this service)"
+NO_SERVICE_HERE = "no data (no started machine publishes this service here)"
 
 
 @pytest.fixture
@@ -81,7 +81,10 @@ def test_every_answer_that_a_stopped_machine_changes_is_listed(writer: Writer) -
         ("_http._tcp.app.process.web.internal", "SRV"): (SRV, NO_SERVICE_HERE),
         ("_http._tcp.iad.app.process.web.internal", "SRV"): (SRV, NO_SERVICE_HERE),
         ("m1.vm.web.internal", "AAAA"): (ADDRESS, "no data (the machine is not started)"),
-        (PTR, "PTR"): ("m1.vm.web.internal.", "NXDOMAIN (nothing you may see has this address)"),
+        (PTR, "PTR"): (
+            "m1.vm.web.internal.",
+            "NXDOMAIN (no name in this network has this address)",
+        ),
     }
 
 
@@ -89,7 +92,7 @@ def test_reverse_names_follow_peers_flycasts_and_new_networks(writer: Writer) ->
     text = DOCUMENT.replace(":7:102", ":8:102").replace(":1::2", ":1::4")
     found = answers(writer, text + "[networks.new]\nid = 25\n")
     owners = {name[:4]: change for (name, qtype), change in found.items() if qtype == "PTR"}
-    gone = "NXDOMAIN (nothing you may see has this address)"
+    gone = "NXDOMAIN (no name in this network has this address)"
     assert sorted(change for (_, qtype), change in found.items() if qtype == "PTR") == [
         (gone, "erin._peer.internal."),
         (gone, "web.flycast."),
@@ -201,7 +204,7 @@ def test_sets_and_lists_past_any_message_are_compared_whole(writer: Writer) -> N
         'id = "w{0:04}", address = "fdaa:0:40:1:1:0:{0:x}:2", region = "iad", state = "{1}", '
         'metadata = {{ role = "r" }}, services = [{{ name = "http", port = 80 }}]'
     )
-    count, stopped = MOST_ADDRESSES + 60, 60
+    count, stopped = MAX_ADDRESSES + 60, 60
 
     def document(off: int) -> str:
         members = (

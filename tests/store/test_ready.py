@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from internal_dns.core.catalog import NO_MARKS, NO_NAMES, SMALL, App, Catalog, Machine, NetworkId
-from internal_dns.core.catalog_rules import USUAL
+from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.replicate.codec import VERSION, file_values, read_key, read_value
 from internal_dns.store.check import findings
@@ -87,7 +87,7 @@ def test_null_is_the_default() -> None:
     assert not found.faults
     (one,) = web(found).machines
     assert (one.name, one.services[0][2:]) == (b"", (80, 0, 1))
-    values = Values(USUAL)
+    values = Values(DEFAULT_RULES)
     for table, key, value in file_values(connection):
         if table == "machines":
             stored = read_value(read_key(key), value, values)
@@ -285,7 +285,7 @@ def test_a_document_with_a_faulty_value_is_refused(old: str, new: str, words: st
 def test_a_value_of_before_has_the_defaults_and_the_version_stays() -> None:
     value = {"version": 1, "id": "m1", "network_id": 24, "app": "web", "region": "ams",
              "address": "fdaa:0:18:1:1:1:1:2", "services": [{"name": "http", "port": 80}]}  # fmt: skip
-    stored = read_value(("machines", ("m1",)), json.dumps(value).encode(), Values(USUAL))
+    stored = read_value(("machines", ("m1",)), json.dumps(value).encode(), Values(DEFAULT_RULES))
     row = dict(zip((column.name for column in MACHINES.columns), stored.row, strict=True))
     assert (row["ready"], row["name"], stored.services[0][4:]) == (1, "", (0, 1))
     assert VERSION == 1
@@ -295,7 +295,7 @@ def test_a_faulty_name_does_not_keep_a_machine_out_of_a_bucket() -> None:
     connection = opened()
     insert(connection, "networks", [(ACME, "acme", "")])
     insert(connection, "machines", [m(1, 0, "a b"), m(2, 0, "b")])
-    values = Values(USUAL)
+    values = Values(DEFAULT_RULES)
     for table, key, value in file_values(connection):
         if table == "machines":
             stored = read_value(read_key(key), value, values)

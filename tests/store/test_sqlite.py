@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog import Catalog, NetworkId
@@ -26,6 +26,7 @@ from internal_dns.store.rows import KEPT_FAULTS, Fault
 from internal_dns.store.schema import BY_NAME, CATALOG, TABLES
 from internal_dns.store.sqlite import Loaded, UnusableCatalog, connect, load, read
 from tests.core.messages import ACME, MANY, ROWS, SCHEMA, insert, loaded, machine, opened
+from tests.laws import examples
 
 ADDRESS = "fdaa:0:18:1:1:1:1:1"
 MACHINES = len(ROWS["machines"])
@@ -108,7 +109,7 @@ OPTIONAL = [(t.name, c.name) for t in CATALOG for c in t.columns if not c.needed
 
 
 @given(st.sets(st.sampled_from(OPTIONAL), min_size=1), st.booleans())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @pytest.mark.slow
 def test_whatever_columns_a_file_lacks_have_their_defaults(
     lacking: set[tuple[str, str]], more: bool

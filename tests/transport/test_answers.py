@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog import Catalog, NetworkId
@@ -66,6 +66,7 @@ from tests.core.messages import (
     rr,
     wire,
 )
+from tests.laws import examples
 
 NXDOMAIN = 3
 ACME, GLOBEX, INITECH, NOBODY = 0x18, 0x19, 0x1A, 0x77
@@ -351,7 +352,7 @@ def questions(rng: Random, rows: Rows, count: int) -> Iterator[tuple[bytes, byte
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @pytest.mark.slow
 def test_the_twins_agree_for_every_catalog(seed: int) -> None:
     rng = Random(seed)
@@ -380,7 +381,7 @@ def test_the_twins_agree_for_every_catalog(seed: int) -> None:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @pytest.mark.slow
 def test_the_twins_agree_after_any_change(seed: int) -> None:
     rng = Random(seed)
@@ -1033,7 +1034,7 @@ def test_a_network_that_leaves_the_catalog_takes_its_answers_along() -> None:
 def remembered(octets: bytes, source: bytes, catalog: Catalog) -> Reply:
     said = respond(octets, source, SERVER, catalog, RULES)
     assert isinstance(said, Reply)
-    assert isinstance(said.remember, Cacheable)
+    assert isinstance(said.cacheable, Cacheable)
     return said
 
 
@@ -1146,7 +1147,7 @@ def test_an_answer_larger_than_all_room_is_not_kept() -> None:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @pytest.mark.slow
 def test_the_books_are_empty_when_everything_is_forgotten(seed: int) -> None:
     rng = Random(seed)

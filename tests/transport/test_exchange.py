@@ -540,7 +540,7 @@ def test_a_source_without_a_network_is_told_without_a_map(caplog: pytest.LogCapt
     server = serving(demo())
     ask(server, query("web.internal"), ip("fdaa::99"))
     assert refusals(caplog) == [
-        "refused a query from fdaa::99: the source has network 0, which is nobody's"
+        "refused a query from fdaa::99: the source is in network 0, which is reserved"
     ]
 
 

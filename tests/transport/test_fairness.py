@@ -6,13 +6,14 @@ from collections import Counter
 from itertools import count
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.metrics import Metrics
 from internal_dns.transport import fairness
 from internal_dns.transport.fairness import MEMORY, OURSELVES, OVERHEAD, PART, QUANTUM, FairQueue
 from internal_dns.transport.schedule import AT_ONCE, Scheduler
+from tests.laws import examples
 
 LITTLE, BUSY = b"little", [b"net%d" % number for number in range(5)]
 # From a repeated answer to a list that takes 50 ms.
@@ -38,7 +39,7 @@ def work(queue: FairQueue[int], costs: dict[bytes, list[float]], seconds: float)
     return spent
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.lists(COSTS, min_size=1, max_size=4), min_size=1, max_size=5))
 @pytest.mark.slow
 def test_each_busy_network_has_nine_tenths_of_its_part(mixes: list[list[float]]) -> None:
@@ -51,7 +52,7 @@ def test_each_busy_network_has_nine_tenths_of_its_part(mixes: list[list[float]])
         assert spent[payer] >= 0.9 / len(costs) * seconds - longest
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     st.lists(st.lists(COSTS, min_size=1, max_size=4), min_size=1, max_size=5),
     st.floats(0.00001, QUANTUM),
@@ -85,7 +86,7 @@ def test_a_network_that_asks_little_waits_for_a_round_and_the_longest_piece_at_m
         work(queue, costs, (len(costs) + 1) * (longest + QUANTUM))
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.tuples(st.sampled_from(BUSY), COSTS), max_size=200), st.randoms())
 def test_nothing_is_lost_and_each_payers_order_is_kept(
     pieces: list[tuple[bytes, float]], random: object

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core import names
@@ -52,6 +52,7 @@ from tests.core.messages import (
     wire,
 )
 from tests.fuzz.mutation import mutated
+from tests.laws import examples
 from tests.tools import requires_native
 from tests.transport.test_answers import (
     IN_GLOBEX,
@@ -116,7 +117,7 @@ def compare(mirror: Mirror, catalog: Catalog, octets: bytes, source: bytes) -> b
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @pytest.mark.slow
 def test_a_name_that_is_certainly_not_there_gets_what_the_journey_says(seed: int) -> None:
     rng = Random(seed)
@@ -194,7 +195,7 @@ def test_an_app_that_is_gone_is_answered_rightly() -> None:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @pytest.mark.slow
 def test_unknown_names_follow_every_change(seed: int) -> None:
     rng = Random(seed)
@@ -216,7 +217,7 @@ def test_unknown_names_follow_every_change(seed: int) -> None:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @pytest.mark.slow
 def test_both_paths_say_the_same_to_mutated_queries_whatever_the_table_holds(seed: int) -> None:
     rng = Random(seed)

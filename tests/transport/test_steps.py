@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core.catalog import App, Catalog, Network, NetworkId, changed
@@ -22,6 +22,7 @@ from internal_dns.transport.table.changes import PART, differences
 from internal_dns.transport.table.table import AnswerTable
 from tests.core.catalogs import random_rows
 from tests.core.messages import AAAA, SERVER, insert, opened, query
+from tests.laws import examples
 from tests.transport.test_answers import (
     MACHINE,
     RULES,
@@ -55,7 +56,7 @@ def read_both(rng: Random) -> tuple[Any, Catalog, Catalog]:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_differences_are_those_of_the_core(seed: int) -> None:
     _, old, new = read_both(Random(seed))
     for one, other in ((old, new), (Catalog(), new), (old, Catalog()), (new, new)):
@@ -65,7 +66,7 @@ def test_the_differences_are_those_of_the_core(seed: int) -> None:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @pytest.mark.slow
 def test_between_the_steps_every_answer_is_of_the_networks_catalog(seed: int) -> None:
     rng = Random(seed)

@@ -20,7 +20,7 @@ from internal_dns.admin.asking import ADVERTISED, NotAQuestion, query_for
 from internal_dns.core import names
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.explain import Explanation, Verdict, explain
-from internal_dns.core.journey import Forward, Rules, asker
+from internal_dns.core.journey import Forward, Rules, identify
 from internal_dns.core.requester import Requester
 from internal_dns.core.resolve import asked_in, depends_on, our_zone
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, Query, read_query
@@ -103,7 +103,7 @@ def concerned(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> i
     zone = our_zone(query.labels, rules.prefix) if isinstance(query, Query) else None
     if not isinstance(query, Query) or zone is None:
         return 0
-    who = asker(query, source, _EVERYONES, catalog, rules)
+    who = identify(query, source, _EVERYONES, catalog, rules)
     if not isinstance(who, Requester):
         return 0
     asked = asked_in(zone, query.labels, rules.prefix)
@@ -120,8 +120,8 @@ def concerned(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> i
 def suggested(story: Explanation) -> list[str]:
     """The names that a step recommends instead of one without an answer."""
     steps = dict(story.steps)
-    names = re.findall(r"try (\S+)$", steps.get("meant", ""))
-    _, _, near = steps.get("apps", "").partition("the nearest: ")
+    names = re.findall(r"try (\S+)$", steps.get("hint", ""))
+    _, _, near = steps.get("apps", "").partition("similar: ")
     return names or [f"{app}.internal" for app in near.split(", ") if app]
 
 
@@ -146,7 +146,7 @@ def _machines(story: Explanation) -> dict[str, Any]:
         "inside": inside,
         "outside": len(found) - inside,
         "judged": len(found),
-        "of": story.of,
+        "of": story.total,
         "reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
         "distances": any(verdict.distance for verdict in found),
     }

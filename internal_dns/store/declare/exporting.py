@@ -9,7 +9,7 @@ from itertools import count
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
-from internal_dns.core.catalog_rules import USUAL, CatalogRules
+from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
 from internal_dns.store.declare import fields
 from internal_dns.store.declare.file import (
     COLUMNS,
@@ -48,7 +48,7 @@ def export(
     connection: sqlite3.Connection,
     networks: Iterable[int] | None = None,
     *,
-    rules: CatalogRules = USUAL,
+    rules: CatalogRules = DEFAULT_RULES,
 ) -> Exported:
     """Return the file as a document: all of it, or only some *networks* with their organizations.
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from socket import AF_INET6, inet_ntop
 from typing import Any, Final, Literal
 
-from internal_dns.core.catalog_rules import USUAL, CatalogRules
+from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
 from internal_dns.core.names import APEX_WORDS, RESERVED
 from internal_dns.store.declare import fields
 from internal_dns.store.declare.document import Document, DocumentFault, InvalidDocument
@@ -47,7 +47,7 @@ def parse(
     *,
     name: str,
     kind: Literal["toml", "json"] | None = None,
-    rules: CatalogRules = USUAL,
+    rules: CatalogRules = DEFAULT_RULES,
 ) -> Document:
     """Return the document in *text*. Raises InvalidDocument with every fault.
 

@@ -126,10 +126,10 @@ def _one_of(domain: Domain) -> Kind:
 
 
 def _record_type(value: Any) -> str:
-    choices = schema.RECORD_TYPE.choices
-    if _text(value) in choices:
-        return value
-    do = f"Write {value.upper()}" if value.upper() in choices else f"Use {', '.join(choices)}"
+    text, choices = _text(value), schema.RECORD_TYPE.choices
+    if text in choices:
+        return text
+    do = f"Write {text.upper()}" if text.upper() in choices else f"Use {', '.join(choices)}"
     raise InvalidValue(f"{quoted(value)} is not a type of record", do)
 
 

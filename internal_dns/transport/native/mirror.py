@@ -265,8 +265,8 @@ def unknown(rules: Rules, depths: int) -> Iterator[Entry]:
         )
         assert isinstance(said, Reply)
         assert said.rcode == Rcode.NXDOMAIN
-        assert said.remember is not None
-        entry = cut(said.remember, rules, [0])
+        assert said.cacheable is not None
+        entry = cut(said.cacheable, rules, [0])
         assert entry is not None
         # Its owner is where the C core puts the pointer of the question at hand.
         assert entry.tail[:2] == pack(

@@ -8,7 +8,7 @@ from struct import pack, unpack
 from typing import Final
 
 from internal_dns.core.journey import Cacheable, Rules
-from internal_dns.core.message import OUR_UDP_SIZE, ede_option, part_told
+from internal_dns.core.message import OUR_UDP_SIZE, ede_option, fit_part
 from internal_dns.core.records import ADDRESS_RR, TextList
 from internal_dns.core.wire import AA, CD, HEADER, MAX_MESSAGE, QR, RA, RD, TC, Type
 
@@ -113,7 +113,7 @@ class Entry:
         elif self.whole > self.shown or (self.indivisible and too_long):
             return None
         elif too_long and stream:
-            answers, ede = part_told(
+            answers, ede = fit_part(
                 lambda left: self.fitting(rotation, left, self.total)[0],
                 self.total if self.whole <= MAX_MESSAGE else MAX_MESSAGE // self.unit,
                 self.total,

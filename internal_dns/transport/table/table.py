@@ -25,7 +25,7 @@ from struct import pack
 from typing import Any, Final, NamedTuple, Protocol
 
 from internal_dns.core.catalog import App, Catalog, Network, NetworkId
-from internal_dns.core.journey import Reply, Rules, reply_options
+from internal_dns.core.journey import Reply, Rules, edns_options
 from internal_dns.core.message import PLAIN_UDP_SIZE
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.requester import Outsider, place, requester
@@ -245,7 +245,7 @@ class AnswerTable:
     def _options(self, asked: Edns, source: bytes, limit: int) -> bytes:
         """Return the options of a reply; *limit* 0 is UDP."""
         now = int(self.wall()) if asked.client_cookie is not None else 0
-        return reply_options(asked, source, self.rules, stream=bool(limit), now=now)
+        return edns_options(asked, source, self.rules, stream=bool(limit), now=now)
 
     def _repeat_relayed(
         self,
@@ -305,7 +305,7 @@ class AnswerTable:
     def remember(self, reply: Reply) -> None:
         """Keep *reply* when it may be repeated, its sets fit the scheme, and what it was computed
         from is current."""
-        said = reply.remember
+        said = reply.cacheable
         if said is None:
             return
         network = said.network.prefix[2:]

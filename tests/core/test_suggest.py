@@ -1,4 +1,4 @@
-"""A name without an answer is told with what it may have been meant to be."""
+"""`explain` suggests what a name without an answer may have been meant to be."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 
-from internal_dns.core import meant as module
+from internal_dns.core import suggest as module
 from internal_dns.core.catalog import Network, NetworkId
-from internal_dns.core.meant import meant
+from internal_dns.core.suggest import suggest
 from internal_dns.core.wire import Type
 from internal_dns.store.generate import demo_rows
 from tests.core.messages import loaded
@@ -20,7 +20,7 @@ def acme() -> Network:
 
 
 def said(name: str, qtype: Type = Type.AAAA) -> str:
-    return meant(tuple(label.encode() for label in name.split(".")), qtype, acme())
+    return suggest(tuple(label.encode() for label in name.split(".")), qtype, acme())
 
 
 @pytest.mark.parametrize(
@@ -35,29 +35,30 @@ def said(name: str, qtype: Type = Type.AAAA) -> str:
          "17811953f92389.vm.batch.internal"),
         ("17811953f92389.batch.internal", "17811953f92389 is a machine of batch; try "
          "17811953f92389.vm.batch.internal"),
-        ("worker.web.internal", "worker is a process group of web; try worker.process.web.internal"),
+        ("worker.web.internal",
+         "worker is a process group of web; try worker.process.web.internal"),
         ("1.0.0.10.in-addr.arpa", "an IPv4 address: machines and peers have IPv6 addresses only"),
         ("10.0.0.1", "10.0.0.1 is an IPv4 address, not a name"),
     ],
 )  # fmt: skip
-def test_it_names_what_exists(name: str, words: str) -> None:
+def test_a_suggestion_names_an_object_that_exists(name: str, words: str) -> None:
     assert said(name) == words
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "web.internal",  # it is there
+        "web.internal",  # it exists
         "iad.web.internal",
         "nosuch.internal",
         "17811953f92389.web.internal",  # a machine of another app
         "x.alice-laptop.internal",
-        "8.8.8.8.in-addr.arpa",  # an upstream knows
+        "8.8.8.8.in-addr.arpa",  # it is forwarded
         "example.com",
         "alice-laptop.flycast",
     ],
 )
-def test_it_is_silent_where_nothing_is_alike(name: str) -> None:
+def test_nothing_is_suggested_when_nothing_is_similar(name: str) -> None:
     assert said(name) == ""
 
 

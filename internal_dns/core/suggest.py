@@ -1,6 +1,6 @@
-"""What a name without an answer was perhaps meant to be, for `explain`.
+"""Suggest what a name without an answer may have been meant to be, for `explain`.
 
-    asked                     what it is              suggested
+    queried                   what it is              suggested
     web                       one label, an app       web.internal
     alice.internal            a peer                  alice._peer.internal
     17811953f92389.internal   a machine               17811953f92389.vm.batch.internal
@@ -8,7 +8,7 @@
     worker.web.internal       a process group         worker.process.web.internal
     1.0.0.10.in-addr.arpa     a private IPv4 address  nothing: the networks are IPv6
 
-Only the asker's own network is looked at, and at most MACHINES of its machines.
+Only the requester's own network is searched, and at most MACHINES of its machines.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from internal_dns.core.catalog import App, Network
 from internal_dns.core.local import is_bare, local_zone
 from internal_dns.core.names import INTERNAL, Labels, printable
 
-MACHINES: Final = 100_000  # some 5 ms
+MACHINES: Final = 100_000  # which takes some 5 ms
 _OCTETS: Final = 4  # of an IPv4 address
 
 
-def meant(labels: Labels, qtype: int, network: Network) -> str:
-    """Return a sentence that says what *labels* may stand for, or an empty one."""
+def suggest(labels: Labels, qtype: int, network: Network) -> str:
+    """Return a sentence that says what *labels* may stand for, or an empty text."""
     if is_bare(labels, qtype):
         return _one_label(labels[0], network)
     if labels[-2:] == (b"in-addr", b"arpa") and local_zone(labels):
@@ -41,7 +41,7 @@ def meant(labels: Labels, qtype: int, network: Network) -> str:
 
 
 def _one_label(label: bytes, network: Network) -> str:
-    """Such a name ends here: it may be the host's own, or lack the search domain."""
+    """Explain a name of one label, which may lack the search domain, and suggest a full one."""
     if found := _by_label(label, network):
         return f"a name of one label is not forwarded; {found}"
     example = label if label in network.apps else b"web"
@@ -49,7 +49,7 @@ def _one_label(label: bytes, network: Network) -> str:
 
 
 def _by_label(label: bytes, network: Network) -> str:
-    """Say which peer or machine of *network* is called *label*."""
+    """Say which peer or machine of *network* has the name or id *label*."""
     if label in network.apps:
         return ""
     peer = network.peers.get(label)
@@ -63,7 +63,7 @@ def _by_label(label: bytes, network: Network) -> str:
 
 
 def _within(label: bytes, app: App) -> str:
-    """Say what *label* is in *app*, when it is no region."""
+    """Say what *label* is in *app*, unless it is a region."""
     if label in app.regions:
         return ""
     if len(app.machines) <= MACHINES and label in app.by_id:
