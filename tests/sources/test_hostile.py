@@ -27,7 +27,7 @@ from internal_dns.sources import (
 from internal_dns.store.declare import parse
 
 LONG = "x" * 300
-QUOTED = re.compile(r'["\\\\]')
+QUOTED = re.compile(r"""["\\\ud800]""")
 INJECTIONS = [
     LONG, "a\0b", "a\nb", "'; DROP TABLE machines; --", '"]\n[networks.evil]\nid = 666\n#',
     "\x1b[31mred\x1b[0m",
