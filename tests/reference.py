@@ -103,8 +103,8 @@ class Chase:
         if node and (target := node.get(CNAME)) and qtype not in (CNAME, ANY):
             self.spend()
             (to,) = target
-            chain, *rest = self.walk(to, qtype)
-            return [(name, to, ttls[CNAME]), *chain], *rest
+            chain, last, zone, end, least = self.walk(to, qtype)
+            return [(name, to, ttls[CNAME]), *chain], last, zone, end, least
         return [], name, apex, node, ttls
     def spend(self) -> None:
         self.left -= 1
@@ -127,16 +127,17 @@ class Chase:
         for kind, (ttl, rdata) in sets.items():
             if kind != "ALIAS": node[TYPES[kind]], ttls[TYPES[kind]] = frozenset(rdata), ttl
         before = self.left
-        for kind in (AAAA, A, SRV):
+        for through in (AAAA, A, SRV):
             # ANY looks no further than the first type that there is.
-            order = ANY_ORDER[:ANY_ORDER.index(kind)]
-            if alias and kind not in node and (qtype == kind or (qtype == ANY and not any(map(node.get, order)))):
+            order = ANY_ORDER[:ANY_ORDER.index(through)]
+            wanted = qtype == through or (qtype == ANY and not any(map(node.get, order)))
+            if alias and through not in node and wanted:
                 self.left = before
                 self.spend()
-                chain, _, there, found, least = self.walk(next(iter(alias[1])), kind)
-                if there and found and found.get(kind):
-                    node[kind] = found[kind]
-                    ttls[kind] = min(5, alias[0], least.get(kind, 5), *(hop[2] for hop in chain))
+                chain, _, there, found, least = self.walk(next(iter(alias[1])), through)
+                if there and found and found.get(through):
+                    node[through] = found[through]
+                    ttls[through] = min(5, alias[0], least.get(through, 5), *(hop[2] for hop in chain))
         if mine and not apex and name == mine: node |= {SOA: frozenset([b"SOA"]), NS: frozenset([b"NS"])}
         return apex or mine, node, ttls
     def records_at(self, name: str, apex: str) -> dict[str, tuple[int, set[Any]]] | None:
@@ -163,7 +164,7 @@ def record_sets(zones: set[str], rows: Iterable[tuple[Any, ...]], network: bytes
             must(kind != "CNAME" or name not in zones, 0)
             must(all(1 <= len(label) <= 63 for label in name.split(".")) and len(name) <= 253, 0)
             plain = "CNAME" if kind == "ALIAS" else kind
-            rdata = dns.rdata.from_text("IN", plain, text, origin=dns.name.root, relativize=False)
+            rdata: Any = dns.rdata.from_text("IN", plain, text, origin=dns.name.root, relativize=False)
             if kind in ("SVCB", "HTTPS"): rdata = rdata.replace(target=rdata.target.canonicalize())
             octets = rdata.to_digestable(dns.name.root)
             must(kind != "AAAA" or octets[:2] != network[:2] or octets[:6] == network, 0)

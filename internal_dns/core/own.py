@@ -143,7 +143,9 @@ def changed_parts(
     for owner in owners:
         if before[0].get(owner) != after[0].get(owner):
             for _, zones in (before, after):
-                yield part_of(owner, zone_of(owner, zones) or INTERNAL)
+                zone = zone_of(owner, zones) or zone_of(owner, (INTERNAL,))
+                if zone is not None:  # its zone has come or gone
+                    yield part_of(owner, zone)
     for apex in frozenset(before[1]) ^ frozenset(after[1]):
         yield apex
         for _, zones in (before, after):

@@ -171,8 +171,8 @@ class _Walk:
         found, last, zone, chain = self.follow(labels, self.view.qtype)
         if isinstance(found, Outside | TooLong):
             self.lasting = False
-        elif isinstance(found, Node):
-            self.lasting &= all(one.stored for one in found.sets)
+        elif isinstance(found, Node) and (answer := found.of_type(self.view.qtype)) is not None:
+            self.lasting &= answer.stored
         return Resolved(
             found,
             last,

@@ -202,7 +202,7 @@ RECORD_TYPES = "A A AAAA AAAA CNAME CNAME CNAME CNAME ALIAS ALIAS ALIAS TXT MX S
 RECORD_VALUES = {
     "A": ["10.0.0.1", "10.0.0.2", "010.0.0.1", "10.0.0"],
     "AAAA": ["2001:db8::1", "fdaa:0:18::7", "fdaa:0:19::7", "::g"],
-    "TXT": ['"a" "b"', "ab", '"' + "x" * 255 + '"', '"' + "x" * 256 + '"'],
+    "TXT": ['"a" "b"', "ac", '"' + "x" * 255 + '"', '"' + "x" * 256 + '"'],
     "MX": ["10", "5", "65536"],
     "SRV": ["0 1 80", "1 1 81", "0 0"],
     "CAA": ['0 issue "ca.example"', "0 issue"],
@@ -237,6 +237,9 @@ def owner_name(rng: Random, rows: Rows) -> str:
 def target_name(rng: Random, rows: Rows, owners: list[str]) -> str:
     """What an alias leads to."""
     drawn = rng.random()
+    apps = [row[2] for row in rows["machines"] if row[6] == "started" and row[2] in APPS]
+    if drawn < 0.25 and apps:
+        return f"{rng.choice(('', '', f'{rng.choice(REGIONS)}.', 'top2.nearest.of.'))}{rng.choice(apps)}.internal"
     if drawn < 0.5:
         name = rng.choice(owners).lower()
         return name.replace("*", rng.choice(("*", "any")))

@@ -144,7 +144,8 @@ def in_words(octets: bytes, qtype: int = 0) -> Said:
     qname, at = name_at(octets, 12)
     at += 4
     last = lowered(qname)
-    rtype, rdata, ttl, chain = None, [], 5, []
+    rtype, ttl = None, 5
+    rdata, chain = list[Any](), list[tuple[Any, ...]]()
     for _ in range(answers):
         owner, begin = name_at(octets, at)
         assert lowered(owner) == last

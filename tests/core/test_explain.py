@@ -173,7 +173,9 @@ def test_every_catalog_is_explained_as_it_is_answered(seed: int) -> None:
     catalog = loaded(rows=rows).catalog
     for _ in range(30):
         name = random_name(rng, rows)
-        octets = query(name, natural_type(name, rng), opt(size=4096), flags=rng.choice((0, RD)))
+        octets = query(
+            name, natural_type(name, rng, rows), opt(size=4096), flags=rng.choice((0, RD))
+        )
         both(
             octets,
             random_source(rng, rows),

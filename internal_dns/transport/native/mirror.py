@@ -210,9 +210,8 @@ def _labels(network: Network) -> Iterator[bytes]:
     """Yield the labels next to `internal` that names of *network* have."""
     yield from network.apps
     for name in chain(network.records, network.below):
-        label = name[1 : 1 + name[0]]
-        if name[1 + name[0] :] == INTERNAL and label != b"internal":
-            yield label
+        if name[1 + name[0] :] == INTERNAL:
+            yield name[1 : 1 + name[0]]
 
 
 def _has(network: Network, label: bytes) -> bool:
