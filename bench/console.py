@@ -17,7 +17,7 @@ from internal_dns.admin.console.app import Sources
 from internal_dns.admin.console.guard import cookie_name, cookie_value
 from internal_dns.admin.console.samples import Sampler
 from internal_dns.admin.console.serve import Console
-from internal_dns.admin.console.steps import LARGEST
+from internal_dns.admin.console.steps import MAX_MACHINES
 from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Region
 from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
@@ -50,7 +50,7 @@ PATHS: Final = (
 
 
 def catalog(count: int) -> Catalog:
-    some = min(LARGEST, count // 10)
+    some = min(MAX_MACHINES, count // 10)
     apps = {name: App(name, machines(name, start, number)) for name, start, number in (
         (b"big", 0, count - some), (b"some", count - some, some))}  # fmt: skip
     network = Network(NetworkId(0x18), PREFIX, b"acme", apps)

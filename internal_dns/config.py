@@ -196,7 +196,8 @@ class Settings:
     )
     upstream_sockets: str = setting(
         "auto",
-        "Sockets for udp:// upstreams: fresh (one per query), pool (64 shared ones) or auto (a pool "
+        "Sockets for udp:// upstreams: fresh (one per query), pool (64 shared ones) or auto (a "
+        "pool "
         "only for upstreams on this host).",
         _one_of("upstream_sockets", MODES),
         "MODE",
@@ -204,7 +205,8 @@ class Settings:
     )
     outside_aliases: str = setting(
         "answer",
-        "How to treat an external CNAME to an internal name: answer (as for the client's own query) "
+        "How to treat an external CNAME to an internal name: answer (as for the client's own "
+        "query) "
         "or refuse.",
         _one_of("outside_aliases", OUTSIDE_ALIASES),
         "MODE",

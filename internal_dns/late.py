@@ -1,4 +1,4 @@
-"""A reply that is not there yet: a future, not a task for each question that waits."""
+"""A reply that is still being computed: a future, instead of a task per waiting query."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from typing import Any
 
 
 class Late(asyncio.Future[bytes]):
-    """The reply to one message, when it is there. Whoever cancels it no longer wants it."""
+    """The future reply to one message. A receiver that no longer needs it cancels it."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
-        self._then: list[Callable[[bytes], object]] = []
+        self._receivers: list[Callable[[bytes], object]] = []
 
     def when_there(self, take: Callable[[bytes], object]) -> None:
-        """Have *take* called with the reply as soon as it is there: within the turn of the network
-        that it is for, which so pays for sending it. A future's own callbacks come later."""
-        self._then.append(take)
+        """Call *take* with the reply as soon as it is set.
+
+        That happens while the network of the reply has the CPU, so it pays for sending. The
+        callbacks of a future would run later.
+        """
+        self._receivers.append(take)
 
     def have(self, reply: bytes) -> None:
-        """Let those who wait have *reply*, in the order in which they came."""
+        """Set the reply and pass it to the receivers, in the order of their registration."""
         self.set_result(reply)
-        then, self._then = self._then, []
-        for take in then:
+        receivers, self._receivers = self._receivers, []
+        for take in receivers:
             take(reply)
 
     def cancel(self, msg: Any | None = None) -> bool:
-        self._then.clear()
+        self._receivers.clear()
         return super().cancel(msg)

@@ -1,5 +1,4 @@
-"""Addresses of sockets: an address with its port, the 16 octets that the core works with, and the
-path where the command line reaches a server."""
+"""Socket addresses: address and port, the 16 octets that the core uses, and the command socket."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ class Endpoint:
         digits = number.isascii() and number.isdigit() and len(number.lstrip("0")) <= 5
         if not digits or not int(number) < 65_536:
             raise ValueError(f"{text!r} has no port from 0 to 65535")
-        if not text.isprintable():  # a scope may be any text, but names an interface
+        if not text.isprintable():  # ip_address accepts any text as a scope
             raise ValueError(
                 f"{text!r} is not an address: it has characters that are not printable"
             )
@@ -76,5 +75,5 @@ def packed(host: str) -> bytes:
 
 
 def socket_path(catalog: Path) -> Path:
-    """Where the server of *catalog* listens for the command line."""
+    """Return the path of the socket on which the server of *catalog* accepts commands."""
     return catalog.with_name(catalog.name + ".sock")

@@ -7,7 +7,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from internal_dns.cli import cli
-from internal_dns.cli.words import error_text
+from internal_dns.cli.common import error_text
 from internal_dns.errors import OperatorError
 
 

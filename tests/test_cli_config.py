@@ -63,7 +63,8 @@ def test_the_origin_of_each(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("INTERNAL_DNS_NSID", "from the environment")
     said = run("config", "show", "--origin", "--config", file, "--region", "nrt").out
     for line in ('region = "nrt"  # --region', 'nsid = "from the environment"  # INTERNAL_DNS_NSID',
-                 f"udp_limit = 4096  # {file}, udp_limit", 'prefix = "fdaa::/16"  # default'):  # fmt: skip
+                 f"udp_limit = 4096  # {file}, udp_limit",
+                 'prefix = "fdaa::/16"  # default'):  # fmt: skip
         assert line in said.splitlines()
 
 

@@ -40,7 +40,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", EXPLAINED)
-def test_explain_prints_what_a_person_reads_with_pleasure(name: str, demo: Path) -> None:
+def test_explain_prints_its_golden_file(name: str, demo: Path) -> None:
     assert explained(demo, EXPLAINED[name]) == (GOLDEN / f"{name}.txt").read_text()
 
 

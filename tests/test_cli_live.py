@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from internal_dns.admin.rates import LOOKED_AT, rates
+from internal_dns.admin.rates import SNAPSHOT_NAMES, rates
 from internal_dns.cli.top import table
-from internal_dns.cli.watch import question_line
+from internal_dns.cli.watch import query_line
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.transport import native
 from tests.commands import run
@@ -92,7 +92,7 @@ def test_rates_are_what_happened_between_two_looks_busiest_first() -> None:
 
 
 def test_a_name_that_was_not_among_those_looked_at_before_counts_from_the_least_of_them() -> None:
-    crowd = {("acme", f"x{number}.internal"): 1_000 + number for number in range(LOOKED_AT)}
+    crowd = {("acme", f"x{number}.internal"): 1_000 + number for number in range(SNAPSHOT_NAMES)}
     shown = rates(look(0, crowd, {}), look(1, {**crowd, ("acme", "late.internal"): 1_500}, {}))
     assert shown["names"][0]["rate"] == 500
     assert [n["rate"] for n in shown["names"][1:3]] == [0, 0]
@@ -117,8 +117,8 @@ def test_top_reads_well_at_any_width(width: int) -> None:
 
 def test_top_of_a_server_that_nobody_asks_says_so() -> None:
     text = "\n".join(table(rates(look(0, {}, {}), look(1, {}, {})), 80, 20))
-    assert "nothing asked" in text
-    assert "nothing was asked twice yet" in text
+    assert "no queries" in text
+    assert "no query was repeated yet" in text
 
 
 # ── live ──────────────────────────────────────────────────────────────────────────────────────────
@@ -166,10 +166,10 @@ def test_top_shows_who_is_busy_with_what(demo: Path) -> None:
         plain = run("top", "--once", "--interval", "0.2", "--catalog", demo)
         assert plain.code == 0
         assert "web.internal" in plain.out
-        assert "questions/s" in plain.out.splitlines()[0]
+        assert "queries/s" in plain.out.splitlines()[0]
     said = run("top", "--json", "--catalog", demo)
     assert said.code == 3
-    assert json.loads(said.err)["error"]["what"].startswith("no server at")
+    assert json.loads(said.err)["error"]["what"].startswith("cannot reach a server at")
 
 
 @pytest.mark.live
@@ -295,8 +295,9 @@ def test_watch_wants_a_name_or_the_questions(words: list[str]) -> None:
 def test_a_question_is_one_line(change: dict[str, Any], end: str) -> None:
     said = {
         "time": 0.0, "proto": "udp", "network": "acme", "source": "fdaa:0:18:a7b:7d:f066:b83b:2",
-        "name": "web.internal", "type": "AAAA", "rcode": "NOERROR", "answers": 3, "how": "repeated", "skipped": 0,
+        "name": "web.internal", "type": "AAAA", "rcode": "NOERROR", "answers": 3, "how": "repeated",
+        "skipped": 0,
     }  # fmt: skip
-    line = question_line({**said, **change})
+    line = query_line({**said, **change})
     assert line.endswith(end)
     assert "\n" not in line

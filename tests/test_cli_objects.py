@@ -181,9 +181,9 @@ def test_network(at: At) -> None:
         assert at.json("network", "show", same)["id"] == at.number
     assert at.changed("network", "set", at.name, "--organization", "acme") == 1
     assert at.changed("network", "set", at.name, "--organization", "acme") == 0
-    assert at.write("network", "set", at.name).out == "as it was\n"
+    assert at.write("network", "set", at.name).out == "no change\n"
     assert at.changed("network", "set", at.name, "--name", f"{at.name}-new") == 1
-    assert "known are: " in at.refused("network", "set", at.name, "--name", "x")
+    assert "the catalog has: " in at.refused("network", "set", at.name, "--name", "x")
     assert at.json("network", "show", f"{at.name}-new")["organization"] == "acme"
     assert "already exists" in at.refused("network", "add", "other", "--id", at.number)
     assert "no valid name" in at.refused("network", "set", f"{at.name}-new", "--name", "bad name")
@@ -276,14 +276,14 @@ def test_app(at: At) -> None:
 
 def test_a_name_without_its_network_is_a_usage_error(at: At) -> None:
     for words in (("app", "show", "web"), ("peer", "show", "/x"), ("flycast", "show", "x/")):
-        assert "does not say of which network" in at.read(*words, code=USAGE).err
+        assert "does not name a network" in at.read(*words, code=USAGE).err
     for words in (
         ("app", "add", "web"),
         ("app", "rm", "web"),
         ("peer", "rm", "x"),
         ("flycast", "rm", "x"),
     ):
-        assert "does not say of which network" in at.write(*words, code=USAGE).err
+        assert "does not name a network" in at.write(*words, code=USAGE).err
 
 
 # ── machine ───────────────────────────────────────────────────────────────────────────────────────
@@ -293,14 +293,17 @@ def test_machine(at: At) -> None:
     ident = f"m{at.number}"
     address = f"{at.prefix}:a7b:7d:1:1:2"
     assert at.changed(
-        "machine", "add", ident, "--network", at.name, "--app", "web", "--address", address, "--region", "iad",
-        "--group", "worker", "--metadata", "role=leader", "--metadata", "empty=", "--service", "http/tcp:8080",
+        "machine", "add", ident, "--network", at.name, "--app", "web", "--address", address,
+        "--region", "iad",
+        "--group", "worker", "--metadata", "role=leader", "--metadata", "empty=", "--service",
+        "http/tcp:8080",
     ) == 4  # fmt: skip
     shown = at.json("machine", "show", ident)
     assert time.time() - 60 < shown.pop("updated_at") <= time.time()
     assert shown == {
         "id": ident, "network_id": at.number, "app": "web", "address": address, "region": "iad",
-        "process_group": "worker", "state": "created", "skip_registration": 0, "ready": 1, "name": "",
+        "process_group": "worker", "state": "created", "skip_registration": 0, "ready": 1,
+        "name": "",
         "metadata": {"role": "leader", "empty": ""}, "services": ["http/tcp:8080"],
     }  # fmt: skip
     text = at.read("machine", "show", ident).out
@@ -310,7 +313,8 @@ def test_machine(at: At) -> None:
     assert [(row["id"], row["network"], row["state"]) for row in listed] == [
         (ident, at.name, "created")
     ]
-    for option, value, found in (("app", "web", 1), ("app", "x", 0), ("state", "created", 1), ("state", "started", 0),
+    for option, value, found in (("app", "web", 1), ("app", "x", 0), ("state", "created", 1),
+    ("state", "started", 0),
                                  ("region", "iad", 1), ("region", "ams", 0)):  # fmt: skip
         assert len(at.json("machine", "list", "--network", at.name, f"--{option}", value)) == found
     assert at.changed("machine", "start", ident) == 1
@@ -349,7 +353,7 @@ def test_machine(at: At) -> None:
         at.changed("machine", "set", ident, "--service", "dns/udp:53", "--service", "dns/tcp:53")
         == 2
     )
-    assert at.write("machine", "set", ident).out == "as it was\n"
+    assert at.write("machine", "set", ident).out == "no change\n"
     shown = at.json("machine", "show", ident)
     assert (shown["state"], shown["region"], shown["skip_registration"], shown["app"]) == (
         "suspended",
@@ -417,15 +421,17 @@ def test_a_machine_that_cannot_be_is_refused(at: At) -> None:
     )
     assert "the port is" in at.refused("machine", "set", ident, "--service", "http/tcp:70000")
     assert "tcp or udp" in at.refused("machine", "set", ident, "--service", "http/sctp:70")
-    for option, wrong in (("metadata", "x"), ("metadata", "=x"), ("service", "http"), ("service", "http/tcp"),
-                          ("service", "http/tcp:x"), ("service", "/tcp:1"), ("service", "http/tcp:-1")):  # fmt: skip
+    for option, wrong in (("metadata", "x"), ("metadata", "=x"), ("service", "http"),
+    ("service", "http/tcp"),
+                          ("service", "http/tcp:x"), ("service", "/tcp:1"),
+                          ("service", "http/tcp:-1")):  # fmt: skip
         said = at.write("machine", "set", ident, f"--{option}", wrong, code=USAGE)
         assert f"--{option}" in said.err
     assert (
         "--address"
         in at.write("machine", "add", "x", "--network", at.name, "--app", "x", code=USAGE).err
     )
-    assert "known are" in at.refused(*other[:4], "nowhere", *other[5:], "--address", address)
+    assert "the catalog has" in at.refused(*other[:4], "nowhere", *other[5:], "--address", address)
 
 
 def test_text_that_is_not_ascii_or_not_text_is_shown_and_refused_well(at: At) -> None:
@@ -548,19 +554,26 @@ def test_every_command_of_a_group_explains_itself(group: str) -> None:
 
 READS: list[tuple[str, ...]] = [
     ("network", "list"), ("network", "show", "acme"), ("app", "list"), ("app", "show", "acme/web"),
-    ("machine", "list"), ("machine", "show", "3d8d9930b03989"), ("peer", "list"), ("peer", "show", "acme/alice-laptop"),
-    ("region", "list"), ("region", "show", "iad"), ("flycast", "list"), ("flycast", "show", "acme/db"), ("export",),
-    ("check",), ("network", "list", "--routes"), ("peer", "show", "acme/alice-laptop", "--wireguard"),
+    ("machine", "list"), ("machine", "show", "3d8d9930b03989"), ("peer", "list"),
+    ("peer", "show", "acme/alice-laptop"),
+    ("region", "list"), ("region", "show", "iad"), ("flycast", "list"),
+    ("flycast", "show", "acme/db"), ("export",),
+    ("check",), ("network", "list", "--routes"),
+    ("peer", "show", "acme/alice-laptop", "--wireguard"),
 ]  # fmt: skip
 WRITES: list[tuple[str, ...]] = [
     ("network", "add", "new", "--id", "99"), ("network", "set", "acme", "--name", "x"),
     ("network", "rm", "acme", "--cascade"), ("app", "add", "acme/new"), ("app", "rm", "acme/blog"),
-    ("machine", "add", "new", "--network", "acme", "--app", "x", "--address", "fdaa:0:18::9", "--region", "iad"),
+    ("machine", "add", "new", "--network", "acme", "--app", "x", "--address", "fdaa:0:18::9",
+    "--region", "iad"),
     ("machine", "set", "3d8d9930b03989", "--state", "x"), ("machine", "start", "3d8d9930b03989"),
     ("machine", "stop", "3d8d9930b03989"), ("machine", "rm", "3d8d9930b03989"),
-    ("peer", "add", "acme/x", "--address", "fdaa:0:18::9:102"), ("peer", "set", "acme/alice-laptop", "--region", "ams"),
-    ("peer", "rm", "acme/alice-laptop"), ("region", "add", "xyz"), ("region", "set", "iad", "--name", "x"),
-    ("region", "rm", "iad"), ("flycast", "add", "acme/x", "fdaa:0:18:0:1::9"), ("flycast", "rm", "acme/db"),
+    ("peer", "add", "acme/x", "--address", "fdaa:0:18::9:102"),
+    ("peer", "set", "acme/alice-laptop", "--region", "ams"),
+    ("peer", "rm", "acme/alice-laptop"), ("region", "add", "xyz"),
+    ("region", "set", "iad", "--name", "x"),
+    ("region", "rm", "iad"), ("flycast", "add", "acme/x", "fdaa:0:18:0:1::9"),
+    ("flycast", "rm", "acme/db"),
 ]  # fmt: skip
 
 
@@ -702,7 +715,8 @@ def test_a_dry_run_tells_rows_and_answers_and_changes_nothing(at: At) -> None:
     answers = {answer["name"]: answer for answer in reply["answers"]}
     assert answers["web.internal"] == {
         "network": at.name, "name": "web.internal", "type": "AAAA",
-        "before": f"{at.prefix}:a7b:7d:1:1:2, {at.prefix}:a7b:7d:1:2:2", "after": f"{at.prefix}:a7b:7d:1:2:2",
+        "before": f"{at.prefix}:a7b:7d:1:1:2, {at.prefix}:a7b:7d:1:2:2",
+        "after": f"{at.prefix}:a7b:7d:1:2:2",
     }  # fmt: skip
     assert answers[f"{at.name}a.vm.web.internal"]["after"].startswith("no data")
     assert "web.flycast" not in answers
@@ -728,7 +742,8 @@ def test_a_machine_moves_between_networks_only_when_that_is_allowed(at: At) -> N
     other = at.number + 0x1000
     text = (
         f"[networks.other-{at.name}]\nid = {other}\n"
-        f'apps.web.machines = [{{ id = "{at.name}a", address = "fdaa:0:{other:x}::1:2", region = "iad" }}]\n'
+        f'apps.web.machines = [{{ id = "{at.name}a", region = "iad", '
+        f'address = "fdaa:0:{other:x}::1:2" }}]\n'
     )
     before = content(at.catalog)
     for flags in ([], ["--dry-run"]):
@@ -984,9 +999,10 @@ def test_a_server_that_has_written_keeps_others_from_writing(demo: Path) -> None
         assert run("app", "add", "acme/x", "--catalog", demo).code == OK
         said = told(run("app", "add", "acme/y", "--catalog", demo, "--offline"), USAGE)
         assert "another internal-dns process is writing" in said["why"]
-        second = Served("--catalog", str(demo), "--listen", "[::1]:0", "--map-source", MAP_LOOPBACK, "--upstream",
+        second = Served("--catalog", str(demo), "--listen", "[::1]:0", "--map-source", MAP_LOOPBACK,
+        "--upstream",
                         "none", "--admin", "none")  # fmt: skip
-        assert "another server has" in second.stop()
+        assert "another server listens on" in second.stop()
         assert run("app", "add", "acme/y", "--catalog", demo).code == OK
     assert not demo.with_name("demo.db.sock").exists()
     assert run("app", "add", "acme/z", "--catalog", demo, "--offline").code == OK
@@ -1042,7 +1058,7 @@ def test_watch_shows_each_change_and_ends_with_the_server(demo: Path) -> None:
         assert watching.wait(10) == UNREACHABLE
         timer.cancel()
         assert watching.stderr is not None
-        assert "the server has ended" in watching.stderr.read()
+        assert "the server stopped" in watching.stderr.read()
     said = run("watch", "web.internal", "--catalog", demo)
     assert told(said, UNREACHABLE)
 

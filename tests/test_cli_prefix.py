@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from internal_dns import config
 from internal_dns.cli import cli
-from internal_dns.cli.words import CONFIGURATION, FINDING
+from internal_dns.cli.common import CONFIGURATION, FINDING
 from internal_dns.errors import OperatorError
 from internal_dns.store.generate import create_catalog
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns import config
-from internal_dns.cli.words import error_text
+from internal_dns.cli.common import error_text
 from internal_dns.config import ConfigurationError, Settings, load_settings, table
 from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.requester import SourceMap

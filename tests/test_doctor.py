@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from internal_dns import config
-from internal_dns.cli.doctor import Symptom, report, routes
+from internal_dns.cli.doctor.command import report
+from internal_dns.cli.doctor.host import check_routes
+from internal_dns.cli.doctor.result import CheckResult
 from internal_dns.cli.routes import local_routes
 from internal_dns.core.catalog import Catalog
 from internal_dns.forward import upstreams
@@ -53,38 +55,46 @@ def catalog() -> Catalog:
 
 
 def found(*words: str | Path) -> dict[str, dict[str, Any]]:
-    return {symptom["what"]: symptom for symptom in run("doctor", "--json", *words).json}
+    return {result["what"]: result for result in run("doctor", "--json", *words).json}
 
 
 # ── the report ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_report_is_one_that_a_person_reads_with_pleasure() -> None:
+def test_the_report_reads_as_its_golden_file() -> None:
     said = [
-        Symptom("ok", "python", "3.11.7"),
-        Symptom("warn", "routes", "not local to this host: fdaa:0:18::3", "questions sent there "
-                                                                          "never reach the server",
-                "ip -6 route add local fdaa:0:18::3/128 dev lo"),
-        Symptom("fail", "listen [fdaa::3]:53", "Address already in use", "`serve` could not listen "
-                                                                         "there",
-                "Another program uses it: `ss -lunp 'sport = :53'` shows which; stop it, or "
-                "choose another address with --listen"),
-        Symptom("ok", "catalog", "3 networks, 7 apps, 80 machines (73 started), 5 peers"),
-    ]  # fmt: skip
+        CheckResult("ok", "python", "3.11.7"),
+        CheckResult(
+            "warn",
+            "routes",
+            "not local to this host: fdaa:0:18::3",
+            "queries sent there never reach the server",
+            "Add a route: ip -6 route add local fdaa:0:18::3/128 dev lo",
+        ),
+        CheckResult(
+            "fail",
+            "listen [fdaa::3]:53",
+            "Address already in use",
+            "`serve` cannot listen there",
+            "Another program uses it: `ss -lunp 'sport = :53'` shows which; stop it, or "
+            "choose another address with --listen",
+        ),
+        CheckResult("ok", "catalog", "3 networks, 7 apps, 80 machines (73 started), 5 peers"),
+    ]
     assert "\n".join(report(said)) + "\n" == (GOLDEN / "doctor.txt").read_text()
 
 
 @pytest.mark.parametrize(
     ("levels", "last"),
     [
-        ("ok", "all 1 checks are fine"),
-        ("ok fail", "1 problem, 1 checks are fine"),
-        ("ok ok warn warn", "2 warnings, 2 checks are fine"),
-        ("fail fail warn", "2 problems and 1 warning, 0 checks are fine"),
+        ("ok", "all 1 check passed"),
+        ("ok fail", "1 problem, 1 check passed"),
+        ("ok ok warn warn", "2 warnings, 2 checks passed"),
+        ("fail fail warn", "2 problems and 1 warning, 0 checks passed"),
     ],
 )
 def test_the_last_line_counts(levels: str, last: str) -> None:
-    assert report([Symptom(level, "x", "y", "z", "w") for level in levels.split()])[-1] == last
+    assert report([CheckResult(level, "x", "y", "z", "w") for level in levels.split()])[-1] == last
 
 
 # ── routes ────────────────────────────────────────────────────────────────────────────────────────
@@ -94,7 +104,9 @@ def route(text: str, flags: int = 0x8020_0001) -> str:
     """A line of /proc/net/ipv6_route."""
     address, _, length = text.partition("/")
     network = socket.inet_pton(socket.AF_INET6, address).hex()
-    return f"{network} {int(length):02x} {'0' * 32} 00 {'0' * 32} 00000000 00000001 00000000 {flags:08x}       lo\n"
+    none = "0" * 32
+    counters = "00000000 00000001 00000000"
+    return f"{network} {int(length):02x} {none} 00 {none} {counters} {flags:08x}       lo\n"
 
 
 ALL_LOCAL = ["fdaa::3/128", "fdaa:0:18::3/128", "fdaa:0:19::3/128", "fdaa:0:1a::3/128"]
@@ -103,8 +115,8 @@ ALL_LOCAL = ["fdaa::3/128", "fdaa:0:18::3/128", "fdaa:0:19::3/128", "fdaa:0:1a::
 @pytest.mark.parametrize(
     ("lines", "level", "says"),
     [
-        ([*map(route, ALL_LOCAL)], "ok", "4 addresses of the server are local"),
-        ([route("fdaa::/16")], "ok", "4 addresses of the server are local"),
+        ([*map(route, ALL_LOCAL)], "ok", "all 4 server addresses are local"),
+        ([route("fdaa::/16")], "ok", "all 4 server addresses are local"),
         ([route("::/0", 0x0045_0003)], "warn", "fdaa::3, fdaa:0:18::3, fdaa:0:19::3 and 1 more"),
         ([*map(route, ALL_LOCAL[:3])], "warn", "not local to this host: fdaa:0:1a::3"),
         (
@@ -119,21 +131,21 @@ def test_missing_local_routes_are_found(
     lines: list[str], level: str, says: str, catalog: Catalog, tmp_path: Path
 ) -> None:
     (tmp_path / "routes").write_text("".join(lines))
-    (symptom,) = routes(WILDCARD, catalog, PREFIX, tmp_path / "routes")
-    assert symptom.level == level
-    assert symptom.says.endswith(says)
+    (result,) = check_routes(WILDCARD, catalog, PREFIX, tmp_path / "routes")
+    assert result.level == level
+    assert result.says.endswith(says)
     if level == "warn":
-        assert symptom.do.startswith("ip -6 route add local fdaa:")
+        assert result.do.startswith("Add a route: ip -6 route add local fdaa:")
 
 
 def test_who_listens_on_loopback_needs_no_route(catalog: Catalog, tmp_path: Path) -> None:
-    assert not list(routes(LOOPBACK, catalog, PREFIX, tmp_path / "nosuch"))
+    assert not list(check_routes(LOOPBACK, catalog, PREFIX, tmp_path / "nosuch"))
 
 
 def test_an_unreadable_table_is_said(catalog: Catalog, tmp_path: Path) -> None:
-    (symptom,) = routes(WILDCARD, catalog, PREFIX, tmp_path / "nosuch")
-    assert symptom.level == "warn"
-    assert "No such file" in symptom.says
+    (result,) = check_routes(WILDCARD, catalog, PREFIX, tmp_path / "nosuch")
+    assert result.level == "warn"
+    assert "No such file" in result.says
 
 
 @pytest.mark.live
@@ -197,9 +209,9 @@ def test_each_upstream_is_asked(demo: Path) -> None:
     ("rcode", "root", "level", "says"),
     [
         (3, 3, "ok", "with NXDOMAIN in"),  # an internal resolver: it answers
-        (0, 5, "ok", "it refuses `. NS`"),
-        (5, 0, "warn", "reachable, but example.com. A gets SERVFAIL"),
-        (2, 0, "warn", "reachable, but example.com. A gets SERVFAIL"),
+        (0, 5, "ok", "refuses `. NS` with"),
+        (5, 0, "warn", "reachable, but it answers example.com. A with SERVFAIL"),
+        (2, 0, "warn", "reachable, but it answers example.com. A with SERVFAIL"),
     ],
 )
 def test_an_upstream_is_judged_by_a_real_name_as_well_as_the_root(
@@ -230,16 +242,16 @@ def test_the_upstream_of_a_suffix_is_asked_for_that_suffix(demo: Path, tmp_path:
             "nameserver 192.0.2.53\n",
             "127.0.0.1:1053",
             "ok",
-            "udp://192.0.2.53:53, of /etc/resolv.conf",
+            "udp://192.0.2.53:53, from /etc/resolv.conf",
         ),
         (
             "nameserver 127.0.0.1\nnameserver 192.0.2.53\n",
             "127.0.0.1:53",
             "ok",
-            "which is left out",
+            "from /etc/resolv.conf without this server",
         ),
-        ("nameserver 127.0.0.1\n", "127.0.0.1:53", "warn", "names this server alone"),
-        ("", "127.0.0.1:53", "ok", "udp://9.9.9.9:53: /etc/resolv.conf names no other"),
+        ("nameserver 127.0.0.1\n", "127.0.0.1:53", "warn", "names only this server"),
+        ("", "127.0.0.1:53", "ok", "udp://9.9.9.9:53: /etc/resolv.conf names none"),
     ],
 )
 def test_a_circle_through_resolv_conf_is_seen(
@@ -251,7 +263,7 @@ def test_a_circle_through_resolv_conf_is_seen(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def not_asked(*_: object) -> list[Symptom]:
+    async def not_asked(*_: object) -> list[CheckResult]:
         return []
 
     (tmp_path / "resolv.conf").write_text(text)
@@ -259,11 +271,11 @@ def test_a_circle_through_resolv_conf_is_seen(
     monkeypatch.setattr(
         upstreams, "from_resolv_conf", lambda own: read(own, tmp_path / "resolv.conf")
     )
-    monkeypatch.setattr(sys.modules["internal_dns.cli.doctor"], "_probe_all", not_asked)
+    monkeypatch.setattr("internal_dns.cli.doctor.upstreams._probe_all", not_asked)
     said = found("--listen", listen, "--catalog", demo)["upstreams"]
     assert (said["level"], says in said["says"]) == (level, True), said
     if level == "warn":
-        assert "circle" in said["why"]
+        assert "forward to itself" in said["why"]
 
 
 # ── admin and console ─────────────────────────────────────────────────────────────────────────────
@@ -296,7 +308,7 @@ def test_a_running_server_is_no_port_clash_and_its_answers_are_read_twice(demo: 
 
 @pytest.mark.live
 def test_a_server_that_runs_elsewhere_is_found_by_its_catalog(demo: Path) -> None:
-    """As after `make demo`: the demo's server is on [::1]:1053, and `serve` would listen on its default."""
+    """As after `make demo`: the demo's server listens on [::1]:1053, not on `serve`'s default."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         admin = f"127.0.0.1:{free.getsockname()[1]}"
     with serving(demo, "--admin", admin) as server:
@@ -304,7 +316,7 @@ def test_a_server_that_runs_elsewhere_is_found_by_its_catalog(demo: Path) -> Non
         said = found("--listen", "127.0.0.1:0", *words)
         other = found("--listen", "127.0.0.1:0", "--upstream", "none", "--admin", admin)
     # Its own port is no clash for it; for the server of another catalog it is.
-    assert said[f"admin {admin}"]["says"] == "taken by the running server of this catalog"
+    assert said[f"admin {admin}"]["says"] == "in use by the running server of this catalog"
     assert other[f"admin {admin}"]["level"] == "fail"
     assert f"on [::1]:{server.port}" in said["server"]["says"]
     assert said["answer _apps.internal."]["level"] == "ok"
@@ -362,5 +374,5 @@ def test_a_server_that_is_not_there_is_said_at_once(demo: Path) -> None:
 
 def test_what_a_bucket_or_a_file_says_does_not_steer_the_terminal() -> None:
     evil = "\x1b]0;x\x07\x9b\u202e"
-    lines = report([Symptom("fail", evil, evil, evil, evil)])
+    lines = report([CheckResult("fail", evil, evil, evil, evil)])
     assert all(line.isprintable() for line in lines)

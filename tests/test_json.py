@@ -17,7 +17,8 @@ PAGE = (Path(__file__).parents[1] / "docs" / "json.md").read_text()
 ROWS = dict(re.findall(r"^\| `([^`]+)` \| (.+)$", PAGE, re.MULTILINE))
 COLUMNS = {column for columns in TABLES.values() for column in columns}
 GIVEN = {
-    "NAME": "acme", "NETWORK/APP": "acme/db", "NETWORK/PEER": "acme/alice-laptop", "ID": "3d8d9930b03989",
+    "NAME": "acme", "NETWORK/APP": "acme/db", "NETWORK/PEER": "acme/alice-laptop",
+    "ID": "3d8d9930b03989",
     "CODE": "iad",
 }  # fmt: skip
 READ = [words for words in ROWS if re.match(r"(network|app|machine|peer|region|flycast) ", words)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from internal_dns.cli.run import OneLine
+from internal_dns.cli.run import OneLineFormatter
 
 
 def test_what_others_wrote_cannot_forge_a_line_or_steer_a_terminal() -> None:
@@ -18,7 +18,7 @@ def test_what_others_wrote_cannot_forge_a_line_or_steer_a_terminal() -> None:
         ("x\nERROR forged \x9b31m\u202e",),
         None,
     )
-    assert OneLine("%(levelname)s %(message)s").format(record) == (
+    assert OneLineFormatter("%(levelname)s %(message)s").format(record) == (
         "WARNING catalog x\\x0aERROR forged \\x9b31m\\u202e"
     )
 
@@ -30,4 +30,4 @@ def test_a_traceback_keeps_its_lines() -> None:
         record = logging.LogRecord(
             "internal_dns", logging.ERROR, "", 0, "failed", (), sys.exc_info()
         )
-    assert OneLine("%(message)s").format(record).startswith("failed\nTraceback (most")
+    assert OneLineFormatter("%(message)s").format(record).startswith("failed\nTraceback (most")

@@ -115,7 +115,8 @@ def test_zsh_completes(environment: dict[str, str]) -> None:
     """At a terminal: `versi`, Tab and Enter run `version`."""
     primary, secondary = pty.openpty()
     with subprocess.Popen(
-        ["zsh", "-f", "-i"], stdin=secondary, stdout=secondary, stderr=secondary, start_new_session=True,
+        ["zsh", "-f", "-i"], stdin=secondary, stdout=secondary, stderr=secondary,
+        start_new_session=True,
         env={**environment, "PS1": "% ", "ZDOTDIR": environment["HOME"]}, cwd=environment["HOME"],
     ) as zsh:  # fmt: skip
         try:

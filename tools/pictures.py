@@ -145,7 +145,8 @@ def terminal(run: Sequence[tuple[str, Sequence[str]]]) -> str:
     width, height = round(2 * MARGIN + COLUMNS * CHARACTER), 46 + row * LINE
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" role="img" aria-label="internal-dns at a terminal: dig, explain, machine '
+        f'height="{height}" role="img" aria-label="internal-dns at a terminal: dig, explain, '
+        f"machine "
         'start, dig again">\n<style>\n'
         "text{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;"
         "fill:#e6edf3;white-space:pre}\n"

@@ -1,17 +1,18 @@
-"""The UNIX socket that the command line speaks to: one JSON object a line, request and reply. Mode
-0600.
+"""The UNIX socket of the command line, mode 0600: one JSON object per line, request and reply.
 
     {"op": "write", "puts": [["machines", {"id": "…", "state": "stopped"}]], "wait": true}
     {"revision": 17, "rows": 1}
-    {"op": "forward", "query": "…"}          what the forwarder knows of a question that is not ours
+
+    {"op": "forward", "query": "…"}          what the forwarder would do with an external name
     {"steps": [["rule", "…"], ["cache", "…"], …]}
 
-    {"op": "where"}                          for `dig` and `doctor`, which ask the server of a catalog
+    {"op": "where"}                          where the server listens, for `dig` and `doctor`
     {"listen": ["[::1]:1053", …], "admin": "127.0.0.1:9153", "console": null}
 
-An error is {"error": what, "faults": [...]}. `watch` goes on: a line for each change of the answer,
-until either ends. So does `queries`: a line for each question sampled. `busiest` tells what the
-answer table counts, for `top`.
+    {"op": "busiest", "names": 100}          the hit counts of the answer table, for `top`
+
+`watch` and `queries` send one line per change of an answer, or per sampled query, until either side
+closes the connection. An error is {"error": what, "faults": [...]}.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any, Final
 
 import msgspec
 
-from internal_dns.admin.live import MAX_NAMES, busiest, described, positive
+from internal_dns.admin.live import MAX_NAMES, busiest, describe_sample, parse_count
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.wire import Query, read_query
 from internal_dns.net import socket_path
@@ -44,8 +45,8 @@ from internal_dns.transport.answer import Exchange
 from internal_dns.transport.tap import Tap
 
 MAX_REQUEST: Final = 64 << 20  # a declarative document of a large platform
-RETRY: Final = 1  # seconds until the socket is tried again
-WAIT: Final = 10  # seconds until a change must be visible
+RETRY: Final = 1  # seconds between attempts to take over the socket
+WAIT: Final = 10  # seconds to wait until a change is visible
 
 _log = logging.getLogger("internal_dns")
 
@@ -53,7 +54,7 @@ Perform = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Api:
-    """Serves the socket of one server. The writer is opened with the first request, and kept."""
+    """Serves the socket of one server. The first write opens the writer, which stays open."""
 
     def __init__(
         self,
@@ -65,26 +66,25 @@ class Api:
         self.catalog, self.exchange, self.rules, self.source = catalog, exchange, rules, source
         self.thread = ThreadPoolExecutor(1, "writer")
         self.writer: Writer | None = None
-        self.changed = (
-            asyncio.Event()
-        )  # of the catalog that answers now: set when another does, then replaced
+        # Set and replaced each time another catalog comes into use.
+        self.changed = asyncio.Event()
         self.server: asyncio.Server | None = None
         self.path = socket_path(catalog)
         self.clients: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
-        self.where: Callable[[], dict[str, Any]] = dict  # set by the server: where it listens
+        # The server sets it to a function that returns where it listens.
+        self.where: Callable[[], dict[str, Any]] = dict
 
     async def start(self) -> None:
-        """Listen. A socket that a killed server left behind is replaced; one that answers is
-        not."""
+        """Listen, and replace a socket that a killed server left behind. Raises OSError."""
         with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
             try:
                 probe.connect(str(self.path))
             except ConnectionRefusedError:
                 if not stat.S_ISSOCK(self.path.stat().st_mode):
-                    raise OSError(f"{self.path} is there, and is no socket") from None
+                    raise OSError(f"{self.path} exists and is not a socket") from None
                 self.path.unlink()
             else:
-                raise OSError(f"another server has {self.path}")
+                raise OSError(f"another server listens on {self.path}")
         await asyncio.get_running_loop().run_in_executor(self.thread, self._upgrade)
         mask = os.umask(0o177)
         try:
@@ -95,23 +95,23 @@ class Api:
             os.umask(mask)
 
     async def take_over(self) -> None:
-        """Serve write commands as soon as the server that does, on the same catalog, has left."""
+        """Listen as soon as the other server of the same catalog stops."""
         while self.server is None:
             await asyncio.sleep(RETRY)
             with contextlib.suppress(OSError):
                 await self.start()
-        _log.info("write commands are taken at %s", self.path)
+        _log.info("write commands are accepted at %s", self.path)
 
     def _upgrade(self) -> None:
-        """Give a file of ours what an older schema lacks, before it is loaded. Whoever follows a
-        bucket does that itself.
+        """Upgrade an owned file to the current schema before it is loaded.
 
-        What stands in the way is told where it matters: by the load, or the first write.
+        A follower of a bucket upgrades its file itself. Errors are ignored here: the load or the
+        first write reports them.
         """
         with contextlib.suppress(OSError, NotOurs, UnusableCatalog, sqlite3.Error):
             if self.source is None and needs_upgrade(self.catalog):
                 with Writer(self.catalog, self.rules):
-                    _log.info("catalog %s: upgraded to the present schema", self.catalog)
+                    _log.info("catalog %s: upgraded to the current schema", self.catalog)
 
     async def close(self) -> None:
         if self.server is not None:
@@ -119,7 +119,7 @@ class Api:
             with contextlib.suppress(OSError):
                 self.path.unlink()
         for writer in self.clients.values():
-            writer.close()  # watchers see the end and leave
+            writer.close()  # ends `watch` and `queries`
         if self.clients:
             await asyncio.wait(self.clients, timeout=1)
         await asyncio.get_running_loop().run_in_executor(self.thread, self._close_writer)
@@ -130,15 +130,15 @@ class Api:
             self.writer.close()
 
     def use(self, rules: CatalogRules) -> None:
-        """Judge changes by *rules* from now on."""
+        """Check changes by *rules* from now on."""
         self.rules = rules
         if self.writer is not None:
             self.writer.rules = rules
 
     def notify(self) -> None:
-        """Another catalog answers now."""
-        passed, self.changed = self.changed, asyncio.Event()
-        passed.set()
+        """Wake everyone who waits for another catalog to come into use."""
+        previous, self.changed = self.changed, asyncio.Event()
+        previous.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -147,8 +147,8 @@ class Api:
         try:
             while line := await reader.readline():
                 await self._reply(line, reader, writer)
-        except (OSError, ValueError):  # gone, or a line past the limit
-            pass
+        except (OSError, ValueError):
+            pass  # the client has disconnected, or its line exceeds the limit
         finally:
             del self.clients[task]
             writer.close()
@@ -158,17 +158,18 @@ class Api:
     ) -> None:
         try:
             request = msgspec.json.decode(line, type=dict[str, Any])
-            if going_on := {"watch": self._watch, "queries": self._queries}.get(
-                str(request.get("op"))
-            ):
-                await going_on(request, reader, writer)
+            streams = {"watch": self._watch, "queries": self._queries}
+            if stream := streams.get(str(request.get("op"))):
+                await stream(request, reader, writer)
                 return
             if request.get("op") == "forward":
-                reply = self._told_forward(request)
+                reply = self._explain_forward(request)
             elif request.get("op") == "where":
                 reply = self.where()
             elif request.get("op") == "busiest":
-                reply = await busiest(self.exchange, positive(request, "names", 1_000, MAX_NAMES))
+                reply = await busiest(
+                    self.exchange, parse_count(request, "names", 1_000, MAX_NAMES)
+                )
             else:
                 reply = await asyncio.get_running_loop().run_in_executor(
                     self.thread, self._perform, request
@@ -185,7 +186,7 @@ class Api:
             reply = {"error": "bad request", "faults": [str(error) or type(error).__name__]}
         except OSError as error:
             reply = {"error": "failed", "faults": [str(error)]}
-        except Exception as error:  # whatever a request brings about, the next one is answered
+        except Exception as error:  # No request may prevent the next one.
             reply = {"error": "failed", "faults": [f"{type(error).__name__}: {error}"]}
         await _send(writer, reply)
 
@@ -197,18 +198,18 @@ class Api:
         return perform(request, self.writer)
 
     async def _visible(self, revision: int) -> bool:
-        """Wait until the server answers from *revision* or later."""
+        """Wait until answers reflect *revision* or a later one; return whether they do."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WAIT):
                 while self._revision() < revision:
                     await self.changed.wait()
         return self._revision() >= revision
 
-    def _told_forward(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Say what would become of `query` (hexadecimal), a question that is not ours."""
+    def _explain_forward(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return what the forwarder would do with `query` (hexadecimal), for an external name."""
         query = read_query(bytes.fromhex(str(request["query"])))
         if not isinstance(query, Query) or not query.labels or self.exchange.forwarder is None:
-            raise BadRequest("`query` is no DNS query that could be forwarded")
+            raise BadRequest("`query` is not a DNS query that could be forwarded")
         return {"steps": self.exchange.forwarder.told(query)}
 
     def _revision(self) -> int:
@@ -217,59 +218,62 @@ class Api:
     async def _watch(
         self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Send the answer to `query` (hexadecimal) from `source`, now and whenever it differs."""
+        """Send the answer to `query` (hexadecimal) from `source`, now and after each change."""
         query, source = bytes.fromhex(str(request["query"])), bytes.fromhex(str(request["source"]))
         if not isinstance(read_query(query), Query):
-            raise BadRequest("`query` is no DNS query")
+            raise BadRequest("`query` is not a DNS query")
         if not self.exchange.answer_for_watch(query, source):
             raise BadRequest(
-                "only names of ours can be watched: this one is asked of an upstream, or dropped"
+                "only internal names can be watched: this query is forwarded or dropped"
             )
-        gone = asyncio.ensure_future(reader.read(1))
+        disconnected = asyncio.ensure_future(reader.read(1))
         last = b""
         try:
-            while not gone.done():
-                changed = self.changed  # before the answer: a change while it is sent is not missed
+            while not disconnected.done():
+                # Read before the answer, so that a change during sending is not missed.
+                changed = self.changed
                 octets = self.exchange.answer_for_watch(query, source)
                 if octets != last:
                     await _send(writer, {"reply": octets.hex(), "revision": self._revision()})
                     last = octets
                 waiting = asyncio.ensure_future(changed.wait())
                 try:
-                    await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({waiting, disconnected}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     waiting.cancel()
         finally:
-            gone.cancel()
+            disconnected.cancel()
 
     async def _queries(
         self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Send one in `sample` questions as they are answered; `skipped` counts those that came too
-        fast to send."""
-        tap = Tap(positive(request, "sample", 1, 1_000_000_000))
+        """Send one in `sample` queries as they are answered.
+
+        `skipped` counts the queries that arrived faster than they could be sent.
+        """
+        tap = Tap(parse_count(request, "sample", 1, 1_000_000_000))
         self.exchange.tap(tap)
-        gone = asyncio.ensure_future(reader.read(1))
+        disconnected = asyncio.ensure_future(reader.read(1))
         try:
-            while not gone.done():
-                coming = asyncio.ensure_future(tap.queue.get())
+            while not disconnected.done():
+                sample = asyncio.ensure_future(tap.queue.get())
                 try:
-                    await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
-                    if coming.done():
-                        told = described(
-                            coming.result(), self.exchange.catalog, self.exchange.rules
+                    await asyncio.wait({sample, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+                    if sample.done():
+                        value = describe_sample(
+                            sample.result(), self.exchange.catalog, self.exchange.rules
                         )
-                        await _send(writer, {**told, "skipped": tap.skipped})
+                        await _send(writer, {**value, "skipped": tap.skipped})
                 finally:
-                    coming.cancel()
+                    sample.cancel()
         finally:
-            gone.cancel()
+            disconnected.cancel()
             self.exchange.untap(tap)
 
 
 async def _send(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
-    """Write one line. Raises ConnectionError when nobody is there any more."""
+    """Write one line. Raises ConnectionError when the client has disconnected."""
     if writer.is_closing():  # uvloop would raise RuntimeError
-        raise ConnectionResetError("the client is gone")
+        raise ConnectionResetError("the client has disconnected")
     writer.write(msgspec.json.encode(value) + b"\n")
     await writer.drain()

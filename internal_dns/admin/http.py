@@ -1,5 +1,4 @@
-"""The operator's port: GET /metrics, /healthz and /readyz, nothing else, in bounded time and
-memory."""
+"""The admin port: GET /metrics, /healthz and /readyz only, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ _PLAIN: Final = "text/plain; charset=utf-8"
 
 
 class AdminPort:
-    """Serves one listening address. *ready* returns whether the server is, and in what words."""
+    """Serves one address. *ready* returns whether the server is ready, and a text that says why."""
 
     def __init__(self, metrics: Metrics, ready: Callable[[], tuple[bool, str]]) -> None:
         self.registry = registry(metrics)
@@ -50,12 +49,12 @@ class AdminPort:
         method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
         if path not in (b"/metrics", b"/healthz", b"/readyz"):
-            return "404 Not Found", _PLAIN, b"here are /metrics, /healthz and /readyz\n"
+            return "404 Not Found", _PLAIN, b"this port serves /metrics, /healthz and /readyz\n"
         if method != b"GET":
-            return "405 Method Not Allowed", _PLAIN, b"GET only\n"
+            return "405 Method Not Allowed", _PLAIN, b"this port accepts only GET\n"
         if path == b"/metrics":
             return "200 OK", CONTENT_TYPE_LATEST, generate_latest(self.registry)
         if path == b"/healthz":
             return "200 OK", _PLAIN, b"ok\n"
-        ready, words = self.ready()
-        return "200 OK" if ready else "503 Service Unavailable", _PLAIN, words.encode() + b"\n"
+        ready, text = self.ready()
+        return "200 OK" if ready else "503 Service Unavailable", _PLAIN, text.encode() + b"\n"

@@ -1,5 +1,4 @@
-"""What `top` and `watch --queries` see of a running server: JSON objects for the UNIX socket.
-Nothing is stored."""
+"""JSON objects for `top` and `watch --queries`, from a running server. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -21,16 +20,15 @@ from internal_dns.transport.table.table import Busy, hits_of
 from internal_dns.transport.tap import Sample
 
 MAX_NAMES: Final = 10_000
-FORWARDED: Final = "(forwarded)"  # what upstreams said is kept once for all networks
-OUTSIDE: Final = "(outside)"  # who asks from no network of the catalog
+FORWARDED: Final = "(forwarded)"  # replies of upstreams, which all networks share
+OUTSIDE: Final = "(outside)"  # clients in no network of the catalog
 
 
 async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
-    """Return the counts of the answer table, all and those of each network, beside what was decided
-    for it, and the *count* names repeated most.
+    """Return counts of repeated and computed answers, per network, and the *count* busiest names.
 
-    Numbers grow from the start of the server, those of a name from when its answer was last
-    decided. Between the parts of a large table, queries are answered.
+    Counts start with the server; the count of a name starts when its answer is computed. The loop
+    answers queries between the parts of a large table.
     """
     answers, catalog = exchange.answers, exchange.catalog or NO_CATALOG
     names: list[Busy] = []
@@ -47,10 +45,10 @@ async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
     hits = Counter[str]()
     for number, repeated in networks.items():
         hits[network_name(number, catalog)] += repeated
-    # What upstreams say is kept by DO and CD too.
-    told: Counter[tuple[str, str, str]] = Counter()
+    # Replies of upstreams have one entry for each DO and CD: add them up.
+    totals: Counter[tuple[str, str, str]] = Counter()
     for b in names:
-        told[network_name(b.network, catalog), name_text(b.name), type_text(b.qtype)] += b.hits
+        totals[network_name(b.network, catalog), name_text(b.name), type_text(b.qtype)] += b.hits
     return {
         "at": time.monotonic(),
         "requests": sum(cell[0] for cell in exchange.metrics.requests.values()),
@@ -63,33 +61,39 @@ async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
         ],
         "names": [
             {"network": network, "name": name, "type": qtype, "hits": hits}
-            for (network, name, qtype), hits in told.most_common() if hits
+            for (network, name, qtype), hits in totals.most_common() if hits
         ],
     }  # fmt: skip
 
 
-def described(sample: Sample, catalog: Catalog | None, rules: Rules) -> dict[str, Any]:
-    """Return a sampled question for a person: when, who, what, and what it got."""
-    query, known = read_query(sample.octets), catalog or NO_CATALOG
-    found: dict[str, Any] = {
-        "time": sample.time, "proto": "tcp" if sample.stream else "udp", "source": address_text(sample.source),
-        "network": None, "name": None, "type": None, "how": sample.how,
-        "rcode": rcode_text(sample.reply), "answers": int.from_bytes(sample.reply[6:8], "big") if sample.reply else 0,
-    }  # fmt: skip
+def describe_sample(sample: Sample, catalog: Catalog | None, rules: Rules) -> dict[str, Any]:
+    """Return a sampled query as JSON has it: time, client, question, RCODE, number of answers."""
+    query, networks = read_query(sample.octets), catalog or NO_CATALOG
+    value: dict[str, Any] = {
+        "time": sample.time,
+        "proto": "tcp" if sample.stream else "udp",
+        "source": address_text(sample.source),
+        "network": None,
+        "name": None,
+        "type": None,
+        "how": sample.how,
+        "rcode": rcode_text(sample.reply),
+        "answers": int.from_bytes(sample.reply[6:8], "big") if sample.reply else 0,
+    }
     if isinstance(query, Silent):
-        return found
-    who = identify(query, sample.source, sample.destination, known, rules)
-    if isinstance(who, Requester):
-        found["network"] = network_name(who.network.id, known)
-    if found["rcode"] == "NOERROR" and query.edns and query.edns.version:
-        found["rcode"] = Rcode.BADVERS.name  # its upper bits are in the reply's OPT
+        return value
+    requester = identify(query, sample.source, sample.destination, networks, rules)
+    if isinstance(requester, Requester):
+        value["network"] = network_name(requester.network.id, networks)
+    if value["rcode"] == "NOERROR" and query.edns and query.edns.version:
+        value["rcode"] = Rcode.BADVERS.name  # its upper bits are in the reply's OPT
     if isinstance(query, Query) and query.question:
-        found |= {"name": name_text(query.name), "type": type_text(query.qtype)}
-    return found
+        value |= {"name": name_text(query.name), "type": type_text(query.qtype)}
+    return value
 
 
 def network_name(number: NetworkId, catalog: Catalog) -> str:
-    """What a network is called; of one that is not in the catalog its number."""
+    """Return the name of a network, or its number if the catalog does not have it."""
     if not number:
         return FORWARDED
     network = catalog.networks.get(number)
@@ -97,8 +101,10 @@ def network_name(number: NetworkId, catalog: Catalog) -> str:
 
 
 def name_text(wire: bytes) -> str:
-    """The text of an uncompressed name, for a terminal: what is not printable, and a dot within a
-    label, as \\xNN."""
+    """Return an uncompressed name as text for a terminal.
+
+    Unprintable octets, and dots within a label, become \\xNN.
+    """
     labels, at = [], 0
     while wire[at]:
         labels.append(printable(wire[at + 1 : at + 1 + wire[at]]).replace(".", "\\x2e"))
@@ -118,12 +124,12 @@ def rcode_text(reply: bytes | None) -> str | None:
 
 
 def address_text(address: bytes) -> str:
-    found = IPv6Address(address)
-    return str(found.ipv4_mapped or found)
+    ipv6 = IPv6Address(address)
+    return str(ipv6.ipv4_mapped or ipv6)
 
 
-def positive(request: Mapping[str, Any], key: str, default: int, most: int) -> int:
-    """Return a whole number of a request. Raises ValueError."""
+def parse_count(request: Mapping[str, Any], key: str, default: int, most: int) -> int:
+    """Return the positive integer *key* of a request. Raises ValueError."""
     value = request.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise ValueError(f"`{key}` must be a whole number from 1 to {most:,}")

@@ -1,30 +1,29 @@
-"""What happened between two looks at the answer table's counts: for `top` and the console."""
+"""Rates per second from two snapshots of the counts, for `top` and the console."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Final
 
-Look = dict[str, Any]  # what the server counts (admin/live.py)
+Snapshot = dict[str, Any]  # the counts of the server (admin/live.py)
 
-LOOKED_AT: Final = 1_000  # names a look brings
+SNAPSHOT_NAMES: Final = 1_000  # names in a snapshot
 
 
-def rates(before: Look, now: Look) -> Look:
-    """Return what happened between two looks, per second, busiest first.
+def rates(before: Snapshot, now: Snapshot) -> Snapshot:
+    """Return the rates between two snapshots, per second, busiest first.
 
-    A name that the earlier look did not bring may be new, or was less busy than those it brought:
-    count from there.
+    A name that is missing in the earlier snapshot is new, or had fewer hits than every name in it.
+    Its hits are counted from the lowest of those.
     """
     seconds: float = max(now["at"] - before["at"], 1e-9)
-    floor = before["names"][-1]["hits"] if len(before["names"]) >= LOOKED_AT else 0
+    floor = before["names"][-1]["hits"] if len(before["names"]) >= SNAPSHOT_NAMES else 0
 
     def per_second(hits: int, earlier: int) -> float:
-        # A decided-anew answer counts from nothing again; what was counted before it is then
-        # unknown.
+        # The hits of a recomputed answer start at 0 again; its hits before that are unknown.
         return round((hits - earlier if hits >= earlier else hits) / seconds, 1)
 
-    def count(network: Look) -> int:  # a server before this one tells no `decided`
+    def count(network: Snapshot) -> int:  # older servers do not send `decided`
         answers: int = network["hits"] + network.get("decided", 0)
         return answers
 
@@ -53,7 +52,7 @@ def rates(before: Look, now: Look) -> Look:
     }
 
 
-def _busiest_first(rows: Iterator[Look]) -> list[Look]:
+def _busiest_first(rows: Iterator[Snapshot]) -> list[Snapshot]:
     return sorted(
         rows, key=lambda row: (-row["rate"], -row["hits"], row.get("name", ""), row["network"])
     )

@@ -1,5 +1,21 @@
-"""The command line. Each file holds a group of commands; this one names them all and loads the file
-of the command that is run.
+"""The command line: one file per group of commands. Only the file of the command given is loaded.
+
+    main ─► SECTIONS names the command's file ─► the command ─► exit status
+
+    serve, dev            run.py, netns.py            import the server and run it
+    dig, explain, watch   ask.py, watch.py            servers.py finds the server and queries it;
+                                                      advice.py says what to do about the reply
+    top, health, version  top.py, host.py
+    network … flycast     objects/                    columns.py: one option per column
+    apply, diff, export,
+    import, init, check   document.py, files.py
+    publish, fleet        bucket.py                   work on a bucket of NATS
+    config, doctor        configuration.py, doctor/   routes.py: which addresses are local
+
+Write commands go through backend.py: over the server's UNIX socket (admin/api.py), or with
+--offline to the file itself. common.py has the exit statuses, errors and shared options; suggest.py
+completes names for shells and finds "did you mean"; wireguard.py writes a peer's configuration;
+examples.py holds the examples of `--help`, completion.py the completion scripts.
 
 Exit status: 0 ok, 1 a finding or a negative answer, 2 usage, 3 unreachable, 78 configuration.
 """
@@ -14,8 +30,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from internal_dns.cli.common import USAGE, AsJson, error_text
 from internal_dns.cli.examples import epilog
-from internal_dns.cli.words import USAGE, AsJson, error_text
 from internal_dns.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -23,90 +39,92 @@ if TYPE_CHECKING:
 
 _JSON: Final = "internal_dns.json"
 
-# By title, each command: the file and object that it is, and the first sentence of its help, so
-# that listing the commands loads none of them.
+# By section, each command: its file and object, and the first sentence of its help. The list of
+# commands is printed from here, so that it loads none of their files.
 SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Run": {
         "serve": ("run:serve", "Serve the catalog on the addresses of --listen until SIGTERM."),
         "dev": (
             "run:dev",
-            "Try it without root: the demo catalog on [::1]:1053, where `dig --as NETWORK/REGION` asks as anyone.",
+            "Serve the demo catalog on [::1]:1053 without root; any client can be imitated there "
+            "with `dig --as NETWORK/REGION`.",
         ),
     },
-    "Ask": {
-        "dig": ("ask:dig", "Ask a server for NAME (an address asks its reverse name)."),
+    "Query": {
+        "dig": ("ask:dig", "Query a server for NAME; an address stands for its reverse name."),
         "explain": (
             "ask:explain",
-            "Tell why NAME is answered as it is: the server's own decision, from the catalog file, step by step.",
+            "Explain, step by step and from the catalog file, how the server answers NAME.",
         ),
-        "watch": (
-            "watch:watch",
-            "Print the answer to NAME, and again whenever it becomes another.",
-        ),
-        "top": (
-            "top:top",
-            "The busiest networks and names of the running server. q ends; --json prints one look.",
-        ),
+        "watch": ("watch:watch", "Print the answer to NAME now and after each change."),
+        "top": ("top:top", "Show the busiest networks and names of the running server."),
     },
-    "Look up and change": {
-        "network": ("objects:network", "The tenants' networks."),
-        "app": ("objects:app", "Apps; named NETWORK/APP."),
-        "machine": ("objects:machine", "Machines; named by their id."),
-        "peer": ("objects:peer", "WireGuard peers; named NETWORK/PEER."),
-        "region": ("objects:region", "Regions and where they are."),
+    "Show and change": {
+        "network": ("objects.network:network", "Show and change networks."),
+        "app": ("objects.app:app", "Show and change apps, named NETWORK/APP."),
+        "machine": ("objects.machine:machine", "Show and change machines, named by ID."),
+        "peer": ("objects.peer:peer", "Show and change WireGuard peers, named NETWORK/PEER."),
+        "region": ("objects.region:region", "Show and change regions and their coordinates."),
         "flycast": (
-            "objects:flycast",
-            "Flycast addresses: of an app name, on the network where it answers.",
+            "objects.flycast:flycast",
+            "Show and change the flycast addresses of an app on a network.",
         ),
     },
     "Whole catalogs": {
         "apply": (
             "document:apply",
-            "Make the catalog what FILE (TOML or JSON, - for standard input) says, all of it or nothing.",
+            "Make the catalog match FILE (TOML or JSON; - is standard input), completely or not at "
+            "all.",
         ),
-        "diff": ("document:diff", "Tell how the catalog differs from FILE."),
-        "export": ("document:export", "Print the catalog as a document that `apply` takes."),
+        "diff": ("document:diff", "Show how the catalog differs from FILE."),
+        "export": ("document:export", "Print the catalog as a document that `apply` accepts."),
         "import": (
             "document:import_",
-            "Turn what another system knows (FILE, - for standard input) into a document for `apply`.",
+            "Convert the data of another system (FILE; - is standard input) to a document for "
+            "`apply`.",
         ),
-        "init": ("files:init", "Make a catalog FILE: empty, the demo, or N machines for a bench."),
+        "init": (
+            "files:init",
+            "Create a catalog FILE: empty, with the demo, or with N generated machines.",
+        ),
         "check": (
             "files:check",
-            "Find rows that cannot be served, names that cannot be asked, answers that do not fit.",
+            "Find rows that cannot be served, names that cannot be queried, and answers that do "
+            "not fit.",
         ),
     },
-    "More than one host": {
+    "Many hosts": {
         "publish": (
             "bucket:publish",
-            "Make a bucket what the catalog file is: every host that follows it will answer so.",
+            "Make a bucket match the catalog file, for every host that follows the bucket.",
         ),
-        "fleet": ("bucket:fleet", "The hosts that follow one bucket."),
+        "fleet": ("bucket:fleet", "Show the hosts that follow a bucket."),
     },
-    "Look after it": {
+    "Maintain": {
         "config": (
             "configuration:config",
-            "The effective settings, as `serve` with the same flags would have them.",
+            "Show and check the settings that `serve` would use with the same flags.",
         ),
         "doctor": (
-            "doctor:doctor",
-            "Look at this host: what would keep the server from running well, and what to do about it.",
+            "doctor.command:doctor",
+            "Check this host for whatever would keep the server from running well, and say what "
+            "to do.",
         ),
         "health": (
             "host:health",
-            "Ask a running server whether it is ready: for a container's healthcheck.",
+            "Check whether a running server is ready, for the health check of a container.",
         ),
     },
     "This program": {
-        "completion": ("completion:completion", "Print the completion script of SHELL."),
-        "version": ("host:version", "Print the versions of this program and of what it runs on."),
+        "completion": ("completion:completion", "Print the completion script for SHELL."),
+        "version": ("host:version", "Print the versions of this program and of its components."),
     },
 }
 _ROWS: Final = {name: row for rows in SECTIONS.values() for name, row in rows.items()}
 
 
-class _Loaded(MutableMapping[str, click.Command]):
-    """The commands by name, in the order of SECTIONS; each is loaded when it is looked up."""
+class _LazyCommands(MutableMapping[str, click.Command]):
+    """The commands by name, in the order of SECTIONS. Looking one up loads its file."""
 
     def __init__(self) -> None:
         self.loaded: dict[str, click.Command] = {}
@@ -133,35 +151,35 @@ class _Loaded(MutableMapping[str, click.Command]):
 
 
 def _show_examples(command: click.Command, words: str) -> None:
-    """Put the examples of a command, and of those below it, at the end of their help."""
+    """Append the examples of a command and of its subcommands to their help."""
     if isinstance(command, click.Group):
-        for name, below in command.commands.items():
-            _show_examples(below, f"{words} {name}")
+        for name, subcommand in command.commands.items():
+            _show_examples(subcommand, f"{words} {name}")
     command.epilog = "\n\n".join(filter(None, (epilog(words), command.epilog))) or None
 
 
 class _Commands(click.Group):
-    """Commands in the order of SECTIONS, what runs first; with --json, errors are JSON too."""
+    """The root group: commands in the order of SECTIONS. With --json, errors are JSON too."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_ROWS)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands by what one wants to do, each with its whole first sentence."""
+        """Write the sections, each command with its whole first sentence."""
         for title, rows in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, words) for name, (_, words) in rows.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The names of commands, without loading any."""
+        """Complete the names of commands without loading any."""
         from click.shell_completion import CompletionItem
 
-        found = [
+        commands = [
             CompletionItem(name, help=words)
             for name, (_, words) in _ROWS.items()
             if name.startswith(incomplete)
         ]
-        return found + click.Command.shell_complete(self, ctx, incomplete)
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_JSON] = "--json" in args[: args.index("--") if "--" in args else len(args)]
@@ -173,37 +191,40 @@ class _Commands(click.Group):
         except (OperatorError, click.UsageError) as error:
             if not ctx.meta[_JSON]:
                 raise
-            told = error if isinstance(error, OperatorError) else _misused(error)
-            raise AsJson(told) from None
+            operator_error = error if isinstance(error, OperatorError) else _usage_error(error)
+            raise AsJson(operator_error) from None
 
 
-def _misused(error: click.UsageError) -> OperatorError:
+def _usage_error(error: click.UsageError) -> OperatorError:
     path = error.ctx.command_path if error.ctx else "internal-dns"
     return OperatorError(
-        f"{path}: wrong usage", error.format_message(), f"{path} --help lists what it takes", USAGE
+        f"{path}: wrong usage",
+        error.format_message(),
+        f"Run {path} --help for its arguments and options",
+        USAGE,
     )
 
 
 EPILOG: Final = """\b
-Reading commands have --json; NO_COLOR keeps the terminal plain.
+Most commands have --json. NO_COLOR turns colors off.
 Exit status: 0 ok, 1 a finding, 2 usage, 3 unreachable, 78 configuration."""
 
 
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(cls=_Commands, commands=_Loaded(), epilog=EPILOG, context_settings=_CONTEXT)
+@click.group(cls=_Commands, commands=_LazyCommands(), epilog=EPILOG, context_settings=_CONTEXT)
 @click.version_option(package_name="internal-dns", message="%(version)s")
 def cli() -> None:
-    """The name server of a private IPv6 network: .internal names from a SQLite catalog."""
+    """A name server for private IPv6 networks: .internal names from a SQLite catalog."""
 
 
 def main() -> None:
-    """Run the command line; errors say what, why, and what to do."""
-    # It warns of what libraries do, which no operator can change.
+    """Run the command line. Print an OperatorError as what, why and what to do."""
+    # asyncio warns about the internals of libraries, which no operator can change.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
         cli(standalone_mode=True)
-    except OperatorError as told:
-        click.echo(error_text(told), err=True)
-        sys.exit(told.code)
+    except OperatorError as error:
+        click.echo(error_text(error), err=True)
+        sys.exit(error.code)

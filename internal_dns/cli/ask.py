@@ -1,4 +1,4 @@
-"""dig and explain: ask over the wire, or in process with every reason."""
+"""dig and explain: query a server, or decide the answer in this process and show every reason."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from internal_dns.admin import asking
-from internal_dns.admin.asking import PREFIX, reply_value
-from internal_dns.cli.servers import Asked, NoReply, ask, ask_first, meant_for
-from internal_dns.cli.words import (
+from internal_dns.admin import presentation
+from internal_dns.admin.presentation import PREFIX, reply_value
+from internal_dns.cli.common import (
     CONFIGURATION,
     FINDING,
     UNREACHABLE,
@@ -25,6 +24,7 @@ from internal_dns.cli.words import (
     print_json,
     settings,
 )
+from internal_dns.cli.servers import Asked, NoReply, ask, ask_first, meant_for
 from internal_dns.core.wire import ASK_AS
 from internal_dns.errors import OperatorError
 from internal_dns.text import printable_text
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 def query_for(
     name: str, qtype: str | None, who: str | None, prefix: bytes = PREFIX
 ) -> dns.message.QueryMessage:
-    """Return the query. Raises OperatorError."""
+    """Return the query for *name*. Raises OperatorError."""
     try:
-        return asking.query_for(name, qtype, who, prefix)
-    except asking.NotAQuestion as error:
+        return presentation.query_for(name, qtype, who, prefix)
+    except presentation.InvalidQuestion as error:
         raise OperatorError(error.what, error.why, error.do, 2) from error
 
 
 def as_address(who: str | None) -> bytes | None:
-    """The address that --as names; None when it is a network."""
+    """Return the address that --as names; None for a network."""
     try:
         return IPv6Address(who or "").packed
     except ValueError:
@@ -59,23 +59,23 @@ def as_address(who: str | None) -> bytes | None:
     "--as",
     "who",
     metavar="NETWORK[/REGION]|ADDRESS",
-    help="Whom to ask as; the server must run in dev mode.",
+    help="The client to imitate; the server must run in dev mode.",
 )
 @click.option(
     "-b",
     "source",
     metavar="ADDRESS",
-    help="Ask from this address of the host: as the machine or peer that owns it.",
+    help="Query from this address of the host, as the machine or peer that owns it.",
 )
 @click.option(
     "--server",
     metavar="ADDR:PORT",
-    help="The server to ask.  [default: the running server of the catalog, else `listen` of the "
+    help="The server to query.  [default: the running server of the catalog, else `listen` of the "
     "configuration, else [::1]:1053 or 127.0.0.1:1053]",
 )
-@click.option("--catalog", metavar="FILE", help="The catalog whose server to ask.")
+@click.option("--catalog", metavar="FILE", help="The catalog whose server to query.")
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="As `serve` would.")
-@click.option("--tcp", is_flag=True, help="Ask over TCP.")
+@click.option("--tcp", is_flag=True, help="Query over TCP.")
 @click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait.")
 @json_option
 @click.argument("name")
@@ -92,14 +92,16 @@ def dig(
     name: str,
     qtype: str | None,
 ) -> None:
-    """Ask a server for NAME (an address asks its reverse name). TYPE: what that name usually
-    has."""
+    """Query a server for NAME; an address stands for its reverse name.
+
+    The default TYPE is the usual one for that name.
+    """
     from internal_dns.cli.advice import about_reply, about_silence, about_source
 
     if who and source:
-        raise click.UsageError("--as and -b exclude each other: both say who asks")
+        raise click.UsageError("--as and -b exclude each other: both choose the client")
     if name.startswith("@"):
-        raise click.UsageError(f"name the server by an option: --server {name[1:] or 'ADDRESS'}")
+        raise click.UsageError(f"name the server with an option: --server {name[1:] or 'ADDRESS'}")
     own = _source(source) if source else None
     as_served = settings({"catalog": catalog} if catalog else {}, config)
     query = query_for(name, qtype, who, as_served.prefix)
@@ -108,14 +110,14 @@ def dig(
     endpoints = meant_for(server, as_served, file, own if own and own.version == 6 else None)
     try:
         asked = ask_first(query, endpoints, source=own, tcp=tcp, timeout=timeout)
-        if who and not was_honoured(asked, who, as_served.prefix, timeout):
-            raise _not_honoured(who, asked.endpoint)
+        if who and not was_honored(asked, who, as_served.prefix, timeout):
+            raise _not_honored(who, asked.endpoint)
     except NoReply as error:
         why, do = about_silence(error, timeout=timeout, tcp=tcp)
         raise OperatorError(f"no reply from {error.endpoint}", why, do, UNREACHABLE) from error
     except OSError as error:
         why, do = about_source(error)
-        raise OperatorError(f"cannot ask from {source}", why, do, USAGE) from error
+        raise OperatorError(f"cannot query from {source}", why, do, USAGE) from error
     reply, advice = asked.reply, about_reply(asked, name, who)
     if as_json:
         print_json(
@@ -142,14 +144,14 @@ def _source(text: str) -> IPv4Address | IPv6Address:
     try:
         return ip_address(text)
     except ValueError as error:
-        do = "Write an address of this host, such as that of a machine: fdaa:0:18:a7b:7d:1:1:2"
-        raise OperatorError(f"-b {text}", "it is no address", do, USAGE) from error
+        do = "Use an address of this host, such as that of a machine: fdaa:0:18:a7b:7d:1:1:2"
+        raise OperatorError(f"-b {text}", "it is not an address", do, USAGE) from error
 
 
-def was_honoured(asked: Asked, who: str, prefix: bytes, timeout: float) -> bool:
-    """Whether the server answered as *who*: dev mode echoes the option.
+def was_honored(asked: Asked, who: str, prefix: bytes, timeout: float) -> bool:
+    """Return whether the server answered as *who*. In dev mode the reply repeats the option.
 
-    Without the echo, `_whoami` says whom the server takes us for; that may be *who* all the same.
+    Without that, `_whoami` names the client as the server sees it, which may be *who* anyway.
     """
     if _echoes(asked.reply, who):
         return True
@@ -174,21 +176,21 @@ def _echoes(reply: dns.message.Message, who: str) -> bool:
     )
 
 
-def _not_honoured(who: str, endpoint: Endpoint) -> OperatorError:
+def _not_honored(who: str, endpoint: Endpoint) -> OperatorError:
     return OperatorError(
-        "--as was not honoured: this server is not in dev mode",
-        f"{endpoint} ignored `{who}` and answered as it answers any other client of this host",
-        "Ask from an address of the network with -b ADDRESS; `internal-dns explain --as` needs "
-        "no server; `internal-dns dev` starts one in dev mode",
+        "--as was not honored: this server is not in dev mode",
+        f"{endpoint} ignored `{who}` and answered this host's own address",
+        "Query from an address of the network with -b ADDRESS; or run `internal-dns explain "
+        "--as`, which needs no server; or start one in dev mode with `internal-dns dev`",
         FINDING,
     )
 
 
 def from_elsewhere(reply: dns.message.Message) -> bool:
-    """Whether an upstream's words are in it, just now or kept: what this server answers itself has
-    AA.
+    """Return whether the reply came from an upstream, directly or cached.
 
-    So has neither a failure, which is nobody's answer, nor the empty one to a name of one label.
+    The server's own answers have AA. Failures do not count as an upstream's answer, nor does the
+    empty answer to a name of one label.
     """
     import dns.flags
 
@@ -197,10 +199,10 @@ def from_elsewhere(reply: dns.message.Message) -> bool:
 
 
 def reply_lines(reply: dns.message.Message) -> list[str]:
-    """A reply as people read it: RCODE and flags, the reason if there is one, records."""
+    """Return the lines of a reply for people: RCODE and flags, reasons, records."""
     value = reply_value(reply)
-    colour = "green" if value["rcode"] == "NOERROR" else "yellow"
-    lines = [paint(f"; {value['rcode']} {' '.join(value['flags'])}", colour)]
+    color = "green" if value["rcode"] == "NOERROR" else "yellow"
+    lines = [paint(f"; {value['rcode']} {' '.join(value['flags'])}", color)]
     lines += [paint(f"; {printable_text(reason)}", "yellow") for reason in value["reasons"]]
     for section in ("answer", "authority", "additional"):
         lines += [
@@ -215,11 +217,11 @@ def reply_lines(reply: dns.message.Message) -> list[str]:
     "--as",
     "who",
     metavar="NETWORK[/REGION]|ADDRESS",
-    help="Whom to answer as. [default: the first network]",
+    help="The client to answer.  [default: the network with the lowest ID]",
 )
-@click.option("--region", metavar="CODE", help="The region of the server.")
-@click.option("--tcp", is_flag=True, help="As by TCP.")
-@click.option("--quiet", is_flag=True, help="The records only.")
+@click.option("--region", metavar="CODE", help="The server's region.")
+@click.option("--tcp", is_flag=True, help="Answer as over TCP.")
+@click.option("--quiet", is_flag=True, help="Print the records only.")
 @catalog_option
 @json_option
 @click.argument("name")
@@ -234,8 +236,7 @@ def explain(
     name: str,
     qtype: str | None,
 ) -> None:
-    """Tell why NAME is answered as it is: the server's own decision, from the catalog file, step by
-    step."""
+    """Explain, step by step and from the catalog file, how the server answers NAME."""
     import dns.message
 
     from internal_dns.core.explain import explain as explained
@@ -247,9 +248,12 @@ def explain(
         loaded = load(catalog, rules=as_served.catalog_rules)
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise OperatorError(f"catalog {catalog}", why, "Name it with --catalog, or make one: internal-dns "
-                                              "init FILE --demo",
-                   CONFIGURATION) from error  # fmt: skip
+        raise OperatorError(
+            f"cannot use catalog {catalog}",
+            why,
+            "Name another file with --catalog, or create one: internal-dns init FILE --demo",
+            CONFIGURATION,
+        ) from error
     first = min(loaded.catalog.networks.values(), key=lambda network: network.id, default=None)
     if who is None and first:
         who = str(IPv6Address(first.prefix + bytes(10)))
@@ -279,23 +283,21 @@ def explain(
 
 
 def _forwarded(catalog: str, octets: bytes) -> tuple[tuple[str, str], ...]:
-    """What the server of *catalog* knows of a question that is not ours; without one, that it is
-    not known."""
+    """Return what the server of *catalog* knows about a forwarded query, or that no server runs."""
     from internal_dns.cli.backend import connected
 
     try:
         with connected(Path(catalog), offline=False) as server:
             server.sendall(json.dumps({"op": "forward", "query": octets.hex()}).encode() + b"\n")
-            said = json.loads(server.makefile("rb").readline())
+            reply = json.loads(server.makefile("rb").readline())
     except (OperatorError, OSError, ValueError):
         return (
             (
                 "cache",
-                "not known: no server of this catalog runs here, and only it knows what it asked "
-                "before",
+                "unknown: no server of this catalog runs here, and the cache is in its memory",
             ),
         )
-    return tuple((title, says) for title, says in said.get("steps", ()))
+    return tuple((title, says) for title, says in reply.get("steps", ()))
 
 
 def _story_value(story: Explanation) -> dict[str, Any]:
@@ -333,7 +335,6 @@ def _story_lines(story: Explanation) -> list[str]:
         cells = (
             f"{machine[column]:{width}}" for column, width in zip(columns, widths, strict=True)
         )
-        lines.append(
-            f"  {mark} {'  '.join(cells)}  {machine['why_not'] or machine['distance'] or ''}".rstrip()
-        )
+        note = machine["why_not"] or machine["distance"] or ""
+        lines.append(f"  {mark} {'  '.join(cells)}  {note}".rstrip())
     return lines

@@ -1,4 +1,4 @@
-"""publish and fleet: the catalog of many hosts."""
+"""publish and fleet: write the bucket that many hosts follow, and see how far each host is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from internal_dns.cli.backend import opened
-from internal_dns.cli.words import (
+from internal_dns.cli.common import (
     FINDING,
     UNREACHABLE,
     USAGE,
@@ -26,7 +26,7 @@ from internal_dns.errors import OperatorError
 from internal_dns.replicate.source import Source
 from internal_dns.store.rows import shown
 
-SILENT = 20.0  # seconds without a report: a host tells every 5
+SILENT = 20.0  # seconds without a report; a host reports every 5 s
 
 T = TypeVar("T")
 
@@ -48,8 +48,8 @@ class _Url(click.ParamType[Source]):
 URL = _Url()
 
 
-def done(work: Coroutine[Any, Any, T]) -> T:
-    """Do what asks a bucket. Raises OperatorError."""
+def run_on_bucket(work: Coroutine[Any, Any, T]) -> T:
+    """Run *work* on a bucket and return its result. Raises OperatorError."""
     from internal_dns.replicate.bucket import Conflict, NoBucket, Unavailable
     from internal_dns.store.declare import InvalidDocument
     from internal_dns.store.writer import RejectedChange
@@ -59,27 +59,33 @@ def done(work: Coroutine[Any, Any, T]) -> T:
     except (RejectedChange, InvalidDocument) as error:
         why = "\n       ".join(str(fault) for fault in error.faults)
         raise OperatorError(
-            "the change was refused; nothing was written", why, "Correct it and try again", FINDING
+            "the change was rejected; nothing was written",
+            why,
+            "Correct it and try again",
+            FINDING,
         ) from error
     except Conflict as error:
-        do = "Run the command again: it goes on from what is there now"
+        do = "Run the command again: it continues from the bucket's current content"
         raise OperatorError(
-            "the bucket was not written to the end", str(error), do, FINDING
+            "the bucket was written only in part", str(error), do, FINDING
         ) from error
     except NoBucket as error:
-        do = "Make and fill it: internal-dns publish --to URL --catalog FILE"
+        do = "Create and fill it: internal-dns publish --to URL --catalog FILE"
         raise OperatorError("there is no such bucket", str(error), do, UNREACHABLE) from error
     except Unavailable as error:
-        do = "Is the server running, and are address and credentials right? Every host goes on answering meanwhile"
+        do = (
+            "Check that NATS runs, and check the address and the credentials. Meanwhile every host "
+            "answers from its file"
+        )
         raise OperatorError("the bucket cannot be used", str(error), do, UNREACHABLE) from error
 
 
-def apply_to(source: Source, request: dict[str, Any]) -> dict[str, Any]:
+def apply_to_bucket(source: Source, request: dict[str, Any]) -> dict[str, Any]:
     """Apply a document to the catalog in a bucket. Raises OperatorError."""
     from internal_dns.replicate import publishing
 
     as_served = settings()
-    return done(publishing.apply(source, request, as_served.catalog_rules))
+    return run_on_bucket(publishing.apply(source, request, as_served.catalog_rules))
 
 
 @click.command()
@@ -90,25 +96,25 @@ def apply_to(source: Source, request: dict[str, Any]) -> dict[str, Any]:
     required=True,
     help="The bucket: nats://HOST[,HOST…]/BUCKET?creds=FILE",
 )
-@click.option("--dry-run", is_flag=True, help="Write nothing; tell how much would be written.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; print how much would be written.")
 @click.option(
     "--replicas",
     type=click.IntRange(1, 5),
     default=1,
     show_default=True,
-    help="Of a bucket that is made.",
+    help="Replicas of a bucket that is created.",
 )
 @click.option(
     "--compact",
     is_flag=True,
-    help="Then let go of tombstones; who missed a delete takes everything again.",
+    help="Then remove tombstones. A host that missed a delete reads the whole bucket again.",
 )
 @catalog_option
 @json_option
 def publish(
     source: Source, dry_run: bool, replicas: int, compact: bool, catalog: str, as_json: bool
 ) -> None:
-    """Make a bucket what the catalog file is: every host that follows it will answer so."""
+    """Make a bucket match the catalog file, for every host that follows the bucket."""
     from internal_dns.replicate import publishing
     from internal_dns.store.writer import RejectedChange
 
@@ -117,11 +123,11 @@ def publish(
         try:
             wanted = publishing.read_file_values(connection, as_served.catalog_rules)
         except RejectedChange as error:
-            do = f"Correct the rows: internal-dns check --catalog {catalog}"
+            do = f"Find and correct the rows: internal-dns check --catalog {catalog}"
             raise OperatorError(
                 "nothing was published", "\n       ".join(error.faults), do, FINDING
             ) from error
-    reply = done(
+    reply = run_on_bucket(
         publishing.publish(source, wanted, dry_run=dry_run, replicas=replicas, forget=compact)
     )
     if as_json:
@@ -130,50 +136,55 @@ def publish(
     verb = "would be " if dry_run else ""
     click.echo(f"{source}: {reply['puts']:,} rows {verb}put, {reply['deletes']:,} {verb}deleted")
     if not dry_run:
-        forgotten = f", {reply['forgotten']:,} tombstones forgotten" if compact else ""
+        removed = f", {reply['forgotten']:,} tombstones removed" if compact else ""
         click.echo(
-            f"revision {reply['revision']}{forgotten}"
-            if reply["revision"]
-            else f"nothing to change{forgotten}"
+            f"revision {reply['revision']}{removed}" if reply["revision"] else f"no change{removed}"
         )
 
 
 @click.group()
 def fleet() -> None:
-    """The hosts that follow one bucket."""
+    """Show the hosts that follow a bucket."""
 
 
 @fleet.command()
 @click.option("--source", type=URL, help="The bucket.  [default: the setting `source`]")
 @json_option
 def status(source: Source | None, as_json: bool) -> None:
-    """Every host's revision and lag. Exit 1 when one is behind, silent or in trouble."""
-    found = source or settings().source
-    if found is None:
-        raise OperatorError("which bucket?", "neither --source nor the setting `source` names one", "Write --source nats://…",
-                   USAGE)  # fmt: skip
-    last, reports = done(_reports(found))
-    hosts = [_judged(report, last, time.time()) for report in reports]
+    """Print revision and replication lag per host.
+
+    Exit 1 if a host is behind, silent, or reports a problem.
+    """
+    bucket = source or settings().source
+    if bucket is None:
+        raise OperatorError(
+            "no bucket is given",
+            "neither --source nor the setting `source` names one",
+            "Give one with --source nats://HOST/BUCKET",
+            USAGE,
+        )
+    last, reports = run_on_bucket(_read_reports(bucket))
+    hosts = [_assess(report, last, time.time()) for report in reports]
     if as_json:
-        print_json({"bucket": str(found), "revision": last, "hosts": hosts})
+        print_json({"bucket": str(bucket), "revision": last, "hosts": hosts})
     else:
-        click.echo(f"{found}: revision {last}, {len(hosts)} hosts")
+        click.echo(f"{bucket}: revision {last}, {len(hosts)} hosts")
         for host in hosts:
-            late = (
+            lag = (
                 f"{host['behind']} behind, {host['lag_seconds']:.0f} s"
                 if host["behind"]
                 else "up to date"
             )
-            said = f"{host['said_seconds_ago']:.0f} s ago"
+            reported = f"reported {host['said_seconds_ago']:.0f} s ago"
             line = (
-                f"{host['host']:24} {host['revision']:>10}  {late:22} said {said:10} {host['says']}"
+                f"{host['host']:24} {host['revision']:>10}  {lag:22} {reported:20} {host['says']}"
             )
             click.echo(line.rstrip() if host["ok"] else paint(line.rstrip(), "yellow"))
     raise SystemExit(0 if all(host["ok"] for host in hosts) else FINDING)
 
 
-async def _reports(source: Source) -> tuple[int, list[dict[str, Any]]]:
-    """Return the bucket's last revision and what the hosts say."""
+async def _read_reports(source: Source) -> tuple[int, list[dict[str, Any]]]:
+    """Return the bucket's last revision and the reports of the hosts."""
     from internal_dns.replicate.bucket import NoBucket
     from internal_dns.replicate.nats import connected
     from internal_dns.replicate.publishing import read
@@ -181,17 +192,18 @@ async def _reports(source: Source) -> tuple[int, list[dict[str, Any]]]:
     async with connected(source) as bucket:
         last = (await bucket.facts()).last
         try:
-            found = await read(bucket.fleet_bucket())
+            messages = await read(bucket.fleet_bucket())
         except NoBucket:
-            return last, []  # no host has followed it yet
-    reports = [_report(message.value) for message in found.values() if message.value is not None]
+            return last, []  # No host has followed the bucket yet.
+    values = (message.value for message in messages.values())
+    reports = [_read_report(value) for value in values if value is not None]
     return last, sorted(
         (report for report in reports if report), key=lambda report: str(report["host"])
     )
 
 
 class _Report(msgspec.Struct, frozen=True):
-    """What a host says of itself; members of later versions are ignored."""
+    """The report that a host writes about itself. Members of later versions are ignored."""
 
     host: str
     revision: int
@@ -202,24 +214,24 @@ class _Report(msgspec.Struct, frozen=True):
     at: float
 
 
-def _report(value: bytes) -> dict[str, Any] | None:
+def _read_report(value: bytes) -> dict[str, Any] | None:
     try:
-        found = msgspec.json.decode(value, type=_Report)
+        report = msgspec.json.decode(value, type=_Report)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    # Whoever may report may write anything: nothing of it moves the cursor.
-    problem = printable(found.problem.encode("utf-8", "backslashreplace"))[:300]
-    return msgspec.structs.asdict(found) | {"host": shown(found.host), "problem": problem}
+    # A reporter can write anything, so escape whatever would control the terminal.
+    problem = printable(report.problem.encode("utf-8", "backslashreplace"))[:300]
+    return msgspec.structs.asdict(report) | {"host": shown(report.host), "problem": problem}
 
 
-def _judged(report: dict[str, Any], last: int, now: float) -> dict[str, Any]:
+def _assess(report: dict[str, Any], last: int, now: float) -> dict[str, Any]:
     ago = max(0.0, now - report["at"])
     says = [report["problem"]] if report["problem"] else []
     says += [f"silent for {ago:.0f} s"] if ago > SILENT else []
-    says += [f"{report['quarantined']} keys kept out"] if report["quarantined"] else []
+    says += [f"{report['quarantined']} keys rejected"] if report["quarantined"] else []
     behind = max(0, last - report["revision"])
     report |= {"behind": behind, "said_seconds_ago": round(ago, 1), "says": "; ".join(says)}
-    # What was written since the report is not a fault yet.
+    # Revisions written since the report do not count as lag.
     return report | {
         "ok": not report["problem"] and ago <= SILENT and report["lag_seconds"] < SILENT
     }

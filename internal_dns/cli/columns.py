@@ -1,4 +1,4 @@
-"""The options of commands that write rows: one for each column, from the table's declaration."""
+"""Options of the commands that write rows, one per column, from the declaration of the table."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from typing import Any, Final
 
 import click
 
-from internal_dns.cli import known
+from internal_dns.cli import suggest
 from internal_dns.store.schema import FLAG, Column, Table
 
 Command = Callable[..., Any]
 
-# What a shell completes the value of an option with, by its column.
-COMPLETIONS: Final[Mapping[str, known.Complete]] = {
-    "app": known.apps,
-    "region": known.regions,
-    "state": known.states,
+# How a shell completes the value of a column's option.
+COMPLETIONS: Final[Mapping[str, suggest.Complete]] = {
+    "app": suggest.apps,
+    "region": suggest.regions,
+    "state": suggest.states,
 }
 
 
 def column_options(
     table: Table, *, required: bool, omit: tuple[str, ...] = ()
 ) -> Callable[[Command], Command]:
-    """Give a command an option for each column of *table* that documents have, but for the key and
-    *omit*.
+    """Add an option per column of *table* that documents have, except the key and *omit*.
 
-    *required*: columns without a default must be given. `taken` makes a row of what is given; what
-    is not stays, or takes its default.
+    With *required*, columns without a default must be given. `pop_columns` turns the options into
+    a row; a column without an option keeps its value, or gets its default.
     """
     written = [
         column
@@ -63,19 +62,18 @@ def _option(column: Column, required: bool) -> Callable[[Command], Command]:
     )
 
 
-def taken(table: Table, options: dict[str, Any]) -> dict[str, Any]:
-    """Take the columns of *table* that were given out of a command's *options*, as a row has
-    them."""
-    found = {}
+def pop_columns(table: Table, options: dict[str, Any]) -> dict[str, Any]:
+    """Remove the columns of *table* from *options*; return those that were given, as a row."""
+    row = {}
     for column in table.columns:
         value = options.pop(column.name, None)
         if value is not None:
-            found[column.name] = int(value) if column.domain is FLAG else value
-    return found
+            row[column.name] = int(value) if column.domain is FLAG else value
+    return row
 
 
-def listed(table: Table, *before: str, omit: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Return the columns that a list of *table* shows: those of *before* first, addresses last."""
+def list_columns(table: Table, *before: str, omit: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the columns that a list of *table* shows: *before* first, the address last."""
     rest = [
         column
         for column in table.columns

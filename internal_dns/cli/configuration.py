@@ -1,5 +1,4 @@
-"""config show and config check: the effective settings, where each came from, and what is wrong
-with them."""
+"""config show and config check: print the effective settings and their origin; find faults."""
 
 from __future__ import annotations
 
@@ -9,40 +8,39 @@ from typing import Any
 
 import click
 
+from internal_dns.cli.common import FINDING, json_option, paint, print_json
+from internal_dns.cli.common import settings as effective
 from internal_dns.cli.run import setting_options
-from internal_dns.cli.words import FINDING, json_option, paint, print_json
-from internal_dns.cli.words import settings as effective
 
 
 @click.group()
 def config() -> None:
-    """The effective settings, as `serve` with the same flags would have them."""
+    """Show and check the settings that `serve` would use with the same flags."""
 
 
 @config.command()
-@click.option("--origin", is_flag=True, help="Say of each setting where it comes from.")
+@click.option("--origin", is_flag=True, help="Print where each setting comes from.")
 @json_option
 @setting_options
 def show(config: Path | None, origin: bool, as_json: bool, **flags: Any) -> None:
-    """Print the effective settings: a file for --config, or JSON."""
+    """Print the effective settings as a file for --config, or as JSON."""
     from internal_dns.config import shown, table
 
-    found = effective(flags, config)
-    values = {row.name: shown(row.name, getattr(found, row.name)) for row in table()}
-    if as_json:
-        told = {
-            name: {"value": value, "origin": found.origin[name]} for name, value in values.items()
-        }
-        print_json(told if origin else values)
+    settings = effective(flags, config)
+    origins = settings.origin
+    values = {row.name: shown(row.name, getattr(settings, row.name)) for row in table()}
+    if as_json and origin:
+        print_json({name: {"value": values[name], "origin": origins[name]} for name in values})
+    elif as_json:
+        print_json(values)
     else:
-        click.echo(
-            "\n".join(_lines(values, lambda name: f"  # {found.origin[name]}" if origin else ""))
-        )
+        lines = _lines(values, lambda name: f"  # {origins[name]}" if origin else "")
+        click.echo("\n".join(lines))
     _warn()
 
 
 def _lines(values: dict[str, Any], comment: Callable[[str], str]) -> list[str]:
-    """TOML; what has no value is a comment, as are secrets. Tables come last."""
+    """Return the settings as TOML, tables last. Unset settings and secrets become comments."""
     from internal_dns.config import SECRETS
 
     lines = []
@@ -50,8 +48,7 @@ def _lines(values: dict[str, Any], comment: Callable[[str], str]) -> list[str]:
         if isinstance(value, dict):
             continue
         if value is None or name in SECRETS:
-            said = value or "not set"
-            lines.append(f"# {name}: {said}{comment(name)}")
+            lines.append(f"# {name}: {value or 'not set'}{comment(name)}")
         else:
             lines.append(f"{name} = {_toml(value)}{comment(name)}")
     for name, value in values.items():
@@ -65,7 +62,7 @@ def _lines(values: dict[str, Any], comment: Callable[[str], str]) -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    """A value in TOML, whose texts and lists are JSON's."""
+    """Return a value as TOML, which writes strings and lists as JSON does."""
     import json
 
     if isinstance(value, dict):
@@ -74,29 +71,31 @@ def _toml(value: Any) -> str:
 
 
 def _warn() -> bool:
-    """Tell of variables that are nearly a setting; whether there were any."""
+    """Warn of environment variables that are probably misspelled; return whether there are any."""
     from internal_dns.config import find_misspelled
 
-    found = find_misspelled()
-    for words in found:
+    warnings = find_misspelled()
+    for words in warnings:
         click.echo(f"{paint('warning', 'yellow', err=True)}  {words}", err=True)
-    return bool(found)
+    return bool(warnings)
 
 
 @config.command()
 @json_option
 @setting_options
 def check(config: Path | None, as_json: bool, **flags: Any) -> None:
-    """Say what is wrong with the settings: exit 78 if `serve` would not start or reload, 1 for a
-    doubtful variable."""
+    """Find faults of the settings.
+
+    Exit 78 if `serve` would not start or reload, 1 if a variable is probably misspelled.
+    """
     from internal_dns.config import DEFAULT_FILE, find_misspelled
 
     effective(flags, config)
     file = config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
     if as_json:
-        doubtful = find_misspelled()
-        print_json({"file": file and str(file), "warnings": doubtful})
-        raise SystemExit(FINDING if doubtful else 0)
+        warnings = find_misspelled()
+        print_json({"file": file and str(file), "warnings": warnings})
+        raise SystemExit(FINDING if warnings else 0)
     if _warn():
         raise SystemExit(FINDING)
     click.echo(f"{file or 'flags, environment and defaults'}: no findings")

@@ -1,4 +1,4 @@
-"""apply, diff, export, import: the catalog as a document."""
+"""apply, diff, export, import: read and write the catalog as a document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from internal_dns.cli.backend import opened, perform, read_rows, visibility, write_options
-from internal_dns.cli.words import (
+from internal_dns.cli.common import (
     CONFIGURATION,
     FINDING,
     USAGE,
@@ -29,12 +29,12 @@ from internal_dns.text import printable_text
 if TYPE_CHECKING:
     from internal_dns.replicate.source import Source
 
-TOLD: Final = 1_000  # changes and answers that are printed unless --limit says otherwise
-SILENT: Final = 1.0  # seconds that work may take before its progress is shown
+MAX_PRINTED: Final = 1_000  # changes and answers printed by default
+PROGRESS_AFTER: Final = 1.0  # seconds of work before its progress is shown
 
 
-def _octets(file: str) -> bytes:
-    """Return what FILE, or standard input for `-`, holds. Raises OperatorError."""
+def _read_octets(file: str) -> bytes:
+    """Return the octets of *file*, or of standard input for `-`. Raises OperatorError."""
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
@@ -42,61 +42,64 @@ def _octets(file: str) -> bytes:
         raise OperatorError(
             f"cannot read {file}",
             why,
-            "Name a file that can be read, or - for standard input",
+            "Name a readable file, or - for standard input",
             USAGE,
         ) from error
 
 
-def _text(file: str) -> str:
-    """Return the text that FILE holds: UTF-8, or what its byte order mark says. Raises OperatorError."""
+def _read_text(file: str) -> str:
+    """Return the text of *file*: UTF-8, or the encoding that its byte order mark names.
+
+    Raises OperatorError.
+    """
     from internal_dns.sources import SourceError, decode_text
 
     try:
-        return decode_text(_octets(file), "text")
+        return decode_text(_read_octets(file), "text")
     except SourceError as error:
         raise OperatorError(f"cannot read {file}", error.why, error.do, USAGE) from error
 
 
-def _say(reply: dict[str, Any]) -> None:
+def _print_reply(reply: dict[str, Any]) -> None:
     for line in reply["lines"]:
         click.echo(paint(printable_text(line), {"+": "green", "-": "red"}.get(line[:1], "yellow")))
-    _say_more(reply.get("changes", 0) - len(reply["lines"]), "changes")
+    _print_more(reply.get("changes", 0) - len(reply["lines"]), "changes")
     for line in reply["warnings"]:
         click.echo(f"{paint('warning', 'yellow', err=True)}  {printable_text(line)}", err=True)
     click.echo(reply["summary"])
 
 
-def _say_more(count: int, what: str) -> None:
+def _print_more(count: int, what: str) -> None:
     if count > 0:
         click.echo(f"… and {count:,} more {what} (--limit N shows more)")
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[None]:
-    """Tell on a terminal that work goes on, once a second."""
+def _show_progress(what: str) -> Iterator[None]:
+    """Show on a terminal, once per second, that work is in progress."""
     if not sys.stderr.isatty():
         yield
         return
     done, start = threading.Event(), time.monotonic()
 
-    def tell() -> None:
-        while not done.wait(SILENT):
+    def print_seconds() -> None:
+        while not done.wait(PROGRESS_AFTER):
             seconds = time.monotonic() - start
             click.echo(f"\r{what} … {seconds:.0f} s", nl=False, err=True)
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    printer = threading.Thread(target=print_seconds, daemon=True)
+    printer.start()
     try:
         yield
     finally:
         done.set()
-        teller.join()
-        if time.monotonic() - start >= SILENT:
+        printer.join()
+        if time.monotonic() - start >= PROGRESS_AFTER:
             click.echo("\r\x1b[K", nl=False, err=True)
 
 
 class _Bucket(click.ParamType["Source"]):
-    """The address of a bucket. What reads it is loaded when one is given."""
+    """The address of a bucket. Its parser is loaded only when an address is given."""
 
     name = "URL"
 
@@ -111,10 +114,10 @@ class _Bucket(click.ParamType["Source"]):
 limit_option = click.option(
     "--limit",
     type=click.IntRange(0),
-    default=TOLD,
+    default=MAX_PRINTED,
     show_default=True,
     metavar="N",
-    help="Print at most N changes, and N answers; the rest is counted.",
+    help="Print at most N changes and N answers, and count the rest.",
 )
 
 
@@ -123,21 +126,21 @@ limit_option = click.option(
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Change nothing; tell which rows and which answers would change.",
+    help="Change nothing; print which rows and answers would change.",
 )
 @click.option(
-    "--prune", is_flag=True, help="Remove what the document does not name: whole networks too."
+    "--prune", is_flag=True, help="Remove everything that the document omits, also whole networks."
 )
 @click.option(
     "--to",
     "source",
     type=_Bucket(),
-    help="Apply it to the catalog in this bucket, for all hosts that follow it.",
+    help="Change the catalog in this bucket, for every host that follows it.",
 )
 @click.option(
     "--move",
     is_flag=True,
-    help="Let a machine whose id another network has move; else that is refused.",
+    help="Allow a machine to move here from another network; otherwise its id is rejected.",
 )
 @limit_option
 @write_options
@@ -155,11 +158,10 @@ def apply(
     catalog: str,
     as_json: bool,
 ) -> None:
-    """Make the catalog what FILE (TOML or JSON, - for standard input) says, all of it or
-    nothing."""
+    """Make the catalog match FILE (TOML or JSON; - is standard input), completely or not at all."""
     request = {
         "op": "apply",
-        "text": _text(file),
+        "text": _read_text(file),
         "name": file,
         "dry_run": dry_run,
         "prune": prune,
@@ -168,23 +170,23 @@ def apply(
     }
     if source is not None:
         if offline or wait:
-            raise click.UsageError("--to writes a bucket: --offline and --wait are of a file")
-        from internal_dns.cli.bucket import apply_to
+            raise click.UsageError("--offline and --wait apply to files, not to a bucket (--to)")
+        from internal_dns.cli.bucket import apply_to_bucket
 
-        with _progress("applying to the bucket"):
-            reply = apply_to(source, request)
+        with _show_progress("writing the bucket"):
+            reply = apply_to_bucket(source, request)
     else:
-        with _progress("looking what would change" if dry_run else "applying"):
+        with _show_progress("comparing" if dry_run else "applying"):
             reply = perform(catalog, request, offline=offline, wait=wait and not dry_run)
     if as_json:
         print_json(reply)
         return
-    _say(reply)
+    _print_reply(reply)
     for answer in reply.get("answers", []):
         click.echo(printable_text(f"answer  {answer['network']}  {answer['name']}"))
         click.echo(paint(printable_text(f"  - {answer['before']}"), "red"))
         click.echo(paint(printable_text(f"  + {answer['after']}"), "green"))
-    _say_more(reply.get("answers_changed", 0) - len(reply.get("answers", [])), "answers")
+    _print_more(reply.get("answers_changed", 0) - len(reply.get("answers", [])), "answers")
     if not dry_run:
         click.echo(f"revision {reply['revision']}{visibility(reply)}")
 
@@ -192,22 +194,22 @@ def apply(
 @click.command()
 @click.argument("file")
 @click.option(
-    "--prune", is_flag=True, help="Count what the document does not name as a difference."
+    "--prune", is_flag=True, help="Count everything that the document omits as a difference."
 )
 @limit_option
 @catalog_option
 @json_option
 def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> None:
-    """Tell how the catalog differs from FILE. Exit 1 when it does."""
+    """Show how the catalog differs from FILE. Exit 1 if it does."""
     from internal_dns.store import declare
 
     as_served = settings()
     try:
-        document = declare.parse(_text(file), name=file, rules=as_served.catalog_rules)
+        document = declare.parse(_read_text(file), name=file, rules=as_served.catalog_rules)
     except declare.InvalidDocument as error:
         why = "\n       ".join(map(str, error.faults))
-        raise OperatorError(f"{file} is not a catalog", why, "Correct it", FINDING) from error
-    with _progress("comparing"), opened(catalog) as connection:
+        raise OperatorError(f"{file} is not a valid catalog", why, "Correct it", FINDING) from error
+    with _show_progress("comparing"), opened(catalog) as connection:
         plan = declare.plan(connection, document, prune=prune)
     reply = {
         "summary": plan.summary(),
@@ -218,25 +220,34 @@ def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> Non
     if as_json:
         print_json(reply)
     else:
-        _say(reply)
+        _print_reply(reply)
     raise SystemExit(0 if plan.empty else FINDING)
 
 
 @click.command()
 @click.option(
-    "--network", "networks", multiple=True, metavar="NAME", help="Only this network; repeatable."
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="NAME",
+    help="Export only this network; repeatable.",
 )
 @click.option(
-    "--format", "kind", type=click.Choice(["toml", "json"]), default="toml", show_default=True
+    "--format",
+    "kind",
+    type=click.Choice(["toml", "json"]),
+    default="toml",
+    show_default=True,
+    help="The format of the document.",
 )
 @catalog_option
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
 def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) -> None:
-    """Print the catalog as a document that `apply` takes."""
-    from internal_dns.cli.objects import network_of
+    """Print the catalog as a document that `apply` accepts."""
+    from internal_dns.cli.objects.lookup import find_network
     from internal_dns.store import declare
 
-    numbers = [network_of(catalog, name)["id"] for name in networks] or None
+    numbers = [find_network(catalog, name)["id"] for name in networks] or None
     with opened(catalog) as connection:
         document, notes = declare.export(connection, numbers, rules=settings().catalog_rules)
     click.echo(
@@ -251,14 +262,14 @@ SOURCES: Final = ("wireguard", "csv", "docker", "consul", "fly")
 
 
 class _SourceName(click.Choice[str]):
-    """A source that `import` reads."""
+    """The name of a source that `import` reads."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value == "hosts":
             raise OperatorError(
-                "import hosts",
-                "a hosts file holds records of a network's own, which this version does not have",
-                "Write its machines or peers as CSV and use `import csv`",
+                "cannot import a hosts file",
+                "its records belong to no machine or peer; this version does not have such records",
+                "Write its machines or peers as CSV and run import csv",
                 USAGE,
             )
         return super().convert(value, param, ctx)
@@ -272,14 +283,16 @@ class _SourceName(click.Choice[str]):
     "networks",
     multiple=True,
     metavar="ID=NAME",
-    help="What a network is called; repeatable.",
+    help="The name of a network; repeatable.",
 )
-@click.option("--app", "label", default="", help="The app of machines whose source names none.")
-@click.option("--region", default="", help="The region of machines whose source names none.")
-@click.option("--peers", is_flag=True, help="csv: the rows are peers, whatever the header says.")
-@click.option("--out", metavar="FILE", help="Write there instead of standard output.")
+@click.option("--app", "label", default="", help="The app of machines without one in the source.")
+@click.option("--region", default="", help="The region of machines without one in the source.")
+@click.option(
+    "--peers", is_flag=True, help="csv: treat the rows as peers, whatever the header says."
+)
+@click.option("--out", metavar="FILE", help="Write to FILE instead of standard output.")
 @catalog_option
-@click.option("--json", "as_json", is_flag=True, help="A JSON document instead of TOML.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of TOML.")
 def import_(
     source: str,
     file: str,
@@ -291,12 +304,14 @@ def import_(
     catalog: str,
     as_json: bool,
 ) -> None:
-    """Turn what another system knows (FILE, - for standard input) into a document for `apply`.
-    Writes no catalog."""
+    """Convert the data of another system (FILE; - is standard input) to a document for `apply`.
+
+    No catalog is changed.
+    """
     from importlib import import_module
 
     from internal_dns import sources
-    from internal_dns.cli.objects import network_number, slash_48
+    from internal_dns.cli.objects.lookup import parse_network, slash_48
     from internal_dns.store import declare
 
     prefix, names = settings().prefix, {}
@@ -304,18 +319,18 @@ def import_(
         names = {row["id"]: row["name"] for row in read_rows(catalog, "networks") if row["name"]}
     for text in networks:
         number, equals, name = text.partition("=")
-        found = network_number(number, prefix)
-        if not equals or found is None:
+        ident = parse_network(number, prefix)
+        if not equals or ident is None:
             raise click.UsageError(
                 f"--network {text!r} is not ID=NAME, such as {slash_48(24, prefix)}=acme"
             )
-        names[found] = name
+        names[ident] = name
     more = {"kind": "peers"} if source == "csv" and peers else {}
     try:
         options = sources.Options(networks=names, app=label, region=region, prefix=prefix,
                                   file="" if file == "-" else Path(file).stem)  # fmt: skip
         imported = import_module(f"internal_dns.sources.{source}").read(
-            _octets(file), options, **more
+            _read_octets(file), options, **more
         )
     except sources.SourceError as error:
         raise OperatorError(error.what, error.why, error.do, FINDING) from error

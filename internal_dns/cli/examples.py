@@ -1,7 +1,7 @@
-"""The examples that `--help` and the man page show, by command.
+"""The examples of `--help` and of the man page, by command.
 
-A shell takes [ ] ? * and & for itself, so what holds them is quoted. tests/test_cli_examples.py has
-each line read by the command it names.
+Words with [ ] ? * or & are quoted, because a shell interprets them. tests/test_cli_examples.py
+parses each line with the command that it names.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "internal-dns export --network acme --json",
     ),
     "import": (
-        "docker inspect $(docker ps --all --quiet) | internal-dns import docker - --network 24=acme",
+        "docker inspect $(docker ps -aq) | internal-dns import docker - --network 24=acme",
         "internal-dns import wireguard /etc/wireguard/wg0.conf --out peers.toml",
         "internal-dns import csv machines.csv --app web --region iad",
     ),
@@ -102,7 +102,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def epilog(words: str) -> str:
-    """Return the examples of a command as its help shows them, empty for none."""
+    """Return the examples of a command as its help shows them; empty if it has none."""
     lines = EXAMPLES.get(words, ())
     title = "Example:" if len(lines) == 1 else "Examples:"
     return "\n".join(("\b", title, *(f"  {line}" for line in lines))) if lines else ""

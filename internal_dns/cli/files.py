@@ -1,4 +1,4 @@
-"""init and check: make a catalog file, and find what is wrong with one."""
+"""init and check: create a catalog file, and find the faults of one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from internal_dns.cli.words import (
+from internal_dns.cli.common import (
     CONFIGURATION,
     FINDING,
     USAGE,
@@ -25,16 +25,16 @@ from internal_dns.text import printable_text
 
 @click.command()
 @click.argument("file", default="catalog.db", type=click.Path(path_type=Path))
-@click.option("--demo", is_flag=True, help="Fill it with the demo catalog.")
+@click.option("--demo", is_flag=True, help="Write the demo catalog.")
 @click.option(
     "--machines",
     metavar="N",
     type=click.IntRange(1, 10_000_000),
-    help="Fill it with N made-up machines.",
+    help="Write N generated machines.",
 )
-@click.option("--seed", default=1, show_default=True, help="Of the made-up machines.")
-@click.option("--if-missing", is_flag=True, help="Leave a FILE that is there as it is, and exit 0.")
-@click.option("--upgrade", is_flag=True, help="Add what FILE lacks of the present schema.")
+@click.option("--seed", default=1, show_default=True, help="The random seed of --machines.")
+@click.option("--if-missing", is_flag=True, help="If FILE exists, leave it unchanged and exit 0.")
+@click.option("--upgrade", is_flag=True, help="Add whatever FILE lacks of the current schema.")
 @json_option
 def init(
     file: Path,
@@ -45,12 +45,12 @@ def init(
     upgrade: bool,
     as_json: bool,
 ) -> None:
-    """Make a catalog FILE: empty, the demo, or N machines for a bench."""
+    """Create a catalog FILE: empty, with the demo, or with N generated machines."""
     from internal_dns.store.generate import create_catalog, demo_rows, sized_rows
 
     if upgrade:
         if demo or machines or if_missing:
-            raise click.UsageError("--upgrade goes with --json only")
+            raise click.UsageError("--upgrade can be combined with --json only")
         _upgrade(file, as_json)
         return
 
@@ -66,22 +66,26 @@ def init(
         written = create_catalog(file, rows, progress)
     except FileExistsError as error:
         if if_missing:
-            _say_made(file, None, as_json)
+            _print_made(file, None, as_json)
             return
-        raise OperatorError(f"{file} is there already", "a catalog is never overwritten", "Remove it, name "
-                                                                                 "another file, or "
-                   "leave it as it is with --if-missing", CONFIGURATION) from error  # fmt: skip
+        raise OperatorError(
+            f"{file} already exists",
+            "init never overwrites a file",
+            "Remove it, name another file, or accept it with --if-missing",
+            CONFIGURATION,
+        ) from error
     except (OSError, sqlite3.Error) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise OperatorError(f"cannot write {file}", why, "Name a file in a writable directory",
-                   CONFIGURATION) from error  # fmt: skip
+        raise OperatorError(
+            f"cannot write {file}", why, "Name a file in a writable directory", CONFIGURATION
+        ) from error
     if machines and machines > 10_000 and sys.stderr.isatty():
         click.echo(err=True)
-    _say_made(file, written, as_json)
+    _print_made(file, written, as_json)
 
 
 def _upgrade(file: Path, as_json: bool) -> None:
-    """Upgrade a file of ours; of another engine's print what that engine must run, and exit 2."""
+    """Upgrade an owned file; for a foreign one print the SQL to run, and exit 2."""
     from contextlib import closing
 
     from internal_dns.store.sqlite import UnusableCatalog, connect
@@ -93,38 +97,49 @@ def _upgrade(file: Path, as_json: bool) -> None:
             ours = is_ours(connection)
             statements = upgrade_statements(connection) if ours else foreign_statements(connection)
         if ours:
-            with Writer(file, following=True):  # which upgrades what it opens
+            with Writer(file, following=True):  # A writer upgrades the file when it opens it.
                 pass
     except FileNotFoundError as error:
-        raise OperatorError(f"catalog {file}", "there is no such file", f"Make it: internal-dns init {file}",
-                   CONFIGURATION) from error  # fmt: skip
+        raise OperatorError(
+            f"cannot upgrade {file}",
+            "there is no such file",
+            f"Create it: internal-dns init {file}",
+            CONFIGURATION,
+        ) from error
     except NotOurs as error:
-        do = "Restart that server: it upgrades the file at its start"
+        do = "Restart that server: it upgrades the file when it starts"
         raise OperatorError(f"cannot write {file}", str(error), do, USAGE) from error
     except (UnusableCatalog, sqlite3.Error, OSError) as error:
-        raise OperatorError(f"cannot upgrade {file}", str(error), "Nothing was changed",
-                   CONFIGURATION) from error  # fmt: skip
+        raise OperatorError(
+            f"cannot upgrade {file}",
+            str(error),
+            "Nothing was changed; correct the cause and try again",
+            CONFIGURATION,
+        ) from error
     if as_json:
         print_json({"file": str(file), "ours": ours, "statements": statements})
     elif not statements:
-        click.echo(f"{file}: lacks nothing")
+        click.echo(f"{file}: up to date")
     else:
         click.echo("".join(f"{statement};\n" for statement in statements), nl=False)
     if statements and not ours:
-        raise OperatorError(f"{file} has no journal", "another engine maintains it, and must alter it",
-                   "Run the SQL above with that engine; until then what is missing has its default",
-                   USAGE)  # fmt: skip
+        raise OperatorError(
+            f"{file} has no journal",
+            "another engine maintains it, and only that engine may alter it",
+            "Run the SQL above with that engine; until then, missing columns have their defaults",
+            USAGE,
+        )
 
 
-def _say_made(file: Path, written: dict[str, int] | None, as_json: bool) -> None:
-    """Tell the rows *written*, by table; None: the file was there."""
+def _print_made(file: Path, written: dict[str, int] | None, as_json: bool) -> None:
+    """Print how many rows were *written* per table; None means that the file already existed."""
     if as_json:
         print_json({"file": str(file), "made": written is not None, "rows": written or {}})
     elif written is None:
-        click.echo(f"kept  {file}, which is there already")
+        click.echo(f"kept  {file}, which already exists")
     else:
         parts = ", ".join(f"{count:,} {table}" for table, count in written.items() if count)
-        click.echo(f"made  {file}: {parts or 'no rows yet'}")
+        click.echo(f"made  {file}: {parts or 'no rows'}")
         click.echo(f"try   internal-dns dev --catalog {shlex.quote(str(file))}")
 
 
@@ -132,8 +147,10 @@ def _say_made(file: Path, written: dict[str, int] | None, as_json: bool) -> None
 @catalog_option
 @json_option
 def check(catalog: str, as_json: bool) -> None:
-    """Find rows that cannot be served, names that cannot be asked, answers that do not fit. Exit 1
-    if any."""
+    """Find rows that cannot be served, names that cannot be queried, and answers that do not fit.
+
+    Exit 1 if there are any.
+    """
     from internal_dns.store.check import findings
     from internal_dns.store.sqlite import UnusableCatalog, load
 
@@ -143,7 +160,10 @@ def check(catalog: str, as_json: bool) -> None:
     except (FileNotFoundError, UnusableCatalog) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise OperatorError(
-            f"catalog {catalog}", why, "Name the file with --catalog", CONFIGURATION
+            f"cannot use catalog {catalog}",
+            why,
+            "Name another file with --catalog",
+            CONFIGURATION,
         ) from error
     found = findings(loaded)
     if as_json:

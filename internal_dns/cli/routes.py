@@ -1,4 +1,4 @@
-"""Which addresses are local to this host: what the kernel delivers to a listening socket."""
+"""Find which addresses are local to this host: those that the kernel delivers to its sockets."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ Route = tuple[int, int]  # network, prefix length
 
 
 def local_routes(table: str) -> list[Route]:
-    """Read /proc/net/ipv6_route: (network, prefix length) of what is delivered to this host
-    itself."""
-    found = []
+    """Return the local routes in *table*, the text of /proc/net/ipv6_route."""
+    local = []
     for words in map(str.split, table.splitlines()):
         if len(words) == 10 and int(words[8], 16) & RTF_LOCAL:
-            found.append((int(words[0], 16), int(words[1], 16)))
-    return found
+            local.append((int(words[0], 16), int(words[1], 16)))
+    return local
 
 
 def covers(route: Route, address: bytes) -> bool:
-    """Whether *address* (16 octets) lies in *route*."""
+    """Return whether *route* contains *address* (16 octets)."""
     network, length = route
     return not (network ^ int.from_bytes(address, "big")) >> (128 - length)
 
 
 def is_local(host: IPv4Address | IPv6Address) -> bool:
-    """Whether *host* is delivered here; True when the kernel does not say."""
+    """Return whether *host* is local; True if the kernel cannot be asked."""
     try:
         return route_is_local(host)
     except OSError:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from internal_dns.cli.common import CONFIGURATION
+from internal_dns.cli.common import settings as effective
 from internal_dns.cli.routes import is_local
 from internal_dns.cli.servers import specific
-from internal_dns.cli.words import CONFIGURATION
-from internal_dns.cli.words import settings as effective
 from internal_dns.config import Settings, find_misspelled, load_settings, table
 from internal_dns.errors import OperatorError
 from internal_dns.net import Endpoint
@@ -36,7 +36,7 @@ _log = logging.getLogger("internal_dns")
 def setting_options(
     command: Callable[..., Any], defaults: Mapping[str, str] = {}
 ) -> Callable[..., Any]:
-    """Add one option for each row of the table of settings; *defaults* are told instead of the
+    """Add one option per row of the table of settings. Help shows *defaults* instead of the
     table's."""
     for row in reversed(table()):
         if row.name == "forward":
@@ -55,10 +55,10 @@ def setting_options(
 
 
 def dev_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of `dev`, whose defaults need no root."""
+    """Add the options of `dev`, whose defaults need no root."""
     loopback = f"[::1]:{DEV_PORT}, 127.0.0.1:{DEV_PORT}"
-    maps = "::1/128 and 127.0.0.0/8 as the network of lowest id"
-    console = f"{DEV_CONSOLE}, where it is installed"
+    maps = "::1/128 and 127.0.0.0/8 to the network with the lowest id"
+    console = f"{DEV_CONSOLE} if installed"
     defaults = {
         "catalog": str(DEV_CATALOG),
         "listen": loopback,
@@ -75,18 +75,19 @@ def serve(config: Path | None, **flags: Any) -> None:
     _serve(
         effective(flags, config),
         dev=False,
-        ready=_one_line,
+        ready=_print_ready_line,
         reread=lambda: load_settings(flags, file=config),
     )
 
 
 @click.command()
 @click.option(
-    "--netns", is_flag=True, help="Serve fdaa::3 in a network namespace of its own (root)."
+    "--netns", is_flag=True, help="Serve fdaa::3 in a separate network namespace (needs root)."
 )
 @dev_options
 def dev(netns: bool, config: Path | None, **flags: Any) -> None:
-    """Try it without root: the demo catalog on [::1]:1053, where `dig --as NETWORK/REGION` asks as anyone."""
+    """Serve the demo catalog on [::1]:1053 without root; any client can be imitated there with
+    `dig --as NETWORK/REGION`."""
     if netns:
         from internal_dns.cli.netns import serve_in_namespace
 
@@ -99,46 +100,49 @@ def dev(netns: bool, config: Path | None, **flags: Any) -> None:
         settings = replace(settings, map_source=loopbacks)
     console = ""
     if settings.origin["console"] == "default":
-        console = _why_no_console()
+        console = _console_problem()
         settings = replace(settings, console=None if console else DEV_CONSOLE)
-    # No re-reading: here SIGHUP means that the terminal was closed.
+    # No reload: here SIGHUP means that the terminal was closed.
     _serve(
-        settings, dev=True, ready=lambda server: _dev_lines(server, network, console), reread=None
+        settings,
+        dev=True,
+        ready=lambda server: _print_dev_lines(server, network, console),
+        reread=None,
     )
 
 
 def dev_settings(flags: dict[str, Any], config: Path | None) -> Settings:
-    """The settings of `dev`: its own defaults stand where neither flags, environment nor file say
-    anything."""
+    """Return the settings of `dev`: its own defaults apply where flags, environment and file are
+    silent."""
     origin = effective(flags, config).origin
     own = {name: value for name, value in flags.items() if value}
     if origin["catalog"] == "default":
         own["catalog"] = str(demo_catalog())
     if origin["listen"] == "default":
         own["listen"] = loopback_listeners()
-    made = effective(own, config)
-    return replace(made, origin={**made.origin, **{k: origin[k] for k in ("catalog", "listen")}})
+    settings = effective(own, config)
+    kept = {name: origin[name] for name in ("catalog", "listen")}
+    return replace(settings, origin={**settings.origin, **kept})
 
 
-def _why_no_console() -> str:
-    """Say what keeps `dev` from showing the console where nobody asked for it by name; empty:
-    nothing."""
+def _console_problem() -> str:
+    """Return why `dev` cannot start the console that it starts by default; empty if it can."""
     import socket
     from importlib.util import find_spec
 
     from internal_dns.transport.listen.sockets import bind
 
     if not all(map(find_spec, ("jinja2", "starlette", "uvicorn"))):
-        return "none: pip install '.[console]' in the checkout brings it"
+        return "none: run pip install '.[console]' in the checkout to install it"
     try:
         bind(DEV_CONSOLE, socket.SOCK_STREAM).close()
     except OSError as error:
-        return f"none: {DEV_CONSOLE}: {error.strerror}; --console ADDR:PORT names another"
+        return f"none: {DEV_CONSOLE}: {error.strerror}; choose another with --console ADDR:PORT"
     return ""
 
 
-class OneLine(logging.Formatter):
-    """Formats a message as one printable line, whatever of a catalog or an upstream is in it."""
+class OneLineFormatter(logging.Formatter):
+    """Formats a message as one printable line, whatever foreign text it contains."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable_text(super().formatMessage(record))
@@ -151,31 +155,31 @@ def _serve(
     ready: Callable[[Server], None],
     reread: Callable[[], Settings] | None,
 ) -> None:
-    # Late: the settings, and what is wrong with them, are told without loading the server.
+    # Imported late: faulty settings are reported without loading the server.
     from internal_dns.server import run
 
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine("%(levelname)s %(message)s"))
+    handler.setFormatter(OneLineFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for words in find_misspelled():
         _log.warning("%s", words)
     folder = settings.catalog.parent
     if not folder.is_dir():
         _log.warning(
-            "catalog %s: the directory %s does not exist, and our names get SERVFAIL until the "
-            "file is there. mkdir -p %s; internal-dns init %s",
+            "catalog %s: the directory %s does not exist; internal names get SERVFAIL until the "
+            "file exists. Create it: mkdir -p %s; internal-dns init %s",
             settings.catalog, folder, folder, settings.catalog,
         )  # fmt: skip
     try:
         run(settings, ready, dev=dev, reread=reread)
     except OperatorError as error:
         if dev and error.in_use:
-            error.do += f"\nBeside it: {_elsewhere()}"
+            error.do += f"\nTo run a second server: {_command_on_free_port()}"
         raise
 
 
-def _elsewhere() -> str:
-    """A command that serves the demo on a port that is free now."""
+def _command_on_free_port() -> str:
+    """Return a command that serves the demo on a port that is free now."""
     from internal_dns.transport.listen.sockets import bind_pair
 
     for port in range(DEV_PORT + 1, 0xFFFF):
@@ -189,7 +193,7 @@ def _elsewhere() -> str:
 
 
 def _program() -> str:
-    """How the user called us, for commands to try."""
+    """Return the program's name as the user wrote it, for suggested commands."""
     program = (
         sys.argv[0]
         if "/" in sys.argv[0] and not sys.argv[0].endswith("__main__.py")
@@ -198,11 +202,12 @@ def _program() -> str:
     return program.removeprefix(os.getcwd() + "/")
 
 
-def _one_line(server: Server) -> None:
+def _print_ready_line(server: Server) -> None:
     for endpoint in not_local(server.endpoints()):
-        # The address may come later (FREEBIND): a warning, not a reason to end.
+        # The address may be added later (FREEBIND), so this is only a warning.
         _log.warning(
-            "listening on %s, but %s is not an address of this host: no query can reach it. %s",
+            "listening on %s, but %s is not an address of this host, so no query can reach it. "
+            "Add it: %s",
             endpoint, endpoint.host, _how_to_make_local(endpoint),
         )  # fmt: skip
     words = server.summary()
@@ -215,7 +220,7 @@ def _one_line(server: Server) -> None:
 
 
 def not_local(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-    """Return the endpoints whose address the kernel delivers nowhere on this host."""
+    """Return the endpoints whose address is not local to this host."""
     return [e for e in endpoints if not e.wildcard and not is_local(e.host)]
 
 
@@ -225,13 +230,13 @@ def _how_to_make_local(endpoint: Endpoint) -> str:
     return f"ip route add local {endpoint.host}/32 dev lo"
 
 
-def _dev_lines(server: Server, network: str, console: str) -> None:
+def _print_dev_lines(server: Server, network: str, console: str) -> None:
     words = server.summary()
     number = IPv6Address(network.partition("/")[0]).packed[2:6] if network else b""
     name = ""
     if server.exchange.catalog and number:
-        found = {n.prefix[2:]: n.label.decode() for n in server.exchange.catalog.networks.values()}
-        name = found.get(number, "")
+        labels = {n.prefix[2:]: n.label.decode() for n in server.exchange.catalog.networks.values()}
+        name = labels.get(number, "")
     first = server.endpoints()[0]
     port = first.port
     program = _program()
@@ -240,15 +245,15 @@ def _dev_lines(server: Server, network: str, console: str) -> None:
     click.echo(f"limits   {words['limits']} · admin {words['admin']}")
     click.echo(f"console  {words['console'] if server.console else console or 'none'}")
     if name:
-        click.echo(f"dev      loopback asks as network {name} ({network})")
-        elsewhere = "" if port == DEV_PORT else f"--server {specific(first, b'')} "
-        click.echo(f"try      {program} dig {elsewhere}--as {name}/iad web.internal")
+        click.echo(f"dev      loopback belongs to network {name} ({network})")
+        option = "" if port == DEV_PORT else f"--server {specific(first, b'')} "
+        click.echo(f"try      {program} dig {option}--as {name}/iad web.internal")
         click.echo(f"         dig -p {port} @{server.settings.listen[0].host} aaaa web.internal")
     sys.stdout.flush()
 
 
 def demo_catalog() -> Path:
-    """The demo catalog, made when it is not there yet."""
+    """Return the path of the demo catalog; create the file if there is none."""
     if not DEV_CATALOG.exists():
         from internal_dns.store.generate import create_catalog, demo_rows
 
@@ -256,29 +261,32 @@ def demo_catalog() -> Path:
             DEV_CATALOG.parent.mkdir(exist_ok=True)
             create_catalog(DEV_CATALOG, demo_rows())
         except OSError as error:
-            raise OperatorError(f"cannot write {DEV_CATALOG}", str(error), "Change to a writable directory, "
-                                                                  "or name a file with "
-                       "--catalog", CONFIGURATION) from error  # fmt: skip
+            raise OperatorError(
+                f"cannot write {DEV_CATALOG}",
+                str(error),
+                "Change to a writable directory, or name a file with --catalog",
+                CONFIGURATION,
+            ) from error
     return DEV_CATALOG
 
 
 def loopback_listeners(port: int = DEV_PORT) -> tuple[str, ...]:
-    """[::1] and 127.0.0.1, whichever exist, with *port*."""
+    """Return [::1] and 127.0.0.1, whichever this host has, with *port*."""
     import socket
 
-    found = []
+    listeners = []
     for family, address in ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.bind((address, 0))
         except OSError:
             continue
-        found.append(f"[{address}]:{port}" if ":" in address else f"{address}:{port}")
-    return tuple(found)
+        listeners.append(f"[{address}]:{port}" if ":" in address else f"{address}:{port}")
+    return tuple(listeners)
 
 
 def _lowest_network(settings: Settings) -> str:
-    """The /48 of the network with the lowest id, which loopback asks as; empty without one."""
+    """Return the /48 of the network with the lowest id, to which loopback belongs; else empty."""
     from internal_dns.store.sqlite import UnusableCatalog, load
 
     try:
@@ -286,8 +294,11 @@ def _lowest_network(settings: Settings) -> str:
     except FileNotFoundError:
         return ""
     except UnusableCatalog as error:
-        raise OperatorError(f"catalog {settings.catalog}", str(error), "Name a usable file with --catalog, "
-                                                              "or make one: "
-                   "internal-dns init FILE --demo", CONFIGURATION) from error  # fmt: skip
+        raise OperatorError(
+            f"cannot use catalog {settings.catalog}",
+            str(error),
+            "Name another file with --catalog, or create one: internal-dns init FILE --demo",
+            CONFIGURATION,
+        ) from error
     lowest = min(catalog.networks.values(), key=lambda n: n.id, default=None)
     return f"{IPv6Address(lowest.prefix + bytes(10))}/48" if lowest else ""

@@ -1,7 +1,7 @@
-"""Find the server that a command is meant for, and ask it one query over DNS.
+"""Find the server that a command is meant for, and send it one query over DNS.
 
 --server ADDR:PORT                   as given
-the server that has the catalog      it says at its socket where it listens
+the running server of the catalog    its socket says where it listens
 the `listen` of the configuration    when it sets one
 [::1]:1053, then 127.0.0.1:1053      where `internal-dns dev` listens
 """
@@ -17,8 +17,8 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from internal_dns.cli.common import USAGE
 from internal_dns.cli.routes import is_local
-from internal_dns.cli.words import USAGE
 from internal_dns.core.wire import MAX_MESSAGE, TC
 from internal_dns.errors import OperatorError
 from internal_dns.net import Endpoint
@@ -44,7 +44,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A reply, and how it came."""
+    """A reply, with the endpoint, source, transport and time of its query."""
 
     reply: dns.message.Message
     endpoint: Endpoint
@@ -58,7 +58,7 @@ class Asked:
 
 
 class NoReply(Exception):
-    """Nobody answered; the last endpoint tried and what happened there."""
+    """No reply; the last endpoint tried, and the error there."""
 
     def __init__(self, endpoint: Endpoint, error: Exception) -> None:
         super().__init__(str(error) or type(error).__name__)
@@ -66,8 +66,7 @@ class NoReply(Exception):
 
 
 def running(catalog: Path) -> Running | None:
-    """Ask the server that has *catalog* where it listens; None when there is none, or it is older
-    than this question."""
+    """Return where the server of *catalog* listens; None without a server, or for an old one."""
     from internal_dns.net import socket_path
 
     with socket.socket(socket.AF_UNIX) as server:
@@ -90,7 +89,7 @@ def running(catalog: Path) -> Running | None:
 def meant_for(
     server: str | None, settings: Settings, catalog: Path, source: IPv6Address | None = None
 ) -> tuple[Endpoint, ...]:
-    """Return where to ask, in the order to try. Raises OperatorError when *server* is no address."""
+    """Return the endpoints to query, in order. Raises OperatorError for an invalid *server*."""
     if server is not None:
         try:
             return (Endpoint.parse(server, 53),)

@@ -1,5 +1,8 @@
-"""top: the busiest networks, from what was decided and repeated for each, and names, from the counts
-that the answer table keeps with each entry."""
+"""top: the busiest networks and names.
+
+A network's rate counts computed and repeated answers. A name's rate comes from the hit counts in
+the answer table.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from typing import IO, Final
 
 import click
 
-from internal_dns.admin.rates import LOOKED_AT, Look, rates
+from internal_dns.admin.rates import SNAPSHOT_NAMES, Snapshot, rates
 from internal_dns.cli.backend import connected
-from internal_dns.cli.words import UNREACHABLE, catalog_option, json_option, paint, print_json
+from internal_dns.cli.common import UNREACHABLE, catalog_option, json_option, paint, print_json
 from internal_dns.errors import OperatorError
 
 _CLEAR: Final = "\x1b[H\x1b[2J"
@@ -30,36 +33,36 @@ _CLEAR: Final = "\x1b[H\x1b[2J"
     type=click.FloatRange(0.1, 3_600),
     default=2.0,
     show_default=True,
-    help="Seconds per look.",
+    help="Seconds between updates.",
 )
 @click.option(
     "--names",
     "count",
-    type=click.IntRange(1, LOOKED_AT),
-    help="How many names.  [default: what fits, or 20]",
+    type=click.IntRange(1, SNAPSHOT_NAMES),
+    help="The number of names.  [default: as many as fit, or 20]",
 )
-@click.option("--once", is_flag=True, help="One table, then end.")
+@click.option("--once", is_flag=True, help="Print one table and exit.")
 @catalog_option
 @json_option
 def top(interval: float, count: int | None, once: bool, catalog: str, as_json: bool) -> None:
-    """The busiest networks and names of the running server. q ends; --json prints one look.
+    """Show the busiest networks and names of the running server.
 
-    A network's rate counts every question. A name's counts the replies repeated from the answer
-    table: nearly all of a busy name's.
+    Press q to quit; --json prints one sample. The rate of a network counts all its queries. The
+    rate of a name counts replies repeated from the answer table, nearly all of a busy name's.
     """
     live = sys.stdout.isatty() and not once and not as_json
-    with connected(Path(catalog), offline=False) as server, _keys(live) as ended:
+    with connected(Path(catalog), offline=False) as server, _quit_key(live) as quit_pressed:
         replies = server.makefile("rb")
 
-        def look() -> Look:
-            server.sendall(json.dumps({"op": "busiest", "names": LOOKED_AT}).encode() + b"\n")
-            return _reply(replies)
+        def take_snapshot() -> Snapshot:
+            server.sendall(json.dumps({"op": "busiest", "names": SNAPSHOT_NAMES}).encode() + b"\n")
+            return _read_reply(replies)
 
         try:
-            before = look()
-            while not ended(interval):
-                now = look()
-                shown = rates(before, now)
+            previous = take_snapshot()
+            while not quit_pressed(interval):
+                snapshot = take_snapshot()
+                shown = rates(previous, snapshot)
                 if as_json:
                     print_json(
                         shown
@@ -71,26 +74,25 @@ def top(interval: float, count: int | None, once: bool, catalog: str, as_json: b
                     table(
                         shown,
                         size.columns if live else 100,
-                        count or (_fits(size.lines) if live else 20),
+                        count or (_count_rows(size.lines) if live else 20),
                     )
                 )
                 click.echo(_CLEAR * live + text + "\n" * (not once and not live))
                 if once:
                     return
-                before = now
+                previous = snapshot
         except KeyboardInterrupt:
             return
 
 
-def table(shown: Look, width: int, count: int) -> list[str]:
+def table(shown: Snapshot, width: int, count: int) -> list[str]:
     """Return the lines of one table, none longer than *width*."""
-    asked, repeated = shown["requests"], shown["repeated"]
+    queries, repeated = shown["requests"], shown["repeated"]
     answered = repeated + shown["decided"]
-    share = f"{min(repeated / asked, 1):.1%} repeated" if asked else "nothing asked"
+    share = f"{min(repeated / queries, 1):.1%} repeated" if queries else "no queries"
+    head = f"{queries:,.0f} queries/s · {share} · {shown['entries']:,} replies in the answer table"
     lines = [
-        _line(
-            "head", f"{asked:,.0f} questions/s · {share} · {shown['entries']:,} replies kept", width
-        ),
+        _line("head", head, width),
         "",
         _line("title", f"{'per second':>10} {'share':>6}  network", width),
     ]
@@ -108,11 +110,11 @@ def table(shown: Look, width: int, count: int) -> list[str]:
             _line("", f"{row['rate']:>10,.1f} {_share(row, repeated)}  {who} {row['name']}", width)
         )
     if not shown["names"]:
-        lines.append(_line("", f"{'':19}nothing was asked twice yet", width))
+        lines.append(_line("", f"{'':19}no query was repeated yet", width))
     return lines
 
 
-def _share(row: Look, whole: float) -> str:
+def _share(row: Snapshot, whole: float) -> str:
     return f"{min(row['rate'] / whole, 1):6.1%}" if whole else f"{'-':>6}"
 
 
@@ -121,33 +123,34 @@ def _line(kind: str, text: str, width: int) -> str:
     return paint(cut, {"head": "green", "title": "cyan"}[kind]) if kind else cut
 
 
-def _fits(lines: int) -> int:
-    """How many names fit below the head, with a third as many networks above them."""
+def _count_rows(lines: int) -> int:
+    """Return how many names fit below the head and a third as many networks."""
     return max(3, (lines - 6) * 3 // 4)
 
 
-def _reply(replies: IO[bytes]) -> Look:
+def _read_reply(replies: IO[bytes]) -> Snapshot:
     line = replies.readline()
     if not line:
         raise OperatorError(
-            "the server has ended", "it closed the connection", "Start it again", UNREACHABLE
+            "the server stopped", "it closed the connection", "Start it again", UNREACHABLE
         )
-    found: Look = json.loads(line)
-    if "error" in found:
-        why = ", ".join(found["faults"])
+    snapshot: Snapshot = json.loads(line)
+    if "error" in snapshot:
         raise OperatorError(
-            "the server cannot tell",
-            why,
-            "Is it of this version? Restart it after an upgrade",
+            "the server did not return its counts",
+            ", ".join(snapshot["faults"]),
+            "It may be older than this program: restart it after an upgrade",
             UNREACHABLE,
         )
-    return found
+    return snapshot
 
 
 @contextmanager
-def _keys(live: bool) -> Iterator[Callable[[float], bool]]:
-    """Give a function that waits so many seconds and returns whether q was pressed, which needs a
-    terminal."""
+def _quit_key(live: bool) -> Iterator[Callable[[float], bool]]:
+    """Yield a function that waits for some seconds and returns whether q was pressed.
+
+    Without a terminal it only waits.
+    """
     if not live or not sys.stdin.isatty():
         yield _sleep
         return
@@ -157,13 +160,13 @@ def _keys(live: bool) -> Iterator[Callable[[float], bool]]:
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
 
-    def ended(seconds: float) -> bool:
+    def quit_pressed(seconds: float) -> bool:
         ready, _, _ = select.select([terminal], [], [], seconds)
         return bool(ready) and os.read(terminal, 64)[:1].lower() in (b"q", b"")
 
     tty.setcbreak(terminal)
     try:
-        yield ended
+        yield quit_pressed
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 

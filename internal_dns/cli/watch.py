@@ -1,4 +1,4 @@
-"""watch: see an answer change as it becomes visible, or with --queries what is asked."""
+"""watch: print an answer each time it changes, or with --queries the queries as they arrive."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from internal_dns.admin.asking import reply_value
+from internal_dns.admin.presentation import reply_value
 from internal_dns.cli.ask import query_for, reply_lines
 from internal_dns.cli.backend import connected, read_rows
-from internal_dns.cli.words import UNREACHABLE, catalog_option, json_option, paint, settings
+from internal_dns.cli.common import UNREACHABLE, catalog_option, json_option, paint, settings
 from internal_dns.errors import OperatorError
 
 
@@ -23,21 +23,21 @@ from internal_dns.errors import OperatorError
     "--as",
     "who",
     metavar="NETWORK[/REGION]|ADDRESS",
-    help="Whom to answer as. [default: the first network]",
+    help="The client to answer.  [default: the network with the lowest ID]",
 )
 @click.option(
     "--queries",
     is_flag=True,
-    help="Print what is asked, by whom, and what it gets; nothing is kept.",
+    help="Print queries with client and reply as they arrive. Nothing is stored.",
 )
 @click.option(
     "--sample",
     type=click.IntRange(1, 1_000_000_000),
     metavar="N",
-    help="With --queries: one in N, by chance.",
+    help="With --queries, print one in N, chosen at random.",
 )
 @click.option(
-    "--changes", type=click.IntRange(1), metavar="N", help="End after N answers, or questions."
+    "--changes", type=click.IntRange(1), metavar="N", help="Exit after N answers or queries."
 )
 @catalog_option
 @json_option
@@ -53,33 +53,34 @@ def watch(
     name: str | None,
     qtype: str | None,
 ) -> None:
-    """Print the answer to NAME, and again whenever it becomes another. Ctrl-C ends.
+    """Print the answer to NAME now and after each change. Press Ctrl-C to stop.
 
-    With --queries instead of NAME: the questions of all networks as they come.
+    With --queries instead of NAME, print the queries of all networks as they arrive.
     """
     if queries == (name is not None) or (sample and not queries):
-        raise click.UsageError("give a NAME, or --queries (with --sample N for one in N)")
+        raise click.UsageError("give either NAME or --queries; --sample N needs --queries")
     if queries:
         request = {"op": "queries", "sample": sample or 1}
     else:
         assert name is not None
-        request = _watched(name, qtype, who, catalog)
+        request = _watch_request(name, qtype, who, catalog)
     try:
-        for number, said in enumerate(_lines(Path(catalog), request), 1):
-            click.echo("\n".join(_question(said, as_json) if queries else _answer(said, as_json)))
+        for number, message in enumerate(_messages(Path(catalog), request), 1):
+            lines = _query_lines(message, as_json) if queries else _answer_lines(message, as_json)
+            click.echo("\n".join(lines))
             if number == changes:
                 return
     except KeyboardInterrupt:
         return
     raise OperatorError(
-        "the server has ended",
+        "the server stopped",
         "it closed the connection",
-        "Start it again and watch again",
+        "Start it again and run watch again",
         UNREACHABLE,
     )
 
 
-def _watched(name: str, qtype: str | None, who: str | None, catalog: str) -> dict[str, Any]:
+def _watch_request(name: str, qtype: str | None, who: str | None, catalog: str) -> dict[str, Any]:
     prefix = settings().prefix
     if who is None:
         ids = [row["id"] for row in read_rows(catalog, "networks")]
@@ -90,40 +91,41 @@ def _watched(name: str, qtype: str | None, who: str | None, catalog: str) -> dic
     return {"op": "watch", "query": query.hex(), "source": (bytes(15) + b"\1").hex()}
 
 
-def _lines(catalog: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the server says, until it ends. Raises OperatorError."""
+def _messages(catalog: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the server's messages until it stops. Raises OperatorError."""
     with connected(catalog, offline=False) as server:
         server.sendall(json.dumps(request).encode() + b"\n")
         for line in server.makefile("rb"):
-            said: dict[str, Any] = json.loads(line)
-            if "error" in said:
+            message: dict[str, Any] = json.loads(line)
+            if "error" in message:
                 raise OperatorError(
-                    "cannot watch", ", ".join(said["faults"]), "Check the name", UNREACHABLE
+                    "cannot watch", ", ".join(message["faults"]), "Check the name", UNREACHABLE
                 )
-            yield said
+            yield message
 
 
-def _answer(said: dict[str, Any], as_json: bool) -> list[str]:
+def _answer_lines(message: dict[str, Any], as_json: bool) -> list[str]:
     import dns.message
 
-    reply = dns.message.from_wire(bytes.fromhex(said["reply"]))
+    reply = dns.message.from_wire(bytes.fromhex(message["reply"]))
     now = datetime.now().isoformat(timespec="milliseconds")
     if as_json:
-        return [json.dumps({"time": now, "revision": said["revision"], **reply_value(reply)})]
-    return [paint(f"; {now} revision {said['revision']}", "cyan"), *reply_lines(reply)]
+        return [json.dumps({"time": now, "revision": message["revision"], **reply_value(reply)})]
+    return [paint(f"; {now} revision {message['revision']}", "cyan"), *reply_lines(reply)]
 
 
-def _question(said: dict[str, Any], as_json: bool) -> list[str]:
-    return [json.dumps(said) if as_json else question_line(said)]
+def _query_lines(sample: dict[str, Any], as_json: bool) -> list[str]:
+    return [json.dumps(sample) if as_json else query_line(sample)]
 
 
-def question_line(said: dict[str, Any]) -> str:
-    """One sampled question: when, how, whose, what, and what it got."""
-    at = datetime.fromtimestamp(said["time"]).strftime("%H:%M:%S.%f")[:-3]
-    rcode = said["rcode"] or "no reply"
-    colour = {"NOERROR": "green", "NXDOMAIN": "yellow"}.get(rcode, "red")
-    asked = f"{said['name']} {said['type']}" if said["name"] else "(not a question)"
-    got = f"{rcode} {said['answers']}" if said["answers"] else rcode
-    lost = paint(f"  ({said['skipped']:,} not shown)", "yellow") if said["skipped"] else ""
-    who = f"{said['network'] or '-':15} {said['source']:39}"
-    return f"{at} {said['proto']} {who} {asked:45} {paint(got, colour)}  {said['how']}{lost}"
+def query_line(sample: dict[str, Any]) -> str:
+    """Return one sampled query as a line: time, transport, client, question, reply."""
+    at = datetime.fromtimestamp(sample["time"]).strftime("%H:%M:%S.%f")[:-3]
+    rcode = sample["rcode"] or "no reply"
+    color = {"NOERROR": "green", "NXDOMAIN": "yellow"}.get(rcode, "red")
+    question = f"{sample['name']} {sample['type']}" if sample["name"] else "(not a query)"
+    reply = f"{rcode} {sample['answers']}" if sample["answers"] else rcode
+    skipped = paint(f"  ({sample['skipped']:,} not shown)", "yellow") if sample["skipped"] else ""
+    client = f"{sample['network'] or '-':15} {sample['source']:39}"
+    fields = f"{at} {sample['proto']} {client} {question:45}"
+    return f"{fields} {paint(reply, color)}  {sample['how']}{skipped}"

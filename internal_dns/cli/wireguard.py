@@ -1,7 +1,7 @@
-"""The WireGuard configuration of a peer: a laptop that asks us for our names, and for nothing else.
+"""The WireGuard configuration of a peer, such as a laptop, with split DNS.
 
-`DNS =` of wg-quick would send us every name. So the resolver of the host is told instead which
-domains are ours ("split DNS"); how depends on the resolver.
+`DNS =` of wg-quick would send every query to this server. Instead, the resolver of the host is
+configured to send only queries for internal names; how depends on the resolver.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
-    """What a peer of one network needs: its address, the server, the domains to ask there."""
+class SplitDns:
+    """The configuration of one peer: its address, the server, and the domains to query there."""
 
     address: str
     server: str
     domains: tuple[str, ...]
-    routes: tuple[str, ...]  # that lead into the tunnel
+    routes: tuple[str, ...]  # prefixes reached through the tunnel
 
     def value(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the configuration as JSON has it."""
         return {
             "Address": f"{self.address}/120",
             "AllowedIPs": list(self.routes),
@@ -30,45 +30,47 @@ class Split:
         }
 
     def lines(self) -> list[str]:
-        """A wg-quick file without the keys, and how other resolvers are told."""
+        """Return a wg-quick file without keys, with comments for other resolvers."""
         routing = " ".join(f"'~{domain}'" for domain in self.domains)
-        searched = ",".join(f"~{domain}" for domain in self.domains)
-        spaces = ",".join(f"'.{domain}'" for domain in self.domains)
+        search = ",".join(f"~{domain}" for domain in self.domains)
+        namespaces = ",".join(f"'.{domain}'" for domain in self.domains)
         return [
             "[Interface]",
-            "# PrivateKey = (this peer's)",
+            "# PrivateKey = (of this peer)",
             f"Address = {self.address}/120",
-            "# systemd-resolved: only these domains are asked of the network's server.",
+            "# systemd-resolved: send only queries for these domains to the network's server.",
             f"PostUp = resolvectl dns %i {self.server} && resolvectl domain %i {routing} && "
             "resolvectl dnssec %i no",
             "",
             "[Peer]",
-            "# PublicKey, Endpoint = (the gateway's)",
+            "# PublicKey, Endpoint = (of the gateway)",
             f"AllowedIPs = {', '.join(self.routes)}",
             "",
             "# Other resolvers, instead of PostUp (docs/operating.md, Laptops):",
             "# NetworkManager (CONNECTION as in `nmcli connection`, with dns=systemd-resolved or "
             "dns=dnsmasq):",
             f"#   nmcli connection modify CONNECTION ipv6.dns {self.server} ipv6.dns-search "
-            f"'{searched}'",
+            f"'{search}'",
             "# macOS:",
             "#   sudo mkdir -p /etc/resolver",
             f"#   for zone in {' '.join(self.domains)}; do",
             f'#     echo "nameserver {self.server}" | sudo tee /etc/resolver/$zone; done',
             "# Windows, PowerShell as administrator:",
-            f"#   Add-DnsClientNrptRule -Namespace {spaces} -NameServers '{self.server}'",
+            f"#   Add-DnsClientNrptRule -Namespace {namespaces} -NameServers '{self.server}'",
         ]
 
 
-def split(address: str, number: int, prefix: bytes, zones: tuple[str, ...] = ()) -> Split:
-    """Return what the peer at *address* of network *number* needs; *zones* are private zones of
-    that network."""
+def split_dns(address: str, number: int, prefix: bytes, zones: tuple[str, ...] = ()) -> SplitDns:
+    """Return the configuration of the peer at *address* in network *number*.
+
+    *zones* are the private zones of that network.
+    """
     network = prefix + number.to_bytes(4, "big")
-    everyones = IPv6Address(prefix + bytes(13) + b"\3")
+    shared_server = IPv6Address(prefix + bytes(13) + b"\3")
     nibbles = ".".join(reversed(network.hex()))
-    return Split(
+    return SplitDns(
         address,
         str(IPv6Address(network + bytes(9) + b"\3")),
         ("internal", "flycast", f"{nibbles}.ip6.arpa", *zones),
-        (f"{IPv6Address(network + bytes(10))}/48", f"{everyones}/128"),
+        (f"{IPv6Address(network + bytes(10))}/48", f"{shared_server}/128"),
     )

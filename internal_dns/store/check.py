@@ -190,8 +190,10 @@ def _unready(app: App, where: str) -> Iterator[Finding]:
     sets: list[tuple[str, Sequence[Machine]]] = [("", app.whole.machines)]
     if not app.whole.none_ready:
         sets = [
-            *((f"region {region.decode()}: ", some.machines) for region, some in app.by_region.items()),
-            *((f"process group {group.decode()}: ", some.machines) for group, some in app.by_group.items()),
+            *((f"region {region.decode()}: ", some.machines) for region,
+              some in app.by_region.items()),
+            *((f"process group {group.decode()}: ", some.machines) for group,
+              some in app.by_group.items()),
             *(
                 (f"service {name.decode()}/{protocol.decode()}: ", [machine for machine, _ in some])
                 for (name, protocol), some in app.by_service.items()

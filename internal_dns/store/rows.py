@@ -49,7 +49,8 @@ READ: Final[Mapping[str, tuple[str, ...]]] = {
     "networks": ("id", "name"),
     "apps": ("network_id", "name"),
     "machines": (
-        "id", "network_id", "app", "address", "region", "process_group", "state", "skip_registration",
+        "id", "network_id", "app", "address", "region", "process_group", "state",
+        "skip_registration",
         "ready", "name",
     ),
     "machine_metadata": ("machine_id", "key", "value"),

@@ -191,8 +191,10 @@ MACHINES: Final = Table("machines", "machine", (
     Column("state", TEXT, "Only started machines are answered.", "created", essential=True),
     Column("skip_registration", FLAG, "Omit it from all names and lists.", 0, off="register"),
     Column("updated_at", TIME, "When the row was last written.", 0, document=None),
-    Column("ready", FLAG, "No: left out of sets of addresses while another of the set is ready.", 1),
-    Column("name", NAME_OR_NONE, "Answers at <name>.vm too; several may share it.", "", lenient=True),
+    Column("ready", FLAG, "No: left out of sets of addresses while another of the set is ready.",
+           1),
+    Column("name", NAME_OR_NONE, "Answers at <name>.vm too; several may share it.", "",
+           lenient=True),
 ))  # fmt: skip
 MACHINE_METADATA: Final = Table("machine_metadata", "metadata", (
     _MACHINE,
@@ -205,8 +207,10 @@ MACHINE_SERVICES: Final = Table("machine_services", "service", (
            "Its name, without the underscore: http for _http._tcp.", key=True),
     Column("protocol", PROTOCOL, "tcp or udp.", "tcp", key=True),
     Column("port", PORT, "Where it listens."),
-    Column("priority", SRV_NUMBER, "Of its SRV record: lower ones are tried first.", 0, lenient=True),
-    Column("weight", SRV_NUMBER, "Of its SRV record: its share among those of one priority.", 1, lenient=True),
+    Column("priority", SRV_NUMBER, "Of its SRV record: lower ones are tried first.", 0,
+           lenient=True),
+    Column("weight", SRV_NUMBER, "Of its SRV record: its share among those of one priority.", 1,
+           lenient=True),
 ))  # fmt: skip
 PEERS: Final = Table("peers", "peer", (
     _NETWORK,

@@ -271,8 +271,11 @@ def free_pieces(pieces: list[object]) -> None:
 
 @contextmanager
 def without_cycles() -> Iterator[None]:
-    """Read without the cycle collector: it would walk a million values that hold no cycles, again and
-    again, and hold the event loop each time. What is many when it is read is never walked."""
+    """Read without the cycle collector.
+
+    It would walk a million values that hold no cycles, again and again, and hold the event loop
+    each time. What is many when it is read is never walked.
+    """
     if not gc.isenabled():  # inside another reading
         yield
         return

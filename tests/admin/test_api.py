@@ -20,7 +20,7 @@ import pytest
 
 from internal_dns.admin import api as api_module
 from internal_dns.admin.api import Api
-from internal_dns.admin.live import busiest, described
+from internal_dns.admin.live import busiest, describe_sample
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.journey import Rules
@@ -184,7 +184,7 @@ def test_the_socket_of_a_living_server_stays_its_own(path: Path) -> None:
     async def story() -> None:
         async with running(path) as server:
             second = Running(path)
-            with pytest.raises(OSError, match="another server has"):
+            with pytest.raises(OSError, match="another server listens on"):
                 await second.api.start()
             await second.api.close()
             assert (await server.ask(STOP))["rows"] == 1
@@ -208,26 +208,38 @@ def test_what_is_no_socket_is_not_removed(path: Path) -> None:
 # ── requests that make no sense ───────────────────────────────────────────────────────────────────
 
 NONSENSE: list[Any] = [
-    b"", b"{", b"null", b"[]", b"7", b'"write"', b"\xff\xfe", b'{"op": "write"} x', b'{"op": NaN}', b"{" * 100_000,
-    b"[" * 100_000, b'{"op": "\\ud800"}', b"GET / HTTP/1.1\r", {}, {"op": None}, {"op": []}, {"op": "drop"},
-    {"op": "__class__"}, {"op": "write", "puts": 7}, {"op": "write", "puts": [7]}, {"op": "write", "puts": ["ab"]},
+    b"", b"{", b"null", b"[]", b"7", b'"write"', b"\xff\xfe", b'{"op": "write"} x', b'{"op": NaN}',
+    b"{" * 100_000,
+    b"[" * 100_000, b'{"op": "\\ud800"}', b"GET / HTTP/1.1\r", {}, {"op": None}, {"op": []},
+    {"op": "drop"},
+    {"op": "__class__"}, {"op": "write", "puts": 7}, {"op": "write", "puts": [7]},
+    {"op": "write", "puts": ["ab"]},
     {"op": "write", "puts": [["machines"]]}, {"op": "write", "puts": [["machines", 7]]},
-    {"op": "write", "puts": [["machines", {}]]}, {"op": "write", "puts": [["machines", {"id": "x"}, 1]]},
-    {"op": "write", "puts": [["journal", {"revision": 1}]]}, {"op": "write", "puts": [[["machines"], {"id": 1}]]},
-    {"op": "write", "puts": {"machines": {"id": "x"}}}, {"op": "write", "deletes": [["machines", {}]]},
-    {"op": "write", "deletes": [["nope", {"id": 1}]]}, {"op": "write", "deletes": None, "puts": None},
+    {"op": "write", "puts": [["machines", {}]]},
+    {"op": "write", "puts": [["machines", {"id": "x"}, 1]]},
+    {"op": "write", "puts": [["journal", {"revision": 1}]]},
+    {"op": "write", "puts": [[["machines"], {"id": 1}]]},
+    {"op": "write", "puts": {"machines": {"id": "x"}}},
+    {"op": "write", "deletes": [["machines", {}]]},
+    {"op": "write", "deletes": [["nope", {"id": 1}]]},
+    {"op": "write", "deletes": None, "puts": None},
     {"op": "write", "new": [["nope", {}]]}, {"op": "write", "new": [["machines", []]]},
-    {"op": "write", "new": [["machines", 7]]}, {"op": "write", "new": 7}, {"op": "write", "old": [["machines", None]]},
+    {"op": "write", "new": [["machines", 7]]}, {"op": "write", "new": 7},
+    {"op": "write", "old": [["machines", None]]},
     {"op": "write", "old": [["machines", {"nope": 1}]]},
-    {"op": "apply", "text": 7}, {"op": "apply", "text": "networks = 7"}, {"op": "apply", "text": "[", "kind": "json"},
+    {"op": "apply", "text": 7}, {"op": "apply", "text": "networks = 7"},
+    {"op": "apply", "text": "[", "kind": "json"},
     {"op": "apply", "text": "{}", "kind": "yaml"}, {"op": "apply", "text": "{}", "kind": 7},
-    {"op": "apply", "text": "{" * 50_000, "kind": "json"}, {"op": "apply", "text": "a=" + "[" * 50_000, "kind": "toml"},
+    {"op": "apply", "text": "{" * 50_000, "kind": "json"},
+    {"op": "apply", "text": "a=" + "[" * 50_000, "kind": "toml"},
     {"op": "watch"}, {"op": "watch", "query": "00"}, {"op": "watch", "source": "00"},
     {"op": "watch", "query": "zz", "source": "00"}, {"op": "watch", "query": 7, "source": None},
     {"op": "watch", "query": "", "source": "00" * 16},
     {"op": "watch", "query": "ff" * 40, "source": "00" * 16},
-    {"op": "queries", "sample": 0}, {"op": "queries", "sample": "1"}, {"op": "queries", "sample": True},
-    {"op": "busiest", "names": 0}, {"op": "busiest", "names": 10_001}, {"op": "busiest", "names": None},
+    {"op": "queries", "sample": 0}, {"op": "queries", "sample": "1"},
+    {"op": "queries", "sample": True},
+    {"op": "busiest", "names": 0}, {"op": "busiest", "names": 10_001},
+    {"op": "busiest", "names": None},
 ]  # fmt: skip
 
 
@@ -248,7 +260,8 @@ def test_a_request_without_sense_gets_an_error_and_the_next_one_is_served(
 
 
 VALUES: list[Any] = [
-    1 << 40, 1 << 63, 1 << 70, -(1 << 70), 1e400, -1.5, True, None, [], {}, [1], {"a": 1}, "\0", "\ud800",
+    1 << 40, 1 << 63, 1 << 70, -(1 << 70), 1e400, -1.5, True, None, [], {}, [1], {"a": 1}, "\0",
+    "\ud800",
     "x" * 100_000,
 ]  # fmt: skip
 
@@ -788,7 +801,7 @@ def test_a_shown_question_says_who_asked_what_and_got_what(
         exchange.handle(octets, source, ip("fdaa::3"), 4_000)
         sample = tap.queue.get_nowait()
         assert sample.reply is None or len(sample.reply) == 12
-        said = described(sample, exchange.catalog, exchange.rules)
+        said = describe_sample(sample, exchange.catalog, exchange.rules)
         assert (said["network"], said["name"], said["type"], said["rcode"]) == expected
 
     run(story())

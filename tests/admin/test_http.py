@@ -300,9 +300,10 @@ def server(tmp_path: Path) -> Server:
 
 def drive(server: Server) -> None:
     """Ask everything, of everybody."""
-    names = """web.internal db.internal nosuch.internal secret-app.internal web.flycast _apps.internal localhost
-    render.internal 3d8d9930b03989.vm.web.internal alice-laptop._peer.internal leader.role.kv._metadata.db.internal
-    3.a.a.d.f.ip6.arpa top2.nearest.of.web.internal _whoami.internal 1.10.in-addr.arpa""".split()
+    names = """web.internal db.internal nosuch.internal secret-app.internal web.flycast
+    _apps.internal localhost render.internal 3d8d9930b03989.vm.web.internal
+    alice-laptop._peer.internal leader.role.kv._metadata.db.internal 3.a.a.d.f.ip6.arpa
+    top2.nearest.of.web.internal _whoami.internal 1.10.in-addr.arpa""".split()
     sources = "fdaa:0:18:a7b:7d:f066:b83b:2 fdaa:0:19:a7b:c1:1:2:2 fdaa:0:77::2 2001:db8::1".split()
     for name in names:
         for source in sources:

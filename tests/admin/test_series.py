@@ -81,10 +81,10 @@ def test_ten_thousand_networks_asking_for_everything_make_no_more_than_200_serie
     tmp_path: Path,
 ) -> None:
     server = server_of(tmp_path, many_networks())
-    names = """{app}.internal nosuch.internal {app}.flycast _apps.internal _instances.internal m{n}.vm.{app}.internal
-    _whoami.internal x{n}.internal 3.a.a.d.f.ip6.arpa internal flycast localhost printer 1.10.in-addr.arpa
-    top2.nearest.of.{app}.internal _http._tcp.{app}.internal regions.{app}.internal {n}.role.kv._metadata.{app}.internal
-    """.split()
+    names = """{app}.internal nosuch.internal {app}.flycast _apps.internal _instances.internal
+    m{n}.vm.{app}.internal _whoami.internal x{n}.internal 3.a.a.d.f.ip6.arpa internal flycast
+    localhost printer 1.10.in-addr.arpa top2.nearest.of.{app}.internal _http._tcp.{app}.internal
+    regions.{app}.internal {n}.role.kv._metadata.{app}.internal""".split()
     types = [*Type, 3, 13, 99, 257, 32_769, 65_280]
     for n in range(1, NETWORKS + 1):
         source = b"\xfd\xaa" + n.to_bytes(4, "big") + ip("::1:1:1:1:2")[6:]

@@ -104,7 +104,8 @@ def lay_out(podman: Podman, file: dict[str, Any], stack: list[Any]) -> Site:
     service = file["services"]["server"]
     upstreams = ("--upstream", upstream.url)
     stack.append(lambda: podman.run("rm", "--force", "--time=0", "--volumes", site.name))
-    podman.run("run", "--detach", f"--name={site.name}", where, *MACHINE, *command_of(service), IMAGE,
+    podman.run("run", "--detach", f"--name={site.name}", where, *MACHINE, *command_of(service),
+               IMAGE,
                *service["command"], *upstreams)  # fmt: skip
     site.ready()
     return site

@@ -110,7 +110,10 @@ def test_psql_reaches_the_leader_by_name(site: Site) -> None:
     connection were right."""
     fields = b"SFATAL\0VFATAL\0C28000\0Mthis is the leader of db\0\0"
     refusal = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
-    where = "host=leader.role.kv._metadata.db.internal user=app dbname=orders sslmode=disable gssencmode=disable"
+    where = (
+        "host=leader.role.kv._metadata.db.internal user=app dbname=orders "
+        "sslmode=disable gssencmode=disable"
+    )
     with listening(site.acme, ACME_DB, 5432, lambda read: refusal) as heard:
         said = site.acme.run(
             "psql", "--no-password", f"{where} connect_timeout=10", "-c", "SELECT 1", fails=True

@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.container, requires_root(), requires_tool("podman", "r
 WRITE_ANYWHERE = """
 import json, os
 found = {}
-for folder in ("/", "/etc", "/opt/internal-dns/bin", "/usr/bin", "/var/lib", "/root", "/var/lib/internal-dns"):
+for folder in (
+    "/", "/etc", "/opt/internal-dns/bin", "/usr/bin", "/var/lib", "/root", "/var/lib/internal-dns"
+):
     try:
         os.open(folder + "/probe", os.O_CREAT | os.O_WRONLY)
         os.unlink(folder + "/probe")
@@ -64,7 +66,10 @@ def test_the_build_the_version_and_the_ready_line_name_the_same_udp_path(
 
 
 def test_what_only_a_build_needs_is_not_in_it(built: Built) -> None:
-    listing = "import importlib.metadata as m; print(*sorted(d.metadata['Name'].lower() for d in m.distributions()))"
+    listing = (
+        "import importlib.metadata as m; "
+        "print(*sorted(d.metadata['Name'].lower() for d in m.distributions()))"
+    )
     python = ("--entrypoint=/opt/internal-dns/bin/python", "--network=none", *MACHINE, NO_FILES)
     found = set(built.podman.run("run", "--rm", *python, IMAGE, "-c", listing).split())
     assert {"internal-dns", "uvloop", "dnspython", "nats-py", "starlette"} <= found

@@ -125,8 +125,8 @@ def repeat(octets: bytes) -> None:
 
 
 def check_reply(octets: bytes) -> None:
-    """Any octets give BadReply, or a CheckedReply that holds nothing of ours, but for answers' CNAMEs
-    that lead there and are named, and passes again when relayed."""
+    """Any octets give BadReply, or a CheckedReply that passes again when relayed and holds nothing
+    of ours but CNAMEs of the answer section that lead there, each of them named."""
     octets = IDENT + octets[2:12].ljust(10, b"\0") + ASKED + octets[12 + len(ASKED) :]
     try:
         found = wire.check_reply(octets, IDENT, ASKED, ZONES, PREFIX)

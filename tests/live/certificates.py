@@ -56,7 +56,10 @@ class Authority:
         )
 
     def sign(self, *names: str, days: int = 2) -> Pair:
-        """A certificate for *names*, such as `IP:::1` and `DNS:dns.example`; with *days* < 0 it is over."""
+        """A certificate for *names*, such as `IP:::1` and `DNS:dns.example`.
+
+        It has expired where *days* is negative.
+        """
         stem = f"{self.name}-{len(list(self.folder.glob('*.pem')))}"
         key, request, signed, extra = (
             self.folder / f"{stem}.{kind}" for kind in ("key", "csr", "pem", "ext")

@@ -1,8 +1,10 @@
 """Hosts for live tests: network namespaces with real 6PN addresses, and servers that are really
 started.
 
-    server  fdaa::3, <network>::3 (AnyIP)   fe80::1 ── veth ── fe80::2   acme    fdaa:0:18:a7b:7d:f066:b83b:2, ...
-                                            fe80::1 ── veth ── fe80::2   globex  fdaa:0:19:a7b:7d:1:1:2
+    server                         acme
+    fdaa::3, <network>::3 (AnyIP)  fe80::1 ── veth ── fe80::2   fdaa:0:18:a7b:7d:f066:b83b:2, ...
+                                   globex
+                                   fe80::1 ── veth ── fe80::2   fdaa:0:19:a7b:7d:1:1:2
 
 A namespace is called `idns-<pid>-<number>-<role>`; those of a run that was killed are removed by
 the next one.
@@ -288,7 +290,7 @@ def serving(
     environment: Mapping[str, str] = {},
     map_loopback: bool = True,
 ) -> Iterator[Served]:
-    """A server of *catalog*: on [::1], for which we are network 0x18, or on port 53 of every address of *host*."""
+    """A server of *catalog*: on [::1], for which we are network 0x18, or on port 53 of *host*."""
     where = ["--listen", LISTEN_ANYWHERE] if host else ["--listen", f"[::1]:{port}"]
     where += ["--map-source", MAP_LOOPBACK] if map_loopback and not host else []
     upstreams = [word for url in upstream.split() for word in ("--upstream", url)]

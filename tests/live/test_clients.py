@@ -36,7 +36,8 @@ VACANT = "fdaa:0:1a:a7b:7d:1:1:2"  # acme's other network
 OTHER = "fdaa:0:19:a7b:7d:1:1:2"  # globex's machine, of app web too
 OUTSIDER = "2001:db8::2"
 WEB = sorted([
-    "fdaa:0:18:a7b:7d:1:5:2", MACHINE, "fdaa:0:18:a7b:7e:1:2:2", "fdaa:0:18:a7b:91:1:3:2", "fdaa:0:18:a7b:a1:1:4:2",
+    "fdaa:0:18:a7b:7d:1:5:2", MACHINE, "fdaa:0:18:a7b:7e:1:2:2", "fdaa:0:18:a7b:91:1:3:2",
+    "fdaa:0:18:a7b:a1:1:4:2",
 ])  # fmt: skip
 DB = ["fdaa:0:18:a7b:7d:2:1:2", "fdaa:0:18:a7b:81:2:2:2", "fdaa:0:18:a7b:91:2:3:2"]
 GLOBEX_WEB = [OTHER, "fdaa:0:19:a7b:c1:1:2:2"]
@@ -231,7 +232,8 @@ def test_glibc_finds_addresses_with_its_options_set(hosts: Hosts, options: str) 
 def test_python_finds_addresses_although_there_is_no_a(hosts: Hosts) -> None:
     program = """
 import socket
-print(*sorted({found[4][0] for found in socket.getaddrinfo("db.internal", 5432, type=socket.SOCK_STREAM)}))
+found = socket.getaddrinfo("db.internal", 5432, type=socket.SOCK_STREAM)
+print(*sorted({each[4][0] for each in found}))
 try:
     socket.getaddrinfo("nobody.internal", 80)
 except socket.gaierror as error:

@@ -167,7 +167,7 @@ def test_without_javascript(browser: Browser, served: Served) -> None:
     assert "acme" not in browser.text()
     browser.type("#token", "wrong-wrong-wrong")
     browser.press("main button")
-    browser.until(lambda: "That is not the token of this run." in browser.text(), "the page")
+    browser.until(lambda: "This is not the current token." in browser.text(), "the page")
     browser.type("#token", url(served).partition("=")[2])
     browser.press("main button")
     browser.until(lambda: browser.title == "Networks · internal-dns", "the page")
@@ -234,7 +234,8 @@ def test_by_day_and_by_night(browser: Browser, served: Served, tmp_path: Path) -
 def test_no_page_is_wider_than_a_telephone(browser: Browser, served: Served, width: int) -> None:
     browser.open(url(served))
     browser.size(width, 800)
-    for path in ("", "networks/24", "networks/24/apps/web", f"networks/24/apps/web/machines/{MACHINE}", "status",
+    for path in ("", "networks/24", "networks/24/apps/web",
+                 f"networks/24/apps/web/machines/{MACHINE}", "status",
                  "search?q=w", "ask?name=top3.nearest.of.web.internal&as=acme/iad"):  # fmt: skip
         browser.open(base(served) + path)
         assert browser.run("return document.documentElement.scrollWidth") <= width, path

@@ -443,9 +443,11 @@ def test_all_bad_flags_are_told_at_once(tmp_path: Path) -> None:
     )
     assert code == 78
     assert said.count("error  ") == 1
-    for fault in ("--listen: 'nonsense'", "--listen: 'fdaa::3:53'", "--udp-limit: '5'", "--prefix: '10.0.0.0/8'",
+    for fault in ("--listen: 'nonsense'", "--listen: 'fdaa::3:53'", "--udp-limit: '5'",
+                  "--prefix: '10.0.0.0/8'",
                   "--map-source: '::1/128'", "--upstream: 'ftp://192.0.2.1'", "--region: 'a b'",
-                  "INTERNAL_DNS_COOKIE_SECRET: ", "unknown key 'lisen', did you mean 'listen'?"):  # fmt: skip
+                  "INTERNAL_DNS_COOKIE_SECRET: ",
+                  "unknown key 'lisen', did you mean 'listen'?"):  # fmt: skip
         assert fault in said, said
 
 
@@ -506,7 +508,8 @@ def test_the_admin_port_says_whether_it_is_ready(tmp_path: Path, acme: Path) -> 
             with error:
                 return error.code, error.read().decode()
 
-    served = Served("--catalog", str(later), "--listen", "[::1]:0", "--map-source", MAP_LOOPBACK, "--upstream", "none",
+    served = Served("--catalog", str(later), "--listen", "[::1]:0", "--map-source", MAP_LOOPBACK,
+                    "--upstream", "none",
                     "--admin", f"127.0.0.1:{port}")  # fmt: skip
     try:
         assert status("/healthz")[0] == 200

@@ -140,8 +140,8 @@ def test_another_process_holds_a_snapshot_and_checkpoints(tmp_path: Path) -> Non
 
 
 CRDT = """
-    CREATE TABLE machines__crsql_clock (key INTEGER NOT NULL, col_name TEXT NOT NULL, col_version INTEGER NOT NULL,
-        PRIMARY KEY (key, col_name)) WITHOUT ROWID;
+    CREATE TABLE machines__crsql_clock (key INTEGER NOT NULL, col_name TEXT NOT NULL,
+        col_version INTEGER NOT NULL, PRIMARY KEY (key, col_name)) WITHOUT ROWID;
     CREATE TABLE __corro_bookkeeping (actor_id BLOB NOT NULL, version INTEGER NOT NULL,
         PRIMARY KEY (actor_id, version));
     CREATE TRIGGER machines__crsql_utrig AFTER UPDATE ON machines BEGIN

@@ -109,7 +109,8 @@ def test_a_clock_that_is_set_changes_nothing_but_the_cookies(acme: Path, tmp_pat
     really was another."""
     clock = tmp_path / "clock"
     clock.write_text("+0")
-    faked = {"LD_PRELOAD": str(LIBRARY), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
+    faked = {"LD_PRELOAD": str(LIBRARY), "FAKETIME_TIMESTAMP_FILE": str(clock),
+             "FAKETIME_NO_CACHE": "1",
              "FAKETIME_DONT_FAKE_MONOTONIC": "1"}  # fmt: skip
     with serving(acme, environment=faked) as server:
 

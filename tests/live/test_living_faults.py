@@ -48,7 +48,8 @@ while True:
     for started, stopped in (pairs, pairs[::-1]):
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"UPDATE machines SET state = 'stopped' WHERE id IN {{stopped}}")
-        connection.executemany("INSERT OR REPLACE INTO machine_metadata VALUES ('3d8d9930b03989', ?, ?)",
+        connection.executemany("INSERT OR REPLACE INTO machine_metadata "
+                               "VALUES ('3d8d9930b03989', ?, ?)",
                                [(f"k{{n}}", os.urandom(200).hex()) for n in range(20)])
         connection.execute(f"UPDATE machines SET state = 'started' WHERE id IN {{started}}")
         connection.execute("COMMIT")

@@ -70,7 +70,8 @@ WEB, OTHER = plain("web.internal"), plain("other.internal")
 
 @dataclass
 class Alone:
-    """A worker on a socket of [::1], in whose table `web.internal` is all there is; Python takes nothing from it."""
+    """A worker on a socket of [::1] whose table has `web.internal` alone; Python takes nothing from
+    it."""
 
     sock: socket.socket
     mirror: Mirror = field(init=False)
@@ -169,7 +170,7 @@ def test_answers_come_while_python_holds_its_lock() -> None:
         assert waiting(client) == [header(QR | AA | RA | 0x100) + WEB[12:]]
 
 
-def test_what_a_worker_has_read_when_it_stops_is_answered_or_handed_up_and_the_rest_is_the_next_ones() -> (
+def test_what_a_stopping_worker_has_read_is_answered_or_handed_up_the_rest_is_the_next_ones() -> (
     None
 ):
     with alone() as (server, client):
@@ -525,7 +526,8 @@ WITHOUT = (
 
 def test_without_the_extension_the_python_path_serves_and_says_so(acme: Path) -> None:
     program = (sys.executable, "-W", "error", "-c", WITHOUT)
-    flags = ("--catalog", str(acme), "--listen", "[::1]:0", "--map-source", MAP_LOOPBACK, "--upstream", "none",
+    flags = ("--catalog", str(acme), "--listen", "[::1]:0", "--map-source", MAP_LOOPBACK,
+             "--upstream", "none",
              "--admin", "none")  # fmt: skip
     server = Served(*flags, program=program)
     try:

@@ -135,7 +135,8 @@ def as_printed(block: str, role: str) -> str:
         environment = {**os.environ, "PATH": f"{REPOSITORY}/.venv/bin:{os.environ['PATH']}"}
         done = subprocess.run(
             host.within("bash", "-ec", script),
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False, env=environment,
+            cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False,
+            env=environment,
         )  # fmt: skip
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -192,7 +193,7 @@ def test_a_second_demo_names_a_command_that_works(terminal: tuple[Host, Path, Se
     )
     assert second.returncode == 78
     assert "Address already in use" in second.stderr
-    command = shlex.split(second.stderr.partition("Beside it: ")[2])
+    command = shlex.split(second.stderr.partition("To run a second server: ")[2])
     assert command[:2] == [".venv/bin/internal-dns", "dev"]
     beside = Served(*command[2:], host=host, verb="dev", folder=folder, program=(command[0],))
     assert beside.port != 1053

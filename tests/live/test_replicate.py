@@ -269,7 +269,7 @@ def test_bad_values_are_kept_out_counted_and_listed_and_the_rest_goes_on(
         )
         until(lambda: shows(server, 1, 3), SOON)
     said = commands.run("doctor", "--catalog", path, "--listen", "[::1]:0", "--json")
-    listed = [s for s in said.json if s["what"].startswith("kept out")]
+    listed = [s for s in said.json if s["what"].startswith("rejected")]
     assert len(listed) == 3
     assert any("version 9 is unknown" in s["why"] for s in listed)
 
@@ -481,7 +481,10 @@ def test_a_bucket_is_followed_over_tls_and_only_of_a_server_that_is_vouched_for(
 ) -> None:
     ours, other = Authority(tmp_path), Authority(tmp_path, "other")
     pair, client = ours.sign("IP:127.0.0.1"), ours.sign("DNS:host")
-    tls = f'tls {{ cert_file: "{pair.certificate}", key_file: "{pair.key}", ca_file: "{ours.pem}", verify: true }}\n'
+    tls = (
+        f'tls {{ cert_file: "{pair.certificate}", key_file: "{pair.key}", '
+        f'ca_file: "{ours.pem}", verify: true }}\n'
+    )
     with nats_server(tmp_path / "nats", more=tls) as nats:
         start = f"tls://127.0.0.1:{nats.port}/catalog"
         own = f"cert={client.certificate}&key={client.key}"
@@ -500,7 +503,8 @@ def test_nothing_is_said_to_a_server_that_leaves_tls_out() -> None:
             with connection:
                 connection.settimeout(10)
                 connection.sendall(
-                    b'INFO {"server_id":"x","version":"2.9.10","max_payload":65536,"headers":true}\r\n'
+                    b'INFO {"server_id":"x","version":"2.9.10",'
+                    b'"max_payload":65536,"headers":true}\r\n'
                 )
                 while octets := connection.recv(4096):
                     heard.extend(octets)

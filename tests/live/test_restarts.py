@@ -278,7 +278,8 @@ def test_several_udp_sockets_of_one_address_are_all_read(acme: Path) -> None:
 
 @requires_native()
 def test_eight_inherited_udp_sockets_become_fair_queues(acme: Path) -> None:
-    """The network of ::1 is 0, so that after the server's filter all its questions wait in the first queue."""
+    """The network of ::1 is 0, so after the server's filter all its questions wait in the first
+    queue."""
     (*group,), tcp = bind_queues(Endpoint.parse("[::1]:0"), native.QUEUES)
     with contextlib.ExitStack() as stack:
         for sock in (*group, tcp):

@@ -81,7 +81,8 @@ class Sockets(Runner):
             )
             self.pristine[setting.catalog] = pristine
         file = Path(shutil.copy(pristine, self.folder / f"served-{len(self.servers)}.db"))
-        flags = ["--catalog", str(file), "--listen", "[::]:0", "--listen", f"{IPV4}:0", "--admin", "none",
+        flags = ["--catalog", str(file), "--listen", "[::]:0", "--listen", f"{IPV4}:0", "--admin",
+                 "none",
                  *self._flags(setting)]  # fmt: skip
         return Living(
             Served(*flags, host=self.host, verb="dev" if setting.server.dev else "serve"),

@@ -318,7 +318,8 @@ def test_a_faulty_configuration_leaves_the_one_before(acme: Path, tmp_path: Path
 
 
 def test_a_misspelt_variable_is_told_at_the_start(acme: Path) -> None:
-    server = Served("--catalog", str(acme), "--listen", "[::1]:0", "--upstream", "none", "--admin", "none",
+    server = Served("--catalog", str(acme), "--listen", "[::1]:0", "--upstream", "none", "--admin",
+                    "none",
                     environment={"INTERNAL_DNS_REGIN": "iad"})  # fmt: skip
     said = server.stop()
     assert (

@@ -36,7 +36,7 @@ def test_serve_warns_of_an_address_that_is_not_local_until_it_is(demo: Path) -> 
             said = served.stderr()
             served.stop()
             assert (
-                "no query can reach it. ip -6 route add local fdaa::3/128 dev lo" in said
+                "no query can reach it. Add it: ip -6 route add local fdaa::3/128 dev lo" in said
             ) != there
     finally:
         host.close()
@@ -119,7 +119,7 @@ def test_dig_and_doctor_take_a_configured_catalog_before_the_demo(
     with serving(demo) as served:
         assert f"; [::1]:{served.port} ·" in run("dig", *words, "web.internal").out
         said = run("doctor", *words, "--listen", "127.0.0.1:0", "--upstream", "none").out
-    assert f"one of this catalog runs, on [::1]:{served.port}" in said
+    assert f"a server of this catalog listens on [::1]:{served.port}" in said
 
 
 @requires_root()

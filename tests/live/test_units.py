@@ -61,8 +61,10 @@ def test_systemd_finds_no_fault(tmp_path: Path) -> None:
 
 
 def test_the_service_has_no_capability_and_no_user_of_the_host() -> None:
-    for key, value in (("CapabilityBoundingSet", ""), ("AmbientCapabilities", ""), ("DynamicUser", "yes"),
-                       ("Type", "notify"), ("LimitNOFILE", "65536"), ("StateDirectory", "internal-dns")):  # fmt: skip
+    for key, value in (("CapabilityBoundingSet", ""), ("AmbientCapabilities", ""),
+                       ("DynamicUser", "yes"),
+                       ("Type", "notify"), ("LimitNOFILE", "65536"),
+                       ("StateDirectory", "internal-dns")):  # fmt: skip
         assert directives(SERVICE, "Service", key) == [value], key
     assert directives(SERVICE, "Service", "User") == []
 

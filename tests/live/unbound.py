@@ -1,4 +1,5 @@
-"""Debian's Unbound as an upstream: UDP, TCP, DoT and DoH on ports of ::1, with zones of our own and no way out."""
+"""Debian's Unbound as an upstream: UDP, TCP, DoT and DoH on ports of ::1, with zones of our own and
+no way out."""
 
 from __future__ import annotations
 

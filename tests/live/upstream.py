@@ -401,7 +401,8 @@ class Upstream:
 
 
 class Nobody:
-    """A port of ::1 that answers nothing: datagrams come back as ICMP errors, connections are refused."""
+    """A port of ::1 that answers nothing: datagrams come back as ICMP errors, connections are
+    refused."""
 
     def __init__(self) -> None:
         # A bound TCP socket that does not listen keeps the port from being given to somebody.

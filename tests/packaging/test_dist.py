@@ -27,7 +27,8 @@ COMPILED = {
 }  # sources of the native path: for who builds, not for who runs
 # Beside the package: what a build reads, and what goes with a release.
 ADDED = {
-    "CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "SECURITY.md", "pyproject.toml", "requirements.lock",
+    "CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "SECURITY.md", "pyproject.toml",
+    "requirements.lock",
     "requirements-extras.lock", "schema.sql",
 }  # fmt: skip
 GENERATED = {"PKG-INFO", "setup.cfg"}

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from internal_dns.cli.bucket import SILENT, _judged, _report
+from internal_dns.cli.bucket import SILENT, _assess, _read_report
 
 REPORT = {
     "version": 1, "host": "iad-1", "revision": 7, "lag_revisions": 0, "lag_seconds": 0.0,
@@ -18,11 +18,11 @@ REPORT = {
     "value", [b"", b"{}", b"\xff", b"[" * 100_000, b'{"x":' + b"[" * 100_000, b'{"host": 1}']
 )
 def test_an_invalid_report_is_ignored(value: bytes) -> None:
-    assert _report(value) is None
+    assert _read_report(value) is None
 
 
 def test_a_report_cannot_move_the_terminal_cursor() -> None:
-    report = _report(
+    report = _read_report(
         json.dumps(
             REPORT | {"host": "\x1b[2Jiad", "problem": "\x1b]0;x\x07" * 1000, "new": 1}
         ).encode()
@@ -46,6 +46,6 @@ def test_a_report_cannot_move_the_terminal_cursor() -> None:
 def test_a_host_is_ok_while_it_reports_and_does_not_lag(
     more: dict[str, object], now: float, ok: bool
 ) -> None:
-    report = _report(json.dumps(REPORT | more).encode())
+    report = _read_report(json.dumps(REPORT | more).encode())
     assert report is not None
-    assert _judged(report, 7, now)["ok"] == ok
+    assert _assess(report, 7, now)["ok"] == ok

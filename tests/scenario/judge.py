@@ -97,7 +97,8 @@ def _judge_header(
         yield f"rcode: expected {expected.rcode}, got {dns.rcode.to_text(reply.rcode())}"
     wants, got = wanted_flags(expected, query, said), dns.flags.to_text(reply.flags).lower().split()
     if (expected.flags != "*" and sorted(wants) != sorted(got)) or octets[3] & 0x40:
-        yield f"flags: expected {' '.join(wants)}, got {' '.join(got)}{' z' * bool(octets[3] & 0x40)}"
+        shown = " ".join([*got, "z"] if octets[3] & 0x40 else got)
+        yield f"flags: expected {' '.join(wants)}, got {shown}"
     if (octets[2] ^ query.octets[2]) & 0x78:
         yield "the opcode is not the query's"
     end = 12 + len(query.name.to_wire() or b"") + 4 if query.name is not None else 12
@@ -176,7 +177,10 @@ def _judge_joined(
     wants = [canonical_text(f"{head} {text}", (query.name or dns.name.root).to_text())]
     if wants != got:
         count = got[0].count(separator) + 1 if got else 0
-        yield f"answer: expected {len(items)} items joined, got {len(got)} RRs, {count} items in the first"
+        yield (
+            f"answer: expected {len(items)} items joined, got {len(got)} RRs, "
+            f"{count} items in the first"
+        )
 
 
 def _compared(
@@ -289,7 +293,10 @@ def _judge_octets(query: Question, said: Server, octets: bytes) -> Iterator[str]
             common += 1
         least = sum(len(label) + 1 for label in low[: len(low) - common]) + (2 if common > 1 else 1)
         if end - at != least:
-            yield f"the owner {owner} takes {end - at} octets, {least} when compressed to the question"
+            yield (
+                f"the owner {owner} takes {end - at} octets, "
+                f"{least} when compressed to the question"
+            )
         start, at = end + 10, end + 10 + rdlength
         if rdtype != dns.rdatatype.OPT:
             rdata = dns.rdata.from_wire(

@@ -3,7 +3,7 @@ what must come back.
 
     ; Comment. A file without a `scenario` line is one scenario, called as its first comment
     sentence says.
-    catalog acme.sql                         verbs before the first scenario are where each scenario starts
+    catalog acme.sql                verbs before the first scenario are where each one starts
     asking  fdaa:0:18:a7b:7d:f066:b83b:2
 
     scenario A stopped machine leaves the name.
@@ -13,33 +13,44 @@ what must come back.
     web.internal. 5 IN AAAA fdaa:0:18:a7b:7d:1:1:2
 
 Verbs, until the end of the scenario:
-    catalog PART...     FILE.sql of tests/scenarios/catalogs, `demo`, `sized:N` (see `sized`), or `none`: not loaded yet
+    catalog PART...     FILE.sql of tests/scenarios/catalogs, `demo`, `sized:N` (see `sized`), or
+                        `none`: not loaded yet
     change SQL;         executed on the catalog's file, which the server rereads
-    server RULE...      region=iad prefix=fdab upstream=none dev map=::1/128=fdaa:0:18::/48 udp-limit=N nsid=TEXT
-                        hidden=PREFIX,... forward=SUFFIX,...    (each `server` line starts from the defaults again)
-    asking ADDRESS      the source, an IPv4 address too         at ADDRESS      the destination, fdaa::3 by default
-    turn N              the edge's random number                faults N        rows that the load must have left out
-    in-process only     needs what no socket can tell or set: `turn`, `faults`, `rotates`, `dropped`, `catalog none`
+    server RULE...      region=iad prefix=fdab upstream=none dev map=::1/128=fdaa:0:18::/48
+                        udp-limit=N nsid=TEXT hidden=PREFIX,... forward=SUFFIX,...
+                        (each `server` line starts from the defaults again)
+    asking ADDRESS      the source, an IPv4 address too
+    at ADDRESS          the destination, fdaa::3 by default
+    turn N              the edge's random number
+    faults N            rows that the load must have left out
+    in-process only     needs what no socket can tell or set: `turn`, `faults`, `rotates`,
+                        `dropped`, `catalog none`
 
 Questions; those that follow each other directly share what is expected below them:
-    > NAME TYPE [+tcp +bufsize=N +noedns +nordflag +cd +ad +do +cookie=hex +nsid +keepalive +as=TEXT +opt=code:hex
-                 +class=CH +opcode=N +edns=VERSION +ednsflags=hex +flags=hex]      EDNS with 1232 octets by default
-    >hex OCTETS [+tcp]                       a raw message: `..` repeats as in 00*12
+    > NAME TYPE [+tcp +bufsize=N +noedns +nordflag +cd +ad +do +cookie=hex +nsid +keepalive
+                 +as=TEXT +opt=code:hex +class=CH +opcode=N +edns=VERSION +ednsflags=hex
+                 +flags=hex]        EDNS with 1232 octets by default
+    >hex OCTETS [+tcp]              a raw message: `..` repeats as in 00*12
 
 Expected, all of it: a section that is not listed is empty.
-    < RCODE flags       (`*`: any) then answer lines, `authority:`, `additional:` and `edns:` with lines of their own;
-                        `additional: N` means N of those that follow
-    nxdomain ZONE · nodata ZONE              with the flags of an authoritative reply and that zone's SOA
+    < RCODE flags       (`*`: any) then answer lines; `authority:`, `additional:` and `edns:` have
+                        lines of their own; `additional: N` means N of those that follow
+    nxdomain ZONE · nodata ZONE
+                        with the flags of an authoritative reply and that zone's SOA
     refused · silent · dropped REASON · forwarded
-    NAME TTL IN TYPE RDATA                   `@` is the name asked; {1..3c} counts in hexadecimal: one line each
-    NAME TTL IN TXT join "," "{1..3c} iad"   one TXT RR: the items joined, strings of at most 255 octets
+    NAME TTL IN TYPE RDATA
+                        `@` is the name asked; {1..3c} counts in hexadecimal: one line each
+    NAME TTL IN TXT join "," "{1..3c} iad"
+                        one TXT RR: the items joined, strings of at most 255 octets;
                         revision=* at the end of one stands for any number but 0
     soa ZONE            that zone's SOA RR as a negative reply has it
     ordered             the answer in this order; sets compare without order otherwise
-    truncated [N]       TC is set; N of the answer's RRs (or items) are left, no more would fit; without N: all listed
+    truncated [N]       TC is set; N of the answer's RRs (or items) are left and no more would
+                        fit; without N: all listed
     part N              the same over TCP, where TC is clear
     rotates             asked with every turn, each address comes first equally often
-    only N              N of the answer's RRs, as many as were asked for        answer any      whatever it holds
+    only N              N of the answer's RRs, as many as were asked for
+    answer any          whatever it holds
     alike               the replies to the questions above have the same octets but for id and QNAME
     size N · size <= N · size <= query
     ede CODE|* ["TEXT"] · no ede · cookie [HEX] · nsid TEXT · keepalive N · options any

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from internal_dns.cli.words import AsJson, error_text
+from internal_dns.cli.common import AsJson, error_text
 from internal_dns.config import ConfigurationError
 from internal_dns.errors import CONFIGURATION, OperatorError
 from internal_dns.net import Endpoint

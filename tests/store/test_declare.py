@@ -174,7 +174,8 @@ def test_a_document_is_rows_of_the_schemas_columns_with_defaults() -> None:
             {"machine_id": "3d8d9930b03989", "key": "role", "value": "leader"},
             {"machine_id": "3d8d9930b03989", "key": "version", "value": "1.2.3"},
         ],
-        "machine_services": [{"machine_id": "3d8d9930b03989", "name": "http", "protocol": "tcp", "port": 8080,
+        "machine_services": [{"machine_id": "3d8d9930b03989", "name": "http", "protocol": "tcp",
+                              "port": 8080,
                               "priority": 0, "weight": 1}],
         "peers": [
             {"network_id": 24, "name": "alice-laptop", "address": "fdaa:0:18:a7b:7d:f066:b83b:102",
@@ -862,7 +863,8 @@ def test_what_no_document_can_represent_is_omitted_with_a_note(acme: sqlite3.Con
     acme.executescript("""
         INSERT INTO machine_metadata VALUES ('3d8d9930b03989', 'blob', x'00'),
             ('3d8d9930b03989', CAST(x'6bff' AS TEXT), ''), ('gone', 'k', 'v');
-        INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('gone', 'http', 'tcp', 80);
+        INSERT INTO machine_services (machine_id, name, protocol, port)
+            VALUES ('gone', 'http', 'tcp', 80);
         INSERT INTO apps VALUES ('x', 'web'), (24.5, 'web');
         INSERT INTO region_latency VALUES ('a', 'b', 9e999);
         INSERT INTO meta VALUES ('name', 'not part of a document');

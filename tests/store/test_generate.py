@@ -157,7 +157,8 @@ def test_the_demo_has_metadata_with_dots_and_capitals(demo: sqlite3.Connection) 
 def test_the_demo_has_services_over_tcp_and_udp(demo: sqlite3.Connection) -> None:
     services = set(
         demo.execute(
-            "SELECT app, machine_services.name, protocol, port FROM machine_services JOIN machines ON id = "
+            "SELECT app, machine_services.name, protocol, port FROM machine_services JOIN "
+            "machines ON id = "
             "machine_id"
         )
     )

@@ -210,7 +210,8 @@ class Changes:
         )
         port = self.rng.choice((53, 8080, 0, 70_000))
         self.do(
-            "INSERT OR REPLACE INTO machine_services (machine_id, name, protocol, port) VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO machine_services (machine_id, name, protocol, port) VALUES "
+            "(?, ?, ?, ?)",
             self.ident(),
             name,
             protocol,
@@ -635,7 +636,8 @@ def test_metadata_without_a_machine_is_not_a_fault(path: Path) -> None:
         loaded = reader.read()
         run(
             path,
-            "INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('nobody', 'x', 'tcp', 0)",
+            "INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('nobody', "
+            "'x', 'tcp', 0)",
         )
         for found in (reader.update(loaded), load(path)):
             assert found.fault_count == 0

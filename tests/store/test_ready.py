@@ -108,7 +108,8 @@ def test_a_service_with_a_faulty_number_is_left_out(priority: int, weight: int) 
 
 def older_schema() -> str:
     """schema.sql as it was before these columns."""
-    lines = [line for line in SCHEMA.splitlines() if not re.match(rf" +({'|'.join(NEW)}) +(INT|TEXT)", line)
+    lines = [line for line in SCHEMA.splitlines() if not re.match(rf" +({'|'.join(NEW)}) "
+                                                                  rf"+(INT|TEXT)", line)
              or re.match(r" +name +TEXT", line)]  # fmt: skip
     text = "\n".join(lines)
     body = re.search(r"CREATE TABLE machines \((.*?)\);", text, re.DOTALL)
@@ -132,7 +133,8 @@ def test_a_file_of_the_older_schema_answers_byte_for_byte_as_one_that_has_the_de
         before, after = read(old), loaded(rows=rows)
         old.close()
         assert set(before.missing) == {
-            "machines.ready", "machines.name", "machine_services.priority", "machine_services.weight",
+            "machines.ready", "machines.name", "machine_services.priority",
+            "machine_services.weight",
         }  # fmt: skip
         for _ in range(100):
             source = random_source(rng, rows)
@@ -186,10 +188,12 @@ def test_no_question_to_a_large_app_builds_an_index() -> None:
     catalog = Catalog(found.catalog.networks, found.catalog.regions)
     for name in (
         "web.internal", "ams.web.internal", "a.process.web.internal", "ams.a.process.web.internal",
-        "x.role.kv._metadata.web.internal", "role.kv._metadata.web.internal", "name3.vm.web.internal",
+        "x.role.kv._metadata.web.internal", "role.kv._metadata.web.internal",
+        "name3.vm.web.internal",
         "nosuch.vm.web.internal", "_http._tcp.web.internal", "_http._tcp.ams.web.internal",
         "_http._tcp.ams.a.process.web.internal", "_http._tcp.b.process.web.internal",
-        "top3.nearest.of.web.internal", "top3.nearest.of.a.process.web.internal", "1._page.web.internal",
+        "top3.nearest.of.web.internal", "top3.nearest.of.a.process.web.internal",
+        "1._page.web.internal",
     ):  # fmt: skip
         for qtype in (28, 33):
             respond(
@@ -242,7 +246,10 @@ address = "fdaa:0:18:1:1:1:1:2"
 region = "ams"
 ready = false
 name = "Blue"
-services = [{ name = "http", port = 80, priority = 10, weight = 5 }, { name = "dns", protocol = "udp", port = 53 }]
+services = [
+    { name = "http", port = 80, priority = 10, weight = 5 },
+    { name = "dns", protocol = "udp", port = 53 },
+]
 """
 
 
@@ -284,7 +291,8 @@ def test_a_document_with_a_faulty_value_is_refused(old: str, new: str, words: st
 
 def test_a_value_of_before_has_the_defaults_and_the_version_stays() -> None:
     value = {"version": 1, "id": "m1", "network_id": 24, "app": "web", "region": "ams",
-             "address": "fdaa:0:18:1:1:1:1:2", "services": [{"name": "http", "port": 80}]}  # fmt: skip
+             "address": "fdaa:0:18:1:1:1:1:2",
+             "services": [{"name": "http", "port": 80}]}  # fmt: skip
     stored = read_value(("machines", ("m1",)), json.dumps(value).encode(), Values(DEFAULT_RULES))
     row = dict(zip((column.name for column in MACHINES.columns), stored.row, strict=True))
     assert (row["ready"], row["name"], stored.services[0][4:]) == (1, "", (0, 1))

@@ -258,6 +258,7 @@ def test_one_commit_is_seen_whole(path: Path) -> None:
 
 
 ROW = "id, network_id, app, address, region, state"
+SERVICE = "machine_id, name, protocol, port"
 CHANGES = f"""
 INSERT INTO networks VALUES (99, 'new', '')
 UPDATE networks SET name = 'renamed' WHERE id = 24
@@ -283,7 +284,7 @@ DELETE FROM machines WHERE app = 'batch'
 INSERT INTO machine_metadata VALUES ('4d89696a2e7508', 'role', 'x')
 UPDATE machine_metadata SET value = 'y'
 DELETE FROM machine_metadata WHERE machine_id = '148e306c77e789'
-INSERT INTO machine_services (machine_id, name, protocol, port) VALUES ('4d89696a2e7508', 'grpc', 'tcp', 9000)
+INSERT INTO machine_services ({SERVICE}) VALUES ('4d89696a2e7508', 'grpc', 'tcp', 9000)
 UPDATE machine_services SET port = 9 WHERE name = 'dns'
 UPDATE machine_services SET priority = 7, weight = 70 WHERE name = 'http'
 DELETE FROM machine_services WHERE name = 'http'
@@ -299,7 +300,7 @@ DELETE FROM region_latency
 INSERT INTO region_latency VALUES ('ams', 'iad', 80)
 UPDATE hosts SET region = 'ams'
 DELETE FROM hosts
-INSERT OR REPLACE INTO machines ({ROW}) VALUES ('ffff', 24, 'web', 'fdaa:0:18:1:1:1:1:2', 'iad', 'started')
+REPLACE INTO machines ({ROW}) VALUES ('ffff', 24, 'web', 'fdaa:0:18:1:1:1:1:2', 'iad', 'started')
 INSERT OR REPLACE INTO peers VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:302', 'iad')
 DELETE FROM machines WHERE network_id = 25
 DELETE FROM apps WHERE network_id = 25

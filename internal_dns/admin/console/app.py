@@ -1,5 +1,4 @@
-"""Paths to pages. A page is built in the console's one thread, so that it never stands before an
-answer."""
+"""Paths and pages. The console's one thread builds all pages, so that they do not delay answers."""
 
 from __future__ import annotations
 
@@ -24,7 +23,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internal_dns import __version__
-from internal_dns.admin.asking import NotAQuestion
 from internal_dns.admin.console import pages
 from internal_dns.admin.console.guard import Guard, cookie_name, cookie_value, same
 from internal_dns.admin.console.live import Live
@@ -32,6 +30,7 @@ from internal_dns.admin.console.plot import figure
 from internal_dns.admin.console.samples import Sampler, per_second
 from internal_dns.admin.console.status import status
 from internal_dns.admin.console.steps import TRANSPORTS, TYPES, Question, journey
+from internal_dns.admin.presentation import InvalidQuestion
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Rules
 from internal_dns.core.names import printable
@@ -41,16 +40,16 @@ from internal_dns.store.sqlite import Loaded
 from internal_dns.transport.answer import Exchange
 
 HERE: Final = Path(__file__).parent
-MAX_FIELD: Final = 300  # characters of anything typed in; a name has at most 255
-MAX_FORM: Final = 1_024  # octets of the only form that is posted
-REFRESH: Final = 2  # seconds, with JavaScript; without, the page reloads itself
+MAX_FIELD: Final = 300  # characters per form field; a name has at most 255
+MAX_FORM: Final = 1_024  # octets of the login form, the only one that is posted
+REFRESH: Final = 2  # seconds between refreshes by JavaScript
 
 _log = logging.getLogger("internal_dns")
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the pages are made from, of the running server."""
+    """The parts of the running server from which pages are built."""
 
     catalog: Callable[[], Catalog | None]
     loaded: Callable[[], Loaded | None]
@@ -58,8 +57,8 @@ class Sources:
     rules: Callable[[], Rules]
     file: Path
     upstreams: Callable[[], Sequence[str]]  # as configured
-    about: Callable[[], Mapping[str, str]] = dict  # host, region, addresses and so on, for the head
-    exchange: Exchange | None = None  # what answers, for the live page
+    about: Callable[[], Mapping[str, str]] = dict  # host, region, addresses, … for the page header
+    exchange: Exchange | None = None  # the source of the live page
 
 
 Values = dict[str, Any]
@@ -92,10 +91,10 @@ class App:
             Route("/login", self.login, methods=["GET", "POST"]),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: self.told})
-        return Guard(app, self.token, self.refused)
+        app = Starlette(routes=routes, exception_handlers={HTTPException: self.show_error})
+        return Guard(app, self.token, self.ask_for_token)
 
-    # ── how a page is made ────────────────────────────────────────────────────────────────────────
+    # ── building a page ───────────────────────────────────────────────────────────────────────────
 
     def page(self, build: Build) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -105,12 +104,15 @@ class App:
         return endpoint
 
     def build(self, build: Build, request: Request) -> Response:
-        """Return a page; whatever goes wrong costs this page only."""
+        """Return a page. An error costs this page only."""
         catalog = self.sources.catalog()
         try:
             if any(len(value) > MAX_FIELD for value in request.query_params.values()):
                 return self.render(
-                    "message.html", 400, title="Too long", text=f"At most {MAX_FIELD} characters."
+                    "message.html",
+                    400,
+                    title="Too long",
+                    text=f"A field holds at most {MAX_FIELD} characters.",
                 )
             template, values = build(request, catalog or Catalog())
             return self.render(
@@ -120,39 +122,43 @@ class App:
                 about=self.sources.about(),
                 **values,
             )
-        except pages.NotThere as missing:
+        except pages.NotFound as error:
             return self.render(
                 "message.html",
                 404,
-                title="Not there",
-                text=f"The catalog has no {missing.args[0]}.",
+                title="Not found",
+                text=f"The catalog has no {error.args[0]}.",
             )
         except Exception as error:
-            # Neither the path nor the error's words are logged: they name tenants.
-            _log.error("console: a page failed: %s at %s", type(error).__name__, _where(error))
+            # The path and the text of the error name tenants, so they are not logged.
+            _log.error("console: a page failed with %s at %s", type(error).__name__, _where(error))
             return self.render(
-                "message.html", 500, title="This page failed", text="The server's log says where."
+                "message.html",
+                500,
+                title="This page failed",
+                text="The server's log names the place in the code.",
             )
 
     def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         shared = {"path": "", "ready": (True, "ready"), "q": "", "now": time.time(), "about": {}}
         return HTMLResponse(self.templates.get_template(template).render(shared | values), status)
 
-    async def told(self, request: Request, error: Exception) -> Response:
+    async def show_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        text = {404: "There is no such page.", 405: "The console only reads: GET."}.get(
-            error.status_code, error.detail
-        )
+        text = {
+            404: "The console has no such page.",
+            405: "The console is read only and accepts only GET.",
+        }.get(error.status_code, error.detail)
         return self.render("message.html", error.status_code, title="No such page", text=text)
 
-    # ── the way in ────────────────────────────────────────────────────────────────────────────────
+    # ── login ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def refused(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ask for the token. Every path says the same: nobody learns what is there."""
+    async def ask_for_token(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Show the login page. It is the same for every path, so that it reveals nothing."""
         await self.render("login.html", 401, wrong=False)(scope, receive, send)
 
     async def login(self, request: Request) -> Response:
-        """Exchange the token for a cookie, and take it out of the address bar."""
+        """Exchange the token for a cookie, and redirect so that the address bar loses it."""
         given = request.query_params.get("token", "")
         if request.method == "POST":
             given = await _posted(request, "token")
@@ -191,23 +197,30 @@ class App:
             rotation=_number(given.get("turn", "0")),
         )
         values: Values = {
-            "question": question, "types": TYPES, "transports": TRANSPORTS, "fault": None, "story": None,
-            "suggested": [pages.asks_as(catalog.networks[n]) for n in sorted(catalog.networks)[: pages.FOUND]],
+            "question": question,
+            "types": TYPES,
+            "transports": TRANSPORTS,
+            "fault": None,
+            "story": None,
+            "suggested": [
+                pages.asks_as(catalog.networks[number])
+                for number in sorted(catalog.networks)[: pages.FOUND]
+            ],
             "upstreams": self.sources.upstreams(),
-        }  # fmt: skip
+        }
         if question.name:
             try:
                 values["story"] = journey(question, catalog, self.sources.rules())
-            except NotAQuestion as fault:
+            except InvalidQuestion as fault:
                 values["fault"] = fault
         return "ask.html", values
 
     async def _live(self, request: Request) -> Response:
-        """The counts and the tap are the loop's; the page is built in the thread as every other."""
+        """Read counts and sampled queries in the event loop, then build the page in the thread."""
         last = tuple(self.sampler.kept)[-2:]
         rate = sum(v[-1] for v in per_second(last, "internal_dns_requests_total").values() if v)
-        found = await self.live.look(rate) if self.live else None
-        build: Build = lambda request, catalog: ("live.html", {"live": found})  # noqa: E731
+        live = await self.live.look(rate) if self.live else None
+        build: Build = lambda request, catalog: ("live.html", {"live": live})  # noqa: E731
         return await asyncio.get_running_loop().run_in_executor(
             self.thread, self.build, build, request
         )
@@ -220,11 +233,10 @@ class App:
         return "status_now.html", self._status_values(catalog)
 
     def _status_values(self, catalog: Catalog) -> Values:
-        # tuple() of a deque is one step of the interpreter: the loop does not add a sample
-        # half-way.
-        found = status(tuple(self.sampler.kept))
-        found["configured"] = self.sources.upstreams()
-        return {**found, "loaded": self.sources.loaded(), "revision": catalog.revision}
+        # tuple() copies the deque atomically: the event loop cannot add a sample meanwhile.
+        values = status(tuple(self.sampler.kept))
+        values["configured"] = self.sources.upstreams()
+        return {**values, "loaded": self.sources.loaded(), "revision": catalog.revision}
 
 
 def _networks(request: Request, catalog: Catalog) -> tuple[str, Values]:
@@ -248,8 +260,8 @@ def _flycasts(request: Request, catalog: Catalog) -> tuple[str, Values]:
 def _search(request: Request, catalog: Catalog) -> tuple[str, Values]:
     text = request.query_params.get("q", "").strip()
     results = pages.search(catalog, text)
-    alike = [] if results.total or not text else pages.alike(catalog, text)
-    return "search.html", {"q": text, "results": results, "alike": alike}
+    similar = [] if results.total or not text else pages.find_similar(catalog, text)
+    return "search.html", {"q": text, "results": results, "similar": similar}
 
 
 def _choice(request: Request) -> pages.Choice:
@@ -264,7 +276,7 @@ def _number(text: str) -> int:
 
 
 async def _posted(request: Request, field: str) -> str:
-    """Return one field of a posted form, empty when the form is longer than any of ours."""
+    """Return one field of a posted form, empty when the form is too long."""
     body = b""
     async for piece in request.stream():
         body += piece
@@ -274,7 +286,7 @@ async def _posted(request: Request, field: str) -> str:
 
 
 def _where(error: Exception) -> str:
-    """File and line in which an exception was raised."""
+    """Return the file and line in which an exception was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -285,12 +297,11 @@ def _where(error: Exception) -> str:
     )
 
 
-# ── how values are written ────────────────────────────────────────────────────────────────────────
+# ── formats of values ─────────────────────────────────────────────────────────────────────────────
 
 
 def age(at: int | None, now: float) -> str:
-    """How long ago *at* (Unix seconds) was, in the largest unit that gives two or more, or
-    seconds."""
+    """Return how long ago *at* (Unix seconds) was, in the largest unit with a value of 2 or up."""
     if at is None:
         return "–"
     seconds = max(0, int(now) - at)
@@ -301,7 +312,7 @@ def age(at: int | None, now: float) -> str:
 
 
 def moment(at: int) -> str:
-    """A time in full, UTC."""
+    """Return a time in full, in UTC."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
     except (OverflowError, ValueError, OSError):
@@ -310,19 +321,19 @@ def moment(at: int) -> str:
 
 @cache
 def templates() -> jinja2.Environment:
-    """The templates, compiled: later that would hold up answers."""
-    made = jinja2.Environment(
+    """Return the compiled templates. Compiling them while the server runs would delay answers."""
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= FILTERS
-    made.globals |= {"version": __version__, "asks_as": pages.asks_as, "refresh": REFRESH}
-    for name in made.list_templates():
-        made.get_template(name)
-    return made
+    environment.filters |= FILTERS
+    environment.globals |= {"version": __version__, "asks_as": pages.asks_as, "refresh": REFRESH}
+    for name in environment.list_templates():
+        environment.get_template(name)
+    return environment
 
 
 FILTERS: Final[Mapping[str, Callable[..., str]]] = {

@@ -1,8 +1,8 @@
-"""The door: who may come in, and what every response says to the browser.
+"""Access control: the Host header, the token, and the security headers of every response.
 
-Without the token nothing of any tenant is shown. A page of another site can neither read ours (the
-cookie is SameSite=Strict, and DNS rebinding fails at the Host header) nor frame it; and there is
-nothing to change.
+Without the token, no page shows anything of a tenant. A page of another site can neither read a
+page of the console (the cookie is SameSite=Strict, and the Host check defeats DNS rebinding) nor
+frame it. No page changes anything.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src "
-        "'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",  # a referrer would hold the names of tenants
+    "Referrer-Policy": "no-referrer",  # a referrer would contain names of tenants
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-OPEN: Final = ("/login", "/static/")  # what may be seen without the token: nothing of any tenant
+OPEN: Final = ("/login", "/static/")  # paths that need no token; they show nothing of a tenant
 
 
 class Guard:
-    """Stands before the app. *refused* is what those see who have no token yet."""
+    """Wraps *app*. Requests without the token go to *ask_for_token* instead."""
 
-    def __init__(self, app: ASGIApp, token: str, refused: ASGIApp) -> None:
-        self.app, self.refused = app, refused
+    def __init__(self, app: ASGIApp, token: str, ask_for_token: ASGIApp) -> None:
+        self.app, self.ask_for_token = app, ask_for_token
         self.token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,29 +58,26 @@ class Guard:
         await self._choose(scope["path"], headers)(scope, receive, with_headers)
 
     def _choose(self, path: str, headers: Headers) -> ASGIApp:
-        if not is_ours(headers.get("host", "")):
+        if not is_own_host(headers.get("host", "")):
             return PlainTextResponse(
-                "This is the console of a DNS server. It answers to its address, or to localhost, "
-                "and to no other "
-                "name:\na name can be pointed here by a page you visit. Open it by the address of "
-                "its start line.\n",
+                "This is the console of a DNS server. It accepts only its IP address or localhost "
+                "as Host,\nbecause a page you visit could point any other name here. Use the "
+                "address in the server's start line.\n",
                 421,
             )
-        if path.startswith(OPEN) or self.knows(headers):
+        if path.startswith(OPEN) or self.is_logged_in(headers):
             return self.app
-        return self.refused
+        return self.ask_for_token
 
-    def knows(self, headers: Headers) -> bool:
-        """Whether a request brings the cookie that the token was exchanged for."""
-        brought = cookie_parser(headers.get("cookie", "")).get(
-            cookie_name(headers.get("host", "")), ""
-        )
-        return same(brought, cookie_value(self.token))
+    def is_logged_in(self, headers: Headers) -> bool:
+        """Return whether a request has the cookie for which the token was exchanged."""
+        cookies = cookie_parser(headers.get("cookie", ""))
+        cookie = cookies.get(cookie_name(headers.get("host", "")), "")
+        return same(cookie, cookie_value(self.token))
 
 
-def is_ours(host: str) -> bool:
-    """Whether a Host header is an address or localhost: a page that rebinds its own name to us is
-    neither."""
+def is_own_host(host: str) -> bool:
+    """Return whether a Host header is an address or localhost. A rebound name is neither."""
     name, colon, port = host.rpartition(":")
     if not colon or host.endswith("]"):
         name, port = host, ""
@@ -98,14 +94,13 @@ def is_ours(host: str) -> bool:
 
 
 def cookie_name(host: str) -> str:
-    """Cookies know no ports: each console of a host has one of its own."""
+    """Return the name of the cookie, with the port: cookies are shared by all ports of a host."""
     port = host.rpartition(":")[2]
     return f"internal_dns_console_{port if port.isdigit() else 80}"
 
 
 def cookie_value(token: str) -> str:
-    """What the token is exchanged for: who sees the cookie does not learn the token, and it
-    outlives a restart."""
+    """Return the cookie for a token. It does not reveal the token, and it outlives a restart."""
     return hmac.new(token.encode(), b"internal-dns console cookie", hashlib.sha256).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""The live page: the busiest names since the last look, and the queries that are answered just now.
+"""The live page: the busiest names since the last refresh, and queries as they are answered.
 
-The server shows its queries (transport/tap.py) only while the page is open: from a poll until
-LEFT_ALONE seconds after the last one, and about WANTED per second of them.
+The server samples its queries (transport/tap.py) only while a page is open, until LEFT_ALONE
+seconds after its last request. It samples about WANTED queries per second.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from internal_dns.admin.live import busiest, described
-from internal_dns.admin.rates import LOOKED_AT, Look, rates
+from internal_dns.admin.live import busiest, describe_sample
+from internal_dns.admin.rates import SNAPSHOT_NAMES, Snapshot, rates
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.tap import Tap
 
 SHOWN: Final = 30  # names, and queries
-WANTED: Final = 20  # queries per second; of more, a sample by chance
-LEFT_ALONE: Final = 10.0  # seconds
+WANTED: Final = 20  # queries per second; if there are more, a random sample
+LEFT_ALONE: Final = 10.0  # seconds after the last request until sampling ends
 
 
 @dataclass(slots=True, eq=False)
 class Live:
-    """What open live pages share: the look before, and one tap."""
+    """The state that all open live pages share: the previous snapshot, and one tap."""
 
     exchange: Exchange
-    before: Look | None = None
-    shown: Look = field(default_factory=dict)
+    before: Snapshot | None = None
+    shown: Snapshot = field(default_factory=dict)
     tap: Tap | None = None
     queries: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=SHOWN))
     ending: asyncio.TimerHandle | None = None
 
     async def look(self, queries_per_second: float) -> dict[str, Any]:
-        """Return the values of the page: rates since the last look, and the newest queries."""
-        now = await busiest(self.exchange, LOOKED_AT)
-        # Two pages that are open at once must not look at a few milliseconds.
+        """Return the values of the page: rates since the previous snapshot, and recent queries."""
+        now = await busiest(self.exchange, SNAPSHOT_NAMES)
+        # With two open pages, the snapshots could be only milliseconds apart.
         if self.before is None or now["at"] - self.before["at"] >= 1:
             self.shown = rates(self.before or now, now)
             self.before = now
@@ -50,7 +50,7 @@ class Live:
         }
 
     def _watch(self, every: int) -> None:
-        """Have queries shown for a while, and take those that came."""
+        """Sample queries for some more seconds, and collect those sampled so far."""
         loop = asyncio.get_running_loop()
         if self.ending is not None:
             self.ending.cancel()
@@ -60,14 +60,14 @@ class Live:
             self.exchange.tap(self.tap)
         while not self.tap.queue.empty():
             sample = self.tap.queue.get_nowait()
-            self.queries.append(described(sample, self.exchange.catalog, self.exchange.rules))
+            self.queries.append(describe_sample(sample, self.exchange.catalog, self.exchange.rules))
         if self.tap.every != every:
             self.exchange.untap(self.tap)
             self.tap = Tap(every)
             self.exchange.tap(self.tap)
 
     def end(self) -> None:
-        """Stop watching, and forget what was seen."""
+        """Stop sampling, and discard the queries."""
         if self.ending is not None:
             self.ending.cancel()
         if self.tap is not None:

@@ -1,8 +1,7 @@
-"""What the pages on the catalog show: plain functions from a catalog to a template's values.
+"""Pages on the catalog: functions from a catalog to the values of a template.
 
-They run in the console's thread. A page shows at most PAGE rows, and what is counted for it is
-bounded too: looking at a catalog of a million machines must not be felt by those who ask the
-server.
+They run in the console's thread. A page shows at most PAGE rows and examines a bounded number, so
+that browsing a catalog with a million machines does not delay answers.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from internal_dns.core.requester import hex48
 from internal_dns.store.sqlite import UnusableCatalog, connect
 
 PAGE: Final = 50
-COUNTED: Final = 10_000  # machines of one app that are counted by state for a list
-FOUND: Final = 25  # results of a search, of each kind
-FILTERED: Final = 50_000  # rows of one list that a filter looks at; a fifth of it by address
-SORTED: Final = 10_000  # rows of one list that are sorted
-ALIKE: Final = 5_000  # app names that are compared with a misspelled one
-EXAMINED: Final = 200_000  # apps, peers and networks that a search looks at
+COUNTED: Final = 10_000  # machines per app whose state is counted for a list
+FOUND: Final = 25  # results per kind of a search
+FILTERED: Final = 50_000  # rows per list that a filter examines; by address a fifth of that
+SORTED: Final = 10_000  # rows of the longest list that is sorted
+ALIKE: Final = 5_000  # app names compared with a misspelled one
+EXAMINED: Final = 200_000  # apps, peers and networks that a search examines
 
 T = TypeVar("T")
 Values = dict[str, Any]
 
 
-class NotThere(LookupError):
-    """What a path names is not in the catalog, or no longer."""
+class NotFound(LookupError):
+    """The catalog does not have what a path names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,7 @@ def part(of: Sequence[T], number: int) -> Part[T]:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What of a list is wanted: rows that hold a text, an order ("-" before it: backwards), a
-    page."""
+    """The filter text, the order ("-" before it means descending) and the page of a list."""
 
     text: str = ""
     sort: str = ""
@@ -76,8 +74,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[T]):
-    """A list as chosen. `sorts` are the orders it has; `looked_at` is less than `of` where the
-    filter stopped."""
+    """A filtered and sorted page of a list.
+
+    `sorts` are the available orders. `looked_at` is less than `of` if the filter stopped early.
+    """
 
     part: Part[T]
     choice: Choice
@@ -92,8 +92,10 @@ def listing(
     words: Callable[[T], bytes],
     orders: Mapping[str, Callable[[T], Any]] = {},
 ) -> Listing[T]:
-    """Filter by *words*, sort by one of *orders*, cut a page. Of a long list only the first are
-    filtered, and it keeps its order: the work of a page is bounded."""
+    """Filter by *words*, sort by one of *orders*, and cut a page.
+
+    To bound the work, only the start of a long list is filtered, and a long list is not sorted.
+    """
     found, looked_at = of, len(of)
     if wanted := choice.text.lower().encode():
         looked_at = min(len(of), FILTERED // 5 if b":" in wanted else FILTERED)
@@ -106,18 +108,17 @@ def listing(
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """An app and how many machines it has; `visible` is None for an app with too many to count for
-    a list."""
+class AppCount:
+    """An app and its numbers of machines. `visible` is None if there are too many to count."""
 
     name: bytes
     machines: int
     visible: int | None
 
 
-def counted(app: App) -> Counted:
+def count_app(app: App) -> AppCount:
     few = len(app.machines) <= COUNTED
-    return Counted(
+    return AppCount(
         app.name, len(app.machines), sum(m.visible for m in app.machines) if few else None
     )
 
@@ -149,7 +150,7 @@ def network(catalog: Catalog, number: int, choice: Choice = Choice()) -> Values:
         "machines": lambda name: len(net.apps[name].machines),
     }
     found = listing(sorted(net.apps), choice, lambda name: name, orders)
-    rows = [counted(net.apps[name]) for name in found.part.items]
+    rows = [count_app(net.apps[name]) for name in found.part.items]
     return {"network": net, "listing": found, "apps": rows}
 
 
@@ -199,13 +200,12 @@ def app(
     shown = listing(found.machines, choice, words, orders)
     ages = updated(file, [machine.id for machine in shown.part.items])
     own = net.flycasts.get(found.name, ())
-    return {"network": net, "app": counted(found), "listing": shown, "updated": ages,
+    return {"network": net, "app": count_app(found), "listing": shown, "updated": ages,
             "flycasts": own}  # fmt: skip
 
 
 def _address_if(choice: Choice, row: Machine | Peer) -> bytes:
-    """The address of a row where the text may be a part of one: writing it takes most of the
-    time."""
+    """Return the address of a row if the filter text can be part of one; formatting it is slow."""
     return b" " + address_text(row.address) if ":" in choice.text else b""
 
 
@@ -226,39 +226,39 @@ def machine(catalog: Catalog, number: int, name: str, ident: str, file: Path) ->
 def network_of(catalog: Catalog, number: int) -> Network:
     found = catalog.networks.get(NetworkId(number))
     if found is None:
-        raise NotThere(f"network {number}")
+        raise NotFound(f"network {number}")
     return found
 
 
 def app_of(net: Network, name: str) -> App:
     found = net.apps.get(name.lower().encode())
     if found is None:
-        raise NotThere(f"app {name} in network {net.label.decode()}")
+        raise NotFound(f"app {name} in network {net.label.decode()}")
     return found
 
 
 def machine_of(of: App, ident: str) -> Machine:
-    """Find a machine by id: they are in order of it, so no index is built."""
+    """Find a machine by id. Machines are sorted by id, so no index is needed."""
     wanted = ident.lower().encode()
     at = bisect_left(of.machines, wanted, key=lambda each: each.id)
     if at == len(of.machines) or of.machines[at].id != wanted:
-        raise NotThere(f"machine {ident} of app {of.name.decode()}")
+        raise NotFound(f"machine {ident} of app {of.name.decode()}")
     return of.machines[at]
 
 
 def peers_inside(net: Network, found: Machine) -> list[Peer]:
-    """The peers whose /120 lies in the machine's /112: there are 256 of these at most."""
-    whole = (net.peer_by_120.get(found.address[:14] + bytes((octet,))) for octet in range(256))
-    return [peer for peer in whole if peer is not None]
+    """Return the peers whose /120 lies in the machine's /112, at most 256."""
+    peers = (net.peer_by_120.get(found.address[:14] + bytes((octet,))) for octet in range(256))
+    return [peer for peer in peers if peer is not None]
 
 
 def region_of(catalog: Catalog, own: bytes, address: bytes) -> bytes:
-    """The region of a peer: its own, else its host's; empty when neither is known."""
+    """Return the region of a peer, or that of its host; empty if neither is known."""
     return own or catalog.hosts.get(int.from_bytes(address[6:10], "big"), b"")
 
 
 def names_of(found: Machine) -> list[tuple[str, str]]:
-    """The names that lead to a machine, each with what it is: none to one that is not visible."""
+    """Return the names that lead to a machine, each with a description; none if it is invisible."""
     if not found.visible:
         return []
     named, ident, region, group = (
@@ -266,22 +266,24 @@ def names_of(found: Machine) -> list[tuple[str, str]]:
     )
     names = [
         (f"{ident}.vm.{named}.internal", "this machine alone"),
-        (f"{named}.internal", "every visible machine of the app"),
-        *([(f"{region}.{named}.internal", f"those in {region}")] if region else []),
+        (f"{named}.internal", "all visible machines of the app"),
+        *([(f"{region}.{named}.internal", f"its machines in {region}")] if region else []),
         *(
-            [(f"{group}.process.{named}.internal", f"those of process group {group}")]
+            [(f"{group}.process.{named}.internal", f"its machines in process group {group}")]
             if group
             else []
         ),
-        (f"top3.nearest.of.{named}.internal", "the three nearest to whoever asks"),
+        (f"top3.nearest.of.{named}.internal", "its three machines nearest to the client"),
     ]
     if found.name:
-        names.insert(1, (f"{found.name.decode()}.vm.{named}.internal", "those of its name"))
+        names.insert(
+            1, (f"{found.name.decode()}.vm.{named}.internal", "the machines with this name")
+        )
     names += [
         (f"_{s.name.decode()}._{s.protocol.decode()}.{named}.internal", _service(s))
         for s in found.services
     ]
-    return [*names, (address_text(found.address).decode(), "its reverse name")]
+    return [*names, (address_text(found.address).decode(), "the reverse name")]
 
 
 def _service(found: Service) -> str:
@@ -291,15 +293,15 @@ def _service(found: Service) -> str:
 
 
 def asks_as(net: Network) -> str:
-    """How one asks as a network: by its name, else by its first address."""
+    """Return how to query as a network: its name, or its first address without one."""
     return net.name.decode() or address_text(net.prefix + bytes(10)).decode()
 
 
 def updated(file: Path, idents: Iterable[bytes]) -> Mapping[bytes, int]:
-    """Return when these machines' rows were last written, from the file: the catalog in memory has
-    no use for it.
+    """Return when the rows of these machines were last written, from the file.
 
-    Empty while the file cannot be read, and without those that the file spells in capitals.
+    The catalog in memory does not hold this. The result is empty while the file cannot be read, and
+    lacks ids that the file spells with capitals.
     """
     wanted = [ident.decode() for ident in idents]
     try:
@@ -319,7 +321,7 @@ def updated(file: Path, idents: Iterable[bytes]) -> Mapping[bytes, int]:
 
 @dataclass(slots=True)
 class Results:
-    """What a search found; `stopped` when it did not look at everything."""
+    """The results of a search. `stopped` means that there may be more."""
 
     networks: list[Network] = field(default_factory=list)
     apps: list[tuple[Network, App]] = field(default_factory=list)
@@ -341,8 +343,8 @@ class Results:
 
 
 def search(catalog: Catalog, text: str) -> Results:
-    """Find networks, apps and peers whose name holds *text*, machines whose id starts with it; or
-    an address."""
+    """Find networks, apps and peers whose name contains *text*, and machines whose id starts with
+    it. If *text* is an address, find its network, machine, peer and names."""
     found = Results()
     try:
         address = IPv6Address(text.strip()).packed
@@ -377,8 +379,8 @@ def search(catalog: Catalog, text: str) -> Results:
     return found
 
 
-def alike(catalog: Catalog, text: str) -> list[tuple[Network, App]]:
-    """The apps whose names are nearest to *text*, for a search that found nothing."""
+def find_similar(catalog: Catalog, text: str) -> list[tuple[Network, App]]:
+    """Return the apps with the names most similar to *text*, for a search without results."""
     wanted, left, found = text.strip().lower(), ALIKE, list[tuple[Network, App]]()
     for number in sorted(catalog.networks):
         net = catalog.networks[number]
@@ -421,8 +423,7 @@ def _by_address(catalog: Catalog, address: bytes, found: Results) -> None:
 
 
 def _names_at(net: Network, address: bytes, owner: Machine | None, peer: Peer | None) -> list[str]:
-    """The names an address answers to. Not by the reverse index: to make that of a large network
-    takes seconds."""
+    """Return the names of an address, without the reverse index: building that takes seconds."""
     names = []
     if owner is not None and owner.visible and owner.address == address:
         names.append(f"{owner.id.decode()}.vm.{owner.app.decode()}.internal")

@@ -1,7 +1,6 @@
-"""Plots as numbers for a template: paths in a box of 300 × 100, scales in round figures, and the
-same in words.
+"""Plots as values for a template: SVG paths in a box of 300 × 100, round scales, and text.
 
-The box is stretched to whatever width there is, so text stands beside it and not inside it.
+The box is stretched to the width of the page, so text stands beside it and not inside it.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from typing import Final
 
 WIDTH: Final = 300
 HEIGHT: Final = 100
-HOVER: Final = 5  # values per column that tells them: fewer would make the page large
+HOVER: Final = 5  # values per column with a tooltip; fewer would make the page large
 
 Values = Sequence[float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a plot, in the colour of its number; `now` is its last value."""
+    """One line of a plot, in the color of its number; `now` is its last value."""
 
     number: int
     name: str
@@ -32,7 +31,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar; a height of 100 is the full box."""
+    """One bar; a height of 100 fills the box."""
 
     name: str
     count: int
@@ -41,7 +40,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Hover:
-    """A column of a plot that tells its values when pointed at."""
+    """A column of a plot that shows its values as a tooltip."""
 
     x: float
     width: float
@@ -50,7 +49,7 @@ class Hover:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """What a plot shows; `note` says what is measured and how."""
+    """One plot; `note` says what is measured and how."""
 
     title: str
     unit: str
@@ -63,13 +62,14 @@ class Plot:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to draw."""
+        """Return whether there is nothing to draw."""
         return not self.lines and not any(bar.count for bar in self.bars)
 
 
 def lines(title: str, unit: str, note: str, series: Mapping[str, Values], room: int) -> Plot:
-    """Draw *series*, the newest value at the right edge, *room* values wide. None is a gap; what
-    has no value is left out and keeps its colour for when it has.
+    """Draw *series*, *room* values wide, with the newest value at the right edge.
+
+    None is a gap. A series without values is omitted, but its color stays reserved.
     """
     highest = max((v for values in series.values() for v in values if v is not None), default=0.0)
     top = round_above(highest)
@@ -77,14 +77,14 @@ def lines(title: str, unit: str, note: str, series: Mapping[str, Values], room: 
     for number, (name, values) in enumerate(series.items(), 1):
         known = [v for v in values if v is not None]
         if known:
-            path, area = _paths(values, top, room)
+            path, area = _draw_paths(values, top, room)
             drawn.append(Line(number, name, path, area, figure(values[-1]), figure(max(known))))
     columns = _hovers(series, room, unit) if drawn else ()
     return Plot(title, unit, note, figure(top), figure(top / 2), tuple(drawn), hovers=columns)
 
 
 def _hovers(series: Mapping[str, Values], room: int, unit: str) -> tuple[Hover, ...]:
-    """Return columns of HOVER values each: how long ago, and the highest value of each series."""
+    """Return columns of HOVER values each, with their age and the maximum of each series."""
     length = max((len(values) for values in series.values()), default=0)
     step = WIDTH / max(1, room - 1)
     found = []
@@ -109,7 +109,7 @@ def bars(title: str, unit: str, note: str, counts: Sequence[tuple[str, float]]) 
     return Plot(title, unit, note, figure(top), figure(top / 2), bars=drawn)
 
 
-def _paths(values: Values, top: float, room: int) -> tuple[str, str]:
+def _draw_paths(values: Values, top: float, room: int) -> tuple[str, str]:
     """Return the path of the line, and that of the area below it."""
     step = WIDTH / max(1, room - 1)
     left = WIDTH - step * (len(values) - 1)
@@ -134,8 +134,7 @@ def _paths(values: Values, top: float, room: int) -> tuple[str, str]:
 
 
 def round_above(value: float) -> float:
-    """Return the least of 1, 2, 3, 4, 6, 8 × 10ⁿ that is not below *value*; 1 when there is
-    nothing."""
+    """Return the smallest of 1, 2, 3, 4, 6, 8 × 10ⁿ that is not below *value*; 1 for 0."""
     if value <= 0:
         return 1.0
     power = 10.0 ** floor(log10(value))
@@ -145,7 +144,7 @@ def round_above(value: float) -> float:
 
 
 def figure(value: float | None) -> str:
-    """A number as short as it can be read: three digits that count, thousands apart."""
+    """Return a number with up to three significant digits, and with thousands separators."""
     if value is None:
         return "–"
     if value >= 100:

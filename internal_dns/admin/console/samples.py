@@ -1,7 +1,7 @@
-"""The last minutes of the metrics, a sample a second, in memory: what the plots of the status page
-are drawn from.
+"""The metrics of the last minutes, one sample per second in memory, for the plots of the status
+page.
 
-A DNS server has no use for a database of its own past; Prometheus has one (docs/metrics.md).
+A longer history belongs in a monitoring system such as Prometheus (docs/metrics.md).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Final
 from internal_dns.metrics import Metrics, UpstreamFigures
 
 INTERVAL: Final = 1.0
-KEPT: Final = 300  # five minutes: what one looks at while one looks
-TICKS: Final = 10  # how often a second the loop's delay is measured
+KEPT: Final = 300  # samples kept: five minutes
+TICKS: Final = 10  # measurements of the event loop's delay per second
 
 Key = tuple[str, ...]
 
@@ -34,8 +34,8 @@ _WANTED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The counters at one moment. `delay` is the longest that the loop kept anyone waiting since
-    the sample before."""
+    """The counters at one moment. `delay` is the longest delay of the event loop since the previous
+    sample."""
 
     at: float
     counts: Mapping[Key, float]
@@ -45,12 +45,12 @@ class Sample:
 
 @dataclass(slots=True, eq=False)
 class Sampler:
-    """Takes the samples and keeps the newest."""
+    """Takes samples and keeps the newest ones."""
 
     metrics: Metrics
     upstreams: Callable[[], Sequence[UpstreamFigures]] = tuple
     kept: deque[Sample] = field(default_factory=lambda: deque(maxlen=KEPT + 1))
-    keys: dict[Key, Key] = field(default_factory=dict)  # one object a key, however many samples
+    keys: dict[Key, Key] = field(default_factory=dict)  # so that all samples share their keys
 
     def take(self, now: float, delay: float = 0.0) -> None:
         """Take a sample at *now*."""
@@ -79,8 +79,10 @@ class Sampler:
 def per_second(
     samples: Sequence[Sample], name: str, label: int | None = None
 ) -> dict[str, list[float]]:
-    """Return the rate of counter *name* between each two samples, by its label number *label*, or
-    in all as ""."""
+    """Return the rates of counter *name* between consecutive samples.
+
+    They are keyed by the value of label number *label*; without one, the key is "".
+    """
     found: dict[str, list[float]] = defaultdict(lambda: [0.0] * max(0, len(samples) - 1))
     for at, (before, after) in enumerate(pairwise(samples)):
         seconds = max(after.at - before.at, 1e-9)
@@ -92,15 +94,14 @@ def per_second(
 
 
 def in_buckets(samples: Sequence[Sample], name: str) -> list[tuple[str, float]]:
-    """Return how many each bucket of histogram *name* got between the first and the last sample:
-    (bound, count)."""
+    """Return (bound, count) per bucket of histogram *name*, between the first and last sample."""
     if not samples:
         return []
     first, last = samples[0].counts, samples[-1].counts
-    found, below = [], 0.0
-    for key, value in last.items():  # in the histogram's order, each bucket holds those before
+    buckets, below = [], 0.0
+    for key, value in last.items():  # in ascending order; each bucket includes the previous ones
         if key[0] == name:
-            here = value - first.get(key, 0.0)
-            found.append((key[1], here - below))
-            below = here
-    return found
+            cumulative = value - first.get(key, 0.0)
+            buckets.append((key[1], cumulative - below))
+            below = cumulative
+    return buckets

@@ -1,4 +1,4 @@
-"""The console's port: uvicorn in the server's own loop, ended with the server's drain."""
+"""The console's port: uvicorn in the server's event loop, closed when the server stops."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from internal_dns.transport.listen.sockets import bind
 
 CONNECTIONS: Final = 32  # a browser opens six
 MAX_HEAD: Final = 8_192  # octets of request line and headers
-CLOSE_TIMEOUT: Final = 2  # seconds that open requests get at the end
+CLOSE_TIMEOUT: Final = 2  # seconds for open requests to finish
 
 _log = logging.getLogger("internal_dns")
 
 
 class _Uvicorn(uvicorn.Server):
-    """Signals are the DNS server's: it tells us when to end."""
+    """A uvicorn server that leaves signals to the DNS server."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -34,8 +34,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 class Console:
-    """A running console. `url` is what a person opens; it holds the token when that was made for
-    this run."""
+    """A running console. `url` is its address, with the token if the token was generated."""
 
     def __init__(
         self, endpoint: Endpoint, token: str | None, sources: Sources, sampler: Sampler
@@ -67,12 +66,14 @@ class Console:
         )
         self.tasks: list[asyncio.Task[None]] = []
         if not endpoint.host.is_loopback:
-            _log.warning("console: %s is not a loopback address, and what goes there, the token "
-                         "too, is not encrypted; "
-                         "prefer 127.0.0.1 and ssh -L", endpoint)  # fmt: skip
+            _log.warning(
+                "console: %s is not a loopback address, so the token and all pages travel "
+                "unencrypted. Listen on 127.0.0.1 and use ssh -L instead",
+                endpoint,
+            )
 
     def start(self) -> None:
-        """Serve, in the running loop."""
+        """Start serving in the running event loop."""
         loop = asyncio.get_running_loop()
         self.tasks = [
             loop.create_task(self.uvicorn.serve([self.sock])),
@@ -80,7 +81,7 @@ class Console:
         ]
 
     async def close(self) -> None:
-        """Finish what is being sent, then end."""
+        """Finish open requests, then stop."""
         self.uvicorn.should_exit = True
         for task in self.tasks[1:]:
             task.cancel()

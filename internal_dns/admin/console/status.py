@@ -1,5 +1,4 @@
-"""The status page: how the server does, as plots of the last minutes and a table of its
-upstreams."""
+"""The status page: current figures, plots of the last minutes, and a table of the upstreams."""
 
 from __future__ import annotations
 
@@ -11,11 +10,11 @@ from internal_dns.admin.console.samples import KEPT, Sample, in_buckets, per_sec
 
 _RCODES: Final = ("NOERROR", "NXDOMAIN", "SERVFAIL", "REFUSED")
 _KINDS: Final = ("internal", "flycast", "reverse", "forward", "refused")
-UPSTREAMS_DRAWN: Final = 5  # a plot of more lines is none
+UPSTREAMS_DRAWN: Final = 5  # more lines would make the plot unreadable
 
 
 def status(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Return the figures of this moment and the plots."""
+    """Return the current figures and the plots."""
     last = samples[-2:]
     responses, hits = (
         _now(last, f"internal_dns_{name}_total") for name in ("responses", "answer_table_hits")
@@ -31,28 +30,53 @@ def status(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def plots(samples: Sequence[Sample]) -> list[Plot]:
-    """Return the plots, the most asked-for first."""
+    """Return the plots, in the order of the page."""
     responses = "internal_dns_responses_total"
     delays = [sample.delay * 1000 for sample in samples[1:]]
+    propagation = in_buckets(samples, "internal_dns_propagation_seconds_bucket")
     return [
-        lines("Queries", "per second", "Messages received, by transport.",
-              per_second(samples, "internal_dns_requests_total", 0), KEPT),
-        lines("Responses by RCODE", "per second", "What the replies said.",
-              _in_order(per_second(samples, responses, 0), _RCODES), KEPT),
-        lines("Responses by kind", "per second", "Our three zones, from the catalog; forwarded; "
-                                               "refused.",
-              _in_order(per_second(samples, responses, 1), _KINDS), KEPT),
-        lines("Latency: wait for the loop", "ms", "The longest that a query had to wait for its "
-                                                  "turn in each second.",
-              {"longest wait": delays} if delays else {}, KEPT),
-        bars("Propagation", "commits", "From a commit to its first answer: in so many milliseconds "
-                                       "at most.",
-             [(_milliseconds(bound), count)
-              for bound, count in in_buckets(samples, "internal_dns_propagation_seconds_bucket")]),
-        lines("Latency: upstreams", "ms", "What an upstream takes to answer, as the forwarder "
-                                          "reckons it.",
-              _latencies(samples), KEPT),
-    ]  # fmt: skip
+        lines(
+            "Queries",
+            "per second",
+            "Messages received, by transport.",
+            per_second(samples, "internal_dns_requests_total", 0),
+            KEPT,
+        ),
+        lines(
+            "Responses by RCODE",
+            "per second",
+            "Replies sent, by RCODE.",
+            _in_order(per_second(samples, responses, 0), _RCODES),
+            KEPT,
+        ),
+        lines(
+            "Responses by kind",
+            "per second",
+            "Answered from the catalog in one of three zones; forwarded; refused.",
+            _in_order(per_second(samples, responses, 1), _KINDS),
+            KEPT,
+        ),
+        lines(
+            "Event loop delay",
+            "ms",
+            "The longest time that a message waited for the event loop, per second.",
+            {"longest wait": delays} if delays else {},
+            KEPT,
+        ),
+        bars(
+            "Propagation",
+            "commits",
+            "Time from a commit until answers reflect it: milliseconds, at most.",
+            [(_milliseconds(bound), count) for bound, count in propagation],
+        ),
+        lines(
+            "Upstream latency",
+            "ms",
+            "Time until an upstream replies, smoothed by the forwarder.",
+            _latencies(samples),
+            KEPT,
+        ),
+    ]
 
 
 def _milliseconds(bound: str) -> str:
@@ -67,8 +91,8 @@ def _now(last: Sequence[Sample], name: str) -> float:
 
 
 def _in_order(found: Mapping[str, list[float]], known: Sequence[str]) -> dict[str, list[float]]:
-    """The known series in their order, so that a colour keeps its meaning; then whatever else there
-    is, as one."""
+    """Return the known series in a fixed order, so that colors keep their meaning; then the sum of
+    all others."""
     ordered = {name: found.get(name, []) for name in known}
     if rest := [values for name, values in found.items() if name not in known]:
         ordered["other"] = [sum(column) for column in zip(*rest, strict=True)]
@@ -77,13 +101,13 @@ def _in_order(found: Mapping[str, list[float]], known: Sequence[str]) -> dict[st
 
 def _latencies(samples: Sequence[Sample]) -> dict[str, list[float | None]]:
     urls = dict.fromkeys(u.to for sample in samples[-1:] for u in sample.upstreams)
-    found: dict[str, list[float | None]] = {}
+    latencies: dict[str, list[float | None]] = {}
     for url in list(urls)[:UPSTREAMS_DRAWN]:
-        # 0 is what an upstream has before its first reply.
-        seen = [
+        # The latency is 0 before the first reply.
+        series = [
             next((u.latency_seconds or None for u in s.upstreams if u.to == url), None)
             for s in samples[1:]
         ]
-        if any(value is not None for value in seen):
-            found[url] = [None if value is None else value * 1000 for value in seen]
-    return found
+        if any(value is not None for value in series):
+            latencies[url] = [None if value is None else value * 1000 for value in series]
+    return latencies

@@ -1,5 +1,4 @@
-"""One question, asked as anyone, and its journey: what the page draws. Nothing leaves the
-process."""
+"""The page that explains one query from any client, step by step. Nothing leaves the process."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 
-from internal_dns.admin.asking import ADVERTISED, NotAQuestion, query_for
+from internal_dns.admin.presentation import ADVERTISED, InvalidQuestion, query_for
 from internal_dns.core import names
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.explain import Explanation, Verdict, explain
@@ -25,19 +24,20 @@ from internal_dns.core.requester import Requester
 from internal_dns.core.resolve import asked_in, depends_on, our_zone
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, Query, read_query
 
-# machines a question may concern: sorting more holds the interpreter, and so the answers
-LARGEST: Final = 20_000
-JUDGED: Final = 2_000  # of them, those a page tells the reasons of
-SHOWN: Final = 200  # of them, and of the reply's records
+# Machines that an explained answer may be made from. Sorting more would hold the interpreter, and
+# thereby delay answers.
+MAX_MACHINES: Final = 20_000
+MAX_JUDGED: Final = 2_000  # machines that get a reason each
+SHOWN: Final = 200  # machines shown, and records of the reply
 TYPES: Final = ("AAAA", "TXT", "SRV", "PTR", "SOA", "NS", "A", "MX", "ANY")
 TRANSPORTS: Final = {"udp": "UDP, 1,232 octets", "udp8192": "UDP, 8,192 octets", "tcp": "TCP"}
 _LOOPBACK: Final = bytes(15) + b"\1"
-_EVERYONES: Final = bytes(16)  # no address of the prefix: every network may ask there
+_DESTINATION: Final = bytes(16)  # outside the prefix, so every network may query it
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What was typed in. An empty type is the one that the name usually has."""
+    """The form as submitted. An empty type stands for the usual type of the name."""
 
     name: str
     type: str = ""
@@ -57,38 +57,41 @@ class Record:
 
 
 def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any]:
-    """Return what happens to *question*, step by step. Raises NotAQuestion, also where it would
-    take too long."""
+    """Return how the server answers *question*, step by step.
+
+    Raises InvalidQuestion, also if the explanation would take too long.
+    """
     size = 8_192 if question.by == "udp8192" else ADVERTISED
-    tcp, source, said = question.by == "tcp", _LOOPBACK, question.who or None
+    tcp, source, ask_as = question.by == "tcp", _LOOPBACK, question.who or None
     with suppress(AddressValueError):
-        source, said = IPv6Address(question.who).packed, None
-    query = query_for(question.name, question.type or None, said, rules.prefix, size)
-    # Whom to ask as travels in the option of dev mode, as with `internal-dns explain`; an address
-    # simply asks.
+        source, ask_as = IPv6Address(question.who).packed, None
+    query = query_for(question.name, question.type or None, ask_as, rules.prefix, size)
+    # A network goes into the EDNS option of dev mode, as with `internal-dns explain`; an address
+    # becomes the source.
     octets, rules = query.to_wire(), replace(rules, dev=True, echo=False)
-    if (machines := concerned(octets, source, catalog, rules)) > LARGEST:
-        raise NotAQuestion(
-            f"{question.name} is not explained here",
-            f"it concerns {machines:,} machines, and more than {LARGEST:,} would hold up answers",
-            "Run `internal-dns explain`, which is a process of its own",
+    if (machines := count_machines(octets, source, catalog, rules)) > MAX_MACHINES:
+        raise InvalidQuestion(
+            f"{question.name} cannot be explained here",
+            f"its answer is made from {machines:,} machines; more than {MAX_MACHINES:,} would "
+            "delay other answers",
+            "Run `internal-dns explain`, which runs in a separate process",
         )
     story = explain(
         octets,
         source,
-        _EVERYONES,
+        _DESTINATION,
         catalog,
         rules,
         rotation=question.rotation,
         stream=tcp,
-        at_most=JUDGED,
+        at_most=MAX_JUDGED,
     )
     asked = query.question[0]
     labels = [names.printable(label) for label in asked.name.labels[:-1]]
     limit = MAX_MESSAGE if tcp else min(size, rules.udp_limit)
     return {
         "steps": {title: _sentence(says) for title, says in story.steps},
-        "suggested": suggested(story),
+        "suggested": suggest_names(story),
         "labels": labels,
         "type": dns.rdatatype.to_text(asked.rdtype),
         "forwarded": isinstance(story.outcome, Forward),
@@ -97,13 +100,13 @@ def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any
     }
 
 
-def concerned(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> int:
-    """Return how many machines the answer to a question is made from, at most."""
+def count_machines(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> int:
+    """Return the number of machines, at most, from which the answer is made."""
     query = read_query(octets)
     zone = our_zone(query.labels, rules.prefix) if isinstance(query, Query) else None
     if not isinstance(query, Query) or zone is None:
         return 0
-    who = identify(query, source, _EVERYONES, catalog, rules)
+    who = identify(query, source, _DESTINATION, catalog, rules)
     if not isinstance(who, Requester):
         return 0
     asked = asked_in(zone, query.labels, rules.prefix)
@@ -117,8 +120,8 @@ def concerned(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> i
     return 0
 
 
-def suggested(story: Explanation) -> list[str]:
-    """The names that a step recommends instead of one without an answer."""
+def suggest_names(story: Explanation) -> list[str]:
+    """Return the names that the explanation suggests instead of a name without an answer."""
     steps = dict(story.steps)
     names = re.findall(r"try (\S+)$", steps.get("hint", ""))
     _, _, near = steps.get("apps", "").partition("similar: ")
@@ -126,23 +129,21 @@ def suggested(story: Explanation) -> list[str]:
 
 
 def _sentence(says: str) -> str:
-    """A step's words for a page: no Markdown, and no loopback that only stands for whom one asks
-    as."""
-    says = re.sub(r"^::1 is (.*), by dev mode: .*", r"\1, as asked", says).replace("`", "")
+    """Return a step's text for a page, without Markdown and without the stand-in source ::1."""
+    says = re.sub(r"^::1 is (.*), by dev mode: .*", r"\1, as requested", says).replace("`", "")
     return says[:1].upper() + says[1:]
 
 
 def _machines(story: Explanation) -> dict[str, Any]:
-    """The machines that were considered, those of the answer first."""
-    found = sorted(
-        story.machines, key=lambda verdict: bool(verdict.why)
-    )  # stable: nearest stay nearest first
+    """Return the machines that were considered, those in the answer first."""
+    # sorted() is stable, so the nearest machines stay first.
+    found = sorted(story.machines, key=lambda verdict: bool(verdict.why))
     inside = sum(not verdict.why for verdict in found)
     reasons: dict[str, int] = {}
     for verdict in found[inside:]:
         reasons[verdict.why] = reasons.get(verdict.why, 0) + 1
     return {
-        "shown": _both(found, inside),
+        "shown": _select_verdicts(found, inside),
         "inside": inside,
         "outside": len(found) - inside,
         "judged": len(found),
@@ -152,15 +153,14 @@ def _machines(story: Explanation) -> dict[str, Any]:
     }
 
 
-def _both(found: list[Verdict], inside: int) -> list[Verdict]:
-    """Return at most SHOWN: of those in and of those out at least a quarter, if there are as
-    many."""
+def _select_verdicts(found: list[Verdict], inside: int) -> list[Verdict]:
+    """Return at most SHOWN machines; included and excluded ones get at least a quarter each."""
     first = min(inside, max(SHOWN - (len(found) - inside), SHOWN * 3 // 4))
     return [*found[:first], *found[inside : inside + SHOWN - first]]
 
 
 def _reply(octets: bytes, limit: int) -> dict[str, Any]:
-    shown, answers = with_few_answers(octets, SHOWN)
+    shown, answers = limit_answers(octets, SHOWN)
     reply = dns.message.from_wire(shown, one_rr_per_rrset=True)
     sections = (
         ("Answer", reply.answer, answers),
@@ -201,27 +201,27 @@ def _reply(octets: bytes, limit: int) -> dict[str, Any]:
     }
 
 
-def with_few_answers(octets: bytes, count: int) -> tuple[bytes, int]:
-    """Return the reply with its first *count* answers only, and how many it has: reading all takes
-    dnspython 50 µs each.
+def limit_answers(octets: bytes, count: int) -> tuple[bytes, int]:
+    """Return a reply with only its first *count* answers, and the number of all its answers.
 
-    It is our own: names are compressed to the question, or not at all (core/message.py).
+    dnspython needs 50 µs per record. The server made the reply itself: its names are compressed to
+    the question only (core/message.py).
     """
     total, at = unpack_from("!H", octets, 6)[0], HEADER
     if total <= count:
         return octets, total
     at = _after_name(octets, at) + 4
-    kept = at
+    end = at
     for number in range(total):
         if number == count:
-            kept = at
+            end = at
         at = _after_name(octets, at)
         at += 10 + unpack_from("!H", octets, at + 8)[0]
-    return octets[:6] + pack("!H", count) + octets[8:kept] + octets[at:], total
+    return octets[:6] + pack("!H", count) + octets[8:end] + octets[at:], total
 
 
 def _after_name(octets: bytes, at: int) -> int:
-    """Return where a name that begins at *at* ends."""
+    """Return the offset after the name that begins at *at*."""
     while 0 < octets[at] < 0xC0:
         at += 1 + octets[at]
     return at + (2 if octets[at] else 1)

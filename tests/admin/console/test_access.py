@@ -174,9 +174,12 @@ def test_the_menu_says_where_one_is(
 # ── colours ───────────────────────────────────────────────────────────────────────────────────────
 
 TEXT = [  # what stands on what
-    ("ink", "ground"), ("ink", "surface"), ("quiet", "ground"), ("quiet", "surface"), ("link", "ground"),
-    ("link", "surface"), ("link", "soft"), ("on-button", "button"), ("good", "good-soft"), ("warn", "warn-soft"),
-    ("bad", "bad-soft"), ("bad", "surface"), ("off", "off-soft"), ("ink", "off-soft"), ("off", "surface"),
+    ("ink", "ground"), ("ink", "surface"), ("quiet", "ground"), ("quiet", "surface"),
+    ("link", "ground"),
+    ("link", "surface"), ("link", "soft"), ("on-button", "button"), ("good", "good-soft"),
+    ("warn", "warn-soft"),
+    ("bad", "bad-soft"), ("bad", "surface"), ("off", "off-soft"), ("ink", "off-soft"),
+    ("off", "surface"),
 ]  # fmt: skip
 PICTURES = [(f"s{number}", "surface") for number in range(1, 7)] + [
     ("link", "ground"),

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from internal_dns.admin.console import app as console_app
 from internal_dns.admin.console import pages
-from internal_dns.admin.console.guard import cookie_value, is_ours
+from internal_dns.admin.console.guard import cookie_value, is_own_host
 from tests.admin.console.looking import TOKEN, console, get
 
 PATHS = (
@@ -108,7 +108,7 @@ def test_a_wrong_token_is_no_way_in(given: str) -> None:
     ],
 )
 def test_only_addresses_and_localhost_are_our_names(host: str, ours: bool) -> None:
-    assert is_ours(host) == ours
+    assert is_own_host(host) == ours
 
 
 @pytest.mark.parametrize("path", ["/", "/login", "/static/console.css"])
@@ -175,7 +175,7 @@ def test_a_page_that_fails_costs_that_page_and_names_nobody_in_the_log(
         get(client, "/networks/24")
     ours = [record.getMessage() for record in caplog.records if record.name == "internal_dns"]
     assert len(ours) == 1
-    assert ours[0].startswith("console: a page failed: RuntimeError at test_guard.py:")
+    assert ours[0].startswith("console: a page failed with RuntimeError at test_guard.py:")
     assert "acme" not in caplog.text
 
 

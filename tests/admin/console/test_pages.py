@@ -179,7 +179,8 @@ def test_a_file_that_cannot_be_read_costs_the_ages_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ago", "words"), [
-    (0, "0 s"), (119, "119 s"), (120, "2 min"), (7_199, "119 min"), (7_200, "2 h"), (172_799, "47 h"), (172_800, "2 d"),
+    (0, "0 s"), (119, "119 s"), (120, "2 min"), (7_199, "119 min"), (7_200, "2 h"),
+    (172_799, "47 h"), (172_800, "2 d"),
     (-5, "0 s"),
 ])  # fmt: skip
 def test_ages_in_words(ago: int, words: str) -> None:
@@ -259,7 +260,7 @@ def test_a_machine_is_found_without_an_index() -> None:
     assert pages.machine_of(app, "N042").id == b"n042"
     assert "by_id" not in app.__dict__
     for ident in ("", "n", "n0420", "zzz"):
-        with pytest.raises(pages.NotThere):
+        with pytest.raises(pages.NotFound):
             pages.machine_of(app, ident)
 
 
@@ -366,7 +367,7 @@ def test_the_head_says_which_server_this_is() -> None:
 def test_names_are_listed_only_where_they_lead() -> None:
     with console() as client:
         stopped = get(client, f"/networks/{ACME}/apps/web/machines/m4")
-        assert "a machine that is not visible is in no address name" in stopped.all("main")[0][1]
+        assert "answers have only visible machines" in stopped.all("main")[0][1]
         assert not [link for link in stopped.links if link.startswith("/ask?name=")]
 
 

@@ -251,11 +251,14 @@ def test_nothing_of_it_is_loaded_while_it_is_off() -> None:
 
 def test_dev_says_why_there_is_no_console(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli_run, "DEV_CONSOLE", Endpoint.parse("127.0.0.1:0"))
-    assert cli_run._why_no_console() == ""
+    assert cli_run._console_problem() == ""
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == "uvicorn" else object()
     )
-    assert cli_run._why_no_console() == "none: pip install '.[console]' in the checkout brings it"
+    assert (
+        cli_run._console_problem()
+        == "none: run pip install '.[console]' in the checkout to install it"
+    )
     monkeypatch.undo()
 
     async def told() -> None:
@@ -263,8 +266,11 @@ def test_dev_says_why_there_is_no_console(monkeypatch: pytest.MonkeyPatch) -> No
             monkeypatch.setattr(
                 cli_run, "DEV_CONSOLE", at := Endpoint.parse(f"127.0.0.1:{console.address[1]}")
             )
-            said = cli_run._why_no_console()
-            assert said == f"none: {at}: Address already in use; --console ADDR:PORT names another"
+            said = cli_run._console_problem()
+            assert (
+                said
+                == f"none: {at}: Address already in use; choose another with --console ADDR:PORT"
+            )
 
     story(told())
 

@@ -8,9 +8,9 @@ from ipaddress import ip_network
 import dns.message
 import pytest
 
-from internal_dns.admin.asking import NotAQuestion, query_for
 from internal_dns.admin.console import steps as module
-from internal_dns.admin.console.steps import Question, journey, with_few_answers
+from internal_dns.admin.console.steps import Question, journey, limit_answers
+from internal_dns.admin.presentation import InvalidQuestion, query_for
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.core.requester import SourceMap
@@ -77,11 +77,11 @@ def test_the_page_draws_the_steps_in_order() -> None:
         )
         titles = [text for _, text in page.all("h3")]
         assert titles == [
-            "Who asks",
-            "From where",
-            "What the name means",
-            "Which machines",
-            "What comes back",
+            "Client",
+            "Location",
+            "Meaning of the name",
+            "Machines",
+            "Reply",
         ]
         text = page.all("main")[0][1]
         assert "as machine m3 (started) owns this /112" in text
@@ -131,7 +131,8 @@ def test_what_does_not_fit_is_marked() -> None:
 
 
 @pytest.mark.parametrize(("who", "words"), [
-    ("nobody", "REFUSED"), ("2001:db8::1", "REFUSED"), ("fdaa:0:77::1", "NXDOMAIN"), ("acme/", "FORMERR"),
+    ("nobody", "REFUSED"), ("2001:db8::1", "REFUSED"), ("fdaa:0:77::1", "NXDOMAIN"),
+    ("acme/", "FORMERR"),
     ("acme/nrt", "NOERROR"), ("fdaa:0:0::1", "REFUSED"),
 ])  # fmt: skip
 def test_whoever_asks_is_told_what_they_would_be(who: str, words: str) -> None:
@@ -152,7 +153,7 @@ def test_a_mapped_source_asks_by_its_map() -> None:
 def test_names_of_others_are_told_and_not_asked() -> None:
     with console(upstreams=("udp://192.0.2.53:53",)) as client:
         text = get(client, "/ask?name=example.com&as=acme").all("main")[0][1]
-        assert "forwarded The server would ask udp://192.0.2.53:53." in text
+        assert "forwarded The server would forward the query to udp://192.0.2.53:53." in text
     with console(rules=Rules(forwarding=False), upstreams=()) as client:
         assert (
             "EDE 20: forwarding is off"
@@ -161,7 +162,8 @@ def test_names_of_others_are_told_and_not_asked() -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("name", "a..b"), ("name", "x" * 64 + ".internal"), ("type", "NOSUCH"), ("as", "ä"), ("as", "x" * 128),
+    ("name", "a..b"), ("name", "x" * 64 + ".internal"), ("type", "NOSUCH"), ("as", "ä"),
+    ("as", "x" * 128),
     ("name", "\\"), ("type", "TYPE99999"),
 ])  # fmt: skip
 def test_what_cannot_be_asked_is_told_what_why_do(field: str, value: str) -> None:
@@ -171,7 +173,7 @@ def test_what_cannot_be_asked_is_told_what_why_do(field: str, value: str) -> Non
         assert len(told) == 1
         assert len(told[0]) > 40
     question = Question(**{"name": "web.internal", "who" if field == "as" else field: value})  # type: ignore[arg-type]
-    with pytest.raises(NotAQuestion):
+    with pytest.raises(InvalidQuestion):
         journey(question, CATALOG, RULES)
 
 
@@ -198,7 +200,7 @@ def test_odd_questions_have_a_page(name: str) -> None:
 
 
 def test_of_a_large_app_only_so_many_machines_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "JUDGED", 10)
+    monkeypatch.setattr(module, "MAX_JUDGED", 10)
     monkeypatch.setattr(module, "SHOWN", 8)
     shown = journey(Question("many.internal", who="acme", by="tcp"), CATALOG, RULES)
     assert (
@@ -209,11 +211,11 @@ def test_of_a_large_app_only_so_many_machines_are_judged(monkeypatch: pytest.Mon
     assert shown["reply"]["answers"] == 100
     with console() as client:
         text = get(client, "/ask?name=many.internal&as=acme").all("main")[0][1]
-        assert "The app has 100 machines; 10 were judged" in text
+        assert "The app has 100 machines; this page explains 10" in text
 
 
 def test_the_nearest_are_judged_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "JUDGED", 3)
+    monkeypatch.setattr(module, "MAX_JUDGED", 3)
     own = "fdaa:0:18:a7b:7d:9:64:2"
     shown = journey(Question("top1.nearest.of.many.internal", who=own), CATALOG, RULES)["machines"]
     assert [v.machine.id for v in shown["shown"]] == [b"n099", b"n000", b"n001"]
@@ -230,8 +232,10 @@ def test_a_long_list_of_machines_shows_both_kinds(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("name", "who", "machines"), [
-    ("web.internal", "acme", 4), ("many.internal", "acme", 100), ("top3.nearest.of.many.internal", "acme/iad", 100),
-    ("1._page.many.internal", "acme", 100), ("many.internal", "globex", 0), ("_instances.internal", "acme", 105),
+    ("web.internal", "acme", 4), ("many.internal", "acme", 100),
+    ("top3.nearest.of.many.internal", "acme/iad", 100),
+    ("1._page.many.internal", "acme", 100), ("many.internal", "globex", 0),
+    ("_instances.internal", "acme", 105),
     ("1._page.all._instances.internal", "acme", 105), ("fdaa:0:18:a7b:7d:1:1:2", "acme", 105),
     ("_apps.internal", "acme", 0), ("example.com", "acme", 0), ("many.internal", "nobody", 0),
     ("many.internal", "fdaa:0:18:a7b:7d:1:1:2", 100), ("many.internal", "2001:db8::1", 0),
@@ -239,10 +243,10 @@ def test_a_long_list_of_machines_shows_both_kinds(monkeypatch: pytest.MonkeyPatc
 def test_what_would_hold_up_answers_is_not_explained(
     name: str, who: str, machines: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LARGEST", machines)
+    monkeypatch.setattr(module, "MAX_MACHINES", machines)
     journey(Question(name, who=who), CATALOG, RULES)
-    monkeypatch.setattr(module, "LARGEST", machines - 1)
-    with pytest.raises(NotAQuestion, match=f"it concerns {machines} machines") as refused:
+    monkeypatch.setattr(module, "MAX_MACHINES", machines - 1)
+    with pytest.raises(InvalidQuestion, match=f"made from {machines} machines") as refused:
         journey(Question(name, who=who), CATALOG, RULES)
     assert "`internal-dns explain`" in refused.value.do
 
@@ -256,7 +260,7 @@ def test_a_reply_is_cut_to_its_first_answers_and_stays_a_message(name: str, coun
     )
     assert isinstance(said, Reply)
     whole = dns.message.from_wire(said.octets, one_rr_per_rrset=True)
-    octets, total = with_few_answers(said.octets, count)
+    octets, total = limit_answers(said.octets, count)
     cut = dns.message.from_wire(octets, one_rr_per_rrset=True)
     assert total == len(whole.answer)
     assert cut.answer == whole.answer[:count]

@@ -1,4 +1,4 @@
-// Refresh the part of a page that changes, and take "/" to the filter. Everything works without this file.
+// Refresh the part of a page that changes, and focus the filter on "/". Every page works without this file.
 "use strict";
 
 const now = document.getElementById("now");
@@ -11,13 +11,13 @@ function say(words) {
 }
 
 async function refresh() {
-  // A page that nobody looks at asks nothing; one that is being read with a keyboard keeps its focus.
+  // Do not refresh a hidden page, or one whose changing part has the keyboard focus.
   if (paused || document.hidden || now.contains(document.activeElement)) return;
   try {
     const response = await fetch(now.dataset.from || location.href, { redirect: "error" });
     if (!response.ok) throw new Error(response.status === 401 ? "log in again" : `HTTP ${response.status}`);
     const text = await response.text();
-    // The status page has a part of its own; of the others, the same part of the whole page is taken.
+    // The status page has a URL for its changing part; other pages are fetched whole.
     const part = now.dataset.from ? null : new DOMParser().parseFromString(text, "text/html").getElementById("now");
     if (part || now.dataset.from) now.innerHTML = part ? part.innerHTML : text;
     say("");

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from internal_dns.cli import cli, document, known
+from internal_dns.cli import cli, document, suggest
 from internal_dns.cli.columns import COMPLETIONS
 from internal_dns.store.declare.fields import STATES
 from internal_dns.store.generate import create_catalog, demo_rows
@@ -90,13 +90,15 @@ def test_what_cannot_be_typed_is_not_offered(tmp_path: Path) -> None:
         connection.execute("INSERT INTO networks (id, name) VALUES (3, 'a' || char(27) || '[31m')")
         connection.execute("INSERT INTO networks (id, name) VALUES (4, CAST(x'61ff' AS TEXT))")
         connection.commit()
-    assert known.names(str(tmp_path / "odd.db"), "networks", "name", "a%") == ["a%b"]
-    assert "axb" in known.names(str(tmp_path / "odd.db"), "networks", "name", "a")
-    assert not [n for n in known.names(str(tmp_path / "odd.db"), "networks", "name") if "\x1b" in n]
+    assert suggest.list_names(str(tmp_path / "odd.db"), "networks", "name", "a%") == ["a%b"]
+    assert "axb" in suggest.list_names(str(tmp_path / "odd.db"), "networks", "name", "a")
+    assert not [
+        n for n in suggest.list_names(str(tmp_path / "odd.db"), "networks", "name") if "\x1b" in n
+    ]
 
 
 def test_the_states_are_those_of_documents() -> None:
-    assert sorted(known.STATES) == sorted(STATES)
+    assert sorted(suggest.STATES) == sorted(STATES)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_a_slip_is_met_with_what_was_probably_meant(
 @pytest.mark.parametrize(
     ("more", "warning"),
     [
-        (("--state", "startd"), "state startd is none of the known ones. Did you mean started?"),
+        (("--state", "startd"), "state startd is unknown. Did you mean started?"),
         (("--region", "idd"), "region idd is not in the catalog"),
         (("--state", "started", "--region", "iad"), ""),
         (("--group", "web"), ""),
@@ -153,9 +155,10 @@ ADD = ("machine", "add", "zz", "--network", "acme", "--app", "web", "--offline")
     [
         (("--state", "started", "--region", "iad"), []),
         (("--state", "started", "--region", "IAD"), []),
-        (("--region", "iad"), ["it is created, so no name leads to it yet"]),
-        (("--state", "created", "--region", "iad"), ["it is created"]),
-        (("--state", "startd", "--region", "iad"), ["state startd is none of the known ones. Did you mean started?"]),
+        (("--region", "iad"), ["the machine is created but not started"]),
+        (("--state", "created", "--region", "iad"), ["the machine is created"]),
+        (("--state", "startd", "--region", "iad"),
+        ["state startd is unknown. Did you mean started?"]),
         (("--state", "started", "--region", "ia"), ["region ia is not in the catalog"]),
         (("--state", "started", "--region", "xyz"), ["internal-dns region add xyz"]),
     ],
@@ -189,9 +192,9 @@ class Terminal(StringIO):
 
 
 def test_long_work_tells_a_terminal_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document, "SILENT", 0.01)
+    monkeypatch.setattr(document, "PROGRESS_AFTER", 0.01)
     monkeypatch.setattr(sys, "stderr", seen := Terminal())
-    with document._progress("applying"):
+    with document._show_progress("applying"):
         assert seen.written.wait(10)
     assert seen.getvalue().startswith("\rapplying … 0 s")
     assert seen.getvalue().endswith("\r\x1b[K")  # the line is gone when the work is done
@@ -200,6 +203,6 @@ def test_long_work_tells_a_terminal_that_it_goes_on(monkeypatch: pytest.MonkeyPa
 def test_nothing_is_told_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     before = threading.active_count()
     monkeypatch.setattr(sys, "stderr", seen := StringIO())
-    with document._progress("applying"):
+    with document._show_progress("applying"):
         assert threading.active_count() == before
     assert seen.getvalue() == ""

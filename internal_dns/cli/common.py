@@ -1,4 +1,4 @@
-"""What commands share: errors with an addressee, and printing for people or programs."""
+"""What commands share: exit statuses, errors, options, and printing for people or programs."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ class AsJson(OperatorError):
 
 
 def error_text(error: OperatorError) -> str:
-    """An error for people in three lines, for programs as JSON: {"error": {"what": …, "why": …,
-    "do": …}}."""
+    """Return an error as text: three lines for people, JSON for programs (AsJson).
+
+    The JSON is {"error": {"what": …, "why": …, "do": …}}.
+    """
     if isinstance(error, AsJson):
-        told = {"what": error.what, "why": error.why, "do": error.do}
-        return printable_json(msgspec.json.encode({"error": told}).decode())
+        value = {"error": {"what": error.what, "why": error.why, "do": error.do}}
+        return printable_json(msgspec.json.encode(value).decode())
     lines = [f"{paint('error', 'red', err=True)}  {printable_text(error.what)}"]
     if error.why:
         lines += [f"  why  {_indented(error.why)}"]
@@ -48,16 +50,15 @@ def error_text(error: OperatorError) -> str:
 
 
 def _indented(text: str) -> str:
-    """Several lines, the second and on as far in as the first."""
+    """Align all lines after the first with it."""
     return "\n       ".join(printable_text(line.strip()) for line in text.split("\n"))
 
 
-def paint(text: str, colour: str, *, err: bool = False) -> str:
-    """Colour *text* for a terminal; NO_COLOR (no-color.org) and pipes get it plain."""
+def paint(text: str, color: str, *, err: bool = False) -> str:
+    """Color *text* if the stream is a terminal and NO_COLOR (no-color.org) is unset."""
     stream = sys.stderr if err else sys.stdout
-    return (
-        click.style(text, fg=colour) if stream.isatty() and not os.environ.get("NO_COLOR") else text
-    )
+    colored = stream.isatty() and not os.environ.get("NO_COLOR")
+    return click.style(text, fg=color) if colored else text
 
 
 def print_json(value: Any) -> None:
@@ -67,8 +68,10 @@ def print_json(value: Any) -> None:
 
 
 def settings(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:
-    """The settings of `serve`: a catalog means the same, prefix and hidden peers, to all who read
-    it. Raises ConfigurationError."""
+    """Return the settings that `serve` would use. Raises ConfigurationError.
+
+    Every command reads a catalog by the same settings, such as `prefix` and `hidden_peers`.
+    """
     from internal_dns.config import load_settings
 
     return load_settings(flags or {}, file=file)
@@ -79,13 +82,18 @@ def json_option(command: F) -> F:
 
 
 def default_catalog() -> str:
-    """The demo's catalog where there is one, else that of `serve`."""
+    """Return the demo catalog if it exists, else the catalog of `serve`."""
     demo = Path("demo/catalog.db")
     return str(demo if demo.exists() else settings({}).catalog)
 
 
 def catalog_option(command: F) -> F:
     return click.option(
-        "--catalog", metavar="FILE", type=click.Path(), envvar="INTERNAL_DNS_CATALOG", default=default_catalog,
-        help="The catalog file.  [default: demo/catalog.db where it exists, else that of serve]",
-    )(command)  # fmt: skip
+        "--catalog",
+        metavar="FILE",
+        type=click.Path(),
+        envvar="INTERNAL_DNS_CATALOG",
+        default=default_catalog,
+        help="The catalog file.  [default: demo/catalog.db if it exists, else the setting "
+        "`catalog`]",
+    )(command)

@@ -1,4 +1,4 @@
-"""Questions as people write them, and replies as people and programs read them."""
+"""Queries as people write them, and replies as people and programs read them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from internal_dns.core.wire import ASK_AS, MAX_ASK_AS
 if TYPE_CHECKING:
     import dns.message
 
-PREFIX: Final = DEFAULT_RULES.prefix  # of a server whose settings are not ours to know
+PREFIX: Final = DEFAULT_RULES.prefix  # the default, for a server with unknown settings
 ADVERTISED: Final = 1_232
 
 
-class NotAQuestion(ValueError):
-    """What cannot be asked: what, why, and what to do about it."""
+class InvalidQuestion(ValueError):
+    """A question that cannot be asked: what is wrong, why, and what to do."""
 
     def __init__(self, what: str, why: str, do: str) -> None:
         super().__init__(f"{what}: {why}")
@@ -25,9 +25,9 @@ class NotAQuestion(ValueError):
 
 
 def usual_type(name: str, prefix: bytes = PREFIX) -> str:
-    """The type one asks a name for: TXT for the lists, SRV for services, PTR for reverse names,
-    else AAAA."""
-    # Late: this is most of the server's logic, and a TYPE that is given needs none of it.
+    """Return the usual type of a name: TXT for lists, SRV for services, PTR for reverse names, SOA
+    for apexes, else AAAA."""
+    # Imported late: it is most of the server's logic, and a given TYPE needs none of it.
     from internal_dns.core.resolve import asked_in, our_zone
 
     labels = tuple(label.lower().encode() for label in name.rstrip(".").split(".") if label)
@@ -58,8 +58,10 @@ def usual_type(name: str, prefix: bytes = PREFIX) -> str:
 def query_for(
     name: str, qtype: str | None, who: str | None, prefix: bytes = PREFIX, size: int = ADVERTISED
 ) -> dns.message.QueryMessage:
-    """Return the query for *name*, asked as *who*, by someone who takes *size* octets by UDP.
-    Raises NotAQuestion."""
+    """Return a query for *name* from the client *who*, with *size* as its UDP payload size.
+
+    Raises InvalidQuestion.
+    """
     import dns.edns
     import dns.exception
     import dns.message
@@ -67,10 +69,10 @@ def query_for(
     import dns.reversename
 
     if who is not None and (not who.isascii() or not 0 < len(who) <= MAX_ASK_AS):
-        raise NotAQuestion(
+        raise InvalidQuestion(
             f"--as {who!r}",
             f"it is not 1 to {MAX_ASK_AS} ASCII characters",
-            "Write NETWORK, NETWORK/REGION or an address",
+            "Use NETWORK, NETWORK/REGION or an address",
         )
     options: list[dns.edns.Option] = []
     if who:
@@ -81,8 +83,8 @@ def query_for(
         rdtype = dns.rdatatype.from_text(qtype or usual_type(name, prefix))
         return dns.message.make_query(name, rdtype, use_edns=0, payload=size, options=options)
     except (dns.exception.DNSException, ValueError) as error:
-        what = f"cannot ask for {name} {qtype or ''}".rstrip()
-        raise NotAQuestion(what, str(error), "Check the spelling of name and type") from error
+        what = f"cannot query {name} {qtype or ''}".rstrip()
+        raise InvalidQuestion(what, str(error), "Check the spelling of name and type") from error
 
 
 def _is_ipv4(name: str) -> bool:
@@ -94,7 +96,7 @@ def _is_ipv4(name: str) -> bool:
 
 
 def reply_value(reply: dns.message.Message) -> dict[str, Any]:
-    """A reply as JSON has it."""
+    """Return a reply as JSON has it."""
     import dns.flags
     import dns.rcode
 

@@ -1,0 +1,12 @@
+"""Commands that read and change the rows of one table each.
+
+    internal-dns network …   network.py   named by name, id or /48
+                 app …       app.py       NETWORK/APP
+                 machine …   machine.py   its id
+                 peer …      peer.py      NETWORK/PEER
+                 region …    region.py    its code
+                 flycast …   flycast.py   NETWORK/APP [ADDRESS]
+
+Each file looks the row up by the name given (lookup.py), builds the change, and has it made and
+reported (common.py).
+"""
