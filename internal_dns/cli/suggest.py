@@ -105,7 +105,8 @@ def apps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[st
 
 
 def within_network(kind: str) -> Complete:
-    """Return a function that completes NETWORK/NAME for apps, peers or flycasts."""
+    """Return a function that completes NETWORK/NAME for apps, peers, flycasts,
+    records or zones."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         catalog = _find_catalog(ctx)
