@@ -34,7 +34,9 @@ _TTL_OPTION: Final = click.option(
 @click.option(
     "--network", "network_name", shell_complete=suggest.networks, help="Only this network."
 )
-@click.option("--type", "rtype", type=_TYPE, help="Only this type.")
+@click.option(
+    "--type", "rtype", type=_TYPE, shell_complete=suggest.record_types, help="Only this type."
+)
 def record_list(catalog: str, as_json: bool, network_name: str | None, rtype: str | None) -> None:
     """List records."""
     own: dict[str, Any] = without_none(type=rtype)
@@ -55,7 +57,7 @@ def record_show(catalog: str, as_json: bool, name: str) -> None:
 
 @command(record, "add", writes=True)
 @_NAME
-@click.argument("rtype", metavar="TYPE", type=_TYPE)
+@click.argument("rtype", metavar="TYPE", type=_TYPE, shell_complete=suggest.record_types)
 @click.argument("value", metavar="VALUE...", nargs=-1, required=True)
 @_TTL_OPTION
 def record_add(
@@ -72,7 +74,7 @@ def record_add(
 
 @command(record, "set", writes=True)
 @_NAME
-@click.argument("rtype", metavar="TYPE", type=_TYPE)
+@click.argument("rtype", metavar="TYPE", type=_TYPE, shell_complete=suggest.record_types)
 @click.argument("value", metavar="[VALUE...]", nargs=-1)
 @_TTL_OPTION
 def record_set(
@@ -97,7 +99,9 @@ def record_set(
 
 @command(record, "rm", writes=True)
 @_NAME
-@click.argument("rtype", metavar="[TYPE]", type=_TYPE, required=False)
+@click.argument(
+    "rtype", metavar="[TYPE]", type=_TYPE, required=False, shell_complete=suggest.record_types
+)
 @click.argument("value", metavar="[VALUE...]", nargs=-1)
 def record_rm(
     name: str, rtype: str | None, value: tuple[str, ...], catalog: str, **to: Any

@@ -76,7 +76,7 @@ def zone_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     if inside and not cascade:
         raise OperatorError(
             f"zone {name} is not empty",
-            f"{len(inside):,} records are in it",
+            f"it has {len(inside):,} record{'s' * (len(inside) != 1)}",
             "Remove them too with --cascade",
             FINDING,
         )
