@@ -43,7 +43,7 @@ def test_commands_are_completed() -> None:
 
 def test_records_zones_and_types_are_completed(tmp_path: Path) -> None:
     path = tmp_path / "own.db"
-    rows: dict[str, list[tuple[object, ...]]] = {
+    rows: dict[str, list[tuple[int | str, ...]]] = {
         "networks": [(24, "acme", "")],
         "zones": [(24, "corp.example")],
         "records": [

@@ -20,7 +20,7 @@ from internal_dns.core.requester import Requester
 from internal_dns.core.resolve import MAX_ALIASES, Outside, TooLong, asked_in, labels_of, resolve
 from internal_dns.core.wire import Type
 from internal_dns.store.declare import fields
-from internal_dns.store.presentation import is_public_tld
+from internal_dns.store.presentation import is_public_tld, name_text
 from internal_dns.store.sqlite import Loaded
 
 STATES: Final = frozenset(state.encode() for state in fields.STATES)
@@ -187,11 +187,6 @@ def _alias(labels: Labels, alias: RecordSet, view: View, where: str) -> Iterator
         case Outside() if alias.type == ALIAS:
             what = f"it leads to {last}, a name outside, so it has no data"
             yield Finding("warning", where, what, "Use a CNAME, which may lead outside")
-
-
-def name_text(name: bytes) -> str:
-    """Return a name in wire form as people read it."""
-    return printable(b".".join(labels_of(name)))
 
 
 def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:

@@ -25,8 +25,8 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rdtypes.svcbbase as svcb
 
-from internal_dns.core.names import FLYCAST, INTERNAL, reverse_zone, wire
-from internal_dns.core.own import RECORD_TYPES, RecordSet, zone_of
+from internal_dns.core.names import FLYCAST, INTERNAL, printable, reverse_zone, wire
+from internal_dns.core.own import ALIAS, RECORD_TYPES, RecordSet, zone_of
 from internal_dns.store.schema import TTL
 
 # Octets of the rdata of a set: what is left of the largest message for header, question, owners
@@ -221,6 +221,21 @@ def canonical_value(rtype: str, value: str) -> str:
     """Return a value as it is written canonically, one that is not valid as it is."""
     made = _rdata(rtype, value)
     return value if isinstance(made, str) else made[0]
+
+
+def rdata_text(rtype: int, rdata: bytes) -> str:
+    """Return rdata, whose names are not compressed, in presentation form; of an ALIAS its target."""
+    if rtype in (ALIAS, RECORD_TYPES["CNAME"], RECORD_TYPES["PTR"]):
+        return dns.name.from_wire(rdata, 0)[0].to_text()
+    text = dns.rdata.from_wire(
+        "IN", dns.rdatatype.RdataType.make(rtype), rdata, 0, len(rdata)
+    ).to_text()
+    return printable(text.encode())
+
+
+def name_text(name: bytes) -> str:
+    """Return a name in wire form as rows have it."""
+    return dns.name.from_wire(name, 0)[0].to_text(omit_final_dot=True)
 
 
 def written_otherwise(record: Record, name: object) -> str:

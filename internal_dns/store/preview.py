@@ -19,7 +19,6 @@ from struct import unpack
 from typing import Any, Final
 
 import dns.name
-import dns.rdata
 
 from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Network, NetworkId, changed
@@ -31,6 +30,7 @@ from internal_dns.core.requester import Requester, network_of
 from internal_dns.core.resolve import Outside, TooLong, labels_of, resolve, zone_for
 from internal_dns.core.text import Text
 from internal_dns.core.wire import Type
+from internal_dns.store.presentation import rdata_text
 from internal_dns.store.sqlite import Reader
 from internal_dns.store.writer import Delete, Put, Writer
 
@@ -432,11 +432,8 @@ def _rdata_text(qtype: Type, rdata: bytes) -> str:
             return inet_ntop(AF_INET6, rdata)
         case Type.SRV:
             return " ".join((*map(str, unpack("!3H", rdata[:6])), _name_text(rdata[6:])))
-        case Type.PTR | Type.CNAME:
-            return _name_text(rdata)
         case _:
-            read = dns.rdata.from_wire("IN", qtype.name, rdata, 0, len(rdata))
-            return printable(read.to_text().encode())
+            return rdata_text(qtype, rdata)
 
 
 def _name_text(wire: bytes) -> str:

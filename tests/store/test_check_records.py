@@ -98,7 +98,10 @@ def test_aliases_to_nothing_are_told(path: Path) -> None:
         ("d.internal", "CNAME", "pg.example."),
         zones=("corp.example",),
     ) == [
-        ("record a.internal", "it leads to no.internal, which does not exist: no such app in this network"),
+        (
+            "record a.internal",
+            "it leads to no.internal, which does not exist: no such app in this network",
+        ),
         (
             "record b.internal",
             "it leads to no.corp.example, which does not exist: the zone has no such name",
