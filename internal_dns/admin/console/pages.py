@@ -6,6 +6,7 @@ that browsing a catalog with a million machines does not delay answers.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -199,10 +200,10 @@ def records(catalog: Catalog, number: int, choice: Choice = Choice()) -> Values:
     net = network_of(catalog, number)
     owners, looked_at = list(net.records), len(net.records)
     if wanted := choice.text.lower():
-        looked_at = min(len(owners), FILTERED)
-        owners = [each for each in owners[:FILTERED] if _holds(each, wanted)]
+        looked_at = min(len(owners), FILTERED // 2 if "." in wanted else FILTERED)
+        owners = _holding(owners[:looked_at], wanted)
     if len(owners) <= SORTED:
-        owners.sort(key=name_text)
+        owners.sort(key=_dotted)
     shown = Listing(part(owners, choice.page), choice, (), looked_at, len(net.records))
     rows = [row for owner in shown.part.items for row in _sets(owner, net.records[owner])]
     zones = [name_text(apex) for apex in islice(net.zones, SORTED)]
@@ -215,11 +216,23 @@ def records(catalog: Catalog, number: int, choice: Choice = Choice()) -> Values:
     }
 
 
-def _holds(owner: bytes, wanted: str) -> bool:
-    """Whether a name in wire form holds a text. Hot path: only names that may are put into words."""
-    return all(label.encode() in owner for label in wanted.split(".")) and wanted in name_text(
-        owner
-    )
+def _holding(owners: Sequence[bytes], wanted: str) -> list[bytes]:
+    """Return the names in wire form that hold a text. Hot path: they are compared as octets, and put
+    into words only where a dot of the text may be another octet."""
+    parts = wanted.encode().split(b".")
+    found = list(filter(re.compile(b"[\x01-\x3f]".join(map(re.escape, parts))).search, owners))
+    if len(parts) > 1:
+        octets = wanted.encode()
+        found = [each for each in found if octets in _dotted(each)]
+    return found
+
+
+def _dotted(name: bytes) -> bytes:
+    labels, at = [], 0
+    while size := name[at]:
+        labels.append(name[at + 1 : at + 1 + size])
+        at += 1 + size
+    return b".".join(labels)
 
 
 def _sets(owner: bytes, packed: bytes) -> Iterator[Records]:
@@ -433,16 +446,8 @@ def search(catalog: Catalog, text: str) -> Results:
             ((net, net.peers[name]) for name in sorted(net.peers) if wanted in name),
             found,
         )
-        text_wanted = wanted.decode()
-        _add(
-            found.records,
-            (
-                (net, name_text(owner))
-                for owner in (*net.zones, *net.records)
-                if _holds(owner, text_wanted)
-            ),
-            found,
-        )
+        owners = _holding([*net.zones, *net.records], wanted.decode())
+        _add(found.records, ((net, name_text(owner)) for owner in owners), found)
         for each in net.apps.values():
             _add(found.machines, ((net, m) for m in _starting(each, wanted)), found)
     return found

@@ -64,6 +64,14 @@ def test_records_and_zones_are_found() -> None:
         assert "db.internal" not in page
 
 
+def test_a_dot_of_a_filter_is_a_dot() -> None:
+    own = [("axb.internal", "A", "192.0.2.1"), ("a1b.internal", "A", "192.0.2.1"),
+           ("a.b.internal", "A", "192.0.2.1")]  # fmt: skip
+    found = pages.records(catalog(own, ()), ACME, pages.Choice("A.b"))
+    assert [row.name for row in found["records"]] == ["a.b.internal"]
+    assert pages.search(catalog(own, ()), "a.b").records[0][1] == "a.b.internal"
+
+
 def test_a_question_tells_through_which_alias() -> None:
     with console(catalog()) as client:
         text = client.get("/ask?name=www.internal&type=AAAA&as=acme").text
