@@ -159,6 +159,7 @@ OTHERS = {"asyncio", "importlib.resources", "internal_dns.cli.objects"}
         (["init", "--if-missing"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
         (["machine", "--help"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
         (["machine", "list"], LIBRARIES | SERVER | QUESTIONS | DOCUMENTS | {"asyncio"}),
+        (["changes"], LIBRARIES - {"aiosqlite"} | LISTENERS | QUESTIONS | DOCUMENTS),
         (["network", "list"], LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio"}),
         (["check"], LIBRARIES | LISTENERS | {"asyncio", "internal_dns.sources"}),
         (["export"], LIBRARIES | LISTENERS | {"asyncio", "internal_dns.sources"}),
@@ -181,7 +182,7 @@ OTHERS = {"asyncio", "importlib.resources", "internal_dns.cli.objects"}
 def test_a_command_does_not_load_what_only_others_need(
     words: list[str], without: set[str], demo: Path, tmp_path: Path
 ) -> None:
-    if words[-1] in ("list", "check", "export"):
+    if words[-1] in ("list", "check", "export", "changes"):
         words = [*words, "--catalog", str(demo)]
     if words[0] in ("diff", "apply"):
         copyfile(demo, tmp_path / "demo.db")

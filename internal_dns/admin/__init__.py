@@ -7,6 +7,7 @@
     presentation.py   queries and replies in the form that people and programs read
     live.py           the busiest names, and sampled queries, as JSON objects
     rates.py          rates per second from two snapshots of live.py
+    reading.py        what changed last, from the catalog file, with aiosqlite
 
 Each runs in the server's event loop. Work that takes long, such as writes and console pages, runs
 in a thread of its own, so that it does not delay answers.

@@ -74,6 +74,10 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "Show and change the records of a network's own, named NETWORK/NAME.",
         ),
         "zone": ("objects.zone:zone", "Show and change the private zones of a network."),
+        "changes": (
+            "changes:changes",
+            "Show what changed last in the catalog, the latest change first.",
+        ),
     },
     "Whole catalogs": {
         "apply": (

@@ -83,6 +83,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "zone list": ("internal-dns zone list --network acme",),
     "zone add": ("internal-dns zone add acme/corp.example",),
     "zone rm": ("internal-dns zone rm acme/corp.example --cascade",),
+    "changes": (
+        "internal-dns changes",
+        "internal-dns changes --network acme --limit 5",
+    ),
     "apply": (
         "internal-dns apply catalog.toml --dry-run",
         "internal-dns apply catalog.toml --wait",

@@ -35,7 +35,7 @@ from internal_dns.core.resolve import (
     TooLong,
     asked_in,
     our_zone,
-    resolve,
+    walk,
     zone_for,
 )
 from internal_dns.core.suggest import suggest
@@ -102,7 +102,7 @@ def explain(
     if isinstance(who, Requester) and zone is not None and catalog is not None:
         here = place(who, catalog, rules.region)
         view = View(who, catalog, here, rules.region, rotation, query.qtype)
-        walked = resolve(query.labels, view, rules.prefix)
+        walked = walk(query.labels, view, rules.prefix)
         steps.append(("place", _place(who, here, catalog, rules)))
         steps += _walked(walked, query.labels, rules.prefix)
         # The machines are those of the last name that the grammar knows.

@@ -330,7 +330,7 @@ def _ours(
 ) -> Reply | Forward:
     """Answer for one of our zones or of the network's, from the catalog alone; or say what is to be
     asked outside to complete the answer."""
-    kind = _KINDS.get(zone, "reverse" if our_zone(zone, rules.prefix) else "zone")
+    kind = _KINDS.get(zone) or ("reverse" if our_zone(zone, rules.prefix) else "zone")
     if catalog is None:
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.NOT_READY, "the catalog is not loaded yet"))
         return Reply(message(body, query, reply_options), body.rcode, kind)
@@ -343,7 +343,7 @@ def _ours(
         query.qtype,
         reply_options.limit,
     )
-    resolved = resolve(query.labels, view, rules.prefix, asked.aliases)
+    resolved = resolve(query.labels, zone, view, rules.prefix, asked.aliases)
     if isinstance(resolved.found, Outside):
         return _outside(query, who, resolved, rules, reply_options, asked, kind)
     body = conclude(resolved, query)
@@ -362,7 +362,10 @@ TOO_LONG: Final = Body(
 def conclude(resolved: Resolved, query: Query) -> Body:
     """Return the reply to *query* given what its name leads to."""
     found, labels = resolved.found, query.labels
-    chain = chain_of(resolved.chain, labels)
+    chain: tuple[bytes, ...] = ()
+    owner = QNAME
+    if resolved.chain:
+        chain, owner = chain_of(resolved.chain, labels), compressed(resolved.labels, labels)
     match found:
         case TooLong() | Outside():
             return TOO_LONG
@@ -373,7 +376,7 @@ def conclude(resolved: Resolved, query: Query) -> Body:
             if answer is None:
                 return negative(Rcode.NOERROR, found.lack, query, resolved.zone, chain)
             ede = (Ede.OTHER, found.note) if found.note else None
-            return body_of(answer, labels, ede, chain, compressed(resolved.labels, labels))
+            return body_of(answer, labels, ede, chain, owner)
         case _:
             assert_never(found)
 

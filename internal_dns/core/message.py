@@ -178,8 +178,8 @@ def assemble(
         total = len(records)
     opt_size = 11 + len(reply_options.edns_options) if query.edns else 0
     room = reply_options.limit - HEADER - len(query.question) - opt_size - len(body.authority)
-    leading = body.chain
-    room -= sum(map(len, leading))
+    if leading := body.chain:
+        room -= sum(map(len, leading))
     flags, ede, extra = 0, body.ede, body.additional
     too_long = isinstance(whole, TextList) and not records
     partial = False

@@ -12,7 +12,7 @@ closest encloser (RFC 4592 section 3.3.1) is the first name above that either of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, NamedTuple, assert_never
 
 from internal_dns.core import names
@@ -27,12 +27,13 @@ from internal_dns.core.lookup import (
     server_address,
 )
 from internal_dns.core.names import Asked, Labels, wire
-from internal_dns.core.own import ALIAS, part_of, unpack_sets, wildcard_part
+from internal_dns.core.own import ALIAS, INTERNAL, part_of, unpack_sets, wildcard_part
 from internal_dns.core.records import NS, SOA, TTL, Extra, RRset, TextList
 from internal_dns.core.requester import Place, place
 from internal_dns.core.wire import Type
 
 MAX_ALIASES: Final = 8
+ANY_LABEL: Final = wildcard_part(INTERNAL)
 _THROUGH_ALIAS: Final = (Type.AAAA, Type.A, Type.SRV)
 _ROTATED: Final = frozenset({int(Type.AAAA), int(Type.A)})
 # What ANY chooses from, in this order; SOA and NS of an apex come after.
@@ -58,16 +59,14 @@ class TooLong(NamedTuple):
     """More aliases than MAX_ALIASES, perhaps a loop."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One name on the way, for `explain`: *by* says what holds it."""
 
     labels: Labels
     by: str
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(NamedTuple):
     """What a walk found at its last name, and what that depends on."""
 
     found: LookupResult | Outside | TooLong
@@ -149,9 +148,33 @@ def depends_on(asked: Asked) -> bytes | None:
 # ── the walk ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def resolve(labels: Labels, view: View, prefix: bytes, aliases: int = 0) -> Resolved:
-    """Return what *labels*, which are in a zone of ours or of the network, lead to. *aliases* were
+def resolve(labels: Labels, zone: Labels, view: View, prefix: bytes, aliases: int = 0) -> Resolved:
+    """Return what *labels* in *zone*, which is ours or of the network, lead to. *aliases* were
     followed before."""
+    # Hot path: most names are of the grammar, which has no aliases.
+    if zone is names.INTERNAL or our_zone(zone, prefix) is not None:
+        asked, here = asked_in(zone, labels, prefix), None
+        if isinstance(asked, names.Nearest | names.WhoAmI):
+            here = place(view.who, view.catalog, view.server_region)
+            view = replace(view, here=here)
+        found, label = find(asked, view), depends_on(asked)
+        parts = None if label is None else frozenset((label,))
+        if isinstance(found, Node):
+            answer = found.of_type(view.qtype)
+            lasting = answer is None or answer.stored
+            return Resolved(found, labels, zone, (), aliases, parts, here, lasting)
+        network = view.who.network
+        if zone != names.INTERNAL or not network.known:
+            return Resolved(found, labels, zone, (), aliases, parts, here, True)
+        if not network.records:
+            if label is not None and label not in network.apps:
+                parts = frozenset((label, ANY_LABEL))
+            return Resolved(found, labels, zone, (), aliases, parts, here, True)
+    return walk(labels, view, prefix, aliases)
+
+
+def walk(labels: Labels, view: View, prefix: bytes, aliases: int = 0) -> Resolved:
+    """Return what `resolve` does, and each step."""
     return _Walk(view, prefix, aliases).resolved(labels)
 
 

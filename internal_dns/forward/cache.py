@@ -1,14 +1,15 @@
-"""What upstreams said, whole replies under their question, for as long as it holds and a little
-longer.
+"""The cache of upstreams' replies: whole replies by question, while they are fresh and for a day
+as stale replies.
 
-Pure: it takes `now`, in seconds of any clock that only goes forward, and says what it has.
+Pure: *now* is in seconds of any clock that only goes forward.
 
-    asked for the first time ─► probation ── asked again ─► protected        each in order of last use
+    first query ─► probation ── queried again ─► protected        each in order of last use
 
-Every network has both for itself, and pays for what is in there: when there is no more room, the
-network that asks loses its oldest, or if it has less than its share, one that has more. What
-several networks ask for is paid by one that has little. So what a network asks for, random names
-say, pushes out its own, however often it asks. What the answer table repeats is asked for, too.
+Every network has both of its own, and pays for the entries in them. When the cache is full, the
+network that queries loses its oldest entry, or, if it has less than its share, another network
+that has more. An entry that several networks query is paid by one that has little. So a network
+that queries random names evicts its own entries, however often it queries. A reply that the answer
+table repeats counts as queried.
 """
 
 from __future__ import annotations
@@ -22,47 +23,45 @@ from typing import Final
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.relayed import PER_TTL, Relayed
 from internal_dns.core.wire import Ede, Rcode
+from internal_dns.forward.times import TIMES
 
 MAX_ENTRIES: Final = 100_000
 MAX_OCTETS: Final = 64 << 20
-MAX_STALE: Final = (
-    86_400  # seconds after its end that a reply may stand in for one that cannot be had (RFC 8767)
-)
-PROTECTED: Final = 0.8  # of a network's room, for what was asked for more than once
-REFRESH: Final = 0.9  # of its life after which it is asked for again, before anyone has to wait
-FAILED: Final = 2  # seconds a failure is remembered (RFC 9520 section 3.2)
+# Seconds after its expiry for which a reply may replace one that cannot be had (RFC 8767).
+MAX_STALE: Final = 86_400
+PROTECTED: Final = 0.8  # of a network's room, for entries that were queried again
+REFRESH: Final = 0.9  # of an entry's life, after which it is refreshed before anyone has to wait
 MAX_FAILED: Final = 10_000
-_CHANCES: Final = 8  # entries that are spared for one that has to go, since they were repeated
-_OVERHEAD: Final = 650  # octets an entry takes beside its records, measured with tracemalloc
+_CHANCES: Final = 8  # entries that are spared per eviction because the answer table repeated them
+_OVERHEAD: Final = 650  # octets of an entry beside its records, measured with tracemalloc
 
 NOBODY: Final = NetworkId(0)
 _DEFINITIVE: Final = frozenset({Rcode.NOERROR, Rcode.NXDOMAIN})
 
-# QNAME (wire form, lower-cased), QTYPE and, in one octet, DO and CD: what else is in a question
-# changes no reply.
+# QNAME (wire form, lower-cased), QTYPE and, in one octet, DO and CD: nothing else in a query
+# changes the reply.
 Key = bytes
 Reason = tuple[Ede, str]  # why there was no answer
 
 
-class Age(Enum):
-    """How good what is kept still is."""
+class Freshness(Enum):
+    """How good an entry still is."""
 
     FRESH = "fresh"
-    DUE = "fresh, and due for asking again"
-    STALE = "past its time"
+    DUE = "fresh, and due for a refresh"
+    STALE = "expired"
 
 
 @dataclass(slots=True)
 class CacheEntry:
-    """One reply, since when it is here, and from whom."""
+    """One reply, when it came, and from which upstream."""
 
     reply: Relayed
     since: float
-    to: str  # the upstream's name in words
-    network: NetworkId = NOBODY  # who pays for it
-    asked: int = 0
-    repeats: int = 0  # by the answer table, as far as they were looked at
-    due: bool = True  # nobody has been told yet that it is time to ask again
+    upstream: str  # its URL
+    network: NetworkId = NOBODY  # that pays for it
+    repeats: int = 0  # by the answer table, when this was last looked at
+    due: bool = True  # its refresh has not begun yet
 
     @property
     def until(self) -> float:
@@ -78,7 +77,7 @@ class CacheEntry:
 
 
 class Room:
-    """What one network pays for: its keys in order of last use, and their octets."""
+    """The entries that one network pays for, in order of last use, and their octets."""
 
     __slots__ = ("octets", "probation", "protected", "protected_octets")
 
@@ -89,124 +88,135 @@ class Room:
 
 
 class Cache:
-    """Replies by question, bounded by entries and octets; and for two seconds, what failed."""
+    """Replies by question, bounded by entries and octets; and failures, for *failure* seconds."""
 
-    def __init__(self, max_entries: int = MAX_ENTRIES, max_octets: int = MAX_OCTETS) -> None:
-        self.max_entries, self.max_octets = max_entries, max_octets
+    def __init__(
+        self,
+        max_entries: int = MAX_ENTRIES,
+        max_octets: int = MAX_OCTETS,
+        *,
+        failure: float = TIMES.failure,
+    ) -> None:
+        self.max_entries, self.max_octets, self.failure_life = max_entries, max_octets, failure
         self.octets = self.evictions = self.misses = 0
-        self.hits = dict.fromkeys(Age, 0)
-        # How often the answer table has repeated a reply that is kept here.
+        self.hits = dict.fromkeys(Freshness, 0)
+        # How often the answer table has repeated the reply to a question.
         self.repeats: Callable[[Key], int] = lambda key: 0
-        self._kept: dict[Key, CacheEntry] = {}
+        self._entries: dict[Key, CacheEntry] = {}
         self._rooms: OrderedDict[NetworkId, Room] = OrderedDict()
         self._greedy = NOBODY  # the network that had too much when one was looked for
         self._failed: OrderedDict[Key, tuple[float, Reason]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def find(
         self, key: Key, now: float, network: NetworkId = NOBODY
-    ) -> tuple[CacheEntry, Age] | None:
-        """Return what is kept for *key*, which *network* asks for, and how good it is. DUE is said
-        once in a reply's life."""
-        kept = self.peek(key)
-        if kept is None or now >= kept.until + MAX_STALE:
+    ) -> tuple[CacheEntry, Freshness] | None:
+        """Return the entry of *key*, which *network* queries, and how good it is. DUE is returned
+        once in an entry's life."""
+        entry = self.peek(key)
+        if entry is None or now >= entry.until + MAX_STALE:
             self.misses += 1
             return None
-        self._used(key, kept, network)
-        age = Age.FRESH if now < kept.refresh_at else Age.DUE if now < kept.until else Age.STALE
-        if age is Age.DUE:
-            age = Age.DUE if kept.due else Age.FRESH
-            kept.due = False
+        self._used(key, entry, network)
+        age = (
+            Freshness.FRESH
+            if now < entry.refresh_at
+            else Freshness.DUE
+            if now < entry.until
+            else Freshness.STALE
+        )
+        if age is Freshness.DUE:
+            age = Freshness.DUE if entry.due else Freshness.FRESH
+            entry.due = False
         self.hits[age] += 1
-        return kept, age
+        return entry, age
 
     def peek(self, key: Key) -> CacheEntry | None:
-        """Return what is kept for *key*, whatever its age, and leave no trace."""
-        return self._kept.get(key)
+        """Return the entry of *key*, whatever its age, and count nothing."""
+        return self._entries.get(key)
 
-    def keep(
-        self, key: Key, reply: Relayed, now: float, to: str = "", network: NetworkId = NOBODY
+    def store(
+        self, key: Key, reply: Relayed, now: float, upstream: str = "", network: NetworkId = NOBODY
     ) -> None:
-        """Keep *reply*, if it may be, in the place of what was there. *network* asked for it."""
+        """Replace the entry of *key* with *reply*, which *network* queried, if it may be cached."""
         self._failed.pop(key, None)
         if not reply.lifetime:
-            if reply.rcode in _DEFINITIVE and key in self._kept:
-                self._take(key)  # what was there is known to hold no more, RFC 8767 section 4
+            if reply.rcode in _DEFINITIVE and key in self._entries:
+                self._take(key)  # it is known to hold no more, RFC 8767 section 4
             return
         protected = False
-        if key in self._kept:
-            network = self._kept[key].network  # a refresh changes nobody's account
+        if key in self._entries:
+            network = self._entries[key].network  # a refresh changes nobody's account
             protected = self._take(key)[1]
-        kept = CacheEntry(reply, now, to, network)
-        self._put(key, kept, protected=protected)
+        entry = CacheEntry(reply, now, upstream, network)
+        self._put(key, entry, protected=protected)
         while len(self) > self.max_entries or self.octets > self.max_octets:
             self._evict(network)
 
-    def failed(self, key: Key, why: Reason, now: float) -> None:
-        """Remember that *key* could not be had."""
+    def store_failure(self, key: Key, why: Reason, now: float) -> None:
+        """Cache that *key* could not be resolved."""
         self._failed.pop(key, None)
-        self._failed[key] = now + FAILED, why
+        self._failed[key] = now + self.failure_life, why
         if len(self._failed) > MAX_FAILED:
             self._failed.popitem(last=False)
 
     def failure(self, key: Key, now: float) -> Reason | None:
-        """Return why *key* could not be had just now, or None."""
-        found = self._failed.get(key)
-        return found[1] if found and now < found[0] else None
+        """Return why *key* could not be resolved a moment ago, or None."""
+        failed = self._failed.get(key)
+        return failed[1] if failed and now < failed[0] else None
 
     def clear(self) -> None:
-        """Forget all: other upstreams may say otherwise."""
-        self._kept.clear()
+        """Drop all entries: other upstreams may answer otherwise."""
+        self._entries.clear()
         self._rooms.clear()
         self._failed.clear()
         self.octets = 0
 
     def _take(self, key: Key) -> tuple[CacheEntry, bool]:
-        """Remove what is kept for *key*; return it, and whether it was protected."""
-        kept = self._kept.pop(key)
-        room = self._rooms[kept.network]
+        """Remove the entry of *key*; return it, and whether it was protected."""
+        entry = self._entries.pop(key)
+        room = self._rooms[entry.network]
         protected = key in room.protected
         del (room.protected if protected else room.probation)[key]
-        self._account(room, -kept.octets, protected=protected)
+        self._account(room, -entry.octets, protected=protected)
         if not room.octets:
-            del self._rooms[kept.network]
-        return kept, protected
+            del self._rooms[entry.network]
+        return entry, protected
 
-    def _put(self, key: Key, kept: CacheEntry, *, protected: bool) -> None:
-        """Keep it as what was used last."""
-        room = self._rooms.get(kept.network)
+    def _put(self, key: Key, entry: CacheEntry, *, protected: bool) -> None:
+        """Add an entry as the one used last."""
+        room = self._rooms.get(entry.network)
         if room is None:
-            room = self._rooms[kept.network] = Room()
-        self._kept[key] = kept
-        (room.protected if protected else room.probation)[key] = kept
-        self._account(room, kept.octets, protected=protected)
+            room = self._rooms[entry.network] = Room()
+        self._entries[key] = entry
+        (room.protected if protected else room.probation)[key] = entry
+        self._account(room, entry.octets, protected=protected)
 
     def _account(self, room: Room, octets: int, *, protected: bool) -> None:
         self.octets += octets
         room.octets += octets
         room.protected_octets += octets * protected
 
-    def _used(self, key: Key, kept: CacheEntry, network: NetworkId) -> None:
-        kept.asked += 1
-        room = self._rooms[kept.network]
+    def _used(self, key: Key, entry: CacheEntry, network: NetworkId) -> None:
+        room = self._rooms[entry.network]
         other = self._rooms.get(network)
-        if network != kept.network and (other.octets if other else 0) + kept.octets < room.octets:
-            # Who has little keeps it from being pushed out by what the other one asks for.
+        if network != entry.network and (other.octets if other else 0) + entry.octets < room.octets:
+            # The network with less pays: queries of the other one must not evict the entry.
             self._take(key)
-            kept.network = network
-            self._put(key, kept, protected=True)
+            entry.network = network
+            self._put(key, entry, protected=True)
         elif key in room.protected:
             room.protected.move_to_end(key)
             return
         else:
             self._take(key)
-            self._put(key, kept, protected=True)
+            self._put(key, entry, protected=True)
 
     def _room_with_too_much(self, network: NetworkId) -> Room:
-        """Return the room of *network*, if it has more than its share, else that of another which
-        has: found by a hand that goes round, since to compare all for each reply would cost
+        """Return the room of *network*, if it has more than its share, else that of another network
+        that has more. A hand goes round to find it: comparing all for each reply would take
         milliseconds where there are many."""
         rooms = self._rooms
         for number in (network, self._greedy):
@@ -221,16 +231,38 @@ class Cache:
                 return room
 
     def _evict(self, network: NetworkId) -> None:
-        """Drop what was not used for longest: of *network*, if it has more than its share, else of
-        another that has."""
+        """Evict the entry that was not used for longest: of *network*, if it has more than its
+        share, else of another network that has."""
         for chance in range(_CHANCES + 1):
             room = self._room_with_too_much(network)
             full = room.protected_octets > PROTECTED * room.octets
             key = next(iter(room.protected if full else room.probation or room.protected))
-            kept, _ = self._take(key)
+            entry, _ = self._take(key)
             repeats = self.repeats(key)
-            if repeats in (0, kept.repeats) or chance == _CHANCES:
+            if repeats in (0, entry.repeats) or chance == _CHANCES:
                 break
-            kept.repeats = repeats
-            self._put(key, kept, protected=True)
+            entry.repeats = repeats
+            self._put(key, entry, protected=True)
         self.evictions += 1
+
+    def check_books(self) -> None:
+        """Raise AssertionError unless all counts agree with the entries."""
+        entries: dict[Key, CacheEntry] = {}
+        for network, room in self._rooms.items():
+            assert all(
+                entry.network == network
+                for part in (room.probation, room.protected)
+                for entry in part.values()
+            )
+            assert not room.probation.keys() & room.protected.keys()
+            protected = sum(entry.octets for entry in room.protected.values())
+            octets = protected + sum(entry.octets for entry in room.probation.values())
+            assert (room.octets, room.protected_octets) == (octets, protected)
+            assert octets, f"an empty room of network {network}"
+            entries |= room.probation
+            entries |= room.protected
+        assert entries == self._entries
+        assert self.octets == sum(entry.octets for entry in entries.values())
+        assert len(entries) <= self.max_entries
+        assert self.octets <= self.max_octets
+        assert len(self._failed) <= MAX_FAILED

@@ -1,12 +1,11 @@
-"""Where questions that are not ours go: the upstreams, written as URLs, and the rules that say
-which for what.
+"""Upstreams as operators write them, as URLs, and the rules that say which serve which suffix.
 
-    udp://ADDR[:53]    fresh sockets, TCP when the reply is too large or something forged came
-    tcp://ADDR[:53]    one kept connection
-    tls://ADDR[:853][#NAME]               DNS over TLS, RFC 7858, one kept connection
+    udp://ADDR[:53]                       UDP; TCP after a truncated or a forged reply
+    tcp://ADDR[:53]                       a persistent TCP connection
+    tls://ADDR[:853][#NAME]               DNS over TLS, RFC 7858: a persistent connection
     https://ADDR[:443][/dns-query][#NAME] DNS over HTTPS, RFC 8484
 
-NAME is what the certificate must be for; without it the certificate must be for the address.
+The certificate must be for NAME; without NAME, for the address.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 PORTS: Final = {"udp": 53, "tcp": 53, "tls": 853, "https": 443}
 # How sockets to upstreams are used (forward/sockets.py).
 MODES: Final = ("auto", "fresh", "pool")
-DOH_PATH: Final = "/dns-query"  # what RFC 8484's examples, and most servers, use
+DOH_PATH: Final = "/dns-query"  # as in the examples of RFC 8484, and on most servers
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where to forward to, and how."""
+    """One upstream: its address and how to query it."""
 
     endpoint: Endpoint
     scheme: str = "udp"
@@ -38,10 +37,10 @@ class Upstream:
 
     @classmethod
     def parse(cls, url: str) -> Upstream:
-        """Read a URL as above, or a bare address. Raises ValueError in words for the operator."""
+        """Parse a URL as above, or a bare address. Raises ValueError with a text for operators."""
         if "@" in url or "?" in url:
             raise ValueError(
-                f"{_without_secrets(url)!r} is no upstream: write udp://, tcp://, tls:// or "
+                f"{_without_secrets(url)!r} is not an upstream: write udp://, tcp://, tls:// or "
                 "https://ADDR:PORT, without a user, a password or a query"
             )
         try:
@@ -50,20 +49,20 @@ class Upstream:
             parts = SplitResult("", "", "", "", "")
         if parts.scheme not in PORTS:
             raise ValueError(
-                f"{url!r} is no upstream: write udp://, tcp://, tls:// or https://ADDR:PORT"
+                f"{url!r} is not an upstream: write udp://, tcp://, tls:// or https://ADDR:PORT"
             )
         try:
             endpoint = Endpoint.parse(parts.netloc, PORTS[parts.scheme])
         except ValueError as error:
             raise ValueError(_in_words(url, parts, error)) from None
         if not endpoint.port:
-            raise ValueError(f"{url!r}: nothing can be asked at port 0")
+            raise ValueError(f"{url!r} is not an upstream: no server listens on port 0")
         encrypted = parts.scheme in ("tls", "https")
         if (parts.fragment and not encrypted) or (
             parts.path.strip("/") and parts.scheme != "https"
         ):
             raise ValueError(
-                f"{url!r} is no upstream: write {parts.scheme}://ADDR:PORT and nothing behind it"
+                f"{url!r} is not an upstream: write {parts.scheme}://ADDR:PORT and nothing behind it"
             )
         path = (parts.path.rstrip("/") or DOH_PATH) if parts.scheme == "https" else ""
         return cls(endpoint, parts.scheme, parts.fragment.lower(), path)
@@ -77,7 +76,7 @@ class Upstream:
 
 
 def _without_secrets(url: str) -> str:
-    """Return *url* without what may be a secret: all before the last @, and the query."""
+    """Return *url* without the parts that may be secret: all before the last @, and the query."""
     scheme = next((f"{known}://" for known in PORTS if url.startswith(f"{known}://")), "")
     user, at, rest = url.removeprefix(scheme).rpartition("@")
     host, mark, _ = rest.partition("?")
@@ -85,13 +84,16 @@ def _without_secrets(url: str) -> str:
 
 
 def _in_words(url: str, parts: SplitResult, error: ValueError) -> str:
-    """Say what is wrong with the address; a name there is the usual mistake."""
+    """Return what is wrong with the address. The usual mistake is a name in its place."""
     if (
         parts.hostname
         and parts.scheme in ("tls", "https")
         and not parts.hostname.replace(".", "").isdigit()
     ):
-        return f"{url!r}: names cannot be looked up before there is an upstream: write {parts.scheme}://ADDR#NAME"
+        return (
+            f"{url!r}: a name cannot be looked up before there is an upstream: write "
+            f"{parts.scheme}://ADDR#NAME"
+        )
     return str(error)
 
 
@@ -101,14 +103,14 @@ def _bracketed(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The upstreams of one suffix. *allow_prefix*: they may tell addresses of our own prefix."""
+    """The upstreams of one suffix. *allow_prefix*: they may return addresses of our own prefix."""
 
     upstreams: tuple[Upstream, ...]
     allow_prefix: bool = False
 
 
 def public() -> tuple[Upstream, ...]:
-    """Return the upstreams of a host that has none of its own."""
+    """Return the public upstreams, for a host that has none of its own."""
     return tuple(map(Upstream.parse, PUBLIC))
 
 
@@ -123,7 +125,7 @@ def named_in_resolv_conf(
     is_own: Callable[[Endpoint], bool], path: Path = RESOLV_CONF
 ) -> tuple[Upstream, ...]:
     """Return the host's own upstreams without this server's addresses; there may be none."""
-    found = []
+    upstreams = []
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
@@ -135,5 +137,5 @@ def named_in_resolv_conf(
             except ValueError:
                 continue
             if not is_own(upstream.endpoint):
-                found.append(upstream)
-    return tuple(found)
+                upstreams.append(upstream)
+    return tuple(upstreams)

@@ -138,7 +138,7 @@ def register_forwarder(metrics: Metrics, forwarder: Forwarder) -> None:
         (
             "internal_dns_forward_outstanding",
             "Number of queries waiting for a reply from an upstream.",
-            lambda: len(forwarder.asking),
+            lambda: len(forwarder.outstanding),
         ),
         (
             "internal_dns_forward_sockets",

@@ -113,7 +113,7 @@ class Reloader:
                 raise ConfigurationError(
                     [str(cannot_forward(settings.upstream_ca, error))]
                 ) from error
-        self.forwarder.use_manners(
+        self.forwarder.configure(
             outside_aliases=settings.outside_aliases == "answer", sockets=settings.upstream_sockets
         )
         if public and not now.public:

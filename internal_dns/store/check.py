@@ -17,7 +17,7 @@ from internal_dns.core.names import APEX_WORDS, RESERVED, Labels, printable
 from internal_dns.core.own import ALIAS, RecordSet, unpack_sets
 from internal_dns.core.records import TextList, address_text
 from internal_dns.core.requester import Requester
-from internal_dns.core.resolve import MAX_ALIASES, Outside, TooLong, asked_in, labels_of, resolve
+from internal_dns.core.resolve import MAX_ALIASES, Outside, TooLong, asked_in, labels_of, walk
 from internal_dns.core.wire import Type
 from internal_dns.store.declare import fields
 from internal_dns.store.presentation import is_public_tld, name_text
@@ -175,7 +175,7 @@ def _alias(labels: Labels, alias: RecordSet, view: View, where: str) -> Iterator
     """Report an alias that leads nowhere."""
     prefix = view.who.network.prefix[:2]
     start = labels if alias.type == Type.CNAME else labels_of(alias.rdata[0])
-    end = resolve(start, view, prefix, 0 if alias.type == Type.CNAME else 1)
+    end = walk(start, view, prefix, 0 if alias.type == Type.CNAME else 1)
     last = name_text(names.wire(end.labels))
     match end.found:
         case TooLong():

@@ -27,7 +27,7 @@ from internal_dns.core.names import Labels, printable
 from internal_dns.core.own import ALIAS, RECORD_TYPES, unpack_sets
 from internal_dns.core.records import PAGE, TTL, RRset, TextList, srv
 from internal_dns.core.requester import Requester, network_of
-from internal_dns.core.resolve import Outside, TooLong, labels_of, resolve, zone_for
+from internal_dns.core.resolve import Outside, TooLong, labels_of, walk, zone_for
 from internal_dns.core.text import Text
 from internal_dns.core.wire import Type
 from internal_dns.store.presentation import rdata_text
@@ -310,7 +310,7 @@ def _passes(name: Labels, view: View, labels: frozenset[bytes], prefix: bytes) -
     if not zone_for(name, view.who.network, prefix):
         return False
     return any(
-        (way := resolve(name, replace(view, qtype=qtype), prefix)).parts is None
+        (way := walk(name, replace(view, qtype=qtype), prefix)).parts is None
         or not labels.isdisjoint(way.parts)
         for qtype in _THROUGH_ALIAS
     )
@@ -324,7 +324,7 @@ def _own_contents(name: Labels, view: View, prefix: bytes) -> dict[str, Contents
     contents: dict[str, Contents] = {}
     why = NO_DATA
     for qtype in _ANY_TYPE:
-        way = resolve(name, replace(view, qtype=qtype), prefix)
+        way = walk(name, replace(view, qtype=qtype), prefix)
         match way.found:
             case Outside():
                 why = f"an alias of {_name_text(names.wire(way.labels))}"

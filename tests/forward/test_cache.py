@@ -12,27 +12,42 @@ import pytest
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import Ede
-from internal_dns.forward.cache import FAILED, MAX_FAILED, MAX_STALE, Age, Cache
+from internal_dns.forward.cache import MAX_FAILED, MAX_STALE, Cache, Freshness
+from internal_dns.forward.times import TIMES
 
 
 def reply(lifetime: int = 100, size: int = 50) -> Relayed:
     return Relayed(0, False, (1, 0), bytes(size), (), lifetime)
 
 
-def age(cache: Cache, key: bytes, now: float) -> Age | None:
+def age(cache: Cache, key: bytes, now: float) -> Freshness | None:
     found = cache.find(key, now)
     return found[1] if found else None
 
 
 def test_a_reply_is_fresh_then_due_once_then_stale_then_gone() -> None:
     cache = Cache()
-    cache.keep(b"k", reply(100), 1_000)
+    cache.store(b"k", reply(100), 1_000)
     ages = [
         age(cache, b"k", 1_000 + at)
         for at in (0, 89.9, 90, 90, 99.9, 100, 100 + MAX_STALE - 1, 100 + MAX_STALE)
     ]
-    assert ages == [Age.FRESH, Age.FRESH, Age.DUE, Age.FRESH, Age.FRESH, Age.STALE, Age.STALE, None]
-    assert (cache.hits[Age.FRESH], cache.hits[Age.DUE], cache.hits[Age.STALE], cache.misses) == (
+    assert ages == [
+        Freshness.FRESH,
+        Freshness.FRESH,
+        Freshness.DUE,
+        Freshness.FRESH,
+        Freshness.FRESH,
+        Freshness.STALE,
+        Freshness.STALE,
+        None,
+    ]
+    assert (
+        cache.hits[Freshness.FRESH],
+        cache.hits[Freshness.DUE],
+        cache.hits[Freshness.STALE],
+        cache.misses,
+    ) == (
         4,
         1,
         2,
@@ -40,36 +55,35 @@ def test_a_reply_is_fresh_then_due_once_then_stale_then_gone() -> None:
     )
 
 
-def test_a_reply_without_a_lifetime_is_not_kept() -> None:
+def test_a_reply_without_a_lifetime_is_not_cached() -> None:
     cache = Cache()
-    cache.keep(b"k", reply(0), 0)
+    cache.store(b"k", reply(0), 0)
     assert (len(cache), cache.octets, cache.find(b"k", 0)) == (0, 0, None)
 
 
 @pytest.mark.parametrize("protected", [False, True])
 @pytest.mark.parametrize(("rcode", "left"), [(0, 0), (3, 0), (9, 1)])
-def test_what_a_newer_reply_without_a_lifetime_contradicts_is_forgotten(
+def test_a_newer_reply_without_a_lifetime_drops_the_entry(
     protected: bool, rcode: int, left: int
 ) -> None:
     cache = Cache()
-    cache.keep(b"k", reply(100), 0)
+    cache.store(b"k", reply(100), 0)
     if protected:
         cache.find(b"k", 0)
-    cache.keep(b"k", replace(reply(0), rcode=rcode), 50)
+    cache.store(b"k", replace(reply(0), rcode=rcode), 50)
     assert len(cache) == left
     assert bool(cache.octets) == bool(left)
-    assert any(room.protected for room in cache._rooms.values()) == (protected and bool(left))
-    audit(cache)
+    cache.check_books()
 
 
-def test_what_a_reply_takes_is_counted_its_list_of_ttls_included() -> None:
+def test_the_memory_of_a_reply_is_counted_with_its_list_of_ttls() -> None:
     records, ttls, count = bytes(64_000), range(0, 64_000, 16), 20
     tracemalloc.start()
     try:
         cache = Cache()
         before = tracemalloc.get_traced_memory()[0]
         for number in range(count):
-            cache.keep(
+            cache.store(
                 b"%d" % number,
                 Relayed(0, False, (4_000, 0), records + bytes((number,)), tuple(ttls), 100),
                 0,
@@ -80,11 +94,11 @@ def test_what_a_reply_takes_is_counted_its_list_of_ttls_included() -> None:
     assert taken < 1.1 * cache.octets
 
 
-def test_a_newer_reply_takes_the_place_of_the_older() -> None:
+def test_a_newer_reply_replaces_the_older() -> None:
     cache = Cache()
     for size in (10, 500, 20):
         for asked in range(2):  # in probation, then protected
-            cache.keep(b"k", reply(size=size), asked)
+            cache.store(b"k", reply(size=size), asked)
             found = cache.find(b"k", asked)
             assert found is not None
             assert len(found[0].reply.records) == size
@@ -94,9 +108,9 @@ def test_a_newer_reply_takes_the_place_of_the_older() -> None:
     assert cache.octets == kept.octets
 
 
-def test_looking_leaves_no_trace() -> None:
+def test_peeking_counts_nothing() -> None:
     cache = Cache()
-    cache.keep(b"k", reply(), 0)
+    cache.store(b"k", reply(), 0)
     for _ in range(3):
         assert cache.peek(b"k") is not None
         assert cache.peek(b"other") is None
@@ -104,23 +118,23 @@ def test_looking_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("bound", [{"max_entries": 100}, {"max_octets": 100 * 600}])
-def test_what_is_asked_for_once_does_not_push_out_what_is_asked_for_often(
+def test_entries_queried_once_do_not_evict_those_queried_often(
     bound: dict[str, int],
 ) -> None:
     cache = Cache(**bound)
     often = [b"often%d" % n for n in range(50)]
     for key in often:
-        cache.keep(key, reply(), 0)
-        assert age(cache, key, 0) is Age.FRESH
+        cache.store(key, reply(), 0)
+        assert age(cache, key, 0) is Freshness.FRESH
     for number in range(5_000):
-        cache.keep(b"once%d" % number, reply(), 0)
+        cache.store(b"once%d" % number, reply(), 0)
     assert all(cache.peek(key) for key in often)
     assert cache.evictions >= 4_900
     assert len(cache) <= 100
 
 
 @pytest.mark.slow
-def test_its_bounds_hold_whatever_is_done() -> None:
+def test_its_bounds_hold_whatever_happens() -> None:
     rng = random.Random(7)
     cache = Cache(max_entries=50, max_octets=60_000)
     cache.repeats = lambda key: rng.randrange(3)
@@ -128,12 +142,12 @@ def test_its_bounds_hold_whatever_is_done() -> None:
         key = b"%d" % rng.randrange(120)
         if rng.random() < 0.5:
             lifetime, size = rng.randrange(3), rng.randrange(3_000)
-            cache.keep(key, reply(lifetime, size), step / 100, network=rng.choice(NETWORKS))
+            cache.store(key, reply(lifetime, size), step / 100, network=rng.choice(NETWORKS))
         else:
             cache.find(key, step / 100, rng.choice(NETWORKS))
         assert len(cache) <= 50
         assert cache.octets <= 60_000
-        audit(cache)
+        cache.check_books()
     assert cache.evictions
     cache.clear()
     assert (len(cache), cache.octets) == (0, 0)
@@ -143,87 +157,71 @@ NETWORKS = tuple(map(NetworkId, range(4)))
 QUIET, GREEDY = NetworkId(7), NetworkId(8)
 
 
-def audit(cache: Cache) -> None:
-    """Fail unless all books agree."""
-    found = {}
-    for number, room in cache._rooms.items():
-        octets = Counter[str]()
-        for part, keys in (("probation", room.probation), ("protected", room.protected)):
-            for key, kept in keys.items():
-                assert kept.network == number
-                found[key] = kept
-                octets[part] += kept.octets
-        assert room.octets == sum(octets.values()) > 0
-        assert room.protected_octets == octets["protected"]
-    assert found == cache._kept
-    assert cache.octets == sum(kept.octets for kept in found.values())
-
-
 @pytest.mark.parametrize("bound", [{"max_entries": 1_000}, {"max_octets": 1_000 * 700}])
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_a_network_pushes_out_its_own_however_often_it_asks(
+def test_a_network_evicts_its_own_entries_however_often_it_queries(
     bound: dict[str, int], times: int
 ) -> None:
     cache = Cache(**bound)
     others = [b"other%d" % n for n in range(200)]
     for key in others:
-        cache.keep(key, reply(), 0, network=QUIET)
+        cache.store(key, reply(), 0, network=QUIET)
     for number in range(10_000):
         for rotation in range(times):
             if not rotation:
-                cache.keep(b"%d" % number, reply(), 0, network=GREEDY)
+                cache.store(b"%d" % number, reply(), 0, network=GREEDY)
             else:
                 assert cache.find(b"%d" % number, 0, GREEDY) is not None
-    audit(cache)
+    cache.check_books()
     assert all(cache.peek(key) for key in others)
     assert len(cache) > 900  # all room is used
 
 
-def test_among_many_networks_each_keeps_what_it_asks_for() -> None:
+def test_among_many_networks_each_keeps_its_entries() -> None:
     cache = Cache(max_entries=1_000)
     for number in range(500):
-        cache.keep(b"%d" % number, reply(), 0, network=NetworkId(number))
+        cache.store(b"%d" % number, reply(), 0, network=NetworkId(number))
     for number in range(20_000):
-        cache.keep(b"greedy%d" % number, reply(), 0, network=NetworkId(1_000 + number % 3))
-    audit(cache)
+        cache.store(b"greedy%d" % number, reply(), 0, network=NetworkId(1_000 + number % 3))
+    cache.check_books()
     assert all(cache.peek(b"%d" % number) for number in range(500))
     for number in range(5_000):  # more networks than there is room for
-        cache.keep(b"many%d" % number, reply(), 0, network=NetworkId(2_000 + number))
-    audit(cache)
+        cache.store(b"many%d" % number, reply(), 0, network=NetworkId(2_000 + number))
+    cache.check_books()
     assert len(cache) == 1_000
 
 
-def test_what_both_ask_for_is_paid_by_who_has_less() -> None:
+def test_the_network_with_less_pays_for_an_entry_that_two_query() -> None:
     cache = Cache(max_entries=1_000)
     for number in range(900):
-        cache.keep(b"%d" % number, reply(), 0, network=GREEDY)
+        cache.store(b"%d" % number, reply(), 0, network=GREEDY)
     shared = [b"%d" % number for number in range(100)]
     for key in shared:
         assert cache.find(key, 0, QUIET) is not None
         assert cache.find(key, 0, GREEDY) is not None
     for number in range(900, 10_000):
-        cache.keep(b"%d" % number, reply(), 0, network=GREEDY)
+        cache.store(b"%d" % number, reply(), 0, network=GREEDY)
         cache.find(b"%d" % number, 0, GREEDY)
-    audit(cache)
+    cache.check_books()
     assert all(cache.peek(key) for key in shared)
-    cache.keep(shared[0], reply(size=9), 1, network=GREEDY)  # asked for again, by the other one
+    cache.store(shared[0], reply(size=9), 1, network=GREEDY)  # asked for again, by the other one
     kept = cache.peek(shared[0])
     assert kept is not None
     assert (kept.network, len(kept.reply.records)) == (QUIET, 9)
 
 
-def test_what_the_answer_table_repeats_is_in_use() -> None:
+def test_an_entry_that_the_answer_table_repeats_is_in_use() -> None:
     cache, repeated = Cache(max_entries=100), Counter[bytes]()
     cache.repeats = repeated.__getitem__
     for number in range(100):
-        cache.keep(b"%d" % number, reply(), 0)
+        cache.store(b"%d" % number, reply(), 0)
     often = [b"%d" % number for number in range(5)]
     for number in range(100, 2_000):
         repeated.update(often)
-        cache.keep(b"%d" % number, reply(), 0)
+        cache.store(b"%d" % number, reply(), 0)
     assert all(cache.peek(key) for key in often)
     for number in range(2_000, 3_000):  # nobody asks for them any more
-        cache.keep(b"%d" % number, reply(), 0)
+        cache.store(b"%d" % number, reply(), 0)
         cache.find(b"%d" % number, 0)
     assert not any(cache.peek(key) for key in often)
 
@@ -235,7 +233,7 @@ def test_an_entry_takes_no_more_than_it_is_charged() -> None:
         before = tracemalloc.get_traced_memory()[0]
         for number in range(5_000):
             key = b"\7example%d" % number
-            cache.keep(
+            cache.store(
                 key, reply(size=40 + number % 9), float(number), network=NETWORKS[number % 4]
             )
             cache.find(key, float(number), NETWORKS[number % 4])
@@ -245,22 +243,24 @@ def test_an_entry_takes_no_more_than_it_is_charged() -> None:
     assert 0.5 * cache.octets < taken < cache.octets
 
 
-def test_a_failure_is_remembered_two_seconds_and_an_answer_ends_it() -> None:
+def test_a_failure_is_cached_for_two_seconds_and_an_answer_ends_it() -> None:
     cache, why = Cache(), (Ede.NETWORK_ERROR, "why")
-    cache.failed(b"k", why, 10)
-    assert [cache.failure(b"k", now) for now in (10, 10 + FAILED - 0.01, 10 + FAILED)] == [
+    cache.store_failure(b"k", why, 10)
+    assert [
+        cache.failure(b"k", now) for now in (10, 10 + TIMES.failure - 0.01, 10 + TIMES.failure)
+    ] == [
         why,
         why,
         None,
     ]
-    cache.failed(b"k", why, 20)
-    cache.keep(b"k", reply(), 20)
+    cache.store_failure(b"k", why, 20)
+    cache.store(b"k", reply(), 20)
     assert cache.failure(b"k", 20) is None
 
 
 def test_failures_are_bounded_too() -> None:
     cache = Cache()
     for number in range(MAX_FAILED + 10):
-        cache.failed(b"%d" % number, (Ede.OTHER, ""), 0)
-    assert len(cache._failed) == MAX_FAILED
+        cache.store_failure(b"%d" % number, (Ede.OTHER, ""), 0)
+    cache.check_books()
     assert cache.failure(b"0", 0) is None

@@ -7,6 +7,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import dns.flags
@@ -15,12 +16,13 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-import internal_dns.forward.forwarder as forwarder_module
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Forward, Rules, respond
-from internal_dns.forward import outstanding, policy
+from internal_dns.forward.cache import Cache
 from internal_dns.forward.forwarder import Forwarder
-from internal_dns.forward.outstanding import Question
+from internal_dns.forward.health import SUSPECT
+from internal_dns.forward.question import Question, question_of
+from internal_dns.forward.times import Times
 from internal_dns.forward.upstreams import Rule, Upstream
 from internal_dns.late import Late
 from internal_dns.metrics import Metrics
@@ -74,6 +76,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
             await story
         finally:
             for each in _made:
+                each.check_books()
                 await each.close()
             _made.clear()
             for _ in range(3):
@@ -82,26 +85,10 @@ def run(story: Coroutine[Any, Any, None]) -> None:
     asyncio.run(whole())
 
 
-SHORT_PATIENCE = 0.44  # a tenth of the usual
-WHERE = {"HEDGE": (policy, outstanding), "TRY_TIMEOUT": (policy,), "PATIENCE": (forwarder_module,)}
-
-
-def set_times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
-    for name, value in seconds.items():
-        for module in WHERE[name]:
-            monkeypatch.setattr(module, name, value)
-
-
-@pytest.fixture(autouse=True)
-def _in_a_tenth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_times(monkeypatch, HEDGE=0.04, TRY_TIMEOUT=0.12, PATIENCE=SHORT_PATIENCE)
-
-
-@pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times so long that what happens within half a second was not waited for, even on a busy
-    machine."""
-    set_times(monkeypatch, HEDGE=1.0, TRY_TIMEOUT=2.0, PATIENCE=4.0)
+# A tenth of the usual times.
+SHORT = Times(hedge=0.04, retry=0.12, patience=0.44)
+# What happens within half a second was not waited for, even on a busy machine.
+UNHURRIED = Times(hedge=1.0, retry=2.0, patience=4.0)
 
 
 async def octets_of(forwarder: Forwarder, forward: Forward) -> bytes:
@@ -113,16 +100,22 @@ async def ask(forwarder: Forwarder, forward: Forward | None = None) -> dns.messa
     forward = forward or asked()
     octets = await octets_of(forwarder, forward)
     assert octets[:2] == forward.query.id
-    assert not forwarder.waiting
-    assert not forwarder.asking
-    assert not forwarder.of_network
-    assert forwarder.sockets == len(forwarder._probes)
+    assert_nothing_is_outstanding(forwarder)
     return dns.message.from_wire(octets)
 
 
+def assert_nothing_is_outstanding(forwarder: Forwarder) -> None:
+    """Except probes."""
+    forwarder.check_books()
+    assert not forwarder.accounts.clients
+    assert not forwarder.outstanding
+    assert not forwarder.accounts.queries
+    assert forwarder.sockets == len(forwarder.accounts.probes)
+
+
 def made(*upstreams: Upstream, metrics: Metrics | None = None, **how: Any) -> Forwarder:
-    """A forwarder that `run` closes."""
-    found = Forwarder(upstreams, metrics or Metrics(), PREFIX, **how)
+    """A forwarder that `run` closes, with SHORT times unless told."""
+    found = Forwarder(upstreams, metrics or Metrics(), PREFIX, **{"times": SHORT, **how})
     _made.append(found)
     return found
 
@@ -211,7 +204,7 @@ def test_a_forged_or_broken_packet_does_not_end_the_wait_for_the_true_one(
     run(story())
 
 
-def test_a_truncated_reply_is_asked_again_by_tcp() -> None:
+def test_a_truncated_reply_is_queried_again_over_tcp() -> None:
     def script(octets: bytes, stream: bool) -> list[bytes]:
         return [reply(octets)] if stream else [reply(octets, "", flags=int(dns.flags.TC))]
 
@@ -226,7 +219,7 @@ def test_a_truncated_reply_is_asked_again_by_tcp() -> None:
     run(story())
 
 
-def test_a_tcp_upstream_is_asked_by_tcp_only() -> None:
+def test_a_tcp_upstream_is_queried_over_tcp_only() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             assert records(await ask(made(upstream.tcp)), A) == ["192.0.2.80"]
@@ -256,15 +249,14 @@ def test_a_reply_too_large_for_the_client_leaves_truncated() -> None:
     run(story())
 
 
-@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("rcode", [1, 2, 4, 5])
 def test_a_failing_upstream_is_passed_over_at_once(rcode: int) -> None:
     async def story() -> None:
         async with scripted(good("", rcode=rcode), good()) as (failing, other):
             loop, metrics = asyncio.get_running_loop(), Metrics()
             start = loop.time()
-            message = await ask(made(failing.udp, other.udp, metrics=metrics))
-            assert loop.time() - start < policy.HEDGE / 2
+            message = await ask(made(failing.udp, other.udp, metrics=metrics, times=UNHURRIED))
+            assert loop.time() - start < UNHURRIED.hedge / 2
             assert records(message, A) == ["192.0.2.80"]
             assert (len(failing.asked), len(other.asked)) == (1, 1)
             assert metrics.forwards == {"answered": 1}
@@ -302,7 +294,6 @@ def closed_port() -> int:
         return int(sock.getsockname()[1])
 
 
-@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("scheme", ["udp", "tcp"])
 def test_a_port_that_refuses_costs_no_time(scheme: str) -> None:
     refusing = Upstream.parse(f"{scheme}://127.0.0.1:{closed_port()}")
@@ -311,8 +302,8 @@ def test_a_port_that_refuses_costs_no_time(scheme: str) -> None:
         async with scripted(good()) as (upstream,):
             loop = asyncio.get_running_loop()
             start = loop.time()
-            message = await ask(made(refusing, upstream.udp))
-            assert loop.time() - start < policy.HEDGE / 2
+            message = await ask(made(refusing, upstream.udp, times=UNHURRIED))
+            assert loop.time() - start < UNHURRIED.hedge / 2
             assert records(message, A) == ["192.0.2.80"]
 
     run(story())
@@ -366,7 +357,7 @@ def test_without_a_descriptor_left_the_reply_does_not_speak_of_upstreams(
             def none_left(*_: object) -> socket.socket:
                 raise OSError(errno.EMFILE, "too many open files")
 
-            monkeypatch.setattr("internal_dns.forward.outstanding.socket.socket", none_left)
+            monkeypatch.setattr("internal_dns.forward.attempts.socket.socket", none_left)
             message = await ask(forwarder)
             monkeypatch.undo()
             assert ede(message) == 0
@@ -398,9 +389,9 @@ def test_a_reply_that_waits_for_its_check_is_no_silence(scheme: str, sockets: st
             (reply,) = waiting(forwarder, "www.example.com")
             while not turns.checks:
                 await asyncio.sleep(0.001)
-            state = next(iter(forwarder.states.values()))
+            state = next(iter(forwarder.routes.states.values()))
             assert state.health.latency  # it is known to be there
-            await asyncio.sleep(2 * SHORT_PATIENCE)
+            await asyncio.sleep(2 * SHORT.patience)
             assert second.asked == []
             assert not state.failures
             assert not reply.done()
@@ -428,18 +419,21 @@ def test_each_network_that_waits_has_the_reply_relayed_in_its_own_turn() -> None
             assert networks == {0x18, 0x19}
             check()
             assert [network for network, _ in turns.relays] == [0x18, 0x19]
-            assert forwarder.waiting == {0x18: 1, 0x19: 1}  # so what waits for a turn is bounded
+            assert forwarder.accounts.clients == {
+                0x18: 1,
+                0x19: 1,
+            }  # so what waits for a turn is bounded
             turns.relays[1][1]()
             assert await other
             assert not first.done()
             turns.relays[0][1]()
             assert await first
-            assert not forwarder.waiting
+            assert not forwarder.accounts.clients
 
     run(story())
 
 
-def test_who_leaves_while_the_reply_waits_for_its_turn_is_told_nothing() -> None:
+def test_a_client_that_leaves_while_its_reply_awaits_a_turn_gets_nothing() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             metrics = Metrics()
@@ -454,20 +448,16 @@ def test_who_leaves_while_the_reply_waits_for_its_turn_is_told_nothing() -> None
             late[0].cancel()
             for _, make in turns.relays:
                 make()
-            assert not forwarder.waiting
+            assert not forwarder.accounts.clients
             assert metrics.forwards == {"answered": 1}
 
     run(story())
 
 
-def test_nobody_is_told_a_stale_reply_while_a_newer_one_waits_to_be_checked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(forwarder_module, "CLIENT_PATIENCE", 0.01)
-
+def test_no_stale_reply_is_sent_while_a_newer_one_awaits_its_check() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
-            forwarder = made(upstream.udp)
+            forwarder = made(upstream.udp, times=replace(SHORT, stale_after=0.01))
             await ask(forwarder)
             kept = forwarder.cache.peek(asked_question().key)
             assert kept is not None
@@ -497,20 +487,16 @@ def test_when_no_upstream_can_be_reached_the_reply_says_so() -> None:
     run(story())
 
 
-def test_a_silent_upstream_delays_the_answer_until_the_next_is_asked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    set_times(monkeypatch, TRY_TIMEOUT=2.0, PATIENCE=4.0)
-
+def test_a_silent_upstream_delays_the_answer_until_the_next_is_asked() -> None:
     async def story() -> None:
         async with scripted(lambda *_: [], good()) as (silent, other):
             loop = asyncio.get_running_loop()
-            forwarder = made(silent.udp, other.udp)
+            forwarder = made(silent.udp, other.udp, times=replace(UNHURRIED, hedge=0.04))
             start = loop.time()
             assert records(await ask(forwarder), A) == ["192.0.2.80"]
-            assert policy.HEDGE * 0.9 < loop.time() - start < policy.TRY_TIMEOUT / 2
+            assert 0.04 * 0.9 < loop.time() - start < UNHURRIED.retry / 2
             silent.asked.clear()
-            set_times(monkeypatch, HEDGE=1.0)
+            forwarder.times = UNHURRIED
             assert records(await ask(forwarder, asked("other.example")), A) == ["192.0.2.80"]
             assert not silent.asked  # the one that answered is asked first now
 
@@ -579,7 +565,7 @@ def test_an_upstream_that_speaks_for_us_is_not_believed_nor_is_another_asked(
     [b"", b"\0", b"\xff" * 40, query("other.example")],
 )
 @pytest.mark.slow
-def test_garbage_by_tcp_ends_that_try_only(answer: bytes) -> None:
+def test_garbage_over_tcp_ends_that_attempt_only(answer: bytes) -> None:
     async def story() -> None:
         async with scripted(lambda *_: [answer], good()) as (broken, other):
             message = await ask(made(broken.tcp, other.udp))
@@ -621,7 +607,7 @@ def test_the_longest_suffix_with_a_rule_decides() -> None:
         "": default,
     }.items():
         labels = tuple(part.encode() for part in name.split(".") if part)
-        assert forwarder.rule_for(labels)[1].upstreams == (expected,), name
+        assert forwarder.routes.rule_for(labels)[1].upstreams == (expected,), name
     for name, expected in {
         "corp.example": default,
         "deep.corp.example": corp,
@@ -629,7 +615,7 @@ def test_the_longest_suffix_with_a_rule_decides() -> None:
         "lan": default,
     }.items():  # DS belongs to the zone above
         labels = tuple(part.encode() for part in name.split("."))
-        assert forwarder.rule_for(labels, 43)[1].upstreams == (expected,), name
+        assert forwarder.routes.rule_for(labels, 43)[1].upstreams == (expected,), name
 
 
 # ── how much at a time ────────────────────────────────────────────────────────────────────────────
@@ -642,15 +628,11 @@ def waiting(forwarder: Forwarder, *names: str, network: int = 0x18) -> list[asyn
 
 
 @pytest.mark.slow
-def test_a_network_may_have_so_many_clients_waiting_and_no_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(forwarder_module, "PER_NETWORK", 20)
-
+def test_a_network_may_have_so_many_clients_waiting_and_no_more() -> None:
     async def story() -> None:
         async with scripted(lambda *_: []) as (silent,):
             metrics = Metrics()
-            forwarder = made(silent.udp, metrics=metrics)
+            forwarder = made(silent.udp, metrics=metrics, per_network=20)
             tasks = waiting(forwarder, *(f"x{n}.example" for n in range(20)))
             await asyncio.sleep(0.01)
             refused = dns.message.from_wire(await octets_of(forwarder, asked("one.more.example")))
@@ -659,7 +641,7 @@ def test_a_network_may_have_so_many_clients_waiting_and_no_more(
             tasks += waiting(forwarder, "of.another.example", network=0x19)
             await asyncio.gather(*tasks)
             assert metrics.forwards == {"busy": 1, "timeout": 21}
-            assert not forwarder.waiting
+            assert not forwarder.accounts.clients
 
     run(story())
 
@@ -676,7 +658,10 @@ def test_when_sockets_run_out_the_network_that_has_most_makes_room() -> None:
             others = waiting(forwarder, *(f"y{n}.example" for n in range(5)), network=0x19)
             await asyncio.sleep(0.01)
             assert metrics.forwards["busy"] == 15
-            assert {n: len(of) for n, of in forwarder.of_network.items()} == {0x18: 5, 0x19: 5}
+            assert {n: len(of) for n, of in forwarder.accounts.queries.items()} == {
+                0x18: 5,
+                0x19: 5,
+            }
             assert forwarder.sockets == 10
             refused = waiting(
                 forwarder, "z.example", network=0x19
@@ -684,7 +669,7 @@ def test_when_sockets_run_out_the_network_that_has_most_makes_room() -> None:
             await asyncio.sleep(0.01)
             assert metrics.forwards["busy"] == 16
             await asyncio.gather(*flood, *others, *refused)
-            assert forwarder.sockets == len(forwarder._probes)
+            assert forwarder.sockets == len(forwarder.accounts.probes)
 
     run(story())
 
@@ -707,7 +692,7 @@ def test_a_bug_while_forwarding_is_one_servfail(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_a_client_that_goes_away_leaves_the_question_to_those_who_wait() -> None:
+def test_a_client_that_leaves_does_not_end_the_query_for_the_others() -> None:
     async def story() -> None:
         async with scripted(lambda *_: []) as (silent,):
             forwarder = made(silent.udp)
@@ -715,9 +700,9 @@ def test_a_client_that_goes_away_leaves_the_question_to_those_who_wait() -> None
             await asyncio.sleep(0.01)
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
-            assert forwarder.waiting.total() == 1
+            assert forwarder.accounts.clients.total() == 1
             assert dns.message.from_wire(await stays).rcode() == dns.rcode.SERVFAIL
-            assert not forwarder.waiting
+            assert not forwarder.accounts.clients
             assert len(asyncio.all_tasks()) == 1
 
     run(story())
@@ -726,7 +711,7 @@ def test_a_client_that_goes_away_leaves_the_question_to_those_who_wait() -> None
 # ── one question for all who ask it, and what is kept ─────────────────────────────────────────────
 
 
-def test_a_thousand_who_ask_the_same_cost_one_packet() -> None:
+def test_a_thousand_clients_with_the_same_question_cost_one_packet() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             metrics = Metrics()
@@ -750,7 +735,7 @@ def test_a_thousand_who_ask_the_same_cost_one_packet() -> None:
     ],
     ids="qtype do cd name".split(),
 )
-def test_what_changes_the_reply_is_a_question_of_its_own(other: Forward) -> None:
+def test_a_query_that_differs_in_do_or_cd_or_type_is_outstanding_on_its_own(other: Forward) -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: [reply(octets, "")]) as (upstream,):
             forwarder = made(upstream.udp)
@@ -764,7 +749,7 @@ def test_what_changes_the_reply_is_a_question_of_its_own(other: Forward) -> None
     run(story())
 
 
-def test_who_set_neither_ad_nor_do_is_not_told_ad() -> None:
+def test_a_client_that_set_neither_ad_nor_do_gets_no_ad() -> None:
     async def story() -> None:
         async with scripted(good(flags=int(dns.flags.AD))) as (upstream,):
             forwarder = made(upstream.udp)
@@ -776,7 +761,7 @@ def test_who_set_neither_ad_nor_do_is_not_told_ad() -> None:
     run(story())
 
 
-def test_letter_case_is_random_by_udp_and_the_clients_own_in_the_reply() -> None:
+def test_letter_case_is_random_over_udp_and_the_clients_own_in_the_reply() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             forwarder = made(upstream.udp)
@@ -795,7 +780,7 @@ def test_letter_case_is_random_by_udp_and_the_clients_own_in_the_reply() -> None
     run(story())
 
 
-def test_after_something_forged_the_question_goes_on_by_tcp() -> None:
+def test_after_a_forged_reply_the_query_goes_on_over_tcp() -> None:
     def script(octets: bytes, stream: bool) -> list[bytes]:
         return [reply(octets)] if stream else [wrong_id(octets)] * 3
 
@@ -808,7 +793,7 @@ def test_after_something_forged_the_question_goes_on_by_tcp() -> None:
     run(story())
 
 
-def test_a_kept_connection_serves_many_questions() -> None:
+def test_a_persistent_connection_serves_many_queries() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             forwarder = made(upstream.tcp)
@@ -863,12 +848,8 @@ def test_a_loop_back_to_this_server_is_seen_at_once() -> None:
 
 
 @pytest.mark.slow
-def test_an_upstream_that_is_silent_for_many_names_is_probed_and_asked_last(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(forwarder_module, "PROBE_TIMEOUT", 0.05)
-    monkeypatch.setattr(policy, "PROBE_AGAIN", (0.01,))
-    monkeypatch.setattr(policy, "AVOID", 0.0)
+def test_an_upstream_that_is_silent_for_many_names_is_probed_and_queried_last() -> None:
+    times = replace(SHORT, probe=0.05, probe_again=(0.01,), avoid=0.0)
     alive = False
 
     async def story() -> None:
@@ -877,22 +858,22 @@ def test_an_upstream_that_is_silent_for_many_names_is_probed_and_asked_last(
             first,
             other,
         ):
-            forwarder = made(first.udp, other.udp)
-            health = forwarder.states[first.udp].health
-            for number in range(policy.SUSPECT):
+            forwarder = made(first.udp, other.udp, times=times)
+            health = forwarder.routes.states[first.udp].health
+            for number in range(SUSPECT):
                 assert not health.probing
                 assert (await ask(forwarder, asked(f"{number}.example"))).rcode() == 0
             async with asyncio.timeout(5):
-                while forwarder.states[first.udp].health.up:
+                while forwarder.routes.states[first.udp].health.up:
                     await asyncio.sleep(0.01)
             assert any(octets[12:15] == b"\0\0\2" for octets, _ in first.asked)  # . NS
             before = len([octets for octets, _ in first.asked if octets[12]])
-            set_times(monkeypatch, HEDGE=5.0)
+            forwarder.times = replace(times, hedge=5.0)
             assert (await ask(forwarder, asked("later.example"))).rcode() == 0
             assert len([octets for octets, _ in first.asked if octets[12]]) == before
             alive = True
             async with asyncio.timeout(5):
-                while not forwarder.states[first.udp].health.up:
+                while not forwarder.routes.states[first.udp].health.up:
                     await asyncio.sleep(0.01)
             assert (await ask(forwarder, asked("again.example"))).rcode() == 0
             assert len([octets for octets, _ in first.asked if octets[12]]) == before + 1
@@ -901,17 +882,15 @@ def test_an_upstream_that_is_silent_for_many_names_is_probed_and_asked_last(
 
 
 @pytest.mark.slow
-def test_one_dead_name_says_nothing_about_its_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("internal_dns.forward.cache.FAILED", 0)
-
+def test_one_dead_name_says_nothing_about_its_upstream() -> None:
     async def story() -> None:
         async with scripted(
             lambda octets, _: [] if b"dead" in octets.lower() else [reply(octets)]
         ) as (upstream,):
-            forwarder = made(upstream.udp)
-            for _ in range(policy.SUSPECT + 1):
+            forwarder = made(upstream.udp, cache=Cache(failure=0.0))
+            for _ in range(SUSPECT + 1):
                 assert (await ask(forwarder, asked("dead.example"))).rcode() == dns.rcode.SERVFAIL
-            assert not forwarder.states[upstream.udp].health.probing
+            assert not forwarder.routes.states[upstream.udp].health.probing
 
     run(story())
 
@@ -928,17 +907,14 @@ def test_a_failure_is_remembered_for_a_moment() -> None:
 
 
 @pytest.mark.slow
-def test_what_has_run_out_stands_in_while_nothing_better_can_be_had(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(forwarder_module, "CLIENT_PATIENCE", 0.05)
+def test_a_stale_reply_is_sent_while_no_upstream_answers() -> None:
     alive = True
 
     async def story() -> None:
         nonlocal alive
         async with scripted(lambda octets, _: [reply(octets)] if alive else []) as (upstream,):
             metrics = Metrics()
-            forwarder = made(upstream.udp, metrics=metrics)
+            forwarder = made(upstream.udp, metrics=metrics, times=replace(SHORT, stale_after=0.05))
             await ask(forwarder)
             kept = forwarder.cache.peek(asked_question().key)
             assert kept is not None
@@ -946,8 +922,8 @@ def test_what_has_run_out_stands_in_while_nothing_better_can_be_had(
             alive = False
             stale = dns.message.from_wire(await octets_of(forwarder, asked()))
             assert (stale.rcode(), ede(stale), stale.answer[0].ttl) == (0, 3, 30)
-            assert forwarder.asking  # and the question goes on
-            while forwarder.asking:
+            assert forwarder.outstanding  # and the question goes on
+            while forwarder.outstanding:
                 await asyncio.sleep(0.01)
             before = len(upstream.asked)
             assert ede(await ask(forwarder)) == 3  # at once: it failed a moment ago
@@ -958,10 +934,10 @@ def test_what_has_run_out_stands_in_while_nothing_better_can_be_had(
 
 
 def asked_question() -> Question:
-    return forwarder_module.question_of(asked().query)
+    return question_of(asked().query)
 
 
-def test_a_reply_near_its_end_is_asked_for_again_by_the_first_who_wants_it() -> None:
+def test_the_first_query_near_the_end_of_an_entry_refreshes_it() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             told: list[tuple[Any, ...]] = []
@@ -975,7 +951,7 @@ def test_a_reply_near_its_end_is_asked_for_again_by_the_first_who_wants_it() -> 
             assert isinstance(answer, bytes)
             assert dns.message.from_wire(answer).answer[0].ttl in (4, 5)
             assert told[-1][5:] == (kept.until, kept.until)
-            while forwarder.asking:
+            while forwarder.outstanding:
                 await asyncio.sleep(0.01)
             assert len(upstream.asked) == 2
             assert (await ask(forwarder)).answer[0].ttl in (59, 60)
@@ -983,7 +959,7 @@ def test_a_reply_near_its_end_is_asked_for_again_by_the_first_who_wants_it() -> 
     run(story())
 
 
-def test_what_the_upstreams_of_before_still_say_is_told_to_those_who_wait_and_not_kept() -> None:
+def test_late_replies_of_former_upstreams_reach_waiting_clients_and_are_not_cached() -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: [], good("192.0.2.2")) as (before, after):
             forwarder = made(before.tcp)
@@ -996,9 +972,7 @@ def test_what_the_upstreams_of_before_still_say_is_told_to_those_who_wait_and_no
             before.writers[0].write(len(answer).to_bytes(2, "big") + answer)
             assert dns.message.from_wire(await early).answer[0][0].to_text() == "192.0.2.1"
             assert (await ask(forwarder)).answer[0][0].to_text() == "192.0.2.2"
-            while (
-                forwarder._closing
-            ):  # the connection goes when its last question has been answered
+            while forwarder.closing:  # the connection goes when its last question has been answered
                 await asyncio.sleep(0.001)
             assert (before.connections, len(before.asked), len(after.asked)) == (1, 1, 1)
 
@@ -1010,11 +984,10 @@ async def ask_beside(forwarder: Forwarder) -> dns.message.Message:
     return dns.message.from_wire(await octets_of(forwarder, asked()))
 
 
-@pytest.mark.usefixtures("unhurried")
-def test_a_server_that_ends_does_not_wait_for_the_upstreams_of_before() -> None:
+def test_a_server_that_stops_does_not_wait_for_former_upstreams() -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: []) as (upstream,):
-            forwarder = made(upstream.tcp)
+            forwarder = made(upstream.tcp, times=UNHURRIED)
             (early,) = waiting(forwarder, "www.example.com")
             while not upstream.asked:
                 await asyncio.sleep(0.001)
@@ -1022,27 +995,24 @@ def test_a_server_that_ends_does_not_wait_for_the_upstreams_of_before() -> None:
             begin = asyncio.get_running_loop().time()
             await forwarder.close()
             assert dns.message.from_wire(await early).rcode() == dns.rcode.SERVFAIL
-            assert asyncio.get_running_loop().time() - begin < policy.PATIENCE / 2
-            assert not forwarder.of_network
+            assert asyncio.get_running_loop().time() - begin < UNHURRIED.patience / 2
+            assert not forwarder.accounts.queries
 
     run(story())
 
 
-def test_an_upstream_is_probed_once_at_a_time_however_often_it_comes_and_goes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(policy, "PROBE_AGAIN", (3_600.0,))
-    monkeypatch.setattr(forwarder_module, "PROBE_TIMEOUT", 0.02)
+def test_an_upstream_is_probed_once_at_a_time_however_often_it_comes_and_goes() -> None:
+    times = replace(SHORT, probe=0.02, probe_again=(3_600.0,))
 
     async def story() -> None:
         async with scripted(lambda octets, _: []) as (upstream,):
-            forwarder = made(upstream.udp)
-            (state,) = forwarder.states.values()
+            forwarder = made(upstream.udp, times=times)
+            (state,) = forwarder.routes.states.values()
             timers = []
             for rotation in range(3):
-                for number in range(policy.SUSPECT):
-                    forwarder.unheard(state, b"%d" % number)
-                while len(upstream.asked) <= rotation or forwarder._probes:
+                for number in range(SUSPECT):
+                    forwarder.count_timeout(state, b"%d" % number)
+                while len(upstream.asked) <= rotation or forwarder.accounts.probes:
                     await asyncio.sleep(0.001)
                 timers.append(state.probe_timer)
                 state.health.answered(b"", 0.01)
@@ -1071,16 +1041,16 @@ def test_an_address_that_nothing_can_be_sent_to_costs_no_try() -> None:
 def test_an_interface_that_comes_back_has_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         forwarder = made(Upstream.parse("udp://[fe80::1%eth7]"), Upstream.parse("udp://127.0.0.1"))
-        scoped, plain = forwarder.states.values()
+        scoped, plain = forwarder.routes.states.values()
         for index in (7, 8):
             monkeypatch.setattr(socket, "if_nametoindex", lambda name, index=index: index)
-            assert scoped.sockaddr == ("fe80::1", 53, 0, index)
-        assert plain.sockaddr is plain.sockaddr
+            assert scoped.sockaddr() == ("fe80::1", 53, 0, index)
+        assert plain.sockaddr() is plain.sockaddr()
 
     run(story())
 
 
-def test_who_waits_is_told_even_when_keeping_the_reply_fails(
+def test_clients_get_the_reply_even_when_caching_it_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def story() -> None:
@@ -1090,7 +1060,7 @@ def test_who_waits_is_told_even_when_keeping_the_reply_fails(
             def broken(*what: object) -> None:
                 raise RuntimeError("a fault of ours")
 
-            monkeypatch.setattr(forwarder.cache, "keep", broken)
+            monkeypatch.setattr(forwarder.cache, "store", broken)
             assert (await ask(forwarder)).rcode() == 0
             assert forwarder.metrics.errors == 1
 
@@ -1111,9 +1081,7 @@ def test_an_upstream_gets_do_and_cd_and_no_option_of_the_client(do: bool, cd: bo
         do=do,
         size=4_096,
     )
-    question = forwarder_module.question_of(
-        asked("wWw.eXample.com", TXT, loud, flags=RD | CD * cd).query
-    )
+    question = question_of(asked("wWw.eXample.com", TXT, loud, flags=RD | CD * cd).query)
     octets = question.query(question.section(mixed=False))
     message = dns.message.from_wire(b"\0\0" + octets)
     assert message.question[0].to_text() == "www.example.com. IN TXT"

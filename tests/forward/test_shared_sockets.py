@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from internal_dns.forward.sockets import LIFETIME, Pool, SharedSocket
+import pytest
+
+from internal_dns.forward.sockets import SharedSocket, SocketPool
+from internal_dns.forward.times import TIMES
 from tests.forward.virtual import run
 
 
-class Waiting:
+class NeverAnswered:
     """A question that is still without a reply."""
 
     def take(self, octets: bytes) -> None:
@@ -18,14 +21,14 @@ class Waiting:
     def concerns(self, octets: bytes) -> bool:
         raise AssertionError("nothing was sent to it")
 
-    def missed(self) -> None:
+    def count_near_miss(self) -> None:
         raise AssertionError("nobody guesses")
 
     def unreachable(self) -> None:
         raise AssertionError("somebody is there")
 
 
-def shared(pool: Pool, now: float = 0.0) -> SharedSocket:
+def shared(pool: SocketPool, now: float = 0.0) -> SharedSocket:
     taken = pool.take(now)
     assert taken is not None
     return taken
@@ -38,17 +41,17 @@ def upstream() -> socket.socket:
     return sock
 
 
-def pool_of_one(sock: socket.socket) -> Pool:
-    return Pool(socket.AF_INET, sock.getsockname, 1, lambda: None, anywhere=True)
+def pool_of_one(sock: socket.socket) -> SocketPool:
+    return SocketPool(socket.AF_INET, sock.getsockname, 1, lambda: None, anywhere=True)
 
 
-def test_an_upstream_that_is_asked_no_more_holds_no_descriptor() -> None:
+def test_an_upstream_without_queries_holds_no_descriptor() -> None:
     async def story() -> None:
         with upstream() as sock:
             first = shared(pool_of_one(sock))
-            await asyncio.sleep(LIFETIME / 2)
+            await asyncio.sleep(TIMES.socket / 2)
             assert first.sock.fileno() >= 0
-            await asyncio.sleep(LIFETIME)
+            await asyncio.sleep(TIMES.socket)
             assert first.sock.fileno() < 0
 
     run(story())
@@ -60,16 +63,18 @@ def test_an_expired_socket_waits_for_the_last_question_on_it() -> None:
             pool = pool_of_one(sock)
             first = shared(pool)
             ident = first.free_ident()
-            first.send(ident, bytes(10), Waiting())
-            await asyncio.sleep(2 * LIFETIME)
+            first.send(ident, bytes(10), NeverAnswered())
+            await asyncio.sleep(2 * TIMES.socket)
             assert first.sock.fileno() >= 0
-            second = shared(pool, 2 * LIFETIME)
+            second = shared(pool, 2 * TIMES.socket)
             assert second is not first
-            first.over(ident)
+            first.release(ident)
             assert first.sock.fileno() < 0
             assert second.sock.fileno() >= 0
             pool.close()
-            await asyncio.sleep(2 * LIFETIME)  # the timer of a pool that was closed does nothing
+            await asyncio.sleep(
+                2 * TIMES.socket
+            )  # the timer of a pool that was closed does nothing
             assert second.sock.fileno() < 0
 
     run(story())
@@ -80,13 +85,27 @@ def test_the_timer_of_a_replaced_socket_spares_its_successor() -> None:
         with upstream() as sock:
             pool = pool_of_one(sock)
             first = shared(pool)
-            first.asked = 256
-            await asyncio.sleep(LIFETIME / 2)
-            second = shared(pool, LIFETIME / 2)
+            first.sent = 256
+            await asyncio.sleep(TIMES.socket / 2)
+            second = shared(pool, TIMES.socket / 2)
             assert second is not first
-            await asyncio.sleep(LIFETIME * 0.75)
+            await asyncio.sleep(TIMES.socket * 0.75)
             assert first.sock.fileno() < 0
             assert second.sock.fileno() >= 0
+            pool.close()
+
+    run(story())
+
+
+def test_a_shared_socket_looks_closed_to_any_other_address() -> None:
+    async def story() -> None:
+        with upstream() as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as scanner:
+            pool = pool_of_one(sock)
+            first = shared(pool)
+            scanner.connect(first.sock.getsockname())
+            scanner.send(b"is there anybody?")
+            with pytest.raises(ConnectionRefusedError):
+                scanner.send(b"again")
             pool.close()
 
     run(story())

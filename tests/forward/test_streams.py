@@ -1,63 +1,33 @@
-"""Kept connections: when one is left for another, how often a question is sent, and what HTTPS may
-not do."""
+"""Persistent connections: when one is left for another, and how often a query is sent."""
 
 from __future__ import annotations
 
 import asyncio
-import gzip
-import ssl
-from collections.abc import Callable, Coroutine
+import random
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from internal_dns.forward import streams
-from internal_dns.forward.outstanding import Question
-from internal_dns.forward.streams import Channel, Https, Streams
+from internal_dns.forward.channel import NoReply, tls_context
+from internal_dns.forward.streams import StreamChannel
+from internal_dns.forward.times import TIMES, Times
 from internal_dns.forward.upstreams import Upstream
-from tests.forward.doh import Doh, doh
+from tests.forward import virtual
+from tests.forward.channels import given_up, query, run
 from tests.forward.scripted import good, reply, scripted
-from tests.live.certificates import Authority
-from tests.tools import requires_tool
 
 
-def run(story: Coroutine[Any, Any, None]) -> None:
-    async def in_time() -> None:
-        async with asyncio.timeout(20):
-            await story
-
-    asyncio.run(in_time())
-
-
-def query(number: int) -> bytes:
-    question = Question(b"\x06n%05d\0" % number, 1, False, False)
-    return question.query(question.section(mixed=False))
-
-
-async def given_up(channel: Channel, number: int = 0, after: float = 0.02) -> None:
-    """Ask, and leave when there is no reply in time."""
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(after):
-            await channel.ask(query(number), lambda: True)
-
-
-def test_a_question_too_many_for_one_connection_goes_onto_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(streams, "MOST", 2)
-
+def test_a_question_too_many_for_one_connection_goes_onto_another() -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: []) as (upstream,):
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None, at_once=2)
             asking = [asyncio.create_task(channel.ask(query(n), lambda: True)) for n in range(3)]
             while len(upstream.asked) < 3:
                 await asyncio.sleep(0.001)
             assert upstream.connections == 2
             await channel.close()
             found = await asyncio.gather(*asking, return_exceptions=True)
-            assert {type(each) for each in found} <= {streams.NoReply, ConnectionError}
+            assert {type(each) for each in found} <= {NoReply, ConnectionError}
 
     run(story())
 
@@ -71,7 +41,7 @@ def test_an_upstream_that_takes_few_questions_per_connection_answers_all_of_them
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             upstream.takes = takes
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             for _ in range(2):
                 replies = await asyncio.gather(
                     *(channel.ask(query(n), lambda: False) for n in range(20))
@@ -85,9 +55,7 @@ def test_an_upstream_that_takes_few_questions_per_connection_answers_all_of_them
     run(story())
 
 
-def test_an_upstream_that_ends_a_connection_because_of_the_second_question_answers_all_of_them() -> (
-    None
-):
+def test_an_upstream_that_ends_a_connection_at_the_second_query_answers_all_of_them() -> None:
     """As dnsdist does, when its own upstream has not answered the first one yet."""
 
     async def story() -> None:
@@ -104,7 +72,7 @@ def test_an_upstream_that_ends_a_connection_because_of_the_second_question_answe
                 return []
 
             upstream.script = answer
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             replies = await asyncio.gather(
                 *(channel.ask(query(n), lambda: True) for n in range(20))
             )
@@ -114,13 +82,108 @@ def test_an_upstream_that_ends_a_connection_because_of_the_second_question_answe
     run(story())
 
 
+def test_questions_asked_while_a_write_fails_go_onto_a_new_connection() -> None:
+    """asyncio reports a failed write one round later: until then the connection looks alive."""
+
+    async def story() -> None:
+        async with scripted(good()) as (upstream,):
+            channel = StreamChannel(upstream.tcp, None)
+            await channel.ask(query(0), lambda: False)
+            upstream.writers[0].close()  # in this round; the first write gets a reset, others fail
+            replies = await asyncio.gather(
+                *(channel.ask(query(n), lambda: False) for n in range(1, 21))
+            )
+            assert len(replies) == 20
+            assert upstream.connections == 2
+            await channel.close()
+
+    run(story())
+
+
+class Misbehaving:
+    """A server that answers, stays silent, answers twice, says nonsense, closes or resets, at
+    random, until it is told to behave."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw, self.behaves = random.Random(seed), False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while self.behaves or self.draw.random() < 0.9:  # else it closes, perhaps unread
+                size = int.from_bytes(await reader.readexactly(2), "big")
+                answer = reply(await reader.readexactly(size))
+                kind = 7 if self.behaves else self.draw.randrange(8)
+                if kind == 0:
+                    writer.transport.abort()
+                    break
+                if kind == 1:
+                    continue
+                if kind == 2:
+                    answer = self.draw.randbytes(2) + answer[2:]
+                for _ in range(2 if kind == 3 else 1):
+                    writer.write(len(answer).to_bytes(2, "big") + answer)
+                if kind == 4:
+                    break
+                if kind == 5:
+                    await asyncio.sleep(self.draw.random())
+        writer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_an_upstream_does_every_query_ends_and_the_books_agree(seed: int) -> None:
+    async def story() -> None:
+        peer = Misbehaving(seed)
+        server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        # With an even seed, what is learned about the limit is forgotten at once.
+        times = TIMES if seed % 2 else Times(limited=0.0)
+        channel = StreamChannel(Upstream.parse(f"tcp://127.0.0.1:{port}"), None, times)
+        draw = random.Random(seed)
+
+        async def ask(number: int) -> bool:
+            await asyncio.sleep(draw.random())
+            messages = 1
+
+            def may_resend() -> bool:
+                nonlocal messages
+                messages += 1
+                return messages <= 4
+
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(draw.choice((0.01, 1.0, 4.4))):
+                    answer, _ = await channel.ask(query(number), may_resend)
+                    assert answer[12:18] == query(number)[10:16]
+                    return True
+            return False
+
+        for _ in range(4):
+            tasks = [asyncio.create_task(ask(number)) for number in range(60)]
+            while not all(task.done() for task in tasks):
+                await asyncio.sleep(0.1)
+                channel.check_books()
+            for task in tasks:
+                task.result()
+            assert all(each.room == each.total for each in channel.connections if not each.limited)
+        await asyncio.sleep(20)  # what was silent is given up, what is idle is closed
+        peer.behaves = True
+        await channel.ask(query(0), lambda: True)
+        channel.check_books()
+        await channel.close()
+        assert not channel.connections
+        server.close()
+        await asyncio.sleep(0.1)
+
+    virtual.run(story())
+
+
 def test_an_upstream_that_never_answers_on_a_connection_is_asked_twice() -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: []) as (upstream,):
             upstream.takes = 1
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             for may, connections in ((False, 1), (True, 3)):
-                with pytest.raises(streams.NoReply):
+                with pytest.raises(NoReply):
                     await channel.ask(query(0), lambda may=may: may)  # type: ignore[misc]
                 assert upstream.connections == connections
             await channel.close()
@@ -128,21 +191,17 @@ def test_an_upstream_that_never_answers_on_a_connection_is_asked_twice() -> None
     run(story())
 
 
-def test_a_second_try_opens_a_new_connection_when_the_first_is_silent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(streams, "SECOND", 0.02)
-
+def test_a_second_attempt_opens_a_new_connection_when_the_first_is_silent() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None, Times(hedge=0.02))
             await channel.ask(query(0), lambda: True)
             upstream.script = lambda octets, _: (
                 [] if upstream.by_connection[-1] == 1 else [reply(octets)]
             )
             first = asyncio.create_task(channel.ask(query(1), lambda: True))
             await asyncio.sleep(0.03)
-            assert await channel.ask(query(1), lambda: True, second=True)
+            assert await channel.ask(query(1), lambda: True, retry=True)
             assert upstream.connections == 2
             assert not first.done()
             first.cancel()
@@ -152,37 +211,32 @@ def test_a_second_try_opens_a_new_connection_when_the_first_is_silent(
     run(story())
 
 
-def test_a_connection_on_which_nothing_comes_is_left_though_no_question_waits_long(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(streams, "SILENT", 0.05)
+def test_a_silent_connection_is_left_though_no_query_waits_long() -> None:
     deaf = True
 
     async def story() -> None:
         nonlocal deaf
         async with scripted(lambda octets, _: [] if deaf else [reply(octets)]) as (upstream,):
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None)
             while channel.opened < 2:
-                await given_up(channel)
+                await given_up(channel, after=0.5)
             deaf = False
             assert await channel.ask(query(1), lambda: True)
             assert channel.opened == 2
             await channel.close()
 
-    run(story())
+    virtual.run(story())
 
 
-def test_a_connection_that_does_not_come_about_gives_way_to_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(streams, "CONNECT", 0.05)
-
+def test_a_connection_that_cannot_be_established_gives_way_to_another() -> None:
     async def story() -> None:
         async with scripted(lambda octets, _: []) as (
             upstream,
         ):  # it says nothing, so TLS never begins
-            channel = Streams(
-                Upstream.parse(f"tls://127.0.0.1:{upstream.port}"), streams.context(None)
+            channel = StreamChannel(
+                Upstream.parse(f"tls://127.0.0.1:{upstream.port}"),
+                tls_context(None),
+                Times(connect=0.05),
             )
             for opened in (1, 2):
                 with pytest.raises(TimeoutError):
@@ -193,210 +247,12 @@ def test_a_connection_that_does_not_come_about_gives_way_to_another(
     run(story())
 
 
-def test_a_connection_nobody_uses_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "IDLE", 0.02)
-
+def test_an_idle_connection_is_closed() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
-            channel = Streams(upstream.tcp, None)
+            channel = StreamChannel(upstream.tcp, None, Times(idle=0.02))
             await channel.ask(query(0), lambda: True)
-            while channel._open:
+            while channel.connections:
                 await asyncio.sleep(0.001)
 
     run(story())
-
-
-# ── HTTPS ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def by_https(
-    authority: Authority,
-) -> Callable[[Callable[[Doh, Https], Coroutine[Any, Any, None]]], None]:
-    """Run a story of a server and the way to ask it."""
-    context = authority.sign("IP:127.0.0.1").context("h2")
-
-    def tell(story: Callable[[Doh, Https], Coroutine[Any, Any, None]]) -> None:
-        async def whole() -> None:
-            async with doh(context) as server:
-                channel = Https(
-                    Upstream.parse(f"https://127.0.0.1:{server.port}"), Path(authority.pem)
-                )
-                await story(server, channel)
-                await channel.close()
-
-        run(whole())
-
-    return tell
-
-
-Tell = Callable[[Callable[[Doh, Https], Coroutine[Any, Any, None]]], None]
-needs_openssl = requires_tool("openssl")
-
-
-@needs_openssl
-def test_cookies_are_not_sent_back_and_nothing_is_packed(by_https: Tell) -> None:
-    async def story(server: Doh, channel: Https) -> None:
-        server.headers = (("set-cookie", "who=you; Path=/"),)
-        for number in range(3):
-            assert await channel.ask(query(number), lambda: True)
-        assert {headers.get("cookie") for headers in server.asked} == {None}
-        assert {headers["accept-encoding"] for headers in server.asked} == {"identity"}
-        server.headers, server.body = (
-            (("content-encoding", "gzip"),),
-            gzip.compress(bytes(1_000_000)),
-        )
-        assert await channel.ask(query(0), lambda: True) == (server.body, 0)
-
-    by_https(story)
-
-
-@needs_openssl
-def test_the_media_type_may_have_parameters_and_letters_of_any_case(by_https: Tell) -> None:
-    async def story(server: Doh, channel: Https) -> None:
-        server.content_type = "Application/DNS-Message; charset=utf-8"
-        assert await channel.ask(query(0), lambda: True)
-        server.content_type = "text/html"
-        with pytest.raises(ConnectionError, match="text/html"):
-            await channel.ask(query(0), lambda: True)
-
-    by_https(story)
-
-
-@needs_openssl
-@pytest.mark.parametrize("status", [302, 307, 404, 503])
-def test_redirects_and_errors_are_no_replies(by_https: Tell, status: int) -> None:
-    async def story(server: Doh, channel: Https) -> None:
-        server.status, server.headers = (
-            status,
-            (("location", f"https://127.0.0.1:{server.port}/elsewhere"),),
-        )
-        with pytest.raises(ConnectionError, match=str(status)):
-            await channel.ask(query(0), lambda: True)
-        assert [headers[":path"] for headers in server.asked] == ["/dns-query"]
-
-    by_https(story)
-
-
-@needs_openssl
-def test_https_leaves_a_connection_on_which_nothing_comes(
-    by_https: Tell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "SILENT", 0.05)
-
-    async def story(server: Doh, channel: Https) -> None:
-        assert await channel.ask(query(0), lambda: True)
-        server.deaf = server.connections
-        waiting = asyncio.create_task(channel.ask(query(1), lambda: True))
-        line = channel.line
-        while channel.line is line:
-            await given_up(channel)
-        assert await waiting  # asked again, over the new one
-        assert server.connections == 2
-
-    by_https(story)
-
-
-@needs_openssl
-def test_a_second_try_by_https_opens_a_new_connection_when_the_first_is_silent(
-    by_https: Tell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "SECOND", 0.02)
-
-    async def story(server: Doh, channel: Https) -> None:
-        assert await channel.ask(query(0), lambda: True)
-        server.deaf = server.connections
-        first = asyncio.create_task(channel.ask(query(1), lambda: True))
-        await asyncio.sleep(0.03)
-        assert await channel.ask(query(1), lambda: True, second=True)
-        assert server.connections == 2
-        assert not first.done()
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
-
-    by_https(story)
-
-
-@needs_openssl
-def test_a_closed_channel_is_an_error_of_the_connection(by_https: Tell) -> None:
-    async def story(server: Doh, channel: Https) -> None:
-        await channel.close()
-        with pytest.raises(ConnectionError):
-            await channel.ask(query(0), lambda: True)
-
-    by_https(story)
-
-
-def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None:
-    """Have both ends agree on TLS in memory. Raises ssl.SSLError when one does not like the
-    other."""
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [
-        client.wrap_bio(back, there, server_hostname=name),
-        server.wrap_bio(there, back, server_side=True),
-    ]
-    while ends:
-        for end in tuple(ends):
-            with suppress(ssl.SSLWantReadError):
-                end.do_handshake()
-                ends.remove(end)
-
-
-@needs_openssl
-def test_a_certificate_is_for_its_alternative_names_and_never_for_its_common_name(
-    authority: Authority,
-) -> None:
-    """Without a DNS name there, the library would take the common name `upstream` for one."""
-    pair = authority.sign("IP:127.0.0.1")
-    ours = streams.context(authority.pem)
-    handshake(pair.context("dot"), ours, "127.0.0.1")
-    with pytest.raises(ssl.SSLCertVerificationError, match="upstream"):
-        handshake(pair.context("dot"), ours, "upstream")
-    handshake(authority.sign("DNS:upstream").context("dot"), ours, "upstream")
-
-
-@needs_openssl
-@pytest.mark.parametrize("goaway", [False, True])
-def test_a_connection_that_https_lost_costs_a_new_one_and_never_the_question(
-    by_https: Tell, goaway: bool
-) -> None:
-    async def story(server: Doh, channel: Https) -> None:
-        for number in range(4):
-            assert await channel.ask(query(number), lambda: True)
-            server.hang_up(goaway=goaway)
-            await asyncio.sleep(0.01 * number)
-        assert server.connections == 4
-
-    by_https(story)
-
-
-@needs_openssl
-def test_https_asks_once_more_and_then_no_more(by_https: Tell) -> None:
-    async def story(server: Doh, channel: Https) -> None:
-        server.ends = True
-        with pytest.raises(streams.NoReply):
-            await channel.ask(query(0), lambda: True)
-        assert server.connections == 2
-        with pytest.raises(streams.NoReply):
-            await channel.ask(query(0), lambda: False)
-        assert server.connections == 3
-
-    by_https(story)
-
-
-@needs_openssl
-@pytest.mark.parametrize(
-    ("header", "age"),
-    [("17", 17), ("0", 0), ("-1", 0), ("x", 0), ("1.5", 0), ("9" * 15, streams.MAX_AGE)],
-)
-def test_the_age_of_a_reply_is_told(by_https: Tell, header: str, age: int) -> None:
-    async def story(server: Doh, channel: Https) -> None:
-        server.headers = (("age", header),)
-        assert (await channel.ask(query(0), lambda: True))[1] == age
-
-    by_https(story)

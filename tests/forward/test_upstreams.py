@@ -73,7 +73,7 @@ def test_what_is_no_upstream_is_refused_in_words(url: str) -> None:
     assert len(str(error.value)) > 10
 
 
-def test_an_encrypted_upstream_by_name_is_told_how_to_write_it() -> None:
+def test_an_encrypted_upstream_by_name_is_an_error_that_says_how_to_write_it() -> None:
     with pytest.raises(ValueError, match="tls://ADDR#NAME"):
         Upstream.parse("tls://dns.example")
 
@@ -87,7 +87,10 @@ def resolv_conf(
 
 
 def test_the_upstreams_of_the_host_are_those_of_its_resolv_conf(tmp_path: Path) -> None:
-    text = "# made by hand\nsearch lan\nnameserver 192.0.2.1\n  nameserver\t2001:db8::1  \nnameserver 192.0.2.2 # x\n"
+    text = (
+        "# made by hand\nsearch lan\nnameserver 192.0.2.1\n"
+        "  nameserver\t2001:db8::1  \nnameserver 192.0.2.2 # x\n"
+    )
     assert resolv_conf(tmp_path, text) == [
         "udp://192.0.2.1:53",
         "udp://[2001:db8::1]:53",

@@ -69,7 +69,7 @@ def test_an_answer_is_relayed(good: tuple[Served, Upstream]) -> None:
     assert upstream.asked[-1].name == "www.example.com."
 
 
-def test_each_try_has_an_id_and_a_port_of_its_own(catalog: Path) -> None:
+def test_each_attempt_has_its_own_id_and_port(catalog: Path) -> None:
     with (
         Upstream(answering(f"@ 60 IN A {GOOD}")) as upstream,
         serving(catalog, "--upstream-sockets", "fresh", upstream=upstream.url) as server,
@@ -83,7 +83,7 @@ def test_each_try_has_an_id_and_a_port_of_its_own(catalog: Path) -> None:
     assert len({each.port for each in asked}) > 185
 
 
-def test_by_tcp_too(good: tuple[Served, Upstream]) -> None:
+def test_an_answer_is_relayed_over_tcp_too(good: tuple[Served, Upstream]) -> None:
     server, _ = good
     with client_socket(socket.SOCK_STREAM) as sock:
         sock.connect(("::1", server.port))
@@ -274,7 +274,7 @@ def test_an_upstream_does_not_speak_for_our_names_and_addresses(
 # ── upstreams that fail ───────────────────────────────────────────────────────────────────────────
 
 
-def test_truncated_by_udp_is_asked_by_tcp(catalog: Path) -> None:
+def test_a_truncated_udp_reply_is_queried_again_over_tcp(catalog: Path) -> None:
     def script(asked: Asked) -> Iterable[bytes]:
         yield asked.reply(f"@ 60 IN A {GOOD}") if asked.stream else asked.reply(flags=dns.flags.TC)
 
@@ -283,7 +283,7 @@ def test_truncated_by_udp_is_asked_by_tcp(catalog: Path) -> None:
         assert [asked.stream for asked in upstreams[0].asked] == [False, True]
 
 
-def test_an_upstream_may_be_asked_by_tcp_only(catalog: Path) -> None:
+def test_a_tcp_upstream_is_queried_over_tcp_only(catalog: Path) -> None:
     with (
         Upstream(answering(f"@ 60 IN A {GOOD}")) as upstream,
         serving(catalog, upstream=upstream.tcp_url) as server,
@@ -293,7 +293,7 @@ def test_an_upstream_may_be_asked_by_tcp_only(catalog: Path) -> None:
 
 
 @pytest.mark.parametrize("rcode", [1, 2, 4, 5], ids=["FORMERR", "SERVFAIL", "NOTIMP", "REFUSED"])
-def test_the_next_upstream_is_asked_when_one_fails(catalog: Path, rcode: int) -> None:
+def test_the_next_upstream_is_queried_when_one_fails(catalog: Path, rcode: int) -> None:
     with forwarding(catalog, answering(rcode=rcode), answering(f"@ 60 IN A {GOOD}")) as (
         server,
         upstreams,
@@ -304,7 +304,7 @@ def test_the_next_upstream_is_asked_when_one_fails(catalog: Path, rcode: int) ->
         assert [len(upstream.asked) for upstream in upstreams] == [1, 1]
 
 
-def test_the_next_upstream_is_asked_when_one_is_silent(catalog: Path) -> None:
+def test_the_next_upstream_is_queried_when_one_is_silent(catalog: Path) -> None:
     with forwarding(catalog, silent, answering(f"@ 60 IN A {GOOD}")) as (server, _):
         what, found, took = timed(server)
         assert (what, found) == ("NOERROR", [GOOD])
@@ -338,7 +338,7 @@ def test_servfail_when_every_upstream_fails(catalog: Path) -> None:
         assert sum(len(upstream.asked) for upstream in upstreams) <= 4
 
 
-def test_four_packets_a_question_at_most(catalog: Path) -> None:
+def test_a_query_costs_four_packets_at_most(catalog: Path) -> None:
     def always_truncated(asked: Asked) -> Iterable[bytes]:
         yield asked.reply(flags=dns.flags.TC)
 
@@ -350,13 +350,19 @@ def test_four_packets_a_question_at_most(catalog: Path) -> None:
 # ── what is never forwarded ───────────────────────────────────────────────────────────────────────
 
 OURS = [
-    ("web.internal", "AAAA"), ("web.internal", "A"), ("nobody.internal", "AAAA"), ("internal", "NS"),
-    ("internal", "ANY"), ("INTERNAL", "SOA"), ("a.b.c.d.internal", "TXT"), ("x._tcp.web.internal", "SRV"),
-    (r"my-app\.internal.internal", "AAAA"), ("web.flycast", "AAAA"), ("flycast", "A"), ("nobody.FlyCast", "MX"),
-    ("3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.9.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa", "PTR"), ("a.a.d.f.ip6.arpa", "SOA"),
+    ("web.internal", "AAAA"), ("web.internal", "A"), ("nobody.internal", "AAAA"),
+    ("internal", "NS"),
+    ("internal", "ANY"), ("INTERNAL", "SOA"), ("a.b.c.d.internal", "TXT"),
+    ("x._tcp.web.internal", "SRV"),
+    (r"my-app\.internal.internal", "AAAA"), ("web.flycast", "AAAA"), ("flycast", "A"),
+    ("nobody.FlyCast", "MX"),
+    ("3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.9.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa", "PTR"),
+    ("a.a.d.f.ip6.arpa", "SOA"),
     ("localhost", "A"), ("www.localhost", "AAAA"), ("localhost", "MX"),
-    ("home.arpa", "A"), ("printer.home.arpa", "AAAA"), ("x.test", "A"), ("x.invalid", "A"), ("x.onion", "A"),
-    ("1.0.0.10.in-addr.arpa", "PTR"), ("1.1.168.192.in-addr.arpa", "PTR"), ("1.0.0.127.in-addr.arpa", "PTR"),
+    ("home.arpa", "A"), ("printer.home.arpa", "AAAA"), ("x.test", "A"), ("x.invalid", "A"),
+    ("x.onion", "A"),
+    ("1.0.0.10.in-addr.arpa", "PTR"), ("1.1.168.192.in-addr.arpa", "PTR"),
+    ("1.0.0.127.in-addr.arpa", "PTR"),
     ("0.0.0.0.d.f.ip6.arpa", "PTR"), ("0.8.e.f.ip6.arpa", "PTR"),
     ("fly-local-6pn", "A"), ("fly-local-6pn", "AAAA"), ("db", "AAAA"), ("com", "A"),
 ]  # fmt: skip
@@ -385,7 +391,7 @@ def test_our_names_never_leave_before_there_is_a_catalog(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "rdtype"), [(".", "NS"), ("com", "NS"), ("com", "DS"), ("internal.example", "A")]
 )
-def test_what_only_looks_like_ours_is_forwarded(
+def test_names_that_only_look_internal_are_forwarded(
     good: tuple[Served, Upstream], name: str, rdtype: str
 ) -> None:
     server, upstream = good
@@ -412,7 +418,7 @@ def test_without_forwarding_other_names_are_refused(catalog: Path) -> None:
         assert len(addresses(ask(server, "web.internal"))) == 5
 
 
-def test_a_suffix_may_have_an_upstream_of_its_own(catalog: Path, tmp_path: Path) -> None:
+def test_a_suffix_may_have_its_own_upstream(catalog: Path, tmp_path: Path) -> None:
     with Upstream(answering("@ 60 IN A 198.51.100.1"), overridden=("home.arpa",)) as corporate:
         config = tmp_path / "config.toml"
         config.write_text(
@@ -437,7 +443,7 @@ def test_a_suffix_may_have_an_upstream_of_its_own(catalog: Path, tmp_path: Path)
             assert len(upstreams[0].asked) == 2
 
 
-def test_questions_that_wait_do_not_hold_others_up(catalog: Path) -> None:
+def test_waiting_queries_do_not_delay_others(catalog: Path) -> None:
     """Many names of an upstream that is silent, and meanwhile our own."""
     with forwarding(catalog, silent) as (server, _), client_socket(socket.SOCK_DGRAM) as sock:
         sock.connect(("::1", server.port))

@@ -62,8 +62,8 @@ SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
     "denied-week": ((), (soa(604800, 604800),), 3),
 }
 KEPT = ("long", "nxdomain", "nodata", "week", "denied-week")
-AGAIN = ("short", "zero", "shortest-last", "shortest-first", "nxdomain-short", "nxdomain-ttl", "nodata-short",
-         "nodata-ttl", "chain-denied")  # fmt: skip
+AGAIN = ("short", "zero", "shortest-last", "shortest-first", "nxdomain-short", "nxdomain-ttl",
+         "nodata-short", "nodata-ttl", "chain-denied")  # fmt: skip
 
 
 def scripted(asked: Asked) -> Iterable[Said]:
@@ -113,16 +113,16 @@ def test_a_reply_is_repeated_from_the_cache(name: str, story: Story) -> None:
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_it_is_kept_as_long_as_it_lives(name: str, story: Story) -> None:
+def test_an_entry_is_used_until_it_expires(name: str, story: Story) -> None:
     assert story.packets[2][name] == 1
 
 
 @pytest.mark.parametrize("name", AGAIN)
-def test_it_is_asked_again_when_its_life_is_over(name: str, story: Story) -> None:
+def test_an_expired_entry_is_queried_again(name: str, story: Story) -> None:
     assert story.packets[2][name] > story.packets[0][name]
 
 
-def test_what_has_ttl_0_is_asked_each_time(story: Story) -> None:
+def test_a_reply_with_ttl_0_is_queried_each_time(story: Story) -> None:
     assert [packets["zero"] for packets in story.packets[:3]] == [1, 2, 3]
 
 
@@ -166,7 +166,7 @@ def test_a_cached_cname_is_no_answer_for_another_type(catalog: Path) -> None:
         assert len(upstream.asked) == 2
 
 
-def test_do_and_cd_are_kept_apart_and_letter_case_is_not(catalog: Path) -> None:
+def test_do_and_cd_have_entries_of_their_own_and_letter_case_has_not(catalog: Path) -> None:
     signature = "@ 300 IN RRSIG A 8 2 300 20300101000000 20200101000000 1 example. AAAA"
 
     def script(asked: Asked) -> Iterable[Said]:
@@ -204,7 +204,7 @@ def test_without_rd_the_cache_is_closed(catalog: Path) -> None:
             assert not reply.answer
 
 
-def test_a_failed_name_is_not_asked_again_at_once(catalog: Path) -> None:
+def test_a_failed_name_is_not_queried_again_at_once(catalog: Path) -> None:
     """RFC 9520. That it is after 2 s, tests/scenarios/forward tells."""
 
     def script(asked: Asked) -> Iterable[Said]:
@@ -230,7 +230,7 @@ def test_a_failed_name_is_not_asked_again_at_once(catalog: Path) -> None:
 # ── shared ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_thousand_who_ask_the_same_at_once_cost_one_packet(catalog: Path) -> None:
+def test_a_thousand_clients_with_the_same_question_cost_one_packet(catalog: Path) -> None:
     with (
         Upstream(after(0.1, answering(f"@ 300 IN A {GOOD}"))) as upstream,
         serving(catalog, upstream=upstream.url) as server,
@@ -249,7 +249,7 @@ def test_a_thousand_who_ask_the_same_at_once_cost_one_packet(catalog: Path) -> N
         assert len(upstream.asked) == 1
 
 
-def test_those_who_share_a_failure_all_hear_of_it(catalog: Path) -> None:
+def test_all_clients_that_wait_get_the_failure(catalog: Path) -> None:
     with (
         Upstream(after(0.3, answering(rcode=2))) as upstream,
         serving(catalog, upstream=upstream.url) as server,
@@ -259,7 +259,7 @@ def test_those_who_share_a_failure_all_hear_of_it(catalog: Path) -> None:
         assert len(upstream.asked) <= 4
 
 
-def test_a_client_that_leaves_does_not_take_the_reply_of_others_with_it(catalog: Path) -> None:
+def test_a_client_that_leaves_does_not_end_the_query_for_the_others(catalog: Path) -> None:
     with (
         Upstream(after(0.5, answering(f"@ 300 IN A {GOOD}"))) as upstream,
         serving(catalog, upstream=upstream.url) as server,
@@ -378,7 +378,7 @@ def outages(catalog: Path) -> dict[str, Outage]:
 
 
 @pytest.mark.parametrize("kind", ["silent", "servfail", "gone"])
-def test_what_was_known_is_told_stale_when_its_upstream_fails(
+def test_a_stale_reply_is_sent_when_the_upstream_fails(
     kind: str, outages: dict[str, Outage]
 ) -> None:
     outage = outages[kind]
@@ -399,7 +399,7 @@ def test_what_was_known_is_told_stale_when_its_upstream_fails(
 
 
 @pytest.mark.parametrize("kind", ["silent", "servfail", "gone"])
-def test_what_was_stale_is_fresh_when_its_upstream_is_back(
+def test_a_stale_entry_is_refreshed_when_the_upstream_is_back(
     kind: str, outages: dict[str, Outage]
 ) -> None:
     for got in outages[kind].after:

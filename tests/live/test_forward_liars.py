@@ -110,7 +110,8 @@ def two_questions(asked: Asked) -> bytes:
 
 
 FORGED: list[Callable[[Asked], bytes]] = [
-    other_id, other_name, other_type, other_case, other_class, no_reply, other_opcode, garbage, random_octets,
+    other_id, other_name, other_type, other_case, other_class, no_reply, other_opcode, garbage,
+    random_octets,
     header_only, empty, cut_short, false_counts, two_questions,
 ]  # fmt: skip
 
@@ -292,7 +293,7 @@ def names(cases: Iterable[Case]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", names(BELIEVED_LATER))
-def test_what_is_forged_is_passed_over_and_the_true_reply_taken(name: str, played: Results) -> None:
+def test_a_forged_reply_is_ignored_and_the_true_one_relayed(name: str, played: Results) -> None:
     assert played[name].told == ("NOERROR", [GOOD])
 
 
@@ -306,7 +307,9 @@ def test_after_a_near_miss_the_question_moves_to_tcp(name: str, played: Results)
 
 
 @pytest.mark.parametrize("name", names(THEN_GOOD))
-def test_a_good_upstream_behind_a_failing_one_is_asked_in_time(name: str, played: Results) -> None:
+def test_a_good_upstream_behind_a_failing_one_is_queried_in_time(
+    name: str, played: Results
+) -> None:
     case = played[name]
     # What no upstream should say in reply to a query may be relayed as it is, or passed over.
     if not name.startswith("then-rcode-") or case.got.outcome.split()[0] == "NOERROR":
@@ -315,7 +318,7 @@ def test_a_good_upstream_behind_a_failing_one_is_asked_in_time(name: str, played
 
 
 @pytest.mark.parametrize("number", [1, 2, 4, 5])
-def test_the_next_upstream_is_asked_after_these_rcodes(number: int, played: Results) -> None:
+def test_the_next_upstream_is_queried_after_these_rcodes(number: int, played: Results) -> None:
     assert played[f"then-rcode-{number}"].told == ("NOERROR", [GOOD])
 
 
@@ -325,7 +328,7 @@ def test_a_failing_upstream_behind_a_good_one_does_no_harm(name: str, played: Re
 
 
 @pytest.mark.parametrize("name", names([*ALONE, *ALL_DEAD]))
-def test_a_client_is_told_in_time_that_upstreams_fail(name: str, played: Results) -> None:
+def test_a_client_gets_servfail_in_time_when_upstreams_fail(name: str, played: Results) -> None:
     got = played[name].got
     assert got.seconds < GUARD
     assert not got.addresses
@@ -340,7 +343,7 @@ def test_a_client_is_told_in_time_that_upstreams_fail(name: str, played: Results
 @pytest.mark.parametrize(
     "name", ["alone-silent", "alone-nobody", "all-silent", "all-nobody", "all-tcp-silent"]
 )
-def test_nobody_reached_is_ede_22(name: str, played: Results) -> None:
+def test_no_reachable_upstream_is_ede_22(name: str, played: Results) -> None:
     assert played[name].got.outcome == "SERVFAIL 22"
 
 
@@ -357,7 +360,7 @@ def test_streams_are_read_to_the_end(name: str, played: Results) -> None:
 
 
 @pytest.mark.parametrize("name", names(EVERY))
-def test_a_question_costs_four_packets_at_most(name: str, played: Results) -> None:
+def test_a_query_costs_four_packets_at_most(name: str, played: Results) -> None:
     assert played[name].packets <= 4
 
 

@@ -317,7 +317,7 @@ def told(catalog: Path) -> dict[str, BaseException | None]:
 
 @requires_tool("prlimit")
 @pytest.mark.parametrize("name", STORIES)
-def test_much_at_once(name: str, told: dict[str, BaseException | None]) -> None:
+def test_many_queries_at_once(name: str, told: dict[str, BaseException | None]) -> None:
     if (error := told[name]) is not None:
         raise error
 
@@ -325,7 +325,7 @@ def test_much_at_once(name: str, told: dict[str, BaseException | None]) -> None:
 # ── streams ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_stream_upstream_is_asked_by_few_connections(catalog: Path) -> None:
+def test_a_stream_upstream_is_queried_over_few_connections(catalog: Path) -> None:
     with (
         Upstream(lambda asked: [asked.reply(f"@ 60 IN A {GOOD}")]) as upstream,
         serving(catalog, upstream=upstream.tcp_url) as server,

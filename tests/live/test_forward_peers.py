@@ -1,4 +1,5 @@
-"""Real peers: a validating Unbound behind us, and races against forged replies."""
+"""Real peers: dnsdist that ends connections, a validating Unbound behind us, and races against
+forged replies."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from tests.live.conftest import catalog_file
 from tests.live.forwarding import GOOD, ask_all
 from tests.live.hosts import Served, addresses, ask, outcome, query, serving
 from tests.live.unbound import free_ports
-from tests.live.upstream import Asked, Said, Upstream, answering
+from tests.live.upstream import Asked, Said, Upstream, after, answering
 from tests.tools import requires_tool
 
 pytestmark = pytest.mark.live
@@ -58,8 +59,63 @@ def test_no_forged_reply_wins_and_every_question_is_answered(catalog: Path, sock
         assert len(names) == RACES
 
 
+# ── dnsdist that takes few questions per connection ───────────────────────────────────────────────
+
+
+class Dnsdist:
+    """Debian's dnsdist before *behind*: TCP connections end after *takes* questions."""
+
+    def __init__(self, folder: Path, behind: int, takes: int) -> None:
+        (self.port,) = free_ports(1)
+        config = folder / "dnsdist.conf"
+        config.write_text(
+            f'setLocal("[::1]:{self.port}")\nsetACL({{"::1/128"}})\n'
+            f'newServer({{address="[::1]:{behind}", checkInterval=3600}})\ngetServer(0):setUp()\n'
+            f"setMaxTCPQueriesPerConnection({takes})\nsetSecurityPollSuffix('')\n"
+        )
+        self.process = subprocess.Popen(
+            ["dnsdist", "--supervised", "--disable-syslog", "-C", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+
+
+@requires_tool("dnsdist")
+@pytest.mark.parametrize("wait", [0.0, 0.1], ids=["at once", "slow"])
+@pytest.mark.parametrize("takes", [1, 2])
+def test_dnsdist_that_ends_connections_after_few_questions_answers_all(
+    catalog: Path, tmp_path: Path, takes: int, wait: float
+) -> None:
+    with Upstream(after(wait, answering(f"@ 60 IN A {GOOD}"))) as behind:
+        peer = Dnsdist(tmp_path, behind.port, takes)
+        try:
+            with serving(catalog, upstream=f"tcp://[::1]:{peer.port}") as server:
+                _until_answered(server)
+                got = ask_all(server, [query(f"x{n}.example", "A") for n in range(20)])
+                assert [each.outcome for each in got if each.addresses != [GOOD]] == []
+        finally:
+            peer.close()
+
+
+def _until_answered(server: Served) -> None:
+    end = time.monotonic() + 20
+    while ask(server, query(f"up{time.monotonic_ns()}.example", "A")).rcode():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 # ── a validating client ───────────────────────────────────────────────────────────────────────────
 
+ORIGIN = "signed.example"
 ZONE = """$TTL 300
 @ IN SOA ns.signed.example. root.signed.example. 1 3600 600 86400 60
 @ IN NS ns.signed.example.
@@ -69,6 +125,14 @@ alias IN CNAME www
 *.wild IN A 192.0.2.81
 corp IN NS ns.corp
 ns.corp IN AAAA 2001:db8::54
+safe IN NS ns.safe
+ns.safe IN AAAA 2001:db8::55
+"""
+SAFE = """$TTL 300
+@ IN SOA ns.safe.signed.example. root.signed.example. 1 3600 600 86400 60
+@ IN NS ns
+ns IN AAAA 2001:db8::55
+www IN A 192.0.2.82
 """
 
 
@@ -103,19 +167,28 @@ class Resolver:
         self.log.close()
 
 
-def signed_zone(folder: Path, *, nsec3: bool) -> tuple[Path, str]:
-    """The zone, signed, and its DS."""
-    (folder / "zone").write_text(ZONE)
-    keygen = ["dnssec-keygen", "-q", "-K", str(folder), "-a", "ECDSAP256SHA256", "-f", "KSK"]
-    subprocess.run([*keygen, "signed.example"], check=True, capture_output=True, timeout=30)
-    del keygen[-2:]
-    subprocess.run([*keygen, "signed.example"], check=True, capture_output=True, timeout=30)
+def signed_zone(folder: Path, *, nsec3: bool, origin: str = ORIGIN, text: str = ZONE) -> Path:
+    """Sign the zone; its DS is then in `dsset-ORIGIN.` beside it."""
+    (folder / f"{origin}.zone").write_text(text)
+    keygen = ["dnssec-keygen", "-q", "-K", str(folder), "-a", "ECDSAP256SHA256"]
+    for kind in (["-f", "KSK"], []):
+        subprocess.run([*keygen, *kind, origin], check=True, capture_output=True, timeout=30)
     subprocess.run(
         ["dnssec-signzone", "-S", "-K", str(folder), *(["-3", "beef"] if nsec3 else []), "-g",
-         "-o", "signed.example", "-f", "signed", "zone"],
+         "-o", origin, "-f", f"{origin}.signed", f"{origin}.zone"],
         cwd=folder, check=True, capture_output=True, timeout=30,
     )  # fmt: skip
-    return folder / "signed", (folder / "dsset-signed.example.").read_text().strip()
+    return folder / f"{origin}.signed"
+
+
+def authority(folder: Path, origin: str, zone: Path) -> Resolver:
+    """An Unbound that answers from a signed zone and validates nothing."""
+    return Resolver(
+        folder,
+        f"authority-{origin}",
+        f"  module-config: 'iterator'\nauth-zone:\n  name: '{origin}.'\n  zonefile: '{zone}'\n"
+        f"  for-downstream: no\n  for-upstream: yes\n  fallback-enabled: no",
+    )
 
 
 @contextmanager
@@ -123,16 +196,10 @@ def validating(
     folder: Path, catalog: Path, *flags: str, nsec3: bool = False
 ) -> Iterator[tuple[Served, Served]]:
     """A validating Unbound that asks us, and us; we ask one that has the signed zone."""
-    zone, ds = signed_zone(folder, nsec3=nsec3)
-    behind = Resolver(
-        folder,
-        "behind",
-        f"  module-config: 'iterator'\nauth-zone:\n  name: 'signed.example.'\n  zonefile: '{zone}'\n"
-        f"  for-downstream: no\n  for-upstream: yes\n  fallback-enabled: no",
-    )
+    behind = authority(folder, ORIGIN, signed_zone(folder, nsec3=nsec3))
     try:
         with serving(catalog, *flags, upstream=f"udp://[::1]:{behind.port}") as server:
-            anchor = " ".join(ds.splitlines()[0].split())
+            anchor = " ".join((folder / f"dsset-{ORIGIN}.").read_text().splitlines()[0].split())
             client = Resolver(
                 folder,
                 "client",
@@ -201,6 +268,36 @@ def test_a_validating_client_learns_from_the_zone_above_that_a_rules_suffix_is_u
         asked = {(each.name, each.rdtype) for each in corporate.asked}
         assert ("www.corp.signed.example.", dns.rdatatype.A) in asked
         assert ("corp.signed.example.", dns.rdatatype.DS) not in asked
+
+
+@requires_tool("unbound", "dnssec-signzone", "dnssec-keygen")
+@pytest.mark.parametrize("nsec3", [False, True], ids=["nsec", "nsec3"])
+def test_a_validating_client_trusts_a_rules_suffix_by_the_ds_in_the_zone_above(
+    catalog: Path, tmp_path: Path, nsec3: bool
+) -> None:
+    """The zone of the suffix knows no DS of its own: its upstream would deny it without proof."""
+    safe = f"safe.{ORIGIN}"
+    own = authority(tmp_path, safe, signed_zone(tmp_path, nsec3=nsec3, origin=safe, text=SAFE))
+    try:
+        config = tmp_path / "config.toml"
+        config.write_text(f'[forward]\n"{safe}" = ["udp://[::1]:{own.port}"]\n')
+        flags = ("--config", str(config))
+        with validating(tmp_path, catalog, *flags, nsec3=nsec3) as (client, server):
+            for name, rdtype, rcode in (
+                (f"www.{safe}", "A", 0),
+                (f"www.{safe}", "AAAA", 0),
+                (f"nobody.{safe}", "A", 3),
+                (safe, "DNSKEY", 0),
+                (safe, "DS", 0),
+            ):
+                for _ in range(2):  # the second time from caches
+                    reply = ask(client, query(name, rdtype, want_dnssec=True))
+                    assert reply.rcode() == rcode, (name, rdtype)
+                    assert reply.flags & dns.flags.AD, (name, rdtype)
+            ds = ask(server, query(safe, "DS", want_dnssec=True))
+            assert dns.rdatatype.DS in {rrset.rdtype for rrset in ds.answer}
+    finally:
+        own.close()
 
 
 # ── chains from outside into our names ────────────────────────────────────────────────────────────

@@ -48,12 +48,18 @@ def zone(seed: int, names: int) -> str:
     8-bit octets."""
     draw = random.Random(seed)
     lines = [
-        "$ORIGIN example.", "$TTL 300", "@ IN SOA ns.example. root.example. 1 3600 600 86400 60", "@ IN NS ns.example.",
-        "@ IN MX 10 n0", "ns IN AAAA 2001:db8::53", f"upstream IN A {GOOD}", "*.wild IN A "
-                                                                             "198.18.9.9",
-        "*.wild IN TXT \"star\"", "deep.a.b.c IN A 198.18.9.8", "odd\\\\000\\\\255\\\\.x IN A "
-                                                                "198.18.9.7",
-    ]  # fmt: skip
+        "$ORIGIN example.",
+        "$TTL 300",
+        "@ IN SOA ns.example. root.example. 1 3600 600 86400 60",
+        "@ IN NS ns.example.",
+        "@ IN MX 10 n0",
+        "ns IN AAAA 2001:db8::53",
+        f"upstream IN A {GOOD}",
+        "*.wild IN A 198.18.9.9",
+        '*.wild IN TXT "star"',
+        "deep.a.b.c IN A 198.18.9.8",
+        "odd\\\\000\\\\255\\\\.x IN A 198.18.9.7",
+    ]
     for n in range(names):
         kind = draw.randrange(8)
         if kind == 0:
@@ -110,8 +116,10 @@ QUESTIONS = [
     *((f"n{n}.example", rdtype) for n in range(NAMES) for rdtype in TYPES),
     *(
         (name, rdtype)
-        for name in ("example", "x.wild.example", "a.b.c.example", "b.c.example", "deep.a.b.c.example", "wild.example",
-                     r"odd\000\255\.x.example", "N5.EXAMPLE", "ns.example", "x.ns.example", "nobody.example")
+        for name in ("example", "x.wild.example", "a.b.c.example", "b.c.example",
+                     "deep.a.b.c.example", "wild.example",
+                     r"odd\000\255\.x.example", "N5.EXAMPLE", "ns.example", "x.ns.example",
+                     "nobody.example")
         for rdtype in (*TYPES, "ANY", "TYPE65280")
         if name != "example" or rdtype not in ("A", "AAAA")  # a bare name's addresses stay here
     ),
@@ -165,11 +173,12 @@ def test_through_us_and_straight_there_is_no_difference(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp", "tls", "tls-name", "https", "https-name"])
-def test_unbound_by_every_transport(kind: str, world: World) -> None:
+def test_unbound_over_every_transport(kind: str, world: World) -> None:
     """50 questions one after another, the rest at once."""
     unbound = world.unbound
     url = {
-        "udp": unbound.url, "tcp": unbound.tcp_url, "tls": unbound.tls_url, "tls-name": f"{unbound.tls_url}#{NAME}",
+        "udp": unbound.url, "tcp": unbound.tcp_url, "tls": unbound.tls_url,
+        "tls-name": f"{unbound.tls_url}#{NAME}",
         "https": unbound.https_url, "https-name": f"{unbound.https_url}#{NAME}",
     }[kind]  # fmt: skip
     existing = [(f"n{n}.example", "A") for n in range(NAMES)]
@@ -249,7 +258,7 @@ def _good(asked: Asked) -> Iterable[Said]:
 
 
 @pytest.mark.parametrize("name", TRUST)
-def test_an_upstream_is_believed_if_its_certificate_is_good(
+def test_an_upstream_is_used_if_its_certificate_is_valid(
     name: str, trusted: dict[str, tuple[Got, Upstream]]
 ) -> None:
     got, upstream = trusted[name]

@@ -123,7 +123,11 @@ ALIASES = {
         "NOERROR",
         3,
     ),
-    "nxdomain": (Says(("@ 60 IN CNAME web.internal.",), (SOA,), rcode=3, rdtype="AAAA"), "NOERROR", 5),
+    "nxdomain": (
+        Says(("@ 60 IN CNAME web.internal.",), (SOA,), rcode=3, rdtype="AAAA"),
+        "NOERROR",
+        5,
+    ),
     "nobody": (Says(("@ 60 IN CNAME nobody.internal.",), rdtype="AAAA"), "NXDOMAIN 0", 0),
     "apex": (Says(("@ 60 IN CNAME internal.",)), "NOERROR 0", 0),
     "case": (Says(("@ 60 IN CNAME WeB.InTeRnAl.",), rdtype="AAAA"), "NOERROR", 5),
@@ -211,7 +215,9 @@ PASSING = {
     "ds": Says((f"@ 60 IN DS 1 8 2 {'ab' * 32}",), rdtype="DS"),
     "no-opt": Says((f"@ 60 IN A {GOOD}",), edns=False),
     "no-opt-asked": Says((f"@ 60 IN A {GOOD}",), ask={"use_edns": -1}),
-    "signed": Says((f"@ 60 IN A {GOOD}", f"@ 60 IN {RRSIG}"), flags=dns.flags.AD, ask={"want_dnssec": True}),
+    "signed": Says(
+        (f"@ 60 IN A {GOOD}", f"@ 60 IN {RRSIG}"), flags=dns.flags.AD, ask={"want_dnssec": True}
+    ),
 }  # fmt: skip
 NEGATIVE = {
     "nodata": Says((), (SOA,)),
@@ -247,7 +253,8 @@ LARGE = {
 ALL: dict[str, Says] = {
     f"{kind}-{name}": says
     for kind, group in (
-        ("in", IN_THE_ANSWER), ("by", BESIDE), ("ok", HARMLESS), ("c", CHAINS), ("l", LOOPS), ("p", PASSING),
+        ("in", IN_THE_ANSWER), ("by", BESIDE), ("ok", HARMLESS), ("c", CHAINS), ("l", LOOPS),
+        ("p", PASSING),
         ("n", NEGATIVE), ("t", TTLS), ("o", LARGE),
         ("a", {name: says for name, (says, _, _) in ALIASES.items()}),
     )
@@ -364,7 +371,7 @@ def test_nothing_of_ours_passes_beside_an_answer(name: str, world: World) -> Non
 
 
 @pytest.mark.parametrize("name", of("ok", HARMLESS))
-def test_what_only_looks_like_ours_passes(name: str, world: World) -> None:
+def test_names_that_only_look_internal_pass(name: str, world: World) -> None:
     for message in both(world, name):
         assert texts(message.answer) == texts(written(ALL[name], ALL[name].answer, name))
 
@@ -426,7 +433,7 @@ def test_a_ttl_is_never_more_than_it_may_be(name: str, world: World) -> None:
     assert first < 2**31  # RFC 2181 section 8
 
 
-def test_what_has_ttl_0_is_asked_each_time(world: World) -> None:
+def test_a_reply_with_ttl_0_is_queried_each_time(world: World) -> None:
     assert len(world.upstream.named("t-ttl-0.")) == 2
 
 
@@ -451,7 +458,7 @@ def test_large_replies_arrive_whole_or_with_tc(name: str, world: World) -> None:
 @pytest.mark.parametrize(
     "name", ["in-aaaa", "in-cname-and-a", "by-additional-0", "c-backwards-8", "n-nxdomain"]
 )
-def test_by_tcp_the_same(name: str, world: World) -> None:
+def test_over_tcp_the_reply_is_the_same(name: str, world: World) -> None:
     reply = ask_by_tcp(world.server, question(name)).reply
     first, _ = both(world, name)
     assert reply

@@ -71,7 +71,8 @@ def test_a_rule_may_allow_addresses_of_the_prefix_from_its_own_upstream(
         refused = [
             ("www.example", "AAAA"), ("cname.example", "AAAA"), ("hint.example", "HTTPS"),
             ("www.xcorp.example", "AAAA"),
-            ("www.corp.example.net", "AAAA"), ("printer.home.arpa", "AAAA"), ("x.strict.corp.example", "AAAA"),
+            ("www.corp.example.net", "AAAA"), ("printer.home.arpa", "AAAA"),
+            ("x.strict.corp.example", "AAAA"),
             # Our names are ours, whatever an upstream may tell.
             ("owns.corp.example", "AAAA"), ("flycast.corp.example", "SRV"),
         ]  # fmt: skip
@@ -88,7 +89,8 @@ def test_a_rule_may_allow_addresses_of_the_prefix_from_its_own_upstream(
             assert hint.reply
             assert OURS in hint.reply.answer[0].to_text()
         assert {asked.name for asked in corp.asked} == {
-            "www.corp.example.", "cname.corp.example.", "corp.example.", "hint.corp.example.", "leads.corp.example.",
+            "www.corp.example.", "cname.corp.example.", "corp.example.", "hint.corp.example.",
+            "leads.corp.example.",
             "owns.corp.example.", "flycast.corp.example.",
         }  # fmt: skip
         assert {asked.name for asked in lan.asked} == {
@@ -103,7 +105,8 @@ def test_another_prefix_is_watched_instead(catalog: Path) -> None:
         yield asked.reply(f"@ 60 IN AAAA {'fdab' if asked.first == 'ours' else 'fdaa'}:0:18::1")
 
     with Upstream(script) as upstream, serving(
-        catalog, "--prefix", "fdab::/16", "--map-source", "::1/128=fdab:0:18::/48", upstream=upstream.url,
+        catalog, "--prefix", "fdab::/16", "--map-source", "::1/128=fdab:0:18::/48",
+        upstream=upstream.url,
         map_loopback=False,
     ) as server:  # fmt: skip
         assert outcome(ask(server, "ours.example")) == "SERVFAIL 15"

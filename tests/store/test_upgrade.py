@@ -172,7 +172,7 @@ def test_init_upgrade_alters_a_file_of_ours(path: Path) -> None:
     assert "ALTER TABLE peers ADD COLUMN region TEXT NOT NULL DEFAULT '';" in told.out
     assert not needs_upgrade(path)
     again = commands.run("init", path, "--upgrade")
-    assert again.out == f"{path}: lacks nothing\n"
+    assert again.out == f"{path}: up to date\n"
 
 
 def test_init_upgrade_prints_what_another_engine_must_run(path: Path) -> None:
@@ -192,7 +192,7 @@ def test_init_upgrade_prints_what_another_engine_must_run(path: Path) -> None:
 def test_init_upgrade_has_nothing_to_do_for_a_complete_foreign_file(path: Path) -> None:
     foreign(path)
     told = commands.run("init", path, "--upgrade")
-    assert (told.code, told.out) == (0, f"{path}: lacks nothing\n")
+    assert (told.code, told.out) == (0, f"{path}: up to date\n")
 
 
 def test_cr_sqlite_gets_a_statement_around_each_change(path: Path) -> None:

@@ -31,17 +31,19 @@ from internal_dns.admin.console.samples import Sampler, per_second
 from internal_dns.admin.console.status import status
 from internal_dns.admin.console.steps import TRANSPORTS, TYPES, Question, journey
 from internal_dns.admin.presentation import InvalidQuestion
+from internal_dns.admin.reading import NoJournal, read_changes
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.journey import Rules
 from internal_dns.core.names import printable
 from internal_dns.core.records import address_text
 from internal_dns.core.requester import hex48
-from internal_dns.store.sqlite import Loaded
+from internal_dns.store.sqlite import Loaded, UnusableCatalog
 from internal_dns.transport.answer import Exchange
 
 HERE: Final = Path(__file__).parent
 MAX_FIELD: Final = 300  # characters per form field; a name has at most 255
 MAX_FORM: Final = 1_024  # octets of the login form, the only one that is posted
+CHANGES: Final = 100  # changes that a page lists
 REFRESH: Final = 2  # seconds between refreshes by JavaScript
 
 _log = logging.getLogger("internal_dns")
@@ -87,6 +89,7 @@ class App:
             Route("/search", self.page(_search)),
             Route("/ask", self.page(self._ask)),
             Route("/live", self._live),
+            Route("/changes", self._changes),
             Route("/status", self.page(self._status)),
             Route("/status/now", self.page(self._status_now)),
             Route("/login", self.login, methods=["GET", "POST"]),
@@ -222,6 +225,20 @@ class App:
         rate = sum(v[-1] for v in per_second(last, "internal_dns_requests_total").values() if v)
         live = await self.live.look(rate) if self.live else None
         build: Build = lambda request, catalog: ("live.html", {"live": live})  # noqa: E731
+        return await asyncio.get_running_loop().run_in_executor(
+            self.thread, self.build, build, request
+        )
+
+    async def _changes(self, request: Request) -> Response:
+        """Read the journal beside the event loop, then build the page in the thread."""
+        text = request.query_params.get("network", "")
+        number = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
+        values: Values = {"fault": "", "changes": (), "network": number}
+        try:
+            values["changes"] = await read_changes(self.sources.file, CHANGES, number or None)
+        except (NoJournal, UnusableCatalog, OSError) as error:
+            values["fault"] = str(error)
+        build: Build = lambda request, catalog: ("changes.html", values)  # noqa: E731
         return await asyncio.get_running_loop().run_in_executor(
             self.thread, self.build, build, request
         )

@@ -24,7 +24,7 @@ from internal_dns.core.explain import Explanation, Verdict, explain
 from internal_dns.core.journey import Forward, Rules, identify
 from internal_dns.core.lookup import NoSuchName, View
 from internal_dns.core.requester import Requester
-from internal_dns.core.resolve import asked_in, depends_on, our_zone, resolve, zone_for
+from internal_dns.core.resolve import asked_in, depends_on, our_zone, walk, zone_for
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, Query, Type, read_query
 from internal_dns.store.presentation import name_text
 
@@ -134,12 +134,10 @@ def _last_name(query: Query, who: Requester, catalog: Catalog, rules: Rules) -> 
     network = who.network
     if not network.records or zone_for(query.labels, network, rules.prefix) is None:
         return query.labels
-    way = resolve(query.labels, View(who, catalog, qtype=Type.CNAME), rules.prefix)
+    way = walk(query.labels, View(who, catalog, qtype=Type.CNAME), rules.prefix)
     if way.steps and not way.steps[0].by:
         return query.labels
-    return (
-        resolve(query.labels, View(who, catalog, qtype=query.qtype), rules.prefix).steps[-1].labels
-    )
+    return walk(query.labels, View(who, catalog, qtype=query.qtype), rules.prefix).steps[-1].labels
 
 
 def suggest_names(story: Explanation) -> list[str]:
@@ -161,7 +159,7 @@ def _similar_records(octets: bytes, source: bytes, catalog: Catalog, rules: Rule
     network = who.network
     if zone_for(query.labels, network, rules.prefix) is None:
         return []
-    way = resolve(query.labels, View(who, catalog, qtype=query.qtype), rules.prefix)
+    way = walk(query.labels, View(who, catalog, qtype=query.qtype), rules.prefix)
     if not isinstance(way.found, NoSuchName) or way.chain:
         return []
     wanted, length = name_text(names.wire(query.labels)), len(names.wire(query.labels))

@@ -38,6 +38,7 @@ PATHS = (
     "/ask?name=nosuch.internal&as=globex",
     "/status",
     "/status?refresh=off",
+    "/changes",
     "/nosuch",
     "/networks/99",
 )

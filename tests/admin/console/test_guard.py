@@ -24,6 +24,7 @@ PATHS = (
     "/ask?name=web.internal&as=acme",
     "/status",
     "/status/now",
+    "/changes",
     "/nosuch",
     "/networks/99",
 )

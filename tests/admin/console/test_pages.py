@@ -95,7 +95,7 @@ def test_every_link_of_every_page_leads_somewhere() -> None:
             left += get(client, path).links
     assert len(seen) > 50
     assert {path.split("?")[0].split("/")[1] for path in seen} == {
-        "", "networks", "ask", "live", "status",
+        "", "networks", "ask", "live", "status", "changes",
     }  # fmt: skip
 
 
