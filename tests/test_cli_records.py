@@ -8,8 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import dns.message
 import pytest
 
+from internal_dns.cli import ask
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import load
 from tests.commands import Said, run
@@ -63,6 +65,30 @@ def test_each_argument_of_txt_is_a_string(demo: Path) -> None:
         f'"{key[:255]}" "{key[255:]}"',
         '"\\195\\188" ""',
     }
+
+
+def test_a_record_of_an_apps_name_is_warned_of(demo: Path) -> None:
+    for name in "web", "db":
+        said = changed(demo, "record", "add", f"acme/{name}.internal", "A", "192.0.2.1")
+        assert f"{name}.internal is the name of the app {name}" in said.err
+    assert not changed(demo, "record", "add", "globex/db.internal", "A", "192.0.2.1").err
+
+
+def test_what_an_upstream_is_asked_for_an_alias_is_its_target(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed(demo, "record", "add", "acme/pg.internal", "CNAME", "pg-1.provider.example")
+    asked: list[bytes] = []
+
+    def forwarded(catalog: str, octets: bytes) -> tuple[tuple[str, str], ...]:
+        asked.append(octets)
+        return (("cache", "nothing"),)
+
+    monkeypatch.setattr(ask, "_forwarded", forwarded)
+    said = run("explain", "--as", "acme", "pg.internal", "A", "--catalog", str(demo))
+    assert "to pg-1.provider.example: a name outside" in said.out
+    (question,) = dns.message.from_wire(asked[0]).question
+    assert question.to_text() == "pg-1.provider.example. IN A"
 
 
 def test_a_record_that_is_there_is_not_added_again(demo: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Machine, Network
 from internal_dns.core.explain import describe
-from internal_dns.core.lookup import LookupResult, NoSuchName, View, find, is_there
+from internal_dns.core.lookup import LookupResult, Node, NoSuchName, View, find, is_there
 from internal_dns.core.names import APEX_WORDS, RESERVED, Labels, printable
 from internal_dns.core.own import ALIAS, RecordSet, unpack_sets
 from internal_dns.core.records import TextList, address_text
@@ -140,12 +140,11 @@ def _own(network: Network, catalog: Catalog, where: str) -> Iterator[Finding]:
     shadowed, aliases = list[Finding](), list[Finding]()
     for owner in sorted(network.records):
         labels = labels_of(owner)
-        place = f"{where} record {name_text(owner)}"
         if by := _shadow(labels, network, View(requester, catalog)):
             shadowed.append(
                 Finding(
                     "warning",
-                    place,
+                    f"{where} record {name_text(owner)}",
                     f"never answered: the name is taken by {by}",
                     "Give the record another name",
                 )
@@ -154,7 +153,7 @@ def _own(network: Network, catalog: Catalog, where: str) -> Iterator[Finding]:
             for one in unpack_sets(network.records[owner]):
                 if one.type in (ALIAS, Type.CNAME):
                     view = View(requester, catalog, qtype=Type.AAAA)
-                    aliases += _alias(labels, one, view, place)
+                    aliases += _alias(labels, one, view, f"{where} record ")
     for found in shadowed, aliases:
         yield from found[:MAX_RECORDS]
         if (more := len(found) - MAX_RECORDS) > 0:
@@ -176,7 +175,9 @@ def _alias(labels: Labels, alias: RecordSet, view: View, where: str) -> Iterator
     prefix = view.who.network.prefix[:2]
     start = labels if alias.type == Type.CNAME else labels_of(alias.rdata[0])
     end = walk(start, view, prefix, 0 if alias.type == Type.CNAME else 1)
-    last = name_text(names.wire(end.labels))
+    if isinstance(end.found, Node):
+        return
+    where, last = where + name_text(names.wire(labels)), name_text(names.wire(end.labels))
     match end.found:
         case TooLong():
             what = f"a loop, or more than {MAX_ALIASES} aliases one after the other: SERVFAIL"

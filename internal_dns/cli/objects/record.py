@@ -10,7 +10,7 @@ from internal_dns.cli import suggest
 from internal_dns.cli.backend import read_rows
 from internal_dns.cli.common import FINDING
 from internal_dns.cli.objects.lookup import find_network, network_names, require_row, split_name
-from internal_dns.cli.objects.rows import change, command, show_table, without_none
+from internal_dns.cli.objects.rows import change, command, show_table, warn, without_none
 from internal_dns.errors import OperatorError
 from internal_dns.store.schema import RECORD_TYPE, RECORDS, TTL
 
@@ -69,6 +69,7 @@ def record_add(
     TXT each VALUE is one string.
     """
     row = _find_owner(catalog, name) | {"type": rtype, "value": _read_value(rtype, value)}
+    _warn_of_app(catalog, row)
     change(catalog, [("records", row | without_none(ttl=ttl))], new=[("records", row)], **to)
 
 
@@ -91,6 +92,7 @@ def record_set(
         change(catalog, [("records", row | {"ttl": ttl}) for row in rows], **to)
         return
     row = own | {"value": _read_value(rtype, value)} | without_none(ttl=ttl)
+    _warn_of_app(catalog, row)
     others = [("records", _key_of(other)) for other in rows if other["value"] != row["value"]]
     if ttl is None and others:  # the set keeps its TTL
         row["ttl"] = min(other["ttl"] for other in rows)
@@ -141,6 +143,17 @@ def _print(catalog: str, rows: list[Any], as_json: bool, *, whole: bool = False)
 def _cut(value: object) -> str:
     text = str(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"
+
+
+def _warn_of_app(catalog: str, row: dict[str, Any]) -> None:
+    """Warn of a record whose name is that of an app, which is answered instead."""
+    label, _, rest = row["name"].partition(".")
+    own = {"network_id": row["network_id"]}
+    if rest == "internal" and (
+        read_rows(catalog, "apps", own | {"name": label})
+        or read_rows(catalog, "machines", own | {"app": label})
+    ):
+        warn(f"{row['name']} is the name of the app {label}, which is answered instead")
 
 
 def _find_owner(catalog: str, name: str) -> dict[str, Any]:
