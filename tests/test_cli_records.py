@@ -12,6 +12,7 @@ import dns.message
 import pytest
 
 from internal_dns.cli import ask
+from internal_dns.cli.objects.zone import zone_of_text
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import load
 from tests.commands import Said, run
@@ -181,6 +182,14 @@ def test_zones_are_added_listed_and_removed_with_their_records(demo: Path) -> No
     assert "it has 1 record" in changed(demo, "zone", "rm", "acme/corp.example", code=1).err
     changed(demo, "zone", "rm", "acme/corp.example", "--cascade")
     assert {name for name, *_ in rows(demo)} == {"a.sub.corp.example"}
+
+
+def test_a_dot_inside_a_label_ends_no_zone() -> None:
+    apexes = {"corp.example", "example"}
+    assert zone_of_text("a.corp.example", apexes) == "corp.example"
+    assert zone_of_text(r"x\.corp.example", apexes) == "example"
+    assert zone_of_text(r"x\\.corp.example", apexes) == "corp.example"
+    assert zone_of_text("x.lan", apexes) == ""
 
 
 def test_a_zone_that_cannot_be_is_refused_and_a_public_one_warned_of(demo: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,6 +15,8 @@ from internal_dns.cli.objects.lookup import find_network, network_names, require
 from internal_dns.cli.objects.record import read_owner
 from internal_dns.cli.objects.rows import change, command, show_table, warn
 from internal_dns.errors import OperatorError
+
+_LABEL: Final = re.compile(r"(?:[^.\\]|\\.)*", re.DOTALL)  # a dot after a backslash ends none
 
 zone = click.Group("zone", help="Show and change the private zones of a network.")
 
@@ -92,10 +95,10 @@ def _find_zone(catalog: str, name: str) -> dict[str, Any]:
 
 def zone_of_text(name: str, apexes: set[str]) -> str:
     """Return the longest of the zones *apexes* that a name in presentation form is in, or an empty
-    text. No apex has an escaped dot that a plain search could take for another."""
+    text."""
     rest = name
-    while rest not in apexes:
-        _, dot, rest = rest.partition(".")
-        if not dot:
-            return ""
+    while rest and rest not in apexes:
+        first = _LABEL.match(rest)
+        assert first is not None  # it matches the empty text
+        rest = rest[first.end() + 1 :]
     return rest
