@@ -13,21 +13,19 @@ as it is much faster; tests/store/test_presentation.py holds the two together.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import dns.exception
-import dns.name
-import dns.rdata
-import dns.rdataclass
-import dns.rdatatype
-import dns.rdtypes.svcbbase as svcb
-
-from internal_dns.core.names import FLYCAST, INTERNAL, reverse_zone, wire
-from internal_dns.core.own import RECORD_TYPES, RecordSet, zone_of
+from internal_dns.core.names import FLYCAST, INTERNAL, printable, reverse_zone, wire
+from internal_dns.core.own import ALIAS, RECORD_TYPES, RecordSet, zone_of
 from internal_dns.store.schema import TTL
+
+if TYPE_CHECKING:
+    import dns.name
+
+# dnspython is imported where it is used: most commands, and most catalogs, read no record.
 
 # Octets of the rdata of a set: what is left of the largest message for header, question, owners
 # and OPT.
@@ -94,6 +92,9 @@ class Place(NamedTuple):
 def read_name(text: object) -> dns.name.Name | str:
     """Return the name that *text* is in presentation form, lower-case and absolute, or what is wrong
     with it."""
+    import dns.exception
+    import dns.name
+
     written = _text(text)
     if written is None or not written.isascii():
         return "a name is ASCII text; write other letters as xn-- labels"
@@ -187,6 +188,63 @@ def read_record(
     return Record(owner.name, kind, text, ttl, owner.wire, rdata, targets)
 
 
+class UnknownZones(Collection[bytes]):
+    """Stands for the zones of a network where they are not known: any name may be one, but ours and
+    *owner*, which has a CNAME."""
+
+    def __init__(self, owner: bytes = b"") -> None:
+        self.owner = owner
+
+    def __contains__(self, name: object) -> bool:
+        assert isinstance(name, bytes)
+        return name not in (b"\0", self.owner) and zone_of(name, _OURS) is None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 1
+
+
+def read_record_of_any_zone(
+    name: object, rtype: object, value: object, ttl: object, network: bytes
+) -> Record | str:
+    """Return the record that these cells are in a network that has a zone for it, or why they are
+    none in any."""
+    owner = _owner(_text(name) or "")
+    if isinstance(owner, str):
+        return owner
+    zones = UnknownZones(owner.wire if _text(rtype) == "CNAME" else b"")
+    return read_record(name, rtype, value, ttl, Place(network, zones))
+
+
+def canonical_value(rtype: str, value: str) -> str:
+    """Return a value as it is written canonically, one that is not valid as it is."""
+    made = _rdata(rtype, value)
+    return value if isinstance(made, str) else made[0]
+
+
+def rdata_text(rtype: int, rdata: bytes) -> str:
+    """Return rdata, whose names are not compressed, in presentation form; of an ALIAS its target."""
+    import dns.name
+    import dns.rdata
+    import dns.rdatatype
+
+    if rtype in (ALIAS, RECORD_TYPES["CNAME"], RECORD_TYPES["PTR"]):
+        return dns.name.from_wire(rdata, 0)[0].to_text()
+    text = dns.rdata.from_wire(
+        "IN", dns.rdatatype.RdataType.make(rtype), rdata, 0, len(rdata)
+    ).to_text()
+    return printable(text.encode())
+
+
+def name_text(name: bytes) -> str:
+    """Return a name in wire form as rows have it."""
+    import dns.name
+
+    return dns.name.from_wire(name, 0)[0].to_text(omit_final_dot=True)
+
+
 def written_otherwise(record: Record, name: object) -> str:
     """Return what is wrong with how a row writes the owner of *record*; empty when nothing is. One
     spelling per owner lets a change find its rows by their key."""
@@ -273,6 +331,11 @@ def _rdata(kind: str, value: object) -> _Rdata | str:
         return "a ; outside quotes begins a comment: write the text in quotes"
     if kind not in _ADDRESS_TYPES and kind != "TXT" and _AT.search(text):
         return "@ has no meaning here: write the name"
+    import dns.exception
+    import dns.name
+    import dns.rdata
+    import dns.rdataclass
+
     try:
         rdata = dns.rdata.from_text(
             dns.rdataclass.IN,
@@ -316,6 +379,8 @@ def _plain(kind: str, text: str) -> _Rdata | None:
 
 def _lowered(rdata: Any) -> Any:
     """Return *rdata* with its names in lower case."""
+    import dns.name
+
     names = {
         slot: value.canonicalize()
         for slot in rdata._get_all_slots()
@@ -325,6 +390,8 @@ def _lowered(rdata: Any) -> Any:
 
 
 def _targets(rdata: Any) -> tuple[bytes, ...]:
+    import dns.name
+
     return tuple(
         wire_of(value)
         for slot in rdata._get_all_slots()
@@ -337,7 +404,9 @@ def _addresses(kind: str, rdata: Any, octets: bytes) -> tuple[bytes, ...]:
     if kind == "AAAA":
         return (octets,)
     if kind in ("SVCB", "HTTPS"):
-        hints = rdata.params.get(svcb.ParamKey.IPV6HINT)
+        from dns.rdtypes.svcbbase import ParamKey
+
+        hints = rdata.params.get(ParamKey.IPV6HINT)
         if hints is not None:
             return tuple(inet_pton(AF_INET6, address) for address in hints.addresses)
     return ()

@@ -20,6 +20,7 @@ from internal_dns.store.presentation import (
     Record,
     Zone,
     read_record,
+    read_record_of_any_zone,
     read_zone,
     written_otherwise,
 )
@@ -311,8 +312,9 @@ class Values:
         self.faults.add(("zones", number), "zones", raw, made)
         return None
 
-    def record(self, row: Row, zones: Collection[bytes]) -> Record | None:
-        """Return the record of a row, or None and a fault. *zones* are those of its network."""
+    def record(self, row: Row, zones: Collection[bytes] | None) -> Record | None:
+        """Return the record of a row, or None and a fault. *zones* are those of its network; None:
+        they are not known."""
         number, raw, rtype, value, ttl = row
         start = self.network(number)
         if start is None:
@@ -320,7 +322,11 @@ class Values:
         else:
             # NULL, which a foreign file may have, is the default.
             ttl = RECORDS.column("ttl").default if ttl is None else ttl
-            made = read_record(raw, rtype, value, ttl, Place(start, zones))
+            made = (
+                read_record_of_any_zone(raw, rtype, value, ttl, start)
+                if zones is None
+                else read_record(raw, rtype, value, ttl, Place(start, zones))
+            )
         if isinstance(made, Record) and (other := written_otherwise(made, raw)):
             made = other
         if isinstance(made, Record):

@@ -239,7 +239,7 @@ RECORDS: Final = Table("records", "record", (
     Column("name", DOMAIN_NAME, "Its owner: in .internal, or in a zone of the network.", key=True),
     Column("type", RECORD_TYPE, "Its type; PTR in zones only.", key=True),
     Column("value", TEXT, "Its value in presentation form.", key=True, hashed=True),
-    Column("ttl", TTL, "Seconds that a client may keep it.", 5),
+    Column("ttl", TTL, "Seconds that a client may keep it.", 5, lenient=True),
 ), optional=True)  # fmt: skip
 META: Final = Table("meta", "entry", (
     Column("key", TEXT, "Its name.", key=True),

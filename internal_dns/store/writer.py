@@ -266,13 +266,19 @@ class Writer:
         """Return the faults of the rows just put: those a reader would find, and collisions."""
         values, faults = Values(self.rules), list[str]()
         neighbors: dict[int, _Neighbors] = {}
+        owners = _Owners()
         for table, row in puts:
-            faults += self._row_faults(values, table, row, neighbors)
+            faults += self._row_faults(values, table, row, neighbors, owners)
         faults += [str(fault) for fault in values.faults.all()]
         return list(dict.fromkeys(faults))
 
     def _row_faults(
-        self, values: Values, table: str, row: Row, neighbors: dict[int, _Neighbors]
+        self,
+        values: Values,
+        table: str,
+        row: Row,
+        neighbors: dict[int, _Neighbors],
+        owners: _Owners,
     ) -> list[str]:
         where, key = (
             " AND ".join(f"{c} = ?" for c in KEYS[table]),
@@ -321,7 +327,7 @@ class Writer:
             case "zones":
                 values.zone(stored)
             case "records":
-                self._check_record(values, stored)
+                self._check_record(values, stored, owners)
             case "regions":
                 values.region(stored)
             case "region_latency":
@@ -350,23 +356,25 @@ class Writer:
             )
         return [f"{table} {shown(stored[1])}: {wrong}"] if isinstance(wrong, str) else []
 
-    def _check_record(self, values: Values, stored: tuple[Any, ...]) -> None:
+    def _check_record(self, values: Values, stored: tuple[Any, ...], owners: _Owners) -> None:
         """Add to *values* the faults of a record: its own, and that it cannot stand beside the
-        others of its owner."""
+        others of its owner. Zones of a network and records of an owner are read once per change."""
         number, name = stored[:2]
         execute, own = self.connection.execute, Values(self.rules)
-        zones = {
-            zone.apex
-            for row in execute("SELECT network_id, name FROM zones WHERE network_id = ?", (number,))
-            if (zone := own.zone(row)) is not None
-        }
-        if values.record(stored, zones) is None:
+        if number not in owners.zones:
+            rows = execute("SELECT network_id, name FROM zones WHERE network_id = ?", (number,))
+            found = (own.zone(row) for row in rows)
+            owners.zones[number] = {zone.apex for zone in found if zone is not None}
+        zones = owners.zones[number]
+        if values.record(stored, zones) is None or (number, name) in owners.seen:
             return
+        owners.seen.add((number, name))
         of_owner = (
             f"SELECT {', '.join(READ['records'])} FROM records "
             "WHERE network_id = ? AND name = CAST(? AS TEXT)"
         )
-        others = [own.record(row, zones) for row in execute(of_owner, (number, name))]
+        records = execute(of_owner, (number, name)).fetchall()
+        others = [own.record(row, zones) for row in records] if len(records) > 1 else []
         for _, why in losers([other for other in others if other is not None])[:1]:
             values.no_record(stored, why)
 
@@ -396,6 +404,14 @@ def _open_lock(path: str) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.fchmod(created, 0o600)
     return created
+
+
+class _Owners:
+    """What one change has read: zones by network, and the owners whose records were compared."""
+
+    def __init__(self) -> None:
+        self.zones: dict[object, set[bytes]] = {}
+        self.seen: set[tuple[object, object]] = set()
 
 
 class _Neighbors:
