@@ -58,7 +58,7 @@ class Server:
         self.metrics = Metrics(info={"udp_path": path})
         self.forward_limit = parts.forward_limit()
         self.forwarder = parts.make_forwarder(
-            settings, self.in_use.upstreams, self.metrics, self.forward_limit
+            settings, self.in_use.upstreams, self.metrics, self.forward_limit, path
         )
         mirror = Mirror(rules, self.metrics) if path == "native" else None
         self.exchange = Exchange(rules, self.metrics, self.forwarder, mirror)

@@ -38,6 +38,7 @@ from internal_dns.forward.hooks import (
     relay_at_once,
     servfail,
 )
+from internal_dns.forward.native.sockets import NativeSockets
 from internal_dns.forward.outcome import ALIAS, BUSY, FAULT, LOOP, Failure, Outcome
 from internal_dns.forward.outstanding import OutstandingQuery
 from internal_dns.forward.plan import Plan
@@ -59,7 +60,7 @@ _log: Final = logging.getLogger("internal_dns")
 
 class Forwarder:
     """Forwards questions; one per server. *clock* is in seconds, finer than the event loop's own
-    clock may be."""
+    clock may be. *native*: UDP goes over native sockets, which must be there (native/)."""
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Forwarder:
         cache: Cache | None = None,
         outside_aliases: bool = True,
         sockets: str = "auto",
+        native: bool = False,
         times: Times = TIMES,
         clock: Callable[[], float] = time.monotonic,
         per_network: int = PER_NETWORK,
@@ -84,7 +86,8 @@ class Forwarder:
         self.cache = cache or Cache(failure=times.failure)
         self.accounts = Accounts(limit, per_network)
         self.outstanding: dict[bytes, OutstandingQuery] = {}  # by question; without probes
-        self.routes = Routes(ca, times, limit, sockets)
+        self.native = NativeSockets(self.zones, prefix, times) if native else None
+        self.routes = Routes(ca, times, limit, sockets, self.native)
         self.prober = Prober(self, self.routes)
         self.keep: Keep = keep_nothing
         self.forget: Callable[[], None] = keep_nothing
@@ -141,8 +144,7 @@ class Forwarder:
         """Close the connections to an upstream after its last reply."""
         queries = [query for query in self.accounts.outstanding() if state in query.states]
         await asyncio.gather(*(query.ended() for query in queries))
-        if state.pool:
-            state.pool.close()
+        state.close_sockets()
         await state.channel.close()
 
     async def close(self) -> None:
@@ -153,9 +155,10 @@ class Forwarder:
         for state in states:
             if state.probe_timer:
                 state.probe_timer.cancel()
-            if state.pool:
-                state.pool.close()
+            state.close_sockets()
         await asyncio.gather(*(state.channel.close() for state in states), *self._closing)
+        if self.native:
+            self.native.close()
 
     # ── clients ───────────────────────────────────────────────────────────────────────────────────
 

@@ -261,13 +261,43 @@ class OutstandingQuery:
                     health.answered(self.question.name, self.context.clock() - attempt.sent_at)
             if isinstance(attempt, UdpAttempt):
                 attempt.pause()
-            self._unchecked += 1
-            self._rest()
-            networks = set(self.waiters.values()) or {self.network}
-            turn = next(iter(networks)) if len(networks) == 1 else None
-            self.context.check(networks, partial(self._check, attempt, octets, age, turn))
+            self._in_turn(partial(self._check, attempt, octets, age))
         except Exception:
             self.fault()
+
+    def received_simple(self, attempt: UdpAttempt, relayed: Relayed) -> None:
+        """Take a reply that needs no more check. It is relayed in the turn of a network that
+        waits."""
+        try:
+            state = self.states[attempt.at]
+            self._answered.add(attempt.at)
+            state.health.answered(self.question.name, self.context.clock() - attempt.sent_at)
+            attempt.unchecked = True
+            self._in_turn(partial(self._relay_simple, attempt, relayed))
+        except Exception:
+            self.fault()
+
+    def _in_turn(self, work: Callable[[NetworkId | None], None]) -> None:
+        """Do *work* on a reply in the turn of a network that waits; it is given that network if it
+        is the only one, which pays."""
+        self._unchecked += 1
+        self._rest()
+        networks = set(self.waiters.values()) or {self.network}
+        turn = next(iter(networks)) if len(networks) == 1 else None
+        self.context.check(networks, partial(work, turn))
+
+    def _relay_simple(self, attempt: UdpAttempt, relayed: Relayed, turn: NetworkId | None) -> None:
+        self._unchecked -= 1
+        if self.outcome is not None:
+            return
+        self._turn = turn
+        try:
+            self.states[attempt.at].replies[relayed.rcode] += 1
+            self._act(attempt, relayed, 0)
+        except Exception:
+            self.fault()
+        finally:
+            self._turn = None
 
     def _check(self, attempt: Attempt, octets: bytes, age: int, turn: NetworkId | None) -> None:
         """Judge a reply now; *turn*: the network that pays for it, if it is only one."""
