@@ -70,7 +70,7 @@ class Body:
     whole: RRset | TextList | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per query, and freezing triples its cost
 class ReplyOptions:
     """How to send a reply: size limit, RA, rotation, EDNS options except EDE, and transport."""
 

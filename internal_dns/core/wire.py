@@ -100,7 +100,7 @@ _RR = Struct("!HHIH")
 _TWO = Struct("!HH")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per query, and freezing triples its cost
 class Edns:
     """The contents of a query's OPT RR. `client_cookie` is the whole option; `size` is as sent."""
 
@@ -113,7 +113,7 @@ class Edns:
     ask_as: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per query, and freezing triples its cost
 class Query:
     """A well-formed query. `question` is as sent, `name` (wire form) and `labels` lower-cased."""
 

@@ -66,10 +66,10 @@ class UdpAttempt:
     at: int  # the upstream's place in the query's list
     state: UpstreamState
     sock: socket.socket | SharedSocket | Asked
-    ident: bytes
-    section: bytes  # the question in random letter case
     edns: bool
     sent_at: float
+    _ident: bytes = b""  # as sent; native sockets know it themselves
+    _section: bytes = b""  # the question in random letter case
     near_miss: bool = False  # something else than the reply has come
     unchecked: bool = False  # its reply has come and awaits its check
 
@@ -88,9 +88,7 @@ class UdpAttempt:
                 now=owner.loop.time(),
                 probe=owner.probe,
             )
-            attempt = asked.recipient = cls(
-                owner, at, state, asked, asked.ident, asked.section, edns, now
-            )
+            attempt = asked.recipient = cls(owner, at, state, asked, edns, now)
             state.queries["udp"] += 1
             state.outstanding += 1
             return attempt
@@ -99,16 +97,30 @@ class UdpAttempt:
         shared = state.pool.take(owner.loop.time()) if state.pool else None
         if shared is not None:
             ident = shared.free_ident()
-            attempt = cls(owner, at, state, shared, ident, section, edns, now)
+            attempt = cls(owner, at, state, shared, edns, now, ident, section)
             shared.send(ident, query, attempt)
         else:
             ident = secrets.token_bytes(2)
             sock = _send_from_own_socket(state, ident + query)
-            attempt = cls(owner, at, state, sock, ident, section, edns, now)
+            attempt = cls(owner, at, state, sock, edns, now, ident, section)
             owner.loop.add_reader(sock, attempt.read)
         state.queries["udp"] += 1
         state.outstanding += 1
         return attempt
+
+    @property
+    def ident(self) -> bytes:
+        """The id that was sent."""
+        if isinstance(self.sock, socket.socket | SharedSocket):
+            return self._ident
+        return self.sock.ident
+
+    @property
+    def section(self) -> bytes:
+        """The question that was sent, in random letter case."""
+        if isinstance(self.sock, socket.socket | SharedSocket):
+            return self._section
+        return self.sock.section
 
     def read(self) -> None:
         """Read from a socket of its own."""

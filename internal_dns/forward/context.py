@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from internal_dns.core.catalog import NetworkId
 from internal_dns.forward.accounts import Accounts
 from internal_dns.forward.outcome import Outcome
+from internal_dns.forward.simple import SimpleReplies
 from internal_dns.forward.times import Times
 from internal_dns.forward.upstream_state import UpstreamState
 
@@ -22,6 +24,8 @@ class Context(Protocol):
     clock: Callable[[], float]
     zones: frozenset[bytes]
     prefix: bytes
+    loop: asyncio.AbstractEventLoop
+    simple: SimpleReplies
     check: Callable[[Iterable[NetworkId], Callable[[], None]], None]
 
     def count_timeout(self, state: UpstreamState, name: bytes) -> None:

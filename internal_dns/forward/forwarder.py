@@ -45,6 +45,7 @@ from internal_dns.forward.plan import Plan
 from internal_dns.forward.probing import Prober
 from internal_dns.forward.question import Question, question_of
 from internal_dns.forward.routes import LIMIT, Routes
+from internal_dns.forward.simple import SimpleReplies
 from internal_dns.forward.times import TIMES, Times
 from internal_dns.forward.upstream_state import UpstreamState
 from internal_dns.forward.upstreams import Rule, Upstream
@@ -86,7 +87,10 @@ class Forwarder:
         self.cache = cache or Cache(failure=times.failure)
         self.accounts = Accounts(limit, per_network)
         self.outstanding: dict[bytes, OutstandingQuery] = {}  # by question; without probes
-        self.native = NativeSockets(self.zones, prefix, times) if native else None
+        self.simple = SimpleReplies(self)
+        self.native: NativeSockets | None = None
+        if native:
+            self.native = NativeSockets(self.zones, prefix, times, self.simple.queue)
         self.routes = Routes(ca, times, limit, sockets, self.native)
         self.prober = Prober(self, self.routes)
         self.keep: Keep = keep_nothing
@@ -96,11 +100,15 @@ class Forwarder:
         self.check: CheckInTurn = check_at_once
         self._closing: set[asyncio.Task[None]] = set()
         self._loop_silent_until = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.use(upstreams, rules or {})
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
+        """The event loop that runs."""
+        if self._loop is None:  # Hot path: finding it out takes a system call in Python 3.11
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     # ── settings ──────────────────────────────────────────────────────────────────────────────────
 

@@ -64,7 +64,7 @@ class OutstandingQuery:
         self.question, self.states, self.plan = question, states, plan
         self.context, self.on_end = context, on_end
         self.prefix = None if allow_prefix else context.prefix
-        self.network, self.probe, self.loop = network, probe, asyncio.get_running_loop()
+        self.network, self.probe, self.loop = network, probe, context.loop
         self.waiters: dict[Client, NetworkId] = {}
         self.started_at = context.clock()
         self.looping = False  # an upstream has sent us the same question meanwhile
@@ -261,7 +261,11 @@ class OutstandingQuery:
                     health.answered(self.question.name, self.context.clock() - attempt.sent_at)
             if isinstance(attempt, UdpAttempt):
                 attempt.pause()
-            self._in_turn(partial(self._check, attempt, octets, age))
+            self._unchecked += 1
+            self._rest()
+            networks = set(self.waiters.values()) or {self.network}
+            turn = next(iter(networks)) if len(networks) == 1 else None
+            self.context.check(networks, partial(self._check, attempt, octets, age, turn))
         except Exception:
             self.fault()
 
@@ -273,20 +277,21 @@ class OutstandingQuery:
             self._answered.add(attempt.at)
             state.health.answered(self.question.name, self.context.clock() - attempt.sent_at)
             attempt.unchecked = True
-            self._in_turn(partial(self._relay_simple, attempt, relayed))
+            self._unchecked += 1
+            self._rest()
+            waiters = self.waiters
+            # Hot path: one client waits. Replies for one network share a turn (simple.py).
+            networks = set(waiters.values()) if len(waiters) > 1 else waiters.values()
+            if len(networks) > 1:
+                self.context.check(networks, partial(self.relay_simple, attempt, relayed, None))
+            else:
+                turn = next(iter(networks), self.network)
+                self.context.simple.add(turn, self, attempt, relayed)
         except Exception:
             self.fault()
 
-    def _in_turn(self, work: Callable[[NetworkId | None], None]) -> None:
-        """Do *work* on a reply in the turn of a network that waits; it is given that network if it
-        is the only one, which pays."""
-        self._unchecked += 1
-        self._rest()
-        networks = set(self.waiters.values()) or {self.network}
-        turn = next(iter(networks)) if len(networks) == 1 else None
-        self.context.check(networks, partial(work, turn))
-
-    def _relay_simple(self, attempt: UdpAttempt, relayed: Relayed, turn: NetworkId | None) -> None:
+    def relay_simple(self, attempt: UdpAttempt, relayed: Relayed, turn: NetworkId | None) -> None:
+        """Relay a reply now; *turn*: the network that pays for it, if it is only one."""
         self._unchecked -= 1
         if self.outcome is not None:
             return

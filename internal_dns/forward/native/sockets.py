@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from internal_dns.core.relayed import Relayed
 from internal_dns.forward.native import MISSING
@@ -32,10 +32,13 @@ class Recipient(Protocol):
 
 
 class NativeSockets:
-    """The sockets to all upstreams, behind one descriptor."""
+    """The sockets to all upstreams, behind one descriptor. *after* is called when all that can be
+    read has been given to its recipients."""
 
-    def __init__(self, zones: Iterable[bytes], prefix: bytes, times: Times) -> None:
-        self.times: Final = times
+    def __init__(
+        self, zones: Iterable[bytes], prefix: bytes, times: Times, after: Callable[[], None]
+    ) -> None:
+        self.times, self.after = times, after
         self.hub = Hub(tuple(zones), prefix, Relayed, times.socket)
         self.targets: set[NativeTarget] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,6 +96,7 @@ class NativeSockets:
                 recipient.unreachable()
             else:
                 recipient.count_near_miss()
+        self.after()
 
 
 class NativeTarget:
