@@ -24,9 +24,12 @@ class Context(Protocol):
     clock: Callable[[], float]
     zones: frozenset[bytes]
     prefix: bytes
-    loop: asyncio.AbstractEventLoop
     simple: SimpleReplies
     check: Callable[[Iterable[NetworkId], Callable[[], None]], None]
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that runs."""
 
     def count_timeout(self, state: UpstreamState, name: bytes) -> None:
         """Take note that an upstream did not answer for *name* in time."""

@@ -80,6 +80,12 @@ def make_forwarder(
     limit: int,
     udp_path: str = "python",
 ) -> Forwarder:
+    if udp_path == "native" and forward_native.MISSING:
+        _log.warning(
+            "native path to upstreams unavailable (%s); using the Python path. %s",
+            forward_native.MISSING,
+            errors.BUILD_NATIVE,
+        )
     try:
         return Forwarder(
             upstreams,

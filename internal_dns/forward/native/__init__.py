@@ -15,9 +15,6 @@ a reply that is not simple.
 
 from __future__ import annotations
 
-from typing import Final
-
-MISSING: Final[str]
 try:
     from internal_dns.forward.native import upstream as _upstream
 

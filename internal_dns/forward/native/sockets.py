@@ -121,7 +121,7 @@ class NativeTarget:
         """Send a query; *variant*: DO + 2 CD. Raises OSError."""
         if self.sockets._timer is None:
             self.sockets.watch()
-        return self.of.ask(name, qtype, variant & 1, variant >> 1, edns, now, probe)
+        return self.of.ask(name, qtype, bool(variant & 1), variant > 1, edns, now, probe)
 
     def close(self) -> None:
         """Send no more; those that were sent may still be answered."""
