@@ -98,6 +98,7 @@ MAX_ASK_AS: Final = 127
 _SIX = Struct("!6H")
 _RR = Struct("!HHIH")
 _TWO = Struct("!HH")
+_EMPTY_OPT: Final = b"\0\0\x29"  # how it begins: the root, and the type
 
 
 @dataclass(slots=True)  # not frozen: one is made per query, and freezing triples its cost
@@ -291,6 +292,12 @@ def _additional(octets: bytes, at: int, count: int, opts: list[Edns]) -> int:
     """Skip the additional section and put its OPT into *opts*, even if its options are faulty."""
     if count > MAX_ADDITIONAL:
         raise _Fault("too many additional records")
+    # Hot path: most queries have an OPT without options, and nothing else.
+    if count == 1 and len(octets) == at + 11 and octets.startswith(_EMPTY_OPT, at):
+        _, size, ttl, length = _RR.unpack_from(octets, at + 1)
+        if not length:
+            opts.append(Edns(size, ttl >> 16 & 255, bool(ttl & 0x8000)))
+            return at + 11
     for _ in range(count):
         owner = at
         at, rtype, rclass, ttl, length = _record(octets, at)

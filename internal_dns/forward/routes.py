@@ -48,6 +48,7 @@ class Routes:
         self.states: dict[Upstream, UpstreamState] = {}  # the default upstreams first
         self.shared = 0  # sockets of one pool
         self._states_of: dict[tuple[Upstream, ...], list[UpstreamState]] = {}
+        self._default_states: list[UpstreamState] = []
 
     def use(
         self, upstreams: Sequence[Upstream], rules: Mapping[Labels, Rule]
@@ -66,6 +67,7 @@ class Routes:
             rule.upstreams: [states[upstream] for upstream in rule.upstreams]
             for rule in (self.default, *self.rules.values())
         }
+        self._default_states = self._states_of[self.default.upstreams]
         return [before[upstream] for upstream in before.keys() - states.keys()]
 
     def uses(self, state: UpstreamState) -> bool:
@@ -82,6 +84,8 @@ class Routes:
         return (), self.default
 
     def states_of(self, rule: Rule) -> list[UpstreamState]:
+        if rule is self.default:  # Hot path: hashing upstreams takes a microsecond
+            return self._default_states
         return self._states_of[rule.upstreams]
 
     @property
