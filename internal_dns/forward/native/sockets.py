@@ -84,19 +84,21 @@ class NativeSockets:
             self._timer = self._loop.call_later(self.times.socket, self._expire)
 
     def _readable(self) -> None:
-        for asked, what in self.hub.read():
-            recipient: Recipient | None = asked.recipient
-            if recipient is None:
-                continue  # a message before has ended it
-            if isinstance(what, Relayed):
-                recipient.take_simple(what)
-            elif isinstance(what, bytes):
-                recipient.take(what)
-            elif what is None:
-                recipient.unreachable()
-            else:
-                recipient.count_near_miss()
-        self.after()
+        try:
+            for asked, what in self.hub.read():
+                recipient: Recipient | None = asked.recipient
+                if recipient is None:
+                    continue  # a message before has ended it
+                if isinstance(what, Relayed):
+                    recipient.take_simple(what)
+                elif isinstance(what, bytes):
+                    recipient.take(what)
+                elif what is None:
+                    recipient.unreachable()
+                else:
+                    recipient.count_near_miss()
+        finally:
+            self.after()
 
 
 class NativeTarget:
