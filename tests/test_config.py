@@ -83,6 +83,8 @@ EXAMPLES: dict[str, tuple[str, str, str, str]] = {  # by flag, environment, file
     "upstream_ca": ("/1.pem", "/2.pem", "/3.pem", ""),
     "region": ("iad", "ams", "nrt", ""),
     "udp_limit": ("1000", "2000", "3000", "8192"),
+    "answer_octets": ("2000000", "3000000", "4000000", "268435456"),
+    "hot_list": ("false", "true", "false", "true"),
     "nsid": ("one", "two", "three", ""),
     "prefix": ("fdab::/16", "fdac::/16", "fdad::/16", "fdaa::/16"),
     "admin": ("127.0.0.1:1", "127.0.0.1:2", "none", "127.0.0.1:9153"),

@@ -20,7 +20,7 @@ from internal_dns.store.sqlite import UnusableCatalog, connect
 
 # A machine with its metadata and services is several entries of one part.
 _ENTRIES_PER_CHANGE: Final = 20
-_PATIENCE: Final = 500  # milliseconds for a writer that holds the file
+_PATIENCE: Final = 0.5  # seconds for a writer that holds the file
 
 _SUBJECTS: Final = {
     "app": "app",
@@ -69,9 +69,8 @@ async def read_changes(
     try:
         # Opened before aiosqlite has a thread: a failure in its thread would outlive the event loop
         # of a command.
-        opened = await asyncio.to_thread(connect, file)
+        opened = await asyncio.to_thread(connect, file, patience=_PATIENCE)
         async with aiosqlite.Connection(lambda: opened, iter_chunk_size=64) as connection:
-            await connection.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
             if not await connection.execute_fetchall(
                 "SELECT 1 FROM sqlite_master WHERE name = 'journal'"
             ):

@@ -82,8 +82,11 @@ class Loaded:
         return sum(len(network.apps) for network in self.catalog.networks.values())
 
 
-def connect(path: str | Path) -> sqlite3.Connection:
-    """Open *path* read-only. Raises UnusableCatalog, or FileNotFoundError when there is no file."""
+def connect(path: str | Path, *, patience: float = 5.0) -> sqlite3.Connection:
+    """Open *path* read-only; wait *patience* seconds for whoever locks it.
+
+    Raises UnusableCatalog, or FileNotFoundError when there is no file.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(path)
@@ -91,6 +94,7 @@ def connect(path: str | Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
             f"file:{quote(str(path.absolute()))}?mode=ro",
             uri=True,
+            timeout=patience,
             isolation_level=None,
             check_same_thread=False,
         )

@@ -125,7 +125,7 @@ def test_the_type_checker_reports_every_match_that_lacks_a_new_form(checked: Pat
     found = complaints(checked)
     assert {"find", "mismatch"} <= found["lookup"]
     assert "depends_on" in found["journey"]
-    assert "told" in found["explain"]
+    assert "describe" in found["explain"]
 
 
 @pytest.mark.slow
@@ -155,4 +155,4 @@ def test_the_type_checker_reports_code_that_ignores_a_new_field_of_addresses(che
     found = complaints(checked)
     assert {"_lacking", "selected", "mismatch"} <= found["lookup"]
     assert "depends_on" in found["journey"]
-    assert "told" in found["explain"]
+    assert "describe" in found["explain"]

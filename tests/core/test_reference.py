@@ -10,8 +10,9 @@ from collections import Counter
 import pytest
 
 from tests.core.reference_run import disagreements
+from tests.laws import ALL_EXAMPLES
 
-TRIPLES = 40_000
+TRIPLES = 40_000 if ALL_EXAMPLES else 10_000
 
 
 @pytest.mark.slow

@@ -179,7 +179,7 @@ def test_what_a_stopping_worker_has_read_is_answered_or_handed_up_the_rest_is_th
         server.thread.start()
         server.stop()
         answered = {octets[:2] for octets in waiting(client)}
-        handed_up = [octets[:2] for octets, *_ in server.worker.take(400)]
+        handed_up = [message.octets[:2] for message in server.worker.take(400)]
         server.sock.setblocking(False)
         left = [octets[:2] for octets in waiting(server.sock)]
         assert len(answered) + len(handed_up) + len(left) == 400
@@ -203,13 +203,14 @@ def test_a_message_handed_up_comes_whole_with_its_addresses_and_its_reply_finds_
         until(lambda: server.counted("6") == 4, 5)
         taken = server.worker.take(64)
         # What is longer than any query goes up as its header: that is all FORMERR needs.
-        assert [octets for octets, *_ in taken] == [OTHER, long, OTHER[:12], OTHER[:12]]
+        assert [message.octets for message in taken] == [OTHER, long, OTHER[:12], OTHER[:12]]
         here = client.getsockname()
-        for _, source, destination, port, _ in taken:
-            assert (source, destination, port) == (bytes(15) + b"\1", bytes(15) + b"\1", here[1])
-        server.worker.send(
-            [(back, b"reply to " + octets[:2]) for octets, *_, back in taken if back]
-        )
+        asked = [message for message in taken if isinstance(message, fast.Asked)]
+        assert len(asked) == 4
+        for message in asked:
+            assert (message.source, message.destination) == (LOOPBACK, LOOPBACK)
+            assert message.port == here[1]
+        server.worker.send([(m.reply_to, b"reply to " + m.octets[:2]) for m in asked])
         assert waiting(client) == [b"reply to \x12\x34"] * 4
 
 
@@ -218,13 +219,15 @@ def test_a_reply_that_cannot_be_sent_is_counted_and_the_others_are_sent() -> Non
         server.thread.start()
         client.send(OTHER)
         until(lambda: server.counted("6") == 1, 5)
-        back = server.worker.take(1)[0][-1]
-        assert back
-        server.worker.send([(back, b"one"), (back, bytes(65_536)), (back, b"two")])
+        (asked,) = server.worker.take(1)
+        assert isinstance(asked, fast.Asked)
+        to = asked.reply_to
+        server.worker.send([(to, b"one"), (to, bytes(65_536)), (to, b"two")])
         assert waiting(client) == [b"one", b"two"]
         assert server.counted("send") == 1
 
 
+LOOPBACK = bytes(15) + b"\1"
 SHOWN = header(QR | AA | RA | 0x100)
 
 
@@ -237,8 +240,11 @@ def test_who_watches_sees_what_was_repeated_and_the_client_still_gets_it() -> No
                 client.send(WEB)
             received(client, 5)
             shown = server.worker.take(64)
-            here = client.getsockname()[1], b""
-            assert shown == [(WEB + SHOWN, bytes(15) + b"\1", bytes(15) + b"\1", *here)] * seen
+            assert len(shown) == seen
+            for repeated in shown:
+                assert isinstance(repeated, fast.Repeated)
+                assert (repeated.octets, repeated.header) == (WEB, SHOWN)
+                assert (repeated.source, repeated.destination) == (LOOPBACK, LOOPBACK)
         assert server.counted("hits") == 15
 
 
@@ -250,9 +256,9 @@ def test_who_watches_sees_what_was_dropped() -> None:
         for octets in dropped:
             client.send(octets)
         until(lambda: server.counted("6") == 2, 5)
-        assert [(octets, back) for octets, *_, back in server.worker.take(9)] == [
-            (octets, None) for octets in dropped
-        ]
+        shown = server.worker.take(9)
+        assert all(isinstance(message, fast.Dropped) for message in shown)
+        assert [message.octets for message in shown] == dropped
         assert (server.counted("runt"), server.counted("qr")) == (1, 1)
 
 
@@ -287,11 +293,11 @@ def test_watching_takes_no_room_from_what_must_go_up() -> None:
         client.send(OTHER)
         until(lambda: server.counted("6") == 3_001, 5)
         server.stop()
-        shown = []
+        shown: list[fast.Asked | fast.Repeated | fast.Dropped] = []
         while batch := server.worker.take(64):
             shown += batch
-        assert shown[-1][0] == OTHER
-        assert shown[-1][-1] != b""
+        assert isinstance(shown[-1], fast.Asked)
+        assert shown[-1].octets == OTHER
         assert len(shown) - 1 + server.worker.unseen == 3_000
         assert 300 < server.worker.unseen < 2_900
 

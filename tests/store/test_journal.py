@@ -214,7 +214,7 @@ class Changes:
         name = self.rng.choice(("p", "P", "interactive-x", "bad name", "alice-laptop"))
         region = self.rng.choice(REGIONS)
         self.do(
-            "INSERT OR REPLACE INTO peers VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO peers (network_id, name, address, region) VALUES (?, ?, ?, ?)",
             number,
             name,
             six_pn(self.rng, number, 258),
@@ -480,9 +480,9 @@ FAULTY = {
                                                            "name'"),
     "an app's network": ("INSERT INTO apps VALUES (0, 'x')", "DELETE FROM apps WHERE network_id = "
                                                              "0"),
-    "a peer": ("INSERT INTO peers VALUES (24, 'bad name', '', '')", "DELETE FROM peers WHERE name "
+    "a peer": ("INSERT INTO peers (network_id, name) VALUES (24, 'bad name')", "DELETE FROM peers WHERE name "
                                                                     "= 'bad name'"),
-    "a peer's network": ("INSERT INTO peers VALUES (0, 'x', '', '')", "DELETE FROM peers WHERE "
+    "a peer's network": ("INSERT INTO peers (network_id, name) VALUES (0, 'x')", "DELETE FROM peers WHERE "
                                                                       "network_id = 0"),
     "a flycast's app": ("INSERT INTO flycasts VALUES (24, 'bad name', '')", "DELETE FROM flycasts "
                                                                             "WHERE address = ''"),

@@ -81,7 +81,7 @@ def test_the_writer_gives_a_file_of_ours_all_that_it_lacks(path: Path) -> None:
         assert made == {name for name, _ in whole} | {"theirs"}  # whose triggers stay as they are
         triggers = {n: sql for n, sql in objects(path) if sql.startswith("CREATE TRIGGER")}
         assert all(triggers[n] == sql for n, sql in whole if sql.startswith("CREATE TRIGGER"))
-    assert columns(path, "peers") == {"network_id", "name", "address", "region"}
+    assert columns(path, "peers") == {"network_id", "name", "address", "region", "source"}
 
 
 def test_a_complete_file_is_not_written(path: Path) -> None:
@@ -172,7 +172,7 @@ def test_init_upgrade_alters_a_file_of_ours(path: Path) -> None:
     assert "ALTER TABLE peers ADD COLUMN region TEXT NOT NULL DEFAULT '';" in told.out
     assert not needs_upgrade(path)
     again = commands.run("init", path, "--upgrade")
-    assert again.out == f"{path}: lacks nothing\n"
+    assert again.out == f"{path}: up to date\n"
 
 
 def test_init_upgrade_prints_what_another_engine_must_run(path: Path) -> None:
@@ -192,7 +192,7 @@ def test_init_upgrade_prints_what_another_engine_must_run(path: Path) -> None:
 def test_init_upgrade_has_nothing_to_do_for_a_complete_foreign_file(path: Path) -> None:
     foreign(path)
     told = commands.run("init", path, "--upgrade")
-    assert (told.code, told.out) == (0, f"{path}: lacks nothing\n")
+    assert (told.code, told.out) == (0, f"{path}: up to date\n")
 
 
 def test_cr_sqlite_gets_a_statement_around_each_change(path: Path) -> None:
@@ -244,7 +244,7 @@ def test_the_revision_of_a_network_counts_only_its_own_changes(path: Path, ours:
 
 @pytest.mark.parametrize("statement", ["INSERT OR REPLACE", "INSERT OR IGNORE", "INSERT OR FAIL"])
 def test_a_change_is_counted_whatever_its_conflict_clause(path: Path, statement: str) -> None:
-    peer = "INTO peers VALUES (24, '{}', 'fdaa:0:18:1:1:1:1:2', '')"
+    peer = "INTO peers (network_id, name, address, region) VALUES (24, '{}', 'fdaa:0:18:1:1:1:1:2', '')"
     with Reader(path) as reader:
         found = revisions(reader, path)
         next(found)

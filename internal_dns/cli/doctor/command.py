@@ -15,6 +15,7 @@ from internal_dns.cli.doctor.catalog import check_catalog
 from internal_dns.cli.doctor.host import check_ipv6, check_ports, check_programs, check_routes
 from internal_dns.cli.doctor.replica import check_replica
 from internal_dns.cli.doctor.result import CheckResult
+from internal_dns.cli.doctor.sources import check_sources
 from internal_dns.cli.doctor.upstreams import check_upstreams
 from internal_dns.cli.routes import ROUTES
 from internal_dns.cli.servers import meant_for, running
@@ -127,6 +128,7 @@ def run_checks(
     if found:
         where = ", ".join(map(str, found.listen))
         yield CheckResult("ok", "server", f"a server of this catalog listens on {where}")
+        yield from check_sources(str(settings.catalog))
     if server or found:
         try:
             endpoint = meant_for(server, settings, settings.catalog)[0]

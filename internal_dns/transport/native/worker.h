@@ -338,6 +338,7 @@ static inline void serve_batch(struct worker *w, int socket)
     bool handed_up = false;
     uint8_t *out = w->out;
     begin_reading(table, w->reader);
+    const struct chains *chains = atomic_load(&table->answers.now); /* what the old one has comes a little later */
     for (int k = 0; k < size; k++) {
         uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
         struct mmsghdr *m = &w->received.messages[k];
@@ -349,7 +350,7 @@ static inline void serve_batch(struct worker *w, int socket)
         if (!known)
             verdicts[k] = NOWHERE;
         if (verdicts[k] == PLAIN)
-            __builtin_prefetch(&table->answers.chains[w->queries[k].hash & table->answers.mask]);
+            __builtin_prefetch(&chains->first[w->queries[k].hash & chains->mask]);
         else if (verdicts[k] != HAND_UP) {
             count(&w->counts.dropped[verdicts[k]]);
             handed_up |= show(w, &from[k], octets, NULL);
@@ -357,7 +358,7 @@ static inline void serve_batch(struct worker *w, int socket)
     }
     for (int k = 0; k < size; k++)
         if (verdicts[k] == PLAIN)
-            __builtin_prefetch(atomic_load(&table->answers.chains[w->queries[k].hash & table->answers.mask]));
+            __builtin_prefetch(atomic_load(&chains->first[w->queries[k].hash & chains->mask]));
     for (int k = 0; k < size; k++) {
         struct query *query = &w->queries[k];
         uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
