@@ -84,7 +84,7 @@ class Forwarder:
         self.times, self.clock = times, clock
         apexes = (names.INTERNAL, names.FLYCAST, names.reverse_zone(prefix))
         self.zones = frozenset(map(names.wire, apexes))
-        self.cache = cache or Cache(failure=times.failure)
+        self.cache = Cache(failure=times.failure) if cache is None else cache
         self.accounts = Accounts(limit, per_network)
         self.outstanding: dict[bytes, OutstandingQuery] = {}  # by question; without probes
         self.simple = SimpleReplies(self)
@@ -282,9 +282,11 @@ class Forwarder:
         rule = self.routes.rule_for(labels, question.qtype)[1]
         states = self.routes.states_of(rule)
         health = [state.health for state in states]
-        patience = None if any(each.up for each in health) else self.times.hopeless
         now = self.loop.time()
-        plan = Plan(preferred(health, now), now, self.times, patience=patience)
+        order = preferred(health, now)
+        # Hot path: the first one is up, unless all are down.
+        patience = None if not order or health[order[0]].up else self.times.hopeless
+        plan = Plan(order, now, self.times, patience=patience)
         query = OutstandingQuery(
             question,
             states,

@@ -678,6 +678,18 @@ def test_when_sockets_run_out_the_network_that_has_most_makes_room() -> None:
     run(story())
 
 
+def test_the_cache_that_is_passed_is_used_although_it_is_empty() -> None:
+    async def story() -> None:
+        cache = Cache(max_entries=1)
+        async with scripted(good()) as (upstream,):
+            forwarder = made(upstream.udp, cache=cache)
+            for name in ("a.example", "b.example"):
+                await ask(forwarder, asked(name))
+            assert (len(cache), cache.evictions) == (1, 1)
+
+    run(story())
+
+
 def test_a_bug_while_forwarding_is_one_servfail(monkeypatch: pytest.MonkeyPatch) -> None:
     def planted(*_: object, **__: object) -> None:
         raise ZeroDivisionError("planted")
