@@ -80,12 +80,6 @@ def make_forwarder(
     limit: int,
     udp_path: str = "python",
 ) -> Forwarder:
-    if udp_path == "native" and forward_native.MISSING:
-        _log.warning(
-            "native path to upstreams unavailable (%s); using the Python path. %s",
-            forward_native.MISSING,
-            errors.BUILD_NATIVE,
-        )
     try:
         return Forwarder(
             upstreams,
@@ -96,7 +90,7 @@ def make_forwarder(
             ca=settings.upstream_ca,
             outside_aliases=settings.outside_aliases == "answer",
             sockets=settings.upstream_sockets,
-            native=udp_path == "native" and not forward_native.MISSING,
+            native=udp_path == "native",
         )
     except (ImportError, OSError) as error:
         raise errors.cannot_forward(settings.upstream_ca, error) from error
@@ -120,13 +114,15 @@ def choose_udp_path(wanted: str) -> str:
     """Return the UDP path to use, native or python, for the setting *wanted*."""
     if wanted == "python":
         return wanted
-    if not native.MISSING:
+    # Both modules are built together; without either the Python path is whole.
+    missing = native.MISSING or forward_native.MISSING
+    if not missing:
         return "native"
     if wanted == "native":
-        raise errors.no_native_path(native.MISSING)
+        raise errors.no_native_path(missing)
     _log.warning(
         "native UDP path unavailable (%s); using the Python path. %s",
-        native.MISSING,
+        missing,
         errors.BUILD_NATIVE,
     )
     return "python"
