@@ -15,7 +15,7 @@ INSTALL_SELF = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 # SKIPS=forbid: a skipped or xfailed test is a failure (tests/conftest.py).
 export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
 
-.PHONY: help demo test quick unit live container litestream lint types fmt docs lock bench compare soak soak-follow fuzz dist sbom wheelhouse image \
+.PHONY: help demo test quick unit live container litestream lint types fmt docs lock bench compare soak soak-follow fuzz prove dist sbom wheelhouse image \
 	clean build-deps test-deps
 # These share nothing, so they may use every core; the live tests share ports.
 UNIT = $(BIN)/python -m pytest -q -n auto -m
@@ -74,6 +74,9 @@ compare: test-deps .venv/dev.stamp  ## What is forwarded against Unbound's own a
 fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz), and the C core under sanitizers (tests/native)
 	$(BIN)/python -m tests.fuzz
 	$(BIN)/python -m tests.native
+
+prove: .venv/dev.stamp  ## Prove what can be proved about the C core (Debian's spin and frama-c-base; minutes)
+	$(BIN)/python -m tests.native.proof
 
 docs: .venv/dev.stamp  ## Write what docs/ has from the code: settings, columns, JSON Schemas, the man page
 	$(BIN)/python tools/settings-doc > docs/settings.md

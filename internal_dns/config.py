@@ -276,7 +276,12 @@ class Settings:
         _udp_path,
         "PATH",
     )
-    workers: int = setting("1", "Threads of the native UDP path.", _number(1, 8), "N")
+    workers: int = setting(
+        "1",
+        "Threads of the native UDP path. Every network is served by all of them.",
+        _number(1, 16),
+        "N",
+    )
     hidden_peers: tuple[str, ...] = setting(
         ("interactive-",),
         "Hide peers whose names start with START.",

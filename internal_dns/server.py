@@ -210,7 +210,8 @@ class Server:
     async def _open(self) -> None:
         """Open every port before the first answer: any of them may be in use."""
         native = self.reloader.mirror is not None
-        for group in self.passed or sockets.bind(self.settings.listen, queues=native):
+        flows = self.settings.workers if native else 0
+        for group in self.passed or sockets.bind(self.settings.listen, flows=flows):
             self.groups.append(group)
             if native:
                 sockets.spread(group)
@@ -273,6 +274,10 @@ class Server:
         admin, console = self.settings.admin, self.settings.console
         return {
             "listen": [str(endpoint) for endpoint in self.endpoints()],
+            # Of each address: UDP sockets per class of networks; null on the Python path.
+            "flows": [sockets.flows_of(group) for group in self.groups]
+            if self.reloader.mirror
+            else None,
             "admin": str(admin) if admin else None,
             "console": str(console) if console else None,
         }

@@ -597,7 +597,7 @@ def test_a_number_as_secret_is_not_repeated_either(tmp_path: Path) -> None:
         (b"workers = " + b"9" * 5_000, "too many digits"),
         (b"workers = 0x" + b"f" * 5_000, "beyond 64 bits"),
         (b"workers = -99999999999999999999", "beyond 64 bits"),
-        (b'workers = "' + b"9" * 5_000 + b'"', "not a number from 1 to 8"),
+        (b'workers = "' + b"9" * 5_000 + b'"', "not a number from 1 to 16"),
         (b"workers = 1.5", "not text"),
         (b"workers = inf", "not text"),
         (b"workers = true", "not text"),

@@ -16,9 +16,10 @@ import pytest
 
 from internal_dns import config
 from internal_dns.cli.doctor.command import report
-from internal_dns.cli.doctor.host import check_routes
+from internal_dns.cli.doctor.host import check_queues, check_routes
 from internal_dns.cli.doctor.result import CheckResult
 from internal_dns.cli.routes import local_routes
+from internal_dns.cli.servers import Running
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.forward import upstreams
@@ -105,6 +106,28 @@ def test_the_last_line_counts(levels: str, last: str) -> None:
 
 
 # ── routes ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("flows", "workers", "says"),
+    [
+        (None, 1, []),  # the Python path, or a server that is older than the question
+        ((1,), 1, []),
+        ((2,), 2, []),
+        ((2,), 1, []),
+        ((0,), 1, ["not have eight UDP sockets"]),
+        ((1,), 2, ["8 UDP sockets for 2 workers"]),
+    ],
+)
+def test_too_few_sockets_for_the_queues_are_a_warning(
+    flows: tuple[int, ...] | None, workers: int, says: list[str]
+) -> None:
+    server = Running((Endpoint.parse("[::]:53"),), None, None, flows)
+    symptoms = list(check_queues(server, workers))
+    assert [symptom.level for symptom in symptoms] == ["warn"] * len(says)
+    for symptom, words in zip(symptoms, says, strict=True):
+        assert words in symptom.says
+        assert f"{8 * workers} times" in symptom.do
 
 
 def route(text: str, flags: int = 0x8020_0001) -> str:

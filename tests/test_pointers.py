@@ -13,6 +13,7 @@ POINTER: Final = re.compile(r"(?<![\w/.*{}<-])((?:[\w-]+/)*[\w-]+\.(?:py|pyx|pxd
 # Names that stand for a file of the reader's, or of another project.
 EXAMPLES: Final = frozenset(
     {"acme.sql", "text.scn", "FILE.sql", "QUERY.sql", "sysexits.h", "Domain.sql"}
+    | {"__fc_builtin.h"}  # Frama-C's
 )
 SYSTEM: Final = "linux/"  # the kernel's headers
 FOLDERS: Final = ("internal_dns", "tests", "bench", "tools", "docs", "deploy")

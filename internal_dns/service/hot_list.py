@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from heapq import nlargest
@@ -167,14 +168,12 @@ def _read(path: Path) -> bytes:
 
 
 def _write(path: Path, octets: bytes) -> None:
-    """Write the file in one step: a reader finds the one before or this one. Raises OSError."""
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    new.unlink(missing_ok=True)
+    """Write the file in one step: a reader finds the previous one or this one. Raises OSError."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
     try:
-        with open(os.open(new, flags, 0o600), "wb") as file:
+        with open(descriptor, "wb") as file:
             file.write(octets)
-        new.replace(path)
+        os.replace(name, path)
     except OSError:
-        new.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
         raise

@@ -1,7 +1,7 @@
 """Decide answers before they are queried, in time that nobody else wants.
 
-    a commit has dropped answers that were repeated ─┐
-    the list of the process before this one ─────────┴─► a slice while nothing waits ─► Exchange.decide_ahead
+    a commit has dropped answers that were repeated ─┐ a slice while
+    the list of the process before this one ─────────┴─ nothing waits ─► Exchange.decide_ahead
 
 So the first query after a change, or after a restart, is a repeat. An answer is decided ahead at
 most once per INTERVAL: commits that follow each other closely cost no more than that.

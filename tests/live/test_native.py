@@ -36,8 +36,8 @@ from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
 from internal_dns.transport import native
 from internal_dns.transport.answer import Exchange
-from internal_dns.transport.listen.sockets import bind_queues
-from internal_dns.transport.native.listener import Udp, spread_by_network
+from internal_dns.transport.listen.sockets import IPV6_FREEBIND, bind_queues
+from internal_dns.transport.native.listener import Udp, spread
 from internal_dns.transport.native.mirror import Mirror
 from tests.core.messages import AA, COOKIE, NSID, QR, RA, header, opt, option
 from tests.core.messages import query as plain
@@ -358,7 +358,7 @@ def test_the_network_of_the_source_chooses_the_queue() -> None:
         with ExitStack() as stack:
             for made in (*queues, tcp):
                 stack.enter_context(made)
-            spread_by_network(queues[3])  # of any of them: it is the group's
+            spread(queues[3], 1)  # of any of them: it is the group's
             for network in (0x18, 0x19, 0x1A, 7, 0xFFFF_FFFF, 8):
                 for machine in (1, 2, 3):
                     source = f"fdaa:{network >> 16:x}:{network & 0xFFFF:x}:5:6:7:{machine}:2"
@@ -369,6 +369,65 @@ def test_the_network_of_the_source_chooses_the_queue() -> None:
                     assert ready[0].recvfrom(9)[1][0] == source
     finally:
         host.close()
+
+
+@requires_root()
+@requires_tool("ip")
+@pytest.mark.parametrize("flows", [2, 4, 8])
+def test_the_ports_of_one_network_use_all_queues_of_its_class(flows: int) -> None:
+    host, network, sent = Host("flows"), 0x1D, 150 * flows
+    try:
+        host.ip("-6 route add local default dev lo")
+        wildcard = Endpoint.parse("[::]:0")
+        queues, tcp = host.inside(lambda: bind_queues(wildcard, native.QUEUES * flows))
+        with ExitStack() as stack:
+            for made in (*queues, tcp):
+                stack.enter_context(made)
+            spread(queues[0], flows)
+            port = queues[0].getsockname()[1]
+            for number in range(sent):
+                client = stack.enter_context(host.socket(socket.SOCK_DGRAM))
+                client.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+                client.bind((f"fdaa:0:{network:x}:5::2", 20_000 + 2 * number))
+                client.sendto(b"x", ("fdaa::3", port))
+            counts = [drained(sock) for sock in queues]
+            first = network % native.QUEUES * flows
+            assert sum(counts) == sum(counts[first : first + flows]) == sent
+            assert all(abs(count - 150) <= 0.2 * 150 for count in counts[first : first + flows])
+    finally:
+        host.close()
+
+
+@requires_root()
+@requires_tool("ip")
+def test_of_an_ipv4_source_the_address_chooses_the_queue() -> None:
+    host = Host("queues4")
+    try:
+        queues, tcp = host.inside(lambda: bind_queues(Endpoint.parse("127.0.0.1:0"), 16))
+        with ExitStack() as stack:
+            for made in (*queues, tcp):
+                stack.enter_context(made)
+            spread(queues[0], 2)
+            port = queues[0].getsockname()[1]
+            for last in (1, 2, 9, 16, 250):
+                for _ in range(20):
+                    client = stack.enter_context(host.socket(socket.SOCK_DGRAM, f"127.0.0.{last}"))
+                    client.sendto(b"x", ("127.0.0.1", port))
+                counts = [drained(sock) for sock in queues]
+                first = (0x7F000000 + last) % 8 * 2
+                assert sum(counts) == sum(counts[first : first + 2]) == 20
+                assert min(counts[first : first + 2]) > 1
+    finally:
+        host.close()
+
+
+def drained(sock: socket.socket) -> int:
+    """Read all that waits; return how much it was."""
+    count = 0
+    while select.select([sock], [], [], 0)[0]:
+        sock.recv(9)
+        count += 1
+    return count
 
 
 # ── a server ──────────────────────────────────────────────────────────────────────────────────────
@@ -435,7 +494,7 @@ def test_every_message_is_counted_once_whoever_answers_it(served: Served) -> Non
         'internal_dns_responses_total{kind="internal",rcode="NXDOMAIN"}': 20,
         "internal_dns_answer_table_hits_total": 58,
         "internal_dns_answer_table_misses_total": 2,
-        "internal_dns_answer_table_entries": 2,  # what is not there at all takes no room
+        "internal_dns_answer_table_entries": 3,  # A, AAAA and TXT; what is not there takes no room
     }
     assert {name: grown.get(name) for name in expected} == expected
 

@@ -2,9 +2,10 @@
 [--changes 1000000]`.
 
 fuzz.c feeds mutated queries of tests/fuzz/corpus under AddressSanitizer and
-UndefinedBehaviorSanitizer; stress.c lets readers and the writer of the table meet, as it is, under
-AddressSanitizer and under ThreadSanitizer. replies.c feeds mutated replies of upstreams, upstream.c
-sends questions over real sockets on loopback.
+UndefinedBehaviorSanitizer. stress.c lets readers and the writer of the table meet, datagrams.c
+workers with real sockets, the writer and what answers in Python's place: as it is, under
+AddressSanitizer and under ThreadSanitizer. Towards upstreams, replies.c feeds mutated replies, and
+upstream.c sends queries over real sockets.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ def stress(folder: Path, changes: int, *flags: str) -> str:
     return run(build(folder, "stress", *flags), str(READERS), str(changes))
 
 
+def datagrams(folder: Path, queries: int, *flags: str) -> str:
+    return run(build(folder, "datagrams", *flags), str(queries))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.native", description=__doc__)
     parser.add_argument("--seconds", type=int, default=30, help="of fuzzing (default: 30)")
@@ -87,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ("thread sanitizer", THREAD),
         ):
             print(f"stress, {words}: {stress(folder, options.changes, *flags)}", flush=True)
+            queries = max(1_000, options.changes // 20)
+            print(f"datagrams, {words}: {datagrams(folder, queries, *flags)}", flush=True)
     return 0
 
 

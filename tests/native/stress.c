@@ -92,7 +92,7 @@ static void change(uint64_t random, uint32_t version)
         return;
     }
     for (unsigned k = 0; k < count; k++)
-        records[k] = version * NAMES + number;
+        records[k] = version % (UINT32_MAX / NAMES) * NAMES + number;
     struct answer_spec spec = spec_of(name, length);
     spec.label_hash = number % 3 ? label_of(number) : 0;
     spec.record_octets = (uint8_t *)records, spec.records = spec.shown = spec.whole = count * 4, spec.unit = 16, spec.turns = count / 4;

@@ -301,7 +301,11 @@ class Changes:
     def not_utf_8(self) -> None:
         sql = "INSERT OR REPLACE INTO {} VALUES (?, CAST(x'ff41' AS TEXT){})"
         table, rest = self.rng.choice(
-            (("apps", ""), ("flycasts", ", 'fdaa:0:18:0:1::3'"), ("peers", ", '', ''"))
+            (
+                ("apps", ""),
+                ("flycasts", ", 'fdaa:0:18:0:1::3'"),
+                ("peers (network_id, name, address, region)", ", '', ''"),
+            )
         )
         self.do(sql.format(table, rest), self.network())
 
@@ -499,7 +503,7 @@ FAULTY = {
     "a host": ("INSERT INTO hosts VALUES (-1, '', 'iad')", "DELETE FROM hosts WHERE id = -1"),
     "an id that differs in case": (
         "INSERT INTO machines SELECT upper(id), network_id, app, address, region, process_group, "
-        "state, 0, 0, 1, ''"
+        "state, 0, 0, 1, '', ''"
         " FROM machines WHERE id = '3d8d9930b03989'", "DELETE FROM machines WHERE id = "
                                                       "'3D8D9930B03989'"),
     "an app that is not UTF-8": ("INSERT INTO apps VALUES (24, CAST(x'ff41' AS TEXT))",

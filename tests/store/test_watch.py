@@ -619,10 +619,10 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
     "statement",
     [
         "INSERT OR REPLACE INTO machines SELECT id, 25, 'web', 'fdaa:0:19:5:5:5:5:2', region, "
-        "'app', state, 0, 0, 1, '' "
+        "'app', state, 0, 0, 1, '', '' "
         "FROM machines WHERE id = '148e306c77e789'",
         "INSERT OR REPLACE INTO machines SELECT id, 24, 'web', address, region, process_group, "
-        "state, 0, 0, 1, '' "
+        "state, 0, 0, 1, '', '' "
         "FROM machines WHERE id = '148e306c77e789'",
         "REPLACE INTO machine_metadata VALUES ('148e306c77e789', 'role', 'other')",
         "UPDATE machine_metadata SET machine_id = '3d8d9930b03989' WHERE machine_id = "

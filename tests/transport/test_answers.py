@@ -1132,7 +1132,7 @@ def bounded(max_octets: int = 1 << 30) -> Twins:
     return twins
 
 
-@pytest.mark.parametrize("max_octets", [9_000, 50_000])
+@pytest.mark.parametrize("max_octets", [14_000, 50_000])
 @pytest.mark.slow
 def test_the_bound_holds_and_a_flood_pushes_out_its_own_answers(max_octets: int) -> None:
     twins = bounded(max_octets)
@@ -1152,7 +1152,7 @@ def test_the_bound_holds_and_a_flood_pushes_out_its_own_answers(max_octets: int)
     assert (
         twins.ask(query("top1000.nearest.of.web.internal"), MACHINE) is not None
     )  # the newest stays
-    assert table.evictions == 2_003 - table.entries
+    assert table.evictions == 2_006 - table.entries  # the victims' names have A and AAAA
 
 
 def test_two_floods_share_the_room() -> None:

@@ -304,6 +304,16 @@ def test_what_is_not_stored_is_checked_too(name: str, qtype: int) -> None:
     assert server.metrics.leaks == 1
 
 
+def test_a_foreign_address_that_only_the_other_type_has_is_held_back() -> None:
+    """A query of A would store the AAAA records too."""
+    server = serving(crossed())
+    octets = ask(server, query("web.internal", A), IN_ACME)
+    assert octets is not None
+    assert octets[3] & 15 == dns.rcode.SERVFAIL
+    assert server.metrics.leaks == 1
+    assert server.answers.entries == 0
+
+
 def test_an_item_with_ones_own_or_everyones_address_is_no_leak() -> None:
     server = serving(crossed(ip("fdaa::7")))
     octets = ask(server, query("_instances.web.internal", TXT), stream=True)

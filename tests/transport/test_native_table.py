@@ -1,6 +1,6 @@
 """The native table's books: what is stored, what goes when an app changes, and who makes room.
 
-That it forgets and repeats what the table in Python does is in test_answers.py, whose twins have both.
+test_answers.py shows that it forgets and repeats what the table in Python does.
 """
 
 from __future__ import annotations

@@ -217,4 +217,4 @@ cdef extern from "worker.h" nogil:
     void done_with(worker *, const handed *)
     void send_reply(worker *, const handed *, const uint8_t *octets, size_t size)
     void flush_python(worker *)
-    int attach_fair_queues(int fd)
+    int attach_fair_queues(int fd, uint32_t flows, bint ipv6)

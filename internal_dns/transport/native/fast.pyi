@@ -10,7 +10,7 @@ OTHER_TYPE: Final[int]
 LARGEST_ANSWER: Final[int]
 MAX_OWN_PORTS: Final[int]
 
-def spread_by_network(descriptor: int) -> None: ...
+def spread(descriptor: int, flows: int, ipv6: bool) -> None: ...
 
 class Table:
     def __init__(

@@ -24,9 +24,12 @@ LARGEST_ANSWER = MAX_RECORDS
 MAX_OWN_PORTS = OWN_PORTS
 
 
-def spread_by_network(int descriptor):
-    """Let the source's network choose the socket of a SO_REUSEPORT group of FAIR_QUEUES. Raises OSError."""
-    if attach_fair_queues(descriptor):
+def spread(int descriptor, unsigned int flows, bint ipv6):
+    """Let the source choose the socket of a SO_REUSEPORT group of FAIR_QUEUES * *flows*: its network modulo FAIR_QUEUES
+    times *flows*, plus one of *flows* by its port. Raises OSError."""
+    if not flows:
+        raise ValueError("no flows")
+    if attach_fair_queues(descriptor, flows, ipv6):
         raise OSError(errno, strerror(errno))
 
 
@@ -143,7 +146,7 @@ cdef class Table:
         octets there are. The first *chain* RRs lead to the set that was asked for, and are not told without any of it.
 
         *ttls* are offsets into *records*: each TTL is sent less the seconds since *stored*. From *refresh* on the first
-        who asks goes up to Python, and from *expires* on everyone.
+        query goes up to Python, and from *expires* on every query.
         """
         cdef answer_spec answer
         cdef bytes offsets = b"".join([int(at).to_bytes(2, SYS_BYTEORDER) for at in ttls])

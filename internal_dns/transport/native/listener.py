@@ -46,6 +46,7 @@ class Udp:
         self.groups, self.exchange, self.metrics = groups, exchange, metrics
         self.loop = asyncio.get_running_loop()
         self.pending: set[Late] = set()
+        # With as many flows as workers, each worker has one queue of each class of networks.
         self.shares = [
             [sock for group in groups for sock in group[n::workers]] for n in range(workers)
         ]
@@ -189,7 +190,11 @@ def _served(sock: socket.socket) -> tuple[int, bool, bytes | None]:
     return sock.fileno(), sock.family == socket.AF_INET6, None if host == "::" else packed(host)
 
 
-def spread_by_network(sock: socket.socket) -> None:
-    """Let the source's network choose the queue, in the group that *sock* belongs to. Raises
-    OSError."""
-    fast.spread_by_network(sock.fileno())
+def spread(sock: socket.socket, flows: int) -> None:
+    """Let the source choose the queue in the group of QUEUES * *flows* sockets that *sock* belongs
+    to. Raises OSError.
+
+    The queue is network % QUEUES * flows + port % flows; of an IPv4 source the address stands for
+    the network.
+    """
+    fast.spread(sock.fileno(), flows, sock.family == socket.AF_INET6)

@@ -13,8 +13,10 @@ from typing import Final
 
 from internal_dns.core import names
 from internal_dns.core.catalog import Catalog, Network, NetworkId
-from internal_dns.core.journey import Reply, Rules, respond
-from internal_dns.core.wire import AD, IN, QR, RA, RD, Rcode, Type
+from internal_dns.core.journey import Cacheable, Reply, Rules, respond
+from internal_dns.core.message import ede_option
+from internal_dns.core.records import TextList
+from internal_dns.core.wire import AA, AD, IN, QR, RA, RD, Rcode, Type
 from internal_dns.metrics import Metrics
 from internal_dns.transport.native import MISSING
 from internal_dns.transport.table.changes import parts
@@ -106,13 +108,53 @@ class Mirror:
         )
         return sizes[2] + len(options) + _BESIDE <= fast.LARGEST_REPLY
 
+    # Hot path: most replies have one set or none; cut into an Entry first, they would take twice as
+    # long.
+    def put_reply(self, network: bytes, reply: Cacheable, rules: Rules, counter: Cell) -> bool:
+        """Store a *reply* that can be repeated here in every case; False, and nothing is done, when
+        `put` must decide what becomes of it."""
+        body = reply.body
+        if (
+            len(body.answer) > 1
+            or body.at_most
+            or reply.ring
+            or reply.truncated_below
+            or isinstance(body.whole, TextList)
+        ):
+            return False
+        records = body.answer[0] if body.answer else ()
+        count, answer, additional = len(records), b"".join(records), b"".join(body.additional)
+        unit = len(records[0]) if count else 0
+        if unit * count != len(answer) or (count > 1 and set(map(len, records)) != {unit}):
+            return False
+        sections = answer + body.authority + additional
+        options, number = ede_option(body.ede), self._number(counter)
+        if len(sections) + len(options) + _BESIDE > fast.LARGEST_REPLY or number >= fast.MAX_CELLS:
+            return False
+        self.table.put(
+            int.from_bytes(network, "big"),
+            reply.name,
+            reply.qtype,
+            QR | body.aa * AA | rules.forwarding * RA | body.rcode,
+            (count, 1 if body.authority else 0, len(body.additional)),
+            unit if count > 1 else 0,
+            count if count > 1 else 0,
+            sections,
+            (len(answer), len(body.authority), len(sections)),
+            options,
+            number,
+            False,
+            reply.label,
+        )
+        return True
+
     def put_relayed(self, key: bytes, entry: RelayedEntry) -> bool:
         """Store *entry* for everyone; return whether it can be repeated here in every case."""
         number, reply = self._number(entry.counter), entry.reply
         if number >= fast.MAX_CELLS:
             self.drop(EVERYONE, key)
             return False
-        # Of what is larger than any reply there, no more is told than what such a reply has room for.
+        # Of what is larger than any reply there, no more is stored than such a reply has room for.
         whole = len(reply.records)
         if whole > fast.LARGEST_REPLY:
             reply = reply.first(fast.LARGEST_REPLY)

@@ -1,4 +1,4 @@
-/* Recognise a question that was answered before, and repeat the answer: read, hash, look up, build.
+/* Recognize a question that was answered before, and repeat the answer: read, hash, look up, build.
  *
  *     datagram ─► read_query ─► find_answer ─► build_reply ─► datagram       anything else: hand it up to Python
  *
@@ -71,7 +71,8 @@ struct chains {
 /* While it grows there are two arrays, and each change moves a few chains from the old one. A node in motion may be
  * missed by a reader that passes it: its query goes up to Python once. */
 struct map {
-    _Atomic(struct chains *) now, old;
+    _Atomic(struct chains *) now;
+    _Atomic(struct chains *) old;
     uint64_t count, moved;    /* the writer's: nodes; chains of the old array that are empty */
 };
 
@@ -119,8 +120,8 @@ struct relayed {
     _Atomic bool asked_again; /* a query was sent up to have it refreshed */
 };
 
-/* What the table must know of a network: which first labels below `internal` Python must see. The set is two bits a
- * label in a bit array: a label whose bits are not both set is certainly not in it, and that is all that is asked. */
+/* What the table must know of a network: which first labels below `internal` Python must see. The set is two bits
+ * per label in a bit array: a label whose bits are not both set is certainly not in it, which is all that is needed. */
 struct network {
     struct node node;
     _Atomic uint64_t due;     /* nanoseconds: until when what it sent up is paid for (worker.h) */
@@ -154,7 +155,7 @@ struct table {
     _Atomic uint64_t words[16]; /* labels that mean something left of an app; a set like a network's */
     struct answer *unknown[DEPTHS]; /* what a name without such labels gets, by how many labels it has below the zone */
     uint16_t unknown_cells[BY_TYPE + 1];
-    _Atomic uint32_t watched;   /* one in so many messages that end here is shown to Python; 0: nobody watches */
+    _Atomic uint32_t watched;   /* one in so many messages that end here is shown to Python; 0: none */
     _Atomic uint64_t generation;
     struct reader readers[READERS];
     struct node *limbo;       /* unlinked, not yet freed */
@@ -177,7 +178,8 @@ struct query {
     const uint8_t *source;    /* 16 octets */
     uint32_t key_words;
     uint64_t hash;
-    uint64_t key[KEY_WORDS];
+    /* With room for a label behind: the walk of find_unknown then stays inside whatever its octets (tests/native/proof). */
+    uint64_t key[KEY_WORDS + 8];
 };
 
 /* One reading of the clocks, for a whole batch. */
@@ -322,12 +324,12 @@ static inline struct network *find_network(const struct table *table, uint32_t n
     return (struct network *)find_node(&table->networks, keyed_hash(table->secret, &key, 1), &key, 1);
 }
 
-/* The hash of a label of at most 63 octets, lower-cased, its length octet before it. */
-static inline uint64_t label_hash(const struct table *table, const uint8_t *label)
+/* The hash of a label of *size* octets, at most 63 and lower-cased, its length octet before it. */
+static inline uint64_t label_hash(const struct table *table, const uint8_t *label, uint32_t size)
 {
     uint64_t words[8] = {0};
-    memcpy(words, label, 1 + (size_t)label[0]);
-    return keyed_hash(table->secret, words, 1 + label[0] / 8);
+    memcpy(words, label, 1 + (size_t)size);
+    return keyed_hash(table->secret, words, 1 + size / 8);
 }
 
 static inline bool in_set(const _Atomic uint64_t *bits, uint64_t mask, uint64_t hash)
@@ -349,19 +351,21 @@ static inline bool is_internal(const uint8_t *name, uint32_t length)
 static inline struct answer *find_unknown(const struct table *table, const struct query *query, uint32_t length)
 {
     const uint8_t *name = (const uint8_t *)(query->key + 1);
-    uint32_t at = 0, first = 0, depth = 0, zone = length - (uint32_t)sizeof INTERNAL;
+    uint32_t at = 0, size, depth = 0, zone = length - (uint32_t)sizeof INTERNAL;
+    uint64_t hash = 0;
     const struct network *network = find_network(table, query->network);
     if (!network || query->qtype == 251 || query->qtype == 252) /* IXFR and AXFR are refused */
         return NULL;
     for (; at < zone; depth++) {
-        first = at;
-        if (!name[at] || name[at] > 63 || at + 1 + name[at] > zone)
+        size = name[at];
+        if (!size || size > 63 || at + 1 + size > zone)
             return NULL;
-        if (in_set(table->words, sizeof table->words * 8 - 1, label_hash(table, name + at)))
+        hash = label_hash(table, name + at, size);
+        if (in_set(table->words, sizeof table->words * 8 - 1, hash))
             return NULL;
-        at += 1 + name[at];
+        at += 1 + size;
     }
-    if (!depth || in_set(network->bits, network->mask, label_hash(table, name + first)))
+    if (!depth || in_set(network->bits, network->mask, hash)) /* of the label next to the zone */
         return NULL;
     return table->unknown[(depth < DEPTHS ? depth : DEPTHS) - 1];
 }
@@ -602,7 +606,7 @@ static inline uint8_t *put_head(const struct query *query, uint32_t flags, uint3
                                 uint32_t additionals, uint8_t *out)
 {
     flags |= (query->octets[2] << 8 & RD) | (query->octets[3] & CD);
-    if (!query->dnssec_ok && !(query->octets[3] & AD)) /* RFC 6840 section 5.8: who did not ask is not told */
+    if (!query->dnssec_ok && !(query->octets[3] & AD)) /* RFC 6840 section 5.8: AD is set only if the query wants it */
         flags &= ~(uint32_t)AD;
     uint8_t *at = put_two(put_two(put(out, query->octets, 2), flags), 1);
     at = put_two(put_two(put_two(at, answers), authorities), additionals + (uint32_t)query->edns);

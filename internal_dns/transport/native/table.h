@@ -529,12 +529,12 @@ static inline struct answer *find_kept(const struct table *table, uint32_t netwo
 /* Add a label (its length octet before it) to a set. */
 static inline void add_label(const struct table *table, _Atomic uint64_t *bits, uint64_t mask, const uint8_t *label)
 {
-    uint64_t hash = label_hash(table, label), one = hash & mask, other = hash >> 32 & mask;
+    uint64_t hash = label_hash(table, label, label[0]), one = hash & mask, other = hash >> 32 & mask;
     atomic_fetch_or(&bits[one / 64], (uint64_t)1 << one % 64);
     atomic_fetch_or(&bits[other / 64], (uint64_t)1 << other % 64);
 }
 
-/* Make the record of a network with room for *labels* in its set, not published yet: 16 bits a label make one label
+/* Make the record of a network with room for *labels* in its set, not published yet: 16 bits per label make one label
  * in seventy go up without need. NULL without memory. */
 static inline struct network *make_network(const struct table *table, uint32_t number, uint64_t labels)
 {

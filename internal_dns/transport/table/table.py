@@ -5,8 +5,8 @@ own id, RD, CD, letter case, OPT with the options it asks for, and rotation. Wha
 client's limit loses what core/message.py takes from it. Anything unusual in a query is a miss, and
 the journey decides again.
 
-    network ─► lower-cased QNAME + QTYPE + QCLASS ─► Entry            (nearest: ─► place of the asker ─► Entry)
-    everyone ─► the same + DO, CD ─► RelayedEntry                     (what upstreams said: its TTLs fall, it runs out)
+    network ─► lower-cased QNAME + QTYPE + QCLASS ─► Entry        (nearest: ─► place of the asker)
+    everyone ─► the same + DO, CD ─► RelayedEntry                 (an upstream's: its TTLs fall)
 
 An entry goes when what it was computed from goes: one app, or for lists, reverse names and peers
 the whole network. The table is bounded in octets; a network that asks for many names pushes out its
@@ -109,6 +109,10 @@ class Mirror(Protocol):
     def put(self, network: bytes, key: bytes, entry: Entry) -> bool:
         """Store *entry*; return whether it can be repeated there in every case."""
 
+    def put_reply(self, network: bytes, reply: Cacheable, rules: Rules, counter: Cell) -> bool:
+        """Store a *reply* that can be repeated there in every case; False, and nothing is done,
+        when `put` must decide what becomes of it."""
+
     def put_relayed(self, key: bytes, entry: RelayedEntry) -> bool:
         """Store *entry* for everyone; return whether it can be repeated there in every case."""
 
@@ -176,7 +180,7 @@ class AnswerTable:
         self._sizes: OrderedDict[bytes, int] = OrderedDict()
         self._greedy = b""  # the network that had too much when one was looked for
         self._sources: dict[bytes, bytes | None] = {}
-        # While a commit is applied: what will be answered from, by which networks already, and which
+        # While a commit is applied: the next catalog, the networks that use it already, and which
         # one is about to.
         self._next: Catalog | None = None
         self._swapped: set[bytes | None] = set()
@@ -386,10 +390,17 @@ class AnswerTable:
         return table is not None and name + pack("!2H", qtype, 1) in table
 
     def _store(self, network: bytes, said: Cacheable, counter: Cell) -> None:
+        key, where = said.name + pack("!2H", said.qtype, 1), said.place.key if said.place else None
+        if (
+            self.mirror is not None
+            and where is None
+            and self.mirror.put_reply(network, said, self.rules, counter)
+        ):
+            self._drop(network, (key, None))
+            return
         entry = cut(said, self.rules, counter)
         if entry is None:
             return
-        key, where = said.name + pack("!2H", said.qtype, 1), said.place.key if said.place else None
         self._drop(network, (key, where))
         if self.mirror and not said.place and self.mirror.put(network, key, entry):
             return
@@ -458,7 +469,7 @@ class AnswerTable:
 
     def _swap(self, new: Catalog) -> Iterator[None]:
         self._next = new
-        # What the old catalog alone holds. Freed at once, it could hold the event loop for longer than
+        # What the old catalog alone holds. Freed at once, it could hold the loop for longer than
         # all that comes before.
         networks: list[Network] = []
         apps: list[App] = []
@@ -522,7 +533,7 @@ class AnswerTable:
             yield
 
     def catalog_for(self, source: bytes) -> Catalog | None:
-        """Return the catalog that questions of *source* are answered from; None before the first."""
+        """Return the catalog that answers queries of *source*; None before the first."""
         if self._next is None:
             return self.catalog
         return self._catalog_of(self.network_of(source))
@@ -536,7 +547,7 @@ class AnswerTable:
         return source[2:6] if source[:2] == self.prefix else self.mapped(source)
 
     def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> Iterator[None]:
-        """Forget everything: who asks, what fits and what is said may be another by *rules*.
+        """Forget everything: by *rules* the requester, the limit and the reply may change.
         *mirror* is a new one.
 
         That is so at once. The steps returned free what was and fill *mirror*, which has Python
@@ -720,7 +731,7 @@ class AnswerTable:
         assert self._by_label.keys() == self._tables.keys(), "a network has an index and no entries"
         assert len(self._sources) <= _KNOWN_SOURCES, "more sources are remembered than may be"
 
-    # ── who is busy ───────────────────────────────────────────────────────────────────────────────
+    # ── busy names ───────────────────────────────────────────────────────────────────────────────
 
     def busiest(self, count: int) -> list[Busy]:
         """Return the *count* names repeated most since each was decided, busiest first."""
@@ -803,7 +814,7 @@ class AnswerTable:
         return entry.hits + (self.mirror.hits(network, key) if self.mirror else 0)
 
     def relayed_hits(self, key: bytes) -> int:
-        """How often the answer of an upstream is repeated that the forwarder's cache has under *key*
+        """How often an upstream's answer was repeated that the forwarder's cache has under *key*
         (QNAME, QTYPE, variant), since it is here."""
         key = key[:-1] + b"\0\1" + key[-1:]
         entry = self._tables.get(EVERYONE, _NONE).get(key)
@@ -816,7 +827,7 @@ class AnswerTable:
         self._sizes[network] = self._sizes.get(network, 0) + octets
 
     def _evict(self, network: bytes) -> None:
-        """Drop an oldest entry that was not repeated of late: the inserting network's if it has more
+        """Drop an oldest entry that was not repeated lately: the inserting network's if it has more
         than its share, else another's that has."""
         network = self._with_too_much(network)
         table = self._tables[network]
