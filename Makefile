@@ -157,7 +157,8 @@ build/lock/bin/pip-compile: Makefile
 	$(PYTHON) -m venv --clear .venv
 
 # The native UDP path, built by the install.
-NATIVE = setup.py $(wildcard internal_dns/transport/native/*.pyx internal_dns/transport/native/*.pxd internal_dns/transport/native/*.h)
+NATIVE = setup.py $(foreach part,transport forward,$(wildcard \
+	internal_dns/$(part)/native/*.pyx internal_dns/$(part)/native/*.pxd internal_dns/$(part)/native/*.h))
 
 # Stamps: a second run installs nothing. A development install includes the plain one.
 .venv/run.stamp: .venv/bin/pip pyproject.toml requirements.lock $(NATIVE)

@@ -271,7 +271,8 @@ class Settings:
     )
     udp_path: str = setting(
         "auto",
-        "UDP implementation: native, python, or auto (native if it was built at installation).",
+        "UDP implementation, towards clients and upstreams: native, python, or auto (native if it "
+        "was built at installation).",
         _udp_path,
         "PATH",
     )

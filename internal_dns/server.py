@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -60,7 +61,7 @@ class Server:
         self.metrics = Metrics(info={"udp_path": path})
         self.forward_limit = parts.forward_limit()
         self.forwarder = parts.make_forwarder(
-            settings, self.in_use.upstreams, self.metrics, self.forward_limit
+            settings, self.in_use.upstreams, self.metrics, self.forward_limit, path
         )
         mirror = Mirror(rules, self.metrics) if path == "native" else None
         self.exchange = Exchange(rules, self.metrics, self.forwarder, mirror)
@@ -374,6 +375,9 @@ def run(
     passed = inherited()
     if passed:
         settings = sockets.adopt(settings, passed)
+    # The objects of a query form no cycles. With Python's own thresholds (700, 10, 10) looking for
+    # cycles among them takes 10 % of the time of a forwarded query, and walks the whole cache.
+    gc.set_threshold(10_000, 20, 20)
 
     async def serve() -> None:
         await Server(settings, dev=dev, passed=passed).run(ready, reread)

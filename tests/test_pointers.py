@@ -25,7 +25,9 @@ def files() -> list[Path]:
         path
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in READ and "__pycache__" not in path.parts and path.name != "fast.c"
+        if path.suffix in READ
+        and "__pycache__" not in path.parts
+        and not (path.suffix == ".c" and path.with_suffix(".pyx").exists())  # built
     ]
     return [*found, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "schema.sql"]
 

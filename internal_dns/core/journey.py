@@ -154,7 +154,7 @@ class Asking(NamedTuple):
     aliases: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per query, and freezing triples its cost
 class Forward:
     """A query for an external name, and how to relay the reply."""
 

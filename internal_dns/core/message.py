@@ -73,7 +73,7 @@ class Body:
     owner: bytes = QNAME  # of the answer's RRs, in wire form
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per query, and freezing triples its cost
 class ReplyOptions:
     """How to send a reply: size limit, RA, rotation, EDNS options except EDE, and transport."""
 

@@ -52,7 +52,7 @@ _IN: Final = IN.to_bytes(2, "big")
 _PROOFS: Final = frozenset({Type.NSEC, Type.NSEC3})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per query, and freezing triples its cost
 class Relayed:
     """The part of a reply to relay. `ttls` are the ascending offsets of the TTLs in `records`."""
 

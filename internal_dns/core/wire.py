@@ -99,9 +99,10 @@ MAX_ASK_AS: Final = 127
 _SIX = Struct("!6H")
 _RR = Struct("!HHIH")
 _TWO = Struct("!HH")
+_EMPTY_OPT: Final = b"\0\0\x29"  # how it begins: the root, and the type
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per query, and freezing triples its cost
 class Edns:
     """The contents of a query's OPT RR. `client_cookie` is the whole option; `size` is as sent."""
 
@@ -114,7 +115,7 @@ class Edns:
     ask_as: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per query, and freezing triples its cost
 class Query:
     """A well-formed query. `question` is as sent, `name` (wire form) and `labels` lower-cased."""
 
@@ -292,6 +293,12 @@ def _additional(octets: bytes, at: int, count: int, opts: list[Edns]) -> int:
     """Skip the additional section and put its OPT into *opts*, even if its options are faulty."""
     if count > MAX_ADDITIONAL:
         raise _Fault("too many additional records")
+    # Hot path: most queries have an OPT without options, and nothing else.
+    if count == 1 and len(octets) == at + 11 and octets.startswith(_EMPTY_OPT, at):
+        _, size, ttl, length = _RR.unpack_from(octets, at + 1)
+        if not length:
+            opts.append(Edns(size, ttl >> 16 & 255, bool(ttl & 0x8000)))
+            return at + 11
     for _ in range(count):
         owner = at
         at, rtype, rclass, ttl, length = _record(octets, at)

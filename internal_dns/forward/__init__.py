@@ -11,11 +11,13 @@
         │                                                  health.py, probing.py: is it there?
         ▼
     attempts.py    one message: port, id, letter case      question.py: the octets
-        │          UDP: own socket, or sockets.py          channel.py: https.py, or streams.py
-        ▼                                                  (TCP, TLS) with connection.py
+        │          UDP: own socket, or sockets.py;         channel.py: https.py, or streams.py
+        │          native/ does the same in C              (TCP, TLS) with connection.py
+        ▼
     upstream
         │
     verdict.py     is it the reply, is it ours to relay?   core/relayed.py
+        │          a simple reply is recognized in C       native/, simple.py
         │
     outcome.py     a reply to relay, or a failure ─► cache, and all clients that wait
 

@@ -1,7 +1,7 @@
 """Attempts of an outstanding query: one message over UDP, or one query over a channel.
 
     UdpAttempt     a socket of its own, or a shared one (sockets.py); a port, an id and letter case
-                   (0x20) at random, all of which the reply must match
+                   (0x20) at random, all of which the reply must match; native/ does the same in C
     StreamAttempt  a channel: TCP and TLS (streams.py), HTTPS (https.py)
 
 An attempt matches what arrives; what the reply says, the outstanding query decides.
@@ -13,14 +13,18 @@ import asyncio
 import secrets
 import socket
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, is_bare_refusal, is_reply_to
 from internal_dns.forward.channel import NoReply
 from internal_dns.forward.plan import Plan
 from internal_dns.forward.question import Question
 from internal_dns.forward.sockets import SharedSocket
 from internal_dns.forward.upstream_state import UpstreamState
+
+if TYPE_CHECKING:
+    from internal_dns.forward.native.upstream import Asked
 
 # ENFILE, EMFILE, ENOBUFS, ENOMEM: our fault, not the upstream's.
 NO_SOCKET: Final = frozenset({23, 24, 105, 12})
@@ -32,10 +36,14 @@ class Owner(Protocol):
 
     question: Question
     plan: Plan
+    probe: bool
     loop: asyncio.AbstractEventLoop
 
     def received(self, attempt: Attempt, octets: bytes, age: int = 0) -> None:
         """Take a reply that matches the attempt, and its age in seconds."""
+
+    def received_simple(self, attempt: UdpAttempt, relayed: Relayed) -> None:
+        """Take a reply that matches the attempt and was found to be simple, natively."""
 
     def received_bare(self, attempt: Attempt, rcode: int) -> None:
         """Take a header alone: the upstream may not know EDNS."""
@@ -57,11 +65,11 @@ class UdpAttempt:
     owner: Owner
     at: int  # the upstream's place in the query's list
     state: UpstreamState
-    sock: socket.socket | SharedSocket
-    ident: bytes
-    section: bytes  # the question in random letter case
+    sock: socket.socket | SharedSocket | Asked
     edns: bool
     sent_at: float
+    _ident: bytes = b""  # as sent; native sockets know it themselves
+    _section: bytes = b""  # the question in random letter case
     near_miss: bool = False  # something else than the reply has come
     unchecked: bool = False  # its reply has come and awaits its check
 
@@ -70,21 +78,49 @@ class UdpAttempt:
         cls, owner: Owner, at: int, state: UpstreamState, now: float, *, edns: bool
     ) -> UdpAttempt:
         """Send the query of *owner* to the upstream of *state*. Raises OSError."""
+        if (target := state.native) is not None:
+            question = owner.question
+            asked = target.ask(
+                question.name,
+                question.qtype,
+                question.variant,
+                edns=edns,
+                now=owner.loop.time(),
+                probe=owner.probe,
+            )
+            attempt = asked.recipient = cls(owner, at, state, asked, edns, now)
+            state.queries["udp"] += 1
+            state.outstanding += 1
+            return attempt
         section = owner.question.section(mixed=True)
         query = owner.question.query(section, edns=edns)
         shared = state.pool.take(owner.loop.time()) if state.pool else None
         if shared is not None:
             ident = shared.free_ident()
-            attempt = cls(owner, at, state, shared, ident, section, edns, now)
+            attempt = cls(owner, at, state, shared, edns, now, ident, section)
             shared.send(ident, query, attempt)
         else:
             ident = secrets.token_bytes(2)
             sock = _send_from_own_socket(state, ident + query)
-            attempt = cls(owner, at, state, sock, ident, section, edns, now)
+            attempt = cls(owner, at, state, sock, edns, now, ident, section)
             owner.loop.add_reader(sock, attempt.read)
         state.queries["udp"] += 1
         state.outstanding += 1
         return attempt
+
+    @property
+    def ident(self) -> bytes:
+        """The id that was sent."""
+        if isinstance(self.sock, socket.socket | SharedSocket):
+            return self._ident
+        return self.sock.ident
+
+    @property
+    def section(self) -> bytes:
+        """The question that was sent, in random letter case."""
+        if isinstance(self.sock, socket.socket | SharedSocket):
+            return self._section
+        return self.sock.section
 
     def read(self) -> None:
         """Read from a socket of its own."""
@@ -109,12 +145,17 @@ class UdpAttempt:
         else:
             self.owner.received_other(self)
 
+    def take_simple(self, relayed: Relayed) -> None:
+        """Take a reply that native code has matched and found to be simple."""
+        self.owner.received_simple(self, relayed)
+
     def concerns(self, octets: bytes) -> bool:
         """Return whether *octets* have this question, in any letter case."""
         return octets[HEADER : HEADER + len(self.section)].lower() == self.section.lower()
 
     def count_near_miss(self) -> None:
-        self.owner.received_other(self)
+        if not self.unchecked:
+            self.owner.received_other(self)
 
     def unreachable(self) -> None:
         if not self.unchecked:
@@ -126,17 +167,22 @@ class UdpAttempt:
         self.unchecked = True
         if isinstance(self.sock, socket.socket):
             self.owner.loop.remove_reader(self.sock)
+        elif not isinstance(self.sock, SharedSocket):
+            self.sock.pause()
 
     def resume(self) -> None:
         """Read again: it was not the reply."""
         if isinstance(self.sock, socket.socket):
             self.owner.loop.add_reader(self.sock, self.read)
+        elif not isinstance(self.sock, SharedSocket):
+            self.sock.resume()
 
     def close(self) -> None:
         if isinstance(self.sock, SharedSocket):
             self.sock.release(self.ident)
         else:
-            self.owner.loop.remove_reader(self.sock)
+            if isinstance(self.sock, socket.socket):
+                self.owner.loop.remove_reader(self.sock)
             self.sock.close()
         self.state.outstanding -= 1
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from internal_dns.core.catalog import NetworkId
 from internal_dns.forward.accounts import Accounts
 from internal_dns.forward.outcome import Outcome
+from internal_dns.forward.simple import SimpleReplies
 from internal_dns.forward.times import Times
 from internal_dns.forward.upstream_state import UpstreamState
 
@@ -22,7 +24,12 @@ class Context(Protocol):
     clock: Callable[[], float]
     zones: frozenset[bytes]
     prefix: bytes
+    simple: SimpleReplies
     check: Callable[[Iterable[NetworkId], Callable[[], None]], None]
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that runs."""
 
     def count_timeout(self, state: UpstreamState, name: bytes) -> None:
         """Take note that an upstream did not answer for *name* in time."""

@@ -40,12 +40,14 @@ from internal_dns.forward.hooks import (
     relay_at_once,
     servfail,
 )
+from internal_dns.forward.native.sockets import NativeSockets
 from internal_dns.forward.outcome import ALIAS, BUSY, FAULT, LOOP, Failure, Outcome
 from internal_dns.forward.outstanding import OutstandingQuery
 from internal_dns.forward.plan import Plan
 from internal_dns.forward.probing import Prober
 from internal_dns.forward.question import Question, question_of
 from internal_dns.forward.routes import LIMIT, Routes
+from internal_dns.forward.simple import SimpleReplies
 from internal_dns.forward.times import TIMES, Times
 from internal_dns.forward.upstream_state import UpstreamState
 from internal_dns.forward.upstreams import Rule, Upstream
@@ -61,7 +63,7 @@ _log: Final = logging.getLogger("internal_dns")
 
 class Forwarder:
     """Forwards questions; one per server. *clock* is in seconds, finer than the event loop's own
-    clock may be."""
+    clock may be. *native*: UDP goes over native sockets, which must be there (native/)."""
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class Forwarder:
         cache: Cache | None = None,
         outside_aliases: bool = True,
         sockets: str = "auto",
+        native: bool = False,
         times: Times = TIMES,
         clock: Callable[[], float] = time.monotonic,
         per_network: int = PER_NETWORK,
@@ -83,10 +86,14 @@ class Forwarder:
         self.times, self.clock = times, clock
         apexes = (names.INTERNAL, names.FLYCAST, names.reverse_zone(prefix))
         self.zones = frozenset(map(names.wire, apexes))
-        self.cache = cache or Cache(failure=times.failure)
+        self.cache = Cache(failure=times.failure) if cache is None else cache
         self.accounts = Accounts(limit, per_network)
         self.outstanding: dict[bytes, OutstandingQuery] = {}  # by question; without probes
-        self.routes = Routes(ca, times, limit, sockets)
+        self.simple = SimpleReplies(self)
+        self.native: NativeSockets | None = None
+        if native:
+            self.native = NativeSockets(self.zones, prefix, times, self.simple.queue)
+        self.routes = Routes(ca, times, limit, sockets, self.native)
         self.prober = Prober(self, self.routes)
         self.keep: Keep = keep_nothing
         self.forget: Callable[[], None] = keep_nothing
@@ -96,11 +103,15 @@ class Forwarder:
         self.check: CheckInTurn = check_at_once
         self._closing: set[asyncio.Task[None]] = set()
         self._loop_silent_until = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.use(upstreams, rules or {})
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
+        """The event loop that runs."""
+        if self._loop is None:  # Hot path: finding it out takes a system call in Python 3.11
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     # ── settings ──────────────────────────────────────────────────────────────────────────────────
 
@@ -144,8 +155,7 @@ class Forwarder:
         """Close the connections to an upstream after its last reply."""
         queries = [query for query in self.accounts.outstanding() if state in query.states]
         await asyncio.gather(*(query.ended() for query in queries))
-        if state.pool:
-            state.pool.close()
+        state.close_sockets()
         await state.channel.close()
 
     async def close(self) -> None:
@@ -156,9 +166,10 @@ class Forwarder:
         for state in states:
             if state.probe_timer:
                 state.probe_timer.cancel()
-            if state.pool:
-                state.pool.close()
+            state.close_sockets()
         await asyncio.gather(*(state.channel.close() for state in states), *self._closing)
+        if self.native:
+            self.native.close()
 
     # ── clients ───────────────────────────────────────────────────────────────────────────────────
 
@@ -275,9 +286,11 @@ class Forwarder:
         rule = self.routes.rule_for(labels, question.qtype)[1]
         states = self.routes.states_of(rule)
         health = [state.health for state in states]
-        patience = None if any(each.up for each in health) else self.times.hopeless
         now = self.loop.time()
-        plan = Plan(preferred(health, now), now, self.times, patience=patience)
+        order = preferred(health, now)
+        # Hot path: the first one is up, unless all are down.
+        patience = None if not order or health[order[0]].up else self.times.hopeless
+        plan = Plan(order, now, self.times, patience=patience)
         query = OutstandingQuery(
             question,
             states,

@@ -64,7 +64,7 @@ class OutstandingQuery:
         self.question, self.states, self.plan = question, states, plan
         self.context, self.on_end = context, on_end
         self.prefix = None if allow_prefix else context.prefix
-        self.network, self.probe, self.loop = network, probe, asyncio.get_running_loop()
+        self.network, self.probe, self.loop = network, probe, context.loop
         self.waiters: dict[Client, NetworkId] = {}
         self.started_at = context.clock()
         self.looping = False  # an upstream has sent us the same question meanwhile
@@ -268,6 +268,41 @@ class OutstandingQuery:
             self.context.check(networks, partial(self._check, attempt, octets, age, turn))
         except Exception:
             self.fault()
+
+    def received_simple(self, attempt: UdpAttempt, relayed: Relayed) -> None:
+        """Take a reply that needs no more check. It is relayed in the turn of a network that
+        waits."""
+        try:
+            state = self.states[attempt.at]
+            self._answered.add(attempt.at)
+            state.health.answered(self.question.name, self.context.clock() - attempt.sent_at)
+            attempt.unchecked = True
+            self._unchecked += 1
+            self._rest()
+            waiters = self.waiters
+            # Hot path: one client waits. Replies for one network share a turn (simple.py).
+            networks = set(waiters.values()) if len(waiters) > 1 else waiters.values()
+            if len(networks) > 1:
+                self.context.check(networks, partial(self.relay_simple, attempt, relayed, None))
+            else:
+                turn = next(iter(networks), self.network)
+                self.context.simple.add(turn, self, attempt, relayed)
+        except Exception:
+            self.fault()
+
+    def relay_simple(self, attempt: UdpAttempt, relayed: Relayed, turn: NetworkId | None) -> None:
+        """Relay a reply now; *turn*: the network that pays for it, if it is only one."""
+        self._unchecked -= 1
+        if self.outcome is not None:
+            return
+        self._turn = turn
+        try:
+            self.states[attempt.at].replies[relayed.rcode] += 1
+            self._act(attempt, relayed, 0)
+        except Exception:
+            self.fault()
+        finally:
+            self._turn = None
 
     def _check(self, attempt: Attempt, octets: bytes, age: int, turn: NetworkId | None) -> None:
         """Judge a reply now; *turn*: the network that pays for it, if it is only one."""

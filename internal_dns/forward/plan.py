@@ -21,14 +21,14 @@ TRIES: Final = 3
 PACKETS: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per query
 class Ask:
     """Query this upstream now."""
 
     upstream: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # the same
 class Wait:
     """Do nothing until then, unless something arrives."""
 

@@ -7,6 +7,7 @@ zone above (RFC 4035 section 3.1.4.1).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from internal_dns.core.wire import DS
 from internal_dns.forward.channel import Channel, tls_context
 from internal_dns.forward.health import Health
 from internal_dns.forward.https import HttpsChannel
+from internal_dns.forward.native.sockets import NativeSockets
 from internal_dns.forward.sockets import SOCKETS, SocketPool
 from internal_dns.forward.streams import StreamChannel
 from internal_dns.forward.times import Times
@@ -27,16 +29,26 @@ LIMIT: Final = 4_096  # sockets of a forwarder that is not told otherwise
 class Routes:
     """The default upstreams, and those of single suffixes.
 
-    *limit* bounds the UDP sockets in all, *mode* is the setting `upstream_sockets`.
+    *limit* bounds the UDP sockets in all, *mode* is the setting `upstream_sockets`. With *native*,
+    UDP goes over native sockets.
     """
 
-    def __init__(self, ca: Path | None, times: Times, limit: int, mode: str) -> None:
+    def __init__(
+        self,
+        ca: Path | None,
+        times: Times,
+        limit: int,
+        mode: str,
+        native: NativeSockets | None = None,
+    ) -> None:
         self.ca, self.times, self.limit, self.mode = ca, times, limit, mode
+        self.native = native
         self.default = Rule(())
         self.rules: dict[Labels, Rule] = {}
         self.states: dict[Upstream, UpstreamState] = {}  # the default upstreams first
         self.shared = 0  # sockets of one pool
         self._states_of: dict[tuple[Upstream, ...], list[UpstreamState]] = {}
+        self._default_states: list[UpstreamState] = []
 
     def use(
         self, upstreams: Sequence[Upstream], rules: Mapping[Labels, Rule]
@@ -55,6 +67,7 @@ class Routes:
             rule.upstreams: [states[upstream] for upstream in rule.upstreams]
             for rule in (self.default, *self.rules.values())
         }
+        self._default_states = self._states_of[self.default.upstreams]
         return [before[upstream] for upstream in before.keys() - states.keys()]
 
     def uses(self, state: UpstreamState) -> bool:
@@ -71,12 +84,16 @@ class Routes:
         return (), self.default
 
     def states_of(self, rule: Rule) -> list[UpstreamState]:
+        if rule is self.default:  # Hot path: hashing upstreams takes a microsecond
+            return self._default_states
         return self._states_of[rule.upstreams]
 
     @property
     def pooled(self) -> int:
         """How many sockets the pools may have in all."""
-        return self.shared * sum(state.pool is not None for state in self.states.values())
+        if self.mode == "fresh":
+            return 0
+        return self.shared * sum(state.upstream.scheme == "udp" for state in self.states.values())
 
     def share_sockets(self, mode: str) -> None:
         """Give each UDP upstream a pool of sockets, or none, as the setting says."""
@@ -84,8 +101,15 @@ class Routes:
         udp = [state for state in self.states.values() if state.upstream.scheme == "udp"]
         self.shared = min(SOCKETS, max(1, self.limit // (2 * len(udp) or 1)))
         for state in udp:
-            before, state.pool = state.pool, None
-            if mode != "fresh":
+            state.close_sockets()
+            endpoint = state.upstream.endpoint
+            # An interface that went away and came back has another number: looked up per query.
+            scoped = isinstance(endpoint.host, IPv6Address) and endpoint.host.scope_id
+            if self.native is not None and not scoped:
+                state.native = self.native.target(
+                    endpoint.sockaddr, mode, self.shared, state.count_near_miss
+                )
+            elif mode != "fresh":
                 state.pool = SocketPool(
                     state.upstream.endpoint.family,
                     state.sockaddr,
@@ -94,8 +118,6 @@ class Routes:
                     anywhere=mode == "pool",
                     times=self.times,
                 )
-            if before is not None:
-                before.close()
 
     def _state(self, upstream: Upstream) -> UpstreamState:
         return UpstreamState(upstream, self._channel(upstream), Health(self.times))

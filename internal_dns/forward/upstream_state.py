@@ -9,6 +9,7 @@ from typing import Any
 
 from internal_dns.forward.channel import Channel
 from internal_dns.forward.health import Health
+from internal_dns.forward.native.sockets import NativeTarget
 from internal_dns.forward.sockets import SocketPool
 from internal_dns.forward.upstreams import Upstream
 
@@ -25,6 +26,7 @@ class UpstreamState:
     failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by reason
     outstanding: int = 0  # attempts
     pool: SocketPool | None = None  # None: each attempt over UDP has a socket of its own
+    native: NativeTarget | None = None  # None: the Python path
     without_edns_until: float = 0.0
     name: str = ""  # the URL; str(upstream) takes 6 µs
     probe_timer: asyncio.TimerHandle | None = None
@@ -36,6 +38,14 @@ class UpstreamState:
     def count_near_miss(self) -> None:
         """Count a message that is no reply to any outstanding query."""
         self.failures["near miss"] += 1
+
+    def close_sockets(self) -> None:
+        """Share no UDP socket any more; those with queries on them close after the last one."""
+        if self.pool is not None:
+            self.pool.close()
+        if self.native is not None:
+            self.native.close()
+        self.pool = self.native = None
 
     def sockaddr(self) -> Any:
         """Return the address as sockets take it. Raises OSError while the interface in it does not

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from internal_dns.config import Settings
 from internal_dns.core.journey import Rules
+from internal_dns.forward import native as forward_native
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.upstreams import (
     RESOLV_CONF,
@@ -73,7 +74,11 @@ def forward_limit() -> int:
 
 
 def make_forwarder(
-    settings: Settings, upstreams: tuple[Upstream, ...], metrics: Metrics, limit: int
+    settings: Settings,
+    upstreams: tuple[Upstream, ...],
+    metrics: Metrics,
+    limit: int,
+    udp_path: str = "python",
 ) -> Forwarder:
     try:
         return Forwarder(
@@ -85,6 +90,7 @@ def make_forwarder(
             ca=settings.upstream_ca,
             outside_aliases=settings.outside_aliases == "answer",
             sockets=settings.upstream_sockets,
+            native=udp_path == "native",
         )
     except (ImportError, OSError) as error:
         raise errors.cannot_forward(settings.upstream_ca, error) from error
@@ -108,13 +114,15 @@ def choose_udp_path(wanted: str) -> str:
     """Return the UDP path to use, native or python, for the setting *wanted*."""
     if wanted == "python":
         return wanted
-    if not native.MISSING:
+    # Both modules are built together; without either the Python path is whole.
+    missing = native.MISSING or forward_native.MISSING
+    if not missing:
         return "native"
     if wanted == "native":
-        raise errors.no_native_path(native.MISSING)
+        raise errors.no_native_path(missing)
     _log.warning(
         "native UDP path unavailable (%s); using the Python path. %s",
-        native.MISSING,
+        missing,
         errors.BUILD_NATIVE,
     )
     return "python"

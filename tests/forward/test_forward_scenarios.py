@@ -46,9 +46,11 @@ from internal_dns.late import Late
 from internal_dns.metrics import Metrics
 from internal_dns.store.sqlite import load
 from internal_dns.transport.answer import Exchange
+from tests.forward.paths import is_native
 from tests.forward.virtual import run
 from tests.scenario.runner import make_catalog
 
+pytestmark = pytest.mark.usefixtures("udp_path")
 FOLDER = Path(__file__).parents[1] / "scenarios" / "forward"
 
 
@@ -222,7 +224,11 @@ async def play(scenario: Scenario) -> None:
             for speaker in speakers.values()
         ]
         forwarder = Forwarder(
-            [Upstream.parse(url) for url in urls], Metrics(), b"\xfd\xaa", clock=loop.time
+            [Upstream.parse(url) for url in urls],
+            Metrics(),
+            b"\xfd\xaa",
+            native=is_native(),
+            clock=loop.time,
         )
         exchange = Exchange(Rules(), Metrics(), forwarder)
         exchange.use(acme())

@@ -4,7 +4,8 @@ can spoil."""
 from __future__ import annotations
 
 import asyncio
-import errno
+import os
+import resource
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -21,6 +22,7 @@ from internal_dns.core.journey import Forward, Rules, respond
 from internal_dns.forward.cache import Cache
 from internal_dns.forward.forwarder import Forwarder
 from internal_dns.forward.health import SUSPECT
+from internal_dns.forward.outstanding import OutstandingQuery
 from internal_dns.forward.question import Question, question_of
 from internal_dns.forward.times import Times
 from internal_dns.forward.upstreams import Rule, Upstream
@@ -43,9 +45,11 @@ from tests.core.messages import (
     query,
     records,
 )
+from tests.forward.paths import is_native
 from tests.forward.scripted import Script, good, reply, scripted
 
 PREFIX = b"\xfd\xaa"
+pytestmark = pytest.mark.usefixtures("udp_path")
 ECS = 8
 
 
@@ -115,7 +119,9 @@ def assert_nothing_is_outstanding(forwarder: Forwarder) -> None:
 
 def made(*upstreams: Upstream, metrics: Metrics | None = None, **how: Any) -> Forwarder:
     """A forwarder that `run` closes, with SHORT times unless told."""
-    found = Forwarder(upstreams, metrics or Metrics(), PREFIX, **{"times": SHORT, **how})
+    found = Forwarder(
+        upstreams, metrics or Metrics(), PREFIX, **{"times": SHORT, "native": is_native(), **how}
+    )
     _made.append(found)
     return found
 
@@ -347,19 +353,17 @@ def test_the_reply_says_what_became_of_the_upstreams_and_nothing_else(
     run(story())
 
 
-def test_without_a_descriptor_left_the_reply_does_not_speak_of_upstreams(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_a_descriptor_left_the_reply_does_not_speak_of_upstreams() -> None:
     async def story() -> None:
         async with scripted(good()) as (upstream,):
             forwarder = made(upstream.udp, sockets="fresh")
-
-            def none_left(*_: object) -> socket.socket:
-                raise OSError(errno.EMFILE, "too many open files")
-
-            monkeypatch.setattr("internal_dns.forward.attempts.socket.socket", none_left)
-            message = await ask(forwarder)
-            monkeypatch.undo()
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            os.close(next_free := os.dup(0))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, limits[1]))
+            try:
+                message = await ask(forwarder)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
             assert ede(message) == 0
             assert b"upstreams" in options(message)[EDE]
 
@@ -674,6 +678,18 @@ def test_when_sockets_run_out_the_network_that_has_most_makes_room() -> None:
     run(story())
 
 
+def test_the_cache_that_is_passed_is_used_although_it_is_empty() -> None:
+    async def story() -> None:
+        cache = Cache(max_entries=1)
+        async with scripted(good()) as (upstream,):
+            forwarder = made(upstream.udp, cache=cache)
+            for name in ("a.example", "b.example"):
+                await ask(forwarder, asked(name))
+            assert (len(cache), cache.evictions) == (1, 1)
+
+    run(story())
+
+
 def test_a_bug_while_forwarding_is_one_servfail(monkeypatch: pytest.MonkeyPatch) -> None:
     def planted(*_: object, **__: object) -> None:
         raise ZeroDivisionError("planted")
@@ -683,7 +699,7 @@ def test_a_bug_while_forwarding_is_one_servfail(monkeypatch: pytest.MonkeyPatch)
             metrics = Metrics()
             forwarder = made(upstream.udp, metrics=metrics)
             with monkeypatch.context() as patch:
-                patch.setattr(Question, "query", planted)
+                patch.setattr(OutstandingQuery, "_send_udp", planted)
                 assert (await ask(forwarder)).rcode() == dns.rcode.SERVFAIL
             assert (metrics.errors, dict(metrics.forwards)) == (1, {"error": 1})
             assert (await ask(forwarder)).rcode() == 0

@@ -142,7 +142,7 @@ class Played:
 
 @contextmanager
 def gallery(
-    catalog: Path, cases: Iterable[Case], folder: Path
+    catalog: Path, cases: Iterable[Case], folder: Path, udp_path: str = "auto"
 ) -> Iterator[tuple[Served, dict[str, list[Upstream]]]]:
     """A server with a rule for each case, and its upstreams by the case's name."""
     with ExitStack() as stack:
@@ -163,14 +163,25 @@ def gallery(
         config.write_text("\n".join(rules))
         default = stack.enter_context(Nobody())
         yield (
-            stack.enter_context(serving(catalog, "--config", str(config), upstream=default.url)),
+            stack.enter_context(
+                serving(
+                    catalog,
+                    "--config",
+                    str(config),
+                    "--udp-path",
+                    udp_path,
+                    upstream=default.url,
+                )
+            ),
             found,
         )
 
 
-def play_all(catalog: Path, cases: Sequence[Case], folder: Path) -> dict[str, Played]:
+def play_all(
+    catalog: Path, cases: Sequence[Case], folder: Path, udp_path: str = "auto"
+) -> dict[str, Played]:
     """Ask the questions of all cases at once."""
-    with gallery(catalog, cases, folder) as (server, upstreams):
+    with gallery(catalog, cases, folder, udp_path) as (server, upstreams):
         messages = [query(case.question, case.rdtype, **case.ask) for case in cases]
         found = ask_all(server, messages, sources=len(cases))
         return {

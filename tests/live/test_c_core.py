@@ -17,6 +17,14 @@ def test_any_octets_leave_the_c_core_whole(tmp_path: Path) -> None:
     assert "replies" in c_core.fuzz(tmp_path, seconds=2, seed=20_261)
 
 
+def test_any_reply_of_an_upstream_leaves_the_c_core_whole(tmp_path: Path) -> None:
+    assert "simple" in c_core.replies(tmp_path, seconds=2, seed=20_261)
+
+
+def test_sanitizers_find_nothing_in_the_sockets_to_upstreams(tmp_path: Path) -> None:
+    assert "simple replies" in c_core.upstream(tmp_path, rounds=1_000, seed=20_261)
+
+
 def test_readers_see_whole_answers_while_a_million_are_replaced(tmp_path: Path) -> None:
     assert c_core.stress(tmp_path, 1_000_000, "-O2").startswith("1000000 changes")
 

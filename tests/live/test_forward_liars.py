@@ -282,10 +282,11 @@ EVERY = [*BELIEVED_LATER, *NEAR_MISSES, *ALONE, *THEN_GOOD, *AFTER_GOOD, *ALL_DE
 Results = dict[str, Played]
 
 
-@pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Results:
+@pytest.fixture(scope="module", params=["native", "python"])
+def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("liars")
-    return play_all(catalog_file(folder / "catalog.db", "acme.sql"), EVERY, folder)
+    catalog = catalog_file(folder / "catalog.db", "acme.sql")
+    return play_all(catalog, EVERY, folder, request.param)
 
 
 def names(cases: Iterable[Case]) -> list[str]:

@@ -43,12 +43,15 @@ def other_network(server: Served) -> tuple[str, int]:
 # ── random ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_ports_ids_and_letter_case_are_random(catalog: Path) -> None:
+@pytest.mark.parametrize("path", ["native", "python"])
+def test_ports_ids_and_letter_case_are_random(catalog: Path, path: str) -> None:
     """10,000 queries leave from at least 8,000 distinct source ports."""
     questions = 10_000
     with (
         Upstream(lambda asked: [asked.denied()]) as upstream,
-        serving(catalog, "--upstream-sockets", "fresh", upstream=upstream.url) as server,
+        serving(
+            catalog, "--udp-path", path, "--upstream-sockets", "fresh", upstream=upstream.url
+        ) as server,
     ):
         _ask_quickly(server, questions)
         asked = tuple(upstream.asked)

@@ -4,7 +4,8 @@
 fuzz.c feeds mutated queries of tests/fuzz/corpus under AddressSanitizer and
 UndefinedBehaviorSanitizer. stress.c lets readers and the writer of the table meet, datagrams.c
 workers with real sockets, the writer and what answers in Python's place: as it is, under
-AddressSanitizer and under ThreadSanitizer.
+AddressSanitizer and under ThreadSanitizer. Towards upstreams, replies.c feeds mutated replies, and
+upstream.c sends queries over real sockets.
 """
 
 from __future__ import annotations
@@ -55,6 +56,14 @@ def fuzz(folder: Path, seconds: int, seed: int) -> str:
     )
 
 
+def replies(folder: Path, seconds: int, seed: int) -> str:
+    return run(build(folder, "replies", "-DDRIVER", *ADDRESS), str(seconds), str(seed))
+
+
+def upstream(folder: Path, rounds: int, seed: int) -> str:
+    return run(build(folder, "upstream", *ADDRESS), str(rounds), str(seed))
+
+
 def stress(folder: Path, changes: int, *flags: str) -> str:
     return run(build(folder, "stress", *flags), str(READERS), str(changes))
 
@@ -75,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         print(f"fuzz, seed {seed}: {fuzz(folder, options.seconds, seed)}", flush=True)
+        print(f"replies: {replies(folder, options.seconds, seed)}", flush=True)
+        print(f"upstream: {upstream(folder, options.changes // 1_000, seed)}", flush=True)
         for words, flags in (
             ("as it is", ("-O2",)),
             ("address sanitizer", ADDRESS),
