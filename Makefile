@@ -15,7 +15,7 @@ INSTALL_SELF = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 # SKIPS=forbid: a skipped or xfailed test is a failure (tests/conftest.py).
 export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
 
-.PHONY: help demo test quick unit live container lint types fmt docs lock bench compare soak fuzz dist sbom wheelhouse image \
+.PHONY: help demo test quick unit live container litestream lint types fmt docs lock bench compare soak soak-follow fuzz prove dist sbom wheelhouse image \
 	clean build-deps test-deps
 # These share nothing, so they may use every core; the live tests share ports.
 # Not even collected: all tests there are live, or of the container.
@@ -66,12 +66,18 @@ soak: .venv/dev.stamp  ## Ten minutes each: five million new names, memory stays
 	$(BIN)/python -m bench.soak
 	$(BIN)/python -m tests.soak --seconds $(or $(SOAK_SECONDS),600) --seed $(or $(SEED),1)
 
+soak-follow: .venv/dev.stamp  ## Six minutes: 200 real containers started and ended at random; answers and catalog follow (root, podman)
+	$(BIN)/python -m tests.container.follow_soak --seconds $(or $(SOAK_SECONDS),300) --seed $(or $(SEED),1)
+
 compare: test-deps .venv/dev.stamp  ## What is forwarded against Unbound's own answers: 1,000 names, 10 types
 	COMPARED_NAMES=1000 $(BIN)/python -m pytest -q -s tests/live/test_forward_real.py -k no_difference
 
 fuzz: .venv/dev.stamp  ## Fuzz the parsers (tests/fuzz), and the C core under sanitizers (tests/native)
 	$(BIN)/python -m tests.fuzz
 	$(BIN)/python -m tests.native
+
+prove: .venv/dev.stamp  ## Prove what can be proved about the C core (Debian's spin and frama-c-base; minutes)
+	$(BIN)/python -m tests.native.proof
 
 docs: .venv/dev.stamp  ## Write what docs/ has from the code: settings, columns, JSON Schemas, the man page
 	$(BIN)/python tools/settings-doc > docs/settings.md
@@ -101,6 +107,15 @@ ENGINE ?= docker
 # podman keeps a HEALTHCHECK in Docker's format only.
 IMAGE_FORMAT = $(if $(findstring podman,$(ENGINE)),--format docker)
 
+# The release that docs/replication.md names; Go verifies its checksum.
+LITESTREAM = v0.3.13
+
+build/bin/litestream:
+	GOBIN=$(CURDIR)/build/bin go install github.com/benbjohnson/litestream/cmd/litestream@$(LITESTREAM)
+
+litestream: .venv/dev.stamp build/bin/litestream  ## Build Litestream with Go, and replicate and restore a catalog with it
+	LITESTREAM=$(CURDIR)/build/bin/litestream $(BIN)/python -m pytest -q -m engines tests/live/test_litestream.py
+
 image: wheelhouse  ## The container image `internal-dns` (ENGINE=podman: with podman; IMAGE_FLAGS: more flags of `build`)
 	$(ENGINE) build $(IMAGE_FORMAT) --file Containerfile --tag internal-dns $(IMAGE_FLAGS) \
 		--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
@@ -116,7 +131,7 @@ build-deps:
 test-deps:
 	@tools/test-deps
 
-EXTRAS = --extra console --extra doh --extra nats
+EXTRAS = --extra console --extra doh --extra nats --extra postgres
 
 # Resolve with the oldest Python we support; `--all-build-deps` is what pins setuptools.
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --upgrade --generate-hashes \

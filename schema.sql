@@ -29,7 +29,8 @@ CREATE TABLE apps (
 );
 
 -- Answered while state = 'started' and skip_registration = 0. ready = 0: left out of every set of addresses that has a
--- ready machine. name: <name>.vm.<app>.internal answers as <id>.vm does; several machines may share one.
+-- ready machine. name: <name>.vm.<app>.internal answers as <id>.vm does; several machines may share one. source: the
+-- live source that owns the row, and alone changes it; '' for rows that people and `apply` write.
 CREATE TABLE machines (
     id                TEXT NOT NULL DEFAULT '' PRIMARY KEY,
     network_id        INTEGER NOT NULL DEFAULT 0,
@@ -41,7 +42,8 @@ CREATE TABLE machines (
     skip_registration INTEGER NOT NULL DEFAULT 0,
     updated_at        INTEGER NOT NULL DEFAULT 0,
     ready             INTEGER NOT NULL DEFAULT 1,
-    name              TEXT NOT NULL DEFAULT ''
+    name              TEXT NOT NULL DEFAULT '',
+    source            TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX machines_by_app ON machines (network_id, app);
 
@@ -64,12 +66,13 @@ CREATE TABLE machine_services (
     PRIMARY KEY (machine_id, name, protocol)
 );
 
--- WireGuard peers; each owns the /120 of its address. region '': the region of its host.
+-- WireGuard peers; each owns the /120 of its address. region '': the region of its host. source: as of machines.
 CREATE TABLE peers (
     network_id INTEGER NOT NULL DEFAULT 0,
     name       TEXT NOT NULL DEFAULT '',
     address    TEXT NOT NULL DEFAULT '',
     region     TEXT NOT NULL DEFAULT '',
+    source     TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (network_id, name)
 );
 

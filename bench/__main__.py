@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import (
+    answers,
     attack,
     cold,
     flood,
@@ -34,6 +35,7 @@ from bench.tools import Missing, Skipped, say, versions
 PARTS: Final = (
     "cold",
     "forms",
+    "answers",
     "udp",
     "workers",
     "tcp",
@@ -109,6 +111,8 @@ def _measure(part: str, directory: Path, short: bool, skipped: Skipped) -> list[
             return cold.run(directory, questions=1_000 if short else 10_000)
         case "forms":
             return forms.run(directory)
+        case "answers":
+            return answers.run(directory, seconds=seconds, short=short, skipped=skipped)
         case "udp":
             return udp.run(
                 directory,

@@ -74,15 +74,21 @@ class Loads:
         sources: Sequence[str] = (),
         asleep: bool = False,
         unique: bool = False,
+        count: int = 0,
     ) -> Load:
-        """Keep *rate*, or saturate with *window* outstanding; see the generator for the rest."""
+        """Keep *rate*, or saturate with *window* outstanding; see the generator for the rest.
+
+        With *count* the load ends after so many queries.
+        """
+        seconds = self.seconds if not count else 300.0
         words = [
             *(in_front(2) if asleep else ()),
             *self.generator(asleep=asleep, unique=unique, sources=sources),
+            *(("-c", str(count)) if count else ()),
             "HOST", "PORT", str(questions.as_octets(self.directory)),
-            str(self.seconds), str(rate), str(window),
+            str(seconds), str(rate), str(window),
         ]  # fmt: skip
-        return lambda server: _sendmmsg(words, server, self.seconds)
+        return lambda server: _sendmmsg(words, server, seconds)
 
     def generator(
         self,

@@ -10,7 +10,12 @@ from typing import Any, Final
 # Name in the table, unit, and decimals of each figure.
 FIGURES: Final = {
     "cpu_us": ("CPU per query", "µs", 2),
-    "first_us": ("CPU of the first", "µs", 0),
+    "first_us": ("CPU of the first", "µs", 1),
+    "repeat_us": ("CPU of the same query repeated", "µs", 2),
+    "first_times": ("CPU of the first relative to a repeated one", "×", 2),
+    "repeated": ("answered from the table the second time", "%", 2),
+    "entry_octets": ("octets per entry", "", 0),
+    "networks_times": ("CPU per query relative to one network", "×", 2),
     "qps": ("queries per second", "", 0),
     "p50_us": ("latency, median", "µs", 0),
     "p99_us": ("latency, p99", "µs", 0),

@@ -1,12 +1,13 @@
 /* A load generator: one thread, batches of sendmmsg and recvmmsg. bench/loads.py builds and runs it.
 
-       sendmmsg [-n] [-s] [-u] [-f SOURCE,…] ADDRESS PORT FILE SECONDS RATE WINDOW
+       sendmmsg [-n] [-s] [-u] [-c COUNT] [-f SOURCE,…] ADDRESS PORT FILE SECONDS RATE WINDOW
 
    FILE holds encoded queries, each after its length in two octets; the program sets their IDs. It sends them in order,
    repeatedly. RATE 0: as fast as replies arrive, with WINDOW outstanding. RATE n: n per second, regardless of replies; the
    latency of a query then counts from its due time, so that a stall shows in every query that it delays. The program
    prints one JSON object. A query without a reply half a second after the end is lost.
 
+   -c  end when so many queries are sent, or after SECONDS
    -f  send from these addresses in turn
    -n  read no replies: flood, and count only the sent queries
    -s  sleep until a query is due or a reply arrives, instead of polling: for low rates
@@ -43,7 +44,7 @@ static uint16_t next_id[MOST];
 static uint32_t histogram[TICKS];
 static uint64_t sent, answered, lost, outstanding, rcodes[16], truncated, empty, stray;
 static int sockets[MOST], socket_count = SOCKETS, deaf, asleep, unique;
-static uint64_t serial, most;
+static uint64_t serial, most, limit = UINT64_MAX;
 static uint8_t *queries;
 static size_t *offsets, query_count;
 
@@ -215,8 +216,9 @@ static void sleep_until(uint64_t due, uint64_t end)
 int main(int all, char **given)
 {
     char *sources = NULL;
-    for (int option; (option = getopt(all, given, "f:nsu")) != -1;)
+    for (int option; (option = getopt(all, given, "c:f:nsu")) != -1;)
         switch (option) {
+        case 'c': limit = strtoull(optarg, NULL, 10); break;
         case 'f': sources = optarg; break;
         case 'n': deaf = 1; break;
         case 's': asleep = 1; break;
@@ -224,7 +226,7 @@ int main(int all, char **given)
         default: return 2;
         }
     if (all - optind != 6)
-        return fprintf(stderr, "usage: sendmmsg [-n] [-s] [-u] [-f SOURCE,…] ADDRESS PORT FILE SECONDS RATE WINDOW\n"), 2;
+        return fprintf(stderr, "usage: sendmmsg [-n] [-s] [-u] [-c COUNT] [-f SOURCE,…] ADDRESS PORT FILE SECONDS RATE WINDOW\n"), 2;
     char **words = given + optind - 1;
     struct timespec clock;
     clock_gettime(CLOCK_REALTIME, &clock);
@@ -236,7 +238,7 @@ int main(int all, char **given)
     read_queries(words[3]);
     uint64_t start = now(), end = start + (uint64_t)(atof(words[4]) * 1e9), t;
     last_reply = start;
-    for (int s = 0; (t = now()) < end; s = (s + 1) % socket_count) {
+    for (int s = 0; (t = now()) < end && sent < limit; s = (s + 1) % socket_count) {
         uint64_t wanted, first = t;
         if (rate > 0) {
             uint64_t due = (uint64_t)((double)(t - start) / interval) + 1;
@@ -249,6 +251,8 @@ int main(int all, char **given)
                 last_reply = t;
             }
         }
+        if (wanted > limit - sent)
+            wanted = limit - sent;
         if (wanted)
             send_some(s, wanted < BATCH ? (int)wanted : BATCH, first, interval);
         for (int r = 0; r < socket_count && !deaf; r++)

@@ -112,6 +112,12 @@ def _number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
 def _udp_path(text: str) -> str:
     if text not in UDP_PATHS:
         raise ValueError(f"{text!r} is not a UDP path: {', '.join(UDP_PATHS)}")
@@ -249,13 +255,32 @@ class Settings:
         "N",
         reload=True,
     )
+    answer_octets: int = setting(
+        "268435456",
+        "Largest size of the answer table in octets: replies that are repeated without deciding them "
+        "again. A reply takes about 300.",
+        _number(1 << 20, 1 << 40),
+        "N",
+    )
+    hot_list: bool = setting(
+        "true",
+        "Whether to write the names that were queried lately to the state directory, for the next "
+        "process: true or false. It needs $STATE_DIRECTORY, which systemd sets.",
+        _boolean,
+        "BOOL",
+    )
     udp_path: str = setting(
         "auto",
         "UDP implementation: native, python, or auto (native if it was built at installation).",
         _udp_path,
         "PATH",
     )
-    workers: int = setting("1", "Threads of the native UDP path.", _number(1, 8), "N")
+    workers: int = setting(
+        "1",
+        "Threads of the native UDP path. Every network is served by all of them.",
+        _number(1, 16),
+        "N",
+    )
     hidden_peers: tuple[str, ...] = setting(
         ("interactive-",),
         "Hide peers whose names start with START.",
@@ -457,6 +482,8 @@ def _parse(row: Field[Any], raw: Any, where: str, faults: list[str]) -> Any:
     values = []
     for value in raw if isinstance(raw, tuple | list) else (raw,):
         try:
+            if isinstance(value, bool) and row.metadata["default"] in ("true", "false"):
+                value = str(value).lower()  # noqa: PLW2901
             if isinstance(value, int) and not isinstance(value, bool):
                 if abs(value) >= 1 << 63:
                     raise ValueError("the number is beyond 64 bits")

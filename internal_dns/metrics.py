@@ -10,7 +10,7 @@ import platform
 import sqlite3
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -104,6 +104,8 @@ class Metrics:
     errors: int = 0
     gauges: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
     counters: list[tuple[str, str, Callable[[], float]]] = field(default_factory=list)
+    # Whole families, with labels of their own.
+    families: list[Callable[[], Iterable[Metric]]] = field(default_factory=list)
     info: dict[str, str] = field(default_factory=dict)
     build: dict[str, str] = field(default_factory=_versions)
     # Called before each scrape, to add counts held elsewhere.
@@ -211,6 +213,8 @@ class Metrics:
             yield CounterMetricFamily(name, words, value=read())
         for name, words, read in self.gauges:
             yield GaugeMetricFamily(name, words, value=read())
+        for read_all in self.families:
+            yield from read_all()
         words = "Seconds from a commit in an owned catalog until answers reflect it."
         yield HistogramMetricFamily(
             "internal_dns_propagation_seconds",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sqlite3
@@ -15,11 +16,12 @@ from internal_dns.admin.api import Api
 from internal_dns.admin.http import AdminPort
 from internal_dns.config import Settings
 from internal_dns.core.catalog import Catalog
-from internal_dns.metrics import Metrics
+from internal_dns.metrics import Metrics, registry
 from internal_dns.net import Endpoint
 from internal_dns.service import errors, parts, registration, sockets
 from internal_dns.service.applying import Applying
 from internal_dns.service.drain import drain
+from internal_dns.service.hot_list import HotList, path_of
 from internal_dns.service.loop import loop_factory, loop_name
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.reload import InUse, Reloader
@@ -62,6 +64,10 @@ class Server:
         )
         mirror = Mirror(rules, self.metrics) if path == "native" else None
         self.exchange = Exchange(rules, self.metrics, self.forwarder, mirror)
+        self.exchange.answers.set_bound(settings.answer_octets)
+        self.exchange.answers.was_hot = self.exchange.ahead.add
+        hot_names = path_of(os.environ) if settings.hot_list else None
+        self.hot_list = HotList(hot_names, self.exchange) if hot_names else None
         self.forwarder.cache.repeats = self.exchange.answers.relayed_hits
         self.newest: Catalog | None = None  # the catalog in use, or the next one
         self.applying = Applying(
@@ -103,6 +109,7 @@ class Server:
         registration.register_forwarder(metrics, self.forwarder)
         if self.follower:
             registration.register_follower(metrics, self.follower)
+        metrics.families.append(self.api.sources.families)
 
     async def run(
         self, ready: Callable[[Server], None], reread: Callable[[], Settings] | None = None
@@ -145,6 +152,8 @@ class Server:
             for task in (loading, watching, *beside):
                 task.cancel()
             await drain(self.udp, self.servers, self.connections)
+            if self.hot_list and self.loaded.is_set():
+                await self.hot_list.write()
         finally:
             self._close()
             if self.console is not None:
@@ -157,9 +166,13 @@ class Server:
     def _beside(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield the background tasks, which run until shutdown."""
         if self.manager.watchdog:
-            yield watch_ourselves(self.manager, self.endpoints(), self.exchange.asking_ourselves)
+            yield watch_ourselves(
+                self.manager, self.endpoints(), self.exchange.payers.asking_ourselves
+            )
         if self.manager.address:
             yield self.manager.follow(self.status)
+        if self.hot_list:
+            yield self.hot_list.follow()
         if self.api.server is None:
             yield self.api.take_over()
 
@@ -168,7 +181,7 @@ class Server:
         while not self.loaded.is_set() and not self.watcher.problem:
             await asyncio.sleep(0.01)
         if not self.loaded.is_set():
-            self.exchange.expect_no_catalog()
+            self.exchange.loading.expect_none()
 
     def _raise(self, watching: asyncio.Task[None]) -> None:
         try:
@@ -196,7 +209,8 @@ class Server:
     async def _open(self) -> None:
         """Open every port before the first answer: any of them may be in use."""
         native = self.reloader.mirror is not None
-        for group in self.passed or sockets.bind(self.settings.listen, queues=native):
+        flows = self.settings.workers if native else 0
+        for group in self.passed or sockets.bind(self.settings.listen, flows=flows):
             self.groups.append(group)
             if native:
                 sockets.spread(group)
@@ -204,7 +218,9 @@ class Server:
             admin = self.settings.admin
             try:
                 self.servers.append(
-                    await AdminPort(self.metrics, self.ready).start(str(admin.host), admin.port)
+                    await AdminPort(registry(self.metrics), self.ready).start(
+                        str(admin.host), admin.port
+                    )
                 )
             except OSError as error:
                 raise errors.cannot_open("admin", admin, error) from error
@@ -257,6 +273,10 @@ class Server:
         admin, console = self.settings.admin, self.settings.console
         return {
             "listen": [str(endpoint) for endpoint in self.endpoints()],
+            # Of each address: UDP sockets per class of networks; null on the Python path.
+            "flows": [sockets.flows_of(group) for group in self.groups]
+            if self.reloader.mirror
+            else None,
             "admin": str(admin) if admin else None,
             "console": str(console) if console else None,
         }

@@ -17,11 +17,10 @@ FORBID_SKIPS = os.environ.get("INTERNAL_DNS_FORBID_SKIPS") == "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of the container unless `-m` names them: they need `make container`'s
-    preparations."""
-    if "container" in config.getoption("markexpr"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("container")]
+    """Leave out the tests of the container, and of engines that are built for them, unless `-m`
+    names them: they need the preparations of `make container` and `make litestream`."""
+    unnamed = [m for m in ("container", "engines") if m not in config.getoption("markexpr")]
+    left_out = [item for item in items if any(map(item.get_closest_marker, unnamed))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 

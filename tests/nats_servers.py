@@ -19,8 +19,9 @@ from internal_dns.replicate.bucket import Unavailable
 from internal_dns.replicate.codec import FLOOR, write_floor
 from internal_dns.replicate.logic import Message
 from internal_dns.replicate.nats import NatsBucket, connected
-from internal_dns.replicate.publishing import find_changes, read
+from internal_dns.replicate.publishing import find_changes
 from internal_dns.replicate.publishing import write as written
+from internal_dns.replicate.reading import read_all
 from internal_dns.replicate.source import Source
 
 PROGRAM = shutil.which("nats-server") or "/usr/sbin/nats-server"
@@ -159,7 +160,7 @@ def publish(where: Source, values: dict[str, bytes]) -> int:
     """Make the bucket hold exactly these values; return its revision."""
 
     async def work(bucket: NatsBucket) -> int:
-        present = await read(bucket)
+        present = await read_all(bucket)
         return await written(bucket, present, find_changes(present, values))
 
     return using(where, work)
@@ -171,7 +172,7 @@ def put(where: Source, *values: tuple[str, bytes | None]) -> int:
 
 
 def contents(where: Source) -> dict[str, Message]:
-    return patiently(where, read)
+    return patiently(where, read_all)
 
 
 def purge(where: Source, key: str, *, floor: int | None = None) -> None:

@@ -16,16 +16,24 @@ import pytest
 
 from internal_dns import config
 from internal_dns.cli.doctor.command import report
-from internal_dns.cli.doctor.host import check_routes
+from internal_dns.cli.doctor.host import check_queues, check_routes
 from internal_dns.cli.doctor.result import CheckResult
 from internal_dns.cli.routes import local_routes
+from internal_dns.cli.servers import Running
 from internal_dns.core.catalog import Catalog
+from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.forward import upstreams
 from internal_dns.net import Endpoint
+from internal_dns.replicate.codec import FLOOR
+from internal_dns.replicate.logic import Message, Position, make_batch
+from internal_dns.replicate.replica import Replica
 from internal_dns.store.generate import create_catalog, demo_rows
+from internal_dns.store.rows import Values
+from internal_dns.store.writer import Writer
 from tests.commands import run
 from tests.core.messages import loaded
 from tests.live.hosts import Host, Served, serving
+from tests.replicate.values import machine
 from tests.tools import requires_root, requires_tool
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -98,6 +106,28 @@ def test_the_last_line_counts(levels: str, last: str) -> None:
 
 
 # ── routes ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("flows", "workers", "says"),
+    [
+        (None, 1, []),  # the Python path, or a server that is older than the question
+        ((1,), 1, []),
+        ((2,), 2, []),
+        ((2,), 1, []),
+        ((0,), 1, ["not have eight UDP sockets"]),
+        ((1,), 2, ["8 UDP sockets for 2 workers"]),
+    ],
+)
+def test_too_few_sockets_for_the_queues_are_a_warning(
+    flows: tuple[int, ...] | None, workers: int, says: list[str]
+) -> None:
+    server = Running((Endpoint.parse("[::]:53"),), None, None, flows)
+    symptoms = list(check_queues(server, workers))
+    assert [symptom.level for symptom in symptoms] == ["warn"] * len(says)
+    for symptom, words in zip(symptoms, says, strict=True):
+        assert words in symptom.says
+        assert f"{8 * workers} times" in symptom.do
 
 
 def route(text: str, flags: int = 0x8020_0001) -> str:
@@ -376,3 +406,32 @@ def test_what_a_bucket_or_a_file_says_does_not_steer_the_terminal() -> None:
     evil = "\x1b]0;x\x07\x9b\u202e"
     lines = report([CheckResult("fail", evil, evil, evil, evil)])
     assert all(line.isprintable() for line in lines)
+
+
+# ── the bucket ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "do"),
+    [
+        ("nonsense", b"x", "`internal-dns publish` removes it"),
+        ("machines.!", b"{}", "`internal-dns publish` removes it"),
+        (machine("a")[0], b'{"version": 2}', "Upgrade internal-dns on this host"),
+        ("zones.abc", b'{"version": 1}', "Upgrade internal-dns on this host"),
+        (machine("a")[0], b'{"version": 1}', "Publish a value"),
+        (FLOOR, b"{}", "Publish a value"),
+    ],
+)
+def test_the_advice_for_a_key_that_is_kept_out_is_right(
+    tmp_path: Path, key: str, value: bytes, do: str
+) -> None:
+    """No value can be published for a key that no row can have."""
+    path = tmp_path / "catalog.db"
+    create_catalog(path, {})
+    with Writer(path, following=True) as writer:
+        replica = Replica(writer, "nats://example/catalog")
+        with replica.transaction():
+            replica.apply(make_batch([Message(key, 7, value)], {}, Values(CatalogRules())))
+            replica.set_position(Position("one", 7), 0.0)
+    symptoms = found("--catalog", path, "--listen", "[::1]:0")
+    assert do in symptoms[f"rejected {key}"]["do"]

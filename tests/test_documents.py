@@ -36,7 +36,12 @@ def reading(group: click.Group, *path: str) -> list[tuple[str, ...]]:
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             found += reading(command, *path, name)
-        elif name not in ("serve", "dev", "completion"):  # they run, or print what a shell reads
+        elif name not in (
+            "serve",
+            "dev",
+            "follow",
+            "completion",
+        ):  # they run, or print what a shell reads
             found.append((*path, name))
     return found
 

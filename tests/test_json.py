@@ -72,7 +72,7 @@ def test_changes_and_comparisons_have_the_keys_of_the_page(tmp_path: Path) -> No
     assert answer
     assert tried["answers"][0].keys() == set(re.findall(r"`([^`]+)`", answer[1]))
     applied = run("apply", "-", "--offline", *at, stdin=DOCUMENT).json
-    assert applied.keys() == documented("apply FILE") - {"visible", "--wait"}
+    assert applied.keys() == documented("apply FILE") - {"visible", "--wait", "--to", "unreadable"}
     changed = run("app", "add", "acme/new", "--offline", *at).json
     assert changed.keys() == {"revision", "rows"}
     error = json.loads(run("network", "show", "acm", *at).err)

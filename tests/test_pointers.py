@@ -11,7 +11,10 @@ import pytest
 ROOT: Final = Path(__file__).parents[1]
 POINTER: Final = re.compile(r"(?<![\w/.*{}<-])((?:[\w-]+/)*[\w-]+\.(?:py|pyx|pxd|h|md|sql|scn))\b")
 # Names that stand for a file of the reader's, or of another project.
-EXAMPLES: Final = frozenset({"acme.sql", "text.scn", "FILE.sql", "sysexits.h", "Domain.sql"})
+EXAMPLES: Final = frozenset(
+    {"acme.sql", "text.scn", "FILE.sql", "QUERY.sql", "sysexits.h", "Domain.sql"}
+    | {"__fc_builtin.h"}  # Frama-C's
+)
 SYSTEM: Final = "linux/"  # the kernel's headers
 FOLDERS: Final = ("internal_dns", "tests", "bench", "tools", "docs", "deploy")
 READ: Final = (".py", ".pyx", ".pxd", ".h", ".c", ".sql", ".md", ".scn")

@@ -9,6 +9,9 @@
     {"op": "where"}                          where the server listens, for `dig` and `doctor`
     {"listen": ["[::1]:1053", …], "admin": "127.0.0.1:9153", "console": null}
 
+    {"op": "source status", "status": {…}}   a follower of a live source, every few seconds
+    {"op": "sources"}                        {"sources": [{"source": "podman", "up": true, …}]}
+
     {"op": "busiest", "names": 100}          the hit counts of the answer table, for `top`
 
 `watch` and `queries` send one line per change of an answer, or per sampled query, until either side
@@ -31,7 +34,8 @@ from typing import Any, Final
 
 import msgspec
 
-from internal_dns.admin.live import MAX_NAMES, busiest, describe_sample, parse_count
+from internal_dns.admin.live import MAX_NAMES, busiest, describe_sample, parse_count, reply_now
+from internal_dns.admin.sources import Sources
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.wire import Query, read_query
 from internal_dns.net import socket_path
@@ -71,6 +75,7 @@ class Api:
         self.server: asyncio.Server | None = None
         self.path = socket_path(catalog)
         self.clients: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+        self.sources = Sources()
         # The server sets it to a function that returns where it listens.
         self.where: Callable[[], dict[str, Any]] = dict
 
@@ -166,6 +171,10 @@ class Api:
                 reply = self._explain_forward(request)
             elif request.get("op") == "where":
                 reply = self.where()
+            elif request.get("op") == "source status":
+                reply = self.sources.report(request)
+            elif request.get("op") == "sources":
+                reply = self.sources.listed()
             elif request.get("op") == "busiest":
                 reply = await busiest(
                     self.exchange, parse_count(request, "names", 1_000, MAX_NAMES)
@@ -174,6 +183,8 @@ class Api:
                 reply = await asyncio.get_running_loop().run_in_executor(
                     self.thread, self._perform, request
                 )
+                if request.get("op") == "source rm":
+                    self.sources.forget(str(request.get("source")))
             if request.get("wait") and "revision" in reply:
                 reply["visible"] = await self._visible(reply["revision"])
         except RejectedChange as error:
@@ -222,7 +233,7 @@ class Api:
         query, source = bytes.fromhex(str(request["query"])), bytes.fromhex(str(request["source"]))
         if not isinstance(read_query(query), Query):
             raise BadRequest("`query` is not a DNS query")
-        if not self.exchange.answer_for_watch(query, source):
+        if not reply_now(self.exchange, query, source):
             raise BadRequest(
                 "only internal names can be watched: this query is forwarded or dropped"
             )
@@ -232,7 +243,7 @@ class Api:
             while not disconnected.done():
                 # Read before the answer, so that a change during sending is not missed.
                 changed = self.changed
-                octets = self.exchange.answer_for_watch(query, source)
+                octets = reply_now(self.exchange, query, source)
                 if octets != last:
                     await _send(writer, {"reply": octets.hex(), "revision": self._revision()})
                     last = octets
@@ -252,7 +263,7 @@ class Api:
         `skipped` counts the queries that arrived faster than they could be sent.
         """
         tap = Tap(parse_count(request, "sample", 1, 1_000_000_000))
-        self.exchange.tap(tap)
+        self.exchange.taps.add(tap)
         disconnected = asyncio.ensure_future(reader.read(1))
         try:
             while not disconnected.done():
@@ -268,7 +279,7 @@ class Api:
                     sample.cancel()
         finally:
             disconnected.cancel()
-            self.exchange.untap(tap)
+            self.exchange.taps.remove(tap)
 
 
 async def _send(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:

@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
-from internal_dns.metrics import Metrics, registry
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 MAX_HEAD: Final = 8_192  # octets of request line and headers
 TIMEOUT: Final = 5  # seconds for the whole exchange
@@ -18,10 +16,11 @@ _PLAIN: Final = "text/plain; charset=utf-8"
 
 
 class AdminPort:
-    """Serves one address. *ready* returns whether the server is ready, and a text that says why."""
+    """Serves the metrics of *registry* at one address. *ready* returns whether the program is
+    ready, and a text that says why."""
 
-    def __init__(self, metrics: Metrics, ready: Callable[[], tuple[bool, str]]) -> None:
-        self.registry = registry(metrics)
+    def __init__(self, registry: CollectorRegistry, ready: Callable[[], tuple[bool, str]]) -> None:
+        self.registry = registry
         self.ready = ready
         self.slots = asyncio.Semaphore(MAX_CONNECTIONS)
 

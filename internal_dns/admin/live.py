@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from heapq import nlargest
 from ipaddress import IPv6Address
 from typing import Any, Final
 
 from internal_dns.core.catalog import Catalog, NetworkId
-from internal_dns.core.journey import NO_CATALOG, Rules, identify
+from internal_dns.core.journey import NO_CATALOG, Reply, Rules, identify, respond
 from internal_dns.core.names import printable
 from internal_dns.core.requester import Requester
 from internal_dns.core.wire import Query, Rcode, Silent, Type, read_query
@@ -39,7 +40,7 @@ async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
             networks[busy.network] += busy.hits
         await asyncio.sleep(0)
     decided = Counter[str]()
-    for octets, messages in exchange.decided.items():
+    for octets, messages in exchange.counting.decided.items():
         number = NetworkId(int.from_bytes(octets, "big"))
         decided[network_name(number, catalog) if number else OUTSIDE] += messages
     hits = Counter[str]()
@@ -53,7 +54,7 @@ async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
         "at": time.monotonic(),
         "requests": sum(cell[0] for cell in exchange.metrics.requests.values()),
         "repeated": answers.hits,
-        "decided": exchange.decided.total(),
+        "decided": exchange.counting.decided.total(),
         "entries": answers.entries,
         "networks": [
             {"network": network, "hits": hits[network], "decided": decided[network]}
@@ -64,6 +65,20 @@ async def busiest(exchange: Exchange, count: int) -> dict[str, Any]:
             for (network, name, qtype), hits in totals.most_common() if hits
         ],
     }  # fmt: skip
+
+
+def reply_now(exchange: Exchange, query: bytes, source: bytes) -> bytes:
+    """Return the reply to *query* over TCP as it is now, without counting it; empty when there is
+    none."""
+    decision = respond(
+        query,
+        source,
+        bytes(16),
+        exchange.answers.catalog_for(source),
+        replace(exchange.rules, dev=True, echo=False),
+        stream=True,
+    )
+    return decision.octets if isinstance(decision, Reply) else b""
 
 
 def describe_sample(sample: Sample, catalog: Catalog | None, rules: Rules) -> dict[str, Any]:

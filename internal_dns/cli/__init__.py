@@ -73,6 +73,10 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "changes:changes",
             "Show what changed last in the catalog, the latest change first.",
         ),
+        "address": (
+            "follow:address",
+            "Print a free address for NAME on a host; the same name gets the same address.",
+        ),
     },
     "Whole catalogs": {
         "apply": (
@@ -91,6 +95,11 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "files:init",
             "Create a catalog FILE: empty, with the demo, or with N generated machines.",
         ),
+        "follow": (
+            "follow:follow",
+            "Keep machines and peers in step with what runs, until SIGTERM.",
+        ),
+        "source": ("follow:source", "Show and remove live sources, and the rows they own."),
         "check": (
             "files:check",
             "Find rows that cannot be served, names that cannot be queried, and answers that do "

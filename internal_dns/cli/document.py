@@ -142,6 +142,12 @@ limit_option = click.option(
     is_flag=True,
     help="Allow a machine to move here from another network; otherwise its id is rejected.",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="With --to: overwrite values of a later version, and write although a host runs an older "
+    "one.",
+)
 @limit_option
 @write_options
 @catalog_option
@@ -151,6 +157,7 @@ def apply(
     dry_run: bool,
     prune: bool,
     move: bool,
+    force: bool,
     limit: int,
     source: Source | None,
     offline: bool,
@@ -174,10 +181,19 @@ def apply(
         from internal_dns.cli.bucket import apply_to_bucket
 
         with _show_progress("writing the bucket"):
-            reply = apply_to_bucket(source, request)
+            reply = apply_to_bucket(source, request, force=force)
     else:
+        if force:
+            raise click.UsageError("--force applies to a bucket (--to) only")
         with _show_progress("comparing" if dry_run else "applying"):
             reply = perform(catalog, request, offline=offline, wait=wait and not dry_run)
+    _tell_applied(reply, dry_run=dry_run, as_json=as_json)
+    # What cannot be read was not compared with the document.
+    if reply.get("unreadable"):
+        raise SystemExit(FINDING)
+
+
+def _tell_applied(reply: dict[str, Any], *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json(reply)
         return
@@ -196,10 +212,13 @@ def apply(
 @click.option(
     "--prune", is_flag=True, help="Count everything that the document omits as a difference."
 )
+@click.option("--all", "every_source", is_flag=True, help="Compare rows of live sources too.")
 @limit_option
 @catalog_option
 @json_option
-def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> None:
+def diff(
+    file: str, prune: bool, every_source: bool, limit: int, catalog: str, as_json: bool
+) -> None:
     """Show how the catalog differs from FILE. Exit 1 if it does."""
     from internal_dns.store import declare
 
@@ -210,18 +229,18 @@ def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> Non
         why = "\n       ".join(map(str, error.faults))
         raise OperatorError(f"{file} is not a valid catalog", why, "Correct it", FINDING) from error
     with _show_progress("comparing"), opened(catalog) as connection:
-        plan = declare.plan(connection, document, prune=prune)
+        plan = declare.plan(connection, document, prune=prune, every_source=every_source)
     reply = {
         "summary": plan.summary(),
         "lines": [str(change) for change in plan.changes[:limit]],
         "changes": len(plan.changes),
-        "warnings": [*plan.warnings, *plan.notes],
+        "warnings": [*plan.claims, *plan.warnings, *plan.notes],
     }
     if as_json:
         print_json(reply)
     else:
         _print_reply(reply)
-    raise SystemExit(0 if plan.empty else FINDING)
+    raise SystemExit(0 if plan.empty and not plan.claims else FINDING)
 
 
 @click.command()
@@ -240,16 +259,26 @@ def diff(file: str, prune: bool, limit: int, catalog: str, as_json: bool) -> Non
     show_default=True,
     help="The format of the document.",
 )
+@click.option(
+    "--all",
+    "every_source",
+    is_flag=True,
+    help="With the rows of live sources, which `apply` rejects.",
+)
 @catalog_option
 @click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
-def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) -> None:
+def export(
+    networks: tuple[str, ...], kind: str, every_source: bool, catalog: str, as_json: bool
+) -> None:
     """Print the catalog as a document that `apply` accepts."""
     from internal_dns.cli.objects.lookup import find_network
     from internal_dns.store import declare
 
     numbers = [find_network(catalog, name)["id"] for name in networks] or None
     with opened(catalog) as connection:
-        document, notes = declare.export(connection, numbers, rules=settings().catalog_rules)
+        document, notes = declare.export(
+            connection, numbers, rules=settings().catalog_rules, every_source=every_source
+        )
     click.echo(
         declare.to_json(document) if as_json or kind == "json" else declare.to_toml(document),
         nl=False,
@@ -258,7 +287,7 @@ def export(networks: tuple[str, ...], kind: str, catalog: str, as_json: bool) ->
         click.echo(f"{paint('note', 'yellow', err=True)}  {printable_text(note)}", err=True)
 
 
-SOURCES: Final = ("wireguard", "csv", "docker", "consul", "fly")
+SOURCES: Final = ("wireguard", "csv", "docker", "consul", "nomad", "fly")
 
 
 class _SourceName(click.Choice[str]):

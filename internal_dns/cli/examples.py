@@ -87,6 +87,18 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "internal-dns import wireguard /etc/wireguard/wg0.conf --out peers.toml",
         "internal-dns import csv machines.csv --app web --region iad",
     ),
+    "address": ("internal-dns address acme --host a7b:13 --for web-1",),
+    "follow": (
+        "internal-dns follow podman --name podman",
+        "internal-dns follow docker /run/docker.sock --region iad",
+        "internal-dns follow directory /etc/internal-dns/catalog.d --name git",
+        "internal-dns follow postgres://db.example/platform --query machines.sql --channel machines",
+        "internal-dns follow consul http://127.0.0.1:8500 --service web",
+        "internal-dns follow nomad --to corrosion://127.0.0.1:8080/",
+        "internal-dns follow wireguard --to 'nats://hub.example/catalog?creds=hub.creds'",
+    ),
+    "source list": ("internal-dns source list",),
+    "source rm": ("internal-dns source rm podman",),
     "init": (
         "internal-dns init catalog.db",
         "internal-dns init --demo demo/catalog.db",
@@ -95,6 +107,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "publish": ("internal-dns publish --to 'nats://hub.example/catalog?creds=hub.creds'",),
     "fleet status": (
         "internal-dns fleet status --source 'nats://hub.example/catalog?creds=hub.creds'",
+    ),
+    "fleet forget": ("internal-dns fleet forget iad-3",),
+    "fleet expire": (
+        "internal-dns fleet expire podman-7 --after 1h --source 'nats://hub.example/catalog'",
     ),
     "config show": ("internal-dns config show --origin",),
     "config check": ("internal-dns config check --config /etc/internal-dns/config.toml",),

@@ -40,6 +40,8 @@ class Running:
     listen: tuple[Endpoint, ...]
     admin: Endpoint | None
     console: Endpoint | None
+    # UDP sockets per class of networks, of each address; None on the Python path.
+    flows: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,15 @@ def running(catalog: Path) -> Running | None:
             server.connect(str(socket_path(catalog)))
             server.sendall(b'{"op": "where"}\n')
             reply: dict[str, Any] = json.loads(server.makefile("rb").readline())
+            admin, console = (
+                Endpoint.parse(reply[key]) if reply[key] else None for key in ("admin", "console")
+            )
+            flows = reply.get("flows")  # an older server does not say
             return Running(
                 tuple(map(Endpoint.parse, reply["listen"])),
-                *(
-                    Endpoint.parse(reply[key]) if reply[key] else None
-                    for key in ("admin", "console")
-                ),
+                admin,
+                console,
+                None if flows is None else tuple(flows),
             )
         except (OSError, ValueError, KeyError):
             return None

@@ -110,7 +110,8 @@ class Reply:
 
     `kind` is the metric's label: internal, flycast, reverse, forward or refused. `partial`: a TCP
     message holds only part of the set, which a metric counts. `content` is the body that our zones
-    gave, and the network it is for.
+    gave, and the network it is for. `pair` is the same for the other type of address: stub resolvers
+    query A and AAAA of a name together.
     """
 
     octets: bytes
@@ -119,6 +120,7 @@ class Reply:
     cacheable: Cacheable | None = None
     partial: bool = False
     content: tuple[Body, Network] | None = None
+    pair: Cacheable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ class Drop:
 
 
 NO_CATALOG: Final = Catalog()
+_PAIRED: Final = {int(Type.A): int(Type.AAAA), int(Type.AAAA): int(Type.A)}
 
 
 def respond(
@@ -331,17 +334,40 @@ def _ours(
         query.qtype,
         reply_options.limit,
     )
-    body, stored = conclude(find(asked, view), query, zone)
-    cacheable = _cacheable(query, who, asked, here, body) if stored and who.network.known else None
+    result = find(asked, view)
+    body, stored = conclude(result, query, zone)
+    cacheable = pair = None
+    if stored and who.network.known:
+        cacheable = _cacheable(query, who, asked, here, body)
+        # A name that does not exist has none: who invents names would store two replies for each.
+        if query.qtype in _PAIRED and here is None and not isinstance(result, NoSuchName):
+            pair = _pair(query, cacheable, result, zone)
     octets, partial = assemble(body, query, reply_options)
-    return Reply(octets, body.rcode, kind, cacheable, partial, (body, who.network))
+    return Reply(octets, body.rcode, kind, cacheable, partial, (body, who.network), pair)
 
 
-def conclude(result: LookupResult, query: Query, zone: Labels) -> tuple[Body, bool]:
-    """Return the body of the reply to *query*, and whether the answer table may store it."""
+def _pair(
+    query: Query, cacheable: Cacheable, result: LookupResult, zone: Labels
+) -> Cacheable | None:
+    """Return what the answer table may store for the other type of address."""
+    other = _PAIRED[query.qtype]
+    body, stored = conclude(result, query, zone, other)
+    if not stored:
+        return None
+    label, name = cacheable.label, query.name
+    return Cacheable(cacheable.network, other, name, None, body, label, ring=ring_of(body))
+
+
+def conclude(
+    result: LookupResult, query: Query, zone: Labels, qtype: int | None = None
+) -> tuple[Body, bool]:
+    """Return the body of the reply to *query*, and whether the answer table may store it.
+
+    *qtype* replaces that of the query.
+    """
     if isinstance(result, NoSuchName):
         return negative(Rcode.NXDOMAIN, result.reason, query, zone), True
-    answer = result.of_type(query.qtype)
+    answer = result.of_type(query.qtype if qtype is None else qtype)
     if answer is None:
         return negative(Rcode.NOERROR, result.lack, query, zone), True
     ede = (Ede.OTHER, result.note) if result.note else None

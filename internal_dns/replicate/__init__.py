@@ -13,5 +13,7 @@ codec.py       a catalog row as a key and a value; docs/bucket.schema.json is de
 logic.py       pure: where to start, what a message means, when a replay is complete, the lag
 follower.py    the thread that keeps the file of a running server up to date
 replica.py     a catalog file that follows a bucket; replica.sql holds its extra tables
+reading.py     the whole bucket, read once
 publishing.py  from a file or a document to the bucket
+fleet.py       the hosts that follow a bucket, as they report themselves
 """

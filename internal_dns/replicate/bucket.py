@@ -26,11 +26,15 @@ class Conflict(Exception):
 
 
 class Delivery(NamedTuple):
-    """A delivered message, its number in the consumer's sequence, and how many are pending."""
+    """A delivered message, its number in the consumer's sequence, and how many are pending.
+
+    `at` is when the engine stored it, in Unix seconds of the engine's clock.
+    """
 
     message: Message
     number: int
     pending: int
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,10 @@ Item = Delivery | Heartbeat
 
 
 class Deliveries(Protocol):
-    """A consumer of a bucket's messages, in order."""
+    """A consumer of a bucket's messages, in order. `began`: when it was created, in Unix seconds of
+    the engine's clock."""
+
+    began: float
 
     async def next(self, timeout: float) -> list[Item]:
         """Return the items that have arrived, waiting for the first; none after *timeout*.
@@ -57,6 +64,9 @@ class Deliveries(Protocol):
 
 class Bucket(Protocol):
     """An open connection to one bucket. Every method raises Unavailable."""
+
+    def refusal(self) -> str:
+        """Return what the server last refused to do for this connection; empty: nothing."""
 
     async def facts(self) -> Facts: ...
 

@@ -17,6 +17,7 @@ import re
 import sqlite3
 from base64 import b32hexencode
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -43,6 +44,10 @@ from internal_dns.store.sqlite import source
 
 VERSION: Final[Literal[1]] = 1
 FLOOR: Final = "floor"  # the only key that is not a row
+# How many columns this version knows. Versions only add columns, so a host that knows fewer is an
+# older one: it ignores members that a newer publisher writes.
+COLUMNS: Final = sum(len(table.columns) for table in CATALOG)
+UPGRADE: Final = "upgrade internal-dns"
 # The other tables belong to a machine and are part of its value.
 PUBLISHED: Final = tuple(table for table in CATALOG if table.name not in OF_MACHINE)
 # The order in which rows are published: parents first.
@@ -53,6 +58,13 @@ RowKey = tuple[str, tuple[str, ...]]  # table, key columns as text
 
 class InvalidEntry(Exception):
     """A key or value is invalid; the text says why."""
+
+
+class NewerEntry(InvalidEntry):
+    """The key or value was written by a later version of internal-dns, which can read it."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(f"{words}: {UPGRADE}")
 
 
 class _Value(Struct, frozen=True, kw_only=True):
@@ -157,6 +169,11 @@ def bucket_key(table: str, parts: tuple[object, ...]) -> str:
     return ".".join((table, *map(_part, parts)))
 
 
+def host_key(host: str) -> str:
+    """Return the key of a host's report, in the bucket of the fleet."""
+    return _part(host)
+
+
 def _part(value: object) -> str:
     octets = value if isinstance(value, bytes) else str(value).encode()
     return b32hexencode(octets).decode().rstrip("=").lower() or "-"
@@ -210,13 +227,14 @@ def _text(part: str) -> str:
 def read_value(key: RowKey, value: bytes, values: Values) -> DecodedValue:
     """Return the rows that *value* at *key* stands for.
 
-    Raises InvalidEntry for every value that the server could not serve.
+    Raises InvalidEntry for every value that the server could not serve, NewerEntry for one of a
+    later version.
     """
     table, parts = key
     try:
         made: Any = _DECODERS[table].decode(value)
     except _BROKEN as error:
-        raise InvalidEntry(_version(value) or _words(error)) from None
+        raise _refusal(value, error) from None
     own = tuple(str(getattr(made, column)) for column in KEYS[table])
     if own != parts:
         raise InvalidEntry(
@@ -240,18 +258,67 @@ def _words(error: Exception) -> str:
     return printable(str(error).encode("utf-8", "backslashreplace"))[:300]
 
 
-def _version(value: bytes) -> str:
-    """Return an error for a value of an unknown version, else an empty text."""
+def _refusal(value: bytes, error: Exception) -> InvalidEntry:
+    """Return why *value*, which has no form of this version, is not read."""
+    version = _members_of(value).get("version")
+    if version in (None, VERSION):
+        return InvalidEntry(_words(error))
+    if _is_later(version, VERSION):
+        return NewerEntry(f"version {version} is unknown")
+    return InvalidEntry(f"version {shown(version)} is unknown")
+
+
+def _members_of(value: bytes) -> dict[str, Any]:
+    """Return the members of any JSON object; none when *value* is something else."""
     try:
         found = msgspec.json.decode(value)
     except _BROKEN:
-        return ""
-    version = found.get("version") if isinstance(found, dict) else None
-    return (
-        ""
-        if version in (None, VERSION)
-        else f"version {shown(version)} is unknown: upgrade internal-dns"
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_later(version: object, than: int) -> bool:
+    return isinstance(version, int) and not isinstance(version, bool) and version > than
+
+
+def is_newer(key: str, value: bytes) -> bool:
+    """Whether a later version of internal-dns wrote *value*: its version is unknown, or it has one
+    and *key* is of an unknown table."""
+    known = key == FLOOR or key.partition(".")[0] in FORMS
+    return _is_later(_members_of(value).get("version"), VERSION if known else 0)
+
+
+def with_unknown_members(table: str, old: bytes, new: bytes) -> bytes:
+    """Return *new* with those members of *old* that this version does not know.
+
+    A later version with the same version of the form wrote them; an older publisher must not
+    remove them.
+    """
+    known, there = FORMS[table].__struct_fields__, _members_of(old)
+    if there.get("version") != VERSION:
+        return new
+    more = {name: cell for name, cell in there.items() if name not in known}
+    return _ENCODER.encode({**msgspec.json.decode(new), **more}) if more else new
+
+
+def network_name(value: bytes) -> str:
+    """Return the name in the value of a network, whatever its version; empty: none."""
+    name = _members_of(value).get("name")
+    return name if isinstance(name, str) else ""
+
+
+def network_of(key: str, value: bytes) -> int | None:
+    """Return the network of an entry that cannot be read, as far as its key and value say."""
+    table, *parts = key.split(".")
+    columns = KEYS.get(table, ())
+    at = (
+        0 if table == "networks" else columns.index("network_id") if "network_id" in columns else -1
     )
+    number: object = _members_of(value).get("network_id")
+    if 0 <= at < len(parts):
+        with suppress(InvalidEntry, ValueError):
+            number = int(_text(parts[at]))
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
 
 
 def _machine(made: Any, row: tuple[Any, ...], values: Values) -> DecodedValue:
@@ -314,7 +381,7 @@ def read_floor(value: bytes) -> int:
     try:
         return _FLOOR.decode(value).floor
     except _BROKEN as error:
-        raise InvalidEntry(_version(value) or _words(error)) from None
+        raise _refusal(value, error) from None
 
 
 def write_floor(revision: int) -> bytes:

@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from internal_dns import __version__
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.replicate.bucket import (
     Bucket,
@@ -32,7 +33,7 @@ from internal_dns.replicate.bucket import (
     Item,
     Unavailable,
 )
-from internal_dns.replicate.codec import bucket_key
+from internal_dns.replicate.codec import COLUMNS, host_key
 from internal_dns.replicate.logic import (
     HEARTBEAT,
     SILENCE_TIMEOUT,
@@ -130,6 +131,8 @@ class Follower:
         self.replica: Replica | None = None
         self.last_count = -COUNT_INTERVAL
         self.attempt = 0
+        self.stalls = 0  # consumers in a row that the server stopped delivering to
+        self.announced = ""  # why the current full resync was started; logged once, however often
         self.thread: threading.Thread | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.task: asyncio.Task[None] | None = None
@@ -226,8 +229,11 @@ class Follower:
             except NewConsumerNeeded as error:
                 heard = self.now()
                 self._report_problem(str(error))
-                # A recurring fault must not create consumers without pause.
-                await self.pause(HEARTBEAT / 2)
+                # A recurring fault must not create consumers without pause, nor make every host
+                # read a large bucket again and again.
+                await self.pause(
+                    backoff(self.stalls, self.chance.random()) if self.stalls else HEARTBEAT / 2
+                )
             except ResyncNeeded as error:
                 force = str(error)
             except Replaced as error:
@@ -262,8 +268,11 @@ class Follower:
         async with bucket.follow(after) as deliveries:
             if isinstance(decided, FullResync):
                 await self._resync(bucket, deliveries, replay, stream, decided.why)
-            self._mark_connected(stream)
             while True:
+                # Not before all that was missed is in the file: else a full disk would lose and
+                # regain the bucket with every attempt.
+                if replay.complete:
+                    self._mark_connected(stream)
                 messages = await self._next(bucket, deliveries, replay)
                 if messages:
                     with self._replica.transaction():
@@ -274,8 +283,10 @@ class Follower:
                     await self._compare_key_counts(bucket, replay)
 
     def _mark_connected(self, stream: str) -> None:
-        if self.status.problem:
-            _log.info("replication: following %s, stream created %s", self.source, stream)
+        self.stalls, self.announced = 0, ""
+        if not self.status.problem:
+            return
+        _log.info("replication: following %s, stream created %s", self.source, stream)
         self.status.problem = ""
         position = self._replica.position()
         self._applied(position.revision if position else 0)
@@ -283,7 +294,7 @@ class Follower:
     async def _next(self, bucket: Bucket, deliveries: Deliveries, replay: Replay) -> list[Message]:
         """Return the next messages; none while the bucket is idle.
 
-        Raises NewConsumerNeeded when a delivery was lost or the consumer is silent.
+        Raises NewConsumerNeeded when a delivery was lost, or the consumer is silent or stalled.
         """
         # The first delivery takes longer: the server looks up the last message of every key.
         patience = SILENCE_TIMEOUT if replay.heard else SERVER_TIMEOUT
@@ -300,6 +311,14 @@ class Follower:
                 replay.finish()
             if replay.complete:
                 self.status.lag.applied(self.now())
+            elif replay.stalled:
+                self.stalls += 1
+                self.status.lag.lost()
+                why = bucket.refusal() or "is the connection too slow?"
+                raise NewConsumerNeeded(
+                    f"{self.source}: the server delivers nothing more after {replay.delivered:,} "
+                    f"messages, and the bucket has more: {why}"
+                )
         return [message for message in messages if message is not None]
 
     def _check_delivery(self, item: Item, replay: Replay) -> Message | None:
@@ -340,7 +359,9 @@ class Follower:
 
         Until its commit, readers see the old catalog.
         """
-        _log.info("replication: starting a full resync from %s: %s", self.source, why)
+        if why != self.announced:
+            _log.info("replication: starting a full resync from %s: %s", self.source, why)
+            self.announced = why
         began, self.status.resyncs = self.now(), self.status.resyncs + 1
         replica = self._replica
         first = replica.writer.path != self.path  # a new file, not yet in place
@@ -407,6 +428,8 @@ class Follower:
         facts = await bucket.facts()
         if facts.last > replay.revision:
             if await bucket.any_after(replay.revision):
+                # On its way, or the server has stopped delivering: then the replay is stalled.
+                replay.bound, replay.complete = facts.last, False
                 return
             replay.bound = facts.last
             replay.finish()
@@ -478,10 +501,15 @@ class Follower:
 
     async def _report_to_fleet(self, bucket: Bucket) -> None:
         """Publish the status of this host to the fleet, periodically."""
-        host = bucket_key("", (self.host,)).removeprefix(".")
+        key, refused = host_key(self.host), False
         while True:
-            with suppress(Unavailable):
-                await bucket.report(host, self.report())
+            try:
+                await bucket.report(key, self.report())
+                refused = False
+            except Unavailable as error:
+                if bucket.refusal() and not refused:
+                    _log.warning("replication: this host is not in `fleet status`: %s", error)
+                    refused = True
             # The end of a problem is published soon.
             await self.pause(HEARTBEAT if self.status.problem else REPORT_INTERVAL)
 
@@ -498,6 +526,8 @@ class Follower:
                 "quarantined": status.quarantined,
                 "problem": status.problem,
                 "at": round(time.time(), 1),
+                "software": __version__,
+                "columns": COLUMNS,
             }
         )
 

@@ -22,7 +22,9 @@ from internal_dns.replicate.codec import (
     FLOOR,
     DecodedValue,
     InvalidEntry,
+    NewerEntry,
     RowKey,
+    is_newer,
     read_floor,
     read_key,
     read_value,
@@ -31,6 +33,9 @@ from internal_dns.store.rows import Values
 
 HEARTBEAT: Final = 1.0  # seconds between the heartbeats of an idle bucket
 SILENCE_TIMEOUT: Final = 3.0  # seconds without a message or heartbeat: three heartbeats
+# Heartbeats without a message while the bucket has more. Flow control pauses a delivery for much
+# less; a server that refuses our answers to it pauses for ever.
+MAX_STALLED: Final = 10
 RETRY_MIN: Final = 1.0
 RETRY_MAX: Final = 30.0
 
@@ -181,7 +186,12 @@ def _add_message(message: Message, batch: Batch, values: Values) -> str:
             return "gone"  # the key was never a row
         batch.deletes.setdefault(table, []).append(parts)
         return "gone"
-    key: RowKey = read_key(message.key)
+    try:
+        key: RowKey = read_key(message.key)
+    except InvalidEntry as error:
+        if is_newer(message.key, message.value):
+            raise NewerEntry(str(error)) from None
+        raise
     stored = read_value(key, message.value, values)
     batch.puts.setdefault(key[0], []).append(stored)
     return "row"
@@ -201,19 +211,26 @@ class Replay:
     def __init__(self, after: Revision, bound: Revision) -> None:
         self.bound, self.revision, self.delivered = bound, after, 0
         self.complete, self.heard = after >= bound, False
+        self.idle = 0  # heartbeats since the last message
 
     def message(self, delivery: int, revision: Revision) -> bool:
         """Record a delivery; False when an earlier one was lost or it is of another consumer."""
         if delivery != self.delivered + 1:
             return False
-        self.delivered = delivery
+        self.delivered, self.idle = delivery, 0
         self.revision = max(self.revision, revision)
         self.complete = self.complete or self.revision >= self.bound
         return True
 
     def heartbeat(self, delivered: int) -> bool:
         """Whether everything that the consumer has delivered has arrived."""
+        self.idle += 1
         return delivered == self.delivered
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the server stays connected but delivers no more of an incomplete replay."""
+        return not self.complete and self.idle >= MAX_STALLED
 
     def finish(self) -> None:
         """Complete the replay: the bucket holds nothing more, as the message at the bound was

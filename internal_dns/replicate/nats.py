@@ -20,8 +20,9 @@ import re
 import secrets
 import ssl
 from base64 import b64decode
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -57,6 +58,7 @@ FLEET_AGE: Final = 7 * 86_400  # seconds until the last report of a silent host 
 _WRONG_LAST_SEQUENCE: Final = 10_071
 _STREAM_NOT_FOUND: Final = 10_059
 _DELIVERED: Final = "$JS.ACK."  # prefix of the reply subject of every delivery
+_VIOLATION: Final = "Permissions Violation for "
 _TOMBSTONES: Final = ("DEL", "PURGE")
 _MARKER: Final = "Nats-Marker-Reason"  # on tombstones that the server (2.11 or later) writes itself
 _chance: Final = Random()
@@ -66,11 +68,30 @@ _SEED: Final = re.compile(rb"SU[A-Z2-7]{56}")  # base32 of a prefix, 32 octets a
 class NatsBucket:
     """One connection. It never reconnects; a follower opens a new one."""
 
-    def __init__(self, source: Source, client: Client, lost: asyncio.Event, consumer: str) -> None:
+    def __init__(
+        self,
+        source: Source,
+        client: Client,
+        lost: asyncio.Event,
+        consumer: str,
+        refusals: Refusals | None = None,
+    ) -> None:
         self.source, self.client, self.lost = source, client, lost
+        self.refusals = refusals or Refusals()
         self.stream, self.prefix = f"KV_{source.bucket}", f"$KV.{source.bucket}."
         self.fleet = f"{source.bucket}-fleet"
         self.consumer = consumer
+
+    def refusal(self) -> str:
+        """Return what the server last refused to do for this connection; empty: nothing."""
+        return self.refusals.last
+
+    def _failed(self, error: Exception, subject: str) -> Unavailable:
+        """Return the error of a message to *subject*. A server answers nothing to one that it does
+        not permit; its reason arrives apart from that."""
+        words = self.refusals.of(subject) if isinstance(error, TimeoutError) else ""
+        kind = ConnectionLost if self.lost.is_set() else Unavailable
+        return kind(f"{self.source}: {words or _words(error)}")
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────
 
@@ -78,13 +99,12 @@ class NatsBucket:
         """Call the JetStream API. Raises Unavailable, NoBucket."""
         import nats.errors
 
+        subject = f"$JS.API.{verb}"
         try:
             octets = json.dumps(request).encode() if request is not None else b""
-            reply = await self.client.request(f"$JS.API.{verb}", octets, timeout=REQUEST_TIMEOUT)
+            reply = await self.client.request(subject, octets, timeout=REQUEST_TIMEOUT)
         except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise (ConnectionLost if self.lost.is_set() else Unavailable)(
-                f"{self.source}: {_words(error)}"
-            ) from error
+            raise self._failed(error, subject) from error
         response: dict[str, Any] = json.loads(reply.data)
         if error_object := response.get("error"):
             kind = NoBucket if error_object.get("err_code") == _STREAM_NOT_FOUND else Unavailable
@@ -145,14 +165,15 @@ class NatsBucket:
         except nats.errors.Error as error:
             raise Unavailable(f"{self.source}: {_words(error)}") from error
         try:
-            await self._make_consumer(inbox, after)
+            deliveries.began = await self._make_consumer(inbox, after)
             yield deliveries
         finally:
             with suppress(Exception):
                 await subscription.unsubscribe()
             await self._forget_consumer()
 
-    async def _make_consumer(self, inbox: str, after: int | None) -> None:
+    async def _make_consumer(self, inbox: str, after: int | None) -> float:
+        """Create the consumer; return when, by the server's clock."""
         policy: dict[str, Any] = {"deliver_policy": "last_per_subject"}
         if after is not None:
             policy = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
@@ -165,7 +186,8 @@ class NatsBucket:
             "num_replicas": 1, "mem_storage": True,
         }  # fmt: skip
         verb = f"CONSUMER.CREATE.{self.stream}.{self.consumer}.{self.prefix}>"
-        await self._api(verb, {"stream_name": self.stream, "config": config})
+        made = await self._api(verb, {"stream_name": self.stream, "config": config})
+        return datetime.fromisoformat(made["created"]).timestamp()
 
     async def _forget_consumer(self) -> None:
         with suppress(Unavailable):  # the server deletes it after CONSUMER_EXPIRY
@@ -200,6 +222,7 @@ class NatsBucket:
         import nats.errors
 
         inbox, acknowledged = self.client.new_inbox(), _Acknowledged(self)
+        self.refusals.listener = acknowledged.deny
         try:
             subscription = await self.client.subscribe(f"{inbox}.*", cb=acknowledged.take)
             for number, (key, value, expected) in enumerate(changes):
@@ -219,6 +242,8 @@ class NatsBucket:
             await subscription.unsubscribe()
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(f"{self.source}: {_words(error)}") from error
+        finally:
+            self.refusals.listener = None
         return acknowledged.last
 
     async def purge(self, key: str, before: int) -> None:
@@ -242,7 +267,7 @@ class NatsBucket:
                 )
                 await self.client.request(subject, value, timeout=REQUEST_TIMEOUT)
         except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise Unavailable(f"{self.source}: {_words(error)}") from error
+            raise self._failed(error, subject) from error
 
     def fleet_bucket(self) -> NatsBucket:
         """Return the bucket of the status reports, over the same connection."""
@@ -252,7 +277,55 @@ class NatsBucket:
             self.client,
             self.lost,
             self.consumer,
+            self.refusals,
         )
+
+
+class Refusals:
+    """What the server refused on one connection: "Permissions Violation for Publish to …".
+
+    The server reports it apart from the message that it refused, which gets no reply.
+    """
+
+    def __init__(self, bucket: str = "") -> None:
+        self.bucket = bucket
+        self.texts: list[str] = []
+        self.listener: Callable[[str], None] | None = None
+
+    def add(self, error: Exception) -> None:
+        """Take an error of the connection, if it is a refusal."""
+        text = _words(error).strip("'")
+        if not text.lower().startswith(_VIOLATION.lower()):
+            return
+        text = self._spelled(text)
+        self.texts.append(text)
+        del self.texts[:-MAX_ERRORS]  # a connection may live for months
+        if self.listener is not None:
+            self.listener(text)
+
+    def _spelled(self, text: str) -> str:
+        """Return *text* as the server wrote it, for the client library makes it lower case. An
+        operator copies the subject into a configuration, where case matters."""
+        kind, quote, subject = text[len(_VIOLATION) :].partition('"')
+        head, dot, rest = subject.partition(f"kv_{self.bucket.lower()}")
+        if dot:
+            subject = f"{head.upper()}KV_{self.bucket}{rest}"
+        for prefix in (f"$KV.{self.bucket}", "_INBOX", "$JS"):
+            found = re.compile(re.escape(prefix), re.IGNORECASE)
+            subject = found.sub(prefix, subject)
+        return f"{_VIOLATION}{kind.title().replace(' To ', ' to ')}{quote}{subject}"
+
+    @property
+    def last(self) -> str:
+        return self.texts[-1] if self.texts else ""
+
+    def of(self, subject: str) -> str:
+        """Return why a request to *subject* has no reply: it, or the subscription for replies, was
+        refused."""
+        found = [
+            text for text in self.texts if subject.lower() in text.lower() or "Subscription" in text
+        ]
+        return found[-1] if found else ""
 
 
 class _Acknowledged:
@@ -273,6 +346,12 @@ class _Acknowledged:
             if error := reply.get("error"):
                 self.refused = self.refused or self._refusal(error)
         self.came.set()
+
+    def deny(self, text: str) -> None:
+        """Take what the server does not permit, instead of waiting for its acknowledgment."""
+        if self.bucket.prefix in text or "Subscription" in text:
+            self.refused = self.refused or Unavailable(f"{self.bucket.source}: {text}")
+            self.came.set()
 
     def _refusal(self, error: dict[str, Any]) -> Exception:
         if error.get("err_code") == _WRONG_LAST_SEQUENCE:
@@ -306,6 +385,7 @@ class NatsDeliveries:
     def __init__(self, bucket: NatsBucket, inbox: str) -> None:
         self.bucket, self.inbox = bucket, inbox
         self.items: list[Item] = []
+        self.began = 0.0
         self.flow: list[
             str
         ] = []  # flow-control subjects to answer once the items before them are applied
@@ -370,13 +450,14 @@ def _delivery(message: Msg, start: int) -> Delivery | None:
     first = 5 if len(fields) == 9 else 7
     if len(fields) < 9:
         return None
-    revision, number, pending = int(fields[first]), int(fields[first + 1]), int(fields[first + 3])
+    revision, number, nanoseconds, pending = map(int, fields[first : first + 4])
     headers = message.headers
     gone = headers is not None and (
         headers.get("KV-Operation") in _TOMBSTONES or _MARKER in headers
     )
     value = None if gone else message.data
-    return Delivery(Message(message.subject[start:], revision, value), number, pending)
+    stored = Message(message.subject[start:], revision, value)
+    return Delivery(stored, number, pending, nanoseconds / 1e9)
 
 
 # ── connecting ────────────────────────────────────────────────────────────────────────────────────
@@ -389,16 +470,16 @@ async def connected(source: Source, consumer: str = "") -> AsyncIterator[NatsBuc
     *consumer* is the name of this follower's consumer, reused so that a reconnect leaves no old one
     behind. Raises Unavailable with the error of each server.
     """
-    lost, errors = asyncio.Event(), list[str]()
+    lost, errors, refusals = asyncio.Event(), list[str](), Refusals(source.bucket)
     options = _options(source)
     for server in _chance.sample(source.servers, len(source.servers)):
-        client = await _connect(server, source, options, lost, errors)
+        client = await _connect(server, source, options, lost, errors, refusals)
         if client is not None:
             break
     else:
         raise Unavailable(f"{source}: {'; '.join(dict.fromkeys(errors))}")
     try:
-        yield NatsBucket(source, client, lost, consumer or consumer_name())
+        yield NatsBucket(source, client, lost, consumer or consumer_name(), refusals)
     finally:
         with suppress(Exception):
             await asyncio.wait_for(client.close(), CONNECT_TIMEOUT)
@@ -410,7 +491,12 @@ def consumer_name() -> str:
 
 
 async def _connect(
-    server: str, source: Source, options: dict[str, Any], lost: asyncio.Event, errors: list[str]
+    server: str,
+    source: Source,
+    options: dict[str, Any],
+    lost: asyncio.Event,
+    errors: list[str],
+    refusals: Refusals,
 ) -> Client | None:
     """Connect to one server. On failure, return None and append the reason to *errors*."""
     import nats.errors
@@ -421,6 +507,7 @@ async def _connect(
         lost.set()
 
     async def record_error(error: Exception) -> None:
+        refusals.add(error)
         errors.append(f"{server}: {_words(error)}")
         del errors[:-MAX_ERRORS]  # a connection may live for months
 

@@ -2,50 +2,62 @@
 
 A bucket has no transactions. Rows are written one after the other, parents first, deletes last,
 each only if no other writer has changed it since it was read. Hosts see them in this order.
+
+What a later version wrote is never touched without force: neither a value that this version cannot
+read, nor a member of a value that it does not know.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import tempfile
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from internal_dns.core.catalog_rules import CatalogRules
-from internal_dns.replicate.bucket import (
-    Bucket,
-    Deliveries,
-    Delivery,
-    Heartbeat,
-    NoBucket,
-    Unavailable,
-)
+from internal_dns.replicate.bucket import NoBucket
 from internal_dns.replicate.codec import (
     FLOOR,
     FORMS,
     ORDER,
     DecodedValue,
     InvalidEntry,
+    bucket_key,
     file_values,
+    is_newer,
+    network_name,
+    network_of,
     read_floor,
     read_key,
     read_value,
     same_value,
+    with_unknown_members,
     write_floor,
 )
-from internal_dns.replicate.logic import SILENCE_TIMEOUT, Message, Replay
+from internal_dns.replicate.fleet import older_hosts
+from internal_dns.replicate.logic import Message
 from internal_dns.replicate.nats import NatsBucket, connected
+from internal_dns.replicate.reading import read_all
 from internal_dns.replicate.source import Source
 from internal_dns.store.generate import create_catalog
-from internal_dns.store.rows import Values
+from internal_dns.store.rows import Values, shown
 from internal_dns.store.writer import RejectedChange, Writer
 
-# Seconds to wait for the first message: the server looks up the last one of every key.
-FIRST_MESSAGE_TIMEOUT: Final = 10.0
+# Keys that a client can write. A publisher may have used any octets; such a key stays.
+_WRITABLE: Final = re.compile(r"[A-Za-z0-9_=/-]+(\.[A-Za-z0-9_=/-]+)*")
+
+
+class NeedsForce(Exception):
+    """Nothing was written, because it would harm what a later version wrote. `lines` say what."""
+
+    def __init__(self, lines: list[str], do: str) -> None:
+        super().__init__("; ".join(lines))
+        self.lines, self.do = lines, do
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,40 +70,6 @@ class Changes:
     @property
     def empty(self) -> bool:
         return not self.puts and not self.deletes
-
-
-async def read(bucket: Bucket) -> dict[str, Message]:
-    """Return the last message of every key, including tombstones. Raises Unavailable."""
-    facts, found = await bucket.facts(), dict[str, Message]()
-    if facts.last:
-        async with bucket.follow(None) as deliveries:
-            await _read(bucket, deliveries, Replay(0, facts.last), found)
-    return found
-
-
-async def _read(
-    bucket: Bucket, deliveries: Deliveries, replay: Replay, found: dict[str, Message]
-) -> None:
-    while not replay.complete:
-        items = await deliveries.next(SILENCE_TIMEOUT if replay.heard else FIRST_MESSAGE_TIMEOUT)
-        if not items:
-            raise Unavailable("the bucket went silent while it was read")
-        replay.heard = True
-        for item in items:
-            await _take(item, replay, found, bucket)
-
-
-async def _take(
-    item: Heartbeat | Delivery, replay: Replay, found: dict[str, Message], bucket: Bucket
-) -> None:
-    if isinstance(item, Delivery):
-        if not replay.message(item.number, item.message.revision):
-            raise Unavailable("a message was lost while the bucket was read; try again")
-        found[item.message.key] = item.message
-    elif not replay.heartbeat(item.delivered):
-        raise Unavailable("a message was lost while the bucket was read; try again")
-    elif not await bucket.any_after(replay.revision):
-        replay.finish()
 
 
 def read_file_values(connection: sqlite3.Connection, rules: CatalogRules) -> dict[str, bytes]:
@@ -127,11 +105,13 @@ def find_changes(
             or old.value is None
             or not same_value(key.partition(".")[0], old.value, value)
         ):
-            puts.append((key, value, old.revision if old else 0))
+            kept = old.value if old is not None else None
+            merged = with_unknown_members(key.partition(".")[0], kept, value) if kept else value
+            puts.append((key, merged, old.revision if old else 0))
     gone = [
         key
         for key, old in present.items()
-        if old.value is not None and key != FLOOR and key not in wanted
+        if old.value is not None and key != FLOOR and key not in wanted and _WRITABLE.fullmatch(key)
     ]
     deletes: list[tuple[str, bytes | None, int | None]] = [
         (key, None, present[key].revision)
@@ -153,7 +133,7 @@ async def write(bucket: NatsBucket, present: Mapping[str, Message], changes: Cha
     """
     last = await bucket.write(changes.puts)
     last = max(last, await bucket.write(changes.deletes))
-    if _floor(present) is None:
+    if _floor(present) is None and not _is_newer_floor(present):
         # A lost floor hides what was purged below it. A floor at the bucket's end makes every
         # follower resync.
         least = max((message.revision for message in present.values()), default=0)
@@ -170,6 +150,11 @@ def _floor(present: Mapping[str, Message]) -> int | None:
         )
     except InvalidEntry:
         return None
+
+
+def _is_newer_floor(present: Mapping[str, Message]) -> bool:
+    message = present.get(FLOOR)
+    return message is not None and message.value is not None and is_newer(FLOOR, message.value)
 
 
 def _floor_at(revision: int, present: Mapping[str, Message]) -> tuple[str, bytes, int]:
@@ -198,11 +183,15 @@ async def publish(
     dry_run: bool = False,
     replicas: int = 1,
     forget: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Make the bucket equal to *wanted*. Raises RejectedChange, Conflict, Unavailable."""
+    """Make the bucket equal to *wanted*.
+
+    Raises RejectedChange, NeedsForce unless *force*, Conflict, Unavailable.
+    """
     async with connected(source) as bucket:
         try:
-            present = await read(bucket)
+            present = await read_all(bucket)
         except NoBucket:
             present = {}
             if not dry_run:
@@ -215,47 +204,68 @@ async def publish(
                     f"{len(changes.deletes):,} rows of the bucket"
                 ]
             )
+        if not force:
+            touched = {key for key, _, _ in (*changes.puts, *changes.deletes)}
+            _refuse_newer(present, touched)
+            if not dry_run:
+                await _refuse_older_hosts(bucket)
         reply: dict[str, Any] = {"puts": len(changes.puts), "deletes": len(changes.deletes)}
+        reply["unwritable"] = sum(not _WRITABLE.fullmatch(key) for key in present)
         if dry_run:
             return reply
         reply["revision"] = await write(bucket, present, changes)
         if forget:
-            reply["forgotten"] = await compact(bucket, await read(bucket))
+            reply["forgotten"] = await compact(bucket, await read_all(bucket))
         return reply
 
 
-async def apply(source: Source, request: dict[str, Any], rules: CatalogRules) -> dict[str, Any]:
+async def apply(
+    source: Source, request: dict[str, Any], rules: CatalogRules, *, force: bool = False
+) -> dict[str, Any]:
     """Perform `apply` on the catalog in a bucket.
 
     Reads the bucket into a temporary file, applies the document there under all rules of a file,
-    and writes the differences to the bucket.
+    and writes the differences to the bucket. The reply's `unreadable` counts the entries that no
+    file can hold and that stay in the bucket, by network.
 
-    Raises RejectedChange, InvalidDocument, Conflict, Unavailable.
+    Raises RejectedChange, InvalidDocument, NeedsForce unless *force*, Conflict, Unavailable.
     """
     from internal_dns.store.operations import perform
 
     async with connected(source) as bucket:
-        present = await read(bucket)
+        present = await read_all(bucket)
+        rows, unreadable = decode_rows(present, rules)
+        if not force:
+            _refuse_newer(present, unreadable)
+            if not request.get("dry_run"):
+                await _refuse_older_hosts(bucket)
         with tempfile.TemporaryDirectory(prefix="internal-dns-") as directory:
             path = Path(directory, "catalog.db")
-            create_catalog(path, decode_rows(present, rules))
+            create_catalog(path, rows)
             with closing(Writer(path, rules)) as writer:
                 before = {key for _, key, _ in file_values(writer.connection)}
                 reply = perform(request, writer)
                 after = {key: value for _, key, value in file_values(writer.connection)}
+        changes = find_changes(present, after, only=before)
+        left = _count_by_network(present, unreadable - {key for key, _, _ in changes.puts})
+        for network, count in left.items():
+            reply["warnings"].append(
+                f"{network}: {_keys(count)} cannot be read and stay as they are; on each host their "
+                "rows keep the last valid value. `internal-dns publish` writes or removes them"
+            )
+        reply["unreadable"] = left
         if request.get("dry_run"):
             return reply
-        # Entries that no file can hold stay in the bucket.
-        changes = find_changes(present, after, only=before)
         return reply | {"revision": await write(bucket, present, changes)}
 
 
 def decode_rows(
     present: Mapping[str, Message],
     rules: CatalogRules,
-) -> dict[str, list[tuple[Any, ...]]]:
-    """Return *present* as rows by table, without the entries that a follower would quarantine."""
+) -> tuple[dict[str, list[tuple[Any, ...]]], set[str]]:
+    """Return *present* as rows by table, and the keys that a follower would quarantine."""
     values, found = Values(rules), defaultdict[str, list[tuple[Any, ...]]](list)
+    unreadable: set[str] = set()
     for message in present.values():
         try:
             if message.key == FLOOR or message.value is None:
@@ -263,8 +273,57 @@ def decode_rows(
             key = read_key(message.key)
             stored: DecodedValue = read_value(key, message.value, values)
         except InvalidEntry:
+            unreadable.add(message.key)
             continue
         found[key[0]].append(stored.row)
         found["machine_metadata"] += stored.metadata
         found["machine_services"] += stored.services
-    return dict(found)
+    return dict(found), unreadable
+
+
+# ── what later versions wrote ─────────────────────────────────────────────────────────────────────
+
+
+def _refuse_newer(present: Mapping[str, Message], keys: Iterable[str]) -> None:
+    """Raise NeedsForce when a later version wrote the value of one of *keys*, or the floor."""
+    newer = {
+        key
+        for key in {*keys, FLOOR} & present.keys()
+        if (value := present[key].value) is not None and is_newer(key, value)
+    }
+    if newer:
+        counts = _count_by_network(present, newer)
+        raise NeedsForce(
+            [
+                f"{network}: {_keys(count)} of a later version, which this one cannot read"
+                for network, count in counts.items()
+            ],
+            "Upgrade internal-dns here, or lose what they hold with --force",
+        )
+
+
+async def _refuse_older_hosts(bucket: NatsBucket) -> None:
+    """Raise NeedsForce while a host follows that would ignore a column of this version."""
+    if older := await older_hosts(bucket):
+        raise NeedsForce(
+            [f"host {host.name} runs internal-dns {host.software}: it would ignore new columns"
+             for host in older],
+            "Upgrade it first; if it is gone: internal-dns fleet forget HOST; or publish with --force",
+        )  # fmt: skip
+
+
+def _keys(count: int) -> str:
+    return "1 key" if count == 1 else f"{count:,} keys"
+
+
+def _count_by_network(present: Mapping[str, Message], keys: Iterable[str]) -> dict[str, int]:
+    """Return how many of *keys* each network has, by its name where the bucket tells it."""
+    counts = Counter(network_of(key, present[key].value or b"") for key in keys)
+    named = {None: "no network"} | {n: f"network {n}" for n in counts if n is not None}
+    for number in counts.keys() - {None}:
+        message = present.get(bucket_key("networks", (number,)))
+        name = network_name(message.value) if message is not None and message.value else ""
+        if name:
+            named[number] = f"network {shown(name)}"
+    ordered = sorted(counts.items(), key=lambda item: (item[0] is None, item[0] or 0))
+    return {named[number]: count for number, count in ordered}

@@ -25,7 +25,7 @@ async def drain(
         listener.stop_reading()
     for server in servers:
         server.close()
-    connections.exchange.expect_no_catalog()  # answers the queries that wait for one
+    connections.exchange.loading.expect_none()  # answers the queries that wait for one
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     while True:

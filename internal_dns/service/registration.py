@@ -57,6 +57,12 @@ def register_answers(
             lambda: answers.evictions,
         ),
         (
+            "internal_dns_answers_ahead",
+            "Number of replies decided before a query for them: after a commit or a start, for "
+            "names that were queried before it.",
+            lambda: exchange.ahead.decided,
+        ),
+        (
             "internal_dns_receive_buffer_drops",
             "Number of datagrams dropped by the kernel because a receive buffer was full.",
             lambda: sum(kernel_drops(udp) for group in groups for udp in group.udp),
@@ -66,7 +72,7 @@ def register_answers(
 
 def register_waiting(metrics: Metrics, exchange: Exchange) -> None:
     """Register the metrics of the queues: per network, and before the first catalog."""
-    queue, room = exchange.work.queue, exchange.room
+    queue, room = exchange.work.queue, exchange.loading.room
     metrics.gauges += [
         (
             "internal_dns_waiting",

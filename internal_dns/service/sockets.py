@@ -12,32 +12,30 @@ from internal_dns.net import Endpoint
 from internal_dns.service.errors import cannot_listen, unfit_sockets
 from internal_dns.transport import native
 from internal_dns.transport.listen.sockets import Bound, bind_queues
-from internal_dns.transport.native.listener import spread_by_network
+from internal_dns.transport.native.listener import spread as assign_queues
 
 _log = logging.getLogger("internal_dns")
 
 
-def bind(endpoints: Sequence[Endpoint], *, queues: bool) -> Iterator[Bound]:
+def bind(endpoints: Sequence[Endpoint], *, flows: int) -> Iterator[Bound]:
     """Yield the sockets of each endpoint. Raises OperatorError.
 
-    *queues*: bind several UDP sockets per IPv6 endpoint, one per group of networks.
+    Each endpoint has *flows* UDP sockets per class of networks; with none it has one socket.
     """
     for endpoint in endpoints:
-        # The BPF program that chooses the queue reads an IPv6 header.
-        count = native.QUEUES if queues and endpoint.host.version == 6 else 1
         try:
-            udp, tcp = bind_queues(endpoint, count)
+            udp, tcp = bind_queues(endpoint, native.QUEUES * flows or 1)
         except OSError as error:
             raise cannot_listen(endpoint, error) from error
         yield Bound(endpoint, udp, [tcp])
 
 
 def spread(group: Bound) -> None:
-    """Assign each network to one UDP socket of *group*, if these sockets are queues."""
-    if not _are_queues(group):
+    """Assign each network to UDP sockets of *group*, if these sockets are queues."""
+    if not (flows := flows_of(group)):
         return
     try:
-        spread_by_network(group.udp[0])
+        assign_queues(group.udp[0], flows)
     except OSError as error:
         _log.warning(
             "cannot assign networks to queues (%s): a flood from one network may affect all others",
@@ -45,13 +43,17 @@ def spread(group: Bound) -> None:
         )
 
 
-def _are_queues(group: Bound) -> bool:
-    """Whether the UDP sockets of *group* are queues. Those of `bind` are, inherited ones may be."""
-    return (
-        group.endpoint.host.version == 6
-        and len(group.udp) == native.QUEUES
-        and all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in group.udp)
-    )
+def flows_of(group: Bound) -> int:
+    """Return how many UDP sockets of *group* serve each class of networks; 0: they are no queues.
+
+    Those of `bind` are queues, inherited ones may be: a multiple of QUEUES with ReusePort=yes.
+    """
+    flows, others = divmod(len(group.udp), native.QUEUES)
+    if others or not all(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in group.udp
+    ):
+        return 0
+    return flows
 
 
 def adopt(settings: Settings, inherited: Sequence[Bound]) -> Settings:

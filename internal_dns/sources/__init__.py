@@ -5,6 +5,7 @@
     wireguard.py       `wg show all dump`, or a wg-quick .conf file: peers
     docker.py          `docker inspect`: machines
     consul.py          the instances of a service from Consul's API: machines
+    nomad.py           allocations from Nomad's API: machines
     fly.py             Fly.io's Machines API: machines
     csv.py             a table with a header: machines or peers
     __init__.py        what they share: Options, Draft, decoding of the input
@@ -191,6 +192,7 @@ class Draft:
         region: str = "",
         group: str = "",
         unready: str = "",
+        name: str = "",
         skip_registration: bool = False,
         metadata: Mapping[str, str] | None = None,
         services: Services = (),
@@ -234,6 +236,8 @@ class Draft:
             }
             if unready:
                 self._unready(ident, unready)
+            if name := self.make_name(name, "name", subject):
+                self.machines[ident]["name"] = name
 
     def _unready(self, ident: str, why: str) -> None:
         """Record that a started machine should get no traffic."""
@@ -315,9 +319,9 @@ class Draft:
 
     # ── the result ────────────────────────────────────────────────────────────────────────────────
 
-    def finish(self) -> Imported:
-        """Return the document and the notes. The order is fixed, so that two imports can be
-        compared."""
+    def finish(self, *, advice: bool = True) -> Imported:
+        """Return the document and the notes, with *advice* for those who will `apply` it. The order
+        is fixed, so that two imports can be compared."""
         networks: dict[int, dict[str, Any]] = {}
         for number in sorted({number for number, _ in (*self.locations.values(), *self.peers)}):
             address = address_text(
@@ -337,12 +341,12 @@ class Draft:
                 raw = ", ".join(map(shown, sorted(raws)))
                 self.note(f"{kind} names became one", f"{name} from {raw}")
         named = {self.network_name(number): network for number, network in networks.items()}
-        if named:
-            advice = (
-                "`apply` makes a network exactly as written, so first add what this source lacks"
+        if advice and named:
+            self.note(
+                "`apply` makes a network exactly as written, so first add what this source lacks",
+                *named,
             )
-            self.note(advice, *named)
-        else:
+        elif advice:
             self.note("nothing to import")
         notes = [
             f"{reason}: {_join_examples(subjects)}" if subjects else reason

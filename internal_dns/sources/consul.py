@@ -108,7 +108,7 @@ class _Instance:
     failing: str
 
 
-def read(source: object, options: Options | None = None) -> Imported:
+def read(source: object, options: Options | None = None, *, advice: bool = True) -> Imported:
     """Return a machine per instance with an address in the prefix.
 
     *source* is text, or already parsed. Raises SourceError.
@@ -129,7 +129,7 @@ def read(source: object, options: Options | None = None) -> Imported:
             )
     for instance in instances:
         _add(draft, instance)
-    return draft.finish()
+    return draft.finish(advice=advice)
 
 
 def _identifier(instance: _Instance, network: bytes) -> str:

@@ -3,6 +3,7 @@
     machines   id, app, address            needed (app: or --app)
                network                     name, or number or /48 of the address's network
                region, group, state        state: `started` where none is given
+               ready                       0, f, false, n or no: not ready
                metadata.<key>              any number of them
     peers      name, address               needed
                network, region
@@ -26,7 +27,11 @@ from internal_dns.store.rows import shown
 
 WHAT: Final = "CSV of machines or peers"
 NEEDED: Final = {"machines": ("id", "app", "address"), "peers": ("name", "address")}
-READ: Final = {"machines": ("network", "region", "group", "state"), "peers": ("network", "region")}
+READ: Final = {
+    "machines": ("network", "region", "group", "state", "ready"),
+    "peers": ("network", "region"),
+}
+NO: Final = ("0", "f", "false", "n", "no")
 METADATA: Final = "metadata."
 DELIMITERS: Final = ",;\t|"
 _SEPARATOR: Final = re.compile(r"sep=([^\w\r\n\" ])\r?\n", re.IGNORECASE)  # Excel's own first line
@@ -39,6 +44,7 @@ def read(
     options: Options | None = None,
     *,
     kind: Literal["machines", "peers"] | None = None,
+    advice: bool = True,
 ) -> Imported:
     """Return the machines or peers of a table; without *kind*, its header decides.
 
@@ -79,13 +85,14 @@ def read(
             region=record.get("region", ""),
             group=record.get("group", ""),
             state=state or "started",
+            unready="the table says so" if record.get("ready", "").lower() in NO else "",
             metadata={
                 c.removeprefix(METADATA): v
                 for c, v in record.items()
                 if c.startswith(METADATA) and v
             },
         )
-    return draft.finish()
+    return draft.finish(advice=advice)
 
 
 def _delimiter(text: str) -> str:

@@ -1,6 +1,8 @@
 """Read containers from `docker inspect $(docker ps --all --quiet)`.
 
-id        the first 12 characters of the container's id, as `docker ps` shows it
+id        the first 12 characters of the container's id, as `docker ps` shows it; on its second
+          network and on, these and the number of the network: 3d8d9930b039-19 in fdaa:0:19::/48
+name      the container's name
 app       label internal-dns.app, else the service of compose or Swarm, else --app,
           else the container's name (`app` of a Swarm task's `app.1.x`)
 region    label internal-dns.region, else --region
@@ -8,15 +10,19 @@ group     label internal-dns.group
 state     started when running or restarting, else stopped (paused, too)
 ready     false while restarting, or while a health check starts or fails; with the label
           internal-dns.health=ignore, checks do not count
-address   the first one in the prefix, in the order of the networks' names
-service   tcp-8080 for the exposed port 8080/tcp; one per port of a range
-metadata  project: the compose project or Swarm stack
+address   that of each network in the prefix, a machine each, in the order of the networks'
+          numbers. The network is that of the address: labels are the tenants' own input, and no
+          label can claim another network
+service   label internal-dns.service.NAME=PORT (or PORT/udp), and tcp-8080 for the exposed port
+          8080/tcp; one per port of a range
+metadata  label internal-dns.metadata.KEY; project: the compose project or Swarm stack
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from msgspec import Struct, field
@@ -35,8 +41,10 @@ from internal_dns.store.rows import shown
 WHAT: Final = "list of containers as `docker inspect` prints it"
 DO: Final = "Give the output of `docker inspect` for containers, not for images or networks"
 LISTED: Final = "docker inspect $(docker ps --all --quiet)"
+ID_LENGTH: Final = 12  # characters, as `docker ps` shows an id
 WIDEST_RANGE: Final = 1_000  # ports; a wider range is no list of services
 _PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?/(tcp|udp)\Z")
+_NAMED_PORT: Final = re.compile(r"([0-9]{1,5})(?:/(tcp|udp))?\Z")
 _TASK: Final = re.compile(r"(.+)\.[0-9]+\.[A-Za-z0-9]+\Z")  # a Swarm task: service.slot.id
 
 
@@ -110,17 +118,75 @@ def read(source: object, options: Options | None = None) -> Imported:
         value = [value]  # `--format '{{json .}}'` of one container
     if not isinstance(value, list):
         raise SourceError(f"no {WHAT}", "it is not a list", DO)
-    draft = Draft(options or Options())
-    projects: dict[str, set[str]] = {}
+    reading = _Reading(options or Options())
     for container in convert_list(value, list[_Container], WHAT, DO):
-        _add(draft, container, projects)
-    for app, several in sorted(projects.items()):
-        if len(several) > 1:
-            draft.note(
-                "compose projects became one app",
-                f"{app} from {', '.join(map(shown, sorted(several)))}",
-            )
-    return draft.finish()
+        reading.add(container)
+    return reading.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class Containers:
+    """What `follow` reads: machines, and containers that are there without being machines now.
+
+    *idents* has the ids of the machines of each container. *stopped*: containers that do not run
+    and whose address the engine no longer reports. *malformed*: those that cannot be read. *skipped*:
+    how many have no address in the prefix.
+    """
+
+    imported: Imported
+    idents: dict[str, list[str]]
+    stopped: frozenset[str]
+    malformed: frozenset[str]
+    skipped: int
+
+
+def read_each(values: Iterable[tuple[str, object]], options: Options) -> Containers:
+    """Return what (id, `docker inspect` of one container) pairs say. One that is malformed keeps
+    none of the others out."""
+    reading, malformed = _Reading(options), set[str]()
+    for ident, value in values:
+        try:
+            container = convert_list(value, _Container, WHAT, DO)
+        except SourceError as error:
+            malformed.add(ident[:ID_LENGTH])
+            reading.draft.note("malformed, its row stays as it is", f"{ident[:12]} ({error.why})")
+        else:
+            reading.add(container)
+    return Containers(
+        reading.finish(advice=False),
+        reading.idents,
+        frozenset(reading.stopped),
+        frozenset(malformed),
+        reading.skipped,
+    )
+
+
+class _Reading:
+    """Containers as machines of a document."""
+
+    def __init__(self, options: Options) -> None:
+        self.draft = Draft(options)
+        self.projects: dict[str, set[str]] = {}
+        self.idents: dict[str, list[str]] = {}
+        self.stopped: set[str] = set()
+        self.skipped = 0
+
+    def add(self, container: _Container) -> None:
+        ident = container.id[:ID_LENGTH]
+        self.idents[ident] = _add(self.draft, container, self.projects)
+        if not self.idents[ident]:
+            self.skipped += 1
+            if not container.state.started and not _addresses(container):
+                self.stopped.add(ident)
+
+    def finish(self, *, advice: bool = True) -> Imported:
+        for app, several in sorted(self.projects.items()):
+            if len(several) > 1:
+                self.draft.note(
+                    "compose projects became one app",
+                    f"{app} from {', '.join(map(shown, sorted(several)))}",
+                )
+        return self.draft.finish(advice=advice)
 
 
 def _is_of_ps(value: object) -> bool:
@@ -129,15 +195,16 @@ def _is_of_ps(value: object) -> bool:
     return isinstance(first, dict) and "Names" in first and "NetworkSettings" not in first
 
 
-def _add(draft: Draft, container: _Container, projects: dict[str, set[str]]) -> None:
+def _add(draft: Draft, container: _Container, projects: dict[str, set[str]]) -> list[str]:
+    """Add a machine for each network of a container; return their ids."""
     labels = container.config.labels or {}
     name = container.name.removeprefix("/")
     if labels.get("com.docker.compose.oneoff", "").lower() == "true":
         draft.note("left out, a one-off `docker compose run`", shown(name))
-        return
-    address = _address(draft, container, shown(name))
-    if address is None:
-        return
+        return []
+    addresses = _inside(draft, container, shown(name))
+    if not addresses:
+        return []
     project = labels.get("com.docker.compose.project") or labels.get(
         "com.docker.stack.namespace", ""
     )
@@ -151,17 +218,50 @@ def _add(draft: Draft, container: _Container, projects: dict[str, set[str]]) -> 
     if project:
         projects.setdefault(shown(app), set()).add(project)
     state = container.state
-    draft.add_machine(
-        container.id[:12],
-        app,
-        address,
-        region=labels.get("internal-dns.region", ""),
-        group=labels.get("internal-dns.group", ""),
-        state="started" if state.started else "stopped",
-        unready=_unready(state, labels.get("internal-dns.health", "")) if state.started else "",
-        metadata={"project": project} if project else {},
-        services=_services(draft, container.config.exposed or {}, shown(name)),
-    )
+    metadata = {"project": project} if project else {}
+    metadata |= {key: value for key, value in _labelled(labels, "internal-dns.metadata.")}
+    services = [
+        *_named_services(draft, labels, shown(name)),
+        *_services(draft, container.config.exposed or {}, shown(name)),
+    ]
+    idents: list[str] = []
+    for number, address in addresses:
+        ident = container.id[:ID_LENGTH] + (f"-{number:x}" if idents else "")
+        idents.append(ident)
+        draft.add_machine(
+            ident,
+            app,
+            address,
+            region=labels.get("internal-dns.region", ""),
+            group=labels.get("internal-dns.group", ""),
+            state="started" if state.started else "stopped",
+            name=name,
+            unready=_unready(state, labels.get("internal-dns.health", "")) if state.started else "",
+            metadata=metadata,
+            services=services,
+        )
+    return idents
+
+
+def _labelled(labels: dict[str, str], start: str) -> Iterator[tuple[str, str]]:
+    """Yield the rest of the name, and the value, of the labels that begin with *start*."""
+    for label, value in sorted(labels.items()):
+        if label.startswith(start) and len(label) > len(start):
+            yield label.removeprefix(start), value
+
+
+def _named_services(
+    draft: Draft, labels: dict[str, str], subject: str
+) -> Iterator[tuple[str, str, int]]:
+    for name, value in _labelled(labels, "internal-dns.service."):
+        match = _NAMED_PORT.match(value)
+        if match is None:
+            draft.note(
+                "service labels left out, the value is not PORT, PORT/tcp or PORT/udp",
+                f"{subject} ({shown(name)})",
+            )
+        else:
+            yield name, match[2] or "tcp", int(match[1])
 
 
 def _own_name(draft: Draft, name: str) -> str:
@@ -184,32 +284,43 @@ def _unready(state: _State, label: str) -> str:
     return "its health check fails"
 
 
-def _address(draft: Draft, container: _Container, subject: str) -> str | None:
-    """Return the first address in the prefix, or None and add a note."""
+def _addresses(container: _Container) -> list[tuple[str, str]]:
+    """Return name and address of each network, in the order of the names."""
     attached = sorted((container.networks.by_name or {}).items())
-    addresses = [(name, one.wanted) for name, one in attached if one is not None and one.wanted]
-    inside = [
-        pair for pair in addresses if (octets(pair[1]) or b"").startswith(draft.options.prefix)
-    ]
+    return [(name, one.wanted) for name, one in attached if one is not None and one.wanted]
+
+
+def _inside(draft: Draft, container: _Container, subject: str) -> list[tuple[int, str]]:
+    """Return number and address of each network in the prefix, lowest first; add a note for every
+    other address."""
+    addresses, prefix = _addresses(container), draft.options.prefix
+    attached = list(container.networks.by_name or {})
     mode = container.host_config.network_mode if container.host_config else ""
-    if not addresses and (mode == "host" or [name for name, _ in attached] == ["host"]):
+    if not addresses and (mode == "host" or attached == ["host"]):
         draft.note("left out, it uses the host's network and has no address of its own", subject)
-        return None
+        return []
+    inside: dict[int, str] = {}
+    others = []
+    for name, address in addresses:
+        packed = octets(address) or b""
+        number = int.from_bytes(packed[2:6], "big")
+        if not packed.startswith(prefix):
+            others.append(f"{shown(address)} of {shown(name)}")
+        elif inside.setdefault(number, address) != address:
+            others.append(f"{shown(address)} of {shown(name)}")
     if not inside:
         why = (
-            f"left out, no IPv6 address in {draft.options.prefix.hex()}::/16 "
+            f"left out, no IPv6 address in {prefix.hex()}::/16 "
             "(a stopped container has only a fixed one)"
         )
-        others = shown(", ".join(address for _, address in addresses)) if addresses else "none"
-        draft.note(why, f"{subject} ({others})")
-        return None
-    for pair in addresses:
-        if pair != inside[0]:
-            draft.note(
-                "other addresses left out, a machine has one",
-                f"{subject} ({shown(pair[1])} of {shown(pair[0])})",
-            )
-    return inside[0][1]
+        known = shown(", ".join(address for _, address in addresses)) if addresses else "none"
+        draft.note(why, f"{subject} ({known})")
+        return []
+    for other in others:
+        draft.note(
+            "other addresses left out, a machine has one per network", f"{subject} ({other})"
+        )
+    return sorted(inside.items())
 
 
 def _services(

@@ -69,7 +69,7 @@ class _Listing(Struct):
     error_regions: list[object] | dict[str, object] | None = None
 
 
-def read(source: object, options: Options | None = None) -> Imported:
+def read(source: object, options: Options | None = None, *, advice: bool = True) -> Imported:
     """Return the machines with an address in the prefix.
 
     *source* is text, or already parsed. Raises SourceError, also when an app has no name.
@@ -78,7 +78,7 @@ def read(source: object, options: Options | None = None) -> Imported:
     draft = Draft(options or Options())
     for app, machine in _machines(draft, value):
         _add(draft, app, machine)
-    return draft.finish()
+    return draft.finish(advice=advice)
 
 
 def _machines(draft: Draft, value: object) -> Iterator[tuple[str, _Machine]]:

@@ -83,23 +83,23 @@ class _Conf:
     peers: list[_Peer] = field(default_factory=list)
 
 
-def read(source: str | bytes, options: Options | None = None) -> Imported:
+def read(source: str | bytes, options: Options | None = None, *, advice: bool = True) -> Imported:
     """Return a peer per allowed IP in the prefix that is a /120 or /128; of a client's own file,
-    the client. Raises SourceError."""
+    the client; with *advice* for those who will `apply` it. Raises SourceError."""
     text = decode_text(source, WHAT)
     draft = Draft(options or Options())
     lines = [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
     if not any(_SECTION.match(line.partition("#")[0].strip()) for line in lines):
         for peer in _of_dump(lines):
             _add(draft, peer)
-        return draft.finish()
+        return draft.finish(advice=advice)
     conf = _of_conf(lines)
     if _is_of_client(conf, draft.options.prefix):
         _add_client(draft, conf)
     else:
         for peer in conf.peers:
             _add(draft, peer)
-    return draft.finish()
+    return draft.finish(advice=advice)
 
 
 def _is_of_client(conf: _Conf, prefix: bytes) -> bool:

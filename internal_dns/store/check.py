@@ -75,6 +75,7 @@ def findings(loaded: Loaded) -> list[Finding]:
 def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
     where = f"network {network.label.decode()}"
     yield from _shared_addresses(network, where)
+    yield from _shared_blocks(network, where)
     for name, app in sorted(network.apps.items()):
         yield from _app(app, f"{where} app {name.decode()}", catalog)
     requester = Requester(network, bytes(16), mapped=True)
@@ -135,6 +136,25 @@ def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:
                 where,
                 f"{text} belongs to {' and '.join(owner_names)}",
                 "Give each an address of its own",
+            )
+
+
+def _shared_blocks(network: Network, where: str) -> Iterator[Finding]:
+    """Report machines in the /112 of another: who asks from there is one machine to the server."""
+    blocks: dict[bytes, dict[bytes, str]] = defaultdict(dict)
+    for app in network.apps.values():
+        for machine in app.visible:
+            blocks[machine.address[:14]].setdefault(machine.address, machine.id.decode())
+    for block, owners in sorted(blocks.items()):
+        if len(owners) > 1:
+            text = address_text(block + bytes(2)).decode()
+            names = sorted(owners.values())
+            more = f" and {len(names) - 2:,} more" if len(names) > 2 else ""
+            yield Finding(
+                "warning",
+                where,
+                f"machines {names[0]} and {names[1]}{more} share {text}/112, which belongs to one",
+                "Give each a /112 of its own: internal-dns address NETWORK --host HOST --for NAME",
             )
 
 

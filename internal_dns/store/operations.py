@@ -6,18 +6,20 @@ performs the same ones without a server.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from internal_dns.store import owned
 from internal_dns.store.json_rows import BadRequest, read_rows
-from internal_dns.store.schema import TABLES
+from internal_dns.store.schema import NAME, TABLES
 from internal_dns.store.writer import RejectedChange, Writer
 
 Request = Mapping[str, Any]
 Reply = dict[str, Any]
 
 MAX_LISTED: Final = 1_000  # changes and answers that a reply lists
-MAX_MOVES_LISTED: Final = 20
+MAX_FAULTS_LISTED: Final = 20
 
 
 def perform(request: Request, writer: Writer) -> Reply:
@@ -32,7 +34,8 @@ def perform(request: Request, writer: Writer) -> Reply:
 def write(request: Request, writer: Writer) -> Reply:
     """Put and delete rows in one transaction.
 
-    Rows listed in `new` must not exist yet, rows listed in `old` must exist.
+    Rows listed in `new` must not exist yet, rows listed in `old` must exist. Rows of a live source
+    are written with `force` only.
     """
     puts = [(str(table), dict(row)) for table, row in request.get("puts", ())]
     deletes = [(str(table), dict(key)) for table, key in request.get("deletes", ())]
@@ -43,8 +46,21 @@ def write(request: Request, writer: Writer) -> Reply:
         for table, key in request.get(wanted, ()):
             if bool(read_rows(writer.connection, str(table), key)) == (wanted == "new"):
                 raise RejectedChange([f"{' '.join(map(str, key.values()))} {word} (table {table})"])
+    if not request.get("force"):
+        _refuse_sourced(writer, [*puts, *deletes])
     written = writer.write(puts, deletes)
     return {"revision": written.revision, "rows": written.rows}
+
+
+def _refuse_sourced(writer: Writer, rows: list[tuple[str, dict[str, Any]]]) -> None:
+    """Raise RejectedChange when a change touches a row of a live source."""
+    faults = [
+        f"{noun} {' '.join(map(str, key))} belongs to the live source {owner}, which would undo "
+        "the change: make it there, or write with --force"
+        for noun, key, owner in owned.owners(writer.connection, rows)
+    ]
+    if faults:
+        raise RejectedChange(_shorten(faults))
 
 
 def apply(request: Request, writer: Writer) -> Reply:
@@ -76,6 +92,9 @@ def apply(request: Request, writer: Writer) -> Reply:
             ["the document names no network: with prune, every network would be deleted"]
         )
     plan = declare.plan(writer.connection, document, prune=bool(request.get("prune")))
+    if plan.claims:
+        do = "only `internal-dns follow` writes it; leave it out, or see `internal-dns source list`"
+        raise RejectedChange(_shorten([f"{claim}: {do}" for claim in plan.claims]))
     if plan.moves and not request.get("move"):
         raise RejectedChange(_explain_moves(plan.moves))
     reply: Reply = {
@@ -97,12 +116,47 @@ def apply(request: Request, writer: Writer) -> Reply:
 def _explain_moves(moves: list[str]) -> list[str]:
     """Return one line per machine that would move, and what to do."""
     do = "give it another id if it is a different machine, or allow the move with --move"
-    more = len(moves) - MAX_MOVES_LISTED
-    lines = [f"{move}: {do}" for move in moves[:MAX_MOVES_LISTED]]
-    return lines + ([f"and {more:,} more"] if more > 0 else [])
+    return _shorten([f"{move}: {do}" for move in moves])
+
+
+def _shorten(lines: list[str]) -> list[str]:
+    more = len(lines) - MAX_FAULTS_LISTED
+    return lines[:MAX_FAULTS_LISTED] + ([f"and {more:,} more"] if more > 0 else [])
+
+
+def source_rows(request: Request, writer: Writer) -> Reply:
+    """Return the rows of a live source, as `source apply` takes them."""
+    return {"rows": owned.rows(writer.connection, _source(request))}
+
+
+def source_apply(request: Request, writer: Writer) -> Reply:
+    """Put whole objects of a live source, and delete keys of its rows.
+
+    What cannot be written, or belongs to another, is left out: `faults` lists [key, why].
+    """
+    puts, deletes = request.get("puts", []), request.get("deletes", [])
+    if not isinstance(puts, list) or not isinstance(deletes, list):
+        raise BadRequest("`puts` and `deletes` must be lists")
+    return owned.apply(writer, _source(request), puts, deletes)
+
+
+def source_rm(request: Request, writer: Writer) -> Reply:
+    """Delete all rows of a live source."""
+    written = owned.remove(writer, _source(request))
+    return {"revision": written.revision, "rows": written.rows}
+
+
+def _source(request: Request) -> str:
+    source = request.get("source")
+    if not isinstance(source, str) or not re.fullmatch(NAME.pattern, source):
+        raise BadRequest("`source` must be the name of a live source: letters, digits, - and _")
+    return source
 
 
 OPERATIONS: Final[Mapping[str, Callable[[Request, Writer], Reply]]] = {
     "write": write,
     "apply": apply,
+    "source rows": source_rows,
+    "source apply": source_apply,
+    "source rm": source_rm,
 }  # fmt: skip

@@ -139,6 +139,11 @@ def literal(value: object) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
+# Not in documents: `apply` writes rows of no source only.
+SOURCE: Final = Column(
+    "source", NAME_OR_NONE, "The live source that owns the row; empty for rows of no source.", "",
+    document=None, lenient=True,
+)  # fmt: skip
 _NETWORK: Final = Column("network_id", NETWORK_ID, "Its network.", key=True)
 _MACHINE: Final = Column("machine_id", TEXT, "The machine it belongs to.", key=True)
 
@@ -186,6 +191,7 @@ MACHINES: Final = Table("machines", "machine", (
            1),
     Column("name", NAME_OR_NONE, "Answers at <name>.vm too; several may share it.", "",
            lenient=True),
+    SOURCE,
 ))  # fmt: skip
 MACHINE_METADATA: Final = Table("machine_metadata", "metadata", (
     _MACHINE,
@@ -208,6 +214,7 @@ PEERS: Final = Table("peers", "peer", (
     Column("name", NAME, "Its name.", key=True),
     Column("address", ADDRESS, "Its address in this network; it owns the /120."),
     Column("region", NAME_OR_NONE, "The code of its region; empty for the region of its host.", ""),
+    SOURCE,
 ))  # fmt: skip
 FLYCASTS: Final = Table("flycasts", "flycast", (
     Column("network_id", NETWORK_ID, "The network of its address.", key=True),

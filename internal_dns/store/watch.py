@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
+from internal_dns.lock import short_turns
 from internal_dns.store.sqlite import (
     Loaded,
     Progress,
@@ -34,10 +34,6 @@ from internal_dns.store.sqlite import (
 
 INTERVAL: Final = 0.005  # seconds between checks
 SLOW: Final = 60  # seconds of reading after which a warning is logged
-# Seconds that the reading thread may hold the interpreter while the event loop wants it. With
-# Python's default, 5 ms, every wake-up of the loop would wait that long while a large commit is
-# read.
-SWITCH: Final = 0.001
 RETRY: Final = 0.25  # seconds between attempts; a repaired file must be served within a second
 
 Read = Callable[[Reader, Loaded], Loaded]
@@ -147,12 +143,8 @@ class Watcher:
 
     async def _load(self, thread: ThreadPoolExecutor, reader: Reader, *, whole: bool) -> None:
         """Read in the thread, apply in the event loop."""
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH)
-        try:
+        with short_turns():
             await self._read(thread, reader, whole=whole)
-        finally:
-            sys.setswitchinterval(interval)
 
     async def _read(self, thread: ThreadPoolExecutor, reader: Reader, *, whole: bool) -> None:
         self.noticed_at = time.monotonic()

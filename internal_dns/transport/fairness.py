@@ -77,6 +77,16 @@ class Lines(Generic[T]):
         line = self.of.get(payer)
         return len(line) if line is not None else 0
 
+    def check_books(self) -> None:
+        """Check that counts and lengths agree with the lines. Raises AssertionError."""
+        count = sum(map(len, self.of.values()))
+        assert self.count == count, f"{self.count} items counted, {count} held"
+        assert all(self.of.values()), "a payer without items has a line"
+        lengths = {payer: at for at, of in enumerate(self._by_length) for payer in of}
+        held = {payer: len(line) for payer, line in self.of.items()}
+        assert lengths == held, "a line is not listed under its length"
+        assert len(self._by_length) == 1 + max(held.values(), default=0), "lists of no length"
+
     def _pop(self, payer: bytes, *, newest: bool) -> T:
         line = self.of[payer]
         item = line.pop() if newest else line.popleft()
@@ -204,6 +214,25 @@ class FairQueue(Generic[T]):
             return self.quantum
         gained = (self._round - account.round) * self.quantum + (self._idle - account.idle)
         return min(self.quantum, account.balance + gained)
+
+    @property
+    def accounts(self) -> int:
+        """How many payers have a balance of their own; the others have a full quantum."""
+        return len(self._accounts)
+
+    def check_books(self) -> None:
+        """Check that what waits is counted, and has a place in the order. Raises AssertionError.
+
+        Not between `take` and `spend`.
+        """
+        self.lines.check_books()
+        octets = sum(abs(size) for line in self.lines.of.values() for _, size in line)
+        assert self.octets == octets, f"{self.octets} octets counted, {octets} held"
+        in_order = [*self._fresh, *self._ready, *(payer for _, _, payer in self._debtors)]
+        assert len(set(in_order)) == len(in_order), "a payer waits in two places"
+        assert set(in_order) == self._waiting, "a payer waits in no place, or is not known to wait"
+        assert self.lines.of.keys() <= self._waiting, "a line has no place in the order"
+        assert self._debtors == sorted(self._debtors)[:1] + self._debtors[1:], "no heap of debtors"
 
     def _wait_for_credit(self, payer: bytes) -> None:
         """Let *payer* wait for the round in which its balance is positive."""

@@ -1,8 +1,9 @@
-"""Do the work of the fair queue in slices of the event loop, and measure what each piece costs.
+"""Do the work of clients on the event loop: now if nothing waits, else in slices of the fair queue.
 
-A slice ends after a millisecond of CPU time, or after the piece that goes beyond it. The next slice
-is a callback of its own, so that sockets, timers and the admin port have their turn between two.
-The cost is the thread's CPU time: nobody pays for waiting for Python's lock or for another process.
+What each piece costs is measured, and paid by its network. A slice ends after a millisecond of CPU
+time, or after the piece that goes beyond it. The next slice is a callback of its own, so that
+sockets, timers and the admin port have their turn between two. The cost is the thread's CPU time:
+nobody pays for waiting for Python's lock or for another process.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from internal_dns.metrics import Metrics
 from internal_dns.transport.fairness import OUTSIDERS, FairQueue
 
 SLICE: Final = 0.001  # seconds after which no further piece is begun
-# What TCP connections may have repeated at once, without waiting, in one turn of the event loop.
+# Seconds in one turn of the event loop after which nothing is decided without waiting, and after
+# which nothing is repeated over TCP either. What then waits is read in smaller parts, by more
+# system calls: with 2 ms for both, a repeated answer over TCP costs 9 to 12 % more (20 connections
+# with 50 queries each).
 AT_ONCE: Final = 0.002
+REPEATED_AT_ONCE: Final = 0.004
 
 Work = Callable[..., object]
 Piece = tuple[Work, tuple[Any, ...], float]  # what to do, and until when it is worth doing
@@ -31,7 +36,7 @@ class Loop(Protocol):
 
 
 class Scheduler:
-    """The one place where work for clients waits."""
+    """The one place where work for clients is done or waits."""
 
     def __init__(
         self,
@@ -45,8 +50,9 @@ class Scheduler:
         self.metrics, self.cpu, self.clock, self.loop = metrics, cpu, clock, loop
         self.queue: FairQueue[Piece] = queue or FairQueue()
         self.busy = False  # something waits, and a slice will come
+        self.free = True  # nothing waits, and this turn of the event loop is not too long yet
         self._rested_since = clock()
-        self._at_once = 0.0
+        self._at_once = 0.0  # seconds of work done at once in this turn of the event loop
         self._resets = False
 
     # ── what waits ────────────────────────────────────────────────────────────────────────────────
@@ -91,25 +97,51 @@ class Scheduler:
         for payer, count in counts.items():
             self.queue.spend(payer, each * count)
 
-    def may_at_once(self) -> bool:
-        """Whether a TCP connection may have known answers repeated without waiting."""
-        return not self.busy and self._at_once < AT_ONCE
+    # ── what need not wait ────────────────────────────────────────────────────────────────────────
+
+    def try_now(self, payer: bytes, work: Work, *args: Any) -> bool:
+        """Do *work* now if we are `free` and *payer* has credit; return whether it was done.
+
+        The order is that of the queue, where a payer with credit is served as it comes, and the
+        cost is charged as there. Only the queue's machinery is saved, several microseconds.
+        """
+        if not self.free or self._at_once >= AT_ONCE:
+            return False
+        queue, now = self.queue, self.clock()
+        queue.rest(now - self._rested_since)
+        self._rested_since = now
+        if queue.balance(payer) <= 0:
+            return False
+        begin = self.cpu()
+        try:
+            work(*args)
+        finally:
+            took = self.cpu() - begin
+            queue.spend(payer, took)
+            self.metrics.slice(took)
+            self.did_at_once(took)
+            self._rested_since = self.clock()
+        return True
 
     def did_at_once(self, seconds: float) -> None:
-        """Count what was repeated in this turn of the event loop, or in the few before it."""
+        """Count work that was done without waiting, in this turn of the event loop or shortly
+        before it."""
         self._at_once += seconds
-        if self._at_once >= AT_ONCE / 2 and not self._resets:
-            self._resets = True
-            self.loop().call_soon(self._begin_turn)
+        if self._at_once >= REPEATED_AT_ONCE / 2:
+            self.free = self.free and self._at_once < REPEATED_AT_ONCE
+            if not self._resets:
+                self._resets = True
+                self.loop().call_soon(self._begin_turn)
 
     def _begin_turn(self) -> None:
         self._resets, self._at_once = False, 0.0
+        self.free = not self.busy
 
     # ── slices ────────────────────────────────────────────────────────────────────────────────────
 
     def _begin(self) -> None:
         if not self.busy:
-            self.busy = True
+            self.busy, self.free = True, False
             self.queue.rest(self.clock() - self._rested_since)
             self.loop().call_soon(self.run)
 
@@ -134,7 +166,7 @@ class Scheduler:
             if queue:
                 self.loop().call_soon(self.run)
             else:
-                self.busy = False
+                self.busy, self.free = False, self._at_once < REPEATED_AT_ONCE
                 self._rested_since = self.clock()
 
 

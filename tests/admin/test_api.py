@@ -13,6 +13,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import dns.message
@@ -740,9 +741,9 @@ def test_what_was_decided_for_a_network_that_has_gone_is_forgotten() -> None:
     exchange.use(loaded(rows=demo_rows()).catalog)
     exchange.handle(query("web.internal"), ASKER, ip("fdaa::3"), 4_000)
     exchange.handle(query("web.internal"), ip("2001:db8::1"), ip("fdaa::3"), 4_000)
-    assert exchange.decided == {ASKER[2:6]: 1, b"": 1}
+    assert exchange.counting.decided == {ASKER[2:6]: 1, b"": 1}
     exchange.use(Catalog())
-    assert exchange.decided == {b"": 1}
+    assert exchange.counting.decided == {b"": 1}
 
 
 def test_questions_are_shown_while_somebody_looks_and_cost_nothing_after(path: Path) -> None:
@@ -761,7 +762,9 @@ def test_questions_are_shown_while_somebody_looks_and_cost_nothing_after(path: P
             )
             await client.close()
             await server.until(lambda: not server.exchange.taps)
-            assert "handle" not in vars(server.exchange)
+            watched = server.exchange.answers.hits
+            server.exchange.handle(query("web.internal"), ASKER, ip("fdaa::3"), 4_000)
+            assert server.exchange.answers.hits == watched + 1
 
     run(story())
 
@@ -797,7 +800,7 @@ def test_a_shown_question_says_who_asked_what_and_got_what(
     async def story() -> None:
         exchange, tap = Exchange(Rules(), Metrics()), Tap()
         exchange.use(loaded(rows=demo_rows()).catalog)
-        exchange.tap(tap)
+        exchange.taps.add(tap)
         exchange.handle(octets, source, ip("fdaa::3"), 4_000)
         sample = tap.queue.get_nowait()
         assert sample.reply is None or len(sample.reply) == 12
@@ -810,11 +813,11 @@ def test_a_shown_question_says_who_asked_what_and_got_what(
 def test_a_reader_that_is_too_slow_is_told_how_much_it_missed() -> None:
     async def story() -> None:
         exchange, tap = Exchange(Rules(), Metrics()), Tap(size=2)
-        exchange.tap(tap)
+        exchange.taps.add(tap)
         for _ in range(7):
             exchange.handle(query("web.internal"), ASKER, ip("fdaa::3"), 4_000)
         assert (tap.queue.qsize(), tap.skipped) == (2, 5)
-        exchange.untap(tap)
+        exchange.taps.remove(tap)
 
     run(story())
 
@@ -830,6 +833,7 @@ def test_of_what_the_native_path_shows_each_tap_takes_its_part() -> None:
         """Stands for the native table, and hears how many it is to show."""
 
         every: ClassVar[list[int]] = []
+        table = SimpleNamespace(bound=0)
 
         def watch(self, every: int) -> None:
             self.every.append(every)
@@ -840,12 +844,10 @@ def test_of_what_the_native_path_shows_each_tap_takes_its_part() -> None:
             Tap(2),
             Tap(10, draw=iter([0.19, 0.2]).__next__),
         )  # one in five of those that `half` takes
-        exchange.tap(tenth)
-        exchange.tap(half)
+        exchange.taps.add(tenth)
+        exchange.taps.add(half)
         for _ in range(2):
-            exchange.tap_native(
-                query("web.internal") + bytes(12), ASKER, ip("fdaa::3"), dropped=False
-            )
+            exchange.taps.show_native(query("web.internal"), ASKER, ip("fdaa::3"), bytes(12))
         assert (half.queue.qsize(), tenth.queue.qsize()) == (2, 1)
         sample = half.queue.get_nowait()
         assert (sample.octets, sample.how, sample.reply) == (
@@ -853,10 +855,10 @@ def test_of_what_the_native_path_shows_each_tap_takes_its_part() -> None:
             "repeated",
             bytes(12),
         )
-        exchange.tap_skipped(50)
+        exchange.taps.skip_native(50)
         assert (half.skipped, tenth.skipped) == (50, 10)
-        exchange.untap(half)
-        exchange.untap(tenth)
+        exchange.taps.remove(half)
+        exchange.taps.remove(tenth)
         assert Watched.every == [10, 2, 10, 0]
 
     run(story())

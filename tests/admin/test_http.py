@@ -38,7 +38,7 @@ async def admin(
     metrics: Metrics | None = None, ready: tuple[bool, str] = (True, "ready")
 ) -> AsyncIterator[tuple[str, int]]:
     """A served admin port: host and port."""
-    server = await AdminPort(metrics or Metrics(), lambda: ready).start("127.0.0.1", 0)
+    server = await AdminPort(registry(metrics or Metrics()), lambda: ready).start("127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[:2]
     await asyncio.sleep(0)

@@ -21,8 +21,9 @@ from internal_dns.late import Late
 from internal_dns.metrics import Histogram, Metrics, registry
 from internal_dns.net import Endpoint
 from internal_dns.server import Server
-from internal_dns.transport.answer import Complete, Exchange, Keep
+from internal_dns.transport.answer import Exchange
 from internal_dns.transport.listen.sockets import bind, kernel_drops
+from internal_dns.transport.relaying import Complete, Keep
 from tests.core.messages import AAAA, IN_WEB, OUTSIDER, ROWS, SERVER, TXT, ip, loaded, opt, query
 from tests.tools import requires_tool
 
@@ -102,7 +103,7 @@ def test_ten_thousand_networks_asking_for_everything_make_no_more_than_200_serie
             outcome = server.exchange.handle(octets, source, SERVER, 4_000)
             if isinstance(outcome, Late):
                 outcome.cancel()
-    server.exchange.end_batch(0.0, 1)
+    server.exchange.counting.end_batch(0.0, 1)
     for octets in (
         b"",
         query("x.internal", flags=0x8000),
@@ -185,10 +186,9 @@ class LateForwarder:
         return []
 
 
-def exchange_at(monkeypatch: pytest.MonkeyPatch, *times: float) -> Exchange:
-    exchange = Exchange(Rules(), Metrics(), LateForwarder())
+def exchange_at(*times: float) -> Exchange:
+    exchange = Exchange(Rules(), Metrics(), LateForwarder(), timer=Clock(*times))
     exchange.use(loaded(rows=ROWS).catalog)
-    monkeypatch.setattr("internal_dns.transport.answer.perf_counter", Clock(*times))
     return exchange
 
 
@@ -201,28 +201,26 @@ def timed(exchange: Exchange) -> dict[str, tuple[int, float]]:
     }
 
 
-def test_the_time_of_a_batch_is_shared_by_its_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    exchange = exchange_at(monkeypatch, 1.0, 1.5, 2.0)  # deciding begins and ends; the batch ends
+def test_the_time_of_a_batch_is_shared_by_its_messages() -> None:
+    exchange = exchange_at(1.0, 1.5, 2.0)  # deciding begins and ends; the batch ends
     for _ in range(5):
         exchange.handle(query("web.internal"), IN_WEB, SERVER, 4_000)
-    exchange.end_batch(1.5, 5)  # four repeated, and one that waits for its turn
+    exchange.counting.end_batch(1.5, 5)  # four repeated, and one that waits for its turn
     assert timed(exchange) == {"internal": (1, 0.5), "repeat": (4, 0.4)}
 
 
-def test_a_batch_without_repeats_counts_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    exchange = exchange_at(monkeypatch, 1.0, 1.5)
+def test_a_batch_without_repeats_counts_none() -> None:
+    exchange = exchange_at(1.0, 1.5)
     exchange.handle(query("web.internal"), IN_WEB, SERVER, 4_000)
-    exchange.end_batch(0.9, 1)
+    exchange.counting.end_batch(0.9, 1)
     assert timed(exchange) == {"internal": (1, 0.5)}
     exchange.handle(query("web.internal"), IN_WEB, SERVER, 4_000)
-    exchange.end_batch(1.2, 1)
+    exchange.counting.end_batch(1.2, 1)
     assert timed(exchange)["repeat"] == (1, 0.3)
 
 
-def test_a_forwarded_question_is_timed_until_its_reply_is_there(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    exchange = exchange_at(monkeypatch, 1.0, 4.0)
+def test_a_forwarded_question_is_timed_until_its_reply_is_there() -> None:
+    exchange = exchange_at(1.0, 4.0)
 
     async def story() -> None:
         outcome = exchange.handle(query("example.com"), IN_WEB, SERVER, 4_000)

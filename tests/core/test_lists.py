@@ -178,7 +178,10 @@ def test_no_query_after_a_commit_waits_for_an_index(tmp_path: Path) -> None:
         before = reader.read()
         connection.execute("UPDATE machines SET state = 'started' WHERE id = 'm9'")
         connection.execute("DELETE FROM machines WHERE id IN ('m0', 'm12')")
-        connection.execute("INSERT INTO peers VALUES (24, 'new', 'fdaa:0:18:1:1:1:0:203', '')")
+        connection.execute(
+            "INSERT INTO peers (network_id, name, address) "
+            "VALUES (24, 'new', 'fdaa:0:18:1:1:1:0:203')"
+        )
         connection.commit()
         after = reader.update(before)
     assert after.parts

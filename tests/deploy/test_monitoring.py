@@ -227,6 +227,10 @@ CASES: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
         [one("internal_dns_replication_quarantined", STEADY)],
         [one("internal_dns_replication_quarantined", "0+0x50 1+0x10")],
     ),
+    "InternalDnsSourceAway": (
+        [one('internal_dns_source_up{source="podman"}', "1+0x10 0+0x50")],
+        [one('internal_dns_source_up{source="podman"}', "1+0x50 0 0 0 1 1 1")],
+    ),
     "InternalDnsPropagationSlow": (
         [one(WITHIN % "0.5", "0+9x60"), one(WITHIN % "1.0", "0+10x60"),
          one(WITHIN % "+Inf", "0+10x60")],

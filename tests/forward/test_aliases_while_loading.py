@@ -91,7 +91,7 @@ def test_an_alias_that_waits_in_vain_fails_after_four_seconds() -> None:
 def test_a_client_that_leaves_while_its_alias_waits_is_forgotten() -> None:
     async def story(exchange: Exchange, forwarder: Forwarder) -> None:
         late = ask(forwarder)
-        while not len(exchange.room):
+        while not len(exchange.loading.room):
             await asyncio.sleep(0.001)
         late.when_there(lambda octets: pytest.fail("it has left"))
         late.cancel()
@@ -104,7 +104,7 @@ def test_a_client_that_leaves_while_its_alias_waits_is_forgotten() -> None:
 
 def test_without_a_catalog_file_no_alias_waits() -> None:
     async def story(exchange: Exchange, forwarder: Forwarder) -> None:
-        exchange.expect_no_catalog()
+        exchange.loading.expect_none()
         begin = asyncio.get_running_loop().time()
         message = dns.message.from_wire(await ask(forwarder))
         assert message.rcode() == dns.rcode.SERVFAIL

@@ -28,7 +28,7 @@ OUR_NAMES: Final = tuple(map(dns.name.from_text, ("internal.", "flycast.", "a.a.
 RCODES: Final = frozenset(map(int, wire.Rcode))
 IN_DEV: Final = bytes(15) + b"\1"
 TWINS: Final = Twins(CATALOG, RULES)
-TABLE_ENTRIES: Final = 2_000
+TABLE_OCTETS: Final = 2 << 20
 
 
 def read_query(octets: bytes) -> None:
@@ -116,7 +116,7 @@ def limit(octets: bytes, stream: bool) -> int:
 def repeat(octets: bytes) -> None:
     """What an answer table repeats is what the journey says, and the native one repeats what
     Python's does."""
-    TWINS.table.max_entries = TABLE_ENTRIES
+    TWINS.table.max_octets = TABLE_OCTETS
     for source in (IN_WEB, NEIGHBOUR, OUTSIDER):
         for destination in (SERVER, IN_WEB[:6] + SERVER[6:]):
             TWINS.ask(octets, source, destination, len(octets) * 0x9E3779B1 & 0xFFFF_FFFF)

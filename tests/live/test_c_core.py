@@ -26,5 +26,12 @@ def test_sanitizers_find_nothing_in_the_table(tmp_path: Path, flags: tuple[str, 
     assert c_core.stress(tmp_path, 50_000, *flags).startswith("50000 changes")
 
 
+@pytest.mark.parametrize("flags", [c_core.ADDRESS, c_core.THREAD], ids=["address", "thread"])
+def test_sanitizers_find_nothing_in_the_datagram_side(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    assert c_core.datagrams(tmp_path, 5_000, *flags).startswith("5000 queries, 5000 replies")
+
+
 def test_the_token_bucket_and_the_ring(tmp_path: Path) -> None:
     assert c_core.run(c_core.build(tmp_path, "worker", *c_core.ADDRESS)) == "ok"

@@ -36,8 +36,8 @@ from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
 from internal_dns.transport import native
 from internal_dns.transport.answer import Exchange
-from internal_dns.transport.listen.sockets import bind_queues
-from internal_dns.transport.native.listener import Udp, spread_by_network
+from internal_dns.transport.listen.sockets import IPV6_FREEBIND, bind_queues
+from internal_dns.transport.native.listener import Udp, spread
 from internal_dns.transport.native.mirror import Mirror
 from tests.core.messages import AA, COOKIE, NSID, QR, RA, header, opt, option
 from tests.core.messages import query as plain
@@ -179,7 +179,7 @@ def test_what_a_stopping_worker_has_read_is_answered_or_handed_up_the_rest_is_th
         server.thread.start()
         server.stop()
         answered = {octets[:2] for octets in waiting(client)}
-        handed_up = [octets[:2] for octets, *_ in server.worker.take(400)]
+        handed_up = [message.octets[:2] for message in server.worker.take(400)]
         server.sock.setblocking(False)
         left = [octets[:2] for octets in waiting(server.sock)]
         assert len(answered) + len(handed_up) + len(left) == 400
@@ -203,13 +203,14 @@ def test_a_message_handed_up_comes_whole_with_its_addresses_and_its_reply_finds_
         until(lambda: server.counted("6") == 4, 5)
         taken = server.worker.take(64)
         # What is longer than any query goes up as its header: that is all FORMERR needs.
-        assert [octets for octets, *_ in taken] == [OTHER, long, OTHER[:12], OTHER[:12]]
+        assert [message.octets for message in taken] == [OTHER, long, OTHER[:12], OTHER[:12]]
         here = client.getsockname()
-        for _, source, destination, port, _ in taken:
-            assert (source, destination, port) == (bytes(15) + b"\1", bytes(15) + b"\1", here[1])
-        server.worker.send(
-            [(back, b"reply to " + octets[:2]) for octets, *_, back in taken if back]
-        )
+        asked = [message for message in taken if isinstance(message, fast.Asked)]
+        assert len(asked) == 4
+        for message in asked:
+            assert (message.source, message.destination) == (LOOPBACK, LOOPBACK)
+            assert message.port == here[1]
+        server.worker.send([(m.reply_to, b"reply to " + m.octets[:2]) for m in asked])
         assert waiting(client) == [b"reply to \x12\x34"] * 4
 
 
@@ -218,13 +219,15 @@ def test_a_reply_that_cannot_be_sent_is_counted_and_the_others_are_sent() -> Non
         server.thread.start()
         client.send(OTHER)
         until(lambda: server.counted("6") == 1, 5)
-        back = server.worker.take(1)[0][-1]
-        assert back
-        server.worker.send([(back, b"one"), (back, bytes(65_536)), (back, b"two")])
+        (asked,) = server.worker.take(1)
+        assert isinstance(asked, fast.Asked)
+        to = asked.reply_to
+        server.worker.send([(to, b"one"), (to, bytes(65_536)), (to, b"two")])
         assert waiting(client) == [b"one", b"two"]
         assert server.counted("send") == 1
 
 
+LOOPBACK = bytes(15) + b"\1"
 SHOWN = header(QR | AA | RA | 0x100)
 
 
@@ -237,8 +240,11 @@ def test_who_watches_sees_what_was_repeated_and_the_client_still_gets_it() -> No
                 client.send(WEB)
             received(client, 5)
             shown = server.worker.take(64)
-            here = client.getsockname()[1], b""
-            assert shown == [(WEB + SHOWN, bytes(15) + b"\1", bytes(15) + b"\1", *here)] * seen
+            assert len(shown) == seen
+            for repeated in shown:
+                assert isinstance(repeated, fast.Repeated)
+                assert (repeated.octets, repeated.header) == (WEB, SHOWN)
+                assert (repeated.source, repeated.destination) == (LOOPBACK, LOOPBACK)
         assert server.counted("hits") == 15
 
 
@@ -250,9 +256,9 @@ def test_who_watches_sees_what_was_dropped() -> None:
         for octets in dropped:
             client.send(octets)
         until(lambda: server.counted("6") == 2, 5)
-        assert [(octets, back) for octets, *_, back in server.worker.take(9)] == [
-            (octets, None) for octets in dropped
-        ]
+        shown = server.worker.take(9)
+        assert all(isinstance(message, fast.Dropped) for message in shown)
+        assert [message.octets for message in shown] == dropped
         assert (server.counted("runt"), server.counted("qr")) == (1, 1)
 
 
@@ -287,11 +293,11 @@ def test_watching_takes_no_room_from_what_must_go_up() -> None:
         client.send(OTHER)
         until(lambda: server.counted("6") == 3_001, 5)
         server.stop()
-        shown = []
+        shown: list[fast.Asked | fast.Repeated | fast.Dropped] = []
         while batch := server.worker.take(64):
             shown += batch
-        assert shown[-1][0] == OTHER
-        assert shown[-1][-1] != b""
+        assert isinstance(shown[-1], fast.Asked)
+        assert shown[-1].octets == OTHER
         assert len(shown) - 1 + server.worker.unseen == 3_000
         assert 300 < server.worker.unseen < 2_900
 
@@ -352,7 +358,7 @@ def test_the_network_of_the_source_chooses_the_queue() -> None:
         with ExitStack() as stack:
             for made in (*queues, tcp):
                 stack.enter_context(made)
-            spread_by_network(queues[3])  # of any of them: it is the group's
+            spread(queues[3], 1)  # of any of them: it is the group's
             for network in (0x18, 0x19, 0x1A, 7, 0xFFFF_FFFF, 8):
                 for machine in (1, 2, 3):
                     source = f"fdaa:{network >> 16:x}:{network & 0xFFFF:x}:5:6:7:{machine}:2"
@@ -363,6 +369,65 @@ def test_the_network_of_the_source_chooses_the_queue() -> None:
                     assert ready[0].recvfrom(9)[1][0] == source
     finally:
         host.close()
+
+
+@requires_root()
+@requires_tool("ip")
+@pytest.mark.parametrize("flows", [2, 4, 8])
+def test_the_ports_of_one_network_use_all_queues_of_its_class(flows: int) -> None:
+    host, network, sent = Host("flows"), 0x1D, 150 * flows
+    try:
+        host.ip("-6 route add local default dev lo")
+        wildcard = Endpoint.parse("[::]:0")
+        queues, tcp = host.inside(lambda: bind_queues(wildcard, native.QUEUES * flows))
+        with ExitStack() as stack:
+            for made in (*queues, tcp):
+                stack.enter_context(made)
+            spread(queues[0], flows)
+            port = queues[0].getsockname()[1]
+            for number in range(sent):
+                client = stack.enter_context(host.socket(socket.SOCK_DGRAM))
+                client.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+                client.bind((f"fdaa:0:{network:x}:5::2", 20_000 + 2 * number))
+                client.sendto(b"x", ("fdaa::3", port))
+            counts = [drained(sock) for sock in queues]
+            first = network % native.QUEUES * flows
+            assert sum(counts) == sum(counts[first : first + flows]) == sent
+            assert all(abs(count - 150) <= 0.2 * 150 for count in counts[first : first + flows])
+    finally:
+        host.close()
+
+
+@requires_root()
+@requires_tool("ip")
+def test_of_an_ipv4_source_the_address_chooses_the_queue() -> None:
+    host = Host("queues4")
+    try:
+        queues, tcp = host.inside(lambda: bind_queues(Endpoint.parse("127.0.0.1:0"), 16))
+        with ExitStack() as stack:
+            for made in (*queues, tcp):
+                stack.enter_context(made)
+            spread(queues[0], 2)
+            port = queues[0].getsockname()[1]
+            for last in (1, 2, 9, 16, 250):
+                for _ in range(20):
+                    client = stack.enter_context(host.socket(socket.SOCK_DGRAM, f"127.0.0.{last}"))
+                    client.sendto(b"x", ("127.0.0.1", port))
+                counts = [drained(sock) for sock in queues]
+                first = (0x7F000000 + last) % 8 * 2
+                assert sum(counts) == sum(counts[first : first + 2]) == 20
+                assert min(counts[first : first + 2]) > 1
+    finally:
+        host.close()
+
+
+def drained(sock: socket.socket) -> int:
+    """Read all that waits; return how much it was."""
+    count = 0
+    while select.select([sock], [], [], 0)[0]:
+        sock.recv(9)
+        count += 1
+    return count
 
 
 # ── a server ──────────────────────────────────────────────────────────────────────────────────────
@@ -429,7 +494,7 @@ def test_every_message_is_counted_once_whoever_answers_it(served: Served) -> Non
         'internal_dns_responses_total{kind="internal",rcode="NXDOMAIN"}': 20,
         "internal_dns_answer_table_hits_total": 58,
         "internal_dns_answer_table_misses_total": 2,
-        "internal_dns_answer_table_entries": 2,  # what is not there at all takes no room
+        "internal_dns_answer_table_entries": 3,  # A, AAAA and TXT; what is not there takes no room
     }
     assert {name: grown.get(name) for name in expected} == expected
 

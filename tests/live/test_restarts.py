@@ -312,10 +312,10 @@ def asked_at(where: tuple[str, int]) -> dns.message.Message:
 @pytest.mark.parametrize(
     ("kinds", "says"),
     [
-        ("u", "there is none for TCP"),
-        ("t", "there is none for UDP"),
-        ("uf", "it is no socket"),
-        ("x", "it is of AF_UNIX"),
+        ("u", "TCP is missing"),
+        ("t", "UDP is missing"),
+        ("uf", "it is not a socket"),
+        ("x", "it is an AF_UNIX socket"),
     ],
     ids=["udp alone", "tcp alone", "a file", "a unix socket"],
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from internal_dns.store.generate import create_catalog, demo_rows
+from tests import commands
 from tests.live.hosts import MAP_LOOPBACK, REPOSITORY, Served, ask, outcome, until
 from tests.tools import requires_native, requires_root, requires_tool
 
@@ -20,6 +21,7 @@ pytestmark = [pytest.mark.live, requires_tool("systemd-analyze")]
 
 DEPLOY = REPOSITORY / "deploy"
 SERVICE, SOCKET = DEPLOY / "internal-dns.service", DEPLOY / "internal-dns.socket"
+FOLLOW = DEPLOY / "internal-dns-follow@.service"
 
 
 def analyzed(*words: object) -> subprocess.CompletedProcess[str]:
@@ -43,6 +45,40 @@ def test_what_the_service_may_do_is_rated_at_most_one_and_a_half() -> None:
     found = re.search(r"Overall exposure level for internal-dns.service: ([\d.]+)", said)
     assert found, said
     assert float(found[1]) <= 1.5
+
+
+def test_a_follower_is_root_with_one_capability_and_no_network() -> None:
+    said = analyzed("security", "--offline=true", FOLLOW).stdout
+    found = re.search(r"Overall exposure level for internal-dns-follow@\S+: ([\d.]+)", said)
+    assert found, said
+    assert float(found[1]) <= 1.5
+    for key, value in (
+        ("CapabilityBoundingSet", "CAP_DAC_OVERRIDE"),
+        ("RestrictAddressFamilies", "AF_UNIX"),
+        ("PrivateNetwork", "yes"),
+        ("Type", "notify"),
+    ):
+        assert directives(FOLLOW, "Service", key) == [value], key
+
+
+def test_systemd_finds_no_fault_in_the_follower(tmp_path: Path) -> None:
+    """As the instance `podman`; its command is one that `follow` takes."""
+    text, count = re.subn(
+        r"^ExecStart=\S+ ",
+        f"ExecStart={sys.executable} -m internal_dns ",
+        FOLLOW.read_text(),
+        flags=re.MULTILINE,
+    )
+    assert count == 1
+    unit = tmp_path / "internal-dns-follow@podman.service"
+    unit.write_text(text)
+    done = analyzed("verify", unit)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    (line,) = directives(FOLLOW, "Service", "ExecStart")
+    words = line.replace("%i", "podman").replace("${CATALOG}", str(tmp_path / "none.db"))
+    words = words.replace("$OPTIONS", "").replace("$SOURCE", "podman").replace("$ADDRESS", "")
+    said = commands.run(*words.split()[1:])
+    assert (said.code, "there is no such file" in said.err) == (78, True)
 
 
 def test_systemd_finds_no_fault(tmp_path: Path) -> None:
@@ -79,7 +115,7 @@ def test_udp_and_tcp_are_of_one_address() -> None:
 
 
 def test_the_units_are_files_that_other_programs_read_too() -> None:
-    for unit in (SERVICE, SOCKET):
+    for unit in (SERVICE, SOCKET, FOLLOW):
         parser = configparser.ConfigParser(strict=False, interpolation=None)
         parser.optionxform = str  # type: ignore[assignment, method-assign]
         parser.read_string(unit.read_text())

@@ -2,7 +2,8 @@
 [--changes 1000000]`.
 
 fuzz.c feeds mutated queries of tests/fuzz/corpus under AddressSanitizer and
-UndefinedBehaviorSanitizer; stress.c lets readers and the writer of the table meet, as it is, under
+UndefinedBehaviorSanitizer. stress.c lets readers and the writer of the table meet, datagrams.c
+workers with real sockets, the writer and what answers in Python's place: as it is, under
 AddressSanitizer and under ThreadSanitizer.
 """
 
@@ -58,6 +59,10 @@ def stress(folder: Path, changes: int, *flags: str) -> str:
     return run(build(folder, "stress", *flags), str(READERS), str(changes))
 
 
+def datagrams(folder: Path, queries: int, *flags: str) -> str:
+    return run(build(folder, "datagrams", *flags), str(queries))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.native", description=__doc__)
     parser.add_argument("--seconds", type=int, default=30, help="of fuzzing (default: 30)")
@@ -76,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ("thread sanitizer", THREAD),
         ):
             print(f"stress, {words}: {stress(folder, options.changes, *flags)}", flush=True)
+            queries = max(1_000, options.changes // 20)
+            print(f"datagrams, {words}: {datagrams(folder, queries, *flags)}", flush=True)
     return 0
 
 

@@ -44,7 +44,7 @@ static inline struct table *make_state(void)
         records[k] = (uint8_t)k;
     put_records(addresses, 28, 1000);
     struct table *table = calloc(1, sizeof *table);
-    assert(table && make_table(table, 4096, 64));
+    assert(table && make_table(table, (uint64_t)1 << 40));
     table->secret[0] = 1, table->secret[1] = 2;
     table->prefix[0] = 0xfd, table->prefix[1] = 0xaa;
     table->udp_limit = 8192;

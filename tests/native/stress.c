@@ -6,7 +6,7 @@
 
 #include "state.h"
 
-enum { NAMES = 300, MOST_RECORDS = 40 };
+enum { NAMES = 6000, LABELS = 50, MOST_RECORDS = 40 };
 
 static struct table *table;
 static atomic_bool ended;
@@ -64,6 +64,19 @@ static void *read_on(void *reader)
     return NULL;
 }
 
+static uint64_t label_of(unsigned number)
+{
+    uint8_t label[16];
+    label[0] = (uint8_t)sprintf((char *)label + 1, "label-%u", number % LABELS);
+    return hash_label(table, 0x18, label);
+}
+
+static void forget(uint64_t hash)
+{
+    for (struct answer *one; (one = hash ? find_labelled(table->labels, hash) : find_dependent(table, 0x18, NULL));)
+        forget_answer(table, one);
+}
+
 static void change(uint64_t random, uint32_t version)
 {
     uint32_t records[MOST_RECORDS];
@@ -72,15 +85,42 @@ static void change(uint64_t random, uint32_t version)
     uint8_t length = name_of(number, name);
     if (version % 4096 == 0)
         put_network(table, 0x18, version % 8192 ? 10 : 5000);
+    if (version % 20000 == 0)
+        forget(version % 40000 ? label_of(number) : 0);
     if (random % 8 == 0) {
         remove_answer(table, 0x18, 28, OWN, name, length);
         return;
     }
     for (unsigned k = 0; k < count; k++)
-        records[k] = version * NAMES + number;
+        records[k] = version % (UINT32_MAX / NAMES) * NAMES + number;
     struct answer_spec spec = spec_of(name, length);
+    spec.label_hash = number % 3 ? label_of(number) : 0;
     spec.record_octets = (uint8_t *)records, spec.records = spec.shown = spec.whole = count * 4, spec.unit = 16, spec.turns = count / 4;
     assert(put_answer(table, &spec));
+}
+
+/* Fail unless the lists of labels and of ages have all answers, and the sums are right. */
+static void check_lists(const struct table *at)
+{
+    uint64_t octets = 0, entries = 0, labelled = 0, accounts = 0;
+    for (unsigned chain = 0; chain < ACCOUNTS; chain++)
+        for (const struct account *a = at->accounts[chain]; a; a = a->next) {
+            uint64_t own = 0, count = 0;
+            for (const struct node *n = a->oldest, *older = NULL; n; older = n, n = n->newer, count++) {
+                assert(n->older == older && ((const struct answer *)n)->account == a);
+                own += n->size;
+            }
+            for (const struct answer *one = a->whole; one; one = one->next_of_label)
+                assert(!one->label_hash && *one->link_of_label == one && one->account == a), labelled++;
+            assert(own == a->octets && count == a->entries);
+            octets += own, entries += count, accounts += count != 0;
+        }
+    for (int old = 0; old < 2; old++)
+        for (uint64_t chain = 0; (old ? at->labels->old : at->labels->now) && chain <= (old ? at->labels->old_mask : at->labels->mask); chain++)
+            for (const struct answer *one = (old ? at->labels->old : at->labels->now)[chain]; one; one = one->next_of_label)
+                assert(one->label_hash && *one->link_of_label == one), labelled++;
+    assert(octets == at->answer_octets && entries == at->answers.count && labelled == entries);
+    assert(accounts == at->account_count);
 }
 
 int main(int count, char **words)
@@ -91,7 +131,8 @@ int main(int count, char **words)
     if (readers < 1 || readers >= READERS || !changes)
         return fprintf(stderr, "usage: stress THREADS CHANGES\n"), 2;
     table = make_state();
-    uint64_t before = table->entries, most_waiting = 0, random = 88172645463325252u;
+    uint64_t before = table->entries, chains = table->answers.now->mask + 1;
+    uint64_t most_waiting = 0, random = 88172645463325252u;
     for (int k = 0; k < readers; k++)
         assert(!pthread_create(&threads[k], NULL, read_on, &table->readers[k]));
     for (unsigned long k = 1; k <= changes; k++) {
@@ -104,6 +145,12 @@ int main(int count, char **words)
         pthread_join(threads[k], NULL);
     free_unseen(table);
     assert(!table->waiting && table->entries <= before + NAMES);
+    assert(table->answers.now->mask + 1 >= 4 * chains && table->answers.count <= 2 * table->answers.now->mask);
+    uint64_t most = table->answer_octets / 2, evicted = table->evictions;
+    table->bound = most;
+    change(2, 7);
+    assert(table->answer_octets <= most && table->evictions > evicted);
+    check_lists(table);
     printf("%lu changes, %lu lookups, %lu found, %lu unknown, at most %lu waiting to be freed\n", changes,
            (unsigned long)lookups, (unsigned long)found, (unsigned long)unknown, (unsigned long)most_waiting);
     free_table(table), free(table);

@@ -111,7 +111,7 @@ def test_the_wheel_suits_every_machine_and_says_what_it_needs(dist: Dist) -> Non
     assert b"Root-Is-Purelib: true" in named["WHEEL"]
     metadata = message_from_bytes(named["METADATA"])
     assert metadata["Requires-Python"] == ">=3.11"
-    assert {"console", "doh", "nats"} <= set(metadata.get_all("Provides-Extra", []))
+    assert {"console", "doh", "nats", "postgres"} <= set(metadata.get_all("Provides-Extra", []))
 
 
 def test_the_sdist_has_all_that_a_build_needs_and_nothing_that_is_not_tracked(dist: Dist) -> None:

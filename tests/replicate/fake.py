@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from internal_dns.replicate.bucket import ConnectionLost, Delivery, Heartbeat, Item, Unavailable
-from internal_dns.replicate.codec import FLOOR, read_floor, write_floor
+from internal_dns.replicate.bucket import (
+    Conflict,
+    ConnectionLost,
+    Delivery,
+    Heartbeat,
+    Item,
+    NoBucket,
+    Unavailable,
+)
+from internal_dns.replicate.codec import FLOOR, InvalidEntry, read_floor, write_floor
 from internal_dns.replicate.logic import Facts, Message
 from internal_dns.replicate.source import Source
 
@@ -27,7 +35,12 @@ class Stream:
     lose: set[int] = field(default_factory=set)  # delivery numbers that the first consumer loses
     reports: list[bytes] = field(default_factory=list)
     early: bool = False  # reports nothing pending although something is
+    most: int = 1 << 40  # messages that a consumer gets before the server delivers no more
+    refused: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    fleet: Stream | None = None
+    times: dict[str, float] = field(default_factory=dict)  # when a key was stored, by its clock
+    now: float = 0.0  # its clock
 
     def put(self, key: str, value: bytes | None) -> int:
         self.last += 1
@@ -58,18 +71,41 @@ class Stream:
 
 
 class FakeBucket:
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
+    def __init__(self, stream: Stream | None) -> None:
+        self.found = stream
+
+    @property
+    def stream(self) -> Stream:
+        if self.found is None:
+            raise NoBucket("stream not found")
+        return self.found
 
     def _up(self) -> None:
         if self.stream.down:
             raise Unavailable("the bucket is down")
 
+    def refusal(self) -> str:
+        return self.stream.refused
+
+    def fleet_bucket(self) -> FakeBucket:
+        return FakeBucket(self.stream.fleet)
+
+    async def write(self, changes: Sequence[tuple[str, bytes | None, int | None]]) -> int:
+        self._up()
+        for key, value, expected in changes:
+            there = self.stream.messages.get(key)
+            if expected is not None and expected != (there.revision if there else 0):
+                raise Conflict("another writer has changed the same rows")
+            self.stream.put(key, value)
+        return self.stream.last
+
     async def facts(self) -> Facts:
         self._up()
         stream = self.stream
         floor = stream.messages.get(FLOOR)
-        revision = read_floor(floor.value) if floor and floor.value is not None else None
+        revision = None
+        with suppress(InvalidEntry):
+            revision = read_floor(floor.value) if floor and floor.value is not None else None
         return Facts(stream.identity, stream.last, len(stream.messages), revision)
 
     async def get(self, key: str) -> Message | None:
@@ -82,6 +118,8 @@ class FakeBucket:
 
     async def report(self, host: str, value: bytes) -> None:
         self._up()
+        if self.stream.refused:
+            raise Unavailable(self.stream.refused)
         self.stream.reports.append(value)
 
     @asynccontextmanager
@@ -93,7 +131,7 @@ class FakeBucket:
 
 class FakeDeliveries:
     def __init__(self, stream: Stream, after: int) -> None:
-        self.stream, self.after, self.number = stream, after, 0
+        self.stream, self.after, self.number, self.began = stream, after, 0, stream.now
 
     async def next(self, timeout: float) -> list[Item]:
         await asyncio.sleep(0)
@@ -103,7 +141,7 @@ class FakeDeliveries:
             (m for m in self.stream.messages.values() if m.revision > self.after),
             key=lambda m: m.revision,
         )[:7]
-        if not pending:
+        if not pending or self.number >= self.stream.most:
             self.stream.changed.clear()
             return [Heartbeat(self.number)]
         items: list[Item] = []
@@ -113,6 +151,11 @@ class FakeDeliveries:
             if self.number in self.stream.lose and self.stream.consumers == 1:
                 continue
             items.append(
-                Delivery(message, self.number, 0 if self.stream.early else len(pending) - at)
+                Delivery(
+                    message,
+                    self.number,
+                    0 if self.stream.early else len(pending) - at,
+                    self.stream.times.get(message.key, 0.0),
+                )
             )
         return items or [Heartbeat(self.number)]

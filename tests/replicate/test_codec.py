@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.replicate.codec import (
+    FLOOR,
     FORMS,
+    VERSION,
     DecodedValue,
     InvalidEntry,
     bucket_key,
     file_values,
+    is_newer,
     json_schema,
     read_floor,
     read_key,
@@ -118,6 +121,7 @@ def test_the_value_of_a_machine_includes_its_metadata_and_services() -> None:
         1,
         0,
         1,
+        "",
         "",
     )
     assert stored.metadata == (("3d8d", "role", "leader"),)
@@ -279,3 +283,59 @@ def test_the_published_schema_is_the_one_in_use() -> None:
     written = json.loads((REPOSITORY / "docs" / "bucket.schema.json").read_text())
     made = msgspec.json.decode(msgspec.json.encode(json_schema()))
     assert written == made, "python -m internal_dns.replicate.codec > docs/bucket.schema.json"
+
+
+VERSION_1_TABLES = {
+    "organizations", "regions", "region_latency", "hosts", "networks", "apps", "machines", "peers",
+    "flycasts", "meta",
+}  # fmt: skip
+
+
+def test_a_new_member_has_a_default_or_makes_version_2() -> None:
+    """Version 1 has exactly these required members: readers of it reject a value without them,
+    and a publisher of it leaves out all later ones."""
+    required = {
+        table: {
+            field.encode_name for field in msgspec.structs.fields(form) if field.required
+        } - {"version"}
+        for table, form in FORMS.items()
+    }  # fmt: skip
+    assert VERSION > 1 or required == {
+        "organizations": {"slug"},
+        "regions": {"code"},
+        "region_latency": {"from_region", "to_region", "milliseconds"},
+        "hosts": {"id", "region"},
+        "networks": {"id", "name"},
+        "apps": {"network_id", "name"},
+        "machines": {"id", "network_id", "app", "address", "region"},
+        "peers": {"network_id", "name", "address"},
+        "flycasts": {"network_id", "app", "address"},
+        "meta": {"key"},
+    } | {table: required[table] for table in required.keys() - VERSION_1_TABLES}
+
+
+def test_members_that_a_reader_does_not_know_are_ignored() -> None:
+    key, value = machine("3d8d", later={"a": [1]})
+    assert read(key, value) == read(*machine("3d8d"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "newer"),
+    [
+        (machine("a")[0], b'{"version": 2}', True),
+        (machine("a")[0], b'{"version": 1}', False),
+        (machine("a")[0], b'{"version": 0}', False),
+        (machine("a")[0], b'{"version": true}', False),
+        (machine("a")[0], b'{"version": "2"}', False),
+        (machine("a")[0], b"[" * 100_000, False),
+        ("zones.abc", b'{"version": 1}', True),
+        ("zones.abc", b"{}", False),
+        ("nonsense", b"x", False),
+        (FLOOR, b'{"version": 1, "floor": -1}', False),
+        (FLOOR, b'{"version": 3}', True),
+    ],
+)
+def test_what_a_later_version_wrote_is_told_from_what_is_broken(
+    key: str, value: bytes, newer: bool
+) -> None:
+    assert is_newer(key, value) == newer

@@ -637,3 +637,123 @@ def test_a_recurring_fault_does_not_create_consumers_without_pause(
         assert host.clock.time - began > 9
 
     asyncio.run(session())
+
+
+# ── a server that delivers no more, a file that takes no more ─────────────────────────────────────
+
+
+def test_a_full_resync_without_progress_is_a_problem_that_names_the_refusal(
+    host: Host, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Heartbeats go on when the server refuses the answers to its flow control."""
+    stream.most = 7
+    stream.refused = 'Permissions Violation for Publish to "$JS.FC.KV_catalog.x"'
+
+    async def session() -> None:
+        async with host.running():
+            await host.until(lambda: stream.consumers > 20)
+            problem = host.follower.status.problem
+            assert "delivers nothing more after 7 messages" in problem
+            assert stream.refused in problem
+            stream.most = 1_000
+            await host.caught_up()
+
+    with caplog.at_level("INFO", "internal_dns"):
+        asyncio.run(session())
+    assert host.is_up_to_date()
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("delivers nothing more" in line for line in lines) == 1
+    assert sum("starting a full resync" in line for line in lines) == 1
+    # The first attempts come soon, the later ones do not read a large bucket every few seconds.
+    assert max(host.clock.pauses) > 10
+
+
+def test_a_delivery_that_stops_later_is_a_problem_too(host: Host, stream: Stream) -> None:
+    asyncio.run(host.follow())
+    again = Host(host.path, stream)
+
+    async def session() -> None:
+        async with again.running():
+            await again.caught_up()
+            stream.most = 0
+            stream.put(*machine("new", 99))
+            again.clock.time += COUNT_INTERVAL
+            await again.until(lambda: "delivers nothing more" in again.follower.status.problem)
+            stream.most = 1_000
+            await again.caught_up()
+
+    asyncio.run(session())
+    assert again.is_up_to_date()
+
+
+def test_a_host_that_may_not_report_says_so_once_and_follows(
+    host: Host, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream.refused = 'Permissions Violation for Publish to "$KV.catalog-fleet.x"'
+
+    async def session() -> None:
+        async with host.running():
+            await host.caught_up()
+            await host.until(lambda: host.clock.pauses.count(5.0) > 3)
+
+    asyncio.run(session())
+    told = [r.getMessage() for r in caplog.records if "fleet status" in r.getMessage()]
+    assert len(told) == 1
+    assert stream.refused in told[0]
+
+
+@pytest.mark.parametrize("resync", [False, True])
+def test_a_full_disk_is_one_line_until_it_has_space_again(
+    host: Host,
+    stream: Stream,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    resync: bool,
+) -> None:
+    asyncio.run(host.follow())
+    real, full = Replica.__init__, [True]
+
+    def opened(self: Replica, writer: Writer, source: str) -> None:
+        real(self, writer, source)
+        if full[0]:
+            (pages,) = self.connection.execute("PRAGMA page_count").fetchone()
+            self.connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    monkeypatch.setattr(Replica, "__init__", opened)
+    if resync:
+        change(host.path, "UPDATE replica SET stream = 'another'")
+    for number in range(200):
+        stream.put(*machine(f"n{number}", number + 1, metadata={"n": "x" * 200}))
+    again = Host(host.path, stream)
+
+    async def session() -> None:
+        async with again.running():
+            await again.until(
+                lambda: again.follower.attempt > 5 or again.follower.status.connections > 5
+            )
+            assert "full" in again.follower.status.problem
+            assert not [r for r in caplog.records if "following" in r.getMessage()]
+            full[0] = False
+            await again.caught_up()
+
+    with caplog.at_level("INFO", "internal_dns"):
+        asyncio.run(session())
+    assert again.is_up_to_date()
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("is full" in line for line in told) == 1
+    assert sum("starting a full resync" in line for line in told) == int(resync)
+    assert sum("replication: following" in line for line in told) == 1
+
+
+def test_a_file_that_lacks_a_column_is_followed(host: Host, stream: Stream) -> None:
+    """As after an upgrade of internal-dns: "table machines has no column named …" stopped it."""
+    asyncio.run(host.follow())
+    change(host.path, "ALTER TABLE machines DROP COLUMN ready")
+    stream.put(*machine("a", ready=False))
+    stream.put(*machine("new", 99))
+    again = Host(host.path, stream)
+    asyncio.run(again.follow())
+    assert again.is_up_to_date()
+    with closing(sqlite3.connect(host.path)) as connection:
+        query = "SELECT id FROM machines WHERE NOT ready"
+        assert connection.execute(query).fetchall() == [("a",)]

@@ -28,6 +28,8 @@ FIXED = {
     "console_token",
     "udp_path",
     "workers",
+    "answer_octets",
+    "hot_list",
 }  # opened at start, or already applied to all loaded data
 
 

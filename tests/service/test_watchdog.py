@@ -50,7 +50,7 @@ def watched(
                 CountingManager(),
             )
             watching = asyncio.create_task(
-                watch_ourselves(manager, [endpoint], serving.asking_ourselves)
+                watch_ourselves(manager, [endpoint], serving.payers.asking_ourselves)
             )
             try:
                 await play(manager, listener, endpoint)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from internal_dns.sources import Options, SourceError
-from internal_dns.sources.docker import read
+from internal_dns.sources import Imported, Options, SourceError
+from internal_dns.sources.docker import Containers, read, read_each
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACME = Options(networks={0x18: "acme"})
@@ -32,8 +32,8 @@ def test_the_document_is_the_golden_one() -> None:
 
 def test_what_docker_does_not_give_is_noted() -> None:
     assert read(TEXT, ACME).notes == [
-        "other addresses left out, a machine has one: "
-        "shop-web-1 (2001:db8:1::2 of shop_front), shop-web-1 (fdaa:0:19:1:1:0:a:2 of shop_zeta)",
+        "other addresses left out, a machine has one per network: "
+        "shop-web-1 (2001:db8:1::2 of shop_front)",
         "exposed ports left out, neither tcp nor udp: shop-web-1 (9999/sctp)",
         "app changed, a name has at most 63 letters, digits, - and _: "
         "3d3d3d3d3d3d (Batch Jobs is now "
@@ -216,3 +216,102 @@ def test_what_powershell_writes_is_read() -> None:
         assert read(json.dumps([named(1)]).encode(encoding)) == read([named(1)])
     big_endian = b"\xfe\xff" + json.dumps([named(1)]).encode("utf-16-be")
     assert read(big_endian) == read([named(1)])
+
+
+def attached(*addresses: str, **parts: Any) -> dict[str, Any]:
+    """A container on a network for each address."""
+    networks = {f"n{i}": {"GlobalIPv6Address": one} for i, one in enumerate(addresses)}
+    return container(NetworkSettings={"Networks": networks}, **parts)
+
+
+def by_network(found: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    return {
+        name: [
+            (machine["id"], machine["address"])
+            for app in network["apps"].values()
+            for machine in app["machines"]
+        ]
+        for name, network in found["networks"].items()
+    }
+
+
+def test_a_container_on_several_networks_is_a_machine_on_each() -> None:
+    found = read([attached("fdaa:0:1a:1:1:0:1:2", "fdaa:0:18:1:1:0:1:2", "10.0.0.7")]).document
+    assert by_network(found) == {
+        "net-18": [("abababababab", "fdaa:0:18:1:1:0:1:2")],
+        "net-1a": [("abababababab-1a", "fdaa:0:1a:1:1:0:1:2")],
+    }
+
+
+def test_two_attachments_to_one_network_are_one_machine() -> None:
+    imported = read([attached("fdaa:0:18:1:1:0:1:2", "fdaa:0:18:1:1:0:9:2")])
+    assert by_network(imported.document) == {"net-18": [("abababababab", "fdaa:0:18:1:1:0:1:2")]}
+    assert "a machine has one per network: web (fdaa:0:18:1:1:0:9:2 of n1)" in imported.notes[0]
+
+
+def test_no_label_claims_another_network() -> None:
+    labels = {
+        "internal-dns.network": "globex",
+        "internal-dns.address": "fdaa:0:19:1:1:0:1:2",
+        "internal-dns.app": "globex/web",
+        "internal-dns.source": "",
+        "internal-dns.metadata.network_id": "25",
+    }
+    imported = read([container(Config={"Labels": labels})])
+    assert by_network(imported.document) == {"net-18": [("abababababab", "fdaa:0:18:1:1:0:1:2")]}
+    assert list(imported.document["networks"]["net-18"]["apps"]) == ["globex-web"]
+
+
+def test_labels_name_services_and_metadata() -> None:
+    labels = {
+        "internal-dns.service.mongodb": "27017",
+        "internal-dns.service.syslog": "514/udp",
+        "internal-dns.service.bad": "many",
+        "internal-dns.service.zero": "0",
+        "internal-dns.service.": "80",
+        "internal-dns.metadata.role": "primary",
+        "com.docker.compose.project": "shop",
+    }
+    imported = read([named(1, labels)])
+    (machine,) = imported.document["networks"]["net-18"]["apps"]["web"]["machines"]
+    assert [(s["name"], s["protocol"], s["port"]) for s in machine["services"]] == [
+        ("mongodb", "tcp", 27017),
+        ("syslog", "udp", 514),
+    ]
+    assert machine["metadata"] == {"project": "shop", "role": "primary"}
+    assert any("service labels left out" in note and "web (bad)" in note for note in imported.notes)
+
+
+# ── one by one, for `follow` ──────────────────────────────────────────────────────────────────────
+
+
+def each(*containers: Any) -> Containers:
+    named_each = [
+        (one.get("Id", "?") if isinstance(one, dict) else "ef" * 32, one) for one in containers
+    ]
+    return read_each(named_each, Options())
+
+
+def test_a_malformed_container_keeps_no_other_out() -> None:
+    found = each(named(1), {"Id": "cd" * 32, "Name": 7}, "no container", named(2))
+    assert by_network(found.imported.document)["net-18"] == [
+        ("010101010101", "fdaa:0:18:1:1:0:1:2"),
+        ("020202020202", "fdaa:0:18:1:1:0:2:2"),
+    ]
+    assert found.malformed == {"cdcdcdcdcdcd", "efefefefefef"}
+
+
+def test_a_container_that_exits_and_loses_its_address_is_known_as_stopped() -> None:
+    found = each(attached("", State={"Running": False}), named(1))
+    assert found.stopped == {"abababababab"}
+    assert found.idents == {"abababababab": [], "010101010101": ["010101010101"]}
+    assert found.skipped == 1
+
+
+def test_a_container_on_the_host_network_is_skipped_and_counted() -> None:
+    found = each(attached(HostConfig={"NetworkMode": "host"}), attached("10.0.0.9"))
+    assert (found.skipped, found.stopped) == (2, frozenset())
+
+
+def test_nothing_at_all_has_no_advice_for_apply() -> None:
+    assert each().imported == Imported({"networks": {}}, [])

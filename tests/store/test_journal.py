@@ -214,7 +214,7 @@ class Changes:
         name = self.rng.choice(("p", "P", "interactive-x", "bad name", "alice-laptop"))
         region = self.rng.choice(REGIONS)
         self.do(
-            "INSERT OR REPLACE INTO peers VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO peers (network_id, name, address, region) VALUES (?, ?, ?, ?)",
             number,
             name,
             six_pn(self.rng, number, 258),
@@ -301,7 +301,11 @@ class Changes:
     def not_utf_8(self) -> None:
         sql = "INSERT OR REPLACE INTO {} VALUES (?, CAST(x'ff41' AS TEXT){})"
         table, rest = self.rng.choice(
-            (("apps", ""), ("flycasts", ", 'fdaa:0:18:0:1::3'"), ("peers", ", '', ''"))
+            (
+                ("apps", ""),
+                ("flycasts", ", 'fdaa:0:18:0:1::3'"),
+                ("peers (network_id, name, address, region)", ", '', ''"),
+            )
         )
         self.do(sql.format(table, rest), self.network())
 
@@ -480,9 +484,9 @@ FAULTY = {
                                                            "name'"),
     "an app's network": ("INSERT INTO apps VALUES (0, 'x')", "DELETE FROM apps WHERE network_id = "
                                                              "0"),
-    "a peer": ("INSERT INTO peers VALUES (24, 'bad name', '', '')", "DELETE FROM peers WHERE name "
+    "a peer": ("INSERT INTO peers (network_id, name) VALUES (24, 'bad name')", "DELETE FROM peers WHERE name "
                                                                     "= 'bad name'"),
-    "a peer's network": ("INSERT INTO peers VALUES (0, 'x', '', '')", "DELETE FROM peers WHERE "
+    "a peer's network": ("INSERT INTO peers (network_id, name) VALUES (0, 'x')", "DELETE FROM peers WHERE "
                                                                       "network_id = 0"),
     "a flycast's app": ("INSERT INTO flycasts VALUES (24, 'bad name', '')", "DELETE FROM flycasts "
                                                                             "WHERE address = ''"),
@@ -499,7 +503,7 @@ FAULTY = {
     "a host": ("INSERT INTO hosts VALUES (-1, '', 'iad')", "DELETE FROM hosts WHERE id = -1"),
     "an id that differs in case": (
         "INSERT INTO machines SELECT upper(id), network_id, app, address, region, process_group, "
-        "state, 0, 0, 1, ''"
+        "state, 0, 0, 1, '', ''"
         " FROM machines WHERE id = '3d8d9930b03989'", "DELETE FROM machines WHERE id = "
                                                       "'3D8D9930B03989'"),
     "an app that is not UTF-8": ("INSERT INTO apps VALUES (24, CAST(x'ff41' AS TEXT))",

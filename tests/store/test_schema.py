@@ -28,6 +28,7 @@ MACHINE_DEFAULTS = {
     "updated_at": 0,
     "ready": 1,
     "name": "",
+    "source": "",
 }
 
 

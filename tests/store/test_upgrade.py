@@ -81,7 +81,7 @@ def test_the_writer_gives_a_file_of_ours_all_that_it_lacks(path: Path) -> None:
         assert made == {name for name, _ in whole} | {"theirs"}  # whose triggers stay as they are
         triggers = {n: sql for n, sql in objects(path) if sql.startswith("CREATE TRIGGER")}
         assert all(triggers[n] == sql for n, sql in whole if sql.startswith("CREATE TRIGGER"))
-    assert columns(path, "peers") == {"network_id", "name", "address", "region"}
+    assert columns(path, "peers") == {"network_id", "name", "address", "region", "source"}
 
 
 def test_a_complete_file_is_not_written(path: Path) -> None:
@@ -244,7 +244,7 @@ def test_the_revision_of_a_network_counts_only_its_own_changes(path: Path, ours:
 
 @pytest.mark.parametrize("statement", ["INSERT OR REPLACE", "INSERT OR IGNORE", "INSERT OR FAIL"])
 def test_a_change_is_counted_whatever_its_conflict_clause(path: Path, statement: str) -> None:
-    peer = "INTO peers VALUES (24, '{}', 'fdaa:0:18:1:1:1:1:2', '')"
+    peer = "INTO peers (network_id, name, address, region) VALUES (24, '{}', 'fdaa:0:18:1:1:1:1:2', '')"
     with Reader(path) as reader:
         found = revisions(reader, path)
         next(found)

@@ -24,6 +24,7 @@ from internal_dns.admin.api import Api
 from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.journey import Rules
+from internal_dns.lock import SWITCH
 from internal_dns.metrics import Metrics
 from internal_dns.store import watch
 from internal_dns.store.generate import create_catalog, demo_rows, sized_rows
@@ -288,7 +289,7 @@ INSERT INTO machine_services ({SERVICE}) VALUES ('4d89696a2e7508', 'grpc', 'tcp'
 UPDATE machine_services SET port = 9 WHERE name = 'dns'
 UPDATE machine_services SET priority = 7, weight = 70 WHERE name = 'http'
 DELETE FROM machine_services WHERE name = 'http'
-INSERT INTO peers VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:102', 'ams')
+INSERT INTO peers (network_id, name, address, region) VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:102', 'ams')
 UPDATE peers SET network_id = 25, address = 'fdaa:0:19:1:1:9:8:102' WHERE name = 'bob-desktop'
 DELETE FROM peers WHERE name = 'carol-laptop'
 INSERT INTO flycasts VALUES (25, 'web', 'fdaa:0:19:0:1::9')
@@ -301,7 +302,7 @@ INSERT INTO region_latency VALUES ('ams', 'iad', 80)
 UPDATE hosts SET region = 'ams'
 DELETE FROM hosts
 REPLACE INTO machines ({ROW}) VALUES ('ffff', 24, 'web', 'fdaa:0:18:1:1:1:1:2', 'iad', 'started')
-INSERT OR REPLACE INTO peers VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:302', 'iad')
+INSERT OR REPLACE INTO peers (network_id, name, address) VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:302')
 DELETE FROM machines WHERE network_id = 25
 DELETE FROM apps WHERE network_id = 25
 """.strip().splitlines()
@@ -618,10 +619,10 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
     "statement",
     [
         "INSERT OR REPLACE INTO machines SELECT id, 25, 'web', 'fdaa:0:19:5:5:5:5:2', region, "
-        "'app', state, 0, 0, 1, '' "
+        "'app', state, 0, 0, 1, '', '' "
         "FROM machines WHERE id = '148e306c77e789'",
         "INSERT OR REPLACE INTO machines SELECT id, 24, 'web', address, region, process_group, "
-        "state, 0, 0, 1, '' "
+        "state, 0, 0, 1, '', '' "
         "FROM machines WHERE id = '148e306c77e789'",
         "REPLACE INTO machine_metadata VALUES ('148e306c77e789', 'role', 'other')",
         "UPDATE machine_metadata SET machine_id = '3d8d9930b03989' WHERE machine_id = "
@@ -742,5 +743,5 @@ def test_the_loop_gets_the_interpreter_sooner_while_a_file_is_read(tmp_path: Pat
             await task
 
     run(story())
-    assert during == [pytest.approx(watch.SWITCH)]
+    assert during == [pytest.approx(SWITCH)]
     assert sys.getswitchinterval() == before

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from internal_dns.metrics import Metrics
 from internal_dns.transport import fairness
 from internal_dns.transport.fairness import MEMORY, OURSELVES, OVERHEAD, PART, QUANTUM, FairQueue
-from internal_dns.transport.schedule import AT_ONCE, Scheduler
+from internal_dns.transport.schedule import AT_ONCE, REPEATED_AT_ONCE, Scheduler
+from tests.books import check_books
 from tests.laws import examples
 
 LITTLE, BUSY = b"little", [b"net%d" % number for number in range(5)]
@@ -116,6 +117,7 @@ def _take_one(
     payer, number = taken
     assert waiting[payer].pop(0) == number
     queue.spend(payer, cost_of[number])
+    check_books(queue)
 
 
 def test_alone_a_network_has_all_the_time_and_any_number_waits() -> None:
@@ -158,6 +160,7 @@ def test_past_the_memory_the_longest_line_loses_its_latest() -> None:
     assert queue.put(b"long", "l7") is None
     assert queue.put(b"short", "s3") == ["l6"]
     assert queue.put(b"new", "n0") == ["l5"]
+    check_books(queue)
     assert queue.octets == 10 * OVERHEAD
     order = []
     while (taken := queue.take()) is not None:
@@ -213,7 +216,7 @@ def test_ten_thousand_payers_without_debt_leave_no_accounts() -> None:
         assert queue.take() == (payer, number)
         queue.spend(payer, 0.00005)
         queue.rest(0.001)
-    assert len(queue._accounts) <= fairness.FORGET_FROM
+    assert queue.accounts <= fairness.FORGET_FROM
 
 
 def test_our_own_questions_have_credit_whatever_waits() -> None:
@@ -253,6 +256,9 @@ class Virtual:
     def work(self, what: object, cost: float) -> None:
         self.now += cost
         self.done.append(what)
+
+    def free(self) -> bool:
+        return self.scheduler.free
 
     def turn(self) -> float:
         """Run what was to be called soon; return how long that took."""
@@ -350,11 +356,87 @@ def test_idle_time_between_slices_pays_debts() -> None:
 def test_tcp_may_repeat_at_once_for_a_while_in_each_turn_and_never_before_what_waits() -> None:
     virtual = Virtual()
     for _ in range(4):
-        assert virtual.scheduler.may_at_once()
-        virtual.scheduler.did_at_once(AT_ONCE / 4)
-    assert not virtual.scheduler.may_at_once()
+        assert virtual.free()
+        virtual.scheduler.did_at_once(REPEATED_AT_ONCE / 4)
+    assert not virtual.free()
     assert len(virtual.soon) == 1
     virtual.turn()
-    assert virtual.scheduler.may_at_once()
+    assert virtual.free()
     virtual.scheduler.put(b"a", virtual.work, 1, 0.0)
-    assert not virtual.scheduler.may_at_once()
+    assert not virtual.free()
+
+
+def test_a_payer_with_credit_is_served_at_once_only_while_nothing_waits() -> None:
+    virtual = Virtual()
+    scheduler = virtual.scheduler
+    assert scheduler.try_now(b"a", virtual.work, "costly", QUANTUM + 0.0004)
+    assert scheduler.queue.balance(b"a") == pytest.approx(-0.0004)
+    assert not scheduler.try_now(b"a", virtual.work, "again", 0.0)  # its debt waits
+    assert scheduler.try_now(b"b", virtual.work, "other", 0.0001)
+    scheduler.put(b"c", virtual.work, "waits", 0.0)
+    assert not scheduler.try_now(b"b", virtual.work, "other", 0.0)  # somebody waits
+    while virtual.soon:
+        virtual.turn()
+    virtual.now += 0.0005  # idle time pays
+    assert scheduler.try_now(b"a", virtual.work, "again", 0.0)
+    assert virtual.done == ["costly", "other", "waits", "again"]
+
+
+def test_work_done_at_once_in_one_turn_of_the_loop_is_bounded() -> None:
+    virtual, payer = Virtual(), 0
+    while virtual.scheduler.try_now(payer.to_bytes(4, "big"), virtual.work, payer, QUANTUM):
+        payer += 1
+    assert AT_ONCE <= virtual.now <= AT_ONCE + QUANTUM
+    virtual.turn()
+    assert virtual.scheduler.try_now(b"next", virtual.work, "next", QUANTUM)
+
+
+def test_work_done_at_once_is_in_the_histogram_of_slices() -> None:
+    virtual = Virtual()
+    assert virtual.scheduler.try_now(b"a", virtual.work, "costly", 0.03)
+    assert sum(virtual.metrics.slices.counts) == 1
+    assert virtual.metrics.longest_slice == pytest.approx(0.03)
+
+
+def test_a_fault_in_work_done_at_once_is_paid_for_too() -> None:
+    virtual = Virtual()
+
+    def fail() -> None:
+        virtual.now += 0.3
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        virtual.scheduler.try_now(b"a", fail)
+    assert virtual.scheduler.queue.balance(b"a") == pytest.approx(QUANTUM - 0.3)
+
+
+@examples(60)
+@given(st.lists(st.lists(COSTS, min_size=1, max_size=4), min_size=2, max_size=5))
+@pytest.mark.slow
+def test_busy_networks_share_the_time_when_work_may_be_done_at_once(
+    mixes: list[list[float]],
+) -> None:
+    """Every client sends its next message when the one before was answered."""
+    virtual, spent = Virtual(), dict.fromkeys(BUSY[: len(mixes)], 0.0)
+    costs = dict(zip(spent, mixes, strict=True))
+    turn = dict.fromkeys(spent, 0)
+    longest = max(map(max, mixes))
+    seconds = 40 * len(costs) * (longest + QUANTUM)
+    # As many clients as need more than a quantum together.
+    answered = [payer for payer in spent for _ in range(2 + int(2 * QUANTUM / min(costs[payer])))]
+
+    def serve(payer: bytes) -> None:
+        cost = costs[payer][turn[payer] % len(costs[payer])]
+        turn[payer] += 1
+        virtual.now += cost
+        spent[payer] += cost
+        answered.append(payer)
+
+    while virtual.now < seconds:
+        asking, answered[:] = list(answered), []
+        for payer in asking:
+            if not virtual.scheduler.try_now(payer, serve, payer):
+                virtual.scheduler.put(payer, serve, payer)
+        virtual.turn()
+    for payer in spent:
+        assert spent[payer] >= 0.9 / len(costs) * seconds - 2 * longest

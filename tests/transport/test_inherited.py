@@ -133,7 +133,7 @@ def test_what_is_meant_for_another_process_is_not_ours(stack: ExitStack) -> None
 
 @pytest.mark.parametrize("number", ["two", "-1", "٢"])
 def test_a_count_that_is_none(stack: ExitStack, number: str) -> None:
-    with pytest.raises(OperatorError, match="no number"):
+    with pytest.raises(OperatorError, match="is not a number"):
         taken(stack, LISTEN_FDS=number)
 
 
@@ -147,7 +147,7 @@ def test_a_descriptor_that_is_not_open(stack: ExitStack) -> None:
     [
         (V4, UDP, "0.0.0.0", "would not know which address was asked. Name the IPv4 addresses"),
         (V6, UDP, "", "is bound to no port"),
-        (socket.AF_UNIX, UDP, "", "is of AF_UNIX"),
+        (socket.AF_UNIX, UDP, "", "is an AF_UNIX socket"),
     ],
 )
 def test_sockets_that_cannot_serve(
@@ -158,7 +158,7 @@ def test_sockets_that_cannot_serve(
 
 
 def test_tcp_must_listen(stack: ExitStack) -> None:
-    with pytest.raises(OperatorError, match="does not listen"):
+    with pytest.raises(OperatorError, match="is not listening"):
         taken(stack, bound(stack, V6, TCP, "::1", listens=False))
 
 
@@ -169,7 +169,7 @@ def test_a_wildcard_must_be_ipv6_only(stack: ExitStack) -> None:
 
 @pytest.mark.parametrize(("at", "lacks"), [(0, "TCP"), (1, "UDP")])
 def test_both_transports_are_needed(stack: ExitStack, at: int, lacks: str) -> None:
-    with pytest.raises(OperatorError, match=f"there is none for {lacks}"):
+    with pytest.raises(OperatorError, match=f"{lacks} is missing"):
         taken(stack, pair(stack, V6, "::1")[at])
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from internal_dns.core.wire import HEADER
 from internal_dns.transport.answer import Exchange, Later
 from internal_dns.transport.loading import WaitingRoom
+from tests.books import check_books
 from tests.core.messages import AAAA, A, ip, opt, query
 from tests.transport.test_exchange import IN_ACME, PORT, SERVER, demo, serving
 
@@ -39,6 +40,7 @@ def test_past_the_bound_the_longest_line_loses_its_latest(networks: list[int], m
             held[loser] -= 1
             assert held[loser] + 1 >= max(held.values())
         assert len(room) == sum(held.values()) <= most
+        check_books(room)
     moments = [waiting.came for waiting in room.take(1_000)]
     assert moments == sorted(moments)
     assert len(moments) == sum(held.values())
@@ -73,7 +75,7 @@ class Client:
 
 
 async def until_idle(exchange: Exchange) -> None:
-    while exchange.work.busy or (exchange.room and exchange.catalog is not None):
+    while exchange.work.busy or (exchange.loading.room and exchange.catalog is not None):
         await asyncio.sleep(0)
 
 
@@ -112,16 +114,15 @@ def test_external_names_and_refusals_do_not_wait() -> None:
 
 def test_after_four_seconds_it_fails_and_says_that_the_catalog_is_not_loaded() -> None:
     async def run() -> None:
-        exchange = serving()
         now = [100.0]
-        exchange.work.clock = lambda: now[0]
+        exchange = serving(clock=lambda: now[0])
         client = Client(exchange)
         client.ask(query("web.internal", AAAA, opt()), IN_ACME)
         now[0] += 3.9
-        exchange._expire()
-        assert len(exchange.room) == 1
+        exchange.loading.expire()
+        assert len(exchange.loading.room) == 1
         now[0] += 0.1
-        exchange._expire()
+        exchange.loading.expire()
         await until_idle(exchange)
         assert rcodes(client) == [2]
         options = dns.message.from_wire(client.replies[0]).options
@@ -135,7 +136,7 @@ def test_past_the_bound_the_network_that_asks_most_gets_servfail_and_others_wait
 ) -> None:
     async def run() -> None:
         exchange = serving()
-        exchange.room.most = 100
+        exchange.loading.room.most = 100
         greedy, modest = Client(exchange), Client(exchange)
         for number in range(150):
             greedy.ask(query(f"x{number}.internal", AAAA), IN_ACME)
@@ -146,9 +147,9 @@ def test_past_the_bound_the_network_that_asks_most_gets_servfail_and_others_wait
         assert modest.parked == 10
         while exchange.work.busy:
             await asyncio.sleep(0)
-        assert len(exchange.room) == 100
+        assert len(exchange.loading.room) == 100
         assert rcodes(greedy) == [2] * 60
-        assert exchange.room.overflows == 60
+        assert exchange.loading.room.overflows == 60
         exchange.use(demo())
         await until_idle(exchange)
         assert rcodes(modest) == [3] * 10
@@ -162,7 +163,7 @@ def test_when_there_is_no_catalog_file_nothing_waits() -> None:
         exchange = serving()
         client = Client(exchange)
         client.ask(query("web.internal", AAAA), IN_ACME)
-        exchange.expect_no_catalog()
+        exchange.loading.expect_none()
         await until_idle(exchange)
         client.ask(query("web.internal", AAAA), IN_ACME)
         assert rcodes(client) == [2, 2]

@@ -20,7 +20,7 @@ from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Network, NetworkId
 from internal_dns.core.journey import Reply, Rules, respond
 from internal_dns.core.relayed import Relayed
-from internal_dns.core.wire import MAX_QUERY, SILENT_PORTS
+from internal_dns.core.wire import MAX_MESSAGE, MAX_QUERY, SILENT_PORTS
 from internal_dns.metrics import Metrics
 from internal_dns.transport import native
 from internal_dns.transport.native.mirror import Mirror
@@ -68,6 +68,7 @@ from tests.transport.test_answers import (
     STRANGER,
     TEN,
     WALL,
+    Oracle,
     Twins,
     demo,
     in_other_case,
@@ -316,18 +317,20 @@ def test_each_address_is_first_equally_often_natively() -> None:
     assert sorted(firsts.values()) == [200] * 5
 
 
-def test_the_busiest_names_are_told_with_both_tables_hits() -> None:
+def test_both_tables_tell_which_names_are_busiest() -> None:
     twins = Twins(demo())
     web, nearest = twins.learn("web.internal"), twins.learn("top1.nearest.of.web.internal")
     for _ in range(7):
         twins.ask(web)
     for _ in range(3):
         twins.ask(nearest)
-    busiest = twins.table.busiest(2)
-    # `learn` asks once more, and `answer_one`, which asked natively, counts nothing.
-    assert busiest == [
-        (0x18, wire("web.internal"), AAAA, 8), (0x18, wire("top1.nearest.of.web.internal"), AAAA, 4)
-    ]  # fmt: skip
+    assert twins.table.native is not None
+    for table in (twins.table, twins.table.native):
+        # `learn` asks once more, and `answer_one`, which asked natively, counts nothing.
+        assert table.busiest(2) == [
+            (0x18, wire("web.internal"), AAAA, 8),
+            (0x18, wire("top1.nearest.of.web.internal"), AAAA, 4),
+        ]
 
 
 # ── relayed answers ───────────────────────────────────────────────────────────────────────────────
@@ -485,7 +488,9 @@ def relayed_alike(seed: int) -> int:
     something."""
     rng, now = Random(seed), [1_000.0]
     mirror = Mirror(RULES, Metrics())
-    table = AnswerTable(RULES, clock=lambda: now[0], wall=lambda: WALL, mirror=mirror)
+    clocks: dict[str, Any] = {"clock": lambda: now[0], "wall": lambda: WALL}
+    beside = AnswerTable(RULES, mirror=mirror, **clocks)
+    table = Oracle(RULES, native=beside, **clocks)
     asked = [
         query(name, qtype) for name in ("example.com", "a.example.com", ".") for qtype in (A, AAAA)
     ]
@@ -538,6 +543,9 @@ def relayed_alike(seed: int) -> int:
             octets + additional, source, SERVER, 0, int(now[0] * 1_000), unix_time=WALL
         )
         assert said == expected
+        assert beside.repeat(octets + additional, source, SERVER, 0) == expected
+        by_tcp = (octets + additional, source, SERVER, 0, MAX_MESSAGE)
+        assert beside.repeat(*by_tcp) == table.repeat(*by_tcp)
         repeated += said is not None
     assert {number for number, *_ in mirror.table.kept()} <= {0}
     assert len(mirror.table.kept()) == table.entries

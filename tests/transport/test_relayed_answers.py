@@ -12,8 +12,8 @@ import pytest
 from internal_dns.core.catalog import Catalog, NetworkId
 from internal_dns.core.journey import Forward, Rules, respond
 from internal_dns.core.relayed import Relayed, relay
-from internal_dns.transport.table.relayed import EVERYONE
 from internal_dns.transport.table.table import AnswerTable, Busy
+from tests.books import check_books
 from tests.core.messages import AAAA, AD, CD, COOKIE, NSID, RD, A, ip, opt, option, query, rr, wire
 
 SERVER, SOURCE = ip("fdaa::3"), ip("fdaa:0:18:a7b::2")
@@ -152,7 +152,7 @@ def test_of_what_is_too_large_only_the_ttls_that_fit_are_reduced(
 
 def test_what_is_repeated_outlasts_what_is_not() -> None:
     clock = Clock()
-    table = AnswerTable(Rules(), max_entries=100, clock=clock)
+    table = AnswerTable(Rules(), max_octets=100_000, clock=clock)
     often = [f"often{number}.example" for number in range(5)]
     for name in often:
         table.remember_relayed(wire(name), A, 0, REPLY, 1_000, 1_054, 1_060)
@@ -160,7 +160,7 @@ def test_what_is_repeated_outlasts_what_is_not() -> None:
         if number < 900:
             assert all(table.repeat(query(name, A), SOURCE, SERVER, 0) for name in often)
         table.remember_relayed(wire(f"n{number}.example"), A, 0, REPLY, 1_000, 1_054, 1_060)
-        assert table.entries <= 100
+        assert table.octets <= 100_000
     key = wire("often0.example") + b"\0\1\0"
     assert table.relayed_hits(key) == 900
     assert table.relayed_hits(wire("often0.example") + b"\0\1\1") == 0
@@ -172,14 +172,16 @@ def test_what_is_repeated_outlasts_what_is_not() -> None:
 
 def test_its_room_is_shared_and_the_greedy_lose_first() -> None:
     clock = Clock()
-    table = AnswerTable(Rules(), max_entries=100, clock=clock)
+    table = AnswerTable(Rules(), max_octets=100_000, clock=clock)
     for number in range(1_000):
         table.remember_relayed(wire(f"n{number}.example"), A, 0, REPLY, 1_000, 1_054, 1_060)
-    assert (table.entries, table.evictions) == (100, 900)
+    assert 90_000 < table.octets <= 100_000
+    assert table.evictions == 1_000 - table.entries
     assert table.repeat(query("n999.example", A), SOURCE, SERVER, 0) is not None
     assert table.repeat(query("n1.example", A), SOURCE, SERVER, 0) is None
     table.forget_relayed()
-    assert (table.entries, table.octets, table._tables.get(EVERYONE)) == (0, 0, None)
+    assert (table.entries, table.octets) == (0, 0)
+    check_books(table)
 
 
 def test_replies_are_counted_by_rcode_and_type() -> None:

@@ -37,6 +37,7 @@ from internal_dns.core.journey import Rules
 from internal_dns.core.names import printable
 from internal_dns.core.records import address_text
 from internal_dns.core.requester import hex48
+from internal_dns.lock import short_turns
 from internal_dns.store.sqlite import Loaded, UnusableCatalog
 from internal_dns.transport.answer import Exchange
 
@@ -107,7 +108,15 @@ class App:
         return endpoint
 
     def build(self, build: Build, request: Request) -> Response:
-        """Return a page. An error costs this page only."""
+        """Return a page. An error costs this page only.
+
+        Pages are built one at a time, and the event loop has the interpreter back after a
+        millisecond.
+        """
+        with short_turns():
+            return self._build(build, request)
+
+    def _build(self, build: Build, request: Request) -> Response:
         catalog = self.sources.catalog()
         try:
             if any(len(value) > MAX_FIELD for value in request.query_params.values()):

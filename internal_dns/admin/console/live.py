@@ -57,20 +57,20 @@ class Live:
         self.ending = loop.call_later(LEFT_ALONE, self.end)
         if self.tap is None:
             self.tap = Tap(every)
-            self.exchange.tap(self.tap)
+            self.exchange.taps.add(self.tap)
         while not self.tap.queue.empty():
             sample = self.tap.queue.get_nowait()
             self.queries.append(describe_sample(sample, self.exchange.catalog, self.exchange.rules))
         if self.tap.every != every:
-            self.exchange.untap(self.tap)
+            self.exchange.taps.remove(self.tap)
             self.tap = Tap(every)
-            self.exchange.tap(self.tap)
+            self.exchange.taps.add(self.tap)
 
     def end(self) -> None:
         """Stop sampling, and discard the queries."""
         if self.ending is not None:
             self.ending.cancel()
         if self.tap is not None:
-            self.exchange.untap(self.tap)
+            self.exchange.taps.remove(self.tap)
         self.tap, self.ending, self.before = None, None, None
         self.queries.clear()

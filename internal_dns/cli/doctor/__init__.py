@@ -5,6 +5,7 @@
     upstreams.py   which upstreams are used and why; whether each answers
     catalog.py     whether the catalog loads, and how many of its rows are rejected
     replica.py     the bucket that the catalog follows, and the keys that were rejected
+    sources.py     what the followers of live sources told the server
     answers.py     whether dnspython and dnslib read a running server's replies alike
 
 Every problem names what is wrong, why it matters and what to do.

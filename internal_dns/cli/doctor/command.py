@@ -12,9 +12,16 @@ import click
 from internal_dns.cli.common import FINDING, json_option, paint, print_json
 from internal_dns.cli.doctor.answers import check_answers
 from internal_dns.cli.doctor.catalog import check_catalog
-from internal_dns.cli.doctor.host import check_ipv6, check_ports, check_programs, check_routes
+from internal_dns.cli.doctor.host import (
+    check_ipv6,
+    check_ports,
+    check_programs,
+    check_queues,
+    check_routes,
+)
 from internal_dns.cli.doctor.replica import check_replica
 from internal_dns.cli.doctor.result import CheckResult
+from internal_dns.cli.doctor.sources import check_sources
 from internal_dns.cli.doctor.upstreams import check_upstreams
 from internal_dns.cli.routes import ROUTES
 from internal_dns.cli.servers import meant_for, running
@@ -127,6 +134,8 @@ def run_checks(
     if found:
         where = ", ".join(map(str, found.listen))
         yield CheckResult("ok", "server", f"a server of this catalog listens on {where}")
+        yield from check_queues(found, settings.workers)
+        yield from check_sources(str(settings.catalog))
     if server or found:
         try:
             endpoint = meant_for(server, settings, settings.catalog)[0]

@@ -169,3 +169,26 @@ def check_routes(
         f"Add a route: ip -6 route add local {missing[0]}/128 dev lo"
         + ("; for all of them: internal-dns network list --routes" if len(missing) > 1 else ""),
     )
+
+
+def check_queues(server: Running, workers: int) -> Iterator[CheckResult]:
+    """Report the addresses that have fewer UDP sockets than the native path needs."""
+    for endpoint, flows in zip(server.listen, server.flows or (), strict=False):
+        if flows == 0:
+            yield CheckResult(
+                "warn",
+                "queues",
+                f"{endpoint} does not have eight UDP sockets with SO_REUSEPORT",
+                "a network that floods the server crowds out the queries of all others",
+                f"Write ListenDatagram={endpoint} {8 * workers} times and ReusePort=yes in the "
+                ".socket unit (deploy/internal-dns.socket), then restart it",
+            )
+        elif flows < workers:
+            yield CheckResult(
+                "warn",
+                "queues",
+                f"{endpoint} has {8 * flows} UDP sockets for {workers} workers",
+                f"one network has at most {flows} of the workers",
+                f"Write ListenDatagram={endpoint} {8 * workers} times in the .socket unit, then "
+                "restart it",
+            )

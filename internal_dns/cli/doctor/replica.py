@@ -47,7 +47,7 @@ def check_replica(settings: Settings) -> Iterator[CheckResult]:
             f"rejected {shown(key)}",
             f"revision {revision}",
             f"{why}; the row keeps its old value",
-            "Publish a value that matches docs/bucket.schema.json",
+            _advice(key, why),
         )
     if count > len(some):
         yield CheckResult(
@@ -57,6 +57,20 @@ def check_replica(settings: Settings) -> Iterator[CheckResult]:
             "their values cannot be served",
             "Correct the keys above first",
         )
+
+
+def _advice(key: str, why: str) -> str:
+    """Return what to do about a key that was rejected."""
+    from internal_dns.replicate.codec import FLOOR, UPGRADE, InvalidEntry, read_key
+
+    if why.endswith(UPGRADE):
+        return "Upgrade internal-dns on this host, then restart it"
+    try:
+        if key != FLOOR:
+            read_key(key)
+    except InvalidEntry:
+        return "No row has such a key: `internal-dns publish` removes it, and so does any KV client"
+    return "Publish a value that matches docs/bucket.schema.json; `internal-dns publish` does"
 
 
 def _check_bucket(source: Source) -> CheckResult:

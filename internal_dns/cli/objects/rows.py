@@ -21,10 +21,15 @@ def command(
     """Add a command to *group*, with the options that every command of its kind has."""
 
     def add(function: Callable[..., Any]) -> click.Command:
-        with_options = write_options(function) if writes else function
+        with_options = force_option(write_options(function)) if writes else function
         return group.command(name)(catalog_option(json_option(with_options)))
 
     return add
+
+
+force_option = click.option(
+    "--force", is_flag=True, help="Write rows of a live source too. Its follower may undo it."
+)
 
 
 def show_table(rows: Rows, columns: Sequence[str], as_json: bool) -> None:
@@ -67,6 +72,7 @@ def change(
     as_json: bool,
     new: Iterable[Any] = (),
     old: Iterable[Any] = (),
+    force: bool = False,
 ) -> None:
     """Make a change and print its result.
 
@@ -78,6 +84,7 @@ def change(
         "deletes": [*deletes],
         "new": [*new],
         "old": [*old],
+        "force": force,
     }
     try:
         json.dumps(request, ensure_ascii=False).encode()

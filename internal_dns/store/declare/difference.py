@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from socket import AF_INET6, inet_ntop
 from typing import Any, Literal
@@ -41,9 +41,18 @@ class Difference:
     """Compares wanted with present rows, table by table."""
 
     def __init__(
-        self, wanted: Mapping[str, list[Row]], present: Mapping[str, list[Row]], *, prune: bool
+        self,
+        wanted: Mapping[str, list[Row]],
+        present: Mapping[str, list[Row]],
+        *,
+        prune: bool,
+        spared: Mapping[str, Set[tuple[Any, ...]]] | None = None,
+        owners: Mapping[tuple[Any, ...], str] | None = None,
     ) -> None:
+        """*spared*: keys of rows that are not deleted, because rows of live sources need them.
+        *owners*: the live sources of present rows, by table and key, for the words."""
         self.prune, self.present = prune, present
+        self.spared, self.owners = spared or {}, owners or {}
         self.puts: list[tuple[str, Row]] = []
         self.deletes: list[tuple[str, Row]] = []
         self.notes: list[str] = []
@@ -74,7 +83,8 @@ class Difference:
                     self.delete(table, row)
                 else:
                     before[key] = row
-                    if key not in self.wanted[table] and self.is_unwanted(table, row):
+                    unwanted = key not in self.wanted[table] and self.is_unwanted(table, row)
+                    if unwanted and key not in self.spared.get(table, ()):
                         self.delete(table, row)
             for key, row in self.wanted[table].items():
                 old = before.get(key)
@@ -137,7 +147,7 @@ class Difference:
         for _, row in sorted(
             self.keyed_rows(table, self.deletes), key=lambda pair: _in_order(pair[0])
         ):
-            yield Change("-", kind, name(row))
+            yield Change("-", kind, name(row) + self.of_source(table, row))
         for key, row in sorted(
             self.keyed_rows(table, self.puts), key=lambda pair: _in_order(pair[0])
         ):
@@ -145,7 +155,8 @@ class Difference:
             if old is None:
                 yield Change("+", kind, name(row))
             else:
-                yield Change("~", kind, f"{name(row)}: {', '.join(_fields_changed(old, row))}")
+                words = name(row) + self.of_source(table, row)
+                yield Change("~", kind, f"{words}: {', '.join(_fields_changed(old, row))}")
 
     @staticmethod
     def keyed_rows(
@@ -161,7 +172,8 @@ class Difference:
             if self.prune or key[0] in self.named
         }
         new = {*self.wanted["apps"], *self.new_apps}
-        for sign, apps in ("-", old - new), ("+", new - old):
+        held = self.spared.get("apps", frozenset())  # they exist through machines of sources
+        for sign, apps in ("-", old - new - held), ("+", new - old - held):
             for number, app in sorted(apps, key=_in_order):
                 yield Change(sign, "app", f"{self.network_name(number)}/{cell_text(app)}")  # type: ignore[arg-type]
 
@@ -179,14 +191,14 @@ class Difference:
         for key, row in sorted(
             self.keyed_rows("machines", self.deletes), key=lambda pair: _in_order(pair[0])
         ):
-            yield Change(
-                "-", "machine", f"{cell_text(row['id'])} of {self.app_name(old_rows[key])}"
-            )
+            words = f"{cell_text(row['id'])} of {self.app_name(old_rows[key])}"
+            yield Change("-", "machine", words + self.of_source("machines", row))
         for key, row in new_rows.items():
             words = f"{cell_text(row['id'])} of {self.app_name(row)}"
             if (old := old_rows.get(key)) is None:
                 yield Change("+", "machine", words)
                 continue
+            words += self.of_source("machines", row)
             moved = [
                 f"network {self.network_name(old['network_id'])} -> "
                 f"{self.network_name(row['network_id'])}"
@@ -195,6 +207,11 @@ class Difference:
             changed = changed + _fields_changed(old, row) + parts.get(row["id"], [])
             if changed:
                 yield Change("~", "machine", f"{words}: {', '.join(changed)}")
+
+    def of_source(self, table: str, row: Row) -> str:
+        """Return the words for the live source of a row, empty for a row of no source."""
+        owner = self.owners.get((table, *(row[c] for c in KEYS[table])))
+        return f" (source {owner})" if owner else ""
 
     def app_name(self, row: Row) -> str:
         return f"{self.network_name(row['network_id'])}/{cell_text(row['app'])}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from math import isfinite
@@ -17,11 +17,13 @@ from internal_dns.store.declare.file import (
     OF_NETWORK,
     TABLES,
     Row,
+    cell_text,
     host_text,
     is_unicode,
     key_text,
     of_networks,
     select,
+    set_aside,
     snapshot,
 )
 from internal_dns.store.declare.values import FLAG, slash_48
@@ -49,8 +51,12 @@ def export(
     networks: Iterable[int] | None = None,
     *,
     rules: CatalogRules = DEFAULT_RULES,
+    every_source: bool = False,
 ) -> Exported:
     """Return the file as a document: all of it, or only some *networks* with their organizations.
+
+    Rows of live sources are left out with a note; with *every_source* they are there with a key
+    `source`, which `parse` rejects.
 
     Rows are exported as they are, including those that `parse` rejects; flags as the reader
     interprets them (anything but 0 is true). Omitted with a note is what no document can represent:
@@ -64,7 +70,18 @@ def export(
             rows = {table: select(connection, table) for table in KEYS}
         else:
             rows = of_networks(connection, only)
-    return _Export(rows, only, rules.prefix).exported()
+    notes = [] if every_source else _left_out(set_aside(rows))
+    exported = _Export(rows, only, rules.prefix).exported()
+    return Exported(exported.document, [*notes, *exported.notes])
+
+
+def _left_out(sourced: Mapping[str, list[Row]]) -> list[str]:
+    """Return a note for each live source whose rows are not exported."""
+    counts = Counter(cell_text(row["source"]) for rows in sourced.values() for row in rows)
+    return [
+        f"source {source}: {count:,} row{'s' * (count != 1)} not exported, `follow` writes them"
+        for source, count in sorted(counts.items())
+    ]
 
 
 class _Export:
@@ -205,7 +222,7 @@ def _document_table(row: Row, known: Mapping[str, fields.Field]) -> dict[str, An
             value = known_field.default
         if known_field.default is fields.REQUIRED or value != known_field.default:
             table[key] = value
-    return table
+    return table | ({"source": row["source"]} if row.get("source") else {})
 
 
 def _why_unrepresentable(table: str, column: str, value: object) -> str | None:

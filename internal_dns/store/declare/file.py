@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from internal_dns.store import schema
 from internal_dns.store.rows import shown
-from internal_dns.store.schema import CATALOG, FLAG, META
+from internal_dns.store.schema import CATALOG, FLAG, META, SOURCE
 from internal_dns.store.sqlite import source
 
 # Parents first: the order of puts, and in reverse that of deletes. `meta` is not part of a
@@ -23,10 +23,20 @@ KEYS: Final = {table: schema.KEYS[table] for table in ORDER}
 COLUMNS: Final = {
     table.name: tuple(c.name for c in table.columns if c.document is not None) for table in TABLES
 }
+# Whose row it is: not in documents, but what a document may change depends on it.
+_SELECTED: Final = {
+    table.name: (
+        (*COLUMNS[table.name], SOURCE.name) if SOURCE in table.columns else COLUMNS[table.name]
+    )
+    for table in TABLES
+}
 # No two tables have a flag of one name that means different things.
 FLAGS: Final = {c.name: c for table in TABLES for c in table.columns if c.domain is FLAG}
 OF_MACHINE: Final = schema.OF_MACHINE
 OF_NETWORK: Final = tuple(name for name, columns in COLUMNS.items() if "network_id" in columns)
+
+# Tables whose rows a live source may own, and what a row of each is called.
+SOURCED: Final = {table.name: table.noun for table in TABLES if SOURCE in table.columns}
 
 Row = dict[str, Any]
 
@@ -50,7 +60,8 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 def select(
     connection: sqlite3.Connection, table: str, rest: str = "", bound: Sequence[Any] = ()
 ) -> list[Row]:
-    columns = COLUMNS[table]
+    """Return rows with the columns of a document, and `source` where the table has it."""
+    columns = _SELECTED[table]
     cursor = connection.execute(
         f"SELECT {', '.join(columns)} FROM {source(connection, table)} {rest}", tuple(bound)
     )
@@ -77,6 +88,22 @@ def of_networks(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[
     slugs = {row["organization"] for row in rows["networks"] if bindable(row["organization"])}
     rows["organizations"] = select_in(connection, "organizations", "slug", sorted(slugs, key=str))
     return {table: rows.get(table, []) for table in KEYS}
+
+
+def set_aside(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """Take the rows of live sources out of *rows*, with what belongs to them; return those of
+    machines and peers, by table. The rows that stay lose the cell `source`."""
+    sourced: dict[str, list[Row]] = {}
+    for table in SOURCED:
+        sourced[table] = [row for row in rows[table] if row["source"]]
+        rows[table] = [row for row in rows[table] if not row["source"]]
+        for row in rows[table]:
+            del row["source"]
+    machines = {row["id"] for row in sourced["machines"]}
+    if machines:
+        for table in OF_MACHINE:
+            rows[table] = [row for row in rows[table] if row["machine_id"] not in machines]
+    return sourced
 
 
 def bindable(value: object) -> bool:

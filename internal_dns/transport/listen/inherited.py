@@ -71,7 +71,7 @@ def _passed(environment: MutableMapping[str, str]) -> tuple[int, list[str]]:
     if not count.isascii() or not count.isdigit():
         raise OperatorError(
             f"LISTEN_FDS={count}",
-            "it is no number",
+            "it is not a number",
             "Let systemd set it, or unset LISTEN_FDS to use --listen",
         )
     return int(count), names.split(":") if names else []
@@ -83,7 +83,7 @@ def _adopted(number: int, what: str) -> socket.socket:
         if not stat.S_ISSOCK(os.fstat(number).st_mode):
             raise OperatorError(
                 what,
-                "it is no socket",
+                "it is not a socket",
                 "Pass only the DNS sockets: ListenDatagram= and ListenStream=",
             )
     except OSError as error:
@@ -98,17 +98,18 @@ def _adopted(number: int, what: str) -> socket.socket:
 
 def _endpoint(sock: socket.socket, what: str) -> Endpoint:
     """Return where *sock* is bound, after a look whether DNS can be served there."""
-    do = "Use ListenDatagram=[ADDR]:53 and ListenStream=[ADDR]:53 with Accept=no (deploy/internal-dns.socket)"
+    do = (
+        "Use ListenDatagram=[ADDR]:53 and ListenStream=[ADDR]:53 with Accept=no "
+        "(deploy/internal-dns.socket)"
+    )
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        raise OperatorError(
-            what, f"it is of {sock.family.name}, DNS clients come by IPv6 or IPv4", do
-        )
+        raise OperatorError(what, f"it is an {sock.family.name} socket, not IPv6 or IPv4", do)
     if sock.type not in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-        raise OperatorError(what, f"it is of {sock.type.name}, neither UDP nor TCP", do)
+        raise OperatorError(what, f"it is a {sock.type.name} socket, neither UDP nor TCP", do)
     if sock.type == socket.SOCK_STREAM and not sock.getsockopt(
         socket.SOL_SOCKET, socket.SO_ACCEPTCONN
     ):
-        raise OperatorError(what, "it is a TCP socket that does not listen", do)
+        raise OperatorError(what, "it is a TCP socket that is not listening", do)
     name = sock.getsockname()
     scope = f"%{socket.if_indextoname(name[3])}" if len(name) == 4 and name[3] else ""
     endpoint = Endpoint(ip_address(name[0].partition("%")[0] + scope), name[1])
@@ -155,13 +156,11 @@ def _prepare(sock: socket.socket, endpoint: Endpoint, what: str) -> None:
 
 
 def _whole(group: Bound) -> None:
-    """See that an address has both transports: a truncated reply by UDP is asked again by TCP."""
+    """See that an address has both transports: a query truncated over UDP is repeated over TCP."""
     for sockets, lacks, line in (
         (group.udp, "UDP", "ListenDatagram"),
         (group.tcp, "TCP", "ListenStream"),
     ):
         if not sockets:
             do = f"Add {line}={group.endpoint} to the .socket unit"
-            raise OperatorError(
-                f"inherited sockets of {group.endpoint}", f"there is none for {lacks}", do
-            )
+            raise OperatorError(f"inherited sockets of {group.endpoint}", f"{lacks} is missing", do)

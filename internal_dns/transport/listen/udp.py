@@ -1,7 +1,8 @@
 """UDP in pure Python: read what has come, answer, send from the address that was asked.
 
     readable ─► known? ─► reply                    what is known is repeated at once
-                  └────► the fair queue ─► reply   in its network's turn
+                  ├────► decide ─► reply           the rest too, while nothing waits
+                  └────► the fair queue ─► reply   else in its network's turn
 
 asyncio's datagram transport hides packet info, so the sockets are read here, when the loop says
 they are readable. They are read faster than what is new can be answered: behind one network's flood
@@ -80,16 +81,16 @@ class UdpListener:
             messages += 1
             reply = known(octets, packed(address[0]), destination, address[1])
             if reply is None:
-                source = packed(address[0])
-                payer = self.exchange.payer(source, address[1])
-                self._wait(payer, octets, source, destination, address, [])
+                paused = perf_counter()
+                self._decide_or_wait(octets, destination, address, [])
+                begin += perf_counter() - paused
                 continue
             try:
                 send(reply, address)
             except OSError:
                 self.metrics.drop("send")
         self.received[0] += messages
-        self.exchange.end_batch(begin, messages)
+        self.exchange.counting.end_batch(begin, messages)
 
     def _readable_wildcard(self) -> None:
         if self.exchange.work.busy:
@@ -113,16 +114,16 @@ class UdpListener:
             destination = ancillary[0][2][:16]
             reply = known(octets, packed(address[0]), destination, address[1])
             if reply is None:
-                source = packed(address[0])
-                payer = self.exchange.payer(source, address[1])
-                self._wait(payer, octets, source, destination, address, ancillary)
+                paused = perf_counter()
+                self._decide_or_wait(octets, destination, address, ancillary)
+                begin += perf_counter() - paused
                 continue
             try:
                 send((reply,), ancillary, 0, address)
             except OSError:
                 self.metrics.drop("send")
         self.received[0] += messages
-        self.exchange.end_batch(begin, messages)
+        self.exchange.counting.end_batch(begin, messages)
 
     def _read_contended(self) -> None:
         """Read while work waits: reading and repeating are paid for too. Who waits or is in debt
@@ -143,7 +144,7 @@ class UdpListener:
                     self.metrics.drop("packet info")
                     continue
                 destination = ancillary[0][2][:16]
-            payer = exchange.payer(source, address[1])
+            payer = exchange.payers.of_source(source, address[1])
             payers[payer] += 1
             if not work.must_wait(payer):
                 reply = exchange.known(octets, source, destination, address[1])
@@ -152,9 +153,20 @@ class UdpListener:
                     continue
             self._wait(payer, octets, source, destination, address, ancillary)
         self.received[0] += messages
-        exchange.end_batch(begin, messages)
+        exchange.counting.end_batch(begin, messages)
         if payers:
             work.charge(payers, work.cpu() - start)
+
+    def _decide_or_wait(
+        self, octets: bytes, destination: bytes, address: Any, ancillary: list[Any]
+    ) -> None:
+        """Answer a message that is not known: at once, or in its network's turn."""
+        exchange, source = self.exchange, packed(address[0])
+        payer = exchange.payers.of_source(source, address[1])
+        if not exchange.work.try_now(
+            payer, self._decide, payer, octets, source, destination, address, ancillary
+        ):
+            self._wait(payer, octets, source, destination, address, ancillary)
 
     def _wait(
         self,
@@ -168,30 +180,51 @@ class UdpListener:
         """Let a message wait for its network's turn."""
         self.exchange.work.put(
             payer,
-            self._answer, octets, source, destination, address, ancillary,
+            self._answer, payer, octets, source, destination, address, ancillary,
             size=len(octets), until=time.monotonic() + LATE,
         )  # fmt: skip
 
     def _answer(
         self,
+        payer: bytes,
         octets: bytes,
         source: bytes,
         destination: bytes,
         address: Any,
         ancillary: list[Any],
+    ) -> None:
+        """Answer a message that waited for its turn: it may be known by now."""
+        begin = perf_counter()
+        self._decide(payer, octets, source, destination, address, ancillary, missed=False)
+        self.exchange.counting.end_batch(begin, 1)
+
+    def _decide(
+        self,
+        payer: bytes,
+        octets: bytes,
+        source: bytes,
+        destination: bytes,
+        address: Any,
+        ancillary: list[Any],
+        *,
+        missed: bool = True,
         last: bool = False,
     ) -> None:
-        """Answer a message whose turn it is. It waits for the first catalog, unless that was its
-        *last* chance."""
-        exchange, again, begin = self.exchange, None, perf_counter()
+        """Answer a message. It waits for the first catalog, unless that was its *last* chance.
+        *missed*: it is not in the answer table."""
+        exchange, again = self.exchange, None
         if exchange.catalog is None and not last:
-            again = partial(self._answer, octets, source, destination, address, ancillary, True)
-        reply = exchange.handle(octets, source, destination, address[1], again=again)
+            again = partial(
+                self._decide, payer, octets, source, destination, address, ancillary,
+                missed=False, last=True,
+            )  # fmt: skip
+        reply = exchange.handle(
+            octets, source, destination, address[1], payer=payer, again=again, missed=missed
+        )
         if isinstance(reply, bytes):
             self._send(reply, ancillary, address)
         elif isinstance(reply, Late):
             self._later(reply, ancillary, address)
-        exchange.end_batch(begin, 1)
 
     def _send(self, reply: bytes, ancillary: list[Any], address: Any) -> None:
         try:

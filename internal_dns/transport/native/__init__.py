@@ -1,16 +1,16 @@
 """The native UDP path: what goes into the C core's table and comes out of its workers.
 
-    socket ─► fast.Worker, a thread ─► known? repeat it ─► socket     Exchange.handle ─► AnswerTable
-                     └── else ─► ring ─► listener.Udp ─► Exchange.handle     │ Mirror.put, drop, change
-                                                 └─► socket                  └─► fast.Table, which workers read
+    socket ─► fast.Worker, a thread ─► known? repeat it ─► socket     Exchange ─► AnswerTable
+                     └── else ─► ring ─► listener.Udp ─► Exchange              │ Mirror
+                                              └─► socket                       └─► fast.Table
 
-`listen/udp.py` and `table/` do the same in Python; they are what runs without the extension, and the
-oracle of the tests. AnswerTable knows what depends on what and when an answer must go; the table
-here only follows it.
+The workers read the table that Exchange fills. `listen/udp.py` and `table/` do the same in Python:
+they run without the extension, and are the oracle of the tests. What an answer depends on comes
+with it; the C core removes it with its label, or when it is the oldest and there is no room.
 
-    repeat.h table.h worker.h   the C core: parse, look up, build · the table's writer · sockets and ring
+    repeat.h table.h worker.h   the C core: read, look up, build · the table's writer · sockets, ring
     fast.pyx fast.pxd fast.pyi  the same as Python sees it
-    mirror.py                   AnswerTable's changes into the native table
+    mirror.py                   AnswerTable's entries into the native table
     listener.py                 workers started, drained and stopped; what they hand up is answered
 """
 

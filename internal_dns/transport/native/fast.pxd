@@ -1,7 +1,8 @@
 """What fast.pyx uses of the C core; the headers say what each thing means.
 
 C, because the system calls' structures and macros are C, and because it must build alone for the sanitizers and the
-fuzzer. Atomic fields are declared as plain ones here: Cython reads them, the headers write them.
+fuzzer. Atomic fields are declared as plain ones here: Cython reads them, the headers write them. An array is declared
+as a pointer to its first element, so that its size is stated in the header alone.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -13,6 +14,10 @@ cdef extern from "worker.h" nogil:
     enum:
         ASKED
         REPEATED
+        ACCOUNTS
+        MAX_QUERY
+        HEADER
+        OWN_PORTS
         CELLS
         DEPTHS
         READERS
@@ -35,16 +40,34 @@ cdef extern from "worker.h" nogil:
     struct node:
         node *next
         uint32_t size
-        const uint64_t *key
+
+    struct chains:
+        uint64_t mask
+        node **first
 
     struct map:
-        uint64_t mask
-        node **chains
+        chains *now
+        chains *old
+        uint64_t count
+
+    struct account:
+        account *next
+        node *oldest
+        uint64_t gone
+        uint64_t entries
+        uint32_t number
 
     struct answer:
         node node
+        account *account
         uint64_t hits
         uint16_t cell
+        bint names_zone
+        bint relayed
+
+    struct relayed:
+        uint64_t refresh
+        bint decided_again
 
     struct network:
         node node
@@ -52,7 +75,7 @@ cdef extern from "worker.h" nogil:
         atomic_uint64 *bits
 
     struct source_map:
-        uint8_t address[16]
+        uint8_t *address
         uint32_t length
         uint32_t network
 
@@ -60,27 +83,33 @@ cdef extern from "worker.h" nogil:
         pass
 
     struct table:
-        uint64_t secret[2]
-        uint8_t prefix[2]
+        uint64_t *secret
+        uint8_t *prefix
         uint32_t udp_limit
-        uint64_t cookie_secret[2]
-        uint8_t nsid[255]
+        uint64_t *cookie_secret
+        uint8_t *nsid
         uint8_t nsid_size
         map answers
         map networks
+        account **accounts
+        account *hand
+        uint64_t bound
+        uint64_t answer_octets
+        uint64_t evictions
         source_map *maps
         uint32_t map_count
-        atomic_uint64 words[16]
+        atomic_uint64 *words
         uint32_t watched
-        answer *unknown[3]
-        uint16_t unknown_cells[257]
-        reader readers[17]
+        answer **unknown
+        uint16_t *unknown_cells
+        reader *readers
         uint64_t octets
         uint64_t entries
         uint64_t waiting
 
     struct query:
-        pass
+        uint16_t qtype
+        const uint64_t *key
 
     struct moment:
         uint64_t monotonic
@@ -91,9 +120,10 @@ cdef extern from "worker.h" nogil:
         uint16_t qtype
         uint8_t variant
         uint8_t length
+        uint64_t label_hash
         const uint8_t *name
         uint16_t flags
-        uint16_t counts[3]
+        uint16_t *counts
         uint16_t cell
         uint8_t extended
         bint names_zone
@@ -114,7 +144,7 @@ cdef extern from "worker.h" nogil:
         uint64_t refresh
         uint64_t expires
 
-    bint make_table(table *, uint64_t answers, uint64_t networks)
+    bint make_table(table *, uint64_t bound)
     void free_table(table *)
     answer *make_answer(const table *, const answer_spec *)
     bint is_section(const uint8_t *octets, uint32_t size, uint32_t count)
@@ -125,10 +155,20 @@ cdef extern from "worker.h" nogil:
     network *make_network(const table *, uint32_t number, uint64_t labels)
     network *find_network(const table *, uint32_t number)
     void publish_network(table *, network *)
-    bint remove_node(table *, map *, const uint64_t *key, uint32_t words)
+    bint remove_network(table *, uint32_t number)
+    const uint64_t *key_of(const node *)
+    relayed *relayed_of(const answer *)
+    uint64_t hash_label(const table *, uint32_t network, const uint8_t *label)
+    answer *find_dependent(const table *, uint32_t network, const uint8_t *label)
+    void forget_answer(table *, answer *)
+    account **account_link(const table *, uint32_t number)
+    void drop_account(table *, uint32_t number)
+    uint64_t next_cursor(uint64_t cursor, uint64_t mask)
     void add_label(const table *, atomic_uint64 *bits, uint64_t mask, const uint8_t *label)
     verdict read_query(const table *, const uint8_t *octets, size_t size, const uint8_t *source,
                        const uint8_t *destination, uint16_t port, query *)
+    void over_tcp(query *)
+    answer *find_any(const table *, query *, uint64_t now)
     answer *find_answer(const table *, query *, uint64_t now)
     size_t build_reply(const table *, const answer *, const query *, uint32_t rotation, const moment *now, uint8_t *out,
                        size_t room)
@@ -137,24 +177,24 @@ cdef extern from "worker.h" nogil:
         int fd
         bint ipv6
         bint wildcard
-        uint8_t address[16]
+        uint8_t *address
 
     struct handed:
         uint32_t size
         uint16_t port
         uint64_t what
-        uint8_t source[16]
-        uint8_t destination[16]
+        uint8_t *source
+        uint8_t *destination
 
     struct counts:
-        uint64_t received[2]
-        uint64_t dropped[5]
+        uint64_t *received
+        uint64_t *dropped
         uint64_t flood
         uint64_t full
         uint64_t send
         uint64_t hits
         uint64_t unseen
-        uint64_t cells[1024]
+        uint64_t *cells
 
     struct worker:
         table *table
@@ -167,8 +207,9 @@ cdef extern from "worker.h" nogil:
         uint64_t random
         counts counts
         bint bounded
-        uint16_t own[8]
+        uint16_t *own
 
+    void count(uint64_t *)
     bint make_worker(worker *)
     void free_worker(worker *)
     void run_worker(worker *)
@@ -176,4 +217,4 @@ cdef extern from "worker.h" nogil:
     void done_with(worker *, const handed *)
     void send_reply(worker *, const handed *, const uint8_t *octets, size_t size)
     void flush_python(worker *)
-    int attach_fair_queues(int fd)
+    int attach_fair_queues(int fd, uint32_t flows, bint ipv6)

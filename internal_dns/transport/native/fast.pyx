@@ -5,6 +5,7 @@ All work is done by the C core (repeat.h, table.h, worker.h). Here objects becom
 `Worker.run` holds Python's lock, which is what makes the table's writer one at a time.
 """
 
+cimport cython
 from libc.errno cimport errno
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -20,11 +21,15 @@ MAX_CELLS = CELLS
 UNKNOWN_DEPTHS = DEPTHS
 OTHER_TYPE = BY_TYPE
 LARGEST_ANSWER = MAX_RECORDS
+MAX_OWN_PORTS = OWN_PORTS
 
 
-def spread_by_network(int descriptor):
-    """Let the source's network choose the socket of a SO_REUSEPORT group of FAIR_QUEUES. Raises OSError."""
-    if attach_fair_queues(descriptor):
+def spread(int descriptor, unsigned int flows, bint ipv6):
+    """Let the source choose the socket of a SO_REUSEPORT group of FAIR_QUEUES * *flows*: its network modulo FAIR_QUEUES
+    times *flows*, plus one of *flows* by its port. Raises OSError."""
+    if not flows:
+        raise ValueError("no flows")
+    if attach_fair_queues(descriptor, flows, ipv6):
         raise OSError(errno, strerror(errno))
 
 
@@ -34,10 +39,10 @@ cdef class Table:
     cdef table *table
     cdef int workers
 
-    def __cinit__(self, bytes prefix, maps, unsigned int udp_limit, unsigned int entries, unsigned int networks):
-        """*maps* are (16 octets, prefix length, network), the longest prefix first."""
+    def __cinit__(self, bytes prefix, maps, unsigned int udp_limit, unsigned long long bound):
+        """*maps* are (16 octets, prefix length, network), the longest prefix first; *bound* is in octets of answers."""
         self.table = <table *>calloc(1, sizeof(table))
-        if self.table is NULL or not make_table(self.table, entries, networks):
+        if self.table is NULL or not make_table(self.table, bound):
             raise MemoryError
         secret = urandom(16)
         memcpy(self.table.secret, <const char *>secret, 16)
@@ -69,6 +74,30 @@ cdef class Table:
         return self.table.entries
 
     @property
+    def answer_octets(self):
+        """What the answers alone take."""
+        return self.table.answer_octets
+
+    @property
+    def evictions(self):
+        """Answers that were removed to make room."""
+        return self.table.evictions
+
+    @property
+    def bound(self):
+        """How many octets the answers may take, from the next `put` on."""
+        return self.table.bound
+
+    @bound.setter
+    def bound(self, unsigned long long octets):
+        self.table.bound = octets
+
+    @property
+    def answers(self):
+        """How many answers there are."""
+        return self.table.answers.count
+
+    @property
     def waiting(self):
         """Entries that are gone but may still be in a reader's hands."""
         return self.table.waiting
@@ -85,8 +114,10 @@ cdef class Table:
 
     def put(self, unsigned int network, bytes name, unsigned short qtype, unsigned short flags, counts,
             unsigned int unit, unsigned int turns, bytes records, sizes, bytes options, unsigned short cell,
-            bint indivisible=False):
-        """Keep an answer of *network*; return the octets it takes.
+            bint indivisible=False, bytes label=None):
+        """Store an answer of *network*; return the octets it takes. Others are evicted until all are within the bound.
+
+        It depends on the app of *label*, or with None on the whole network.
 
         *records* are answer, authority and additional section without OPT; the first *turns* of them, of *unit* octets
         each, take turns in being first. *counts* are theirs, *options* go into OPT. *sizes* are the octets of the answer
@@ -99,6 +130,10 @@ cdef class Table:
         answer.shown, answer.authority, answer.whole = sizes
         answer.indivisible = indivisible
         check_shape(&answer)
+        cdef bytes whole
+        if label is not None:
+            whole = with_length(label)
+            answer.label_hash = hash_label(self.table, network, whole)
         return self.keep(&answer)
 
     def put_relayed(self, bytes name, unsigned short qtype, bint dnssec_ok, bint checking_disabled,
@@ -111,7 +146,7 @@ cdef class Table:
         octets there are. The first *chain* RRs lead to the set that was asked for, and are not told without any of it.
 
         *ttls* are offsets into *records*: each TTL is sent less the seconds since *stored*. From *refresh* on the first
-        who asks goes up to Python, and from *expires* on everyone.
+        query goes up to Python, and from *expires* on every query.
         """
         cdef answer_spec answer
         cdef bytes offsets = b"".join([int(at).to_bytes(2, SYS_BYTEORDER) for at in ttls])
@@ -127,6 +162,8 @@ cdef class Table:
         answer.chain = chain
         if not expires or answer.whole > MAX_RECORDS:
             raise ValueError("without end, or too large")
+        if answer.ttl_count > 65535:
+            raise ValueError("too many TTLs")
         return self.keep(&answer)
 
     cdef keep(self, const answer_spec *answer):
@@ -143,6 +180,65 @@ cdef class Table:
         """Forget a relayed answer; return whether it was there."""
         cdef uint8_t variant = RELAYED | (WITH_DO if dnssec_ok else 0) | (WITH_CD if checking_disabled else 0)
         return remove_answer(self.table, 0, qtype, variant, name, checked_length(name))
+
+    # ── what goes when something changes ──────────────────────────────────────────────────────────────────────────
+
+    def forget(self, unsigned int network, bytes label, int most, list hot=None):
+        """Forget at most *most* answers that depend on *label* of *network*, with None on the whole network; return how
+        many. The (name, QTYPE) of those that were repeated are appended to *hot*."""
+        cdef bytes whole = None if label is None else with_length(label)
+        cdef const uint8_t *at = NULL
+        cdef answer *found
+        cdef int forgotten = 0
+        if whole is not None:
+            at = whole
+        while forgotten < most:
+            found = find_dependent(self.table, network, at)
+            if found is NULL:
+                break
+            if hot is not None and found.hits and not found.relayed:
+                hot.append(name_of(&found.node))
+            forget_answer(self.table, found)
+            forgotten += 1
+        return forgotten
+
+    def forget_all(self, unsigned int network, int most, list hot=None):
+        """Forget at most *most* answers of *network*, the oldest first; return how many. *hot* is as for `forget`."""
+        cdef account *found = account_link(self.table, network)[0]
+        cdef answer *oldest
+        cdef int forgotten = 0
+        while found is not NULL and found.oldest is not NULL and forgotten < most:
+            oldest = <answer *>found.oldest
+            if hot is not None and oldest.hits and not oldest.relayed:
+                hot.append(name_of(found.oldest))
+            forget_answer(self.table, <answer *>found.oldest)
+            forgotten += 1
+        return forgotten
+
+    def clear(self, int most):
+        """Forget at most *most* answers of any network; return how many."""
+        cdef int forgotten = 0
+        while self.table.hand is not NULL and forgotten < most:
+            forget_answer(self.table, <answer *>self.table.hand.oldest)
+            forgotten += 1
+        return forgotten
+
+    def gone(self):
+        """How often answers were repeated that are gone, by network."""
+        cdef account *at
+        cdef uint32_t chain
+        found = {}
+        for chain in range(ACCOUNTS):
+            at = self.table.accounts[chain]
+            while at is not NULL:
+                if at.gone:
+                    found[at.number] = at.gone
+                at = at.next
+        return found
+
+    def drop_account(self, unsigned int network):
+        """Forget how often answers of *network*, which has none, were repeated."""
+        drop_account(self.table, network)
 
     # ── names that are not there ──────────────────────────────────────────────────────────────────────────────
 
@@ -180,12 +276,10 @@ cdef class Table:
     def remove_network(self, unsigned int number):
         """Forget a network: all its questions that have no answer go up."""
         cdef network *found = find_network(self.table, number)
-        return found is not NULL and remove_node(self.table, &self.table.networks, found.node.key, 1)
+        return found is not NULL and remove_network(self.table, number)
 
     cdef add(self, atomic_uint64 *bits, uint64_t mask, bytes label):
-        if not 0 < len(label) < 64:
-            raise ValueError("no label")
-        cdef bytes whole = bytes((len(label),)) + label
+        cdef bytes whole = with_length(label)
         add_label(self.table, bits, mask, whole)
 
     def watch(self, unsigned int every):
@@ -213,6 +307,45 @@ cdef class Table:
         size = build_reply(self.table, found, &asked, rotation, &at, out, min(room, OUT_SIZE))
         return out[:size] if size else None
 
+    def repeat(self, bytes octets, bytes source, bytes destination, unsigned int rotation, unsigned long long now,
+               unsigned int unix_time, bint stream=False):
+        """Return the reply to *octets*, over TCP if *stream*, and its cell, or None for what Python must see.
+
+        It counts as a repeat of the answer; the caller counts the reply. The first query that finds a relayed answer past
+        its refresh time gets None, whatever workers have sent up.
+        """
+        cdef query asked
+        cdef moment at
+        cdef answer *found
+        cdef relayed *upstream
+        cdef uint8_t[OUT_SIZE] out
+        if len(source) != 16 or len(destination) != 16:
+            raise ValueError("addresses have 16 octets")
+        if read_query(self.table, octets, len(octets), source, destination, 65535, &asked) != PLAIN:
+            return None
+        if stream:
+            over_tcp(&asked)
+        found = find_any(self.table, &asked, now)
+        if found is NULL:
+            return None
+        if found.relayed:
+            upstream = relayed_of(found)
+            if now >= upstream.refresh and not upstream.decided_again:
+                upstream.decided_again = True
+                return None
+        at.monotonic, at.unix_time = now, unix_time
+        size = build_reply(self.table, found, &asked, rotation, &at, out, OUT_SIZE)
+        if not size:
+            return None
+        count(&found.hits)
+        if found.names_zone:
+            return out[:size], self.table.unknown_cells[asked.qtype if asked.qtype < BY_TYPE else BY_TYPE]
+        return out[:size], found.cell
+
+    def has(self, unsigned int network, bytes name, unsigned short qtype):
+        """Whether an answer of *network* is there."""
+        return find_kept(self.table, network, qtype, 0, name, checked_length(name)) is not NULL
+
     def hits_of(self, unsigned int network, bytes name, unsigned short qtype):
         """How often an answer of *network* was repeated; 0 when it is not there."""
         cdef answer *found = find_kept(self.table, network, qtype, 0, name, checked_length(name))
@@ -224,19 +357,48 @@ cdef class Table:
         cdef answer *found = find_kept(self.table, 0, qtype, variant, name, checked_length(name))
         return 0 if found is NULL else found.hits
 
+    def scan(self, unsigned long long cursor, int most, bint repeated=False):
+        """Return where to go on, 0 at the end, and answers: (network, name, QTYPE, DO + 2 CD, hits); network 0 is a
+        relayed one. About *most* are looked at, and between two calls the table may change: what stays is found. With
+        *repeated* only answers of ours that have hits are returned."""
+        cdef int seen = 0
+        cdef chains *now = self.table.answers.now
+        cdef chains *old = self.table.answers.old
+        cdef chains *small = old if old is not NULL else now
+        found = []
+        while True:
+            seen += 1 + list_chain(small.first[cursor & small.mask], found, repeated)
+            if old is not NULL:
+                seen += list_chain(now.first[cursor & small.mask], found, repeated)
+                seen += list_chain(now.first[(cursor & small.mask) | (small.mask + 1)], found, repeated)
+            cursor = next_cursor(cursor, small.mask)
+            if not cursor or seen >= most:
+                return cursor, found
+
     def kept(self):
         """Which answers are there: (network, name, QTYPE, DO + 2 CD); network 0 is a relayed one."""
-        found = []
-        cdef node *at
-        cdef const uint8_t *name
-        for chain in range(self.table.answers.mask + 1):
-            at = self.table.answers.chains[chain]
-            while at is not NULL:
-                name = <const uint8_t *>(at.key + 1)
-                head = at.key[0]
-                found.append((head >> 32, name[:head & 255], head >> 16 & 0xFFFF, head >> 9 & 3))
-                at = at.next
-        return found
+        cursor, found = self.scan(0, 1 << 30)
+        return [one[:4] for one in found]
+
+
+cdef tuple name_of(const node *at):
+    cdef const uint64_t *key = key_of(at)
+    return (<const uint8_t *>(key + 1))[:key[0] & 255], key[0] >> 16 & 0xFFFF
+
+
+cdef int list_chain(node *at, list found, bint repeated) except -1:
+    cdef const uint64_t *key
+    cdef int seen = 0
+    while at is not NULL:
+        if not repeated or (<answer *>at).hits and not (<answer *>at).relayed:
+            key = key_of(at)
+            found.append((
+                key[0] >> 32, (<const uint8_t *>(key + 1))[:key[0] & 255], key[0] >> 16 & 0xFFFF, key[0] >> 9 & 3,
+                (<answer *>at).hits,
+            ))
+        at = at.next
+        seen += 1
+    return seen
 
 
 cdef class Network:
@@ -269,6 +431,12 @@ cdef class Network:
         self.made = NULL
 
 
+cdef bytes with_length(bytes label):
+    if not 0 < len(label) < 64:
+        raise ValueError("no label")
+    return bytes((len(label),)) + label
+
+
 cdef uint8_t checked_length(bytes name) except 0:
     if not 0 < len(name) < 256:
         raise ValueError("no name")
@@ -298,7 +466,7 @@ cdef int check_shape(const answer_spec *answer) except -1:
         raise ValueError("sections larger than the records")
     if answer.whole != answer.records and (answer.whole < answer.records or answer.shown or not answer.indivisible):
         raise ValueError("an answer that is neither whole nor left out")
-    if answer.whole > MAX_RECORDS:
+    if answer.whole > MAX_RECORDS or answer.unit > 65535 or answer.authority > 65535:
         raise ValueError("too large")
     cdef const uint8_t *rest = answer.record_octets + answer.shown + answer.authority
     cdef uint32_t rest_size = answer.records - answer.shown - answer.authority
@@ -309,6 +477,49 @@ cdef int check_shape(const answer_spec *answer) except -1:
     if not is_section(rest, rest_size, answer.counts[2]):
         raise ValueError("an additional section of other records than counted")
     return 0
+
+
+@cython.freelist(512)
+cdef class Asked:
+    """A query that Python is to answer. `reply_to` is what `Worker.send` needs to find the way back."""
+
+    cdef readonly bytes octets, source, destination, reply_to
+    cdef readonly int port
+
+
+cdef class Repeated:
+    """A query that a worker has answered, with the header of its reply; handed up only to be shown."""
+
+    cdef readonly bytes octets, source, destination, header
+
+
+cdef class Dropped:
+    """A message that a worker has dropped; handed up only to be shown."""
+
+    cdef readonly bytes octets, source, destination
+
+
+cdef message_of(const handed *at):
+    """Return what was handed up as an object of its kind."""
+    cdef const uint8_t *octets = <const uint8_t *>(at + 1)
+    cdef Asked asked
+    cdef Repeated repeated
+    cdef Dropped dropped
+    source, destination = at.source[:16], at.destination[:16]
+    if at.what == ASKED:
+        asked = Asked.__new__(Asked)
+        asked.octets, asked.source, asked.destination = octets[:at.size], source, destination
+        asked.port = (at.port & 255) << 8 | at.port >> 8
+        asked.reply_to = (<const uint8_t *>at)[:sizeof(handed)]
+        return asked
+    if at.what == REPEATED:
+        repeated = Repeated.__new__(Repeated)
+        repeated.octets, repeated.header = octets[:at.size - HEADER], octets[at.size - HEADER:at.size]
+        repeated.source, repeated.destination = source, destination
+        return repeated
+    dropped = Dropped.__new__(Dropped)
+    dropped.octets, dropped.source, dropped.destination = octets[:at.size], source, destination
+    return dropped
 
 
 cdef class Worker:
@@ -368,40 +579,31 @@ cdef class Worker:
         self.worker.bounded = True
 
     def own(self, ports):
-        """Let questions from these ports pass whatever others send; at most eight."""
-        padded = (list(ports) + [0] * 8)[:8]
-        for at in range(8):
+        """Let questions from these ports pass whatever others send; only the first MAX_OWN_PORTS count."""
+        padded = (list(ports) + [0] * OWN_PORTS)[:OWN_PORTS]
+        for at in range(OWN_PORTS):
             self.worker.own[at] = <uint16_t>((padded[at] & 255) << 8 | padded[at] >> 8)
 
     def take(self, int limit):
-        """Take out at most *limit* messages: (octets, source, destination, port, where a reply goes).
-
-        Two kinds are only to be shown. With b"" for the last one it is a query that was answered, and the reply's header
-        behind it; with None a message that was dropped.
-        """
+        """Take out at most *limit* messages: a list of Asked, Repeated and Dropped, in the order in which they came."""
         cdef const handed *at
-        cdef const uint8_t *octets
-        found = []
-        while len(found) < limit:
+        taken = []
+        while len(taken) < limit:
             at = next_handed(self.worker)
             if at is NULL:
                 break
-            octets = <const uint8_t *>(at + 1)
-            found.append((
-                octets[:at.size], at.source[:16], at.destination[:16], (at.port & 255) << 8 | at.port >> 8,
-                (<const uint8_t *>at)[:sizeof(handed)] if at.what == ASKED else b"" if at.what == REPEATED else None,
-            ))
+            taken.append(message_of(at))
             done_with(self.worker, at)
-        return found
+        return taken
 
     def send(self, replies):
-        """Send (where it goes, octets) all at once."""
+        """Send all of (`Asked.reply_to`, octets) at once."""
         cdef bytes to, octets
         cdef Py_ssize_t size = 0
         self.worker.python_count = 0  # an exception may have left some, whose octets are gone
         for to, octets in replies:
             if len(to) != sizeof(handed):
-                raise ValueError("not from `take`")
+                raise ValueError("no Asked.reply_to")
             send_reply(self.worker, <const handed *><const char *>to, octets, len(octets))
             size += 1
         if size:

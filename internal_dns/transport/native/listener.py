@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from threading import Thread
 from time import monotonic, perf_counter
-from typing import Final
+from typing import Final, assert_never
 
 from internal_dns.late import Late
 from internal_dns.metrics import Metrics
@@ -28,8 +28,6 @@ from internal_dns.transport.native.mirror import Mirror
 if not MISSING:
     from internal_dns.transport.native import fast
 
-# Octets, source, destination, port, the way back.
-Handed = tuple[bytes, bytes, bytes, int, bytes | None]
 # Messages taken from the ring at a time: about a millisecond.
 AT_ONCE: Final = 512
 
@@ -48,11 +46,12 @@ class Udp:
         self.groups, self.exchange, self.metrics = groups, exchange, metrics
         self.loop = asyncio.get_running_loop()
         self.pending: set[Late] = set()
+        # With as many flows as workers, each worker has one queue of each class of networks.
         self.shares = [
             [sock for group in groups for sock in group[n::workers]] for n in range(workers)
         ]
         metrics.before_collecting.append(self.count)
-        exchange.own_changed.append(self._pass_own)
+        exchange.payers.own_changed.append(self._pass_own)
         self.start(mirror, self.made(mirror))
 
     def made(self, mirror: Mirror) -> list[fast.Worker]:
@@ -111,58 +110,64 @@ class Udp:
             self._bounded = True
             for worker in self.workers:
                 worker.bound()
-        payer, put = exchange.payer, exchange.work.put
+        payer_of, put = exchange.payers.of_source, exchange.work.put
         taken = self.workers[number].take(AT_ONCE)
         for message in taken:
-            octets, source, destination, port, back = message
-            if back:
-                put(
-                    payer(source, port), self._answer, number, message,
-                    size=len(octets), until=until,
-                )  # fmt: skip
-            else:
-                exchange.tap_native(octets, source, destination, dropped=back is None)
-        if exchange.taps:
+            match message:
+                case fast.Asked(octets=octets, source=source, port=port):
+                    payer = payer_of(source, port)
+                    put(
+                        payer, self._answer, number, payer, message,
+                        size=len(octets), until=until,
+                    )  # fmt: skip
+                case fast.Repeated(octets=octets, source=source, destination=to, header=header):
+                    exchange.taps.show_native(octets, source, to, header)
+                case fast.Dropped(octets=octets, source=source, destination=to):
+                    exchange.taps.show_native(octets, source, to, None)
+                case _:
+                    assert_never(message)
+        if exchange.taps.open:
             self._tell_unseen()
         return len(taken) == AT_ONCE
 
-    def _answer(self, number: int, message: Handed, last: bool = False) -> None:
+    def _answer(self, number: int, payer: bytes, message: fast.Asked, last: bool = False) -> None:
         """Answer a message whose turn it is. It waits for the first catalog, unless that was its
         *last* chance."""
-        octets, source, destination, port, back = message
-        assert back
         exchange, again, begin = self.exchange, None, perf_counter()
         if exchange.catalog is None and not last:
-            again = partial(self._answer, number, message, True)
-        reply = exchange.handle(octets, source, destination, port, again=again)
+            again = partial(self._answer, number, payer, message, True)
+        reply = exchange.handle(
+            message.octets, message.source, message.destination, message.port,
+            payer=payer, again=again,
+        )  # fmt: skip
         if isinstance(reply, bytes):
-            self._send(number, back, reply)
+            self._send(number, message.reply_to, reply)
         elif isinstance(reply, Late):
-            self._later(reply, number, back)
-        exchange.end_batch(begin, 1)
+            self._later(reply, number, message.reply_to)
+        exchange.counting.end_batch(begin, 1)
 
-    def _send(self, number: int, back: bytes, reply: bytes) -> None:
+    def _send(self, number: int, reply_to: bytes, reply: bytes) -> None:
         """Send by the worker that has the sockets now."""
         if self.workers:
-            self.workers[number].send(((back, reply),))
+            self.workers[number].send(((reply_to, reply),))
 
     def _pass_own(self) -> None:
         """Let the workers know from which ports we ask ourselves."""
         for worker in self.workers:
-            worker.own([port for _, port in self.exchange.own][:8])
+            worker.own([port for _, port in self.exchange.payers.own])
 
     def _tell_unseen(self) -> None:
         before, self._unseen = self._unseen, sum(worker.unseen for worker in self.workers)
-        self.exchange.tap_skipped(self._unseen - before)
+        self.exchange.taps.skip_native(self._unseen - before)
 
-    def _later(self, reply: Late, number: int, back: bytes) -> None:
+    def _later(self, reply: Late, number: int, reply_to: bytes) -> None:
         """Send *reply* when it is there."""
         self.pending.add(reply)
-        reply.when_there(partial(self._send_late, reply, number, back))
+        reply.when_there(partial(self._send_late, reply, number, reply_to))
 
-    def _send_late(self, reply: Late, number: int, back: bytes, octets: bytes) -> None:
+    def _send_late(self, reply: Late, number: int, reply_to: bytes, octets: bytes) -> None:
         self.pending.discard(reply)
-        self._send(number, back, octets)
+        self._send(number, reply_to, octets)
 
     def count(self) -> None:
         """Add what the workers have counted since the last time to the metrics."""
@@ -174,7 +179,7 @@ class Udp:
                 if name in ("4", "6"):
                     self.metrics.requests["udp", name][0] += new
                 elif name == "hits":
-                    self.exchange.repeated_elsewhere(new)
+                    self.exchange.counting.repeated_natively(new)
                 elif new:
                     self.metrics.drops[name] += new
 
@@ -185,7 +190,11 @@ def _served(sock: socket.socket) -> tuple[int, bool, bytes | None]:
     return sock.fileno(), sock.family == socket.AF_INET6, None if host == "::" else packed(host)
 
 
-def spread_by_network(sock: socket.socket) -> None:
-    """Let the source's network choose the queue, in the group that *sock* belongs to. Raises
-    OSError."""
-    fast.spread_by_network(sock.fileno())
+def spread(sock: socket.socket, flows: int) -> None:
+    """Let the source choose the queue in the group of QUEUES * *flows* sockets that *sock* belongs
+    to. Raises OSError.
+
+    The queue is network % QUEUES * flows + port % flows; of an IPv4 source the address stands for
+    the network.
+    """
+    fast.spread(sock.fileno(), flows, sock.family == socket.AF_INET6)

@@ -1,4 +1,8 @@
-"""The native table as Python fills it: AnswerTable knows what depends on what, this follows it."""
+"""The native table as Python fills it: what is stored there, and forgotten, as AnswerTable says.
+
+An answer that the C core can repeat in every case is stored there alone, and Python has no object for
+it. One that is too large for a UDP reply is stored in both, because TCP has room for it.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +13,35 @@ from typing import Final
 
 from internal_dns.core import names
 from internal_dns.core.catalog import Catalog, Network, NetworkId
-from internal_dns.core.journey import Reply, Rules, respond
-from internal_dns.core.wire import AD, IN, QR, RA, RD, Rcode, Type
+from internal_dns.core.journey import Cacheable, Reply, Rules, respond
+from internal_dns.core.message import ede_option
+from internal_dns.core.records import TextList
+from internal_dns.core.wire import AA, AD, IN, QR, RA, RD, Rcode, Type
 from internal_dns.metrics import Metrics
 from internal_dns.transport.native import MISSING
 from internal_dns.transport.table.changes import parts
 from internal_dns.transport.table.entries import MAX_COUNT, OPT_SIZE, Cell, Entry, cut
 from internal_dns.transport.table.relayed import EVERYONE, RelayedEntry, split
-from internal_dns.transport.table.table import MAX_ENTRIES
+from internal_dns.transport.table.table import MAX_OCTETS, Hot
 
 if not MISSING:
     from internal_dns.transport.native import fast
 
-_NETWORKS: Final = 16_384  # chains; more networks make them longer
+# Octets of a reply that its question, OPT and the options of the query may take.
+_BESIDE: Final = 1_024
 # Labels that a network may gain before its set is made anew, at least.
 _ROOM: Final = 64
 
 
 class Mirror:
-    """Keeps the native table like the AnswerTable it belongs to, and brings the workers' counts
-    home."""
+    """Fills the native table of an AnswerTable, and adds the workers' counts to the metrics."""
 
-    def __init__(self, rules: Rules, metrics: Metrics) -> None:
+    def __init__(self, rules: Rules, metrics: Metrics, bound: int = MAX_OCTETS) -> None:
         longest_first = sorted(rules.maps, key=lambda m: -m.source.prefixlen)
         maps = [
             (m.source.network_address.packed, m.source.prefixlen, m.network) for m in longest_first
         ]
-        self.table = fast.Table(rules.prefix, maps, rules.udp_limit, MAX_ENTRIES, _NETWORKS)
+        self.table = fast.Table(rules.prefix, maps, rules.udp_limit, bound)
         self.table.set_options(rules.secret, rules.nsid)
         self.prefix = rules.prefix
         self._cells: list[Cell] = []
@@ -64,21 +70,28 @@ class Mirror:
 
     # ── what AnswerTable tells ────────────────────────────────────────────────────────────────────
 
-    def put(self, network: bytes, key: bytes, entry: Entry) -> int:
-        """Keep *entry*; return the octets it takes here, 0 when only Python can repeat it."""
+    def put(self, network: bytes, key: bytes, entry: Entry) -> bool:
+        """Store *entry*; return whether it can be repeated here in every case."""
         number = self._number(entry.counter)
         in_turns = any(count > 1 for _, count in entry.rings)  # by distance: group by group
         turns = entry.count if entry.count > 1 else 0
-        if in_turns or number >= fast.MAX_CELLS or entry.whole > fast.LARGEST_ANSWER:
-            return 0
+        if (
+            in_turns
+            or number >= fast.MAX_CELLS
+            or entry.whole > fast.LARGEST_ANSWER
+            or (turns and entry.unit > MAX_COUNT)
+        ):
+            self.drop(network, key)
+            return False
         flags, counts, records, sizes, options = octets_of(entry)
         if entry.indivisible and entry.whole > fast.LARGEST_REPLY:
             # It never leaves natively, but it is known that it does not fit, and what is said then.
             records, sizes = records[entry.shown :], (0, *sizes[1:])
         elif counts[0] == MAX_COUNT and not turns:
-            return 0
+            self.drop(network, key)
+            return False
         name, qtype, _ = split(network, key)
-        return self.table.put(
+        self.table.put(
             int.from_bytes(network, "big"),
             name,
             qtype,
@@ -91,22 +104,64 @@ class Mirror:
             options,
             number,
             entry.indivisible,
+            entry.label,
         )
+        return sizes[2] + len(options) + _BESIDE <= fast.LARGEST_REPLY
 
-    def put_relayed(self, key: bytes, entry: RelayedEntry) -> int:
-        """Keep *entry* for everyone; return the octets it takes here, 0 when only Python can repeat
-        it."""
+    # Hot path: most replies have one set or none; cut into an Entry first, they would take twice as
+    # long.
+    def put_reply(self, network: bytes, reply: Cacheable, rules: Rules, counter: Cell) -> bool:
+        """Store a *reply* that can be repeated here in every case; False, and nothing is done, when
+        `put` must decide what becomes of it."""
+        body = reply.body
+        if (
+            len(body.answer) > 1
+            or body.at_most
+            or reply.ring
+            or reply.truncated_below
+            or isinstance(body.whole, TextList)
+        ):
+            return False
+        records = body.answer[0] if body.answer else ()
+        count, answer, additional = len(records), b"".join(records), b"".join(body.additional)
+        unit = len(records[0]) if count else 0
+        if unit * count != len(answer) or (count > 1 and set(map(len, records)) != {unit}):
+            return False
+        sections = answer + body.authority + additional
+        options, number = ede_option(body.ede), self._number(counter)
+        if len(sections) + len(options) + _BESIDE > fast.LARGEST_REPLY or number >= fast.MAX_CELLS:
+            return False
+        self.table.put(
+            int.from_bytes(network, "big"),
+            reply.name,
+            reply.qtype,
+            QR | body.aa * AA | rules.forwarding * RA | body.rcode,
+            (count, 1 if body.authority else 0, len(body.additional)),
+            unit if count > 1 else 0,
+            count if count > 1 else 0,
+            sections,
+            (len(answer), len(body.authority), len(sections)),
+            options,
+            number,
+            False,
+            reply.label,
+        )
+        return True
+
+    def put_relayed(self, key: bytes, entry: RelayedEntry) -> bool:
+        """Store *entry* for everyone; return whether it can be repeated here in every case."""
         number, reply = self._number(entry.counter), entry.reply
         if number >= fast.MAX_CELLS:
-            return 0
-        # Of what is larger than any reply there, no more is told than what such a reply has room for.
+            self.drop(EVERYONE, key)
+            return False
+        # Of what is larger than any reply there, no more is stored than such a reply has room for.
         whole = len(reply.records)
         if whole > fast.LARGEST_REPLY:
             reply = reply.first(fast.LARGEST_REPLY)
         name, qtype, variant = split(EVERYONE, key)
         # Upwards: who is sent up to have it refreshed must find that it is time there too.
         refresh, until = ceil(entry.refresh_at * 1_000), ceil(entry.until * 1_000)
-        return self.table.put_relayed(
+        self.table.put_relayed(
             name,
             qtype,
             bool(variant & 1),
@@ -124,13 +179,40 @@ class Mirror:
             whole,
             reply.chain,
         )
+        return whole + _BESIDE <= fast.LARGEST_REPLY
+
+    # Hot path: over TCP, and for what a worker has handed up before its answer was stored.
+    def repeat(
+        self, octets: bytes, source: bytes, destination: bytes, rotation: int, stream: bool,
+        now: float, wall: float,
+    ) -> bytes | None:  # fmt: skip
+        """Return the reply to *octets* and count it; None when Python must see them."""
+        found = self.table.repeat(
+            octets, source, destination, rotation, int(now * 1_000), int(wall), stream
+        )
+        if found is None:
+            return None
+        self._cells[found[1]][0] += 1
+        return found[0]
 
     def drop(self, network: bytes, key: bytes) -> None:
+        """Forget the answer of *key*, if there is one."""
         name, qtype, variant = split(network, key)
         if network == EVERYONE:
             self.table.drop_relayed(name, qtype, bool(variant & 1), bool(variant & 2))
         else:
             self.table.drop(int.from_bytes(network, "big"), name, qtype)
+
+    def forget_labelled(
+        self, network: bytes, label: bytes | None, most: int, hot: Hot | None
+    ) -> int:
+        """Forget at most *most* answers that depend on *label* of *network*, with None on the whole
+        network; return how many. What was repeated of them is appended to *hot*."""
+        return self.table.forget(int.from_bytes(network, "big"), label, most, hot)
+
+    def forget_all(self, network: bytes, most: int, hot: Hot | None) -> int:
+        """Forget at most *most* answers of *network*; return how many. *hot* is as above."""
+        return self.table.forget_all(int.from_bytes(network, "big"), most, hot)
 
     def steps(
         self,
@@ -159,8 +241,9 @@ class Mirror:
                     yield
 
     def forget(self, number: NetworkId) -> None:
-        """Let all names of network *number* go up, until it is told of again."""
+        """Let all names of network *number* go up, until `steps` makes it known again."""
         self.table.remove_network(number)
+        self.table.drop_account(number)
         self._room.pop(number, None)
 
     def watch(self, every: int) -> None:

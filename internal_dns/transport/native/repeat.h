@@ -1,4 +1,4 @@
-/* Recognise a question that was answered before, and repeat the answer: read, hash, look up, build.
+/* Recognize a question that was answered before, and repeat the answer: read, hash, look up, build.
  *
  *     datagram ─► read_query ─► find_answer ─► build_reply ─► datagram       anything else: hand it up to Python
  *
@@ -9,9 +9,10 @@
  * well-formed name. Only EDNS options (read_options) and names that are not stored (find_unknown) need a walk over the
  * labels. No Python, no allocation, no I/O: it builds alone for the fuzzer.
  *
- * Readers never wait. The table is an array of chains; a writer (one at a time, table.h) publishes an entry with one
- * store and unlinks one with another. A reader says which generation it began in before it follows a pointer, and says
- * 0 when it follows none; an unlinked entry is freed when no reader is left that began before it was unlinked.
+ * Readers never wait. The table is an array of chains, while it grows two; a writer (one at a time, table.h)
+ * publishes an entry with one store and unlinks one with another. A reader says which generation it began in before
+ * it follows a pointer, and says 0 when it follows none; an unlinked entry is freed when no reader is left that began
+ * before it was unlinked.
  */
 #ifndef INTERNAL_DNS_REPEAT_H
 #define INTERNAL_DNS_REPEAT_H
@@ -35,56 +36,92 @@ enum {
     BY_TYPE = 256,        /* QTYPEs with a counter of their own are below */
     MAX_NSID = 255,       /* octets */
     MAX_RECORDS = 1 << 22, /* octets; 149,000 addresses, of which some are first in each reply */
+    MAX_MESSAGE = 65535,
+    IDLE_TIMEOUT = 100,   /* tenths of a second; as core/journey.py */
+    KEEPALIVE_SIZE = 6,   /* the option: code, length, timeout */
     COOKIE_SIZE = 28,     /* the option: code, length, client cookie, server cookie (RFC 9018 section 4) */
 };
 /* EDNS options that change the reply or go up to Python; as core/wire.py. All others are ignored, padding too. */
-enum { NSID = 3, COOKIE = 10, ASK_AS = 65001 };
+enum { NSID = 3, COOKIE = 10, KEEPALIVE = 11, ASK_AS = 65001 };
 enum { TC = 0x0200, RD = 0x0100, AD = 0x0020, CD = 0x0010 };
 /* What a key's variant says: 0 the network's own answers, else a relayed one for everybody, by the query's DO and CD. */
 enum { OWN = 0, RELAYED = 1, WITH_DO = 2, WITH_CD = 4 };
 /* What a message is: Python's, perhaps one to repeat, or to be dropped in silence. */
 enum verdict { HAND_UP, PLAIN, RUNT, RESPONSE, NOWHERE };
 
-/* A member of a chain. The key's octets are in the entry behind it. */
+/* A member of a chain. Its key is in the same piece of memory, `key_at` octets from the beginning. */
 struct node {
     _Atomic(struct node *) next;
     uint64_t hash;
-    uint32_t key_words;
-    uint32_t size;            /* octets of the whole entry */
-    struct node *unlinked;    /* the writer's list of those that wait to be freed */
-    uint64_t unlinked_in;     /* which generation that was */
-    const uint64_t *key;
+    uint32_t size;            /* octets that the entry is charged for */
+    uint16_t key_words, key_at;
+    union {                   /* the writer's */
+        struct { struct node *older, *newer; };  /* while it is in the table: answers of the same network, by age */
+        struct { struct node *unlinked; uint64_t unlinked_in; }; /* what waits to be freed, and since which generation */
+    };
 };
 
-struct map {
+/* An array of chains. It is retired like a node when all its nodes are in a larger one. */
+struct chains {
+    struct node node;
     uint64_t mask;
-    _Atomic(struct node *) *chains;
+    _Atomic(struct node *) first[];
 };
 
-/* One reply without what depends on the query. Its octets: records, then EDNS options. */
+/* While it grows there are two arrays, and each change moves a few chains from the old one. A node in motion may be
+ * missed by a reader that passes it: its query goes up to Python once. */
+struct map {
+    _Atomic(struct chains *) now;
+    _Atomic(struct chains *) old;
+    uint64_t count, moved;    /* the writer's: nodes; chains of the old array that are empty */
+};
+
+/* What the answers of a network take, and which of them is the oldest. Only the writer has it. */
+struct account {
+    struct account *next;     /* with the same hash */
+    struct account *after, *before; /* those with answers, in a ring */
+    struct node *oldest, *newest;
+    struct answer *whole;     /* those that depend on the whole network */
+    uint64_t octets, entries;
+    uint64_t gone;            /* hits of answers that are gone */
+    uint32_t number;
+};
+
+/* One reply without what depends on the query. Behind the struct: what only a relayed one has, the key, the offsets of
+ * the TTLs, and the octets of the records and then of the EDNS options. */
 struct answer {
     struct node node;
+    struct account *account;  /* the writer's, like the next four */
+    struct answer *next_of_label, **link_of_label; /* answers that depend on the same label */
+    uint64_t label_hash;
+    uint32_t spared;          /* hits when it was about to be evicted and was not */
+    uint32_t turns;           /* the first records, of `unit` octets each, take turns in being first */
     _Atomic uint64_t hits;    /* about: two workers may count at once */
-    uint64_t stored, refresh, expires; /* relayed: milliseconds of the coarse monotonic clock */
-    uint32_t unit, turns;     /* the first records, of `unit` octets each, take turns in being first */
-    uint32_t records, options; /* octets */
-    uint32_t shown, authority; /* octets of these sections, which `records` begins with */
-    uint32_t whole;           /* octets of all three: more than `records` when of the answer section only its size is
+    uint32_t records;         /* octets, like all sizes here */
+    uint32_t shown;           /* of the answer section, which `records` begins with */
+    uint32_t whole;           /* of all three sections: more than `records` when of the answer section only its size is
                                * kept, or of a relayed one only its beginning */
-    uint32_t chain;           /* relayed: RRs that lead to the set that was asked for */
-    uint32_t ttl_count;
-    const uint16_t *ttls;     /* relayed: where in the records the TTLs are */
-    const uint8_t *octets;
+    uint16_t unit, options;
+    uint16_t authority;       /* of that section, which follows the answer section */
     uint16_t flags, counts[3];
     uint16_t cell;            /* which counter it counts into */
-    uint8_t extended;         /* the upper bits of the RCODE, for OPT */
     bool indivisible;         /* one RR of a list: part of it would look like the whole list */
     bool names_zone;          /* the first record's owner is a pointer to `internal`, wherever the question has that */
-    _Atomic bool asked_again; /* somebody was sent up to have it refreshed */
+    bool relayed;
 };
 
-/* What the table must know of a network: which first labels below `internal` Python must see. The set is two bits a
- * label in a bit array: a label whose bits are not both set is certainly not in it, and that is all that is asked. */
+/* What an upstream's answer has besides. Times are milliseconds of the coarse monotonic clock. */
+struct relayed {
+    uint64_t stored, refresh, expires;
+    uint32_t chain;           /* RRs that lead to the set that was queried */
+    uint16_t ttl_count;
+    uint8_t extended;         /* the upper bits of the RCODE, for OPT */
+    bool decided_again;       /* Python's: it has had the answer refreshed */
+    _Atomic bool asked_again; /* a query was sent up to have it refreshed */
+};
+
+/* What the table must know of a network: which first labels below `internal` Python must see. The set is two bits
+ * per label in a bit array: a label whose bits are not both set is certainly not in it, which is all that is needed. */
 struct network {
     struct node node;
     _Atomic uint64_t due;     /* nanoseconds: until when what it sent up is paid for (worker.h) */
@@ -109,12 +146,16 @@ struct table {
     uint8_t nsid[MAX_NSID];
     uint8_t nsid_size;
     struct map answers, networks;
+    struct by_label *labels;  /* the writer's (table.h), like what follows */
+    struct account **accounts, *hand; /* by number; whose turn it is to be looked at when room is needed */
+    uint64_t bound, answer_octets, evictions;
+    uint32_t account_count;   /* those with answers */
     struct source_map *maps;  /* the longest prefix first */
     uint32_t map_count;
     _Atomic uint64_t words[16]; /* labels that mean something left of an app; a set like a network's */
     struct answer *unknown[DEPTHS]; /* what a name without such labels gets, by how many labels it has below the zone */
     uint16_t unknown_cells[BY_TYPE + 1];
-    _Atomic uint32_t watched;   /* one in so many messages that end here is shown to Python; 0: nobody watches */
+    _Atomic uint32_t watched;   /* one in so many messages that end here is shown to Python; 0: none */
     _Atomic uint64_t generation;
     struct reader readers[READERS];
     struct node *limbo;       /* unlinked, not yet freed */
@@ -129,13 +170,16 @@ struct query {
     uint32_t limit;
     uint16_t qtype;
     bool edns, dnssec_ok;
-    uint32_t own_options;     /* octets of the options that it is answered with; when 0 the next three are not set */
-    bool nsid;                /* the option is answered */
+    bool stream;              /* it came over TCP */
+    bool options;             /* there are some; else the last four are not set */
+    uint32_t own_options;     /* octets of the options that it is answered with */
+    bool nsid, keepalive;     /* the option is answered; KEEPALIVE over TCP only */
     const uint8_t *cookie;    /* the client's, 8 octets; NULL for none */
     const uint8_t *source;    /* 16 octets */
     uint32_t key_words;
     uint64_t hash;
-    uint64_t key[KEY_WORDS];
+    /* With room for a label behind: the walk of find_unknown then stays inside whatever its octets (tests/native/proof). */
+    uint64_t key[KEY_WORDS + 8];
 };
 
 /* One reading of the clocks, for a whole batch. */
@@ -223,15 +267,55 @@ static inline uint32_t make_key(uint64_t key[KEY_WORDS], uint64_t head, const ui
     return words;
 }
 
+/* ── the parts of an entry ───────────────────────────────────────────────────────────────────────────────────── */
+
+static inline const uint64_t *key_of(const struct node *node)
+{
+    return (const uint64_t *)((const uint8_t *)node + node->key_at);
+}
+
+static inline struct relayed *relayed_of(const struct answer *answer)
+{
+    return (struct relayed *)(uintptr_t)(answer + 1);
+}
+
+static inline uint32_t ttl_count(const struct answer *answer)
+{
+    return answer->relayed ? relayed_of(answer)->ttl_count : 0;
+}
+
+static inline const uint16_t *ttls_of(const struct answer *answer)
+{
+    return (const uint16_t *)(key_of(&answer->node) + answer->node.key_words);
+}
+
+static inline const uint8_t *octets_of(const struct answer *answer)
+{
+    return (const uint8_t *)(ttls_of(answer) + ttl_count(answer));
+}
+
 /* ── looking up ──────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static inline bool has_key(const struct node *node, uint64_t hash, const uint64_t *key, uint32_t words)
+{
+    return node->hash == hash && node->key_words == words && !memcmp(key_of(node), key, words * 8);
+}
+
+static inline struct node *find_in(const struct chains *chains, uint64_t hash, const uint64_t *key, uint32_t words)
+{
+    /* Sequentially consistent like the reader's own began_in: the writer must see that, or we its unlinking. */
+    struct node *node = atomic_load(&chains->first[hash & chains->mask]);
+    while (node && !has_key(node, hash, key, words))
+        node = atomic_load(&node->next);
+    return node;
+}
 
 static inline struct node *find_node(const struct map *map, uint64_t hash, const uint64_t *key, uint32_t words)
 {
-    /* Sequentially consistent like the reader's own began_in: the writer must see that, or we its unlinking. */
-    struct node *node = atomic_load(&map->chains[hash & map->mask]);
-    while (node && (node->hash != hash || node->key_words != words || memcmp(node->key, key, words * 8)))
-        node = atomic_load(&node->next);
-    return node;
+    /* In this order: the old array is known before the larger one is there, and until it is empty. */
+    const struct chains *now = atomic_load(&map->now), *old = atomic_load(&map->old);
+    struct node *node = old ? find_in(old, hash, key, words) : NULL;
+    return node ? node : find_in(now, hash, key, words);
 }
 
 static inline struct network *find_network(const struct table *table, uint32_t network)
@@ -240,12 +324,12 @@ static inline struct network *find_network(const struct table *table, uint32_t n
     return (struct network *)find_node(&table->networks, keyed_hash(table->secret, &key, 1), &key, 1);
 }
 
-/* The hash of a label of at most 63 octets, lower-cased, its length octet before it. */
-static inline uint64_t label_hash(const struct table *table, const uint8_t *label)
+/* The hash of a label of *size* octets, at most 63 and lower-cased, its length octet before it. */
+static inline uint64_t label_hash(const struct table *table, const uint8_t *label, uint32_t size)
 {
     uint64_t words[8] = {0};
-    memcpy(words, label, 1 + (size_t)label[0]);
-    return keyed_hash(table->secret, words, 1 + label[0] / 8);
+    memcpy(words, label, 1 + (size_t)size);
+    return keyed_hash(table->secret, words, 1 + size / 8);
 }
 
 static inline bool in_set(const _Atomic uint64_t *bits, uint64_t mask, uint64_t hash)
@@ -267,39 +351,37 @@ static inline bool is_internal(const uint8_t *name, uint32_t length)
 static inline struct answer *find_unknown(const struct table *table, const struct query *query, uint32_t length)
 {
     const uint8_t *name = (const uint8_t *)(query->key + 1);
-    uint32_t at = 0, first = 0, depth = 0, zone = length - (uint32_t)sizeof INTERNAL;
+    uint32_t at = 0, size, depth = 0, zone = length - (uint32_t)sizeof INTERNAL;
+    uint64_t hash = 0;
     const struct network *network = find_network(table, query->network);
     if (!network || query->qtype == 251 || query->qtype == 252) /* IXFR and AXFR are refused */
         return NULL;
     for (; at < zone; depth++) {
-        first = at;
-        if (!name[at] || name[at] > 63 || at + 1 + name[at] > zone)
+        size = name[at];
+        if (!size || size > 63 || at + 1 + size > zone)
             return NULL;
-        if (in_set(table->words, sizeof table->words * 8 - 1, label_hash(table, name + at)))
+        hash = label_hash(table, name + at, size);
+        if (in_set(table->words, sizeof table->words * 8 - 1, hash))
             return NULL;
-        at += 1 + name[at];
+        at += 1 + size;
     }
-    if (!depth || in_set(network->bits, network->mask, label_hash(table, name + first)))
+    if (!depth || in_set(network->bits, network->mask, hash)) /* of the label next to the zone */
         return NULL;
     return table->unknown[(depth < DEPTHS ? depth : DEPTHS) - 1];
 }
 
-/* Return a relayed answer that is not too old, NULL for none. The first who comes past its refresh time gets none. */
+/* Return a relayed answer that has not expired, NULL for none. */
 static inline struct answer *find_relayed(const struct table *table, struct query *query, uint32_t length, uint64_t now)
 {
     uint8_t variant = RELAYED | (query->dnssec_ok ? WITH_DO : 0) | (query->octets[3] & CD ? WITH_CD : 0);
     query->key[0] = key_head(0, query->qtype, variant, (uint8_t)length);
     uint64_t hash = keyed_hash(table->secret, query->key, query->key_words);
     struct answer *found = (struct answer *)find_node(&table->answers, hash, query->key, query->key_words);
-    if (!found || now >= found->expires)
-        return NULL;
-    if (now >= found->refresh && !atomic_exchange(&found->asked_again, true))
-        return NULL;
-    return found;
+    return found && now < relayed_of(found)->expires ? found : NULL;
 }
 
-/* Return the answer to a plain query, NULL when it must go up. *now* is in milliseconds. */
-static inline struct answer *find_answer(const struct table *table, struct query *query, uint64_t now)
+/* Return the answer to a plain query, NULL when there is none. *now* is in milliseconds. */
+static inline struct answer *find_any(const struct table *table, struct query *query, uint64_t now)
 {
     struct node *own = find_node(&table->answers, query->hash, query->key, query->key_words);
     if (own)
@@ -308,6 +390,16 @@ static inline struct answer *find_answer(const struct table *table, struct query
     if (is_internal((const uint8_t *)(query->key + 1), length))
         return find_unknown(table, query, length);
     return query->octets[2] & RD >> 8 ? find_relayed(table, query, length, now) : NULL;
+}
+
+/* The same for a worker, which sends the first query up that finds a relayed answer past its refresh time. */
+static inline struct answer *find_answer(const struct table *table, struct query *query, uint64_t now)
+{
+    struct answer *found = find_any(table, query, now);
+    if (found && found->relayed && now >= relayed_of(found)->refresh
+            && !atomic_exchange(&relayed_of(found)->asked_again, true))
+        return NULL;
+    return found;
 }
 
 /* ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -343,7 +435,7 @@ static inline size_t read_options(const struct table *table, const uint8_t *octe
                                   const uint8_t *source, struct query *query)
 {
     size_t at = HEADER;
-    query->nsid = false;
+    query->nsid = query->keepalive = false;
     query->cookie = NULL;
     query->source = source;
     while (at < size && octets[at]) {
@@ -367,12 +459,15 @@ static inline size_t read_options(const struct table *table, const uint8_t *octe
             return 0;
         if (code == NSID)
             query->nsid = table->nsid_size != 0;
+        else if (code == KEEPALIVE)
+            query->keepalive = true;
         else if (code == COOKIE && !query->cookie) { /* the first one counts */
             if (length != 8 && (length < 16 || length > 40))
                 return 0;
             query->cookie = value;
         }
     }
+    query->options = true;
     query->own_options = (query->cookie ? COOKIE_SIZE : 0) + (query->nsid ? 4u + table->nsid_size : 0);
     return end;
 }
@@ -396,6 +491,7 @@ static inline enum verdict read_query(const struct table *table, const uint8_t *
     size_t end = size;
     query->edns = query->dnssec_ok = false;
     query->own_options = 0;
+    query->options = query->stream = false;
     query->limit = PLAIN_UDP_SIZE;
     if (!memcmp(octets + 4, with_opt, 8)) {
         if (size < HEADER + 5 + OPT_SIZE)
@@ -431,6 +527,15 @@ static inline enum verdict read_query(const struct table *table, const uint8_t *
     return PLAIN;
 }
 
+/* Let *query*, which came over TCP, be answered as there: no limit but a message's, and KEEPALIVE (RFC 7828). */
+static inline void over_tcp(struct query *query)
+{
+    query->stream = true;
+    query->limit = MAX_MESSAGE;
+    if (query->options && query->keepalive)
+        query->own_options += KEEPALIVE_SIZE;
+}
+
 /* ── building ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static inline uint8_t *put_two(uint8_t *out, uint32_t value)
@@ -448,9 +553,13 @@ static inline uint8_t *put(uint8_t *out, const uint8_t *octets, size_t size)
 /* Reduce the first *count* TTLs by the whole seconds since the answer was stored. */
 static inline void age(const struct answer *answer, uint32_t count, uint64_t now, uint8_t *records)
 {
-    uint64_t seconds = now > answer->stored ? (now - answer->stored) / 1000 : 0;
+    if (!count)
+        return;
+    const struct relayed *relayed = relayed_of(answer);
+    uint64_t seconds = now > relayed->stored ? (now - relayed->stored) / 1000 : 0;
+    const uint16_t *ttls = ttls_of(answer);
     for (uint32_t k = 0; k < count; k++) {
-        uint8_t *at = records + answer->ttls[k];
+        uint8_t *at = records + ttls[k];
         uint32_t ttl = four(at), left = ttl > seconds ? ttl - (uint32_t)seconds : 0;
         put_two(put_two(at, left >> 16), left & 0xffff);
     }
@@ -478,15 +587,18 @@ static inline void put_opt(const struct table *table, const struct answer *answe
                            uint32_t options, uint32_t unix_time, uint8_t *at)
 {
     const uint8_t head[5] = {0, 0, 41, OUR_UDP_SIZE >> 8, OUR_UDP_SIZE & 0xff};
-    const uint8_t ttl[4] = {answer->extended, 0, (uint8_t)(query->dnssec_ok << 7), 0};
+    const uint8_t extended = answer->relayed ? relayed_of(answer)->extended : 0;
+    const uint8_t ttl[4] = {extended, 0, (uint8_t)(query->dnssec_ok << 7), 0};
     at = put_two(put(put(at, head, 5), ttl, 4), options + query->own_options);
-    at = put(at, answer->octets + answer->records, options);
+    at = put(at, octets_of(answer) + answer->records, options);
     if (!query->own_options)
         return;
     if (query->cookie)
         at = put_cookie(table, query, unix_time, at);
     if (query->nsid)
-        put(put_two(put_two(at, NSID), table->nsid_size), table->nsid, table->nsid_size);
+        at = put(put_two(put_two(at, NSID), table->nsid_size), table->nsid, table->nsid_size);
+    if (query->keepalive && query->stream)
+        put_two(put_two(put_two(at, KEEPALIVE), KEEPALIVE_SIZE - 4), IDLE_TIMEOUT);
 }
 
 /* Write header and question; return where the records go. */
@@ -494,7 +606,7 @@ static inline uint8_t *put_head(const struct query *query, uint32_t flags, uint3
                                 uint32_t additionals, uint8_t *out)
 {
     flags |= (query->octets[2] << 8 & RD) | (query->octets[3] & CD);
-    if (!query->dnssec_ok && !(query->octets[3] & AD)) /* RFC 6840 section 5.8: who did not ask is not told */
+    if (!query->dnssec_ok && !(query->octets[3] & AD)) /* RFC 6840 section 5.8: AD is set only if the query wants it */
         flags &= ~(uint32_t)AD;
     uint8_t *at = put_two(put_two(put(out, query->octets, 2), flags), 1);
     at = put_two(put_two(put_two(at, answers), authorities), additionals + (uint32_t)query->edns);
@@ -525,17 +637,20 @@ static inline uint32_t fitting(const uint8_t *rr, uint32_t room, uint32_t *count
  * *count* becomes how many. Each RR ends six octets and its rdata after its TTL begins. */
 static inline uint32_t first_of(const struct answer *answer, uint32_t room, uint32_t *count)
 {
+    const struct relayed *relayed = relayed_of(answer);
+    const uint16_t *ttls = ttls_of(answer);
+    const uint8_t *octets = octets_of(answer);
     uint32_t size = 0, fit = 0;
-    for (; fit < *count && fit < answer->ttl_count; fit++) {
-        uint32_t end = answer->ttls[fit] + 6U;
+    for (; fit < *count && fit < relayed->ttl_count; fit++) {
+        uint32_t end = ttls[fit] + 6U;
         if (end > room || end > answer->records)
             break;
-        end += two(answer->octets + end - 2);
+        end += two(octets + end - 2);
         if (end > room || end > answer->records)
             break;
         size = end;
     }
-    *count = fit > answer->chain ? fit : 0;
+    *count = fit > relayed->chain ? fit : 0;
     return *count ? size : 0;
 }
 
@@ -545,7 +660,8 @@ static inline uint32_t first_of(const struct answer *answer, uint32_t room, uint
 static inline size_t build_part(const struct table *table, const struct answer *answer, const struct query *query,
                                 uint32_t rotation, const struct moment *now, uint8_t *out, size_t room)
 {
-    bool relayed = answer->expires != 0;
+    bool relayed = answer->relayed;
+    const uint8_t *octets = octets_of(answer);
     uint32_t opt = query->edns ? OPT_SIZE + query->own_options : 0;
     uint32_t fixed = query->end + opt + (relayed ? 0 : answer->authority);
     if (fixed > query->limit)
@@ -566,7 +682,7 @@ static inline size_t build_part(const struct table *table, const struct answer *
             shown = answers * answer->unit;
             first = rotation % answer->turns * answer->unit;
         } else
-            shown = fitting(answer->octets, left, &answers);
+            shown = fitting(octets, left, &answers);
     } else if (shown != answer->shown)
         return 0; /* it fits, and is not here */
     else
@@ -575,19 +691,19 @@ static inline size_t build_part(const struct table *table, const struct answer *
     uint32_t options = query->edns && !relayed && answer->options <= left ? answer->options : 0;
     left -= options;
     if (additionals)
-        additional = fitting(answer->octets + answer->shown + answer->authority, left, &additionals);
+        additional = fitting(octets + answer->shown + answer->authority, left, &additionals);
     size_t size = query->limit - (left - additional);
     if (size > room)
         return 0;
     uint8_t *at = put_head(query, flags, answers, relayed ? 0 : answer->counts[1], additionals, out);
     /* From the first in turn to the end, and then from the beginning. */
     uint32_t until_end = answer->shown - first < shown ? answer->shown - first : shown;
-    at = put(put(at, answer->octets + first, until_end), answer->octets, shown - until_end);
+    at = put(put(at, octets + first, until_end), octets, shown - until_end);
     uint8_t *authority = at;
     if (relayed)
         age(answer, answers, now->monotonic, at - shown);
     else
-        at = put(at, answer->octets + answer->shown, answer->authority + additional);
+        at = put(at, octets + answer->shown, answer->authority + additional);
     if (answer->names_zone)
         put_two(authority, 0xc000 | (query->end - 4 - (uint32_t)sizeof INTERNAL));
     if (query->edns)
@@ -607,13 +723,14 @@ static inline size_t build_reply(const struct table *table, const struct answer 
         return 0;
     uint8_t *at = put_head(query, answer->flags, answer->counts[0], answer->counts[1], answer->counts[2], out);
     uint8_t *records = at;
+    const uint8_t *octets = octets_of(answer);
     uint32_t ring = answer->unit * answer->turns, first = answer->turns > 1 ? rotation % answer->turns * answer->unit : 0;
-    at = put(at, answer->octets + first, ring - first);
-    at = put(at, answer->octets, first);
-    at = put(at, answer->octets + ring, answer->records - ring);
+    at = put(at, octets + first, ring - first);
+    at = put(at, octets, first);
+    at = put(at, octets + ring, answer->records - ring);
     if (answer->names_zone)
         put_two(records, 0xc000 | (query->end - 4 - (uint32_t)sizeof INTERNAL));
-    age(answer, answer->ttl_count, now->monotonic, records);
+    age(answer, ttl_count(answer), now->monotonic, records);
     if (query->edns)
         put_opt(table, answer, query, answer->options, now->unix_time, at);
     return size;

@@ -1,4 +1,8 @@
-/* The writer's side of the table of repeat.h: put, remove, free. One writer at a time; readers go on meanwhile. */
+/* The writer's side of the table of repeat.h: put, forget, evict, grow, free. One writer at a time; readers go on
+ * meanwhile.
+ *
+ * An answer is in three lists: the chain of its key, where readers find it; the answers that depend on the same label,
+ * which go when that app changes; and the answers of its network by age, the oldest of which makes room. */
 #ifndef INTERNAL_DNS_TABLE_H
 #define INTERNAL_DNS_TABLE_H
 
@@ -11,6 +15,7 @@ struct answer_spec {
     uint32_t network;
     uint16_t qtype;
     uint8_t variant, length;  /* of the name */
+    uint64_t label_hash;      /* of the label that the answer depends on (hash_label); 0: on the whole network */
     const uint8_t *name;      /* lower-cased wire form */
     uint16_t flags, counts[3], cell;
     uint8_t extended;
@@ -19,34 +24,63 @@ struct answer_spec {
     bool indivisible;
     const uint8_t *record_octets, *option_octets;
     const uint16_t *ttls;
-    uint64_t stored, refresh, expires;
+    uint64_t stored, refresh, expires; /* `expires` is 0 unless the answer is relayed */
 };
 
-static inline bool make_map(struct map *map, uint64_t chains)
+/* The answers that depend on a label, by its hash. While it grows there are two arrays. */
+struct by_label {
+    struct answer **now, **old;
+    uint64_t mask, old_mask, count, moved; /* answers in both; chains of the old array that are empty */
+};
+
+enum {
+    FIRST_CHAINS = 1024,      /* of a map */
+    MOVED_AT_ONCE = 8,        /* chains: a change takes a microsecond longer while the table grows */
+    ACCOUNTS = 16384,         /* chains of accounts; more networks make them longer */
+    CHANCES = 8,              /* answers that are spared for one that is evicted, since they were repeated */
+    /* What an answer takes beside its own memory: its share of the chains, and what malloc adds. */
+    PER_ANSWER = 32,
+};
+
+/* Return an array of so many chains, a power of two; NULL without memory. */
+static inline struct chains *make_chains(uint64_t count)
 {
-    uint64_t count = 64;
-    while (count < chains)
-        count *= 2;
-    map->mask = count - 1;
-    map->chains = calloc(count, sizeof *map->chains);
-    return map->chains != NULL;
+    struct chains *made = calloc(1, sizeof *made + count * sizeof *made->first);
+    if (made)
+        made->mask = count - 1;
+    return made;
+}
+
+static inline void free_chains(struct chains *chains)
+{
+    for (uint64_t chain = 0; chains && chain <= chains->mask; chain++)
+        for (struct node *node = chains->first[chain], *next; node; node = next) {
+            next = node->next;
+            free(node);
+        }
+    free(chains);
 }
 
 static inline void free_map(struct map *map)
 {
-    for (uint64_t chain = 0; map->chains && chain <= map->mask; chain++)
-        for (struct node *node = map->chains[chain], *next; node; node = next) {
-            next = node->next;
-            free(node);
-        }
-    free(map->chains);
+    free_chains(map->old);
+    free_chains(map->now);
 }
 
 /* Prepare a zeroed table; false without memory. */
-static inline bool make_table(struct table *table, uint64_t answers, uint64_t networks)
+static inline bool make_table(struct table *table, uint64_t bound)
 {
     table->generation = 1;
-    return make_map(&table->answers, answers) && make_map(&table->networks, networks);
+    table->bound = bound;
+    table->answers.now = make_chains(FIRST_CHAINS);
+    table->networks.now = make_chains(FIRST_CHAINS);
+    table->accounts = calloc(ACCOUNTS, sizeof(struct account *));
+    table->labels = calloc(1, sizeof *table->labels);
+    if (!table->answers.now || !table->networks.now || !table->accounts || !table->labels)
+        return false;
+    table->labels->now = calloc(FIRST_CHAINS, sizeof(struct answer *));
+    table->labels->mask = FIRST_CHAINS - 1;
+    return table->labels->now != NULL;
 }
 
 /* Free all; no reader may be left. */
@@ -60,6 +94,15 @@ static inline void free_table(struct table *table)
     free_map(&table->networks);
     for (int depth = 0; depth < DEPTHS; depth++)
         free(table->unknown[depth]);
+    for (uint32_t chain = 0; table->accounts && chain < ACCOUNTS; chain++)
+        for (struct account *account = table->accounts[chain], *next; account; account = next) {
+            next = account->next;
+            free(account);
+        }
+    free(table->accounts);
+    if (table->labels)
+        free(table->labels->now), free(table->labels->old);
+    free(table->labels);
     free(table->maps);
 }
 
@@ -94,51 +137,294 @@ static inline void free_unseen(struct table *table)
     }
 }
 
-static inline void retire(struct table *table, struct node *node)
+/* Free *node*, which no new reader can find, when no old one is left. */
+static inline void free_later(struct table *table, struct node *node)
 {
     node->unlinked_in = atomic_fetch_add(&table->generation, 1);
     node->unlinked = table->limbo;
     table->limbo = node;
-    table->octets -= node->size;
-    table->entries--;
     /* A reader that was put to sleep in the middle holds all back: then do not look through the list each time. */
     if (++table->waiting < 64 || table->waiting % 64 == 0)
         free_unseen(table);
 }
 
-/* The link that leads to the node of this key; it leads to NULL when there is none. */
-static inline _Atomic(struct node *) *link_to(struct map *map, uint64_t hash, const uint64_t *key, uint32_t words)
+static inline void retire(struct table *table, struct node *node)
 {
-    _Atomic(struct node *) *link = &map->chains[hash & map->mask];
+    table->octets -= node->size;
+    table->entries--;
+    free_later(table, node);
+}
+
+/* ── chains ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Begin to grow, or move some chains of the old array. Without memory chains just become longer. */
+static inline void grow(struct table *table, struct map *map)
+{
+    struct chains *now = map->now, *old = map->old;
+    if (!old) {
+        struct chains *larger = map->count > now->mask ? make_chains(2 * (now->mask + 1)) : NULL;
+        if (!larger)
+            return;
+        map->moved = 0;
+        atomic_store(&map->old, now); /* first: who sees the larger one must see where the nodes are */
+        atomic_store(&map->now, larger);
+        return;
+    }
+    for (uint64_t end = map->moved + MOVED_AT_ONCE; map->moved < end && map->moved <= old->mask; map->moved++)
+        for (struct node *node; (node = old->first[map->moved]);) {
+            _Atomic(struct node *) *first = &now->first[node->hash & now->mask];
+            atomic_store(&old->first[map->moved], atomic_load(&node->next));
+            atomic_store(&node->next, atomic_load(first));
+            atomic_store(first, node);
+        }
+    if (map->moved > old->mask) {
+        atomic_store(&map->old, NULL);
+        free_later(table, &old->node);
+    }
+}
+
+/* The link that leads to the node of this key; it leads to NULL when there is none. */
+static inline _Atomic(struct node *) *link_in(struct chains *chains, uint64_t hash, const uint64_t *key, uint32_t words)
+{
+    _Atomic(struct node *) *link = &chains->first[hash & chains->mask];
     for (struct node *node; (node = *link); link = &node->next)
-        if (node->hash == hash && node->key_words == words && !memcmp(node->key, key, words * 8))
+        if (has_key(node, hash, key, words))
             break;
     return link;
 }
 
-/* Publish *node*, in place of the one with its key if there is one. */
-static inline void put_node(struct table *table, struct map *map, struct node *node)
+static inline _Atomic(struct node *) *link_to(struct map *map, uint64_t hash, const uint64_t *key, uint32_t words)
 {
-    _Atomic(struct node *) *link = link_to(map, node->hash, node->key, node->key_words);
+    struct chains *old = map->old;
+    _Atomic(struct node *) *link = old ? link_in(old, hash, key, words) : NULL;
+    return link && *link ? link : link_in(map->now, hash, key, words);
+}
+
+/* Publish *node*, in place of the one with its key if there is one, which is returned and is to be retired. */
+static inline struct node *publish(struct table *table, struct map *map, struct node *node)
+{
+    grow(table, map);
+    _Atomic(struct node *) *link = link_to(map, node->hash, key_of(node), node->key_words);
     struct node *old = *link;
+    map->count += !old;
     atomic_init(&node->next, old ? atomic_load(&old->next) : NULL);
     table->octets += node->size;
     table->entries++;
     atomic_store(link, node);
-    if (old)
-        retire(table, old);
+    return old;
 }
 
-static inline bool remove_node(struct table *table, struct map *map, const uint64_t *key, uint32_t words)
+/* Let readers find the node of this key no more; return it, NULL when there is none. It is to be retired. */
+static inline struct node *unpublish(struct map *map, uint64_t hash, const uint64_t *key, uint32_t words)
 {
-    _Atomic(struct node *) *link = link_to(map, keyed_hash(table->secret, key, words), key, words);
+    _Atomic(struct node *) *link = link_to(map, hash, key, words);
     struct node *old = *link;
-    if (!old)
-        return false;
-    atomic_store(link, atomic_load(&old->next));
-    retire(table, old);
-    return true;
+    if (old) {
+        atomic_store(link, atomic_load(&old->next));
+        map->count--;
+    }
+    return old;
 }
+
+/* Return where a walk over all chains goes on after *cursor*, 0 at its end. It counts with the bits in reverse order, so
+ * that what was in chains that were passed stays passed when the array is doubled meanwhile. */
+static inline uint64_t next_cursor(uint64_t cursor, uint64_t mask)
+{
+    uint64_t bit = (mask + 1) >> 1;
+    for (cursor &= mask; bit && cursor & bit; bit >>= 1)
+        cursor &= ~bit;
+    return cursor | bit;
+}
+
+/* ── labels ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* The hash of a network's label, its length octet before it; never 0. */
+static inline uint64_t hash_label(const struct table *table, uint32_t network, const uint8_t *label)
+{
+    uint64_t words[9] = {network};
+    memcpy(words + 1, label, 1 + (size_t)label[0]);
+    uint64_t hash = keyed_hash(table->secret, words, 2 + label[0] / 8);
+    return hash ? hash : 1;
+}
+
+static inline void link_label(struct answer **first, struct answer *answer)
+{
+    answer->link_of_label = first;
+    answer->next_of_label = *first;
+    if (*first)
+        (*first)->link_of_label = &answer->next_of_label;
+    *first = answer;
+}
+
+static inline void unlink_label(struct answer *answer)
+{
+    *answer->link_of_label = answer->next_of_label;
+    if (answer->next_of_label)
+        answer->next_of_label->link_of_label = answer->link_of_label;
+}
+
+/* As `grow`. A step is an answer moved or a chain passed: one label may have any number of answers. */
+static inline void grow_labels(struct by_label *labels)
+{
+    if (!labels->old) {
+        uint64_t count = 2 * (labels->mask + 1);
+        struct answer **larger = labels->count > labels->mask ? calloc(count, sizeof *larger) : NULL;
+        if (!larger)
+            return;
+        labels->old = labels->now, labels->old_mask = labels->mask, labels->moved = 0;
+        labels->now = larger, labels->mask = count - 1;
+        return;
+    }
+    for (int steps = 2 * MOVED_AT_ONCE; steps && labels->moved <= labels->old_mask; steps--) {
+        struct answer *answer = labels->old[labels->moved];
+        if (answer) {
+            unlink_label(answer);
+            link_label(&labels->now[answer->label_hash & labels->mask], answer);
+        } else
+            labels->moved++;
+    }
+    if (labels->moved > labels->old_mask) {
+        free(labels->old);
+        labels->old = NULL;
+    }
+}
+
+/* Return an answer that depends on the label of this hash, NULL for none. */
+static inline struct answer *find_labelled(const struct by_label *labels, uint64_t hash)
+{
+    struct answer *answer = labels->old ? labels->old[hash & labels->old_mask] : NULL;
+    while (answer && answer->label_hash != hash)
+        answer = answer->next_of_label;
+    if (!answer)
+        for (answer = labels->now[hash & labels->mask]; answer && answer->label_hash != hash;)
+            answer = answer->next_of_label;
+    return answer;
+}
+
+/* ── accounts ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static inline struct account **account_link(const struct table *table, uint32_t number)
+{
+    struct account **link = &table->accounts[number * UINT32_C(0x9e3779b1) >> 18];
+    while (*link && (*link)->number != number)
+        link = &(*link)->next;
+    return link;
+}
+_Static_assert(ACCOUNTS == 1 << (32 - 18), "the upper bits of the product choose the chain");
+
+/* Return the account of a network, which is made if there is none; NULL without memory. */
+static inline struct account *account_of(struct table *table, uint32_t number)
+{
+    struct account **link = account_link(table, number);
+    if (!*link && (*link = calloc(1, sizeof **link)))
+        (*link)->number = number;
+    return *link;
+}
+
+/* Forget an account that has no answers, and how many hits it had. */
+static inline void drop_account(struct table *table, uint32_t number)
+{
+    struct account **link = account_link(table, number), *account = *link;
+    if (account && !account->entries) {
+        *link = account->next;
+        free(account);
+    }
+}
+
+static inline void append(struct account *account, struct node *node)
+{
+    node->newer = NULL, node->older = account->newest;
+    *(account->newest ? &account->newest->newer : &account->oldest) = node;
+    account->newest = node;
+}
+
+static inline void take_out(struct account *account, struct node *node)
+{
+    *(node->older ? &node->older->newer : &account->oldest) = node->newer;
+    *(node->newer ? &node->newer->older : &account->newest) = node->older;
+}
+
+/* Enter an answer that was published into the lists of its label and of its network. */
+static inline void enter(struct table *table, struct account *account, struct answer *answer)
+{
+    answer->account = account;
+    append(account, &answer->node);
+    if (answer->label_hash) {
+        grow_labels(table->labels);
+        link_label(&table->labels->now[answer->label_hash & table->labels->mask], answer);
+        table->labels->count++;
+    } else
+        link_label(&account->whole, answer);
+    if (!account->entries++) {
+        struct account *hand = table->hand;
+        account->after = hand ? hand : account, account->before = hand ? hand->before : account;
+        account->before->after = account->after->before = account;
+        table->hand = hand ? hand : account;
+        table->account_count++;
+    }
+    account->octets += answer->node.size;
+    table->answer_octets += answer->node.size;
+}
+
+/* Take an answer that readers find no more out of these lists, and retire it. */
+static inline void leave(struct table *table, struct answer *answer)
+{
+    struct account *account = answer->account;
+    take_out(account, &answer->node);
+    unlink_label(answer);
+    table->labels->count -= answer->label_hash != 0;
+    account->octets -= answer->node.size;
+    table->answer_octets -= answer->node.size;
+    account->gone += atomic_load_explicit(&answer->hits, memory_order_relaxed);
+    if (!--account->entries) {
+        table->hand = account->after == account ? NULL : table->hand == account ? account->after : table->hand;
+        account->before->after = account->after, account->after->before = account->before;
+        table->account_count--;
+    }
+    retire(table, &answer->node);
+}
+
+/* Remove an answer that is in the table. */
+static inline void forget_answer(struct table *table, struct answer *answer)
+{
+    unpublish(&table->answers, answer->node.hash, key_of(&answer->node), answer->node.key_words);
+    leave(table, answer);
+}
+
+/* Return *account* if it has more than its share, else another that has. A hand goes round, since to compare all for
+ * each answer would take milliseconds where there are many. */
+static inline struct account *with_too_much(struct table *table, struct account *account)
+{
+    uint64_t count = table->account_count;
+    if (account->octets * count > table->answer_octets)
+        return account;
+    if (table->hand->octets * count > table->answer_octets)
+        return table->hand;
+    do
+        table->hand = table->hand->after;
+    while (table->hand->octets * count < table->answer_octets); /* of one at least it is not true */
+    return table->hand;
+}
+
+/* Remove an oldest answer that was not repeated of late: of the network that needs room if it has more than its share,
+ * else of another that has. */
+static inline void evict(struct table *table, struct account *account)
+{
+    account = with_too_much(table, account);
+    for (int chance = 0; chance < CHANCES; chance++) {
+        struct answer *oldest = (struct answer *)account->oldest;
+        uint32_t hits = (uint32_t)atomic_load_explicit(&oldest->hits, memory_order_relaxed);
+        if (hits == oldest->spared)
+            break;
+        oldest->spared = hits;
+        take_out(account, &oldest->node);
+        append(account, &oldest->node);
+    }
+    forget_answer(table, (struct answer *)account->oldest);
+    table->evictions++;
+}
+
+/* ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Whether *octets* are *count* RRs and nothing else, so that `fitting` may step from one to the next. */
 static inline bool is_section(const uint8_t *octets, uint32_t size, uint32_t count)
@@ -157,52 +443,79 @@ static inline bool is_section(const uint8_t *octets, uint32_t size, uint32_t cou
     return !count && at == size;
 }
 
-/* Make an entry in one piece: the struct, its key, TTL offsets, octets. NULL without memory. */
+/* Make an entry in one piece. NULL without memory. */
 static inline struct answer *make_answer(const struct table *table, const struct answer_spec *spec)
 {
     uint64_t key[KEY_WORDS];
     uint32_t words = make_key(key, key_head(spec->network, spec->qtype, spec->variant, spec->length), spec->name,
                               spec->length);
     size_t key_size = words * 8, ttl_size = spec->ttl_count * 2;
-    size_t size = sizeof(struct answer) + key_size + ttl_size + spec->records + spec->options;
+    size_t key_at = sizeof(struct answer) + (spec->expires ? sizeof(struct relayed) : 0);
+    size_t size = key_at + key_size + ttl_size + spec->records + spec->options;
     struct answer *made = calloc(1, size);
     if (!made)
         return NULL;
-    uint8_t *at = (uint8_t *)(made + 1);
-    made->node.key = memcpy(at, key, key_size);
-    made->node.key_words = words;
+    made->node.key_at = (uint16_t)key_at;
+    made->node.key_words = (uint16_t)words;
     made->node.hash = keyed_hash(table->secret, key, words);
-    made->node.size = (uint32_t)size;
-    made->ttls = (uint16_t *)(at += key_size);
+    made->node.size = (uint32_t)size + PER_ANSWER;
+    if (spec->expires) {
+        made->relayed = true;
+        *relayed_of(made) = (struct relayed){.stored = spec->stored, .refresh = spec->refresh, .expires = spec->expires,
+            .chain = spec->chain, .ttl_count = (uint16_t)spec->ttl_count, .extended = spec->extended};
+    }
+    uint8_t *at = (uint8_t *)made + key_at;
+    memcpy(at, key, key_size);
+    at += key_size;
     if (ttl_size)
         memcpy(at, spec->ttls, ttl_size);
-    made->octets = at += ttl_size;
-    put(put(at, spec->record_octets, spec->records), spec->option_octets, spec->options);
-    made->unit = spec->unit, made->turns = spec->turns;
-    made->records = spec->records, made->options = spec->options, made->ttl_count = spec->ttl_count;
-    made->flags = spec->flags, made->cell = spec->cell, made->extended = spec->extended;
+    put(put(at + ttl_size, spec->record_octets, spec->records), spec->option_octets, spec->options);
+    made->label_hash = spec->label_hash;
+    made->unit = (uint16_t)spec->unit, made->turns = spec->turns;
+    made->records = spec->records, made->options = (uint16_t)spec->options;
+    made->flags = spec->flags, made->cell = spec->cell;
     memcpy(made->counts, spec->counts, sizeof made->counts);
-    made->shown = spec->shown, made->authority = spec->authority, made->whole = spec->whole;
-    made->chain = spec->chain, made->indivisible = spec->indivisible, made->names_zone = spec->names_zone;
-    made->stored = spec->stored, made->refresh = spec->refresh, made->expires = spec->expires;
+    made->shown = spec->shown, made->authority = (uint16_t)spec->authority, made->whole = spec->whole;
+    made->indivisible = spec->indivisible, made->names_zone = spec->names_zone;
     return made;
 }
 
-/* Keep an answer; return the octets it takes, 0 without memory. */
+/* Store an answer, and remove others until all are within the bound; return the octets it takes, 0 without memory. */
 static inline uint32_t put_answer(struct table *table, const struct answer_spec *spec)
 {
-    struct answer *made = make_answer(table, spec);
+    struct account *account = account_of(table, spec->network);
+    struct answer *made = account ? make_answer(table, spec) : NULL;
     if (!made)
         return 0;
-    put_node(table, &table->answers, &made->node);
-    return made->node.size;
+    uint32_t size = made->node.size;
+    struct node *old = publish(table, &table->answers, &made->node);
+    enter(table, account, made);
+    if (old)
+        leave(table, (struct answer *)old);
+    while (table->answer_octets > table->bound)
+        evict(table, account->entries ? account : table->hand);
+    return size;
 }
 
 static inline bool remove_answer(struct table *table, uint32_t network, uint16_t qtype, uint8_t variant,
                                  const uint8_t *name, uint8_t length)
 {
     uint64_t key[KEY_WORDS];
-    return remove_node(table, &table->answers, key, make_key(key, key_head(network, qtype, variant, length), name, length));
+    uint32_t words = make_key(key, key_head(network, qtype, variant, length), name, length);
+    struct node *old = unpublish(&table->answers, keyed_hash(table->secret, key, words), key, words);
+    if (old)
+        leave(table, (struct answer *)old);
+    return old != NULL;
+}
+
+/* Return an answer that depends on *label* of a network (its length octet before it), or with NULL on the whole network;
+ * NULL for none. */
+static inline struct answer *find_dependent(const struct table *table, uint32_t network, const uint8_t *label)
+{
+    if (label)
+        return find_labelled(table->labels, hash_label(table, network, label));
+    struct account *account = *account_link(table, network);
+    return account ? account->whole : NULL;
 }
 
 static inline struct answer *find_kept(const struct table *table, uint32_t network, uint16_t qtype, uint8_t variant,
@@ -216,12 +529,12 @@ static inline struct answer *find_kept(const struct table *table, uint32_t netwo
 /* Add a label (its length octet before it) to a set. */
 static inline void add_label(const struct table *table, _Atomic uint64_t *bits, uint64_t mask, const uint8_t *label)
 {
-    uint64_t hash = label_hash(table, label), one = hash & mask, other = hash >> 32 & mask;
+    uint64_t hash = label_hash(table, label, label[0]), one = hash & mask, other = hash >> 32 & mask;
     atomic_fetch_or(&bits[one / 64], (uint64_t)1 << one % 64);
     atomic_fetch_or(&bits[other / 64], (uint64_t)1 << other % 64);
 }
 
-/* Make the record of a network with room for *labels* in its set, not published yet: 16 bits a label make one label
+/* Make the record of a network with room for *labels* in its set, not published yet: 16 bits per label make one label
  * in seventy go up without need. NULL without memory. */
 static inline struct network *make_network(const struct table *table, uint32_t number, uint64_t labels)
 {
@@ -234,7 +547,7 @@ static inline struct network *make_network(const struct table *table, uint32_t n
         return NULL;
     uint64_t *key = (uint64_t *)(made + 1);
     key[0] = key_head(number, 0, 0, 0);
-    made->node.key = key;
+    made->node.key_at = sizeof(struct network);
     made->node.key_words = 1;
     made->node.hash = keyed_hash(table->secret, key, 1);
     made->node.size = (uint32_t)size;
@@ -246,10 +559,21 @@ static inline struct network *make_network(const struct table *table, uint32_t n
 /* Publish a network that was made, in place of the one of its number, which pays on for what it sent up. */
 static inline void publish_network(struct table *table, struct network *made)
 {
-    const struct network *before = (const struct network *)find_node(&table->networks, made->node.hash, made->node.key, 1);
+    const struct network *before = find_network(table, (uint32_t)(key_of(&made->node)[0] >> 32));
     if (before)
         atomic_store_explicit(&made->due, atomic_load_explicit(&before->due, memory_order_relaxed), memory_order_relaxed);
-    put_node(table, &table->networks, &made->node);
+    struct node *old = publish(table, &table->networks, &made->node);
+    if (old)
+        retire(table, old);
+}
+
+static inline bool remove_network(struct table *table, uint32_t number)
+{
+    uint64_t key = key_head(number, 0, 0, 0);
+    struct node *old = unpublish(&table->networks, keyed_hash(table->secret, &key, 1), &key, 1);
+    if (old)
+        retire(table, old);
+    return old != NULL;
 }
 
 #endif

@@ -4,7 +4,7 @@
  *                                    └─► ring ─► Python ─► sendmmsg from there (send_reply, flush)
  *
  * Sockets are polled fairly: at most BATCH messages of one, then the next. The ring has one producer, the worker, and
- * one consumer, the event loop, which an eventfd wakes once a batch. The worker ends by its stop eventfd and has then
+ * one consumer, the event loop, which an eventfd wakes once per batch. The worker ends by its stop eventfd and has then
  * dealt with all it has read; the sockets are untouched (shutdown() would end them for a process that inherits them).
  */
 #ifndef INTERNAL_DNS_WORKER_H
@@ -38,7 +38,7 @@ enum {
 _Static_assert(CONTROL >= CMSG_SPACE(sizeof(struct in6_pktinfo)), "packet info has room");
 
 /* A token bucket for each network, so that none fills the ring: the fair queue behind the ring divides Python's time.
- * 20,000 a second are about what Python can decide, and a burst of 16,384 fits into the ring. The bucket is the time
+ * 20,000 per second are about what Python can decide, and a burst of 16,384 fits into the ring. The bucket is the time
  * until which all that was sent up is paid for. There is none before the first catalog: then all networks are unknown,
  * and would share one. */
 static const uint64_t TOKEN = 1000000000 / 20000, BURST = 16384 * TOKEN; /* nanoseconds */
@@ -49,7 +49,7 @@ struct listening {
     uint8_t address[16];      /* of a socket that is no wildcard: the destination of all it receives */
 };
 
-/* Why a message is in the ring: to be answered, or only to be shown to who watches. */
+/* Why a message is in the ring: to be answered, or only to be shown to a watcher. */
 enum { ASKED, REPEATED, DROPPED };
 /* Where a message came from and went to: all that a reply needs. In the ring the octets follow it; when it was REPEATED,
  * the reply's header follows them. */
@@ -104,7 +104,7 @@ static inline void count(_Atomic uint64_t *counter)
 static inline uint64_t nanoseconds(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &t); /* some 4 ms; read once a batch */
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t); /* some 4 ms; read once per batch */
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
@@ -338,6 +338,7 @@ static inline void serve_batch(struct worker *w, int socket)
     bool handed_up = false;
     uint8_t *out = w->out;
     begin_reading(table, w->reader);
+    const struct chains *chains = atomic_load(&table->answers.now); /* what the old one has comes a little later */
     for (int k = 0; k < size; k++) {
         uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
         struct mmsghdr *m = &w->received.messages[k];
@@ -349,7 +350,7 @@ static inline void serve_batch(struct worker *w, int socket)
         if (!known)
             verdicts[k] = NOWHERE;
         if (verdicts[k] == PLAIN)
-            __builtin_prefetch(&table->answers.chains[w->queries[k].hash & table->answers.mask]);
+            __builtin_prefetch(&chains->first[w->queries[k].hash & chains->mask]);
         else if (verdicts[k] != HAND_UP) {
             count(&w->counts.dropped[verdicts[k]]);
             handed_up |= show(w, &from[k], octets, NULL);
@@ -357,7 +358,7 @@ static inline void serve_batch(struct worker *w, int socket)
     }
     for (int k = 0; k < size; k++)
         if (verdicts[k] == PLAIN)
-            __builtin_prefetch(atomic_load(&table->answers.chains[w->queries[k].hash & table->answers.mask]));
+            __builtin_prefetch(atomic_load(&chains->first[w->queries[k].hash & chains->mask]));
     for (int k = 0; k < size; k++) {
         struct query *query = &w->queries[k];
         uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
@@ -444,13 +445,28 @@ static inline void run_worker(struct worker *w)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* Let the network of the source choose the socket of a SO_REUSEPORT group of QUEUES: one network's flood fills one
- * queue. SKF_NET_OFF + 10: the 32 bits behind the prefix of the source address, in the IPv6 header. */
-static inline int attach_fair_queues(int fd)
+/* Let the source choose the socket of a SO_REUSEPORT group of QUEUES * flows: its network chooses one of QUEUES classes,
+ * so that one network's flood fills the queues of one class, and its port one of the class's *flows*, so that one
+ * network has as many workers. The network is the 32 bits behind the prefix of an IPv6 source; IPv4 has the address
+ * itself. Ports are mixed first: some systems use even ones only. The program sees the packet from the network header on
+ * (SKF_NET_OFF); an IPv6 extension header would be taken for ports, which is as good. */
+static inline int attach_fair_queues(int fd, uint32_t flows, bool ipv6)
 {
+    const uint32_t net = (uint32_t)SKF_NET_OFF;
     struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)SKF_NET_OFF + 10),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, net + (ipv6 ? 10 : 12)),
         BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, QUEUES),
+        BPF_STMT(BPF_ALU | BPF_MUL | BPF_K, flows),
+        BPF_STMT(BPF_ST, 0),
+        /* X: octets of the network header. */
+        ipv6 ? (struct sock_filter)BPF_STMT(BPF_LDX | BPF_W | BPF_IMM, 40)
+             : (struct sock_filter)BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, net),
+        BPF_STMT(BPF_LD | BPF_H | BPF_IND, net),
+        BPF_STMT(BPF_ALU | BPF_MUL | BPF_K, 0x9e3779b1),
+        BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 16),
+        BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, flows),
+        BPF_STMT(BPF_LDX | BPF_W | BPF_MEM, 0),
+        BPF_STMT(BPF_ALU | BPF_ADD | BPF_X, 0),
         BPF_STMT(BPF_RET | BPF_A, 0),
     };
     struct sock_fprog program = {sizeof code / sizeof *code, code};

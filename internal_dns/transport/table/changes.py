@@ -1,6 +1,6 @@
 """What a commit changes, found in steps that are short whatever the catalog's size.
 
-The answer table, and what follows it, yield between their steps; who drives them may answer queries
+The answer table, and what follows it, yield between their steps; their driver may answer queries
 then.
 """
 

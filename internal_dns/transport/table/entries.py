@@ -91,7 +91,7 @@ class Entry:
         *,
         stream: bool = False,
     ) -> tuple[bytes, bool] | None:
-        """The reply that the whole one exceeds the limit of, and whether it holds a part only and TC
+        """The reply when the whole one exceeds the limit, and whether it holds a part only and TC
         does not say so: the same goes as in core/message.assemble. *opt* is empty without EDNS,
         *options* are beside EDE. None when the question alone leaves no room, or what would be said
         is not here."""

@@ -5,19 +5,22 @@ own id, RD, CD, letter case, OPT with the options it asks for, and rotation. Wha
 client's limit loses what core/message.py takes from it. Anything unusual in a query is a miss, and
 the journey decides again.
 
-    network ─► lower-cased QNAME + QTYPE + QCLASS ─► Entry            (nearest: ─► place of the asker ─► Entry)
-    everyone ─► the same + DO, CD ─► RelayedEntry                     (what upstreams said: its TTLs fall, it runs out)
+    network ─► lower-cased QNAME + QTYPE + QCLASS ─► Entry        (nearest: ─► place of the asker)
+    everyone ─► the same + DO, CD ─► RelayedEntry                 (an upstream's: its TTLs fall)
 
 An entry goes when what it was computed from goes: one app, or for lists, reverse names and peers
-the whole network. The table is bounded in octets and entries; a network that asks for many names
-pushes out its own entries first.
+the whole network. The table is bounded in octets; a network that asks for many names pushes out its
+own entries first.
+
+With a native table (transport/native/mirror.py) the entries are there, and here are only those that
+it cannot repeat in every case.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from heapq import nlargest
 from itertools import chain
 from operator import attrgetter
@@ -25,7 +28,7 @@ from struct import pack
 from typing import Any, Final, NamedTuple, Protocol
 
 from internal_dns.core.catalog import App, Catalog, Network, NetworkId
-from internal_dns.core.journey import Reply, Rules, edns_options
+from internal_dns.core.journey import Cacheable, Reply, Rules, edns_options
 from internal_dns.core.message import PLAIN_UDP_SIZE
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.requester import Outsider, place, requester
@@ -47,19 +50,20 @@ from internal_dns.transport.table.relayed import (
 PlaceKey = tuple[bytes | None, bytes | None, bytes | None]
 Tables = dict[bytes, OrderedDict[bytes, Entry | RelayedEntry | dict[PlaceKey | None, Entry]]]
 Key = tuple[bytes, PlaceKey | None]  # QNAME with QTYPE and QCLASS; the place for `nearest`
+Hot = list[tuple[bytes, int]]  # QNAMEs, lower-cased, and QTYPEs of entries that were repeated
 
 _ONE_QUESTION: Final = pack("!4H", 1, 0, 0, 0)
 _AND_ADDITIONAL: Final = pack("!4H", 1, 0, 0, 1)
-MAX_ENTRIES: Final = 262_144
-MAX_OCTETS: Final = (
-    96 << 20
-)  # with what the allocator adds, less than 128 MiB of RSS (bench/soak.py)
+MAX_OCTETS: Final = 256 << 20  # by default
+_PYTHONS: Final = 4  # beside a native table, a part of its size is for what only Python can repeat
 _KNOWN_SOURCES: Final = 4_096
 _NONE: Final[OrderedDict[bytes, Any]] = OrderedDict()
 _PART: Final = 1_024  # entries looked at in one go, about a millisecond
 _CHANCES: Final = 8  # entries that are spared for one that has to go, since they were repeated
 _FREED: Final = 256  # networks or apps freed in one step
 _DROPPED: Final = 64  # entries dropped in one step, a fraction of a millisecond
+_DROPPED_NATIVELY: Final = 512
+MAX_HOT: Final = 100_000  # names of a commit that are decided again
 
 
 class Busy(NamedTuple):
@@ -75,18 +79,56 @@ class Busy(NamedTuple):
 hits_of: Final = attrgetter("hits")
 
 
+class NativeTable(Protocol):
+    """What `scan` and the figures of the native table look like (native/fast.pyi)."""
+
+    @property
+    def answer_octets(self) -> int: ...
+    @property
+    def answers(self) -> int: ...
+    @property
+    def evictions(self) -> int: ...
+
+    bound: int
+
+    def scan(
+        self, cursor: int, most: int, repeated: bool = False
+    ) -> tuple[int, list[tuple[int, bytes, int, int, int]]]: ...
+    def has(self, network: int, name: bytes, qtype: int) -> bool: ...
+    def gone(self) -> dict[int, int]: ...
+    def clear(self, most: int) -> int: ...
+
+
 class Mirror(Protocol):
-    """Another table that is to hold what this one holds (transport/native/mirror.py). Keys are as here,
-    without a place."""
+    """The native table as this one fills it (transport/native/mirror.py). Keys are as here, without
+    a place."""
 
-    def put(self, network: bytes, key: bytes, entry: Entry) -> int:
-        """Keep *entry*; return the octets it takes there."""
+    @property
+    def table(self) -> NativeTable: ...
 
-    def put_relayed(self, key: bytes, entry: RelayedEntry) -> int:
-        """Keep *entry* for everyone; return the octets it takes there."""
+    def put(self, network: bytes, key: bytes, entry: Entry) -> bool:
+        """Store *entry*; return whether it can be repeated there in every case."""
 
-    def drop(self, network: bytes, key: bytes) -> None:
-        """Forget the entry of *key*, if there is one."""
+    def put_reply(self, network: bytes, reply: Cacheable, rules: Rules, counter: Cell) -> bool:
+        """Store a *reply* that can be repeated there in every case; False, and nothing is done,
+        when `put` must decide what becomes of it."""
+
+    def put_relayed(self, key: bytes, entry: RelayedEntry) -> bool:
+        """Store *entry* for everyone; return whether it can be repeated there in every case."""
+
+    def repeat(
+        self, octets: bytes, source: bytes, destination: bytes, rotation: int, stream: bool,
+        now: float, wall: float,
+    ) -> bytes | None:  # fmt: skip
+        """Return the reply to *octets* and count it; None when Python must see them."""
+
+    def forget_labelled(
+        self, network: bytes, label: bytes | None, most: int, hot: Hot | None
+    ) -> int:
+        """Forget at most *most* entries that depend on *label*; return how many."""
+
+    def forget_all(self, network: bytes, most: int, hot: Hot | None) -> int:
+        """Forget at most *most* entries of *network*; return how many."""
 
     def hits(self, network: bytes, key: bytes) -> int:
         """How often the entry of *key* was repeated there."""
@@ -96,7 +138,7 @@ class Mirror(Protocol):
 
     def watch(self, every: int) -> None:
         """Show one in *every* of what is repeated or dropped there, 0 for nothing
-        (Exchange.tap_native)."""
+        (transport/tap.py)."""
 
     def steps(
         self,
@@ -120,34 +162,62 @@ class AnswerTable:
         count_relayed: Callable[[int, int], Cell] | None = None,
         count_partial: Cell | None = None,
         max_octets: int = MAX_OCTETS,
-        max_entries: int = MAX_ENTRIES,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         mirror: Mirror | None = None,
     ) -> None:
         self.rules, self.prefix = rules, rules.prefix
         self.catalog: Catalog | None = None
-        self.max_octets, self.max_entries = max_octets, max_entries
-        self.octets = self.entries = self.hits = self.misses = self.evictions = 0
+        self.hits = self.misses = 0
+        self._octets = self._entries = self._evictions = 0  # without those of the native table
         self.clock, self.wall, self.mirror = clock, wall, mirror  # `wall`: for cookies only
+        self.set_bound(max_octets)
         self._count_into = count_into or (lambda reply, qtype: [0])
-        self._count_partial = [0] if count_partial is None else count_partial
+        self.count_partial = [0] if count_partial is None else count_partial
         self._count_relayed = count_relayed or (lambda rcode, qtype: [0])
         self._tables: Tables = {}
         self._by_label: dict[bytes, dict[bytes | None, set[Key]]] = {}
         self._sizes: OrderedDict[bytes, int] = OrderedDict()
         self._greedy = b""  # the network that had too much when one was looked for
         self._sources: dict[bytes, bytes | None] = {}
-        # While a commit is applied: what will be answered from, by which networks already, and which
+        # While a commit is applied: the next catalog, the networks that use it already, and which
         # one is about to.
         self._next: Catalog | None = None
         self._swapped: set[bytes | None] = set()
         self._leaving: bytes | None = None
         self._steps: Iterator[None] | None = None
         self._filled: Mirror | None = None  # the mirror that is being filled
-        self.forgotten_hits: dict[
-            NetworkId, int
-        ] = {}  # of entries that are gone, so that a network's sum never falls
+        # Hits of entries that are gone, so that a network's sum never falls.
+        self._gone: dict[NetworkId, int] = {}
+        # Called with a network whose commit is applied, and what was repeated of its entries that
+        # the commit has dropped.
+        self.was_hot: Callable[[NetworkId, Hot], None] | None = None
+
+    def set_bound(self, octets: int) -> None:
+        """Take no more than so many octets from the next entry on."""
+        self.max_octets = octets
+        if self.mirror:
+            self.mirror.table.bound = octets - min(octets, self._octets)
+
+    @property
+    def octets(self) -> int:
+        return self._octets + (self.mirror.table.answer_octets if self.mirror else 0)
+
+    @property
+    def entries(self) -> int:
+        return self._entries + (self.mirror.table.answers if self.mirror else 0)
+
+    @property
+    def evictions(self) -> int:
+        return self._evictions + (self.mirror.table.evictions if self.mirror else 0)
+
+    @property
+    def forgotten_hits(self) -> dict[NetworkId, int]:
+        """How often entries were repeated that are gone, by network."""
+        gone = Counter(self._gone)
+        if self.mirror:
+            gone.update({NetworkId(number): n for number, n in self.mirror.table.gone().items()})
+        return dict(gone)
 
     # Hot path: every octet string here is built by slices of the query and of the entry, nothing is
     # parsed.
@@ -156,6 +226,13 @@ class AnswerTable:
     ) -> bytes | None:
         """Return the reply to *octets* when it is known, else None. *limit* 0 is UDP's, by the
         query's OPT."""
+        if self.mirror is not None:
+            known = self.mirror.repeat(
+                octets, source, destination, rotation, limit > 0, self.clock(), self.wall()
+            )
+            if known is not None:
+                self.hits += 1
+                return known
         counts, flags = octets[4:12], octets[2:3]
         if flags != b"\1" and flags != b"\0":  # noqa: PLR1714 - twice as fast as `in`
             return None
@@ -229,7 +306,7 @@ class AnswerTable:
         if said is None:
             self.misses += 1
             return None
-        self._count_partial[0] += said[1]
+        self.count_partial[0] += said[1]
         entry.hits += 1
         entry.counter[0] += 1
         self.hits += 1
@@ -286,8 +363,8 @@ class AnswerTable:
     # ── filling and emptying ──────────────────────────────────────────────────────────────────────
 
     def remember(self, reply: Reply) -> None:
-        """Keep *reply* when it may be repeated, its sets fit the scheme, and what it was computed
-        from is current."""
+        """Store *reply* when it may be repeated, its sets fit the scheme, and what it was computed
+        from is current. Its pair, which no query has had yet, does not replace what is here."""
         said = reply.cacheable
         if said is None:
             return
@@ -299,11 +376,34 @@ class AnswerTable:
             or network == self._leaving
         ):
             return
-        entry = cut(said, self.rules, self._count_into(reply, said.qtype))
+        self._store(network, said, self._count_into(reply, said.qtype))
+        if (pair := reply.pair) is not None and not self.has(network, pair.name, pair.qtype):
+            self._store(network, pair, self._count_into(reply, pair.qtype))
+
+    def has(self, network: bytes, name: bytes, qtype: int) -> bool:
+        """Whether an entry that does not depend on the place is here."""
+        if self.mirror is not None and self.mirror.table.has(
+            int.from_bytes(network, "big"), name, qtype
+        ):
+            return True
+        table = self._tables.get(network)
+        return table is not None and name + pack("!2H", qtype, 1) in table
+
+    def _store(self, network: bytes, said: Cacheable, counter: Cell) -> None:
+        key, where = said.name + pack("!2H", said.qtype, 1), said.place.key if said.place else None
+        if (
+            self.mirror is not None
+            and where is None
+            and self.mirror.put_reply(network, said, self.rules, counter)
+        ):
+            self._drop(network, (key, None))
+            return
+        entry = cut(said, self.rules, counter)
         if entry is None:
             return
-        key, where = said.name + pack("!2H", said.qtype, 1), said.place.key if said.place else None
         self._drop(network, (key, where))
+        if self.mirror and not said.place and self.mirror.put(network, key, entry):
+            return
         table = self._tables.setdefault(network, OrderedDict())
         if said.place:
             places = table.setdefault(key, {})
@@ -311,11 +411,16 @@ class AnswerTable:
             places[where] = entry
         else:
             table[key] = entry
-            entry.size += self.mirror.put(network, key, entry) if self.mirror else 0
         self._by_label.setdefault(network, {}).setdefault(said.label, set()).add((key, where))
         self._account(network, entry.size, 1)
-        while self.octets > self.max_octets or self.entries > self.max_entries:
+        self._make_room(network)
+
+    def _make_room(self, network: bytes) -> None:
+        """Drop entries until all are within the bound."""
+        bound = self.max_octets // _PYTHONS if self.mirror else self.max_octets
+        while self._octets > bound:
             self._evict(network)
+        self.set_bound(self.max_octets)
 
     def remember_relayed(
         self,
@@ -333,12 +438,12 @@ class AnswerTable:
         self._drop(EVERYONE, (key, None))
         counter = self._count_relayed(reply.rcode, qtype)
         entry = relayed_entry(reply, variant, since, refresh_at, until, counter)
-        entry.size += self.mirror.put_relayed(key, entry) if self.mirror else 0
+        if self.mirror and self.mirror.put_relayed(key, entry):
+            return
         self._tables.setdefault(EVERYONE, OrderedDict())[key] = entry
         self._by_label.setdefault(EVERYONE, {}).setdefault(None, set()).add((key, None))
         self._account(EVERYONE, entry.size, 1)
-        while self.octets > self.max_octets or self.entries > self.max_entries:
-            self._evict(EVERYONE)
+        self._make_room(EVERYONE)
 
     def forget_relayed(self) -> None:
         """Drop all that upstreams said."""
@@ -364,7 +469,7 @@ class AnswerTable:
 
     def _swap(self, new: Catalog) -> Iterator[None]:
         self._next = new
-        # What the old catalog alone holds. Freed at once, it could hold the event loop for longer than
+        # What the old catalog alone holds. Freed at once, it could hold the loop for longer than
         # all that comes before.
         networks: list[Network] = []
         apps: list[App] = []
@@ -394,6 +499,8 @@ class AnswerTable:
         for octets in tuple(self._by_label):
             self.forget(NetworkId(int.from_bytes(octets, "big")), None)
         if self.mirror:
+            while self.mirror.table.clear(_DROPPED_NATIVELY):
+                pass
             for catalog in (self.catalog, self._next):
                 for number in catalog.networks if catalog else ():
                     self.mirror.forget(number)
@@ -413,29 +520,34 @@ class AnswerTable:
                         yield
                 # What is decided from the old value meanwhile is not remembered.
                 self._leaving = network = number.to_bytes(4, "big")
-                yield from self._forget(network, labels)
+                hot: Hot = []
+                yield from self._forget(network, labels, hot)
                 if self.mirror:
                     yield from self.mirror.steps(number, before, after, labels)
                 self._leaving = None
                 self._swapped.add(network)
                 if after is None:
-                    self.forgotten_hits.pop(number, None)
+                    self._gone.pop(number, None)
+                elif hot and self.was_hot:
+                    self.was_hot(number, hot)
             yield
 
     def catalog_for(self, source: bytes) -> Catalog | None:
-        """Return the catalog that questions of *source* are answered from; None before the first."""
+        """Return the catalog that answers queries of *source*; None before the first."""
         if self._next is None:
             return self.catalog
-        return self._catalog_of(self._network_of(source))
+        return self._catalog_of(self.network_of(source))
 
     def _catalog_of(self, network: bytes | None) -> Catalog | None:
         return self._next if network in self._swapped else self.catalog
 
-    def _network_of(self, source: bytes) -> bytes | None:
+    def network_of(self, source: bytes) -> bytes | None:
+        """Return the network octets of *source*, by its address or by the configured maps, or
+        None."""
         return source[2:6] if source[:2] == self.prefix else self.mapped(source)
 
     def use_rules(self, rules: Rules, mirror: Mirror | None = None) -> Iterator[None]:
-        """Forget everything: who asks, what fits and what is said may be another by *rules*.
+        """Forget everything: by *rules* the requester, the limit and the reply may change.
         *mirror* is a new one.
 
         That is so at once. The steps returned free what was and fill *mirror*, which has Python
@@ -444,9 +556,11 @@ class AnswerTable:
         """
         tables, before = self._tables, self.mirror
         self._tables, self._by_label, self._sizes = {}, {}, OrderedDict()
-        self.octets = self.entries = 0
+        self._octets = self._entries = 0
         self._sources.clear()
+        self._evictions += before.table.evictions if before else 0
         self.rules, self.mirror = rules, mirror
+        self.set_bound(self.max_octets)
         return self._begin_anew(tables, before, mirror)
 
     def _begin_anew(
@@ -457,9 +571,14 @@ class AnswerTable:
         self._filled = mirror
         try:
             # First, as the sums of hits lack them meanwhile.
-            for freed in self._free(tables, before):
+            for freed in self._free(tables):
                 if freed % _DROPPED == 0:
                     yield
+            if before:
+                while before.table.clear(_DROPPED_NATIVELY):
+                    yield
+                for number, hits in before.table.gone().items():
+                    self._add_gone(NetworkId(number), hits)
             networks = self.catalog.networks if self.catalog else {}
             for numbers in parts(networks):
                 for number in numbers:
@@ -473,24 +592,18 @@ class AnswerTable:
             if self._filled is mirror:
                 self._filled = None
 
-    def _free(self, tables: Tables, mirror: Mirror | None) -> Iterator[int]:
-        """Free *tables* and what *mirror* has of them, an entry at a time; yield how many were
-        freed."""
+    def _free(self, tables: Tables) -> Iterator[int]:
+        """Free *tables*, an entry at a time; yield how many were freed."""
         freed = 0
         while tables:
             network, table = tables.popitem()
             number = NetworkId(int.from_bytes(network, "big"))
             while table:
-                key, entry = table.popitem()
+                _, entry = table.popitem()
                 if isinstance(entry, dict):
-                    hits = sum(map(hits_of, entry.values()))
+                    self._add_gone(number, sum(map(hits_of, entry.values())))
                 else:
-                    hits = entry.hits
-                    if mirror:
-                        hits += mirror.hits(network, key)
-                        mirror.drop(network, key)
-                if hits:
-                    self.forgotten_hits[number] = self.forgotten_hits.get(number, 0) + hits
+                    self._add_gone(number, entry.hits)
                 freed += 1
                 yield freed
 
@@ -500,48 +613,125 @@ class AnswerTable:
         for _ in self._forget(number.to_bytes(4, "big"), labels):
             pass
 
-    def _forget(self, network: bytes, labels: frozenset[bytes] | None) -> Iterator[None]:
-        known = self._by_label.get(network)
-        if known is None:
-            return
+    def _forget(
+        self, network: bytes, labels: frozenset[bytes] | None, hot: Hot | None = None
+    ) -> Iterator[None]:
+        """Do so in steps. What was repeated of it is appended to *hot*, but for answers that depend
+        on the place."""
+        known = self._by_label.get(network, {})
         dropped = 0
-        for part in parts(tuple(known) if labels is None else chain(labels, (None,))):
+        wanted: Iterable[bytes | None] = ()
+        if known:
+            wanted = tuple(known) if labels is None else chain(labels, (None,))
+        for part in parts(wanted):
             for label in part:
                 for key in tuple(known.get(label, ())):
-                    self._drop(network, key)
+                    entry = self._drop(network, key)
+                    if hot is not None and entry and entry.hits and not key[1]:
+                        hot.append(split(network, key[0])[:2])
                     dropped += 1
                     if dropped % _DROPPED == 0:
                         yield
             yield
+        if self.mirror is not None:
+            yield from self._forget_natively(self.mirror, network, labels, hot)
 
-    def _drop(self, network: bytes, key: Key) -> None:
+    def _forget_natively(
+        self, mirror: Mirror, network: bytes, labels: frozenset[bytes] | None, hot: Hot | None
+    ) -> Iterator[None]:
+        def room() -> Hot | None:
+            return hot if hot is not None and len(hot) < MAX_HOT else None
+
+        if labels is None:
+            while mirror.forget_all(network, _DROPPED_NATIVELY, room()):
+                yield
+            return
+        dropped = 0
+        for label in chain(labels, (None,)):
+            while more := mirror.forget_labelled(network, label, _DROPPED_NATIVELY, room()):
+                dropped += more
+                if dropped >= _DROPPED_NATIVELY:
+                    dropped = 0
+                    yield
+
+    def _drop(self, network: bytes, key: Key) -> Entry | RelayedEntry | None:
+        """Drop what is here of *key*; return it."""
         table = self._tables.get(network)
         entry = table.get(key[0]) if table else None
         if table is None or entry is None:
-            return
+            return None
         if isinstance(entry, dict):
             places, entry = entry, entry.pop(key[1], None)
             if not places:
                 del table[key[0]]
             if entry is None:
-                return
+                return None
         else:
             del table[key[0]]
-            if self.mirror:
-                entry.hits += self.mirror.hits(network, key[0])
-                self.mirror.drop(network, key[0])
         labels = self._by_label[network]
         labels[entry.label].discard(key)
         if not labels[entry.label]:
             del labels[entry.label]
         self._account(network, -entry.size, -1)
-        if entry.hits:
-            number = NetworkId(int.from_bytes(network, "big"))
-            self.forgotten_hits[number] = self.forgotten_hits.get(number, 0) + entry.hits
+        self._add_gone(NetworkId(int.from_bytes(network, "big")), entry.hits)
         if not table:
             del self._tables[network], self._sizes[network], self._by_label[network]
+        return entry
 
-    # ── who is busy ───────────────────────────────────────────────────────────────────────────────
+    def _add_gone(self, number: NetworkId, hits: int) -> None:
+        if hits:
+            self._gone[number] = self._gone.get(number, 0) + hits
+
+    # ── the books ─────────────────────────────────────────────────────────────────────────────────
+
+    def held(self) -> Iterator[tuple[bytes, Key, Entry | RelayedEntry]]:
+        """Yield every entry with its network and key, except those of the native table."""
+        for network, table in self._tables.items():
+            for name, found in table.items():
+                if isinstance(found, dict):
+                    for where, entry in found.items():
+                        yield network, (name, where), entry
+                else:
+                    yield network, (name, None), found
+
+    @property
+    def octets_by_network(self) -> dict[bytes, int]:
+        """What the entries of each network take, except in the native table."""
+        return dict(self._sizes)
+
+    @property
+    def leaving(self) -> bytes | None:
+        """The network to which a commit is being applied: nothing is remembered for it."""
+        return self._leaving
+
+    def check_books(self) -> None:
+        """Check that all accounts agree with the entries. Raises AssertionError."""
+        sizes: dict[bytes, int] = {}
+        labels: set[tuple[bytes, bytes | None, Key]] = set()
+        count = 0
+        for network, key, entry in self.held():
+            sizes[network] = sizes.get(network, 0) + entry.size
+            labels.add((network, entry.label, key))
+            count += 1
+        assert self._entries == count, f"{self._entries} entries counted, {count} held"
+        octets = sum(sizes.values())
+        assert self._octets == octets, f"{self._octets} octets counted, {octets} held"
+        assert dict(self._sizes) == sizes, "the octets of a network are not those of its entries"
+        indexed = {
+            (network, label, key)
+            for network, by_label in self._by_label.items()
+            for label, keys in by_label.items()
+            for key in keys
+        }
+        assert indexed == labels, (
+            "an entry is not indexed by what it depends on, or one too many is"
+        )
+        assert all(self._tables.values()), "a network without entries has a table"
+        assert all(all(of.values()) for of in self._by_label.values()), "a label has no entries"
+        assert self._by_label.keys() == self._tables.keys(), "a network has an index and no entries"
+        assert len(self._sources) <= _KNOWN_SOURCES, "more sources are remembered than may be"
+
+    # ── busy names ───────────────────────────────────────────────────────────────────────────────
 
     def busiest(self, count: int) -> list[Busy]:
         """Return the *count* names repeated most since each was decided, busiest first."""
@@ -569,6 +759,42 @@ class AnswerTable:
                         hits += self.mirror.hits(network, key) if self.mirror else 0
                         part.append(Busy(number, *split(network, key)[:2], hits))
                 yield part
+        if self.mirror:
+            yield from self._native_parts(self.mirror)
+
+    def repeated(self) -> Iterator[list[Busy]]:
+        """Yield the entries of ours that were repeated since they were stored, except those that
+        depend on the place; a bounded part at a time, between which the table may change."""
+        for network in tuple(self._tables):
+            table = self._tables.get(network, OrderedDict())
+            number = NetworkId(int.from_bytes(network, "big"))
+            for keys in parts(tuple(dict.keys(table)) if network != EVERYONE else ()):
+                part = [(key, entry) for key in keys if isinstance(entry := table.get(key), Entry)]
+                yield [Busy(number, *split(network, k)[:2], e.hits) for k, e in part if e.hits]
+        cursor, ended = 0, self.mirror is None
+        while not ended and self.mirror is not None:
+            cursor, found = self.mirror.table.scan(cursor, _PART, True)
+            yield [Busy(NetworkId(number), name, qtype, n) for number, name, qtype, _, n in found]
+            ended = not cursor
+
+    def _native_parts(self, mirror: Mirror) -> Iterator[list[Busy]]:
+        """Yield what the native table alone has."""
+        cursor, ended = 0, False
+        while not ended:
+            cursor, found = mirror.table.scan(cursor, _PART)
+            yield [
+                Busy(NetworkId(number), name, qtype, hits)
+                for number, name, qtype, variant, hits in found
+                if not self._has(number, name, qtype, variant)
+            ]
+            ended = not cursor
+
+    def _has(self, number: int, name: bytes, qtype: int, variant: int) -> bool:
+        table = self._tables.get(number.to_bytes(4, "big"))
+        if table is None:
+            return False
+        key = name + pack("!2H", qtype, 1)
+        return (key if number else key + bytes((variant,))) in table
 
     def _with_too_much(self, network: bytes) -> bytes:
         """Return *network*, if it has more than its share, else another that has: found by a hand
@@ -576,31 +802,32 @@ class AnswerTable:
         are many."""
         sizes = self._sizes
         for one in (network, self._greedy):
-            if sizes.get(one, 0) * len(sizes) > self.octets:
+            if sizes.get(one, 0) * len(sizes) > self._octets:
                 return one
         while True:
             self._greedy = next(iter(sizes))
             sizes.move_to_end(self._greedy)
-            if sizes[self._greedy] * len(sizes) >= self.octets:  # true of one at least
+            if sizes[self._greedy] * len(sizes) >= self._octets:  # true of one at least
                 return self._greedy
 
     def _hits(self, network: bytes, key: bytes, entry: Entry | RelayedEntry) -> int:
         return entry.hits + (self.mirror.hits(network, key) if self.mirror else 0)
 
     def relayed_hits(self, key: bytes) -> int:
-        """How often the answer of an upstream is repeated that the forwarder's cache has under *key*
+        """How often an upstream's answer was repeated that the forwarder's cache has under *key*
         (QNAME, QTYPE, variant), since it is here."""
         key = key[:-1] + b"\0\1" + key[-1:]
         entry = self._tables.get(EVERYONE, _NONE).get(key)
-        return self._hits(EVERYONE, key, entry) if isinstance(entry, RelayedEntry) else 0
+        here = entry.hits if isinstance(entry, RelayedEntry) else 0
+        return here + (self.mirror.hits(EVERYONE, key) if self.mirror else 0)
 
     def _account(self, network: bytes, octets: int, entries: int) -> None:
-        self.octets += octets
-        self.entries += entries
+        self._octets += octets
+        self._entries += entries
         self._sizes[network] = self._sizes.get(network, 0) + octets
 
     def _evict(self, network: bytes) -> None:
-        """Drop an oldest entry that was not repeated of late: the inserting network's if it has more
+        """Drop an oldest entry that was not repeated lately: the inserting network's if it has more
         than its share, else another's that has."""
         network = self._with_too_much(network)
         table = self._tables[network]
@@ -612,4 +839,4 @@ class AnswerTable:
             table.move_to_end(key)
         key, entry = next(iter(table.items()))
         self._drop(network, (key, next(iter(entry)) if isinstance(entry, dict) else None))
-        self.evictions += 1
+        self._evictions += 1

@@ -62,7 +62,7 @@ INSERT INTO machine_services (machine_id, name, protocol, port) VALUES
     ('148e306c77e789', 'dns', 'tcp', 853),
     ('784e469c461d38', 'grpc', 'tcp', 50051);
 
-INSERT INTO peers VALUES
+INSERT INTO peers (network_id, name, address, region) VALUES
     (24, 'alice-laptop', 'fdaa:0:18:a7b:7d:f066:b83b:102', ''),  -- in the /112 of 3d8d9930b03989
     (24, 'bob-desktop', 'fdaa:0:18:a7b:91:9:1:102', 'gru'),
     (24, 'interactive-alice-7f3a', 'fdaa:0:18:a7b:7d:9:2:102', 'nrt'),

@@ -30,7 +30,7 @@ INSERT INTO machine_services (machine_id, name, protocol, port) VALUES
     ('0_a-Z', 'sctp', 'sctp', 80),  -- 23
     ('0_a-Z', 'a name', 'tcp', 80),  -- 24
     ('0_a-Z', '012345678901234567890123456789012345678901234567890123456789012', 'tcp', 80);  -- 25: 64 octets with its _
-INSERT INTO peers VALUES
+INSERT INTO peers (network_id, name, address, region) VALUES
     (24, 'odd-peer', 'fdaa:0:18:a7b:7d:8:e:102', ''),
     (24, 'a peer', 'fdaa:0:18:a7b:7d:8:f:102', ''),  -- 26
     (24, 'far-peer', 'fdaa:0:19:a7b:7d:8:10:102', ''),  -- 27

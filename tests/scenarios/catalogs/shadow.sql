@@ -16,4 +16,4 @@ INSERT INTO machines (id, network_id, app, address, region, state) VALUES
     ('0000000000600e', 24, 'vm', 'fdaa:0:18:a7b:7d:6:e:2', 'iad', 'started'),
     ('0000000000600f', 24, 'vms', 'fdaa:0:18:a7b:7d:6:f:2', 'vms', 'started'),
     ('00000000006010', 24, 'vms', 'fdaa:0:18:a7b:7d:6:10:2', 'global', 'started');
-INSERT INTO peers VALUES (24, '_apps', 'fdaa:0:18:a7b:7d:6:12:102', '');
+INSERT INTO peers (network_id, name, address, region) VALUES (24, '_apps', 'fdaa:0:18:a7b:7d:6:12:102', '');
