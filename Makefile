@@ -18,7 +18,8 @@ export INTERNAL_DNS_FORBID_SKIPS = $(if $(filter forbid,$(SKIPS)),1,)
 .PHONY: help demo test quick unit live container litestream lint types fmt docs lock bench compare soak soak-follow fuzz prove dist sbom wheelhouse image \
 	clean build-deps test-deps
 # These share nothing, so they may use every core; the live tests share ports.
-UNIT = $(BIN)/python -m pytest -q -n auto -m
+# Not even collected: all tests there are live, or of the container.
+UNIT = $(BIN)/python -m pytest -q -n auto --ignore tests/live --ignore tests/container -m
 
 .NOTPARALLEL:  # Two tests at once would share ports.
 
