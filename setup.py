@@ -1,5 +1,5 @@
-"""The native code of both UDP sides, clients and upstreams, and what pyproject.toml cannot say: leave
-it out when INTERNAL_DNS_PURE is set.
+"""The native code of both UDP sides, clients and upstreams, and what pyproject.toml cannot say:
+leave it out when INTERNAL_DNS_PURE is set.
 
 Without a compiler the install goes on without it, and `serve` says so at start.
 """

@@ -113,7 +113,8 @@ def main() -> None:
                 for n in range(1, 9)
             ]
             connection.executemany(put, [
-                (ACME, "*.wild.corp.example", "A", "10.0.0.1", 5), (ACME, "to.internal", "CNAME", "web.internal", 5),
+                (ACME, "*.wild.corp.example", "A", "10.0.0.1", 5),
+                (ACME, "to.internal", "CNAME", "web.internal", 5),
                 (ACME, "as.internal", "ALIAS", "web.internal", 5),
                 *((ACME, name, "CNAME", to, 5) for name, to in aliases),
             ])  # fmt: skip
@@ -129,7 +130,8 @@ def main() -> None:
             took, more = time.perf_counter() - start, resident() - memory
             assert loaded.fault_count == 0 and before.fault_count == 0  # noqa: PT018
             print(
-                f"{count:,} records: loaded in {took:.2f} s, {more:.0f} MiB more, of Python {sys.version.split()[0]}"
+                f"{count:,} records: loaded in {took:.2f} s, {more:.0f} MiB more, of Python "
+                f"{sys.version.split()[0]}"
             )
             changes = []
             for number in range(ROUNDS):

@@ -257,7 +257,8 @@ class Settings:
     )
     answer_octets: int = setting(
         "268435456",
-        "Largest size of the answer table in octets: replies that are repeated without deciding them "
+        "Largest size of the answer table in octets: replies that are repeated without deciding "
+        "them "
         "again. A reply takes about 300.",
         _number(1 << 20, 1 << 40),
         "N",

@@ -236,7 +236,10 @@ def status(source: Source | None, as_json: bool) -> None:
             age = one["age_seconds"]
             read = f"read {age:.0f} s before" if age >= 0 else "never read"
             reported = f"reported {one['said_seconds_ago']:.0f} s ago"
-            line = f"source {one['source']:17} {one['rows']:>10}  {read:22} {reported:20} {one['says']}"
+            line = (
+                f"source {one['source']:17} {one['rows']:>10}  {read:22} {reported:20} "
+                f"{one['says']}"
+            )
             click.echo(line.rstrip() if one["ok"] else paint(line.rstrip(), "yellow"))
     well = all(host.ok for host in hosts) and all(one.ok for one in sources)
     raise SystemExit(0 if well else FINDING)

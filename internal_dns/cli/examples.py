@@ -109,7 +109,8 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "internal-dns follow podman --name podman",
         "internal-dns follow docker /run/docker.sock --region iad",
         "internal-dns follow directory /etc/internal-dns/catalog.d --name git",
-        "internal-dns follow postgres://db.example/platform --query machines.sql --channel machines",
+        "internal-dns follow postgres://db.example/platform --query machines.sql --channel "
+        "machines",
         "internal-dns follow consul http://127.0.0.1:8500 --service web",
         "internal-dns follow nomad --to corrosion://127.0.0.1:8080/",
         "internal-dns follow wireguard --to 'nats://hub.example/catalog?creds=hub.creds'",

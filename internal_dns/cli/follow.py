@@ -209,8 +209,8 @@ def follow(
 
     SOURCE is docker or podman (ADDRESS: the engine's socket), directory (ADDRESS: its path),
     wireguard, postgres (ADDRESS: postgres://…, or that as SOURCE), consul, nomad or fly (ADDRESS:
-    the URL of the API). Only rows of this source are written, over the socket of the server unless --offline
-    or --to says otherwise.
+    the URL of the API). Only rows of this source are written, over the socket of the server unless
+    --offline or --to says otherwise.
     """
     if bucket is not None and offline:
         raise click.UsageError("--to writes a bucket, --offline a file: choose one")

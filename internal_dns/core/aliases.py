@@ -1,7 +1,8 @@
 """Join a chain of CNAMEs with the answer at its end, when one of them is ours and the other from
 outside.
 
-    complete_chain  a chain from outside that ends in a name of ours: our answer at that name, as the asker
+    complete_chain  a chain from outside that ends in a name of ours: our answer at that name, as
+    the asker
                     sees it, behind the chain
     join_chain      our chain that leads outside: what an upstream answers there, behind the chain
 

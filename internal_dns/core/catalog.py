@@ -845,7 +845,8 @@ def _amended_records(
 
 
 def _amended_below(old: Network, made: Network, owners: Iterable[bytes]) -> Mapping[bytes, int]:
-    """Return `below` of *made*, which has the zones of *old*, and other records of *owners* only."""
+    """Return `below` of *made*, which has the zones of *old*, and other records of *owners*
+    only."""
     come = [owner for owner in owners if owner in made.records and owner not in old.records]
     gone = [owner for owner in owners if owner in old.records and owner not in made.records]
     if not come and not gone:

@@ -106,8 +106,8 @@ class Cacheable:
     name: bytes  # wire form, lower-cased
     place: Place | None  # None: the reply is the same for every place
     body: Body
-    # Of the network it depends on these (own.py): labels of apps and flycasts, records, zones. None:
-    # on all of it.
+    # Of the network it depends on these (own.py): labels of apps and flycasts, records, zones.
+    # None: on all of it.
     parts: frozenset[bytes] | None
     # For a TXT list that `body.answer` lacks because it fits no TCP message or was not built: a UDP
     # query with a limit below this many octets gets TC and no answer. 0: `body.answer` is whole.
@@ -121,10 +121,10 @@ class Cacheable:
 class Reply:
     """Octets to send.
 
-    `kind` is the metric's label: internal, flycast, reverse, zone, forward or refused. `partial`: a TCP
-    message holds only part of the set, which a metric counts. `content` is the body that our zones
-    gave, and the network it is for. `pair` is the same for the other type of address: stub resolvers
-    query A and AAAA of a name together.
+    `kind` is the metric's label: internal, flycast, reverse, zone, forward or refused. `partial`: a
+    TCP message holds only part of the set, which a metric counts. `content` is the body that our
+    zones gave, and the network it is for. `pair` is the same for the other type of address: stub
+    resolvers query A and AAAA of a name together.
     """
 
     octets: bytes

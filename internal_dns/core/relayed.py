@@ -223,8 +223,8 @@ def _chain(
     """Follow the chain of CNAMEs from *name* to the queried RRset.
 
     Returns the RRs in order, how many precede the queried RRset, the last name of the chain, and
-    whether the queried RRset exists. Adds to *aliases* the target of each CNAME and how many RRs lead
-    to it.
+    whether the queried RRset exists. Adds to *aliases* the target of each CNAME and how many RRs
+    lead to it.
     """
     octets = checked.octets
     # Hot path: an answer that is the queried RRset alone, which may have thousands of RRs.

@@ -3,11 +3,11 @@
     name ─► its zone ─► ours: the grammar (lookup.py); where it says NXDOMAIN, the network's records
                    └──► one of the network's: its records
 
-    CNAME    the walk goes on at its target, at most MAX_ALIASES times; a target in no zone is Outside
+    CNAME    the walk goes on at its target, up to MAX_ALIASES times; a target in no zone is Outside
     ALIAS    stands for the addresses or services of its target, under the owner's name
 
-An existing name is never covered by a wildcard, and names exist by grammar and records together: the
-closest encloser (RFC 4592 section 3.3.1) is the first name above that either of them knows.
+An existing name is never covered by a wildcard, and names exist by grammar and records together:
+the closest encloser (RFC 4592 section 3.3.1) is the first name above that either of them knows.
 """
 
 from __future__ import annotations
@@ -138,8 +138,9 @@ def depends_on(asked: Asked) -> bytes | None:
         ):
             return app
         case (
-            names.Apex() | names.Apps() | names.Peers() | names.PeerAddress() | names.ServerAddress()
-            | names.ApiAddress() | names.WhoAmI() | names.Reverse() | names.NoSuchForm()
+            names.Apex() | names.Apps() | names.Peers() | names.PeerAddress() |
+            names.ServerAddress() | names.ApiAddress() | names.WhoAmI() | names.Reverse() |
+            names.NoSuchForm()
         ):  # fmt: skip
             return None
         case _:
@@ -214,8 +215,8 @@ class _Walk:
     def follow(
         self, labels: Labels, qtype: int
     ) -> tuple[LookupResult | Outside | TooLong, Labels, Labels, list[Hop]]:
-        """Return what is at the end of the CNAMEs from *labels* on, the last name, its zone, and the
-        CNAMEs."""
+        """Return what is at the end of the CNAMEs from *labels* on, the last name, its zone, and
+        the CNAMEs."""
         chain: list[Hop] = []
         while True:
             zone = zone_for(labels, self.network, self.prefix)

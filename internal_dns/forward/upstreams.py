@@ -62,7 +62,8 @@ class Upstream:
             parts.path.strip("/") and parts.scheme != "https"
         ):
             raise ValueError(
-                f"{url!r} is not an upstream: write {parts.scheme}://ADDR:PORT and nothing behind it"
+                f"{url!r} is not an upstream: write {parts.scheme}://ADDR:PORT and nothing behind "
+                f"it"
             )
         path = (parts.path.rstrip("/") or DOH_PATH) if parts.scheme == "https" else ""
         return cls(endpoint, parts.scheme, parts.fragment.lower(), path)

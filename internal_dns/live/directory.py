@@ -122,7 +122,8 @@ class Directory:
                 before = now
 
     def _state(self) -> State:
-        """Return a value that differs when the directory does; its first item identifies the directory."""
+        """Return a value that differs when the directory does; its first item identifies the
+        directory."""
         try:
             here = os.stat(self.path)
             files = []

@@ -351,7 +351,8 @@ class Loop:
         parts = []
         if self.doubts:
             parts.append(
-                f"{len(self.doubts):,} of {len(self.rows or ()):,} rows are gone at once: not ready "
+                f"{len(self.doubts):,} of {len(self.rows or ()):,} rows are gone at once: not "
+                f"ready "
                 f"now, deleted after {DOUBT_SECONDS:.0f} s"
             )
         if self.flapping:

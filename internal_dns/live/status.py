@@ -86,7 +86,8 @@ def families(statuses: Iterable[Status]) -> Iterable[Metric]:
     )
     held = GaugeMetricFamily(
         "internal_dns_source_held",
-        "Number of rows that are held as not ready: they vanished together, or change all the time.",
+        "Number of rows that are held as not ready: they vanished together, or change all the "
+        "time.",
         labels=["source"],
     )
     for status in statuses:

@@ -250,7 +250,8 @@ async def apply(
         left = _count_by_network(present, unreadable - {key for key, _, _ in changes.puts})
         for network, count in left.items():
             reply["warnings"].append(
-                f"{network}: {_keys(count)} cannot be read and stay as they are; on each host their "
+                f"{network}: {_keys(count)} cannot be read and stay as they are; on each host "
+                f"their "
                 "rows keep the last valid value. `internal-dns publish` writes or removes them"
             )
         reply["unreadable"] = left
@@ -308,7 +309,8 @@ async def _refuse_older_hosts(bucket: NatsBucket) -> None:
         raise NeedsForce(
             [f"host {host.name} runs internal-dns {host.software}: it would ignore new columns"
              for host in older],
-            "Upgrade it first; if it is gone: internal-dns fleet forget HOST; or publish with --force",
+            "Upgrade it first; if it is gone: internal-dns fleet forget HOST; or publish with "
+            "--force",
         )  # fmt: skip
 
 

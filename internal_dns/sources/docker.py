@@ -129,8 +129,8 @@ class Containers:
     """What `follow` reads: machines, and containers that are there without being machines now.
 
     *idents* has the ids of the machines of each container. *stopped*: containers that do not run
-    and whose address the engine no longer reports. *malformed*: those that cannot be read. *skipped*:
-    how many have no address in the prefix.
+    and whose address the engine no longer reports. *malformed*: those that cannot be read.
+    *skipped*: how many have no address in the prefix.
     """
 
     imported: Imported

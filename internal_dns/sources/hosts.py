@@ -3,9 +3,9 @@
     fdaa:0:18:a7b:7d:1:1:2   web-1.internal web-1   # comment
     10.0.0.5                 nas.lan
 
-A name in `.internal` or in a zone that the operator names is taken as it is; a name of one label is put
-below `internal`. An address of the prefix goes to its own network, any other to the network that the
-operator names, or the only one that the file knows.
+A name in `.internal` or in a zone that the operator names is taken as it is; a name of one label is
+put below `internal`. An address of the prefix goes to its own network, any other to the network
+that the operator names, or the only one that the file knows.
 """
 
 from __future__ import annotations

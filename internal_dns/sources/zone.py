@@ -1,9 +1,9 @@
 """Read an RFC 1035 master file: a private zone and its records, by dnspython's reader.
 
-The zone is that of the SOA, else the origin that the operator names, else the first $ORIGIN. What has
-no place here is noted with its line: SOA and NS (the server has its own, and nothing is delegated),
-DNSSEC, other types, names outside the zone. $INCLUDE is refused, and so is the whole file when a line
-of it cannot be read.
+The zone is that of the SOA, else the origin that the operator names, else the first $ORIGIN. What
+has no place here is noted with its line: SOA and NS (the server has its own, and nothing is
+delegated), DNSSEC, other types, names outside the zone. $INCLUDE is refused, and so is the whole
+file when a line of it cannot be read.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class _Entry(NamedTuple):
 def read(source: str | bytes, options: Options | None = None, *, origin: str = "") -> Imported:
     """Return the zone of a master file; *origin* completes its relative names.
 
-    Raises SourceError, with the line, for a file that cannot be read, and when its zone or network is
-    not known.
+    Raises SourceError, with the line, for a file that cannot be read, and when its zone or network
+    is not known.
     """
     draft = Draft(options or Options())
     start = _origin(origin)

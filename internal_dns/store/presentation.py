@@ -90,8 +90,8 @@ class Place(NamedTuple):
 
 
 def read_name(text: object) -> dns.name.Name | str:
-    """Return the name that *text* is in presentation form, lower-case and absolute, or what is wrong
-    with it."""
+    """Return the name that *text* is in presentation form, lower-case and absolute, or what is
+    wrong with it."""
     import dns.exception
     import dns.name
 
@@ -225,7 +225,8 @@ def canonical_value(rtype: str, value: str) -> str:
 
 
 def rdata_text(rtype: int, rdata: bytes) -> str:
-    """Return rdata, whose names are not compressed, in presentation form; of an ALIAS its target."""
+    """Return rdata, whose names are not compressed, in presentation form; of an ALIAS its
+    target."""
     import dns.name
     import dns.rdata
     import dns.rdatatype
@@ -280,8 +281,8 @@ def losers(records: Sequence[Record]) -> list[tuple[Record, str]]:
 
 
 def sets_of(records: Iterable[Record]) -> list[RecordSet]:
-    """Return the sets of one owner's records, of which none is a loser. The least TTL is that of the
-    set (RFC 2181 section 5.2)."""
+    """Return the sets of one owner's records, of which none is a loser. The least TTL is that of
+    the set (RFC 2181 section 5.2)."""
     by_type: dict[str, list[Record]] = {}
     for record in records:
         by_type.setdefault(record.type, []).append(record)

@@ -1,4 +1,5 @@
-"""Replies made of other replies, when those are there: aliases in front of what an upstream sends."""
+"""Replies made of other replies, when those are there: aliases in front of what an upstream
+sends."""
 
 from __future__ import annotations
 

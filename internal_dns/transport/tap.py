@@ -53,7 +53,8 @@ class Tap:
 
 
 class Taps:
-    """All open taps. `open` is tested for each message, and costs nothing else while it is empty."""
+    """All open taps. `open` is tested for each message, and costs nothing else while it is
+    empty."""
 
     def __init__(self, watch_native: Callable[[int], None]) -> None:
         """*watch_native* is called with how many messages the native path shows one of; 0: none."""

@@ -1,11 +1,13 @@
 """How quickly, and how steadily, `follow podman` keeps answers in step with real containers.
 
-    python -m tests.container.follow_soak [--seconds 300] [--containers 200] [--times 100] [--seed 1]
+    python -m tests.container.follow_soak [--seconds 300] [--containers 200] [--times 100] [--seed
+    1]
 
 First one container at a time: from `podman run` and `podman kill` until the answer shows it. Then a
 storm: containers are started, killed, stopped and removed at random; two seconds after its end the
 answers must be what runs, and when the hold is over the catalog, too. Prints one JSON object; exit
-1 when the storm ends with anything else. Not part of `make test`: it takes minutes, root and podman.
+1 when the storm ends with anything else. Not part of `make test`: it takes minutes, root and
+podman.
 """
 
 from __future__ import annotations

@@ -293,7 +293,8 @@ for word in "$@"; do
     esac
 done
 exec {podman} "${{words[@]}}"''',
-            "internal-dns": f'exec nsenter --net=/run/netns/{engine.host.name} {" ".join(PROGRAM)} "$@"',
+            "internal-dns": f"exec nsenter --net=/run/netns/{engine.host.name} "
+            f'{" ".join(PROGRAM)} "$@"',
             "ip": f'exec {shutil.which("ip")} -n {engine.host.name} "$@"',
             "systemctl": f"{podman} system service --time=0 unix://{engine.socket} "
             ">/dev/null 2>&1 & sleep 1",
@@ -332,7 +333,8 @@ exec {podman} "${{words[@]}}"''',
 
 
 def left_over(folder: Path) -> list[int]:
-    """Return the processes of the walk that are still there: they name its folder, or work in it."""
+    """Return the processes of the walk that are still there: they name its folder, or work in
+    it."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

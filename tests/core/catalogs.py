@@ -196,9 +196,12 @@ def add_records(rng: Random, rows: Rows, in_network: Callable[[], Any]) -> None:
 
 ZONES = """corp.example corp.example lan in.corp.example a.b.corp.example example b.corp.example
 10.in-addr.arpa x.test x.localhost home.arpa c.lan""".split()
-BAD_ZONES = ["", "internal", "x.internal", "flycast", "arpa", "ip6.arpa", "local", "localhost", "Lan",
+BAD_ZONES = ["", "internal", "x.internal", "flycast", "arpa", "ip6.arpa", "local", "localhost",
+             "Lan",
              "corp.example.", "a..b", "resolver.arpa", "x" * 64, "a b"]  # fmt: skip
-RECORD_TYPES = "A A AAAA AAAA CNAME CNAME CNAME CNAME ALIAS ALIAS ALIAS TXT MX SRV CAA HTTPS SVCB PTR NS a".split()
+RECORD_TYPES = (
+    "A A AAAA AAAA CNAME CNAME CNAME CNAME ALIAS ALIAS ALIAS TXT MX SRV CAA HTTPS SVCB PTR NS a"
+).split()
 RECORD_VALUES = {
     "A": ["10.0.0.1", "10.0.0.2", "010.0.0.1", "10.0.0"],
     "AAAA": ["2001:db8::1", "fdaa:0:18::7", "fdaa:0:19::7", "::g"],
@@ -239,7 +242,8 @@ def target_name(rng: Random, rows: Rows, owners: list[str]) -> str:
     drawn = rng.random()
     apps = [row[2] for row in rows["machines"] if row[6] == "started" and row[2] in APPS]
     if drawn < 0.25 and apps:
-        return f"{rng.choice(('', '', f'{rng.choice(REGIONS)}.', 'top2.nearest.of.'))}{rng.choice(apps)}.internal"
+        before = rng.choice(("", "", f"{rng.choice(REGIONS)}.", "top2.nearest.of."))
+        return f"{before}{rng.choice(apps)}.internal"
     if drawn < 0.5:
         name = rng.choice(owners).lower()
         return name.replace("*", rng.choice(("*", "any")))
@@ -247,8 +251,10 @@ def target_name(rng: Random, rows: Rows, owners: list[str]) -> str:
         name = ".".join(our_name(rng, rows, rng.choice(NETWORKS)))
         fine = name.isascii() and name.replace(".", "a").isprintable()
         return name if fine and not set(name) & set(' "@;()\\$') else "web.internal"
-    return rng.choice(("_whoami.internal", "out.example.com", "localhost", "a.home.arpa", "host", "a..b",
-                       "top1.nearest.of.web.internal", "www.corp.example.", "corp.example", "x.lan"))  # fmt: skip
+    return rng.choice(("_whoami.internal", "out.example.com", "localhost", "a.home.arpa", "host",
+                       "a..b",
+                       "top1.nearest.of.web.internal", "www.corp.example.", "corp.example",
+                       "x.lan"))  # fmt: skip
 
 
 PRIMARY_KEYS = {"networks": 1, "apps": 2, "machines": 1, "machine_metadata": 2,
@@ -460,7 +466,8 @@ def random_type(rng: Random) -> int:
 
 
 # Of ALIAS, what it stands for.
-NUMBERS = {"A": (A,), "AAAA": (AAAA,), "CNAME": (5, A, AAAA, AAAA, TXT), "ALIAS": (AAAA, AAAA, A, SRV),
+NUMBERS = {"A": (A,), "AAAA": (AAAA,), "CNAME": (5, A, AAAA, AAAA, TXT),
+           "ALIAS": (AAAA, AAAA, A, SRV),
            "TXT": (TXT,), "MX": (MX,), "SRV": (SRV,), "CAA": (257,), "HTTPS": (65,), "SVCB": (64,),
            "PTR": (PTR,)}  # fmt: skip
 

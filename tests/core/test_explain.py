@@ -593,7 +593,8 @@ def with_records() -> Catalog:
                 ("alias", "to www.corp.example: answered by its zone"),
                 (
                     "alias",
-                    "to web.internal: an app's visible machines, narrowed by region, by group, or both (app web)",
+                    "to web.internal: an app's visible machines, narrowed by region, by group, or "
+                    "both (app web)",
                 ),
             ],
         ),

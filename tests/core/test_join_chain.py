@@ -30,8 +30,10 @@ CATALOG = loaded(
 VALUES = {
     "A": "192.0.2.1", "AAAA": "2001:db8::1", "MX": "10 mail.provider.example.", "TXT": '"x"',
     "SRV": "0 1 80 a.provider.example.", "NS": "ns.provider.example.", "PTR": "x.provider.example.",
-    "SOA": "ns.provider.example. m.provider.example. 1 2 3 4 5", "HTTPS": "1 h.provider.example. alpn=h2",
-    "NAPTR": '1 1 "s" "x" "" n.provider.example.', "CAA": '0 issue "x"', "DNAME": "d.provider.example.",
+    "SOA": "ns.provider.example. m.provider.example. 1 2 3 4 5",
+    "HTTPS": "1 h.provider.example. alpn=h2",
+    "NAPTR": '1 1 "s" "x" "" n.provider.example.', "CAA": '0 issue "x"',
+    "DNAME": "d.provider.example.",
 }  # fmt: skip
 
 

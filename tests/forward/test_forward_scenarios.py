@@ -16,7 +16,8 @@ tenth of a second.
     pass 5s
     outside_aliases refuse               the setting, from now on
 
-Our own names are those of catalogs/acme.sql and records.sql. Answer and authority are compared whole, with TTLs.
+Our own names are those of catalogs/acme.sql and records.sql. Answer and authority are compared
+whole, with TTLs.
 """
 
 from __future__ import annotations

@@ -94,7 +94,10 @@ def by_getent(host: Host, name: str) -> list[str]:
 
 
 def by_python(host: Host, name: str) -> list[str]:
-    program = "import socket,sys; print(*{a[4][0] for a in socket.getaddrinfo(sys.argv[1], 1, socket.AF_INET6)})"
+    program = (
+        "import socket,sys; "
+        "print(*{a[4][0] for a in socket.getaddrinfo(sys.argv[1], 1, socket.AF_INET6)})"
+    )
     return host.run(sys.executable, "-c", program, name).split()
 
 

@@ -153,7 +153,8 @@ def test_three_hosts_see_what_one_follower_writes(hub: Hub, tmp_path: Path) -> N
         until(lambda: hub.fleet()["git"]["applies"] == 2, SOON)
         told = hub.fleet()["git"]
         assert (told["up"], told["rows"], told["ok"], told["kind"]) == (True, 4, True, "directory")
-        # `apply` to the bucket leaves the rows of the source alone, and is refused when it names one.
+        # `apply` to the bucket leaves the rows of the source alone, and is refused when it names
+        # one.
         (tmp_path / "own.json").write_text(document())
         assert commands.run("apply", tmp_path / "own.json", "--to", hub.url).code == 0
         (tmp_path / "own.json").write_text(document(2))

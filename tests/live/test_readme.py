@@ -1,5 +1,6 @@
-"""README.md, docs/tour.md and docs/records.md tell the truth: their transcripts are typed in, and what comes back is
-what they show. So do the blocks that set up a server, in README.md and docs/operating.md.
+"""README.md, docs/tour.md and docs/records.md tell the truth: their transcripts are typed in, and
+what comes back is what they show. So do the blocks that set up a server, in README.md and
+docs/operating.md.
 
 In a block fenced as `console`, a line that begins with `$ ` is a command, and what follows is its
 output: `…` (or `...`) stands for anything within a line, and alone on a line for any number of

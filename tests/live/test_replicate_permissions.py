@@ -30,7 +30,8 @@ MACHINES = 30_000
 
 
 def configuration(*without: str) -> str:
-    """The users of docs/replication.md, each with its name as password; *without* these subjects."""
+    """The users of docs/replication.md, each with its name as password; *without* these
+    subjects."""
     text = re.sub(r" *#.*", "", DOCS.read_text().partition("```conf\n")[2].partition("```")[0])
     for user in USERS:
         text = text.replace(f'user: {user}, password: "…"', f"user: {user}, password: {user}")
@@ -212,7 +213,8 @@ def test_a_host_that_may_not_report_says_so_and_answers(tmp_path: Path) -> None:
     create_catalog(
         tmp_path / "one.db",
         {"networks": [(24, "acme", "")],
-         "machines": [("m", 24, "web", "fdaa:0:18:a7b:7d:1:1:2", "iad", "app", "started", 0, 0, 1, "")]},
+         "machines": [("m", 24, "web", "fdaa:0:18:a7b:7d:1:1:2", "iad", "app", "started", 0, 0, 1,
+                       "")]},
     )  # fmt: skip
     without = ("$KV.prod-fleet.*",)
     with server(tmp_path / "nats", *without) as nats:

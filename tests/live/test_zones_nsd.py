@@ -2,7 +2,7 @@
 chains of CNAMEs, ANY and truncation.
 
 What may differ is stated in `differences`, and nothing else does:
-    ANY      each sends one set (RFC 8482), we the first of our order: it is what NSD says of that type
+    ANY      each sends one set (RFC 8482), we the first of our order: NSD says it of that type
     TC       NSD compresses names in rdata: a reply may fit there that does not fit here
 """
 

@@ -1,4 +1,5 @@
-"""Records and zones in a bucket: one key per row, whatever its value; followed, deleted, published."""
+"""Records and zones in a bucket: one key per row, whatever its value; followed, deleted,
+published."""
 
 from __future__ import annotations
 

@@ -110,7 +110,8 @@ def everywhere(text: str) -> list[Imported]:
         wireguard.read(conf),
         hosts.read(f"{address} {line}\n"),
         zone.read(
-            f"$TTL 5\nx AAAA {address}\nx TXT \"{QUOTED.sub('', line)[:60]}\"\n", origin="corp.example"
+            f"$TTL 5\nx AAAA {address}\nx TXT \"{QUOTED.sub('', line)[:60]}\"\n",
+            origin="corp.example"
         ),
     ]  # fmt: skip
 
@@ -175,7 +176,8 @@ lines = st.lists(st.text(alphabet='[]#=/:,;"\t\r aA0fdPeerPublicKey',
     ["[Peer]", "# alice", f"PublicKey = {'A' * 43}=", "AllowedIPs = fdaa:0:18:1:1:0:1:2/120",
      "wg0\ta\tb\t1\toff",
      f"wg0\t{'A' * 43}=\t(none)\t(none)\tfdaa:0:18:1:1:0:1:0/120\t0\t0\t0\toff",
-     "id,app,address,network", "$TTL 5", "$ORIGIN corp.example.", "@ A 192.0.2.1", "10.0.0.1 a b.internal",
+     "id,app,address,network", "$TTL 5", "$ORIGIN corp.example.", "@ A 192.0.2.1",
+     "10.0.0.1 a b.internal",
      "fdaa:0:18::1 c", "$GENERATE 1-3 a-$ TXT $",
      "a,web,fdaa:0:18:1:1:0:1:2,acme"]))  # fmt: skip
 

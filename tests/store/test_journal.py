@@ -52,8 +52,10 @@ TABLES = (
 
 
 OWNERS = (
-    "pg.internal", "web.internal", "*.internal", "*.apps.internal", "a.b.apps.internal", "x.web.internal",
-    "corp.example", "www.corp.example", "*.corp.example", "www.in.corp.example", "x.y.in.corp.example",
+    "pg.internal", "web.internal", "*.internal", "*.apps.internal", "a.b.apps.internal",
+    "x.web.internal",
+    "corp.example", "www.corp.example", "*.corp.example", "www.in.corp.example",
+    "x.y.in.corp.example",
     "PG.internal", "pg.internal.", "a..b", "", "www.elsewhere",
 )  # fmt: skip
 ZONES = (
@@ -66,7 +68,8 @@ ZONES = (
     "",
 )
 VALUES = (
-    ("A", "10.0.0.1"), ("A", "10.0.0.2"), ("A", "bad"), ("AAAA", "fdaa:0:18::1"), ("CNAME", "web.internal"),
+    ("A", "10.0.0.1"), ("A", "10.0.0.2"), ("A", "bad"), ("AAAA", "fdaa:0:18::1"),
+    ("CNAME", "web.internal"),
     ("CNAME", "WEB.internal."), ("CNAME", "www.corp.example"), ("ALIAS", "web.internal"),
     ("ALIAS", "www.corp.example"), ("TXT", '"x"'), ("TXT", "x"), ("NS", "a.b"), ("PTR", "a.b"),
 )  # fmt: skip
@@ -564,9 +567,11 @@ FAULTY = {
                                                            "name'"),
     "an app's network": ("INSERT INTO apps VALUES (0, 'x')", "DELETE FROM apps WHERE network_id = "
                                                              "0"),
-    "a peer": ("INSERT INTO peers (network_id, name) VALUES (24, 'bad name')", "DELETE FROM peers WHERE name "
+    "a peer": ("INSERT INTO peers (network_id, name) VALUES (24, 'bad name')",
+               "DELETE FROM peers WHERE name "
                                                                     "= 'bad name'"),
-    "a peer's network": ("INSERT INTO peers (network_id, name) VALUES (0, 'x')", "DELETE FROM peers WHERE "
+    "a peer's network": ("INSERT INTO peers (network_id, name) VALUES (0, 'x')",
+                         "DELETE FROM peers WHERE "
                                                                       "network_id = 0"),
     "a flycast's app": ("INSERT INTO flycasts VALUES (24, 'bad name', '')", "DELETE FROM flycasts "
                                                                             "WHERE address = ''"),
@@ -583,20 +588,24 @@ FAULTY = {
     "a host": ("INSERT INTO hosts VALUES (-1, '', 'iad')", "DELETE FROM hosts WHERE id = -1"),
     "a record": ("INSERT OR REPLACE INTO records VALUES (24, 'pg.internal', 'A', 'x', 5)",
                  "UPDATE OR REPLACE records SET value = '10.0.0.1'"),
-    "a record's network": ("INSERT OR REPLACE INTO records VALUES (0, 'pg.internal', 'A', '10.0.0.1', 5)",
+    "a record's network": ("INSERT OR REPLACE INTO records VALUES (0, 'pg.internal', 'A', "
+                           "'10.0.0.1', 5)",
                            "DELETE FROM records"),
-    "a record's name": ("INSERT OR REPLACE INTO records VALUES (24, 'PG.internal', 'A', '10.0.0.1', 5)",
+    "a record's name": ("INSERT OR REPLACE INTO records VALUES (24, 'PG.internal', 'A', "
+                        "'10.0.0.1', 5)",
                         "DELETE FROM records"),
     "a record's name that is not UTF-8": (
         "INSERT OR REPLACE INTO records VALUES (24, CAST(x'ff41' AS TEXT), 'A', '10.0.0.1', 5)",
         "DELETE FROM records"),
-    "a record that has no zone": ("INSERT OR REPLACE INTO records VALUES (24, 'a.corp.example', 'A', '10.0.0.1', 5)",
+    "a record that has no zone": ("INSERT OR REPLACE INTO records VALUES (24, 'a.corp.example', "
+                                  "'A', '10.0.0.1', 5)",
                                   "DELETE FROM records"),
     "a record beside a CNAME": (
         "INSERT OR REPLACE INTO records VALUES (24, 'a.internal', 'A', '10.0.0.1', 5), "
         "(24, 'a.internal', 'CNAME', 'b.c', 5)",
         "DELETE FROM records WHERE type = 'A'"),
-    "a zone": ("INSERT OR REPLACE INTO zones VALUES (24, 'internal')", "UPDATE OR REPLACE zones SET name = 'lan'"),
+    "a zone": ("INSERT OR REPLACE INTO zones VALUES (24, 'internal')",
+               "UPDATE OR REPLACE zones SET name = 'lan'"),
     "a zone's network": ("INSERT OR REPLACE INTO zones VALUES (0, 'lan')", "DELETE FROM zones"),
     "an id that differs in case": (
         "INSERT INTO machines SELECT upper(id), network_id, app, address, region, process_group, "

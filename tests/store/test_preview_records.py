@@ -1,4 +1,5 @@
-"""`apply --dry-run` shows what a change of records, zones, readiness and services does to answers."""
+"""`apply --dry-run` shows what a change of records, zones, readiness and services does to
+answers."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def test_the_revision_of_a_network_counts_only_its_own_changes(path: Path, ours:
 
 @pytest.mark.parametrize("statement", ["INSERT OR REPLACE", "INSERT OR IGNORE", "INSERT OR FAIL"])
 def test_a_change_is_counted_whatever_its_conflict_clause(path: Path, statement: str) -> None:
-    peer = "INTO peers (network_id, name, address, region) VALUES (24, '{}', 'fdaa:0:18:1:1:1:1:2', '')"
+    peer = "INTO peers (network_id, name, address) VALUES (24, '{}', 'fdaa:0:18:1:1:1:1:2')"
     with Reader(path) as reader:
         found = revisions(reader, path)
         next(found)

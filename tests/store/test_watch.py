@@ -260,6 +260,7 @@ def test_one_commit_is_seen_whole(path: Path) -> None:
 
 ROW = "id, network_id, app, address, region, state"
 SERVICE = "machine_id, name, protocol, port"
+PEER = "network_id, name, address, region"
 CHANGES = f"""
 INSERT INTO networks VALUES (99, 'new', '')
 UPDATE networks SET name = 'renamed' WHERE id = 24
@@ -289,7 +290,7 @@ INSERT INTO machine_services ({SERVICE}) VALUES ('4d89696a2e7508', 'grpc', 'tcp'
 UPDATE machine_services SET port = 9 WHERE name = 'dns'
 UPDATE machine_services SET priority = 7, weight = 70 WHERE name = 'http'
 DELETE FROM machine_services WHERE name = 'http'
-INSERT INTO peers (network_id, name, address, region) VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:102', 'ams')
+INSERT INTO peers ({PEER}) VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:102', 'ams')
 UPDATE peers SET network_id = 25, address = 'fdaa:0:19:1:1:9:8:102' WHERE name = 'bob-desktop'
 DELETE FROM peers WHERE name = 'carol-laptop'
 INSERT INTO flycasts VALUES (25, 'web', 'fdaa:0:19:0:1::9')
@@ -302,7 +303,7 @@ INSERT INTO region_latency VALUES ('ams', 'iad', 80)
 UPDATE hosts SET region = 'ams'
 DELETE FROM hosts
 REPLACE INTO machines ({ROW}) VALUES ('ffff', 24, 'web', 'fdaa:0:18:1:1:1:1:2', 'iad', 'started')
-INSERT OR REPLACE INTO peers (network_id, name, address) VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:302')
+REPLACE INTO peers ({PEER}) VALUES (24, 'dave', 'fdaa:0:18:1:1:9:9:302', '')
 DELETE FROM machines WHERE network_id = 25
 DELETE FROM apps WHERE network_id = 25
 """.strip().splitlines()

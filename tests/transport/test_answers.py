@@ -87,18 +87,20 @@ RULES = Rules(region=b"ams", maps=MAPS, nsid=b"here", secret=bytes(range(16)))
 WALL = 1_700_000_000  # the time stamp of cookies
 SOURCES = (MACHINE, NEIGHBOUR, PEER, IN_GLOBEX, IN_INITECH, STRANGER, LOOPBACK, TEN, OUTSIDER)
 NAMES = """
-internal flycast a.a.d.f.ip6.arpa _apps.internal _instances.internal all._instances.internal _peer.internal
-alice-laptop._peer.internal interactive-alice-7f3a._peer.internal _api.internal _dns.internal _whoami.internal
-web.internal global.web.internal iad.web.internal lhr.web.internal xxx.web.internal render.internal batch.internal
-blog.internal resolver.internal nosuch.internal 3d8d9930b03989.vm.web.internal 287444ec026748.vm.web.internal
-worker.process.web.internal iad.worker.process.web.internal leader.role.kv._metadata.db.internal
-role.kv._metadata.db.internal regions.web.internal all.regions.web.internal vms.web.internal all.vms.web.internal
-_instances.web.internal _http._tcp.web.internal _dns._udp.resolver.internal top1.nearest.of.web.internal
-top3.nearest.of.web.internal top99999.nearest.of.render.internal top2.nearest.of.worker.process.web.internal
-top0.nearest.of.web.internal vm.web.internal of.web.internal _page.web.internal 1._page.render.internal
-1._page._apps.internal 2._page.web.internal web.flycast a.b.web.flycast db.flycast x.vm.web.internal
-vms.render.internal
-3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa 8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa
+internal flycast a.a.d.f.ip6.arpa _apps.internal _instances.internal all._instances.internal
+_peer.internal alice-laptop._peer.internal interactive-alice-7f3a._peer.internal _api.internal
+_dns.internal _whoami.internal web.internal global.web.internal iad.web.internal lhr.web.internal
+xxx.web.internal render.internal batch.internal blog.internal resolver.internal nosuch.internal
+3d8d9930b03989.vm.web.internal 287444ec026748.vm.web.internal worker.process.web.internal
+iad.worker.process.web.internal leader.role.kv._metadata.db.internal role.kv._metadata.db.internal
+regions.web.internal all.regions.web.internal vms.web.internal all.vms.web.internal
+_instances.web.internal _http._tcp.web.internal _dns._udp.resolver.internal
+top1.nearest.of.web.internal top3.nearest.of.web.internal top99999.nearest.of.render.internal
+top2.nearest.of.worker.process.web.internal top0.nearest.of.web.internal vm.web.internal
+of.web.internal _page.web.internal 1._page.render.internal 1._page._apps.internal
+2._page.web.internal web.flycast a.b.web.flycast db.flycast x.vm.web.internal vms.render.internal
+3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa
+8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa
 2.0.0.0.b.3.8.b.6.6.0.f.d.7.0.0.b.7.a.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa
 """.split()
 TYPES = (AAAA, TXT, SRV, PTR, ANY, A, SOA, NS)
@@ -116,9 +118,12 @@ PLAIN = [
 PADDING, CLIENT_SUBNET = 12, 8
 # EDNS options in any order and number; each is answered, or ignored
 OPTIONS = (
-    option(COOKIE, b"\1\2\3\4\5\6\7\x08"), option(COOKIE, bytes(24)), option(COOKIE, bytes(40)), option(NSID),
-    option(NSID, b"asked"), option(KEEPALIVE), option(KEEPALIVE, b"\0\1"), option(PADDING, bytes(100)),
-    option(CLIENT_SUBNET, b"\0\1\x18\0\xc0\0\2"), option(65_535, b"x"), option(0), option(100, bytes(300)),
+    option(COOKIE, b"\1\2\3\4\5\6\7\x08"), option(COOKIE, bytes(24)), option(COOKIE, bytes(40)),
+    option(NSID),
+    option(NSID, b"asked"), option(KEEPALIVE), option(KEEPALIVE, b"\0\1"),
+    option(PADDING, bytes(100)),
+    option(CLIENT_SUBNET, b"\0\1\x18\0\xc0\0\2"), option(65_535, b"x"), option(0),
+    option(100, bytes(300)),
 )  # fmt: skip
 
 
@@ -682,9 +687,12 @@ SIZES = (
     [
         ("render.internal", AAAA), ("render.internal", ANY), ("vms.render.internal", TXT),
         ("_instances.render.internal", TXT), ("_http._tcp.render.internal", SRV), ("internal", NS),
-        ("1._page.render.internal", AAAA), ("all._instances.internal", TXT), ("_apps.internal", TXT),
-        ("top60.nearest.of.render.internal", AAAA), ("nosuch.internal", A), (f"{'x' * 60}.internal", A),
-        (".".join(("y" * 60,) * 3) + ".internal", AAAA), (".".join(("y" * 60,) * 3) + ".render.internal", A),
+        ("1._page.render.internal", AAAA), ("all._instances.internal", TXT),
+        ("_apps.internal", TXT),
+        ("top60.nearest.of.render.internal", AAAA), ("nosuch.internal", A),
+        (f"{'x' * 60}.internal", A),
+        (".".join(("y" * 60,) * 3) + ".internal", AAAA),
+        (".".join(("y" * 60,) * 3) + ".render.internal", A),
     ],
 )  # fmt: skip
 def test_what_is_repeated_fits_as_the_journey_makes_it_fit(name: str, qtype: int) -> None:
@@ -932,7 +940,10 @@ OF_APP = {
     "blog": "blog vms.blog process.blog",
     "later": "later iad.later x.vm.later",
 }
-OF_NETWORK = "_apps all._instances _instances _peer alice-laptop._peer nosuch._peer _api _dns 1._page._apps all x.all"
+OF_NETWORK = (
+    "_apps all._instances _instances _peer alice-laptop._peer nosuch._peer _api _dns "
+    "1._page._apps all x.all"
+)
 
 
 def asked_of(network: int) -> dict[tuple[str, int], bytes]:

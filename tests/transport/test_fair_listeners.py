@@ -116,8 +116,8 @@ async def seen(server: Server) -> None:
 
 
 def takes_from_the_first_put(server: Server, of: socket.socket) -> list[bytes]:
-    """Return a list that fills with who has a turn from now on, from when a message of *of* waits to
-    when it has its own."""
+    """Return a list that fills with who has a turn from now on, from when a message of *of* waits
+    to when it has its own."""
     queue, passed = server.exchange.work.queue, list[bytes]()
     payer = server.exchange.payers.of_source(packed(of.getsockname()[0]))
     put, take, waits = queue.put, queue.take, [False]

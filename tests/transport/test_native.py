@@ -96,7 +96,8 @@ def native_answer(
 
 # ── names that are not there ──────────────────────────────────────────────────────────────────────
 
-LABELS = (*names.RESERVED, *names.APEX_WORDS, b"x", b"nosuch", b"web", b"db", b"internal", b"flycast", b"_http", b"1",
+LABELS = (*names.RESERVED, *names.APEX_WORDS, b"x", b"nosuch", b"web", b"db", b"internal",
+          b"flycast", b"_http", b"1",
           b"top1", b"ams", b"iad", b"a.b", b"\0", b"\xff", b"X" * 63, b"1" * 11)  # fmt: skip
 
 
@@ -346,8 +347,10 @@ def relaying(**said: Any) -> Mirror:
     """A table with one relayed answer."""
     mirror, _ = serving(demo())
     how: dict[str, Any] = {
-        "dnssec_ok": False, "checking_disabled": False, "flags": QR | RA | AD, "extended": 0, "counts": (2, 0, 0),
-        "records": ANSWER, "options": b"", "ttls": TTLS, "stored": STORED, "refresh": REFRESH, "expires": EXPIRES,
+        "dnssec_ok": False, "checking_disabled": False, "flags": QR | RA | AD, "extended": 0,
+        "counts": (2, 0, 0),
+        "records": ANSWER, "options": b"", "ttls": TTLS, "stored": STORED, "refresh": REFRESH,
+        "expires": EXPIRES,
         "cell": 9,
     }  # fmt: skip
     assert mirror.table.put_relayed(

@@ -157,9 +157,11 @@ def test_behind_an_alias_addresses_take_turns_and_go_from_the_end(machines: int)
         ("INSERT INTO records VALUES (24, '*.internal', 'MX', '1 a.b', 5)", {"*"}),
         ("DELETE FROM records WHERE name = 'old.internal'", {"old"}),
         ("UPDATE machines SET state = 'stopped' WHERE app = 'db'", {"db"}),
-        ("INSERT INTO records VALUES (24, '*.corp.example', 'A', '10.0.0.1', 5)", {"*.corp.example"}),
+        ("INSERT INTO records VALUES (24, '*.corp.example', 'A', '10.0.0.1', 5)",
+         {"*.corp.example"}),
         ("INSERT INTO records VALUES (24, 'corp.example', 'TXT', 'x', 5)", {"@.corp.example"}),
-        ("INSERT INTO records VALUES (24, 'new.corp.example', 'A', '10.0.0.1', 5)", {"new.corp.example"}),
+        ("INSERT INTO records VALUES (24, 'new.corp.example', 'A', '10.0.0.1', 5)",
+         {"new.corp.example"}),
         ("DELETE FROM zones WHERE name = 'lan'", {"lan", "*.lan"}),
         ("INSERT INTO zones VALUES (24, 'wild.corp.example')", {"wild.corp.example"}),
         ("INSERT INTO zones VALUES (24, 'other.example')", {"other.example"}),
@@ -392,7 +394,8 @@ def test_the_pair_of_an_answer_is_what_the_other_type_gets() -> None:
     catalog, paired, alone = read(opened()).catalog, set[str](), set[str]()
     own = [
         ".".join(label.decode() for label in labels_of(owner)).replace("*", "any")
-        for owner in (*catalog.networks[NetworkId(24)].records, *catalog.networks[NetworkId(24)].zones)
+        for owner in (*catalog.networks[NetworkId(24)].records,
+                      *catalog.networks[NetworkId(24)].zones)
     ]  # fmt: skip
     for name, qtype in product({*own, *(name for name, _ in ASKED)}, (A, AAAA)):
         said, other = (

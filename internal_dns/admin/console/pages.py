@@ -217,8 +217,8 @@ def records(catalog: Catalog, number: int, choice: Choice = Choice()) -> Values:
 
 
 def _holding(owners: Sequence[bytes], wanted: str) -> list[bytes]:
-    """Return the names in wire form that hold a text. Hot path: they are compared as octets, and put
-    into words only where a dot of the text may be another octet."""
+    """Return the names in wire form that hold a text. Hot path: they are compared as octets, and
+    put into words only where a dot of the text may be another octet."""
     parts = wanted.encode().split(b".")
     found = list(filter(re.compile(b"[\x01-\x3f]".join(map(re.escape, parts))).search, owners))
     if len(parts) > 1:

@@ -19,7 +19,10 @@ def check_sources(catalog: str) -> Iterator[CheckResult]:
         says = f"{status['kind']}, {status['rows']:,} rows, {read}"
         if not status["up"]:
             why = f"{status['problem'] or 'it cannot be read'}; meanwhile its rows do not change"
-            do = "See the log of `internal-dns follow`; if the source is gone: internal-dns source rm"
+            do = (
+                "See the log of `internal-dns follow`; if the source is gone: "
+                "internal-dns source rm"
+            )
             yield CheckResult("warn", what, says, why, do)
         elif status["faults"]:
             first = status["fault_lines"][0]

@@ -65,8 +65,8 @@ def record_add(
 ) -> None:
     """Add a record.
 
-    VALUE is in presentation form (RFC 1035); names in it are absolute, with or without the last dot. Of
-    TXT each VALUE is one string.
+    VALUE is in presentation form (RFC 1035); names in it are absolute, with or without the last
+    dot. Of TXT each VALUE is one string.
     """
     row = _find_owner(catalog, name) | {"type": rtype, "value": _read_value(rtype, value)}
     _warn_of_app(catalog, row)
@@ -184,8 +184,8 @@ def _read_value(rtype: str, words: tuple[str, ...]) -> str:
 
 
 def _quote(word: str) -> str:
-    """Return a word of the shell as character-strings, of 255 octets at most; what begins with a quote
-    is in presentation form already."""
+    """Return a word of the shell as character-strings, of 255 octets at most; what begins with a
+    quote is in presentation form already."""
     if word.startswith('"'):
         return word
     octets = word.encode("utf-8", "surrogateescape")

@@ -2,7 +2,8 @@
 
     ask ─► upstream.Target ─► socket ─► upstream
                                            │
-    forwarder ◄─ upstream.Hub.read ◄───────┘ simple: what is relayed; else the octets, for verdict.py
+    forwarder ◄─ upstream.Hub.read ◄───────┘ simple: what is relayed; else the octets, for
+    verdict.py
 
 `sockets.py` and `attempts.py` do the same in Python; that is what runs without the extension, and
 the oracle of the tests. Python decides everything: whom to ask, when to ask again, what becomes of

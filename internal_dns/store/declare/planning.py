@@ -95,9 +95,9 @@ def plan(
     """Return the difference between the file and *document*. Raises sqlite3.Error.
 
     *prune*: delete what the document does not name, except `meta`. Rows of live sources are not
-    compared, and the networks and apps that hold such rows are not deleted. Addresses are compared by value
-    and flags by truth. An app that has machines on both sides needs no row of its own. Once
-    applied, the next plan is empty. *every_source*: compare the rows of live sources too, for
+    compared, and the networks and apps that hold such rows are not deleted. Addresses are compared
+    by value and flags by truth. An app that has machines on both sides needs no row of its own.
+    Once applied, the next plan is empty. *every_source*: compare the rows of live sources too, for
     people; such a plan is never applied.
     """
     wanted = document.rows()

@@ -245,7 +245,10 @@ class _Reading:
             self.add_row("zones", {}, network_id=number, name=zone.name)
             if is_public_tld(zone.apex):
                 what = f"{zone.name} is a top-level domain of the Internet"
-                do = "Its names there are out of reach for this network: make zones of the names you need"
+                do = (
+                    "Its names there are out of reach for this network: make zones of the names "
+                    "you need"
+                )
                 self.add_warning(at, what, do)
             yield zone.apex
 

@@ -34,7 +34,8 @@ _VARIABLES: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 def inherited(
     environment: MutableMapping[str, str] = os.environ, first: int = FIRST
 ) -> list[Bound]:
-    """Return the sockets passed to this process by address, none if none were. Raises OperatorError.
+    """Return the sockets passed to this process by address, none if none were. Raises
+    OperatorError.
 
     The variables are removed: a child of ours is not meant.
     """
