@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.catalog_rules import CatalogRules
-from internal_dns.core.names import Labels
+from internal_dns.core.names import Labels, our_zone
 from internal_dns.core.requester import SourceMap
 from internal_dns.errors import OperatorError
 from internal_dns.forward.upstreams import MODES, Rule, Upstream
@@ -596,9 +596,6 @@ def find_contradictions(settings: Settings) -> list[str]:
         )
     if not settings.listen:
         faults.append(f"{settings.origin['listen']}: name at least one address to listen on")
-    if settings.forward:
-        # Imported late: commands read the settings, and this loads most of the server.
-        from internal_dns.core.resolve import our_zone
     for suffix in settings.forward:
         if our_zone(suffix, settings.prefix):
             name = b".".join(suffix).decode("utf-8", "replace")

@@ -24,7 +24,7 @@ from internal_dns.core.journey import (
     respond,
 )
 from internal_dns.core.lookup import OfApp, View, mismatch, readiness
-from internal_dns.core.names import Asked, Labels
+from internal_dns.core.names import Asked, Labels, asked_in, our_zone
 from internal_dns.core.nearest import distances, rank
 from internal_dns.core.records import TTL, address_text
 from internal_dns.core.requester import Outsider, Place, Requester, place
@@ -33,8 +33,6 @@ from internal_dns.core.resolve import (
     Resolved,
     Step,
     TooLong,
-    asked_in,
-    our_zone,
     walk,
     zone_for,
 )

@@ -32,7 +32,7 @@ from internal_dns.core.message import (
     option,
     ring_of,
 )
-from internal_dns.core.names import Labels, wire
+from internal_dns.core.names import Labels, our_zone, wire
 from internal_dns.core.records import SOA, SOA_TTL, RRset, TextList, compressed, rr
 from internal_dns.core.requester import (
     LOOPBACK,
@@ -50,7 +50,6 @@ from internal_dns.core.resolve import (
     Outside,
     Resolved,
     TooLong,
-    our_zone,
     resolve,
     zone_for,
 )

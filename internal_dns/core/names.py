@@ -362,6 +362,27 @@ def reverse_zone(prefix: bytes) -> Labels:
     return (*(digit.encode() for digit in reversed(prefix.hex())), b"ip6", b"arpa")
 
 
+def our_zone(labels: Labels, prefix: bytes) -> Labels | None:
+    """Return the apex of our zone that *labels* are in, or None."""
+    match labels:
+        case (*_, b"internal"):
+            return INTERNAL
+        case (*_, b"flycast"):
+            return FLYCAST
+        case (*_, b"ip6", b"arpa"):
+            zone = reverse_zone(prefix)
+            return zone if labels[-len(zone) :] == zone else None
+    return None
+
+
+def asked_in(zone: Labels, labels: Labels, prefix: bytes) -> Asked:
+    """Return what *labels* in *zone*, which is ours, ask for."""
+    rest = labels[: -len(zone)]
+    if zone == INTERNAL:
+        return internal(rest)
+    return flycast(rest) if zone == FLYCAST else reverse(rest, prefix)
+
+
 def printable(octets: bytes) -> str:
     """Return octets as text for people, with unprintable characters as \\xNN.
 

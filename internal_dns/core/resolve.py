@@ -26,7 +26,7 @@ from internal_dns.core.lookup import (
     is_there,
     server_address,
 )
-from internal_dns.core.names import Asked, Labels, wire
+from internal_dns.core.names import Asked, Labels, asked_in, our_zone, wire
 from internal_dns.core.own import ALIAS, INTERNAL, part_of, unpack_sets, wildcard_part
 from internal_dns.core.records import NS, SOA, TTL, Extra, RRset, TextList
 from internal_dns.core.requester import Place, place
@@ -84,19 +84,6 @@ class Resolved(NamedTuple):
 # ── zones ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def our_zone(labels: Labels, prefix: bytes) -> Labels | None:
-    """Return the apex of our zone that *labels* are in, or None."""
-    match labels:
-        case (*_, b"internal"):
-            return names.INTERNAL
-        case (*_, b"flycast"):
-            return names.FLYCAST
-        case (*_, b"ip6", b"arpa"):
-            zone = names.reverse_zone(prefix)
-            return zone if labels[-len(zone) :] == zone else None
-    return None
-
-
 def zone_for(labels: Labels, network: Network, prefix: bytes) -> Labels | None:
     """Return the apex of the zone that *labels* are in: ours, else the longest of the network's."""
     zone = our_zone(labels, prefix)
@@ -107,14 +94,6 @@ def zone_for(labels: Labels, network: Network, prefix: bytes) -> Labels | None:
                 return labels[at:]
             name = name[1 + name[0] :]
     return zone
-
-
-def asked_in(zone: Labels, labels: Labels, prefix: bytes) -> Asked:
-    """Return what *labels* in *zone*, which is ours, ask for."""
-    rest = labels[: -len(zone)]
-    if zone == names.INTERNAL:
-        return names.internal(rest)
-    return names.flycast(rest) if zone == names.FLYCAST else names.reverse(rest, prefix)
 
 
 def depends_on(asked: Asked) -> bytes | None:

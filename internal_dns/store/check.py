@@ -13,11 +13,11 @@ from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Machine, Network
 from internal_dns.core.explain import describe
 from internal_dns.core.lookup import LookupResult, Node, NoSuchName, View, find, is_there
-from internal_dns.core.names import APEX_WORDS, RESERVED, Labels, printable
+from internal_dns.core.names import APEX_WORDS, RESERVED, Labels, asked_in, printable
 from internal_dns.core.own import ALIAS, RecordSet, unpack_sets
 from internal_dns.core.records import TextList, address_text
 from internal_dns.core.requester import Requester
-from internal_dns.core.resolve import MAX_ALIASES, Outside, TooLong, asked_in, labels_of, walk
+from internal_dns.core.resolve import MAX_ALIASES, Outside, TooLong, labels_of, walk
 from internal_dns.core.wire import Type
 from internal_dns.store.declare import fields
 from internal_dns.store.presentation import is_public_tld, name_text

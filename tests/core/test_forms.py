@@ -13,7 +13,7 @@ import pytest
 from internal_dns.core import names
 from internal_dns.core.explain import describe
 from internal_dns.core.forms import FORMS
-from internal_dns.core.resolve import asked_in, our_zone
+from internal_dns.core.names import asked_in, our_zone
 from internal_dns.core.wire import Type
 from tests.core.messages import labels
 

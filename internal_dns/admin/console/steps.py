@@ -23,8 +23,9 @@ from internal_dns.core.catalog import Catalog
 from internal_dns.core.explain import Explanation, Verdict, explain
 from internal_dns.core.journey import Forward, Rules, identify
 from internal_dns.core.lookup import NoSuchName, View
+from internal_dns.core.names import asked_in, our_zone
 from internal_dns.core.requester import Requester
-from internal_dns.core.resolve import asked_in, depends_on, our_zone, walk, zone_for
+from internal_dns.core.resolve import depends_on, walk, zone_for
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, Query, Type, read_query
 from internal_dns.store.presentation import name_text
 
