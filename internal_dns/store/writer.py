@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from internal_dns.core.catalog import Machine, Peer, Service
 from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
+from internal_dns.store.presentation import losers
 from internal_dns.store.rows import READ, Values, shown
 from internal_dns.store.schema import BY_NAME, KEYS, OF_MACHINE, TABLES, Column
 from internal_dns.store.sqlite import check_schema, connect
@@ -317,6 +318,10 @@ class Writer:
                 return self._machine_part_faults(values, table, stored)
             case "flycasts":
                 values.flycast(stored)
+            case "zones":
+                values.zone(stored)
+            case "records":
+                self._check_record(values, stored)
             case "regions":
                 values.region(stored)
             case "region_latency":
@@ -344,6 +349,26 @@ class Writer:
                 stored, [service for service in taken if isinstance(service, Service)]
             )
         return [f"{table} {shown(stored[1])}: {wrong}"] if isinstance(wrong, str) else []
+
+    def _check_record(self, values: Values, stored: tuple[Any, ...]) -> None:
+        """Add to *values* the faults of a record: its own, and that it cannot stand beside the
+        others of its owner."""
+        number, name = stored[:2]
+        execute, own = self.connection.execute, Values(self.rules)
+        zones = {
+            zone.apex
+            for row in execute("SELECT network_id, name FROM zones WHERE network_id = ?", (number,))
+            if (zone := own.zone(row)) is not None
+        }
+        if values.record(stored, zones) is None:
+            return
+        of_owner = (
+            f"SELECT {', '.join(READ['records'])} FROM records "
+            "WHERE network_id = ? AND name = CAST(? AS TEXT)"
+        )
+        others = [own.record(row, zones) for row in execute(of_owner, (number, name))]
+        for _, why in losers([other for other in others if other is not None])[:1]:
+            values.no_record(stored, why)
 
     def _neighbors_on(
         self, values: Values, number: int, neighbors: dict[int, _Neighbors]

@@ -19,8 +19,9 @@ from internal_dns.admin.presentation import ADVERTISED, InvalidQuestion, query_f
 from internal_dns.core import names
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.explain import Explanation, Verdict, explain
-from internal_dns.core.journey import Forward, Rules, asked_in, depends_on, identify, our_zone
+from internal_dns.core.journey import Forward, Rules, identify
 from internal_dns.core.requester import Requester
+from internal_dns.core.resolve import asked_in, depends_on, our_zone
 from internal_dns.core.wire import HEADER, MAX_MESSAGE, Query, read_query
 
 # Machines that an explained answer may be made from. Sorting more would hold the interpreter, and
