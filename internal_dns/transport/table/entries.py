@@ -31,8 +31,8 @@ class Entry:
     # CNAME RRs that lead to the rest of the answer section, and how many: they stay in front.
     lead: bytes
     leading: int
-    # The answer section behind them and its beginning again, so that every rotation is one slice: as much as it
-    # has, or of a set past any message as much as a message takes.
+    # The answer section behind them and its beginning again, so that every rotation is one slice:
+    # as much as it has, or of a set past any message as much as a message takes.
     ring: bytes
     unit: int  # octets of one RR
     count: int  # RRs that take turns in being first
