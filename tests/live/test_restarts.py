@@ -356,7 +356,7 @@ def test_sockets_that_do_not_fit_end_the_start(acme: Path, kinds: str, says: str
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
-            timeout=10,
+            timeout=60,
             check=False,
             pass_fds=numbers,
         )

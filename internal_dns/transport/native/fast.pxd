@@ -3,7 +3,8 @@
 C, because the system calls' structures and macros are C, and because it must build alone for the
 sanitizers and the fuzzer. Atomic fields are declared as plain ones here: Cython reads them, the
 headers write them. An array is declared as a pointer to its first element, so that its size is
-stated in the header alone. """
+stated in the header alone.
+"""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 

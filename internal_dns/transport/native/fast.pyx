@@ -3,7 +3,8 @@
 and stop.
 
 All work is done by the C core (repeat.h, table.h, worker.h). Here objects become structs, and every
-call but `Worker.run` holds Python's lock, which is what makes the table's writer one at a time. """
+call but `Worker.run` holds Python's lock, which is what makes the table's writer one at a time.
+"""
 
 cimport cython
 from libc.errno cimport errno
@@ -116,9 +117,8 @@ cdef class Table:
         self.table.nsid_size = len(nsid)
 
     def put(self, unsigned int network, bytes name, unsigned short qtype, unsigned short flags,
-        counts,
-            unsigned int unit, unsigned int turns, bytes records, sizes, bytes options,
-            unsigned short cell,
+            counts, unsigned int unit, unsigned int turns, bytes records, sizes,
+            bytes options, unsigned short cell,
             bint indivisible=False, unsigned int lead=0, unsigned int leading=0, parts=None):
         """Store an answer of *network*; return the octets it takes. Others are evicted until all
         are within the bound.
@@ -131,7 +131,8 @@ cdef class Table:
         into OPT. *sizes* are the octets of the answer section in *records*, of the authority
         section, and of all sections, the answer's even when it is not there. An *indivisible*
         answer that does not fit leaves none of its records. The first *leading* records, of *lead*
-        octets, are aliases: they stay in front of those that take turns. """
+        octets, are aliases: they stay in front of those that take turns.
+        """
         cdef answer_spec answer
         fill(&answer, network, name, qtype, flags, counts, records, options, cell)
         answer.unit, answer.turns = unit, turns
@@ -145,8 +146,9 @@ cdef class Table:
             if not 0 < len(parts) <= MAX_PARTS:
                 raise ValueError("no parts, or too many")
             for part in parts:
-                hashes[answer.part_count] = hash_part(self.table, network, part,
-                    checked_length(part))
+                hashes[answer.part_count] = hash_part(
+                    self.table, network, part, checked_length(part)
+                )
                 answer.part_count += 1
             answer.parts = hashes
         return self.keep(&answer)
@@ -164,14 +166,15 @@ cdef class Table:
         for, and are not told without any of it.
 
         *ttls* are offsets into *records*: each TTL is sent less the seconds since *stored*. From
-        *refresh* on the first query goes up to Python, and from *expires* on every query. """
+        *refresh* on the first query goes up to Python, and from *expires* on every query.
+        """
         cdef answer_spec answer
         cdef bytes offsets = b"".join([int(at).to_bytes(2, SYS_BYTEORDER) for at in ttls])
         if any(at + 6 > len(records) for at in ttls):
             raise ValueError("a TTL outside the records")
         fill(&answer, 0, name, qtype, flags, counts, records, options, cell)
-        answer.variant = RELAYED | (WITH_DO if dnssec_ok else 0) | (WITH_CD if checking_disabled
-            else 0)
+        answer.variant = RELAYED | (WITH_DO if dnssec_ok else 0)
+        answer.variant |= WITH_CD if checking_disabled else 0
         answer.extended = extended
         answer.ttls, answer.ttl_count = <const uint16_t *><const char *>offsets, len(offsets) // 2
         answer.stored, answer.refresh, answer.expires = stored, refresh, expires
@@ -197,8 +200,8 @@ cdef class Table:
     def drop_relayed(self, bytes name, unsigned short qtype, bint dnssec_ok,
         bint checking_disabled):
         """Forget a relayed answer; return whether it was there."""
-        cdef uint8_t variant = RELAYED | (WITH_DO if dnssec_ok else 0) | (WITH_CD
-            if checking_disabled else 0)
+        cdef uint8_t variant = RELAYED | (WITH_DO if dnssec_ok else 0)
+        variant |= WITH_CD if checking_disabled else 0
         return remove_answer(self.table, 0, qtype, variant, name, checked_length(name))
 
     # ── what goes when something changes ──────────────────────────────────────────────────────────
@@ -342,7 +345,8 @@ cdef class Table:
         must see.
 
         It counts as a repeat of the answer; the caller counts the reply. The first query that finds
-        a relayed answer past its refresh time gets None, whatever workers have sent up. """
+        a relayed answer past its refresh time gets None, whatever workers have sent up.
+        """
         cdef query asked
         cdef moment at
         cdef answer *found
@@ -368,8 +372,9 @@ cdef class Table:
             return None
         count(&found.hits)
         if found.names_zone:
-            return out[:size], self.table.unknown_cells[asked.qtype if asked.qtype < BY_TYPE
-                else BY_TYPE]
+            return out[:size], self.table.unknown_cells[
+                asked.qtype if asked.qtype < BY_TYPE else BY_TYPE
+            ]
         return out[:size], found.cell
 
     def has(self, unsigned int network, bytes name, unsigned short qtype):
@@ -384,8 +389,8 @@ cdef class Table:
     def relayed_hits(self, bytes name, unsigned short qtype, bint dnssec_ok,
         bint checking_disabled):
         """The same of a relayed answer."""
-        cdef uint8_t variant = RELAYED | (WITH_DO if dnssec_ok else 0) | (WITH_CD
-            if checking_disabled else 0)
+        cdef uint8_t variant = RELAYED | (WITH_DO if dnssec_ok else 0)
+        variant |= WITH_CD if checking_disabled else 0
         cdef answer *found = find_kept(self.table, 0, qtype, variant, name, checked_length(name))
         return 0 if found is NULL else found.hits
 
@@ -403,8 +408,9 @@ cdef class Table:
             seen += 1 + list_chain(small.first[cursor & small.mask], found, repeated)
             if old is not NULL:
                 seen += list_chain(now.first[cursor & small.mask], found, repeated)
-                seen += list_chain(now.first[(cursor & small.mask) | (small.mask + 1)], found,
-                    repeated)
+                seen += list_chain(
+                    now.first[(cursor & small.mask) | (small.mask + 1)], found, repeated
+                )
             cursor = next_cursor(cursor, small.mask)
             if not cursor or seen >= most:
                 return cursor, found
@@ -428,8 +434,8 @@ cdef int list_chain(node *at, list found, bint repeated) except -1:
         if not repeated or (<answer *>at).hits and not (<answer *>at).relayed:
             key = key_of(at)
             found.append((
-                key[0] >> 32, (<const uint8_t *>(key
-                    + 1))[:key[0] & 255], key[0] >> 16 & 0xFFFF, key[0] >> 9 & 3,
+                key[0] >> 32, (<const uint8_t *>(key + 1))[:key[0] & 255],
+                key[0] >> 16 & 0xFFFF, key[0] >> 9 & 3,
                 (<answer *>at).hits,
             ))
         at = at.next
@@ -521,8 +527,9 @@ cdef int check_shape(const answer_spec *answer) except -1:
         raise ValueError("some records take turns, and others do not")
     if <uint64_t>answer.shown + answer.authority > answer.records:
         raise ValueError("sections larger than the records")
-    if answer.whole != answer.records and (answer.whole < answer.records or answer.shown
-        or not answer.indivisible):
+    if answer.whole != answer.records and (
+        answer.whole < answer.records or answer.shown or not answer.indivisible
+    ):
         raise ValueError("an answer that is neither whole nor left out")
     if (
         answer.whole > MAX_RECORDS or answer.unit > 65535 or answer.authority > 65535
@@ -532,9 +539,9 @@ cdef int check_shape(const answer_spec *answer) except -1:
     cdef const uint8_t *rest = answer.record_octets + answer.shown + answer.authority
     cdef uint32_t rest_size = answer.records - answer.shown - answer.authority
     # What may leave in part is looked at one RR after the other.
-    if answer.turns < 2 and answer.whole == answer.records and not is_section(answer.record_octets,
-        answer.shown,
-                                                                              answer.counts[0]):
+    if answer.turns < 2 and answer.whole == answer.records and not is_section(
+        answer.record_octets, answer.shown, answer.counts[0]
+    ):
         raise ValueError("an answer section of other records than counted")
     if not is_section(rest, rest_size, answer.counts[2]):
         raise ValueError("an additional section of other records than counted")

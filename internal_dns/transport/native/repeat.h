@@ -386,8 +386,7 @@ static inline uint64_t name_hash(const struct table *table, const uint8_t *name,
 
 /* Whether a well-formed name may be in a zone of the network's own. At most 127 labels. */
 static inline bool in_own_zone(const struct table *table, const struct network *network,
-    const uint8_t *name,
-                               uint32_t length)
+    const uint8_t *name, uint32_t length)
 {
     for (uint32_t at = 0; at < length && name[at] && name[at] < 64; at += 1 + (uint32_t)name[at])
         if (in_set(network->zones, network->zones_mask, name_hash(table, name + at, length - at)))
@@ -504,7 +503,7 @@ static inline uint32_t network_of(const struct table *table, const uint8_t *sour
  * the options ask for, and return where the question ends. 0 for what Python must see: anything
  * malformed, or ASK_AS. */
 static inline size_t read_options(const struct table *table, const uint8_t *octets, size_t size,
-                                  const uint8_t *source, struct query *query)
+    const uint8_t *source, struct query *query)
 {
     size_t at = HEADER;
     query->nsid = query->keepalive = false;
@@ -548,9 +547,7 @@ static inline size_t read_options(const struct table *table, const uint8_t *octe
 /* Read a message as far as a plain query goes: QUERY, one question of class IN, at most an OPT.
  * query->network is right whatever is returned. */
 static inline enum verdict read_query(const struct table *table, const uint8_t *octets, size_t size,
-                                      const uint8_t *source, const uint8_t *destination,
-                                          uint16_t port,
-                                      struct query *query)
+    const uint8_t *source, const uint8_t *destination, uint16_t port, struct query *query)
 {
     static const uint8_t bare[8] = {0, 1}, with_opt[8] = {0, 1, 0, 0, 0, 0, 0, 1};
     query->network = network_of(table, source);
@@ -663,8 +660,7 @@ static inline uint8_t *put_cookie(const struct table *table, const struct query 
 
 /* Write OPT with *options* octets of the answer's own options. */
 static inline void put_opt(const struct table *table, const struct answer *answer,
-    const struct query *query,
-                           uint32_t options, uint32_t unix_time, uint8_t *at)
+    const struct query *query, uint32_t options, uint32_t unix_time, uint8_t *at)
 {
     const uint8_t head[5] = {0, 0, 41, OUR_UDP_SIZE >> 8, OUR_UDP_SIZE & 0xff};
     const uint8_t extended = answer->relayed ? relayed_of(answer)->extended : 0;
@@ -683,8 +679,7 @@ static inline void put_opt(const struct table *table, const struct answer *answe
 
 /* Write header and question; return where the records go. */
 static inline uint8_t *put_head(const struct query *query, uint32_t flags, uint32_t answers,
-    uint32_t authorities,
-                                uint32_t additionals, uint8_t *out)
+    uint32_t authorities, uint32_t additionals, uint8_t *out)
 {
     flags |= (query->octets[2] << 8 & RD) | (query->octets[3] & CD);
     /* RFC 6840 section 5.8: AD is set only if the query wants it */
@@ -742,9 +737,8 @@ static inline uint32_t first_of(const struct answer *answer, uint32_t room, uint
  * records, then whole RRs from the end, and TC says so. Of what an upstream said the first RRs are
  * told. Return the size, or 0 for what Python must see. */
 static inline size_t build_part(const struct table *table, const struct answer *answer,
-    const struct query *query,
-                                uint32_t rotation, const struct moment *now, uint8_t *out,
-                                    size_t room)
+    const struct query *query, uint32_t rotation, const struct moment *now, uint8_t *out,
+    size_t room)
 {
     if (query->stream)
         return 0; /* TC means nothing there: Python says how to get the rest */
@@ -813,9 +807,8 @@ static inline size_t build_part(const struct table *table, const struct answer *
 /* Write the reply into *out*; return its size, 0 when Python must see the query or there is no
  * *room*. */
 static inline size_t build_reply(const struct table *table, const struct answer *answer,
-    const struct query *query,
-                                 uint32_t rotation, const struct moment *now, uint8_t *out,
-                                     size_t room)
+    const struct query *query, uint32_t rotation, const struct moment *now, uint8_t *out,
+    size_t room)
 {
     size_t opt = query->edns ? OPT_SIZE + (size_t)answer->options + query->own_options : 0;
     size_t size = query->end + answer->whole + opt;

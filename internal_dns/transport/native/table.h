@@ -292,8 +292,8 @@ static inline void grow_parts(struct by_part *parts)
 {
     if (!parts->old) {
         uint64_t count = 2 * (parts->mask + 1);
-        struct dependency **larger = parts->count > parts->mask ? calloc(count, sizeof *larger)
-            : NULL;
+        struct dependency **larger =
+            parts->count > parts->mask ? calloc(count, sizeof *larger) : NULL;
         if (!larger)
             return;
         parts->old = parts->now, parts->old_mask = parts->mask, parts->moved = 0;
@@ -407,8 +407,8 @@ static inline void leave(struct table *table, struct answer *answer)
     table->answer_octets -= answer->node.size;
     account->gone += atomic_load_explicit(&answer->hits, memory_order_relaxed);
     if (!--account->entries) {
-        table->hand = account->after == account ? NULL : table->hand == account ? account->after
-            : table->hand;
+        table->hand = account->after == account ? NULL
+            : table->hand == account ? account->after : table->hand;
         account->before->after = account->after, account->after->before = account->before;
         table->account_count--;
     }
@@ -479,8 +479,8 @@ static inline bool is_section(const uint8_t *octets, uint32_t size, uint32_t cou
 static inline struct answer *make_answer(const struct table *table, const struct answer_spec *spec)
 {
     uint64_t key[KEY_WORDS];
-    uint32_t words = make_key(key, key_head(spec->network, spec->qtype, spec->variant,
-        spec->length), spec->name,
+    uint32_t words = make_key(key,
+        key_head(spec->network, spec->qtype, spec->variant, spec->length), spec->name,
                               spec->length);
     size_t key_size = words * 8, ttl_size = spec->ttl_count * 2;
     uint32_t dependencies = spec->part_count ? spec->part_count : 1;
@@ -542,8 +542,7 @@ static inline uint32_t put_answer(struct table *table, const struct answer_spec 
 }
 
 static inline bool remove_answer(struct table *table, uint32_t network, uint16_t qtype,
-    uint8_t variant,
-                                 const uint8_t *name, uint8_t length)
+    uint8_t variant, const uint8_t *name, uint8_t length)
 {
     uint64_t key[KEY_WORDS];
     uint32_t words = make_key(key, key_head(network, qtype, variant, length), name, length);
@@ -557,8 +556,7 @@ static inline bool remove_answer(struct table *table, uint32_t network, uint16_t
 /* Return an answer that depends on *part* of a network, or with NULL on the whole network; NULL for
  * none. */
 static inline struct answer *find_dependent(const struct table *table, uint32_t network,
-    const uint8_t *part,
-                                            uint32_t length)
+    const uint8_t *part, uint32_t length)
 {
     if (part)
         return find_of_part(table->parts, hash_part(table, network, part, length));
@@ -567,8 +565,7 @@ static inline struct answer *find_dependent(const struct table *table, uint32_t 
 }
 
 static inline struct answer *find_kept(const struct table *table, uint32_t network, uint16_t qtype,
-    uint8_t variant,
-                                       const uint8_t *name, uint8_t length)
+    uint8_t variant, const uint8_t *name, uint8_t length)
 {
     uint64_t key[KEY_WORDS];
     uint32_t words = make_key(key, key_head(network, qtype, variant, length), name, length);

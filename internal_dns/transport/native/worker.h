@@ -383,10 +383,10 @@ static inline void serve_batch(struct worker *w, int socket)
     for (int k = 0; k < size; k++) {
         struct query *query = &w->queries[k];
         uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
-        struct answer *answer = verdicts[k] == PLAIN ? find_answer(table, query, moment.monotonic)
-            : NULL;
-        size_t length = answer ? build_reply(table, answer, query, next_rotation(w), &moment, out,
-            OUT_SIZE) : 0;
+        struct answer *answer =
+            verdicts[k] == PLAIN ? find_answer(table, query, moment.monotonic) : NULL;
+        size_t length = answer
+            ? build_reply(table, answer, query, next_rotation(w), &moment, out, OUT_SIZE) : 0;
         if (length) {
             count_reply(w, answer, query);
             reply_to(w, k, replies++, out, length);
