@@ -36,7 +36,8 @@ enum {
     REPLY = 4096,     /* octets kept of a reply: only its header is read */
     TICK = 1000,      /* ns, resolution of the histogram */
     TICKS = 1000000,  /* the last bin is "a second or more" */
-    STALL = 100000000 /* ns without any reply after which a full window is opened again */
+    STALL = 100000000, /* ns without any reply after which a full window is opened again */
+    PATIENCE = 50     /* stalls before that with COUNT, where each query counts: a server without a turn is no loss */
 };
 
 static uint64_t due_at[MOST][IDS]; /* 0: nothing outstanding under this id */
@@ -239,6 +240,7 @@ int main(int all, char **given)
     connect_to(words[1], atoi(words[2]), sources);
     read_queries(words[3]);
     uint64_t start = now(), end = start + (uint64_t)(atof(words[4]) * 1e9), t;
+    uint64_t stall = limit == UINT64_MAX ? STALL : (uint64_t)STALL * PATIENCE;
     last_reply = start;
     for (int s = 0; (t = now()) < end && sent < limit; s = (s + 1) % socket_count) {
         uint64_t wanted, first = t;
@@ -248,9 +250,9 @@ int main(int all, char **given)
             first = start + (uint64_t)((double)sent * interval);
         } else {
             wanted = window > outstanding ? window - outstanding : 0;
-            if (!wanted && t - last_reply > STALL) {
+            if (!wanted && t - last_reply > stall) {
                 /* What comes later still is counted as answered, but opens the window no further: each stall would
-                 * leave more queries under way, until they wait so long that the server drops them as too late. */
+                 * leave more queries under way, until they fill the socket or are dropped as too late. */
                 outstanding = 0;
                 opened = last_reply = t;
             }
