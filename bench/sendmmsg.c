@@ -36,12 +36,14 @@ enum {
     REPLY = 4096,     /* octets kept of a reply: only its header is read */
     TICK = 1000,      /* ns, resolution of the histogram */
     TICKS = 1000000,  /* the last bin is "a second or more" */
-    STALL = 100000000 /* ns without any reply after which a full window is opened again */
+    STALL = 100000000, /* ns without any reply after which a full window is opened again */
+    PATIENCE = 50     /* stalls before that with COUNT, where each query counts: a server without a turn is no loss */
 };
 
 static uint64_t due_at[MOST][IDS]; /* 0: nothing outstanding under this id */
 static uint16_t next_id[MOST];
 static uint32_t histogram[TICKS];
+static uint64_t opened; /* when the window was last opened again: what was sent before counts no longer */
 static uint64_t sent, answered, lost, outstanding, rcodes[16], truncated, empty, stray;
 static int sockets[MOST], socket_count = SOCKETS, deaf, asleep, unique;
 static uint64_t serial, most, limit = UINT64_MAX;
@@ -142,7 +144,7 @@ static void send_some(int s, int wanted, uint64_t first, double interval)
     int done = sendmmsg(sockets[s], messages, (unsigned)wanted, 0);
     for (int k = 0; k < done && !deaf; k++) {
         uint64_t *slot = &due_at[s][next_id[s]++];
-        if (*slot && outstanding)
+        if (*slot && *slot >= opened && outstanding)
             outstanding--; /* the id comes round again: that one is lost */
         *slot = first + (uint64_t)(k * interval);
         outstanding++;
@@ -181,8 +183,9 @@ static void receive_some(int s)
         }
         uint64_t bin = at > *slot ? (at - *slot) / TICK : 0;
         histogram[bin < TICKS ? bin : TICKS - 1]++;
+        if (*slot >= opened)
+            outstanding -= outstanding > 0;
         *slot = 0;
-        outstanding -= outstanding > 0;
         answered++;
         rcodes[m[3] & 15]++;
         truncated += (m[2] & 2) != 0;
@@ -237,6 +240,7 @@ int main(int all, char **given)
     connect_to(words[1], atoi(words[2]), sources);
     read_queries(words[3]);
     uint64_t start = now(), end = start + (uint64_t)(atof(words[4]) * 1e9), t;
+    uint64_t stall = limit == UINT64_MAX ? STALL : (uint64_t)STALL * PATIENCE;
     last_reply = start;
     for (int s = 0; (t = now()) < end && sent < limit; s = (s + 1) % socket_count) {
         uint64_t wanted, first = t;
@@ -246,9 +250,11 @@ int main(int all, char **given)
             first = start + (uint64_t)((double)sent * interval);
         } else {
             wanted = window > outstanding ? window - outstanding : 0;
-            if (!wanted && t - last_reply > STALL) {
-                outstanding = 0; /* what comes later still is counted as answered */
-                last_reply = t;
+            if (!wanted && t - last_reply > stall) {
+                /* What comes later still is counted as answered, but opens the window no further: each stall would
+                 * leave more queries under way, until they fill the socket or are dropped as too late. */
+                outstanding = 0;
+                opened = last_reply = t;
             }
         }
         if (wanted > limit - sent)

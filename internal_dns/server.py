@@ -23,7 +23,7 @@ from internal_dns.service import errors, parts, registration, sockets
 from internal_dns.service.applying import Applying
 from internal_dns.service.drain import drain
 from internal_dns.service.hot_list import HotList, path_of
-from internal_dns.service.loop import loop_factory, loop_name
+from internal_dns.service.loop import ignore_signals, loop_factory, loop_name
 from internal_dns.service.notify import ServiceManager
 from internal_dns.service.reload import InUse, Reloader
 from internal_dns.service.summary import counted, duration, log_loaded, log_progress, path_in_words
@@ -380,7 +380,10 @@ def run(
     gc.set_threshold(10_000, 20, 20)
 
     async def serve() -> None:
-        await Server(settings, dev=dev, passed=passed).run(ready, reread)
+        try:
+            await Server(settings, dev=dev, passed=passed).run(ready, reread)
+        finally:
+            ignore_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve())

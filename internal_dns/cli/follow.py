@@ -285,6 +285,7 @@ async def _follow(
     from internal_dns.live.http import Api
     from internal_dns.live.loop import Loop
     from internal_dns.live.run import Runner
+    from internal_dns.service.loop import ignore_signals
     from internal_dns.service.notify import ServiceManager
 
     host = socket.gethostname()
@@ -315,6 +316,7 @@ async def _follow(
         stop = asyncio.Event()
         for number in signal.SIGTERM, signal.SIGINT:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        stack.callback(ignore_signals, signal.SIGTERM, signal.SIGINT)
         click.echo(f"following  {source} ({kind}) for {bucket or catalog}")
         manager.ready(f"following {source}")
         await _until(stop, runner.run())

@@ -8,7 +8,7 @@
 parts.py         builds the parts of the server from the settings
 errors.py        the errors that prevent a start: what, why, and what to do
 sockets.py       binds the sockets, or adopts inherited ones
-loop.py          chooses the event loop
+loop.py          chooses the event loop, and ends its signals
 registration.py  registers the metrics of the parts
 applying.py      applies a new catalog in slices, so that the event loop stays responsive
 reload.py        applies changed settings on SIGHUP, all of them or none

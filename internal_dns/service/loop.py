@@ -1,9 +1,10 @@
-"""The event loop: uvloop if it is installed, else asyncio's own."""
+"""The event loop: uvloop if it is installed, else asyncio's own; and the end of its signals."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable
 
 _log = logging.getLogger("internal_dns")
@@ -25,3 +26,20 @@ def loop_name() -> str:
     """Return the name of the running loop."""
     module = type(asyncio.get_running_loop()).__module__
     return "uvloop" if "uvloop" in module else "asyncio (uvloop is not installed)"
+
+
+def ignore_signals(*numbers: signal.Signals) -> None:
+    """Ignore *numbers*, which the running loop handled, until the process ends.
+
+    A loop that closes restores the default actions. A second SIGTERM, or a SIGHUP, would then kill
+    the process before its exit, and the service manager would see a failure.
+    """
+    loop = asyncio.get_running_loop()
+    # The default action is in force between the two calls below.
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)

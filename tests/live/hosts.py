@@ -258,7 +258,7 @@ class Served:
             return ""
         self.process.send_signal(signal.SIGTERM)
         try:
-            code = self.process.wait(10)
+            code = self.process.wait(30)
         except subprocess.TimeoutExpired:
             code = None
         said = self.stderr()

@@ -88,7 +88,7 @@ def running(*words: str) -> Iterator[None]:
     try:
         yield
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=20)
+        said, _ = process.communicate(timeout=60)
         assert process.returncode == 0, said.decode()
     finally:
         process.kill()

@@ -193,7 +193,7 @@ def following(db: Database, folder: Path, *flags: str) -> Iterator[tuple[Served,
     finally:
         follower.send_signal(signal.SIGTERM)
         try:
-            assert follower.wait(20) == 0, log.read_text()
+            assert follower.wait(60) == 0, log.read_text()
         finally:
             follower.kill()
             server.kill()

@@ -617,7 +617,7 @@ def test_a_native_path_that_is_demanded_and_missing_is_an_error(acme: Path) -> N
         *NATIVE,
     ]
     done = subprocess.run(
-        words, cwd=REPOSITORY, capture_output=True, text=True, timeout=10, check=False
+        words, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 78
     for words_said in (

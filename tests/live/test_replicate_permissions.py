@@ -101,7 +101,7 @@ def followed(*words: object) -> Iterator[None]:
     try:
         yield
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
     finally:
         process.kill()

@@ -224,6 +224,20 @@ def test_sigterm_answers_what_was_read_and_leaves_the_rest(acme: Path) -> None:
         server.stop()
 
 
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_after_the_first_change_nothing(acme: Path, again: signal.Signals) -> None:
+    """They come all the time until the process has ended: also after its loop has closed."""
+    with bound() as sockets:
+        server = activated(acme, sockets)
+        server.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while server.process.poll() is None and time.monotonic() < deadline:
+            server.process.send_signal(again)
+            time.sleep(0.0005)
+        assert server.process.returncode == 0
+        server.stop()
+
+
 def test_a_tcp_question_that_came_before_the_end_is_answered(acme: Path) -> None:
     """The server finds the signal and the question at the same time."""
     asked = query("web.internal").to_wire()
@@ -342,7 +356,7 @@ def test_sockets_that_do_not_fit_end_the_start(acme: Path, kinds: str, says: str
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
-            timeout=10,
+            timeout=60,
             check=False,
             pass_fds=numbers,
         )

@@ -1,6 +1,7 @@
-/* The datagram side with real sockets: `datagrams QUERIES`. A wildcard socket with packet info, one of ::1 and one of
- * 127.0.0.1; two workers; a writer that changes the table; "Python", which answers what is handed up and looks at what is
- * shown. Every query gets a reply of its own id, from the address that was queried. With -fsanitize=address and thread. */
+/* The datagram side with real sockets: `datagrams QUERIES`. A wildcard socket with packet info, one
+ * of ::1 and one of 127.0.0.1; two workers; a writer that changes the table; "Python", which
+ * answers what is handed up and looks at what is shown. Every query gets a reply of its own id,
+ * from the address that was queried. With -fsanitize=address and thread. */
 #include "../../internal_dns/transport/native/worker.h"
 
 #include <arpa/inet.h>
@@ -49,7 +50,8 @@ static void *write_on(void *unused)
     for (unsigned k = 0; !ended; k++) {
         uint8_t length = (uint8_t)(sprintf((char *)name, "\10app-%04u\10internal", k % 5000) + 1);
         struct answer_spec spec = spec_of(name, length);
-        spec.records = spec.shown = spec.whole = sizeof records, spec.unit = 28, spec.turns = 3, spec.counts[0] = 3;
+        spec.records = spec.shown = spec.whole = sizeof records, spec.unit = 28, spec.turns = 3,
+            spec.counts[0] = 3;
         spec.record_octets = records;
         assert(put_answer(table, &spec));
         if (k % 3 == 0)
@@ -90,11 +92,14 @@ static unsigned answer_handed(struct worker *w)
 /* A query of this number, of one of several kinds; return its size. */
 static size_t make_query(uint8_t *octets, unsigned number)
 {
-    static const uint8_t opt[11 + 12] = {0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 12, 0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8};
+    static const uint8_t opt[11 + 12] =
+        {0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 12, 0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8};
     size_t at = HEADER;
-    memcpy(octets, (uint8_t[]){(uint8_t)(number >> 8), (uint8_t)number, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}, HEADER);
+    memcpy(octets, (uint8_t[]){(uint8_t)(number >> 8), (uint8_t)number, 1, 0, 0, 1, 0, 0, 0, 0, 0,
+        0}, HEADER);
     if (number % 5 == 0) /* relayed, or to be handed up */
-        at += (size_t)sprintf((char *)octets + at, number % 2 ? "\7example\3com" : "\7example\3net") + 1;
+        at += (size_t)sprintf((char *)octets + at,
+            number % 2 ? "\7example\3com" : "\7example\3net") + 1;
     else if (number % 5 == 1)
         at += (size_t)sprintf((char *)octets + at, "\3web\10internal") + 1;
     else
@@ -127,8 +132,10 @@ int main(int words, char **word)
     put_records(relayed, 28, 2);
     for (int variant = 0; variant < 4; variant++) { /* of any age: the TTLs are reduced */
         struct answer_spec spec = spec_of((const uint8_t *)"\7example\3com", 13);
-        spec.network = 0, spec.variant = (uint8_t)(RELAYED | variant << 1), spec.record_octets = relayed;
-        spec.records = spec.shown = spec.whole = 56, spec.ttls = ttls, spec.ttl_count = 2, spec.counts[0] = 2;
+        spec.network = 0, spec.variant = (uint8_t)(RELAYED | variant << 1),
+            spec.record_octets = relayed;
+        spec.records = spec.shown = spec.whole = 56, spec.ttls = ttls, spec.ttl_count = 2,
+            spec.counts[0] = 2;
         spec.refresh = spec.expires = UINT64_MAX;
         assert(put_answer(table, &spec));
     }
@@ -140,25 +147,30 @@ int main(int words, char **word)
     pthread_t threads[WORKERS + 1];
     for (int k = 0; k < WORKERS; k++) {
         struct worker *w = workers[k] = calloc(1, sizeof *w);
-        w->table = table, w->reader = &table->readers[k], w->random = 88172645463325252u + (unsigned)k;
+        w->table = table, w->reader = &table->readers[k],
+            w->random = 88172645463325252u + (unsigned)k;
         w->sockets = calloc(SOCKETS, sizeof *w->sockets);
-        for (int s = 0; s < SOCKETS; s++) { /* both read all: as when sockets are inherited by a second process */
+        /* both read all: as when sockets are inherited by a second process */
+        for (int s = 0; s < SOCKETS; s++) {
             struct listening *l = &w->sockets[w->socket_count++];
             *l = (struct listening){.fd = fds[s], .ipv6 = s != 2, .wildcard = s == 0};
             if (s == 1)
                 l->address[15] = 1;
             if (s == 2)
-                memcpy(l->address, (uint8_t[]){0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1}, 16);
+                memcpy(l->address, (uint8_t[]){0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0,
+                    1}, 16);
         }
         assert(make_worker(w));
         assert(!pthread_create(&threads[k], NULL, work, w));
     }
     assert(!pthread_create(&threads[WORKERS], NULL, write_on, NULL));
-    ((struct sockaddr_in6 *)&names[0])->sin6_addr = in6addr_loopback; /* what clients of the wildcard ask */
+    /* what clients of the wildcard ask */
+    ((struct sockaddr_in6 *)&names[0])->sin6_addr = in6addr_loopback;
     int clients[SOCKETS];
     for (int k = 0; k < SOCKETS; k++) {
         clients[k] = socket(k == 2 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK, 0);
-        assert(clients[k] >= 0 && !connect(clients[k], (struct sockaddr *)&names[k], sizes[k])); /* replies of others: dropped */
+        /* replies of others: dropped */
+        assert(clients[k] >= 0 && !connect(clients[k], (struct sockaddr *)&names[k], sizes[k]));
     }
     for (unsigned number = 0; number < queries;) {
         unsigned first = number, waiting = 0;
@@ -168,7 +180,8 @@ int main(int words, char **word)
             size_t size = make_query(octets, number);
             assert(send(clients[number % SOCKETS], octets, size, 0) == (ssize_t)size);
         }
-        send(clients[first % SOCKETS], "x", first % 2, 0); /* runts and empty ones: dropped in silence */
+        /* runts and empty ones: dropped in silence */
+        send(clients[first % SOCKETS], "x", first % 2, 0);
         for (int idle = 0; waiting && idle < 5000;) {
             unsigned before = waiting;
             for (int k = 0; k < WORKERS; k++) {
@@ -200,13 +213,15 @@ int main(int words, char **word)
     for (int k = 0; k < WORKERS; k++) {
         answer_handed(workers[k]);
         runts += workers[k]->counts.dropped[RUNT], sent += workers[k]->counts.hits;
-        assert(!workers[k]->counts.send && !workers[k]->counts.full && !workers[k]->counts.dropped[NOWHERE]);
+        assert(!workers[k]->counts.send && !workers[k]->counts.full
+            && !workers[k]->counts.dropped[NOWHERE]);
         free_worker(workers[k]), free(workers[k]);
     }
     free_unseen(table);
     assert(!table->waiting && replies == queries && sent && handed_up && runts && shown && answers);
-    printf("%lu queries, %lu replies, %lu with answers, %lu repeated, %lu handed up, %lu runts, %lu shown\n", queries, replies,
-           answers, (unsigned long)sent, handed_up, (unsigned long)runts, shown);
+    printf("%lu queries, %lu replies, %lu with answers, %lu repeated, %lu handed up, "
+           "%lu runts, %lu shown\n",
+           queries, replies, answers, (unsigned long)sent, handed_up, (unsigned long)runts, shown);
     free_table(table), free(table);
     return 0;
 }

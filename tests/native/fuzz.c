@@ -1,8 +1,9 @@
-/* Invariant: any octets from anyone are dropped, handed up, or get a reply that is within the client's limit and begins
- * with the query's id, QR, its opcode, and its question. The first octet of an input chooses who asks and when.
+/* Invariant: any octets from anyone are dropped, handed up, or get a reply that is within the
+ * client's limit and begins with the query's id, QR, its opcode, and its question. The first octet
+ * of an input chooses who asks and when.
  *
- * With clang: -fsanitize=fuzzer,address,undefined. With gcc: -DDRIVER and `fuzz SECONDS SEED FILE.hex…`, which mutates
- * the files' octets by itself; no coverage feedback, only volume. */
+ * With clang: -fsanitize=fuzzer,address,undefined. With gcc: -DDRIVER and `fuzz SECONDS SEED
+ * FILE.hex…`, which mutates the files' octets by itself; no coverage feedback, only volume. */
 #include <time.h>
 
 #include "state.h"
@@ -26,9 +27,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     unsigned which = data[0] % (sizeof CASES / sizeof *CASES), turn = data[0] * 7u;
     struct query query;
-    uint8_t *octets = malloc(size - 1 ? size - 1 : 1); /* of just this size: the sanitizer sees one octet too many */
+    /* of just this size: the sanitizer sees one octet too many */
+    uint8_t *octets = malloc(size - 1 ? size - 1 : 1);
     memcpy(octets, data + 1, --size);
-    enum verdict verdict = read_query(table, octets, size, CASES[which].source, CASES[which].destination, 5353, &query);
+    enum verdict verdict = read_query(table, octets, size, CASES[which].source,
+        CASES[which].destination, 5353, &query);
     verdicts[verdict]++;
     struct answer *answer = verdict == PLAIN ? find_answer(table, &query, CASES[which].now) : NULL;
     if (answer) {
@@ -43,7 +46,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             cookies += query.cookie != NULL;
             assert(length >= query.end && !memcmp(out, octets, 2) && (out[2] & 0xf8) == 0x80);
             assert(!memcmp(out + HEADER, octets + HEADER, query.end - HEADER));
-            assert(CASES[which].destination[5] == 0 || CASES[which].destination[5] == 0x18 || which == 5);
+            assert(CASES[which].destination[5] == 0 || CASES[which].destination[5] == 0x18 || which
+                == 5);
         }
         free(out);
     }
@@ -72,7 +76,8 @@ static size_t mutate(uint8_t *o, size_t size)
         case 2: if (at < size) o[at] = (uint8_t)below(256); break;
         case 3: size = below(8) ? size : at; break;
         case 4: if (at < size) memmove(o + at, o + at + 1, size - at - 1), size--; break;
-        case 5: if (size < MOST) memmove(o + at + 1, o + at, size - at), o[at] = telling[below(sizeof telling)], size++; break;
+        case 5: if (size < MOST) memmove(o + at + 1, o + at, size - at),
+            o[at] = telling[below(sizeof telling)], size++; break;
         }
     }
     return size;
@@ -114,10 +119,12 @@ int main(int count, char **words)
             memcpy(input + 1, corpus[file], sizes[file]);
             LLVMFuzzerTestOneInput(input, 1 + mutate(input + 1, sizes[file]));
         }
-    printf("%lu inputs: %lu handed up, %lu plain, %lu runts, %lu responses, %lu replies, %lu truncated, %lu with a "
-           "cookie\n", inputs, verdicts[HAND_UP], verdicts[PLAIN], verdicts[RUNT], verdicts[RESPONSE], replies,
+    printf("%lu inputs: %lu handed up, %lu plain, %lu runts, %lu responses, %lu replies, "
+           "%lu truncated, %lu with a cookie\n",
+           inputs, verdicts[HAND_UP], verdicts[PLAIN], verdicts[RUNT], verdicts[RESPONSE], replies,
            truncated, cookies);
     free_table(table), free(table);
-    return replies && truncated && cookies && verdicts[HAND_UP] && verdicts[RUNT] && verdicts[RESPONSE] ? 0 : 1;
+    return replies && truncated && cookies && verdicts[HAND_UP] && verdicts[RUNT]
+        && verdicts[RESPONSE] ? 0 : 1;
 }
 #endif

@@ -1,7 +1,9 @@
-/* Readers look up and build replies while one writer puts, replaces and removes: `stress THREADS CHANGES`.
+/* Readers look up and build replies while one writer puts, replaces and removes: `stress THREADS
+ * CHANGES`.
  *
- * Every answer holds one number, many times, and the number says to which name it belongs: a reply that mixes two
- * answers, or one that was freed, shows. To be built with -fsanitize=thread, and with address. */
+ * Every answer holds one number, many times, and the number says to which name it belongs: a reply
+ * that mixes two answers, or one that was freed, shows. To be built with -fsanitize=thread, and
+ * with address. */
 #include <pthread.h>
 
 #include "state.h"
@@ -46,7 +48,8 @@ static void look_up(struct reader *reader, uint64_t *random)
             atomic_fetch_add(&unknown, 1);
         else if (answer) {
             query.limit = sizeof out;
-            size_t size = build_reply(table, answer, &query, (uint32_t)*random, &now, out, sizeof out);
+            size_t size = build_reply(table, answer, &query, (uint32_t)*random, &now, out,
+                sizeof out);
             assert(size);
             check(out + end + 4, size - end - 4, number);
             atomic_fetch_add(&found, 1);
@@ -73,7 +76,8 @@ static uint64_t label_of(unsigned number)
 
 static void forget(uint64_t hash)
 {
-    for (struct answer *one; (one = hash ? find_of_part(table->parts, hash) : find_dependent(table, 0x18, NULL, 0));)
+    for (struct answer *one; (one = hash ? find_of_part(table->parts, hash)
+        : find_dependent(table, 0x18, NULL, 0));)
         forget_answer(table, one);
 }
 
@@ -81,7 +85,8 @@ static void change(uint64_t random, uint32_t version)
 {
     uint32_t records[MOST_RECORDS];
     uint8_t name[64];
-    unsigned number = (unsigned)(random >> 33) % NAMES, count = 4 * (1 + (unsigned)(random >> 20) % (MOST_RECORDS / 4));
+    unsigned number = (unsigned)(random >> 33) % NAMES,
+        count = 4 * (1 + (unsigned)(random >> 20) % (MOST_RECORDS / 4));
     uint8_t length = name_of(number, name);
     if (version % 4096 == 0)
         put_network(table, 0x18, version % 8192 ? 10 : 5000);
@@ -96,7 +101,8 @@ static void change(uint64_t random, uint32_t version)
     struct answer_spec spec = spec_of(name, length);
     uint64_t parts[3] = {label_of(number), label_of(number + 1), label_of(number + 7)};
     spec.parts = parts, spec.part_count = number % 4;
-    spec.record_octets = (uint8_t *)records, spec.records = spec.shown = spec.whole = count * 4, spec.unit = 16, spec.turns = count / 4;
+    spec.record_octets = (uint8_t *)records, spec.records = spec.shown = spec.whole = count * 4,
+        spec.unit = 16, spec.turns = count / 4;
     assert(put_answer(table, &spec));
 }
 
@@ -107,7 +113,8 @@ static void check_lists(const struct table *at)
     for (unsigned chain = 0; chain < ACCOUNTS; chain++)
         for (const struct account *a = at->accounts[chain]; a; a = a->next) {
             uint64_t own = 0, count = 0;
-            for (const struct node *n = a->oldest, *older = NULL; n; older = n, n = n->newer, count++) {
+            for (const struct node *n = a->oldest, *older = NULL; n; older = n, n = n->newer,
+                count++) {
                 assert(n->older == older && ((const struct answer *)n)->account == a);
                 own += n->size, dependencies += ((const struct answer *)n)->dependency_count;
             }
@@ -117,10 +124,13 @@ static void check_lists(const struct table *at)
             octets += own, entries += count, accounts += count != 0;
         }
     for (int old = 0; old < 2; old++)
-        for (uint64_t chain = 0; (old ? at->parts->old : at->parts->now) && chain <= (old ? at->parts->old_mask : at->parts->mask); chain++)
-            for (const struct dependency *one = (old ? at->parts->old : at->parts->now)[chain]; one; one = one->next)
+        for (uint64_t chain = 0; (old ? at->parts->old : at->parts->now)
+            && chain <= (old ? at->parts->old_mask : at->parts->mask); chain++)
+            for (const struct dependency *one = (old ? at->parts->old : at->parts->now)[chain]; one;
+                one = one->next)
                 assert(one->hash && *one->link == one && one->answer->account), dependent++;
-    assert(octets == at->answer_octets && entries == at->answers.count && dependent == dependencies);
+    assert(octets == at->answer_octets && entries == at->answers.count && dependent
+        == dependencies);
     assert(accounts == at->account_count);
 }
 
@@ -146,14 +156,17 @@ int main(int count, char **words)
         pthread_join(threads[k], NULL);
     free_unseen(table);
     assert(!table->waiting && table->entries <= before + NAMES);
-    assert(table->answers.now->mask + 1 >= 4 * chains && table->answers.count <= 2 * table->answers.now->mask);
+    assert(table->answers.now->mask + 1 >= 4 * chains
+        && table->answers.count <= 2 * table->answers.now->mask);
     uint64_t most = table->answer_octets / 2, evicted = table->evictions;
     table->bound = most;
     change(2, 7);
     assert(table->answer_octets <= most && table->evictions > evicted);
     check_lists(table);
-    printf("%lu changes, %lu lookups, %lu found, %lu unknown, at most %lu waiting to be freed\n", changes,
-           (unsigned long)lookups, (unsigned long)found, (unsigned long)unknown, (unsigned long)most_waiting);
+    printf("%lu changes, %lu lookups, %lu found, %lu unknown, at most %lu waiting to be freed\n",
+        changes,
+           (unsigned long)lookups, (unsigned long)found, (unsigned long)unknown,
+               (unsigned long)most_waiting);
     free_table(table), free(table);
     return found && unknown ? 0 : 1;
 }

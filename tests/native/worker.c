@@ -1,4 +1,5 @@
-/* The parts of worker.h that time and chance would hide: the token bucket, the ring when it wraps and when it is full. */
+/* The parts of worker.h that time and chance would hide: the token bucket, the ring when it wraps
+ * and when it is full. */
 #include "../../internal_dns/transport/native/worker.h"
 
 #include "state.h"
@@ -63,7 +64,8 @@ static void test_what_goes_into_the_ring_comes_out_in_order(struct worker *w)
     uint64_t in = 0, out = 0;
     for (int round = 0; round < 20; round++) { /* several times round the ring, full each time */
         for (struct handed handed;; in++) {
-            handed = (struct handed){.size = (uint32_t)(in * 7919 % (MAX_QUERY + 1)), .port = (uint16_t)in};
+            handed = (struct handed){.size = (uint32_t)(in * 7919 % (MAX_QUERY + 1)),
+                .port = (uint16_t)in};
             memset(octets, (int)(in & 255), sizeof octets);
             if (!put_into_ring(w, &handed, octets))
                 break;
@@ -72,7 +74,8 @@ static void test_what_goes_into_the_ring_comes_out_in_order(struct worker *w)
         uint64_t keep = (unsigned)round % 3 * 10;
         for (const struct handed *next; in - out > keep; out++) {
             next = next_handed(w);
-            assert(next && next->port == (uint16_t)out && next->size == out * 7919 % (MAX_QUERY + 1));
+            assert(next && next->port == (uint16_t)out && next->size
+                == out * 7919 % (MAX_QUERY + 1));
             const uint8_t *at = (const uint8_t *)(next + 1);
             assert(!next->size || (at[0] == (uint8_t)out && at[next->size - 1] == (uint8_t)out));
             done_with(w, next);

@@ -8,7 +8,7 @@ The workers read the table that Exchange fills. `listen/udp.py` and `table/` do 
 they run without the extension, and are the oracle of the tests. What an answer depends on comes
 with it; the C core removes it with its label, or when it is the oldest and there is no room.
 
-    repeat.h table.h worker.h   the C core: read, look up, build · the table's writer · sockets, ring
+    repeat.h table.h worker.h   the C core: read, look up, build · the table's writer · sockets
     fast.pyx fast.pxd fast.pyi  the same as Python sees it
     mirror.py                   AnswerTable's entries into the native table
     listener.py                 workers started, drained and stopped; what they hand up is answered

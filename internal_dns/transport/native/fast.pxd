@@ -1,8 +1,9 @@
 """What fast.pyx uses of the C core; the headers say what each thing means.
 
-C, because the system calls' structures and macros are C, and because it must build alone for the sanitizers and the
-fuzzer. Atomic fields are declared as plain ones here: Cython reads them, the headers write them. An array is declared
-as a pointer to its first element, so that its size is stated in the header alone.
+C, because the system calls' structures and macros are C, and because it must build alone for the
+sanitizers and the fuzzer. Atomic fields are declared as plain ones here: Cython reads them, the
+headers write them. An array is declared as a pointer to its first element, so that its size is
+stated in the header alone.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -152,8 +153,10 @@ cdef extern from "worker.h" nogil:
     answer *make_answer(const table *, const answer_spec *)
     bint is_section(const uint8_t *octets, uint32_t size, uint32_t count)
     uint32_t put_answer(table *, const answer_spec *)
-    bint remove_answer(table *, uint32_t network, uint16_t qtype, uint8_t variant, const uint8_t *name, uint8_t length)
-    answer *find_kept(const table *, uint32_t network, uint16_t qtype, uint8_t variant, const uint8_t *name,
+    bint remove_answer(table *, uint32_t network, uint16_t qtype, uint8_t variant,
+        const uint8_t *name, uint8_t length)
+    answer *find_kept(const table *, uint32_t network, uint16_t qtype, uint8_t variant,
+        const uint8_t *name,
                       uint8_t length)
     network *make_network(const table *, uint32_t number, uint64_t labels, uint64_t zones)
     void add_zone(const table *, network *, const uint8_t *name, uint32_t length)
@@ -175,7 +178,8 @@ cdef extern from "worker.h" nogil:
     void over_tcp(query *)
     answer *find_any(const table *, query *, uint64_t now)
     answer *find_answer(const table *, query *, uint64_t now)
-    size_t build_reply(const table *, const answer *, const query *, uint32_t rotation, const moment *now, uint8_t *out,
+    size_t build_reply(const table *, const answer *, const query *, uint32_t rotation,
+        const moment *now, uint8_t *out,
                        size_t room)
 
     struct listening:

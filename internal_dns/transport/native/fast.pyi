@@ -36,21 +36,24 @@ class Table:
     def waiting(self) -> int: ...
     def set_options(self, secret: bytes, nsid: bytes) -> None: ...
     def put(
-        self, network: int, name: bytes, qtype: int, flags: int, counts: Sequence[int], unit: int, turns: int,
-        records: bytes, sizes: Sequence[int], options: bytes, cell: int, indivisible: bool = False, lead: int = 0,
-        leading: int = 0, parts: Collection[bytes] | None = None,
+        self, network: int, name: bytes, qtype: int, flags: int, counts: Sequence[int], unit: int,
+        turns: int, records: bytes, sizes: Sequence[int], options: bytes, cell: int,
+        indivisible: bool = False, lead: int = 0, leading: int = 0,
+        parts: Collection[bytes] | None = None,
     ) -> int: ...  # fmt: skip
     def put_relayed(
-        self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool, flags: int, extended: int,
-        counts: Sequence[int], records: bytes, options: bytes, ttls: Iterable[int], stored: int, refresh: int,
-        expires: int, cell: int, whole: int = 0, chain: int = 0,
+        self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool, flags: int,
+        extended: int, counts: Sequence[int], records: bytes, options: bytes,
+        ttls: Iterable[int], stored: int, refresh: int, expires: int, cell: int,
+        whole: int = 0, chain: int = 0,
     ) -> int: ...  # fmt: skip
     def drop(self, network: int, name: bytes, qtype: int) -> bool: ...
     def drop_relayed(
         self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool
     ) -> bool: ...
     def forget(
-        self, network: int, part: bytes | None, most: int, hot: list[tuple[bytes, int]] | None = None
+        self, network: int, part: bytes | None, most: int,
+        hot: list[tuple[bytes, int]] | None = None,
     ) -> int: ...  # fmt: skip
     def forget_all(
         self, network: int, most: int, hot: list[tuple[bytes, int]] | None = None
@@ -80,7 +83,8 @@ class Table:
     def remove_network(self, number: int) -> bool: ...
     def watch(self, every: int) -> None: ...
     def answer_one(
-        self, octets: bytes, source: bytes, destination: bytes, rotation: int, now: int = 0, port: int = 65_535,
+        self, octets: bytes, source: bytes, destination: bytes, rotation: int, now: int = 0,
+        port: int = 65_535,
         room: int = ..., unix_time: int = 0,
     ) -> bytes | None: ...  # fmt: skip
     def has(self, network: int, name: bytes, qtype: int) -> bool: ...

@@ -1,8 +1,9 @@
 # cython: language_level=3, freethreading_compatible=False
-"""The native UDP path as Python sees it: the table of answers to fill, and workers to start, drain and stop.
+"""The native UDP path as Python sees it: the table of answers to fill, and workers to start, drain
+and stop.
 
-All work is done by the C core (repeat.h, table.h, worker.h). Here objects become structs, and every call but
-`Worker.run` holds Python's lock, which is what makes the table's writer one at a time.
+All work is done by the C core (repeat.h, table.h, worker.h). Here objects become structs, and every
+call but `Worker.run` holds Python's lock, which is what makes the table's writer one at a time.
 """
 
 cimport cython
@@ -26,8 +27,8 @@ MOST_PARTS = MAX_PARTS
 
 
 def spread(int descriptor, unsigned int flows, bint ipv6):
-    """Let the source choose the socket of a SO_REUSEPORT group of FAIR_QUEUES * *flows*: its network modulo FAIR_QUEUES
-    times *flows*, plus one of *flows* by its port. Raises OSError."""
+    """Let the source choose the socket of a SO_REUSEPORT group of FAIR_QUEUES * *flows*: its
+    network modulo FAIR_QUEUES times *flows*, plus one of *flows* by its port. Raises OSError."""
     if not flows:
         raise ValueError("no flows")
     if attach_fair_queues(descriptor, flows, ipv6):
@@ -35,13 +36,15 @@ def spread(int descriptor, unsigned int flows, bint ipv6):
 
 
 cdef class Table:
-    """The answers that workers repeat. Names are lower-cased wire form; times are monotonic milliseconds."""
+    """The answers that workers repeat. Names are lower-cased wire form; times are monotonic
+    milliseconds."""
 
     cdef table *table
     cdef int workers
 
     def __cinit__(self, bytes prefix, maps, unsigned int udp_limit, unsigned long long bound):
-        """*maps* are (16 octets, prefix length, network), the longest prefix first; *bound* is in octets of answers."""
+        """*maps* are (16 octets, prefix length, network), the longest prefix first; *bound* is in
+        octets of answers."""
         self.table = <table *>calloc(1, sizeof(table))
         if self.table is NULL or not make_table(self.table, bound):
             raise MemoryError
@@ -104,8 +107,8 @@ cdef class Table:
         return self.table.waiting
 
     def set_options(self, bytes secret, bytes nsid):
-        """Say which secret (16 octets) makes server cookies, and what NSID is told, b"" for nothing. Before any worker
-        is made."""
+        """Say which secret (16 octets) makes server cookies, and what NSID is told, b"" for
+        nothing. Before any worker is made."""
         if self.workers or len(secret) != 16 or len(nsid) > MAX_NSID:
             raise ValueError("too late, no secret, or too long an NSID")
         for at in range(2):
@@ -113,17 +116,21 @@ cdef class Table:
         memcpy(self.table.nsid, <const char *>nsid, len(nsid))
         self.table.nsid_size = len(nsid)
 
-    def put(self, unsigned int network, bytes name, unsigned short qtype, unsigned short flags, counts,
-            unsigned int unit, unsigned int turns, bytes records, sizes, bytes options, unsigned short cell,
+    def put(self, unsigned int network, bytes name, unsigned short qtype, unsigned short flags,
+            counts, unsigned int unit, unsigned int turns, bytes records, sizes,
+            bytes options, unsigned short cell,
             bint indivisible=False, unsigned int lead=0, unsigned int leading=0, parts=None):
-        """Store an answer of *network*; return the octets it takes. Others are evicted until all are within the bound.
+        """Store an answer of *network*; return the octets it takes. Others are evicted until all
+        are within the bound.
 
-        It depends on these *parts* of the network, at most MOST_PARTS, or with None on the whole network.
+        It depends on these *parts* of the network, at most MOST_PARTS, or with None on the whole
+        network.
 
-        *records* are answer, authority and additional section without OPT; the first *turns* of them, of *unit* octets
-        each, take turns in being first. *counts* are theirs, *options* go into OPT. *sizes* are the octets of the answer
-        section in *records*, of the authority section, and of all sections, the answer's even when it is not there.
-        An *indivisible* answer that does not fit leaves none of its records. The first *leading* records, of *lead*
+        *records* are answer, authority and additional section without OPT; the first *turns* of
+        them, of *unit* octets each, take turns in being first. *counts* are theirs, *options* go
+        into OPT. *sizes* are the octets of the answer section in *records*, of the authority
+        section, and of all sections, the answer's even when it is not there. An *indivisible*
+        answer that does not fit leaves none of its records. The first *leading* records, of *lead*
         octets, are aliases: they stay in front of those that take turns.
         """
         cdef answer_spec answer
@@ -139,29 +146,35 @@ cdef class Table:
             if not 0 < len(parts) <= MAX_PARTS:
                 raise ValueError("no parts, or too many")
             for part in parts:
-                hashes[answer.part_count] = hash_part(self.table, network, part, checked_length(part))
+                hashes[answer.part_count] = hash_part(
+                    self.table, network, part, checked_length(part)
+                )
                 answer.part_count += 1
             answer.parts = hashes
         return self.keep(&answer)
 
     def put_relayed(self, bytes name, unsigned short qtype, bint dnssec_ok, bint checking_disabled,
-                    unsigned short flags, unsigned char extended, counts, bytes records, bytes options, ttls,
-                    unsigned long long stored, unsigned long long refresh, unsigned long long expires,
+                    unsigned short flags, unsigned char extended, counts, bytes records,
+                    bytes options, ttls, unsigned long long stored, unsigned long long refresh,
+                    unsigned long long expires,
                     unsigned short cell, unsigned int whole=0, unsigned int chain=0):
-        """Keep an answer of an upstream's for every network's queries with RD, this DO and this CD; return its octets.
+        """Keep an answer of an upstream's for every network's queries with RD, this DO and this CD;
+        return its octets.
 
-        *records* may be the first RRs only: as many as the largest reply here has room for. *whole* then says how many
-        octets there are. The first *chain* RRs lead to the set that was asked for, and are not told without any of it.
+        *records* may be the first RRs only: as many as the largest reply here has room for. *whole*
+        then says how many octets there are. The first *chain* RRs lead to the set that was asked
+        for, and are not told without any of it.
 
-        *ttls* are offsets into *records*: each TTL is sent less the seconds since *stored*. From *refresh* on the first
-        query goes up to Python, and from *expires* on every query.
+        *ttls* are offsets into *records*: each TTL is sent less the seconds since *stored*. From
+        *refresh* on the first query goes up to Python, and from *expires* on every query.
         """
         cdef answer_spec answer
         cdef bytes offsets = b"".join([int(at).to_bytes(2, SYS_BYTEORDER) for at in ttls])
         if any(at + 6 > len(records) for at in ttls):
             raise ValueError("a TTL outside the records")
         fill(&answer, 0, name, qtype, flags, counts, records, options, cell)
-        answer.variant = RELAYED | (WITH_DO if dnssec_ok else 0) | (WITH_CD if checking_disabled else 0)
+        answer.variant = RELAYED | (WITH_DO if dnssec_ok else 0)
+        answer.variant |= WITH_CD if checking_disabled else 0
         answer.extended = extended
         answer.ttls, answer.ttl_count = <const uint16_t *><const char *>offsets, len(offsets) // 2
         answer.stored, answer.refresh, answer.expires = stored, refresh, expires
@@ -184,16 +197,19 @@ cdef class Table:
         """Forget an answer of *network*; return whether it was there."""
         return remove_answer(self.table, network, qtype, 0, name, checked_length(name))
 
-    def drop_relayed(self, bytes name, unsigned short qtype, bint dnssec_ok, bint checking_disabled):
+    def drop_relayed(self, bytes name, unsigned short qtype, bint dnssec_ok,
+        bint checking_disabled):
         """Forget a relayed answer; return whether it was there."""
-        cdef uint8_t variant = RELAYED | (WITH_DO if dnssec_ok else 0) | (WITH_CD if checking_disabled else 0)
+        cdef uint8_t variant = RELAYED | (WITH_DO if dnssec_ok else 0)
+        variant |= WITH_CD if checking_disabled else 0
         return remove_answer(self.table, 0, qtype, variant, name, checked_length(name))
 
-    # ── what goes when something changes ──────────────────────────────────────────────────────────────────────────
+    # ── what goes when something changes ──────────────────────────────────────────────────────────
 
     def forget(self, unsigned int network, bytes part, int most, list hot=None):
-        """Forget at most *most* answers that depend on *part* of *network*, with None on the whole network; return how
-        many. The (name, QTYPE) of those that were repeated are appended to *hot*."""
+        """Forget at most *most* answers that depend on *part* of *network*, with None on the whole
+        network; return how many. The (name, QTYPE) of those that were repeated are appended to
+        *hot*."""
         cdef const uint8_t *at = NULL
         cdef uint32_t length = 0
         cdef answer *found
@@ -211,7 +227,8 @@ cdef class Table:
         return forgotten
 
     def forget_all(self, unsigned int network, int most, list hot=None):
-        """Forget at most *most* answers of *network*, the oldest first; return how many. *hot* is as for `forget`."""
+        """Forget at most *most* answers of *network*, the oldest first; return how many. *hot* is
+        as for `forget`."""
         cdef account *found = account_link(self.table, network)[0]
         cdef answer *oldest
         cdef int forgotten = 0
@@ -248,11 +265,13 @@ cdef class Table:
         """Forget how often answers of *network*, which has none, were repeated."""
         drop_account(self.table, network)
 
-    # ── names that are not there ──────────────────────────────────────────────────────────────────────────────
+    # ── names that are not there ──────────────────────────────────────────────────────────────────
 
-    def set_unknown(self, int depth, unsigned short flags, counts, bytes records, sizes, bytes options):
-        """Say what a name of `.internal` gets that is not there and has *depth* labels below it (the last depth: or
-        more). Its first record is the SOA, owned by a pointer. To be set before any worker is made."""
+    def set_unknown(self, int depth, unsigned short flags, counts, bytes records, sizes,
+        bytes options):
+        """Say what a name of `.internal` gets that is not there and has *depth* labels below it
+        (the last depth: or more). Its first record is the SOA, owned by a pointer. To be set before
+        any worker is made."""
         cdef answer_spec answer
         if self.workers or not 1 <= depth <= DEPTHS or self.table.unknown[depth - 1] is not NULL:
             raise ValueError("too late, or no such depth")
@@ -265,7 +284,8 @@ cdef class Table:
             raise MemoryError
 
     def set_words(self, words):
-        """Say which labels mean something left of an app: a name that has one goes up. Before any worker is made."""
+        """Say which labels mean something left of an app: a name that has one goes up. Before any
+        worker is made."""
         for word in words:
             self.add(self.table.words, sizeof(self.table.words) * 8 - 1, word)
 
@@ -291,14 +311,17 @@ cdef class Table:
         add_label(self.table, bits, mask, whole)
 
     def watch(self, unsigned int every):
-        """Let workers show one in *every* of the messages they repeat or drop, by chance; 0: none."""
+        """Let workers show one in *every* of the messages they repeat or drop, by chance; 0:
+        none."""
         self.table.watched = every
 
-    # ── reading, as the workers do ────────────────────────────────────────────────────────────────────────────
+    # ── reading, as the workers do ────────────────────────────────────────────────────────────────
 
-    def answer_one(self, bytes octets, bytes source, bytes destination, unsigned int rotation, unsigned long long now=0,
+    def answer_one(self, bytes octets, bytes source, bytes destination, unsigned int rotation,
+        unsigned long long now=0,
                    unsigned short port=65535, size_t room=OUT_SIZE, unsigned int unix_time=0):
-        """Return the reply to *octets*, b"" for silence, None for what goes up. Nothing is counted."""
+        """Return the reply to *octets*, b"" for silence, None for what goes up. Nothing is
+        counted."""
         cdef query asked
         cdef moment at
         cdef answer *found
@@ -315,12 +338,14 @@ cdef class Table:
         size = build_reply(self.table, found, &asked, rotation, &at, out, min(room, OUT_SIZE))
         return out[:size] if size else None
 
-    def repeat(self, bytes octets, bytes source, bytes destination, unsigned int rotation, unsigned long long now,
+    def repeat(self, bytes octets, bytes source, bytes destination, unsigned int rotation,
+        unsigned long long now,
                unsigned int unix_time, bint stream=False):
-        """Return the reply to *octets*, over TCP if *stream*, and its cell, or None for what Python must see.
+        """Return the reply to *octets*, over TCP if *stream*, and its cell, or None for what Python
+        must see.
 
-        It counts as a repeat of the answer; the caller counts the reply. The first query that finds a relayed answer past
-        its refresh time gets None, whatever workers have sent up.
+        It counts as a repeat of the answer; the caller counts the reply. The first query that finds
+        a relayed answer past its refresh time gets None, whatever workers have sent up.
         """
         cdef query asked
         cdef moment at
@@ -347,7 +372,9 @@ cdef class Table:
             return None
         count(&found.hits)
         if found.names_zone:
-            return out[:size], self.table.unknown_cells[asked.qtype if asked.qtype < BY_TYPE else BY_TYPE]
+            return out[:size], self.table.unknown_cells[
+                asked.qtype if asked.qtype < BY_TYPE else BY_TYPE
+            ]
         return out[:size], found.cell
 
     def has(self, unsigned int network, bytes name, unsigned short qtype):
@@ -359,16 +386,19 @@ cdef class Table:
         cdef answer *found = find_kept(self.table, network, qtype, 0, name, checked_length(name))
         return 0 if found is NULL else found.hits
 
-    def relayed_hits(self, bytes name, unsigned short qtype, bint dnssec_ok, bint checking_disabled):
+    def relayed_hits(self, bytes name, unsigned short qtype, bint dnssec_ok,
+        bint checking_disabled):
         """The same of a relayed answer."""
-        cdef uint8_t variant = RELAYED | (WITH_DO if dnssec_ok else 0) | (WITH_CD if checking_disabled else 0)
+        cdef uint8_t variant = RELAYED | (WITH_DO if dnssec_ok else 0)
+        variant |= WITH_CD if checking_disabled else 0
         cdef answer *found = find_kept(self.table, 0, qtype, variant, name, checked_length(name))
         return 0 if found is NULL else found.hits
 
     def scan(self, unsigned long long cursor, int most, bint repeated=False):
-        """Return where to go on, 0 at the end, and answers: (network, name, QTYPE, DO + 2 CD, hits); network 0 is a
-        relayed one. About *most* are looked at, and between two calls the table may change: what stays is found. With
-        *repeated* only answers of ours that have hits are returned."""
+        """Return where to go on, 0 at the end, and answers: (network, name, QTYPE, DO + 2 CD,
+        hits); network 0 is a relayed one. About *most* are looked at, and between two calls the
+        table may change: what stays is found. With *repeated* only answers of ours that have hits
+        are returned."""
         cdef int seen = 0
         cdef chains *now = self.table.answers.now
         cdef chains *old = self.table.answers.old
@@ -378,13 +408,16 @@ cdef class Table:
             seen += 1 + list_chain(small.first[cursor & small.mask], found, repeated)
             if old is not NULL:
                 seen += list_chain(now.first[cursor & small.mask], found, repeated)
-                seen += list_chain(now.first[(cursor & small.mask) | (small.mask + 1)], found, repeated)
+                seen += list_chain(
+                    now.first[(cursor & small.mask) | (small.mask + 1)], found, repeated
+                )
             cursor = next_cursor(cursor, small.mask)
             if not cursor or seen >= most:
                 return cursor, found
 
     def kept(self):
-        """Which answers are there: (network, name, QTYPE, DO + 2 CD); network 0 is a relayed one."""
+        """Which answers are there: (network, name, QTYPE, DO + 2 CD); network 0 is a relayed
+        one."""
         cursor, found = self.scan(0, 1 << 30)
         return [one[:4] for one in found]
 
@@ -401,7 +434,8 @@ cdef int list_chain(node *at, list found, bint repeated) except -1:
         if not repeated or (<answer *>at).hits and not (<answer *>at).relayed:
             key = key_of(at)
             found.append((
-                key[0] >> 32, (<const uint8_t *>(key + 1))[:key[0] & 255], key[0] >> 16 & 0xFFFF, key[0] >> 9 & 3,
+                key[0] >> 32, (<const uint8_t *>(key + 1))[:key[0] & 255],
+                key[0] >> 16 & 0xFFFF, key[0] >> 9 & 3,
                 (<answer *>at).hits,
             ))
         at = at.next
@@ -410,7 +444,8 @@ cdef int list_chain(node *at, list found, bint repeated) except -1:
 
 
 cdef class Network:
-    """A network that is to be known, with room for so many first labels below `internal` that must go up."""
+    """A network that is to be known, with room for so many first labels below `internal` that must
+    go up."""
 
     cdef network *made
     cdef Table table
@@ -441,7 +476,8 @@ cdef class Network:
         add_everything(self.made, outside)
 
     def publish(self):
-        """Make it known, in place of the one of its number. That one pays on for what it sent up."""
+        """Make it known, in place of the one of its number. That one pays on for what it sent
+        up."""
         if self.made is NULL:
             raise ValueError("published")
         publish_network(self.table.table, self.made)
@@ -460,11 +496,13 @@ cdef uint8_t checked_length(bytes name) except 0:
     return len(name)
 
 
-cdef int fill(answer_spec *answer, uint32_t network, bytes name, uint16_t qtype, uint16_t flags, counts, bytes records,
+cdef int fill(answer_spec *answer, uint32_t network, bytes name, uint16_t qtype, uint16_t flags,
+    counts, bytes records,
               bytes options, uint16_t cell) except -1:
     """Fill in what all answers have. The octets stay the caller's."""
     memset(answer, 0, sizeof(answer_spec))
-    answer.network, answer.name, answer.length, answer.qtype = network, name, checked_length(name), qtype
+    answer.network, answer.qtype = network, qtype
+    answer.name, answer.length = name, checked_length(name)
     answer.flags, answer.cell = flags, cell
     if cell >= CELLS or len(records) > MAX_RECORDS or len(options) > 65535:
         raise ValueError("no such cell, or too large")
@@ -475,23 +513,35 @@ cdef int fill(answer_spec *answer, uint32_t network, bytes name, uint16_t qtype,
 
 
 cdef int check_shape(const answer_spec *answer) except -1:
-    if answer.lead > answer.shown or answer.chain > answer.counts[0] or bool(answer.lead) != bool(answer.chain):
+    if (
+        answer.lead > answer.shown or answer.chain > answer.counts[0]
+        or bool(answer.lead) != bool(answer.chain)
+    ):
         raise ValueError("fewer records than lead")
-    if <uint64_t>answer.lead + <uint64_t>answer.unit * answer.turns > answer.shown or answer.turns > 1 and not answer.unit:
+    if (
+        <uint64_t>answer.lead + <uint64_t>answer.unit * answer.turns > answer.shown
+        or answer.turns > 1 and not answer.unit
+    ):
         raise ValueError("fewer records than take turns")
     if answer.turns > 1 and answer.lead + answer.unit * answer.turns != answer.shown:
         raise ValueError("some records take turns, and others do not")
     if <uint64_t>answer.shown + answer.authority > answer.records:
         raise ValueError("sections larger than the records")
-    if answer.whole != answer.records and (answer.whole < answer.records or answer.shown or not answer.indivisible):
+    if answer.whole != answer.records and (
+        answer.whole < answer.records or answer.shown or not answer.indivisible
+    ):
         raise ValueError("an answer that is neither whole nor left out")
-    if answer.whole > MAX_RECORDS or answer.unit > 65535 or answer.authority > 65535 or answer.lead > 65535:
+    if (
+        answer.whole > MAX_RECORDS or answer.unit > 65535 or answer.authority > 65535
+        or answer.lead > 65535
+    ):
         raise ValueError("too large")
     cdef const uint8_t *rest = answer.record_octets + answer.shown + answer.authority
     cdef uint32_t rest_size = answer.records - answer.shown - answer.authority
     # What may leave in part is looked at one RR after the other.
-    if answer.turns < 2 and answer.whole == answer.records and not is_section(answer.record_octets, answer.shown,
-                                                                              answer.counts[0]):
+    if answer.turns < 2 and answer.whole == answer.records and not is_section(
+        answer.record_octets, answer.shown, answer.counts[0]
+    ):
         raise ValueError("an answer section of other records than counted")
     if not is_section(rest, rest_size, answer.counts[2]):
         raise ValueError("an additional section of other records than counted")
@@ -500,14 +550,16 @@ cdef int check_shape(const answer_spec *answer) except -1:
 
 @cython.freelist(512)
 cdef class Asked:
-    """A query that Python is to answer. `reply_to` is what `Worker.send` needs to find the way back."""
+    """A query that Python is to answer. `reply_to` is what `Worker.send` needs to find the way
+    back."""
 
     cdef readonly bytes octets, source, destination, reply_to
     cdef readonly int port
 
 
 cdef class Repeated:
-    """A query that a worker has answered, with the header of its reply; handed up only to be shown."""
+    """A query that a worker has answered, with the header of its reply; handed up only to be
+    shown."""
 
     cdef readonly bytes octets, source, destination, header
 
@@ -533,7 +585,8 @@ cdef message_of(const handed *at):
         return asked
     if at.what == REPEATED:
         repeated = Repeated.__new__(Repeated)
-        repeated.octets, repeated.header = octets[:at.size - HEADER], octets[at.size - HEADER:at.size]
+        repeated.octets = octets[:at.size - HEADER]
+        repeated.header = octets[at.size - HEADER:at.size]
         repeated.source, repeated.destination = source, destination
         return repeated
     dropped = Dropped.__new__(Dropped)
@@ -542,13 +595,15 @@ cdef message_of(const handed *at):
 
 
 cdef class Worker:
-    """One thread's worth of the UDP path: sockets to serve, and what it hands up. `run` is the thread."""
+    """One thread's worth of the UDP path: sockets to serve, and what it hands up. `run` is the
+    thread."""
 
     cdef worker *worker
     cdef Table table
 
     def __cinit__(self, Table table, sockets):
-        """*sockets* are (descriptor, whether IPv6, the one address it serves as 16 octets or None)."""
+        """*sockets* are (descriptor, whether IPv6, the one address it serves as 16 octets or
+        None)."""
         if table.workers == READERS - 1 or not sockets:
             raise ValueError("too many workers, or one without sockets")
         self.worker = <worker *>calloc(1, sizeof(worker))
@@ -598,13 +653,15 @@ cdef class Worker:
         self.worker.bounded = True
 
     def own(self, ports):
-        """Let questions from these ports pass whatever others send; only the first MAX_OWN_PORTS count."""
+        """Let questions from these ports pass whatever others send; only the first MAX_OWN_PORTS
+        count."""
         padded = (list(ports) + [0] * OWN_PORTS)[:OWN_PORTS]
         for at in range(OWN_PORTS):
             self.worker.own[at] = <uint16_t>((padded[at] & 255) << 8 | padded[at] >> 8)
 
     def take(self, int limit):
-        """Take out at most *limit* messages: a list of Asked, Repeated and Dropped, in the order in which they came."""
+        """Take out at most *limit* messages: a list of Asked, Repeated and Dropped, in the order in
+        which they came."""
         cdef const handed *at
         taken = []
         while len(taken) < limit:
@@ -637,7 +694,9 @@ cdef class Worker:
         """What it has counted: by name, and the replies by cell."""
         cdef counts *c = &self.worker.counts
         named = {
-            "4": c.received[0], "6": c.received[1], "runt": c.dropped[<int>RUNT], "qr": c.dropped[<int>RESPONSE],
-            "packet info": c.dropped[<int>NOWHERE], "flood": c.flood, "full": c.full, "send": c.send, "hits": c.hits,
+            "4": c.received[0], "6": c.received[1],
+            "runt": c.dropped[<int>RUNT], "qr": c.dropped[<int>RESPONSE],
+            "packet info": c.dropped[<int>NOWHERE], "flood": c.flood, "full": c.full,
+            "send": c.send, "hits": c.hits,
         }
         return named, [c.cells[cell] for cell in range(CELLS)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -67,7 +68,8 @@ class Udp:
         self._unseen, self._bounded = 0, False
         self._pass_own()
         self.threads = [
-            Thread(target=w.run, name=f"udp-{n}", daemon=True) for n, w in enumerate(self.workers)
+            Thread(target=_run, args=(w,), name=f"udp-{n}", daemon=True)
+            for n, w in enumerate(self.workers)
         ]
         for number, worker in enumerate(self.workers):
             self.loop.add_reader(worker.up, self._readable, number)
@@ -182,6 +184,12 @@ class Udp:
                     self.exchange.counting.repeated_natively(new)
                 elif new:
                     self.metrics.drops[name] += new
+
+
+def _run(worker: fast.Worker) -> None:
+    # A signal is the main thread's, also while this thread ends, which `join` does not wait for.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    worker.run()
 
 
 def _served(sock: socket.socket) -> tuple[int, bool, bytes | None]:

@@ -1,7 +1,7 @@
 """The native table as Python fills it: what is stored there, and forgotten, as AnswerTable says.
 
-An answer that the C core can repeat in every case is stored there alone, and Python has no object for
-it. One that is too large for a UDP reply is stored in both, because TCP has room for it.
+An answer that the C core can repeat in every case is stored there alone, and Python has no object
+for it. One that is too large for a UDP reply is stored in both, because TCP has room for it.
 """
 
 from __future__ import annotations

@@ -1,18 +1,20 @@
 /* Recognize a question that was answered before, and repeat the answer: read, hash, look up, build.
  *
- *     datagram ─► read_query ─► find_answer ─► build_reply ─► datagram       anything else: hand it up to Python
+ *     datagram ─► read_query ─► find_answer ─► build_reply ─► datagram
+ *                       └─► anything else: hand it up to Python
  *
- * Nothing is decided here. Python (core/journey.py) decided once what a question's answer is; this file finds it by
- * the question's octets, and puts the id, RD, CD, letter case, OPT and rotation of the query at hand round it. A reply
- * that exceeds the client's limit loses what core/message.py takes from it, in that order. For a plain query no name
- * is parsed: its length follows from the message's, and lower-cased octets that equal those of a stored name are a
- * well-formed name. Only EDNS options (read_options) and names that are not stored (find_unknown) need a walk over the
+ * Nothing is decided here. Python (core/journey.py) decided once what a question's answer is; this
+ * file finds it by the question's octets, and puts the id, RD, CD, letter case, OPT and rotation of
+ * the query at hand round it. A reply that exceeds the client's limit loses what core/message.py
+ * takes from it, in that order. For a plain query no name is parsed: its length follows from the
+ * message's, and lower-cased octets that equal those of a stored name are a well-formed name. Only
+ * EDNS options (read_options) and names that are not stored (find_unknown) need a walk over the
  * labels. No Python, no allocation, no I/O: it builds alone for the fuzzer.
  *
- * Readers never wait. The table is an array of chains, while it grows two; a writer (one at a time, table.h)
- * publishes an entry with one store and unlinks one with another. A reader says which generation it began in before
- * it follows a pointer, and says 0 when it follows none; an unlinked entry is freed when no reader is left that began
- * before it was unlinked.
+ * Readers never wait. The table is an array of chains, while it grows two; a writer (one at a time,
+ * table.h) publishes an entry with one store and unlinks one with another. A reader says which
+ * generation it began in before it follows a pointer, and says 0 when it follows none; an unlinked
+ * entry is freed when no reader is left that began before it was unlinked.
  */
 #ifndef INTERNAL_DNS_REPEAT_H
 #define INTERNAL_DNS_REPEAT_H
@@ -25,12 +27,14 @@
 
 enum {
     HEADER = 12,
-    OPT_SIZE = 11,        /* an OPT without options: root, type, size, extended RCODE, version, flags, length */
+    /* an OPT without options: root, type, size, extended RCODE, version, flags, length */
+    OPT_SIZE = 11,
     MAX_QUERY = 4096,     /* as core/wire.py */
     PLAIN_UDP_SIZE = 512, /* RFC 1035 section 4.2.1 */
     OUR_UDP_SIZE = 4096,  /* as core/message.py */
     MAX_NAME = 255,
-    KEY_WORDS = 33,       /* of 8 octets: network, QTYPE, variant and length, then the name, zero to the word's end */
+    /* of 8 octets: network, QTYPE, variant and length, then the name, zero to the word's end */
+    KEY_WORDS = 33,
     READERS = 17,         /* 16 workers, and Python */
     DEPTHS = 3,           /* labels below `internal` in a name that is not there; 3 is any more */
     BY_TYPE = 256,        /* QTYPEs with a counter of their own are below */
@@ -39,25 +43,31 @@ enum {
     MAX_MESSAGE = 65535,
     IDLE_TIMEOUT = 100,   /* tenths of a second; as core/journey.py */
     KEEPALIVE_SIZE = 6,   /* the option: code, length, timeout */
-    COOKIE_SIZE = 28,     /* the option: code, length, client cookie, server cookie (RFC 9018 section 4) */
+    /* the option: code, length, client cookie, server cookie (RFC 9018 section 4) */
+    COOKIE_SIZE = 28,
 };
-/* EDNS options that change the reply or go up to Python; as core/wire.py. All others are ignored, padding too. */
+/* EDNS options that change the reply or go up to Python; as core/wire.py. All others are ignored,
+ * padding too. */
 enum { NSID = 3, COOKIE = 10, KEEPALIVE = 11, ASK_AS = 65001 };
 enum { TC = 0x0200, RD = 0x0100, AD = 0x0020, CD = 0x0010 };
-/* What a key's variant says: 0 the network's own answers, else a relayed one for everybody, by the query's DO and CD. */
+/* What a key's variant says: 0 the network's own answers, else a relayed one for everybody, by the
+ * query's DO and CD. */
 enum { OWN = 0, RELAYED = 1, WITH_DO = 2, WITH_CD = 4 };
 /* What a message is: Python's, perhaps one to repeat, or to be dropped in silence. */
 enum verdict { HAND_UP, PLAIN, RUNT, RESPONSE, NOWHERE };
 
-/* A member of a chain. Its key is in the same piece of memory, `key_at` octets from the beginning. */
+/* A member of a chain. Its key is in the same piece of memory, `key_at` octets from the beginning.
+ */
 struct node {
     _Atomic(struct node *) next;
     uint64_t hash;
     uint32_t size;            /* octets that the entry is charged for */
     uint16_t key_words, key_at;
     union {                   /* the writer's */
-        struct { struct node *older, *newer; };  /* while it is in the table: answers of the same network, by age */
-        struct { struct node *unlinked; uint64_t unlinked_in; }; /* what waits to be freed, and since which generation */
+        /* while it is in the table: answers of the same network, by age */
+        struct { struct node *older, *newer; };
+        /* what waits to be freed, and since which generation */
+        struct { struct node *unlinked; uint64_t unlinked_in; };
     };
 };
 
@@ -68,8 +78,8 @@ struct chains {
     _Atomic(struct node *) first[];
 };
 
-/* While it grows there are two arrays, and each change moves a few chains from the old one. A node in motion may be
- * missed by a reader that passes it: its query goes up to Python once. */
+/* While it grows there are two arrays, and each change moves a few chains from the old one. A node
+ * in motion may be missed by a reader that passes it: its query goes up to Python once. */
 struct map {
     _Atomic(struct chains *) now;
     _Atomic(struct chains *) old;
@@ -87,33 +97,39 @@ struct account {
     uint32_t number;
 };
 
-/* That an answer depends on a part of its network: it is in the list of all answers that do. The writer's. */
+/* That an answer depends on a part of its network: it is in the list of all answers that do. The
+ * writer's. */
 struct dependency {
     struct dependency *next, **link;
     struct answer *answer;
     uint64_t hash;            /* of the part (table.h); 0: it depends on the whole network */
 };
 
-/* One reply without what depends on the query. Behind the struct: what only a relayed one has, what it depends on, the
- * key, the offsets of the TTLs, and the octets of the records and then of the EDNS options. */
+/* One reply without what depends on the query. Behind the struct: what only a relayed one has, what
+ * it depends on, the key, the offsets of the TTLs, and the octets of the records and then of the
+ * EDNS options. */
 struct answer {
     struct node node;
     struct account *account;  /* the writer's, like the next one */
     uint32_t spared;          /* hits when it was about to be evicted and was not */
-    uint32_t turns;           /* the records behind `lead`, of `unit` octets each, take turns in being first */
+    /* the records behind `lead`, of `unit` octets each, take turns in being first */
+    uint32_t turns;
     _Atomic uint64_t hits;    /* about: two workers may count at once */
     uint32_t records;         /* octets, like all sizes here */
     uint32_t shown;           /* of the answer section, which `records` begins with */
-    uint32_t whole;           /* of all three sections: more than `records` when of the answer section only its size is
-                               * kept, or of a relayed one only its beginning */
+    /* of all three sections: more than `records` when of the answer section only its size is kept,
+     * or of a relayed one only its beginning */
+    uint32_t whole;
     uint16_t unit, options;
     uint16_t authority;       /* of that section, which follows the answer section */
-    uint16_t lead, leading;   /* not relayed: aliases that lead to what was queried, first of the records; how many */
+    /* not relayed: aliases that lead to what was queried, first of the records; how many */
+    uint16_t lead, leading;
     uint16_t dependency_count;
     uint16_t flags, counts[3];
     uint16_t cell;            /* which counter it counts into */
     bool indivisible;         /* one RR of a list: part of it would look like the whole list */
-    bool names_zone;          /* the first record's owner is a pointer to `internal`, wherever the question has that */
+    /* the first record's owner is a pointer to `internal`, wherever the question has that */
+    bool names_zone;
     bool relayed;
 };
 
@@ -127,9 +143,9 @@ struct relayed {
     _Atomic bool asked_again; /* a query was sent up to have it refreshed */
 };
 
-/* What the table must know of a network: which first labels below `internal` Python must see, and which zones are its
- * own. A set is two bits per member in a bit array: a member whose bits are not both set is certainly not in it, which is
- * all that is needed. */
+/* What the table must know of a network: which first labels below `internal` Python must see, and
+ * which zones are its own. A set is two bits per member in a bit array: a member whose bits are not
+ * both set is certainly not in it, which is all that is needed. */
 struct network {
     struct node node;
     _Atomic uint64_t due;     /* nanoseconds: until when what it sent up is paid for (worker.h) */
@@ -155,15 +171,19 @@ struct table {
     uint8_t nsid_size;
     struct map answers, networks;
     struct by_part *parts;  /* the writer's (table.h), like what follows */
-    struct account **accounts, *hand; /* by number; whose turn it is to be looked at when room is needed */
+    /* by number; whose turn it is to be looked at when room is needed */
+    struct account **accounts, *hand;
     uint64_t bound, answer_octets, evictions;
     uint32_t account_count;   /* those with answers */
     struct source_map *maps;  /* the longest prefix first */
     uint32_t map_count;
-    _Atomic uint64_t words[16]; /* labels that mean something left of an app; a set like a network's */
-    struct answer *unknown[DEPTHS]; /* what a name without such labels gets, by how many labels it has below the zone */
+    /* labels that mean something left of an app; a set like a network's */
+    _Atomic uint64_t words[16];
+    /* what a name without such labels gets, by how many labels it has below the zone */
+    struct answer *unknown[DEPTHS];
     uint16_t unknown_cells[BY_TYPE + 1];
-    _Atomic uint32_t watched;   /* one in so many messages that end here is shown to Python; 0: none */
+    /* one in so many messages that end here is shown to Python; 0: none */
+    _Atomic uint32_t watched;
     _Atomic uint64_t generation;
     struct reader readers[READERS];
     struct node *limbo;       /* unlinked, not yet freed */
@@ -186,7 +206,8 @@ struct query {
     const uint8_t *source;    /* 16 octets */
     uint32_t key_words;
     uint64_t hash;
-    /* With room for a label behind: the walk of find_unknown then stays inside whatever its octets (tests/native/proof). */
+    /* With room for a label behind: the walk of find_unknown then stays inside whatever its octets
+     * (tests/native/proof). */
     uint64_t key[KEY_WORDS + 8];
 };
 
@@ -196,7 +217,7 @@ struct moment {
     uint32_t unix_time;       /* seconds; for cookies only */
 };
 
-/* ── hashing ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── hashing ─────────────────────────────────────────────────────────────────────────────────── */
 
 static inline uint64_t rotated(uint64_t x, int by) { return x << by | x >> (64 - by); }
 
@@ -262,9 +283,10 @@ static inline uint64_t key_head(uint32_t network, uint16_t qtype, uint8_t varian
     return (uint64_t)network << 32 | (uint64_t)qtype << 16 | (uint64_t)variant << 8 | length;
 }
 
-/* Make the key of a name of at most MAX_NAME octets; return how many words it has. A length octet is below 'A', so
- * lower-casing whole words touches letters only. */
-static inline uint32_t make_key(uint64_t key[KEY_WORDS], uint64_t head, const uint8_t *name, size_t length)
+/* Make the key of a name of at most MAX_NAME octets; return how many words it has. A length octet
+ * is below 'A', so lower-casing whole words touches letters only. */
+static inline uint32_t make_key(uint64_t key[KEY_WORDS], uint64_t head, const uint8_t *name,
+    size_t length)
 {
     uint32_t words = 1 + (uint32_t)((length + 7) / 8);
     key[0] = head;
@@ -275,7 +297,7 @@ static inline uint32_t make_key(uint64_t key[KEY_WORDS], uint64_t head, const ui
     return words;
 }
 
-/* ── the parts of an entry ───────────────────────────────────────────────────────────────────────────────────── */
+/* ── the parts of an entry ───────────────────────────────────────────────────────────────────── */
 
 static inline const uint64_t *key_of(const struct node *node)
 {
@@ -302,25 +324,30 @@ static inline const uint8_t *octets_of(const struct answer *answer)
     return (const uint8_t *)(ttls_of(answer) + ttl_count(answer));
 }
 
-/* ── looking up ──────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── looking up ──────────────────────────────────────────────────────────────────────────────── */
 
-static inline bool has_key(const struct node *node, uint64_t hash, const uint64_t *key, uint32_t words)
+static inline bool has_key(const struct node *node, uint64_t hash, const uint64_t *key,
+    uint32_t words)
 {
     return node->hash == hash && node->key_words == words && !memcmp(key_of(node), key, words * 8);
 }
 
-static inline struct node *find_in(const struct chains *chains, uint64_t hash, const uint64_t *key, uint32_t words)
+static inline struct node *find_in(const struct chains *chains, uint64_t hash, const uint64_t *key,
+    uint32_t words)
 {
-    /* Sequentially consistent like the reader's own began_in: the writer must see that, or we its unlinking. */
+    /* Sequentially consistent like the reader's own began_in: the writer must see that, or we its
+     * unlinking. */
     struct node *node = atomic_load(&chains->first[hash & chains->mask]);
     while (node && !has_key(node, hash, key, words))
         node = atomic_load(&node->next);
     return node;
 }
 
-static inline struct node *find_node(const struct map *map, uint64_t hash, const uint64_t *key, uint32_t words)
+static inline struct node *find_node(const struct map *map, uint64_t hash, const uint64_t *key,
+    uint32_t words)
 {
-    /* In this order: the old array is known before the larger one is there, and until it is empty. */
+    /* In this order: the old array is known before the larger one is there, and until it is empty.
+     */
     const struct chains *now = atomic_load(&map->now), *old = atomic_load(&map->old);
     struct node *node = old ? find_in(old, hash, key, words) : NULL;
     return node ? node : find_in(now, hash, key, words);
@@ -329,7 +356,8 @@ static inline struct node *find_node(const struct map *map, uint64_t hash, const
 static inline struct network *find_network(const struct table *table, uint32_t network)
 {
     uint64_t key = key_head(network, 0, 0, 0);
-    return (struct network *)find_node(&table->networks, keyed_hash(table->secret, &key, 1), &key, 1);
+    return (struct network *)find_node(&table->networks, keyed_hash(table->secret, &key, 1), &key,
+        1);
 }
 
 /* The hash of a label of *size* octets, at most 63 and lower-cased, its length octet before it. */
@@ -357,8 +385,8 @@ static inline uint64_t name_hash(const struct table *table, const uint8_t *name,
 }
 
 /* Whether a well-formed name may be in a zone of the network's own. At most 127 labels. */
-static inline bool in_own_zone(const struct table *table, const struct network *network, const uint8_t *name,
-                               uint32_t length)
+static inline bool in_own_zone(const struct table *table, const struct network *network,
+    const uint8_t *name, uint32_t length)
 {
     for (uint32_t at = 0; at < length && name[at] && name[at] < 64; at += 1 + (uint32_t)name[at])
         if (in_set(network->zones, network->zones_mask, name_hash(table, name + at, length - at)))
@@ -370,12 +398,14 @@ static const uint8_t INTERNAL[10] = "\x08internal"; /* with its root label */
 
 static inline bool is_internal(const uint8_t *name, uint32_t length)
 {
-    return length >= sizeof INTERNAL && !memcmp(name + length - sizeof INTERNAL, INTERNAL, sizeof INTERNAL);
+    return length >= sizeof INTERNAL
+        && !memcmp(name + length - sizeof INTERNAL, INTERNAL, sizeof INTERNAL);
 }
 
-/* Return the reply for a name of `.internal` that is certainly not there, or NULL when Python must see it. Only here
- * a name is parsed, as it equals no stored one: at most 127 labels. */
-static inline struct answer *find_unknown(const struct table *table, const struct query *query, uint32_t length)
+/* Return the reply for a name of `.internal` that is certainly not there, or NULL when Python must
+ * see it. Only here a name is parsed, as it equals no stored one: at most 127 labels. */
+static inline struct answer *find_unknown(const struct table *table, const struct query *query,
+    uint32_t length)
 {
     const uint8_t *name = (const uint8_t *)(query->key + 1);
     uint32_t at = 0, size, depth = 0, zone = length - (uint32_t)sizeof INTERNAL;
@@ -398,17 +428,21 @@ static inline struct answer *find_unknown(const struct table *table, const struc
 }
 
 /* Return a relayed answer that has not expired, NULL for none. */
-static inline struct answer *find_relayed(const struct table *table, struct query *query, uint32_t length, uint64_t now)
+static inline struct answer *find_relayed(const struct table *table, struct query *query,
+    uint32_t length, uint64_t now)
 {
-    uint8_t variant = RELAYED | (query->dnssec_ok ? WITH_DO : 0) | (query->octets[3] & CD ? WITH_CD : 0);
+    uint8_t variant = RELAYED | (query->dnssec_ok ? WITH_DO : 0)
+        | (query->octets[3] & CD ? WITH_CD : 0);
     query->key[0] = key_head(0, query->qtype, variant, (uint8_t)length);
     uint64_t hash = keyed_hash(table->secret, query->key, query->key_words);
-    struct answer *found = (struct answer *)find_node(&table->answers, hash, query->key, query->key_words);
+    struct answer *found = (struct answer *)find_node(&table->answers, hash, query->key,
+        query->key_words);
     if (!found || now >= relayed_of(found)->expires)
         return NULL;
     const struct network *network = find_network(table, query->network);
     if (network && network->zones
-        && (relayed_of(found)->chain || in_own_zone(table, network, (const uint8_t *)(query->key + 1), length)))
+        && (relayed_of(found)->chain || in_own_zone(table, network,
+            (const uint8_t *)(query->key + 1), length)))
         return NULL; /* an alias may lead into a zone too: Python looks */
     return found;
 }
@@ -425,8 +459,10 @@ static inline struct answer *find_any(const struct table *table, struct query *q
     return query->octets[2] & RD >> 8 ? find_relayed(table, query, length, now) : NULL;
 }
 
-/* The same for a worker, which sends the first query up that finds a relayed answer past its refresh time. */
-static inline struct answer *find_answer(const struct table *table, struct query *query, uint64_t now)
+/* The same for a worker, which sends the first query up that finds a relayed answer past its
+ * refresh time. */
+static inline struct answer *find_answer(const struct table *table, struct query *query,
+    uint64_t now)
 {
     struct answer *found = find_any(table, query, now);
     if (found && found->relayed && now >= relayed_of(found)->refresh
@@ -435,7 +471,7 @@ static inline struct answer *find_answer(const struct table *table, struct query
     return found;
 }
 
-/* ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── reading ─────────────────────────────────────────────────────────────────────────────────── */
 
 static inline uint32_t four(const uint8_t *o)
 {
@@ -446,7 +482,8 @@ static inline uint32_t four(const uint8_t *o)
 static inline bool covers(const uint8_t *prefix, uint32_t length, const uint8_t *address)
 {
     uint32_t whole = length / 8;
-    return !memcmp(prefix, address, whole) && (length % 8 == 0 || !((prefix[whole] ^ address[whole]) >> (8 - length % 8)));
+    return !memcmp(prefix, address, whole)
+        && (length % 8 == 0 || !((prefix[whole] ^ address[whole]) >> (8 - length % 8)));
 }
 
 static inline uint32_t two(const uint8_t *o) { return (uint32_t)o[0] << 8 | o[1]; }
@@ -462,10 +499,11 @@ static inline uint32_t network_of(const struct table *table, const uint8_t *sour
     return 0;
 }
 
-/* Read the question and the OPT of a query that has nothing else, as core/wire.read_edns: note what the options ask
- * for, and return where the question ends. 0 for what Python must see: anything malformed, or ASK_AS. */
+/* Read the question and the OPT of a query that has nothing else, as core/wire.read_edns: note what
+ * the options ask for, and return where the question ends. 0 for what Python must see: anything
+ * malformed, or ASK_AS. */
 static inline size_t read_options(const struct table *table, const uint8_t *octets, size_t size,
-                                  const uint8_t *source, struct query *query)
+    const uint8_t *source, struct query *query)
 {
     size_t at = HEADER;
     query->nsid = query->keepalive = false;
@@ -501,19 +539,20 @@ static inline size_t read_options(const struct table *table, const uint8_t *octe
         }
     }
     query->options = true;
-    query->own_options = (query->cookie ? COOKIE_SIZE : 0) + (query->nsid ? 4u + table->nsid_size : 0);
+    query->own_options = (query->cookie ? COOKIE_SIZE : 0)
+        + (query->nsid ? 4u + table->nsid_size : 0);
     return end;
 }
 
 /* Read a message as far as a plain query goes: QUERY, one question of class IN, at most an OPT.
  * query->network is right whatever is returned. */
 static inline enum verdict read_query(const struct table *table, const uint8_t *octets, size_t size,
-                                      const uint8_t *source, const uint8_t *destination, uint16_t port,
-                                      struct query *query)
+    const uint8_t *source, const uint8_t *destination, uint16_t port, struct query *query)
 {
     static const uint8_t bare[8] = {0, 1}, with_opt[8] = {0, 1, 0, 0, 0, 0, 0, 1};
     query->network = network_of(table, source);
-    if (port == 0 || port == 7 || port == 13 || port == 19 || port == 37) /* SILENT_PORTS of core/wire.py */
+    /* SILENT_PORTS of core/wire.py */
+    if (port == 0 || port == 7 || port == 13 || port == 19 || port == 37)
         return HAND_UP;
     if (size < HEADER)
         return RUNT;
@@ -531,7 +570,8 @@ static inline enum verdict read_query(const struct table *table, const uint8_t *
             return HAND_UP;
         end -= OPT_SIZE;
         const uint8_t *opt = octets + end;
-        if (opt[0] || opt[1] || opt[2] != 41 || opt[6] || opt[9] || opt[10]) { /* not version 0 without options */
+        /* not version 0 without options */
+        if (opt[0] || opt[1] || opt[2] != 41 || opt[6] || opt[9] || opt[10]) {
             if (!(end = read_options(table, octets, size, source, query)))
                 return HAND_UP;
             opt = octets + end;
@@ -560,7 +600,8 @@ static inline enum verdict read_query(const struct table *table, const uint8_t *
     return PLAIN;
 }
 
-/* Let *query*, which came over TCP, be answered as there: no limit but a message's, and KEEPALIVE (RFC 7828). */
+/* Let *query*, which came over TCP, be answered as there: no limit but a message's, and KEEPALIVE
+ * (RFC 7828). */
 static inline void over_tcp(struct query *query)
 {
     query->stream = true;
@@ -569,7 +610,7 @@ static inline void over_tcp(struct query *query)
         query->own_options += KEEPALIVE_SIZE;
 }
 
-/* ── building ────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── building ────────────────────────────────────────────────────────────────────────────────── */
 
 static inline uint8_t *put_two(uint8_t *out, uint32_t value)
 {
@@ -598,8 +639,10 @@ static inline void age(const struct answer *answer, uint32_t count, uint64_t now
     }
 }
 
-/* Write the COOKIE option: the client's cookie and a fresh one of ours, as core/cookies.full_cookie. */
-static inline uint8_t *put_cookie(const struct table *table, const struct query *query, uint32_t unix_time, uint8_t *out)
+/* Write the COOKIE option: the client's cookie and a fresh one of ours, as
+ * core/cookies.full_cookie. */
+static inline uint8_t *put_cookie(const struct table *table, const struct query *query,
+    uint32_t unix_time, uint8_t *out)
 {
     static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
     uint8_t hashed[32] = {0};
@@ -616,8 +659,8 @@ static inline uint8_t *put_cookie(const struct table *table, const struct query 
 }
 
 /* Write OPT with *options* octets of the answer's own options. */
-static inline void put_opt(const struct table *table, const struct answer *answer, const struct query *query,
-                           uint32_t options, uint32_t unix_time, uint8_t *at)
+static inline void put_opt(const struct table *table, const struct answer *answer,
+    const struct query *query, uint32_t options, uint32_t unix_time, uint8_t *at)
 {
     const uint8_t head[5] = {0, 0, 41, OUR_UDP_SIZE >> 8, OUR_UDP_SIZE & 0xff};
     const uint8_t extended = answer->relayed ? relayed_of(answer)->extended : 0;
@@ -635,11 +678,12 @@ static inline void put_opt(const struct table *table, const struct answer *answe
 }
 
 /* Write header and question; return where the records go. */
-static inline uint8_t *put_head(const struct query *query, uint32_t flags, uint32_t answers, uint32_t authorities,
-                                uint32_t additionals, uint8_t *out)
+static inline uint8_t *put_head(const struct query *query, uint32_t flags, uint32_t answers,
+    uint32_t authorities, uint32_t additionals, uint8_t *out)
 {
     flags |= (query->octets[2] << 8 & RD) | (query->octets[3] & CD);
-    if (!query->dnssec_ok && !(query->octets[3] & AD)) /* RFC 6840 section 5.8: AD is set only if the query wants it */
+    /* RFC 6840 section 5.8: AD is set only if the query wants it */
+    if (!query->dnssec_ok && !(query->octets[3] & AD))
         flags &= ~(uint32_t)AD;
     uint8_t *at = put_two(put_two(put(out, query->octets, 2), flags), 1);
     at = put_two(put_two(put_two(at, answers), authorities), additionals + (uint32_t)query->edns);
@@ -656,7 +700,8 @@ static inline uint32_t rr_size(const uint8_t *rr)
     return at + 10 + two(rr + at + 8);
 }
 
-/* Return the octets of as many of the *count* RRs at *rr* as fit into *room*; *count* becomes how many. */
+/* Return the octets of as many of the *count* RRs at *rr* as fit into *room*; *count* becomes how
+ * many. */
 static inline uint32_t fitting(const uint8_t *rr, uint32_t room, uint32_t *count)
 {
     uint32_t size = 0, fit = 0;
@@ -666,8 +711,9 @@ static inline uint32_t fitting(const uint8_t *rr, uint32_t room, uint32_t *count
     return size;
 }
 
-/* Return the octets of the chain and of as many RRs behind it as fit into *room*, as core/relayed.Relayed.first does;
- * *count* becomes how many. Each RR ends six octets and its rdata after its TTL begins. */
+/* Return the octets of the chain and of as many RRs behind it as fit into *room*, as
+ * core/relayed.Relayed.first does; *count* becomes how many. Each RR ends six octets and its rdata
+ * after its TTL begins. */
 static inline uint32_t first_of(const struct answer *answer, uint32_t room, uint32_t *count)
 {
     const struct relayed *relayed = relayed_of(answer);
@@ -687,11 +733,12 @@ static inline uint32_t first_of(const struct answer *answer, uint32_t room, uint
     return *count ? size : 0;
 }
 
-/* Write what of the reply fits, as core/message.message does: EDE goes first, then additional records, then whole RRs
- * from the end, and TC says so. Of what an upstream said the first RRs are told. Return the size, or 0 for what Python must
- * see. */
-static inline size_t build_part(const struct table *table, const struct answer *answer, const struct query *query,
-                                uint32_t rotation, const struct moment *now, uint8_t *out, size_t room)
+/* Write what of the reply fits, as core/message.message does: EDE goes first, then additional
+ * records, then whole RRs from the end, and TC says so. Of what an upstream said the first RRs are
+ * told. Return the size, or 0 for what Python must see. */
+static inline size_t build_part(const struct table *table, const struct answer *answer,
+    const struct query *query, uint32_t rotation, const struct moment *now, uint8_t *out,
+    size_t room)
 {
     if (query->stream)
         return 0; /* TC means nothing there: Python says how to get the rest */
@@ -701,8 +748,10 @@ static inline size_t build_part(const struct table *table, const struct answer *
     uint32_t fixed = query->end + opt + (relayed ? 0 : answer->authority);
     if (fixed > query->limit)
         return 0;
-    uint32_t left = query->limit - fixed, shown = answer->whole - (answer->records - answer->shown), first = 0;
-    uint32_t flags = answer->flags, answers = answer->counts[0], additionals = answer->counts[2], additional = 0;
+    uint32_t left = query->limit - fixed, shown = answer->whole - (answer->records - answer->shown),
+        first = 0;
+    uint32_t flags = answer->flags, answers = answer->counts[0], additionals = answer->counts[2],
+        additional = 0;
     uint32_t lead = answer->lead, leading = answer->leading;
     const uint8_t *ring = octets + lead;
     if (lead > left)
@@ -737,7 +786,8 @@ static inline size_t build_part(const struct table *table, const struct answer *
     size_t size = query->limit - (left - additional);
     if (size > room)
         return 0;
-    uint8_t *at = put_head(query, flags, leading + answers, relayed ? 0 : answer->counts[1], additionals, out);
+    uint8_t *at = put_head(query, flags, leading + answers, relayed ? 0 : answer->counts[1],
+        additionals, out);
     /* The aliases; from the first in turn to the end, and then from the beginning. */
     uint32_t all = answer->shown - (uint32_t)(ring - octets);
     uint32_t until_end = all - first < shown ? all - first : shown;
@@ -754,9 +804,11 @@ static inline size_t build_part(const struct table *table, const struct answer *
     return size;
 }
 
-/* Write the reply into *out*; return its size, 0 when Python must see the query or there is no *room*. */
-static inline size_t build_reply(const struct table *table, const struct answer *answer, const struct query *query,
-                                 uint32_t rotation, const struct moment *now, uint8_t *out, size_t room)
+/* Write the reply into *out*; return its size, 0 when Python must see the query or there is no
+ * *room*. */
+static inline size_t build_reply(const struct table *table, const struct answer *answer,
+    const struct query *query, uint32_t rotation, const struct moment *now, uint8_t *out,
+    size_t room)
 {
     size_t opt = query->edns ? OPT_SIZE + (size_t)answer->options + query->own_options : 0;
     size_t size = query->end + answer->whole + opt;
@@ -764,10 +816,12 @@ static inline size_t build_reply(const struct table *table, const struct answer 
         return build_part(table, answer, query, rotation, now, out, room);
     if (size > room || answer->whole != answer->records)
         return 0;
-    uint8_t *at = put_head(query, answer->flags, answer->counts[0], answer->counts[1], answer->counts[2], out);
+    uint8_t *at = put_head(query, answer->flags, answer->counts[0], answer->counts[1],
+        answer->counts[2], out);
     uint8_t *records = at;
     const uint8_t *octets = octets_of(answer);
-    uint32_t ring = answer->unit * answer->turns, first = answer->turns > 1 ? rotation % answer->turns * answer->unit : 0;
+    uint32_t ring = answer->unit * answer->turns,
+        first = answer->turns > 1 ? rotation % answer->turns * answer->unit : 0;
     const uint8_t *in_turn = octets + answer->lead;
     at = put(at, octets, answer->lead);
     at = put(at, in_turn + first, ring - first);

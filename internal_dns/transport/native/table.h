@@ -1,9 +1,9 @@
-/* The writer's side of the table of repeat.h: put, forget, evict, grow, free. One writer at a time; readers go on
- * meanwhile.
+/* The writer's side of the table of repeat.h: put, forget, evict, grow, free. One writer at a time;
+ * readers go on meanwhile.
  *
- * An answer is in several lists: the chain of its key, where readers find it; for each part of its network that it
- * depends on, the answers that do, which go when that part changes; and the answers of its network by age, the oldest of
- * which makes room. */
+ * An answer is in several lists: the chain of its key, where readers find it; for each part of its
+ * network that it depends on, the answers that do, which go when that part changes; and the answers
+ * of its network by age, the oldest of which makes room. */
 #ifndef INTERNAL_DNS_TABLE_H
 #define INTERNAL_DNS_TABLE_H
 
@@ -16,7 +16,8 @@ struct answer_spec {
     uint32_t network;
     uint16_t qtype;
     uint8_t variant, length;  /* of the name */
-    uint32_t part_count;      /* parts of the network that the answer depends on; 0: it depends on the whole network */
+    /* parts of the network that the answer depends on; 0: it depends on the whole network */
+    uint32_t part_count;
     const uint64_t *parts;    /* their hashes (hash_part) */
     const uint8_t *name;      /* lower-cased wire form */
     uint16_t flags, counts[3], cell;
@@ -32,15 +33,18 @@ struct answer_spec {
 /* What depends on parts, by their hashes. While it grows there are two arrays. */
 struct by_part {
     struct dependency **now, **old;
-    uint64_t mask, old_mask, count, moved; /* dependencies in both; chains of the old array that are empty */
+    /* dependencies in both; chains of the old array that are empty */
+    uint64_t mask, old_mask, count, moved;
 };
 
 enum {
     FIRST_CHAINS = 1024,      /* of a map */
-    MOVED_AT_ONCE = 8,        /* chains: a change takes a microsecond longer while the table grows */
+    /* chains: a change takes a microsecond longer while the table grows */
+    MOVED_AT_ONCE = 8,
     ACCOUNTS = 16384,         /* chains of accounts; more networks make them longer */
     MAX_PARTS = 64,           /* that an answer may depend on */
-    CHANCES = 8,              /* answers that are spared for one that is evicted, since they were repeated */
+    /* answers that are spared for one that is evicted, since they were repeated */
+    CHANCES = 8,
     /* What an answer takes beside its own memory: its share of the chains, and what malloc adds. */
     PER_ANSWER = 32,
 };
@@ -146,7 +150,8 @@ static inline void free_later(struct table *table, struct node *node)
     node->unlinked_in = atomic_fetch_add(&table->generation, 1);
     node->unlinked = table->limbo;
     table->limbo = node;
-    /* A reader that was put to sleep in the middle holds all back: then do not look through the list each time. */
+    /* A reader that was put to sleep in the middle holds all back: then do not look through the
+     * list each time. */
     if (++table->waiting < 64 || table->waiting % 64 == 0)
         free_unseen(table);
 }
@@ -158,7 +163,7 @@ static inline void retire(struct table *table, struct node *node)
     free_later(table, node);
 }
 
-/* ── chains ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── chains ──────────────────────────────────────────────────────────────────────────────────── */
 
 /* Begin to grow, or move some chains of the old array. Without memory chains just become longer. */
 static inline void grow(struct table *table, struct map *map)
@@ -169,11 +174,13 @@ static inline void grow(struct table *table, struct map *map)
         if (!larger)
             return;
         map->moved = 0;
-        atomic_store(&map->old, now); /* first: who sees the larger one must see where the nodes are */
+        /* first: who sees the larger one must see where the nodes are */
+        atomic_store(&map->old, now);
         atomic_store(&map->now, larger);
         return;
     }
-    for (uint64_t end = map->moved + MOVED_AT_ONCE; map->moved < end && map->moved <= old->mask; map->moved++)
+    for (uint64_t end = map->moved + MOVED_AT_ONCE; map->moved < end && map->moved <= old->mask;
+        map->moved++)
         for (struct node *node; (node = old->first[map->moved]);) {
             _Atomic(struct node *) *first = &now->first[node->hash & now->mask];
             atomic_store(&old->first[map->moved], atomic_load(&node->next));
@@ -187,7 +194,8 @@ static inline void grow(struct table *table, struct map *map)
 }
 
 /* The link that leads to the node of this key; it leads to NULL when there is none. */
-static inline _Atomic(struct node *) *link_in(struct chains *chains, uint64_t hash, const uint64_t *key, uint32_t words)
+static inline _Atomic(struct node *) *link_in(struct chains *chains, uint64_t hash,
+    const uint64_t *key, uint32_t words)
 {
     _Atomic(struct node *) *link = &chains->first[hash & chains->mask];
     for (struct node *node; (node = *link); link = &node->next)
@@ -196,14 +204,16 @@ static inline _Atomic(struct node *) *link_in(struct chains *chains, uint64_t ha
     return link;
 }
 
-static inline _Atomic(struct node *) *link_to(struct map *map, uint64_t hash, const uint64_t *key, uint32_t words)
+static inline _Atomic(struct node *) *link_to(struct map *map, uint64_t hash, const uint64_t *key,
+    uint32_t words)
 {
     struct chains *old = map->old;
     _Atomic(struct node *) *link = old ? link_in(old, hash, key, words) : NULL;
     return link && *link ? link : link_in(map->now, hash, key, words);
 }
 
-/* Publish *node*, in place of the one with its key if there is one, which is returned and is to be retired. */
+/* Publish *node*, in place of the one with its key if there is one, which is returned and is to be
+ * retired. */
 static inline struct node *publish(struct table *table, struct map *map, struct node *node)
 {
     grow(table, map);
@@ -217,8 +227,10 @@ static inline struct node *publish(struct table *table, struct map *map, struct 
     return old;
 }
 
-/* Let readers find the node of this key no more; return it, NULL when there is none. It is to be retired. */
-static inline struct node *unpublish(struct map *map, uint64_t hash, const uint64_t *key, uint32_t words)
+/* Let readers find the node of this key no more; return it, NULL when there is none. It is to be
+ * retired. */
+static inline struct node *unpublish(struct map *map, uint64_t hash, const uint64_t *key,
+    uint32_t words)
 {
     _Atomic(struct node *) *link = link_to(map, hash, key, words);
     struct node *old = *link;
@@ -229,8 +241,9 @@ static inline struct node *unpublish(struct map *map, uint64_t hash, const uint6
     return old;
 }
 
-/* Return where a walk over all chains goes on after *cursor*, 0 at its end. It counts with the bits in reverse order, so
- * that what was in chains that were passed stays passed when the array is doubled meanwhile. */
+/* Return where a walk over all chains goes on after *cursor*, 0 at its end. It counts with the bits
+ * in reverse order, so that what was in chains that were passed stays passed when the array is
+ * doubled meanwhile. */
 static inline uint64_t next_cursor(uint64_t cursor, uint64_t mask)
 {
     uint64_t bit = (mask + 1) >> 1;
@@ -239,10 +252,11 @@ static inline uint64_t next_cursor(uint64_t cursor, uint64_t mask)
     return cursor | bit;
 }
 
-/* ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── parts ───────────────────────────────────────────────────────────────────────────────────── */
 
 /* The hash of a part of a network, at most 255 octets that say what it is; never 0. */
-static inline uint64_t hash_part(const struct table *table, uint32_t network, const uint8_t *part, uint32_t length)
+static inline uint64_t hash_part(const struct table *table, uint32_t network, const uint8_t *part,
+    uint32_t length)
 {
     uint64_t words[1 + 32] = {(uint64_t)length << 32 | network};
     memcpy(words + 1, part, length);
@@ -252,7 +266,8 @@ static inline uint64_t hash_part(const struct table *table, uint32_t network, co
 
 static inline struct dependency *dependencies_of(const struct answer *answer)
 {
-    return (struct dependency *)((uint8_t *)answer + sizeof *answer + (answer->relayed ? sizeof(struct relayed) : 0));
+    return (struct dependency *)((uint8_t *)answer + sizeof *answer
+        + (answer->relayed ? sizeof(struct relayed) : 0));
 }
 
 static inline void link_dependency(struct dependency **first, struct dependency *one)
@@ -271,12 +286,14 @@ static inline void unlink_dependency(struct dependency *one)
         one->next->link = one->link;
 }
 
-/* As `grow`. A step is a dependency moved or a chain passed: on one part may depend any number of answers. */
+/* As `grow`. A step is a dependency moved or a chain passed: on one part may depend any number of
+ * answers. */
 static inline void grow_parts(struct by_part *parts)
 {
     if (!parts->old) {
         uint64_t count = 2 * (parts->mask + 1);
-        struct dependency **larger = parts->count > parts->mask ? calloc(count, sizeof *larger) : NULL;
+        struct dependency **larger =
+            parts->count > parts->mask ? calloc(count, sizeof *larger) : NULL;
         if (!larger)
             return;
         parts->old = parts->now, parts->old_mask = parts->mask, parts->moved = 0;
@@ -309,7 +326,7 @@ static inline struct answer *find_of_part(const struct by_part *parts, uint64_t 
     return one ? one->answer : NULL;
 }
 
-/* ── accounts ────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── accounts ────────────────────────────────────────────────────────────────────────────────── */
 
 static inline struct account **account_link(const struct table *table, uint32_t number)
 {
@@ -390,7 +407,8 @@ static inline void leave(struct table *table, struct answer *answer)
     table->answer_octets -= answer->node.size;
     account->gone += atomic_load_explicit(&answer->hits, memory_order_relaxed);
     if (!--account->entries) {
-        table->hand = account->after == account ? NULL : table->hand == account ? account->after : table->hand;
+        table->hand = account->after == account ? NULL
+            : table->hand == account ? account->after : table->hand;
         account->before->after = account->after, account->after->before = account->before;
         table->account_count--;
     }
@@ -404,8 +422,8 @@ static inline void forget_answer(struct table *table, struct answer *answer)
     leave(table, answer);
 }
 
-/* Return *account* if it has more than its share, else another that has. A hand goes round, since to compare all for
- * each answer would take milliseconds where there are many. */
+/* Return *account* if it has more than its share, else another that has. A hand goes round, since
+ * to compare all for each answer would take milliseconds where there are many. */
 static inline struct account *with_too_much(struct table *table, struct account *account)
 {
     uint64_t count = table->account_count;
@@ -419,8 +437,8 @@ static inline struct account *with_too_much(struct table *table, struct account 
     return table->hand;
 }
 
-/* Remove an oldest answer that was not repeated of late: of the network that needs room if it has more than its share,
- * else of another that has. */
+/* Remove an oldest answer that was not repeated of late: of the network that needs room if it has
+ * more than its share, else of another that has. */
 static inline void evict(struct table *table, struct account *account)
 {
     account = with_too_much(table, account);
@@ -437,9 +455,10 @@ static inline void evict(struct table *table, struct account *account)
     table->evictions++;
 }
 
-/* ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── answers ─────────────────────────────────────────────────────────────────────────────────── */
 
-/* Whether *octets* are *count* RRs and nothing else, so that `fitting` may step from one to the next. */
+/* Whether *octets* are *count* RRs and nothing else, so that `fitting` may step from one to the
+ * next. */
 static inline bool is_section(const uint8_t *octets, uint32_t size, uint32_t count)
 {
     uint32_t at = 0;
@@ -460,7 +479,8 @@ static inline bool is_section(const uint8_t *octets, uint32_t size, uint32_t cou
 static inline struct answer *make_answer(const struct table *table, const struct answer_spec *spec)
 {
     uint64_t key[KEY_WORDS];
-    uint32_t words = make_key(key, key_head(spec->network, spec->qtype, spec->variant, spec->length), spec->name,
+    uint32_t words = make_key(key,
+        key_head(spec->network, spec->qtype, spec->variant, spec->length), spec->name,
                               spec->length);
     size_t key_size = words * 8, ttl_size = spec->ttl_count * 2;
     uint32_t dependencies = spec->part_count ? spec->part_count : 1;
@@ -476,8 +496,10 @@ static inline struct answer *make_answer(const struct table *table, const struct
     made->node.size = (uint32_t)size + PER_ANSWER;
     if (spec->expires) {
         made->relayed = true;
-        *relayed_of(made) = (struct relayed){.stored = spec->stored, .refresh = spec->refresh, .expires = spec->expires,
-            .chain = spec->chain, .ttl_count = (uint16_t)spec->ttl_count, .extended = spec->extended};
+        *relayed_of(made) = (struct relayed){.stored = spec->stored, .refresh = spec->refresh,
+            .expires = spec->expires,
+            .chain = spec->chain, .ttl_count = (uint16_t)spec->ttl_count,
+                .extended = spec->extended};
     }
     made->dependency_count = (uint16_t)dependencies;
     for (uint32_t k = 0; k < dependencies; k++) {
@@ -495,12 +517,14 @@ static inline struct answer *make_answer(const struct table *table, const struct
     made->records = spec->records, made->options = (uint16_t)spec->options;
     made->flags = spec->flags, made->cell = spec->cell;
     memcpy(made->counts, spec->counts, sizeof made->counts);
-    made->shown = spec->shown, made->authority = (uint16_t)spec->authority, made->whole = spec->whole;
+    made->shown = spec->shown, made->authority = (uint16_t)spec->authority,
+        made->whole = spec->whole;
     made->indivisible = spec->indivisible, made->names_zone = spec->names_zone;
     return made;
 }
 
-/* Store an answer, and remove others until all are within the bound; return the octets it takes, 0 without memory. */
+/* Store an answer, and remove others until all are within the bound; return the octets it takes, 0
+ * without memory. */
 static inline uint32_t put_answer(struct table *table, const struct answer_spec *spec)
 {
     struct account *account = account_of(table, spec->network);
@@ -517,20 +541,22 @@ static inline uint32_t put_answer(struct table *table, const struct answer_spec 
     return size;
 }
 
-static inline bool remove_answer(struct table *table, uint32_t network, uint16_t qtype, uint8_t variant,
-                                 const uint8_t *name, uint8_t length)
+static inline bool remove_answer(struct table *table, uint32_t network, uint16_t qtype,
+    uint8_t variant, const uint8_t *name, uint8_t length)
 {
     uint64_t key[KEY_WORDS];
     uint32_t words = make_key(key, key_head(network, qtype, variant, length), name, length);
-    struct node *old = unpublish(&table->answers, keyed_hash(table->secret, key, words), key, words);
+    struct node *old = unpublish(&table->answers, keyed_hash(table->secret, key, words), key,
+        words);
     if (old)
         leave(table, (struct answer *)old);
     return old != NULL;
 }
 
-/* Return an answer that depends on *part* of a network, or with NULL on the whole network; NULL for none. */
-static inline struct answer *find_dependent(const struct table *table, uint32_t network, const uint8_t *part,
-                                            uint32_t length)
+/* Return an answer that depends on *part* of a network, or with NULL on the whole network; NULL for
+ * none. */
+static inline struct answer *find_dependent(const struct table *table, uint32_t network,
+    const uint8_t *part, uint32_t length)
 {
     if (part)
         return find_of_part(table->parts, hash_part(table, network, part, length));
@@ -538,24 +564,28 @@ static inline struct answer *find_dependent(const struct table *table, uint32_t 
     return account && account->whole ? account->whole->answer : NULL;
 }
 
-static inline struct answer *find_kept(const struct table *table, uint32_t network, uint16_t qtype, uint8_t variant,
-                                       const uint8_t *name, uint8_t length)
+static inline struct answer *find_kept(const struct table *table, uint32_t network, uint16_t qtype,
+    uint8_t variant, const uint8_t *name, uint8_t length)
 {
     uint64_t key[KEY_WORDS];
     uint32_t words = make_key(key, key_head(network, qtype, variant, length), name, length);
-    return (struct answer *)find_node(&table->answers, keyed_hash(table->secret, key, words), key, words);
+    return (struct answer *)find_node(&table->answers, keyed_hash(table->secret, key, words), key,
+        words);
 }
 
 /* Add a label (its length octet before it) to a set. */
-static inline void add_label(const struct table *table, _Atomic uint64_t *bits, uint64_t mask, const uint8_t *label)
+static inline void add_label(const struct table *table, _Atomic uint64_t *bits, uint64_t mask,
+    const uint8_t *label)
 {
-    uint64_t hash = label_hash(table, label, label[0]), one = hash & mask, other = hash >> 32 & mask;
+    uint64_t hash = label_hash(table, label, label[0]), one = hash & mask,
+        other = hash >> 32 & mask;
     atomic_fetch_or(&bits[one / 64], (uint64_t)1 << one % 64);
     atomic_fetch_or(&bits[other / 64], (uint64_t)1 << other % 64);
 }
 
 /* Add a name, lower-cased, to the zones of a network that has some. */
-static inline void add_zone(const struct table *table, struct network *network, const uint8_t *name, uint32_t length)
+static inline void add_zone(const struct table *table, struct network *network, const uint8_t *name,
+    uint32_t length)
 {
     uint64_t hash = name_hash(table, name, length), one = hash & network->zones_mask;
     uint64_t other = hash >> 32 & network->zones_mask;
@@ -563,7 +593,8 @@ static inline void add_zone(const struct table *table, struct network *network, 
     atomic_fetch_or(&network->zones[other / 64], (uint64_t)1 << other % 64);
 }
 
-/* Let all names below `internal` go up, and with *outside*, in a network that has zones, all others. */
+/* Let all names below `internal` go up, and with *outside*, in a network that has zones, all
+ * others. */
 static inline void add_everything(struct network *network, bool outside)
 {
     for (uint64_t at = 0; at <= network->mask / 64; at++)
@@ -580,9 +611,10 @@ static inline uint64_t bits_for(uint64_t members, uint64_t least)
     return bits;
 }
 
-/* Make the record of a network with room for *labels* and *zones* in its sets, not published yet: 16 bits per member
- * make one other in seventy go up without need. NULL without memory. */
-static inline struct network *make_network(const struct table *table, uint32_t number, uint64_t labels, uint64_t zones)
+/* Make the record of a network with room for *labels* and *zones* in its sets, not published yet:
+ * 16 bits per member make one other in seventy go up without need. NULL without memory. */
+static inline struct network *make_network(const struct table *table, uint32_t number,
+    uint64_t labels, uint64_t zones)
 {
     uint64_t bits = bits_for(labels, 1024), zone_bits = zones ? bits_for(zones, 64) : 0;
     size_t size = sizeof(struct network) + 8 + bits / 8 + zone_bits / 8;
@@ -602,12 +634,14 @@ static inline struct network *make_network(const struct table *table, uint32_t n
     return made;
 }
 
-/* Publish a network that was made, in place of the one of its number, which pays on for what it sent up. */
+/* Publish a network that was made, in place of the one of its number, which pays on for what it
+ * sent up. */
 static inline void publish_network(struct table *table, struct network *made)
 {
     const struct network *before = find_network(table, (uint32_t)(key_of(&made->node)[0] >> 32));
     if (before)
-        atomic_store_explicit(&made->due, atomic_load_explicit(&before->due, memory_order_relaxed), memory_order_relaxed);
+        atomic_store_explicit(&made->due, atomic_load_explicit(&before->due, memory_order_relaxed),
+            memory_order_relaxed);
     struct node *old = publish(table, &table->networks, &made->node);
     if (old)
         retire(table, old);

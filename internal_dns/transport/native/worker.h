@@ -3,9 +3,10 @@
  *     its sockets ─► recvmmsg ─► repeat.h ─► sendmmsg          one thread, without Python's lock
  *                                    └─► ring ─► Python ─► sendmmsg from there (send_reply, flush)
  *
- * Sockets are polled fairly: at most BATCH messages of one, then the next. The ring has one producer, the worker, and
- * one consumer, the event loop, which an eventfd wakes once per batch. The worker ends by its stop eventfd and has then
- * dealt with all it has read; the sockets are untouched (shutdown() would end them for a process that inherits them).
+ * Sockets are polled fairly: at most BATCH messages of one, then the next. The ring has one
+ * producer, the worker, and one consumer, the event loop, which an eventfd wakes once per batch.
+ * The worker ends by its stop eventfd and has then dealt with all it has read; the sockets are
+ * untouched (shutdown() would end them for a process that inherits them).
  */
 #ifndef INTERNAL_DNS_WORKER_H
 #define INTERNAL_DNS_WORKER_H
@@ -26,33 +27,37 @@
 enum {
     BATCH = 64,
     QUEUES = 8,
-    /* Strides that are no multiple of 4,096: buffers that are would all share a few sets of the first-level cache. */
+    /* Strides that are no multiple of 4,096: buffers that are would all share a few sets of the
+     * first-level cache. */
     IN_STRIDE = MAX_QUERY + 64,
-    OUT_SIZE = 8192,          /* the largest reply that is repeated here: the default of the setting udp_limit */
+    /* the largest reply that is repeated here: the default of the setting udp_limit */
+    OUT_SIZE = 8192,
     RING = 4 << 20,
-    SHOWN = RING / 16,        /* as much may wait when something is put behind it only to be shown */
+    /* as much may wait when something is put behind it only to be shown */
+    SHOWN = RING / 16,
     CELLS = 1024,             /* counters of replies by (kind, RCODE, QTYPE) */
     CONTROL = 64,             /* of one control message */
     OWN_PORTS = 8,                  /* ports from which this process asks itself */
 };
 _Static_assert(CONTROL >= CMSG_SPACE(sizeof(struct in6_pktinfo)), "packet info has room");
 
-/* A token bucket for each network, so that none fills the ring: the fair queue behind the ring divides Python's time.
- * 20,000 per second are about what Python can decide, and a burst of 16,384 fits into the ring. The bucket is the time
- * until which all that was sent up is paid for. There is none before the first catalog: then all networks are unknown,
- * and would share one. */
+/* A token bucket for each network, so that none fills the ring: the fair queue behind the ring
+ * divides Python's time. 20,000 per second are about what Python can decide, and a burst of 16,384
+ * fits into the ring. The bucket is the time until which all that was sent up is paid for. There is
+ * none before the first catalog: then all networks are unknown, and would share one. */
 static const uint64_t TOKEN = 1000000000 / 20000, BURST = 16384 * TOKEN; /* nanoseconds */
 
 struct listening {
     int fd;
     bool ipv6, wildcard;
-    uint8_t address[16];      /* of a socket that is no wildcard: the destination of all it receives */
+    /* of a socket that is no wildcard: the destination of all it receives */
+    uint8_t address[16];
 };
 
 /* Why a message is in the ring: to be answered, or only to be shown to a watcher. */
 enum { ASKED, REPEATED, DROPPED };
-/* Where a message came from and went to: all that a reply needs. In the ring the octets follow it; when it was REPEATED,
- * the reply's header follows them. */
+/* Where a message came from and went to: all that a reply needs. In the ring the octets follow it;
+ * when it was REPEATED, the reply's header follows them. */
 struct handed {
     uint32_t size;            /* octets; WRAP: the next one is at the ring's start */
     uint16_t port;            /* as on the wire */
@@ -86,8 +91,10 @@ struct worker {
     uint64_t random;
     struct counts counts;
     _Atomic bool bounded;              /* the buckets count: a catalog is loaded */
-    _Atomic uint16_t own[OWN_PORTS];         /* ports, as on the wire: their questions pass a full bucket */
-    _Atomic uint64_t strangers_due;    /* the bucket of all networks that the catalog does not have */
+    /* ports, as on the wire: their questions pass a full bucket */
+    _Atomic uint16_t own[OWN_PORTS];
+    /* the bucket of all networks that the catalog does not have */
+    _Atomic uint64_t strangers_due;
     _Alignas(64) _Atomic uint64_t head; /* octets the worker ever put into the ring */
     _Alignas(64) _Atomic uint64_t tail; /* octets Python ever took out */
     uint8_t *ring, *in, *out;
@@ -98,7 +105,8 @@ struct worker {
 
 static inline void count(_Atomic uint64_t *counter)
 {
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1, memory_order_relaxed);
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1,
+        memory_order_relaxed);
 }
 
 static inline uint64_t nanoseconds(void)
@@ -118,11 +126,12 @@ static inline struct moment moment_of(uint64_t now)
 
 static inline uint32_t next_rotation(struct worker *w)
 {
-    w->random ^= w->random << 13, w->random ^= w->random >> 7, w->random ^= w->random << 17; /* xorshift64 */
+    /* xorshift64 */
+    w->random ^= w->random << 13, w->random ^= w->random >> 7, w->random ^= w->random << 17;
     return (uint32_t)(w->random >> 32);
 }
 
-/* ── up to Python ────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── up to Python ────────────────────────────────────────────────────────────────────────────── */
 
 static inline bool may_go_up(struct worker *w, uint32_t number, uint64_t now)
 {
@@ -139,7 +148,8 @@ static inline bool may_go_up(struct worker *w, uint32_t number, uint64_t now)
     return true;
 }
 
-/* Whether a question comes from a port of this process: whose it is really, Python sees by the address too. */
+/* Whether a question comes from a port of this process: whose it is really, Python sees by the
+ * address too. */
 static inline bool is_own(struct worker *w, uint16_t port)
 {
     for (int k = 0; k < OWN_PORTS; k++)
@@ -148,7 +158,8 @@ static inline bool is_own(struct worker *w, uint16_t port)
     return false;
 }
 
-static inline bool put_into_ring(struct worker *w, const struct handed *handed, const uint8_t *octets)
+static inline bool put_into_ring(struct worker *w, const struct handed *handed,
+    const uint8_t *octets)
 {
     uint64_t head = atomic_load_explicit(&w->head, memory_order_relaxed);
     uint64_t tail = atomic_load_explicit(&w->tail, memory_order_acquire);
@@ -157,7 +168,8 @@ static inline bool put_into_ring(struct worker *w, const struct handed *handed, 
     if (head + skip + need - tail > RING)
         return false;
     if (skip)
-        memcpy(w->ring + head % RING, &WRAP, sizeof WRAP); /* everything is a multiple of 8: there is room */
+        /* everything is a multiple of 8: there is room */
+        memcpy(w->ring + head % RING, &WRAP, sizeof WRAP);
     uint8_t *at = w->ring + (head + skip) % RING;
     memcpy(at, handed, sizeof *handed);
     memcpy(at + sizeof *handed, octets, handed->size);
@@ -181,13 +193,16 @@ static inline const struct handed *next_handed(struct worker *w)
 static inline void done_with(struct worker *w, const struct handed *handed)
 {
     uint64_t size = (sizeof *handed + handed->size + 7) & ~(uint64_t)7;
-    atomic_store_explicit(&w->tail, atomic_load_explicit(&w->tail, memory_order_relaxed) + size, memory_order_release);
+    atomic_store_explicit(&w->tail, atomic_load_explicit(&w->tail, memory_order_relaxed) + size,
+        memory_order_release);
 }
 
-/* Show Python, if somebody watches and it is this one's turn, a reply that was repeated, or a message that was dropped
- * (*reply* is NULL). *octets* have room for the header of a reply behind its query. Nobody pays for it: what must go up
- * has the ring first, and no bucket is asked. Return whether it is in the ring. */
-static inline bool show(struct worker *w, const struct handed *handed, uint8_t *octets, const uint8_t *reply)
+/* Show Python, if somebody watches and it is this one's turn, a reply that was repeated, or a
+ * message that was dropped (*reply* is NULL). *octets* have room for the header of a reply behind
+ * its query. Nobody pays for it: what must go up has the ring first, and no bucket is asked. Return
+ * whether it is in the ring. */
+static inline bool show(struct worker *w, const struct handed *handed, uint8_t *octets,
+    const uint8_t *reply)
 {
     uint32_t watched = atomic_load_explicit(&w->table->watched, memory_order_relaxed);
     if (!watched || next_rotation(w) % watched)
@@ -206,7 +221,7 @@ static inline bool show(struct worker *w, const struct handed *handed, uint8_t *
     return false;
 }
 
-/* ── sending ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── sending ─────────────────────────────────────────────────────────────────────────────────── */
 
 static inline void send_all(struct worker *w, int fd, struct batch *batch, int size)
 {
@@ -228,7 +243,8 @@ static inline void flush_python(struct worker *w)
 }
 
 /* Add a reply of Python's to those that leave together. *octets* must stay until flush_python. */
-static inline void send_reply(struct worker *w, const struct handed *to, const uint8_t *octets, size_t size)
+static inline void send_reply(struct worker *w, const struct handed *to, const uint8_t *octets,
+    size_t size)
 {
     if (w->python_count == BATCH || (w->python_count && w->python_socket != to->socket))
         flush_python(w);
@@ -248,7 +264,8 @@ static inline void send_reply(struct worker *w, const struct handed *to, const u
         return;
     }
     struct sockaddr_in6 *a = m->msg_name;
-    *a = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = to->port, .sin6_scope_id = to->scope};
+    *a = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = to->port,
+        .sin6_scope_id = to->scope};
     memcpy(&a->sin6_addr, to->source, 16);
     m->msg_namelen = sizeof *a;
     if (!l->wildcard)
@@ -262,7 +279,7 @@ static inline void send_reply(struct worker *w, const struct handed *to, const u
     m->msg_control = c, m->msg_controllen = CMSG_SPACE(sizeof info);
 }
 
-/* ── a batch ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── a batch ─────────────────────────────────────────────────────────────────────────────────── */
 
 /* Fill *from* with the addresses of received message *k*; false when packet info is missing. */
 static inline bool addresses_of(struct worker *w, int socket, int k, struct handed *from)
@@ -307,7 +324,8 @@ static inline int receive(struct worker *w, int socket)
     return recvmmsg(w->sockets[socket].fd, b->messages, BATCH, MSG_DONTWAIT, NULL);
 }
 
-/* Let the reply to message *k*, whose octets are at *out*, leave with the others: its packet info goes back with it. */
+/* Let the reply to message *k*, whose octets are at *out*, leave with the others: its packet info
+ * goes back with it. */
 static inline void reply_to(struct worker *w, int k, int n, uint8_t *out, size_t size)
 {
     struct msghdr *to = &w->replies.messages[n].msg_hdr;
@@ -324,7 +342,8 @@ static inline void count_reply(struct worker *w, struct answer *answer, const st
     count(&answer->hits);
 }
 
-/* Hot path: all of a batch is read before any is looked up, so that the memory each one needs is under way meanwhile. */
+/* Hot path: all of a batch is read before any is looked up, so that the memory each one needs is
+ * under way meanwhile. */
 static inline void serve_batch(struct worker *w, int socket)
 {
     struct handed from[BATCH];
@@ -338,14 +357,16 @@ static inline void serve_batch(struct worker *w, int socket)
     bool handed_up = false;
     uint8_t *out = w->out;
     begin_reading(table, w->reader);
-    const struct chains *chains = atomic_load(&table->answers.now); /* what the old one has comes a little later */
+    /* what the old one has comes a little later */
+    const struct chains *chains = atomic_load(&table->answers.now);
     for (int k = 0; k < size; k++) {
         uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
         struct mmsghdr *m = &w->received.messages[k];
         bool known = addresses_of(w, socket, k, &from[k]);
         /* One octet more than any query has room: what is longer is seen to be. */
         from[k].size = m->msg_len > MAX_QUERY ? HEADER : m->msg_len;
-        verdicts[k] = read_query(table, octets, m->msg_len, from[k].source, from[k].destination, ntohs(from[k].port),
+        verdicts[k] = read_query(table, octets, m->msg_len, from[k].source, from[k].destination,
+            ntohs(from[k].port),
                                  &w->queries[k]);
         if (!known)
             verdicts[k] = NOWHERE;
@@ -362,8 +383,10 @@ static inline void serve_batch(struct worker *w, int socket)
     for (int k = 0; k < size; k++) {
         struct query *query = &w->queries[k];
         uint8_t *octets = w->in + (size_t)k * IN_STRIDE;
-        struct answer *answer = verdicts[k] == PLAIN ? find_answer(table, query, moment.monotonic) : NULL;
-        size_t length = answer ? build_reply(table, answer, query, next_rotation(w), &moment, out, OUT_SIZE) : 0;
+        struct answer *answer =
+            verdicts[k] == PLAIN ? find_answer(table, query, moment.monotonic) : NULL;
+        size_t length = answer
+            ? build_reply(table, answer, query, next_rotation(w), &moment, out, OUT_SIZE) : 0;
         if (length) {
             count_reply(w, answer, query);
             reply_to(w, k, replies++, out, length);
@@ -380,13 +403,14 @@ static inline void serve_batch(struct worker *w, int socket)
         }
     }
     end_reading(w->reader);
-    atomic_fetch_add_explicit(&w->counts.received[w->sockets[socket].ipv6], (uint64_t)size, memory_order_relaxed);
+    atomic_fetch_add_explicit(&w->counts.received[w->sockets[socket].ipv6], (uint64_t)size,
+        memory_order_relaxed);
     if (handed_up)
         eventfd_write(w->up, 1);
     send_all(w, w->sockets[socket].fd, &w->replies, replies);
 }
 
-/* ── beginning and end ───────────────────────────────────────────────────────────────────────────────────────── */
+/* ── beginning and end ───────────────────────────────────────────────────────────────────────── */
 
 static inline bool watch(struct worker *w, int fd, int number)
 {
@@ -445,11 +469,12 @@ static inline void run_worker(struct worker *w)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* Let the source choose the socket of a SO_REUSEPORT group of QUEUES * flows: its network chooses one of QUEUES classes,
- * so that one network's flood fills the queues of one class, and its port one of the class's *flows*, so that one
- * network has as many workers. The network is the 32 bits behind the prefix of an IPv6 source; IPv4 has the address
- * itself. Ports are mixed first: some systems use even ones only. The program sees the packet from the network header on
- * (SKF_NET_OFF); an IPv6 extension header would be taken for ports, which is as good. */
+/* Let the source choose the socket of a SO_REUSEPORT group of QUEUES * flows: its network chooses
+ * one of QUEUES classes, so that one network's flood fills the queues of one class, and its port
+ * one of the class's *flows*, so that one network has as many workers. The network is the 32 bits
+ * behind the prefix of an IPv6 source; IPv4 has the address itself. Ports are mixed first: some
+ * systems use even ones only. The program sees the packet from the network header on (SKF_NET_OFF);
+ * an IPv6 extension header would be taken for ports, which is as good. */
 static inline int attach_fair_queues(int fd, uint32_t flows, bool ipv6)
 {
     const uint32_t net = (uint32_t)SKF_NET_OFF;

@@ -7,6 +7,18 @@ query.c      Frama-C's Eva, by abstract interpretation: no message of any octets
 unknown.c    (or find_unknown, or build_reply for answers of some shapes) read or write outside of
 build.c      an object, or do undefined arithmetic.
 
+What was proved on 27 November 2026, in 5 min 49 s on a busy machine of two cores, of the core as
+it was before networks had records and zones of their own:
+
+    Spin     no use after free: 3 readers of 1 walk, 3 changes of 2 keys, 4 nodes (13,560,867
+             states); 2 readers of 2 walks, 4 changes (18,012,941). A reader ends its walk although
+             the writer stops at any step: 1 reader, 2 changes (11,494). Without the look at the
+             generations the search finds the fault, as it must (536).
+    Frama-C  no access outside of an object, no undefined arithmetic. read_query: messages of 0 to
+             4,097 octets; of 70 sizes from 0 to 300, messages that end where their object does.
+             find_unknown: names of 10 to 255 octets. build_reply: answers of 2, 3 and 20 addresses,
+             and of 60 octets of authority alone. Nothing is claimed beyond these sizes and shapes.
+
 Both need Debian's packages spin and frama-c-base. Exit 1 when a claim fails, 2 without the tools.
 """
 

@@ -1,6 +1,7 @@
-/* build_reply for every query that read_query lets through, every limit, rotation and set of options, into a buffer of
- * OUT octets. The answer has TURNS addresses (UNIT octets each) that take turns, AUTHORITY octets behind them, and
- * OPTIONS octets of EDNS options; their octets are arbitrary. */
+/* build_reply for every query that read_query lets through, every limit, rotation and set of
+ * options, into a buffer of OUT octets. The answer has TURNS addresses (UNIT octets each) that take
+ * turns, AUTHORITY octets behind them, and OPTIONS octets of EDNS options; their octets are
+ * arbitrary. */
 #include "__fc_builtin.h"
 #include "repeat.h"
 
@@ -38,9 +39,11 @@ int main(void)
     if (query.edns) {
         query.cookie = Frama_C_interval(0, 1) ? cookie : NULL;
         query.nsid = Frama_C_interval(0, 1) && table.nsid_size;
-        query.own_options = (query.cookie ? COOKIE_SIZE : 0) + (query.nsid ? 4u + table.nsid_size : 0);
+        query.own_options = (query.cookie ? COOKIE_SIZE : 0)
+            + (query.nsid ? 4u + table.nsid_size : 0);
     }
     struct moment now = {.unix_time = (uint32_t)Frama_C_interval(0, 0x7fffffff)};
-    build_reply(&table, a, &query, (uint32_t)Frama_C_interval(0, 0x7fffffff), &now, out, sizeof out);
+    build_reply(&table, a, &query, (uint32_t)Frama_C_interval(0, 0x7fffffff), &now, out,
+        sizeof out);
     return 0;
 }

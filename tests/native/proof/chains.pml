@@ -1,11 +1,14 @@
-/* A chain of the table, as repeat.h and table.h handle it: one writer publishes, replaces and unlinks nodes and frees
- * them by generations, while three readers walk. `make prove` has Spin search all interleavings.
+/* A chain of the table, as repeat.h and table.h handle it: one writer publishes, replaces and
+ * unlinks nodes and frees them by generations, while three readers walk. `make prove` has Spin
+ * search all interleavings.
  *
- * Claims: no node is freed while a reader is at it (the assertion in `free_unseen`). No reader waits: it ends its walk
- * although the writer may stop for ever between any two of its steps (`walks_end`, with -DSTOPS).
+ * Claims: no node is freed while a reader is at it (the assertion in `free_unseen`). No reader
+ * waits: it ends its walk although the writer may stop for ever between any two of its steps
+ * (`walks_end`, with -DSTOPS).
  *
- * A step here is one atomic access there, all of which are sequentially consistent, as in the C code. Bounds: NODES
- * nodes, KEYS keys in the chain, CHANGES changes, WALKS walks of each reader; the generation does not wrap. */
+ * A step here is one atomic access there, all of which are sequentially consistent, as in the C
+ * code. Bounds: NODES nodes, KEYS keys in the chain, CHANGES changes, WALKS walks of each reader;
+ * the generation does not wrap. */
 
 #ifndef READERS
 #define READERS 3
@@ -59,7 +62,8 @@ inline free_unseen()
                 :: r < READERS -> assert(at[r] != n); r++
                 :: else -> break
                 od;
-                limbo[n] = false; used[n] = false; next[n] = 0; key[n] = 0; unlinked_in[n] = 0; r = 0
+                limbo[n] = false; used[n] = false; next[n] = 0; key[n] = 0;
+                unlinked_in[n] = 0; r = 0
             :: else
             fi;
             n++
@@ -75,7 +79,8 @@ inline retire(node)
     free_unseen()
 }
 
-/* Set `link` to the node whose `next` leads to the key, and `old` to that node; 0 when there is none. */
+/* Set `link` to the node whose `next` leads to the key, and `old` to that node; 0 when there is
+ * none. */
 inline find_link(k)
 {
     d_step { /* only the writer changes what it reads here */

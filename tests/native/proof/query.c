@@ -1,5 +1,6 @@
-/* read_query on every message: of any octets, with any source, destination and port, and any settings. With -DSIZE=n
- * the message has n octets, and so has the object it is in; else up to MAX_QUERY + 1, in an object of that size. */
+/* read_query on every message: of any octets, with any source, destination and port, and any
+ * settings. With -DSIZE=n the message has n octets, and so has the object it is in; else up to
+ * MAX_QUERY + 1, in an object of that size. */
 #include "__fc_builtin.h"
 #include "repeat.h"
 
@@ -30,6 +31,7 @@ int main(void)
     table.udp_limit = (uint32_t)Frama_C_interval(PLAIN_UDP_SIZE, 65507);
     table.maps = maps, table.map_count = (uint32_t)Frama_C_interval(0, 2);
     uint16_t port = (uint16_t)Frama_C_interval(0, 65535);
-    read_query(&table, octets, (size_t)Frama_C_interval(LEAST, MOST), source, destination, port, &query);
+    read_query(&table, octets, (size_t)Frama_C_interval(LEAST, MOST), source, destination, port,
+        &query);
     return 0;
 }

@@ -1,5 +1,6 @@
-/* find_unknown on every name of `.internal` up to 255 octets, well-formed or not, and any sets of labels. The network is
- * found or not (`the_network`); how the chains lead to it is chains.pml's. */
+/* find_unknown on every name of `.internal` up to 255 octets, well-formed or not, and any sets of
+ * labels. The network is found or not (`the_network`); how the chains lead to it is chains.pml's.
+ */
 #include "__fc_builtin.h"
 #include "repeat.h"
 
