@@ -4,7 +4,8 @@ Server, attacker and neighbor have a network namespace each, joined by veth, wit
 the attacker queries as network 0x18, the neighbor as 0x19. The upstream and the program that polls
 `/readyz` are in the server's namespace. The neighbor queries new names over UDP and TCP, and
 external names, each at a fixed rate; first without an attack, then under each one. The server has
-its own core; all others share another. Without root, all of it runs on one host, over loopback.
+its own core; all others share another. As root, both cores are kept from other programs (nice),
+without which the neighbor's wait is theirs. Without root, all of it runs on one host, over loopback.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ def _server(
     listen = f"[{network.server}]" if ":" in network.server else network.server
     environment = {k: v for k, v in os.environ.items() if not k.startswith("INTERNAL_DNS_")}
     words = (
-        sys.executable, "-m", "internal_dns", "serve", "--config", str(nothing),
+        *servers.undisturbed(-20), sys.executable, "-m", "internal_dns", "serve", "--config", str(nothing),
         "--catalog", str(catalog), "--listen", f"{listen}:0", "--upstream", upstream,
         "--admin", f"[::1]:{port}", *network.server_words, *servers.path_words(path),
     )  # fmt: skip
@@ -238,6 +239,7 @@ def _attacker(
 ) -> Iterator[None]:
     """Run the attack during the body."""
     words = [
+        *servers.undisturbed(-15),
         *attacker.within(),
         *_words(
             "bench.attacker", kind, attacker.source, attacker.network, server.host, server.port,

@@ -299,6 +299,11 @@ def in_front(priority: int) -> list[str]:
     return ["chrt", "--fifo", str(priority)] if os.geteuid() == 0 else []
 
 
+def undisturbed(niceness: int) -> list[str]:
+    """Return the command prefix that, as root, keeps other programs of the machine off the core."""
+    return ["nice", "-n", str(niceness)] if os.geteuid() == 0 else []
+
+
 def more_descriptors(wanted: int = 65_536) -> None:
     """Raise the descriptor limit of child processes to that of the systemd unit, if allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
