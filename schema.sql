@@ -84,6 +84,25 @@ CREATE TABLE flycasts (
     PRIMARY KEY (network_id, app, address)
 );
 
+-- Records of a network's own, in .internal and in its zones: docs/names.md. name: the owner in
+-- presentation form, lower-case, without the last dot. type: A, AAAA, CNAME, ALIAS, TXT, MX, SRV,
+-- CAA, HTTPS, SVCB; in zones PTR too. value: in presentation form. ttl: seconds, at most 86400.
+CREATE TABLE records (
+    network_id INTEGER NOT NULL DEFAULT 0,
+    name       TEXT NOT NULL DEFAULT '',
+    type       TEXT NOT NULL DEFAULT '',
+    value      TEXT NOT NULL DEFAULT '',
+    ttl        INTEGER NOT NULL DEFAULT 5,
+    PRIMARY KEY (network_id, name, type, value)
+);
+
+-- Private zones: for this network alone all names in them are answered from its records.
+CREATE TABLE zones (
+    network_id INTEGER NOT NULL DEFAULT 0,
+    name       TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (network_id, name)
+);
+
 -- latitude and longitude in degrees, NULL when unknown; gateway: WireGuard peers may connect there.
 CREATE TABLE regions (
     code      TEXT NOT NULL DEFAULT '' PRIMARY KEY,

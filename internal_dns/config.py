@@ -596,7 +596,7 @@ def find_contradictions(settings: Settings) -> list[str]:
         faults.append(f"{settings.origin['listen']}: name at least one address to listen on")
     if settings.forward:
         # Imported late: commands read the settings, and this loads most of the server.
-        from internal_dns.core.journey import our_zone
+        from internal_dns.core.resolve import our_zone
     for suffix in settings.forward:
         if our_zone(suffix, settings.prefix):
             name = b".".join(suffix).decode("utf-8", "replace")

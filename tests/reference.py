@@ -18,6 +18,10 @@ from math import asin, cos, inf, radians, sin, sqrt
 from socket import AF_INET6, inet_ntop, inet_pton
 from typing import Any
 
+import dns.exception
+import dns.name
+import dns.rdata
+
 A, NS, SOA, PTR, TXT, AAAA, SRV, ANY, TRANSFERS = 1, 2, 6, 12, 16, 28, 33, 255, (251, 252)
 NAME = re.compile("[A-Za-z0-9_-]{1,63}")
 HIDDEN, APEX_FORMS = "interactive-", {"_apps", "_instances", "_peer", "_api", "_dns", "_whoami", "all"}
@@ -30,6 +34,10 @@ EMPTY_ZONES = ["home.arpa", "test", "invalid", "onion", "local", "use-applicatio
 EMPTY_ZONES += [*(f"{zone}.ip6.arpa" for zone in PRIVATE_V6)]
 EMPTY_ZONES += [f"{zone}.in-addr.arpa" for zone in PRIVATE_V4 + [f"{n}.172" for n in range(16, 32)]]
 EMPTY_ZONES += [f"{n}.100.in-addr.arpa" for n in range(64, 128)]  # RFC 7793
+CNAME = 5
+TYPES = {"AAAA": 28, "A": 1, "CNAME": 5, "TXT": 16, "SRV": 33, "MX": 15, "HTTPS": 65, "SVCB": 64, "CAA": 257, "PTR": 12,
+         "ALIAS": -1}
+ANY_ORDER = (*[*TYPES.values()][:-1], SOA)
 Labels = tuple[bytes, ...]
 Node = dict[int, tuple[Any, ...] | frozenset[Any]]
 # Sources, id of the network they ask as, their region if given.
@@ -43,7 +51,9 @@ class Expected:
     type: int | None = None
     rdata: tuple[Any, ...] = ()
     ordered: bool = False
-    soa: Labels | None = None
+    soa: Labels | None = None  # of a negative reply; what is asked outside when aliases lead there
+    chain: tuple[tuple[Labels, Labels, int], ...] = ()  # owner, target, TTL of each CNAME
+    ttl: int = 5
 
 class Catalog:
     def __init__(self, rows: dict[str, list[tuple[Any, ...]]], prefix: int = 0xFDAA) -> None:
@@ -59,21 +69,132 @@ def resolve(catalog: Catalog, source: bytes, labels: Labels, qtype: int, *, regi
     if network[:2] != catalog.prefix or not any(network[2:]) or qtype in TRANSFERS: return Expected("REFUSED")
     # A dot within a label becomes a character that no octet decodes to.
     name = ".".join(label.lower().decode("latin-1").replace(".", "\u2022") for label in labels)
-    apexes = ("internal", "flycast", reverse(catalog.prefix), "localhost", "resolver.arpa", *EMPTY_ZONES)
-    apex = next((apex for apex in apexes if f".{name}".endswith(f".{apex}")), None)
-    if apex is None: return Expected("NOERROR" if len(labels) == 1 and qtype in (A, AAAA) else "FORWARD")
     zone = catalog.zones.get(network) or catalog.zones.setdefault(network, Zone(catalog.rows, network))
     own, host, here = zone.place(source, elsewhere)
-    node = zone.find(apex if apex == "localhost" else name, rotation, own, host, here)
-    if apex == "resolver.arpa": node = {}
-    if name == "_whoami.internal":
-        who = f"network={zone.title},region={here},address={inet_ntop(AF_INET6, source)},server={server}"
-        node = rrset([f"{who},revision={revision if zone.title else 0}"], ",")
-    for kind in (AAAA, TXT, SRV, PTR, SOA) if qtype == ANY else (qtype,):
-        if rdata := (node or {}).get(kind):
-            ordered = isinstance(rdata, tuple)
-            return Expected("NOERROR", kind, tuple(rdata if ordered else sorted(rdata)), ordered)
-    return Expected("NXDOMAIN" if node is None else "NOERROR", soa=labels_of(apex))
+    who = f"network={zone.title},region={here},address={inet_ntop(AF_INET6, source)},server={server}"
+    whoami = rrset([f"{who},revision={revision if zone.title else 0}"], ",")
+    def find(name: str) -> Node | None:
+        return whoami if name == "_whoami.internal" else zone.find(name, rotation, own, host, here)
+    return Chase(zone, find).answer(name, qtype)
+
+class TooLong(Exception): pass
+
+class Chase:
+    """The way from a name to an answer, in one network's eyes."""
+    def __init__(self, zone: "Zone", find: Callable[[str], Node | None]) -> None:
+        self.zone, self.find, self.left = zone, find, 8
+    def answer(self, name: str, qtype: int) -> Expected:
+        try: chain, last, apex, node, ttls = self.walk(name, qtype)
+        except TooLong: return Expected("SERVFAIL")
+        hops = tuple((octets_of(one), octets_of(other), ttl) for one, other, ttl in chain)
+        if apex is None:
+            if last.count(".") or not last or qtype not in (A, AAAA):
+                return Expected("FORWARD", soa=octets_of(last) if chain else None, chain=hops)
+            return Expected("NOERROR", chain=hops)
+        for kind in ANY_ORDER if qtype == ANY else (qtype,):
+            if rdata := (node or {}).get(kind):
+                ordered = isinstance(rdata, tuple)
+                found = tuple(rdata if ordered else sorted(rdata))
+                return Expected("NOERROR", kind, found, ordered, chain=hops, ttl=ttls.get(kind, 5))
+        return Expected("NXDOMAIN" if node is None else "NOERROR", soa=octets_of(apex), chain=hops)
+    def walk(self, name: str, qtype: int) -> tuple[list[Any], str, str | None, Node | None, dict[int, int]]:
+        """Return the CNAMEs, the last name, its zone, its node and the TTLs of what records hold."""
+        apex, node, ttls = self.at(name, qtype)
+        if node and (target := node.get(CNAME)) and qtype not in (CNAME, ANY):
+            self.spend()
+            (to,) = target
+            chain, last, zone, end, least = self.walk(to, qtype)
+            return [(name, to, ttls[CNAME]), *chain], last, zone, end, least
+        return [], name, apex, node, ttls
+    def spend(self) -> None:
+        self.left -= 1
+        if self.left < 0: raise TooLong
+    def at(self, name: str, qtype: int) -> tuple[str | None, Node | None, dict[int, int]]:
+        apexes = ("internal", "flycast", reverse(self.zone.network[:2]))
+        apex = next((apex for apex in apexes if f".{name}".endswith(f".{apex}")), None)
+        mine = max((z for z in self.zone.own_zones if f".{name}".endswith(f".{z}")), key=len, default=None)
+        if apex is None and mine is None:
+            local = ("localhost", "resolver.arpa", *EMPTY_ZONES)
+            apex = next((apex for apex in local if f".{name}".endswith(f".{apex}")), None)
+            return apex, self.find("localhost") if apex == "localhost" else {} if apex == "resolver.arpa" else None, {}
+        node = self.find(name) if apex else None
+        if node is not None or apex in apexes[1:]: return apex, node, {}
+        sets = self.records_at(name, apex or mine or "")
+        if mine and not apex and name == mine: sets = sets or {}
+        if sets is None: return apex or mine, None, {}
+        node, ttls = {}, {}
+        alias = sets.get("ALIAS")
+        for kind, (ttl, rdata) in sets.items():
+            if kind != "ALIAS": node[TYPES[kind]], ttls[TYPES[kind]] = frozenset(rdata), ttl
+        before = self.left
+        for through in (AAAA, A, SRV):
+            # ANY looks no further than the first type that there is.
+            order = ANY_ORDER[:ANY_ORDER.index(through)]
+            wanted = qtype == through or (qtype == ANY and not any(map(node.get, order)))
+            if alias and through not in node and wanted:
+                self.left = before
+                self.spend()
+                chain, _, there, found, least = self.walk(next(iter(alias[1])), through)
+                if there and found and found.get(through):
+                    node[through] = found[through]
+                    ttls[through] = min(5, alias[0], least.get(through, 5), *(hop[2] for hop in chain))
+        if mine and not apex and name == mine: node |= {SOA: frozenset([b"SOA"]), NS: frozenset([b"NS"])}
+        return apex or mine, node, ttls
+    def records_at(self, name: str, apex: str) -> dict[str, tuple[int, set[Any]]] | None:
+        """Return the record sets at a name, {} for an empty non-terminal, None where nothing is."""
+        def exists(one: str) -> bool:
+            return one == apex or one in self.zone.existing or (apex == "internal" and self.find(one) is not None)
+        if name in self.zone.existing: return self.zone.own.get(name, {})
+        if not self.zone.title: return None
+        encloser = name
+        while not exists(encloser): encloser = encloser.partition(".")[2]
+        star = f"*.{encloser}"
+        return self.zone.own.get(star, {} if star in self.zone.existing else None)
+
+Sets = dict[str, tuple[int, set[Any]]]
+def record_sets(zones: set[str], rows: Iterable[tuple[Any, ...]], network: bytes) -> dict[str, Sets]:
+    """Return the records of a network by owner and type: TTL and values."""
+    raw: dict[str, dict[str, list[tuple[bytes, int, Any]]]] = {}
+    for number, name, kind, text, ttl in rows:
+        try:
+            must(number.to_bytes(4) == network[2:] and kind in TYPES and 0 <= ttl <= 86400, 0)
+            mine = any(f".{name}".endswith(f".{zone}") for zone in zones)
+            must(name == name.lower() and not name.endswith(".") and (mine or f".{name}".endswith(".internal")), 0)
+            must(kind != "PTR" or mine, 0)
+            must(kind != "CNAME" or name not in zones, 0)
+            must(all(1 <= len(label) <= 63 for label in name.split(".")) and len(name) <= 253, 0)
+            plain = "CNAME" if kind == "ALIAS" else kind
+            rdata: Any = dns.rdata.from_text("IN", plain, text, origin=dns.name.root, relativize=False)
+            if kind in ("SVCB", "HTTPS"): rdata = rdata.replace(target=rdata.target.canonicalize())
+            octets = rdata.to_digestable(dns.name.root)
+            must(kind != "AAAA" or octets[:2] != network[:2] or octets[:6] == network, 0)
+        except (ValueError, TypeError, AttributeError, OverflowError, dns.exception.DNSException): continue
+        value: Any = octets
+        if kind in ("CNAME", "ALIAS"): value = rdata.target.to_text(omit_final_dot=True).lower()
+        if kind == "PTR": value = octets_of(rdata.target.to_text(omit_final_dot=True).lower())
+        if kind == "TXT": value = b"".join(rdata.strings)
+        if kind == "SRV":
+            target = octets_of(rdata.target.to_text(omit_final_dot=True).lower())
+            value = (rdata.priority, rdata.weight, rdata.port, target)
+        if kind == "ALIAS" and not any(f".{value}".endswith(f".{z}") for z in (*zones, "internal", "flycast")): continue
+        raw.setdefault(name, {}).setdefault(kind, []).append((octets, ttl, value))
+    for sets in raw.values():
+        if len(sets) > 1: sets.pop("CNAME", None)
+        for single in "CNAME", "ALIAS":
+            if single in sets: sets[single] = [one for one in sets[single] if one[0] == min(sets[single])[0]]
+    return {name: {kind: (min(ttl for _, ttl, _ in some), {value for _, _, value in some})
+                   for kind, some in sets.items()} for name, sets in raw.items()}
+
+def zone_names(rows: Iterable[tuple[Any, ...]], network: bytes) -> set[str]:
+    """Return the private zones of a network."""
+    ours, found = ("internal", "flycast", reverse(network[:2])), set()
+    for number, name in rows:
+        if not isinstance(name, str) or not re.fullmatch(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}", name): continue
+        above = any(f".{zone}".endswith(f".{name}") or f".{name}".endswith(f".{zone}") for zone in ours)
+        resolver = any(f".{name}".endswith(f".{zone}") for zone in ("resolver.arpa", "use-application-dns.net"))
+        if above or resolver or name in ("local", "localhost", "test", "invalid", "onion"): continue
+        if isinstance(number, int) and 0 < number < 1 << 32 and number.to_bytes(4) == network[2:]: found.add(name)
+    return found
 
 class Zone:
     """All that one network can ask for; no row of another network gets in here."""
@@ -95,7 +216,13 @@ class Zone:
         flycasts = [*load("flycasts", lambda of, app, at: (own(of, at), f"{valid(app)}.flycast"))]
         apps = {m.app for m in self.machines} | {*load("apps", lambda of, app: here(of, valid(app)))}
         titles = [*load("networks", lambda id, text, _: here(id, text if NAME.fullmatch(text) else str(id)))]
-        titles += [str(int.from_bytes(network[2:]))] if apps or self.peers or flycasts else []
+        self.own_zones = zone_names(rows.get("zones", ()), network)
+        self.own = record_sets(self.own_zones, rows.get("records", ()), network)
+        # Owners, apexes, and what is above them.
+        self.existing = {".".join(parts[at:]) for name in (*self.own, *self.own_zones)
+                         for parts in [name.split(".")] for at in range(len(parts))}
+        others = apps or self.peers or flycasts or self.own_zones or self.own
+        titles += [str(int.from_bytes(network[2:]))] if others else []
         self.network, self.title = network, next(iter(titles), "")  # "": not in the catalog.
         self.metadata = [*load("machine_metadata", lambda id, key, value: (id, folded(key), folded(value)))]
         self.services = dict(load("machine_services", lambda id, name, by, port, priority=0, weight=1: must(
@@ -219,6 +346,8 @@ def three(network: bytes) -> bytes: return network.ljust(15, b"\0") + b"\3"
 def reverse(octets: bytes, depth: int = 32) -> str: return ".".join(octets.hex()[:depth][::-1]) + ".ip6.arpa"
 def labels_of(name: str) -> Labels: return tuple(name.encode().split(b"."))
 def wire(name: Labels) -> bytes: return b"".join(bytes([len(label)]) + label for label in name)
+def octets_of(name: str) -> Labels:
+    return tuple(label.replace("\u2022", ".").encode("latin-1") for label in name.split(".") if label)
 def folded(text: str) -> str: return text.encode("utf-8", "surrogateescape").lower().decode("latin-1")
 def valid(text: str) -> str: return str(must(NAME.fullmatch(text), text)).lower()
 def must(holds: object, value: Any) -> Any:

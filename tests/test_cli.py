@@ -165,7 +165,8 @@ OTHERS = {"asyncio", "importlib.resources", "internal_dns.cli.objects"}
         (["export"], LIBRARIES | LISTENERS | {"asyncio", "internal_dns.sources"}),
         (["diff"], LIBRARIES | LISTENERS | QUESTIONS | OTHERS),
         (["apply", "--offline"], LIBRARIES | LISTENERS | QUESTIONS | OTHERS),
-        (["apply", "--offline", "--dry-run"], LIBRARIES | LISTENERS | OTHERS),
+        # dnspython presents the answers.
+        (["apply", "--offline", "--dry-run"], LIBRARIES - {"dns"} | LISTENERS | {"asyncio"}),
         (["config", "show"],
         LIBRARIES | LISTENERS | QUESTIONS | DOCUMENTS | {"asyncio", "sqlite3"}),
         (["serve", "--help"],

@@ -41,6 +41,23 @@ def test_commands_are_completed() -> None:
     assert "--version" in completed("--")
 
 
+def test_records_zones_and_types_are_completed(tmp_path: Path) -> None:
+    path = tmp_path / "own.db"
+    rows: dict[str, list[tuple[int | str, ...]]] = {
+        "networks": [(24, "acme", "")],
+        "zones": [(24, "corp.example")],
+        "records": [
+            (24, "db.internal", "A", "192.0.2.1", 5),
+            (24, "dc.internal", "A", "192.0.2.1", 5),
+        ],
+    }
+    create_catalog(path, rows)
+    at = ("--catalog", path)
+    assert completed("record", "show", *at, "acme/d") == ["acme/db.internal", "acme/dc.internal"]
+    assert completed("zone", "rm", *at, "acme/") == ["acme/corp.example"]
+    assert completed("record", "add", *at, "acme/x", "CN") == ["CNAME"]
+
+
 def test_networks_regions_states_apps_and_ids_are_completed_from_the_catalog(demo: Path) -> None:
     at = ("--catalog", demo)
     assert completed("machine", "list", *at, "--network", "") == ["acme", "globex", "initech"]

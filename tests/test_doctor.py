@@ -417,7 +417,7 @@ def test_what_a_bucket_or_a_file_says_does_not_steer_the_terminal() -> None:
         ("nonsense", b"x", "`internal-dns publish` removes it"),
         ("machines.!", b"{}", "`internal-dns publish` removes it"),
         (machine("a")[0], b'{"version": 2}', "Upgrade internal-dns on this host"),
-        ("zones.abc", b'{"version": 1}', "Upgrade internal-dns on this host"),
+        ("gateways.abc", b'{"version": 1}', "Upgrade internal-dns on this host"),
         (machine("a")[0], b'{"version": 1}', "Publish a value"),
         (FLOOR, b"{}", "Publish a value"),
     ],

@@ -19,9 +19,13 @@ COLUMNS = {column for columns in TABLES.values() for column in columns}
 GIVEN = {
     "NAME": "acme", "NETWORK/APP": "acme/db", "NETWORK/PEER": "acme/alice-laptop",
     "ID": "3d8d9930b03989",
-    "CODE": "iad",
+    "CODE": "iad", "NETWORK/RECORD": "acme/db-1.internal",
 }  # fmt: skip
-READ = [words for words in ROWS if re.match(r"(network|app|machine|peer|region|flycast) ", words)]
+READ = [
+    words
+    for words in ROWS
+    if re.match(r"(network|app|machine|peer|region|flycast|record|zone) ", words)
+]
 
 
 def documented(words: str) -> set[str]:
@@ -35,7 +39,11 @@ def documented(words: str) -> set[str]:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("json") / "demo.db"
-    create_catalog(path, demo_rows())
+    own: dict[str, list[tuple[int | str, ...]]] = {
+        "zones": [(24, "corp.example")],
+        "records": [(24, "db-1.internal", "A", "192.0.2.1", 5)],
+    }
+    create_catalog(path, {**demo_rows(), **own})
     return path
 
 

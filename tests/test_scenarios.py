@@ -91,6 +91,22 @@ def test_every_documented_name_has_a_scenario_in_which_it_answers(form: str, rdt
     assert any(wanted.fullmatch(text) for text in answered)
 
 
+def test_every_rule_of_records_and_zones_has_its_scenarios() -> None:
+    listed: dict[str, str] = {}
+    for line in FOLDER.joinpath("RECORDS.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == 5 and cells[2].endswith(".scn"):
+            listed[cells[2]] = f"{listed.get(cells[2], '')} {cells[3]}"
+    assert len(listed) == 3
+    for file, named in listed.items():
+        words = named
+        titles = re.findall(r"^scenario (.+)$", FOLDER.joinpath(file).read_text(), re.MULTILINE)
+        assert [title for title in titles if title not in words] == []
+        for title in titles:
+            words = words.replace(title, "")
+        assert words.split() == [], file
+
+
 # ── the judge ─────────────────────────────────────────────────────────────────────────────────────
 
 

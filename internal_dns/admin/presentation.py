@@ -28,7 +28,7 @@ def usual_type(name: str, prefix: bytes = PREFIX) -> str:
     """Return the usual type of a name: TXT for lists, SRV for services, PTR for reverse names, SOA
     for apexes, else AAAA."""
     # Imported late: it is most of the server's logic, and a given TYPE needs none of it.
-    from internal_dns.core.journey import asked_in, our_zone
+    from internal_dns.core.resolve import asked_in, our_zone
 
     labels = tuple(label.lower().encode() for label in name.rstrip(".").split(".") if label)
     zone = our_zone(labels, prefix)

@@ -6,7 +6,7 @@
     dig, explain, watch   ask.py, watch.py            servers.py finds the server and queries it;
                                                       advice.py says what to do about the reply
     top, health, version  top.py, host.py
-    network … flycast     objects/                    columns.py: one option per column
+    network … zone        objects/                    columns.py: one option per column
     apply, diff, export,
     import, init, check   document.py, files.py
     publish, fleet        bucket.py                   work on a bucket of NATS
@@ -69,6 +69,11 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
             "objects.flycast:flycast",
             "Show and change the flycast addresses of an app on a network.",
         ),
+        "record": (
+            "objects.record:record",
+            "Show and change the records of a network's own, named NETWORK/NAME.",
+        ),
+        "zone": ("objects.zone:zone", "Show and change the private zones of a network."),
         "changes": (
             "changes:changes",
             "Show what changed last in the catalog, the latest change first.",

@@ -270,7 +270,11 @@ def explain(
         query.to_wire(), address or loopback, loopback, loaded.catalog, rules, stream=tcp
     )
     if isinstance(story.outcome, Forward):
-        story = replace(story, steps=(*story.steps, *_forwarded(catalog, query.to_wire())))
+        forwarded = query
+        if story.outcome.led is not None:  # an alias leads there: another name is asked for
+            target = dns.name.Name((*story.outcome.query.labels, b""))
+            forwarded = dns.message.make_query(target, query.question[0].rdtype)
+        story = replace(story, steps=(*story.steps, *_forwarded(catalog, forwarded.to_wire())))
     reply = dns.message.from_wire(story.octets) if story.octets else None
     if as_json:
         print_json(_story_value(story) | {"reply": reply_value(reply) if reply else None})

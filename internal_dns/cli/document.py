@@ -287,38 +287,35 @@ def export(
         click.echo(f"{paint('note', 'yellow', err=True)}  {printable_text(note)}", err=True)
 
 
-SOURCES: Final = ("wireguard", "csv", "docker", "consul", "nomad", "fly")
-
-
-class _SourceName(click.Choice[str]):
-    """The name of a source that `import` reads."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value == "hosts":
-            raise OperatorError(
-                "cannot import a hosts file",
-                "its records belong to no machine or peer; this version does not have such records",
-                "Write its machines or peers as CSV and run import csv",
-                USAGE,
-            )
-        return super().convert(value, param, ctx)
+SOURCES: Final = ("wireguard", "csv", "docker", "consul", "nomad", "fly", "hosts", "zone")
+# Sources of records: their options, and that --network says which network the records are for.
+_OF_RECORDS: Final = ("hosts", "zone")
 
 
 @click.command(name="import")
-@click.argument("source", type=_SourceName(SOURCES))
+@click.argument("source", type=click.Choice(SOURCES))
 @click.argument("file")
 @click.option(
     "--network",
     "networks",
     multiple=True,
     metavar="ID=NAME",
-    help="The name of a network; repeatable.",
+    help="The name of a network; repeatable. hosts, zone: the network of the records, also by NAME "
+    "alone if the catalog has it.",
 )
 @click.option("--app", "label", default="", help="The app of machines without one in the source.")
 @click.option("--region", default="", help="The region of machines without one in the source.")
 @click.option(
     "--peers", is_flag=True, help="csv: treat the rows as peers, whatever the header says."
 )
+@click.option(
+    "--zone",
+    "zones",
+    multiple=True,
+    metavar="NAME",
+    help="hosts: a private zone for the names in it; repeatable.",
+)
+@click.option("--origin", metavar="NAME", help="zone: what its relative names are relative to.")
 @click.option("--out", metavar="FILE", help="Write to FILE instead of standard output.")
 @catalog_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of TOML.")
@@ -329,6 +326,8 @@ def import_(
     label: str,
     region: str,
     peers: bool,
+    zones: tuple[str, ...],
+    origin: str | None,
     out: str | None,
     catalog: str,
     as_json: bool,
@@ -346,18 +345,30 @@ def import_(
     prefix, names = settings().prefix, {}
     if Path(catalog).exists():
         names = {row["id"]: row["name"] for row in read_rows(catalog, "networks") if row["name"]}
+    by_name = {name.lower(): number for number, name in names.items()}
+    given: list[int] = []
     for text in networks:
         number, equals, name = text.partition("=")
         ident = parse_network(number, prefix)
+        if source in _OF_RECORDS and not equals and text.lower() in by_name:
+            given.append(by_name[text.lower()])
+            continue
         if not equals or ident is None:
             raise click.UsageError(
                 f"--network {text!r} is not ID=NAME, such as {slash_48(24, prefix)}=acme"
             )
         names[ident] = name
-    more = {"kind": "peers"} if source == "csv" and peers else {}
+        given.append(ident)
+    more: dict[str, Any] = {"kind": "peers"} if source == "csv" and peers else {}
+    for option, of_option, value in (("zone", "hosts", zones), ("origin", "zone", origin)):
+        if value and source != of_option:
+            raise click.UsageError(f"--{option} is for {of_option}, not for {source}")
+        if value:
+            more["zones" if option == "zone" else option] = value
     try:
         options = sources.Options(networks=names, app=label, region=region, prefix=prefix,
-                                  file="" if file == "-" else Path(file).stem)  # fmt: skip
+                                  file="" if file == "-" else Path(file).stem,
+                                  network=given[0] if len(given) == 1 else None)  # fmt: skip
         imported = import_module(f"internal_dns.sources.{source}").read(
             _read_octets(file), options, **more
         )

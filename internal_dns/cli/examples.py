@@ -68,6 +68,21 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "flycast show": ("internal-dns flycast show acme/db",),
     "flycast add": ("internal-dns flycast add acme/db fdaa:0:18:0:1::4",),
     "flycast rm": ("internal-dns flycast rm acme/db fdaa:0:18:0:1::4",),
+    "record list": ("internal-dns record list --network acme",),
+    "record show": ("internal-dns record show acme/pg.internal",),
+    "record add": (
+        "internal-dns record add acme/pg.internal CNAME pg-1.provider.example",
+        "internal-dns record add acme/corp.example MX 10 mail.corp.example --ttl 300",
+        "internal-dns record add acme/corp.example TXT 'v=spf1 -all'",
+    ),
+    "record set": ("internal-dns record set acme/pg.internal CNAME pg-2.provider.example --wait",),
+    "record rm": (
+        "internal-dns record rm acme/pg.internal",
+        "internal-dns record rm acme/corp.example MX",
+    ),
+    "zone list": ("internal-dns zone list --network acme",),
+    "zone add": ("internal-dns zone add acme/corp.example",),
+    "zone rm": ("internal-dns zone rm acme/corp.example --cascade",),
     "changes": (
         "internal-dns changes",
         "internal-dns changes --network acme --limit 5",
@@ -86,6 +101,8 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "docker inspect $(docker ps -aq) | internal-dns import docker - --network 24=acme",
         "internal-dns import wireguard /etc/wireguard/wg0.conf --out peers.toml",
         "internal-dns import csv machines.csv --app web --region iad",
+        "internal-dns import hosts /etc/hosts --network 24=acme --zone corp.example",
+        "internal-dns import zone corp.example.zone --network 24=acme --origin corp.example",
     ),
     "address": ("internal-dns address acme --host a7b:13 --for web-1",),
     "follow": (

@@ -91,6 +91,12 @@ def states(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     return [state for state in STATES if state.startswith(incomplete)]
 
 
+def record_types(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from internal_dns.store.schema import RECORD_TYPE
+
+    return [rtype for rtype in RECORD_TYPE.choices if rtype.startswith(incomplete.upper())]
+
+
 def machines(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     given = set(ctx.params.get("idents") or ())
     found = list_names(_find_catalog(ctx), "machines", "id", incomplete)
@@ -105,7 +111,8 @@ def apps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[st
 
 
 def within_network(kind: str) -> Complete:
-    """Return a function that completes NETWORK/NAME for apps, peers or flycasts."""
+    """Return a function that completes NETWORK/NAME for apps, peers, flycasts,
+    records or zones."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         catalog = _find_catalog(ctx)

@@ -6,9 +6,12 @@ configured to send only queries for internal names; how depends on the resolver.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Any
+from typing import Any, Final
+
+_PLAIN: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,15 @@ class SplitDns:
             "# Windows, PowerShell as administrator:",
             f"#   Add-DnsClientNrptRule -Namespace {namespaces} -NameServers '{self.server}'",
         ]
+
+
+def is_plain_zone(name: object, prefix: bytes) -> bool:
+    """Whether a row of a zone, which another engine may have written, is served and has a name that
+    shells and resolvers take as it is."""
+    from internal_dns.store.presentation import Zone, read_zone
+
+    zone = read_zone(name, prefix)
+    return isinstance(zone, Zone) and zone.name == name and _PLAIN.fullmatch(zone.name) is not None
 
 
 def split_dns(address: str, number: int, prefix: bytes, zones: tuple[str, ...] = ()) -> SplitDns:

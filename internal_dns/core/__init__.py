@@ -8,8 +8,11 @@
     requester.py           source address → network, and the place in it
       │  ask_as.py         dev mode: the requester named by an EDNS option
       ▼
-    names.py               labels → what the name stands for (the grammar)
+    resolve.py             name → zone → grammar or records, through aliases
+      │  own.py            a network's own records and zones
       │  local.py          special-use names, which are never forwarded
+      ▼
+    names.py               labels → what the name stands for (the grammar)
       ▼
     lookup.py              what the name stands for → RRsets, or NXDOMAIN with a reason
       │  catalog.py        networks, apps, machines and their indexes; immutable
@@ -22,7 +25,7 @@
       ▼
     Reply, or Forward ───► (forward/ queries an upstream)
                              relayed.py    records to relay, their lifetime and age
-                             aliases.py    complete a CNAME chain that ends in a name of ours
+                             aliases.py    join a CNAME chain of ours with one of an upstream
 
 Beside the path:
 

@@ -1,20 +1,24 @@
-"""Complete a CNAME chain of an upstream that ends in a name of ours with our own answer.
+"""Join a chain of CNAMEs with the answer at its end, when one of them is ours and the other from
+outside.
 
-    answer      the upstream's chain, then our answer for its last name, as the requester sees it
-    the rest    RCODE, SOA and EDE are those of the last name (RFC 6604); AA and AD are clear
+    complete_chain  a chain from outside that ends in a name of ours: our answer at that name, as the asker
+                    sees it, behind the chain
+    join_chain      our chain that leads outside: what an upstream answers there, behind the chain
 
-The upstream decides the chain only. The completed reply is never stored, so no other requester
-gets it.
+The rest is that of the last name (RFC 6604): RCODE, SOA, EDE. AA follows the first owner (RFC 1035
+section 4.1.1), AD is 0. Nobody else sees the reply: it is stored nowhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import pack, unpack_from
+from typing import NamedTuple
 
-from internal_dns.core.journey import Forward
+from internal_dns.core.journey import Forward, Led
 from internal_dns.core.message import ede_option, header, opt, option
 from internal_dns.core.relayed import Relayed
-from internal_dns.core.wire import ASK_AS, HEADER, RD, TC, Ede, Type
+from internal_dns.core.wire import ASK_AS, HEADER, NAMES_IN, RD, TC, Ede, Rcode, Type
 
 _FURTHEST = 0x3FFF  # the largest offset of a compression pointer (RFC 1035 section 4.1.4)
 
@@ -86,6 +90,121 @@ def complete_chain(
         *additional,
         opt(query, rcode, error + reply_options.edns_options),
     ))  # fmt: skip
+
+
+def join_chain(led: Led, octets: bytes) -> bytes:
+    """Return the reply to the client whose question led outside: its aliases, then *octets*, the
+    reply to a question for the last of them, which leaves out nothing for its size.
+
+    What does not fit goes as in `complete_chain`, but no alias stays when nothing behind it does.
+    """
+    query, reply_options, chain = led.query, led.reply_options, b"".join(led.chain)
+    inner = _Message(octets)
+    rcode = inner.rcode
+    has_end = rcode in (Rcode.NOERROR, Rcode.NXDOMAIN)
+    answer = list(inner.section(0)) if has_end else []
+    authority = list(inner.section(1)) if has_end else []
+    leading = led.chain if has_end else ()
+    said = inner.options
+    room = reply_options.limit - HEADER - len(query.question) - len(chain) * bool(leading)
+    room -= len(opt(query, rcode, reply_options.edns_options))
+    size, flags = sum(map(len, answer)), 0
+    if size + sum(map(len, authority)) > room:
+        flags = 0 if reply_options.stream else TC
+        answer = answer[: _that_fit(answer, room)]
+        authority, said = [], b""
+        if not answer:
+            leading, flags = (), TC
+            room += len(chain)
+    room -= sum(map(len, answer)) + sum(map(len, authority))
+    error = said if query.edns and len(said) <= room else b""
+    return b"".join((
+        header(query, rcode, aa=has_end, ra=reply_options.ra, flags=flags),
+        pack("!4H", 1, len(leading) + len(answer), len(authority), bool(query.edns)),
+        query.question,
+        *leading,
+        *answer,
+        *authority,
+        opt(query, rcode, error + reply_options.edns_options),
+    ))  # fmt: skip
+
+
+class _Rr(NamedTuple):
+    """Where a record stands: its owner, its type, its rdata's begin and end."""
+
+    owner: int
+    type: int
+    begin: int
+    end: int
+
+
+class _Message:
+    """One of our own replies, whose records are wanted for another message: with all names written
+    out."""
+
+    def __init__(self, octets: bytes) -> None:
+        self.octets = octets
+        at = self._after_name(HEADER) + 4
+        self.sections: list[list[_Rr]] = []
+        for count in unpack_from("!3H", octets, 6):
+            section = []
+            for _ in range(count):
+                begin = self._after_name(at) + 10
+                rtype, length = unpack_from("!H6xH", octets, begin - 10)
+                section.append(_Rr(at, rtype, begin, begin + length))
+                at = begin + length
+            self.sections.append(section)
+
+    @property
+    def rcode(self) -> int:
+        return self.octets[3] & 15 | self._opt_ttl()[0] << 4
+
+    @property
+    def options(self) -> bytes:
+        """Those of its OPT."""
+        return next(
+            (self.octets[r.begin : r.end] for r in self.sections[2] if r.type == Type.OPT), b""
+        )
+
+    def _opt_ttl(self) -> bytes:
+        found = (
+            self.octets[r.begin - 6 : r.begin - 2] for r in self.sections[2] if r.type == Type.OPT
+        )
+        return next(found, bytes(4))
+
+    def section(self, number: int) -> Iterator[bytes]:
+        """Yield the records of a section."""
+        octets = self.octets
+        for owner, rtype, begin, end in self.sections[number]:
+            rdata = octets[begin:end]
+            if rtype in NAMES_IN and rtype != Type.NAPTR:  # never compressed, RFC 3403 section 4.1
+                first, count, _ = NAMES_IN[rtype]
+                at, parts = begin + first, [octets[begin : begin + first]]
+                for _ in range(count):
+                    parts.append(self._name(at))
+                    at = self._after_name(at)
+                rdata = b"".join((*parts, octets[at:end]))
+            yield b"".join((
+                self._name(owner), octets[begin - 10 : begin - 2], pack("!H", len(rdata)), rdata
+            ))  # fmt: skip
+
+    def _after_name(self, at: int) -> int:
+        octets = self.octets
+        while 0 < octets[at] < 64:
+            at += 1 + octets[at]
+        return at + (2 if octets[at] else 1)
+
+    def _name(self, at: int) -> bytes:
+        """Return the name at *at*, written out."""
+        octets, start, parts = self.octets, at, list[bytes]()
+        while octets[at]:
+            if octets[at] >= 0xC0:
+                parts.append(octets[start:at])
+                # Names were read before, and each pointer leads backwards (wire.check_reply).
+                at = start = (octets[at] & 0x3F) << 8 | octets[at + 1]
+            else:
+                at += 1 + octets[at]
+        return b"".join((*parts, octets[start : at + 1]))
 
 
 def _that_fit(records: list[bytes], room: int) -> int:

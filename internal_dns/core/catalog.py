@@ -23,6 +23,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple, NewType, TypeVar
 
 from internal_dns.core.names import Labels, wire
+from internal_dns.core.own import changed_parts, counted_below, names_above
 from internal_dns.core.text import Text
 
 NetworkId = NewType("NetworkId", int)
@@ -568,8 +569,10 @@ class Network:
     flycasts: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     revision: int = 0
     known: bool = True  # False: a source address belongs to it, but the catalog does not have it
-    # Set by `amended`: the revision of the old value, and the labels of the apps and flycasts that
-    # differ from it.
+    zones: frozenset[bytes] = frozenset()  # apexes of private zones, in wire form
+    records: Mapping[bytes, bytes] = field(default_factory=dict)  # by owner (own.py)
+    # Set by `amended`: the revision of the old value, and the parts that differ from it: labels of
+    # apps and flycasts, and what own.py calls parts.
     since: int = field(default=-1, compare=False)
     touched: frozenset[bytes] = field(default=frozenset(), compare=False)
 
@@ -638,6 +641,12 @@ class Network:
             return True
         at = bisect_left(others, low)
         return at < len(others) and others[at] <= high
+
+    @cached_property
+    def below(self) -> Mapping[bytes, int]:
+        """How many owners of records and apexes of zones are below each name that is above one:
+        names that exist for what is below them."""
+        return counted_below((*self.records, *self.zones))
 
     @cached_property
     def peer_names(self) -> tuple[bytes, ...]:
@@ -745,7 +754,7 @@ def prepare(network: Network, since: Network | None = None) -> Network:
     are already prepared.
     """
     _ = network.machine_by_112, network.owners, network.other_addresses, network.peer_by_120
-    _ = network.app_index, network.peer_names
+    _ = network.app_index, network.peer_names, network.below
     for label in network.apps if since is None else network.touched & network.apps.keys():
         app = network.apps[label]
         if len(app.machines) > SMALL:
@@ -764,11 +773,14 @@ def amended(
     peers: Mapping[bytes, Peer] | None,
     flycasts: Mapping[bytes, tuple[bytes, ...]],
     revision: int,
+    zones: frozenset[bytes] | None = None,
+    records: Mapping[bytes, bytes] | None = None,
 ) -> Network:
     """Return *old* with some parts replaced.
 
-    An app of None and a flycast without addresses are deleted; *peers* of None leaves the peers
-    unchanged. Indexes that *old* has built are carried over and amended, so the cost depends on the
+    An app of None, a flycast without addresses and an owner without records are deleted; *peers* of
+    None leaves the peers unchanged, *zones* of None the zones. With *zones*, *records* are all that
+    there are. Indexes that *old* has built are carried over and amended, so the cost depends on the
     size of the change, not of the network.
     """
     same = (
@@ -776,6 +788,9 @@ def amended(
         and all(old.apps.get(label) is app for label, app in apps.items())
         and peers in (None, old.peers)
         and all(old.flycasts.get(label, ()) == given for label, given in flycasts.items())
+        and zones in (None, old.zones)
+        and all(old.records.get(owner, b"") == sets for owner, sets in (records or {}).items())
+        and (zones is None or old.records == records)
     )
     if same and old.known:
         return old
@@ -788,6 +803,12 @@ def amended(
         else:
             new_apps[label] = app
     all_flycasts = {**old.flycasts, **flycasts}
+    own = old.records
+    if records is not None:
+        own = records if zones is not None else _amended_records(old.records, records)
+    owners = frozenset(records or ()) | (frozenset() if zones is None else old.records.keys())
+    own_zones = old.zones if zones is None else zones
+    parts = changed_parts((old.records, old.zones), (own, own_zones), owners)
     new = Network(
         old.id,
         old.prefix,
@@ -796,15 +817,45 @@ def amended(
         old.peers if peers is None else peers,
         {label: given for label, given in all_flycasts.items() if given},
         revision,
+        zones=own_zones,
+        records=own,
         since=old.revision if old.known else -1,
-        touched=frozenset(apps) | frozenset(flycasts),
+        touched=frozenset(apps) | frozenset(flycasts) | frozenset(parts),
     )
     _carry(old, new, apps)
+    if zones is None and "below" in old.__dict__:
+        new.__dict__["below"] = _amended_below(old, new, owners)
     if peers is None:
         _share(old, new, "peer_by_120", "peer_names")
         if not flycasts:
             _share(old, new, "others", "other_addresses")
     return prepare(new, since=old) if "app_index" in old.__dict__ else new
+
+
+def _amended_records(
+    old: Mapping[bytes, bytes], records: Mapping[bytes, bytes]
+) -> Mapping[bytes, bytes]:
+    kept = dict(old)
+    for owner, sets in records.items():
+        if sets:
+            kept[owner] = sets
+        else:
+            kept.pop(owner, None)
+    return kept
+
+
+def _amended_below(old: Network, made: Network, owners: Iterable[bytes]) -> Mapping[bytes, int]:
+    """Return `below` of *made*, which has the zones of *old*, and other records of *owners* only."""
+    come = [owner for owner in owners if owner in made.records and owner not in old.records]
+    gone = [owner for owner in owners if owner in old.records and owner not in made.records]
+    if not come and not gone:
+        return old.below
+    below = dict(old.below)
+    for owner in come:
+        names_above(owner, below, 1)
+    for owner in gone:
+        names_above(owner, below, -1)
+    return below
 
 
 def _sharing(app: App, old: App | None) -> App:
@@ -958,4 +1009,13 @@ def changed(old: Catalog, new: Catalog) -> Iterator[tuple[NetworkId, frozenset[b
             labels = before.apps.keys() | after.apps.keys()
             apps = {a for a in labels if before.apps.get(a) is not after.apps.get(a)}
             flycasts = {a for a, _ in before.flycasts.items() ^ after.flycasts.items()}
-            yield number, frozenset(apps | flycasts)
+            yield number, frozenset(apps | flycasts).union(changed_own(before, after))
+
+
+def changed_own(before: Network, after: Network) -> Iterator[bytes]:
+    """Yield the parts of records and zones that differ."""
+    return changed_parts(
+        (before.records, before.zones),
+        (after.records, after.zones),
+        chain(before.records, after.records),
+    )

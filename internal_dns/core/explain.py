@@ -20,16 +20,24 @@ from internal_dns.core.journey import (
     Forward,
     Reply,
     Rules,
-    asked_in,
     identify,
-    our_zone,
     respond,
 )
 from internal_dns.core.lookup import OfApp, View, mismatch, readiness
-from internal_dns.core.names import Asked
+from internal_dns.core.names import Asked, Labels
 from internal_dns.core.nearest import distances, rank
 from internal_dns.core.records import TTL, address_text
 from internal_dns.core.requester import Outsider, Place, Requester, place
+from internal_dns.core.resolve import (
+    Outside,
+    Resolved,
+    Step,
+    TooLong,
+    asked_in,
+    our_zone,
+    walk,
+    zone_for,
+)
 from internal_dns.core.suggest import suggest
 from internal_dns.core.wire import Query, Silent, read_query
 
@@ -87,14 +95,21 @@ def explain(
         return Explanation(outcome, (("message", f"{what}: {reason}"),))
     who = identify(query, source, destination, catalog or Catalog(), rules)
     steps = [("asks", _who(who, source))]
-    zone = our_zone(query.labels, rules.prefix)
+    network = who.network if isinstance(who, Requester) else None
+    zone = zone_for(query.labels, network, rules.prefix) if network else None
     machines: tuple[Verdict, ...] = ()
     total = 0
     if isinstance(who, Requester) and zone is not None and catalog is not None:
         here = place(who, catalog, rules.region)
-        asked = asked_in(zone, query.labels, rules.prefix)
+        view = View(who, catalog, here, rules.region, rotation, query.qtype)
+        walked = walk(query.labels, view, rules.prefix)
         steps.append(("place", _place(who, here, catalog, rules)))
-        steps.append(("name", describe(asked)))
+        steps += _walked(walked, query.labels, rules.prefix)
+        # The machines are those of the last name that the grammar knows.
+        at = next((step.labels for step in reversed(walked.steps) if not step.by), None)
+        asked: Asked = names.NoSuchForm("a record")
+        if at is not None and (of_ours := our_zone(at, rules.prefix)) is not None:
+            asked = asked_in(of_ours, at, rules.prefix)
         base = asked.of if isinstance(asked, names.Page) else asked
         app = (
             who.network.apps.get(getattr(base, "app", None) or b"")
@@ -117,6 +132,35 @@ def explain(
         counted = who.network.revision
         steps.append(("revision", f"{counted} of this network" if counted else "-"))
     return Explanation(outcome, tuple(steps), machines, total)
+
+
+def _walked(walked: Resolved, labels: Labels, prefix: bytes) -> list[tuple[str, str]]:
+    """Say what each name on the way is: a form of the grammar, a record, a name of a zone."""
+    steps: list[tuple[str, str]] = []
+    for step in walked.steps:
+        title = "name" if not steps else "alias"
+        what = _step(step, prefix)
+        steps.append(
+            (title, what if step.labels == labels else f"to {_dotted(step.labels)}: {what}")
+        )
+    match walked.found:
+        case Outside():
+            steps.append(("alias", f"to {_dotted(walked.labels)}: a name outside"))
+        case TooLong():
+            steps.append(("alias", "more aliases than are followed: a loop?"))
+    return steps
+
+
+def _step(step: Step, prefix: bytes) -> str:
+    if step.by:
+        return f"answered {step.by}"
+    zone = our_zone(step.labels, prefix)
+    assert zone is not None
+    return describe(asked_in(zone, step.labels, prefix))
+
+
+def _dotted(labels: Labels) -> str:
+    return names.printable(b".".join(labels))
 
 
 def _who(who: Requester | Outsider | BadAskAs, source: bytes) -> str:
@@ -274,8 +318,9 @@ def _outcome(outcome: Reply | Forward | Drop, query: Query, stream: bool) -> str
     match outcome:
         case Drop(reason=reason):
             return f"no reply: {reason}"
-        case Forward():
-            return "an external name: forwarded to an upstream"
+        case Forward(led=led):
+            what = "an external name" if led is None else "its aliases lead outside"
+            return f"{what}: forwarded to an upstream"
         case Reply(octets=octets, rcode=rcode, kind=kind):
             transport = "TCP" if stream else "UDP"
             ttl = f", TTL {TTL}" if octets[6:8] != b"\0\0" and kind != "refused" else ""

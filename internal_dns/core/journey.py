@@ -10,17 +10,19 @@ it with the same arguments, so it shows what the server does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, assert_never
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, assert_never
 
 from internal_dns.core import names
 from internal_dns.core.ask_as import BadAskAs, ask_as
 from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.cookies import full_cookie
 from internal_dns.core.local import EMPTY_ZONES, LOCALHOST, is_bare, local_zone
-from internal_dns.core.lookup import LookupResult, NoSuchName, View, find
+from internal_dns.core.lookup import LookupResult, Node, NoSuchName, View
 from internal_dns.core.message import (
     PLAIN_UDP_SIZE,
+    QNAME,
     RR_HEAD,
     Body,
     ReplyOptions,
@@ -30,7 +32,7 @@ from internal_dns.core.message import (
     option,
     ring_of,
 )
-from internal_dns.core.names import Asked, Labels
+from internal_dns.core.names import Labels, wire
 from internal_dns.core.records import SOA, SOA_TTL, RRset, TextList, compressed, rr
 from internal_dns.core.requester import (
     LOOPBACK,
@@ -40,8 +42,17 @@ from internal_dns.core.requester import (
     Place,
     Requester,
     SourceMap,
-    place,
     requester,
+)
+from internal_dns.core.resolve import (
+    MAX_ALIASES,
+    Hop,
+    Outside,
+    Resolved,
+    TooLong,
+    our_zone,
+    resolve,
+    zone_for,
 )
 from internal_dns.core.wire import (
     ASK_AS,
@@ -95,7 +106,9 @@ class Cacheable:
     name: bytes  # wire form, lower-cased
     place: Place | None  # None: the reply is the same for every place
     body: Body
-    label: bytes | None  # the app or flycast that the reply depends on; None: the whole network
+    # Of the network it depends on these (own.py): labels of apps and flycasts, records, zones. None:
+    # on all of it.
+    parts: frozenset[bytes] | None
     # For a TXT list that `body.answer` lacks because it fits no TCP message or was not built: a UDP
     # query with a limit below this many octets gets TC and no answer. 0: `body.answer` is whole.
     truncated_below: int = 0
@@ -108,7 +121,7 @@ class Cacheable:
 class Reply:
     """Octets to send.
 
-    `kind` is the metric's label: internal, flycast, reverse, forward or refused. `partial`: a TCP
+    `kind` is the metric's label: internal, flycast, reverse, zone, forward or refused. `partial`: a TCP
     message holds only part of the set, which a metric counts. `content` is the body that our zones
     gave, and the network it is for. `pair` is the same for the other type of address: stub resolvers
     query A and AAAA of a name together.
@@ -124,6 +137,24 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Led:
+    """A question whose aliases lead outside: the client's, how to reply to it, and the aliases."""
+
+    query: Query
+    reply_options: ReplyOptions
+    chain: tuple[bytes, ...]
+    kind: str
+
+
+class Asking(NamedTuple):
+    """From where and at which address a question came, and how many aliases of ours led to it."""
+
+    source: bytes
+    destination: bytes
+    aliases: int
+
+
+@dataclass(frozen=True, slots=True)
 class Forward:
     """A query for an external name, and how to relay the reply."""
 
@@ -133,6 +164,11 @@ class Forward:
     # Both addresses are needed when a CNAME chain leads back to a name of ours (aliases.py).
     source: bytes = bytes(16)
     destination: bytes = bytes(16)
+    led: Led | None = None  # aliases of ours lead here
+    # Of the whole chain: aliases of ours, how often it left to the outside, and came back.
+    aliases: int = 0
+    left: int = 0
+    returned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +192,13 @@ def respond(
     rotation: int = 0,
     stream: bool = False,
     now: int = 0,
+    aliases: int = 0,
 ) -> Reply | Forward | Drop:
     """Decide what to do with *octets* that *source* sent to *destination*.
 
     Addresses have 16 octets, IPv4 as ::ffff:a.b.c.d. *catalog* is None until the first one is
     loaded. *rotation* is a random number from the caller, *stream* means TCP, *now* is in Unix
-    seconds and used for cookies only. Never raises.
+    seconds and used for cookies only. *aliases* of ours have led to this question. Never raises.
     """
     query = read_query(octets)
     if isinstance(query, Silent):
@@ -184,9 +221,11 @@ def respond(
         return _refuse(query, reply_options, Rcode.NOERROR)
     if query.qclass != IN or query.qtype in (Type.AXFR, Type.IXFR):
         return _refuse(query, reply_options, Rcode.REFUSED)
-    if (zone := our_zone(query.labels, rules.prefix)) is not None:
-        return _ours(query, who, zone, catalog, rules, reply_options)
-    if (body := _local(query, rules)) is not None:
+    if (zone := zone_for(query.labels, who.network, rules.prefix)) is not None:
+        asked = Asking(source, destination, aliases)
+        return _ours(query, who, zone, catalog, rules, reply_options, asked)
+    if (local := _local(query.labels, query.qtype, rules)) is not None:
+        body = local.body(query)
         return Reply(message(body, query, reply_options), body.rcode, "internal")
     if not query.rd:  # a reply from the cache would show what other clients have queried
         return _refuse(
@@ -283,27 +322,6 @@ def _refuse(
 # ── our names ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def our_zone(labels: Labels, prefix: bytes) -> Labels | None:
-    """Return the apex of our zone that contains *labels*, or None."""
-    match labels:
-        case (*_, b"internal"):
-            return names.INTERNAL
-        case (*_, b"flycast"):
-            return names.FLYCAST
-        case (*_, b"ip6", b"arpa"):
-            zone = names.reverse_zone(prefix)
-            return zone if labels[-len(zone) :] == zone else None
-    return None
-
-
-def asked_in(zone: Labels, labels: Labels, prefix: bytes) -> Asked:
-    """Parse *labels*, a name in *zone*."""
-    rest = labels[: -len(zone)]
-    if zone == names.INTERNAL:
-        return names.internal(rest)
-    return names.flycast(rest) if zone == names.FLYCAST else names.reverse(rest, prefix)
-
-
 def _ours(
     query: Query,
     who: Requester,
@@ -311,82 +329,145 @@ def _ours(
     catalog: Catalog | None,
     rules: Rules,
     reply_options: ReplyOptions,
-) -> Reply:
-    """Answer a query in one of our zones from the catalog."""
-    kind = (
-        "internal" if zone == names.INTERNAL else "flycast" if zone == names.FLYCAST else "reverse"
-    )
+    asked: Asking,
+) -> Reply | Forward:
+    """Answer for one of our zones or of the network's, from the catalog alone; or say what is to be
+    asked outside to complete the answer."""
+    kind = _KINDS.get(zone) or ("reverse" if our_zone(zone, rules.prefix) else "zone")
     if catalog is None:
         body = Body(Rcode.SERVFAIL, aa=False, ede=(Ede.NOT_READY, "the catalog is not loaded yet"))
         return Reply(message(body, query, reply_options), body.rcode, kind)
-    asked = asked_in(zone, query.labels, rules.prefix)
-    here = (
-        place(who, catalog, rules.region)
-        if isinstance(asked, names.Nearest | names.WhoAmI)
-        else None
-    )
     view = View(
         who,
         catalog,
-        here or NOWHERE,
+        NOWHERE,
         rules.region,
         reply_options.rotation,
         query.qtype,
         reply_options.limit,
     )
-    result = find(asked, view)
-    body, stored = conclude(result, query, zone)
+    resolved = resolve(query.labels, zone, view, rules.prefix, asked.aliases)
+    if isinstance(resolved.found, Outside):
+        return _outside(query, who, resolved, rules, reply_options, asked, kind)
+    body = conclude(resolved, query)
     cacheable = pair = None
-    if stored and who.network.known:
-        cacheable = _cacheable(query, who, asked, here, body)
-        # A name that does not exist has none: who invents names would store two replies for each.
-        if query.qtype in _PAIRED and here is None and not isinstance(result, NoSuchName):
-            pair = _pair(query, cacheable, result, zone)
+    if resolved.lasting and who.network.known and not (body.chain and _is_long(body)):
+        cacheable = _cacheable(query, who, resolved, body)
+        if query.qtype in _PAIRED:
+            pair = _pair(query, cacheable, resolved)
     octets, partial = assemble(body, query, reply_options)
     return Reply(octets, body.rcode, kind, cacheable, partial, (body, who.network), pair)
 
 
-def _pair(
-    query: Query, cacheable: Cacheable, result: LookupResult, zone: Labels
-) -> Cacheable | None:
+def _pair(query: Query, cacheable: Cacheable, resolved: Resolved) -> Cacheable | None:
     """Return what the answer table may store for the other type of address."""
-    other = _PAIRED[query.qtype]
-    body, stored = conclude(result, query, zone, other)
-    if not stored:
+    other, found = _PAIRED[query.qtype], resolved.found
+    # A name that does not exist has none: who invents names would store two replies for each.
+    if not isinstance(found, Node) or not resolved.all_types or resolved.place is not None:
         return None
-    label, name = cacheable.label, query.name
-    return Cacheable(cacheable.network, other, name, None, body, label, ring=ring_of(body))
+    answer = found.of_type(other)
+    if answer is not None and not answer.stored:
+        return None
+    body = conclude(resolved, query, other)
+    parts, name = cacheable.parts, query.name
+    return Cacheable(cacheable.network, other, name, None, body, parts, ring=ring_of(body))
 
 
-def conclude(
-    result: LookupResult, query: Query, zone: Labels, qtype: int | None = None
-) -> tuple[Body, bool]:
-    """Return the body of the reply to *query*, and whether the answer table may store it.
-
-    *qtype* replaces that of the query.
-    """
-    if isinstance(result, NoSuchName):
-        return negative(Rcode.NXDOMAIN, result.reason, query, zone), True
-    answer = result.of_type(query.qtype if qtype is None else qtype)
-    if answer is None:
-        return negative(Rcode.NOERROR, result.lack, query, zone), True
-    ede = (Ede.OTHER, result.note) if result.note else None
-    return body_of(answer, query.labels, ede), answer.stored
+_KINDS: Final[dict[Labels, str]] = {names.INTERNAL: "internal", names.FLYCAST: "flycast"}
+TOO_LONG: Final = Body(
+    Rcode.SERVFAIL, aa=False, ede=(Ede.OTHER, f"a chain of more than {MAX_ALIASES} aliases")
+)
 
 
-def negative(rcode: Rcode, reason: str, query: Query, zone: Labels) -> Body:
-    """Return NXDOMAIN or NODATA, with the zone's SOA (RFC 2308) and the reason as an EDE."""
+def conclude(resolved: Resolved, query: Query, qtype: int | None = None) -> Body:
+    """Return the reply to *query* given what its name leads to. *qtype* replaces that of the
+    query."""
+    found, labels = resolved.found, query.labels
+    chain: tuple[bytes, ...] = ()
+    owner = QNAME
+    if resolved.chain:
+        chain, owner = chain_of(resolved.chain, labels), compressed(resolved.labels, labels)
+    match found:
+        case TooLong() | Outside():
+            return TOO_LONG
+        case NoSuchName(reason=reason):
+            return negative(Rcode.NXDOMAIN, reason, query, resolved.zone, chain)
+        case Node():
+            answer = found.of_type(query.qtype if qtype is None else qtype)
+            if answer is None:
+                return negative(Rcode.NOERROR, found.lack, query, resolved.zone, chain)
+            ede = (Ede.OTHER, found.note) if found.note else None
+            return body_of(answer, labels, ede, chain, owner)
+        case _:
+            assert_never(found)
+
+
+def chain_of(hops: Sequence[Hop], labels: Labels) -> tuple[bytes, ...]:
+    """Return the CNAME RRs of *hops* in a reply to a question for *labels*."""
+    return tuple(
+        rr(compressed(hop.owner, labels), Type.CNAME, wire(hop.target), hop.ttl) for hop in hops
+    )
+
+
+def _is_long(body: Body) -> bool:
+    """Whether the answer is larger than any message, or was not built."""
+    return body.whole is not None and not body.answer
+
+
+def _outside(
+    query: Query,
+    who: Requester,
+    resolved: Resolved,
+    rules: Rules,
+    reply_options: ReplyOptions,
+    asked: Asking,
+    kind: str,
+) -> Reply | Forward:
+    """Say what to ask outside when our aliases lead there. What must not be asked, or not now, is
+    our part alone."""
+    target = resolved.labels
+    chain = chain_of(resolved.chain, query.labels)
+    if (local := _local(target, query.qtype, rules)) is not None:
+        body = local.body(query, chain, compressed(target, query.labels))
+    elif not query.rd or not rules.forwarding:
+        body = Body(chain=chain)
+    else:
+        name = wire(target)
+        question = name + query.question[-4:]
+        inner = replace(query, question=question, name=name, labels=target)
+        # Nothing of it may be left out here: the client's limit counts for the whole reply.
+        whole = replace(reply_options, limit=MAX_MESSAGE, stream=True, edns_options=b"")
+        led = Led(query, reply_options, chain, kind)
+        aliases = resolved.aliases
+        return Forward(
+            inner, whole, who.network.id, asked.source, asked.destination, led, aliases, 1
+        )
+    octets, partial = assemble(body, query, reply_options)
+    return Reply(octets, body.rcode, kind, None, partial, (body, who.network))
+
+
+def negative(
+    rcode: Rcode, reason: str, query: Query, zone: Labels, chain: tuple[bytes, ...] = ()
+) -> Body:
+    """Return NXDOMAIN or NODATA: the zone's SOA in the authority section (RFC 2308), the reason as
+    an EDE. Behind a *chain*, they are those of its last name (RFC 6604)."""
     soa = rr(compressed(zone, query.labels), Type.SOA, SOA, SOA_TTL)
-    return Body(rcode, authority=soa, ede=(Ede.OTHER, reason))
+    return Body(rcode, chain=chain, authority=soa, ede=(Ede.OTHER, reason))
 
 
-def _cacheable(
-    query: Query, who: Requester, asked: Asked, here: Place | None, body: Body
-) -> Cacheable:
+def _cacheable(query: Query, who: Requester, resolved: Resolved, body: Body) -> Cacheable:
     """Return the key of the answer table for *body*, and what *body* depends on."""
-    label = depends_on(asked)
     below = _truncated_below(body, query)
-    return Cacheable(who.network, query.qtype, query.name, here, body, label, below, ring_of(body))
+    return Cacheable(
+        who.network,
+        query.qtype,
+        query.name,
+        resolved.place,
+        body,
+        resolved.parts,
+        below,
+        ring_of(body),
+    )
 
 
 def _truncated_below(body: Body, query: Query) -> int:
@@ -398,57 +479,42 @@ def _truncated_below(body: Body, query: Query) -> int:
     return MAX_MESSAGE + 1
 
 
-def depends_on(asked: Asked) -> bytes | None:
-    """Return the app or flycast label that the answer depends on; None for the whole network."""
-    match asked:
-        case names.Page(of=of) | names.EmptyNonTerminal(of=of):
-            return depends_on(of)
-        case names.Addresses():
-            app, _region, _group = asked
-            return app
-        case (
-            names.Nearest(app=app)
-            | names.MachineAddress(app=app)
-            | names.Metadata(app=app)
-            | names.Regions(app=app)
-            | names.Machines(app=app)
-            | names.Instances(app=app)
-            | names.Services(app=app)
-            | names.Flycast(app=app)
-        ):
-            return app
-        case (
-            names.Apex() | names.Apps() | names.Peers() | names.PeerAddress()
-            | names.ServerAddress() | names.ApiAddress() | names.WhoAmI() | names.Reverse()
-            | names.NoSuchForm()
-        ):  # fmt: skip
-            return None
-        case _:
-            assert_never(asked)
+# ── names that never leave, whoever they belong to ────────────────────────────────────────────────
 
 
-# ── names that are never forwarded ────────────────────────────────────────────────────────────────
+class Local(NamedTuple):
+    """What a name gets that is answered here without a catalog; without a zone, nothing at all."""
+
+    result: LookupResult
+    zone: Labels = ()
+
+    def body(self, query: Query, chain: tuple[bytes, ...] = (), owner: bytes = QNAME) -> Body:
+        """Return the reply to *query*, whose aliases *chain* lead to the name, which is *owner*."""
+        if isinstance(self.result, NoSuchName):
+            return negative(Rcode.NXDOMAIN, self.result.reason, query, self.zone, chain)
+        answer = self.result.of_type(query.qtype)
+        if answer is not None:
+            return body_of(answer, query.labels, None, chain, owner)
+        if not self.zone:
+            return Body(aa=bool(chain), chain=chain)
+        return negative(Rcode.NOERROR, self.result.lack, query, self.zone, chain)
 
 
-def _local(query: Query, rules: Rules) -> Body | None:
+def _local(labels: Labels, qtype: int, rules: Rules) -> Local | None:
     """Answer localhost, local zones and bare host names; None if the query may be forwarded."""
-    labels = query.labels
     if labels[-1:] == (b"localhost",):
-        address = LOCALHOST.get(Type.AAAA if query.qtype == Type.ANY else query.qtype)
-        if address is None:
-            return negative(
-                Rcode.NOERROR, "this name has A and AAAA records only", query, (b"localhost",)
-            )
-        return body_of(RRset(address.type, ((address.rdata,),)), labels)
-    if _has_rule(labels, query.qtype, rules):
+        address = LOCALHOST.get(Type.AAAA if qtype == Type.ANY else qtype)
+        sets = () if address is None else (RRset(address.type, ((address.rdata,),)),)
+        return Local(Node(sets, "this name has A and AAAA records only"), (b"localhost",))
+    if _has_rule(labels, qtype, rules):
         return None
     if (zone := local_zone(labels)) is not None:
         if zone in EMPTY_ZONES:
-            return negative(Rcode.NOERROR, "this server designates no resolver", query, zone)
+            return Local(Node((), "this server designates no resolver"), zone)
         if labels in rules.forwarded:  # DS at a name that exists
-            return negative(Rcode.NOERROR, "the parent zone is served here", query, zone)
-        return negative(Rcode.NXDOMAIN, "this zone is served here and is empty", query, zone)
-    return Body(aa=False) if is_bare(labels, query.qtype) else None
+            return Local(Node((), "the parent zone is served here"), zone)
+        return Local(NoSuchName("this zone is served here and is empty"), zone)
+    return Local(Node(())) if is_bare(labels, qtype) else None
 
 
 def _has_rule(labels: Labels, qtype: int, rules: Rules) -> bool:

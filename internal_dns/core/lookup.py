@@ -212,6 +212,39 @@ def exists(asked: names.Pageable, view: View) -> NoSuchName | App | None:
             assert_never(asked)
 
 
+def is_there(asked: names.Asked, view: View) -> bool:
+    """Whether the grammar has such a name, below `internal`; found without building anything."""
+    network = view.who.network
+    match asked:
+        case names.NoSuchForm():
+            return False
+        case names.Apex() | names.ServerAddress() | names.ApiAddress() | names.WhoAmI():
+            return True
+        case names.EmptyNonTerminal(of=of) | names.Page(of=of):
+            return not isinstance(exists(of, view), NoSuchName)
+        case names.Apps() | names.Peers() | names.Instances(app=None):
+            return True
+        case names.PeerAddress(peer=name):
+            peer = network.peers.get(name)
+            return peer is not None and peer.visible
+        case names.Flycast() | names.Reverse():
+            return not isinstance(find(asked, view), NoSuchName)
+        case (
+            names.Addresses()
+            | names.Nearest()
+            | names.MachineAddress()
+            | names.Metadata()
+            | names.Regions()
+            | names.Machines()
+            | names.Instances()
+            | names.Services()
+        ):
+            app = network.apps.get(asked.app or b"")
+            return app is not None and _lacking(asked, app, view) is None
+        case _:
+            assert_never(asked)
+
+
 def _lacking(asked: OfApp, app: App, view: View) -> NoSuchName | None:
     """Return why *app*, which exists, has no such name."""
     match asked:

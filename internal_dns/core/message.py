@@ -14,7 +14,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, chain
+from itertools import accumulate
+from itertools import chain as flat
 from struct import pack
 from typing import Final
 
@@ -50,9 +51,9 @@ from internal_dns.core.wire import (
 OUR_UDP_SIZE: Final = 4_096
 PLAIN_UDP_SIZE: Final = 512  # RFC 1035 section 4.2.1
 MAX_EDE_TEXT: Final = 120  # octets
-_QNAME: Final = b"\xc0\x0c"  # a pointer to QNAME
+QNAME: Final = b"\xc0\x0c"  # a pointer to QNAME
 RR_HEAD: Final = 12  # octets of an RR before its rdata, when its owner is such a pointer
-_AAAA_HEAD: Final = _QNAME + pack("!HHIH", Type.AAAA, IN, TTL, 16)
+_AAAA_HEAD: Final = QNAME + pack("!HHIH", Type.AAAA, IN, TTL, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Body:
 
     rcode: Rcode = Rcode.NOERROR
     aa: bool = True
+    chain: tuple[bytes, ...] = ()  # the CNAME RRs that lead to what was asked for
     answer: tuple[tuple[bytes, ...], ...] = ()  # tie groups of whole RRs
     at_most: int = 0
     authority: bytes = b""  # one RR or none
@@ -68,6 +70,7 @@ class Body:
     ede: tuple[Ede, str] | None = None
     # The set that `answer` was made from. If it is too large for any message, `answer` is empty.
     whole: RRset | TextList | None = None
+    owner: bytes = QNAME  # of the answer's RRs, in wire form
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +85,31 @@ class ReplyOptions:
 
 
 def body_of(
-    whole: RRset | TextList, qname: tuple[bytes, ...], ede: tuple[Ede, str] | None = None
+    whole: RRset | TextList,
+    qname: tuple[bytes, ...],
+    ede: tuple[Ede, str] | None = None,
+    chain: tuple[bytes, ...] = (),
+    owner: bytes = QNAME,
 ) -> Body:
-    """Return the positive reply that holds *whole*."""
+    """Return the positive reply that holds *whole*, whose RRs are *owner*'s, behind *chain*."""
     if isinstance(whole, TextList):
         most = MAX_MESSAGE - RR_HEAD
         if len(whole.text.sizes) < whole.count or whole.text.is_over(most):
-            return Body(ede=ede, whole=whole)
+            return Body(chain=chain, ede=ede, whole=whole, owner=owner)
         rdata, shown = whole.text.strings(most)
         if shown < whole.count:
-            return Body(ede=ede, whole=whole)
-        return Body(answer=((rr(_QNAME, Type.TXT, rdata),),), ede=ede, whole=whole)
+            return Body(chain=chain, ede=ede, whole=whole, owner=owner)
+        text = ((rr(owner, Type.TXT, rdata),),)
+        return Body(chain=chain, answer=text, ede=ede, whole=whole, owner=owner)
     if whole.total:
-        return Body(at_most=whole.at_most, ede=ede, whole=whole)
-    answer = tuple(tuple(_rrs(whole.type, tied)) for tied in whole.groups)
+        return Body(chain=chain, at_most=whole.at_most, ede=ede, whole=whole, owner=owner)
+    answer = tuple(tuple(_rrs(whole, tied, owner)) for tied in whole.groups)
     return Body(
+        chain=chain,
+        owner=owner,
         answer=answer,
         at_most=whole.at_most,
-        additional=_additional(whole.extra, qname, MAX_MESSAGE - sum(map(len, chain(*answer)))),
+        additional=_additional(whole.extra, qname, MAX_MESSAGE - sum(map(len, flat(*answer)))),
         ede=ede,
         whole=whole,
     )
@@ -112,22 +122,23 @@ def ring_of(body: Body) -> bytes:
     """
     if not isinstance(body.whole, RRset) or body.whole.all_rdata is None:
         return b""
-    return _AAAA_HEAD.join(chain((b"",), body.whole.all_rdata()))
+    head = rr(QNAME, Type.AAAA, bytes(16), body.whole.ttl)[:RR_HEAD]
+    return head.join(flat((b"",), body.whole.all_rdata()))
 
 
-def _rrs(rtype: Type, rdata: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield RRs whose owner is QNAME.
+def _rrs(found: RRset, rdata: Iterable[bytes], owner: bytes) -> Iterator[bytes]:
+    """Yield RRs of *owner*.
 
     Hot path: RRs with rdata of equal length share the octets before the rdata.
     """
-    if rtype == Type.AAAA:
+    if found.type == Type.AAAA and owner == QNAME and found.ttl == TTL:
         yield from map(_AAAA_HEAD.__add__, rdata)
         return
     heads: dict[int, bytes] = {}
     for octets in rdata:
         size = len(octets)
         if size not in heads:
-            heads[size] = rr(_QNAME, rtype, octets)[:RR_HEAD]
+            heads[size] = rr(owner, found.type, octets, found.ttl)[: -size or None]
         yield heads[size] + octets
 
 
@@ -156,7 +167,7 @@ def assemble(
     """Return the octets of the reply, and whether it is incomplete although TC is clear."""
     whole = body.whole
     if isinstance(whole, RRset) and whole.total:
-        records = list(_rrs(whole.type, chain.from_iterable(whole.groups)))
+        records = list(_rrs(whole, flat.from_iterable(whole.groups), body.owner))
         total = whole.total
     else:
         records = [
@@ -167,19 +178,28 @@ def assemble(
         total = len(records)
     opt_size = 11 + len(reply_options.edns_options) if query.edns else 0
     room = reply_options.limit - HEADER - len(query.question) - opt_size - len(body.authority)
+    if leading := body.chain:
+        room -= sum(map(len, leading))
     flags, ede, extra = 0, body.ede, body.additional
     too_long = isinstance(whole, TextList) and not records
     partial = False
-    if too_long or len(records) < total or sum(map(len, records)) > room:
+    if room < 0 and leading:  # not even the chain fits
+        flags, ede, extra, records, leading = TC, None, (), [], ()
+        room = reply_options.limit - HEADER - len(query.question) - opt_size - len(body.authority)
+    elif too_long or len(records) < total or sum(map(len, records)) > room:
         extra = ()
         if reply_options.stream:
             partial = True
-            records, ede = _part(whole, records, total, room, has_opt=query.edns is not None)
+            has_opt = query.edns is not None
+            records, ede = _part(whole, records, total, room, body.owner, has_opt=has_opt)
         else:
             flags, ede = TC, None
             # Part of a TXT RR would look like a complete, shorter list. Some of the addresses are
             # still useful.
             records = [] if isinstance(whole, TextList) else records[: _fitting(records, room)]
+            if not records:  # aliases alone look like NODATA to who does not look at TC
+                room += sum(map(len, leading))
+                leading = ()
     room -= sum(map(len, records))
     error = ede_option(ede) if query.edns else b""
     if len(error) > room:  # EDE is dropped first
@@ -191,11 +211,12 @@ def assemble(
             break
         additional.append(record)
         room -= len(record)
-    additionals = len(additional) + bool(query.edns)
+    answers, additionals = len(leading) + len(records), len(additional) + bool(query.edns)
     return b"".join((
         header(query, body.rcode, aa=body.aa, ra=reply_options.ra, flags=flags),
-        pack("!4H", bool(query.question), len(records), bool(body.authority), additionals),
+        pack("!4H", bool(query.question), answers, bool(body.authority), additionals),
         query.question,
+        *leading,
         *records,
         body.authority,
         *additional,
@@ -238,7 +259,13 @@ def ede_option(ede: tuple[Ede, str] | None) -> bytes:
 
 
 def _part(
-    whole: RRset | TextList | None, records: list[bytes], total: int, room: int, *, has_opt: bool
+    whole: RRset | TextList | None,
+    records: list[bytes],
+    total: int,
+    room: int,
+    owner: bytes,
+    *,
+    has_opt: bool,
 ) -> tuple[list[bytes], tuple[Ede, str]]:
     """Return as many whole RRs as fit a TCP message, and an EDE that says how to get the rest.
 
@@ -257,12 +284,12 @@ def _part(
 
     def items_in(left: int) -> int:
         nonlocal rdata
-        rdata, items = text.strings(left - RR_HEAD)
+        rdata, items = text.strings(left - RR_HEAD + len(QNAME) - len(owner))
         return items
 
     most = len(text.sizes)
     _, ede = fit_part(items_in, most, whole.count, room, pageable=pageable, has_opt=has_opt)
-    return [rr(_QNAME, Type.TXT, rdata)], ede
+    return [rr(owner, Type.TXT, rdata)], ede
 
 
 def fit_part(

@@ -62,6 +62,7 @@ class RRset:
     extra: tuple[Extra, ...] = ()
     stored: bool = True
     total: int = 0
+    ttl: int = TTL
     all_rdata: Callable[[], Iterable[bytes]] | None = field(default=None, compare=False)
 
 

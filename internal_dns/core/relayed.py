@@ -10,12 +10,13 @@ A TTL only falls: it is the upstream's TTL less the seconds since the reply arri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from struct import pack
 from typing import Final
 
 from internal_dns.core.message import ReplyOptions, ede_option, header, opt
+from internal_dns.core.own import zone_of
 from internal_dns.core.wire import (
     AD,
     HEADER,
@@ -63,6 +64,34 @@ class Relayed:
     lifetime: int  # seconds it may be cached; 0: it only answers the queries that wait for it
     chain: int = 0  # RRs of the answer before the queried RRset
     target: bytes = b""  # the name of ours that an incomplete chain ends in, in wire form
+    # Where each alias of the chain leads (wire form), and how many RRs have led there.
+    aliases: tuple[tuple[bytes, int], ...] = ()
+
+    def leads_into(self, name: bytes, zones: Collection[bytes]) -> bool:
+        """Whether *name*, which this answers, or an alias on the way is in one of *zones*."""
+        return zone_of(name, zones) is not None or any(
+            zone_of(target, zones) is not None for target, _ in self.aliases
+        )
+
+    def cut_at(self, name: bytes, zones: Collection[bytes]) -> Relayed:
+        """Return the chain up to the first name that is in one of *zones*, incomplete: this itself
+        when there is none. *name* is what this answers."""
+        for target, count in ((name, 0), *self.aliases):
+            if zone_of(target, zones) is not None:
+                at = self.ttls[count - 1] if count else 0
+                length = int.from_bytes(self.records[at + 4 : at + 6], "big")
+                return replace(
+                    self,
+                    rcode=0,
+                    ad=False,
+                    counts=(count, 0),
+                    records=self.records[: at + 6 + length] if count else b"",
+                    ttls=self.ttls[:count],
+                    chain=count,
+                    target=target,
+                    aliases=(),
+                )
+        return self
 
     def after(self, seconds: int) -> Relayed:
         """Return this reply as one that was *seconds* old on arrival (RFC 8484 section 5.1)."""
@@ -113,7 +142,9 @@ def scrub(checked: CheckedReply, name: bytes, qtype: int, *, dnssec_ok: bool) ->
     upstream may do better.
     """
     answers, authorities = checked.counts[:2]
-    chain, before, last, exists = _chain(checked, checked.spans[:answers], name, qtype, dnssec_ok)
+    aliases: list[tuple[bytes, int]] = []
+    answer = checked.spans[:answers]
+    chain, before, last, exists = _chain(checked, answer, name, qtype, aliases, dnssec_ok)
     target = _our_target(checked, chain, last, qtype)
     authority = checked.spans[answers : answers + authorities] if not target else ()
     soa = (
@@ -137,7 +168,8 @@ def scrub(checked: CheckedReply, name: bytes, qtype: int, *, dnssec_ok: bool) ->
         checked, selected, soa, exists=exists or bool(target), aliased=last != name
     )
     ad = bool(checked.flags & AD) and not target
-    return Relayed(checked.rcode, ad, counts, records, ttls, lifetime, before, target)
+    way = tuple(aliases)
+    return Relayed(checked.rcode, ad, counts, records, ttls, lifetime, before, target, way)
 
 
 def _our_target(checked: CheckedReply, chain: Sequence[Span], last: bytes, qtype: int) -> bytes:
@@ -181,12 +213,18 @@ def _with_negative_ttl(records: bytes, ttls: Sequence[int], most: int) -> bytes:
 
 
 def _chain(
-    checked: CheckedReply, answers: Sequence[Span], name: bytes, qtype: int, dnssec_ok: bool
+    checked: CheckedReply,
+    answers: Sequence[Span],
+    name: bytes,
+    qtype: int,
+    aliases: list[tuple[bytes, int]],
+    dnssec_ok: bool,
 ) -> tuple[list[Span], int, bytes, bool]:
     """Follow the chain of CNAMEs from *name* to the queried RRset.
 
     Returns the RRs in order, how many precede the queried RRset, the last name of the chain, and
-    whether the queried RRset exists.
+    whether the queried RRset exists. Adds to *aliases* the target of each CNAME and how many RRs lead
+    to it.
     """
     octets = checked.octets
     # Hot path: an answer that is the queried RRset alone, which may have thousands of RRs.
@@ -232,6 +270,7 @@ def _chain(
         if any(span[0] == target for span in selected):
             raise BadReply("a chain of CNAMEs that loops", final=True)
         name = target
+        aliases.append((name, len(selected)))
     raise BadReply("a chain of more than 16 CNAMEs", final=True)
 
 

@@ -43,6 +43,7 @@ class Type(IntEnum):
     IXFR = 251
     AXFR = 252
     ANY = 255
+    CAA = 257
 
 
 class Rcode(IntEnum):

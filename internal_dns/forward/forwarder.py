@@ -30,10 +30,12 @@ from internal_dns.forward.health import preferred
 from internal_dns.forward.hooks import (
     CheckInTurn,
     Complete,
+    Cut,
     Keep,
     RelayInTurn,
     check_at_once,
     complete_nothing,
+    cut_nothing,
     keep_nothing,
     relay_at_once,
     servfail,
@@ -89,6 +91,7 @@ class Forwarder:
         self.keep: Keep = keep_nothing
         self.forget: Callable[[], None] = keep_nothing
         self.complete: Complete = complete_nothing
+        self.cut: Cut = cut_nothing
         self.relay: RelayInTurn = relay_at_once
         self.check: CheckInTurn = check_at_once
         self._closing: set[asyncio.Task[None]] = set()
@@ -240,6 +243,7 @@ class Forwarder:
         ede: tuple[Ede, str] | None = None,
     ) -> bytes | Late:
         """Return the reply with *relayed*, which is *age* seconds old, None when it is stale."""
+        relayed = self.cut(forward, relayed)
         if not relayed.target:
             self.metrics.forwards[outcome] += 1
             return relay(relayed, forward.query, forward.reply_options, age, ede)

@@ -17,6 +17,8 @@ Keep = Callable[[bytes, int, int, Relayed, float, float, float], None]
 # The exchange returns the reply to a question whose answer is a chain into one of our names, or
 # what will hold it when the first catalog is there.
 Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes | Late]
+# The exchange ends a chain where it leads into a zone of the client's network.
+Cut = Callable[[Forward, Relayed], Relayed]
 # The fair queue does the work in the turn of the network, or of one of them.
 RelayInTurn = Callable[[NetworkId, Callable[[], None]], None]
 CheckInTurn = Callable[[Iterable[NetworkId], Callable[[], None]], None]
@@ -31,6 +33,10 @@ def complete_nothing(
 ) -> bytes:
     """Return SERVFAIL: there is no exchange that answers internal names."""
     return servfail(forward, (Ede.NOT_READY, "no name of ours is answered here"))
+
+
+def cut_nothing(forward: Forward, relayed: Relayed) -> Relayed:
+    return relayed
 
 
 def relay_at_once(network: NetworkId, make: Callable[[], None]) -> None:

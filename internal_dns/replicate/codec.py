@@ -3,7 +3,8 @@
 docs/replication.md and docs/bucket.schema.json describe it for other publishers.
 
     key     machines.cpj64e35ehp62ob3c8
-            the table, then the key columns of the row in base32hex; an empty one is `-`
+            the table, then the key columns of the row in base32hex; an empty one is `-`. Of the
+            value of a record, which may be long, its SHA-256
     value   {"version": 1, "id": "3d8d99…", "network_id": 24, …,
              "metadata": {"role": "leader"}, "services": […]}
 
@@ -18,6 +19,7 @@ import sqlite3
 from base64 import b32hexencode
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from hashlib import sha256
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -142,6 +144,7 @@ NUMBERS: Final[Mapping[str, tuple[bool, ...]]] = {
     table.name: tuple(column.domain.sql == "INTEGER" for column in table.keys)
     for table in PUBLISHED
 }
+_DIGEST: Final = 32  # octets
 # Hot path: a new follower reads a million values. These get the row of a value, and the cells of a
 # row that Values checks.
 _ROW: Final = {table: attrgetter(*TABLES[table]) for table in ORDER}
@@ -166,12 +169,19 @@ class DecodedValue(NamedTuple):
 
 def bucket_key(table: str, parts: tuple[object, ...]) -> str:
     """Return the key of the row of *table* with these key columns."""
+    if table == "records":
+        parts = (*parts[:-1], bytes.fromhex(digest(parts[-1])))
     return ".".join((table, *map(_part, parts)))
 
 
 def host_key(host: str) -> str:
     """Return the key of a host's report, in the bucket of the fleet."""
     return _part(host)
+
+
+def digest(value: object) -> str:
+    """Return what a RowKey has of a column that is hashed."""
+    return sha256(value if isinstance(value, bytes) else str(value).encode()).hexdigest()
 
 
 def _part(value: object) -> str:
@@ -192,7 +202,10 @@ def read_key(key: str) -> RowKey:
             f"a key of {table} has {len(KEYS[table])} parts after the table: "
             f"{', '.join(KEYS[table])}"
         )
-    found = tuple(map(_text, parts))
+    if table == "records":
+        found = (*map(_text, parts[:-1]), _digest_in(parts[-1]))
+    else:
+        found = tuple(map(_text, parts))
     for text, number in zip(found, NUMBERS[table], strict=True):
         # SQLite would match row 24 by 024 and by 2.4e1, so their tombstones would delete the row
         # of another key.
@@ -201,19 +214,30 @@ def read_key(key: str) -> RowKey:
     return table, found
 
 
+def _digest_in(part: str) -> str:
+    octets = _octets(part)
+    if len(octets) != _DIGEST:
+        raise InvalidEntry(f"{shown(part)} is no SHA-256")
+    return octets.hex()
+
+
 # Hot path: int() with base 32 accepts exactly this alphabet and takes a tenth of the time of
 # base64.b32hexdecode.
-def _text(part: str) -> str:
+def _octets(part: str) -> bytes:
     if not _PART.fullmatch(part):
         raise InvalidEntry(f"{shown(part)} is not base32hex in lower case without padding")
     if part == "-":
-        return ""
+        return b""
     octets, spare = divmod(len(part) * 5, 8)
     number = int(part, 32)
     if spare >= 5 or number & ((1 << spare) - 1):
         raise InvalidEntry(f"{shown(part)} is not valid base32hex")
+    return (number >> spare).to_bytes(octets, "big")
+
+
+def _text(part: str) -> str:
     try:
-        text = (number >> spare).to_bytes(octets, "big").decode()
+        text = _octets(part).decode()
     except UnicodeDecodeError:
         raise InvalidEntry(f"{shown(part)} does not encode UTF-8") from None
     if "\0" in text:  # SQLite's JSON functions would end the text there
@@ -236,6 +260,8 @@ def read_value(key: RowKey, value: bytes, values: Values) -> DecodedValue:
     except _BROKEN as error:
         raise _refusal(value, error) from None
     own = tuple(str(getattr(made, column)) for column in KEYS[table])
+    if table == "records":
+        own = (*own[:-1], digest(own[-1]))
     if own != parts:
         raise InvalidEntry(
             f"the key says {shown('/'.join(parts))}, the value {shown('/'.join(own))}"
@@ -364,7 +390,15 @@ def _check(table: str, cells: tuple[Any, ...], values: Values) -> None:
             made = values.latency(cells)
         case "hosts":
             made = values.host(cells)
-    if table in ("peers", "flycasts", "region_latency", "hosts") and made is None:
+        case "zones":
+            made = values.zone(cells)
+        case "records":
+            # Whether its network has a zone for it another key says: the file's reader looks.
+            made = values.record(cells, None)
+    if (
+        table in ("zones", "records", "peers", "flycasts", "region_latency", "hosts")
+        and made is None
+    ):
         raise InvalidEntry(_why(values))
 
 

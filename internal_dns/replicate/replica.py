@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from internal_dns.replicate.codec import FORMS, NUMBERS, DecodedValue, bucket_key
+from internal_dns.replicate.codec import FORMS, NUMBERS, DecodedValue, bucket_key, digest
 from internal_dns.replicate.logic import Batch, Position, Quarantined
-from internal_dns.store.schema import KEYS, OF_MACHINE, TABLES
+from internal_dns.store.schema import BY_NAME, KEYS, OF_MACHINE, TABLES
 from internal_dns.store.sqlite import connect
 from internal_dns.store.writer import Writer
 
@@ -41,6 +41,7 @@ class Replica:
         # A container with a read-only root may have no place for a temporary file.
         self.connection.execute("PRAGMA temp_store = MEMORY")
         self.connection.create_function("bucket_key", -1, _key, deterministic=True)
+        self.connection.create_function("digest", 1, digest, deterministic=True)
         script = (
             resources.files("internal_dns.replicate").joinpath("replica.sql").read_text("utf-8")
         )
@@ -233,7 +234,11 @@ _UPSERT: Final = {table: _upsert(table) for table in FORMS}
 
 
 def _where(table: str) -> str:
-    return " AND ".join(f"{column} = ?" for column in KEYS[table])
+    """Return the condition that finds a row by the parts of its key."""
+    return " AND ".join(
+        f"digest(CAST({column.name} AS BLOB)) = ?" if column.hashed else f"{column.name} = ?"
+        for column in BY_NAME[table].keys
+    )
 
 
 def _bound(table: str, key: tuple[str, ...]) -> tuple[Any, ...]:

@@ -8,6 +8,8 @@
     nomad.py           allocations from Nomad's API: machines
     fly.py             Fly.io's Machines API: machines
     csv.py             a table with a header: machines or peers
+    hosts.py           a hosts file: records of a network
+    zone.py            an RFC 1035 master file: a private zone and its records
     __init__.py        what they share: Options, Draft, decoding of the input
 
 Each reader is pure: `read(source, options)` opens no file and no connection. `internal-dns apply`
@@ -27,7 +29,9 @@ import msgspec
 
 from internal_dns.core.catalog_rules import DEFAULT_RULES
 from internal_dns.core.records import address_text
+from internal_dns.store.presentation import Place, Record, Zone, losers, read_record
 from internal_dns.store.rows import shown
+from internal_dns.store.schema import RECORDS
 
 T = TypeVar("T")
 Services = Iterable[tuple[str, str, int]]  # (name, protocol, port)
@@ -70,6 +74,7 @@ class Options:
     region: str = ""
     prefix: bytes = DEFAULT_RULES.prefix
     file: str = ""
+    network: int | None = None  # of records whose addresses do not say it
 
     def __post_init__(self) -> None:
         """Raise SourceError for names that cannot stand in a document."""
@@ -116,6 +121,9 @@ class Draft:
         self.peers: dict[tuple[int, str], dict[str, Any]] = {}
         self.owners: dict[bytes, str] = {}  # machines' addresses and peers' /120s
         self.blocks: dict[bytes, str] = {}  # machines' /112s
+        self.zones: dict[int, dict[bytes, str]] = {}  # names by apex
+        # Records by network and owner, each with what the source calls it.
+        self.records: dict[tuple[int, bytes], dict[Record, str]] = {}
         # The original spellings of each name, by kind, the scope where it must be unique, and name.
         self.spellings: dict[tuple[str, object, str], set[str]] = {}
         self.notes: dict[str, list[str]] = {}
@@ -274,6 +282,37 @@ class Draft:
             peer["region"] = region
         self.peers[number, name] = peer
 
+    def add_zone(self, number: int, zone: Zone) -> None:
+        """Add a private zone, which must come before its records."""
+        self.zones.setdefault(number, {})[zone.apex] = zone.name
+
+    def add_record(
+        self, number: int, name: str, rtype: str, value: str, ttl: int, subject: str
+    ) -> None:
+        """Add a record, or note why not; one that is there already is not another."""
+        place = Place(
+            self.options.prefix + number.to_bytes(4, "big"), self.zones.get(number, {}).keys()
+        )
+        record = read_record(name, rtype, value, ttl, place)
+        if isinstance(record, str):
+            self.note(f"left out, {record}", subject)
+        else:
+            self.records.setdefault((number, record.owner), {}).setdefault(record, subject)
+
+    def _kept_records(self) -> dict[int, list[dict[str, Any]]]:
+        """Return the records of each network, without those that cannot stand beside others."""
+        kept: dict[int, list[dict[str, Any]]] = {}
+        for (number, _), records in sorted(self.records.items()):
+            for record, why in losers(list(records)):
+                self.note(f"left out, {why}", records.pop(record))
+            for record in sorted(records, key=lambda record: (record.type, record.rdata)):
+                row: dict[str, Any] = {"name": record.name, "type": record.type}
+                row["value"] = record.value
+                if record.ttl != RECORDS.column("ttl").default:
+                    row["ttl"] = record.ttl
+                kept.setdefault(number, []).append(row)
+        return kept
+
     def _free(self, number: int, name: str) -> str:
         count = 2
         while (number, f"{name[: 62 - len(str(count))]}-{count}") in self.peers:
@@ -323,7 +362,9 @@ class Draft:
         """Return the document and the notes, with *advice* for those who will `apply` it. The order
         is fixed, so that two imports can be compared."""
         networks: dict[int, dict[str, Any]] = {}
-        for number in sorted({number for number, _ in (*self.locations.values(), *self.peers)}):
+        records = self._kept_records()
+        numbers = {number for number, _ in (*self.locations.values(), *self.peers)}
+        for number in sorted({*numbers, *self.zones, *records}):
             address = address_text(
                 self.options.prefix + number.to_bytes(4, "big") + bytes(10)
             ).decode()
@@ -336,6 +377,10 @@ class Draft:
             apps.setdefault(app, {"machines": []})["machines"].append(machine)
         for (number, name), peer in sorted(self.peers.items()):
             networks[number].setdefault("peers", {})[name] = peer
+        for number, zones in self.zones.items():
+            networks[number]["zones"] = sorted(zones.values())
+        for number, rows in records.items():
+            networks[number]["records"] = rows
         for (kind, _, name), raws in self.spellings.items():
             if len(raws) > 1:
                 raw = ", ".join(map(shown, sorted(raws)))
@@ -353,6 +398,26 @@ class Draft:
             for reason, subjects in self.notes.items()
         ]
         return Imported({"networks": named}, notes)
+
+
+def network_of_records(addresses: Iterable[bytes], options: Options, what: str) -> int:
+    """Return the network that records are of: as the operator says, else that of those of their
+    *addresses* that are of the prefix. Raises SourceError."""
+    if options.network is not None:
+        return options.network
+    numbers = {
+        int.from_bytes(address[2:6], "big")
+        for address in addresses
+        if address.startswith(options.prefix) and len(address) == 16
+    } - {0}
+    if len(numbers) == 1:
+        return numbers.pop()
+    why = (
+        f"its addresses are of {len(numbers)} networks"
+        if numbers
+        else "none of its addresses says which network it is for"
+    )
+    raise SourceError(f"no network for the {what}", why, "Say which: --network 24=acme")
 
 
 def _join_examples(subjects: list[str]) -> str:

@@ -11,11 +11,16 @@ from typing import Final
 
 from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Machine, Network
-from internal_dns.core.lookup import LookupResult, NoSuchName, View, find
-from internal_dns.core.names import APEX_WORDS, RESERVED, printable
+from internal_dns.core.explain import describe
+from internal_dns.core.lookup import LookupResult, Node, NoSuchName, View, find, is_there
+from internal_dns.core.names import APEX_WORDS, RESERVED, Labels, printable
+from internal_dns.core.own import ALIAS, RecordSet, unpack_sets
 from internal_dns.core.records import TextList, address_text
 from internal_dns.core.requester import Requester
+from internal_dns.core.resolve import MAX_ALIASES, Outside, TooLong, asked_in, labels_of, walk
+from internal_dns.core.wire import Type
 from internal_dns.store.declare import fields
+from internal_dns.store.presentation import is_public_tld, name_text
 from internal_dns.store.sqlite import Loaded
 
 STATES: Final = frozenset(state.encode() for state in fields.STATES)
@@ -25,6 +30,7 @@ MAX_AAAA: Final = 2_339
 MAX_TEXT: Final = 65_400
 NEAR: Final = 0.8  # of a limit: from here on a warning
 MAX_NAME: Final = 253  # characters of a name as text
+MAX_RECORDS: Final = 100  # findings on records of one network, of each kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ def _network(network: Network, catalog: Catalog) -> Iterator[Finding]:
     ]  # fmt: skip
     for title, query in lists:
         yield from _list(title, find(query, View(requester, catalog)), where)
+    yield from _own(network, catalog, where)
     for name, peer in network.peers.items():
         if name == b"_page":
             yield Finding(
@@ -118,6 +125,70 @@ def _list(name: str, result: LookupResult, where: str) -> Iterator[Finding]:
     else:
         return
     yield Finding("warning", where, what, f"Query pages: 1._page.{name} and so on")
+
+
+def _own(network: Network, catalog: Catalog, where: str) -> Iterator[Finding]:
+    """Report zones that hide public names, and records that are never answered or lead nowhere."""
+    for apex in sorted(network.zones, key=name_text):
+        if is_public_tld(apex):
+            yield Finding(
+                "warning",
+                f"{where} zone {name_text(apex)}",
+                "it is a top-level domain of the Internet: its names there are out of reach",
+                "Make zones of the names that you need",
+            )
+    requester = Requester(network, bytes(16), mapped=True)
+    shadowed, aliases = list[Finding](), list[Finding]()
+    for owner in sorted(network.records):
+        labels = labels_of(owner)
+        if by := _shadow(labels, network, View(requester, catalog)):
+            shadowed.append(
+                Finding(
+                    "warning",
+                    f"{where} record {name_text(owner)}",
+                    f"never answered: the name is taken by {by}",
+                    "Give the record another name",
+                )
+            )
+        else:
+            for one in unpack_sets(network.records[owner]):
+                if one.type in (ALIAS, Type.CNAME):
+                    view = View(requester, catalog, qtype=Type.AAAA)
+                    aliases += _alias(labels, one, view, f"{where} record ")
+    for found in shadowed, aliases:
+        yield from found[:MAX_RECORDS]
+        if (more := len(found) - MAX_RECORDS) > 0:
+            yield Finding(
+                "warning", where, f"{more:,} more records like these", "Correct those above first"
+            )
+
+
+def _shadow(labels: Labels, network: Network, view: View) -> str:
+    """Return what of the grammar has the name of a record; empty: nothing."""
+    if labels[-1:] != names.INTERNAL:
+        return ""
+    asked = asked_in(names.INTERNAL, labels, network.prefix[:2])
+    return describe(asked) if is_there(asked, view) else ""
+
+
+def _alias(labels: Labels, alias: RecordSet, view: View, where: str) -> Iterator[Finding]:
+    """Report an alias that leads nowhere."""
+    prefix = view.who.network.prefix[:2]
+    start = labels if alias.type == Type.CNAME else labels_of(alias.rdata[0])
+    end = walk(start, view, prefix, 0 if alias.type == Type.CNAME else 1)
+    if isinstance(end.found, Node):
+        return
+    where, last = where + name_text(names.wire(labels)), name_text(names.wire(end.labels))
+    match end.found:
+        case TooLong():
+            what = f"a loop, or more than {MAX_ALIASES} aliases one after the other: SERVFAIL"
+            yield Finding("error", where, what, "Let it lead to the last name itself")
+        case NoSuchName(reason=reason):
+            what = f"it leads to {last}, which does not exist: {reason}"
+            yield Finding("warning", where, what, "Correct its target, or delete it")
+        case Outside() if alias.type == ALIAS:
+            what = f"it leads to {last}, a name outside, so it has no data"
+            yield Finding("warning", where, what, "Use a CNAME, which may lead outside")
 
 
 def _shared_addresses(network: Network, where: str) -> Iterator[Finding]:

@@ -8,6 +8,8 @@
 -- app       of the app      its name: apps, machines, and metadata and services of machines
 -- peers     of the peers    NULL
 -- flycast   of the address  the app name
+-- record    of the record   the name of its owner
+-- zone      of the zone     its name
 -- network   its id          NULL
 -- places    NULL            NULL: regions, latency or hosts; any answer may depend on them
 
@@ -125,6 +127,29 @@ CREATE TRIGGER flycasts_updated AFTER UPDATE ON flycasts BEGIN
 END;
 CREATE TRIGGER flycasts_deleted AFTER DELETE ON flycasts BEGIN
     INSERT INTO journal (kind, network_id, label) VALUES ('flycast', OLD.network_id, OLD.app);
+END;
+
+CREATE TRIGGER records_inserted AFTER INSERT ON records BEGIN
+    INSERT INTO journal (kind, network_id, label) VALUES ('record', NEW.network_id, NEW.name);
+END;
+CREATE TRIGGER records_updated AFTER UPDATE ON records BEGIN
+    INSERT INTO journal (kind, network_id, label) VALUES ('record', NEW.network_id, NEW.name);
+    INSERT INTO journal (kind, network_id, label)
+    SELECT 'record', OLD.network_id, OLD.name WHERE (OLD.network_id, OLD.name) IS NOT (NEW.network_id, NEW.name);
+END;
+CREATE TRIGGER records_deleted AFTER DELETE ON records BEGIN
+    INSERT INTO journal (kind, network_id, label) VALUES ('record', OLD.network_id, OLD.name);
+END;
+
+CREATE TRIGGER zones_inserted AFTER INSERT ON zones BEGIN
+    INSERT INTO journal (kind, network_id, label) VALUES ('zone', NEW.network_id, NEW.name);
+END;
+CREATE TRIGGER zones_updated AFTER UPDATE ON zones BEGIN
+    INSERT INTO journal (kind, network_id, label) VALUES ('zone', OLD.network_id, OLD.name);
+    INSERT INTO journal (kind, network_id, label) VALUES ('zone', NEW.network_id, NEW.name);
+END;
+CREATE TRIGGER zones_deleted AFTER DELETE ON zones BEGIN
+    INSERT INTO journal (kind, network_id, label) VALUES ('zone', OLD.network_id, OLD.name);
 END;
 
 CREATE TRIGGER regions_inserted AFTER INSERT ON regions BEGIN INSERT INTO journal (kind) VALUES ('places'); END;

@@ -1,41 +1,64 @@
 """Find the answers that a change would alter, before it is made.
 
 This covers every name whose answer differs, whoever queries it: apps, lists, metadata, services,
-peers, flycasts and reverse names. It omits names that repeat another one (`global.`, pages, empty
-non-terminals), `nearest`, whose answer depends on where the client is, and the names of an app in
-regions where it has no machine before or after.
+peers, flycasts, reverse names, records, wildcards (as `*.apps.internal`), zones, and the aliases of
+any of these. It omits names that repeat another one (`global.`, pages, empty non-terminals of the
+grammar), `nearest`, whose answer depends on where the client is, and the names of an app in regions
+where it has no machine before or after. Of an alias that leads to a name outside only the alias is
+known.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from socket import AF_INET6, inet_ntop
 from struct import unpack
 from typing import Any, Final
 
+import dns.name
+
 from internal_dns.core import names
 from internal_dns.core.catalog import App, Catalog, Network, NetworkId, changed
-from internal_dns.core.lookup import NoSuchName, View, find
-from internal_dns.core.names import printable
-from internal_dns.core.records import PAGE, RRset, TextList, srv
+from internal_dns.core.lookup import Node, NoSuchName, View, find
+from internal_dns.core.names import Labels, printable
+from internal_dns.core.own import ALIAS, RECORD_TYPES, unpack_sets
+from internal_dns.core.records import PAGE, TTL, RRset, TextList, srv
 from internal_dns.core.requester import Requester, network_of
+from internal_dns.core.resolve import Outside, TooLong, labels_of, walk, zone_for
 from internal_dns.core.text import Text
 from internal_dns.core.wire import Type
+from internal_dns.store.presentation import rdata_text
 from internal_dns.store.sqlite import Reader
 from internal_dns.store.writer import Delete, Put, Writer
 
 EMPTY: Final = "(empty)"
 NO_RECORDS: Final = "-"  # in place of the type: the name has no records of any type
 NO_DATA: Final = "no data"
+OUTSIDE: Final = "a name outside"
 # Members of a set or list that are shown; of larger ones only those that differ.
 MAX_SHOWN: Final = 20
 
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_-]+")
 _SPECIAL: Final = frozenset(b'"().;\\@$')
 
-Named = Iterator[tuple[names.Asked, str]]
+_ANY_TYPE: Final = tuple(Type(number) for number in RECORD_TYPES.values() if number != ALIAS)
+_THROUGH_ALIAS: Final = (Type.AAAA, Type.A, Type.SRV)
+_ALIASES: Final = (int(Type.CNAME), ALIAS)
+_APEX_TYPES: Final = frozenset({int(Type.SOA), int(Type.NS)})
+
+
+@dataclass(frozen=True, slots=True)
+class OwnName:
+    """A name that the network's records may answer."""
+
+    labels: Labels
+
+
+Query = names.Asked | OwnName
+Named = Iterator[tuple[Query, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +68,7 @@ class Members:
     type: Type
     members: frozenset[bytes] | tuple[bytes, ...]
     separator: str = ""
+    ttl: int = TTL
 
 
 Contents = Members | str
@@ -56,9 +80,14 @@ class Shown:
 
     members: tuple[str, ...]
     separator: str = ", "
+    ttl: int = 0  # 0: there are none
 
     def text(self, other: Shown) -> str:
         """Return one line; of many members, those that *other* lacks, and counts."""
+        end = f" (TTL {self.ttl})" if self.ttl != other.ttl and self.ttl and other.ttl else ""
+        return self._words(other) + end
+
+    def _words(self, other: Shown) -> str:
         if len(self.members) <= MAX_SHOWN:
             return self.separator.join(self.members) or EMPTY
         others = frozenset(other.members)
@@ -98,8 +127,12 @@ def find_changed_answers(
         views = [_view(catalog, number, writer.rules.prefix) for catalog in (before, after)]
         network = after.networks.get(number) or before.networks[number]
         name_of_network = printable(network.label)
-        for query, name in _names(number, labels, before, after):
-            old, new = (_contents(query, view) for view in views)
+        prefix = writer.rules.prefix
+        queries = chain(
+            _names(number, labels, before, after), _own_names(labels, views[0], views[1], prefix)
+        )
+        for query, name in queries:
+            old, new = (_contents(query, name, view, prefix) for view in views)
             for qtype in sorted((old.keys() | new.keys()) - {NO_RECORDS}) or [NO_RECORDS]:
                 old_answer, new_answer = (
                     one.get(qtype) or one.get(NO_RECORDS, NO_DATA) for one in (old, new)
@@ -189,8 +222,13 @@ def _of_app(
     for every, words in (False, ""), (True, "all."):
         yield names.Instances(label, every=every), f"{words}_instances.{app}.internal"
     for service, protocol in sorted({published for one in apps for published in one.services}):
-        below = f"_{_label(protocol)}.{app}.internal"
-        yield names.Services(label, service, protocol), f"_{_label(service)}.{below}"
+        start = f"_{_label(service)}._{_label(protocol)}"
+        for group in (None, *groups):
+            below = f"{_label(group)}.process.{app}.internal" if group else f"{app}.internal"
+            yield names.Services(label, service, protocol, None, group), f"{start}.{below}"
+            for region in sorted(regions):
+                name = f"{start}.{_label(region)}.{below}"
+                yield names.Services(label, service, protocol, region, group), name
     yield from _of_metadata(label, apps)
     for ident in sorted({machine.id for one in apps for machine in one.machines}):
         if not _same(old_app and old_app.by_id.get(ident), new_app and new_app.by_id.get(ident)):
@@ -231,6 +269,83 @@ def _of_addresses(old: Network | None, new: Network | None) -> Named:
             yield names.Reverse(nibbles.encode()), f"{'.'.join(reversed(nibbles))}.ip6.arpa"
 
 
+# ── records and zones ─────────────────────────────────────────────────────────────────────────────
+
+
+def _own_names(labels: frozenset[bytes] | None, old: View, new: View, prefix: bytes) -> Named:
+    """Yield the names of records and zones that a change may affect: those that change themselves,
+    those that exist or not through others, and the aliases whose way passes what changes."""
+    before, after = old.who.network, new.who.network
+    owners = _differing(before.records, after.records) | (before.zones ^ after.zones)
+    owners |= before.below.keys() ^ after.below.keys()
+    for network, view in (before, old), (after, new):
+        # What is asked for ANY passes every name that any type passes.
+        owners |= {
+            owner
+            for owner, packed in network.records.items()
+            if owner not in owners
+            and any(one.type in _ALIASES for one in unpack_sets(packed))
+            and (labels is None or _passes(labels_of(owner), view, labels, prefix))
+        }
+    for owner in sorted(owners, key=_canonical_order):
+        name = labels_of(owner)
+        if name and any(zone_for(name, network, prefix) for network in (before, after)):
+            yield OwnName(name), _name_text(owner).removesuffix(".")
+
+
+def _differing(before: Mapping[bytes, bytes], after: Mapping[bytes, bytes]) -> set[bytes]:
+    if before is after:
+        return set()
+    return {
+        owner for owner in before.keys() | after.keys() if before.get(owner) != after.get(owner)
+    }
+
+
+def _canonical_order(name: bytes) -> Labels:
+    return labels_of(name)[::-1]
+
+
+def _passes(name: Labels, view: View, labels: frozenset[bytes], prefix: bytes) -> bool:
+    """Whether the way from an alias passes one of the parts *labels*."""
+    if not zone_for(name, view.who.network, prefix):
+        return False
+    return any(
+        (way := walk(name, replace(view, qtype=qtype), prefix)).parts is None
+        or not labels.isdisjoint(way.parts)
+        for qtype in _THROUGH_ALIAS
+    )
+
+
+def _own_contents(name: Labels, view: View, prefix: bytes) -> dict[str, Contents]:
+    """Return the records of a name that records may answer, by type, through its aliases."""
+    zone = zone_for(name, view.who.network, prefix)
+    if not zone:
+        return {NO_RECORDS: OUTSIDE}
+    contents: dict[str, Contents] = {}
+    why = NO_DATA
+    for qtype in _ANY_TYPE:
+        way = walk(name, replace(view, qtype=qtype), prefix)
+        match way.found:
+            case Outside():
+                why = f"an alias of {_name_text(names.wire(way.labels))}"
+            case TooLong():
+                return {NO_RECORDS: "SERVFAIL (a chain of more than 8 aliases)"}
+            case NoSuchName(reason=reason):
+                why = f"NXDOMAIN ({reason})"
+            case found:
+                one = found.of_type(qtype)
+                if one is not None:
+                    contents[qtype.name] = _all_members(one, names.NoSuchForm(""), view)
+                elif not contents and (lack := _lack(found)):
+                    why = f"{NO_DATA} ({lack})"
+    return contents or {NO_RECORDS: why}
+
+
+def _lack(found: Node) -> str:
+    """Return why a name has no data; empty: an apex, which always has SOA and NS."""
+    return "" if any(one.type in _APEX_TYPES for one in found.sets) else found.lack
+
+
 # ── an answer in presentation form ────────────────────────────────────────────────────────────────
 
 
@@ -238,9 +353,15 @@ def _view(catalog: Catalog, number: NetworkId, prefix: bytes) -> View:
     return View(Requester(network_of(catalog, number, prefix), bytes(16), mapped=True), catalog)
 
 
-def _contents(query: names.Asked, view: View) -> dict[str, Contents]:
+def _contents(query: Query, name: str, view: View, prefix: bytes) -> dict[str, Contents]:
     """Return the records of a name by type; under NO_RECORDS why it has none."""
+    if isinstance(query, OwnName):
+        return _own_contents(query.labels, view, prefix)
     result = find(query, view)
+    if isinstance(result, NoSuchName) and view.who.network.records:  # which may have it
+        labels = dns.name.from_text(name).canonicalize().labels[:-1]
+        if zone_for(labels, view.who.network, prefix) == names.INTERNAL:
+            return _own_contents(labels, view, prefix)
     if isinstance(result, NoSuchName):
         return {NO_RECORDS: f"NXDOMAIN ({result.reason})"}
     return {one.type.name: _all_members(one, query, view) for one in result.sets} or {
@@ -261,6 +382,8 @@ def _all_members(result: RRset | TextList, query: names.Asked, view: View) -> Me
             parts[0].octets[-1:].decode() or ",",
         )
     members = {rdata for tied in result.groups for rdata in tied}
+    if len(members) < result.total and result.all_rdata is not None:
+        members = set(result.all_rdata())
     if len(members) < result.total and isinstance(query, names.Services):
         app = view.who.network.apps[query.app]
         published = app.published((query.service, query.protocol), query.region, query.group)
@@ -273,7 +396,7 @@ def _all_members(result: RRset | TextList, query: names.Asked, view: View) -> Me
         pages = _pages(query, result.total, view)
         sets = (one for one in pages if isinstance(one, RRset))
         members = {rdata for one in sets for tied in one.groups for rdata in tied}
-    return Members(result.type, frozenset(members))
+    return Members(result.type, frozenset(members), ttl=result.ttl)
 
 
 def _pages(of: names.Pageable, total: int, view: View) -> Iterator[RRset | TextList]:
@@ -294,24 +417,23 @@ def _items(text: Text) -> Iterator[bytes]:
 def _shown(contents: Contents) -> Shown:
     match contents:
         case Members(members=tuple(items), separator=separator):
-            return Shown(tuple(map(printable, items)), separator)
+            return Shown(tuple(map(printable, items)), separator, contents.ttl)
         case Members(type=qtype, members=rdata):
-            return Shown(tuple(_rdata_text(qtype, r) for r in sorted(rdata)))
+            shown = tuple(_rdata_text(qtype, one) for one in sorted(rdata))
+            return Shown(shown, ttl=contents.ttl)
         case reason:
             return Shown((reason,))
 
 
 def _rdata_text(qtype: Type, rdata: bytes) -> str:
-    """Return rdata of the types a catalog holds: addresses, services, reverse names."""
+    """Return rdata in presentation form."""
     match qtype:
         case Type.AAAA:
             return inet_ntop(AF_INET6, rdata)
         case Type.SRV:
             return " ".join((*map(str, unpack("!3H", rdata[:6])), _name_text(rdata[6:])))
-        case Type.PTR:
-            return _name_text(rdata)
         case _:
-            raise ValueError(f"no name of a catalog holds records of type {qtype}")
+            return rdata_text(qtype, rdata)
 
 
 def _name_text(wire: bytes) -> str:

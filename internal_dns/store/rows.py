@@ -7,7 +7,7 @@ Text arrives as octets: a row with broken UTF-8 must not stop a load.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from socket import AF_INET6, inet_pton
 from typing import Any, Final, Literal
@@ -15,6 +15,15 @@ from typing import Any, Final, Literal
 from internal_dns.core.catalog import MARKS, Machine, Marks, Peer, Region, Service
 from internal_dns.core.catalog_rules import CatalogRules
 from internal_dns.core.names import printable
+from internal_dns.store.presentation import (
+    Place,
+    Record,
+    Zone,
+    read_record,
+    read_record_of_any_zone,
+    read_zone,
+    written_otherwise,
+)
 from internal_dns.store.schema import (
     LATITUDE,
     LONGITUDE,
@@ -23,6 +32,7 @@ from internal_dns.store.schema import (
     NETWORK_ID,
     PORT,
     PROTOCOL,
+    RECORDS,
     SERVICE_NAME,
     SRV_NUMBER,
 )
@@ -47,6 +57,8 @@ READ: Final[Mapping[str, tuple[str, ...]]] = {
     "machine_services": ("machine_id", "name", "protocol", "port", "priority", "weight"),
     "peers": ("network_id", "name", "address", "region"),
     "flycasts": ("network_id", "app", "address"),
+    "zones": ("network_id", "name"),
+    "records": ("network_id", "name", "type", "value", "ttl"),
     "regions": ("code", "latitude", "longitude"),
     "region_latency": ("from_region", "to_region", "milliseconds"),
     "hosts": ("id", "region"),
@@ -92,6 +104,11 @@ class Faults:
         """Forget the faults of a part that is about to be read again."""
         self.total -= self.counts.pop(scope, 0)
         self.worded.pop(scope, None)
+
+    def forget_all(self, kind: str, number: object) -> None:
+        """Forget the faults of all parts of one kind in network *number*."""
+        for scope in [scope for scope in self.counts if scope[:2] == (kind, number)]:
+            self.forget(scope)
 
     def all(self) -> list[Fault]:
         return [fault for faults in self.worded.values() for fault in faults]
@@ -280,6 +297,48 @@ class Values:
         why = "no valid app" if name is None else self.why_not(text, number)
         self.faults.add(self.scope("flycast", number, raw), "flycasts", raw, why)
         return None
+
+    def zone(self, row: Row) -> Zone | None:
+        """Return the private zone of a row, or None and a fault."""
+        number, raw = row
+        if self.network(number) is None:
+            made: Zone | str = "no valid network_id"
+        else:
+            made = read_zone(raw, self.prefix)
+        if isinstance(made, Zone) and made.name.encode() != raw:
+            made = f"the name is written {made.name}"
+        if isinstance(made, Zone):
+            return made
+        self.faults.add(("zones", number), "zones", raw, made)
+        return None
+
+    def record(self, row: Row, zones: Collection[bytes] | None) -> Record | None:
+        """Return the record of a row, or None and a fault. *zones* are those of its network; None:
+        they are not known."""
+        number, raw, rtype, value, ttl = row
+        start = self.network(number)
+        if start is None:
+            made: Record | str = "no valid network_id"
+        else:
+            # NULL, which a foreign file may have, is the default.
+            ttl = RECORDS.column("ttl").default if ttl is None else ttl
+            made = (
+                read_record_of_any_zone(raw, rtype, value, ttl, start)
+                if zones is None
+                else read_record(raw, rtype, value, ttl, Place(start, zones))
+            )
+        if isinstance(made, Record) and (other := written_otherwise(made, raw)):
+            made = other
+        if isinstance(made, Record):
+            return made
+        self.no_record(row, made)
+        return None
+
+    def no_record(self, row: Row, why: str) -> None:
+        """Add the fault of a row that is no record, or cannot stand beside others."""
+        number, raw, rtype, value, _ = row
+        words = b" ".join(octets(cell)[:256] for cell in (raw, rtype, value))
+        self.faults.add(("record", number, raw), "records", words, why)
 
     def region(self, row: Row) -> tuple[bytes, Region] | None:
         """Return code and coordinates of a row, or None and add a fault."""

@@ -58,6 +58,13 @@ NETWORK_ID: Final = Domain(
     "INTEGER", "the 32 bits after the prefix, as an integer", low=1, high=0xFFFF_FFFF
 )
 HOST_ID: Final = Domain("INTEGER", "the 32 host bits, as an integer", low=0, high=0xFFFF_FFFF)
+DOMAIN_NAME: Final = Domain("TEXT", "a domain name, lower-case, without the last dot")
+RECORD_TYPE: Final = Domain(
+    "TEXT",
+    "a type of record",
+    choices=tuple("A AAAA ALIAS CAA CNAME HTTPS MX PTR SRV SVCB TXT".split()),
+)
+TTL: Final = Domain("INTEGER", "seconds, 0 to 86400", low=0, high=86_400)
 PORT: Final = Domain("INTEGER", "a port", low=1, high=65_535)
 SRV_NUMBER: Final = Domain("INTEGER", "a whole number of 16 bits", low=0, high=65_535)
 FLAG: Final = Domain("INTEGER", "0 or 1", low=0, high=1)
@@ -84,6 +91,8 @@ class Column:
     # NULL is its default, and a row with a faulty text is served without it: neither keeps the row
     # out of a document or bucket.
     lenient: bool = False
+    # Of a key column whose text may be long: in the key of a bucket stands its SHA-256.
+    hashed: bool = False
 
     @property
     def document_name(self) -> str:
@@ -221,6 +230,17 @@ FLYCASTS: Final = Table("flycasts", "flycast", (
     Column("app", NAME, "The app it belongs to.", key=True),
     Column("address", ADDRESS, "Its address in this network.", key=True),
 ))  # fmt: skip
+ZONES: Final = Table("zones", "zone", (
+    _NETWORK,
+    Column("name", DOMAIN_NAME, "Its apex; all names in it are answered here.", key=True),
+), optional=True)  # fmt: skip
+RECORDS: Final = Table("records", "record", (
+    _NETWORK,
+    Column("name", DOMAIN_NAME, "Its owner: in .internal, or in a zone of the network.", key=True),
+    Column("type", RECORD_TYPE, "Its type; PTR in zones only.", key=True),
+    Column("value", TEXT, "Its value in presentation form.", key=True, hashed=True),
+    Column("ttl", TTL, "Seconds that a client may keep it.", 5, lenient=True),
+), optional=True)  # fmt: skip
 META: Final = Table("meta", "entry", (
     Column("key", TEXT, "Its name.", key=True),
     Column("value", TEXT, "Its text.", ""),
@@ -230,7 +250,7 @@ META: Final = Table("meta", "entry", (
 CATALOG: Final = (
     ORGANIZATIONS, REGIONS, REGION_LATENCY, HOSTS, NETWORKS, APPS, MACHINES, MACHINE_METADATA,
     MACHINE_SERVICES,
-    PEERS, FLYCASTS, META,
+    PEERS, FLYCASTS, ZONES, RECORDS, META,
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Table]] = {table.name: table for table in CATALOG}
 TABLES: Final[Mapping[str, tuple[str, ...]]] = {

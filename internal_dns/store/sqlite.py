@@ -14,7 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from math import inf
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -33,6 +35,8 @@ from internal_dns.core.catalog import (
     prepare,
 )
 from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
+from internal_dns.core.own import pack_sets
+from internal_dns.store.presentation import canonical, losers, read_name, sets_of, wire_of
 from internal_dns.store.rows import READ, Fault, Row, Values
 from internal_dns.store.schema import BY_NAME, CATALOG, Column, Table, literal
 
@@ -424,9 +428,11 @@ class Reader:
             if (name := self._app_name(number, raw)) is not None:
                 machines.setdefault(number, {}).setdefault(name, [])
         peers, flycasts = self._peers(), self._flycasts()
+        zones = self._zones()
+        records = self._records(zones)
         networks: dict[NetworkId, Network] = {}
         started = 0
-        for number in sorted({*self.named, *machines, *peers, *flycasts}):
+        for number in sorted({*self.named, *machines, *peers, *flycasts, *zones, *records}):
             old = previous.networks.get(number)
             apps: dict[bytes, App] = {}
             for name, members in machines.pop(number, {}).items():
@@ -435,9 +441,18 @@ class Reader:
                 apps[name] = before if before is not None and before == app else app
                 started += sum(m[5] == STARTED for m in app.machines)
             count = self._revision_of(number, old, counts)
-            networks[number] = self._network(
-                old, number, apps, peers.get(number, {}), flycasts.get(number, {}), count
+            start = self.rules.prefix + number.to_bytes(4, "big")
+            network = Network(
+                number,
+                start,
+                self.named.get(number, b""),
+                apps,
+                peers.get(number, {}),
+                flycasts.get(number, {}),
+                zones=zones.get(number, frozenset()),
+                records=records.pop(number, {}),
             )
+            networks[number] = self._prepared(old, network, count)
         catalog = Catalog(networks, *self._places(), revision)
         if catalog == replace(previous, revision=revision):
             catalog = replace(previous, revision=revision) if owned else previous
@@ -470,18 +485,8 @@ class Reader:
             )
         )
 
-    def _network(
-        self,
-        old: Network | None,
-        number: NetworkId,
-        apps: Mapping[bytes, App],
-        peers: Mapping[bytes, Peer],
-        flycasts: Mapping[bytes, tuple[bytes, ...]],
-        revision: int,
-    ) -> Network:
-        """Return the network; the old value when nothing differs."""
-        start = self.rules.prefix + number.to_bytes(4, "big")
-        network = Network(number, start, self.named.get(number, b""), apps, peers, flycasts)
+    def _prepared(self, old: Network | None, network: Network, revision: int) -> Network:
+        """Return the network with its indexes; the old value when nothing differs."""
         if old is not None and network == replace(old, revision=0):
             return old
         return prepare(replace(network, revision=revision))
@@ -589,6 +594,38 @@ class Reader:
             for number, apps in networks.items()
         }
 
+    def _zones(self, rest: str = "", bound: Row = ()) -> dict[NetworkId, frozenset[bytes]]:
+        networks: dict[NetworkId, set[bytes]] = {}
+        for row in self._select("zones", rest, bound):
+            if (zone := self.values.zone(row)) is not None:
+                networks.setdefault(row[0], set()).add(zone.apex)
+        return {number: frozenset(zones) for number, zones in networks.items()}
+
+    def _records(
+        self,
+        zones: Mapping[NetworkId, frozenset[bytes]],
+        rest: str = "",
+        bound: Row = (),
+    ) -> dict[NetworkId, dict[bytes, bytes]]:
+        """Read records by network and owner. *zones* are those of the networks."""
+        networks: dict[NetworkId, dict[bytes, bytes]] = {}
+        rows = self._select("records", f"{rest} ORDER BY network_id, name, type, value", bound)
+        # One owner has one spelling, so its rows come one after the other.
+        for (number, _), of_owner in groupby(rows, itemgetter(0, 1)):
+            own = zones.get(number, frozenset())
+            known = [(row, r) for row in of_owner if (r := self.values.record(row, own))]
+            if len(known) > 1:
+                lost = dict(losers([record for _, record in known]))
+                for row, record in known:
+                    if record in lost:
+                        self.values.no_record(row, lost[record])
+                known = [(row, record) for row, record in known if record not in lost]
+            if known:
+                owner = known[0][1].owner
+                packed = pack_sets(sets_of(record for _, record in known))
+                networks.setdefault(number, {})[owner] = packed
+        return networks
+
     def _places(
         self,
     ) -> tuple[dict[bytes, Region], dict[tuple[bytes, bytes], float], dict[int, bytes]]:
@@ -684,9 +721,12 @@ class Reader:
             lambda: defaultdict(set)
         )
         for kind, number, raw in changes:
-            label = self.values.name(raw)
             if kind == b"places":
                 continue
+            if kind in (b"record", b"zone") and self.values.network(number) is not None:
+                parts[number][kind].add(raw)
+                continue
+            label = self.values.name(raw)
             if self.values.network(number) is None or (label is None and raw is not None):
                 self._read_faults(kind, number, raw)
                 continue
@@ -717,12 +757,23 @@ class Reader:
                 self.named.pop(number, None)
                 self.named.update(self._networks("WHERE id = ?", (number,)))
             empty = Network(number, self.rules.prefix + number.to_bytes(4, "big"), known=False)
+            zones, records = self._own(number, kinds, old or empty)
             counts = self._changes("WHERE network_id = ?", (number,)) if self.counted else {}
             count = self._revision_of(number, old, counts)
             network = amended(
-                old or empty, self.named.get(number, b""), apps, own_peers, flycasts, count
+                old or empty,
+                self.named.get(number, b""),
+                apps,
+                own_peers,
+                flycasts,
+                count,
+                zones,
+                records,
             )
-            if number in self.named or network.apps or network.peers or network.flycasts:
+            if (
+                number in self.named or network.apps or network.peers or network.flycasts
+                or network.zones or network.records
+            ):  # fmt: skip
                 networks[number] = network
             else:
                 networks.pop(number, None)
@@ -764,6 +815,14 @@ class Reader:
             case b"peers":
                 faults.forget(("peers", number))
                 self._peers("WHERE network_id IS ?", (number,))
+            case b"zone":
+                faults.forget(("zones", number))
+                self._zones("WHERE network_id IS ?", (number,))
+            case b"record":
+                faults.forget(("record", number, raw))
+                bound = (number, raw, raw)
+                named = "WHERE network_id IS ? AND (name IS ? OR name IS CAST(? AS TEXT))"
+                self._records({}, named, bound)
             case b"network":
                 faults.forget(("network", number))
                 self._networks("WHERE id IS ?", (number,))
@@ -790,6 +849,33 @@ class Reader:
     def _own_peers(self, number: NetworkId) -> dict[bytes, Peer]:
         self.values.faults.forget(("peers", number))
         return self._peers("WHERE network_id = ?", (number,)).get(number, {})
+
+    def _own(
+        self, number: NetworkId, kinds: Mapping[bytes, set[bytes | None]], old: Network
+    ) -> tuple[frozenset[bytes] | None, dict[bytes, bytes] | None]:
+        """Return zones and records that changed, as `amended` takes them. A change of zones may
+        concern every record of the network."""
+        faults = self.values.faults
+        if b"zone" in kinds:
+            faults.forget(("zones", number))
+            zones = self._zones("WHERE network_id = ?", (number,)).get(number, frozenset())
+            if zones != old.zones:
+                faults.forget_all("record", number)
+                of_network = self._records({number: zones}, "WHERE network_id = ?", (number,))
+                return zones, of_network.get(number, {})
+        if b"record" not in kinds:
+            return None, None
+        records: dict[bytes, bytes] = {}
+        for raw in kinds[b"record"]:
+            faults.forget(("record", number, raw))
+            name = read_name(raw)
+            # Rows that write a name in another way have faults, but no records.
+            if not isinstance(name, str) and canonical(name).encode() == raw:
+                records.setdefault(wire_of(name), b"")
+            named = "WHERE network_id = ? AND name IN (?, CAST(? AS TEXT))"
+            found = self._records({number: old.zones}, named, (number, raw, raw))
+            records |= found.get(number, {})
+        return None, records
 
     def _own_flycasts(self, number: NetworkId, app: bytes) -> tuple[bytes, ...]:
         self.values.faults.forget(("flycast", number, app))

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from internal_dns.core.catalog import Machine, Peer, Service
 from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
+from internal_dns.store.presentation import losers
 from internal_dns.store.rows import READ, Values, shown
 from internal_dns.store.schema import BY_NAME, KEYS, OF_MACHINE, TABLES, Column
 from internal_dns.store.sqlite import check_schema, connect
@@ -265,13 +266,19 @@ class Writer:
         """Return the faults of the rows just put: those a reader would find, and collisions."""
         values, faults = Values(self.rules), list[str]()
         neighbors: dict[int, _Neighbors] = {}
+        owners = _Owners()
         for table, row in puts:
-            faults += self._row_faults(values, table, row, neighbors)
+            faults += self._row_faults(values, table, row, neighbors, owners)
         faults += [str(fault) for fault in values.faults.all()]
         return list(dict.fromkeys(faults))
 
     def _row_faults(
-        self, values: Values, table: str, row: Row, neighbors: dict[int, _Neighbors]
+        self,
+        values: Values,
+        table: str,
+        row: Row,
+        neighbors: dict[int, _Neighbors],
+        owners: _Owners,
     ) -> list[str]:
         where, key = (
             " AND ".join(f"{c} = ?" for c in KEYS[table]),
@@ -317,6 +324,10 @@ class Writer:
                 return self._machine_part_faults(values, table, stored)
             case "flycasts":
                 values.flycast(stored)
+            case "zones":
+                values.zone(stored)
+            case "records":
+                self._check_record(values, stored, owners)
             case "regions":
                 values.region(stored)
             case "region_latency":
@@ -345,6 +356,28 @@ class Writer:
             )
         return [f"{table} {shown(stored[1])}: {wrong}"] if isinstance(wrong, str) else []
 
+    def _check_record(self, values: Values, stored: tuple[Any, ...], owners: _Owners) -> None:
+        """Add to *values* the faults of a record: its own, and that it cannot stand beside the
+        others of its owner. Zones of a network and records of an owner are read once per change."""
+        number, name = stored[:2]
+        execute, own = self.connection.execute, Values(self.rules)
+        if number not in owners.zones:
+            rows = execute("SELECT network_id, name FROM zones WHERE network_id = ?", (number,))
+            found = (own.zone(row) for row in rows)
+            owners.zones[number] = {zone.apex for zone in found if zone is not None}
+        zones = owners.zones[number]
+        if values.record(stored, zones) is None or (number, name) in owners.seen:
+            return
+        owners.seen.add((number, name))
+        of_owner = (
+            f"SELECT {', '.join(READ['records'])} FROM records "
+            "WHERE network_id = ? AND name = CAST(? AS TEXT)"
+        )
+        records = execute(of_owner, (number, name)).fetchall()
+        others = [own.record(row, zones) for row in records] if len(records) > 1 else []
+        for _, why in losers([other for other in others if other is not None])[:1]:
+            values.no_record(stored, why)
+
     def _neighbors_on(
         self, values: Values, number: int, neighbors: dict[int, _Neighbors]
     ) -> _Neighbors:
@@ -371,6 +404,14 @@ def _open_lock(path: str) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.fchmod(created, 0o600)
     return created
+
+
+class _Owners:
+    """What one change has read: zones by network, and the owners whose records were compared."""
+
+    def __init__(self) -> None:
+        self.zones: dict[object, set[bytes]] = {}
+        self.seen: set[tuple[object, object]] = set()
 
 
 class _Neighbors:

@@ -9,6 +9,7 @@
                         answer.py     repeat, decide, forward
                             │           ├ loading.py   before the first catalog: wait for it
                             │           └ relaying.py  external names: forward/ ─► in turn
+                            │             └ late_aliases.py  behind our aliases
                         core/journey.py decides
                             │
                         leaks.py checks ─► table/ remembers ─► listen/, native/

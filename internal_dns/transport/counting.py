@@ -32,10 +32,11 @@ class Counting:
         metrics.response(reply.kind, reply.rcode, qtype_of(octets))[0] += 1
         metrics.durations[reply.kind].observe(self.clock() - begin)
 
-    def forwarded(self, qtype: int, begin: float, octets: bytes) -> None:
-        """Count a reply that an upstream or the forwarder's cache gave."""
+    def forwarded(self, kind: str, qtype: int, begin: float, octets: bytes) -> None:
+        """Count a reply that an upstream or the forwarder's cache gave. *kind* is that of the name
+        the client queried: "forward", or the zone whose aliases led outside."""
         self.metrics.durations["forward"].observe(self.clock() - begin)
-        self.metrics.response("forward", octets[3] & 15, qtype)[0] += 1
+        self.metrics.response(kind, octets[3] & 15, qtype)[0] += 1
 
     def end_batch(self, begin: float, messages: int) -> float:
         """Count how long the repeated ones of *messages* took, system calls included, since *begin*

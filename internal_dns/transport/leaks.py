@@ -41,7 +41,9 @@ def leaks(reply: Reply) -> bool:
 
 
 def _leaks(body: Body, network: Network, ring: bytes) -> bool:
-    records = chain(*body.answer, body.additional)
+    # A network's own TXT may hold any octets, also those of an AAAA RR.
+    of_addresses = isinstance(body.whole, RRset) and body.whole.type == Type.AAAA
+    records = chain(*(body.answer if of_addresses else ()), body.additional)
     seen = {head[10:] for head in set(map(_HEAD, records)) if head[:2] == _AAAA and len(head) == 16}
     if isinstance(body.whole, RRset):
         seen.update(extra.address[:6] for extra in body.whole.extra)

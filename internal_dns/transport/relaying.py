@@ -1,4 +1,5 @@
-"""External names: ask the forwarder, relay its replies in turn, complete aliases that lead here."""
+"""External names: ask the forwarder, relay its replies in turn, join aliases of ours with what they
+lead to outside, complete aliases that lead here."""
 
 from __future__ import annotations
 
@@ -6,17 +7,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from internal_dns.core.aliases import complete_chain, question_at_end
+from internal_dns.core.aliases import complete_chain, join_chain, question_at_end
 from internal_dns.core.catalog import NetworkId
-from internal_dns.core.journey import Forward, Reply, respond
+from internal_dns.core.journey import TOO_LONG, Forward, Led, Reply, respond
 from internal_dns.core.message import Body, message
 from internal_dns.core.relayed import Relayed
-from internal_dns.core.wire import Ede, Query, Rcode
+from internal_dns.core.wire import Ede, Query, Rcode, Type
 from internal_dns.late import Late
 from internal_dns.transport.counting import Counting
+from internal_dns.transport.late_aliases import after, settle
 from internal_dns.transport.leaks import leaks
 from internal_dns.transport.loading import FirstLoad
 from internal_dns.transport.payer import Payers
@@ -28,6 +31,7 @@ _log = logging.getLogger("internal_dns")
 # AnswerTable.remember_relayed
 Keep = Callable[[bytes, int, int, Relayed, float, float, float], None]
 Complete = Callable[[Forward, Relayed, bytes, tuple[Ede, str] | None], bytes | Late]
+Cut = Callable[[Forward, Relayed], Relayed]
 Relay = Callable[[NetworkId, Callable[[], None]], None]
 Check = Callable[[Iterable[NetworkId], Callable[[], None]], None]
 
@@ -38,6 +42,7 @@ class Forwarder(Protocol):
     keep: Keep  # called with a reply that the answer table may repeat
     forget: Callable[[], None]  # called when cached replies are no longer valid
     complete: Complete  # called with an alias chain that ends in one of our names
+    cut: Cut  # called with each chain: it may lead through a zone of the client's network
     relay: Relay  # called to have a reply made in its network's turn
     check: Check  # called to have a reply checked in the turn of a network that waits for it
 
@@ -63,7 +68,7 @@ class Relaying:
         self.forwarder, self.answers, self.counting = forwarder, answers, counting
         self.payers, self.loading = payers, loading
         forwarder.keep, forwarder.forget = answers.remember_relayed, answers.forget_relayed
-        forwarder.complete = self.complete
+        forwarder.complete, forwarder.cut = self.complete, self.cut
         forwarder.relay = lambda network, make: work.must(payers.of_network(network), make)
         forwarder.check = lambda networks, check: work.must_for_any(
             map(payers.of_network, networks), check
@@ -71,13 +76,41 @@ class Relaying:
 
     def ask(self, forward: Forward, source: bytes, begin: float) -> bytes | Late:
         """Return the reply or what will hold it. Its making began at *begin* (of Counting)."""
-        reply = self.forwarder.answer(forward, source)
-        counted = partial(self.counting.forwarded, forward.query.qtype, begin)
+        reply = self._answer(forward, source)
+        kind = forward.led.kind if forward.led else "forward"
+        counted = partial(self.counting.forwarded, kind, forward.query.qtype, begin)
         if isinstance(reply, bytes):
             counted(reply)
         else:
             reply.when_there(counted)
         return reply
+
+    def _answer(self, forward: Forward, source: bytes) -> bytes | Late:
+        """Return the reply, behind the aliases of ours that lead outside."""
+        reply = self.forwarder.answer(forward, source)
+        if (led := forward.led) is None:
+            return reply
+        return after(reply, partial(self._join, led))
+
+    def _join(self, led: Led, octets: bytes) -> bytes:
+        """Return *octets* behind the client's aliases. It is called when an upstream has answered,
+        where nobody else takes care of a fault of ours."""
+        try:
+            return join_chain(led, octets)
+        except Exception:
+            _log.exception("failed to join aliases with the reply to the last of them")
+            self.counting.metrics.errors += 1
+            ede = (Ede.OTHER, "the server failed on this query")
+            return message(Body(Rcode.SERVFAIL, aa=False, ede=ede), led.query, led.reply_options)
+
+    def cut(self, forward: Forward, relayed: Relayed) -> Relayed:
+        """Return *relayed* up to the first name on its way that is in a zone of the client's
+        network: what follows is answered from there."""
+        catalog = self.answers.catalog_for(forward.source)
+        network = catalog.networks.get(forward.network) if catalog else None
+        if network is None or not network.zones or forward.query.qtype in (Type.CNAME, Type.ANY):
+            return relayed
+        return relayed.cut_at(forward.query.name, network.zones)
 
     def complete(
         self, forward: Forward, relayed: Relayed, chain: bytes, ede: tuple[Ede, str] | None
@@ -87,6 +120,8 @@ class Relaying:
 
         Before the first catalog is loaded it waits, as a query for our name itself does.
         """
+        if forward.returned:
+            return message(TOO_LONG, forward.query, forward.reply_options)
         if self.answers.catalog is None and self.loading.expecting:
             late = Late(loop=asyncio.get_running_loop())
 
@@ -94,7 +129,7 @@ class Relaying:
                 if late.done():
                     return  # the client has left
                 try:
-                    late.have(self._completed(forward, relayed, chain, ede))
+                    settle(late, self._completed(forward, relayed, chain, ede))
                 except Exception:
                     _log.exception("failed on an alias from outside that waited for the catalog")
                     self.counting.metrics.errors += 1
@@ -106,7 +141,7 @@ class Relaying:
 
     def _completed(
         self, forward: Forward, relayed: Relayed, chain: bytes, ede: tuple[Ede, str] | None
-    ) -> bytes:
+    ) -> bytes | Late:
         rules = self.answers.rules
         ours = respond(
             question_at_end(forward, relayed),
@@ -117,7 +152,15 @@ class Relaying:
             rotation=forward.reply_options.rotation,
             stream=True,
             now=int(time.time()),
+            aliases=forward.aliases,
         )
+        if isinstance(ours, Forward):
+            if forward.left or ours.led is None:
+                return message(TOO_LONG, forward.query, forward.reply_options)
+            return after(
+                self._answer(replace(ours, returned=1), forward.source),
+                lambda reply: complete_chain(forward, relayed, chain, reply, ede),
+            )
         if isinstance(ours, Reply):
             if not leaks(ours):
                 return complete_chain(forward, relayed, chain, ours.octets, ede)

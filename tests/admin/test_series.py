@@ -23,7 +23,7 @@ from internal_dns.net import Endpoint
 from internal_dns.server import Server
 from internal_dns.transport.answer import Exchange
 from internal_dns.transport.listen.sockets import bind, kernel_drops
-from internal_dns.transport.relaying import Complete, Keep
+from internal_dns.transport.relaying import Complete, Cut, Keep
 from tests.core.messages import AAAA, IN_WEB, OUTSIDER, ROWS, SERVER, TXT, ip, loaded, opt, query
 from tests.tools import requires_tool
 
@@ -178,6 +178,7 @@ class LateForwarder:
         self.relay: Any = None
         self.check: Any = None
         self.complete: Complete = lambda *chain: b""
+        self.cut: Cut = lambda forward, relayed: relayed
 
     def answer(self, forward: Forward, source: bytes) -> Late:
         return Late()

@@ -6,6 +6,7 @@ and shadow each other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv6Address
 from random import Random
 from typing import Any
@@ -166,12 +167,94 @@ def random_rows(rng: Random) -> Rows:
         for _ in range(rng.randint(0, 4))
     ]
     rows["hosts"] = [(host, "", named(rng, REGIONS)) for host in HOSTS if rng.random() < 0.4]
+    add_records(rng, rows, in_network)
     return deduplicated(rows)
+
+
+def add_records(rng: Random, rows: Rows, in_network: Callable[[], Any]) -> None:
+    """Add records and zones, of most catalogs."""
+    rows["zones"], rows["records"] = [], []
+    if rng.random() < 0.2:
+        return
+    for _ in range(rng.randint(0, 5)):
+        rows["zones"].append((in_network(), rng.choice(ZONES if rng.random() < 0.9 else BAD_ZONES)))
+    owners = [owner_name(rng, rows) for _ in range(rng.randint(1, 24))]
+    most = in_network()  # has most of them
+    for _ in range(rng.randint(1, 40)):
+        owner, network = rng.choice(owners), rng.choice((most, most, in_network()))
+        rtype = rng.choice(RECORD_TYPES)
+        value = rng.choice(RECORD_VALUES.get(rtype, ["x"]))
+        if rtype in ("CNAME", "ALIAS"):
+            value = target_name(rng, rows, owners)
+        elif rtype in ("MX", "SRV"):
+            value = f"{value} {target_name(rng, rows, owners)}"
+        elif rtype == "AAAA" and rng.random() < 0.7:
+            value = address(rng, network or 0x18)
+        ttl = rng.choice((5, 5, 5, 0, 1, 3, 60, 300, 86_400, 86_401, -1))
+        rows["records"].append((network, owner, rtype, value, ttl))
+
+
+ZONES = """corp.example corp.example lan in.corp.example a.b.corp.example example b.corp.example
+10.in-addr.arpa x.test x.localhost home.arpa c.lan""".split()
+BAD_ZONES = ["", "internal", "x.internal", "flycast", "arpa", "ip6.arpa", "local", "localhost", "Lan",
+             "corp.example.", "a..b", "resolver.arpa", "x" * 64, "a b"]  # fmt: skip
+RECORD_TYPES = "A A AAAA AAAA CNAME CNAME CNAME CNAME ALIAS ALIAS ALIAS TXT MX SRV CAA HTTPS SVCB PTR NS a".split()
+RECORD_VALUES = {
+    "A": ["10.0.0.1", "10.0.0.2", "010.0.0.1", "10.0.0"],
+    "AAAA": ["2001:db8::1", "fdaa:0:18::7", "fdaa:0:19::7", "::g"],
+    "TXT": ['"a" "b"', "ac", '"' + "x" * 255 + '"', '"' + "x" * 256 + '"'],
+    "MX": ["10", "5", "65536"],
+    "SRV": ["0 1 80", "1 1 81", "0 0"],
+    "CAA": ['0 issue "ca.example"', "0 issue"],
+    "HTTPS": ["1 . alpn=h2", "1 Web.internal port=1"],
+    "SVCB": ["1 web.internal port=53", "0 x.y"],
+    "PTR": ["web.internal", "Db.internal."],
+    "NS": ["a.b"],
+    "a": ["10.0.0.1"],
+}
+OWN_LABELS = "pg web db nosuch www mail a b x * * vm ams _http _tcp 7 _peer internal".split()
+
+
+def owner_name(rng: Random, rows: Rows) -> str:
+    """The owner of a record: in .internal, in a zone or, seldom, nowhere."""
+    zones = [str(name) for _, name in rows["zones"]] or ["corp.example"]
+    zone = rng.choice(("internal", "internal", rng.choice(zones), rng.choice(ZONES)))
+    drawn = rng.random()
+    if zone == "internal" and drawn < 0.3:
+        name = ".".join(our_name(rng, rows, rng.choice(NETWORKS))).lower()
+        name = name if name.isascii() and name.replace(".", "a").isprintable() else "pg.internal"
+        name = name if not set(name) & set(' "@;()\\$') else "pg.internal"
+        if rng.random() < 0.5:
+            name = f"{rng.choice(OWN_LABELS)}.{name}"
+        return name
+    depth = rng.choice((0, 1, 1, 1, 2, 2, 3))
+    name = ".".join((*(rng.choice(OWN_LABELS) for _ in range(depth)), zone))
+    if drawn > 0.97:
+        return name.upper() if drawn > 0.985 else f"{name}."
+    return name
+
+
+def target_name(rng: Random, rows: Rows, owners: list[str]) -> str:
+    """What an alias leads to."""
+    drawn = rng.random()
+    apps = [row[2] for row in rows["machines"] if row[6] == "started" and row[2] in APPS]
+    if drawn < 0.25 and apps:
+        return f"{rng.choice(('', '', f'{rng.choice(REGIONS)}.', 'top2.nearest.of.'))}{rng.choice(apps)}.internal"
+    if drawn < 0.5:
+        name = rng.choice(owners).lower()
+        return name.replace("*", rng.choice(("*", "any")))
+    if drawn < 0.8:
+        name = ".".join(our_name(rng, rows, rng.choice(NETWORKS)))
+        fine = name.isascii() and name.replace(".", "a").isprintable()
+        return name if fine and not set(name) & set(' "@;()\\$') else "web.internal"
+    return rng.choice(("_whoami.internal", "out.example.com", "localhost", "a.home.arpa", "host", "a..b",
+                       "top1.nearest.of.web.internal", "www.corp.example.", "corp.example", "x.lan"))  # fmt: skip
 
 
 PRIMARY_KEYS = {"networks": 1, "apps": 2, "machines": 1, "machine_metadata": 2,
                 "machine_services": 3, "peers": 2,
-                "flycasts": 3, "regions": 1, "region_latency": 2, "hosts": 1}  # fmt: skip
+                "flycasts": 3, "regions": 1, "region_latency": 2, "hosts": 1, "zones": 2,
+                "records": 4}  # fmt: skip
 NOT_NULL = {
     "networks",
     "apps",
@@ -181,6 +264,8 @@ NOT_NULL = {
     "machine_metadata",
     "machine_services",
     "hosts",
+    "zones",
+    "records",
 }
 
 
@@ -230,6 +315,8 @@ def random_name(rng: Random, rows: Rows, source: bytes = b"") -> tuple[bytes, ..
         name = reverse_name(rng, rows)
     elif drawn < 0.11:
         name = labels(rng.choice(ELSEWHERE))
+    elif drawn < 0.55 and (rows["records"] or rows["zones"]):
+        name = own_name(rng, rows, int.from_bytes(source[2:6], "big"))
     else:
         name = tuple(
             part.encode() for part in our_name(rng, rows, int.from_bytes(source[2:6], "big"))
@@ -239,6 +326,24 @@ def random_name(rng: Random, rows: Rows, source: bytes = b"") -> tuple[bytes, ..
     while sum(len(label) + 1 for label in name) > 254:
         name = name[1:]
     return name
+
+
+def own_name(rng: Random, rows: Rows, network: int) -> tuple[bytes, ...]:
+    """Return a name of a record or zone, or one beside it, mostly of this network."""
+    every = [str(row[1]) for table in ("records", "zones") for row in rows[table]]
+    near = [
+        str(row[1]) for table in ("records", "zones") for row in rows[table] if row[0] == network
+    ]
+    name = rng.choice(near if near and rng.random() < 0.95 else every).strip(".")
+    parts = [part.encode()[:63] for part in name.split(".") if part]
+    match rng.randrange(14):
+        case 0:
+            parts.insert(0, rng.choice(OWN_LABELS).encode())
+        case 1:
+            del parts[:1]
+        case 2:
+            parts[:1] = [rng.choice(OWN_LABELS).encode()]
+    return tuple(part if part != b"*" or rng.random() < 0.3 else b"any" for part in parts)
 
 
 # Labels with names below them and no records.
@@ -354,10 +459,26 @@ def random_type(rng: Random) -> int:
     )
 
 
-def natural_type(name: tuple[bytes, ...], rng: Random) -> int:
+# Of ALIAS, what it stands for.
+NUMBERS = {"A": (A,), "AAAA": (AAAA,), "CNAME": (5, A, AAAA, AAAA, TXT), "ALIAS": (AAAA, AAAA, A, SRV),
+           "TXT": (TXT,), "MX": (MX,), "SRV": (SRV,), "CAA": (257,), "HTTPS": (65,), "SVCB": (64,),
+           "PTR": (PTR,)}  # fmt: skip
+
+
+def natural_type(name: tuple[bytes, ...], rng: Random, rows: Rows | None = None) -> int:
     """Return a type that the name is likely to have."""
     if rng.random() < 0.3:
         return random_type(rng)
+    if rows and rows["records"] and rng.random() < 0.9:
+        written = b".".join(name).decode("latin-1").lower()
+        own = [row[2] for row in rows["records"] if row[1] == written]
+        own = own or [
+            row[2]
+            for row in rows["records"]
+            if str(row[1])[:1] == "*" and written.endswith(str(row[1])[1:])
+        ]
+        if own:
+            return rng.choice(NUMBERS.get(rng.choice(own), (A,)))
     lowered = [label.lower() for label in name]
     if lowered[-1:] == [b"arpa"]:
         return PTR

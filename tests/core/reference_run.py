@@ -20,12 +20,13 @@ from struct import unpack, unpack_from
 from typing import Any
 
 from internal_dns.core.catalog import NetworkId
-from internal_dns.core.journey import Drop, Forward, Rules, respond
+from internal_dns.core.journey import Drop, Forward, Reply, Rules, respond
 from internal_dns.core.requester import SourceMap
 from tests import reference
 from tests.core.catalogs import Rows, natural_type, random_name, random_rows, random_source
-from tests.core.messages import AAAA, NS, PTR, SERVER, SOA, SRV, TXT, A, loaded, query
+from tests.core.messages import AAAA, ANY, NS, PTR, SERVER, SOA, SRV, TXT, A, loaded, query
 
+CNAME = 5
 QUESTIONS = 300  # per catalog
 MAPS = (("127.0.0.0/8", 0x18), ("::1/128", 0x19), ("10.0.0.0/8", 0x77))
 SERVER_MAPS = tuple(SourceMap.of(ip_network(text), NetworkId(number)) for text, number in MAPS)
@@ -41,6 +42,8 @@ class Said:
     type: int | None = None
     rdata: tuple[Any, ...] = ()
     soa: tuple[bytes, ...] | None = None
+    chain: tuple[tuple[Any, ...], ...] = ()
+    ttl: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +83,11 @@ def disagreements(
         for _ in range(QUESTIONS):
             source, rotation = random_source(rng, rows), rng.choice((0, 1, 2, rng.getrandbits(32)))
             name = random_name(rng, rows, source)
-            qtype = natural_type(name, rng)
+            qtype = natural_type(name, rng, rows)
             found = respond(
                 query(name, qtype), source, SERVER, catalog, rules, rotation=rotation, stream=True
             )
-            said = (
-                in_words(found.octets) if not isinstance(found, Forward | Drop) else Said("FORWARD")
-            )
+            said = outcome_in_words(found, qtype)
             asker = catalog.networks.get(NetworkId(int.from_bytes(source[2:6], "big")))
             mapped = [n for network, n, _ in REFERENCE_MAPS if covers(network, source)]
             if mapped:
@@ -101,7 +102,7 @@ def disagreements(
                 maps=REFERENCE_MAPS,
                 revision=asker.revision if asker else 0,
             )
-            counter[f"{said.rcode} {said.type}"] += 1
+            counter[f"{said.rcode} {said.type}{' aliased' if said.chain else ''}"] += 1
             if not agree(expected, said):
                 yield Disagreement(rows, source, name, qtype, region, rotation, expected, said)
         yield None
@@ -114,35 +115,71 @@ def covers(network: IPv6Network, address: bytes) -> bool:
 def agree(expected: reference.Expected, said: Said) -> bool:
     rdata = said.rdata if expected.ordered else tuple(sorted(said.rdata))
     wanted = expected.rdata if expected.ordered else tuple(sorted(expected.rdata))
-    return (expected.rcode, expected.type, wanted, expected.soa) == (
-        said.rcode,
-        said.type,
-        rdata,
-        said.soa,
-    )
+    return (
+        expected.rcode, expected.type, wanted, expected.soa, expected.chain, expected.ttl
+    ) == (said.rcode, said.type, rdata, said.soa, said.chain, said.ttl)  # fmt: skip
 
 
-def in_words(octets: bytes) -> Said:
-    """Parse a reply of ours.
+def outcome_in_words(outcome: Reply | Forward | Drop, qtype: int) -> Said:
+    if isinstance(outcome, Forward):
+        if outcome.led is None:
+            return Said("FORWARD")
+        reply = b"".join(outcome.led.chain)
+        octets = bytes(12) + outcome.led.query.question + reply
+        at, chain = 12 + len(outcome.led.query.question), list[tuple[Any, ...]]()
+        for _ in outcome.led.chain:
+            hop, at = hop_at(octets, at)
+            chain.append(hop)
+        return Said("FORWARD", soa=outcome.query.labels, chain=tuple(chain))
+    if isinstance(outcome, Drop):
+        return Said("DROP")
+    return in_words(outcome.octets, qtype)
 
-    Owners in the answer section are QNAME, names in rdata are not compressed.
-    """
+
+def in_words(octets: bytes, qtype: int = 0) -> Said:
+    """Read a reply of ours: aliases first, then RRs of one owner and type, names in rdata are not
+    compressed."""
     flags, _, answers, authorities = unpack("!4H", octets[2:10])
     rcode = RCODES[flags & 15]
-    at = name_at(octets, 12)[1] + 4
-    rtype, rdata = None, []
+    qname, at = name_at(octets, 12)
+    at += 4
+    last = lowered(qname)
+    rtype, ttl = None, 5
+    rdata, chain = list[Any](), list[tuple[Any, ...]]()
     for _ in range(answers):
-        assert octets[at : at + 2] == b"\xc0\x0c"
-        rtype, rclass, ttl, length = unpack_from("!HHIH", octets, at + 2)
-        assert (rclass, ttl) == (1, 5)
-        rdata.append(rdata_in_words(rtype, octets[at + 12 : at + 12 + length]))
-        at += 12 + length
+        owner, begin = name_at(octets, at)
+        assert lowered(owner) == last
+        kind, rclass, seconds, length = unpack_from("!HHIH", octets, begin)
+        assert rclass == 1
+        if kind == CNAME and qtype not in (CNAME, ANY):
+            hop, at = hop_at(octets, at)
+            chain.append(hop)
+            last = hop[1]
+            continue
+        assert rtype in (None, kind)
+        assert not rdata or ttl == seconds
+        rtype, ttl = kind, seconds
+        rdata.append(rdata_in_words(rtype, octets[begin + 10 : begin + 10 + length]))
+        at = begin + 10 + length
     soa = None
     if authorities:
         soa, at = name_at(octets, at)
         assert unpack_from("!HHI", octets, at) == (SOA, 1, 1)
-        soa = tuple(label.lower() for label in soa)
-    return Said(rcode, rtype, tuple(rdata), soa)
+        soa = lowered(soa)
+    return Said(rcode, rtype, tuple(rdata), soa, tuple(chain), ttl)
+
+
+def hop_at(octets: bytes, at: int) -> tuple[tuple[Any, ...], int]:
+    """Read a CNAME RR: owner, target and TTL, and where it ends."""
+    owner, at = name_at(octets, at)
+    _, _, ttl, length = unpack_from("!HHIH", octets, at)
+    target, end = name_at(octets, at + 10)
+    assert end == at + 10 + length  # names in rdata are not compressed
+    return (lowered(owner), target, ttl), end
+
+
+def lowered(name: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return tuple(label.lower() for label in name)
 
 
 def name_at(octets: bytes, at: int) -> tuple[tuple[bytes, ...], int]:
@@ -171,8 +208,10 @@ def rdata_in_words(rtype: int, rdata: bytes) -> Any:
         case _ if rtype == SRV:
             target = name_at(rdata, 6)[0]
             return (*unpack("!3H", rdata[:6]), target)
+        case _ if rtype == CNAME:
+            return b".".join(name_at(rdata, 0)[0]).decode()
         case _:
-            return {SOA: b"SOA", NS: b"NS"}[rtype]
+            return {SOA: b"SOA", NS: b"NS"}.get(rtype, rdata)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -173,7 +173,9 @@ def test_every_catalog_is_explained_as_it_is_answered(seed: int) -> None:
     catalog = loaded(rows=rows).catalog
     for _ in range(30):
         name = random_name(rng, rows)
-        octets = query(name, natural_type(name, rng), opt(size=4096), flags=rng.choice((0, RD)))
+        octets = query(
+            name, natural_type(name, rng, rows), opt(size=4096), flags=rng.choice((0, RD))
+        )
         both(
             octets,
             random_source(rng, rows),
@@ -558,3 +560,66 @@ def test_a_change_in_the_catalog_changes_the_explanation(
 
     story = both(query("web.internal"), MACHINE, load(path).catalog)
     assert [v.why for v in story.machines if v.machine.id == b"3d8d9930b03989"] == ["stopped"]
+
+
+# ── records and zones ─────────────────────────────────────────────────────────────────────────────
+
+
+@cache
+def with_records() -> Catalog:
+    rows = {
+        **demo_rows(),
+        "zones": [(24, "corp.example")],
+        "records": [
+            (24, "pg.internal", "A", "10.0.0.1", 5),
+            (24, "*.apps.internal", "CNAME", "www.corp.example", 5),
+            (24, "www.corp.example", "ALIAS", "web.internal", 5),
+            (24, "out.internal", "CNAME", "db.provider.example", 5),
+            (24, "loop.internal", "CNAME", "loop.internal", 5),
+        ],
+    }
+    return loaded(rows=rows).catalog
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("pg.internal", [("name", "answered by a record of this network")]),
+        ("nosuch.corp.example", [("name", "answered by its zone")]),
+        (
+            "x.apps.internal",
+            [
+                ("name", "answered by a record of this network"),
+                ("alias", "to www.corp.example: answered by its zone"),
+                (
+                    "alias",
+                    "to web.internal: an app's visible machines, narrowed by region, by group, or both (app web)",
+                ),
+            ],
+        ),
+        (
+            "out.internal",
+            [
+                ("name", "answered by a record of this network"),
+                ("alias", "to db.provider.example: a name outside"),
+            ],
+        ),
+    ],
+)
+def test_each_alias_is_told_and_by_what_its_name_is_answered(
+    name: str, told: list[tuple[str, str]]
+) -> None:
+    found = explain(query(name, AAAA), MACHINE, SERVER, with_records(), RULES)
+    assert [step for step in found.steps if step[0] in ("name", "alias")] == told
+
+
+def test_the_machines_of_an_alias_are_those_of_its_last_name() -> None:
+    found = explain(query("x.apps.internal", AAAA), MACHINE, SERVER, with_records(), RULES)
+    assert {verdict.machine.app for verdict in found.machines} == {b"web"}
+    assert isinstance(found.outcome, Reply)
+    assert found.outcome.octets[7] == 1 + sum(not verdict.why for verdict in found.machines)
+
+
+def test_a_loop_of_aliases_is_told() -> None:
+    found = explain(query("loop.internal", AAAA), MACHINE, SERVER, with_records(), RULES)
+    assert ("alias", "more aliases than are followed: a loop?") in found.steps

@@ -13,7 +13,7 @@ import pytest
 from internal_dns.core import names
 from internal_dns.core.explain import describe
 from internal_dns.core.forms import FORMS
-from internal_dns.core.journey import asked_in, our_zone
+from internal_dns.core.resolve import asked_in, our_zone
 from internal_dns.core.wire import Type
 from tests.core.messages import labels
 
@@ -124,7 +124,7 @@ def test_the_type_checker_reports_every_match_that_lacks_a_new_form(checked: Pat
     source.write_text(text)
     found = complaints(checked)
     assert {"find", "mismatch"} <= found["lookup"]
-    assert "depends_on" in found["journey"]
+    assert "depends_on" in found["resolve"]
     assert "describe" in found["explain"]
 
 
@@ -154,5 +154,5 @@ def test_the_type_checker_reports_code_that_ignores_a_new_field_of_addresses(che
     source.write_text(f"{before}class Addresses(NamedTuple):{after}")
     found = complaints(checked)
     assert {"_lacking", "selected", "mismatch"} <= found["lookup"]
-    assert "depends_on" in found["journey"]
+    assert "depends_on" in found["resolve"]
     assert "describe" in found["explain"]

@@ -115,7 +115,7 @@ def test_no_reply_exceeds_its_limit_and_none_is_cut_needlessly() -> None:
                 random_source(rng, rows),
                 rng.choice((0, 512, 700, 1_232, 65_535)),
             )
-            qtype = natural_type(name, rng)
+            qtype = natural_type(name, rng, rows)
             for octets, limit in (
                 (query(name, qtype), 512),
                 (query(name, qtype, opt(size=size)), max(512, min(size, 8_192))),
@@ -232,7 +232,7 @@ def test_nothing_of_another_network_is_ever_in_a_reply(seed: int) -> None:
         for app in ("web", "shared")
     ]
     for name in names:
-        found = as_tenant(name, natural_type(name, rng), catalog, stream=rng.random() < 0.5)
+        found = as_tenant(name, natural_type(name, rng, rows), catalog, stream=rng.random() < 0.5)
         if isinstance(found, Reply):
             behind = found.octets[12 + len(question(name)) :].lower()
             assert b"zq" not in behind, (name, found)
@@ -389,7 +389,7 @@ def test_rotation_changes_the_order_and_nothing_else(seed: int, rotation: int) -
         name = random_name(rng, rows, source)
         if b"of" in [label.lower() for label in name]:
             continue  # top<N> may leave out any of several equals
-        for qtype in (natural_type(name, rng), A):
+        for qtype in (natural_type(name, rng, rows), A):
             first, second = (
                 outcome(query(name, qtype), source=source, catalog=catalog, rotation=t, stream=True)
                 for t in (0, rotation)
@@ -504,7 +504,7 @@ def test_answering_changes_no_value_of_the_catalog(seed: int) -> None:
     for _ in range(80):
         source = random_source(rng, rows)
         name = random_name(rng, rows, source)
-        octets = query(name, natural_type(name, rng), opt())
+        octets = query(name, natural_type(name, rng, rows), opt())
         first = outcome(octets, source=source, catalog=catalog, rotation=3)
         assert outcome(octets, source=source, catalog=catalog, rotation=3) == first
         assert outcome(octets, source=source, catalog=pristine, rotation=3) == first

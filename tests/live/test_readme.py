@@ -1,4 +1,4 @@
-"""README.md and docs/tour.md tell the truth: their transcripts are typed in, and what comes back is
+"""README.md, docs/tour.md and docs/records.md tell the truth: their transcripts are typed in, and what comes back is
 what they show. So do the blocks that set up a server, in README.md and docs/operating.md.
 
 In a block fenced as `console`, a line that begins with `$ ` is a command, and what follows is its
@@ -23,6 +23,7 @@ from tests.tools import requires_root, requires_tool
 pytestmark = [pytest.mark.live, requires_root(), requires_tool("ip", "dig")]
 
 README, TOUR = REPOSITORY / "README.md", REPOSITORY / "docs/tour.md"
+RECORDS = REPOSITORY / "docs/records.md"  # goes on with the catalog that the others leave
 OPERATING = REPOSITORY / "docs/operating.md"
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -106,7 +107,7 @@ def test_transcripts_are_what_happens(terminal: tuple[Host, Path, Served]) -> No
     host, folder, _ = terminal
     run, wrong = 0, []
     environment = {**os.environ, "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}"}
-    for block in fenced("console", README, TOUR):
+    for block in fenced("console", README, TOUR, RECORDS):
         for typed, shown in transcript(block):
             if typed.startswith("make"):
                 continue

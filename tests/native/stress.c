@@ -68,12 +68,12 @@ static uint64_t label_of(unsigned number)
 {
     uint8_t label[16];
     label[0] = (uint8_t)sprintf((char *)label + 1, "label-%u", number % LABELS);
-    return hash_label(table, 0x18, label);
+    return hash_part(table, 0x18, label, 1U + label[0]);
 }
 
 static void forget(uint64_t hash)
 {
-    for (struct answer *one; (one = hash ? find_labelled(table->labels, hash) : find_dependent(table, 0x18, NULL));)
+    for (struct answer *one; (one = hash ? find_of_part(table->parts, hash) : find_dependent(table, 0x18, NULL, 0));)
         forget_answer(table, one);
 }
 
@@ -94,32 +94,33 @@ static void change(uint64_t random, uint32_t version)
     for (unsigned k = 0; k < count; k++)
         records[k] = version % (UINT32_MAX / NAMES) * NAMES + number;
     struct answer_spec spec = spec_of(name, length);
-    spec.label_hash = number % 3 ? label_of(number) : 0;
+    uint64_t parts[3] = {label_of(number), label_of(number + 1), label_of(number + 7)};
+    spec.parts = parts, spec.part_count = number % 4;
     spec.record_octets = (uint8_t *)records, spec.records = spec.shown = spec.whole = count * 4, spec.unit = 16, spec.turns = count / 4;
     assert(put_answer(table, &spec));
 }
 
-/* Fail unless the lists of labels and of ages have all answers, and the sums are right. */
+/* Fail unless the lists of parts and of ages have all answers, and the sums are right. */
 static void check_lists(const struct table *at)
 {
-    uint64_t octets = 0, entries = 0, labelled = 0, accounts = 0;
+    uint64_t octets = 0, entries = 0, dependent = 0, dependencies = 0, accounts = 0;
     for (unsigned chain = 0; chain < ACCOUNTS; chain++)
         for (const struct account *a = at->accounts[chain]; a; a = a->next) {
             uint64_t own = 0, count = 0;
             for (const struct node *n = a->oldest, *older = NULL; n; older = n, n = n->newer, count++) {
                 assert(n->older == older && ((const struct answer *)n)->account == a);
-                own += n->size;
+                own += n->size, dependencies += ((const struct answer *)n)->dependency_count;
             }
-            for (const struct answer *one = a->whole; one; one = one->next_of_label)
-                assert(!one->label_hash && *one->link_of_label == one && one->account == a), labelled++;
+            for (const struct dependency *one = a->whole; one; one = one->next)
+                assert(!one->hash && *one->link == one && one->answer->account == a), dependent++;
             assert(own == a->octets && count == a->entries);
             octets += own, entries += count, accounts += count != 0;
         }
     for (int old = 0; old < 2; old++)
-        for (uint64_t chain = 0; (old ? at->labels->old : at->labels->now) && chain <= (old ? at->labels->old_mask : at->labels->mask); chain++)
-            for (const struct answer *one = (old ? at->labels->old : at->labels->now)[chain]; one; one = one->next_of_label)
-                assert(one->label_hash && *one->link_of_label == one), labelled++;
-    assert(octets == at->answer_octets && entries == at->answers.count && labelled == entries);
+        for (uint64_t chain = 0; (old ? at->parts->old : at->parts->now) && chain <= (old ? at->parts->old_mask : at->parts->mask); chain++)
+            for (const struct dependency *one = (old ? at->parts->old : at->parts->now)[chain]; one; one = one->next)
+                assert(one->hash && *one->link == one && one->answer->account), dependent++;
+    assert(octets == at->answer_octets && entries == at->answers.count && dependent == dependencies);
     assert(accounts == at->account_count);
 }
 

@@ -142,7 +142,7 @@ def test_compacting_never_lowers_the_floor() -> None:
 
 # ── what later versions wrote ─────────────────────────────────────────────────────────────────────
 
-NEWER = ("zones.abc", b'{"version": 1, "network_id": 24, "name": "x"}')
+NEWER = ("gateways.abc", b'{"version": 1, "network_id": 24, "name": "x"}')
 
 
 @pytest.fixture

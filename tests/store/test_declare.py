@@ -28,7 +28,7 @@ from internal_dns.store.declare import (
     to_json,
     to_toml,
 )
-from internal_dns.store.declare.file import KEYS
+from internal_dns.store.declare.file import COLUMNS, KEYS
 from internal_dns.store.declare.lines import Lines
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.store.sqlite import read
@@ -154,6 +154,8 @@ def test_a_document_is_rows_of_the_schemas_columns_with_defaults() -> None:
         "hosts": [{"id": 0x0A7B007D, "name": "iad-1", "region": "iad"}],
         "networks": [{"id": 24, "name": "acme", "organization": "acme"}],
         "apps": [{"network_id": 24, "name": "blog"}, {"network_id": 24, "name": "web"}],
+        "zones": [],
+        "records": [],
         "machines": [
             {
                 "id": "3d8d9930b03989", "network_id": 24, "app": "web",
@@ -602,6 +604,13 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 degrees = st.floats(-90, 90)
 
 
+few_records = st.tuples(
+    st.sampled_from(["db.internal", "*.apps.internal"]),
+    st.just("TXT"),
+    st.sampled_from(['"a"', '"b;" "c"', '"\\" "']),
+) | st.just(("www.internal", "CNAME", "web.internal."))
+
+
 @st.composite
 def catalogs(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
     """Rows of a catalog that is loaded whole: over few names, so that two of them have much in
@@ -627,6 +636,12 @@ def catalogs(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
             )
         for app in draw(st.sets(few_names, max_size=2)):
             rows["flycasts"].append({"network_id": number, "app": app, "address": address(number)})
+        for zone in draw(st.sets(st.just("lan"), max_size=1)):
+            rows["zones"].append({"network_id": number, "name": zone})
+        for owner, rtype, value in draw(st.sets(few_records, max_size=4)):
+            ttl = draw(st.sampled_from([5, 5, 60]))
+            row = {"name": owner, "type": rtype, "value": value, "ttl": ttl}
+            rows["records"].append({"network_id": number, **row})
     for ident in idents if numbers else ():
         number = draw(st.sampled_from(numbers))
         rows["machines"].append(
@@ -751,7 +766,7 @@ def test_the_demo_exported_is_the_demo(tmp_path: Path, kind: Any) -> None:
     )
     carry_out(new, planned)
     for table, key in KEYS.items():
-        columns = ", ".join(wanted.rows()[table][0])
+        columns = ", ".join(COLUMNS[table])
         query = f"SELECT {columns} FROM {table} ORDER BY {', '.join(key)}"
         assert new.execute(query).fetchall() == connection.execute(query).fetchall()
     new.close()

@@ -43,10 +43,33 @@ TABLES = (
     "machine_services",
     "peers",
     "flycasts",
+    "zones",
+    "records",
     "regions",
     "region_latency",
     "hosts",
 )
+
+
+OWNERS = (
+    "pg.internal", "web.internal", "*.internal", "*.apps.internal", "a.b.apps.internal", "x.web.internal",
+    "corp.example", "www.corp.example", "*.corp.example", "www.in.corp.example", "x.y.in.corp.example",
+    "PG.internal", "pg.internal.", "a..b", "", "www.elsewhere",
+)  # fmt: skip
+ZONES = (
+    "corp.example",
+    "in.corp.example",
+    "y.in.corp.example",
+    "lan",
+    "Corp.example",
+    "internal",
+    "",
+)
+VALUES = (
+    ("A", "10.0.0.1"), ("A", "10.0.0.2"), ("A", "bad"), ("AAAA", "fdaa:0:18::1"), ("CNAME", "web.internal"),
+    ("CNAME", "WEB.internal."), ("CNAME", "www.corp.example"), ("ALIAS", "web.internal"),
+    ("ALIAS", "www.corp.example"), ("TXT", '"x"'), ("TXT", "x"), ("NS", "a.b"), ("PTR", "a.b"),
+)  # fmt: skip
 
 
 def six_pn(rng: Random, number: int, free: int = 2) -> str:
@@ -247,6 +270,57 @@ class Changes:
     def flycasts_deleted(self) -> None:
         self.do("DELETE FROM flycasts WHERE network_id = ? AND app = ?", self.network(), self.app())
 
+    def record(self, verb: str = "INSERT OR REPLACE") -> None:
+        rtype, value = self.rng.choice(VALUES)
+        self.do(
+            f"{verb} INTO records VALUES (?, ?, ?, ?, ?)",
+            self.network(),
+            self.rng.choice(OWNERS),
+            rtype,
+            value,
+            self.rng.choice((5, 60, 0, 86_401)),
+        )
+
+    def record_again(self) -> None:
+        self.record("INSERT OR IGNORE")
+
+    def record_changed(self) -> None:
+        self.do("UPDATE records SET ttl = ? WHERE name = ?", 7, self.rng.choice(OWNERS))
+
+    def record_moved(self) -> None:
+        self.do(
+            "UPDATE OR REPLACE records SET network_id = ?, name = ? WHERE name = ?",
+            self.network(),
+            self.rng.choice(OWNERS),
+            self.rng.choice(OWNERS),
+        )
+
+    def records_deleted(self) -> None:
+        self.do(
+            "DELETE FROM records WHERE network_id = ? AND name = ?",
+            self.network(),
+            self.rng.choice(OWNERS),
+        )
+
+    def zone(self) -> None:
+        self.do(
+            "INSERT OR REPLACE INTO zones VALUES (?, ?)", self.network(), self.rng.choice(ZONES)
+        )
+
+    def zone_renamed(self) -> None:
+        self.do(
+            "UPDATE OR REPLACE zones SET name = ? WHERE name = ?",
+            self.rng.choice(ZONES),
+            self.rng.choice(ZONES),
+        )
+
+    def zone_deleted(self) -> None:
+        self.do(
+            "DELETE FROM zones WHERE network_id = ? AND name = ?",
+            self.network(),
+            self.rng.choice(ZONES),
+        )
+
     def network_renamed(self) -> None:
         name = self.rng.choice(("q", "Q", "bad name", ""))
         self.do("UPDATE networks SET name = ? WHERE id = ?", name, self.network())
@@ -305,6 +379,8 @@ class Changes:
                 ("apps", ""),
                 ("flycasts", ", 'fdaa:0:18:0:1::3'"),
                 ("peers (network_id, name, address, region)", ", '', ''"),
+                ("zones", ""),
+                ("records", ", 'A', '10.0.0.1', 5"),
             )
         )
         self.do(sql.format(table, rest), self.network())
@@ -313,10 +389,11 @@ class Changes:
 KINDS: tuple[Callable[[Changes], None], ...] = (
     *((Changes.machine, Changes.insert_machine, Changes.state, Changes.moved, Changes.deleted) * 4),
     *((Changes.metadata, Changes.service, Changes.peer, Changes.flycast, Changes.app_row) * 2),
+    *((Changes.record, Changes.record_again, Changes.zone) * 3),
     *(
         kind
         for name, kind in vars(Changes).items()
-        if name not in ("commit", "do", "ident", "two", "network", "app", "machine")
+        if name not in ("commit", "do", "ident", "two", "network", "app", "machine", "record")
         and callable(kind)
         and not name.startswith("_")
     ),
@@ -353,6 +430,7 @@ def same(quick: Loaded, full: Loaded, *, faults: bool = True) -> None:
         assert all(network.owns_between(address, address) for address in fresh.owners)
         assert network.app_index == fresh.app_index
         assert network.peer_names == fresh.peer_names
+        assert network.below == fresh.below
         assert Counter(network.by_address) == Counter(fresh.by_address)
         assert Counter(network.visible_by_address) == Counter(fresh.visible_by_address)
         assert network.by_address == sorted(network.by_address, key=attrgetter("address"))
@@ -437,6 +515,8 @@ def test_a_change_to_each_table_is_noticed(path: Path, table: str) -> None:
         "regions": "UPDATE regions SET latitude = 1",
         "region_latency": "UPDATE region_latency SET milliseconds = 1",
         "hosts": "UPDATE hosts SET region = 'nrt'",
+        "records": "INSERT INTO records VALUES (24, 'pg.internal', 'A', '10.0.0.1', 5)",
+        "zones": "INSERT INTO zones VALUES (24, 'corp.example')",
     }[table]  # fmt: skip
     with Reader(path) as reader:
         loaded = reader.read()
@@ -501,6 +581,23 @@ FAULTY = {
     "latency": ("INSERT INTO region_latency VALUES ('a', 'b', -1)",
                 "DELETE FROM region_latency WHERE from_region = 'a'"),
     "a host": ("INSERT INTO hosts VALUES (-1, '', 'iad')", "DELETE FROM hosts WHERE id = -1"),
+    "a record": ("INSERT OR REPLACE INTO records VALUES (24, 'pg.internal', 'A', 'x', 5)",
+                 "UPDATE OR REPLACE records SET value = '10.0.0.1'"),
+    "a record's network": ("INSERT OR REPLACE INTO records VALUES (0, 'pg.internal', 'A', '10.0.0.1', 5)",
+                           "DELETE FROM records"),
+    "a record's name": ("INSERT OR REPLACE INTO records VALUES (24, 'PG.internal', 'A', '10.0.0.1', 5)",
+                        "DELETE FROM records"),
+    "a record's name that is not UTF-8": (
+        "INSERT OR REPLACE INTO records VALUES (24, CAST(x'ff41' AS TEXT), 'A', '10.0.0.1', 5)",
+        "DELETE FROM records"),
+    "a record that has no zone": ("INSERT OR REPLACE INTO records VALUES (24, 'a.corp.example', 'A', '10.0.0.1', 5)",
+                                  "DELETE FROM records"),
+    "a record beside a CNAME": (
+        "INSERT OR REPLACE INTO records VALUES (24, 'a.internal', 'A', '10.0.0.1', 5), "
+        "(24, 'a.internal', 'CNAME', 'b.c', 5)",
+        "DELETE FROM records WHERE type = 'A'"),
+    "a zone": ("INSERT OR REPLACE INTO zones VALUES (24, 'internal')", "UPDATE OR REPLACE zones SET name = 'lan'"),
+    "a zone's network": ("INSERT OR REPLACE INTO zones VALUES (0, 'lan')", "DELETE FROM zones"),
     "an id that differs in case": (
         "INSERT INTO machines SELECT upper(id), network_id, app, address, region, process_group, "
         "state, 0, 0, 1, '', ''"
@@ -883,3 +980,53 @@ def test_a_change_of_one_app_forgets_that_app_and_the_lists_only(path: Path) -> 
             if table.repeat(octets, source, SERVER, 0) is not None
         }
         assert kept == {"db.internal", "db.flycast", "regions.db.internal"}
+
+
+# ── records and zones ─────────────────────────────────────────────────────────────────────────────
+
+
+def touched(path: Path, *statements: str) -> frozenset[bytes]:
+    """Return the parts of acme that a commit changes, by the journal and by comparison."""
+    with Reader(path) as reader:
+        before = reader.read()
+        build_indexes(before.catalog)
+        run(path, *statements)
+        quick, full = reader.update(before), load(path, previous=before.catalog)
+        same(quick, full)
+        ((number, parts),) = changed(before.catalog, quick.catalog)
+        assert number == ACME
+        assert parts is not None
+        assert list(changed(before.catalog, full.catalog)) == [(ACME, parts)]
+        return parts
+
+
+def test_a_change_of_a_record_concerns_its_first_label(path: Path) -> None:
+    insert = "INSERT INTO records VALUES (24, '{}', 'A', '10.0.0.1', 5)"
+    assert touched(path, insert.format("a.pg.internal")) == {b"pg"}
+    assert touched(path, insert.format("*.internal")) == {b"*"}
+    run(path, "INSERT INTO zones VALUES (24, 'corp.example')")
+    assert touched(path, insert.format("a.www.corp.example")) == {b"\3www\4corp\7example\0"}
+    assert touched(path, insert.format("corp.example")) == {b"\1@\4corp\7example\0"}
+    assert touched(path, "UPDATE records SET ttl = 7 WHERE name = 'a.pg.internal'") == {b"pg"}
+    assert touched(path, "DELETE FROM records WHERE name = 'a.pg.internal'") == {b"pg"}
+
+
+def test_a_row_that_says_the_same_changes_nothing(path: Path) -> None:
+    run(path, "INSERT INTO records VALUES (24, 'a.internal', 'CNAME', 'b.c', 5)")
+    with Reader(path) as reader:
+        before = reader.read()
+        run(path, "INSERT INTO records VALUES (24, 'a.internal', 'CNAME', 'B.c.', 60)")
+        after = reader.update(before)
+        assert after.catalog.networks[ACME] is before.catalog.networks[ACME]
+
+
+def test_a_change_of_a_zone_concerns_it_and_what_it_is_in(path: Path) -> None:
+    corp = b"\4corp\7example\0"
+    assert touched(path, "INSERT INTO zones VALUES (24, 'corp.example')") == {corp}
+    inner = b"\1b\2in" + corp
+    run(path, "INSERT INTO records VALUES (24, 'x.b.in.corp.example', 'A', '10.0.0.1', 5)")
+    # The records below go into the new zone, and no name of `in` is what it was.
+    parts = touched(path, "INSERT INTO zones VALUES (24, 'b.in.corp.example')")
+    assert parts == {inner, b"\2in" + corp}
+    run(path, "DELETE FROM records")
+    assert touched(path, "DELETE FROM zones WHERE name = 'corp.example'") == {corp}

@@ -35,6 +35,9 @@ web = ["fdaa:0:18:0:1::2"]
 ADDRESS = "fdaa:0:18:1:1:0:1:2"
 PTR = "2.0.0.0.1.0.0.0.0.0.0.0.1.0.0.0.1.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa"
 STOPPED = "no data (1 machine, none started)"
+SRV = "0 1 80 m1.vm.web.internal."
+NO_SERVICE = "no data (no started machine publishes this service)"
+NO_SERVICE_HERE = "no data (no started machine publishes this service here)"
 
 
 @pytest.fixture
@@ -73,10 +76,10 @@ def test_every_answer_that_a_stopped_machine_changes_is_listed(writer: Writer) -
         ("leader.role.kv._metadata.web.internal", "AAAA"): (ADDRESS, STOPPED),
         ("place.kv._metadata.web.internal", "AAAA"): (ADDRESS, STOPPED),
         (r"new\032york.east.place.kv._metadata.web.internal", "AAAA"): (ADDRESS, STOPPED),
-        ("_http._tcp.web.internal", "SRV"): (
-            "0 1 80 m1.vm.web.internal.",
-            "no data (no started machine publishes this service)",
-        ),
+        ("_http._tcp.web.internal", "SRV"): (SRV, NO_SERVICE),
+        ("_http._tcp.iad.web.internal", "SRV"): (SRV, NO_SERVICE_HERE),
+        ("_http._tcp.app.process.web.internal", "SRV"): (SRV, NO_SERVICE_HERE),
+        ("_http._tcp.iad.app.process.web.internal", "SRV"): (SRV, NO_SERVICE_HERE),
         ("m1.vm.web.internal", "AAAA"): (ADDRESS, "no data (the machine is not started)"),
         (PTR, "PTR"): (
             "m1.vm.web.internal.",
@@ -123,6 +126,8 @@ def test_a_region_of_its_own_makes_names_of_every_app_exist(writer: Writer) -> N
         ("ams.web.internal", "NXDOMAIN (no such region)", "no data (no machine matches)"),
         ("ams.app.process.web.internal", "NXDOMAIN (no such region)",
          "no data (no machine matches)"),
+        ("_http._tcp.ams.web.internal", "NXDOMAIN (no such region)", NO_SERVICE_HERE),
+        ("_http._tcp.ams.app.process.web.internal", "NXDOMAIN (no such region)", NO_SERVICE_HERE),
     ]  # fmt: skip
     assert reply["warnings"] == [
         "regions, latency or hosts change: `nearest` names may order their answers differently"
@@ -135,7 +140,7 @@ def test_the_listed_answers_are_bounded_and_all_are_counted(writer: Writer) -> N
     assert some["answers"] == whole["answers"][:3]
     assert (none["answers"], none["lines"]) == ([], [])
     for reply in (whole, some, none):
-        assert (reply["answers_changed"], reply["changes"]) == (17, 1)
+        assert (reply["answers_changed"], reply["changes"]) == (20, 1)
     for limit in (-1, True, "9", 1.5):
         with pytest.raises(BadRequest, match="limit"):
             tried(writer, stopped, limit=limit)

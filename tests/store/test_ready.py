@@ -139,7 +139,7 @@ def test_a_file_of_the_older_schema_answers_byte_for_byte_as_one_that_has_the_de
         for _ in range(100):
             source = random_source(rng, rows)
             name = random_name(rng, rows, source)
-            octets = query(name, natural_type(name, rng))
+            octets = query(name, natural_type(name, rng, rows))
             rotation = rng.getrandbits(32)
             said = [
                 respond(octets, source, SERVER, one.catalog, Rules(), rotation=rotation)

@@ -711,3 +711,51 @@ def test_a_change_that_breaks_off_anywhere_changes_nothing(writer: Writer, after
         writer.connection.set_progress_handler(None, 0)
     assert not writer.connection.in_transaction
     assert content(writer.path) == before
+
+
+# ── records and zones ─────────────────────────────────────────────────────────────────────────────
+
+
+def own_record(name: str, rtype: str, value: str, ttl: int = 5) -> Put:
+    row = {"network_id": ACME, "name": name, "type": rtype, "value": value, "ttl": ttl}
+    return "records", row
+
+
+@pytest.mark.parametrize(
+    ("puts", "why"),
+    [
+        ([own_record("pg.internal", "A", "10.0.0")], "no valid A"),
+        ([own_record("PG.internal", "A", "10.0.0.1")], "the name is written pg.internal"),
+        ([own_record("pg.internal", "A", "10.0.0.1", 86_401)], "the TTL is 0 to 86400"),
+        ([own_record("pg.internal", "AAAA", "fdaa:0:19::1")], "belongs to another network"),
+        ([own_record("pg.corp.example", "A", "10.0.0.1")], "nor in a zone of the network"),
+        (
+            [own_record("a.internal", "CNAME", "b.c"), own_record("a.internal", "TXT", "x")],
+            "cannot stand beside",
+        ),
+        (
+            [own_record("a.internal", "CNAME", "b.c"), own_record("a.internal", "CNAME", "b.d")],
+            "a name has one CNAME",
+        ),
+        ([("zones", {"network_id": ACME, "name": "internal"})], "answered here already"),
+        ([("zones", {"network_id": ACME, "name": "Lan"})], "the name is written lan"),
+    ],
+)
+def test_a_record_or_zone_that_would_not_be_served_is_refused(
+    writer: Writer, puts: list[Put], why: str
+) -> None:
+    assert any(why in fault for fault in refused(writer, *puts))
+
+
+def test_a_zone_and_its_records_are_put_at_once(writer: Writer, path: Path) -> None:
+    writer.write(
+        [
+            own_record("www.corp.example", "A", "10.0.0.1"),
+            ("zones", {"network_id": ACME, "name": "corp.example"}),
+            own_record("a.internal", "CNAME", "B.c"),
+            own_record("a.internal", "CNAME", "b.c."),  # the same
+        ]
+    )
+    network = load(path).catalog.networks[ACME]
+    assert network.zones == {b"\4corp\7example\0"}
+    assert network.records.keys() == {b"\3www\4corp\7example\0", b"\1a\x08internal\0"}

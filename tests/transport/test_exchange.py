@@ -66,6 +66,7 @@ class Upstreams:
     keep: Any = None
     forget: Any = None
     complete: Any = None
+    cut: Any = None
     relay: Any = None
     check: Any = None
 

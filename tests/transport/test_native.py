@@ -128,7 +128,7 @@ def test_a_name_that_is_certainly_not_there_gets_what_the_journey_says(seed: int
     for _ in range(150):
         source = random_source(rng, rows)
         name = maybe_unknown(rng, rows, source)
-        qtype = rng.choice((natural_type(labels(name), rng), AXFR, IXFR, 0, 41, 65_535))
+        qtype = rng.choice((natural_type(labels(name), rng, rows), AXFR, IXFR, 0, 41, 65_535))
         additional = rng.choice(((), (opt(),), (opt(do=True, size=rng.choice((0, 512, 4_096))),)))
         octets = in_other_case(
             rng, query(name, qtype, *additional, flags=rng.choice((RD, 0, RD | CD, RD | AD)))
@@ -231,7 +231,7 @@ def test_both_paths_say_the_same_to_mutated_queries_whatever_the_table_holds(see
         name = maybe_unknown(rng, rows, MACHINE) if rng.random() < 0.5 else random_name(rng, rows)
         options = rng.choices(OPTIONS, k=rng.randint(0, 3))
         additional = rng.choice(((), (opt(),), (opt(*options, size=rng.choice((0, 900))),)))
-        octets = query(name, natural_type(labels(name), rng), *additional)
+        octets = query(name, natural_type(labels(name), rng, rows), *additional)
         good.append(octets)
         if rng.random() < 0.6:
             twins.decide(octets, random_source(rng, rows), SERVER, rotation=rng.getrandbits(32))

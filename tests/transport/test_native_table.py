@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
+
 from internal_dns.core.catalog import NetworkId
 from internal_dns.core.journey import Reply, respond
 from internal_dns.core.relayed import Relayed
@@ -33,11 +35,12 @@ def empty(bound: int = 1 << 30) -> fast.Table:
 
 
 def put(
-    table: fast.Table, name: str, network: int = 1, label: bytes | None = b"web", qtype: int = AAAA
-) -> int:
-    sizes = (len(RECORDS), 0, len(RECORDS))
+    table: fast.Table, name: str, network: int = 1, part: bytes | None = b"web", qtype: int = AAAA,
+    others: tuple[bytes, ...] = (),
+) -> int:  # fmt: skip
+    sizes, parts = (len(RECORDS), 0, len(RECORDS)), None if part is None else (part, *others)
     return table.put(
-        network, wire(name), qtype, QR, (1, 0, 0), 0, 0, RECORDS, sizes, b"", 0, label=label
+        network, wire(name), qtype, QR, (1, 0, 0), 0, 0, RECORDS, sizes, b"", 0, parts=parts
     )
 
 
@@ -51,7 +54,7 @@ def ask(table: fast.Table, name: str, network: int = 1, qtype: int = AAAA) -> by
     return found and found[0]
 
 
-def test_an_answer_goes_with_its_label_and_no_other_does() -> None:
+def test_an_answer_goes_with_its_part_and_no_other_does() -> None:
     table = empty()
     for number in range(3_000):
         put(table, f"n{number}.internal", 1 + number % 2, b"app%d" % (number % 7))
@@ -66,7 +69,36 @@ def test_an_answer_goes_with_its_label_and_no_other_does() -> None:
     assert table.forget(1, None, 10) == 0
 
 
-def test_an_answer_without_a_label_goes_with_the_network() -> None:
+def test_an_answer_of_several_parts_goes_with_the_first_that_changes() -> None:
+    table, zone = empty(), wire("x" * 63 + "." + "corp.example")
+    others = (zone, b"*", *(b"p%d" % n for n in range(fast.MOST_PARTS - 3)))
+    for name in ("a.internal", "b.internal"):
+        put(table, name, others=others)
+    put(table, "c.internal")
+    put(table, "d.internal", part=zone)
+    assert table.forget(2, zone, 10) == 0
+    assert table.forget(1, b"\1" + zone, 10) == 0
+    assert table.forget(1, zone, 1) == 1
+    assert table.forget(1, zone, 10) == 2
+    assert names(table) == {(1, wire("c.internal"))}
+    for gone in (zone, *others):
+        assert table.forget(1, gone, 10) == 0
+    put(table, "a.internal", others=others)
+    put(table, "a.internal", part=b"db")  # in place of that one
+    assert table.forget(1, b"web", 10) == 1
+    assert table.forget(1, b"p0", 10) == 0
+    assert table.forget(1, b"db", 10) == 1
+    assert table.answers == 0
+
+
+@pytest.mark.parametrize("parts", [(), (b"",), (b"x" * 256,), (b"x",) * 65])
+def test_parts_that_cannot_be_are_refused(parts: tuple[bytes, ...]) -> None:
+    sizes = (len(RECORDS), 0, len(RECORDS))
+    with pytest.raises(ValueError):
+        empty().put(1, wire("a"), AAAA, QR, (1, 0, 0), 0, 0, RECORDS, sizes, b"", 0, parts=parts)
+
+
+def test_an_answer_without_a_part_goes_with_the_network() -> None:
     table = empty()
     put(table, "_apps.internal", 1, None, TXT)
     put(table, "_apps.internal", 2, None, TXT)
@@ -93,7 +125,7 @@ def test_what_was_repeated_of_what_is_forgotten_is_told() -> None:
 def test_the_chains_grow_and_everything_is_found_meanwhile() -> None:
     table, rng = empty(), Random(1)
     for number in range(20_000):
-        put(table, f"n{number}.internal", label=b"l%d" % (number % 997))
+        put(table, f"n{number}.internal", part=b"l%d" % (number % 997))
         if number % 50 == 0:
             other = rng.randrange(number + 1)
             assert ask(table, f"n{other}.internal") is not None

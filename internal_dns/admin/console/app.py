@@ -82,6 +82,7 @@ class App:
             Route("/networks/{network:int}", self.page(_network)),
             Route("/networks/{network:int}/peers", self.page(_peers)),
             Route("/networks/{network:int}/flycasts", self.page(_flycasts)),
+            Route("/networks/{network:int}/records", self.page(_records)),
             Route("/networks/{network:int}/apps/{app}", self.page(self._app)),
             Route(
                 "/networks/{network:int}/apps/{app}/machines/{machine}", self.page(self._machine)
@@ -281,6 +282,10 @@ def _flycasts(request: Request, catalog: Catalog) -> tuple[str, Values]:
     return "flycasts.html", pages.flycasts(
         catalog, request.path_params["network"], _choice(request)
     )
+
+
+def _records(request: Request, catalog: Catalog) -> tuple[str, Values]:
+    return "records.html", pages.records(catalog, request.path_params["network"], _choice(request))
 
 
 def _search(request: Request, catalog: Catalog) -> tuple[str, Values]:

@@ -6,6 +6,7 @@ that browsing a catalog with a million machines does not delay answers.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Peer, Service
+from internal_dns.core.own import RECORD_TYPES, unpack_sets
 from internal_dns.core.records import address_text
 from internal_dns.core.requester import hex48
+from internal_dns.store.presentation import name_text, rdata_text
 from internal_dns.store.sqlite import UnusableCatalog, connect
 
 PAGE: Final = 50
@@ -30,6 +33,10 @@ SORTED: Final = 10_000  # rows of the longest list that is sorted
 ALIKE: Final = 5_000  # app names compared with a misspelled one
 EXAMINED: Final = 200_000  # apps, peers and networks that a search examines
 
+VALUES: Final = 10  # of one set of records
+CUT: Final = 200  # characters of a value
+
+TYPES: Final = {number: name for name, number in RECORD_TYPES.items()}
 T = TypeVar("T")
 Values = dict[str, Any]
 
@@ -175,6 +182,69 @@ def flycasts(catalog: Catalog, number: int, choice: Choice = Choice()) -> Values
     found = listing(sorted(net.flycasts), choice, lambda name: name, {"app": lambda name: name})
     rows = [(name, net.flycasts[name]) for name in found.part.items]
     return {"network": net, "listing": found, "flycasts": rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of one type at a name."""
+
+    name: str
+    type: str
+    ttl: int
+    values: Sequence[str]
+    more: int  # values that are not shown
+
+
+def records(catalog: Catalog, number: int, choice: Choice = Choice()) -> Values:
+    """Return the zones of a network, and its records by owner."""
+    net = network_of(catalog, number)
+    owners, looked_at = list(net.records), len(net.records)
+    if wanted := choice.text.lower():
+        looked_at = min(len(owners), FILTERED // 2 if "." in wanted else FILTERED)
+        owners = _holding(owners[:looked_at], wanted)
+    if len(owners) <= SORTED:
+        owners.sort(key=_dotted)
+    shown = Listing(part(owners, choice.page), choice, (), looked_at, len(net.records))
+    rows = [row for owner in shown.part.items for row in _sets(owner, net.records[owner])]
+    zones = [name_text(apex) for apex in islice(net.zones, SORTED)]
+    return {
+        "network": net,
+        "listing": shown,
+        "records": rows,
+        "zones": sorted(zones)[:PAGE],
+        "zone_count": len(net.zones),
+    }
+
+
+def _holding(owners: Sequence[bytes], wanted: str) -> list[bytes]:
+    """Return the names in wire form that hold a text. Hot path: they are compared as octets, and put
+    into words only where a dot of the text may be another octet."""
+    parts = wanted.encode().split(b".")
+    found = list(filter(re.compile(b"[\x01-\x3f]".join(map(re.escape, parts))).search, owners))
+    if len(parts) > 1:
+        octets = wanted.encode()
+        found = [each for each in found if octets in _dotted(each)]
+    return found
+
+
+def _dotted(name: bytes) -> bytes:
+    labels, at = [], 0
+    while size := name[at]:
+        labels.append(name[at + 1 : at + 1 + size])
+        at += 1 + size
+    return b".".join(labels)
+
+
+def _sets(owner: bytes, packed: bytes) -> Iterator[Records]:
+    for one in unpack_sets(packed):
+        texts = [_cut(rdata_text(one.type, rdata)) for rdata in one.rdata[:VALUES]]
+        yield Records(
+            name_text(owner), TYPES[one.type], one.ttl, texts, len(one.rdata) - len(texts)
+        )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CUT else f"{text[:CUT]}…"
 
 
 def app(
@@ -328,6 +398,7 @@ class Results:
     machines: list[tuple[Network, Machine]] = field(default_factory=list)
     peers: list[tuple[Network, Peer]] = field(default_factory=list)
     owners: list[tuple[Network, str]] = field(default_factory=list)
+    records: list[tuple[Network, str]] = field(default_factory=list)
     stopped: bool = False
 
     @property
@@ -338,6 +409,7 @@ class Results:
             self.machines,
             self.peers,
             self.owners,
+            self.records,
         )
         return sum(len(kind) for kind in kinds)
 
@@ -358,7 +430,7 @@ def search(catalog: Catalog, text: str) -> Results:
         return found
     for number in sorted(catalog.networks):
         net = catalog.networks[number]
-        left -= 1 + len(net.apps) + len(net.peers)
+        left -= 1 + len(net.apps) + len(net.peers) + len(net.records)
         if left < 0:
             found.stopped = True
             break
@@ -374,6 +446,8 @@ def search(catalog: Catalog, text: str) -> Results:
             ((net, net.peers[name]) for name in sorted(net.peers) if wanted in name),
             found,
         )
+        owners = _holding([*net.zones, *net.records], wanted.decode())
+        _add(found.records, ((net, name_text(owner)) for owner in owners), found)
         for each in net.apps.values():
             _add(found.machines, ((net, m) for m in _starting(each, wanted)), found)
     return found

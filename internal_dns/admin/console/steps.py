@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from ipaddress import AddressValueError, IPv6Address
+from itertools import islice
 from struct import pack, unpack_from
 from typing import Any, Final
 
@@ -19,16 +21,20 @@ from internal_dns.admin.presentation import ADVERTISED, InvalidQuestion, query_f
 from internal_dns.core import names
 from internal_dns.core.catalog import Catalog
 from internal_dns.core.explain import Explanation, Verdict, explain
-from internal_dns.core.journey import Forward, Rules, asked_in, depends_on, identify, our_zone
+from internal_dns.core.journey import Forward, Rules, identify
+from internal_dns.core.lookup import NoSuchName, View
 from internal_dns.core.requester import Requester
-from internal_dns.core.wire import HEADER, MAX_MESSAGE, Query, read_query
+from internal_dns.core.resolve import asked_in, depends_on, our_zone, walk, zone_for
+from internal_dns.core.wire import HEADER, MAX_MESSAGE, Query, Type, read_query
+from internal_dns.store.presentation import name_text
 
 # Machines that an explained answer may be made from. Sorting more would hold the interpreter, and
 # thereby delay answers.
 MAX_MACHINES: Final = 20_000
 MAX_JUDGED: Final = 2_000  # machines that get a reason each
+COMPARED: Final = 5_000  # names of records that are compared with a misspelled one
 SHOWN: Final = 200  # machines shown, and records of the reply
-TYPES: Final = ("AAAA", "TXT", "SRV", "PTR", "SOA", "NS", "A", "MX", "ANY")
+TYPES: Final = tuple("AAAA TXT SRV PTR SOA NS A CNAME MX HTTPS SVCB CAA ANY".split())
 TRANSPORTS: Final = {"udp": "UDP, 1,232 octets", "udp8192": "UDP, 8,192 octets", "tcp": "TCP"}
 _LOOPBACK: Final = bytes(15) + b"\1"
 _DESTINATION: Final = bytes(16)  # outside the prefix, so every network may query it
@@ -90,7 +96,8 @@ def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any
     limit = MAX_MESSAGE if tcp else min(size, rules.udp_limit)
     return {
         "steps": {title: _sentence(says) for title, says in story.steps},
-        "suggested": suggest_names(story),
+        "aliases": [f"An alias {says}" for title, says in story.steps if title == "alias"],
+        "suggested": suggest_names(story) or _similar_records(octets, source, catalog, rules),
         "labels": labels,
         "type": dns.rdatatype.to_text(asked.rdtype),
         "forwarded": isinstance(story.outcome, Forward),
@@ -102,13 +109,16 @@ def journey(question: Question, catalog: Catalog, rules: Rules) -> dict[str, Any
 def count_machines(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> int:
     """Return the number of machines, at most, from which the answer is made."""
     query = read_query(octets)
-    zone = our_zone(query.labels, rules.prefix) if isinstance(query, Query) else None
-    if not isinstance(query, Query) or zone is None:
+    if not isinstance(query, Query):
         return 0
     who = identify(query, source, _DESTINATION, catalog, rules)
     if not isinstance(who, Requester):
         return 0
-    asked = asked_in(zone, query.labels, rules.prefix)
+    labels = _last_name(query, who, catalog, rules)
+    zone = our_zone(labels, rules.prefix)
+    if zone is None:
+        return 0
+    asked = asked_in(zone, labels, rules.prefix)
     if (label := depends_on(asked)) is not None:
         found = who.network.apps.get(label)
         return len(found.machines) if found else 0
@@ -119,12 +129,42 @@ def count_machines(octets: bytes, source: bytes, catalog: Catalog, rules: Rules)
     return 0
 
 
+def _last_name(query: Query, who: Requester, catalog: Catalog, rules: Rules) -> names.Labels:
+    """Return the name that aliases lead to; the name itself when it is none."""
+    network = who.network
+    if not network.records or zone_for(query.labels, network, rules.prefix) is None:
+        return query.labels
+    way = walk(query.labels, View(who, catalog, qtype=Type.CNAME), rules.prefix)
+    if way.steps and not way.steps[0].by:
+        return query.labels
+    return walk(query.labels, View(who, catalog, qtype=query.qtype), rules.prefix).steps[-1].labels
+
+
 def suggest_names(story: Explanation) -> list[str]:
     """Return the names that the explanation suggests instead of a name without an answer."""
     steps = dict(story.steps)
     names = re.findall(r"try (\S+)$", steps.get("hint", ""))
     _, _, near = steps.get("apps", "").partition("similar: ")
     return names or [f"{app}.internal" for app in near.split(", ") if app]
+
+
+def _similar_records(octets: bytes, source: bytes, catalog: Catalog, rules: Rules) -> list[str]:
+    """Return the names of records that are most similar to one that does not exist."""
+    query = read_query(octets)
+    who = (
+        identify(query, source, _DESTINATION, catalog, rules) if isinstance(query, Query) else None
+    )
+    if not isinstance(query, Query) or not isinstance(who, Requester) or not who.network.records:
+        return []
+    network = who.network
+    if zone_for(query.labels, network, rules.prefix) is None:
+        return []
+    way = walk(query.labels, View(who, catalog, qtype=query.qtype), rules.prefix)
+    if not isinstance(way.found, NoSuchName) or way.chain:
+        return []
+    wanted, length = name_text(names.wire(query.labels)), len(names.wire(query.labels))
+    near = [each for each in islice(network.records, COMPARED) if abs(len(each) - length) <= 2]
+    return get_close_matches(wanted, [name_text(each) for each in near], 3, 0.8)
 
 
 def _sentence(says: str) -> str:

@@ -6,6 +6,8 @@
                  peer …      peer.py      NETWORK/PEER
                  region …    region.py    its code
                  flycast …   flycast.py   NETWORK/APP [ADDRESS]
+                 record …    record.py    NETWORK/NAME [TYPE [VALUE]]
+                 zone …      zone.py      NETWORK/ZONE
 
 Each file looks the row up by the name given (lookup.py), builds the change, and has it made and
 reported (common.py).

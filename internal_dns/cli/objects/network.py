@@ -40,7 +40,7 @@ def network_list(catalog: str, as_json: bool, routes: bool) -> None:
 @command(network, "show")
 @click.argument("name", shell_complete=suggest.networks)
 def network_show(catalog: str, as_json: bool, name: str) -> None:
-    """Show a network with its apps and peers."""
+    """Show a network with its apps, peers, zones and the number of its records."""
     row = find_network(catalog, name)
     own = {"network_id": row["id"]}
     apps = {r["name"] for r in read_rows(catalog, "apps", own)} | {
@@ -48,7 +48,10 @@ def network_show(catalog: str, as_json: bool, name: str) -> None:
     }
     peers = [r["name"] for r in read_rows(catalog, "peers", own)]
     prefix = slash_48(row["id"], settings().prefix)
-    show_one(row | {"prefix": prefix, "apps": sorted(apps), "peers": peers}, as_json)
+    zones = [r["name"] for r in read_rows(catalog, "zones", own)]
+    records = len(read_rows(catalog, "records", own))
+    shown = {"apps": sorted(apps), "peers": peers, "zones": zones, "records": records}
+    show_one(row | {"prefix": prefix, **shown}, as_json)
 
 
 @command(network, "add", writes=True)
@@ -85,12 +88,14 @@ def network_set(name: str, new_name: str | None, catalog: str, **to: Any) -> Non
 @command(network, "rm", writes=True)
 @click.argument("name", shell_complete=suggest.networks)
 @click.option(
-    "--cascade", is_flag=True, help="Also remove its apps, machines, peers and flycast addresses."
+    "--cascade",
+    is_flag=True,
+    help="Also remove its apps, machines, peers, flycast addresses, zones and records.",
 )
 def network_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     """Remove a network."""
     number = find_network(catalog, name)["id"]
-    tables = ("machines", "apps", "peers", "flycasts")
+    tables = ("machines", "apps", "peers", "flycasts", "records", "zones")
     inside = sum(len(read_rows(catalog, table, {"network_id": number})) for table in tables)
     if inside and not cascade:
         raise OperatorError(

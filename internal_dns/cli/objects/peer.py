@@ -57,7 +57,7 @@ def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
     if not wireguard:
         show_one(row, as_json)
         return
-    from internal_dns.cli.wireguard import split_dns
+    from internal_dns.cli.wireguard import is_plain_zone, split_dns
 
     prefix = settings().prefix
     if not slash_48(number, prefix) or not _is_address(row["address"]):
@@ -66,7 +66,9 @@ def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
         raise OperatorError(
             what, why, "See what is wrong with the row: internal-dns check", FINDING
         )
-    configuration = split_dns(row["address"], number, prefix)
+    rows = read_rows(catalog, "zones", {"network_id": number})
+    zones = tuple(row["name"] for row in rows if is_plain_zone(row["name"], prefix))
+    configuration = split_dns(row["address"], number, prefix, zones)
     if as_json:
         print_json(configuration.value())
     else:

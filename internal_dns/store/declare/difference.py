@@ -21,6 +21,8 @@ from internal_dns.store.declare.file import (
     key_text,
 )
 from internal_dns.store.declare.values import octets
+from internal_dns.store.presentation import canonical_value
+from internal_dns.store.schema import RECORDS
 
 Sign = Literal["+", "~", "-"]
 
@@ -79,7 +81,7 @@ class Difference:
                         f"{table} {key_text(table, row)}: not changed: "
                         "no statement can address its key"
                     )
-                elif (key := _key(table, row)) in before:
+                elif (key := self.key_of_present(table, row)) in before:
                     self.delete(table, row)
                 else:
                     before[key] = row
@@ -90,9 +92,18 @@ class Difference:
                 old = before.get(key)
                 if old is None and table == "apps" and key in self.old_apps & self.new_apps:
                     continue
-                if old is None or _compared(old) != _compared(row):
+                if old is None or _compared(table, old) != _compared(table, row):
                     self.puts.append((table, row))
+                    if table == "records" and old is not None and old["value"] != row["value"]:
+                        self.delete(table, old)  # its key has another spelling of the value
         self.deletes.sort(key=lambda pair: (ORDER.index(pair[0]), _in_order(pair[1].values())))
+
+    def key_of_present(self, table: str, row: Row) -> tuple[Any, ...]:
+        """Return the key of a present row: of a record with its value as documents write it."""
+        key = _key(table, row)
+        if table != "records" or key in self.wanted[table]:  # reading a value takes its time
+            return key
+        return (*key[:-1], canonical_value(row["type"], row["value"]))
 
     def delete(self, table: str, row: Row) -> None:
         self.deletes.append((table, {column: row[column] for column in KEYS[table]}))
@@ -120,6 +131,12 @@ class Difference:
                 "flycast",
                 lambda row: f"{self.app_name(row)} {cell_text(row['address'])}",
             ),
+            *self.row_changes(
+                "zones",
+                "zone",
+                lambda row: f"{self.network_name(row['network_id'])}/{cell_text(row['name'])}",
+            ),
+            *self.row_changes("records", "record", self.record_name),
             *self.row_changes("organizations", "organization", lambda row: cell_text(row["slug"])),
             *self.row_changes("regions", "region", lambda row: cell_text(row["code"])),
             *self.row_changes("region_latency", "latency", _pair),
@@ -216,6 +233,10 @@ class Difference:
     def app_name(self, row: Row) -> str:
         return f"{self.network_name(row['network_id'])}/{cell_text(row['app'])}"
 
+    def record_name(self, row: Row) -> str:
+        words = " ".join(cell_text(row[column]) for column in ("name", "type", "value"))
+        return f"{self.network_name(row['network_id'])}/{words}"
+
     def network_name(self, number: object) -> str:
         """Return the name of a network in the document, else in the file, else its number."""
         row = self.wanted["networks"].get((number,)) or self.before["networks"].get((number,)) or {}
@@ -266,8 +287,12 @@ def _canonical(address: Any) -> Any:
     return address if packed is None else inet_ntop(AF_INET6, packed)
 
 
-def _compared(row: Row) -> Row:
-    """Return a row's cells as the reader of the catalog interprets them."""
+def _compared(table: str, row: Row) -> Row:
+    """Return a row's cells as the reader of the catalog interprets them. Those of the key of a
+    record were compared before."""
+    if table == "records":
+        ttl = row["ttl"]
+        return {"ttl": RECORDS.column("ttl").default if ttl is None else ttl}
     return {column: _meant(column, value) for column, value in row.items()}
 
 

@@ -182,6 +182,11 @@ class _Export:
         for row in self.rows["flycasts"]:
             flycasts = networks[row["network_id"]].setdefault("flycasts", {})
             flycasts.setdefault(row["app"], []).append(row["address"])
+        for row in self.rows["zones"]:
+            networks[row["network_id"]].setdefault("zones", []).append(row["name"])
+        for row in self.rows["records"]:
+            records = networks[row["network_id"]].setdefault("records", [])
+            records.append(_document_table(row, fields.RECORD))
         return networks
 
     def network_id(self, number: int) -> int | str:

@@ -11,6 +11,7 @@ from internal_dns.store import schema
 from internal_dns.store.declare.text import to_json
 from internal_dns.store.declare.values import (
     ADDRESS,
+    DOMAIN_NAME,
     FLAG,
     HOST_ID,
     NAME,
@@ -83,12 +84,25 @@ APP: Final = {
     )
 }
 PEER: Final = fields_of(schema.PEERS, "network_id", "name")
+RECORD: Final = fields_of(schema.RECORDS, "network_id")
 _FLYCASTS: Final = table_of({"type": "array", "items": dict(ADDRESS.schema)}, NAME)
 NETWORK: Final = fields_of(schema.NETWORKS, "name") | {
     "apps": Field("apps", table_of(object_of(APP), NAME), "Apps by name.", {}),
     "peers": Field("peers", table_of(object_of(PEER), NAME), "WireGuard peers by name.", {}),
     "flycasts": Field(
         "flycasts", _FLYCASTS, "Addresses on this network, by the app they lead to.", {}
+    ),
+    "zones": Field(
+        "zones",
+        array_of(DOMAIN_NAME.schema),
+        "Private zones of this network alone: all names in them are answered from its records.",
+        [],
+    ),
+    "records": Field(
+        "records",
+        array_of(object_of(RECORD)),
+        "Records of its own, in .internal and its zones.",
+        [],
     ),
 }
 ORGANIZATION: Final = fields_of(schema.ORGANIZATIONS, "slug")

@@ -74,6 +74,8 @@ _KINDS: Final = {
     "machine": ("machine", "machines"),
     "peer": ("peer", "peers"),
     "flycast": ("flycast address", "flycast addresses"),
+    "zone": ("zone", "zones"),
+    "record": ("record", "records"),
     "organization": ("organization", "organizations"),
     "region": ("region", "regions"),
     "latency": ("latency pair", "latency pairs"),

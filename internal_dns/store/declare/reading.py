@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from socket import AF_INET6, inet_ntop
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from internal_dns.core.catalog_rules import DEFAULT_RULES, CatalogRules
 from internal_dns.core.names import APEX_WORDS, RESERVED
@@ -29,6 +30,16 @@ from internal_dns.store.declare.values import (
     read_table,
     slash_48,
 )
+from internal_dns.store.presentation import (
+    Place,
+    Record,
+    is_public_tld,
+    losers,
+    read_record,
+    read_zone,
+)
+
+_RECORD_DO: Final = "Write it as docs/records.md says"
 
 
 def parse(
@@ -150,6 +161,8 @@ class _Reading:
                 self.check_network(address, number, here)
                 self.check_unique(here, "flycast", (name, app, address), "this address")
                 self.add_row("flycasts", {}, network_id=number, app=app, address=address)
+        zones = frozenset(self.read_zones(number, name, values, path))
+        self.read_records(number, name, values, path, zones)
 
     def network_id(self, number: int | bytes | None, path: Path) -> int | None:
         """Return the network's id, or None and add a fault."""
@@ -216,6 +229,54 @@ class _Reading:
         if name.lower() == "_page":
             self.add_warning(path, "_page is reserved for pages of lists", "Rename it")
         self.mention_region(row.get("region") or None, (*path, "region"))
+
+    def read_zones(
+        self, number: int | None, network: str, values: Row, path: Path
+    ) -> Iterator[bytes]:
+        """Yield the apexes of a network's private zones."""
+        for text, at in self.elements(values, path, "zones"):
+            if self.read_value(SOME_TEXT, text, at) is None:
+                continue
+            zone = read_zone(text, self.prefix)
+            if isinstance(zone, str):
+                self.add_fault(at, f"{quoted(text)} cannot be a zone: {zone}", "Use another name")
+                continue
+            self.check_unique(at, "zone", (network, zone.name), "this zone")
+            self.add_row("zones", {}, network_id=number, name=zone.name)
+            if is_public_tld(zone.apex):
+                what = f"{zone.name} is a top-level domain of the Internet"
+                do = "Its names there are out of reach for this network: make zones of the names you need"
+                self.add_warning(at, what, do)
+            yield zone.apex
+
+    def read_records(
+        self,
+        number: int | None,
+        network: str,
+        values: Row,
+        path: Path,
+        zones: Collection[bytes],
+    ) -> None:
+        owners: dict[bytes, dict[Record, Path]] = defaultdict(dict)
+        for item, at in self.elements(values, path, "records"):
+            cells = self.read_fields(at, item, fields.RECORD)
+            if number is None or len(cells) < len(fields.RECORD):
+                continue
+            place = Place(self.prefix + number.to_bytes(4, "big"), zones)
+            record = read_record(cells["name"], cells["type"], cells["value"], cells["ttl"], place)
+            if isinstance(record, str):
+                self.add_fault(at, f"{quoted(cells['name'])} {cells['type']}: {record}", _RECORD_DO)
+                continue
+            key = network, record.name, record.type, record.value
+            if self.check_unique(at, "record", key, "this record"):
+                owners[record.owner][record] = at
+            written = {"name": record.name, "value": record.value}
+            self.add_row("records", cells | written, network_id=number)
+        for records in owners.values():
+            for record, why in losers(list(records)):
+                self.add_fault(
+                    records[record], f"{quoted(record.name)} {record.type}: {why}", "Remove one"
+                )
 
     # ── shared by the methods above ───────────────────────────────────────────────────────────────
 

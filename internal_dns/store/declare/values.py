@@ -125,6 +125,14 @@ def _one_of(domain: Domain) -> Kind:
     return Kind(read, {"enum": list(domain.choices)})
 
 
+def _record_type(value: Any) -> str:
+    text, choices = _text(value), schema.RECORD_TYPE.choices
+    if text in choices:
+        return text
+    do = f"Write {text.upper()}" if text.upper() in choices else f"Use {', '.join(choices)}"
+    raise InvalidValue(f"{quoted(value)} is not a type of record", do)
+
+
 def octets(text: object) -> bytes | None:
     """Return the 16 octets of an address, or None."""
     try:
@@ -207,6 +215,8 @@ NETWORK_ID: Final = Kind(
         ]
     },
 )
+# store/presentation.py reads them: whether a name has a place depends on its network.
+DOMAIN_NAME: Final = SOME_TEXT
 HOST_ID: Final = Kind(host_id, {"pattern": f"^({_HOST_BITS.pattern})$"})
 
 # Domains that documents write in their own way; any other follows from its declaration.
@@ -217,6 +227,8 @@ _OWN: Final[Mapping[Domain, Kind]] = {
         _name_or_none, {"type": "string", "pattern": f"^{schema.NAME_OR_NONE.pattern}$"}
     ),
     schema.ADDRESS: ADDRESS,
+    schema.DOMAIN_NAME: DOMAIN_NAME,
+    schema.RECORD_TYPE: Kind(_record_type, {"enum": list(schema.RECORD_TYPE.choices)}),
     schema.NETWORK_ID: NETWORK_ID,
     schema.HOST_ID: HOST_ID,
     schema.FLAG: FLAG,

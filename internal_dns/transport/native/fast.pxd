@@ -15,6 +15,7 @@ cdef extern from "worker.h" nogil:
         ASKED
         REPEATED
         ACCOUNTS
+        MAX_PARTS
         MAX_QUERY
         HEADER
         OWN_PORTS
@@ -120,13 +121,15 @@ cdef extern from "worker.h" nogil:
         uint16_t qtype
         uint8_t variant
         uint8_t length
-        uint64_t label_hash
+        uint32_t part_count
+        const uint64_t *parts
         const uint8_t *name
         uint16_t flags
         uint16_t *counts
         uint16_t cell
         uint8_t extended
         bint names_zone
+        uint32_t lead
         uint32_t unit
         uint32_t turns
         uint32_t records
@@ -152,14 +155,16 @@ cdef extern from "worker.h" nogil:
     bint remove_answer(table *, uint32_t network, uint16_t qtype, uint8_t variant, const uint8_t *name, uint8_t length)
     answer *find_kept(const table *, uint32_t network, uint16_t qtype, uint8_t variant, const uint8_t *name,
                       uint8_t length)
-    network *make_network(const table *, uint32_t number, uint64_t labels)
+    network *make_network(const table *, uint32_t number, uint64_t labels, uint64_t zones)
+    void add_zone(const table *, network *, const uint8_t *name, uint32_t length)
+    void add_everything(network *, bint outside)
     network *find_network(const table *, uint32_t number)
     void publish_network(table *, network *)
     bint remove_network(table *, uint32_t number)
     const uint64_t *key_of(const node *)
     relayed *relayed_of(const answer *)
-    uint64_t hash_label(const table *, uint32_t network, const uint8_t *label)
-    answer *find_dependent(const table *, uint32_t network, const uint8_t *label)
+    uint64_t hash_part(const table *, uint32_t network, const uint8_t *part, uint32_t length)
+    answer *find_dependent(const table *, uint32_t network, const uint8_t *part, uint32_t length)
     void forget_answer(table *, answer *)
     account **account_link(const table *, uint32_t number)
     void drop_account(table *, uint32_t number)

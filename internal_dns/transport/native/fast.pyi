@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 FAIR_QUEUES: Final[int]
@@ -9,6 +9,7 @@ UNKNOWN_DEPTHS: Final[int]
 OTHER_TYPE: Final[int]
 LARGEST_ANSWER: Final[int]
 MAX_OWN_PORTS: Final[int]
+MOST_PARTS: Final[int]
 
 def spread(descriptor: int, flows: int, ipv6: bool) -> None: ...
 
@@ -36,8 +37,8 @@ class Table:
     def set_options(self, secret: bytes, nsid: bytes) -> None: ...
     def put(
         self, network: int, name: bytes, qtype: int, flags: int, counts: Sequence[int], unit: int, turns: int,
-        records: bytes, sizes: Sequence[int], options: bytes, cell: int, indivisible: bool = False,
-        label: bytes | None = None,
+        records: bytes, sizes: Sequence[int], options: bytes, cell: int, indivisible: bool = False, lead: int = 0,
+        leading: int = 0, parts: Collection[bytes] | None = None,
     ) -> int: ...  # fmt: skip
     def put_relayed(
         self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool, flags: int, extended: int,
@@ -49,7 +50,7 @@ class Table:
         self, name: bytes, qtype: int, dnssec_ok: bool, checking_disabled: bool
     ) -> bool: ...
     def forget(
-        self, network: int, label: bytes | None, most: int, hot: list[tuple[bytes, int]] | None = None
+        self, network: int, part: bytes | None, most: int, hot: list[tuple[bytes, int]] | None = None
     ) -> int: ...  # fmt: skip
     def forget_all(
         self, network: int, most: int, hot: list[tuple[bytes, int]] | None = None
@@ -90,8 +91,11 @@ class Table:
     def kept(self) -> list[tuple[int, bytes, int, int]]: ...
 
 class Network:
-    def __init__(self, table: Table, number: int, room: int) -> None: ...
+    def __init__(
+        self, table: Table, number: int, room: int, zones: Collection[bytes] = ()
+    ) -> None: ...
     def add(self, labels: Iterable[bytes]) -> None: ...
+    def add_everything(self, outside: bool = False) -> None: ...
     def publish(self) -> None: ...
 
 class Asked:

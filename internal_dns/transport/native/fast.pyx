@@ -22,6 +22,7 @@ UNKNOWN_DEPTHS = DEPTHS
 OTHER_TYPE = BY_TYPE
 LARGEST_ANSWER = MAX_RECORDS
 MAX_OWN_PORTS = OWN_PORTS
+MOST_PARTS = MAX_PARTS
 
 
 def spread(int descriptor, unsigned int flows, bint ipv6):
@@ -114,26 +115,33 @@ cdef class Table:
 
     def put(self, unsigned int network, bytes name, unsigned short qtype, unsigned short flags, counts,
             unsigned int unit, unsigned int turns, bytes records, sizes, bytes options, unsigned short cell,
-            bint indivisible=False, bytes label=None):
+            bint indivisible=False, unsigned int lead=0, unsigned int leading=0, parts=None):
         """Store an answer of *network*; return the octets it takes. Others are evicted until all are within the bound.
 
-        It depends on the app of *label*, or with None on the whole network.
+        It depends on these *parts* of the network, at most MOST_PARTS, or with None on the whole network.
 
         *records* are answer, authority and additional section without OPT; the first *turns* of them, of *unit* octets
         each, take turns in being first. *counts* are theirs, *options* go into OPT. *sizes* are the octets of the answer
         section in *records*, of the authority section, and of all sections, the answer's even when it is not there.
-        An *indivisible* answer that does not fit leaves none of its records.
+        An *indivisible* answer that does not fit leaves none of its records. The first *leading* records, of *lead*
+        octets, are aliases: they stay in front of those that take turns.
         """
         cdef answer_spec answer
         fill(&answer, network, name, qtype, flags, counts, records, options, cell)
         answer.unit, answer.turns = unit, turns
         answer.shown, answer.authority, answer.whole = sizes
         answer.indivisible = indivisible
+        answer.lead, answer.chain = lead, leading
         check_shape(&answer)
-        cdef bytes whole
-        if label is not None:
-            whole = with_length(label)
-            answer.label_hash = hash_label(self.table, network, whole)
+        cdef uint64_t[MAX_PARTS] hashes
+        cdef bytes part
+        if parts is not None:
+            if not 0 < len(parts) <= MAX_PARTS:
+                raise ValueError("no parts, or too many")
+            for part in parts:
+                hashes[answer.part_count] = hash_part(self.table, network, part, checked_length(part))
+                answer.part_count += 1
+            answer.parts = hashes
         return self.keep(&answer)
 
     def put_relayed(self, bytes name, unsigned short qtype, bint dnssec_ok, bint checking_disabled,
@@ -183,17 +191,17 @@ cdef class Table:
 
     # ── what goes when something changes ──────────────────────────────────────────────────────────────────────────
 
-    def forget(self, unsigned int network, bytes label, int most, list hot=None):
-        """Forget at most *most* answers that depend on *label* of *network*, with None on the whole network; return how
+    def forget(self, unsigned int network, bytes part, int most, list hot=None):
+        """Forget at most *most* answers that depend on *part* of *network*, with None on the whole network; return how
         many. The (name, QTYPE) of those that were repeated are appended to *hot*."""
-        cdef bytes whole = None if label is None else with_length(label)
         cdef const uint8_t *at = NULL
+        cdef uint32_t length = 0
         cdef answer *found
         cdef int forgotten = 0
-        if whole is not None:
-            at = whole
+        if part is not None:
+            at, length = part, checked_length(part)
         while forgotten < most:
-            found = find_dependent(self.table, network, at)
+            found = find_dependent(self.table, network, at, length)
             if found is NULL:
                 break
             if hot is not None and found.hits and not found.relayed:
@@ -407,11 +415,14 @@ cdef class Network:
     cdef network *made
     cdef Table table
 
-    def __cinit__(self, Table table, unsigned int number, unsigned int room):
+    def __cinit__(self, Table table, unsigned int number, unsigned int room, zones=()):
+        """*zones* are the network's own, in lower-cased wire form."""
         self.table = table
-        self.made = make_network(table.table, number, room)
+        self.made = make_network(table.table, number, room, len(zones))
         if self.made is NULL:
             raise MemoryError
+        for zone in zones:
+            add_zone(table.table, self.made, zone, checked_length(zone))
 
     def __dealloc__(self):
         free(self.made)
@@ -422,6 +433,12 @@ cdef class Network:
             raise ValueError("published")
         for label in labels:
             self.table.add(self.made.bits, self.made.mask, label)
+
+    def add_everything(self, bint outside=False):
+        """Let all names below `internal` go up, and with *outside*, if it has zones, all others."""
+        if self.made is NULL:
+            raise ValueError("published")
+        add_everything(self.made, outside)
 
     def publish(self):
         """Make it known, in place of the one of its number. That one pays on for what it sent up."""
@@ -458,15 +475,17 @@ cdef int fill(answer_spec *answer, uint32_t network, bytes name, uint16_t qtype,
 
 
 cdef int check_shape(const answer_spec *answer) except -1:
-    if <uint64_t>answer.unit * answer.turns > answer.shown or answer.turns > 1 and not answer.unit:
+    if answer.lead > answer.shown or answer.chain > answer.counts[0] or bool(answer.lead) != bool(answer.chain):
+        raise ValueError("fewer records than lead")
+    if <uint64_t>answer.lead + <uint64_t>answer.unit * answer.turns > answer.shown or answer.turns > 1 and not answer.unit:
         raise ValueError("fewer records than take turns")
-    if answer.turns > 1 and answer.unit * answer.turns != answer.shown:
+    if answer.turns > 1 and answer.lead + answer.unit * answer.turns != answer.shown:
         raise ValueError("some records take turns, and others do not")
     if <uint64_t>answer.shown + answer.authority > answer.records:
         raise ValueError("sections larger than the records")
     if answer.whole != answer.records and (answer.whole < answer.records or answer.shown or not answer.indivisible):
         raise ValueError("an answer that is neither whole nor left out")
-    if answer.whole > MAX_RECORDS or answer.unit > 65535 or answer.authority > 65535:
+    if answer.whole > MAX_RECORDS or answer.unit > 65535 or answer.authority > 65535 or answer.lead > 65535:
         raise ValueError("too large")
     cdef const uint8_t *rest = answer.record_octets + answer.shown + answer.authority
     cdef uint32_t rest_size = answer.records - answer.shown - answer.authority

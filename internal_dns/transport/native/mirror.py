@@ -7,6 +7,7 @@ it. One that is too large for a UDP reply is stored in both, because TCP has roo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from math import ceil
 from struct import pack, unpack
 from typing import Final
@@ -15,6 +16,7 @@ from internal_dns.core import names
 from internal_dns.core.catalog import Catalog, Network, NetworkId
 from internal_dns.core.journey import Cacheable, Reply, Rules, respond
 from internal_dns.core.message import ede_option
+from internal_dns.core.own import ANY_OF_INTERNAL, INTERNAL
 from internal_dns.core.records import TextList
 from internal_dns.core.wire import AA, AD, IN, QR, RA, RD, Rcode, Type
 from internal_dns.metrics import Metrics
@@ -75,18 +77,22 @@ class Mirror:
         number = self._number(entry.counter)
         in_turns = any(count > 1 for _, count in entry.rings)  # by distance: group by group
         turns = entry.count if entry.count > 1 else 0
+        largest = len(entry.lead) + entry.whole
         if (
             in_turns
             or number >= fast.MAX_CELLS
-            or entry.whole > fast.LARGEST_ANSWER
+            or largest > fast.LARGEST_ANSWER
             or (turns and entry.unit > MAX_COUNT)
+            or len(entry.lead) > MAX_COUNT
         ):
             self.drop(network, key)
             return False
         flags, counts, records, sizes, options = octets_of(entry)
+        lead, leading = len(entry.lead), entry.leading
         if entry.indivisible and entry.whole > fast.LARGEST_REPLY:
             # It never leaves natively, but it is known that it does not fit, and what is said then.
-            records, sizes = records[entry.shown :], (0, *sizes[1:])
+            records, sizes = entry.tail, (0, *sizes[1:])
+            lead = leading = 0
         elif counts[0] == MAX_COUNT and not turns:
             self.drop(network, key)
             return False
@@ -104,7 +110,10 @@ class Mirror:
             options,
             number,
             entry.indivisible,
-            entry.label,
+            lead,
+            leading,
+            # With more it goes sooner than it must.
+            entry.parts if entry.parts and len(entry.parts) <= fast.MOST_PARTS else None,
         )
         return sizes[2] + len(options) + _BESIDE <= fast.LARGEST_REPLY
 
@@ -117,6 +126,7 @@ class Mirror:
         if (
             len(body.answer) > 1
             or body.at_most
+            or body.chain
             or reply.ring
             or reply.truncated_below
             or isinstance(body.whole, TextList)
@@ -144,7 +154,9 @@ class Mirror:
             options,
             number,
             False,
-            reply.label,
+            0,
+            0,
+            reply.parts if reply.parts and len(reply.parts) <= fast.MOST_PARTS else None,
         )
         return True
 
@@ -203,12 +215,10 @@ class Mirror:
         else:
             self.table.drop(int.from_bytes(network, "big"), name, qtype)
 
-    def forget_labelled(
-        self, network: bytes, label: bytes | None, most: int, hot: Hot | None
-    ) -> int:
-        """Forget at most *most* answers that depend on *label* of *network*, with None on the whole
+    def forget_part(self, network: bytes, part: bytes | None, most: int, hot: Hot | None) -> int:
+        """Forget at most *most* answers that depend on *part* of *network*, with None on the whole
         network; return how many. What was repeated of them is appended to *hot*."""
-        return self.table.forget(int.from_bytes(network, "big"), label, most, hot)
+        return self.table.forget(int.from_bytes(network, "big"), part, most, hot)
 
     def forget_all(self, network: bytes, most: int, hot: Hot | None) -> int:
         """Forget at most *most* answers of *network*; return how many. *hot* is as above."""
@@ -221,16 +231,16 @@ class Mirror:
         after: Network | None,
         labels: frozenset[bytes] | None,
     ) -> Iterator[None]:
-        """Let names under the apps of *after* go up to Python. A name may go up before its app is
-        in the catalog, and stay in the set when it is gone: Python knows."""
+        """Let names under the apps of *after* go up to Python, under its own records, and in its
+        zones. A name may go up before it is in the catalog, and when it is gone: Python knows."""
         if after is None:
             self.forget(number)
-        elif before is None or number not in self._room:
+        elif before is None or number not in self._room or _is_known_anew(before, after):
             yield from self._know(after)
-        elif before.apps is not after.apps:
+        elif before.apps is not after.apps or before.records is not after.records:
             new: list[bytes] = []
-            for part in parts(after.apps if labels is None else labels):
-                new += [app for app in part if app in after.apps and app not in before.apps]
+            for part in parts(_labels(after) if labels is None else labels):
+                new += [one for one in part if _has(after, one) and not _has(before, one)]
                 yield
             self._room[number] -= len(new)
             if self._room[number] < 0:
@@ -241,21 +251,32 @@ class Mirror:
                     yield
 
     def forget(self, number: NetworkId) -> None:
-        """Let all names of network *number* go up, until `steps` makes it known again."""
+        """Free what is known of network *number*: the names of `.internal` go up."""
         self.table.remove_network(number)
         self.table.drop_account(number)
+        self._room.pop(number, None)
+
+    def send_up(self, number: NetworkId) -> None:
+        """Let all names of network *number* go up, until it is told of again."""
+        made = fast.Network(self.table, number, 0, (b"\0",))
+        made.add_everything(outside=True)
+        made.publish()
         self._room.pop(number, None)
 
     def watch(self, every: int) -> None:
         self.table.watch(every)
 
     def _know(self, network: Network) -> Iterator[None]:
+        labels = len(network.apps) + len(network.records) + len(network.below)
         room = max(_ROOM, len(network.apps))
-        made = fast.Network(self.table, network.id, len(network.apps) + room)
+        made = fast.Network(self.table, network.id, labels + room, network.zones)
         made.add(names.APEX_WORDS)
-        for part in parts(network.apps):
-            made.add(part)
-            yield
+        if _has_any(network):
+            made.add_everything()
+        else:
+            for part in parts(_labels(network)):
+                made.add(part)
+                yield
         made.publish()
         self._room[network.id] = room
 
@@ -271,6 +292,32 @@ class Mirror:
             cell[0] += now - then
 
 
+def _labels(network: Network) -> Iterator[bytes]:
+    """Yield the labels next to `internal` that names of *network* have."""
+    yield from network.apps
+    for name in chain(network.records, network.below):
+        if name[1 + name[0] :] == INTERNAL:
+            yield name[1 : 1 + name[0]]
+
+
+def _has(network: Network, label: bytes) -> bool:
+    """Whether names of *network* have this label next to `internal`; of other parts: no."""
+    if not 0 < len(label) < 64:
+        return False
+    name = bytes((len(label),)) + label + INTERNAL
+    return label in network.apps or name in network.records or name in network.below
+
+
+def _has_any(network: Network) -> bool:
+    """Whether any label may be one: by a wildcard at the apex."""
+    return ANY_OF_INTERNAL in network.records or ANY_OF_INTERNAL in network.below
+
+
+def _is_known_anew(before: Network, after: Network) -> bool:
+    """Whether a set must be made anew that no label can be added to."""
+    return before.zones != after.zones or _has_any(before) != _has_any(after)
+
+
 def octets_of(
     entry: Entry,
 ) -> tuple[int, tuple[int, int, int], bytes, tuple[int, int, int], bytes]:
@@ -281,8 +328,12 @@ def octets_of(
     return (
         flags,
         (answers, authorities, additionals),
-        answer + entry.tail,
-        (len(answer), entry.authority, entry.whole + len(entry.tail)),
+        entry.lead + answer + entry.tail,
+        (
+            len(entry.lead) + len(answer),
+            entry.authority,
+            len(entry.lead) + entry.whole + len(entry.tail),
+        ),
         entry.opts[0][OPT_SIZE:],
     )
 

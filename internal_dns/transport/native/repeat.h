@@ -81,21 +81,26 @@ struct account {
     struct account *next;     /* with the same hash */
     struct account *after, *before; /* those with answers, in a ring */
     struct node *oldest, *newest;
-    struct answer *whole;     /* those that depend on the whole network */
+    struct dependency *whole; /* of those that depend on the whole network */
     uint64_t octets, entries;
     uint64_t gone;            /* hits of answers that are gone */
     uint32_t number;
 };
 
-/* One reply without what depends on the query. Behind the struct: what only a relayed one has, the key, the offsets of
- * the TTLs, and the octets of the records and then of the EDNS options. */
+/* That an answer depends on a part of its network: it is in the list of all answers that do. The writer's. */
+struct dependency {
+    struct dependency *next, **link;
+    struct answer *answer;
+    uint64_t hash;            /* of the part (table.h); 0: it depends on the whole network */
+};
+
+/* One reply without what depends on the query. Behind the struct: what only a relayed one has, what it depends on, the
+ * key, the offsets of the TTLs, and the octets of the records and then of the EDNS options. */
 struct answer {
     struct node node;
-    struct account *account;  /* the writer's, like the next four */
-    struct answer *next_of_label, **link_of_label; /* answers that depend on the same label */
-    uint64_t label_hash;
+    struct account *account;  /* the writer's, like the next one */
     uint32_t spared;          /* hits when it was about to be evicted and was not */
-    uint32_t turns;           /* the first records, of `unit` octets each, take turns in being first */
+    uint32_t turns;           /* the records behind `lead`, of `unit` octets each, take turns in being first */
     _Atomic uint64_t hits;    /* about: two workers may count at once */
     uint32_t records;         /* octets, like all sizes here */
     uint32_t shown;           /* of the answer section, which `records` begins with */
@@ -103,6 +108,8 @@ struct answer {
                                * kept, or of a relayed one only its beginning */
     uint16_t unit, options;
     uint16_t authority;       /* of that section, which follows the answer section */
+    uint16_t lead, leading;   /* not relayed: aliases that lead to what was queried, first of the records; how many */
+    uint16_t dependency_count;
     uint16_t flags, counts[3];
     uint16_t cell;            /* which counter it counts into */
     bool indivisible;         /* one RR of a list: part of it would look like the whole list */
@@ -120,13 +127,14 @@ struct relayed {
     _Atomic bool asked_again; /* a query was sent up to have it refreshed */
 };
 
-/* What the table must know of a network: which first labels below `internal` Python must see. The set is two bits
- * per label in a bit array: a label whose bits are not both set is certainly not in it, which is all that is needed. */
+/* What the table must know of a network: which first labels below `internal` Python must see, and which zones are its
+ * own. A set is two bits per member in a bit array: a member whose bits are not both set is certainly not in it, which is
+ * all that is needed. */
 struct network {
     struct node node;
     _Atomic uint64_t due;     /* nanoseconds: until when what it sent up is paid for (worker.h) */
-    uint64_t mask;
-    _Atomic uint64_t *bits;
+    uint64_t mask, zones_mask;
+    _Atomic uint64_t *bits, *zones; /* the second is NULL for a network without zones */
 };
 
 struct source_map {
@@ -146,7 +154,7 @@ struct table {
     uint8_t nsid[MAX_NSID];
     uint8_t nsid_size;
     struct map answers, networks;
-    struct by_label *labels;  /* the writer's (table.h), like what follows */
+    struct by_part *parts;  /* the writer's (table.h), like what follows */
     struct account **accounts, *hand; /* by number; whose turn it is to be looked at when room is needed */
     uint64_t bound, answer_octets, evictions;
     uint32_t account_count;   /* those with answers */
@@ -339,6 +347,25 @@ static inline bool in_set(const _Atomic uint64_t *bits, uint64_t mask, uint64_t 
         && atomic_load_explicit(&bits[other / 64], memory_order_acquire) >> other % 64 & 1;
 }
 
+/* The hash of a whole name, lower-cased; an end of a key's name is not aligned, so it is copied. */
+static inline uint64_t name_hash(const struct table *table, const uint8_t *name, uint32_t length)
+{
+    uint64_t words[KEY_WORDS] = {0};
+    words[0] = length;
+    memcpy(words + 1, name, length);
+    return keyed_hash(table->secret, words, 1 + (length + 7) / 8);
+}
+
+/* Whether a well-formed name may be in a zone of the network's own. At most 127 labels. */
+static inline bool in_own_zone(const struct table *table, const struct network *network, const uint8_t *name,
+                               uint32_t length)
+{
+    for (uint32_t at = 0; at < length && name[at] && name[at] < 64; at += 1 + (uint32_t)name[at])
+        if (in_set(network->zones, network->zones_mask, name_hash(table, name + at, length - at)))
+            return true;
+    return false;
+}
+
 static const uint8_t INTERNAL[10] = "\x08internal"; /* with its root label */
 
 static inline bool is_internal(const uint8_t *name, uint32_t length)
@@ -377,7 +404,13 @@ static inline struct answer *find_relayed(const struct table *table, struct quer
     query->key[0] = key_head(0, query->qtype, variant, (uint8_t)length);
     uint64_t hash = keyed_hash(table->secret, query->key, query->key_words);
     struct answer *found = (struct answer *)find_node(&table->answers, hash, query->key, query->key_words);
-    return found && now < relayed_of(found)->expires ? found : NULL;
+    if (!found || now >= relayed_of(found)->expires)
+        return NULL;
+    const struct network *network = find_network(table, query->network);
+    if (network && network->zones
+        && (relayed_of(found)->chain || in_own_zone(table, network, (const uint8_t *)(query->key + 1), length)))
+        return NULL; /* an alias may lead into a zone too: Python looks */
+    return found;
 }
 
 /* Return the answer to a plain query, NULL when there is none. *now* is in milliseconds. */
@@ -660,6 +693,8 @@ static inline uint32_t first_of(const struct answer *answer, uint32_t room, uint
 static inline size_t build_part(const struct table *table, const struct answer *answer, const struct query *query,
                                 uint32_t rotation, const struct moment *now, uint8_t *out, size_t room)
 {
+    if (query->stream)
+        return 0; /* TC means nothing there: Python says how to get the rest */
     bool relayed = answer->relayed;
     const uint8_t *octets = octets_of(answer);
     uint32_t opt = query->edns ? OPT_SIZE + query->own_options : 0;
@@ -668,6 +703,11 @@ static inline size_t build_part(const struct table *table, const struct answer *
         return 0;
     uint32_t left = query->limit - fixed, shown = answer->whole - (answer->records - answer->shown), first = 0;
     uint32_t flags = answer->flags, answers = answer->counts[0], additionals = answer->counts[2], additional = 0;
+    uint32_t lead = answer->lead, leading = answer->leading;
+    const uint8_t *ring = octets + lead;
+    if (lead > left)
+        return 0;
+    left -= lead, shown -= lead, answers -= leading;
     if (relayed) {
         shown = first_of(answer, left, &answers);
         additionals = 0;
@@ -682,8 +722,10 @@ static inline size_t build_part(const struct table *table, const struct answer *
             shown = answers * answer->unit;
             first = rotation % answer->turns * answer->unit;
         } else
-            shown = fitting(octets, left, &answers);
-    } else if (shown != answer->shown)
+            shown = fitting(ring, left, &answers);
+        if (!answers) /* aliases alone look like NODATA to who does not look at TC */
+            left += lead, lead = leading = 0;
+    } else if (lead + shown != answer->shown)
         return 0; /* it fits, and is not here */
     else
         first = answer->turns > 1 ? rotation % answer->turns * answer->unit : 0;
@@ -695,10 +737,11 @@ static inline size_t build_part(const struct table *table, const struct answer *
     size_t size = query->limit - (left - additional);
     if (size > room)
         return 0;
-    uint8_t *at = put_head(query, flags, answers, relayed ? 0 : answer->counts[1], additionals, out);
-    /* From the first in turn to the end, and then from the beginning. */
-    uint32_t until_end = answer->shown - first < shown ? answer->shown - first : shown;
-    at = put(put(at, octets + first, until_end), octets, shown - until_end);
+    uint8_t *at = put_head(query, flags, leading + answers, relayed ? 0 : answer->counts[1], additionals, out);
+    /* The aliases; from the first in turn to the end, and then from the beginning. */
+    uint32_t all = answer->shown - (uint32_t)(ring - octets);
+    uint32_t until_end = all - first < shown ? all - first : shown;
+    at = put(put(put(at, octets, lead), ring + first, until_end), ring, shown - until_end);
     uint8_t *authority = at;
     if (relayed)
         age(answer, answers, now->monotonic, at - shown);
@@ -725,9 +768,11 @@ static inline size_t build_reply(const struct table *table, const struct answer 
     uint8_t *records = at;
     const uint8_t *octets = octets_of(answer);
     uint32_t ring = answer->unit * answer->turns, first = answer->turns > 1 ? rotation % answer->turns * answer->unit : 0;
-    at = put(at, octets + first, ring - first);
-    at = put(at, octets, first);
-    at = put(at, octets + ring, answer->records - ring);
+    const uint8_t *in_turn = octets + answer->lead;
+    at = put(at, octets, answer->lead);
+    at = put(at, in_turn + first, ring - first);
+    at = put(at, in_turn, first);
+    at = put(at, in_turn + ring, answer->records - answer->lead - ring);
     if (answer->names_zone)
         put_two(records, 0xc000 | (query->end - 4 - (uint32_t)sizeof INTERNAL));
     age(answer, ttl_count(answer), now->monotonic, records);

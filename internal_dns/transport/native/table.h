@@ -1,8 +1,9 @@
 /* The writer's side of the table of repeat.h: put, forget, evict, grow, free. One writer at a time; readers go on
  * meanwhile.
  *
- * An answer is in three lists: the chain of its key, where readers find it; the answers that depend on the same label,
- * which go when that app changes; and the answers of its network by age, the oldest of which makes room. */
+ * An answer is in several lists: the chain of its key, where readers find it; for each part of its network that it
+ * depends on, the answers that do, which go when that part changes; and the answers of its network by age, the oldest of
+ * which makes room. */
 #ifndef INTERNAL_DNS_TABLE_H
 #define INTERNAL_DNS_TABLE_H
 
@@ -15,28 +16,30 @@ struct answer_spec {
     uint32_t network;
     uint16_t qtype;
     uint8_t variant, length;  /* of the name */
-    uint64_t label_hash;      /* of the label that the answer depends on (hash_label); 0: on the whole network */
+    uint32_t part_count;      /* parts of the network that the answer depends on; 0: it depends on the whole network */
+    const uint64_t *parts;    /* their hashes (hash_part) */
     const uint8_t *name;      /* lower-cased wire form */
     uint16_t flags, counts[3], cell;
     uint8_t extended;
     bool names_zone;
-    uint32_t unit, turns, records, options, ttl_count, shown, authority, whole, chain;
+    uint32_t lead, unit, turns, records, options, ttl_count, shown, authority, whole, chain;
     bool indivisible;
     const uint8_t *record_octets, *option_octets;
     const uint16_t *ttls;
     uint64_t stored, refresh, expires; /* `expires` is 0 unless the answer is relayed */
 };
 
-/* The answers that depend on a label, by its hash. While it grows there are two arrays. */
-struct by_label {
-    struct answer **now, **old;
-    uint64_t mask, old_mask, count, moved; /* answers in both; chains of the old array that are empty */
+/* What depends on parts, by their hashes. While it grows there are two arrays. */
+struct by_part {
+    struct dependency **now, **old;
+    uint64_t mask, old_mask, count, moved; /* dependencies in both; chains of the old array that are empty */
 };
 
 enum {
     FIRST_CHAINS = 1024,      /* of a map */
     MOVED_AT_ONCE = 8,        /* chains: a change takes a microsecond longer while the table grows */
     ACCOUNTS = 16384,         /* chains of accounts; more networks make them longer */
+    MAX_PARTS = 64,           /* that an answer may depend on */
     CHANCES = 8,              /* answers that are spared for one that is evicted, since they were repeated */
     /* What an answer takes beside its own memory: its share of the chains, and what malloc adds. */
     PER_ANSWER = 32,
@@ -75,12 +78,12 @@ static inline bool make_table(struct table *table, uint64_t bound)
     table->answers.now = make_chains(FIRST_CHAINS);
     table->networks.now = make_chains(FIRST_CHAINS);
     table->accounts = calloc(ACCOUNTS, sizeof(struct account *));
-    table->labels = calloc(1, sizeof *table->labels);
-    if (!table->answers.now || !table->networks.now || !table->accounts || !table->labels)
+    table->parts = calloc(1, sizeof *table->parts);
+    if (!table->answers.now || !table->networks.now || !table->accounts || !table->parts)
         return false;
-    table->labels->now = calloc(FIRST_CHAINS, sizeof(struct answer *));
-    table->labels->mask = FIRST_CHAINS - 1;
-    return table->labels->now != NULL;
+    table->parts->now = calloc(FIRST_CHAINS, sizeof(struct dependency *));
+    table->parts->mask = FIRST_CHAINS - 1;
+    return table->parts->now != NULL;
 }
 
 /* Free all; no reader may be left. */
@@ -100,9 +103,9 @@ static inline void free_table(struct table *table)
             free(account);
         }
     free(table->accounts);
-    if (table->labels)
-        free(table->labels->now), free(table->labels->old);
-    free(table->labels);
+    if (table->parts)
+        free(table->parts->now), free(table->parts->old);
+    free(table->parts);
     free(table->maps);
 }
 
@@ -236,69 +239,74 @@ static inline uint64_t next_cursor(uint64_t cursor, uint64_t mask)
     return cursor | bit;
 }
 
-/* ── labels ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The hash of a network's label, its length octet before it; never 0. */
-static inline uint64_t hash_label(const struct table *table, uint32_t network, const uint8_t *label)
+/* The hash of a part of a network, at most 255 octets that say what it is; never 0. */
+static inline uint64_t hash_part(const struct table *table, uint32_t network, const uint8_t *part, uint32_t length)
 {
-    uint64_t words[9] = {network};
-    memcpy(words + 1, label, 1 + (size_t)label[0]);
-    uint64_t hash = keyed_hash(table->secret, words, 2 + label[0] / 8);
+    uint64_t words[1 + 32] = {(uint64_t)length << 32 | network};
+    memcpy(words + 1, part, length);
+    uint64_t hash = keyed_hash(table->secret, words, 1 + (length + 7) / 8);
     return hash ? hash : 1;
 }
 
-static inline void link_label(struct answer **first, struct answer *answer)
+static inline struct dependency *dependencies_of(const struct answer *answer)
 {
-    answer->link_of_label = first;
-    answer->next_of_label = *first;
+    return (struct dependency *)((uint8_t *)answer + sizeof *answer + (answer->relayed ? sizeof(struct relayed) : 0));
+}
+
+static inline void link_dependency(struct dependency **first, struct dependency *one)
+{
+    one->link = first;
+    one->next = *first;
     if (*first)
-        (*first)->link_of_label = &answer->next_of_label;
-    *first = answer;
+        (*first)->link = &one->next;
+    *first = one;
 }
 
-static inline void unlink_label(struct answer *answer)
+static inline void unlink_dependency(struct dependency *one)
 {
-    *answer->link_of_label = answer->next_of_label;
-    if (answer->next_of_label)
-        answer->next_of_label->link_of_label = answer->link_of_label;
+    *one->link = one->next;
+    if (one->next)
+        one->next->link = one->link;
 }
 
-/* As `grow`. A step is an answer moved or a chain passed: one label may have any number of answers. */
-static inline void grow_labels(struct by_label *labels)
+/* As `grow`. A step is a dependency moved or a chain passed: on one part may depend any number of answers. */
+static inline void grow_parts(struct by_part *parts)
 {
-    if (!labels->old) {
-        uint64_t count = 2 * (labels->mask + 1);
-        struct answer **larger = labels->count > labels->mask ? calloc(count, sizeof *larger) : NULL;
+    if (!parts->old) {
+        uint64_t count = 2 * (parts->mask + 1);
+        struct dependency **larger = parts->count > parts->mask ? calloc(count, sizeof *larger) : NULL;
         if (!larger)
             return;
-        labels->old = labels->now, labels->old_mask = labels->mask, labels->moved = 0;
-        labels->now = larger, labels->mask = count - 1;
+        parts->old = parts->now, parts->old_mask = parts->mask, parts->moved = 0;
+        parts->now = larger, parts->mask = count - 1;
         return;
     }
-    for (int steps = 2 * MOVED_AT_ONCE; steps && labels->moved <= labels->old_mask; steps--) {
-        struct answer *answer = labels->old[labels->moved];
-        if (answer) {
-            unlink_label(answer);
-            link_label(&labels->now[answer->label_hash & labels->mask], answer);
+    for (int steps = 2 * MOVED_AT_ONCE; steps && parts->moved <= parts->old_mask; steps--) {
+        struct dependency *one = parts->old[parts->moved];
+        if (one) {
+            unlink_dependency(one);
+            link_dependency(&parts->now[one->hash & parts->mask], one);
         } else
-            labels->moved++;
+            parts->moved++;
     }
-    if (labels->moved > labels->old_mask) {
-        free(labels->old);
-        labels->old = NULL;
+    if (parts->moved > parts->old_mask) {
+        free(parts->old);
+        parts->old = NULL;
     }
 }
 
-/* Return an answer that depends on the label of this hash, NULL for none. */
-static inline struct answer *find_labelled(const struct by_label *labels, uint64_t hash)
+/* Return an answer that depends on the part of this hash, NULL for none. */
+static inline struct answer *find_of_part(const struct by_part *parts, uint64_t hash)
 {
-    struct answer *answer = labels->old ? labels->old[hash & labels->old_mask] : NULL;
-    while (answer && answer->label_hash != hash)
-        answer = answer->next_of_label;
-    if (!answer)
-        for (answer = labels->now[hash & labels->mask]; answer && answer->label_hash != hash;)
-            answer = answer->next_of_label;
-    return answer;
+    struct dependency *one = parts->old ? parts->old[hash & parts->old_mask] : NULL;
+    while (one && one->hash != hash)
+        one = one->next;
+    if (!one)
+        for (one = parts->now[hash & parts->mask]; one && one->hash != hash;)
+            one = one->next;
+    return one ? one->answer : NULL;
 }
 
 /* ── accounts ────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -344,17 +352,19 @@ static inline void take_out(struct account *account, struct node *node)
     *(node->newer ? &node->newer->older : &account->newest) = node->older;
 }
 
-/* Enter an answer that was published into the lists of its label and of its network. */
+/* Enter an answer that was published into the lists of its parts and of its network. */
 static inline void enter(struct table *table, struct account *account, struct answer *answer)
 {
     answer->account = account;
     append(account, &answer->node);
-    if (answer->label_hash) {
-        grow_labels(table->labels);
-        link_label(&table->labels->now[answer->label_hash & table->labels->mask], answer);
-        table->labels->count++;
-    } else
-        link_label(&account->whole, answer);
+    struct dependency *one = dependencies_of(answer), *end = one + answer->dependency_count;
+    for (; one < end; one++)
+        if (one->hash) {
+            grow_parts(table->parts);
+            link_dependency(&table->parts->now[one->hash & table->parts->mask], one);
+            table->parts->count++;
+        } else
+            link_dependency(&account->whole, one);
     if (!account->entries++) {
         struct account *hand = table->hand;
         account->after = hand ? hand : account, account->before = hand ? hand->before : account;
@@ -371,8 +381,11 @@ static inline void leave(struct table *table, struct answer *answer)
 {
     struct account *account = answer->account;
     take_out(account, &answer->node);
-    unlink_label(answer);
-    table->labels->count -= answer->label_hash != 0;
+    struct dependency *one = dependencies_of(answer), *end = one + answer->dependency_count;
+    for (; one < end; one++) {
+        unlink_dependency(one);
+        table->parts->count -= one->hash != 0;
+    }
     account->octets -= answer->node.size;
     table->answer_octets -= answer->node.size;
     account->gone += atomic_load_explicit(&answer->hits, memory_order_relaxed);
@@ -450,7 +463,9 @@ static inline struct answer *make_answer(const struct table *table, const struct
     uint32_t words = make_key(key, key_head(spec->network, spec->qtype, spec->variant, spec->length), spec->name,
                               spec->length);
     size_t key_size = words * 8, ttl_size = spec->ttl_count * 2;
-    size_t key_at = sizeof(struct answer) + (spec->expires ? sizeof(struct relayed) : 0);
+    uint32_t dependencies = spec->part_count ? spec->part_count : 1;
+    size_t key_at = sizeof(struct answer) + (spec->expires ? sizeof(struct relayed) : 0)
+        + dependencies * sizeof(struct dependency);
     size_t size = key_at + key_size + ttl_size + spec->records + spec->options;
     struct answer *made = calloc(1, size);
     if (!made)
@@ -464,13 +479,18 @@ static inline struct answer *make_answer(const struct table *table, const struct
         *relayed_of(made) = (struct relayed){.stored = spec->stored, .refresh = spec->refresh, .expires = spec->expires,
             .chain = spec->chain, .ttl_count = (uint16_t)spec->ttl_count, .extended = spec->extended};
     }
+    made->dependency_count = (uint16_t)dependencies;
+    for (uint32_t k = 0; k < dependencies; k++) {
+        dependencies_of(made)[k].answer = made;
+        dependencies_of(made)[k].hash = spec->part_count ? spec->parts[k] : 0;
+    }
     uint8_t *at = (uint8_t *)made + key_at;
     memcpy(at, key, key_size);
     at += key_size;
     if (ttl_size)
         memcpy(at, spec->ttls, ttl_size);
     put(put(at + ttl_size, spec->record_octets, spec->records), spec->option_octets, spec->options);
-    made->label_hash = spec->label_hash;
+    made->lead = (uint16_t)spec->lead, made->leading = spec->expires ? 0 : (uint16_t)spec->chain;
     made->unit = (uint16_t)spec->unit, made->turns = spec->turns;
     made->records = spec->records, made->options = (uint16_t)spec->options;
     made->flags = spec->flags, made->cell = spec->cell;
@@ -508,14 +528,14 @@ static inline bool remove_answer(struct table *table, uint32_t network, uint16_t
     return old != NULL;
 }
 
-/* Return an answer that depends on *label* of a network (its length octet before it), or with NULL on the whole network;
- * NULL for none. */
-static inline struct answer *find_dependent(const struct table *table, uint32_t network, const uint8_t *label)
+/* Return an answer that depends on *part* of a network, or with NULL on the whole network; NULL for none. */
+static inline struct answer *find_dependent(const struct table *table, uint32_t network, const uint8_t *part,
+                                            uint32_t length)
 {
-    if (label)
-        return find_labelled(table->labels, hash_label(table, network, label));
+    if (part)
+        return find_of_part(table->parts, hash_part(table, network, part, length));
     struct account *account = *account_link(table, network);
-    return account ? account->whole : NULL;
+    return account && account->whole ? account->whole->answer : NULL;
 }
 
 static inline struct answer *find_kept(const struct table *table, uint32_t network, uint16_t qtype, uint8_t variant,
@@ -534,14 +554,38 @@ static inline void add_label(const struct table *table, _Atomic uint64_t *bits, 
     atomic_fetch_or(&bits[other / 64], (uint64_t)1 << other % 64);
 }
 
-/* Make the record of a network with room for *labels* in its set, not published yet: 16 bits per label make one label
- * in seventy go up without need. NULL without memory. */
-static inline struct network *make_network(const struct table *table, uint32_t number, uint64_t labels)
+/* Add a name, lower-cased, to the zones of a network that has some. */
+static inline void add_zone(const struct table *table, struct network *network, const uint8_t *name, uint32_t length)
 {
-    uint64_t bits = 1024;
-    while (bits < labels * 16)
+    uint64_t hash = name_hash(table, name, length), one = hash & network->zones_mask;
+    uint64_t other = hash >> 32 & network->zones_mask;
+    atomic_fetch_or(&network->zones[one / 64], (uint64_t)1 << one % 64);
+    atomic_fetch_or(&network->zones[other / 64], (uint64_t)1 << other % 64);
+}
+
+/* Let all names below `internal` go up, and with *outside*, in a network that has zones, all others. */
+static inline void add_everything(struct network *network, bool outside)
+{
+    for (uint64_t at = 0; at <= network->mask / 64; at++)
+        atomic_store(&network->bits[at], UINT64_MAX);
+    for (uint64_t at = 0; outside && network->zones && at <= network->zones_mask / 64; at++)
+        atomic_store(&network->zones[at], UINT64_MAX);
+}
+
+static inline uint64_t bits_for(uint64_t members, uint64_t least)
+{
+    uint64_t bits = least;
+    while (bits < members * 16)
         bits *= 2;
-    size_t size = sizeof(struct network) + 8 + bits / 8;
+    return bits;
+}
+
+/* Make the record of a network with room for *labels* and *zones* in its sets, not published yet: 16 bits per member
+ * make one other in seventy go up without need. NULL without memory. */
+static inline struct network *make_network(const struct table *table, uint32_t number, uint64_t labels, uint64_t zones)
+{
+    uint64_t bits = bits_for(labels, 1024), zone_bits = zones ? bits_for(zones, 64) : 0;
+    size_t size = sizeof(struct network) + 8 + bits / 8 + zone_bits / 8;
     struct network *made = calloc(1, size);
     if (!made)
         return NULL;
@@ -553,6 +597,8 @@ static inline struct network *make_network(const struct table *table, uint32_t n
     made->node.size = (uint32_t)size;
     made->mask = bits - 1;
     made->bits = (_Atomic uint64_t *)(key + 1);
+    made->zones_mask = zones ? zone_bits - 1 : 0;
+    made->zones = zones ? made->bits + bits / 64 : NULL;
     return made;
 }
 

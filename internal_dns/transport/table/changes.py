@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from internal_dns.core.catalog import Catalog, Network, NetworkId
+from internal_dns.core.own import changed_parts
 
 PART: Final = 1_024  # things looked at in one step, a fraction of a millisecond
 
@@ -49,7 +50,7 @@ def differences(old: Catalog, new: Catalog) -> Iterator[Change | None]:
 
 
 def _changed_labels(before: Network, after: Network) -> Generator[None, None, frozenset[bytes]]:
-    """Return the app and flycast labels that differ."""
+    """Return the parts that differ: labels of apps and flycasts, and parts of records and zones."""
     found: set[bytes] = set()
     for one, other in ((before, after), (after, before)):
         for apps in parts(one.apps):
@@ -58,4 +59,9 @@ def _changed_labels(before: Network, after: Network) -> Generator[None, None, fr
         for flycasts in parts(one.flycasts):
             found.update(f for f in flycasts if one.flycasts[f] != other.flycasts.get(f))
             yield
+        own = (one.records, one.zones), (other.records, other.zones)
+        for owners in parts(one.records):
+            found.update(changed_parts(*own, owners))
+            yield
+    found.update(changed_parts((before.records, before.zones), (after.records, after.zones), ()))
     return frozenset(found)

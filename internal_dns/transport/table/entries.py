@@ -28,7 +28,10 @@ class Entry:
     """One reply, cut into what is sent as it is and what depends on the query."""
 
     heads: tuple[bytes, ...]  # flags and counts, by RD + 2 CD + 4 OPT
-    # The answer section and its beginning again, so that every rotation is one slice: as much as it
+    # CNAME RRs that lead to the rest of the answer section, and how many: they stay in front.
+    lead: bytes
+    leading: int
+    # The answer section behind them and its beginning again, so that every rotation is one slice: as much as it
     # has, or of a set past any message as much as a message takes.
     ring: bytes
     unit: int  # octets of one RR
@@ -45,7 +48,7 @@ class Entry:
     whole: int
     indivisible: bool  # one RR of a list: part of it would look like the whole list
     counter: Cell
-    label: bytes | None
+    parts: frozenset[bytes] | None
     size: int
     hits: int = 0
     seen: int = 0  # hits, when it was about to be dropped and was not
@@ -96,11 +99,14 @@ class Entry:
         *options* are beside EDE. None when the question alone leaves no room, or what would be said
         is not here."""
         room = limit - end - len(opt and opt[:OPT_SIZE]) - len(options) - self.authority
+        lead, leading = self.lead, self.leading
+        room -= len(lead)
         if room < 0:
             return None
         head, counts = int.from_bytes(self.heads[0][:2], "big"), unpack("!4H", self.heads[0][2:])
         head |= int.from_bytes(octets[2:4], "big") & (RD | CD)
-        answers, additionals, size, error = counts[1], counts[3], self.shown, opt[OPT_SIZE:]
+        answers, additionals, size = counts[1] - leading, counts[3], self.shown
+        error = opt[OPT_SIZE:]
         too_long = self.whole > room
         if self.indivisible and too_long and not stream:
             answers = size = 0
@@ -124,6 +130,9 @@ class Entry:
             if not stream:
                 head |= TC
                 error = b""
+            if not answers:  # aliases alone look like NODATA to who does not look at TC
+                room += len(lead)
+                lead, leading = b"", 0
         answer = self.first(rotation, size)
         room -= len(answer)
         if len(error) > room:
@@ -133,8 +142,9 @@ class Entry:
         additionals, size = fitting(rest, additionals, room)
         return b"".join((
             octets[:2],
-            pack("!5H", head, 1, answers, counts[2], additionals + bool(opt)),
+            pack("!5H", head, 1, leading + answers, counts[2], additionals + bool(opt)),
             octets[HEADER:end],
+            lead,
             answer,
             self.tail[: self.authority],
             rest[:size],
@@ -161,13 +171,16 @@ def cut(said: Cacheable, rules: Rules, counter: Cell) -> Entry | None:
     unit = max(units, default=0)
     rings = tuple((b"".join(tied) * (1 + (len(tied) > 1)), len(tied)) for tied in groups)
     several = len(groups) > 1 or bool(body.at_most)
-    counts = (1, min(rr_count, MAX_COUNT), bool(body.authority))
+    lead = b"".join(body.chain)
+    counts = (1, min(len(body.chain) + rr_count, MAX_COUNT), bool(body.authority))
     base = QR | body.aa * AA | rules.forwarding * RA | body.rcode
     heads, opts = _heads(base, *counts, len(body.additional)), _opts(ede_option(body.ede))
     tail = body.authority + b"".join(body.additional)
     shown = sum(map(len, records[:rr_count]))
     return Entry(
         heads=heads,
+        lead=lead,
+        leading=len(body.chain),
         ring=rings[0][0] if rings else b"",
         unit=unit,
         count=rings[0][1] if rings else 0,
@@ -182,8 +195,12 @@ def cut(said: Cacheable, rules: Rules, counter: Cell) -> Entry | None:
         whole=said.truncated_below - HEADER - len(said.name) - 4 if said.truncated_below else shown,
         indivisible=indivisible,
         counter=counter,
-        label=said.label,
-        size=OVERHEAD + sum(len(ring) for ring, _ in rings) + len(tail) + len(said.name),
+        parts=said.parts,
+        size=OVERHEAD
+        + sum(len(ring) for ring, _ in rings)
+        + len(lead)
+        + len(tail)
+        + len(said.name),
     )
 
 
@@ -194,6 +211,8 @@ def _cut_ring(said: Cacheable, rules: Rules, counter: Cell) -> Entry:
     ring = said.ring + said.ring[:MAX_MESSAGE]
     return Entry(
         heads=_heads(base, 1, min(total, MAX_COUNT), 0, 0),
+        lead=b"",
+        leading=0,
         ring=ring,
         unit=ADDRESS_RR,
         count=total,
@@ -207,7 +226,7 @@ def _cut_ring(said: Cacheable, rules: Rules, counter: Cell) -> Entry:
         whole=len(said.ring),
         indivisible=False,
         counter=counter,
-        label=said.label,
+        parts=said.parts,
         size=OVERHEAD + len(ring) + len(said.name),
     )
 

@@ -30,7 +30,7 @@ class RelayedEntry:
     size: int
     records: bytes
     age: int = 0
-    label: None = None
+    parts: None = None
     hits: int = 0
     seen: int = 0
 

@@ -57,6 +57,7 @@ _AND_ADDITIONAL: Final = pack("!4H", 1, 0, 0, 1)
 MAX_OCTETS: Final = 256 << 20  # by default
 _PYTHONS: Final = 4  # beside a native table, a part of its size is for what only Python can repeat
 _KNOWN_SOURCES: Final = 4_096
+EVERYTHING: Final = (None,)  # the one part of what depends on the whole network
 _NONE: Final[OrderedDict[bytes, Any]] = OrderedDict()
 _PART: Final = 1_024  # entries looked at in one go, about a millisecond
 _CHANCES: Final = 8  # entries that are spared for one that has to go, since they were repeated
@@ -122,10 +123,8 @@ class Mirror(Protocol):
     ) -> bytes | None:  # fmt: skip
         """Return the reply to *octets* and count it; None when Python must see them."""
 
-    def forget_labelled(
-        self, network: bytes, label: bytes | None, most: int, hot: Hot | None
-    ) -> int:
-        """Forget at most *most* entries that depend on *label*; return how many."""
+    def forget_part(self, network: bytes, part: bytes | None, most: int, hot: Hot | None) -> int:
+        """Forget at most *most* entries that depend on *part*; return how many."""
 
     def forget_all(self, network: bytes, most: int, hot: Hot | None) -> int:
         """Forget at most *most* entries of *network*; return how many."""
@@ -134,6 +133,9 @@ class Mirror(Protocol):
         """How often the entry of *key* was repeated there."""
 
     def forget(self, number: NetworkId) -> None:
+        """Free what is known of network *number*."""
+
+    def send_up(self, number: NetworkId) -> None:
         """Let all names of network *number* go up, until `steps` tells of it again."""
 
     def watch(self, every: int) -> None:
@@ -176,10 +178,11 @@ class AnswerTable:
         self.count_partial = [0] if count_partial is None else count_partial
         self._count_relayed = count_relayed or (lambda rcode, qtype: [0])
         self._tables: Tables = {}
-        self._by_label: dict[bytes, dict[bytes | None, set[Key]]] = {}
+        self._by_part: dict[bytes, dict[bytes | None, set[Key]]] = {}
         self._sizes: OrderedDict[bytes, int] = OrderedDict()
         self._greedy = b""  # the network that had too much when one was looked for
         self._sources: dict[bytes, bytes | None] = {}
+        self._zones: dict[bytes, frozenset[bytes]] = {}  # of the networks that have some
         # While a commit is applied: the next catalog, the networks that use it already, and which
         # one is about to.
         self._next: Catalog | None = None
@@ -266,7 +269,8 @@ class AnswerTable:
         if entry is None:
             if octets[2] & 1 and network is not None and network != EVERYONE:
                 options = self._options(asked, source, limit) if asked else b""
-                return self._repeat_relayed(octets, key, end, limit or size, options)
+                zones = self._zones.get(network) if self._zones else None
+                return self._repeat_relayed(octets, key, end, limit or size, options, zones)
             self.misses += 1
             return None
         assert isinstance(entry, Entry)
@@ -279,6 +283,7 @@ class AnswerTable:
             octets[:2],
             entry.heads[octets[2] & 1 | octets[3] >> 3 & 2 | edns],
             octets[HEADER:end],
+            entry.lead,
             entry.ring[at : at + entry.shown] if not entry.rings else entry.by_groups(rotation),
             entry.tail,
             opt if not options else with_options(opt, options),
@@ -318,9 +323,16 @@ class AnswerTable:
         return edns_options(asked, source, self.rules, stream=bool(limit), now=now)
 
     def _repeat_relayed(
-        self, octets: bytes, key: bytes, end: int, limit: int, options: bytes
+        self,
+        octets: bytes,
+        key: bytes,
+        end: int,
+        limit: int,
+        options: bytes,
+        zones: frozenset[bytes] | None,
     ) -> bytes | None:
-        """Return what an upstream said before, its TTLs less the seconds since."""
+        """Return what an upstream said before, its TTLs less the seconds since; not when QNAME or an
+        alias on the way is in one of the asker's own *zones*."""
         dnssec_ok = octets[end + 7] >> 7 if end < len(octets) else 0
         entry = self._tables.get(EVERYONE, _NONE).get(
             key + VARIANTS[dnssec_ok | octets[3] >> 3 & 2]
@@ -329,6 +341,9 @@ class AnswerTable:
             self.misses += 1
             return None
         assert isinstance(entry, RelayedEntry)
+        if zones and entry.reply.leads_into(key[:-4], zones):
+            self.misses += 1
+            return None
         now = self.clock()
         if now >= entry.refresh_at:
             # One question goes the whole way, where the reply is asked for again; the others do
@@ -411,7 +426,9 @@ class AnswerTable:
             places[where] = entry
         else:
             table[key] = entry
-        self._by_label.setdefault(network, {}).setdefault(said.label, set()).add((key, where))
+        of_network = self._by_part.setdefault(network, {})
+        for one in EVERYTHING if said.parts is None else said.parts:
+            of_network.setdefault(one, set()).add((key, where))
         self._account(network, entry.size, 1)
         self._make_room(network)
 
@@ -439,9 +456,11 @@ class AnswerTable:
         counter = self._count_relayed(reply.rcode, qtype)
         entry = relayed_entry(reply, variant, since, refresh_at, until, counter)
         if self.mirror and self.mirror.put_relayed(key, entry):
-            return
+            # Natively an alias goes up where there are zones, whether or not it leads into one.
+            if not (reply.aliases and self._zones):
+                return
         self._tables.setdefault(EVERYONE, OrderedDict())[key] = entry
-        self._by_label.setdefault(EVERYONE, {}).setdefault(None, set()).add((key, None))
+        self._by_part.setdefault(EVERYONE, {}).setdefault(None, set()).add((key, None))
         self._account(EVERYONE, entry.size, 1)
         self._make_room(EVERYONE)
 
@@ -478,6 +497,11 @@ class AnswerTable:
             yield from self._swap_networks(self.catalog or Catalog(), new, networks, apps)
         except BaseException:
             self._forget_all()
+            self._zones = {
+                number.to_bytes(4, "big"): network.zones
+                for number, network in new.networks.items()
+                if network.zones
+            }
             raise
         finally:
             # Also when a step failed, or nobody goes on with the steps: the next commit must find
@@ -496,14 +520,14 @@ class AnswerTable:
 
     def _forget_all(self) -> None:
         """Forget every answer, and natively every network: what is asked then is decided anew."""
-        for octets in tuple(self._by_label):
+        for octets in tuple(self._by_part):
             self.forget(NetworkId(int.from_bytes(octets, "big")), None)
         if self.mirror:
             while self.mirror.table.clear(_DROPPED_NATIVELY):
                 pass
             for catalog in (self.catalog, self._next):
                 for number in catalog.networks if catalog else ():
-                    self.mirror.forget(number)
+                    self.mirror.send_up(number)
 
     def _swap_networks(
         self, old: Catalog, new: Catalog, networks: list[Network], apps: list[App]
@@ -522,10 +546,17 @@ class AnswerTable:
                 self._leaving = network = number.to_bytes(4, "big")
                 hot: Hot = []
                 yield from self._forget(network, labels, hot)
-                if self.mirror:
-                    yield from self.mirror.steps(number, before, after, labels)
+                told = self.mirror
+                if told:
+                    yield from told.steps(number, before, after, labels)
                 self._leaving = None
                 self._swapped.add(network)
+                if after is not None and after.zones:
+                    self._zones[network] = after.zones
+                    if self.mirror and self.mirror is not told:  # there are other rules by now
+                        self.mirror.send_up(number)
+                else:
+                    self._zones.pop(network, None)
                 if after is None:
                     self._gone.pop(number, None)
                 elif hot and self.was_hot:
@@ -555,12 +586,16 @@ class AnswerTable:
         that is being applied.
         """
         tables, before = self._tables, self.mirror
-        self._tables, self._by_label, self._sizes = {}, {}, OrderedDict()
+        self._tables, self._by_part, self._sizes = {}, {}, OrderedDict()
         self._octets = self._entries = 0
         self._sources.clear()
         self._evictions += before.table.evictions if before else 0
         self.rules, self.mirror = rules, mirror
         self.set_bound(self.max_octets)
+        if mirror:
+            # It must know which networks have zones before it has a reply of an upstream.
+            for octets in self._zones:
+                mirror.send_up(NetworkId(int.from_bytes(octets, "big")))
         return self._begin_anew(tables, before, mirror)
 
     def _begin_anew(
@@ -618,7 +653,7 @@ class AnswerTable:
     ) -> Iterator[None]:
         """Do so in steps. What was repeated of it is appended to *hot*, but for answers that depend
         on the place."""
-        known = self._by_label.get(network, {})
+        known = self._by_part.get(network, {})
         dropped = 0
         wanted: Iterable[bytes | None] = ()
         if known:
@@ -648,7 +683,7 @@ class AnswerTable:
             return
         dropped = 0
         for label in chain(labels, (None,)):
-            while more := mirror.forget_labelled(network, label, _DROPPED_NATIVELY, room()):
+            while more := mirror.forget_part(network, label, _DROPPED_NATIVELY, room()):
                 dropped += more
                 if dropped >= _DROPPED_NATIVELY:
                     dropped = 0
@@ -668,14 +703,15 @@ class AnswerTable:
                 return None
         else:
             del table[key[0]]
-        labels = self._by_label[network]
-        labels[entry.label].discard(key)
-        if not labels[entry.label]:
-            del labels[entry.label]
+        of_network = self._by_part[network]
+        for one in EVERYTHING if entry.parts is None else entry.parts:
+            of_network[one].discard(key)
+            if not of_network[one]:
+                del of_network[one]
         self._account(network, -entry.size, -1)
         self._add_gone(NetworkId(int.from_bytes(network, "big")), entry.hits)
         if not table:
-            del self._tables[network], self._sizes[network], self._by_label[network]
+            del self._tables[network], self._sizes[network], self._by_part[network]
         return entry
 
     def _add_gone(self, number: NetworkId, hits: int) -> None:
@@ -707,28 +743,29 @@ class AnswerTable:
     def check_books(self) -> None:
         """Check that all accounts agree with the entries. Raises AssertionError."""
         sizes: dict[bytes, int] = {}
-        labels: set[tuple[bytes, bytes | None, Key]] = set()
+        depend: set[tuple[bytes, bytes | None, Key]] = set()
         count = 0
         for network, key, entry in self.held():
             sizes[network] = sizes.get(network, 0) + entry.size
-            labels.add((network, entry.label, key))
+            on = EVERYTHING if entry.parts is None else entry.parts
+            depend.update((network, part, key) for part in on)
             count += 1
         assert self._entries == count, f"{self._entries} entries counted, {count} held"
         octets = sum(sizes.values())
         assert self._octets == octets, f"{self._octets} octets counted, {octets} held"
         assert dict(self._sizes) == sizes, "the octets of a network are not those of its entries"
         indexed = {
-            (network, label, key)
-            for network, by_label in self._by_label.items()
-            for label, keys in by_label.items()
+            (network, part, key)
+            for network, by_part in self._by_part.items()
+            for part, keys in by_part.items()
             for key in keys
         }
-        assert indexed == labels, (
+        assert indexed == depend, (
             "an entry is not indexed by what it depends on, or one too many is"
         )
         assert all(self._tables.values()), "a network without entries has a table"
-        assert all(all(of.values()) for of in self._by_label.values()), "a label has no entries"
-        assert self._by_label.keys() == self._tables.keys(), "a network has an index and no entries"
+        assert all(all(of.values()) for of in self._by_part.values()), "a part has no entries"
+        assert self._by_part.keys() == self._tables.keys(), "a network has an index and no entries"
         assert len(self._sources) <= _KNOWN_SOURCES, "more sources are remembered than may be"
 
     # ── busy names ───────────────────────────────────────────────────────────────────────────────
