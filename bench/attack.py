@@ -1,9 +1,11 @@
 """The effect on a neighbor when one tenant attacks with few but expensive queries.
 
-Runs in one network namespace of its own, over loopback, with real addresses: the attacker queries
-as network 0x18, the neighbor as 0x19. The neighbor queries new names over UDP and TCP, and external
-names, each at a fixed rate, and polls `/readyz`. It does so first without an attack, then under
-each one. The server has its own core; attacker, neighbor and upstream share another.
+Server, attacker and neighbor have a network namespace each, joined by veth, with real addresses:
+the attacker queries as network 0x18, the neighbor as 0x19. The upstream and the program that polls
+`/readyz` are in the server's namespace. The neighbor queries new names over UDP and TCP, and
+external names, each at a fixed rate; first without an attack, then under each one. The server has
+its own core; all others share another. As root, both cores are kept from other programs (nice),
+without which the neighbor's wait is theirs. Without root, all of it runs on one host, over loopback.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from bench import servers, zones
 from bench.machine import LOAD_CORE, ROOT
-from bench.network import SERVER, own_network, source
+from bench.network import Client, Network, tenants
 from bench.results import Case
 from bench.servers import Server
 from bench.tools import Missing, Skipped, say
@@ -59,19 +61,19 @@ ATTACKS: Final = (
 def run(
     directory: Path, *, seconds: float, repetitions: int, short: bool, skipped: Skipped
 ) -> list[Case]:
-    """Measure every attack on both UDP paths. Raises Missing without root."""
+    """Measure every attack on both UDP paths."""
     cases: list[Case] = []
-    say("  attacker and neighbor: two addresses in one network namespace, over its loopback")
     sizes = sorted({attack.machines for attack in ATTACKS})
     for machines in sizes[:1] if short else sizes:
         catalog = directory / f"attack-{machines}.db"
         zones.make_catalog(catalog, 2 * machines, -(-machines // zones.MACHINES_PER_APP))
         attacks = [attack for attack in ATTACKS if attack.machines == machines]
-        with own_network([ATTACKER, NEIGHBOR]), _upstream(directory) as upstream:
+        with tenants([ATTACKER, NEIGHBOR]) as network, _upstream(directory) as upstream:
             for path in servers.PATHS:
                 cases += _path(
-                    path, catalog, directory, attacks, upstream, seconds, repetitions, skipped
-                )
+                    path, catalog, directory, attacks, network, upstream, seconds, repetitions,
+                    skipped,
+                )  # fmt: skip
     return cases
 
 
@@ -80,26 +82,28 @@ def _path(
     catalog: Path,
     directory: Path,
     attacks: list[Attack],
+    network: Network,
     upstream: str,
     seconds: float,
     repetitions: int,
     skipped: Skipped,
 ) -> list[Case]:
     """Measure *attacks* on one UDP path, each on its own server."""
+    attacker, neighbor = network.clients
     cases = []
     for attack in attacks:
         name = f"{path} path, {attack.machines:,} machines · {attack.words}"
         case = Case("attack", name, [], f"{path} path", f"{attack.words}, {attack.machines:,}")
         for _ in range(repetitions):
             try:
-                server, admin = _server(path, catalog, directory, upstream)
+                server, admin = _server(path, catalog, directory, network, upstream)
             except Missing as reason:
                 skipped.add(name, reason)
                 break
             with server:
-                quiet = _neighbor(server, admin, seconds)
-                with _attacker(attack.kind, server, catalog, seconds):
-                    attacked = _neighbor(server, admin, seconds + AFTER)
+                quiet = _neighbor(neighbor, server, admin, seconds)
+                with _attacker(attack.kind, attacker, server, catalog, seconds):
+                    attacked = _neighbor(neighbor, server, admin, seconds + AFTER)
                 figures = _figures(quiet, attacked, _slices(admin))
                 case.repetitions.append(figures)
                 say(f"  {name}: {_in_words(figures)}")
@@ -153,26 +157,30 @@ def _in_words(figures: dict[str, Any]) -> str:
 # ── participants ────────────────────────────────────────────────────────────────────────────────
 
 
-def _server(path: str, catalog: Path, directory: Path, upstream: str) -> tuple[Server, str]:
+def _server(
+    path: str, catalog: Path, directory: Path, network: Network, upstream: str
+) -> tuple[Server, str]:
     """Start internal-dns with an admin port; return it and the URL. Raises Missing."""
     nothing = directory / "nothing.toml"
     nothing.write_text("")
-    port = servers.free_port()
+    port, neighbor = servers.free_port(), network.clients[1]
+    listen = f"[{network.server}]" if ":" in network.server else network.server
     environment = {k: v for k, v in os.environ.items() if not k.startswith("INTERNAL_DNS_")}
     words = (
-        sys.executable, "-m", "internal_dns", "serve", "--config", str(nothing),
-        "--catalog", str(catalog), "--listen", f"[{SERVER}]:0", "--upstream", upstream,
-        "--admin", f"[::1]:{port}", *servers.path_words(path),
+        *servers.undisturbed(-20), sys.executable, "-m", "internal_dns", "serve", "--config", str(nothing),
+        "--catalog", str(catalog), "--listen", f"{listen}:0", "--upstream", upstream,
+        "--admin", f"[::1]:{port}", *network.server_words, *servers.path_words(path),
     )  # fmt: skip
     server = Server(
         f"internal-dns, {path} path",
         words,
         directory,
         environment=environment | {"PYTHONPATH": str(ROOT)},
-        host=SERVER,
+        host=neighbor.host,
     )
-    server.port = int(server.wait_for_line(rf"(?m)^ready .*?{re.escape(f'[{SERVER}]')}:(\d+)")[1])
-    server.wait_for_answer("app-1.internal", zones.MACHINES_PER_APP, source(NEIGHBOR))
+    server.port = int(server.wait_for_line(rf"(?m)^ready .*?{re.escape(listen)}:(\d+)")[1])
+    with neighbor.entered():
+        server.wait_for_answer("app-1.internal", zones.MACHINES_PER_APP, neighbor.source)
     return server, f"http://[::1]:{port}"
 
 
@@ -195,30 +203,49 @@ def _words(module: str, *words: object) -> list[str]:
     return [*core, sys.executable, "-m", module, *map(str, words)]
 
 
-def _neighbor(server: Server, admin: str, seconds: float) -> dict[str, Any]:
-    """Run the neighbor for *seconds*; return its figures."""
-    words = _words("bench.neighbor", source(NEIGHBOR), server.host, server.port, admin, seconds)
-    # Real-time priority: its own delays must not count.
-    done = subprocess.run(
-        [*servers.in_front(1), *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=seconds + 2 * READY_TIMEOUT,
+def _neighbor(neighbor: Client, server: Server, admin: str, seconds: float) -> dict[str, Any]:
+    """Run the neighbor and the poller of `/readyz` for *seconds*; return their figures."""
+    asked = _words("bench.neighbor", neighbor.source, server.host, server.port, seconds)
+    polled = _words("bench.neighbor", "readyz", admin, seconds)
+    # Real-time priority: their own delays must not count, nor that one of them starts.
+    with (
+        _started([*servers.in_front(2), *neighbor.within(), *asked]) as asking,
+        _started([*servers.in_front(1), *polled]) as polling,
+    ):
+        return _said(asking, seconds) | _said(polling, seconds)
+
+
+def _started(words: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    if done.returncode:
-        raise Missing(f"the neighbor ended with {done.returncode}: {done.stderr[-300:]}")
-    figures: dict[str, Any] = json.loads(done.stdout)
+
+
+def _said(process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
+    """Return the figures that *process* prints within its time. Raises Missing."""
+    try:
+        out, errors = process.communicate(timeout=seconds + 2 * READY_TIMEOUT)
+    finally:
+        process.kill()
+    if process.returncode:
+        raise Missing(f"the neighbor ended with {process.returncode}: {errors[-300:]}")
+    figures: dict[str, Any] = json.loads(out)
     return figures
 
 
 @contextmanager
-def _attacker(kind: str, server: Server, catalog: Path, seconds: float) -> Iterator[None]:
+def _attacker(
+    kind: str, attacker: Client, server: Server, catalog: Path, seconds: float
+) -> Iterator[None]:
     """Run the attack during the body."""
-    words = _words(
-        "bench.attacker", kind, source(ATTACKER), server.host, server.port, catalog, seconds
-    )
+    words = [
+        *servers.undisturbed(-15),
+        *attacker.within(),
+        *_words(
+            "bench.attacker", kind, attacker.source, attacker.network, server.host, server.port,
+            catalog, seconds,
+        ),
+    ]  # fmt: skip
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL) as process:
         try:
             time.sleep(0.2)  # for the start of its interpreter
@@ -233,8 +260,8 @@ def _upstream(directory: Path) -> Iterator[str]:
     """Run the upstream of bench.attacker; yield its address."""
     port = servers.free_port()
     with Server(
-        # In front of the attacker, which uses the same core: its own delays must not count.
-        "upstream", [*servers.in_front(2), *_words("bench.attacker", "upstream", port)[3:]],
+        # In front of all who use the same core: its own delays must not count.
+        "upstream", [*servers.in_front(3), *_words("bench.attacker", "upstream", port)[3:]],
         directory, port=port,
         environment=dict(os.environ) | {"PYTHONPATH": str(ROOT)}, core=LOAD_CORE, fixed=True,
     ) as server:  # fmt: skip

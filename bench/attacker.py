@@ -1,6 +1,6 @@
 """The attacks of bench/attack.py, and its upstream.
 
-    python -m bench.attacker KIND SOURCE HOST PORT CATALOG SECONDS
+    python -m bench.attacker KIND SOURCE NETWORK HOST PORT CATALOG SECONDS
     python -m bench.attacker upstream PORT
 
 Each attack has a time limit and ends by itself.
@@ -35,6 +35,7 @@ class Target(NamedTuple):
     """The source and target of an attack, and its end (time.monotonic)."""
 
     source: str
+    network: int
     host: str
     port: int
     catalog: Path
@@ -143,7 +144,7 @@ async def _streams(target: Target) -> None:
 
 def reverse(target: Target) -> None:
     """Change one machine, then query a PTR record: the change invalidates the index."""
-    network, number = int(target.source.split(":")[2], 16), 0
+    network, number = target.network, 0
     with sqlite3.connect(target.catalog, isolation_level=None, timeout=5) as catalog:
         machine = catalog.execute(
             "SELECT id FROM machines WHERE network_id = ? LIMIT 1", (network,)
@@ -165,7 +166,7 @@ def reverse(target: Target) -> None:
 
 def commit(target: Target) -> None:
     """Change all machines of the attacker's network in one commit, repeatedly."""
-    network, number = int(target.source.split(":")[2], 16), 0
+    network, number = target.network, 0
     with sqlite3.connect(target.catalog, isolation_level=None, timeout=20) as catalog:
         while time.monotonic() < target.until:
             number += 1
@@ -245,8 +246,9 @@ def main() -> None:
     if kind == "upstream":
         asyncio.run(_upstream(int(words[0])))
         return
-    source, host, port, catalog, seconds = words
-    ATTACKS[kind](Target(source, host, int(port), Path(catalog), time.monotonic() + float(seconds)))
+    source, network, host, port, catalog, seconds = words
+    until = time.monotonic() + float(seconds)
+    ATTACKS[kind](Target(source, int(network), host, int(port), Path(catalog), until))
 
 
 if __name__ == "__main__":

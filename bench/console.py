@@ -18,11 +18,12 @@ from internal_dns.admin.console.guard import cookie_name, cookie_value
 from internal_dns.admin.console.samples import Sampler
 from internal_dns.admin.console.serve import Console
 from internal_dns.admin.console.steps import MAX_MACHINES
-from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Region
+from internal_dns.core.catalog import App, Catalog, Machine, Network, NetworkId, Region, prepare
 from internal_dns.core.journey import Rules
 from internal_dns.metrics import Metrics
 from internal_dns.net import Endpoint
 from internal_dns.service.loop import loop_name
+from internal_dns.store.sqlite import without_cycles
 from internal_dns.transport.answer import Exchange
 
 MACHINES: Final = 1_000_000
@@ -50,12 +51,19 @@ PATHS: Final = (
 
 
 def catalog(count: int) -> Catalog:
+    """Return a catalog as the loading thread would: with its indexes, and not walked by the cycle
+    collector."""
+    with without_cycles():
+        return _catalog(count)
+
+
+def _catalog(count: int) -> Catalog:
     some = min(MAX_MACHINES, count // 10)
     apps = {name: App(name, machines(name, start, number)) for name, start, number in (
         (b"big", 0, count - some), (b"some", count - some, some))}  # fmt: skip
     network = Network(NetworkId(0x18), PREFIX, b"acme", apps)
     regions = {b"iad": Region(39.0, -77.5), b"ams": Region(52.3, 4.9), b"nrt": Region(35.7, 140.0)}
-    return Catalog({network.id: network}, regions)
+    return Catalog({network.id: prepare(network)}, regions)
 
 
 def machines(app: bytes, start: int, count: int) -> tuple[Machine, ...]:

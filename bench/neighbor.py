@@ -1,8 +1,11 @@
-"""The neighbor of bench/attack.py: python -m bench.neighbor SOURCE HOST PORT ADMIN SECONDS.
+"""The neighbor of bench/attack.py, and the program that polls `/readyz` meanwhile.
 
-Asks new names over UDP and over one TCP connection, and new external names, each at its rate,
-whatever comes back, and `/readyz` ten times per second. Latency counts from the moment a question
-was due, whoever was late. Prints its figures as JSON.
+    python -m bench.neighbor SOURCE HOST PORT SECONDS
+    python -m bench.neighbor readyz ADMIN SECONDS
+
+The neighbor asks new names over UDP and over one TCP connection, and new external names, each at
+its rate, whatever comes back. Latency counts from the moment a question was due, whoever was late.
+`/readyz` is asked ten times per second. Both print their figures as JSON.
 """
 
 from __future__ import annotations
@@ -119,8 +122,14 @@ async def _ready(admin: str, until: float, took: list[float]) -> None:
         await asyncio.sleep(max(0.0, begin + READY_EVERY - time.perf_counter()))
 
 
-async def _run(source: str, host: str, port: int, admin: str, seconds: float) -> dict[str, Any]:
-    until, to, took = time.perf_counter() + seconds, (host, port), list[float]()
+async def _poll(admin: str, seconds: float) -> dict[str, Any]:
+    took = list[float]()
+    await _ready(admin, time.perf_counter() + seconds, took)
+    return {"readyz_ms": 1000 * max(took)}
+
+
+async def _run(source: str, host: str, port: int, seconds: float) -> dict[str, Any]:
+    until, to = time.perf_counter() + seconds, (host, port)
     kinds = {kind: Asked() for kind in RATES}
     names = {
         "udp": "u{n}x{run}.internal",
@@ -131,17 +140,17 @@ async def _run(source: str, host: str, port: int, admin: str, seconds: float) ->
         _by_udp(kinds["udp"], source, to, names["udp"], until),
         _by_tcp(kinds["tcp"], source, to, names["tcp"], until),
         _by_udp(kinds["external"], source, to, names["external"], until),
-        _ready(admin, until, took),
     )
-    return {
-        "kinds": {kind: asked.figures() for kind, asked in kinds.items()},
-        "readyz_ms": 1000 * max(took),
-    }
+    return {"kinds": {kind: asked.figures() for kind, asked in kinds.items()}}
 
 
 def main() -> None:
-    source, host, port, admin, seconds = sys.argv[1:]
-    print(json.dumps(asyncio.run(_run(source, host, int(port), admin, float(seconds)))))
+    if sys.argv[1] == "readyz":
+        _, admin, seconds = sys.argv[1:]
+        print(json.dumps(asyncio.run(_poll(admin, float(seconds)))))
+        return
+    source, host, port, seconds = sys.argv[1:]
+    print(json.dumps(asyncio.run(_run(source, host, int(port), float(seconds)))))
 
 
 if __name__ == "__main__":

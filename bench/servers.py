@@ -299,6 +299,18 @@ def in_front(priority: int) -> list[str]:
     return ["chrt", "--fifo", str(priority)] if os.geteuid() == 0 else []
 
 
+def undisturbed(niceness: int) -> list[str]:
+    """Return the command prefix that, as root, keeps other programs of the machine off the core.
+
+    Where the kernel groups programs by session (autogroup), only the group's niceness counts.
+    """
+    if os.geteuid() != 0:
+        return []
+    group = "/proc/self/autogroup"
+    said = f'[ ! -w {group} ] || echo {niceness} > {group}; exec nice -n {niceness} "$@"'
+    return ["setsid", "sh", "-c", said, "sh"]
+
+
 def more_descriptors(wanted: int = 65_536) -> None:
     """Raise the descriptor limit of child processes to that of the systemd unit, if allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -54,6 +54,7 @@ class Scheduler:
         self._rested_since = clock()
         self._at_once = 0.0  # seconds of work done at once in this turn of the event loop
         self._resets = False
+        self._turn_began = cpu()  # of `cpu`, in this turn or an earlier one
 
     # ── what waits ────────────────────────────────────────────────────────────────────────────────
 
@@ -125,16 +126,26 @@ class Scheduler:
 
     def did_at_once(self, seconds: float) -> None:
         """Count work that was done without waiting, in this turn of the event loop or shortly
-        before it."""
+        before it.
+
+        *seconds* may be elapsed time, which costs no system call. On a busy machine it includes
+        time in which others had the processor, so a turn is only called too long by its CPU time.
+        """
         self._at_once += seconds
-        if self._at_once >= REPEATED_AT_ONCE / 2:
+        if self._at_once < AT_ONCE:
+            return
+        if not self._resets:
+            self._at_once = min(self._at_once, self.cpu() - self._turn_began)
+            if self._at_once < AT_ONCE:
+                return
+            self._resets = True
+            self.loop().call_soon(self._begin_turn)
+        if self._at_once >= REPEATED_AT_ONCE:
+            self._at_once = min(self._at_once, self.cpu() - self._turn_began)
             self.free = self.free and self._at_once < REPEATED_AT_ONCE
-            if not self._resets:
-                self._resets = True
-                self.loop().call_soon(self._begin_turn)
 
     def _begin_turn(self) -> None:
-        self._resets, self._at_once = False, 0.0
+        self._resets, self._at_once, self._turn_began = False, 0.0, self.cpu()
         self.free = not self.busy
 
     # ── slices ────────────────────────────────────────────────────────────────────────────────────

@@ -54,7 +54,7 @@ class Client:
         self.writer.write(line + b"\n")
         await self.writer.drain()
 
-    async def line(self, seconds: float = 5) -> dict[str, Any]:
+    async def line(self, seconds: float = 20) -> dict[str, Any]:
         async with asyncio.timeout(seconds):
             line = await self.reader.readline()
         assert line, "the server closed the connection"
@@ -95,7 +95,7 @@ class Running:
         finally:
             await client.close()
 
-    async def until(self, what: Callable[[], bool], seconds: float = 5) -> None:
+    async def until(self, what: Callable[[], bool], seconds: float = 20) -> None:
         async with asyncio.timeout(seconds):
             while not what():
                 await asyncio.sleep(0.002)

@@ -83,6 +83,16 @@ def test_all_records_come_behind_the_aliases_as_they_were(
         "two.internal. 60 IN CNAME out.internal.",
     ]
     assert got.flags & dns.flags.AA
+    if got.flags & dns.flags.TC:  # what follows the aliases is written without pointers
+        written = sum(
+            len(rrset.name.to_wire()) + 10 + len(rdata.to_wire())
+            for rrset in [*reply.answer, *reply.authority]
+            for rdata in rrset
+        )
+        assert not stream
+        assert written > (1_232 if has_opt else 512) - 200
+        assert not got.authority
+        return
     assert sorted(map(str.lower, lines(got.answer))) == sorted(
         map(str.lower, [*chain, *lines(reply.answer)])
     )

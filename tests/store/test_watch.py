@@ -100,7 +100,7 @@ class Following:
         assert self.watcher.loaded is not None
         return self.watcher.loaded.catalog
 
-    async def until(self, condition: Callable[[], Any], seconds: float = 3) -> None:
+    async def until(self, condition: Callable[[], Any], seconds: float = 20) -> None:
         """Wait until *condition* holds; fails when the watcher ends or it takes too long."""
         async with asyncio.timeout(seconds):
             while not condition():
@@ -588,7 +588,7 @@ def test_a_file_that_cannot_be_used_at_the_start_raises(what: str, tmp_path: Pat
 
     async def story() -> None:
         watcher = Watcher(path, lambda loaded: None)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             with pytest.raises(UnusableCatalog) as error:
                 await watcher.run()
         assert len(str(error.value)) > 20
@@ -605,7 +605,7 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
         task = asyncio.create_task(
             Watcher(path, applied.append, rules=CatalogRules(b"\xfd\xab", ("alice",))).run()
         )
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             while not applied:
                 await asyncio.sleep(0.002)
         task.cancel()
@@ -734,7 +734,7 @@ def test_the_loop_gets_the_interpreter_sooner_while_a_file_is_read(tmp_path: Pat
             during.append(sys.getswitchinterval())
 
         task = asyncio.create_task(Watcher(path, apply).run())
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             while not during:
                 await asyncio.sleep(0.001)
             while sys.getswitchinterval() != before:

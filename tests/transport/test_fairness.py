@@ -357,6 +357,7 @@ def test_tcp_may_repeat_at_once_for_a_while_in_each_turn_and_never_before_what_w
     virtual = Virtual()
     for _ in range(4):
         assert virtual.free()
+        virtual.now += REPEATED_AT_ONCE / 4
         virtual.scheduler.did_at_once(REPEATED_AT_ONCE / 4)
     assert not virtual.free()
     assert len(virtual.soon) == 1
@@ -364,6 +365,23 @@ def test_tcp_may_repeat_at_once_for_a_while_in_each_turn_and_never_before_what_w
     assert virtual.free()
     virtual.scheduler.put(b"a", virtual.work, 1, 0.0)
     assert not virtual.free()
+
+
+def test_time_in_which_others_had_the_processor_does_not_make_a_turn_long() -> None:
+    virtual = Virtual()
+    for _ in range(20):
+        virtual.now += 0.0001
+        virtual.scheduler.did_at_once(10 * REPEATED_AT_ONCE)
+        assert virtual.free()
+        assert not virtual.soon or virtual.now >= AT_ONCE
+    virtual.now += REPEATED_AT_ONCE
+    virtual.scheduler.did_at_once(10 * REPEATED_AT_ONCE)
+    assert not virtual.free()
+    virtual.turn()
+    virtual.now += 0.0001
+    virtual.scheduler.did_at_once(10 * REPEATED_AT_ONCE)  # a turn of its own
+    assert virtual.free()
+    assert not virtual.soon
 
 
 def test_a_payer_with_credit_is_served_at_once_only_while_nothing_waits() -> None:

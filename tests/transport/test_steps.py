@@ -127,6 +127,27 @@ def test_no_step_does_more_than_its_part(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.skipif(bool(native.MISSING), reason="needs the extension")
+def test_no_step_looks_for_the_native_answers_of_many_apps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = [0]
+    before = Mirror.forget_part
+
+    def counted(mirror: Mirror, *of: Any) -> int:
+        looked[0] += 1
+        return before(mirror, *of)
+
+    monkeypatch.setattr(Mirror, "forget_part", counted)
+    table = AnswerTable(RULES, mirror=Mirror(RULES, Metrics()))
+    table.change(large(5 * PART, 1))
+    counts = [0]
+    for _ in table.steps(large(5 * PART, 2)):  # nothing is remembered
+        counts.append(looked[0] - sum(counts))
+    assert sum(counts) > 5 * PART
+    assert max(counts) <= PART
+
+
+@pytest.mark.skipif(bool(native.MISSING), reason="needs the extension")
 def test_the_names_of_new_apps_go_up_before_they_can_be_asked_for() -> None:
     mirror = Mirror(RULES, Metrics())
     table = AnswerTable(RULES, mirror=mirror)

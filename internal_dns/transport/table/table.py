@@ -682,12 +682,15 @@ class AnswerTable:
                 yield
             return
         dropped = 0
-        for label in chain(labels, (None,)):
-            while more := mirror.forget_part(network, label, _DROPPED_NATIVELY, room()):
-                dropped += more
-                if dropped >= _DROPPED_NATIVELY:
-                    dropped = 0
-                    yield
+        wanted: Iterable[bytes | None] = chain(labels, (None,))
+        for part in parts(wanted):
+            for label in part:
+                while more := mirror.forget_part(network, label, _DROPPED_NATIVELY, room()):
+                    dropped += more
+                    if dropped >= _DROPPED_NATIVELY:
+                        dropped = 0
+                        yield
+            yield
 
     def _drop(self, network: bytes, key: Key) -> Entry | RelayedEntry | None:
         """Drop what is here of *key*; return it."""
