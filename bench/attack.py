@@ -5,7 +5,7 @@ the attacker queries as network 0x18, the neighbor as 0x19. The upstream and the
 `/readyz` are in the server's namespace. The neighbor queries new names over UDP and TCP, and
 external names, each at a fixed rate; first without an attack, then under each one. The server has
 its own core; all others share another. As root, both cores are kept from other programs (nice),
-without which the neighbor's wait is theirs. Without root, all of it runs on one host, over loopback.
+without which the neighbor's wait is theirs. Without root, all runs on one host, over loopback.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def _server(
     listen = f"[{network.server}]" if ":" in network.server else network.server
     environment = {k: v for k, v in os.environ.items() if not k.startswith("INTERNAL_DNS_")}
     words = (
-        *servers.undisturbed(-20), sys.executable, "-m", "internal_dns", "serve", "--config", str(nothing),
+        *servers.undisturbed(-20), sys.executable, "-m", "internal_dns", "serve",
+        "--config", str(nothing),
         "--catalog", str(catalog), "--listen", f"{listen}:0", "--upstream", upstream,
         "--admin", f"[::1]:{port}", *network.server_words, *servers.path_words(path),
     )  # fmt: skip

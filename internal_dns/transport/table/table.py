@@ -331,8 +331,10 @@ class AnswerTable:
         options: bytes,
         zones: frozenset[bytes] | None,
     ) -> bytes | None:
-        """Return what an upstream said before, its TTLs less the seconds since; not when QNAME or an
-        alias on the way is in one of the asker's own *zones*."""
+        """Return a cached reply of an upstream with its TTLs aged.
+
+        None also where QNAME or an alias on the way is in one of the client's own *zones*.
+        """
         dnssec_ok = octets[end + 7] >> 7 if end < len(octets) else 0
         entry = self._tables.get(EVERYONE, _NONE).get(
             key + VARIANTS[dnssec_ok | octets[3] >> 3 & 2]
