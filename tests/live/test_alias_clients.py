@@ -192,7 +192,7 @@ def test_go_follows_aliases(acme: Host, tmp_path: Path) -> None:
 def test_haproxy_resolves_its_servers_through_an_alias(
     acme: Host, tmp_path: Path, name: str
 ) -> None:
-    """One that has no address yet, and a template of five slots, of which each address takes one."""
+    """One that has no address yet, and a template of five slots: each address takes one."""
     with haproxy(acme, tmp_path, name) as state:
         until(lambda: template(state()) == sorted(NAMES[name]), 20, "the template has them all")
         until(lambda: state()["one"]["only"] in NAMES[name], 20, "the one server has one of them")
