@@ -245,7 +245,7 @@ def test_a_replica_of_an_older_schema_gets_its_records_once_it_is_upgraded(
         older.execute("DROP TABLE zones")
         newer = "key LIKE 'records.%' OR key LIKE 'zones.%'"
         older.execute(
-            "INSERT INTO replica_quarantine SELECT key, revision, 'upgrade internal-dns' "
+            "INSERT INTO replica_quarantine SELECT key, revision, 'records is not a table' "
             f"FROM replica_rows WHERE {newer}"
         )
         older.execute(f"UPDATE replica_rows SET state = 'bad' WHERE {newer}")
