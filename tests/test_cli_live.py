@@ -21,7 +21,7 @@ from internal_dns.cli.watch import query_line
 from internal_dns.store.generate import create_catalog, demo_rows
 from internal_dns.transport import native
 from tests.commands import run
-from tests.live.hosts import Served, ask, client_socket, query, serving
+from tests.live.hosts import Served, ask, change, client_socket, query, serving
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -270,6 +270,100 @@ def test_questions_are_shown_as_they_come_with_who_asked_and_what_they_got(demo:
         )
         ask(server, "web.internal")
         assert "web" not in server.stderr()
+
+
+@pytest.fixture
+def recorded(demo: Path) -> Path:
+    """A catalog with a zone, an alias to a machine's name and one to the outside."""
+    for words in (
+        ("zone", "add", "acme/corp.example"),
+        ("record", "add", "acme/db.corp.example", "A", "192.0.2.1"),
+        ("record", "add", "acme/old.internal", "CNAME", "web.internal"),
+        ("record", "add", "acme/rds.internal", "CNAME", "db.provider.example"),
+    ):
+        assert run(*words, "--catalog", demo, "--offline").code == 0
+    return demo
+
+
+@pytest.mark.live
+def test_watch_of_a_record_prints_each_change_of_it(recorded: Path) -> None:
+    name = "db.corp.example"
+    changes: list[tuple[tuple[str, ...], str, list[str]]] = [
+        (
+            ("record", "add", f"acme/{name}", "A", "192.0.2.2"),
+            "NOERROR",
+            ["192.0.2.1", "192.0.2.2"],
+        ),
+        (("record", "set", f"acme/{name}", "A", "192.0.2.3"), "NOERROR", ["192.0.2.3"]),
+        (("record", "rm", f"acme/{name}"), "NXDOMAIN", []),
+        (("record", "add", "acme/*.corp.example", "A", "192.0.2.4"), "NOERROR", ["192.0.2.4"]),
+    ]
+    with serving(recorded):
+        lines = lines_of("watch", name, "A", "--as", "acme", "--json", "--catalog", str(recorded))
+        assert data(next(lines)) == ("NOERROR", ["192.0.2.1"])
+        for words, rcode, values in changes:
+            assert run(*words, "--catalog", recorded).code == 0
+            assert data(next(lines)) == (rcode, values)
+        lines.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.live
+def test_watch_of_an_alias_prints_a_change_of_the_alias_and_of_what_it_leads_to(
+    recorded: Path,
+) -> None:
+    with serving(recorded):
+        lines = lines_of(
+            "watch", "old.internal", "--as", "acme", "--json", "--catalog", str(recorded)
+        )
+        rcode, first = data(next(lines))
+        assert (rcode, "web.internal." in first, len(first) > 2) == ("NOERROR", True, True)
+        assert run("machine", "stop", "3d8d9930b03989", "--catalog", recorded).code == 0
+        _, fewer = data(next(lines))
+        assert set(fewer) < set(first)
+        words = ("record", "set", "acme/old.internal", "CNAME", "nosuch.internal")
+        assert run(*words, "--catalog", recorded).code == 0
+        assert data(next(lines)) == ("NXDOMAIN", ["nosuch.internal."])
+        lines.close()  # type: ignore[attr-defined]
+
+
+def data(line: str) -> tuple[str, list[str]]:
+    """Response code and values of an answer that `watch` printed."""
+    said = json.loads(line)
+    return said["rcode"], sorted(one.split(maxsplit=4)[4] for one in said["answer"])
+
+
+@pytest.mark.live
+def test_top_shows_names_that_records_answer(recorded: Path) -> None:
+    names = {"db.corp.example", "old.internal"}  # of what is forwarded, nothing is repeated
+    with serving(recorded) as server:
+        for name in (*names, "rds.internal"):
+            for _ in range(20):
+                ask(server, query(name, "A"))
+        told = run("top", "--json", "--interval", "0.2", "--catalog", recorded)
+        assert told.code == 0, told.err
+        shown = {name["name"]: name["network"] for name in told.json["names"]}
+        assert shown.items() >= {name: "acme" for name in names}.items(), shown
+        plain = run("top", "--once", "--interval", "0.2", "--catalog", recorded)
+        assert plain.code == 0, plain.err
+        assert "db.corp.example" in plain.out
+        assert "Traceback" not in server.stderr()
+
+
+@pytest.mark.live
+def test_doctor_finds_no_fault_in_a_catalog_of_records(recorded: Path) -> None:
+    with serving(recorded) as server:
+        words = ("--listen", f"[::1]:{server.port}", "--upstream", "none", "--admin", "none")
+        said = run("doctor", "--json", "--catalog", recorded, *words)
+        found = {result["what"]: result for result in said.json}
+        assert [what for what, result in found.items() if result["level"] == "fail"] == []
+        assert found["catalog"]["level"] == "ok", found["catalog"]
+        assert "catalog rows" not in found  # none is rejected
+    change(recorded, "UPDATE records SET value = '192.0.2' WHERE type = 'A'")
+    words = ("--listen", "[::1]:0", "--upstream", "none", "--admin", "none")
+    found = {
+        one["what"]: one for one in run("doctor", "--json", "--catalog", recorded, *words).json
+    }
+    assert (found["catalog rows"]["level"], found["catalog rows"]["says"]) == ("warn", "1 rejected")
 
 
 @pytest.mark.parametrize(

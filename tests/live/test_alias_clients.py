@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import dns.message
@@ -18,7 +19,7 @@ import dns.rrset
 import pytest
 
 from tests.live.conftest import catalog_file
-from tests.live.hosts import Host, change, command, join, serving
+from tests.live.hosts import Host, change, command, join, serving, until
 from tests.tools import requires_root, requires_tool
 
 pytestmark = [pytest.mark.live, requires_root(), requires_tool("ip")]
@@ -70,11 +71,16 @@ class Provider:
 
 
 @pytest.fixture(scope="module")
-def acme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    catalog = catalog_file(
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = catalog_file(
         tmp_path_factory.mktemp("aliases") / "catalog.db", "acme.sql", "records.sql"
     )
-    change(catalog, "INSERT INTO records VALUES (24, 'dbs.internal', 'CNAME', 'db.internal', 5)")
+    change(path, "INSERT INTO records VALUES (24, 'dbs.internal', 'CNAME', 'db.internal', 5)")
+    return path
+
+
+@pytest.fixture(scope="module")
+def acme(catalog: Path) -> Iterator[Host]:
     server, acme = Host("server"), Host("acme")
     try:
         server.ip("-6 route add local fdaa::3/128 dev lo")
@@ -179,3 +185,86 @@ def test_go_follows_aliases(acme: Host, tmp_path: Path) -> None:
         for words in map(str.split, said.splitlines())
     }
     assert found == {name: sorted(addresses) for name, addresses in NAMES.items()}
+
+
+@requires_tool("haproxy")
+@pytest.mark.parametrize("name", NAMES)
+def test_haproxy_resolves_its_servers_through_an_alias(
+    acme: Host, tmp_path: Path, name: str
+) -> None:
+    """One that has no address yet, and a template of five slots: each address takes one."""
+    with haproxy(acme, tmp_path, name) as state:
+        until(lambda: template(state()) == sorted(NAMES[name]), 20, "the template has them all")
+        until(lambda: state()["one"]["only"] in NAMES[name], 20, "the one server has one of them")
+
+
+@requires_tool("haproxy")
+def test_haproxy_follows_an_alias_that_changes(acme: Host, catalog: Path, tmp_path: Path) -> None:
+    name = "moving.internal"
+    moved = f"UPDATE records SET value = '%s' WHERE name = '{name}'"
+    change(catalog, f"INSERT INTO records VALUES (24, '{name}', 'CNAME', 'db.internal', 1)")
+    try:
+        with haproxy(acme, tmp_path, name) as state:
+            until(lambda: template(state()) == sorted(DB), 20, "inside")
+            change(catalog, moved % "db.provider.example")
+            until(lambda: template(state()) == sorted(OUTSIDE), 20, "outside")
+            change(catalog, moved % "db.internal")
+            until(lambda: template(state()) == sorted(DB), 20, "inside again")
+    finally:
+        change(catalog, f"DELETE FROM records WHERE name = '{name}'")
+
+
+def template(state: dict[str, dict[str, str]]) -> list[str]:
+    """The addresses of the servers that the template has filled."""
+    return sorted(address for address in state["many"].values() if address != "-")
+
+
+@contextmanager
+def haproxy(
+    host: Host, folder: Path, name: str
+) -> Iterator[Callable[[], dict[str, dict[str, str]]]]:
+    """HAProxy with two backends of *name*; the address of each server by backend and server."""
+    path, statistics = folder / "haproxy.cfg", folder / "statistics"
+    path.write_text(f"""
+global
+    stats socket {statistics} mode 600 level admin
+defaults
+    mode tcp
+    timeout connect 1s
+    timeout client 1s
+    timeout server 1s
+resolvers ours
+    nameserver us [fdaa::3]:53
+    accepted_payload_size 1232
+    timeout resolve 200ms
+    timeout retry 500ms
+    hold valid 200ms
+    hold obsolete 0s
+backend one
+    server only {name}:5432 resolvers ours resolve-prefer ipv6 init-addr none
+backend many
+    server-template slot 5 {name}:5432 resolvers ours resolve-prefer ipv6 init-addr none
+""")
+
+    def state() -> dict[str, dict[str, str]]:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(statistics))
+            sock.sendall(b"show servers state\n")
+            said = b"".join(iter(partial(sock.recv, 65_536), b"")).decode()
+        found: dict[str, dict[str, str]] = {}
+        for line in said.splitlines()[2:]:
+            if words := line.split():
+                found.setdefault(words[1], {})[words[3]] = words[4]
+        return found
+
+    with subprocess.Popen(
+        host.within("setpriv", "--pdeathsig", "TERM", "haproxy", "-db", "-f", str(path)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            until(lambda: statistics.exists() or process.poll() is not None, 20)
+            assert process.poll() is None, host.run("haproxy", "-c", "-f", str(path), fails=True)
+            yield state
+        finally:
+            process.kill()

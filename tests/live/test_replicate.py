@@ -231,6 +231,65 @@ def test_a_follower_below_the_floor_takes_all_and_one_above_it_does_not(
             assert ("may be purged" in server.stderr()) == full
 
 
+def test_records_and_zones_are_published_and_their_changes_and_deletes_follow(
+    bucket: Source, tmp_path: Path
+) -> None:
+    """`publish` of a file that people edit: every host answers what it has, and no longer what it
+    had."""
+    path, following_file = tmp_path / "catalog.db", tmp_path / "follower.db"
+    create_catalog(path, demo_rows())
+
+    def published(*commands_run: tuple[str, ...]) -> None:
+        for words in commands_run:
+            said = commands.run(*words, "--catalog", path, "--offline")
+            assert said.code == 0, said.err
+        said = commands.run("publish", "--to", bucket, "--catalog", path, "--json")
+        assert said.code == 0, said.err
+
+    def answer(server: Served, name: str, rtype: str = "A") -> tuple[str, list[str]]:
+        reply = ask(server, query(name, rtype))
+        found = [rr.to_text() for rrset in reply.answer for rr in rrset]
+        return outcome(reply).split()[0], sorted(found)
+
+    def becomes(server: Served, name: str, wanted: tuple[str, list[str]], rtype: str = "A") -> None:
+        until(lambda: answer(server, name, rtype) == wanted, SOON, f"{name} is not {wanted}")
+
+    published(
+        ("zone", "add", "acme/corp.example"),
+        ("record", "add", "acme/db.corp.example", "A", "192.0.2.1"),
+        ("record", "add", "acme/long.corp.example", "TXT", "k" * 300),
+        ("record", "add", "acme/db.internal", "TXT", "hidden"),
+        ("record", "add", "acme/pg.internal", "CNAME", "db.corp.example"),
+    )
+    with following(following_file, bucket) as server:
+        becomes(server, "db.corp.example", ("NOERROR", ["192.0.2.1"]))
+        becomes(server, "pg.internal", ("NOERROR", ["192.0.2.1", "db.corp.example."]))
+        assert answer(server, "long.corp.example", "TXT") == (
+            "NOERROR",
+            [f'"{"k" * 255}" "{"k" * 45}"'],
+        )
+        assert answer(server, "nosuch.corp.example") == ("NXDOMAIN", [])
+        published(  # one value is replaced, one is deleted
+            ("record", "rm", "acme/db.corp.example", "A", "192.0.2.1"),
+            ("record", "add", "acme/db.corp.example", "A", "192.0.2.2"),
+            ("record", "rm", "acme/long.corp.example", "TXT"),
+        )
+        becomes(server, "db.corp.example", ("NOERROR", ["192.0.2.2"]))
+        becomes(server, "pg.internal", ("NOERROR", ["192.0.2.2", "db.corp.example."]))
+        becomes(server, "long.corp.example", ("NXDOMAIN", []), "TXT")
+        published(
+            ("record", "rm", "acme/pg.internal"),
+            ("record", "rm", "acme/db.corp.example"),
+            ("zone", "rm", "acme/corp.example"),
+        )
+        becomes(server, "pg.internal", ("NXDOMAIN", []))
+        # No zone any more: the name is the outside's, and this server has no upstream.
+        becomes(server, "db.corp.example", ("REFUSED", []))
+        assert readyz(server) == "ready\n"
+        assert "full resync" not in server.stderr().partition("full resync done")[2]
+    assert differences(following_file, bucket) == []
+
+
 def publish_command(path: Path, bucket: Source, *flags: str) -> Any:
     """Publish a file that has what the bucket has."""
     with following(path, bucket):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from base64 import b32hexencode
 from contextlib import closing
 from hashlib import sha256
@@ -26,6 +27,7 @@ from internal_dns.replicate.codec import (
 )
 from internal_dns.replicate.follower import Follower
 from internal_dns.replicate.publishing import decode_rows, find_changes, read_file_values
+from internal_dns.replicate.replica import quarantine
 from internal_dns.store.generate import create_catalog
 from internal_dns.store.operations import perform
 from internal_dns.store.rows import Values
@@ -229,3 +231,40 @@ def test_a_bucket_without_records_is_served_as_before(tmp_path: Path) -> None:
     own = catalog_of(host.path).networks[NetworkId(24)]
     assert (own.records, own.zones) == ({}, frozenset())
     assert isinstance(host.follower, Follower)
+
+
+def test_a_replica_of_an_older_schema_gets_its_records_once_it_is_upgraded(
+    tmp_path: Path, stream: Stream
+) -> None:
+    """The older follower quarantined every key of a table that it did not know."""
+    path = tmp_path / "catalog.db"
+    asyncio.run(Host(path, stream).follow())
+    whole = Host(path, stream).values()
+    with closing(sqlite3.connect(path)) as older, older:
+        older.execute("DROP TABLE records")
+        older.execute("DROP TABLE zones")
+        newer = "key LIKE 'records.%' OR key LIKE 'zones.%'"
+        older.execute(
+            "INSERT INTO replica_quarantine SELECT key, revision, 'records is not a table' "
+            f"FROM replica_rows WHERE {newer}"
+        )
+        older.execute(f"UPDATE replica_rows SET state = 'bad' WHERE {newer}")
+    assert quarantine(path, 0)[0] == 3
+    after_upgrade = Host(path, stream)  # the bucket did not change
+    asyncio.run(after_upgrade.follow())
+    assert after_upgrade.follower.status.resyncs == 1
+    assert quarantine(path, 0)[0] == 0
+    assert after_upgrade.follower.status.quarantined == 0
+    assert after_upgrade.values() == whole
+    own = catalog_of(path).networks[NetworkId(24)]
+    assert (len(own.records), len(own.zones)) == (2, 1)
+    # A change of a record is in the journal again, so a running server learns of it.
+    with closing(connect(path)) as connection:
+        (before,) = connection.execute("SELECT max(revision) FROM journal").fetchone()
+    stream.put(*record(value="192.0.2.7"))
+    once_more = Host(path, stream)
+    asyncio.run(once_more.follow())
+    assert once_more.follower.status.resyncs == 0
+    with closing(connect(path)) as connection:
+        rows = "SELECT count(*) FROM journal WHERE revision > ? AND network_id = 24"
+        assert connection.execute(rows, (before,)).fetchone()[0] > 0
