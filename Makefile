@@ -31,7 +31,7 @@ demo: build-deps  ## Install, then serve the demo catalog on [::1]:1053
 	$(BIN)/internal-dns dev
 
 test: test-deps lint types  ## Everything: lint, types, unit, scenarios, live (SKIPS=forbid: no test may skip)
-	INTERNAL_DNS_ALL_EXAMPLES=1 $(UNIT) 'not live'
+	ALL_EXAMPLES=1 $(UNIT) 'not live'
 	$(BIN)/python -m pytest -q -m live
 
 unit: .venv/dev.stamp  ## The tests that need no tool, root or real socket

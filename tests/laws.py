@@ -10,7 +10,7 @@ from typing import Final
 
 from hypothesis import settings
 
-ALL_EXAMPLES: Final = os.environ.get("INTERNAL_DNS_ALL_EXAMPLES") == "1"
+ALL_EXAMPLES: Final = os.environ.get("ALL_EXAMPLES") == "1"
 USUAL: Final = 100  # examples of a law that states no number
 
 

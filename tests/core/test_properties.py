@@ -395,6 +395,8 @@ def test_rotation_changes_the_order_and_nothing_else(seed: int, rotation: int) -
                 for t in (0, rotation)
             )
             if isinstance(first, Reply) and isinstance(second, Reply):
+                if first.cacheable and first.cacheable.place:
+                    continue  # an alias leads to top<N>
                 assert sorted(first.octets) == sorted(second.octets)
                 assert counts(first.octets) == counts(second.octets)
                 assert (first.rcode, first.cacheable) == (second.rcode, second.cacheable)
