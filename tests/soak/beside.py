@@ -287,7 +287,8 @@ class Applied:
         if not names:
             return
         name, theirs = self.random.choice(names)
-        if self.random.random() < 0.5:
+        # Two machines may have one address while one of them is not started.
+        if theirs["state"] != "started" or self.random.random() < 0.5:
             wanted = self.machines | {name: theirs | {"region": "ams"}}
             words = "belongs to the live source files"
         else:
