@@ -66,7 +66,8 @@ soak: .venv/dev.stamp  ## Ten minutes each: five million new names, memory stays
 	$(BIN)/python -m bench.soak
 	$(BIN)/python -m tests.soak --seconds $(or $(SOAK_SECONDS),600) --seed $(or $(SEED),1)
 
-soak-follow: .venv/dev.stamp  ## Six minutes: 200 real containers started and ended at random; answers and catalog follow (root, podman)
+soak-follow: .venv/dev.stamp  ## Nine minutes: apply beside follow, sources away; 200 real containers started and ended at random (root, podman)
+	$(BIN)/python -m tests.soak.beside --seed $(or $(SEED),1)
 	$(BIN)/python -m tests.container.follow_soak --seconds $(or $(SOAK_SECONDS),300) --seed $(or $(SEED),1)
 
 compare: test-deps .venv/dev.stamp  ## What is forwarded against Unbound's own answers: 1,000 names, 10 types

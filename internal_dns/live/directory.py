@@ -1,7 +1,8 @@
 """Catalog documents in a directory: every *.toml and *.json of it, merged.
 
-Two ways of noticing a change, because neither is enough: inotify on the directory, and a look at
-names, sizes and times every few seconds (a bind mount or a network file system sends no events).
+Two ways of noticing a change, because neither is enough: inotify on the directory and on its name
+in the directory above, and a look at names, sizes and times every few seconds (a bind mount or a
+network file system sends no events).
 A file that is renamed into place, and a directory that is a symbolic link to another one that is
 swapped (`..data` of Kubernetes, `current` of a deployment), are seen by both.
 
@@ -17,8 +18,9 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import struct
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +35,9 @@ SUFFIXES: Final = (".toml", ".json")
 # linux/inotify.h: what can change which files a directory has, or what they say.
 _CLOSE_WRITE, _MOVED, _CREATE, _DELETE, _SELF = 0x8, 0xC0, 0x100, 0x200, 0xC00
 _MASK: Final = _CLOSE_WRITE | _MOVED | _CREATE | _DELETE | _SELF
+# What can change which directory is at a path, seen from the directory above it.
+_MASK_ABOVE: Final = _MOVED | _CREATE | _DELETE | 0x2000_0000  # IN_MASK_ADD: both may be one
+_EVENT: Final = struct.Struct("iIII")  # watch, mask, cookie, octets of the name behind it
 
 State = tuple[object, ...]
 
@@ -144,11 +149,16 @@ class _Inotify:
     """
 
     def __init__(self, path: Path | None, woken: asyncio.Event) -> None:
-        self.woken, self.descriptor, self.watching = woken, -1, -1
+        self.woken, self.descriptor, self.watching, self.above = woken, -1, -1, -1
         if path is None or not sys.platform.startswith("linux"):
             return
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.descriptor = self.libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.name = os.fsencode(path.name)
+        if self.descriptor >= 0:
+            # A symbolic link that is swapped changes nothing in the directory it pointed to.
+            parent = os.fsencode(path.parent)
+            self.above = self.libc.inotify_add_watch(self.descriptor, parent, _MASK_ABOVE)
         self.watch(path)
 
     def watch(self, path: Path) -> None:
@@ -172,8 +182,23 @@ class _Inotify:
 
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while os.read(self.descriptor, 65_536):
-                self.woken.set()
+            while octets := os.read(self.descriptor, 65_536):
+                if any(self._counts(*event) for event in _events(octets)):
+                    self.woken.set()
+
+    def _counts(self, watch: int, name: bytes) -> bool:
+        """Whether an event is of this directory: others may be beside it, and busy."""
+        beside = watch == self.above != self.watching and watch >= 0  # -1: events were lost
+        return not beside or name == self.name
+
+
+def _events(octets: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the watch and the name of each event."""
+    start = 0
+    while start < len(octets):
+        watch, _, _, length = _EVENT.unpack_from(octets, start)
+        start += _EVENT.size + length
+        yield watch, octets[start - length : start].rstrip(b"\0")
 
 
 def _words(name: str, error: Exception) -> str:

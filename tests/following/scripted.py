@@ -55,7 +55,7 @@ class Scripted:
 
 
 @contextmanager
-def scripted(respond: Respond) -> Iterator[Scripted]:
+def scripted(respond: Respond, port: int = 0) -> Iterator[Scripted]:
     """Run a server; *respond* is called in a thread per request."""
     made = Scripted(respond)
 
@@ -103,7 +103,7 @@ def scripted(respond: Respond) -> Iterator[Scripted]:
         def handle_error(self, *_: object) -> None:
             """A client that goes away is no error."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", port), Handler)
     made.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

@@ -147,13 +147,12 @@ def swap(folder: Path) -> None:
 def test_a_change_is_noticed(
     tmp_path: Path, change: Callable[[Path], None], *, events: bool
 ) -> None:
-    """With inotify alone the poll is an hour away, except for a swapped directory: no event of the
-    old one tells of it."""
+    """With inotify the poll is an hour away."""
     (tmp_path / "v1").mkdir()
     folder = tmp_path / "current"
     folder.symlink_to(tmp_path / "v1")
     (folder / "a.toml").write_text(document("m1"))
-    poll = 3600.0 if events and change is not swap else 0.02
+    poll = 3600.0 if events else 0.02
 
     async def follow() -> None:
         source = Directory(folder, poll=poll, events=events)
@@ -171,6 +170,29 @@ def test_a_change_is_noticed(
                 (folder / "b.toml").write_text(document("m8", 8))
                 await anext(hints)
                 assert len((await source.snapshot()).objects) == 2
+
+    asyncio.run(follow())
+
+
+def test_what_happens_beside_a_directory_is_no_hint(tmp_path: Path) -> None:
+    folder = tmp_path / "current"
+    folder.mkdir()
+
+    async def follow() -> None:
+        woken = asyncio.Event()
+        with module._Inotify(folder, woken) as inotify:
+            woken.clear()  # the watch began
+            for name in ("a.toml", "current.toml", "curren"):
+                (tmp_path / name).write_text("")
+            inotify._read()
+            assert not woken.is_set()
+            (folder / "a.toml").write_text("")
+            inotify._read()
+            assert woken.is_set()
+            woken.clear()
+            folder.rename(tmp_path / "away")
+            inotify._read()
+            assert woken.is_set()
 
     asyncio.run(follow())
 
