@@ -130,7 +130,7 @@ def test_rows_stay_while_follower_and_service_are_killed(here: Site) -> None:
     here.engine.run("stop", "--time=0", "web-2")
     here.engine.start_service()
     until(lambda: here.answers("web.internal") == {here.engine.address("web-1")}, 2 * SOON)
-    assert "source: all is well again" in again.stderr()
+    until(lambda: "source: all is well again" in again.stderr(), SOON)
 
 
 def test_the_last_container_that_vanishes_is_held(here: Site) -> None:
@@ -141,7 +141,7 @@ def test_the_last_container_that_vanishes_is_held(here: Site) -> None:
     until(lambda: here.answers("web.internal") == {address}, SOON)
     here.engine.run("rm", "--force", "--time=0", "only")
     until(lambda: here.rows()["only"][1] == 0, SOON)
-    assert "rows are gone at once" in follower.stderr()
+    until(lambda: "rows are gone at once" in follower.stderr(), SOON)
     assert here.answers("web.internal") == {address}
     until(lambda: here.rows() == {}, 60)
 
