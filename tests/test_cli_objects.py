@@ -176,7 +176,9 @@ def test_network(at: At) -> None:
     assert line.split() == [at.name, f"{at.prefix}::/48", str(at.number)]
     routes = at.read("network", "list", "--routes").out.splitlines()
     assert f"ip -6 route add local {at.prefix}::3/128 dev lo" in routes
-    assert at.json("network", "show", at.name) == listed[at.name] | {"apps": [], "peers": []}
+    assert at.json("network", "show", at.name) == listed[at.name] | {
+        "apps": [], "peers": [], "zones": [], "records": 0,
+    }  # fmt: skip
     for same in (at.number, f"{at.prefix}::/48", f"{at.prefix}::", at.name.upper()):
         assert at.json("network", "show", same)["id"] == at.number
     assert at.changed("network", "set", at.name, "--organization", "acme") == 1
@@ -303,7 +305,7 @@ def test_machine(at: At) -> None:
     assert shown == {
         "id": ident, "network_id": at.number, "app": "web", "address": address, "region": "iad",
         "process_group": "worker", "state": "created", "skip_registration": 0, "ready": 1,
-        "name": "",
+        "name": "", "source": "",
         "metadata": {"role": "leader", "empty": ""}, "services": ["http/tcp:8080"],
     }  # fmt: skip
     text = at.read("machine", "show", ident).out
@@ -456,7 +458,7 @@ def test_peer(at: At) -> None:
     address = f"{at.prefix}:a7b:7d:1:1:102"
     assert at.changed("peer", "add", f"{at.name}/alice", "--address", address) == 1
     assert "already exists" in at.refused("peer", "add", f"{at.name}/alice", "--address", address)
-    row = {"network_id": at.number, "name": "alice", "address": address, "region": ""}
+    row = {"network_id": at.number, "name": "alice", "address": address, "region": "", "source": ""}
     assert at.json("peer", "show", f"{at.name}/alice") == row
     assert at.json("peer", "list", "--network", at.name) == [row | {"network": at.name}]
     assert len(at.json("peer", "list")) >= 6
@@ -958,7 +960,7 @@ def test_an_import_that_makes_no_sense_says_why(tmp_path: Path, demo: Path) -> N
         told(run("import", source, bad, "--catalog", demo), FINDING)
     told(run("import", "fly", tmp_path / "absent", "--catalog", demo), USAGE)
     assert run("import", "excel", bad).code == USAGE
-    assert "this version does not have" in told(run("import", "hosts", bad), USAGE)["why"]
+    assert "no line begins with an address" in told(run("import", "hosts", bad), FINDING)["why"]
     for wrong in ("acme", "=acme", "x=acme"):
         assert "--network" in run("import", "fly", bad, "--network", wrong, "--catalog", demo).err
     own = tmp_path / "erin.conf"
