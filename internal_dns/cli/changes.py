@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -15,7 +16,7 @@ from internal_dns.cli.objects.lookup import find_network
 from internal_dns.cli.objects.rows import show_table
 from internal_dns.errors import OperatorError
 
-MAX_LISTED = 1_000
+MAX_LISTED: Final = 1_000
 
 
 @click.command()

@@ -9,7 +9,13 @@ import click
 from internal_dns.cli import suggest
 from internal_dns.cli.backend import read_rows
 from internal_dns.cli.common import FINDING
-from internal_dns.cli.objects.lookup import find_network, network_names, require_row, split_name
+from internal_dns.cli.objects.lookup import (
+    find_in_network,
+    find_network,
+    network_names,
+    require_row,
+    split_name,
+)
 from internal_dns.cli.objects.rows import change, command, show_one, show_table
 from internal_dns.errors import OperatorError
 
@@ -66,8 +72,8 @@ def app_show(catalog: str, as_json: bool, name: str) -> None:
 @click.argument("name", metavar="NETWORK/APP", shell_complete=suggest.within_network("apps"))
 def app_add(name: str, catalog: str, **to: Any) -> None:
     """Add an app without machines. Adding a machine adds its app by itself."""
-    network_name, label = split_name(name, "APP")
-    row = {"network_id": find_network(catalog, network_name)["id"], "name": label}
+    number, label = find_in_network(catalog, name, "APP")
+    row = {"network_id": number, "name": label}
     change(catalog, [("apps", row)], new=[("apps", row)], **to)
 
 
@@ -76,8 +82,7 @@ def app_add(name: str, catalog: str, **to: Any) -> None:
 @click.option("--cascade", is_flag=True, help="Also remove its machines.")
 def app_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
     """Remove an app."""
-    network_name, label = split_name(name, "APP")
-    number = find_network(catalog, network_name)["id"]
+    number, label = find_in_network(catalog, name, "APP")
     machines = read_rows(catalog, "machines", {"network_id": number, "app": label})
     if machines and not cascade:
         why = f"it has {len(machines)} machines"

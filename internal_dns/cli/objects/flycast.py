@@ -8,7 +8,13 @@ import click
 
 from internal_dns.cli import suggest
 from internal_dns.cli.backend import read_rows
-from internal_dns.cli.objects.lookup import find_network, network_names, require_row, split_name
+from internal_dns.cli.objects.lookup import (
+    find_in_network,
+    find_network,
+    network_names,
+    require_row,
+    split_name,
+)
 from internal_dns.cli.objects.rows import change, command, show_one, show_table, without_none
 
 flycast = click.Group(
@@ -48,12 +54,8 @@ def flycast_show(catalog: str, as_json: bool, name: str) -> None:
 @click.argument("address")
 def flycast_add(name: str, address: str, catalog: str, **to: Any) -> None:
     """Allocate ADDRESS to an app on a network."""
-    network_name, label = split_name(name, "APP")
-    row = {
-        "network_id": find_network(catalog, network_name)["id"],
-        "app": label,
-        "address": address,
-    }
+    number, label = find_in_network(catalog, name, "APP")
+    row = {"network_id": number, "app": label, "address": address}
     change(catalog, [("flycasts", row)], new=[("flycasts", row)], **to)
 
 
@@ -62,9 +64,7 @@ def flycast_add(name: str, address: str, catalog: str, **to: Any) -> None:
 @click.argument("address", required=False)
 def flycast_rm(name: str, address: str | None, catalog: str, **to: Any) -> None:
     """Release ADDRESS, or without it all addresses of the app on the network."""
-    network_name, label = split_name(name, "APP")
-    key = {"network_id": find_network(catalog, network_name)["id"], "app": label} | without_none(
-        address=address
-    )
+    number, label = find_in_network(catalog, name, "APP")
+    key = {"network_id": number, "app": label} | without_none(address=address)
     require_row(catalog, "flycasts", key, f"flycast {name}")
     change(catalog, [], [("flycasts", key)], **to)

@@ -78,6 +78,12 @@ def split_name(text: str, what: str) -> tuple[str, str]:
     return network, name
 
 
+def find_in_network(catalog: str, text: str, what: str) -> tuple[int, str]:
+    """Return the id of the network in NETWORK/NAME, and NAME. Raises UsageError, OperatorError."""
+    network, name = split_name(text, what)
+    return find_network(catalog, network)["id"], name
+
+
 def require_row(catalog: str, table: str, key: dict[str, Any], what: str) -> dict[str, Any]:
     """Return the one row with *key*. Raises OperatorError."""
     rows = read_rows(catalog, table, key)

@@ -12,11 +12,11 @@ from internal_dns.cli.backend import read_rows
 from internal_dns.cli.columns import column_options, list_columns, pop_columns
 from internal_dns.cli.common import FINDING, print_json, settings
 from internal_dns.cli.objects.lookup import (
+    find_in_network,
     find_network,
     network_names,
     require_row,
     slash_48,
-    split_name,
 )
 from internal_dns.cli.objects.rows import change, command, show_one, show_table
 from internal_dns.errors import OperatorError
@@ -51,8 +51,7 @@ def peer_list(catalog: str, as_json: bool, network_name: str | None) -> None:
 )
 def peer_show(catalog: str, as_json: bool, name: str, wireguard: bool) -> None:
     """Show a peer."""
-    network_name, label = split_name(name, "PEER")
-    number = find_network(catalog, network_name)["id"]
+    number, label = find_in_network(catalog, name, "PEER")
     row = require_row(catalog, "peers", {"network_id": number, "name": label}, f"peer {name}")
     if not wireguard:
         show_one(row, as_json)
@@ -91,8 +90,8 @@ def _is_address(text: object) -> bool:
 @column_options(PEERS, required=True)
 def peer_add(name: str, catalog: str, **to: Any) -> None:
     """Add a peer."""
-    network_name, label = split_name(name, "PEER")
-    key = {"network_id": find_network(catalog, network_name)["id"], "name": label}
+    number, label = find_in_network(catalog, name, "PEER")
+    key = {"network_id": number, "name": label}
     change(
         catalog,
         [("peers", key | pop_columns(PEERS, to))],
@@ -106,8 +105,8 @@ def peer_add(name: str, catalog: str, **to: Any) -> None:
 @column_options(PEERS, required=False)
 def peer_set(name: str, catalog: str, **to: Any) -> None:
     """Change a peer."""
-    network_name, label = split_name(name, "PEER")
-    key = {"network_id": find_network(catalog, network_name)["id"], "name": label}
+    number, label = find_in_network(catalog, name, "PEER")
+    key = {"network_id": number, "name": label}
     row = require_row(catalog, "peers", key, f"peer {name}") | pop_columns(PEERS, to)
     change(catalog, [("peers", row)], **to)
 
@@ -116,7 +115,7 @@ def peer_set(name: str, catalog: str, **to: Any) -> None:
 @click.argument("name", metavar="NETWORK/PEER", shell_complete=suggest.within_network("peers"))
 def peer_rm(name: str, catalog: str, **to: Any) -> None:
     """Remove a peer."""
-    network_name, label = split_name(name, "PEER")
-    key = {"network_id": find_network(catalog, network_name)["id"], "name": label}
+    number, label = find_in_network(catalog, name, "PEER")
+    key = {"network_id": number, "name": label}
     require_row(catalog, "peers", key, f"peer {name}")
     change(catalog, [], [("peers", key)], **to)

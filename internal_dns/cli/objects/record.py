@@ -9,7 +9,12 @@ import click
 from internal_dns.cli import suggest
 from internal_dns.cli.backend import read_rows
 from internal_dns.cli.common import FINDING
-from internal_dns.cli.objects.lookup import find_network, network_names, require_row, split_name
+from internal_dns.cli.objects.lookup import (
+    find_in_network,
+    find_network,
+    network_names,
+    require_row,
+)
 from internal_dns.cli.objects.rows import change, command, show_table, warn, without_none
 from internal_dns.errors import OperatorError
 from internal_dns.store.schema import RECORD_TYPE, RECORDS, TTL
@@ -158,8 +163,8 @@ def _warn_of_app(catalog: str, row: dict[str, Any]) -> None:
 
 def _find_owner(catalog: str, name: str) -> dict[str, Any]:
     """Return the key columns of the owner NETWORK/NAME. Raises OperatorError."""
-    network_name, text = split_name(name, "NAME")
-    return {"network_id": find_network(catalog, network_name)["id"], "name": read_owner(text)}
+    number, text = find_in_network(catalog, name, "NAME")
+    return {"network_id": number, "name": read_owner(text)}
 
 
 def read_owner(text: str) -> str:

@@ -11,7 +11,12 @@ import click
 from internal_dns.cli import suggest
 from internal_dns.cli.backend import read_rows
 from internal_dns.cli.common import FINDING, settings
-from internal_dns.cli.objects.lookup import find_network, network_names, require_row, split_name
+from internal_dns.cli.objects.lookup import (
+    find_in_network,
+    find_network,
+    network_names,
+    require_row,
+)
 from internal_dns.cli.objects.record import read_owner
 from internal_dns.cli.objects.rows import change, command, show_table, warn
 from internal_dns.errors import OperatorError
@@ -89,8 +94,8 @@ def zone_rm(name: str, cascade: bool, catalog: str, **to: Any) -> None:
 
 
 def _find_zone(catalog: str, name: str) -> dict[str, Any]:
-    network_name, text = split_name(name, "ZONE")
-    return {"network_id": find_network(catalog, network_name)["id"], "name": read_owner(text)}
+    number, text = find_in_network(catalog, name, "ZONE")
+    return {"network_id": number, "name": read_owner(text)}
 
 
 def zone_of_text(name: str, apexes: set[str]) -> str:
