@@ -103,10 +103,13 @@ class App:
 
     def page(self, build: Build) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self.thread, self.build, build, request)
+            return await self.build_in_thread(build, request)
 
         return endpoint
+
+    async def build_in_thread(self, build: Build, request: Request) -> Response:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.thread, self.build, build, request)
 
     def build(self, build: Build, request: Request) -> Response:
         """Return a page. An error costs this page only.
@@ -234,9 +237,7 @@ class App:
         rate = sum(v[-1] for v in per_second(last, "internal_dns_requests_total").values() if v)
         live = await self.live.look(rate) if self.live else None
         build: Build = lambda request, catalog: ("live.html", {"live": live})  # noqa: E731
-        return await asyncio.get_running_loop().run_in_executor(
-            self.thread, self.build, build, request
-        )
+        return await self.build_in_thread(build, request)
 
     async def _changes(self, request: Request) -> Response:
         """Read the journal beside the event loop, then build the page in the thread."""
@@ -248,9 +249,7 @@ class App:
         except (NoJournal, UnusableCatalog, OSError) as error:
             values["fault"] = str(error)
         build: Build = lambda request, catalog: ("changes.html", values)  # noqa: E731
-        return await asyncio.get_running_loop().run_in_executor(
-            self.thread, self.build, build, request
-        )
+        return await self.build_in_thread(build, request)
 
     def _status(self, request: Request, catalog: Catalog) -> tuple[str, Values]:
         paused = request.query_params.get("refresh") == "off"
