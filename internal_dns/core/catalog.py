@@ -122,7 +122,6 @@ SMALL: Final = 200
 _MOST_ORDERS: Final = 8  # see App.orders
 
 _ID: Final = itemgetter(0)
-_APP: Final = itemgetter(1)
 _ADDRESS: Final = itemgetter(2)
 _REGION: Final = itemgetter(3)
 _GROUP: Final = itemgetter(4)

@@ -15,8 +15,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from internal_dns.live.blocking import merged, watch
-from internal_dns.live.http import Api, ApiAway
-from internal_dns.live.listed import Listed
+from internal_dns.live.http import Api
+from internal_dns.live.listed import Listed, source_away
 from internal_dns.live.source import Snapshot, SourceAway
 from internal_dns.sources import Options
 from internal_dns.sources.consul import read
@@ -35,13 +35,9 @@ class Consul:
 
     async def snapshot(self) -> Snapshot:
         """Return every instance. Raises SourceAway."""
-        try:
+        with source_away(self.api):
             instances = [one for name in await self._names() for one in await self._instances(name)]
             return self.listed.snapshot(instances)
-        except ApiAway as error:
-            raise SourceAway(str(error)) from error
-        except SourceAway as error:
-            raise SourceAway(f"{self.api}: {error}") from error
 
     async def _names(self) -> Sequence[str]:
         if self.services:

@@ -19,10 +19,10 @@ from urllib.parse import quote
 
 import msgspec
 
+from internal_dns.live.http import ApiAway, error_words, parse_json
 from internal_dns.live.source import Key, Snapshot, SourceAway, machine_key, snapshot_of
 from internal_dns.sources import Options
 from internal_dns.sources.docker import ID_LENGTH, read_each
-from internal_dns.store.rows import shown
 
 TIMEOUT: Final = 10.0  # seconds without an octet from the engine
 MAX_REPLY: Final = 64 << 20  # octets
@@ -59,7 +59,7 @@ class Docker:
         try:
             values = await asyncio.to_thread(self._inspect_all)
         except (OSError, http.client.HTTPException) as error:
-            raise SourceAway(f"{self.path}: {_words(error)}") from error
+            raise SourceAway(f"{self.path}: {error_words(error)}") from error
         found = read_each(values.items(), self.options)
         for ident, idents in found.idents.items():
             if idents:
@@ -121,11 +121,9 @@ class Docker:
                 f"{self.path}: {path.partition('?')[0]}: more than {MAX_REPLY:,} octets"
             )
         try:
-            return msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise SourceAway(
-                f"{self.path}: {path.partition('?')[0]}: not JSON: {shown(error)}"
-            ) from error
+            return parse_json(body)
+        except ApiAway as error:
+            raise SourceAway(f"{self.path}: {path.partition('?')[0]}: {error}") from error
 
     async def changes(self) -> AsyncGenerator[None, None]:
         """Yield once when subscribed, then for each event."""
@@ -159,7 +157,3 @@ def _is_news(line: bytes) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
         return True
     return not isinstance(action, str) or not action.startswith(_NOISE)
-
-
-def _words(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-from internal_dns.live.http import Api, ApiAway
-from internal_dns.live.listed import Listed
+from internal_dns.live.http import Api
+from internal_dns.live.listed import Listed, source_away
 from internal_dns.live.source import Snapshot, SourceAway
 from internal_dns.sources import Options
 from internal_dns.sources.fly import read
@@ -45,13 +45,9 @@ class Fly:
 
     async def snapshot(self) -> Snapshot:
         """Return every machine. Raises SourceAway."""
-        try:
+        with source_away(self.api):
             machines = await self._of_organization() if self.organization else await self._of_apps()
             return self.listed.snapshot(machines)
-        except ApiAway as error:
-            raise SourceAway(str(error)) from error
-        except SourceAway as error:
-            raise SourceAway(f"{self.api}: {error}") from error
 
     async def _of_organization(self) -> list[Any]:
         path = f"/v1/orgs/{quote(self.organization, safe='')}/machines"

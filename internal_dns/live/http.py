@@ -45,10 +45,7 @@ class Reply:
 
     def json(self) -> Any:
         """Return the body, parsed. Raises ApiAway."""
-        try:
-            return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ApiAway(f"not JSON: {shown(str(error))}") from error
+        return parse_json(self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +113,7 @@ class Api:
                     connection.sock.shutdown(socket.SHUT_RDWR)
             raise
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ApiAway(f"{self.url}: {_words(error)}") from error
+            raise ApiAway(f"{self.url}: {error_words(error)}") from error
         except ApiAway as error:
             raise ApiAway(f"{self.url}{target.partition('?')[0]}: {error}") from None
 
@@ -128,7 +125,7 @@ class Api:
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except OSError as error:
-            raise ApiAway(f"{self.ca}: {_words(error)}") from error
+            raise ApiAway(f"{self.ca}: {error_words(error)}") from error
         return http.client.HTTPSConnection(
             parts.hostname, parts.port, timeout=timeout, context=context
         )
@@ -162,13 +159,22 @@ class Api:
             connection.close()
 
 
+def parse_json(octets: bytes) -> Any:
+    """Return the body of a reply, parsed. Raises ApiAway."""
+    try:
+        return msgspec.json.decode(octets)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiAway(f"not JSON: {shown(str(error))}") from error
+
+
 def _said(octets: bytes) -> str:
     """Return what a server says of its error, one line of it."""
     line = octets[: 4 * MAX_SAID].decode("utf-8", "replace").strip().partition("\n")[0]
     return f": {printable(line[:MAX_SAID].encode())}" if line else ""
 
 
-def _words(error: Exception) -> str:
+def error_words(error: Exception) -> str:
+    """Return what went wrong with a socket or file, without its number and path."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

@@ -6,11 +6,24 @@ is, only the object's earlier form can tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+from internal_dns.live.http import Api, ApiAway
 from internal_dns.live.source import Key, Snapshot, SourceAway, machine_key, snapshot_of
 from internal_dns.sources import Imported, Options, SourceError
+
+
+@contextmanager
+def source_away(api: Api) -> Iterator[None]:
+    """Raise SourceAway, with the address, for whatever *api* did not give."""
+    try:
+        yield
+    except ApiAway as error:  # its text has the address
+        raise SourceAway(str(error)) from error
+    except SourceAway as error:
+        raise SourceAway(f"{api}: {error}") from error
 
 
 class Read(Protocol):

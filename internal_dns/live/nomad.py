@@ -14,8 +14,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from internal_dns.live.blocking import watch
-from internal_dns.live.http import Api, ApiAway
-from internal_dns.live.listed import Listed
+from internal_dns.live.http import Api
+from internal_dns.live.listed import Listed, source_away
 from internal_dns.live.source import Snapshot, SourceAway
 from internal_dns.sources import Options
 from internal_dns.sources.nomad import TERMINAL, read
@@ -38,12 +38,8 @@ class Nomad:
 
     async def snapshot(self) -> Snapshot:
         """Return every allocation that may run. Raises SourceAway."""
-        try:
+        with source_away(self.api):
             return self.listed.snapshot(await self._allocations())
-        except ApiAway as error:
-            raise SourceAway(str(error)) from error
-        except SourceAway as error:
-            raise SourceAway(f"{self.api}: {error}") from error
 
     async def _allocations(self) -> list[Any]:
         stubs = (await self.api.fetch("/v1/allocations", {"namespace": self.namespace})).json()
