@@ -221,7 +221,7 @@ class Api:
         query = read_query(bytes.fromhex(str(request["query"])))
         if not isinstance(query, Query) or not query.labels or self.exchange.forwarder is None:
             raise BadRequest("`query` is not a DNS query that could be forwarded")
-        return {"steps": self.exchange.forwarder.told(query)}
+        return {"steps": self.exchange.forwarder.describe(query)}
 
     def _revision(self) -> int:
         return self.exchange.catalog.revision if self.exchange.catalog else 0

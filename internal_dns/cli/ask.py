@@ -271,7 +271,7 @@ def explain(
     )
     if isinstance(story.outcome, Forward):
         forwarded = query
-        if story.outcome.led is not None:  # an alias leads there: another name is asked for
+        if story.outcome.aliased is not None:  # an alias leads there: another name is asked for
             target = dns.name.Name((*story.outcome.query.labels, b""))
             forwarded = dns.message.make_query(target, query.question[0].rdtype)
         story = replace(story, steps=(*story.steps, *_forwarded(catalog, forwarded.to_wire())))

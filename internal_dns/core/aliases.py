@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from struct import pack, unpack_from
 from typing import NamedTuple
 
-from internal_dns.core.journey import Forward, Led
+from internal_dns.core.journey import AliasedQuery, Forward
 from internal_dns.core.message import ede_option, header, opt, option
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import ASK_AS, HEADER, NAMES_IN, RD, TC, Ede, Rcode, Type
@@ -93,19 +93,19 @@ def complete_chain(
     ))  # fmt: skip
 
 
-def join_chain(led: Led, octets: bytes) -> bytes:
-    """Return the reply to the client whose question led outside: its aliases, then *octets*, the
+def join_chain(aliased: AliasedQuery, octets: bytes) -> bytes:
+    """Return the reply to the client whose aliases lead outside: its aliases, then *octets*, the
     reply to a question for the last of them, which leaves out nothing for its size.
 
     What does not fit goes as in `complete_chain`, but no alias stays when nothing behind it does.
     """
-    query, reply_options, chain = led.query, led.reply_options, b"".join(led.chain)
+    query, reply_options, chain = aliased.query, aliased.reply_options, b"".join(aliased.chain)
     inner = _Message(octets)
     rcode = inner.rcode
     has_end = rcode in (Rcode.NOERROR, Rcode.NXDOMAIN)
     answer = list(inner.section(0)) if has_end else []
     authority = list(inner.section(1)) if has_end else []
-    leading = led.chain if has_end else ()
+    leading = aliased.chain if has_end else ()
     said = inner.options
     room = reply_options.limit - HEADER - len(query.question) - len(chain) * bool(leading)
     room -= len(opt(query, rcode, reply_options.edns_options))

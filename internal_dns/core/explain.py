@@ -316,8 +316,8 @@ def _outcome(outcome: Reply | Forward | Drop, query: Query, stream: bool) -> str
     match outcome:
         case Drop(reason=reason):
             return f"no reply: {reason}"
-        case Forward(led=led):
-            what = "an external name" if led is None else "its aliases lead outside"
+        case Forward(aliased=aliased):
+            what = "an external name" if aliased is None else "its aliases lead outside"
             return f"{what}: forwarded to an upstream"
         case Reply(octets=octets, rcode=rcode, kind=kind):
             transport = "TCP" if stream else "UDP"

@@ -136,8 +136,8 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Led:
-    """A question whose aliases lead outside: the client's, how to reply to it, and the aliases."""
+class AliasedQuery:
+    """A client's query whose aliases lead outside, how to reply to it, and the aliases."""
 
     query: Query
     reply_options: ReplyOptions
@@ -145,8 +145,8 @@ class Led:
     kind: str
 
 
-class Asking(NamedTuple):
-    """From where and at which address a question came, and how many aliases of ours led to it."""
+class QueryOrigin(NamedTuple):
+    """Where a query came from and went to, and how many of our aliases led to it."""
 
     source: bytes
     destination: bytes
@@ -163,7 +163,7 @@ class Forward:
     # Both addresses are needed when a CNAME chain leads back to a name of ours (aliases.py).
     source: bytes = bytes(16)
     destination: bytes = bytes(16)
-    led: Led | None = None  # aliases of ours lead here
+    aliased: AliasedQuery | None = None  # the client's query, whose aliases lead here
     # Of the whole chain: aliases of ours, how often it left to the outside, and came back.
     aliases: int = 0
     left: int = 0
@@ -221,8 +221,8 @@ def respond(
     if query.qclass != IN or query.qtype in (Type.AXFR, Type.IXFR):
         return _refuse(query, reply_options, Rcode.REFUSED)
     if (zone := zone_for(query.labels, who.network, rules.prefix)) is not None:
-        asked = Asking(source, destination, aliases)
-        return _ours(query, who, zone, catalog, rules, reply_options, asked)
+        origin = QueryOrigin(source, destination, aliases)
+        return _ours(query, who, zone, catalog, rules, reply_options, origin)
     if (local := _local(query.labels, query.qtype, rules)) is not None:
         body = local.body(query)
         return Reply(message(body, query, reply_options), body.rcode, "internal")
@@ -328,7 +328,7 @@ def _ours(
     catalog: Catalog | None,
     rules: Rules,
     reply_options: ReplyOptions,
-    asked: Asking,
+    origin: QueryOrigin,
 ) -> Reply | Forward:
     """Answer for one of our zones or of the network's, from the catalog alone; or say what is to be
     asked outside to complete the answer."""
@@ -345,9 +345,9 @@ def _ours(
         query.qtype,
         reply_options.limit,
     )
-    resolved = resolve(query.labels, zone, view, rules.prefix, asked.aliases)
+    resolved = resolve(query.labels, zone, view, rules.prefix, origin.aliases)
     if isinstance(resolved.found, Outside):
-        return _outside(query, who, resolved, rules, reply_options, asked, kind)
+        return _outside(query, who, resolved, rules, reply_options, origin, kind)
     body = conclude(resolved, query)
     cacheable = pair = None
     if resolved.lasting and who.network.known and not (body.chain and _is_long(body)):
@@ -419,7 +419,7 @@ def _outside(
     resolved: Resolved,
     rules: Rules,
     reply_options: ReplyOptions,
-    asked: Asking,
+    origin: QueryOrigin,
     kind: str,
 ) -> Reply | Forward:
     """Say what to ask outside when our aliases lead there. What must not be asked, or not now, is
@@ -436,10 +436,10 @@ def _outside(
         inner = replace(query, question=question, name=name, labels=target)
         # Nothing of it may be left out here: the client's limit counts for the whole reply.
         whole = replace(reply_options, limit=MAX_MESSAGE, stream=True, edns_options=b"")
-        led = Led(query, reply_options, chain, kind)
+        aliased = AliasedQuery(query, reply_options, chain, kind)
         aliases = resolved.aliases
         return Forward(
-            inner, whole, who.network.id, asked.source, asked.destination, led, aliases, 1
+            inner, whole, who.network.id, origin.source, origin.destination, aliased, aliases, 1
         )
     octets, partial = assemble(body, query, reply_options)
     return Reply(octets, body.rcode, kind, None, partial, (body, who.network))

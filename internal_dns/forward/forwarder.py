@@ -346,7 +346,7 @@ class Forwarder:
 
     # ── what operators see ────────────────────────────────────────────────────────────────────────
 
-    def told(self, query: Query) -> list[tuple[str, str]]:
+    def describe(self, query: Query) -> list[tuple[str, str]]:
         """Return what would become of *query* now, in steps of (title, sentence)."""
         return explaining.explain(self, query)
 

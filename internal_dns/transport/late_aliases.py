@@ -1,5 +1,4 @@
-"""Replies made of other replies, when those are there: aliases in front of what an upstream
-sends."""
+"""Replies that are derived from other replies: our aliases in front of what an upstream sends."""
 
 from __future__ import annotations
 
@@ -9,23 +8,23 @@ from typing import Any
 from internal_dns.late import Late
 
 
-def after(reply: bytes | Late, make: Callable[[bytes], bytes]) -> bytes | Late:
-    """Return what *make* makes of *reply*, when it is there."""
+def derive_reply(reply: bytes | Late, make: Callable[[bytes], bytes]) -> bytes | Late:
+    """Return what *make* returns for *reply*, as soon as that is there."""
     if isinstance(reply, bytes):
         return make(reply)
-    made = Made(reply, loop=reply.get_loop())
-    reply.when_there(lambda octets: made.have_made(make, octets))
-    return made
+    derived = DerivedReply(reply, loop=reply.get_loop())
+    reply.when_there(lambda octets: derived.derive(make, octets))
+    return derived
 
 
-class Made(Late):
-    """A reply that is made of another. Whoever no longer wants it does not want that one either."""
+class DerivedReply(Late):
+    """A reply that is derived from another. Canceling it cancels the other."""
 
     def __init__(self, of: Late, **how: Any) -> None:
         super().__init__(**how)
         self.of = of
 
-    def have_made(self, make: Callable[[bytes], bytes], octets: bytes) -> None:
+    def derive(self, make: Callable[[bytes], bytes], octets: bytes) -> None:
         if not self.done():
             self.have(make(octets))
 

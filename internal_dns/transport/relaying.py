@@ -13,13 +13,13 @@ from typing import Protocol
 
 from internal_dns.core.aliases import complete_chain, join_chain, question_at_end
 from internal_dns.core.catalog import NetworkId
-from internal_dns.core.journey import TOO_LONG, Forward, Led, Reply, respond
+from internal_dns.core.journey import TOO_LONG, AliasedQuery, Forward, Reply, respond
 from internal_dns.core.message import Body, message
 from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import Ede, Query, Rcode, Type
 from internal_dns.late import Late
 from internal_dns.transport.counting import Counting
-from internal_dns.transport.late_aliases import after, settle
+from internal_dns.transport.late_aliases import derive_reply, settle
 from internal_dns.transport.leaks import leaks
 from internal_dns.transport.loading import FirstLoad
 from internal_dns.transport.payer import Payers
@@ -49,7 +49,7 @@ class Forwarder(Protocol):
     def answer(self, forward: Forward, source: bytes) -> bytes | Late:
         """Return the reply's octets, or what will hold them; never raises."""
 
-    def told(self, query: Query) -> list[tuple[str, str]]:
+    def describe(self, query: Query) -> list[tuple[str, str]]:
         """Return what would become of *query* now, in words."""
 
 
@@ -77,7 +77,7 @@ class Relaying:
     def ask(self, forward: Forward, source: bytes, begin: float) -> bytes | Late:
         """Return the reply or what will hold it. Its making began at *begin* (of Counting)."""
         reply = self._answer(forward, source)
-        kind = forward.led.kind if forward.led else "forward"
+        kind = forward.aliased.kind if forward.aliased else "forward"
         counted = partial(self.counting.forwarded, kind, forward.query.qtype, begin)
         if isinstance(reply, bytes):
             counted(reply)
@@ -88,20 +88,22 @@ class Relaying:
     def _answer(self, forward: Forward, source: bytes) -> bytes | Late:
         """Return the reply, behind the aliases of ours that lead outside."""
         reply = self.forwarder.answer(forward, source)
-        if (led := forward.led) is None:
+        if (aliased := forward.aliased) is None:
             return reply
-        return after(reply, partial(self._join, led))
+        return derive_reply(reply, partial(self._join, aliased))
 
-    def _join(self, led: Led, octets: bytes) -> bytes:
+    def _join(self, aliased: AliasedQuery, octets: bytes) -> bytes:
         """Return *octets* behind the client's aliases. It is called when an upstream has answered,
         where nobody else takes care of a fault of ours."""
         try:
-            return join_chain(led, octets)
+            return join_chain(aliased, octets)
         except Exception:
             _log.exception("failed to join aliases with the reply to the last of them")
             self.counting.metrics.errors += 1
             ede = (Ede.OTHER, "the server failed on this query")
-            return message(Body(Rcode.SERVFAIL, aa=False, ede=ede), led.query, led.reply_options)
+            return message(
+                Body(Rcode.SERVFAIL, aa=False, ede=ede), aliased.query, aliased.reply_options
+            )
 
     def cut(self, forward: Forward, relayed: Relayed) -> Relayed:
         """Return *relayed* up to the first name on its way that is in a zone of the client's
@@ -155,9 +157,9 @@ class Relaying:
             aliases=forward.aliases,
         )
         if isinstance(ours, Forward):
-            if forward.left or ours.led is None:
+            if forward.left or ours.aliased is None:
                 return message(TOO_LONG, forward.query, forward.reply_options)
-            return after(
+            return derive_reply(
                 self._answer(replace(ours, returned=1), forward.source),
                 lambda reply: complete_chain(forward, relayed, chain, reply, ede),
             )

@@ -183,7 +183,7 @@ class LateForwarder:
     def answer(self, forward: Forward, source: bytes) -> Late:
         return Late()
 
-    def told(self, query: Query) -> list[tuple[str, str]]:
+    def describe(self, query: Query) -> list[tuple[str, str]]:
         return []
 
 

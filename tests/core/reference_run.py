@@ -122,12 +122,12 @@ def agree(expected: reference.Expected, said: Said) -> bool:
 
 def outcome_in_words(outcome: Reply | Forward | Drop, qtype: int) -> Said:
     if isinstance(outcome, Forward):
-        if outcome.led is None:
+        if outcome.aliased is None:
             return Said("FORWARD")
-        reply = b"".join(outcome.led.chain)
-        octets = bytes(12) + outcome.led.query.question + reply
-        at, chain = 12 + len(outcome.led.query.question), list[tuple[Any, ...]]()
-        for _ in outcome.led.chain:
+        reply = b"".join(outcome.aliased.chain)
+        octets = bytes(12) + outcome.aliased.query.question + reply
+        at, chain = 12 + len(outcome.aliased.query.question), list[tuple[Any, ...]]()
+        for _ in outcome.aliased.chain:
             hop, at = hop_at(octets, at)
             chain.append(hop)
         return Said("FORWARD", soa=outcome.query.labels, chain=tuple(chain))

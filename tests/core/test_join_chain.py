@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internal_dns.core.aliases import join_chain
-from internal_dns.core.journey import Forward, Led, Rules, respond
+from internal_dns.core.journey import AliasedQuery, Forward, Rules, respond
 from tests.core.messages import AAAA, ANY, RD, A, ip, loaded, opt, query
 
 SOURCE, SERVER = ip("fdaa:0:18::2"), ip("fdaa::3")
@@ -37,12 +37,12 @@ VALUES = {
 }  # fmt: skip
 
 
-def led_by(name: str, *additional: bytes, flags: int = RD, stream: bool = False) -> Led:
+def led_by(name: str, *additional: bytes, flags: int = RD, stream: bool = False) -> AliasedQuery:
     octets = query(name, A, *additional, flags=flags)
     forward = respond(octets, SOURCE, SERVER, CATALOG, Rules(), stream=stream)
     assert isinstance(forward, Forward)
-    assert forward.led is not None
-    return forward.led
+    assert forward.aliased is not None
+    return forward.aliased
 
 
 def upstream_reply(rng: Random, has_opt: bool) -> dns.message.Message:

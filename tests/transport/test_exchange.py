@@ -70,7 +70,7 @@ class Upstreams:
     relay: Any = None
     check: Any = None
 
-    def told(self, query: Query) -> list[tuple[str, str]]:
+    def describe(self, query: Query) -> list[tuple[str, str]]:
         return []
 
     def answer(self, forward: Forward, source: bytes) -> bytes:
