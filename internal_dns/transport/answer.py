@@ -80,8 +80,9 @@ class Exchange:
         self.refusals, self.faults = Refusals(clock), Faults(metrics, clock)
         if forwarder is not None:
             self.relaying = Relaying(
-                forwarder, self.answers, self.payers, self.work, self.counting, self.loading
-            )
+                forwarder, self.answers, self.payers, self.work, self.counting, self.loading,
+                self.faults,
+            )  # fmt: skip
         self._missed = 0  # of the last message that was not known: whether the table counts it
 
     # ── messages ──────────────────────────────────────────────────────────────────────────────────

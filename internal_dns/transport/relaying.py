@@ -4,7 +4,6 @@ lead to outside, complete aliases that lead here."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -19,14 +18,13 @@ from internal_dns.core.relayed import Relayed
 from internal_dns.core.wire import Ede, Query, Rcode, Type
 from internal_dns.late import Late
 from internal_dns.transport.counting import Counting
+from internal_dns.transport.faults import Faults
 from internal_dns.transport.late_aliases import derive_reply, settle
 from internal_dns.transport.leaks import leaks
 from internal_dns.transport.loading import FirstLoad
 from internal_dns.transport.payer import Payers
 from internal_dns.transport.schedule import Scheduler
 from internal_dns.transport.table.table import AnswerTable
-
-_log = logging.getLogger("internal_dns")
 
 # AnswerTable.remember_relayed
 Keep = Callable[[bytes, int, int, Relayed, float, float, float], None]
@@ -64,9 +62,10 @@ class Relaying:
         work: Scheduler,
         counting: Counting,
         loading: FirstLoad,
+        faults: Faults,
     ) -> None:
         self.forwarder, self.answers, self.counting = forwarder, answers, counting
-        self.payers, self.loading = payers, loading
+        self.payers, self.loading, self.faults = payers, loading, faults
         forwarder.keep, forwarder.forget = answers.remember_relayed, answers.forget_relayed
         forwarder.complete, forwarder.cut = self.complete, self.cut
         forwarder.relay = lambda network, make: work.must(payers.of_network(network), make)
@@ -98,8 +97,7 @@ class Relaying:
         try:
             return join_chain(aliased, octets)
         except Exception:
-            _log.exception("failed to join aliases with the reply to the last of them")
-            self.counting.metrics.errors += 1
+            self.faults.note(aliased.query.id)
             ede = (Ede.OTHER, "the server failed on this query")
             return message(
                 Body(Rcode.SERVFAIL, aa=False, ede=ede), aliased.query, aliased.reply_options
@@ -133,8 +131,7 @@ class Relaying:
                 try:
                     settle(late, self._completed(forward, relayed, chain, ede))
                 except Exception:
-                    _log.exception("failed on an alias from outside that waited for the catalog")
-                    self.counting.metrics.errors += 1
+                    self.faults.note(forward.query.id)
                     late.have(_no_answer(forward))
 
             if self.loading.park(self.payers.of_source(forward.source), again):

@@ -179,6 +179,27 @@ def test_a_bug_is_logged_once_a_second(
     assert server.metrics.errors == 51
 
 
+def test_a_bug_in_joining_aliases_is_logged_once_a_second_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        "networks": [(0x18, "acme", "")],
+        "records": [(0x18, "secret.internal", "CNAME", "db.provider.example", 30)],
+    }
+    # The forwarder's reply lacks its question, which no forwarder of ours sends.
+    server = serving(loaded(rows=rows).catalog, clock=lambda: 100.0)
+    with caplog.at_level(logging.ERROR, "internal_dns"):
+        for _ in range(50):
+            octets = ask(server, query("secret.internal", A), IN_ACME)
+            assert octets is not None
+            assert octets[3] & 15 == dns.rcode.SERVFAIL
+    assert len(caplog.records) == 1
+    assert "IndexError" in caplog.text
+    assert "secret" not in caplog.text
+    assert b"secret".hex() not in caplog.text
+    assert server.metrics.errors == 50
+
+
 @pytest.mark.parametrize(("count", "partial"), [(2_339, 0), (2_340, 1)])
 def test_a_reply_that_holds_a_part_only_is_counted(count: int, partial: int) -> None:
     rows = {
