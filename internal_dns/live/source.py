@@ -58,13 +58,6 @@ class Live(Protocol):
         """
 
 
-async def no_changes() -> AsyncGenerator[None, None]:
-    """The hints of a source that has none."""
-    nothing: tuple[None, ...] = ()
-    for hint in nothing:
-        yield hint
-
-
 def machine_key(ident: str) -> Key:
     return (MACHINES.name, ident)
 
